@@ -1,0 +1,69 @@
+"""What the benchmarks share: the conditions of a run, medians with their spread, files for the results."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = ("torch", "torchvision", "optuna", "sqlalchemy", "numpy", "pillow")
+
+
+def conditions() -> dict[str, Any]:
+    """Return what the numbers of a run depend on; call it first, and `load` again at the end."""
+    return {
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "processor": _processor(),
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in LIBRARIES},
+        "load_at_start": load(),
+    }
+
+
+def load() -> list[float] | None:
+    """Return the load averages of 1, 5 and 15 minutes: others' work on this machine counts, and so does ours."""
+    return [round(number, 2) for number in os.getloadavg()] if hasattr(os, "getloadavg") else None
+
+
+def spread(values: Sequence[float], digits: int = 4) -> dict[str, float]:
+    """Return the median, the quartiles and the extremes."""
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
+    numbers = {
+        "median": statistics.median(values),
+        "lower_quartile": low,
+        "upper_quartile": high,
+        "min": min(values),
+        "max": max(values),
+    }
+    return {name: round(number, digits) for name, number in numbers.items()}
+
+
+def write(results: dict[str, Any], folder: Path, name: str) -> None:
+    """Write the results as JSON and say where."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"written: {path}")
+
+
+def verdict(figure: float, *, at_least: float | None = None, at_most: float | None = None) -> str:
+    """Return how a figure compares with the one asked for."""
+    if at_least is not None:
+        return f"asked: at least {at_least:g}{'' if figure >= at_least else ', MISSED'}"
+    if at_most is not None:
+        return f"asked: at most {at_most:g}{'' if figure <= at_most else ', MISSED'}"
+    return ""
+
+
+def _processor() -> str:
+    for path in (Path("/proc/cpuinfo"),):
+        if path.exists():
+            names = [line.split(":", 1)[1].strip() for line in path.read_text().splitlines() if "model name" in line]
+            if names:
+                return names[0]
+    return platform.processor()

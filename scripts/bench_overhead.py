@@ -1,0 +1,447 @@
+"""Measure the writer: what a trial costs the run process besides training, beside plain Optuna doing the same.
+
+python scripts/bench_overhead.py                              10, 1,000 and 10,000 trials in the study: some minutes
+python scripts/bench_overhead.py --trials 1000 --samplers tpe --repeat 30
+python scripts/bench_overhead.py --trials --coordination      only the run's share of simulated trials of 5 s and 60 s
+
+A trial is: draw 10 parameters, record it, report 10 epochs, ask the pruner, end it. `ours` does it with the proposer,
+the record and the pruner that a search uses; `plain` is ask, 10 suggestions, 10 reports with should_prune and tell on
+Optuna's default SQLite storage, with the same sampler and successive halving of the same rungs. The two take turns.
+Before, both databases are filled with the same trials, by inserting rows into Optuna's tables, which takes seconds;
+every filled trial has 10 epochs and is complete (plain Optuna's pruner, which compares trials by notes that it left on
+them, finds none on these and so has less to do). Model sizes, which ours looks up, are not measured here.
+Writes overhead.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import heapq
+import itertools
+import json
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import bench_common
+import optuna
+import sqlalchemy
+from optuna.distributions import distribution_to_json
+from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
+from optuna.trial import TrialState
+
+import search.run
+from search.catalog import catalog
+from search.protocol import CheckpointSaved, EpochEnded, Event, Job, MilestoneReached, Started, Stopped
+from search.signature import build
+from search.space import Space, parse
+from search.strategy.propose import Proposer
+from search.strategy.pruners import PRUNERS, Pruner
+from search.strategy.samplers import SAMPLERS, View, draw_random
+from search.study import record as records
+from search.study.files import StudyFiles
+from search.study.record import Record
+from search.trial import SIZES, Trial
+
+Attributes = Callable[[Trial], Mapping[str, str]]
+"""What is kept beside a trial: names and JSON texts."""
+
+EPOCHS = 10
+MOST_OF_PLAIN = 0.4
+"""Our time per trial at 1,000 trials / plain Optuna's that is asked for."""
+
+MOST_OF_WALL = {5.0: 0.05, 60.0: 0.01}
+"""The run process's share of the wall time that is asked for, by seconds of a trial."""
+
+SPACE = """
+study: {{trials: 100000, sampler: {sampler}, pruner: {{halving: {{min_epochs: 2, eta: 3}}}}}}
+data: {{digits: {{}}}}
+augment: {{crop_padding: {{int: [0, 2]}}}}
+model:
+  vit:
+    patch_size: {{choice: [2, 4]}}
+    width: {{int: [32, 96], step: 32}}
+    depth: {{int: [2, 6]}}
+    mlp_ratio: {{choice: [2, 4]}}
+    dropout: {{float: [0.0, 0.2]}}
+optimizer: {{adamw: {{lr: {{float: [1e-4, 1e-2], log: true}}, weight_decay: {{float: [0.0, 0.3]}}}}}}
+loss: {{cross_entropy: {{label_smoothing: {{float: [0.0, 0.2]}}}}}}
+training: {{epochs: {epochs}, batch_size: {{choice: [32, 64]}}}}
+"""
+"""Ten parameters."""
+
+
+def main() -> None:
+    """Measure what was asked for, print it and write it."""
+    arguments = _arguments()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    results: dict[str, Any] = {"conditions": bench_common.conditions()}
+    print(f"conditions: {results['conditions']}")
+    results["writer"] = [
+        measure_writer(sampler, held, arguments.repeat) for held in arguments.trials for sampler in arguments.samplers
+    ]
+    if arguments.coordination:
+        results["coordination"] = [
+            measure_coordination(seconds, arguments.workers, arguments.coordination_trials) for seconds in MOST_OF_WALL
+        ]
+    results["conditions"]["load_at_end"] = bench_common.load()
+    bench_common.write(results, arguments.out, "overhead")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--trials", type=int, nargs="*", default=[10, 1000, 10_000], help="trials in the study; default: 10 1000 10000"
+    )
+    parser.add_argument("--samplers", nargs="+", choices=["random", "tpe"], default=["random", "tpe"])
+    parser.add_argument("--repeat", type=int, default=15, help="measured trials a side; default: 15")
+    parser.add_argument("--coordination", action="store_true", help="also the run's share of simulated searches")
+    parser.add_argument("--coordination-trials", type=int, default=40, help="of a simulated search; default: 40")
+    parser.add_argument("--workers", type=int, default=2, help="of a simulated search; default: 2")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks"), help="a folder; default: benchmarks")
+    return parser.parse_args()
+
+
+def curve(quality: float) -> list[dict[str, float]]:
+    """Return the metrics of a trial's epochs, as a worker reports them."""
+    return [
+        {
+            "epoch": epoch,
+            "train_loss": 2.3 / epoch,
+            "accuracy": quality * (1 - 1 / (epoch + 1)),
+            "macro_f1": quality * (1 - 1 / (epoch + 1)),
+            "loss": 2.3 / epoch,
+            "top5_accuracy": 0.9,
+            "seconds": 1.2345,
+        }
+        for epoch in range(1, EPOCHS + 1)
+    ]
+
+
+def measure_writer(sampler: str, held: int, repeat: int) -> dict[str, Any]:
+    """Measure both sides in turns on studies that hold so many trials already."""
+    space = parse(SPACE.format(sampler=sampler, epochs=EPOCHS), catalog(), source="bench_overhead")
+    with tempfile.TemporaryDirectory() as folder:
+        trials = make_trials(space, held)
+        ours = Ours(space, Path(folder), trials)
+        plain = Plain(space, Path(folder), trials)
+        seconds: dict[str, list[float]] = {"ours": [], "plain": []}
+        parts: dict[str, list[float]] = {"draw": [], "add": [], "epochs": [], "decide": []}
+        # The first turn is a warm-up. Better from trial to trial, so that none is pruned and each does everything.
+        for turn in range(repeat + 1):
+            metrics = curve(1 + turn / 1000)
+            found = ours.trial(metrics)
+            started = time.perf_counter()
+            plain.trial(metrics)
+            elapsed = time.perf_counter() - started
+            if turn:
+                seconds["plain"].append(elapsed)
+                seconds["ours"].append(sum(found.values()))
+                for part, value in found.items():
+                    parts[part].append(value)
+    ratio = statistics.median(seconds["ours"]) / statistics.median(seconds["plain"])
+    asked = MOST_OF_PLAIN if held == 1000 else None
+    result = {
+        "sampler": sampler,
+        "trials_in_study": held,
+        "repeat": repeat,
+        "milliseconds": {side: bench_common.spread([1000 * s for s in found], 2) for side, found in seconds.items()},
+        "milliseconds_of_ours": {part: round(1000 * statistics.median(found), 2) for part, found in parts.items()},
+        "ours_over_plain": round(ratio, 4),
+        "ours_over_plain_by_turn": bench_common.spread(
+            [a / b for a, b in zip(seconds["ours"], seconds["plain"], strict=True)]
+        ),
+        "asked_at_most": asked,
+    }
+    milliseconds = result["milliseconds"]
+    print(
+        f"{held:6} trials in the study, {sampler:6}: ours {milliseconds['ours']['median']:8.1f} ms a trial "
+        f"({', '.join(f'{part} {value:.1f}' for part, value in result['milliseconds_of_ours'].items())}), "
+        f"plain Optuna {milliseconds['plain']['median']:8.1f} ms, ratio {ratio:.2f} "
+        f"{bench_common.verdict(ratio, at_most=asked)}"
+    )
+    return result
+
+
+def make_trials(space: Space, count: int) -> list[Trial]:
+    """Return complete trials of random configurations."""
+    view = View(space, [], [], seed=1)
+    quality = random.Random(0)  # noqa: S311
+    trials = []
+    for number in range(count):
+        trial = Trial(
+            number=number,
+            candidate=draw_random(view, number, 0),
+            seed=number,
+            sizes=dict.fromkeys(SIZES, 123_456),
+            metric="accuracy",
+            state="complete",
+            epochs=curve(quality.random()),
+            judged=EPOCHS,
+            until=EPOCHS,
+        )
+        trial.values = (trial.epochs[-1]["accuracy"],)
+        trials.append(trial)
+    return trials
+
+
+def fill(storage: RDBStorage, study: optuna.Study, trials: Sequence[Trial], attributes: Attributes) -> None:
+    """Insert trials into an empty study as rows of Optuna's tables: through `add_trials` 10,000 take minutes."""
+    now = datetime.now(timezone.utc).replace(tzinfo=None)
+    rows: dict[Any, list[dict[str, Any]]] = {}
+    for number, trial in enumerate(trials):
+        key = {"trial_id": number + 1}
+        rows.setdefault(models.TrialModel, []).append(
+            {
+                **key,
+                "number": number,
+                "study_id": study._study_id,
+                "state": TrialState.COMPLETE,
+                "datetime_start": now,
+                "datetime_complete": now,
+            }
+        )
+        for name, distribution in trial.candidate.distributions.items():
+            value = distribution.to_internal_repr(trial.candidate.params[name])
+            text = distribution_to_json(distribution)
+            rows.setdefault(models.TrialParamModel, []).append(
+                {**key, "param_name": name, "param_value": value, "distribution_json": text}
+            )
+        for step, metrics in enumerate(trial.epochs, start=1):
+            rows.setdefault(models.TrialIntermediateValueModel, []).append(
+                {
+                    **key,
+                    "step": step,
+                    "intermediate_value": metrics["accuracy"],
+                    "intermediate_value_type": models.TrialIntermediateValueModel.TrialIntermediateValueType.FINITE,
+                }
+            )
+        rows.setdefault(models.TrialValueModel, []).append(
+            {
+                **key,
+                "objective": 0,
+                "value": trial.epochs[-1]["accuracy"],
+                "value_type": models.TrialValueModel.TrialValueType.FINITE,
+            }
+        )
+        for name, text in attributes(trial).items():
+            rows.setdefault(models.TrialUserAttributeModel, []).append({**key, "key": name, "value_json": text})
+    with storage.engine.begin() as connection:
+        for model, found in rows.items():
+            connection.execute(sqlalchemy.insert(model.__table__), found)
+
+
+def attributes_like_the_record(folder: Path, space: Space) -> Attributes:
+    """Write one trial through the record, and return what makes the same attributes for another trial."""
+    record = new_record(folder, space, "template")
+    (trial,) = make_trials(space, 1)
+    epochs, values = trial.epochs, trial.values
+    trial.epochs, trial.values, trial.state = [], None, "running"
+    record.add(trial)
+    for metrics in epochs:
+        record.add_epoch(trial, metrics)
+    record.set_plan(trial, until=EPOCHS, paused=False)
+    record.complete(trial, values or ())
+    kept = record.study.get_trials()[0].user_attrs
+
+    def of(other: Trial) -> dict[str, str]:
+        own = {"config": other.candidate.config.to_dict(), "epochs": other.epochs, "seed": other.seed}
+        return {name: json.dumps(own.get(name, value)) for name, value in kept.items()}
+
+    return of
+
+
+def new_record(folder: Path, space: Space, name: str) -> Record:
+    """Return an empty study of ours."""
+    files = StudyFiles(folder, name)
+    files.make()
+    return records.create(files, space.objectives, {"space": records.to_json(space.document)})
+
+
+def must_continue(does: bool) -> None:
+    """See to it that both sides train to the end: every measured trial is better than all before it."""
+    if not does:
+        raise RuntimeError("a trial was pruned; the sides no longer do the same")
+
+
+class Ours:
+    """The very objects that a search uses, without training."""
+
+    def __init__(self, space: Space, folder: Path, trials: Sequence[Trial]) -> None:
+        record = new_record(folder, space, "ours")
+        storage = records.open_storage(StudyFiles(folder, "ours"))
+        fill(storage, record.study, trials, attributes_like_the_record(folder, space))
+        storage.engine.dispose()
+        # As a search that goes on would: everything is read once.
+        self.record = records.load(StudyFiles(folder, "ours"))
+        self.space = space
+        sampler = build(SAMPLERS, space.sampler, space=space)
+        self.proposer = Proposer(space, sampler, 0, lambda config: dict.fromkeys(SIZES, 123_456))
+        self.pruner: Pruner = build(PRUNERS, space.pruner, epochs=EPOCHS, sign=1)
+
+    def trial(self, metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        """Do one trial and return the seconds of its parts."""
+        clock = [time.perf_counter()]
+        proposal = next(found for found in self.proposer.proposals(self.record.trials) if found is not None)
+        clock.append(time.perf_counter())
+        number = len(self.record.trials)
+        trial = Trial(
+            number=number,
+            candidate=proposal.candidate,
+            seed=number,
+            sizes=proposal.sizes,
+            metric="accuracy",
+            rejected_before=proposal.rejections,
+        )
+        trial.until = self.pruner.milestone(trial)
+        self.record.add(trial)
+        self.record.note(trial, worker="worker-0", log="trial.log")
+        clock.append(time.perf_counter())
+        deciding = 0.0
+        for entry in metrics:
+            self.record.add_epoch(trial, entry)
+            if trial.epoch == trial.until:
+                started = time.perf_counter()
+                self._decide(trial)
+                deciding += time.perf_counter() - started
+        clock.append(time.perf_counter())
+        draw, add, rest = (after - before for before, after in itertools.pairwise(clock))
+        return {"draw": draw, "add": add, "epochs": rest - deciding, "decide": deciding}
+
+    def _decide(self, trial: Trial) -> None:
+        if trial.epoch == EPOCHS:
+            self.record.complete(trial, [trial.epochs[-1]["accuracy"]])
+            return
+        must_continue(self.pruner.judge(trial, self.record.trials) == "continue")
+        self.record.set_plan(trial, until=self.pruner.milestone(trial), paused=False)
+        self.pruner.promote(self.record.trials)
+
+
+class Plain:
+    """Optuna as its tutorial has it."""
+
+    def __init__(self, space: Space, folder: Path, trials: Sequence[Trial]) -> None:
+        storage = RDBStorage(f"sqlite:///{folder / 'plain.db'}")
+        samplers = {"random": optuna.samplers.RandomSampler, "tpe": optuna.samplers.TPESampler}
+        pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=2, reduction_factor=3)
+        self.space = space
+        self.study = optuna.create_study(
+            storage=storage, direction="maximize", sampler=samplers[space.sampler.name](seed=0), pruner=pruner
+        )
+        fill(storage, self.study, trials, lambda trial: {})
+
+    def trial(self, metrics: Sequence[Mapping[str, float]]) -> None:
+        """Do one trial."""
+        trial = self.study.ask()
+        self.space.sample(trial)
+        for step, entry in enumerate(metrics, start=1):
+            trial.report(entry["accuracy"], step)
+            must_continue(not trial.should_prune())
+        self.study.tell(trial, metrics[-1]["accuracy"])
+
+
+class Simulated:
+    """An executor whose trials take so many seconds of a clock that jumps over all waiting."""
+
+    def __init__(self, workers: int, seconds: float, epochs: int) -> None:
+        self.workers, self.epoch_seconds = workers, seconds / epochs
+        self.skipped = 0.0
+        self.busy: dict[int, bool] = {}
+        self.coming: list[tuple[float, int, Event]] = []
+        self.order = itertools.count()
+
+    def free_slots(self) -> int:
+        """Return how many jobs could start now."""
+        return self.workers - len(self.busy)
+
+    def start(self, job: Job) -> None:
+        """Lay out what will happen to a trial."""
+        self.busy[job.trial] = True
+        now = self.clock()
+        history = curve(1 / (1 + job.seed % 7))[: job.from_epoch]
+        self._later(now, Started(trial=job.trial, history=history, worker="worker-0"))
+        for metrics in curve(1 / (1 + job.seed % 7))[job.from_epoch : job.until_epoch]:
+            now += self.epoch_seconds
+            self._later(now, CheckpointSaved(trial=job.trial, epoch=int(metrics["epoch"])))
+            entry = {**metrics, "seconds": self.epoch_seconds}
+            self._later(now, EpochEnded(trial=job.trial, metrics=entry))
+        self._later(now, MilestoneReached(trial=job.trial))
+
+    def next_event(self, timeout: float) -> Event | None:
+        """Return the next event; wait for it by moving the clock."""
+        now = self.clock()
+        if not self.coming or self.coming[0][0] > now + timeout:
+            self.skipped += timeout
+            return None
+        due, _, event = heapq.heappop(self.coming)
+        self.skipped += max(0.0, due - now)
+        if isinstance(event, (MilestoneReached, Stopped)):
+            self.busy.pop(event.trial, None)
+        return event
+
+    def stop(self, trial: int) -> None:
+        """End a trial now."""
+        self.coming = [entry for entry in self.coming if entry[2].trial != trial]
+        heapq.heapify(self.coming)
+        self._later(self.clock(), Stopped(trial=trial))
+
+    def clock(self) -> float:
+        """Return real time and what was skipped."""
+        return time.perf_counter() + self.skipped
+
+    def close(self) -> None:
+        """Do nothing: there are no processes."""
+
+    def _later(self, due: float, event: Event) -> None:
+        heapq.heappush(self.coming, (due, next(self.order), event))
+
+
+class Nobody:
+    """A watcher who does not look."""
+
+    def say(self, text: str) -> None:
+        """Do nothing."""
+
+    def decoding(self, done: int, total: int) -> None:
+        """Do nothing."""
+
+    def changed(self, search: Any) -> None:
+        """Do nothing."""
+
+
+def measure_coordination(seconds: float, workers: int, count: int) -> dict[str, Any]:
+    """Run a search as it is, but on simulated workers, and return the share of the wall time that it worked itself.
+
+    Everything is real but the training: sampling, model sizes from the helper process, the database, decisions. Nobody
+    competes for the cores, so it says what is to be done rather than how long it takes beside busy workers.
+    """
+    shares = {}
+    for pruner in ("halving", "none"):
+        overrides = [("study.trials", str(count)), ("study.workers", str(workers)), ("study.pruner", pruner)]
+        text = SPACE.format(sampler="tpe", epochs=EPOCHS)
+        space = parse(text, catalog(), source="bench_overhead", overrides=overrides)
+        simulated = mock.patch.object(
+            search.run, "LocalExecutor", lambda devices: Simulated(len(devices), seconds, EPOCHS)
+        )
+        with tempfile.TemporaryDirectory() as folder, simulated:
+            outcome = search.run.run(space, Path(folder), Nobody())
+        (call,) = outcome.record.facts["runs"]
+        shares[pruner] = round(call["writer_seconds"] / call["seconds"], 5)
+    most = MOST_OF_WALL[seconds]
+    print(
+        f"coordination, {count} simulated trials of {seconds:g} s, {workers} workers, tpe: "
+        f"{100 * shares['none']:.2f} % of the wall time (with halving, whose trials are mostly shorter: "
+        f"{100 * shares['halving']:.2f} %) {bench_common.verdict(shares['none'], at_most=most)}"
+    )
+    return {"trial_seconds": seconds, "workers": workers, "trials": count, "share": shares, "asked_at_most": most}
+
+
+if __name__ == "__main__":
+    main()

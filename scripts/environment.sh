@@ -1,0 +1,29 @@
+# Sourced by the other scripts: sets `python` to an interpreter of an environment that has, or will have, torch.
+# An active environment with torch is used as it is; otherwise .venv is made, or used again.
+
+if [ -n "${VIRTUAL_ENV:-}" ] && "$VIRTUAL_ENV/bin/python" -c 'import torch, torchvision' 2>/dev/null; then
+    python="$VIRTUAL_ENV/bin/python"
+    echo "using the active environment, which has torch: $VIRTUAL_ENV"
+else
+    if [ ! -x .venv/bin/python ]; then
+        "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || {
+            echo "error: Python 3.10 or newer is needed, got $("${PYTHON:-python3}" --version); set PYTHON" >&2
+            exit 2
+        }
+        echo "making .venv"
+        "${PYTHON:-python3}" -m venv .venv
+    fi
+    python=".venv/bin/python"
+fi
+
+# Installs the project with the given extras unless the same pyproject.toml was installed here before.
+install() {
+    local stamp installed
+    stamp="$1 $(cksum < pyproject.toml) $PWD"
+    installed="$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/imgcls-search.installed"
+    if [ "$(cat "$installed" 2>/dev/null)" != "$stamp" ]; then
+        echo "installing the project$1 (torch and torchvision take a few minutes the first time)"
+        "$python" -m pip install --quiet --disable-pip-version-check -e ".$1"
+        echo "$stamp" > "$installed"
+    fi
+}

@@ -1,0 +1,67 @@
+"""Everything a space file may say, gathered from the builders' signatures."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from search import signature
+from search.data import DATASETS, POLICIES, augment, mixing
+from search.data.image import ImageShape
+from search.errors import UserError
+from search.losses import LOSSES
+from search.models import families
+from search.optim import OPTIMIZERS, SCHEDULES
+from search.signature import Catalog, Fields, Leaf, OneOf
+from search.space import Space
+from search.strategy.pruners import PRUNERS
+from search.strategy.samplers import SAMPLERS
+from search.study.settings import Limits, StudySettings
+from search.train.metrics import METRICS
+from search.train.recipe import Finetune, Training
+from search.trial import SIZES
+
+
+def catalog() -> Catalog:
+    """Return the catalog of this package: its families, data sets, optimizers and so on."""
+    policy = OneOf(options=signature.options(POLICIES), default="none", doc="a policy of several operations an image")
+    sampler = OneOf(options=signature.options(SAMPLERS), default="tpe", fixed=True, doc="draws configurations")
+    pruner = OneOf(options=signature.options(PRUNERS), default="halving", fixed=True, doc="stops or pauses trials")
+    settings = signature.read(StudySettings)
+    return Catalog(
+        config=Fields(
+            fields={
+                "data": OneOf(options=signature.options(DATASETS), default="digits", fixed=True, doc="the images"),
+                "image": signature.read(ImageShape),
+                "augment": _with(signature.read(augment), **signature.read(mixing).fields, policy=policy),
+                "model": OneOf(options=signature.options(families()), doc="the family of networks"),
+                "optimizer": OneOf(options=signature.options(OPTIMIZERS), default="adamw", doc="the optimizer"),
+                "schedule": OneOf(
+                    options=signature.options(SCHEDULES), default="cosine", doc="the learning rate over the epochs"
+                ),
+                "loss": OneOf(options=signature.options(LOSSES), default="cross_entropy", doc="the loss"),
+                "training": signature.read(Training),
+                "finetune": signature.read(Finetune),
+            }
+        ),
+        study=_with(settings, sampler=sampler, pruner=pruner),
+        limits=signature.read(Limits),
+        metrics={**METRICS, **SIZES},
+    )
+
+
+def refuse_idle_sections(space: Space) -> None:
+    """Refuse a space that says how to train pretrained weights on while no model starts from any.
+
+    Raises:
+        UserError: the section to take out.
+    """
+    given = space.document["finetune"]
+    if given != dataclasses.asdict(Finetune()) and not space.gives("weights"):
+        raise UserError(
+            f"{space.locate('finetune')}: finetune: no model here starts from pretrained weights; "
+            "give one, such as weights: imagenet, or leave the section out"
+        )
+
+
+def _with(fields: Fields, **more: Leaf | OneOf | Fields) -> Fields:
+    return Fields(fields={**fields.fields, **more}, doc=fields.doc)

@@ -1,0 +1,601 @@
+"""The command line: parse, call a floor below, print. The only place that catches SearchError."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from search.errors import NoResultError, SearchError, UserError
+
+# Nothing heavy is imported up here: `--help` answers at once, and each command imports what it needs.
+if TYPE_CHECKING:
+    from search.run import Outcome
+    from search.space import Space
+
+app = typer.Typer(
+    name="imgcls-search",
+    help="Search hyperparameters and architectures for image classification.",
+    epilog="Start with: imgcls-search run spaces/vit.yaml",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+SpaceFile = Annotated[
+    Path, typer.Argument(metavar="SPACE", help="A search-space YAML file, for example spaces/vit.yaml.")
+]
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="The name of a study, for example vit-digits.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Change one value for this run; may be repeated."),
+]
+Data = Annotated[
+    str | None, typer.Option("--data", metavar="NAME[:ROOT]", help="Other images, for example folder:photos.")
+]
+Name = Annotated[str | None, typer.Option("--name", help="The name of the study; default: the file's and the data's.")]
+Studies = Annotated[Path, typer.Option("--studies", metavar="DIR", help="Where studies lie.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+STUDIES = Path("studies")
+
+
+class Portion(str, Enum):
+    """Which images `train` trains on."""
+
+    train = "train"
+    train_val = "train+val"
+
+
+class Split(str, Enum):
+    """Which images `evaluate` looks at."""
+
+    val = "val"
+    test = "test"
+    all = "all"
+
+
+@app.command()
+def run(
+    space_file: SpaceFile,
+    overrides: Overrides = None,
+    data: Data = None,
+    name: Name = None,
+    studies: Studies = STUDIES,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Trials at a time; default: one per core or GPU.")
+    ] = None,
+) -> None:
+    """Run a search, or go on with one that was interrupted.
+
+    \b
+    imgcls-search run spaces/vit.yaml
+    imgcls-search run spaces/vit.yaml --data folder:photos --set image.size=64
+    imgcls-search run spaces/vit.yaml --set study.trials=100
+
+    The same command again goes on where the search stands. Ctrl-C saves and stops; twice stops now.
+    """
+    from search.executors import processes
+
+    # Torch is imported in another process while this one reads the space and imports Optuna.
+    processes.warm_up()
+    from rich.console import Console
+
+    if workers is not None:
+        overrides = [*(overrides or []), f"study.workers={workers}"]
+    space = _space(space_file, overrides, data, name)
+    if space.is_config:
+        raise UserError(f"{space_file}: nothing is searched in it; train it with: imgcls-search train {space_file}")
+    from search.run import run as run_search
+    from search.screen import SearchScreen
+
+    console = Console(soft_wrap=True, highlight=False)
+    console.print(f"study {space.name} in {studies / (space.name + '.db')}")
+    with SearchScreen(console) as screen:
+        outcome = run_search(space, studies, screen)
+    raise typer.Exit(_conclude(outcome, studies))
+
+
+@app.command()
+def check(
+    space_file: SpaceFile,
+    overrides: Overrides = None,
+    data: Data = None,
+    name: Name = None,
+    samples: Annotated[
+        int, typer.Option("--samples", min=0, help="Configurations to build; 0 only validates the file.")
+    ] = 200,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Decides which configurations are drawn.")] = 0,
+    studies: Studies = STUDIES,
+    as_json: AsJson = False,
+) -> None:
+    """Validate a space, show what it searches, and build samples of it without any training.
+
+    \b
+    imgcls-search check spaces/vit.yaml
+    imgcls-search check spaces/mixed.yaml --samples 1000
+    imgcls-search check best.yaml --json
+
+    Needs no images and no GPU. Counts are remembered under the studies folder.
+    """
+    from rich.console import Console
+
+    from search.screen import SurveyScreen
+    from search.signature import build
+    from search.strategy.pruners import PRUNERS
+    from search.strategy.samplers import SAMPLERS
+    from search.survey import summarise, survey
+
+    space = _space(space_file, overrides, data, name)
+    build(SAMPLERS, space.sampler, space=space)
+    build(PRUNERS, space.pruner, epochs=space.first().section("training")["epochs"], sign=1)
+    if not as_json:
+        _show_space(space, space_file)
+    found = None
+    if samples:
+        with SurveyScreen(Console(stderr=True)) as screen:
+            found = summarise(survey(space, studies, samples=samples, seed=seed, progress=screen.built), space)
+    if as_json:
+        parameters = [
+            {"path": p.path, "kind": p.kind, "domain": p.domain, "when": dict(p.when)} for p in space.parameters()
+        ]
+        typed = {"space": dict(space.document), "parameters": parameters, "combinations": space.num_combinations()}
+        _print_json({"name": space.name, "is_config": space.is_config, **typed, "survey": found})
+    elif found is not None:
+        _show_survey(found, space)
+
+
+@app.command()
+def status(study: StudyName, studies: Studies = STUDIES, as_json: AsJson = False) -> None:
+    """Tell how a study stands: trials by state, rejections, failures, the best so far.
+
+    \b
+    imgcls-search status vit-digits
+    imgcls-search status vit-digits --json
+    """
+    from search.study.files import StudyFiles
+    from search.study.record import load
+    from search.study.summary import STATES, summarise
+
+    found = summarise(load(StudyFiles(studies, study)))
+    if as_json:
+        _print_json(found)
+        return
+    counts = ", ".join(f"{found['trials'][state]} {state}" for state in STATES if found["trials"][state])
+    print(f"{study}: {found['trials']['total']} trials ({counts or 'none yet'}), {found['epochs']} epochs trained")
+    for reason, count in found["rejected"].items():
+        print(f"rejected before training: {count} x {reason}")
+    for failure in found["failures"]:
+        print(f"trial {failure['trial']} failed: {failure['reason']}")
+    for trial in found["best"]:
+        print(f"best: trial {trial['trial']}, {_pairs(trial['values'])}")
+    if found["test_openings"]:
+        print(f"the test split was opened {len(found['test_openings'])} time(s)")
+
+
+@app.command()
+def best(study: StudyName, studies: Studies = STUDIES, as_json: AsJson = False) -> None:
+    """Show the best trial of a study, or its Pareto front where there are several objectives.
+
+    \b
+    imgcls-search best vit-digits
+    imgcls-search best vit-digits --json
+    """
+    from search.study.best import front
+    from search.study.files import StudyFiles
+    from search.study.record import load
+    from search.study.summary import describe
+
+    record = load(StudyFiles(studies, study))
+    found = [describe(trial, record) for trial in front(record)]
+    if as_json:
+        _print_json({"study": study, "best": found})
+        return
+    for trial in found:
+        print(f"trial {trial['trial']}: {_pairs(trial['values'])}, {trial['sizes']['params']:,.0f} parameters")
+        for path, value in trial["params"].items():
+            print(f"  {path}: {value}")
+    print("scores are on the validation split; the test split is opened by: imgcls-search train")
+
+
+@app.command()
+def export(
+    study: StudyName,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The YAML file to write.")],
+    trial: Annotated[int | None, typer.Option("--trial", help="A trial's number; default: the best.")] = None,
+    studies: Studies = STUDIES,
+) -> None:
+    """Write a trial's configuration as a YAML file that trains alone, and can be searched around.
+
+    \b
+    imgcls-search export vit-digits -o best.yaml
+    imgcls-search export vit-digits --trial 7 -o seven.yaml
+    """
+    from search.export import export_trial, write_text
+    from search.study.files import StudyFiles
+
+    write_text(output, export_trial(StudyFiles(studies, study), trial))
+    print(f"wrote {output}; retrain it with: imgcls-search train {output} --seeds 3")
+
+
+@app.command()
+def train(
+    config_file: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A space with no choice left, as export writes it.")
+    ],
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many trainings, each with a seed of its own.")] = 1,
+    on: Annotated[
+        Portion, typer.Option("--on", help="Train on the training images, or on the validation images too.")
+    ] = (Portion.train),
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where results go; default: trained/NAME.")
+    ] = None,
+    overrides: Overrides = None,
+    data: Data = None,
+    studies: Studies = STUDIES,
+    as_json: AsJson = False,
+) -> None:
+    """Train one configuration for good and open the test split: mean and spread over seeds.
+
+    \b
+    imgcls-search train best.yaml --seeds 3
+    imgcls-search train best.yaml --on train+val --out final
+    """
+    from rich.console import Console
+
+    from search.export import read_origin
+    from search.retrain import Training
+    from search.retrain import train as train_all
+    from search.screen import TrainingScreen
+
+    config = _space(config_file, overrides, data, None).config()
+    training = Training(
+        config=config,
+        seeds=tuple(range(1, seeds + 1)),
+        portion="train" if on is Portion.train else "train+val",
+        out=out or Path("trained") / config_file.stem,
+        studies=studies,
+        origin=read_origin(config_file.read_text(encoding="utf-8")),
+    )
+    report = train_all(training, TrainingScreen(Console(stderr=True, soft_wrap=True, highlight=False)))
+    if as_json:
+        _print_json(report)
+        return
+    for metric, value in report["summary"].items():
+        spread = f" ± {value['ci95']:.4f} (95 % interval, std {value['std']:.4f})" if value["std"] is not None else ""
+        print(f"test {metric}: {value['mean']:.4f}{spread}")
+    print(
+        f"{len(report['seeds'])} seed(s), trained on {report['trained_on']}; weights and metrics.json in {training.out}"
+    )
+
+
+@app.command()
+def evaluate(
+    weights: Annotated[
+        Path, typer.Argument(metavar="WEIGHTS", help="A weights file, for example trained/best/seed-1.pt.")
+    ],
+    data: Data = None,
+    split: Annotated[Split, typer.Option("--split", help="test and all open the sealed test split.")] = Split.val,
+    predictions: Annotated[
+        Path | None, typer.Option("--predictions", metavar="CSV", help="Write every image's prediction.")
+    ] = None,
+    studies: Studies = STUDIES,
+    as_json: AsJson = False,
+) -> None:
+    """Measure saved weights on images: their own validation split, the test split, or other images.
+
+    \b
+    imgcls-search evaluate trained/best/seed-1.pt
+    imgcls-search evaluate trained/best/seed-1.pt --split test --predictions test.csv
+    imgcls-search evaluate trained/best/seed-1.pt --data folder:more-photos --split all
+    """
+    from search.evaluate import evaluate_weights, predictions_csv
+    from search.executors.helper import image_cache
+    from search.export import write_text
+
+    component = _data_component(data) if data is not None else None
+    found = evaluate_weights(weights, split.value, image_cache(studies), data=component)
+    if predictions is not None:
+        write_text(predictions, predictions_csv(found))
+    if as_json:
+        _print_json({"split": found.split, "images": len(found.labels), "metrics": found.metrics})
+        return
+    print(f"{found.split} split, {len(found.labels)} images: {_pairs(found.metrics)}")
+
+
+@app.command()
+def augment_preview(
+    space_file: SpaceFile,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="PNG", help="The picture to write.")],
+    rows: Annotated[int, typer.Option("--rows", min=1, max=100, help="Images to show, of several classes.")] = 8,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Decides the configuration and the random numbers.")] = 0,
+    first: Annotated[
+        bool, typer.Option("--first", help="The first choice and lowest value of everything, nothing drawn.")
+    ] = False,
+    overrides: Overrides = None,
+    data: Data = None,
+    studies: Studies = STUDIES,
+) -> None:
+    """Draw training images beside what augmentation makes of them, as a contact sheet.
+
+    \b
+    imgcls-search augment-preview spaces/vit.yaml -o sheet.png
+    imgcls-search augment-preview spaces/vit.yaml -o sheet.png --set augment.policy=trivial
+    imgcls-search augment-preview spaces/vit.yaml -o sheet.png --rows 12 --seed 7
+
+    Shows one configuration drawn from the space, and only images of the training split.
+    """
+    from search.executors.helper import image_cache
+    from search.preview import draw_config, write_preview
+
+    space = _space(space_file, overrides, data, None)
+    config = space.first() if first or space.is_config else draw_config(space, seed)
+    shown = write_preview(config, image_cache(studies), output, rows=rows, seed=seed)
+    print(f"wrote {output}: {shown.rows} images; {', '.join(shown.settings) or 'nothing is on'}")
+
+
+@app.command()
+def families(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="A family, for example vit; default: all.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what the families of networks are, or what one takes: defaults, and ranges that make sense.
+
+    \b
+    imgcls-search families
+    imgcls-search families vit
+    imgcls-search families vit --json
+    """
+    from search.catalog import catalog
+    from search.space.families import families as sentences
+    from search.space.families import family
+
+    if name is None:
+        found = sentences(catalog())
+        if as_json:
+            _print_json(found)
+            return
+        _print_table(("family", "what it is"), found.items())
+        return
+    taken = family(catalog(), name)
+    if as_json:
+        _print_json(taken)
+        return
+    print(f"{taken['name']}: {taken['doc']}")
+    rows = [(argument["name"], _facts(argument)) for argument in taken["arguments"]]
+    if others := taken["others"]:
+        rows.append(("any other", f"{others['doc']}\n{others['allowed']}"))
+    _print_table(("argument", "what it is"), rows)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of space files, which gives editors completion, hover text and errors.
+
+    \b
+    imgcls-search schema > space.schema.json
+
+    A space whose first line names it is checked by editors with yaml-language-server while you type:
+
+    \b
+    # yaml-language-server: $schema=space.schema.json
+    """
+    from search.catalog import catalog
+    from search.space.schema import render, schema
+
+    print(render(schema(catalog())), end="")
+
+
+@app.command()
+def dashboard(
+    study: StudyName,
+    studies: Studies = STUDIES,
+    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8080,
+) -> None:
+    """Open optuna-dashboard on a study, also while it runs.
+
+    \b
+    imgcls-search dashboard vit-digits
+    imgcls-search dashboard vit-digits --port 9000
+    """
+    from search.dashboard import make_dashboard
+    from search.study.files import StudyFiles
+
+    server = make_dashboard(StudyFiles(studies, study), host, port)
+    if host not in ("127.0.0.1", "localhost", "::1"):
+        print("warning: whoever reaches this address can read and delete studies", file=sys.stderr)
+    print(f"optuna-dashboard on http://{host}:{server.server_port}/ (Ctrl-C ends it)", flush=True)
+    server.serve_forever()
+
+
+@app.command()
+def clean(
+    studies: Studies = STUDIES,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
+) -> None:
+    """Delete decoded images, which the next command that needs them makes anew; studies and weights stay.
+
+    \b
+    imgcls-search clean --dry-run
+    imgcls-search clean
+    """
+    from search.data import remove, stored
+    from search.executors.helper import image_cache
+    from search.study.files import refuse_if_any_runs
+
+    if not dry_run:
+        refuse_if_any_runs(studies)
+    sizes = stored(image_cache(studies))
+    for folder, size in sizes.items():
+        if not dry_run:
+            remove(folder)
+        print(f"{'would delete' if dry_run else 'deleted'} {folder}: {size / 1e6:,.1f} MB")
+    print(f"{sum(sizes.values()) / 1e6:,.1f} MB of decoded images in {len(sizes)} folder(s)")
+
+
+def main() -> None:
+    """Run the command line; a user's mistake becomes one line and exit code 2."""
+    try:
+        app()
+    except SearchError as error:
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoints", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # Somebody closed the pipe, as `| head` does.
+        sys.stderr.close()
+        sys.exit(0)
+
+
+def _space(path: Path, overrides: list[str] | None, data: str | None, name: str | None) -> Space:
+    from search.catalog import catalog, refuse_idle_sections
+    from search.space import read_space
+
+    pairs = [_override(text) for text in overrides or []]
+    if name is not None:
+        pairs.append(("study.name", json.dumps(name)))
+    space = read_space(path, catalog(), overrides=pairs, data=data)
+    refuse_idle_sections(space)
+    return space
+
+
+def _override(text: str) -> tuple[str, str]:
+    path, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"--set {text}: needs PATH=VALUE, for example --set study.trials=10")
+    return path, value
+
+
+def _data_component(text: str) -> Any:
+    """Return the data component that `--data` names, checked as a space file's would be."""
+    from search.catalog import catalog
+    from search.space import parse
+
+    space = parse("model: {lenet5: {}}", catalog(), source="--data", data=text)
+    return space.first().component("data")
+
+
+def _conclude(outcome: Outcome, studies: Path) -> int:
+    """Print how a search ended and return the exit code."""
+    from search.study.summary import summarise
+
+    found = summarise(outcome.record)
+    study = found["study"]
+    where = "" if studies == STUDIES else f" --studies {studies}"
+    counts = found["trials"]
+    print(
+        f"{outcome.ending}: {counts['total']} trials ({counts['complete']} complete, {counts['pruned']} pruned, "
+        f"{counts['fail']} failed), {sum(found['rejected'].values())} rejected before training"
+    )
+    for trial in found["best"][:5]:
+        print(f"best: trial {trial['trial']}, {_pairs(trial['values'])} on the validation split")
+    if outcome.ending in ("interrupted", "terminated"):
+        print("the same command goes on from here")
+        return 130 if outcome.ending == "interrupted" else 143
+    if not found["best"]:
+        raise NoResultError(f"study {study!r} ended with no usable trial; see: imgcls-search status {study}{where}")
+    print(f"next: imgcls-search export {study}{where} -o best.yaml && imgcls-search train best.yaml --seeds 3")
+    print(f"look: imgcls-search dashboard {study}{where}")
+    return 0
+
+
+def _show_space(space: Space, path: Path) -> None:
+    if space.is_config:
+        print(f"{path}: a configuration, nothing is searched; train it with: imgcls-search train {path}")
+        return
+    rows = [(p.path, p.domain, ", ".join(f"{k}: {v}" for k, v in p.when)) for p in space.parameters()]
+    _print_table(("parameter", "domain", "only when"), rows)
+    combinations = space.num_combinations()
+    count = "without end (a float without a step)" if combinations is None else f"{combinations:,}"
+    print(f"combinations: {count}")
+    print(f"objectives: {', '.join(f'{direction} {metric}' for metric, direction in space.objectives)}")
+    for limit, value in space.limits.items():
+        print(f"limit: {limit} <= {_plain(value)}")
+    print(
+        f"sampler {space.sampler.name}, pruner {space.pruner.name}, {space.study['trials']} trials, "
+        f"{len(space.start)} start setting(s); study {space.name}"
+    )
+
+
+def _show_survey(found: dict[str, Any], space: Space) -> None:
+    print()
+    what = "every combination" if found["every_combination"] else f"{found['samples']} random configurations"
+    guess = " (no images there: 10 classes assumed)" if found["assumed"] else ""
+    sizes = ", ".join(map(str, found["image_sizes"]))
+    print(f"built {what} for {sizes} pixels, {found['classes']} classes{guess}: {found['fit']} fit")
+    rows = []
+    for family, facts in found["families"].items():
+        row = [family, f"{facts['fit']} of {facts['samples']}"]
+        if "params" in facts:
+            row.append("min\nmedian\nmax")
+            row += [
+                "\n".join(f"{_short(value)}{unit}" for value in facts[size].values())
+                for size, unit in (("params", ""), ("macs", ""), ("largest_activation", ""), ("memory", "B"))
+            ]
+        rows.append(tuple(row))
+    _print_table(("family", "fit", "", "parameters", "MACs", "activation", "memory"), rows)
+    print(
+        "activation: numbers in the largest tensor of one image; memory: estimated peak in training, 32-bit arithmetic"
+    )
+    for entry in found["impossible"]:
+        print(f"impossible: {entry['share']:.1%}: {entry['place']}: {entry['path']}: for example {entry['example']}")
+    for limit, count in found["over_limits"].items():
+        print(f"over the limit: {count / found['samples']:.1%}: {limit} > {_plain(space.limits[limit])}")
+    for entry in found["start"]:
+        over = f"over limits: {', '.join(entry['over'])}"
+        print(f"start setting {entry['number']} can be no trial: {entry['problem'] or over}")
+
+
+def _short(number: float) -> str:
+    """Return three digits and a letter: 1.23 M."""
+    letters = ["", "k", "M", "G", "T", "P"]
+    while number >= 999.5 and len(letters) > 1:
+        number /= 1000
+        letters.pop(0)
+    return f"{number:.3g} {letters[0]}"
+
+
+def _plain(number: float) -> str:
+    return f"{number:,.0f}" if number == int(number) else f"{number:,}"
+
+
+def _pairs(values: dict[str, float]) -> str:
+    return ", ".join(
+        f"{name} {value:.4f}" if value < 1000 else f"{name} {value:,.0f}" for name, value in values.items()
+    )
+
+
+def _facts(argument: dict[str, Any]) -> str:
+    """Return what an argument of a family means, and below it what it may be."""
+    default = "required" if argument["required"] else f"default: {json.dumps(argument['default'])}"
+    search = f"; worth searching: {argument['search']}" if argument["search"] else ""
+    return f"{argument['doc']}\n{argument['allowed']}; {default}{search}"
+
+
+def _print_table(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        # As text, since rich takes [2, 4] for markup.
+        table.add_row(*map(Text, row))
+    Console(highlight=False).print(table)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2))

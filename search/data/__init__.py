@@ -1,0 +1,90 @@
+"""Images: where they come from, how they are split and sealed, decoded once and augmented."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from search.config import Component
+from search.data.augment import Augment, Moment, augment
+from search.data.decode import decode, native_shape
+from search.data.digits import digits
+from search.data.folders import folder
+from search.data.image import InputShape
+from search.data.mixing import Mix, mix_nothing, mixing
+from search.data.policies import POLICIES, Policy
+from search.data.source import Source, Split
+from search.data.store import Images, Prepared, load, open_test, prepare, remove, stored
+from search.data.stream import Streamed
+from search.data.torchvision_sets import SHAPES, cifar10, torchvision_set
+from search.errors import BuildError, closest
+
+__all__ = [
+    "DATASETS",
+    "POLICIES",
+    "Augment",
+    "Images",
+    "InputShape",
+    "Mix",
+    "Moment",
+    "Policy",
+    "Prepared",
+    "Source",
+    "Split",
+    "Streamed",
+    "augment",
+    "decode",
+    "describe",
+    "known_shape",
+    "load",
+    "mix_nothing",
+    "mixing",
+    "native_shape",
+    "open_test",
+    "prepare",
+    "remove",
+    "stored",
+]
+
+DATASETS: Mapping[str, Callable[..., Source]] = {
+    "digits": digits,
+    "cifar10": cifar10,
+    "folder": folder,
+    "torchvision": torchvision_set,
+}
+"""Builders take everything from the space file and return a `Source`; no image is decoded yet."""
+
+
+def known_shape(component: Component) -> tuple[int | None, int | None, int | None]:
+    """Return the side of a data set's images, their channels and the number of classes, None for what is not known.
+
+    Nothing is read but the names in a folder that is there.
+    """
+    match component.name:
+        case "digits":
+            return 8, 1, 10
+        case "cifar10":
+            return SHAPES["CIFAR10"]
+        case "torchvision":
+            return SHAPES[component.args["name"]]
+        case _ if Path(component.args["root"]).expanduser().is_dir():
+            return None, None, len(describe(component).classes)
+        case _:
+            return None, None, None
+
+
+def describe(component: Component) -> Source:
+    """Build the source that a configuration's `data` section names.
+
+    Raises:
+        BuildError: there is no such data set, or it has no use for an argument's value.
+        DataError: the images are missing or cannot be split.
+    """
+    if component.name not in DATASETS:
+        known = ", ".join(DATASETS)
+        raise BuildError(component.path, f"no such data set{closest(component.name, DATASETS)}; allowed: {known}")
+    try:
+        return DATASETS[component.name](**component.args)
+    except BuildError as error:
+        # A builder knows its argument, not where in the file it stands.
+        raise BuildError(f"{component.path}.{error.path}", error.message) from error

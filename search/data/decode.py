@@ -1,0 +1,124 @@
+"""From an image file of any kind to a square of uint8 pixels."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from search.data.source import Source, Split
+from search.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_PIXELS = 200_000_000
+"""Larger images are refused: a file of a few kilobytes can claim to be any size."""
+
+GRAY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
+THREADS = 8
+
+
+def decode(image: Image.Image, size: int, channels: int) -> npt.NDArray[np.uint8]:
+    """Return the centre square of an image as uint8 [channels, size, size]; the same pixels if it has that size.
+
+    The shorter side is resized to `size` with antialiased bilinear filtering and the longer one cropped at its middle.
+    EXIF rotation is undone; what is transparent is laid on white; 16-bit gray is scaled to 8 bits; the first frame
+    of an animation counts. The image may be used up: do not read from it again.
+
+    Raises:
+        DataError: it has more than `MAX_PIXELS` pixels or values of an unknown range (floats).
+        OSError, SyntaxError, ValueError and others of Pillow's: the file is damaged.
+    """
+    from PIL import Image, ImageOps
+
+    _check_size(image)
+    # A JPEG of 12 megapixels decodes some ten times faster at an eighth of its size; twice the wanted size is kept,
+    # so that the filter below still has something to average.
+    image.draft(None, (2 * size, 2 * size))
+    upright = ImageOps.exif_transpose(image)
+    plain = _opaque(upright).convert("L" if channels == 1 else "RGB")
+    square = ImageOps.fit(plain, (size, size), Image.Resampling.BILINEAR)
+    pixels = np.asarray(square, dtype=np.uint8).reshape(size, size, channels)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def native_shape(source: Source) -> tuple[int, int]:
+    """Return the (size, channels) that all images of train and val have, reading no more than their headers.
+
+    Raises:
+        DataError: the images differ in size or are not square, so that `image.size` must say; or cannot be read.
+    """
+    splits: tuple[Split, ...] = ("train", "val")
+    items = [(split, index) for split in splits for index in range(len(source.names[split]))]
+    with unlimited_pillow(), ThreadPoolExecutor(THREADS) as pool:
+        headers = list(pool.map(lambda item: _header(source, *item), items))
+    sizes = {size: source.names[split][index] for (split, index), (size, _) in zip(items, headers, strict=True)}
+    channels = 1 if all(gray for _, gray in headers) else 3
+    (first, *others) = sizes.items()
+    if others:
+        raise DataError(f"{source.place}: {_sized(*first)} but {_sized(*others[0])}; set image.size")
+    if first[0][0] != first[0][1]:
+        raise DataError(f"{source.place}: {_sized(*first)}, which is not square; set image.size")
+    return first[0][0], channels
+
+
+@contextlib.contextmanager
+def unlimited_pillow() -> Iterator[None]:
+    """Let `MAX_PIXELS` be the one limit: Pillow warns at 89 megapixels and refuses at 179, and warnings are errors."""
+    from PIL import Image
+
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _check_size(image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise DataError(
+            f"{image.width}x{image.height} pixels are too many; allowed: {MAX_PIXELS // 1_000_000} megapixels"
+        )
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    from PIL import Image
+
+    if image.mode.startswith("I"):
+        # Pillow would clip at 255 instead of scaling.
+        wide = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
+        return Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+    if image.mode == "F":
+        raise DataError("pixels are floats, whose range is unknown; allowed: 8- or 16-bit images")
+    if not image.has_transparency_data:
+        return image
+    clear = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
+
+
+def _header(source: Source, split: Split, index: int) -> tuple[tuple[int, int], bool]:
+    try:
+        with source.read(split, index) as image:
+            _check_size(image)
+            return image.size, image.mode in GRAY_MODES
+    except Exception as error:
+        raise DataError(f"{source.place}: cannot read {source.names[split][index]}: {reason(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """Return in a few words why an image could not be read."""
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _sized(size: tuple[int, int], name: str) -> str:
+    return f"{name} is {size[0]}x{size[1]}"

@@ -1,0 +1,150 @@
+"""Folders of images, one subfolder per class, as people and torchvision's ImageFolder keep them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+
+from search.data import fingerprint
+from search.data.source import MaxTrain, Source, Split, SplitSeed, Test, Val, assemble
+from search.errors import DataError
+from search.signature import Arg
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+ALIASES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+"""Names that would be taken for classes, or overlooked, if nothing were said."""
+
+ALLOWED = "one subfolder of images per class, or train/ (and val/, test/) with one subfolder per class"
+
+
+def folder(
+    *,
+    root: Annotated[str, Arg(f"a folder with {ALLOWED}", fixed=True)],
+    val: Val = 0.15,
+    test: Test = 0.2,
+    split_seed: SplitSeed = 0,
+    max_train: MaxTrain = None,
+) -> Source:
+    """Read a folder of images, one subfolder per class; val and test are cut from train where it has none of its own.
+
+    Classes are the names of the training subfolders, sorted. Folders inside a class belong to it; hidden files and
+    files without an image's extension do not.
+
+    Raises:
+        DataError: there is no such folder, its layout is not one of the allowed, or a class is too small to cut.
+    """
+    top = Path(root).expanduser().resolve()
+    place = f"data.folder: {top}"
+    try:
+        found = {split: _tree(tree, place) for split, tree in _trees(top, place).items()}
+        _check_classes(found, place)
+        classes = sorted(found["train"])
+        number = {name: index for index, name in enumerate(classes)}
+        rows = sorted((path, number[name], split) for path, name, split in _flat(found))
+        paths = [path for path, _, _ in rows]
+        names = [path.relative_to(top).as_posix() for path in paths]
+        labels = np.array([label for _, label, _ in rows], dtype=np.int64)
+        contents = fingerprint.of_files(classes, names, labels, paths)
+    except OSError as error:
+        raise DataError(f"{place}: cannot be read: {error}") from error
+    splits = np.array([split for _, _, split in rows])
+    return assemble(
+        name=top.name,
+        place=place,
+        classes=classes,
+        names=names,
+        labels=labels,
+        given={split: np.flatnonzero(splits == split) for split in found},
+        read=from_files(paths),
+        fingerprint=contents,
+        val=val,
+        test=test,
+        split_seed=split_seed,
+        max_train=max_train,
+    )
+
+
+def from_files(paths: Sequence[Path]) -> Callable[[int], Image]:
+    """Return a reader of image files; only their headers are read until pixels are asked for."""
+    from PIL import Image
+
+    return lambda item: Image.open(paths[item])
+
+
+def _trees(top: Path, place: str) -> dict[Split, Path]:
+    """Return the folder of classes of every split that is given; `train` alone for one tree without splits."""
+    if not top.exists():
+        raise DataError(f"{place}: does not exist; allowed: a folder with {ALLOWED}")
+    if not top.is_dir():
+        raise DataError(f"{place}: is not a folder; allowed: a folder with {ALLOWED}")
+    given = {split: top / split for split in SPLITS if (top / split).is_dir()}
+    for name in _subfolders(top):
+        meant = ALIASES.get(name.lower(), name.lower())
+        if meant in SPLITS and meant != name:
+            raise DataError(f"{place}: has a folder {name!r}; rename it to {meant!r} if it holds the {meant} split")
+    if given and "train" not in given:
+        raise DataError(f"{place}: has {' and '.join(given)} but no train folder; allowed: {ALLOWED}")
+    return given or {"train": top}
+
+
+def _tree(top: Path, place: str) -> dict[str, list[Path]]:
+    """Return the image files of every class folder."""
+    classes = {name: sorted(_images(top / name)) for name in _subfolders(top)}
+    if not classes:
+        raise DataError(f"{place}: no class folders in {top}; allowed: {ALLOWED}")
+    return classes
+
+
+def _check_classes(found: Mapping[Split, Mapping[str, Sequence[Path]]], place: str) -> None:
+    empty = [name for name, paths in found["train"].items() if not paths]
+    if empty:
+        raise DataError(f"{place}: no image in class {_some(empty)}; allowed: files ending in {' '.join(EXTENSIONS)}")
+    for split, tree in found.items():
+        strange = [name for name in tree if name not in found["train"]]
+        if strange:
+            raise DataError(f"{place}: class {_some(strange)} is in {split} but not in train; allowed: train's classes")
+        if not any(tree.values()):
+            raise DataError(f"{place}: no image in {split}; fill it or remove it")
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(repr(name) for name in names[:10]) + more
+
+
+def _flat(found: Mapping[Split, Mapping[str, Sequence[Path]]]) -> Iterator[tuple[Path, str, Split]]:
+    for split, tree in found.items():
+        for name, paths in tree.items():
+            yield from ((path, name, split) for path in paths)
+
+
+def _subfolders(top: Path) -> list[str]:
+    return sorted(entry.name for entry in top.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _images(top: Path) -> Iterator[Path]:
+    """Yield the image files below a folder, entering every real folder once: links may run in circles."""
+    seen: set[tuple[int, int]] = set()
+    waiting = [top]
+    while waiting:
+        here = waiting.pop()
+        status = here.stat()
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        # Sorted, so that the same tree gives the same names where two links lead to one folder.
+        for entry in sorted(os.scandir(here), key=lambda entry: entry.name):
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                waiting.append(Path(entry.path))
+            elif entry.name.lower().endswith(EXTENSIONS):
+                yield Path(entry.path)

@@ -1,0 +1,213 @@
+"""Operations on batches of uint8 images [N, C, H, W], each image with a strength of its own.
+
+They give what torchvision's functions of the same names give for single images (`torchvision.transforms.v2.functional`,
+uint8, black where nothing is), so that a paper's strengths mean here what they mean there. Strengths are float64 on the
+CPU, where they are drawn. Colour means nothing for grey images: `saturation` and `hue` leave these as they are.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+class Window(NamedTuple):
+    """A part of every image: four tensors [N], in pixels, on the CPU."""
+
+    top: Tensor
+    left: Tensor
+    height: Tensor
+    width: Tensor
+
+
+def shear_x(slope: Tensor, height: int, width: int) -> Tensor:
+    """Return the matrices [N, 2, 3] that shear to the side about the upper left corner."""
+    return _matrices(slope, x_of_y=slope, x=slope * height / 2)
+
+
+def shear_y(slope: Tensor, height: int, width: int) -> Tensor:
+    """Return the matrices [N, 2, 3] that shear downwards about the upper left corner."""
+    return _matrices(slope, y_of_x=slope, y=slope * width / 2)
+
+
+def translate_x(pixels: Tensor, height: int, width: int) -> Tensor:
+    """Return the matrices [N, 2, 3] that shift to the right by whole pixels."""
+    return _matrices(pixels, x=-pixels.trunc())
+
+
+def translate_y(pixels: Tensor, height: int, width: int) -> Tensor:
+    """Return the matrices [N, 2, 3] that shift downwards by whole pixels."""
+    return _matrices(pixels, y=-pixels.trunc())
+
+
+def rotate(degrees: Tensor, height: int, width: int) -> Tensor:
+    """Return the matrices [N, 2, 3] that rotate against the clock about the middle."""
+    angle = degrees.deg2rad()
+    return _matrices(angle, one=angle.cos(), x_of_y=-angle.sin(), y_of_x=angle.sin())
+
+
+def affine(images: Tensor, matrices: Tensor) -> Tensor:
+    """Move every image by a matrix of its own, taking the nearest pixel.
+
+    A matrix leads from a place in the result to one in the image, in pixels from the middle.
+    """
+    height, width = images.shape[-2:]
+    down, right = _places(height), _places(width)
+    places = torch.stack([right.expand(height, width), down[:, None].expand(height, width)], dim=-1)
+    places = functional.pad(places, (0, 1), value=1.0).view(-1, 3).to(images.device)
+    scale = torch.tensor([0.5 * width, 0.5 * height])
+    grid = places @ (matrices.float().transpose(1, 2) / scale).to(images.device)
+    return _sample(images, grid.view(-1, height, width, 2), "nearest")
+
+
+def cut(images: Tensor, window: Window, degrees: Tensor) -> Tensor:
+    """Turn every image about its middle, cut a window and resize it to the image's size, linear between pixels."""
+    height, width = images.shape[-2:]
+    top, left, tall, wide = (side[:, None] for side in window)
+    # Places beyond the window's outermost pixels take these, as when the window alone is resized.
+    y = (top + (torch.arange(height) + 0.5) * (tall / height) - 0.5).clamp(min=top, max=top + tall - 1)
+    x = (left + (torch.arange(width) + 0.5) * (wide / width) - 0.5).clamp(min=left, max=left + wide - 1)
+    y, x = (y - (height - 1) / 2)[:, :, None], (x - (width - 1) / 2)[:, None, :]
+    angle = degrees.deg2rad()[:, None, None]
+    grid = torch.stack(
+        [(angle.cos() * x - angle.sin() * y) / (width / 2), (angle.sin() * x + angle.cos() * y) / (height / 2)], dim=-1
+    )
+    return _sample(images, grid.float().to(images.device), "bilinear")
+
+
+def brightness(images: Tensor, factor: Tensor) -> Tensor:
+    """Multiply all pixels: 0 gives black, 1 the image."""
+    return _pixels(images * _beside(factor, images))
+
+
+def contrast(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend with the mean grey of the image: 0 gives plain grey, 1 the image."""
+    return _blend(images, _grey(images).mean(dim=(1, 2, 3), keepdim=True), factor)
+
+
+def saturation(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend with the grey image: 0 gives grey, 1 the image."""
+    return images if images.shape[1] == 1 else _blend(images, _grey(images), factor)
+
+
+def sharpness(images: Tensor, factor: Tensor) -> Tensor:
+    """Blend all pixels but the outermost with a smoothed image: 0 gives the smooth one, 1 the image."""
+    if min(images.shape[-2:]) <= 2:
+        return images
+    result = images.float()
+    inner = result[..., 1:-1, 1:-1]
+    rows = result[..., :-2, :] + result[..., 1:-1, :] + result[..., 2:, :]
+    around = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
+    # The pixel itself weighs 5, each of its neighbours 1; the sums are whole numbers and exact.
+    smooth = around.add_(inner, alpha=4).div_(13).round_()
+    inner.addcmul_(smooth.sub_(inner), _beside(1 - factor, images))
+    return _pixels(result)
+
+
+def hue(images: Tensor, shift: Tensor) -> Tensor:
+    """Turn the colours on the colour circle, whose length is 1."""
+    if images.shape[1] == 1:
+        return images
+    values = images.float()
+    red, green, blue = values.unbind(dim=1)
+    low, high = values.aminmax(dim=1)
+    span = high - low
+    divisor = span.clamp(min=1)
+    position = torch.where(
+        high == red,
+        (green - blue) / divisor,
+        torch.where(high == green, (blue - red) / divisor + 2, (red - green) / divisor + 4),
+    )
+    position += 6 * _beside(shift, images)[:, 0]
+    # Each channel falls from `high` to `low` and rises again within four sixths of the circle.
+    steps = [(position + start).remainder_(6) for start in (5, 3, 1)]
+    turned = [high - span * torch.minimum(step, 4 - step).clamp_(0, 1) for step in steps]
+    return _pixels(torch.stack(turned, dim=1) * (255.999 / 255))
+
+
+def posterize(images: Tensor, bits: Tensor) -> Tensor:
+    """Keep the highest bits of every pixel."""
+    masks = 256 - 2 ** (8 - bits.long())
+    return images & masks.to(torch.uint8).to(images.device).view(-1, 1, 1, 1)
+
+
+def solarize(images: Tensor, threshold: Tensor) -> Tensor:
+    """Invert the pixels at or above a threshold, which is a share of white."""
+    return torch.where(images >= _beside(255 * threshold, images), ~images, images)
+
+
+def autocontrast(images: Tensor) -> Tensor:
+    """Stretch every channel so that its darkest pixel is black and its brightest white."""
+    values = images.float()
+    low, high = values.amin(dim=(2, 3), keepdim=True), values.amax(dim=(2, 3), keepdim=True)
+    is_plain = low == high
+    low, scale = low.masked_fill(is_plain, 0), ((high - low) * (1 / 255)).masked_fill(is_plain, 1)
+    return _pixels(values.sub_(low).div_(scale))
+
+
+def equalize(images: Tensor) -> Tensor:
+    """Make the grey levels of every channel about equally frequent, by Pillow's rule."""
+    levels = images.flatten(2).long()
+    counts = levels.new_zeros(*levels.shape[:2], 256).scatter_add_(2, levels, torch.ones_like(levels))
+    # The brightest level that occurs is left out of the step, as in Pillow.
+    step = (levels.shape[2] - counts.gather(2, levels.amax(dim=2, keepdim=True))) // 255
+    darker = counts.cumsum(dim=2) - counts
+    table = ((darker + step // 2) // step.clamp(min=1)).clamp_(max=255)
+    return torch.where(step > 0, table.gather(2, levels), levels).to(torch.uint8).view_as(images)
+
+
+def erase(images: Tensor, window: Window) -> Tensor:
+    """Blacken a window of every image; one of no height changes nothing."""
+    top, left, tall, wide = (side[:, None] for side in window)
+    rows, columns = torch.arange(images.shape[2]), torch.arange(images.shape[3])
+    is_row, is_column = (rows >= top) & (rows < top + tall), (columns >= left) & (columns < left + wide)
+    inside = is_row.to(images.device)[:, None, :, None] & is_column.to(images.device)[:, None, None, :]
+    return images.masked_fill(inside, 0)
+
+
+def _matrices(
+    strength: Tensor,
+    *,
+    one: Tensor | float = 1.0,
+    x_of_y: Tensor | float = 0.0,
+    x: Tensor | float = 0.0,
+    y_of_x: Tensor | float = 0.0,
+    y: Tensor | float = 0.0,
+) -> Tensor:
+    matrices = torch.zeros(len(strength), 2, 3, dtype=torch.float64)
+    matrices[:, 0, 0] = matrices[:, 1, 1] = torch.as_tensor(one)
+    for (row, column), part in {(0, 1): x_of_y, (0, 2): x, (1, 0): y_of_x, (1, 2): y}.items():
+        matrices[:, row, column] = torch.as_tensor(part)
+    return matrices
+
+
+def _places(side: int) -> Tensor:
+    return torch.linspace((1.0 - side) * 0.5, (side - 1.0) * 0.5, steps=side)
+
+
+def _sample(images: Tensor, grid: Tensor, mode: str) -> Tensor:
+    found = functional.grid_sample(images.float(), grid, mode=mode, padding_mode="zeros", align_corners=False)
+    return found.round_().to(torch.uint8)
+
+
+def _beside(values: Tensor, images: Tensor) -> Tensor:
+    return values.float().to(images.device).view(-1, 1, 1, 1)
+
+
+def _grey(images: Tensor) -> Tensor:
+    if images.shape[1] == 1:
+        return images.float()
+    grey = images[:, :1] * 0.2989
+    return grey.add_(images[:, 1:2], alpha=0.587).add_(images[:, 2:], alpha=0.114).floor_()
+
+
+def _blend(images: Tensor, others: Tensor, share: Tensor) -> Tensor:
+    return _pixels((images * _beside(share, images)).addcmul_(others, _beside(1 - share, images)))
+
+
+def _pixels(values: Tensor) -> Tensor:
+    """Return floats as pixels, rounded down as torchvision does."""
+    return values.clamp_(0, 255).to(torch.uint8)

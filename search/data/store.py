@@ -1,0 +1,245 @@
+"""The store of decoded images: every image is decoded once, then read from memory-mapped arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from search.config import Component
+from search.data import arrays
+from search.data.arrays import Progress
+from search.data.image import InputShape
+from search.data.source import Source, Split
+from search.data.stream import Streamed
+from search.errors import BuildError, DataError
+
+STREAMED = "-streamed"
+"""Ends the names of folders that hold names and labels but no pixels."""
+
+VERSION = 1
+"""Part of every key: raise it when `decode` gives other pixels or the files another layout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What workers need to know of a prepared data set, as JSON-able values."""
+
+    fingerprint: str
+    classes: tuple[str, ...]
+    image_size: int
+    channels: int
+    counts: Mapping[str, int]
+    """Images of every split: train, val, test."""
+
+    class_counts: tuple[int, ...]
+    """Images of every class in the training split."""
+
+    mean: tuple[float, ...]
+    """Of every channel of the training split, in 0..1."""
+
+    std: tuple[float, ...]
+    folder: str
+    """Where the arrays lie."""
+
+    streamed_from: Mapping[str, Any] | None = None
+    """The `data` component, by name and arguments, where the images are decoded anew in each epoch."""
+
+    @property
+    def num_bytes(self) -> int:
+        """The size of the decoded images that a search reads."""
+        return (self.counts["train"] + self.counts["val"]) * self.channels * self.image_size**2
+
+    @property
+    def shape(self) -> InputShape:
+        """What a model for these images is built for."""
+        return InputShape(image_size=self.image_size, channels=self.channels, classes=len(self.classes))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain dictionaries and lists, ready for JSON."""
+        values = dataclasses.asdict(self)
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Prepared:
+        """Build from what `to_dict` returned."""
+        plain: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return cls(**plain)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Images:
+    """One split, decoded."""
+
+    pixels: npt.NDArray[np.uint8] | Streamed
+    """[N, channels, size, size], mapped from disk and read-only, or decoded where they are indexed."""
+
+    labels: npt.NDArray[np.int64]
+    """Class numbers [N]."""
+
+    names: tuple[str, ...]
+
+
+def prepare(
+    source: Source,
+    *,
+    image_size: int,
+    channels: int,
+    cache: Path,
+    progress: Progress | None = None,
+    most_bytes: float = math.inf,
+    origin: Component | None = None,
+) -> Prepared:
+    """Decode train and val into arrays below `cache`, once for all processes; the test split stays closed.
+
+    Where all that lies there would become larger than `most_bytes`, the images are looked at and not kept; workers
+    then read them again from `origin`, the component that the source was built from.
+
+    Raises:
+        BuildError: a size or a number of channels that images cannot have.
+        DataError: images that cannot be read, or a cache that cannot be written.
+    """
+    if image_size < 1:
+        raise BuildError("image.size", f"{image_size} is not allowed; allowed: int >= 1")
+    if channels not in (1, 3):
+        raise BuildError("image.channels", f"{channels} is not allowed; allowed: 1, 3")
+    folder = cache.expanduser().resolve() / _key(source, image_size, channels)
+    needed = arrays.num_bytes(source, ("train", "val"), image_size, channels)
+    is_streamed = not folder.exists() and needed + sum(stored(folder.parent).values()) > most_bytes
+    if is_streamed:
+        assert origin is not None, "who sets a bound tells where to read again"
+        folder = folder.with_name(f"{folder.name}{STREAMED}")
+    facts = _ensure(folder, source, ("train", "val"), image_size, channels, progress)
+    return Prepared(
+        fingerprint=source.fingerprint,
+        classes=source.classes,
+        image_size=image_size,
+        channels=channels,
+        counts={split: len(names) for split, names in source.names.items()},
+        class_counts=tuple(np.bincount(source.labels["train"], minlength=len(source.classes)).tolist()),
+        mean=tuple(facts["train"]["mean"]),
+        std=tuple(facts["train"]["std"]),
+        folder=str(folder),
+        streamed_from={"name": origin.name, "args": dict(origin.args)} if origin and is_streamed else None,
+    )
+
+
+def stored(cache: Path) -> dict[Path, int]:
+    """Return the folders of decoded images below `cache` with their sizes in bytes."""
+    folders = sorted(path for path in cache.glob("*") if path.is_dir())
+    return {folder: sum(file.stat().st_size for file in folder.iterdir()) for folder in folders}
+
+
+def remove(folder: Path) -> None:
+    """Delete a folder of decoded images; whoever reads it goes on, whoever wants it next decodes anew.
+
+    Raises:
+        DataError: it cannot be deleted.
+    """
+    from filelock import FileLock
+
+    lock = folder.with_name(f"{folder.name}.lock")
+    try:
+        with FileLock(lock):
+            shutil.rmtree(folder)
+        lock.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be deleted ({error.strerror})") from error
+
+
+def load(prepared: Prepared, split: Literal["train", "val"]) -> Images:
+    """Map a prepared split.
+
+    Raises:
+        DataError: the store is gone or damaged.
+    """
+    return _load(prepared, Path(prepared.folder), split, _streaming_source(prepared))
+
+
+def open_test(source: Source, prepared: Prepared, progress: Progress | None = None) -> Images:
+    """Break the seal: decode the test split of the data that `prepared` was made of, or map it if that was done.
+
+    Raises:
+        DataError: `source` is other data or other splits than `prepared`, or has images that cannot be read.
+    """
+    folder = Path(prepared.folder)
+    _must_be(source, prepared)
+    sealed = folder.with_name(f"{folder.name}-test")
+    _ensure(sealed, source, ("test",), prepared.image_size, prepared.channels, progress)
+    return _load(prepared, sealed, "test", source if prepared.streamed_from is not None else None)
+
+
+def _streaming_source(prepared: Prepared) -> Source | None:
+    if prepared.streamed_from is None:
+        return None
+    source = _described(json.dumps(prepared.streamed_from))
+    _must_be(source, prepared)
+    return source
+
+
+@lru_cache(maxsize=1)
+def _described(component: str) -> Source:
+    # A worker asks with each job; looking through a large folder takes seconds.
+    from search.data import describe
+
+    found = json.loads(component)
+    return describe(Component(path=f"data.{found['name']}", **found))
+
+
+def _must_be(source: Source, prepared: Prepared) -> None:
+    if _key(source, prepared.image_size, prepared.channels) != Path(prepared.folder).name.removesuffix(STREAMED):
+        raise DataError(f"{source.place}: not the data that was prepared: images or splits have changed since")
+
+
+def _key(source: Source, image_size: int, channels: int) -> str:
+    # The names in the splits stand for the settings of the cuts.
+    names = {split: list(names) for split, names in sorted(source.names.items())}
+    text = json.dumps([VERSION, source.fingerprint, names, image_size, channels])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _load(prepared: Prepared, folder: Path, split: Split, source: Source | None) -> Images:
+    side = prepared.image_size
+    pixels: npt.NDArray[np.uint8] | Streamed
+    try:
+        if source is None:
+            pixels = np.load(folder / f"{split}.images.npy", mmap_mode="r")
+        else:
+            items = [(split, index) for index in range(prepared.counts[split])]
+            pixels = Streamed(source, items, side, prepared.channels)
+        labels = np.load(folder / f"{split}.labels.npy")
+        names = tuple(json.loads((folder / f"{split}.names.json").read_bytes()))
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{folder}: {split} images are missing or damaged; run again to decode them anew") from error
+    count = prepared.counts[split]
+    if pixels.shape != (count, prepared.channels, side, side) or (len(labels), len(names)) != (count, count):
+        raise DataError(f"{folder}: {split} images are damaged; run again to decode them anew")
+    return Images(pixels=pixels, labels=labels, names=names)
+
+
+def _ensure(
+    folder: Path, source: Source, splits: Sequence[Split], size: int, channels: int, progress: Progress | None
+) -> dict[str, Any]:
+    """Return what is known of the splits' pixels, decoding them unless the folder holds them unharmed."""
+    from filelock import FileLock
+
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f"{folder.name}.lock")):
+            keeps_pixels = STREAMED not in folder.name
+            facts = arrays.intact(folder)
+            return facts or arrays.build(folder, source, splits, size, channels, progress, keeps_pixels=keeps_pixels)
+    except OSError as error:
+        raise DataError(f"{folder.parent}: decoded images cannot be kept there: {error}") from error

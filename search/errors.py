@@ -1,0 +1,107 @@
+"""What can go wrong, as a tree. Only the command line catches these, and prints them without a traceback.
+
+SearchError
+├── UserError            a mistake of the user's: exit code 2
+│   ├── SpaceError       a space or config file, with every problem in it
+│   ├── BuildError       a configuration that no model, optimizer or loss can be built from
+│   ├── DataError        images that are missing, damaged or unusable
+│   ├── CheckpointError  a weights file that is missing, damaged or of another model
+│   ├── DeviceError      a device or precision this machine does not have
+│   └── StudyError       a study that is missing, locked, changed or not writable
+├── NoResultError        a search that ended with nothing to show: exit code 1
+├── DivergedError        a training whose loss became NaN or infinite
+└── StoppedError         a training that was asked to stop in the middle of an epoch
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+class SearchError(Exception):
+    """Anything that this package raises on purpose."""
+
+    exit_code = 1
+
+
+class UserError(SearchError):
+    """A mistake that the user can mend: one line that says where, what was got and what is allowed."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Problem:
+    """One thing wrong in one place of a file."""
+
+    line: int = 0
+    """Counted from 1; 0 where the problem has no line, as for `--set`."""
+
+    column: int = 0
+    path: str = ""
+    """The dotted path of the key, for example `model.vit.depth`; empty for the whole file."""
+
+    message: str
+
+    def render(self, source: str) -> str:
+        """Return `source:line:column: path: message`, leaving out what is not known."""
+        place = f"{source}:{self.line}:{self.column}" if self.line else source
+        return ": ".join(part for part in (place, self.path, self.message) if part)
+
+
+class SpaceError(UserError):
+    """A space or config file with problems in it, all reported together."""
+
+    def __init__(self, source: str, problems: Iterable[Problem]) -> None:
+        self.source = source
+        self.problems = tuple(sorted(problems))
+        super().__init__("\n".join(problem.render(source) for problem in self.problems))
+
+
+class BuildError(UserError):
+    """A configuration that nothing can be built from; `path` names the key to blame."""
+
+    def __init__(self, path: str, message: str) -> None:
+        self.path = path
+        self.message = message
+        super().__init__(f"{path}: {message}")
+
+    def __reduce__(self) -> tuple[type[BuildError], tuple[str, str]]:
+        # Exceptions cross process boundaries; the default would call __init__ with one argument.
+        return type(self), (self.path, self.message)
+
+
+class DataError(UserError):
+    """Images that are missing, damaged or unusable."""
+
+
+class CheckpointError(UserError):
+    """A weights file that is missing, damaged or of another model."""
+
+
+class DeviceError(UserError):
+    """A device or precision that this machine does not have."""
+
+
+class StudyError(UserError):
+    """A study that is missing, locked, changed or not writable."""
+
+
+class NoResultError(SearchError):
+    """A search that ended with nothing to show."""
+
+
+class DivergedError(SearchError):
+    """A training whose loss became NaN or infinite."""
+
+
+class StoppedError(SearchError):
+    """A training that was asked to stop in the middle of an epoch; that epoch is lost, the ones before it are not."""
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """Return ` (did you mean 'x'?)` for the known name nearest to `name`, or an empty string."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f" (did you mean {near[0]!r}?)" if near else ""

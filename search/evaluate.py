@@ -1,0 +1,117 @@
+"""Trained weights measured on images: the validation split, or the sealed test split when asked."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torch import nn
+
+from search import pipeline
+from search.config import Component, TrialConfig
+from search.data import Images, Prepared, describe, load, open_test
+from search.errors import DataError
+from search.export import now, write_text
+from search.train import checkpoint
+from search.train.device import available_devices
+from search.train.loop import predict
+from search.train.metrics import score, softmax
+
+SplitName = Literal["val", "test", "all"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What a model says of every image of a split."""
+
+    split: SplitName
+    metrics: dict[str, float]
+    names: tuple[str, ...]
+    labels: np.ndarray[Any, Any]
+    """Class numbers [N]."""
+
+    probabilities: np.ndarray[Any, Any]
+    """[N, classes]."""
+
+    classes: tuple[str, ...]
+
+
+def evaluate_weights(weights: Path, split: SplitName, cache: Path, *, data: Component | None = None) -> Evaluation:
+    """Measure a weights file on a split of its own data set, or of another with the same classes.
+
+    Raises:
+        CheckpointError: the file is not a trained model of this program.
+        DataError: the images are missing, damaged, or of other classes.
+    """
+    model, config, trained_on = pipeline.load_weights(checkpoint.load(weights), str(weights))
+    if data is not None:
+        shape = {"size": trained_on.image_size, "channels": trained_on.channels}
+        tree = {**config.to_dict(), "data": {data.name: dict(data.args)}, "image": shape}
+        config = TrialConfig.from_dict(tree)
+    found = pipeline.prepare_data(config, cache)
+    if found.classes != trained_on.classes:
+        raise DataError(
+            f"{weights}: trained on the classes {_show(trained_on.classes)}, the images have {_show(found.classes)}"
+        )
+    # The pixels are the new images', the normalisation is the one the weights were trained with.
+    found = replace(found, mean=trained_on.mean, std=trained_on.std)
+    if split != "val":
+        record_opening(weights.parent / "test-openings.jsonl", {"weights": weights.name, "split": split})
+    return measure_on(model, config, found, split)
+
+
+def measure_on(model: nn.Module, config: TrialConfig, data: Prepared, split: SplitName) -> Evaluation:
+    """Measure a model on a split; asking for `test` or `all` opens the sealed split."""
+    parts = _images(config, data, split)
+    labels = np.concatenate([part.labels for part in parts])
+    if not len(labels):
+        raise DataError(f"{config.component('data').path}: the {split} split is empty")
+    device = available_devices(config.section("training")["device"])[0]
+    model = model.to(device)
+    logits = np.concatenate(
+        [predict(model, pipeline.on_device(part, data, device)) for part in parts if len(part.labels)]
+    )
+    return Evaluation(
+        split=split,
+        metrics=score(logits, labels),
+        names=tuple(name for part in parts for name in part.names),
+        labels=labels,
+        probabilities=softmax(logits),
+        classes=data.classes,
+    )
+
+
+def predictions_csv(evaluation: Evaluation) -> str:
+    """Return one line an image: its name, its class, the predicted class and the probability of each class."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "label", "predicted", *(f"p({name})" for name in evaluation.classes)])
+    for name, label, row in zip(evaluation.names, evaluation.labels, evaluation.probabilities, strict=True):
+        classes = evaluation.classes
+        writer.writerow([name, classes[label], classes[row.argmax()], *(f"{p:.6f}" for p in row)])
+    return text.getvalue()
+
+
+def record_opening(path: Path, about: dict[str, Any]) -> None:
+    """Add a line to the list of times that the test split was looked at."""
+    entry = {"at": now(), **about}
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    write_text(path, f"{before}{json.dumps(entry)}\n")
+
+
+def _images(config: TrialConfig, data: Prepared, split: SplitName) -> list[Images]:
+    if split == "val":
+        return [load(data, "val")]
+    test = open_test(describe(config.component("data")), data)
+    return [test] if split == "test" else [load(data, "train"), load(data, "val"), test]
+
+
+def _show(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:5])
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown

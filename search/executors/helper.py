@@ -1,0 +1,197 @@
+"""A process that answers what needs torch or the images, so that the run process needs neither."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from search.config import TrialConfig
+from search.data import InputShape, Prepared
+from search.errors import SearchError
+from search.executors import processes
+from search.executors.counts import Counts
+
+Progress = Callable[[int, int], None]
+"""Called with images decoded and images in all."""
+
+
+def image_cache(root: Path) -> Path:
+    """Return where decoded images lie, shared by all studies under a root."""
+    return root / ".images"
+
+
+def counts_file(root: Path) -> Path:
+    """Return where counts are remembered, shared by all studies under a root."""
+    return root / ".counts.sqlite"
+
+
+def _what_counts(config: TrialConfig) -> dict[str, Any]:
+    """Return the part of a configuration that its sizes depend on, and what file of weights it must fit."""
+    sections = config.to_dict()
+    weights = config.component("model").args.get("weights")
+    with contextlib.suppress(OSError):
+        state = Path(weights or "").expanduser().stat()
+        sections["weights_file"] = [state.st_mtime_ns, state.st_size]
+    return {name: section for name, section in sections.items() if name not in ("data", "image", "augment")}
+
+
+class Helper:
+    """Answers questions one at a time; what it learned of a data set or an architecture it remembers."""
+
+    def __init__(self, root: Path) -> None:
+        """Decoded images and counts are kept under `root`; the process starts with the first question."""
+        self.root = root
+        self.counts = Counts(counts_file(root))
+        self.prepared: dict[str, Prepared] = {}
+        self.process: BaseProcess | None = None
+
+    def devices(self, wanted: str) -> list[str]:
+        """Return the devices that trials may use.
+
+        Raises:
+            DeviceError: the wanted kind is not on this machine.
+        """
+        found: list[str] = self._ask("devices", {"wanted": wanted})
+        return found
+
+    def prepare(self, config: TrialConfig, progress: Progress | None = None) -> Prepared:
+        """Return the data set of a configuration, its images decoded at the configured size.
+
+        Raises:
+            DataError: the images are missing, damaged or unusable.
+        """
+        key = config.digest("data", "image")
+        if key not in self.prepared:
+            question = {"config": config.to_dict(), "cache": str(image_cache(self.root))}
+            self.prepared[key] = Prepared.from_dict(self._ask("prepare", question, progress))
+        return self.prepared[key]
+
+    def measure(self, config: TrialConfig, shape: InputShape) -> dict[str, float]:
+        """Return the sizes that are known before training, see `search.trial.SIZES`, without training.
+
+        Raises:
+            BuildError: nothing can be built from the configuration.
+        """
+        question = {"config": _what_counts(config), "shape": dataclasses.asdict(shape)}
+        sizes: dict[str, float] = self.counts.ask(question, lambda: self._measure(config, question))
+        return sizes
+
+    def fetch_weights(self, config: TrialConfig, shape: InputShape) -> None:
+        """Fetch or read the pretrained weights that a configuration starts from, if any, and see that they fit.
+
+        Raises:
+            CheckpointError: they cannot be fetched or read.
+            BuildError: they do not fit the model.
+        """
+        if config.component("model").args.get("weights") is not None:
+            self._ask("fetch_weights", {"config": config.to_dict(), "shape": dataclasses.asdict(shape)})
+
+    def _measure(self, config: TrialConfig, question: Mapping[str, Any]) -> Any:
+        return self._ask("measure", {**question, "config": config.to_dict(), "root": str(self.root)})
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions that a training's numbers depend on."""
+        found: dict[str, str] = self._ask("versions", {})
+        return found
+
+    def close(self) -> None:
+        """End the process now."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.join()
+            self.connection.close()
+
+    def _ask(self, question: str, arguments: Mapping[str, Any], progress: Progress | None = None) -> Any:
+        if self.process is None:
+            self.process, self.connection = processes.start(_answer_all, "helper")
+        try:
+            self.connection.send((question, dict(arguments)))
+            while True:
+                kind, answer = self.connection.recv()
+                if kind == "progress":
+                    if progress is not None:
+                        progress(*answer)
+                elif kind == "error":
+                    raise answer
+                else:
+                    return answer
+        except (EOFError, OSError) as error:
+            self.process.join()
+            raise SearchError(f"the helper process died (exit code {self.process.exitcode})") from error
+
+
+def _answer_all(connection: Connection) -> None:
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            question, arguments = connection.recv()
+            try:
+                connection.send(("answer", _ANSWERS[question](connection, **arguments)))
+            except SearchError as error:
+                connection.send(("error", error))
+    # The run is gone; taking torch apart in good order would outlive it by seconds.
+    os._exit(0)
+
+
+def _devices(connection: Connection, wanted: str) -> list[str]:
+    from search.train.device import available_devices
+
+    return available_devices(wanted)
+
+
+def _prepare(connection: Connection, config: Mapping[str, Any], cache: str) -> dict[str, Any]:
+    from search.pipeline import prepare_data
+
+    def progress(done: int, total: int) -> None:
+        connection.send(("progress", (done, total)))
+
+    return prepare_data(TrialConfig.from_dict(config), Path(cache), progress).to_dict()
+
+
+def _measure(
+    connection: Connection, config: Mapping[str, Any], shape: Mapping[str, Any], root: str
+) -> dict[str, float]:
+    from search import pipeline
+    from search.models import pretrained
+    from search.models.cost import Cost
+
+    counts = _COUNTS.setdefault(root, Counts(counts_file(Path(root))))
+    trial, input_shape = TrialConfig.from_dict(config), InputShape(**shape)
+    model = trial.component("model")
+    found = counts.ask(
+        {"model": config["model"], "shape": dict(shape)},
+        lambda: dataclasses.asdict(pipeline.count(model, input_shape)),
+    )
+    if pretrained.is_file(model):
+        pipeline.check_weights(model, input_shape)
+    return pipeline.measure(trial, input_shape, Cost(**found))
+
+
+def _fetch_weights(connection: Connection, config: Mapping[str, Any], shape: Mapping[str, Any]) -> None:
+    from search.pipeline import check_weights
+
+    check_weights(TrialConfig.from_dict(config).component("model"), InputShape(**shape))
+
+
+_COUNTS: dict[str, Counts] = {}
+"""In the helper's process: what it counted, by folder."""
+
+
+def _versions(connection: Connection) -> dict[str, str]:
+    from search.pipeline import versions
+
+    return versions()
+
+
+_ANSWERS: Mapping[str, Callable[..., Any]] = {
+    "devices": _devices,
+    "prepare": _prepare,
+    "measure": _measure,
+    "fetch_weights": _fetch_weights,
+    "versions": _versions,
+}

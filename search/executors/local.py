@@ -1,0 +1,147 @@
+"""Worker processes on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections import deque
+from collections.abc import Sequence
+from multiprocessing.connection import Connection, wait
+
+from search.executors import processes
+from search.protocol import Event, Failed, Job, MilestoneReached, Stopped, WorkerDied
+
+
+def usable_slots(devices: Sequence[str], workers: int | None, most: int) -> list[str]:
+    """Return the device of each worker: one a core on a CPU, one a device elsewhere, but no more than `most`."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = workers or (cores if list(devices) == ["cpu"] else len(devices))
+    return [devices[index % len(devices)] for index in range(max(1, min(count, most)))]
+
+
+class LocalExecutor:
+    """Runs jobs in processes that live for many trials; a process that dies is replaced when the next job comes."""
+
+    def __init__(self, devices: Sequence[str]) -> None:
+        """Start one worker for each entry of `devices`, such as `["cpu", "cpu"]` or `["cuda:0"]`."""
+        self.workers = [_Worker(f"worker-{index}", device) for index, device in enumerate(devices)]
+        self.events: deque[Event] = deque()
+        for worker in self.workers:
+            worker.spawn()
+
+    def free_slots(self) -> int:
+        """Return how many workers have nothing to do."""
+        return sum(worker.job is None for worker in self.workers)
+
+    def start(self, job: Job) -> None:
+        """Hand a job to a free worker; to the one that had the trial last, if that is free."""
+        free = [worker for worker in self.workers if worker.job is None]
+        assert free, "start was called without a free slot"
+        worker = next((worker for worker in free if worker.last_trial == job.trial), free[0])
+        worker.take(job)
+
+    def next_event(self, timeout: float) -> Event | None:
+        """Return the next event, or None after `timeout` seconds without one."""
+        if not self.events:
+            self._listen(timeout)
+        return self.events.popleft() if self.events else None
+
+    def stop(self, trial: int) -> None:
+        """Ask the worker of a trial to save and stop."""
+        for worker in self.workers:
+            if worker.job is not None and worker.job.trial == trial:
+                worker.ask_to_stop()
+
+    def clock(self) -> float:
+        """Return seconds since an arbitrary moment."""
+        return time.monotonic()
+
+    def close(self) -> None:
+        """End all workers now."""
+        for worker in self.workers:
+            worker.kill()
+
+    def _listen(self, timeout: float) -> None:
+        by_connection = {worker.connection: worker for worker in self.workers if worker.connection is not None}
+        for connection in wait(list(by_connection), timeout):
+            worker = by_connection[connection]  # type: ignore[index]
+            event = worker.receive()
+            if event is not None:
+                self.events.append(event)
+
+
+class _Worker:
+    """The run's end of one worker process."""
+
+    def __init__(self, name: str, device: str) -> None:
+        self.name = name
+        self.device = device
+        self.job: Job | None = None
+        self.last_trial = -1
+        self.connection: Connection | None = None
+
+    def spawn(self) -> None:
+        self.process, self.connection = processes.start(_work, self.name, self.name, self.device)
+
+    def take(self, job: Job) -> None:
+        if self.connection is None or not self.process.is_alive():
+            self.kill()
+            self.spawn()
+        assert self.connection is not None
+        self.job, self.last_trial = job, job.trial
+        # A worker that died this instant is noticed by the next listen, as any death is.
+        with contextlib.suppress(OSError):
+            self.connection.send(job)
+
+    def ask_to_stop(self) -> None:
+        with contextlib.suppress(OSError):
+            assert self.connection is not None
+            self.connection.send("stop")
+
+    def receive(self) -> Event | None:
+        assert self.connection is not None
+        try:
+            event: Event = self.connection.recv()
+        except (EOFError, OSError):
+            return self._died()
+        if isinstance(event, (MilestoneReached, Stopped, Failed)):
+            self.job = None
+        return event
+
+    def _died(self) -> Event | None:
+        job, self.job = self.job, None
+        self.process.join()
+        code = self.process.exitcode
+        self._hang_up()
+        if job is None:
+            return None
+        return WorkerDied(trial=job.trial, worker=self.name, reason=f"{self.name} died ({_describe_exit(code)})")
+
+    def kill(self) -> None:
+        if self.connection is not None:
+            self.process.kill()
+            self.process.join()
+            self._hang_up()
+        self.job = None
+
+    def _hang_up(self) -> None:
+        if self.connection is not None:
+            self.connection.close()
+        self.connection = None
+
+
+def _work(connection: Connection, name: str, device: str) -> None:
+    # Imported here, in the worker: the run process never needs torch.
+    from search.worker import main
+
+    main(connection, name, device)
+
+
+def _describe_exit(code: int | None) -> str:
+    import signal
+
+    if code is not None and code < 0:
+        with contextlib.suppress(ValueError):
+            return f"killed by {signal.Signals(-code).name}"
+    return f"exit code {code}"

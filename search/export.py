@@ -1,0 +1,91 @@
+"""A trial leaves its study as a file that trains alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from search.errors import StudyError, UserError
+from search.space import dump
+from search.study import best
+from search.study.files import StudyFiles
+from search.study.record import Record, load
+from search.trial import Trial
+
+_ORIGIN = re.compile(r"^# origin: (\{.*\})$", re.MULTILINE)
+
+
+def export_trial(files: StudyFiles, number: int | None) -> str:
+    """Return a trial of a study, by default the best, as YAML in the space language.
+
+    Raises:
+        StudyError: there is no such study or trial.
+        NoResultError: no trial is complete.
+    """
+    record = load(files)
+    trial = best.front(record)[0] if number is None else find_trial(record, number)
+    origin = {"study": files.name, "trial": trial.number}
+    comments = [
+        f"Trial {trial.number} of study {files.name}, exported by imgcls-search.",
+        f"Searched on the validation split: {_values(trial, record)}.",
+        f"origin: {json.dumps(origin)}",
+    ]
+    return dump(trial.candidate.config, comments=comments)
+
+
+def find_trial(record: Record, number: int) -> Trial:
+    """Return a trial by its number.
+
+    Raises:
+        StudyError: the study has no such trial.
+    """
+    if not 0 <= number < len(record.trials):
+        last = len(record.trials) - 1
+        allowed = f"0 to {last}" if record.trials else "none yet"
+        raise StudyError(f"study {record.study.study_name!r} has no trial {number}; allowed: {allowed}")
+    return record.trials[number]
+
+
+def read_origin(text: str) -> dict[str, Any] | None:
+    """Return the study and trial that an exported file came from, or None where it does not say."""
+    found = _ORIGIN.search(text)
+    if found is None:
+        return None
+    try:
+        origin = json.loads(found[1])
+    except ValueError:
+        return None
+    return origin if isinstance(origin, dict) and {"study", "trial"} <= origin.keys() else None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def now() -> str:
+    """Return the time in UTC, as ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _values(trial: Trial, record: Record) -> str:
+    if trial.values is None:
+        return f"none, the trial is {trial.state}"
+    return ", ".join(
+        f"{metric} {value:.4g}" for (metric, _), value in zip(record.objectives, trial.values, strict=True)
+    )

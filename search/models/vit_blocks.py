@@ -1,0 +1,63 @@
+"""torchvision's vision transformer with stochastic depth and a choice of pooling."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision.models import VisionTransformer
+from torchvision.models.vision_transformer import EncoderBlock
+from torchvision.ops import StochasticDepth
+
+
+class DropPathEncoderBlock(EncoderBlock):  # type: ignore[misc]
+    """torchvision's block, each of whose two branches is left out at random for single images of a batch."""
+
+    def __init__(self, *args: Any, drop_path: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # It has no parameters, so that the names of a state dict stay torchvision's.
+        self.drop_path = StochasticDepth(drop_path, "row")
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Take and give tokens [N, tokens, width]."""
+        x = self.ln_1(tokens)
+        x, _ = self.self_attention(x, x, x, need_weights=False)
+        x = self.drop_path(self.dropout(x)) + tokens
+        return x + self.drop_path(self.mlp(self.ln_2(x)))  # type: ignore[no-any-return]
+
+
+class PoolingVisionTransformer(VisionTransformer):  # type: ignore[misc]
+    """torchvision's transformer, whose head reads the class token or the mean over the patches' tokens."""
+
+    def __init__(self, *, num_layers: int, num_heads: int, drop_path: float, pooling: str, **kwargs: Any) -> None:
+        # Where its blocks are replaced, torchvision makes none, so that nothing is initialised twice.
+        super().__init__(num_layers=0 if drop_path else num_layers, num_heads=num_heads, **kwargs)
+        self.pooling = pooling
+        if drop_path:
+            self.encoder.layers = nn.Sequential(
+                OrderedDict(
+                    (
+                        f"encoder_layer_{index}",
+                        DropPathEncoderBlock(
+                            num_heads,
+                            self.hidden_dim,
+                            self.mlp_dim,
+                            self.dropout,
+                            self.attention_dropout,
+                            drop_path=drop_path * (index + 1) / num_layers,
+                        ),
+                    )
+                    for index in range(num_layers)
+                )
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Take images [N, channels, size, size], give logits [N, classes]."""
+        if self.pooling == "cls":
+            return super().forward(x)  # type: ignore[no-any-return]
+        x = self._process_input(x)
+        # The class token stays where it is, so that the names and shapes do; the head does not read it.
+        x = self.encoder(torch.cat([self.class_token.expand(x.shape[0], -1, -1), x], dim=1))
+        return self.heads(x[:, 1:].mean(dim=1))  # type: ignore[no-any-return]

@@ -1,0 +1,116 @@
+"""What the run and its workers say to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from search.config import TrialConfig
+
+Portion = Literal["train", "train+val"]
+"""Which images a training sees: `train` leaves the validation split for its metrics, `train+val` measures nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Train one configuration up to a milestone."""
+
+    trial: int
+    config: TrialConfig
+    data: Mapping[str, Any]
+    """A `Prepared` data set as plain values."""
+
+    seed: int
+    portion: Portion
+    until_epoch: int
+    from_epoch: int
+    """Epochs that are recorded already; above 0 the worker goes on from the checkpoint."""
+
+    checkpoint: str
+    log: str
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "config": self.config.to_dict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Frozen mappings cannot be pickled; the configuration travels as plain values.
+        self.__dict__.update({**state, "config": TrialConfig.from_dict(state["config"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something happened to a trial on a worker."""
+
+    trial: int
+    worker: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started(Event):
+    """A worker took the job; `history` holds the epochs that its checkpoint already contains."""
+
+    history: Sequence[Mapping[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochEnded(Event):
+    """An epoch was trained and measured."""
+
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSaved(Event):
+    """The trial's progress up to an epoch is on disk."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MilestoneReached(Event):
+    """The worker reached the job's last epoch, saved it and is free."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stopped(Event):
+    """The worker stopped because it was asked to; what it saved is on disk."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed(Event):
+    """The training itself came to a bad end."""
+
+    kind: Literal["diverged", "out_of_memory", "setup", "error"]
+    """`setup` is a user's mistake that every trial would meet; `error` anything unforeseen."""
+
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerDied(Event):
+    """The worker's process ended under the trial."""
+
+    reason: str
+
+
+class Executor(Protocol):
+    """Where trials run: worker processes, recorded curves, a cluster."""
+
+    def free_slots(self) -> int:
+        """Return how many jobs could start now."""
+
+    def start(self, job: Job) -> None:
+        """Hand a job to a free slot."""
+
+    def next_event(self, timeout: float) -> Event | None:
+        """Return the next event, or None after `timeout` seconds without one."""
+
+    def stop(self, trial: int) -> None:
+        """Ask the worker of a trial to save and stop; a `Stopped` event follows."""
+
+    def clock(self) -> float:
+        """Return seconds on this executor's clock."""
+
+    def close(self) -> None:
+        """End all workers now."""

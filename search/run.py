@@ -1,0 +1,539 @@
+"""One search: sample, record, submit, listen, then pause, prune or tell. The single writer of its study."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, Protocol
+
+from search import __version__
+from search.config import TrialConfig
+from search.data import InputShape, Prepared
+from search.errors import BuildError, NoResultError, StudyError, UserError
+from search.executors.helper import Helper
+from search.executors.local import LocalExecutor, usable_slots
+from search.protocol import (
+    CheckpointSaved,
+    EpochEnded,
+    Event,
+    Executor,
+    Failed,
+    Job,
+    MilestoneReached,
+    Started,
+    Stopped,
+    WorkerDied,
+)
+from search.signature import build
+from search.space import Space, differences
+from search.strategy.propose import Proposal, Proposer
+from search.strategy.pruners import PRUNERS, Pruner
+from search.strategy.samplers import SAMPLERS, View, draw_random
+from search.study import best
+from search.study import record as records
+from search.study.files import StudyFiles
+from search.study.record import Record
+from search.study.settings import FREE_TO_CHANGE, StudySettings
+from search.trial import OPEN, Trial
+
+SAME_FAILURES = 3
+"""Trials in a row that may fail with the same words before the search is called broken."""
+
+WEIGHTS_DRAWS = 50
+"""Random configurations that are looked at for the pretrained weights they start from."""
+
+POLL_SECONDS = 0.2
+"""How long a Ctrl-C may go unnoticed."""
+
+Ending = Literal["finished", "exhausted", "timeout", "interrupted", "terminated"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a call of `run` ended."""
+
+    ending: Ending
+    record: Record
+
+
+class Watcher(Protocol):
+    """Somebody who looks on: a terminal, a log, a test."""
+
+    def say(self, text: str) -> None:
+        """Take a line that a person should see."""
+
+    def decoding(self, done: int, total: int) -> None:
+        """Take notice of images being decoded."""
+
+    def changed(self, search: Search) -> None:
+        """Take notice of any change; the search is only to be read."""
+
+
+def run(space: Space, root: Path, watcher: Watcher) -> Outcome:
+    """Run a search, or go on with it, until it ends or is asked to stop.
+
+    Raises:
+        UserError: the space, the data, the device or the study is not fit for it.
+        NoResultError: no configuration can be tried, or trials keep failing alike.
+        KeyboardInterrupt: Ctrl-C came twice, or before the first trial.
+    """
+    settings = study_settings(space)
+    files = StudyFiles(root, space.name)
+    files.make()
+    with ExitStack() as stack:
+        stack.enter_context(files.locked())
+        record = _reopen(files, space)
+        if record is not None and _is_done(record, settings):
+            return Outcome(ending="finished", record=record)
+        helper = Helper(root)
+        stack.callback(helper.close)
+        # The workers import torch while the images are looked at.
+        devices = helper.devices(space.first().section("training")["device"])
+        ended = sum(not trial.is_open for trial in record.trials) if record is not None else 0
+        executor = LocalExecutor(usable_slots(devices, settings.workers, settings.trials - ended))
+        stack.callback(executor.close)
+        asked, (space, data) = space, _settle_data(space, helper, watcher)
+        fetch_weights(space, helper, len(data.classes))
+        if record is None:
+            record = records.create(files, space.objectives, _facts(asked, data, helper))
+        _refuse_other_data(record, data)
+        search = Search(
+            space=space,
+            files=files,
+            record=record,
+            executor=executor,
+            helper=helper,
+            watcher=watcher,
+            num_classes=len(data.classes),
+        )
+        return Outcome(ending=search.run(), record=record)
+
+
+def _reopen(files: StudyFiles, space: Space) -> Record | None:
+    """Return the study if it exists; refuse one that was made from another space."""
+    if not files.database.exists():
+        return None
+    record = records.load(files)
+    old, new = record.facts["space"], records.to_json(space.document)
+    changes = [change for change in differences(old, new) if not _is_free(change.path)]
+    if changes:
+        shown = "\n".join(f"{files.database}: {change}" for change in changes)
+        raise StudyError(
+            f"{shown}\n{files.database}: these differ from what the study was started with; "
+            "put them back, or name another study with --name"
+        )
+    return record
+
+
+def _is_free(path: str) -> bool:
+    # A folder of images may move; whether the images are the same is told by their fingerprint.
+    return path in FREE_TO_CHANGE or (path.startswith("data.") and path.endswith((".root", ".download")))
+
+
+def _is_done(record: Record, settings: StudySettings) -> bool:
+    return len(record.trials) >= settings.trials and not any(trial.is_open for trial in record.trials)
+
+
+def _settle_data(space: Space, helper: Helper, watcher: Watcher) -> tuple[Space, Prepared]:
+    """Decode the images and write their own shape into the space where it asks for that."""
+    data = helper.prepare(space.first(), watcher.decoding)
+    if data.streamed_from is not None:
+        watcher.say(
+            f"decoded images of {data.num_bytes / 1e9:,.1f} GB do not fit into image.cache_gb: "
+            f"{space.first().section('image')['cache_gb']:g}; they are decoded anew in each epoch"
+        )
+    for metric, _ in space.objectives:
+        if metric == "top5_accuracy" and len(data.classes) <= 5:
+            raise UserError(f"study.objectives: top5_accuracy needs more than 5 classes, got {len(data.classes)}")
+    return space.fill({"image.size": data.image_size, "image.channels": data.channels}), data
+
+
+def _facts(space: Space, data: Prepared, helper: Helper) -> dict[str, Any]:
+    """Return what a study remembers of its beginning."""
+    return {
+        "imgcls_search": __version__,
+        "space": records.to_json(space.document),
+        "data": {
+            "fingerprint": data.fingerprint,
+            "classes": list(data.classes),
+            "images": dict(data.counts),
+        },
+        "versions": helper.versions(),
+    }
+
+
+def fetch_weights(space: Space, helper: Helper, num_classes: int) -> None:
+    """Fetch the pretrained weights that the trials of a space start from, as far as random draws show which.
+
+    Raises:
+        CheckpointError: they cannot be fetched or read.
+    """
+    if not space.gives("weights"):
+        return
+    seen = set()
+    for number in range(WEIGHTS_DRAWS):
+        config = draw_random(View(space, [], [], 0), number, 0).config
+        image = config.section("image")
+        shape = InputShape(image_size=image["size"], channels=image["channels"], classes=num_classes)
+        if config.digest("model", "image") not in seen:
+            seen.add(config.digest("model", "image"))
+            with contextlib.suppress(BuildError):
+                helper.fetch_weights(config, shape)
+
+
+def _refuse_other_data(record: Record, data: Prepared) -> None:
+    known = record.facts["data"]
+    if known["fingerprint"] != data.fingerprint:
+        raise StudyError(
+            f"study {record.study.study_name!r} was started with other images: then {known['images']} of "
+            f"{len(known['classes'])} classes, fingerprint {known['fingerprint']}; now {dict(data.counts)} of "
+            f"{len(data.classes)} classes, fingerprint {data.fingerprint}; name another study with --name"
+        )
+
+
+def study_settings(space: Space) -> StudySettings:
+    """Return the settings of the `study` section without its components."""
+    known = StudySettings.__dataclass_fields__
+    return StudySettings(**{name: value for name, value in space.study.items() if name in known})
+
+
+@dataclass(kw_only=True)
+class Search:
+    """A search under way."""
+
+    space: Space
+    files: StudyFiles
+    record: Record
+    executor: Executor
+    helper: Helper
+    watcher: Watcher
+    num_classes: int
+    working: dict[int, Trial] = field(default_factory=dict)
+    """Trials on a worker, by number."""
+
+    def __post_init__(self) -> None:
+        """Build the strategy."""
+        self.settings = study_settings(self.space)
+        self.sign = 1 if self.space.objectives[0][1] == "maximize" else -1
+        self.epochs: int = self.space.first().section("training")["epochs"]
+        self.pruner: Pruner = build(PRUNERS, self.space.pruner, epochs=self.epochs, sign=self.sign)
+        if len(self.space.objectives) > 1 and self.space.pruner.name != "none":
+            self.watcher.say("several objectives: no pruner yet, every trial trains to its end")
+            self.pruner = PRUNERS["none"](epochs=self.epochs, sign=self.sign)
+        sampler = build(SAMPLERS, self.space.sampler, space=self.space)
+        self.proposer = Proposer(self.space, sampler, self.settings.seed, self._weigh)
+        self.record.mend()
+        self.waiting = [trial for trial in self.record.trials if trial.state == "running"]
+        """Open trials without a worker: adopted from a run that ended, or orphaned by a worker that died."""
+        self.stopping: Ending | None = None
+        self.upcoming: Trial | None = None
+        """The next new trial, drawn and measured but not yet recorded."""
+        self.drawing: Iterator[None] | None = None
+        """The search for it, if under way."""
+        self.is_exhausted = False
+        self.failures: list[str] = []
+        self.idle_seconds = 0.0
+        self.started_at = self.executor.clock()
+
+    def run(self) -> Ending:
+        """Work until nothing is left to do or somebody says stop."""
+        if self.waiting:
+            self.watcher.say(f"going on with {len(self.waiting)} trial(s) that an earlier run left unfinished")
+        with self._signals():
+            while True:
+                self._check_time()
+                if self.stopping is None:
+                    self._fill_slots()
+                if not self.working:
+                    break
+                event = self._listen()
+                if event is not None:
+                    self._handle(event)
+                    self.watcher.changed(self)
+                elif self.stopping is None:
+                    self._look_ahead()
+        if self.stopping is None:
+            self._close_paused("the search ended before it was promoted")
+        self._note_run()
+        return self.stopping or ("exhausted" if self.is_exhausted else "finished")
+
+    def _listen(self) -> Event | None:
+        before = self.executor.clock()
+        event = self.executor.next_event(0 if self._can_look_ahead() else POLL_SECONDS)
+        self.idle_seconds += self.executor.clock() - before
+        return event
+
+    def _note_run(self) -> None:
+        """Record how long this call took, and how much of that the run process itself was at work."""
+        seconds = self.executor.clock() - self.started_at
+        entry = {"seconds": round(seconds, 3), "writer_seconds": round(seconds - self.idle_seconds, 3)}
+        self.record.set_fact("runs", [*self.record.facts.get("runs", []), entry])
+
+    def _fill_slots(self) -> None:
+        while self.stopping is None and self.executor.free_slots() > 0:
+            trial = self._next_trial()
+            if trial is None:
+                return
+            if trial.epoch == trial.until:
+                # It stood at a decision when the run before this one died.
+                self._decide(trial)
+            else:
+                self._start(trial)
+
+    def _next_trial(self) -> Trial | None:
+        if self.waiting:
+            return self.waiting.pop(0)
+        while self.drawing is not None:
+            # A promotion now would change what the next trial is drawn by.
+            self._look_ahead()
+        promoted = self.pruner.promote(self.record.trials)
+        if promoted is not None:
+            self.record.set_plan(promoted, until=self.pruner.milestone(promoted), paused=False)
+            return promoted
+        while self._can_look_ahead():
+            self._look_ahead()
+        if self.upcoming is not None:
+            return self._new_trial()
+        return self._finalist()
+
+    def _finalist(self) -> Trial | None:
+        """Return the best paused trial if the search would otherwise end without a complete one."""
+        paused = [trial for trial in self.record.trials if trial.state == "paused"]
+        if not paused or self.working or any(trial.state == "complete" for trial in self.record.trials):
+            return None
+        best_one = max(paused, key=lambda trial: (trial.epoch, self.sign * trial.value_at(trial.epoch), -trial.number))
+        self.record.set_plan(best_one, until=self.epochs, paused=False)
+        return best_one
+
+    def _can_look_ahead(self) -> bool:
+        return self.upcoming is None and not self.is_exhausted and len(self.record.trials) < self.settings.trials
+
+    def _look_ahead(self) -> None:
+        """Take one step towards the next trial, so that it is ready before a worker is free."""
+        if not self._can_look_ahead():
+            return
+        if self.drawing is None:
+            self.drawing = self._draw()
+        if next(self.drawing, "over") == "over":
+            self.drawing = None
+
+    def _draw(self) -> Iterator[None]:
+        """Draw and measure candidates, one a step, until one is fit to be the upcoming trial."""
+        try:
+            for proposal in self.proposer.proposals(self.record.trials):
+                if proposal is not None:
+                    self.upcoming = self._trial_of(proposal)
+                    return
+                yield
+        except NoResultError as error:
+            if not self.record.trials:
+                raise
+            self.watcher.say(str(error))
+        self.is_exhausted = True
+
+    def _trial_of(self, proposal: Proposal) -> Trial:
+        number = len(self.record.trials)
+        return Trial(
+            number=number,
+            candidate=proposal.candidate,
+            seed=_training_seed(self.settings.seed, number),
+            sizes=proposal.sizes,
+            metric=self.space.objectives[0][0],
+            rejected_before=proposal.rejections,
+        )
+
+    def _new_trial(self) -> Trial:
+        trial, self.upcoming = self.upcoming, None
+        assert trial is not None
+        trial.until = self.pruner.milestone(trial)
+        # A leftover of a study of the same name that was deleted.
+        self.files.log(trial.number).unlink(missing_ok=True)
+        self.record.add(trial)
+        return trial
+
+    def _start(self, trial: Trial) -> None:
+        self.working[trial.number] = trial
+        self.executor.start(
+            Job(
+                trial=trial.number,
+                config=trial.candidate.config,
+                data=self.helper.prepare(trial.candidate.config).to_dict(),
+                seed=trial.seed,
+                portion="train",
+                until_epoch=trial.until,
+                from_epoch=trial.epoch,
+                checkpoint=str(self.files.checkpoint(trial.number)),
+                log=str(self.files.log(trial.number)),
+            )
+        )
+
+    def _handle(self, event: Event) -> None:
+        trial = self.record.trials[event.trial]
+        if isinstance(event, (MilestoneReached, Stopped, Failed, WorkerDied)):
+            del self.working[event.trial]
+        if not trial.is_open:
+            return
+        self._apply(event, trial)
+        if trial.state not in OPEN:
+            self._tidy()
+
+    def _apply(self, event: Event, trial: Trial) -> None:
+        match event:
+            case Started(history=history):
+                self._fill_in(trial, history, event.worker)
+            case EpochEnded(metrics=metrics):
+                self._add_epoch(trial, metrics)
+            case CheckpointSaved():
+                if trial.deaths:
+                    trial.deaths = 0
+                    self.record.note(trial, deaths=0)
+            case MilestoneReached():
+                self._decide(trial)
+            case Failed(kind=kind, reason=reason):
+                self._bury(trial, kind, reason)
+            case WorkerDied(reason=reason):
+                self._survive(trial, reason)
+
+    def _fill_in(self, trial: Trial, history: Sequence[Mapping[str, float]], worker: str) -> None:
+        self.record.note(trial, worker=worker, log=str(self.files.log(trial.number).relative_to(self.files.root)))
+        if trial.epoch > len(history):
+            self.watcher.say(
+                f"trial {trial.number}: {trial.epoch - len(history)} recorded epoch(s) are in no checkpoint; "
+                "they are trained again"
+            )
+        for metrics in history:
+            self._add_epoch(trial, metrics)
+
+    def _add_epoch(self, trial: Trial, metrics: Mapping[str, float]) -> None:
+        # An epoch that was trained a second time, after a death, is the same; the first record stays.
+        if metrics["epoch"] == trial.epoch + 1:
+            self.record.add_epoch(trial, metrics)
+            if not trial.is_open:
+                self.watcher.say(f"trial {trial.number}: {trial.reason}")
+                self.executor.stop(trial.number)
+
+    def _decide(self, trial: Trial) -> None:
+        if trial.epoch == self.epochs:
+            last = {**trial.sizes, **trial.epochs[-1]}
+            self.record.complete(trial, [last[metric] for metric, _ in self.space.objectives])
+            self.failures.clear()
+            return
+        decision = self.pruner.judge(trial, self.record.trials)
+        if decision == "prune":
+            self.record.prune(trial, f"pruned by {self.space.pruner.name} at epoch {trial.epoch}")
+        else:
+            paused = decision == "pause"
+            until = trial.epoch if paused else self.pruner.milestone(trial)
+            self.record.set_plan(trial, until=until, paused=paused)
+        if decision == "continue":
+            # First in the queue: the worker that holds its state is the one that is free.
+            self.waiting.insert(0, trial)
+
+    def _bury(self, trial: Trial, kind: str, reason: str) -> None:
+        if kind == "diverged":
+            self.record.prune(trial, reason)
+            return
+        self.record.fail(trial, reason)
+        self.watcher.say(f"trial {trial.number} failed: {reason} (traceback: {self.files.log(trial.number)})")
+        if kind == "setup":
+            raise UserError(f"trial {trial.number}: {reason}")
+        self.failures.append(reason)
+        if self.failures[-SAME_FAILURES:] == [reason] * SAME_FAILURES:
+            raise NoResultError(f"{SAME_FAILURES} trials in a row failed alike, the last is {trial.number}: {reason}")
+
+    def _survive(self, trial: Trial, reason: str) -> None:
+        trial.deaths += 1
+        with self.files.log(trial.number).open("a") as log:
+            log.write(f"{reason}\n")
+        if trial.deaths > self.settings.retries:
+            self._bury(trial, "error", f"{reason}, {trial.deaths} times without a new checkpoint")
+            return
+        self.record.note(trial, deaths=trial.deaths)
+        self.watcher.say(f"trial {trial.number}: {reason}; it goes on from its last checkpoint")
+        self.waiting.insert(0, trial)
+
+    def _close_paused(self, reason: str) -> None:
+        for trial in self.record.trials:
+            if trial.state == "paused":
+                self.record.prune(trial, reason)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Keep the weights of the best trials and of those that may go on; delete the others."""
+        kept = {trial.number for trial in best.ranked(self.record)[: self.settings.keep]}
+        kept |= {trial.number for trial in self.record.trials if trial.is_open}
+        for path in self.files.checkpoint(0).parent.glob("trial-*.pt*"):
+            if int(path.name[6:11]) not in kept:
+                path.unlink(missing_ok=True)
+        self._keep_within_budget()
+
+    def _keep_within_budget(self) -> None:
+        sizes = {path: path.stat().st_size for path in self.files.checkpoint(0).parent.glob("trial-*.pt")}
+        paused = [trial for trial in self.record.trials if trial.state == "paused"]
+        paused.sort(key=lambda trial: (trial.epoch, self.sign * trial.value_at(trial.epoch)))
+        for trial in paused:
+            if sum(sizes.values()) <= self.settings.disk_gb * 1e9:
+                return
+            self.record.prune(
+                trial, f"its checkpoint was deleted to stay within study.disk_gb={self.settings.disk_gb:g}"
+            )
+            self.watcher.say(f"trial {trial.number}: {trial.reason}")
+            path = self.files.checkpoint(trial.number)
+            path.unlink(missing_ok=True)
+            sizes.pop(path, None)
+
+    def _weigh(self, config: TrialConfig) -> Mapping[str, float] | str:
+        """Return the sizes of a configuration, or why it can be no trial."""
+        try:
+            shape = InputShape(
+                image_size=config.section("image")["size"],
+                channels=config.section("image")["channels"],
+                classes=self.num_classes,
+            )
+            sizes = self.helper.measure(config, shape)
+        except BuildError as error:
+            return str(error)
+        for name, limit in self.space.limits.items():
+            if limit is not None and sizes[name] > limit:
+                return f"limits.{name}: over {limit:g}"
+        return sizes
+
+    def _check_time(self) -> None:
+        timeout = self.settings.timeout
+        if timeout is not None and self.stopping is None and self.executor.clock() - self.started_at > timeout:
+            self._stop("timeout")
+
+    def _stop(self, why: Ending) -> None:
+        self.stopping = why
+        if self.working:
+            self.watcher.say(f"{why}: saving {len(self.working)} running trial(s)")
+        for number in self.working:
+            self.executor.stop(number)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Turn the first Ctrl-C or SIGTERM into a request, and the second into an end."""
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            if self.stopping is not None:
+                raise KeyboardInterrupt
+            self._stop("interrupted" if number == signal.SIGINT else "terminated")
+
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _training_seed(study_seed: int, number: int) -> int:
+    """Return the seed of a trial's training: another for each trial, the same after a restart."""
+    import numpy as np
+
+    return int(np.random.SeedSequence([study_seed, number, 1]).generate_state(1)[0] // 2)

@@ -1,0 +1,22 @@
+"""The space language: parameters, parsing with places, sampling, and writing a configuration back.
+
+Nothing here knows a model or an optimizer by name: what a file may say is the `Catalog` that `parse` is given.
+"""
+
+from search.space.comparison import MISSING, Difference, differences
+from search.space.parameters import Parameter, Suggests
+from search.space.parser import parse, read_space
+from search.space.space import Space
+from search.space.writer import dump
+
+__all__ = [
+    "MISSING",
+    "Difference",
+    "Parameter",
+    "Space",
+    "Suggests",
+    "differences",
+    "dump",
+    "parse",
+    "read_space",
+]

@@ -1,0 +1,238 @@
+"""Which trials go on: pruners are asked at milestones, and decide by recorded epochs only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal, Protocol
+
+from search.signature import Arg
+from search.trial import Trial
+
+Decision = Literal["continue", "pause", "prune"]
+
+Eta = Annotated[int, Arg("one of this many trials passes a rung, and rungs are this factor apart", ge=2)]
+MinEpochs = Annotated[int | None, Arg("epochs of the first rung; default: 7.5 % of the epochs, at least 2", ge=1)]
+
+
+class Pruner(Protocol):
+    """Decides how far each trial may train."""
+
+    def milestone(self, trial: Trial) -> int:
+        """Return the epoch that a trial which stands at `trial.epoch` may train up to next."""
+
+    def judge(self, trial: Trial, others: Sequence[Trial]) -> Decision:
+        """Say what becomes of a trial that reached a milestone before its last epoch."""
+
+    def promote(self, trials: Sequence[Trial]) -> Trial | None:
+        """Return a paused trial that has earned to go on, if there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunToEnd:
+    """Lets every trial train to its last epoch."""
+
+    epochs: int
+
+    def milestone(self, trial: Trial) -> int:
+        """Return the last epoch."""
+        return self.epochs
+
+    def judge(self, trial: Trial, others: Sequence[Trial]) -> Decision:
+        """Let it go on."""
+        return "continue"
+
+    def promote(self, trials: Sequence[Trial]) -> Trial | None:
+        """Return None: nothing is ever paused."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rungs(RunToEnd):
+    """Epochs `first`, `first` x eta, `first` x eta^2 and so on, at which one in eta trials passes."""
+
+    first: int
+    eta: int
+    sign: int
+    """1 where larger values are better, -1 where smaller ones are."""
+
+    def milestone(self, trial: Trial) -> int:
+        """Return the next rung, or the last epoch when no rung is left."""
+        rung = self.first
+        while rung <= trial.epoch:
+            rung *= self.eta
+        return min(rung, self.epochs)
+
+    def leaders(self, rung: int, trials: Sequence[Trial], *, share: Callable[[float], int] = math.floor) -> list[Trial]:
+        """Return the best 1/eta of the trials that were measured at a rung, the best first."""
+        there = [trial for trial in trials if _was_judged_at(trial, rung)]
+        ordered = sorted(there, key=lambda trial: (-self.sign * trial.value_at(rung), trial.number))
+        return ordered[: share(len(ordered) / self.eta)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stopping(Rungs):
+    """Successive halving that stops: at a rung, a trial outside the best 1/eta seen there so far ends."""
+
+    def judge(self, trial: Trial, others: Sequence[Trial]) -> Decision:
+        """Prune it unless it is among the best 1/eta, of which there is always at least one."""
+        field = [other for other in others if other.number != trial.number and _was_judged_at(other, trial.epoch)]
+        value = self.sign * trial.value_at(trial.epoch)
+        better = sum(self.sign * other.value_at(trial.epoch) > value for other in field)
+        return "continue" if better < max(1, (len(field) + 1) // self.eta) else "prune"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promoting(Rungs):
+    """Asynchronous successive halving that resumes: a trial rests at each rung until it is among its best 1/eta."""
+
+    def judge(self, trial: Trial, others: Sequence[Trial]) -> Decision:
+        """Pause it; `promote` takes it further as soon as it has earned that."""
+        return "pause"
+
+    def promote(self, trials: Sequence[Trial]) -> Trial | None:
+        """Return the best paused trial of the highest rung that lets one pass."""
+        rungs = sorted({trial.epoch for trial in trials if trial.state == "paused"}, reverse=True)
+        for rung in rungs:
+            for leader in self.leaders(rung, trials):
+                if leader.state == "paused" and leader.epoch == rung:
+                    return leader
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Brackets:
+    """Hyperband: trials take turns between halvings that start at different rungs, each judged in its own."""
+
+    brackets: tuple[Stopping, ...]
+
+    def milestone(self, trial: Trial) -> int:
+        """Return the next rung of the trial's bracket."""
+        return self._of(trial).milestone(trial)
+
+    def judge(self, trial: Trial, others: Sequence[Trial]) -> Decision:
+        """Judge it among the trials of its bracket."""
+        mine = self._of(trial)
+        return mine.judge(trial, [other for other in others if self._of(other) is mine])
+
+    def promote(self, trials: Sequence[Trial]) -> Trial | None:
+        """Return None: nothing is ever paused."""
+        return None
+
+    def _of(self, trial: Trial) -> Stopping:
+        # A bracket that starts at eta times more epochs gets fewer trials, so that all get about the same epochs.
+        turns = [index for index, bracket in enumerate(self.brackets) for _ in range(self._turns(bracket))]
+        return self.brackets[turns[trial.number % len(turns)]]
+
+    def _turns(self, bracket: Stopping) -> int:
+        return max(1, round(self.brackets[-1].first / bracket.first))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Percentile(RunToEnd):
+    """Stops a trial whose best epoch so far is worse than a percentile of the complete trials at the same epoch."""
+
+    percentile: float
+    n_startup_trials: int
+    n_warmup_epochs: int
+    interval: int
+    sign: int
+
+    def milestone(self, trial: Trial) -> int:
+        """Return the next epoch at which trials are compared."""
+        next_one = self.n_warmup_epochs + 1
+        while next_one <= trial.epoch:
+            next_one += self.interval
+        return min(next_one, self.epochs)
+
+    def judge(self, trial: Trial, others: Sequence[Trial]) -> Decision:
+        """Prune it below the percentile, as Optuna's PercentilePruner and MedianPruner do."""
+        done = [other for other in others if other.state == "complete"]
+        if len(done) < self.n_startup_trials or not done:
+            return "continue"
+        import numpy as np
+
+        bar = float(np.percentile([self.sign * other.value_at(trial.epoch) for other in done], 100 - self.percentile))
+        best = max(self.sign * trial.value_at(epoch) for epoch in range(1, trial.epoch + 1))
+        return "prune" if best < bar else "continue"
+
+
+def none(*, epochs: int, sign: int) -> Pruner:
+    """Train every trial to its end."""
+    return RunToEnd(epochs=epochs)
+
+
+def halving(*, epochs: int, sign: int, min_epochs: MinEpochs = None, eta: Eta = 3) -> Pruner:
+    """Stop a trial at a rung unless it is among the best 1/eta there (Li et al. 2018, the stopping form of ASHA)."""
+    return Stopping(epochs=epochs, first=_first_rung(min_epochs, epochs), eta=eta, sign=sign)
+
+
+def asha(*, epochs: int, sign: int, min_epochs: MinEpochs = None, eta: Eta = 3) -> Pruner:
+    """Pause every trial at each rung and resume the best 1/eta from their checkpoints (Li et al. 2018, algorithm 2)."""
+    return Promoting(epochs=epochs, first=_first_rung(min_epochs, epochs), eta=eta, sign=sign)
+
+
+def hyperband(*, epochs: int, sign: int, min_epochs: MinEpochs = None, eta: Eta = 3) -> Pruner:
+    """Halve in brackets that start at different rungs (Li et al. 2016), in case early epochs mislead."""
+    first = _first_rung(min_epochs, epochs)
+    starts = [first * eta**k for k in range(32) if first * eta**k <= epochs] or [epochs]
+    return Brackets(brackets=tuple(Stopping(epochs=epochs, first=start, eta=eta, sign=sign) for start in starts))
+
+
+Startup = Annotated[int, Arg("complete trials before anything is pruned", ge=0)]
+Warmup = Annotated[int, Arg("first epochs of a trial in which it is not pruned", ge=0)]
+Interval = Annotated[int, Arg("epochs from one comparison to the next", ge=1)]
+
+
+def median(
+    *, epochs: int, sign: int, n_startup_trials: Startup = 5, n_warmup_epochs: Warmup = 0, interval: Interval = 1
+) -> Pruner:
+    """Stop a trial whose best epoch is worse than the median of the complete trials at this epoch."""
+    return percentile(
+        epochs=epochs,
+        sign=sign,
+        percentile=50.0,
+        n_startup_trials=n_startup_trials,
+        n_warmup_epochs=n_warmup_epochs,
+        interval=interval,
+    )
+
+
+def percentile(
+    *,
+    epochs: int,
+    sign: int,
+    percentile: Annotated[float, Arg("share of the complete trials that count as good, percent", gt=0, lt=100)] = 25.0,
+    n_startup_trials: Startup = 5,
+    n_warmup_epochs: Warmup = 0,
+    interval: Interval = 1,
+) -> Pruner:
+    """Stop a trial whose best epoch is outside the best percentile of the complete trials at this epoch."""
+    return Percentile(
+        epochs=epochs,
+        sign=sign,
+        percentile=percentile,
+        n_startup_trials=n_startup_trials,
+        n_warmup_epochs=n_warmup_epochs,
+        interval=interval,
+    )
+
+
+PRUNERS: Mapping[str, Callable[..., Pruner]] = {
+    "none": none,
+    "median": median,
+    "percentile": percentile,
+    "halving": halving,
+    "asha": asha,
+    "hyperband": hyperband,
+}
+"""Builders take the number of `epochs` and the `sign` of the objective: 1 to maximize, -1 to minimize."""
+
+
+def _first_rung(min_epochs: int | None, epochs: int) -> int:
+    return min_epochs if min_epochs is not None else max(2, round(0.075 * epochs))
+
+
+def _was_judged_at(trial: Trial, rung: int) -> bool:
+    return trial.epoch >= rung and (trial.judged >= rung or not trial.is_open)

@@ -1,0 +1,321 @@
+"""Which configuration to try next: samplers read an in-memory view, never the record.
+
+In the view every trial stands with what its rungs taught: a trial that rests or is under way stands as pruned at its
+last rung, since samplers take a row that stays RUNNING for a bad one (TPE then falls back to random search).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Protocol
+
+from search.config import Scalar
+from search.errors import BuildError
+from search.signature import Arg
+from search.space import Parameter, Space
+from search.trial import Candidate, Rejection, Trial
+
+if TYPE_CHECKING:
+    import optuna
+
+Startup = Annotated[int, Arg("trials drawn at random first", ge=1)]
+
+
+class Sampler(Protocol):
+    """Draws candidates."""
+
+    def draw(self, view: View, number: int, attempt: int) -> Candidate | None:
+        """Return the candidate for a trial number; a later attempt gives another. None: the space is used up."""
+
+
+class View:
+    """What a sampler may know: the space, the objectives, and what every trial so far has shown."""
+
+    def __init__(self, space: Space, trials: Sequence[Trial], rejections: Sequence[Rejection], seed: int) -> None:
+        """Rejections are those since the last trial; earlier ones stand with the trials."""
+        self.space = space
+        self.trials = trials
+        self.rejections = rejections
+        self.seed = seed
+
+    def derive(self, *parts: int) -> int:
+        """Return a seed for a moment of the search: the same question is asked again after a restart."""
+        import numpy as np
+
+        return int(np.random.SeedSequence([self.seed, *parts]).generate_state(1)[0])
+
+    def all_rejections(self) -> Iterator[Rejection]:
+        """Yield every candidate that never became a trial."""
+        for trial in self.trials:
+            yield from trial.rejected_before
+        yield from self.rejections
+
+    def study(self, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
+        """Return the view as an Optuna study in memory."""
+        import optuna
+
+        directions = [optuna.study.StudyDirection[direction.upper()] for _, direction in self.space.objectives]
+        study = optuna.create_study(directions=directions, sampler=sampler)
+        study.add_trials([_frozen_rejection(rejection) for rejection in self.all_rejections()])
+        study.add_trials([_frozen_trial(trial, len(directions)) for trial in self.trials])
+        return study
+
+
+class OptunaSampler:
+    """Draws through one of Optuna's samplers, made anew for each draw with a seed of its own."""
+
+    def __init__(self, make: Callable[[int], optuna.samplers.BaseSampler], *, keeps_state: bool = False) -> None:
+        """`make` takes a seed; `keeps_state` is for samplers that leave notes on trials for later draws."""
+        self.make = make
+        self.keeps_state = keeps_state
+
+    def draw(self, view: View, number: int, attempt: int) -> Candidate | None:
+        """Ask the sampler, with the view before its eyes."""
+        study = view.study(self.make(view.derive(number, attempt)))
+        return _ask(study, view.space, keeps_state=self.keeps_state)
+
+
+class Grid:
+    """Draws every combination of a finite space once, in an order shuffled by the study's seed."""
+
+    def draw(self, view: View, number: int, attempt: int) -> Candidate | None:
+        """Return a combination that was not tried yet."""
+        return draw_unseen(view, number)
+
+
+class Sobol:
+    """Draws points of a scrambled Sobol sequence; every parameter of every branch is a dimension of its own."""
+
+    def draw(self, view: View, number: int, attempt: int) -> Candidate | None:
+        """Return the next point, counted by trials and rejections."""
+        from scipy.stats import qmc
+
+        parameters = view.space.parameters()
+        index = number + sum(1 for _ in view.all_rejections())
+        engine = qmc.Sobol(d=max(1, len(parameters)), rng=view.seed)
+        if index:
+            engine.fast_forward(index)
+        point = engine.random(1)[0]
+        fixed = {p.path: _at(p, float(u)) for p, u in zip(parameters, point, strict=False)}
+        return _fixed(view, fixed)
+
+
+def draw_start(view: View, params: Mapping[str, Scalar], number: int) -> Candidate:
+    """Return a known-good setting as a candidate; what it leaves out is drawn at random."""
+    study = _blank_study(view.derive(number, 0))
+    study.enqueue_trial(dict(params))
+    return _ask(study, view.space)
+
+
+def draw_random(view: View, number: int, attempt: int) -> Candidate:
+    """Return a random candidate, whatever the sampler; the way out when that repeats itself."""
+    return _ask(_blank_study(view.derive(number, attempt)), view.space)
+
+
+def draw_unseen(view: View, number: int) -> Candidate | None:
+    """Return a random combination of a finite space that was neither tried nor rejected; None when there is none."""
+    import numpy as np
+
+    seen = {_key(trial.candidate.params) for trial in view.trials}
+    seen |= {_key(rejection.params) for rejection in view.all_rejections()}
+    left = [params for params in view.space.combinations() if _key(params) not in seen]
+    if not left:
+        return None
+    return _fixed(view, left[np.random.default_rng(view.derive(number)).integers(len(left))])
+
+
+def _blank_study(seed: int) -> optuna.Study:
+    """Return a study that draws at random; such draws need no view, which takes time to build."""
+    import optuna
+
+    # Optuna otherwise announces every study it makes.
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
+
+
+def _ask(study: optuna.Study, space: Space, *, keeps_state: bool = False) -> Candidate:
+    trial = study.ask()
+    config = space.sample(trial)
+    frozen = study.trials[-1]
+    state = frozen.system_attrs if keeps_state else {}
+    return Candidate(params=frozen.params, distributions=frozen.distributions, config=config, sampler_state=state)
+
+
+def _fixed(view: View, params: Mapping[str, Scalar]) -> Candidate:
+    import optuna
+
+    # Unlike an enqueued trial, this needs no study and warns of nothing; reachable parameters only are looked at.
+    trial = optuna.trial.FixedTrial(dict(params))
+    config = view.space.sample(trial)
+    return Candidate(params=trial.params, distributions=trial.distributions, config=config)
+
+
+def _frozen_trial(trial: Trial, num_objectives: int) -> optuna.trial.FrozenTrial:
+    from optuna.trial import TrialState, create_trial
+
+    state, values, steps = TrialState.PRUNED, None, {}
+    if trial.state == "complete":
+        state, values = TrialState.COMPLETE, list(trial.values or ())
+    elif trial.state == "running" and trial.judged == 0:
+        state = TrialState.RUNNING
+    elif num_objectives == 1 and (epoch := trial.judged if trial.is_open else trial.epoch) > 0:
+        steps = {epoch: trial.value_at(epoch)}
+    return create_trial(
+        state=state,
+        values=values,
+        params=dict(trial.candidate.params),
+        distributions=dict(trial.candidate.distributions),
+        system_attrs=dict(trial.candidate.sampler_state),
+        intermediate_values=steps,
+    )
+
+
+def _frozen_rejection(rejection: Rejection) -> optuna.trial.FrozenTrial:
+    from optuna.trial import TrialState, create_trial
+
+    # Pruned without a value ranks last; as FAIL the sampler would learn nothing from it.
+    return create_trial(
+        state=TrialState.PRUNED, params=dict(rejection.params), distributions=dict(rejection.distributions)
+    )
+
+
+def _at(parameter: Parameter, u: float) -> Scalar:
+    """Return the value of a parameter at a point in [0, 1)."""
+    if parameter.kind == "choice":
+        return parameter.choices[int(u * len(parameter.choices))]
+    low, high = parameter.low, parameter.high
+    assert low is not None
+    assert high is not None
+    if parameter.log:
+        # A whole number k stands for the stretch from k to k + 1.
+        top = high + 1 if parameter.kind == "int" else high
+        value = min(high, math.exp(math.log(low) + u * (math.log(top) - math.log(low))))
+    elif parameter.num_values is not None:
+        value = min(high, low + (parameter.step or 1) * int(u * parameter.num_values))
+    else:
+        value = low + u * (high - low)
+    return int(value) if parameter.kind == "int" else value
+
+
+def _key(params: Mapping[str, Scalar]) -> str:
+    return repr(sorted(params.items()))
+
+
+def random(*, space: Space) -> Sampler:
+    """Draw every parameter independently."""
+
+    def make(seed: int) -> optuna.samplers.BaseSampler:
+        import optuna
+
+        return optuna.samplers.RandomSampler(seed=seed)
+
+    return OptunaSampler(make)
+
+
+def tpe(
+    *,
+    space: Space,
+    n_startup_trials: Startup = 10,
+    n_ei_candidates: Annotated[int, Arg("draws that each choice is made from", ge=1)] = 24,
+) -> Sampler:
+    """Tree-structured Parzen estimator (Bergstra et al. 2011), Optuna's: models good and bad trials apart."""
+
+    def make(seed: int) -> optuna.samplers.BaseSampler:
+        import optuna
+
+        return optuna.samplers.TPESampler(n_startup_trials=n_startup_trials, n_ei_candidates=n_ei_candidates, seed=seed)
+
+    return OptunaSampler(make)
+
+
+def gp(*, space: Space, n_startup_trials: Startup = 10) -> Sampler:
+    """Gaussian process with expected improvement, Optuna's; for few trials without pruning.
+
+    Raises:
+        BuildError: the space has conditional parameters, which the process does not model.
+    """
+    _refuse_conditions("gp", space)
+
+    def make(seed: int) -> optuna.samplers.BaseSampler:
+        import optuna
+
+        return optuna.samplers.GPSampler(n_startup_trials=n_startup_trials, seed=seed)
+
+    return OptunaSampler(make)
+
+
+def cmaes(*, space: Space, n_startup_trials: Startup = 1) -> Sampler:
+    """Covariance matrix adaptation (Hansen 2016), Optuna's; for numbers only.
+
+    Raises:
+        BuildError: its package is missing, or the space has conditional parameters, choices, or several objectives.
+    """
+    from importlib.util import find_spec
+
+    if find_spec("cmaes") is None:
+        raise BuildError("", "needs a package that is not installed; pip install 'imgcls-search[cmaes]'")
+    _refuse_conditions("cmaes", space)
+    choices = [parameter.path for parameter in space.parameters() if parameter.kind == "choice"]
+    if choices:
+        raise BuildError("", f"handles numbers only, got choices: {', '.join(choices)}; allowed: random, tpe, qmc")
+    if len(space.objectives) > 1:
+        raise BuildError("", "handles one objective only; allowed: random, tpe, nsga2, qmc, grid")
+
+    def make(seed: int) -> optuna.samplers.BaseSampler:
+        import optuna
+
+        return optuna.samplers.CmaEsSampler(n_startup_trials=n_startup_trials, seed=seed, consider_pruned_trials=True)
+
+    return OptunaSampler(make, keeps_state=True)
+
+
+def nsga2(*, space: Space, population_size: Annotated[int, Arg("trials of a generation", ge=2)] = 50) -> Sampler:
+    """Non-dominated sorting genetic algorithm II (Deb et al. 2002), Optuna's; for several objectives."""
+
+    def make(seed: int) -> optuna.samplers.BaseSampler:
+        import optuna
+
+        return optuna.samplers.NSGAIISampler(population_size=population_size, seed=seed)
+
+    return OptunaSampler(make, keeps_state=True)
+
+
+def grid(*, space: Space) -> Sampler:
+    """Try every combination of a finite space once, in an order shuffled by the seed.
+
+    Raises:
+        BuildError: the space is not finite.
+    """
+    if space.num_combinations() is None:
+        endless = [p.path for p in space.parameters() if p.num_values is None]
+        raise BuildError(
+            "", f"needs a finite space; without an end: {', '.join(endless)}; give them a step or a choice"
+        )
+    return Grid()
+
+
+def qmc(*, space: Space) -> Sampler:
+    """Scrambled Sobol points (Sobol 1967), which fill the space more evenly than random draws."""
+    return Sobol()
+
+
+SAMPLERS: Mapping[str, Callable[..., Sampler]] = {
+    "random": random,
+    "tpe": tpe,
+    "gp": gp,
+    "cmaes": cmaes,
+    "nsga2": nsga2,
+    "grid": grid,
+    "qmc": qmc,
+}
+"""Builders take the `space`."""
+
+
+def _refuse_conditions(name: str, space: Space) -> None:
+    conditional = [parameter.path for parameter in space.parameters() if parameter.when]
+    if conditional:
+        shown = ", ".join(conditional[:3])
+        raise BuildError(
+            "", f"does not model conditional parameters, got {shown}; allowed: random, tpe, nsga2, qmc, grid"
+        )

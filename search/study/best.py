@@ -1,0 +1,58 @@
+"""Which trials are best: among complete ones, by the objectives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from search.errors import NoResultError
+from search.study.record import Record
+from search.trial import Trial
+
+
+def ranked(record: Record) -> list[Trial]:
+    """Return the complete trials, best first; with several objectives, those that nothing beats come first.
+
+    Ties go to the smaller model, then to the earlier trial.
+    """
+    done = [trial for trial in record.trials if trial.state == "complete"]
+    signs = [1 if direction == "maximize" else -1 for _, direction in record.objectives]
+    scores = {trial.number: [s * v for s, v in zip(signs, trial.values or (), strict=True)] for trial in done}
+    return sorted(
+        done,
+        key=lambda trial: (
+            sum(_dominates(other, scores[trial.number]) for other in scores.values()),
+            [-score for score in scores[trial.number]],
+            trial.sizes["params"],
+            trial.number,
+        ),
+    )
+
+
+def front(record: Record) -> list[Trial]:
+    """Return the complete trials that no other beats in every objective; one trial for one objective.
+
+    Raises:
+        NoResultError: no trial is complete.
+    """
+    order = ranked(record)
+    if not order:
+        raise NoResultError(f"study {record.study.study_name!r} has no finished trial; {_how_it_stands(record)}")
+    if len(record.objectives) == 1:
+        return order[:1]
+    signs = [1 if direction == "maximize" else -1 for _, direction in record.objectives]
+    scores = [[s * v for s, v in zip(signs, trial.values or (), strict=True)] for trial in order]
+    return [
+        trial
+        for trial, score in zip(order, scores, strict=True)
+        if not any(_dominates(other, score) for other in scores)
+    ]
+
+
+def _dominates(a: Sequence[float], b: Sequence[float]) -> bool:
+    return all(x >= y for x, y in zip(a, b, strict=True)) and any(x > y for x, y in zip(a, b, strict=True))
+
+
+def _how_it_stands(record: Record) -> str:
+    states = [trial.state for trial in record.trials]
+    counts = {state: states.count(state) for state in dict.fromkeys(states)}
+    return ", ".join(f"{count} {state}" for state, count in counts.items()) or "it has no trial at all"

@@ -1,0 +1,49 @@
+"""What the `study` and `limits` sections may say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from search.signature import Arg
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySettings:
+    """How much to search, and what to keep."""
+
+    trials: Annotated[int, Arg("trials in all, over every run of the study", ge=1, fixed=True)] = 40
+    timeout: Annotated[float | None, Arg("seconds that one call of `run` may take", gt=0, fixed=True)] = None
+    seed: Annotated[int, Arg("decides every draw of the search", ge=0, le=2**31 - 1, fixed=True)] = 0
+    name: Annotated[str | None, Arg("name of the study; default: the file's name and the data's", fixed=True)] = None
+    workers: Annotated[
+        int | None, Arg("trials at a time; default: one per CPU core, or one per GPU", ge=1, fixed=True)
+    ] = None
+    retries: Annotated[int, Arg("workers that may die under a trial without a new checkpoint", ge=0, fixed=True)] = 2
+    keep: Annotated[int, Arg("best trials whose weights are kept", ge=0, fixed=True)] = 3
+    disk_gb: Annotated[float, Arg("largest size of all checkpoints together, GB", gt=0, fixed=True)] = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Hard limits, checked before any training."""
+
+    params: Annotated[float | None, Arg("largest number of parameters", gt=0, fixed=True)] = None
+    macs: Annotated[float | None, Arg("most multiply-accumulates for one image", gt=0, fixed=True)] = None
+    memory: Annotated[
+        float | None, Arg("largest estimated peak of memory in training, bytes, 32-bit arithmetic", gt=0, fixed=True)
+    ] = None
+
+
+FREE_TO_CHANGE = (
+    "study.trials",
+    "study.timeout",
+    "study.workers",
+    "study.retries",
+    "study.keep",
+    "study.disk_gb",
+    "study.name",
+    "training.device",
+    "image.cache_gb",
+)
+"""What may differ from one run of a study to the next; anything else would mix two searches in one table."""

@@ -1,0 +1,47 @@
+"""How a study stands, as plain values that a screen or a script can show."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from search.study import best
+from search.study.record import Record
+from search.trial import State, Trial
+
+STATES: tuple[State, ...] = ("complete", "running", "paused", "pruned", "fail")
+
+
+def summarise(record: Record) -> dict[str, Any]:
+    """Return counts by state, rejections by reason, failures and the best trials."""
+    states = Counter(trial.state for trial in record.trials)
+    rejections = Counter(rejection.reason for trial in record.trials for rejection in trial.rejected_before)
+    done = best.ranked(record)
+    return {
+        "study": record.study.study_name,
+        "objectives": dict(record.objectives),
+        "trials": {"total": len(record.trials), **{state: states[state] for state in STATES}},
+        "rejected": dict(rejections.most_common()),
+        "failures": [
+            {"trial": trial.number, "reason": trial.reason} for trial in record.trials if trial.state == "fail"
+        ],
+        "epochs": sum(trial.epoch for trial in record.trials),
+        "best": [describe(trial, record) for trial in best.front(record)] if done else [],
+        "test_openings": record.facts.get("test_openings", []),
+    }
+
+
+def describe(trial: Trial, record: Record) -> dict[str, Any]:
+    """Return one trial with its values, sizes, parameters and last epoch."""
+    values = trial.values or ()
+    return {
+        "trial": trial.number,
+        "state": trial.state,
+        "values": {metric: value for (metric, _), value in zip(record.objectives, values, strict=False)},
+        "sizes": dict(trial.sizes),
+        "params": dict(trial.candidate.params),
+        "epochs": trial.epoch,
+        "metrics": dict(trial.epochs[-1]) if trial.epochs else {},
+        "seed": trial.seed,
+        "reason": trial.reason,
+    }

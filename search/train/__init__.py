@@ -1,0 +1,1 @@
+"""One training: the loop, its metrics, its checkpoints. Knows nothing of searches."""

@@ -1,0 +1,96 @@
+"""One trial as the run sees it: what was sampled, how far it came, how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from search.config import Scalar, TrialConfig
+
+State = Literal["running", "paused", "complete", "pruned", "fail"]
+
+OPEN: tuple[State, ...] = ("running", "paused")
+"""States in which a trial may train on."""
+
+SIZES: Mapping[str, str] = {
+    "params": "number of parameters; known before training",
+    "macs": "multiply-accumulates for one image; known before training",
+    "largest_activation": "numbers in the largest tensor that one image makes; known before training",
+    "memory": "estimated peak of memory in training, bytes; known before training",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A configuration that was sampled but is no trial yet."""
+
+    params: Mapping[str, Scalar]
+    distributions: Mapping[str, Any]
+    """Optuna's distribution of each parameter."""
+
+    config: TrialConfig
+    sampler_state: Mapping[str, Any] = field(default_factory=dict)
+    """What the sampler wants to find on this trial later (CMA-ES and NSGA-II keep their population so)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rejection:
+    """A candidate that never became a trial, and why."""
+
+    params: Mapping[str, Scalar]
+    distributions: Mapping[str, Any]
+    reason: str
+    """In few words, the same for the same cause, since rejections are counted by it."""
+
+
+@dataclass(kw_only=True)
+class Trial:
+    """A row of the study with everything the run decides by; the record keeps it equal to the database."""
+
+    number: int
+    candidate: Candidate
+    seed: int
+    sizes: Mapping[str, float]
+    """What is known before training, see `SIZES`."""
+
+    metric: str
+    """The first objective, by which rungs compare trials."""
+
+    state: State = "running"
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    """What each recorded epoch measured; the epoch before number k is at k - 1."""
+
+    judged: int = 0
+    """The last epoch at which the pruner let it go on or rest; 0 before the first."""
+
+    until: int = 0
+    """The milestone: the epoch that it may train up to before the pruner is asked again."""
+
+    values: tuple[float, ...] | None = None
+    """One value an objective, once the trial is complete."""
+
+    reason: str | None = None
+    deaths: int = 0
+    """Workers that died under it since its last new checkpoint."""
+
+    rejected_before: tuple[Rejection, ...] = ()
+    """What was sampled and rejected on the way to this trial."""
+
+    @property
+    def epoch(self) -> int:
+        """Epochs recorded."""
+        return len(self.epochs)
+
+    @property
+    def is_open(self) -> bool:
+        """True while the trial may train on."""
+        return self.state in OPEN
+
+    def as_begun(self) -> Trial:
+        """Return the trial as it was before its first epoch."""
+        return replace(self, state="running", epochs=[], judged=0, values=None, reason=None)
+
+    def value_at(self, epoch: int) -> float:
+        """Return the first objective's metric at an epoch, counted from 1."""
+        return self.epochs[epoch - 1][self.metric]

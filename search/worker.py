@@ -1,0 +1,209 @@
+"""Inside a worker process: jobs come in, trainings go on, events go out. Knows no Optuna."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from search import pipeline
+from search.data import Prepared
+from search.errors import CheckpointError, DivergedError, StoppedError, UserError
+from search.protocol import CheckpointSaved, EpochEnded, Event, Failed, Job, MilestoneReached, Started, Stopped
+from search.train import checkpoint
+from search.train.loop import Session, fit
+
+SAVE_SHARE = 0.02
+"""Checkpoints are written every epoch where that costs at most this share of the time,"""
+
+SAVE_SECONDS = 30.0
+"""and at least this often otherwise."""
+
+
+def main(connection: Connection, name: str, device: str) -> None:
+    """Take jobs from a connection until its other end closes."""
+    # Ctrl-C is ignored already, see `executors.processes`.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if device == "cpu":
+        torch.set_num_threads(1)
+    inbox = Inbox(connection)
+    bench = Bench(device)
+    while True:
+        job = inbox.jobs.get()
+        with _logging_to(Path(job.log)):
+            for event in bench.work(job, inbox.stop_requested):
+                connection.send(dataclasses.replace(event, worker=name))
+
+
+class Inbox:
+    """Reads the connection in a thread, so that a stop, or the run's death, is seen while the job computes."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        self.jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+        self.stop_requested = threading.Event()
+        threading.Thread(target=self._listen, daemon=True).start()
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                message = self.connection.recv()
+            except (EOFError, OSError):
+                # The run is gone; an orphan would go on training and overwrite checkpoints.
+                os._exit(1)
+            if isinstance(message, Job):
+                self.stop_requested.clear()
+                self.jobs.put(message)
+            else:
+                self.stop_requested.set()
+
+
+class Bench:
+    """Where a worker's current training stands between two jobs."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.trial = -1
+        self.session: Session | None = None
+        self.saved_epoch = 0
+        self.saved_at = 0.0
+        self.save_seconds = 0.0
+
+    def work(self, job: Job, stop: threading.Event) -> Any:
+        """Do a job; yield its events, the last of which says how it ended."""
+        try:
+            yield from self._train(job, stop)
+        except StoppedError:
+            yield Stopped(trial=job.trial)
+        except DivergedError as error:
+            yield self._fail(job, "diverged", str(error))
+        except UserError as error:
+            yield self._fail(job, "setup", str(error))
+        except Exception as error:
+            if _is_out_of_memory(error):
+                yield self._fail(job, "out_of_memory", f"out of memory: {_first_line(error)}")
+            else:
+                yield self._fail(job, "error", f"{type(error).__name__}: {_first_line(error)}")
+
+    def _train(self, job: Job, stop: threading.Event) -> Any:
+        data = pipeline.with_normalisation(job.config, Prepared.from_dict(job.data))
+        session = self._session(job, data)
+        yield Started(trial=job.trial, history=list(session.history))
+        train, validation = pipeline.image_sets(data, job.portion, self.device)
+        epochs = fit(
+            session,
+            train,
+            validation,
+            until_epoch=job.until_epoch,
+            # An epoch may be thrown away only when the one before it is on disk.
+            should_stop=lambda: stop.is_set() and self.saved_epoch == session.epoch,
+        )
+        for metrics in epochs:
+            stopping = stop.is_set()
+            if stopping or session.epoch == job.until_epoch or self._is_save_due(metrics["seconds"]):
+                self._save(session, job, data)
+                yield CheckpointSaved(trial=job.trial, epoch=session.epoch)
+            print(f"epoch {session.epoch}: {metrics}", flush=True)  # noqa: T201 - the trial's log
+            yield EpochEnded(trial=job.trial, metrics=metrics)
+            if stopping and session.epoch < job.until_epoch:
+                yield Stopped(trial=job.trial)
+                return
+        yield MilestoneReached(trial=job.trial)
+
+    def _session(self, job: Job, data: Prepared) -> Session:
+        """Return the trial's training: as this worker left it, from its checkpoint, or new."""
+        if self.session is not None and self.trial == job.trial and self.session.epoch == job.from_epoch:
+            return self.session
+        state = _read_checkpoint(job)
+        session = pipeline.new_session(
+            job.config, data, seed=job.seed, device=self.device, from_pretrained=state is None
+        )
+        if state is not None:
+            session.load_state_dict(state)
+        self.trial, self.session = job.trial, session
+        self.saved_epoch, self.saved_at, self.save_seconds = session.epoch, time.monotonic(), 0.0
+        return session
+
+    def _is_save_due(self, epoch_seconds: float) -> bool:
+        return self.save_seconds <= SAVE_SHARE * epoch_seconds or time.monotonic() - self.saved_at > SAVE_SECONDS
+
+    def _save(self, session: Session, job: Job, data: Prepared) -> None:
+        started = time.monotonic()
+        state = {**session.state_dict(), **pipeline.describe_weights(job.config, data), "job": _identity(job)}
+        if session.epoch == job.config.section("training")["epochs"]:
+            # Nothing follows: what only a further step would need is two thirds of the file.
+            del state["optimizer"]
+        checkpoint.save(state, Path(job.checkpoint))
+        self.saved_epoch, self.saved_at = session.epoch, time.monotonic()
+        self.save_seconds = self.saved_at - started
+
+    def _fail(self, job: Job, kind: Any, reason: str) -> Event:
+        traceback.print_exc()
+        self.session = None
+        return Failed(trial=job.trial, kind=kind, reason=reason)
+
+
+def _identity(job: Job) -> str:
+    """Return what must be equal for a checkpoint to belong to a job."""
+    return f"{job.config.digest()} {job.seed} {job.portion}"
+
+
+def _read_checkpoint(job: Job) -> dict[str, Any] | None:
+    """Return the job's saved state, or None where there is none to use, saying why in the trial's log.
+
+    A lost checkpoint costs time and nothing else: the same seed gives the same epochs again.
+    """
+    path = Path(job.checkpoint)
+    if not path.exists():
+        return None
+    try:
+        state = checkpoint.load(path)
+    except CheckpointError as error:
+        print(f"training again from the start: {error}", flush=True)  # noqa: T201 - the trial's log
+        return None
+    if state.get("job") != _identity(job):
+        print(f"training again from the start: {path} is of another trial", flush=True)  # noqa: T201
+        return None
+    return state
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # On a CPU torch reports it as a plain RuntimeError.
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or "no message").split("\n", 1)[0]
+
+
+class _logging_to:  # noqa: N801 - used as a function
+    """Send everything that the process prints, from any library, to the end of a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.kept = os.dup(1), os.dup(2)
+        with self.path.open("ab") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+
+    def __exit__(self, *failure: object) -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for kept, target in zip(self.kept, (1, 2), strict=True):
+            os.dup2(kept, target)
+            os.close(kept)

@@ -1,0 +1,80 @@
+"""Every benchmark runs at a tiny size and writes its JSON; times are nobody's business here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+
+pytestmark = pytest.mark.slow
+
+
+def bench(name: str, out: Path, *arguments: str) -> dict[str, Any]:
+    """Run a benchmark and return what it wrote."""
+    command = [sys.executable, str(SCRIPTS / f"bench_{name}.py"), "--out", str(out), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=out)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads((out / f"{name}.json").read_text())
+    assert found["conditions"]["cores"] >= 1
+    assert str(out) not in (out / f"{name}.json").read_text(), "a benchmark's results name no path of a machine"
+    return found
+
+
+@pytest.mark.parametrize("name", ["throughput", "overhead", "start"])
+def test_help_teaches_by_example(name: str) -> None:
+    command = [sys.executable, str(SCRIPTS / f"bench_{name}.py"), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert f"python scripts/bench_{name}.py" in done.stdout
+
+
+def test_throughput_compares_three_ways(tmp_path: Path) -> None:
+    found = bench(
+        "throughput", tmp_path, "--models", "lenet5", "--policy", "none", "trivial", "--rounds", "2", "--seconds", "0.3"
+    )
+    assert [case["policy"] for case in found["cases"]] == ["none", "trivial"]
+    for case in found["cases"]:
+        rates = case["images_per_second"]
+        assert set(rates) == {"ours", "habit", "habit_each", "bare"}
+        assert all(len(rate["rounds"]) == 2 and rate["min"] > 0 for rate in rates.values())
+        assert case["ours_over_bare"]["of_medians"] > 0
+
+
+def test_memory_holds_the_images_once_and_accuracies_are_compared(tmp_path: Path) -> None:
+    found = bench(
+        "throughput",
+        tmp_path,
+        *("--models", "lenet5", "--rounds", "0", "--memory"),
+        *("--accuracy", "--seeds", "2", "--accuracy-images", "256"),
+    )
+    assert [entry["workers"] for entry in found["memory"]] == [1, 2, 4]
+    if sys.platform == "linux":
+        for entry in found["memory"]:
+            assert 0.9 < entry["mapped_bytes_of_all"] / entry["file_bytes"] < 1.2
+    (accuracy,) = found["accuracy"]
+    assert {len(accuracy["accuracy"][way]) for way in ("ours", "habit")} == {2}
+
+
+def test_overhead_compares_with_plain_optuna(tmp_path: Path) -> None:
+    found = bench(
+        "overhead",
+        tmp_path,
+        *("--trials", "3", "12", "--repeat", "2", "--coordination", "--coordination-trials", "4"),
+    )
+    assert [(entry["trials_in_study"], entry["sampler"]) for entry in found["writer"]] == [
+        (held, sampler) for held in (3, 12) for sampler in ("random", "tpe")
+    ]
+    assert all(entry["ours_over_plain"] > 0 for entry in found["writer"])
+    assert [entry["trial_seconds"] for entry in found["coordination"]] == [5, 60]
+
+
+def test_start_is_measured_to_the_first_epoch(tmp_path: Path) -> None:
+    found = bench("start", tmp_path, "--rounds", "1")
+    assert found["ratio"] > 0
+    assert found["command_to_first_epoch_seconds"]["median"] > found["epoch_seconds"]["median"]

@@ -1,0 +1,341 @@
+"""The command line on good and bad input: what is printed, and the exit code."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from search import cli
+from search.cli import app
+from tests.conftest import TINY, Answer
+
+SPACES = Path(__file__).parent.parent / "spaces"
+
+COMMANDS = [c.callback.__name__.replace("_", "-") for c in app.registered_commands if c.callback]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """Run the command line in this process, which is faster where nothing is trained."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["imgcls-search", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ending:
+            cli.main()
+        printed = capsys.readouterr()
+        return Answer(int(ending.value.code or 0), printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Yield a folder in which `tiny.yaml` was searched to its end."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "tiny.yaml").write_text(TINY)
+    command = [sys.executable, "-m", "search", "run", "tiny.yaml", "--workers", "1"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "next: imgcls-search export tiny-digits" in done.stdout
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def study(finished: Path, tmp_path: Path) -> str:
+    shutil.copytree(finished / "studies", tmp_path / "studies")
+    return "tiny-digits"
+
+
+def is_one_line(answer: Answer) -> bool:
+    """Tell whether a command ended as a user's mistake should: one line, exit code 2, no traceback."""
+    return answer.code == 2 and len(answer.err.splitlines()) == 1 and answer.err.startswith("error: ")
+
+
+def test_help_names_every_command_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from search.cli import app; "
+        "print(CliRunner().invoke(app, ['--help']).output); "
+        "print('HEAVY', sorted({'torch', 'optuna', 'sklearn', 'numpy', 'sqlalchemy'} & set(sys.modules)))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "HEAVY []" in shown
+    for name in COMMANDS:
+        assert re.search(rf"^  {name} ", shown, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_every_command_teaches_by_example(name: str, here: Callable[..., Answer]) -> None:
+    answer = here(name, "--help")
+    assert answer.code == 0
+    assert f"imgcls-search {name} " in answer.out
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "empty"),
+        ("model: [", "tiny.yaml:"),
+        ("model: {lenet5: {}}\nmodle: 1", "tiny.yaml:2:1: modle: unknown key"),
+        ("model: {lenet6: {}}", "did you mean 'lenet5'?"),
+        ("model: {lenet5: {}}\noptimizer: {adamww: {}}", "did you mean 'adamw'?"),
+        ("model: {lenet5: {}}\nstudy: {sampler: tpf}", "did you mean 'tpe'?"),
+        ("model: {lenet5: {}}\nstudy: {pruner: halvin}", "did you mean 'halving'?"),
+        ("model: {lenet5: {}}\noptimizer: {adamw: {lr: {float: [0.1, 0.01]}}}", "low=0.1, high=0.01"),
+        ("model: {lenet5: {}}\noptimizer: {adamw: {weight_decay: {float: [0, 0.1], log: true}}}", "log"),
+        ("model: {vit: {width: {int: [32, 100], step: 32}}}", "96"),
+        ("model: {vit: {width: {choice: []}}}", "model.vit.width"),
+        ("model: {lenet5: {}}\nmodel: {vit: {}}", "tiny.yaml:2:1: model: "),
+        ("model: {lenet5: {}}\nstudy: {trials: 0}", "study.trials: 0 is not allowed; allowed: int >= 1"),
+        ("model: {lenet5: {}}\nstudy: {trials: -3}", "study.trials: -3 is not allowed"),
+        ("model: {lenet5: {}}\ntraining: {epochs: {int: [5, 10]}}", "is given, not searched"),
+        ("model: {lenet5: !!python/object:os.system {}}", "tag"),
+        ("model: {lenet5: {}}\nstudy: {name: ../out}", "study.name"),
+    ],
+)
+def test_bad_space_is_one_line(text: str, said: str, tmp_path: Path, here: Callable[..., Answer]) -> None:
+    (tmp_path / "tiny.yaml").write_text(text)
+    for command in ("check", "run"):
+        answer = here(command, "tiny.yaml")
+        assert is_one_line(answer), answer
+        assert said in answer.err
+
+
+def test_all_problems_of_a_file_are_reported_together(tmp_path: Path, here: Callable[..., Answer]) -> None:
+    (tmp_path / "bad.yaml").write_text("modle: 1\nstudy: {trials: 0}\nmodel: {lenet5: {widht: 2}}\n")
+    answer = here("check", "bad.yaml")
+    assert answer.code == 2
+    assert [line.split(": ")[1] for line in answer.err.splitlines()] == [
+        "bad.yaml:1:1",
+        "bad.yaml:2:17",
+        "bad.yaml:3:18",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("run", "missing.yaml"), "missing.yaml"),
+        (("run", SPACES), "spaces"),
+        (("run", "tiny.yaml", "--name", "../out"), "../out"),
+        (("run", "tiny.yaml", "--set", "training.epochs"), "needs PATH=VALUE"),
+        (("run", "tiny.yaml", "--set", "study.sampler=grid"), "optimizer.adamw.lr"),
+        (("check", "tiny.yaml", "--set", "study.sampler=grid"), "needs a finite space"),
+        (("status", "nothing"), "no such study"),
+        (("best", "../nothing"), "allowed: letters"),
+        (("export", "nothing", "-o", "x.yaml"), "no such study"),
+        (("dashboard", "nothing"), "no such study"),
+        (("evaluate", "nothing.pt"), "no such weights file"),
+        (("train", "tiny.yaml"), "optimizer.adamw.lr"),
+    ],
+)
+def test_bad_argument_is_one_line(
+    arguments: tuple[str, ...], said: str, tiny: Path, here: Callable[..., Answer]
+) -> None:
+    answer = here(*arguments)
+    assert answer.code == 2
+    assert said in answer.err
+    assert "Traceback" not in answer.err
+    assert all(line.startswith("error: ") for line in answer.err.splitlines())
+    assert not (tiny.parent / "x.yaml").exists()
+
+
+def draw(path: Path, shade: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (8, 8), shade).save(path)
+
+
+def spoil(folder: Path, kind: str) -> None:
+    """Make a folder of images that is bad in one way."""
+    for label in ("cat",) if kind == "one class" else ("cat", "dog"):
+        for index in range(10):
+            draw(folder / "train" / label / f"{index}.png", 20 * index)
+            draw(folder / "test" / label / f"{index}.png", 20 * index)
+    if kind == "class only in test":
+        draw(folder / "test" / "bird" / "0.png", 9)
+    if kind == "corrupt image":
+        (folder / "train" / "cat" / "3.png").write_bytes(b"\x89PNG\r\n\x1a\n nonsense")
+    if kind in ("missing", "empty"):
+        shutil.rmtree(folder)
+    if kind == "empty":
+        folder.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("missing", "photos"),
+        ("empty", "photos"),
+        ("one class", "cat"),
+        ("class only in test", "bird"),
+        ("corrupt image", "3.png"),
+    ],
+)
+def test_bad_folder_of_images_is_one_line_before_any_trial(
+    kind: str, said: str, tiny: Path, imgcls: Callable[..., Answer]
+) -> None:
+    spoil(tiny.parent / "photos", kind)
+    answer = imgcls("run", tiny, "--data", "folder:photos")
+    assert is_one_line(answer), answer
+    assert said in answer.err
+    assert not list(tiny.parent.glob("studies/*.db"))
+
+
+def test_studies_folder_that_cannot_be_made_is_one_line(tiny: Path, here: Callable[..., Answer]) -> None:
+    # A file where the folder should be: unlike a read-only mode, it stops the superuser too.
+    (tiny.parent / "taken").write_text("")
+    answer = here("run", tiny, "--studies", "taken/studies")
+    assert is_one_line(answer)
+    assert "cannot be created" in answer.err
+
+
+def test_changed_space_is_refused_key_by_key(study: str, tiny: Path, here: Callable[..., Answer]) -> None:
+    answer = here("run", tiny, "--set", "training.batch_size=25", "--set", "study.seed=4")
+    assert answer.code == 2
+    assert "training.batch_size: was 50, is now 25" in answer.err
+    assert "study.seed: was 0, is now 4" in answer.err
+
+
+def test_changed_objectives_are_refused(study: str, tiny: Path, here: Callable[..., Answer]) -> None:
+    answer = here("run", tiny, "--set", "study.objectives={loss: minimize}")
+    assert answer.code == 2
+    assert "study.objectives" in answer.err
+
+
+def test_changed_images_are_refused(tiny: Path, imgcls: Callable[..., Answer]) -> None:
+    photos = tiny.parent / "photos"
+    spoil(photos, "nothing")
+    arguments = ("run", tiny, "--data", "folder:photos", "--set", "study.trials=1", "--workers", "1")
+    assert imgcls(*arguments).code == 0
+    draw(photos / "train" / "dog" / "11.png", 3)
+    answer = imgcls(*arguments[:-4], "--set", "study.trials=2", "--workers", "1")
+    assert is_one_line(answer), answer
+    assert "other images" in answer.err
+
+
+def test_finished_study_says_so(study: str, tiny: Path, here: Callable[..., Answer]) -> None:
+    answer = here("run", tiny)
+    assert answer.code == 0
+    assert "finished: 4 trials" in answer.out
+
+
+def test_study_names_near_ones(study: str, here: Callable[..., Answer]) -> None:
+    assert "did you mean 'tiny-digits'?" in here("status", "tiny-digit").err
+
+
+def test_status_and_best_agree_with_optuna(study: str, tmp_path: Path, here: Callable[..., Answer]) -> None:
+    import optuna
+
+    known = optuna.load_study(storage=f"sqlite:///{tmp_path}/studies/{study}.db", study_name=study)
+    status = json.loads(here("status", study, "--json").out)
+    assert status["trials"]["total"] == len(known.trials) == 4
+    assert status["trials"]["complete"] == sum(trial.state.name == "COMPLETE" for trial in known.trials)
+    (best,) = json.loads(here("best", study, "--json").out)["best"]
+    assert best["values"] == {"accuracy": known.best_value}
+    assert best["params"] == known.trials[best["trial"]].params
+    assert f"trial {best['trial']}" in here("best", study).out
+
+
+def test_trial_carries_everything(study: str, tmp_path: Path) -> None:
+    import optuna
+
+    known = optuna.load_study(storage=f"sqlite:///{tmp_path}/studies/{study}.db", study_name=study)
+    for trial in known.trials:
+        attributes = trial.user_attrs
+        assert attributes["config"]["image"] == {"size": 8, "channels": 1, "cache_gb": 20.0}
+        assert attributes["config"]["training"]["epochs"] == 5
+        assert [epoch["epoch"] for epoch in attributes["epochs"]] == list(range(1, len(trial.intermediate_values) + 1))
+        assert {"loss", "accuracy", "macro_f1", "top5_accuracy", "seconds"} <= attributes["epochs"][0].keys()
+        assert attributes["worker"] == "worker-0"
+        assert attributes["params"] > 1000
+        assert "epoch 1" in (tmp_path / "studies" / attributes["log"]).read_text()
+
+
+def test_export_train_evaluate(study: str, tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
+    assert imgcls("export", study, "-o", "best.yaml").code == 0
+    assert json.loads(imgcls("check", "best.yaml", "--json").out)["is_config"] is True
+    report = json.loads(imgcls("train", "best.yaml", "--seeds", "2", "--out", "out", "--json").out)
+    assert report == json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert report["seeds"] == [1, 2]
+    assert report["test"]["1"] != report["test"]["2"]
+    mean = (report["test"]["1"]["accuracy"] + report["test"]["2"]["accuracy"]) / 2
+    assert report["summary"]["accuracy"]["mean"] == pytest.approx(mean)
+    # The opening of the sealed split is remembered by the study.
+    assert len(json.loads(imgcls("status", study, "--json").out)["test_openings"]) == 1
+    # A fresh process measures the same from the file.
+    arguments = ("evaluate", "out/seed-1.pt", "--split", "test", "--predictions", "p.csv", "--json")
+    again = json.loads(imgcls(*arguments).out)
+    assert again["metrics"] == report["test"]["1"]
+    with (tmp_path / "p.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    right = sum(row["label"] == row["predicted"] for row in rows)
+    assert right / len(rows) == pytest.approx(again["metrics"]["accuracy"])
+    assert len(rows) == again["images"]
+    # Results are not overwritten.
+    assert "holds the results of a training already" in imgcls("train", "best.yaml", "--out", "out").err
+
+
+def test_train_on_both_portions_sees_more_images(study: str, tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
+    imgcls("export", study, "-o", "best.yaml")
+    report = json.loads(imgcls("train", "best.yaml", "--on", "train+val", "--json").out)
+    assert report["trained_on"] == "train+val"
+    assert "accuracy" not in report["validation"]["1"]
+    assert report["summary"]["accuracy"]["std"] is None
+
+
+def test_damaged_weights_are_one_line(tmp_path: Path, here: Callable[..., Answer]) -> None:
+    (tmp_path / "bad.pt").write_bytes(b"PK\x03\x04 nothing")
+    answer = here("evaluate", "bad.pt")
+    assert is_one_line(answer)
+    assert "damaged" in answer.err
+
+
+def test_export_of_a_missing_trial_names_the_range(study: str, here: Callable[..., Answer]) -> None:
+    assert "allowed: 0 to 3" in here("export", study, "--trial", "9", "-o", "x.yaml").err
+
+
+def test_database_of_something_else_is_one_line(tiny: Path, here: Callable[..., Answer]) -> None:
+    (tiny.parent / "studies").mkdir()
+    (tiny.parent / "studies" / "tiny-digits.db").write_bytes(b"this is no database" * 100)
+    for arguments in (("run", tiny), ("status", "tiny-digits")):
+        answer = here(*arguments)
+        assert is_one_line(answer)
+        assert "tiny-digits.db" in answer.err
+
+
+def test_images_over_the_bound_are_said_and_trained_on(tiny: Path, imgcls: Callable[..., Answer]) -> None:
+    small = ("--set", "study.trials=1", "--set", "training.epochs=2", "--set", "study.pruner=none")
+    kept = imgcls("run", tiny, *small, "--name", "kept")
+    streamed = imgcls("run", tiny, *small, "--name", "streamed", "--set", "image.cache_gb=0", "--studies", "other")
+    assert streamed.code == 0, streamed.err
+    assert "do not fit into image.cache_gb: 0; they are decoded anew in each epoch" in streamed.out
+    values = [
+        json.loads(imgcls("best", name, "--json", "--studies", folder).out)["best"][0]["values"]
+        for name, folder in (("kept", "studies"), ("streamed", "other"))
+    ]
+    assert values[0] == values[1]
+    assert kept.code == 0
+
+
+def test_clean_deletes_decoded_images_and_nothing_else(tiny: Path, imgcls: Callable[..., Answer]) -> None:
+    small = ("--set", "study.trials=1", "--set", "training.epochs=1", "--set", "study.pruner=none")
+    assert imgcls("run", tiny, *small).code == 0
+    before = sorted(path for path in tiny.parent.rglob("*") if ".images" not in path.parts)
+    assert "would delete" in imgcls("clean", "--dry-run").out
+    assert list(tiny.parent.glob("studies/.images/*/train.images.npy"))
+    assert "in 1 folder(s)" in imgcls("clean").out
+    assert not list(tiny.parent.glob("studies/.images/*"))
+    assert sorted(path for path in tiny.parent.rglob("*") if ".images" not in path.parts) == before
+    assert "in 0 folder(s)" in imgcls("clean").out
+    # The next command makes them anew.
+    assert imgcls("run", tiny, *small, "--set", "study.trials=2").code == 0

@@ -1,0 +1,87 @@
+"""The project as a whole: what the README says, the layers, the dashboard."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from search.catalog import catalog
+from search.cli import app
+from search.space import parse
+from tests.conftest import Answer
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_readme_commands_exist_with_their_options() -> None:
+    commands = re.findall(r"^imgcls-search (.+?)(?: *#.*)?$", README, re.MULTILINE)
+    assert len(commands) >= 8
+    from typer.main import get_command
+
+    known = get_command(app).commands  # type: ignore[attr-defined]
+    for line in commands:
+        name, *arguments = line.split()
+        options = {option for parameter in known[name].params for option in parameter.opts}
+        assert {word for word in arguments if word.startswith("-")} <= options, line
+
+
+def test_readme_space_parses() -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    assert parse(block, catalog(), source="README.md").num_combinations() is None
+
+
+def test_readme_error_is_what_the_program_says() -> None:
+    (shown,) = re.findall(r"^error: bad\.yaml:3:18: (.+)$", README, re.MULTILINE)
+    with pytest.raises(Exception, match=re.escape(shown)):
+        parse("\n\nmodel: {vit: {  widht: 3}}", catalog(), source="bad.yaml")
+
+
+def test_layer_contracts_hold_and_fail_on_a_wrong_import(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "search", tmp_path / "search", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    # The copy must be looked at, not the installed package.
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as lint; lint(['--no-cache'])"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+    def lint() -> int:
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False).returncode
+
+    assert lint() == 0
+    # A module without a floor is as wrong as one that reaches up.
+    (tmp_path / "search" / "stray.py").write_text("")
+    assert lint() != 0
+    (tmp_path / "search" / "stray.py").unlink()
+    assert lint() == 0
+    with (tmp_path / "search" / "space" / "space.py").open("a") as file:
+        file.write("\nfrom search.study import best\n")
+    assert lint() != 0
+
+
+def test_dashboard_serves_the_study(tiny: Path, imgcls: Callable[..., Answer]) -> None:
+    assert imgcls("run", tiny, "--set", "study.trials=1", "--workers", "1").code == 0
+    command = [sys.executable, "-m", "search", "dashboard", "tiny-digits", "--port", "0"]
+    server = subprocess.Popen(command, cwd=tiny.parent, stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        address = re.search(r"http://127\.0\.0\.1:\d+/", server.stdout.readline())
+        assert address is not None
+        with urllib.request.urlopen(f"{address[0]}api/studies") as answer:  # noqa: S310 - our own loopback server
+            (study,) = json.load(answer)["study_summaries"]
+        assert study["study_name"] == "tiny-digits"
+        port = address[0].split(":")[-1].strip("/")
+        taken = imgcls("dashboard", "tiny-digits", "--port", port)
+        assert taken.code == 2
+        assert f"--port {port}: cannot be used" in taken.err
+    finally:
+        server.kill()
+        server.communicate()

@@ -1,0 +1,243 @@
+"""The shipped spaces: each loads, samples, builds and takes a step; golden sizes of every branch and start setting."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from search import pipeline
+from search.catalog import catalog
+from search.config import Scalar, TrialConfig
+from search.data import InputShape, Prepared, known_shape
+from search.space import Space, read_space
+from search.strategy.samplers import View, draw_random
+from search.train.loop import ImageSet, train_epoch
+from tests.conftest import Answer
+
+PATHS = {path.stem: path for path in sorted((Path(__file__).parent.parent / "spaces").glob("*.yaml"))}
+
+GOLDEN: Mapping[str, Mapping[str | int, tuple[int, int]]] = {
+    "alexnet": {"alexnet": (45_346, 221_824), 0: (179_386, 876_800)},
+    "cifar10": {
+        "vit": (142_026, 10_880_128),
+        "resnet": (78_042, 12_501_632),
+        "mobilenetv3": (409_394, 5_547_008),
+        "convnext": (228_394, 8_142_080),
+        0: (272_474, 40_813_184),
+        1: (78_042, 12_501_632),
+    },
+    "convnext": {"convnext": (15_642, 93_888), 0: (102_378, 635_008)},
+    "densenet": {"densenet": (13_338, 513_344), 0: (44_026, 1_219_296)},
+    "efficientnet": {"efficientnet": (126_678, 349_824), 0: (126_678, 349_824)},
+    "lenet5": {"lenet5": (5_658, 19_260), 0: (83_082, 245_520)},
+    "mixed": {
+        "vit": (18_218, 317_888),
+        "resnet": (19_810, 193_344),
+        "lenet5": (21_386, 66_600),
+        "alexnet": (45_346, 221_824),
+        "vgg": (38_994, 539_200),
+        "densenet": (20_010, 545_088),
+        "efficientnet": (126_678, 349_824),
+        "mobilenetv3": (119_698, 199_272),
+        "convnext": (28_666, 178_240),
+        0: (77_754, 763_520),
+        1: (83_082, 245_520),
+        2: (154_074, 2_151_552),
+    },
+    "mobilenetv3": {"mobilenetv3": (119_698, 199_272), 0: (119_698, 199_272)},
+    "photos": {
+        "resnet": (11_181_642, 148_050_944),
+        "efficientnet": (4_020_358, 31_979_392),
+        "mobilenetv3": (409_394, 21_379_328),
+        0: (11_181_642, 148_050_944),
+    },
+    "resnet": {"resnet": (5_122, 135_840), 0: (77_754, 763_520)},
+    "vgg": {"vgg": (38_994, 539_200), 0: (154_074, 2_151_552)},
+    "vit": {"vit": (18_218, 317_888), 0: (227_722, 1_127_424)},
+}
+"""Parameters and MACs of each branch's first configuration, and of each start setting by its number, with 10 classes.
+
+Two by hand, at 8x8 pixels in grey. LeNet-5 at half its width has convolutions of 3 and 8 channels and layers of 60, 42
+and 10 on 2x2 pixels: 78 + 608 + 1980 + 2562 + 430 parameters, 64 x 75 + 16 x 600 + 1920 + 2520 + 420 MACs. The ResNet
+of two stages of one block, 8 and 16 channels, has 88 parameters in its stem, 1184 and 3680 in its blocks, 170 in its
+head, and 64 x 72 + 64 x 1152 + 16 x 3584 + 160 MACs.
+"""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Compute on one thread: tiny networks on several wait for each other, hundredfold on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Pick:
+    """Suggests what it was told, and otherwise the first choice and the lowest value, or by a generator any."""
+
+    def __init__(self, told: Mapping[str, Scalar], random: np.random.Generator | None = None) -> None:
+        self.told = told
+        self.random = random
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        place = int(self.random.integers(len(choices))) if self.random else 0
+        return self.told.get(name, choices[place])
+
+    def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> Any:
+        return self.told.get(name, int(self.random.choice(range(low, high + 1, step))) if self.random else low)
+
+    def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> Any:
+        return self.told.get(name, self.random.uniform(low, high) if self.random else low)
+
+
+@lru_cache
+def read(name: str) -> Space:
+    return read_space(PATHS[name], catalog())
+
+
+def families(name: str) -> list[str]:
+    return list(read(name).root.document()["model"])
+
+
+def shape_of(config: TrialConfig) -> InputShape:
+    """Return what a model of a configuration is built for; 10 classes where the images are not there."""
+    size, channels, classes = known_shape(config.component("data"))
+    image = config.section("image")
+    return InputShape(
+        image_size=image["size"] or size or 0, channels=image["channels"] or channels or 0, classes=classes or 10
+    )
+
+
+def sizes(config: TrialConfig) -> tuple[int, int]:
+    found = pipeline.count(config.component("model"), shape_of(config))
+    return found.params, found.macs
+
+
+def count(model: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def take_step(config: TrialConfig) -> None:
+    """Train on one batch of random images; something must move, and nothing may break."""
+    shape = shape_of(config)
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (4, shape.channels, shape.image_size, shape.image_size), dtype=np.uint8)
+    mean, std = (0.5,) * shape.channels, (0.25,) * shape.channels
+    data = Prepared(
+        fingerprint="",
+        classes=tuple(map(str, range(shape.classes))),
+        image_size=shape.image_size,
+        channels=shape.channels,
+        counts={"train": 4, "val": 0, "test": 0},
+        class_counts=(1,) * shape.classes,
+        mean=mean,
+        std=std,
+        folder="",
+    )
+    session = pipeline.new_session(config, data, seed=0, device="cpu")
+    before = {name: value.clone() for name, value in session.model.state_dict().items()}
+    images = ImageSet(pixels=pixels, labels=random.integers(0, shape.classes, 4), mean=mean, std=std, device="cpu")
+    assert train_epoch(session, images, lambda: False) > 0
+    assert any(not torch.equal(before[name], value) for name, value in session.model.state_dict().items())
+
+
+def test_there_is_a_space_for_each_family_and_one_across_them() -> None:
+    from search.models import MODELS
+
+    own = set(MODELS) - {"timm"}
+    assert own | {"mixed", "cifar10", "photos"} == set(PATHS)
+    assert all(families(family) == [family] for family in own)
+    assert set(families("mixed")) == own
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_sizes_of_first_configurations_and_start_settings(name: str) -> None:
+    space = read(name)
+    found: dict[str | int, tuple[int, int]] = {
+        family: sizes(space.sample(Pick({"model": family}))) for family in families(name)
+    }
+    found |= {number: sizes(space.sample(Pick(told))) for number, told in enumerate(space.start)}
+    assert found == GOLDEN[name]
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_start_settings_are_possible_and_within_the_limits(name: str) -> None:
+    space = read(name)
+    assert space.start
+    assert space.limits
+    for told in space.start:
+        config = space.sample(Pick(told))
+        shape = shape_of(config)
+        measured = pipeline.measure(config, shape, pipeline.count(config.component("model"), shape))
+        assert all(measured[limit] <= value for limit, value in space.limits.items())
+
+
+@pytest.mark.parametrize(("name", "family"), [(name, family) for name in PATHS for family in families(name)])
+def test_every_branch_takes_a_step(name: str, family: str) -> None:
+    space = read(name)
+    # Small photographs, and none of the weights that a network is needed for.
+    told: dict[str, Scalar] = {"model": family, "image.size": 64, f"model.{family}.weights": None}
+    take_step(space.sample(Pick(told)))
+    take_step(space.sample(Pick(told, np.random.default_rng(0))))
+
+
+def test_photos_start_from_pretrained_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    weights: Any = torchvision.models.get_model_weights("resnet18").DEFAULT
+    path = tmp_path / "hub/checkpoints" / weights.url.rpartition("/")[2]
+    path.parent.mkdir(parents=True)
+    torch.save(torchvision.models.get_model("resnet18").state_dict(), path)
+    (told,) = read("photos").start
+    assert told["model.resnet.weights"] == "imagenet"
+    take_step(read("photos").sample(Pick(told)))
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_commands_in_the_comments_are_right(name: str) -> None:
+    comment = "\n".join(line[1:] for line in PATHS[name].read_text().splitlines() if line.startswith("#"))
+    commands = re.findall(r"^ +imgcls-search (.+)$", comment.replace("\\\n", ""), re.MULTILINE)
+    assert commands
+    for command in commands:
+        verb, path, *rest = shlex.split(command)
+        assert (verb, path) in {("run", f"spaces/{name}.yaml"), ("check", f"spaces/{name}.yaml")}
+        options = list(zip(rest[::2], rest[1::2], strict=True))
+        assert {option for option, _ in options} <= {"--set", "--data", "--name"}
+        changes = [
+            (path, text) for option, value in options if option == "--set" for path, _, text in [value.partition("=")]
+        ]
+        read_space(PATHS[name], catalog(), overrides=changes, data=dict(options).get("--data"))
+
+
+SCRATCH = ("model.resnet.weights=null", "model.efficientnet.weights=null", "finetune={}", "start=[]", "image.size=64")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name == "mixed" else pytest.param(name, marks=pytest.mark.slow) for name in PATHS]
+)
+def test_shipped_space_runs_on_digits(name: str, imgcls: Callable[..., Answer]) -> None:
+    changes = ["study.trials=2", "training.epochs=1", "study.pruner=none", "data.digits.max_train=100"]
+    changes += SCRATCH if name == "photos" else ()
+    options = [part for change in changes for part in ("--set", change)]
+    answer = imgcls("run", PATHS[name], "--data", "digits", *options)
+    assert answer.code == 0, answer.err
+
+
+@pytest.mark.slow
+def test_a_thousand_draws_of_the_mixed_space_build_and_have_the_predicted_parameters() -> None:
+    space = read("mixed")
+    view = View(space, [], [], 0)
+    for number in range(1000):
+        config = draw_random(view, number, 0).config
+        # No draw may be impossible; the limits may refuse some.
+        predicted, _ = sizes(config)
+        assert predicted == count(pipeline.build_model(config, shape_of(config))), config.to_dict()

@@ -1,0 +1,154 @@
+"""Models of the timm library: built by name, refused in one line, started from weights that timm finds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from search import pipeline
+from search.catalog import catalog
+from search.config import TrialConfig
+from search.errors import BuildError, SpaceError
+from search.models import MODELS
+from search.space import parse
+from tests.conftest import Answer
+from tests.test_pretrained import data, train
+
+library = pytest.importorskip("timm", reason="timm is an extra")
+
+# Small models of different kinds: convolutions, attention with position embeddings, both.
+NAMES = ["resnet10t", "vit_tiny_patch16_224", "mobilenetv4_conv_small_035", "convnext_atto", "levit_128s"]
+
+
+def build(name: str, *, size: int = 32, channels: int = 3, classes: int = 5, **arguments: Any) -> torch.nn.Module:
+    return MODELS["timm"](image_size=size, channels=channels, classes=classes, name=name, **arguments)
+
+
+def config(text: str) -> TrialConfig:
+    return parse(text, catalog(), source="test").config()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_timm_models_take_the_shape_of_the_images(name: str, channels: int) -> None:
+    size = 64 if name == "levit_128s" else 32
+    model = build(name, size=size, channels=channels)
+    assert model(torch.zeros(2, channels, size, size)).shape == (2, 5)
+    with torch.device("meta"):
+        twin = build(name, size=size, channels=channels)
+    assert sum(p.numel() for p in twin.parameters()) == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES[:4])
+def test_anatomy_covers_every_parameter_once(name: str) -> None:
+    model = build(name)
+    head = {f"{model.anatomy.head}.{key}" for key, _ in model.get_submodule(model.anatomy.head).named_parameters()}
+    told = [key for stage in model.anatomy.stages for key in stage]
+    assert sorted([*told, *head]) == sorted(key for key, _ in model.named_parameters())
+    assert len(model.anatomy.stages) > 2
+
+
+def test_keyword_arguments_of_the_model_are_searched(tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
+    space = tmp_path / "timm.yaml"
+    space.write_text(
+        "study: {trials: 3}\ndata: {digits: {max_train: 100}}\ntraining: {epochs: 1}\n"
+        "model: {timm: {name: vit_tiny_patch16_224, patch_size: {choice: [2, 4]}, embed_dim: {choice: [24, 48]}, "
+        "depth: {int: [1, 2]}, num_heads: 3, drop_path_rate: {float: [0, 0.2]}}}\n"
+    )
+    found = json.loads(imgcls("check", space, "--json", "--samples", "20").out)
+    assert {entry["path"] for entry in found["parameters"]} >= {"model.timm.patch_size", "model.timm.drop_path_rate"}
+    assert found["survey"]["fit"] == 20
+    answer = imgcls("run", space)
+    assert answer.code == 0, answer.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "path", "said"),
+    [
+        ({"name": "resnett18"}, "name", r"timm has no model 'resnett18' \(did you mean 'resnet18'\?\)"),
+        ({"name": "resnet18.nope"}, "name", "timm has no tag 'nope' of 'resnet18'; allowed: resnet18"),
+        (
+            {"name": "vit_tiny_patch16_224", "weights": "imagenet", "depth": 14},
+            "depth",
+            "do not fit the layers that depth",
+        ),
+        (
+            {"name": "resnet18", "weights": "imagenet", "stem_width": 9, "stem_type": "deep"},
+            "",
+            "stem_width, stem_type",
+        ),
+        ({"name": "resnet18", "widht": 3}, "widht", "unexpected keyword argument 'widht'"),
+    ],
+)
+def test_what_timm_refuses_gets_one_line(arguments: dict[str, Any], path: str, said: str) -> None:
+    with pytest.raises(BuildError, match=said) as error:
+        build(**arguments)
+    assert error.value.path == path
+
+
+def test_arguments_that_keep_the_layers_may_stand_beside_pretrained_weights() -> None:
+    assert build("vit_tiny_patch16_224", weights="imagenet", drop_path_rate=0.1).num_classes == 5
+
+
+def test_model_without_a_name_or_with_a_structure_is_refused() -> None:
+    with pytest.raises(SpaceError, match=r"model\.timm\.name: required"):
+        config("model: {timm: {}}\n")
+    with pytest.raises(SpaceError, match=r"model\.timm\.depths"):
+        config("model: {timm: {name: resnet18, depths: {a: 1}}}\n")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
+    """Put weights of a small vision transformer where timm's hub keeps what it fetched; return the model."""
+    import huggingface_hub.constants
+    from safetensors.torch import save_file
+
+    name = "vit_tiny_patch16_224"
+    settings = library.get_pretrained_cfg(name)
+    torch.manual_seed(11)
+    model: torch.nn.Module = library.create_model(name)
+    repository = tmp_path / "hub" / f"models--{settings.hf_hub_id.replace('/', '--')}"
+    snapshot = repository / "snapshots" / "0123456789abcdef0123456789abcdef01234567"
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(snapshot.name)
+    save_file(model.state_dict(), snapshot / "model.safetensors")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    return model
+
+
+def test_timms_own_loading_replaces_the_head_and_fits_the_image(hub: torch.nn.Module) -> None:
+    trial = config(
+        "model: {timm: {name: vit_tiny_patch16_224, weights: imagenet}}\nfinetune: {freeze: backbone}\n"
+        "training: {epochs: 1, batch_size: 8}\n"
+    )
+    images = data(16)
+    model = pipeline.new_session(trial, images, seed=1, device="cpu").model
+    assert torch.equal(model.blocks[3].attn.qkv.weight, hub.blocks[3].attn.qkv.weight)
+    # 16 pixels are one patch and the class token.
+    assert model.pos_embed.shape == (1, 2, 192)
+    assert model.head.out_features == 4
+    assert pipeline.with_normalisation(trial, images).mean == (0.5, 0.5, 0.5)
+    _, states = train(trial, 1)
+    moved = {key for key in states[0] if not torch.equal(states[0][key], states[1][key])}
+    assert moved == {"head.weight", "head.bias"}
+
+
+def test_without_a_network_timms_weights_end_the_run_before_any_trial(
+    tmp_path: Path, imgcls: Callable[..., Answer]
+) -> None:
+    space = tmp_path / "timm.yaml"
+    space.write_text(
+        "study: {trials: 2}\ndata: {digits: {max_train: 100}}\nimage: {size: 32, channels: 3}\n"
+        "model: {timm: {name: resnet18, weights: imagenet, drop_path_rate: {float: [0, 0.2]}}}\ntraining: {epochs: 1}\n"
+    )
+    answer = imgcls("run", space, env={"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"})
+    assert answer.code == 2
+    assert answer.err.count("\n") == 1
+    assert "model.timm.weights: the pretrained weights of resnet18 cannot be fetched (" in answer.err

@@ -10,6 +10,7 @@ import pickle
 import re
 import subprocess
 import sys
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -763,6 +764,8 @@ def test_failed_download_is_one_line(
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
     monkeypatch.delenv("NO_PROXY", raising=False)
+    # urllib keeps the proxies that its first request saw: neither this test nor the next may meet the other's.
+    monkeypatch.setattr(urllib.request, "_opener", None)
     with refused(DataError, f"cannot be fetched into {tmp_path}", "refused", "connect to a network"):
         source(name, root=str(tmp_path), download=True, **args)
 

@@ -425,8 +425,8 @@ def _serve(connection: Connection, barrier: Barrier, contender: str, case: Case)
             question = connection.recv()
             if question == "read":
                 images, _ = pipeline.image_sets(case.prepared, "train", case.device)
-                for index in torch.arange(len(images)).split(512):
-                    images.batch(index)
+                for _ in images.batches(torch.arange(len(images)).split(512)):
+                    pass
                 connection.send("read")
                 continue
             if question == "memory":

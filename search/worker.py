@@ -19,9 +19,9 @@ import torch
 from search import pipeline
 from search.data import Prepared
 from search.errors import CheckpointError, DivergedError, StoppedError, UserError
-from search.protocol import CheckpointSaved, EpochEnded, Event, Failed, Job, MilestoneReached, Started, Stopped
+from search.protocol import CheckpointSaved, EpochEnded, Event, Failed, Job, MilestoneReached, Portion, Started, Stopped
 from search.train import checkpoint
-from search.train.loop import Session, fit
+from search.train.loop import ImageSet, Session, fit
 
 SAVE_SHARE = 0.02
 """Checkpoints are written every epoch where that costs at most this share of the time,"""
@@ -75,6 +75,8 @@ class Bench:
         self.device = device
         self.trial = -1
         self.session: Session | None = None
+        self.images: tuple[Any, tuple[ImageSet, ImageSet | None]] | None = None
+        """The image sets of the last job and what they were made of; the next trial's are mostly the same."""
         self.saved_epoch = 0
         self.saved_at = 0.0
         self.save_seconds = 0.0
@@ -99,7 +101,7 @@ class Bench:
         data = pipeline.with_normalisation(job.config, Prepared.from_dict(job.data))
         session = self._session(job, data)
         yield Started(trial=job.trial, history=list(session.history))
-        train, validation = pipeline.image_sets(data, job.portion, self.device)
+        train, validation = self._image_sets(data, job.portion)
         epochs = fit(
             session,
             train,
@@ -119,6 +121,14 @@ class Bench:
                 yield Stopped(trial=job.trial)
                 return
         yield MilestoneReached(trial=job.trial)
+
+    def _image_sets(self, data: Prepared, portion: Portion) -> tuple[ImageSet, ImageSet | None]:
+        """Return the images; a GPU that holds them keeps them from trial to trial."""
+        if self.images is None or self.images[0] != (data, portion):
+            # Two sets at a time might not fit.
+            self.images = None
+            self.images = (data, portion), pipeline.image_sets(data, portion, self.device)
+        return self.images[1]
 
     def _session(self, job: Job, data: Prepared) -> Session:
         """Return the trial's training: as this worker left it, from its checkpoint, or new."""

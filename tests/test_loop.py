@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import pickle
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +102,9 @@ def test_training_learns(digits: Prepared, images: tuple[ImageSet, ImageSet]) ->
 
 def test_every_image_is_seen_once_an_epoch_in_batches_of_nearly_equal_size(digits: Prepared) -> None:
     class Watched(ImageSet):
-        def batch(self, index: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            seen.append(index)
-            return super().batch(index)
+        def batches(self, parts: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, ...]]:
+            seen.extend(parts)
+            return super().batches(parts)
 
     seen: list[torch.Tensor] = []
     train, _ = pipeline.image_sets(digits, "train", "cpu")

@@ -164,7 +164,9 @@ def _flip(images: Tensor, axis: int) -> Tensor:
 def _mirror(images: Tensor, axis: int, chosen: Tensor) -> Tensor:
     import torch
 
-    return torch.where(chosen.to(images.device)[:, None, None, None], images.flip(axis), images)
+    from search.data.operations import beside
+
+    return torch.where(beside(chosen, images)[:, None, None, None], images.flip(axis), images)
 
 
 def _turns(moment: Moment) -> Tensor:
@@ -181,8 +183,10 @@ def _crop(images: Tensor, padding: int) -> Tensor:
     import torch
     from torch.nn import functional
 
+    from search.data.operations import beside
+
     count, _, height, width = images.shape
-    top, left = torch.randint(2 * padding + 1, (2, count)).to(images.device)
+    top, left = beside(torch.randint(2 * padding + 1, (2, count)), images)
     padded = functional.pad(images, (padding, padding, padding, padding))
     # A view [N, C, 2p+1, 2p+1, H, W]; indexing then copies one window per image.
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)

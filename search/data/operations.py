@@ -57,9 +57,9 @@ def affine(images: Tensor, matrices: Tensor) -> Tensor:
     height, width = images.shape[-2:]
     down, right = _places(height), _places(width)
     places = torch.stack([right.expand(height, width), down[:, None].expand(height, width)], dim=-1)
-    places = functional.pad(places, (0, 1), value=1.0).view(-1, 3).to(images.device)
+    places = beside(functional.pad(places, (0, 1), value=1.0).view(-1, 3), images)
     scale = torch.tensor([0.5 * width, 0.5 * height])
-    grid = places @ (matrices.float().transpose(1, 2) / scale).to(images.device)
+    grid = places @ beside(matrices.float().transpose(1, 2) / scale, images)
     return _sample(images, grid.view(-1, height, width, 2), "nearest")
 
 
@@ -75,12 +75,12 @@ def cut(images: Tensor, window: Window, degrees: Tensor) -> Tensor:
     grid = torch.stack(
         [(angle.cos() * x - angle.sin() * y) / (width / 2), (angle.sin() * x + angle.cos() * y) / (height / 2)], dim=-1
     )
-    return _sample(images, grid.float().to(images.device), "bilinear")
+    return _sample(images, beside(grid.float(), images), "bilinear")
 
 
 def brightness(images: Tensor, factor: Tensor) -> Tensor:
     """Multiply all pixels: 0 gives black, 1 the image."""
-    return _pixels(images * _beside(factor, images))
+    return _pixels(images * _of_each(factor, images))
 
 
 def contrast(images: Tensor, factor: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def sharpness(images: Tensor, factor: Tensor) -> Tensor:
     around = rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]
     # The pixel itself weighs 5, each of its neighbours 1; the sums are whole numbers and exact.
     smooth = around.add_(inner, alpha=4).div_(13).round_()
-    inner.addcmul_(smooth.sub_(inner), _beside(1 - factor, images))
+    inner.addcmul_(smooth.sub_(inner), _of_each(1 - factor, images))
     return _pixels(result)
 
 
@@ -121,7 +121,7 @@ def hue(images: Tensor, shift: Tensor) -> Tensor:
         (green - blue) / divisor,
         torch.where(high == green, (blue - red) / divisor + 2, (red - green) / divisor + 4),
     )
-    position += 6 * _beside(shift, images)[:, 0]
+    position += 6 * _of_each(shift, images)[:, 0]
     # Each channel falls from `high` to `low` and rises again within four sixths of the circle.
     steps = [(position + start).remainder_(6) for start in (5, 3, 1)]
     turned = [high - span * torch.minimum(step, 4 - step).clamp_(0, 1) for step in steps]
@@ -131,12 +131,12 @@ def hue(images: Tensor, shift: Tensor) -> Tensor:
 def posterize(images: Tensor, bits: Tensor) -> Tensor:
     """Keep the highest bits of every pixel."""
     masks = 256 - 2 ** (8 - bits.long())
-    return images & masks.to(torch.uint8).to(images.device).view(-1, 1, 1, 1)
+    return images & beside(masks.to(torch.uint8), images).view(-1, 1, 1, 1)
 
 
 def solarize(images: Tensor, threshold: Tensor) -> Tensor:
     """Invert the pixels at or above a threshold, which is a share of white."""
-    return torch.where(images >= _beside(255 * threshold, images), ~images, images)
+    return torch.where(images >= _of_each(255 * threshold, images), ~images, images)
 
 
 def autocontrast(images: Tensor) -> Tensor:
@@ -164,8 +164,13 @@ def erase(images: Tensor, window: Window) -> Tensor:
     top, left, tall, wide = (side[:, None] for side in window)
     rows, columns = torch.arange(images.shape[2]), torch.arange(images.shape[3])
     is_row, is_column = (rows >= top) & (rows < top + tall), (columns >= left) & (columns < left + wide)
-    inside = is_row.to(images.device)[:, None, :, None] & is_column.to(images.device)[:, None, None, :]
+    inside = beside(is_row, images)[:, None, :, None] & beside(is_column, images)[:, None, None, :]
     return images.masked_fill(inside, 0)
+
+
+def beside(values: Tensor, images: Tensor) -> Tensor:
+    """Return a few numbers, drawn on the CPU, on the device of the images, without waiting for what it computes."""
+    return values.to(images.device, non_blocking=True)
 
 
 def _matrices(
@@ -193,8 +198,8 @@ def _sample(images: Tensor, grid: Tensor, mode: str) -> Tensor:
     return found.round_().to(torch.uint8)
 
 
-def _beside(values: Tensor, images: Tensor) -> Tensor:
-    return values.float().to(images.device).view(-1, 1, 1, 1)
+def _of_each(values: Tensor, images: Tensor) -> Tensor:
+    return beside(values.float(), images).view(-1, 1, 1, 1)
 
 
 def _grey(images: Tensor) -> Tensor:
@@ -205,7 +210,7 @@ def _grey(images: Tensor) -> Tensor:
 
 
 def _blend(images: Tensor, others: Tensor, share: Tensor) -> Tensor:
-    return _pixels((images * _beside(share, images)).addcmul_(others, _beside(1 - share, images)))
+    return _pixels((images * _of_each(share, images)).addcmul_(others, _of_each(1 - share, images)))
 
 
 def _pixels(values: Tensor) -> Tensor:

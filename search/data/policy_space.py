@@ -73,13 +73,13 @@ def apply(images: Tensor, operation: Tensor, strength: Tensor) -> Tensor:
     if shifted.any():
         # All that moves pixels goes through one grid.
         chosen = shifted.nonzero()[:, 0]
-        on_device = chosen.to(images.device)
+        on_device = operations.beside(chosen, images)
         matrices = _matrices(operation[chosen], strength[chosen], *images.shape[-2:])
         result[on_device] = operations.affine(images[on_device], matrices)
     for number, change in enumerate(CHANGES.values(), FIRST_CHANGE):
         chosen = (operation == number).nonzero()[:, 0]
         if len(chosen):
-            on_device = chosen.to(images.device)
+            on_device = operations.beside(chosen, images)
             result[on_device] = change(images[on_device], strength[chosen])
     return result
 

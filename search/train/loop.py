@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -45,20 +47,36 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def shuffled(self) -> Tensor:
-        """Return the numbers of all images in random order, once on the device where the images are there."""
-        order = torch.randperm(len(self))
-        return order.to(self.device) if isinstance(self.pixels, Tensor) else order
+    @property
+    def home(self) -> str:
+        """Where the images are, and so the numbers that choose among them."""
+        return self.device if isinstance(self.pixels, Tensor) else "cpu"
 
-    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        """Return pixels, uint8 [B, C, H, W], and class numbers [B] on the device."""
+    def shuffled(self) -> Tensor:
+        """Return the numbers of all images in random order."""
+        return torch.randperm(len(self)).to(self.home)
+
+    def batches(self, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield for each part of the images their numbers [B], pixels, uint8 [B, C, H, W], and class numbers [B]."""
         if isinstance(self.pixels, Tensor):
-            index = index.to(self.device)
-            return self.pixels[index], self.labels[index]
+            yield from ((index, self.pixels[index], self.labels[index]) for index in parts)
+        elif self.device == "cpu":
+            yield from ((index, *self._read(index)) for index in parts)
+        else:
+            # The next two batches are read, or decoded, while the device computes.
+            with ThreadPoolExecutor(1) as reader:
+                ahead = deque(reader.submit(self._read, index) for index in parts[:2])
+                for number, index in enumerate(parts):
+                    pixels, labels = ahead.popleft().result()
+                    ahead.extend(reader.submit(self._read, later) for later in parts[number + 2 : number + 3])
+                    yield index, pixels.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+
+    def _read(self, index: Tensor) -> tuple[Tensor, Tensor]:
         # Indexing copies from the mapped file, so that no process holds the whole set.
         pixels = torch.from_numpy(self.pixels[index.numpy()])
         labels = torch.from_numpy(np.asarray(self.labels)[index.numpy()])
-        return pixels.to(self.device), labels.to(self.device)
+        # Only from pinned memory does a copy go on while the host goes on.
+        return (pixels.pin_memory(), labels.pin_memory()) if self.device.startswith("cuda") else (pixels, labels)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Return float [B, C, H, W] with the training split's mean 0 and deviation 1 per channel."""
@@ -178,13 +196,12 @@ def train_epoch(session: Session, images: ImageSet, should_stop: Callable[[], bo
     total = torch.zeros((), device=session.device)
     session.model.train()
     session.hold(session.model, session.epoch)
-    for step, index in enumerate(order):
+    for step, (index, pixels, labels) in enumerate(images.batches(order)):
         if should_stop():
             raise StoppedError(f"stopped in epoch {session.epoch + 1}")
         # The rate of the middle of the step: neither the first nor the last is wasted on a rate of zero.
         session.set_rate(session.epoch + (step + 0.5) / steps)
         # Images, augmented and normalised on the device.
-        pixels, labels = images.batch(index)
         pixels = session.augment(pixels, Moment(index=index, epoch=session.epoch, seed=session.seed))
         inputs, targets = session.mix(images.normalise(pixels), labels)
         # Forward and backward.
@@ -225,8 +242,7 @@ def predict(model: nn.Module, images: ImageSet, *, precision: str = "fp32") -> n
     """Return logits, float32 [N, classes], of every image in order."""
     model.eval()
     parts = []
-    for index in torch.split(torch.arange(len(images)), EVALUATION_BATCH):
-        pixels, _ = images.batch(index)
+    for _, pixels, _ in images.batches(torch.split(torch.arange(len(images), device=images.home), EVALUATION_BATCH)):
         with autocast(images.device, precision):
             parts.append(model(images.normalise(pixels)).float())
     logits: np.ndarray[Any, Any] = torch.cat(parts).cpu().numpy()

@@ -20,6 +20,7 @@ from search.data import Prepared
 from search.errors import CheckpointError, DivergedError, StoppedError
 from search.space import parse
 from search.train import checkpoint
+from search.train.device import fastest_layout
 from search.train.loop import ImageSet, Session, evaluate, fit, predict, train_epoch
 
 BASE = "data: {digits: {max_train: 201}}\naugment: {crop_padding: 1}\n"
@@ -204,3 +205,13 @@ def test_failing_save_leaves_the_old_file(tmp_path: Path) -> None:
         checkpoint.save({"x": lambda: None}, path)
     assert checkpoint.load(path) == {"x": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["state.pt"]
+
+
+@pytest.mark.parametrize(
+    ("width", "layout"), [(8, torch.contiguous_format), (16, torch.channels_last), (32, torch.channels_last)]
+)
+def test_channels_come_last_where_that_is_safe(digits: Prepared, width: int, layout: torch.memory_format) -> None:
+    # Narrower strided 1x1 convolutions overrun memory in oneDNN with the channels last.
+    session = new_session(f"model: {{resnet: {{depths: [1, 1], width: {width}}}}}\n", digits)
+    assert fastest_layout(session.model) == layout
+    assert session.model.get_submodule("layer1.0.conv1").weight.is_contiguous(memory_format=layout)

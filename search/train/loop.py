@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections import deque
@@ -28,6 +29,9 @@ from search.train.recipe import Training
 
 EVALUATION_BATCH = 512
 """Images a step without gradients."""
+
+AUGMENTED_BYTES = 2**23
+"""Pixels that a GPU augments at a time, a byte each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,14 +200,12 @@ def train_epoch(session: Session, images: ImageSet, should_stop: Callable[[], bo
     total = torch.zeros((), device=session.device)
     session.model.train()
     session.hold(session.model, session.epoch)
-    for step, (index, pixels, labels) in enumerate(images.batches(order)):
+    for step, (inputs, labels) in enumerate(augmented(session, images, order)):
         if should_stop():
             raise StoppedError(f"stopped in epoch {session.epoch + 1}")
         # The rate of the middle of the step: neither the first nor the last is wasted on a rate of zero.
         session.set_rate(session.epoch + (step + 0.5) / steps)
-        # Images, augmented and normalised on the device.
-        pixels = session.augment(pixels, Moment(index=index, epoch=session.epoch, seed=session.seed))
-        inputs, targets = session.mix(images.normalise(pixels), labels)
+        inputs, targets = session.mix(inputs, labels)
         # Forward and backward.
         with autocast(session.device, session.precision):
             loss = session.loss(session.forward(inputs), targets)
@@ -217,11 +219,25 @@ def train_epoch(session: Session, images: ImageSet, should_stop: Callable[[], bo
         session.scaler.update()
         if session.average is not None:
             session.average.update_parameters(session.model)
-        total += loss.detach() * len(index)
+        total += loss.detach() * len(labels)
     mean = float(total) / len(images)
     if not math.isfinite(mean):
         raise DivergedError(f"the training loss became {mean} in epoch {session.epoch + 1}")
     return mean
+
+
+def augmented(session: Session, images: ImageSet, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield inputs, augmented and normalised on the device, float [B, C, H, W], and class numbers [B] of each part."""
+    # A GPU spends no more time on many small images than on a few: several parts go through it together.
+    pixels_each = math.prod(images.pixels.shape[1:]) * len(parts[0])
+    together = max(1, AUGMENTED_BYTES // pixels_each) if session.device != "cpu" else 1
+    several = [torch.cat(list(parts[first : first + together])) for first in range(0, len(parts), together)]
+    sizes = iter([len(part) for part in parts])
+    for index, pixels, labels in images.batches(several):
+        pixels = session.augment(pixels, Moment(index=index, epoch=session.epoch, seed=session.seed))
+        inputs = images.normalise(pixels)
+        split = list(itertools.islice(sizes, together))
+        yield from zip(torch.split(inputs, split), torch.split(labels, split), strict=True)
 
 
 def evaluate(model: nn.Module, images: ImageSet, *, precision: str = "fp32") -> dict[str, float]:

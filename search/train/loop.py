@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from search.data import Augment, Mix, Moment, mix_nothing
 from search.errors import DivergedError, StoppedError
 from search.losses import Loss
 from search.optim import Schedule
+from search.train.average import Average
 from search.train.device import autocast
 from search.train.finetune import Hold, hold_nothing
 from search.train.metrics import score
@@ -115,10 +115,7 @@ class Session:
     """What each finished epoch measured, the first epoch first."""
 
     def __post_init__(self) -> None:
-        averaged = get_ema_multi_avg_fn(self.recipe.ema)  # type: ignore[no-untyped-call]
-        self.average = (
-            AveragedModel(self.model, multi_avg_fn=averaged, use_buffers=True) if self.recipe.ema > 0 else None
-        )
+        self.average = Average(self.model, self.recipe.ema) if self.recipe.ema > 0 else None
         self.scaler = torch.amp.GradScaler(enabled=self.precision == "fp16")
         self.forward = torch.compile(self.model) if self.is_compiled else self.model
         self.peak_rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -145,7 +142,7 @@ class Session:
             "model": self.deployed.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "raw": self.model.state_dict() if self.average is not None else None,
-            "steps_averaged": int(self.average.n_averaged) if self.average is not None else 0,
+            "steps_averaged": self.average.steps if self.average is not None else 0,
             "scaler": self.scaler.state_dict(),
             "seed": self.seed,
             "history": self.history,
@@ -156,7 +153,7 @@ class Session:
         self.deployed.load_state_dict(state["model"])
         if self.average is not None:
             self.model.load_state_dict(state["raw"])
-            self.average.n_averaged.fill_(state["steps_averaged"])
+            self.average.steps = state["steps_averaged"]
         if "optimizer" in state:
             self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
@@ -218,7 +215,7 @@ def train_epoch(session: Session, images: ImageSet, should_stop: Callable[[], bo
         session.scaler.step(session.optimizer)
         session.scaler.update()
         if session.average is not None:
-            session.average.update_parameters(session.model)
+            session.average.update(session.model)
         total += loss.detach() * len(labels)
     mean = float(total) / len(images)
     if not math.isfinite(mean):

@@ -179,7 +179,7 @@ def test_images_too_many_to_keep_are_decoded_ahead(tmp_path: Path, imgcls: Calla
             Image.fromarray(pixels).save(folder / f"{number}.png")
     (tmp_path / "space.yaml").write_text(
         "study: {trials: 1, pruner: none}\ndata: {folder: {root: photos}}\nimage: {size: 16, cache_gb: 0}\n"
-        "model: {lenet5: {}}\ntraining: {epochs: 2, batch_size: 16, device: cuda}\n"
+        "model: {lenet5: {width: {choice: [1, 2]}}}\ntraining: {epochs: 2, batch_size: 16, device: cuda}\n"
     )
     answer = imgcls("run", "space.yaml")
     assert answer.code == 0, answer.err

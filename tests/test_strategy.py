@@ -7,7 +7,7 @@ import optuna
 import pytest
 
 from search.catalog import catalog
-from search.config import TrialConfig
+from search.config import Component, TrialConfig
 from search.errors import BuildError, NoResultError
 from search.signature import build
 from search.space import Space, parse
@@ -265,3 +265,40 @@ def test_sampler_that_would_quietly_degrade_is_refused(sampler: str, said: str) 
     wide = space(WIDE + f"study: {{sampler: {sampler}}}")
     with pytest.raises(BuildError, match=said):
         build(SAMPLERS, wide.sampler, space=wide)
+
+
+@pytest.mark.parametrize("name", ["random", "tpe"])
+def test_a_view_that_shares_ended_trials_draws_as_a_plain_study_does(name: str) -> None:
+    space = parse(
+        "model: {lenet5: {width: {float: [0.5, 2]}}}\n"
+        "optimizer: {adamw: {lr: {float: [1e-4, 1e-2], log: true}}, sgd: {momentum: {float: [0, 0.9]}}}\n",
+        catalog(),
+        source="space.yaml",
+    )
+    sampler, ended = build(SAMPLERS, Component(path=f"sampler.{name}", name=name, args={}), space=space), {}
+    trials: list[Trial] = []
+    for number in range(30):
+        view = View(space, trials, [], 7, ended)
+        drawn = sampler.draw(view, number, 0)
+        assert drawn is not None
+        seed = view.derive(number, 0)
+        plain = optuna.create_study(
+            direction="maximize",
+            sampler=optuna.samplers.TPESampler(seed=seed)
+            if name == "tpe"
+            else optuna.samplers.RandomSampler(seed=seed),
+        )
+        for past in trials:
+            plain.add_trial(
+                optuna.trial.create_trial(
+                    params=dict(past.candidate.params),
+                    distributions=dict(past.candidate.distributions),
+                    values=list(past.values or ()),
+                )
+            )
+        asked = plain.ask()
+        space.sample(asked)
+        assert drawn.params == asked.params
+        made = trial(number, 0.1 * (number % 7), state="complete")
+        made.candidate, made.values = drawn, (float(np.sin(number)),)
+        trials.append(made)

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from search.config import TrialConfig
 from search.errors import NoResultError
 from search.space import Space
 from search.strategy.samplers import Sampler, View, draw_random, draw_start, draw_unseen
 from search.trial import Candidate, Rejection, Trial
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 Weigh = Callable[[TrialConfig], "Mapping[str, float] | str"]
 """Returns the sizes of a configuration, or in few words why it can be no trial."""
@@ -46,6 +50,7 @@ class Proposer:
         self.sampler = sampler
         self.seed = seed
         self.weigh = weigh
+        self.ended: dict[int, FrozenTrial] = {}
         combinations = space.num_combinations()
         self.is_countable = combinations is not None and combinations <= MOST_COMBINATIONS
 
@@ -64,7 +69,7 @@ class Proposer:
         earlier = [rejection for trial in trials for rejection in trial.rejected_before]
         rejections: list[Rejection] = []
         for attempt in range(MOST_DRAWS):
-            candidate = self._draw(View(self.space, trials, rejections, self.seed), number, attempt)
+            candidate = self._draw(View(self.space, trials, rejections, self.seed, self.ended), number, attempt)
             if candidate is None:
                 break
             if candidate.config not in seen:

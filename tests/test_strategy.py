@@ -13,7 +13,7 @@ from search.signature import build
 from search.space import Space, parse
 from search.strategy.propose import Proposal, Proposer
 from search.strategy.pruners import PRUNERS, Pruner
-from search.strategy.samplers import SAMPLERS, View
+from search.strategy.samplers import SAMPLERS, Ended, View
 from search.trial import Candidate, Trial
 
 CONFIG = TrialConfig.from_dict({"model": {"lenet5": {}}})
@@ -275,7 +275,8 @@ def test_a_view_that_shares_ended_trials_draws_as_a_plain_study_does(name: str) 
         catalog(),
         source="space.yaml",
     )
-    sampler, ended = build(SAMPLERS, Component(path=f"sampler.{name}", name=name, args={}), space=space), {}
+    sampler = build(SAMPLERS, Component(path=f"sampler.{name}", name=name, args={}), space=space)
+    ended: Ended = {}
     trials: list[Trial] = []
     for number in range(30):
         view = View(space, trials, [], 7, ended)

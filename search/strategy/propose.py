@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from search.config import TrialConfig
 from search.errors import NoResultError
 from search.space import Space
-from search.strategy.samplers import Sampler, View, draw_random, draw_start, draw_unseen
+from search.strategy.samplers import Ended, Sampler, View, draw_random, draw_start, draw_unseen
 from search.trial import Candidate, Rejection, Trial
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
 
 Weigh = Callable[[TrialConfig], "Mapping[str, float] | str"]
 """Returns the sizes of a configuration, or in few words why it can be no trial."""
@@ -50,7 +46,7 @@ class Proposer:
         self.sampler = sampler
         self.seed = seed
         self.weigh = weigh
-        self.ended: dict[int, FrozenTrial] = {}
+        self.ended: Ended = {}
         combinations = space.num_combinations()
         self.is_countable = combinations is not None and combinations <= MOST_COMBINATIONS
 

@@ -10,7 +10,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from search.config import Scalar
 from search.errors import BuildError
@@ -20,6 +20,9 @@ from search.trial import Candidate, Rejection, Trial
 
 if TYPE_CHECKING:
     import optuna
+
+Ended = dict[tuple[Any, ...], "optuna.trial.FrozenTrial"]
+"""Trials that change no more as Optuna sees them, by number, state, epochs and values."""
 
 Startup = Annotated[int, Arg("trials drawn at random first", ge=1)]
 
@@ -40,17 +43,17 @@ class View:
         trials: Sequence[Trial],
         rejections: Sequence[Rejection],
         seed: int,
-        ended: dict[int, optuna.trial.FrozenTrial] | None = None,
+        ended: Ended | None = None,
     ) -> None:
         """Rejections are those since the last trial; earlier ones stand with the trials.
 
-        `ended` keeps, from view to view, what samplers see of trials that change no more, by number.
+        `ended` keeps, from view to view, what samplers see of trials that change no more.
         """
         self.space = space
         self.trials = trials
         self.rejections = rejections
         self.seed = seed
-        self.ended = {} if ended is None else ended
+        self.ended: Ended = {} if ended is None else ended
 
     def derive(self, *parts: int) -> int:
         """Return a seed for a moment of the search: the same question is asked again after a restart."""
@@ -77,9 +80,10 @@ class View:
     def _frozen(self, trial: Trial) -> optuna.trial.FrozenTrial:
         if trial.is_open:
             return _frozen_trial(trial, len(self.space.objectives))
-        if trial.number not in self.ended:
-            self.ended[trial.number] = _frozen_trial(trial, len(self.space.objectives))
-        return self.ended[trial.number]
+        key = (trial.number, trial.state, trial.epoch, trial.values)
+        if key not in self.ended:
+            self.ended[key] = _frozen_trial(trial, len(self.space.objectives))
+        return self.ended[key]
 
 
 class OptunaSampler:

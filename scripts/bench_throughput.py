@@ -1,4 +1,4 @@
-"""Measure how fast images are trained on by the whole machine, in three ways taken in turns within one run:
+"""Measure how fast images are trained on by the whole machine, in four ways taken in turns within one run:
 
 ours    worker processes with one thread each, training as a search trains them
 habit   what most people write, the reference: ImageFolder, PIL transforms image by image, a DataLoader of two

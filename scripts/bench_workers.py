@@ -74,7 +74,7 @@ def _device(name: str) -> str:
 def _space(arguments: argparse.Namespace) -> str:
     data = f"folder: {{root: {arguments.images.resolve()}," if arguments.images else "digits: {"
     return f"""
-study: {{trials: {arguments.trials}, sampler: random, pruner: none, name: bench}}
+study: {{trials: {arguments.trials}, sampler: random, pruner: none}}
 data: {{{data} max_train: {arguments.max_train}}}}}
 augment: {{flip: horizontal, crop_padding: {4 if arguments.images else 1}}}
 model: {{resnet: {{depths: [1, 1, 1], width: {{choice: [16, 24]}}}}}}

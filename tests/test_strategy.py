@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import optuna
 import pytest
@@ -267,8 +269,17 @@ def test_sampler_that_would_quietly_degrade_is_refused(sampler: str, said: str) 
         build(SAMPLERS, wide.sampler, space=wide)
 
 
-@pytest.mark.parametrize("name", ["random", "tpe"])
-def test_a_view_that_shares_ended_trials_draws_as_a_plain_study_does(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "reference"),
+    [
+        ("random", optuna.samplers.RandomSampler),
+        ("tpe", optuna.samplers.TPESampler),
+        ("nsga2", optuna.samplers.NSGAIISampler),
+    ],
+)
+def test_a_view_that_shares_ended_trials_draws_as_a_plain_study_does(
+    name: str, reference: Callable[..., optuna.samplers.BaseSampler]
+) -> None:
     space = parse(
         "model: {lenet5: {width: {float: [0.5, 2]}}}\n"
         "optimizer: {adamw: {lr: {float: [1e-4, 1e-2], log: true}}, sgd: {momentum: {float: [0, 0.9]}}}\n",
@@ -278,22 +289,18 @@ def test_a_view_that_shares_ended_trials_draws_as_a_plain_study_does(name: str) 
     sampler = build(SAMPLERS, Component(path=f"sampler.{name}", name=name, args={}), space=space)
     ended: Ended = {}
     trials: list[Trial] = []
-    for number in range(30):
+    # Beyond the first population of nsga2.
+    for number in range(60):
         view = View(space, trials, [], 7, ended)
         drawn = sampler.draw(view, number, 0)
         assert drawn is not None
-        seed = view.derive(number, 0)
-        plain = optuna.create_study(
-            direction="maximize",
-            sampler=optuna.samplers.TPESampler(seed=seed)
-            if name == "tpe"
-            else optuna.samplers.RandomSampler(seed=seed),
-        )
+        plain = optuna.create_study(direction="maximize", sampler=reference(seed=view.derive(number, 0)))
         for past in trials:
             plain.add_trial(
                 optuna.trial.create_trial(
                     params=dict(past.candidate.params),
                     distributions=dict(past.candidate.distributions),
+                    system_attrs=dict(past.candidate.sampler_state),
                     values=list(past.values or ()),
                 )
             )

@@ -170,7 +170,8 @@ def erase(images: Tensor, window: Window) -> Tensor:
 
 def beside(values: Tensor, images: Tensor) -> Tensor:
     """Return a few numbers, drawn on the CPU, on the device of the images, without waiting for what it computes."""
-    return values.to(images.device, non_blocking=True)
+    # Elsewhere than on CUDA the numbers may be gone before such a copy has read them.
+    return values.to(images.device, non_blocking=images.is_cuda)
 
 
 def _matrices(

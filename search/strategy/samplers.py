@@ -184,7 +184,7 @@ def _fixed(view: View, params: Mapping[str, Scalar]) -> Candidate:
 
 
 def _frozen_trial(trial: Trial, num_objectives: int) -> optuna.trial.FrozenTrial:
-    from optuna.trial import TrialState, create_trial
+    from optuna.trial import TrialState
 
     state, values, steps = TrialState.PRUNED, None, {}
     if trial.state == "complete":
@@ -193,22 +193,35 @@ def _frozen_trial(trial: Trial, num_objectives: int) -> optuna.trial.FrozenTrial
         state = TrialState.RUNNING
     elif num_objectives == 1 and (epoch := trial.judged if trial.is_open else trial.epoch) > 0:
         steps = {epoch: trial.value_at(epoch)}
-    frozen = create_trial(
+    return _past_trial(
+        trial.candidate,
         state=state,
         values=values,
-        params=dict(trial.candidate.params),
-        distributions=dict(trial.candidate.distributions),
         system_attrs=dict(trial.candidate.sampler_state),
         intermediate_values=steps,
     )
+
+
+def _frozen_rejection(rejection: Rejection) -> optuna.trial.FrozenTrial:
+    from optuna.trial import TrialState
+
+    # Pruned without a value ranks last; as FAIL the sampler would learn nothing from it.
+    return _past_trial(rejection, state=TrialState.PRUNED)
+
+
+def _past_trial(drawn: Candidate | Rejection, **shown: Any) -> optuna.trial.FrozenTrial:
+    """Return what samplers see of something that was drawn."""
+    from optuna.trial import create_trial
+
+    frozen = create_trial(params=dict(drawn.params), distributions=dict(drawn.distributions), **shown)
     # Optuna copies a trial with all that it holds whenever it takes or shows one. No sampler changes a trial of the
     # past, so that a copy may share, which halves the time of a draw that sees 1,000 trials.
-    frozen.__class__ = _past_trial()
+    frozen.__class__ = _sharing_class()
     return frozen
 
 
 @cache
-def _past_trial() -> type[optuna.trial.FrozenTrial]:
+def _sharing_class() -> type[optuna.trial.FrozenTrial]:
     from optuna.trial import FrozenTrial
 
     class PastTrial(FrozenTrial):
@@ -216,15 +229,6 @@ def _past_trial() -> type[optuna.trial.FrozenTrial]:
             return copy.copy(self)
 
     return PastTrial
-
-
-def _frozen_rejection(rejection: Rejection) -> optuna.trial.FrozenTrial:
-    from optuna.trial import TrialState, create_trial
-
-    # Pruned without a value ranks last; as FAIL the sampler would learn nothing from it.
-    return create_trial(
-        state=TrialState.PRUNED, params=dict(rejection.params), distributions=dict(rejection.distributions)
-    )
 
 
 def _at(parameter: Parameter, u: float) -> Scalar:

@@ -73,14 +73,21 @@ class ImageSet:
                 for number, index in enumerate(parts):
                     pixels, labels = ahead.popleft().result()
                     ahead.extend(reader.submit(self._read, later) for later in parts[number + 2 : number + 3])
-                    yield index, pixels.to(self.device, non_blocking=True), labels.to(self.device, non_blocking=True)
+                    yield index, self._send(pixels), self._send(labels)
 
     def _read(self, index: Tensor) -> tuple[Tensor, Tensor]:
         # Indexing copies from the mapped file, so that no process holds the whole set.
         pixels = torch.from_numpy(self.pixels[index.numpy()])
         labels = torch.from_numpy(np.asarray(self.labels)[index.numpy()])
         # Only from pinned memory does a copy go on while the host goes on.
-        return (pixels.pin_memory(), labels.pin_memory()) if self.device.startswith("cuda") else (pixels, labels)
+        return (pixels.pin_memory(), labels.pin_memory()) if self._is_cuda else (pixels, labels)
+
+    def _send(self, values: Tensor) -> Tensor:
+        return values.to(self.device, non_blocking=self._is_cuda)
+
+    @property
+    def _is_cuda(self) -> bool:
+        return self.device.startswith("cuda")
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Return float [B, C, H, W] with the training split's mean 0 and deviation 1 per channel."""

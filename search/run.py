@@ -227,7 +227,6 @@ class Search:
             self.pruner = PRUNERS["none"](epochs=self.epochs, sign=self.sign)
         sampler = build(SAMPLERS, self.space.sampler, space=self.space)
         self.proposer = Proposer(self.space, sampler, self.settings.seed, self._weigh)
-        self.record.mend()
         self.waiting = [trial for trial in self.record.trials if trial.state == "running"]
         """Open trials without a worker: adopted from a run that ended, or orphaned by a worker that died."""
         self.stopping: Ending | None = None

@@ -6,7 +6,6 @@ last rung, since samplers take a row that stays RUNNING for a bad one (TPE then 
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
@@ -73,8 +72,11 @@ class View:
 
         directions = [optuna.study.StudyDirection[direction.upper()] for _, direction in self.space.objectives]
         study = optuna.create_study(directions=directions, sampler=sampler)
-        study.add_trials([_frozen_rejection(rejection) for rejection in self.all_rejections()])
-        study.add_trials([self._frozen(trial) for trial in self.trials])
+        # Past the study, which would check every trial again: `_past_trial` did that once.
+        for rejection in self.all_rejections():
+            study._storage.create_new_trial(study._study_id, template_trial=_frozen_rejection(rejection))
+        for trial in self.trials:
+            study._storage.create_new_trial(study._study_id, template_trial=self._frozen(trial))
         return study
 
     def _frozen(self, trial: Trial) -> optuna.trial.FrozenTrial:
@@ -169,7 +171,7 @@ def _blank_study(seed: int) -> optuna.Study:
 def _ask(study: optuna.Study, space: Space, *, keeps_state: bool = False) -> Candidate:
     trial = study.ask()
     config = space.sample(trial)
-    frozen = study.trials[-1]
+    frozen = study.get_trials(deepcopy=False)[-1]
     state = frozen.system_attrs if keeps_state else {}
     return Candidate(params=frozen.params, distributions=frozen.distributions, config=config, sampler_state=state)
 
@@ -226,9 +228,32 @@ def _sharing_class() -> type[optuna.trial.FrozenTrial]:
 
     class PastTrial(FrozenTrial):
         def __deepcopy__(self, memo: object) -> FrozenTrial:
-            return copy.copy(self)
+            # As copy.copy does, in a quarter of the time.
+            shared = object.__new__(type(self))
+            shared.__dict__ |= self.__dict__
+            return shared
 
     return PastTrial
+
+
+def _same_names() -> optuna.search_space.IntersectionSearchSpace:
+    """Return what finds the parameters that all trials share, by name alone.
+
+    Optuna compares the ranges too, which takes two fifths of a draw among 1,000 trials; in a study of ours a name has
+    one range. A test holds the draws to those of Optuna as it is.
+    """
+    from optuna.search_space import IntersectionSearchSpace
+    from optuna.trial import TrialState
+
+    class SameNames(IntersectionSearchSpace):
+        def calculate(self, study: optuna.Study, use_cache: bool = False) -> dict[str, Any]:
+            ended = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+            if not ended:
+                return {}
+            names = set(ended[0].distributions).intersection(*(trial.distributions for trial in ended[1:]))
+            return {name: ended[0].distributions[name] for name in sorted(names)}
+
+    return SameNames(include_pruned=True)
 
 
 def _at(parameter: Parameter, u: float) -> Scalar:
@@ -269,7 +294,11 @@ def tpe(
     def make(seed: int) -> optuna.samplers.BaseSampler:
         import optuna
 
-        return optuna.samplers.TPESampler(n_startup_trials=n_startup_trials, n_ei_candidates=n_ei_candidates, seed=seed)
+        sampler = optuna.samplers.TPESampler(
+            n_startup_trials=n_startup_trials, n_ei_candidates=n_ei_candidates, seed=seed
+        )
+        sampler._search_space = _same_names()
+        return sampler
 
     return OptunaSampler(make)
 

@@ -7,6 +7,7 @@ run decides by the latter and never reads the former back.
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,14 +17,14 @@ from typing import Any
 import optuna
 import sqlalchemy
 from optuna.distributions import distribution_to_json, json_to_distribution
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState
 
 from search.config import TrialConfig
 from search.errors import StudyError
 from search.study.files import StudyFiles
+from search.study.rows import EndedError, Rows
 from search.trial import SIZES, Candidate, Rejection, State, Trial
 
 _STATES: Mapping[TrialState, State] = {
@@ -37,13 +38,13 @@ _STATES: Mapping[TrialState, State] = {
 class Record:
     """The trials of one study and the facts that it was started with."""
 
-    def __init__(self, study: optuna.Study) -> None:
+    def __init__(self, study: optuna.Study, rows: Rows) -> None:
         """Read everything once."""
         self.study = study
+        self.rows = rows
         self.facts: dict[str, Any] = dict(study.user_attrs)
         self.objectives = _objectives(self.facts)
         self.ids: dict[int, int] = {}
-        self.live: dict[int, optuna.Trial] = {}
         self.trials: list[Trial] = []
         for frozen in study.get_trials(deepcopy=False):
             self.ids[frozen.number] = frozen._trial_id
@@ -59,43 +60,27 @@ class Record:
             "rejected_before": [_freeze_rejection(rejection) for rejection in trial.rejected_before],
             **trial.sizes,
         }
-        self.study.add_trial(
-            create_trial(
-                state=TrialState.RUNNING,
-                params=dict(trial.candidate.params),
-                distributions=dict(trial.candidate.distributions),
-                user_attrs={key: value for key, value in attributes.items() if value not in ({}, [])},
-            )
+        self.ids[trial.number] = self.rows.add(
+            trial.number,
+            trial.candidate.params,
+            trial.candidate.distributions,
+            {key: value for key, value in attributes.items() if value not in ({}, [])},
         )
-        frozen = self.study.get_trials(deepcopy=False)[-1]
-        assert frozen.number == trial.number, "somebody else writes this study"
-        self.ids[trial.number] = frozen._trial_id
         self.trials.append(trial)
 
     def add_epoch(self, trial: Trial, metrics: Mapping[str, float]) -> None:
-        """Record an epoch: its metrics, and the value that dashboards draw."""
+        """Record an epoch in one write: its metrics, and the value that dashboards draw."""
         trial.epochs.append(dict(metrics))
-        with self._accepting_an_end(trial) as live:
-            live.set_user_attr("epochs", trial.epochs)
-            # Optuna refuses intermediate values in a study with several objectives.
-            if len(self.objectives) == 1 and trial.metric in metrics:
-                live.report(metrics[trial.metric], step=len(trial.epochs))
-
-    def mend(self) -> None:
-        """Write the values of open trials that a kill between the two writes of an epoch left out."""
-        known = self.study.get_trials(deepcopy=False)
-        for trial in self.trials:
-            for step, metrics in enumerate(trial.epochs, start=1):
-                is_missing = step not in known[trial.number].intermediate_values
-                if trial.is_open and is_missing and len(self.objectives) == 1 and trial.metric in metrics:
-                    with self._accepting_an_end(trial) as live:
-                        live.report(metrics[trial.metric], step=step)
+        # Optuna refuses intermediate values in a study with several objectives.
+        is_drawn = len(self.objectives) == 1 and trial.metric in metrics
+        value = (len(trial.epochs), metrics[trial.metric]) if is_drawn else None
+        with self._accepting_an_end(trial):
+            self.rows.update(self.ids[trial.number], {"epochs": trial.epochs}, value=value)
 
     def note(self, trial: Trial, **attributes: Any) -> None:
-        """Record something about an open trial."""
-        with self._accepting_an_end(trial) as live:
-            for name, value in attributes.items():
-                live.set_user_attr(name, value)
+        """Record something about an open trial in one write."""
+        with self._accepting_an_end(trial):
+            self.rows.update(self.ids[trial.number], attributes)
 
     def set_plan(self, trial: Trial, *, until: int, paused: bool) -> None:
         """Record in one write what was decided about a trial at its last epoch: how far it may go, or that it rests."""
@@ -107,15 +92,17 @@ class Record:
     def complete(self, trial: Trial, values: Sequence[float]) -> None:
         """End a trial with its values."""
         trial.values = tuple(values)
-        self._end(trial, "complete", TrialState.COMPLETE, list(values))
+        self._end(trial, "complete", TrialState.COMPLETE, values)
 
     def prune(self, trial: Trial, reason: str) -> None:
         """End a trial early; its last epoch stays its value for the sampler."""
-        self._end(trial, "pruned", TrialState.PRUNED, None, reason)
+        # Optuna gives a pruned trial the last value that it showed.
+        shown = [epoch[trial.metric] for epoch in trial.epochs if len(self.objectives) == 1 and trial.metric in epoch]
+        self._end(trial, "pruned", TrialState.PRUNED, [v for v in shown[-1:] if not math.isnan(v)], reason)
 
     def fail(self, trial: Trial, reason: str) -> None:
         """End a trial that came to nothing."""
-        self._end(trial, "fail", TrialState.FAIL, None, reason)
+        self._end(trial, "fail", TrialState.FAIL, [], reason)
 
     def set_fact(self, name: str, value: Any) -> None:
         """Record a fact about the study as a whole."""
@@ -123,31 +110,22 @@ class Record:
         self.study.set_user_attr(name, value)
 
     def _end(
-        self, trial: Trial, state: State, told: TrialState, values: list[float] | None, reason: str | None = None
+        self, trial: Trial, state: State, told: TrialState, values: Sequence[float], reason: str | None = None
     ) -> None:
-        # Optuna freezes a trial when it is told; everything else must be written before.
         trial.reason = reason
-        self.note(trial, seconds=round(sum(epoch["seconds"] for epoch in trial.epochs), 3))
+        said: dict[str, Any] = {"seconds": round(sum(epoch["seconds"] for epoch in trial.epochs), 3)}
         if reason is not None:
-            self.note(trial, reason=reason)
-        if trial.is_open:
+            said["reason"] = reason
+        with self._accepting_an_end(trial):
+            self.rows.end(self.ids[trial.number], told, values, said, {})
             trial.state = state
-            self.study.tell(trial.number, values, told, skip_if_finished=True)
-            self.live.pop(trial.number, None)
 
     @contextmanager
-    def _accepting_an_end(self, trial: Trial) -> Iterator[optuna.Trial]:
-        """Give the live trial; if somebody ended it from outside, as the dashboard can, take that as its end."""
-        if not trial.is_open:
-            # Already found ended: what is still said about it has no place in the database.
-            yield _Nobody()  # type: ignore[misc]
-            return
+    def _accepting_an_end(self, trial: Trial) -> Iterator[None]:
+        """Let a trial be written to; if somebody ended it from outside, as the dashboard can, take that as its end."""
         try:
-            # Attaching reads the whole trial from the database; once is enough.
-            if trial.number not in self.live:
-                self.live[trial.number] = optuna.trial.Trial(self.study, self.ids[trial.number])
-            yield self.live[trial.number]
-        except UpdateFinishedTrialError:
+            yield
+        except EndedError:
             frozen = self.study.get_trials(deepcopy=False)[trial.number]
             trial.state = _STATES[frozen.state]
             trial.values = tuple(frozen.values) if frozen.values is not None else None
@@ -179,16 +157,6 @@ class Record:
             deaths=attributes.get("deaths", 0),
             rejected_before=tuple(_thaw_rejection(entry) for entry in attributes.get("rejected_before", [])),
         )
-
-
-class _Nobody:
-    """Stands for a live trial that is live no more."""
-
-    def set_user_attr(self, name: str, value: Any) -> None:
-        pass
-
-    def report(self, value: float, step: int) -> None:
-        pass
 
 
 def create(files: StudyFiles, objectives: Sequence[tuple[str, str]], facts: Mapping[str, Any]) -> Record:
@@ -235,14 +203,15 @@ def load(files: StudyFiles) -> Record:
     """
     files.must_exist()
     try:
-        study = optuna.load_study(storage=open_storage(files), study_name=files.name)
+        storage = open_storage(files)
+        study = optuna.load_study(storage=storage, study_name=files.name)
     except KeyError:
         raise StudyError(f"{files.database}: holds no study of the name {files.name!r}") from None
     except sqlalchemy.exc.SQLAlchemyError as error:
         raise StudyError(f"{files.database}: cannot be read as a study ({type(error).__name__})") from error
     if "objectives" not in study.user_attrs:
         raise StudyError(f"{files.database}: this study was not made by imgcls-search")
-    return Record(study)
+    return Record(study, Rows(storage.engine, study._study_id))
 
 
 def open_storage(files: StudyFiles) -> RDBStorage:

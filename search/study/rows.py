@@ -1,0 +1,180 @@
+"""What a search writes down, each step in one transaction, in Optuna's own tables.
+
+Optuna's storage takes a transaction for every attribute, value and state, and looks a trial up anew for each; together
+they cost more than the decisions that they record. What is written here reads the same to Optuna; the tests hold it to
+what Optuna itself writes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from typing import Any
+
+import sqlalchemy
+from optuna.distributions import BaseDistribution, distribution_to_json
+from optuna.storages._rdb import models
+from optuna.trial import TrialState
+from sqlalchemy.dialects import postgresql, sqlite
+
+from search.config import Scalar
+from search.errors import StudyError
+
+_TRIALS: Any = models.TrialModel.__table__
+_PARAMS: Any = models.TrialParamModel.__table__
+_VALUES: Any = models.TrialValueModel.__table__
+_STEPS: Any = models.TrialIntermediateValueModel.__table__
+_USER: Any = models.TrialUserAttributeModel.__table__
+_SYSTEM: Any = models.TrialSystemAttributeModel.__table__
+
+_INSERTS: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+
+class EndedError(Exception):
+    """The trial was ended by somebody else, and takes no more."""
+
+
+class Rows:
+    """The trials of one study in the database."""
+
+    def __init__(self, engine: sqlalchemy.Engine, study_id: int) -> None:
+        """The engine is that of an Optuna storage which holds the study."""
+        self.engine = engine
+        self.study_id = study_id
+        self.insert = _INSERTS[engine.name]
+        self.upserts = {table: _upsert(self.insert, table) for table in (_USER, _SYSTEM)}
+
+    def add(
+        self,
+        number: int,
+        params: Mapping[str, Scalar],
+        distributions: Mapping[str, BaseDistribution],
+        attributes: Mapping[str, Any],
+    ) -> int:
+        """Write a running trial whole, and return its id.
+
+        Raises:
+            StudyError: the database cannot be written, or holds trials that this process did not write.
+        """
+        with self._transaction() as connection:
+            trial = {
+                "number": number,
+                "study_id": self.study_id,
+                "state": TrialState.RUNNING,
+                "datetime_start": _now(),
+            }
+            trial_id = int(connection.execute(_TRIALS.insert().returning(_TRIALS.c.trial_id), trial).scalar_one())
+            count = sqlalchemy.select(sqlalchemy.func.count()).where(_TRIALS.c.study_id == self.study_id)
+            if connection.execute(count).scalar_one() != number + 1:
+                raise StudyError(f"{self._shown()}: somebody else adds trials to this study; only one run may write it")
+            rows = [
+                {
+                    "trial_id": trial_id,
+                    "param_name": name,
+                    "param_value": distributions[name].to_internal_repr(value),
+                    "distribution_json": distribution_to_json(distributions[name]),
+                }
+                for name, value in params.items()
+            ]
+            if rows:
+                connection.execute(_PARAMS.insert(), rows)
+            self._set_attributes(connection, _USER, trial_id, attributes)
+        return trial_id
+
+    def update(self, trial_id: int, attributes: Mapping[str, Any], *, value: tuple[int, float] | None = None) -> None:
+        """Write attributes of a running trial, and with them the value that it showed at an epoch.
+
+        Raises:
+            EndedError: somebody ended the trial.
+            StudyError: the database cannot be written.
+        """
+        with self._transaction() as connection:
+            self._hold(connection, trial_id)
+            self._set_attributes(connection, _USER, trial_id, attributes)
+            if value is not None:
+                shown, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(value[1])
+                step = {"trial_id": trial_id, "step": value[0], "intermediate_value": shown}
+                connection.execute(_STEPS.insert(), {**step, "intermediate_value_type": kind})
+
+    def end(
+        self,
+        trial_id: int,
+        state: TrialState,
+        values: Sequence[float],
+        attributes: Mapping[str, Any],
+        system_attributes: Mapping[str, Any],
+    ) -> None:
+        """Write the end of a running trial and all that is to be said with it; it is on the disk when this returns.
+
+        Raises:
+            EndedError: somebody ended the trial.
+            StudyError: the database cannot be written.
+        """
+        with self._transaction(durable=True) as connection:
+            self._hold(connection, trial_id)
+            self._set_attributes(connection, _USER, trial_id, attributes)
+            self._set_attributes(connection, _SYSTEM, trial_id, system_attributes)
+            for objective, value in enumerate(values):
+                shown, kind = models.TrialValueModel.value_to_stored_repr(value)
+                entry = {"trial_id": trial_id, "objective": objective, "value": shown, "value_type": kind}
+                connection.execute(_VALUES.insert(), entry)
+            ended = {"state": state, "datetime_complete": _now()}
+            connection.execute(_TRIALS.update().where(_TRIALS.c.trial_id == trial_id), ended)
+
+    def _hold(self, connection: sqlalchemy.Connection, trial_id: int) -> None:
+        """Take the lock on a trial by a write that changes nothing, and see that it runs."""
+        is_running = (_TRIALS.c.trial_id == trial_id) & (_TRIALS.c.state == TrialState.RUNNING)
+        held = connection.execute(_TRIALS.update().where(is_running).values(number=_TRIALS.c.number))
+        if held.rowcount == 0:
+            raise EndedError
+
+    def _set_attributes(
+        self, connection: sqlalchemy.Connection, table: Any, trial_id: int, attributes: Mapping[str, Any]
+    ) -> None:
+        rows = [
+            {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)} for key, value in attributes.items()
+        ]
+        if rows:
+            connection.execute(self.upserts[table], rows)
+
+    @contextmanager
+    def _transaction(self, *, durable: bool = False) -> Iterator[sqlalchemy.Connection]:
+        try:
+            with self.engine.connect() as connection:
+                if durable and self.engine.name == "sqlite":
+                    _sync(connection, "FULL")
+                try:
+                    yield connection
+                    connection.commit()
+                finally:
+                    connection.rollback()
+                    if durable and self.engine.name == "sqlite":
+                        _sync(connection, "NORMAL")
+        except sqlalchemy.exc.OperationalError as error:
+            raise StudyError(
+                f"{self._shown()}: cannot be written ({error.orig}); what is recorded is safe, "
+                "and the same command goes on from there"
+            ) from error
+
+    def _shown(self) -> str:
+        url = self.engine.url
+        return str(url.database) if self.engine.name == "sqlite" else url.render_as_string(hide_password=True)
+
+
+def _upsert(insert: Any, table: Any) -> Any:
+    statement = insert(table)
+    return statement.on_conflict_do_update(
+        index_elements=[table.c.trial_id, table.c.key], set_={"value_json": statement.excluded.value_json}
+    )
+
+
+def _sync(connection: sqlalchemy.Connection, mode: str) -> None:
+    connection.exec_driver_sql(f"PRAGMA synchronous={mode}")
+    connection.rollback()
+
+
+def _now() -> datetime:
+    # Optuna keeps times in UTC without saying so.
+    return datetime.now(timezone.utc).replace(tzinfo=None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,6 +49,9 @@ WEIGHTS_DRAWS = 50
 
 POLL_SECONDS = 0.2
 """How long a Ctrl-C may go unnoticed."""
+
+GLANCE_SECONDS = 0.01
+"""How long to listen for events before looking whether the helper has measured the next candidate."""
 
 Ending = Literal["finished", "exhausted", "timeout", "interrupted", "terminated"]
 
@@ -263,9 +266,15 @@ class Search:
 
     def _listen(self) -> Event | None:
         before = self.executor.clock()
-        event = self.executor.next_event(0 if self._can_look_ahead() else POLL_SECONDS)
+        event = self.executor.next_event(self._patience())
         self.idle_seconds += self.executor.clock() - before
         return event
+
+    def _patience(self) -> float:
+        """Return how long to listen for an event when there is something else to do, and when there is not."""
+        if not self._can_look_ahead():
+            return POLL_SECONDS
+        return GLANCE_SECONDS if self.helper.is_measuring else 0
 
     def _note_run(self) -> None:
         """Record how long this call took, and how much of that the run process itself was at work."""
@@ -290,12 +299,14 @@ class Search:
         while self.drawing is not None:
             # A promotion now would change what the next trial is drawn by.
             self._look_ahead()
+            self.helper.wait(POLL_SECONDS)
         promoted = self.pruner.promote(self.record.trials)
         if promoted is not None:
             self.record.set_plan(promoted, until=self.pruner.milestone(promoted), paused=False)
             return promoted
         while self._can_look_ahead():
             self._look_ahead()
+            self.helper.wait(POLL_SECONDS)
         if self.upcoming is not None:
             return self._new_trial()
         return self._finalist()
@@ -486,15 +497,15 @@ class Search:
             path.unlink(missing_ok=True)
             sizes.pop(path, None)
 
-    def _weigh(self, config: TrialConfig) -> Mapping[str, float] | str:
-        """Return the sizes of a configuration, or why it can be no trial."""
+    def _weigh(self, config: TrialConfig) -> Generator[None, None, Mapping[str, float] | str]:
+        """Return the sizes of a configuration, or why it can be no trial; yield while they are being measured."""
         try:
             shape = InputShape(
                 image_size=config.section("image")["size"],
                 channels=config.section("image")["channels"],
                 classes=self.num_classes,
             )
-            sizes = self.helper.measure(config, shape)
+            sizes = yield from self.helper.measuring(config, shape)
         except BuildError as error:
             return str(error)
         for name, limit in self.space.limits.items():

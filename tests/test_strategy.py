@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 import numpy as np
 import optuna
@@ -13,7 +13,7 @@ from search.config import Component, TrialConfig
 from search.errors import BuildError, NoResultError
 from search.signature import build
 from search.space import Space, parse
-from search.strategy.propose import Proposal, Proposer
+from search.strategy.propose import Proposal, Proposer, Weigh
 from search.strategy.pruners import PRUNERS, Pruner
 from search.strategy.samplers import SAMPLERS, Ended, View
 from search.trial import Candidate, Trial
@@ -146,6 +146,16 @@ optimizer: {adamw: {lr: {float: [1e-4, 1e-2], log: true}, weight_decay: {float: 
 """
 
 
+def waited(answer: Callable[[TrialConfig], dict[str, float] | str]) -> Weigh:
+    """Answer as the helper process does: not at once."""
+
+    def weigh(config: TrialConfig) -> Generator[None, None, dict[str, float] | str]:
+        yield
+        return answer(config)
+
+    return weigh
+
+
 def following(proposer: Proposer, trials: list[Trial]) -> Proposal | None:
     """Return the next proposal, or None at the end of the space."""
     return next((proposal for proposal in proposer.proposals(trials) if proposal is not None), None)
@@ -159,7 +169,9 @@ def test_proposals_are_new_fit_the_space_and_repeat_after_a_restart(name: str) -
         trials: list[Trial] = []
         for number in range(25):
             # A new proposer each time, as after a restart.
-            proposer = Proposer(wide, build(SAMPLERS, wide.sampler, space=wide), 3, lambda config: {"params": 1})
+            proposer = Proposer(
+                wide, build(SAMPLERS, wide.sampler, space=wide), 3, waited(lambda config: {"params": 1})
+            )
             proposal = following(proposer, trials)
             assert proposal is not None
             assert wide.config_of(proposal.candidate.params) == proposal.candidate.config
@@ -174,7 +186,7 @@ def test_proposals_are_new_fit_the_space_and_repeat_after_a_restart(name: str) -
 
 def test_proposal_is_the_same_however_far_the_last_trial_is() -> None:
     wide = space(WIDE + "study: {sampler: {tpe: {n_startup_trials: 2}}}")
-    proposer = Proposer(wide, build(SAMPLERS, wide.sampler, space=wide), 0, lambda config: {"params": 1})
+    proposer = Proposer(wide, build(SAMPLERS, wide.sampler, space=wide), 0, waited(lambda config: {"params": 1}))
     trials: list[Trial] = []
     for number in range(6):
         proposal = following(proposer, trials)
@@ -211,7 +223,7 @@ def test_rejected_candidates_are_kept_and_counted_and_the_next_fits() -> None:
         wide,
         build(SAMPLERS, wide.sampler, space=wide),
         0,
-        lambda config: {"params": 1} if config.component("model").name == "resnet" else "limits.params: over 5",
+        waited(lambda config: {"params": 1} if config.component("model").name == "resnet" else "limits.params: over 5"),
     )
     proposals = [following(proposer, []) for _ in range(3)]
     assert proposals[0] == proposals[1] == proposals[2]
@@ -230,7 +242,7 @@ def test_rejected_candidates_are_kept_and_counted_and_the_next_fits() -> None:
 
 def test_space_without_a_fit_ends_with_the_numbers() -> None:
     wide = space(WIDE)
-    proposer = Proposer(wide, build(SAMPLERS, wide.sampler, space=wide), 0, lambda config: "too large")
+    proposer = Proposer(wide, build(SAMPLERS, wide.sampler, space=wide), 0, waited(lambda config: "too large"))
     with pytest.raises(
         NoResultError, match="only 0 of 200 configurations that were drawn can be trials: 200 x too large"
     ):
@@ -246,7 +258,7 @@ def test_space_in_which_nearly_nothing_fits_is_given_up_with_the_numbers() -> No
         calls += 1
         return {"params": 1} if calls % 120 == 0 else "limits.macs: over 5"
 
-    proposer = Proposer(wide, build(SAMPLERS, wide.sampler, space=wide), 0, weigh)
+    proposer = Proposer(wide, build(SAMPLERS, wide.sampler, space=wide), 0, waited(weigh))
     proposal = following(proposer, [])
     assert proposal is not None
     done = trial(0, 0.5, state="complete")

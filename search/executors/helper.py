@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -50,6 +50,8 @@ class Helper:
         self.counts = Counts(counts_file(root))
         self.prepared: dict[str, Prepared] = {}
         self.process: BaseProcess | None = None
+        self.later: _Later | None = None
+        """An answer that somebody waits for while doing other things."""
 
     def devices(self, wanted: str) -> list[str]:
         """Return the devices that trials may use.
@@ -78,9 +80,37 @@ class Helper:
         Raises:
             BuildError: nothing can be built from the configuration.
         """
+        steps = self.measuring(config, shape)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+            self.wait(None)
+
+    def measuring(self, config: TrialConfig, shape: InputShape) -> Generator[None, None, dict[str, float]]:
+        """Do what `measure` does, but yield as long as the answer is not there."""
         question = {"config": _what_counts(config), "shape": dataclasses.asdict(shape)}
-        sizes: dict[str, float] = self.counts.ask(question, lambda: self._measure(config, question))
+        sizes: dict[str, float] | None = self.counts.get(question)
+        if sizes is None:
+            later = _Later()
+            self._send("measure", {**question, "config": config.to_dict(), "root": str(self.root)})
+            self.later = later
+            while later.found is None and not self.connection.poll():
+                yield
+            self._settle()
+            sizes = self.counts.ask(question, lambda: _value(later.found))
         return sizes
+
+    @property
+    def is_measuring(self) -> bool:
+        """True while somebody waits for an answer."""
+        return self.later is not None
+
+    def wait(self, seconds: float | None) -> None:
+        """Return when an answer that somebody waits for is there, or after so many seconds."""
+        if self.later is not None:
+            self.connection.poll(seconds)
 
     def fetch_weights(self, config: TrialConfig, shape: InputShape) -> None:
         """Fetch or read the pretrained weights that a configuration starts from, if any, and see that they fit.
@@ -91,9 +121,6 @@ class Helper:
         """
         if config.component("model").args.get("weights") is not None:
             self._ask("fetch_weights", {"config": config.to_dict(), "shape": dataclasses.asdict(shape)})
-
-    def _measure(self, config: TrialConfig, question: Mapping[str, Any]) -> Any:
-        return self._ask("measure", {**question, "config": config.to_dict(), "root": str(self.root)})
 
     def versions(self) -> dict[str, str]:
         """Return the versions that a training's numbers depend on."""
@@ -108,22 +135,53 @@ class Helper:
             self.connection.close()
 
     def _ask(self, question: str, arguments: Mapping[str, Any], progress: Progress | None = None) -> Any:
+        self._send(question, arguments)
+        return _value(self._receive(progress))
+
+    def _send(self, question: str, arguments: Mapping[str, Any]) -> None:
+        self._settle()
         if self.process is None:
             self.process, self.connection = processes.start(_answer_all, "helper")
-        try:
+        with self._expecting_life():
             self.connection.send((question, dict(arguments)))
+
+    def _settle(self) -> None:
+        """Take the answer that somebody waits for off the connection."""
+        if self.later is not None:
+            self.later.found, self.later = self._receive(), None
+
+    def _receive(self, progress: Progress | None = None) -> tuple[str, Any]:
+        with self._expecting_life():
             while True:
                 kind, answer = self.connection.recv()
-                if kind == "progress":
-                    if progress is not None:
-                        progress(*answer)
-                elif kind == "error":
-                    raise answer
-                else:
-                    return answer
+                if kind != "progress":
+                    return kind, answer
+                if progress is not None:
+                    progress(*answer)
+
+    @contextlib.contextmanager
+    def _expecting_life(self) -> Iterator[None]:
+        try:
+            yield
         except (EOFError, OSError) as error:
+            assert self.process is not None
             self.process.join()
             raise SearchError(f"the helper process died (exit code {self.process.exitcode})") from error
+
+
+@dataclasses.dataclass
+class _Later:
+    """A place for an answer that is not there yet."""
+
+    found: tuple[str, Any] | None = None
+
+
+def _value(found: tuple[str, Any] | None) -> Any:
+    assert found is not None
+    kind, answer = found
+    if kind == "error":
+        raise answer
+    return answer
 
 
 def _answer_all(connection: Connection) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from search.config import TrialConfig
@@ -12,8 +12,8 @@ from search.space import Space
 from search.strategy.samplers import Ended, Sampler, View, draw_random, draw_start, draw_unseen
 from search.trial import Candidate, Rejection, Trial
 
-Weigh = Callable[[TrialConfig], "Mapping[str, float] | str"]
-"""Returns the sizes of a configuration, or in few words why it can be no trial."""
+Weigh = Callable[[TrialConfig], "Generator[None, None, Mapping[str, float] | str]"]
+"""Yields while it waits, then returns the sizes of a configuration, or in few words why it can be no trial."""
 
 PATIENCE = 20
 """Draws from the sampler before others help out: by then it repeats itself."""
@@ -51,7 +51,7 @@ class Proposer:
         self.is_countable = combinations is not None and combinations <= MOST_COMBINATIONS
 
     def proposals(self, trials: Sequence[Trial]) -> Iterator[Proposal | None]:
-        """Draw for the next trial, one candidate a step: yield None for one that is unfit, and at last the fit one.
+        """Draw for the next trial, step by step: yield None while nothing fit is found, and at last the fit candidate.
 
         It ends without a proposal when every combination of the space was tried or rejected. The last trial counts as
         if it had just begun: the draw may then be made while it runs, and made again after a restart, with one result.
@@ -69,7 +69,7 @@ class Proposer:
             if candidate is None:
                 break
             if candidate.config not in seen:
-                answer = self.weigh(candidate.config)
+                answer = yield from self.weigh(candidate.config)
                 if not isinstance(answer, str):
                     yield Proposal(candidate=candidate, sizes=answer, rejections=tuple(rejections))
                     return

@@ -15,6 +15,7 @@ from search import __version__
 from search.config import TrialConfig
 from search.data import InputShape, Prepared
 from search.errors import BuildError, NoResultError, StudyError, UserError
+from search.executors import packing
 from search.executors.helper import Helper
 from search.executors.local import LocalExecutor, usable_slots
 from search.protocol import (
@@ -46,6 +47,9 @@ SAME_FAILURES = 3
 
 WEIGHTS_DRAWS = 50
 """Random configurations that are looked at for the pretrained weights they start from."""
+
+PACKING_DRAWS = 20
+"""Random configurations whose memory is estimated before several workers share a GPU."""
 
 POLL_SECONDS = 0.2
 """How long a Ctrl-C may go unnoticed."""
@@ -98,10 +102,15 @@ def run(space: Space, root: Path, watcher: Watcher) -> Outcome:
         # The workers import torch while the images are looked at.
         devices = helper.devices(space.first().section("training")["device"])
         ended = sum(not trial.is_open for trial in record.trials) if record is not None else 0
-        executor = LocalExecutor(usable_slots(devices, settings.workers, settings.trials - ended))
+        slots = usable_slots(devices, settings.workers, settings.trials - ended)
+        # Asked before the workers take their part of it.
+        free = packing.free_memory(slots)
+        executor = LocalExecutor(slots)
         stack.callback(executor.close)
         asked, (space, data) = space, _settle_data(space, helper, watcher)
         fetch_weights(space, helper, len(data.classes))
+        for line in packing.advise(slots, free, _memory_needs(space, helper, len(data.classes)) if free else []):
+            watcher.say(line)
         if record is None:
             record = records.create(files, space.objectives, _facts(asked, data, helper))
         _refuse_other_data(record, data)
@@ -170,6 +179,22 @@ def _facts(space: Space, data: Prepared, helper: Helper) -> dict[str, Any]:
     }
 
 
+def _memory_needs(space: Space, helper: Helper, num_classes: int) -> list[float]:
+    """Return the estimated peak of memory in training, bytes, of random draws that can be built."""
+    needs = []
+    for config, shape in _random_configs(space, PACKING_DRAWS, num_classes):
+        with contextlib.suppress(BuildError):
+            needs.append(helper.measure(config, shape)["memory"])
+    return needs or [0.0]
+
+
+def _random_configs(space: Space, count: int, num_classes: int) -> Iterator[tuple[TrialConfig, InputShape]]:
+    for number in range(count):
+        config = draw_random(View(space, [], [], 0), number, 0).config
+        image = config.section("image")
+        yield config, InputShape(image_size=image["size"], channels=image["channels"], classes=num_classes)
+
+
 def fetch_weights(space: Space, helper: Helper, num_classes: int) -> None:
     """Fetch the pretrained weights that the trials of a space start from, as far as random draws show which.
 
@@ -179,10 +204,7 @@ def fetch_weights(space: Space, helper: Helper, num_classes: int) -> None:
     if not space.gives("weights"):
         return
     seen = set()
-    for number in range(WEIGHTS_DRAWS):
-        config = draw_random(View(space, [], [], 0), number, 0).config
-        image = config.section("image")
-        shape = InputShape(image_size=image["size"], channels=image["channels"], classes=num_classes)
+    for config, shape in _random_configs(space, WEIGHTS_DRAWS, num_classes):
         if config.digest("model", "image") not in seen:
             seen.add(config.digest("model", "image"))
             with contextlib.suppress(BuildError):

@@ -19,6 +19,7 @@ from search import pipeline
 from search.catalog import catalog
 from search.config import TrialConfig
 from search.data import Prepared
+from search.executors.packing import free_memory
 from search.protocol import Job
 from search.space import parse
 from search.train import checkpoint
@@ -184,3 +185,8 @@ def test_images_too_many_to_keep_are_decoded_ahead(tmp_path: Path, imgcls: Calla
     answer = imgcls("run", "space.yaml")
     assert answer.code == 0, answer.err
     assert "decoded anew in each epoch" in answer.out + answer.err
+
+
+def test_free_memory_of_a_shared_gpu_is_read_in_another_process() -> None:
+    found = free_memory(["cuda:0", "cuda:0"])
+    assert 0 < found["cuda:0"] <= torch.cuda.get_device_properties(0).total_memory

@@ -6,6 +6,7 @@ SearchError
 │   ├── BuildError       a configuration that no model, optimizer or loss can be built from
 │   ├── DataError        images that are missing, damaged or unusable
 │   ├── CheckpointError  a weights file that is missing, damaged or of another model
+│   ├── DeployError      a model that cannot be exported, quantized or served, or a bundle that is not whole
 │   ├── DeviceError      a device or precision this machine does not have
 │   └── StudyError       a study that is missing, locked, changed or not writable
 ├── NoResultError        a search that ended with nothing to show: exit code 1
@@ -79,6 +80,10 @@ class DataError(UserError):
 
 class CheckpointError(UserError):
     """A weights file that is missing, damaged or of another model."""
+
+
+class DeployError(UserError):
+    """A model that cannot be exported, quantized or served, or a bundle that is not whole."""
 
 
 class DeviceError(UserError):

@@ -1,0 +1,1 @@
+"""Smaller and faster networks: teachers, removed weights, 8-bit integers."""

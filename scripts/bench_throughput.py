@@ -11,7 +11,7 @@ python scripts/bench_throughput.py --images cifar10-images --models resnet8 --po
 python scripts/bench_throughput.py --images cifar10-images --accuracy --memory --rounds 0
 python scripts/bench_throughput.py --models lenet5 --rounds 2 --seconds 1    without images: random ones
 
-Writes throughput.json and, where matplotlib is installed (pip install 'imgcls-search[bench]'), throughput.png.
+Writes throughput.json and throughput.png.
 """
 
 from __future__ import annotations
@@ -600,11 +600,8 @@ def _subset(case: Case, split: Any, transform: Callable[[Image.Image], torch.Ten
 
 def plot(cases: Sequence[Mapping[str, Any]], path: Path) -> None:
     """Draw the medians as bars, with whiskers from the slowest round to the fastest."""
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        print("no plot: matplotlib is not installed; pip install 'imgcls-search[bench]'")
-        return
+    import matplotlib as mpl
+
     mpl.use("Agg")
     from matplotlib import pyplot
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from search import signature
+from search.compress.sections import DISTILL, PRUNE, QUANTIZE
 from search.data import DATASETS, POLICIES, augment, mixing
 from search.data.image import ImageShape
 from search.errors import UserError
@@ -18,7 +19,7 @@ from search.strategy.samplers import SAMPLERS
 from search.study.settings import Limits, StudySettings
 from search.train.metrics import METRICS
 from search.train.recipe import Finetune, Training
-from search.trial import SIZES
+from search.trial import MEASURED, SIZES
 
 
 def catalog() -> Catalog:
@@ -41,11 +42,20 @@ def catalog() -> Catalog:
                 "loss": OneOf(options=signature.options(LOSSES), default="cross_entropy", doc="the loss"),
                 "training": signature.read(Training),
                 "finetune": signature.read(Finetune),
+                "distill": OneOf(
+                    options=signature.options(DISTILL), default="none", doc="a trained network to learn from"
+                ),
+                "prune": OneOf(
+                    options=signature.options(PRUNE), default="none", doc="what is removed after the training"
+                ),
+                "quantize": OneOf(
+                    options=signature.options(QUANTIZE), default="none", doc="the arithmetic of the exported network"
+                ),
             }
         ),
         study=_with(settings, sampler=sampler, pruner=pruner),
         limits=signature.read(Limits),
-        metrics={**METRICS, **SIZES},
+        metrics={**METRICS, **SIZES, **MEASURED},
     )
 
 

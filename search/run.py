@@ -531,7 +531,7 @@ class Search:
         except BuildError as error:
             return str(error)
         for name, limit in self.space.limits.items():
-            if limit is not None and sizes[name] > limit:
+            if sizes.get(name, 0) > limit:
                 return f"limits.{name}: over {limit:g}"
         return sizes
 

@@ -110,7 +110,7 @@ class SearchScreen:
             table.add_column(heading, no_wrap=True, min_width=max(8, len(heading)))
         table.add_column("configuration", no_wrap=True, ratio=1)
         for trial in self._shown(search):
-            value = f"{trial.value_at(trial.epoch):.4f}" if _has_value(trial) else "-"
+            value = f"{trial.value_at(trial.last_shown):.4f}" if trial.last_shown else "-"
             epochs = f"{trial.epoch}/{search.epochs}"
             table.add_row(str(trial.number), trial.state, epochs, value, _params(trial), style=_style(trial))
         return Group(progress.get_renderable(), Text(self._state(search)), table)
@@ -179,13 +179,9 @@ class TrainingScreen:
 
 
 def _sentence(trial: Trial) -> str:
-    value = f", {trial.metric} {trial.value_at(trial.epoch):.4f}" if _has_value(trial) else ""
+    value = f", {trial.metric} {trial.value_at(trial.last_shown):.4f}" if trial.last_shown else ""
     reason = f" ({trial.reason})" if trial.state == "fail" else ""
     return f"trial {trial.number} {trial.state} at epoch {trial.epoch}{value}{reason}"
-
-
-def _has_value(trial: Trial) -> bool:
-    return trial.epoch > 0 and trial.metric in trial.epochs[-1]
 
 
 def _values(trial: Trial, search: Search) -> str:

@@ -181,7 +181,7 @@ def _sample(helper: Helper, space: Space, shape: InputShape, config: TrialConfig
         sizes = helper.measure(config, own)
     except BuildError as error:
         return Sample(family=family, image_size=own.image_size, sizes=None, problem=error, over=(), start=start)
-    over = tuple(name for name, limit in space.limits.items() if sizes[name] > limit)
+    over = tuple(name for name, limit in space.limits.items() if sizes.get(name, 0) > limit)
     return Sample(family=family, image_size=own.image_size, sizes=sizes, problem=None, over=over, start=start)
 
 

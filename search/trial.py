@@ -21,6 +21,19 @@ SIZES: Mapping[str, str] = {
 }
 
 
+MEASURED: Mapping[str, str] = {
+    "latency_ms": "time for one image of the exported network, milliseconds: the median of many, on one thread, alone",
+    "size_kb": "size of the exported network's file, kilobytes of 1,024 bytes",
+}
+"""What is measured on the exported network of a trial that trained to its end."""
+
+
+def compresses(config: TrialConfig) -> bool:
+    """Tell whether a configuration changes its network after the training, by pruning or quantization."""
+    # Configurations that are older than these sections say nothing of them.
+    return any(section in config.tree and "none" not in config.tree[section] for section in ("prune", "quantize"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
     """A configuration that was sampled but is no trial yet."""
@@ -67,6 +80,12 @@ class Trial:
     until: int = 0
     """The milestone: the epoch that it may train up to before the pruner is asked again."""
 
+    scores: dict[int, dict[str, float]] = field(default_factory=dict)
+    """What the network as it would be deployed showed after an epoch: compressed, or exported, and loaded again."""
+
+    constraints: Mapping[str, float] = field(default_factory=dict)
+    """By how much a complete trial is over each measured limit; it keeps those that are not above 0."""
+
     values: tuple[float, ...] | None = None
     """One value an objective, once the trial is complete."""
 
@@ -89,8 +108,33 @@ class Trial:
 
     def as_begun(self) -> Trial:
         """Return the trial as it was before its first epoch."""
-        return replace(self, state="running", epochs=[], judged=0, values=None, reason=None)
+        begun = replace(self, state="running", epochs=[], judged=0, values=None, reason=None)
+        return replace(begun, scores={}, constraints={})
+
+    @property
+    def is_feasible(self) -> bool:
+        """True where no measured limit is broken."""
+        return all(excess <= 0 for excess in self.constraints.values())
+
+    @property
+    def compresses(self) -> bool:
+        """True where what is deployed is not what was trained, so that only scores compare with other trials."""
+        return compresses(self.candidate.config)
+
+    def has_value_at(self, epoch: int) -> bool:
+        """Tell whether the trial showed a value at an epoch that compares with other trials'."""
+        return self.metric in self._shown_at(epoch)
 
     def value_at(self, epoch: int) -> float:
-        """Return the first objective's metric at an epoch, counted from 1."""
-        return self.epochs[epoch - 1][self.metric]
+        """Return the first objective's metric at an epoch, counted from 1: the compressed copy's where there is one."""
+        return self._shown_at(epoch)[self.metric]
+
+    @property
+    def last_shown(self) -> int:
+        """The last epoch with such a value; 0 where there is none."""
+        return next((epoch for epoch in range(self.epoch, 0, -1) if self.has_value_at(epoch)), 0)
+
+    def _shown_at(self, epoch: int) -> Mapping[str, float]:
+        if self.compresses:
+            return self.scores.get(epoch, {})
+        return self.epochs[epoch - 1] if 0 < epoch <= self.epoch else {}

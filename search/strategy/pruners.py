@@ -149,12 +149,14 @@ class Percentile(RunToEnd):
     def judge(self, trial: Trial, others: Sequence[Trial]) -> Decision:
         """Prune it below the percentile, as Optuna's PercentilePruner and MedianPruner do."""
         done = [other for other in others if other.state == "complete"]
-        if len(done) < self.n_startup_trials or not done:
+        there = [self.sign * other.value_at(trial.epoch) for other in done if other.has_value_at(trial.epoch)]
+        if len(done) < self.n_startup_trials or not there:
             return "continue"
         import numpy as np
 
-        bar = float(np.percentile([self.sign * other.value_at(trial.epoch) for other in done], 100 - self.percentile))
-        best = max(self.sign * trial.value_at(epoch) for epoch in range(1, trial.epoch + 1))
+        bar = float(np.percentile(there, 100 - self.percentile))
+        shown = [epoch for epoch in range(1, trial.epoch + 1) if trial.has_value_at(epoch)]
+        best = max(self.sign * trial.value_at(epoch) for epoch in shown)
         return "prune" if best < bar else "continue"
 
 
@@ -235,4 +237,5 @@ def _first_rung(min_epochs: int | None, epochs: int) -> int:
 
 
 def _was_judged_at(trial: Trial, rung: int) -> bool:
-    return trial.epoch >= rung and (trial.judged >= rung or not trial.is_open)
+    # One that was ended from outside may have reached a rung without a score there.
+    return trial.epoch >= rung and (trial.judged >= rung or not trial.is_open) and trial.has_value_at(rung)

@@ -193,7 +193,7 @@ def _frozen_trial(trial: Trial, num_objectives: int) -> optuna.trial.FrozenTrial
         state, values = TrialState.COMPLETE, list(trial.values or ())
     elif trial.state == "running" and trial.judged == 0:
         state = TrialState.RUNNING
-    elif num_objectives == 1 and (epoch := trial.judged if trial.is_open else trial.epoch) > 0:
+    elif num_objectives == 1 and (epoch := trial.judged if trial.is_open else trial.last_shown) > 0:
         steps = {epoch: trial.value_at(epoch)}
     return _past_trial(
         trial.candidate,
@@ -201,6 +201,7 @@ def _frozen_trial(trial: Trial, num_objectives: int) -> optuna.trial.FrozenTrial
         values=values,
         system_attrs=dict(trial.candidate.sampler_state),
         intermediate_values=steps,
+        constraints=dict(trial.constraints) or None,
     )
 
 

@@ -71,11 +71,21 @@ class Record:
     def add_epoch(self, trial: Trial, metrics: Mapping[str, float]) -> None:
         """Record an epoch in one write: its metrics, and the value that dashboards draw."""
         trial.epochs.append(dict(metrics))
-        # Optuna refuses intermediate values in a study with several objectives.
-        is_drawn = len(self.objectives) == 1 and trial.metric in metrics
+        # Optuna refuses intermediate values in a study with several objectives. What a network shows before it is
+        # compressed is no value to compare by.
+        is_drawn = len(self.objectives) == 1 and trial.metric in metrics and not trial.compresses
         value = (len(trial.epochs), metrics[trial.metric]) if is_drawn else None
         with self._accepting_an_end(trial):
             self.rows.update(self.ids[trial.number], {"epochs": trial.epochs}, value=value)
+
+    def add_score(self, trial: Trial, epoch: int, metrics: Mapping[str, float]) -> None:
+        """Record in one write what the network as it would be deployed showed after an epoch."""
+        is_first = epoch not in trial.scores
+        trial.scores[epoch] = {**trial.scores.get(epoch, {}), **metrics}
+        is_drawn = len(self.objectives) == 1 and trial.compresses and is_first and trial.metric in metrics
+        value = (epoch, metrics[trial.metric]) if is_drawn else None
+        with self._accepting_an_end(trial):
+            self.rows.update(self.ids[trial.number], {"scores": _freeze_scores(trial.scores)}, value=value)
 
     def note(self, trial: Trial, **attributes: Any) -> None:
         """Record something about an open trial in one write."""
@@ -89,16 +99,17 @@ class Record:
             trial.state = "paused" if paused else "running"
             self.note(trial, plan=_plan(trial))
 
-    def complete(self, trial: Trial, values: Sequence[float]) -> None:
-        """End a trial with its values."""
+    def complete(self, trial: Trial, values: Sequence[float], constraints: Mapping[str, float] | None = None) -> None:
+        """End a trial with its values, and by how much it is over each measured limit."""
         trial.values = tuple(values)
+        trial.constraints = dict(constraints or {})
         self._end(trial, "complete", TrialState.COMPLETE, values)
 
     def prune(self, trial: Trial, reason: str) -> None:
-        """End a trial early; its last epoch stays its value for the sampler."""
+        """End a trial early; the last value that it showed stays its value for the sampler."""
         # Optuna gives a pruned trial the last value that it showed.
-        shown = [epoch[trial.metric] for epoch in trial.epochs if len(self.objectives) == 1 and trial.metric in epoch]
-        self._end(trial, "pruned", TrialState.PRUNED, [v for v in shown[-1:] if not math.isnan(v)], reason)
+        shown = [trial.value_at(trial.last_shown)] if len(self.objectives) == 1 and trial.last_shown else []
+        self._end(trial, "pruned", TrialState.PRUNED, [v for v in shown if not math.isnan(v)], reason)
 
     def fail(self, trial: Trial, reason: str) -> None:
         """End a trial that came to nothing."""
@@ -117,7 +128,8 @@ class Record:
         if reason is not None:
             said["reason"] = reason
         with self._accepting_an_end(trial):
-            self.rows.end(self.ids[trial.number], told, values, said, {})
+            limits = {f"constraints:{name}": excess for name, excess in trial.constraints.items()}
+            self.rows.end(self.ids[trial.number], told, values, said, limits)
             trial.state = state
 
     @contextmanager
@@ -152,6 +164,8 @@ class Record:
             epochs=list(attributes.get("epochs", [])),
             judged=plan["judged"],
             until=plan["until"],
+            scores={entry["epoch"]: entry["metrics"] for entry in attributes.get("scores", [])},
+            constraints=dict(frozen.constraints),
             values=tuple(frozen.values) if frozen.values is not None else None,
             reason=attributes.get("reason"),
             deaths=attributes.get("deaths", 0),
@@ -259,6 +273,10 @@ def _objectives(facts: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 def _plan(trial: Trial) -> dict[str, Any]:
     return {"judged": trial.judged, "until": trial.until, "paused": trial.state == "paused"}
+
+
+def _freeze_scores(scores: Mapping[int, Mapping[str, float]]) -> list[dict[str, Any]]:
+    return [{"epoch": epoch, "metrics": dict(metrics)} for epoch, metrics in scores.items()]
 
 
 def _freeze_rejection(rejection: Rejection) -> dict[str, Any]:

@@ -26,12 +26,18 @@ class StudySettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Hard limits, checked before any training."""
+    """Limits: the first three are checked before any training, the others on the exported network of a trial."""
 
     params: Annotated[float | None, Arg("largest number of parameters", gt=0, fixed=True)] = None
     macs: Annotated[float | None, Arg("most multiply-accumulates for one image", gt=0, fixed=True)] = None
     memory: Annotated[
         float | None, Arg("largest estimated peak of memory in training, bytes, 32-bit arithmetic", gt=0, fixed=True)
+    ] = None
+    latency_ms: Annotated[
+        float | None, Arg("longest time for one image, milliseconds; a trial over it is not best", gt=0, fixed=True)
+    ] = None
+    size_kb: Annotated[
+        float | None, Arg("largest file, kilobytes of 1,024 bytes; a trial over it is not best", gt=0, fixed=True)
     ] = None
 
 

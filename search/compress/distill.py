@@ -1,0 +1,49 @@
+"""Distillation: a loss that takes a teacher's answers for a part of the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Teaching:
+    """Adds what a teacher says of the same images to a loss (Hinton, Vinyals and Dean 2015, section 2).
+
+    (1 - alpha) * loss + alpha * T^2 * KL(softmax(teacher / T) || softmax(student / T)); T^2 keeps the size of the
+    gradients as the temperature T changes. The teacher sees the augmented, mixed images that the student sees.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        *,
+        temperature: float,
+        alpha: float,
+        seen_as: tuple[Sequence[float], Sequence[float]],
+        taught_as: tuple[Sequence[float], Sequence[float]],
+        device: str,
+    ) -> None:
+        """`seen_as`, `taught_as`: the mean and deviation of each channel by which student and teacher normalise."""
+        self.teacher = teacher.to(device).eval().requires_grad_(False)
+        self.temperature = temperature
+        self.alpha = alpha
+        (mean, std), (own_mean, own_std) = (
+            [torch.tensor(list(values), device=device).view(1, -1, 1, 1) for values in pair]
+            for pair in (seen_as, taught_as)
+        )
+        self.scale, self.shift = std / own_std, (mean - own_mean) / own_std
+
+    def __call__(self, loss: Tensor, logits: Tensor, inputs: Tensor) -> Tensor:
+        """Return the loss with the teacher's part, from the student's logits [N, classes] for the inputs."""
+        with torch.no_grad():
+            taught = self.teacher(inputs * self.scale + self.shift).float()
+        soft = functional.kl_div(
+            functional.log_softmax(logits.float() / self.temperature, dim=1),
+            functional.log_softmax(taught / self.temperature, dim=1),
+            reduction="batchmean",
+            log_target=True,
+        )
+        return (1 - self.alpha) * loss + self.alpha * self.temperature**2 * soft

@@ -59,7 +59,10 @@ def test_every_family_gives_its_logits_as_a_file(
         export_onnx(model, tmp_path / "model.onnx", shape=shape, mean=[0.4] * channels, std=[0.2] * channels)
     assert model.training
     assert list(tmp_path.iterdir()) == [tmp_path / "model.onnx"]
+    # Nothing of this machine's folders.
+    assert b"/search/" not in (tmp_path / "model.onnx").read_bytes()
     artifact = Artifact.load(tmp_path / "model.onnx")
+    assert artifact.quantized == "none"
     assert (artifact.pixel_shape, artifact.classes) == ((channels, size, size), 5)
     for count in (1, 3, 70):
         pixels = images(shape, count)

@@ -22,7 +22,8 @@ from tests.test_deploy import images
 
 NETS: dict[str, tuple[str, dict[str, Any]]] = {
     "conv": ("resnet", {"depths": (1, 1), "width": 32}),
-    "vit": ("vit", {"width": 96, "depth": 2, "heads": 2}),
+    "vit": ("vit", {"width": 96, "depth": 1, "heads": 2}),
+    "narrow": ("vit", {"width": 32, "depth": 1, "heads": 2}),
 }
 SHAPE = InputShape(image_size=16, channels=3, classes=5)
 
@@ -55,6 +56,7 @@ def test_quantized_file_is_small_and_close(
     assert quantize(nets[net], target, mode=mode, calibration=images(SHAPE, 32)) == used
     assert list(tmp_path.iterdir()) == [target]
     assert size_kb(target) < 0.5 * size_kb(nets[net])
+    assert Artifact.load(target).quantized == used
     whole, small = (Artifact.load(path).logits(images(SHAPE, 50)) for path in (nets[net], target))
     assert np.abs(whole - small).max() < 0.1 * np.abs(whole).max()
     assert np.abs(whole - small).max() > 0
@@ -70,10 +72,20 @@ def test_quantized_file_is_small_and_close(
 
 
 @pytest.mark.slow
+def test_auto_leaves_a_net_without_large_products_as_it_was(nets: dict[str, Path], tmp_path: Path) -> None:
+    assert quantize(nets["narrow"], tmp_path / "auto.onnx", mode="auto", calibration=images(SHAPE, 2)) == "none"
+    assert (tmp_path / "auto.onnx").read_bytes() == nets["narrow"].read_bytes()
+    assert Artifact.load(tmp_path / "auto.onnx").quantized == "none"
+    # Asked for by name it is done, gain or not.
+    assert quantize(nets["narrow"], tmp_path / "all.onnx", mode="dynamic", calibration=images(SHAPE, 2)) == "dynamic"
+    assert kinds(tmp_path / "all.onnx").count("MatMulInteger") == 5
+
+
+@pytest.mark.slow
 def test_an_images_logits_do_not_depend_on_its_neighbours(nets: dict[str, Path], tmp_path: Path) -> None:
     pixels = images(SHAPE, 20)
     pixels[7] = 255
-    for net in nets:
+    for net in ("conv", "vit"):
         quantize(nets[net], tmp_path / net, mode="auto", calibration=pixels)
         artifact = Artifact.load(tmp_path / net)
         alone = np.concatenate([artifact.logits(pixels[place : place + 1]) for place in range(20)])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +18,7 @@ import numpy.typing as npt
 from search.errors import DeployError
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto
 
 Mode = Literal["dynamic", "static", "auto"]
 Pixels = npt.NDArray[np.uint8]
@@ -23,13 +26,18 @@ Pixels = npt.NDArray[np.uint8]
 MATRIX_PRODUCTS = ["MatMul", "Gemm"]
 WEIGHTED = ["Conv", *MATRIX_PRODUCTS]
 
+LEAST_WEIGHTS = 8192
+LEAST_MACS = 100_000
+"""Smaller products lose more by finding the range of their inputs than they gain (ViTs of width 32 to 192)."""
+
 
 def quantize(source: Path, target: Path, *, mode: Mode, calibration: Pixels) -> str:
     """Write an exported file with 8-bit weights, per channel; return the mode used, which `auto` leaves open.
 
     `static` fixes the range of every activation by the calibration images, uint8 [N, C, H, W]; `dynamic` finds the
-    ranges anew for each image, in matrix products only. `auto` takes static for convolutional networks and dynamic for
-    others. The normalisation at the head stays in floats.
+    ranges anew for each image, in matrix products only. `auto` takes static for networks whose work is mostly
+    convolutions, dynamic for others, in products that are large enough to gain by it, and `none` where there are none:
+    the file is then copied. The normalisation at the head stays in floats.
 
     Raises:
         DeployError: the quantizer cannot take the model, or there are no calibration images.
@@ -42,10 +50,12 @@ def quantize(source: Path, target: Path, *, mode: Mode, calibration: Pixels) -> 
     with tempfile.TemporaryDirectory(prefix=".quantize-", dir=target.parent) as folder, _quiet():
         prepared, result = Path(folder) / "prepared.onnx", Path(folder) / "model.onnx"
         try:
-            used = _choose(source) if mode == "auto" else mode
             _prepare(source, prepared)
-            WRITERS[used](prepared, result, calibration)
-            _mark(result, used)
+            used = _write(prepared, result, mode, calibration)
+            if used == "none":
+                shutil.copyfile(source, result)
+            else:
+                _mark(result, used)
         except DeployError:
             raise
         # The quantizer raises whatever its parts raise.
@@ -56,8 +66,24 @@ def quantize(source: Path, target: Path, *, mode: Mode, calibration: Pixels) -> 
     return used
 
 
-def _static(prepared: Path, result: Path, calibration: Pixels) -> None:
+def _write(prepared: Path, result: Path, mode: Mode, calibration: Pixels) -> str:
     import onnx
+
+    model = onnx.load(str(prepared))
+    products = [node.name for node in model.graph.node if node.op_type in MATRIX_PRODUCTS]
+    if mode == "auto":
+        work = _work(model)
+        convolutions = sum(part.macs for part in work if part.kind == "Conv")
+        mode = "static" if 2 * convolutions > sum(part.macs for part in work) else "dynamic"
+        products = [p.name for p in work if p.kind != "Conv" and p.weights >= LEAST_WEIGHTS and p.macs >= LEAST_MACS]
+    if mode == "static":
+        _static(prepared, result, calibration, head=_head(model))
+    elif products:
+        _dynamic(prepared, result, products)
+    return mode if mode == "static" or products else "none"
+
+
+def _static(prepared: Path, result: Path, calibration: Pixels, *, head: list[str]) -> None:
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     quantize_static(
@@ -70,31 +96,59 @@ def _static(prepared: Path, result: Path, calibration: Pixels) -> None:
         reduce_range=True,
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        nodes_to_exclude=_head(onnx.load(str(prepared))),
+        nodes_to_exclude=head,
     )
 
 
-def _dynamic(prepared: Path, result: Path, calibration: Pixels) -> None:
+def _dynamic(prepared: Path, result: Path, products: list[str]) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     quantize_dynamic(
         prepared,
         result,
         op_types_to_quantize=MATRIX_PRODUCTS,
+        # The quantizer replaces every Gemm by a MatMul of this name before it looks.
+        nodes_to_quantize=[*products, *(f"{name}_MatMul" for name in products)],
         per_channel=True,
         reduce_range=True,
         weight_type=QuantType.QInt8,
     )
 
 
-WRITERS: Mapping[str, Callable[[Path, Path, Pixels], None]] = {"static": _static, "dynamic": _dynamic}
+@dataclass(frozen=True)
+class _Part:
+    """A node that multiplies by weights."""
+
+    name: str
+    kind: str
+    weights: int
+    macs: int
+    """Multiply-accumulates for one image."""
 
 
-def _choose(source: Path) -> str:
+def _work(model: ModelProto) -> list[_Part]:
+    """Return the nodes with weights of a model, by the shapes that one image gives."""
     import onnx
 
-    kinds = [node.op_type for node in onnx.load(str(source)).graph.node]
-    return "dynamic" if "Softmax" in kinds else "static"
+    single = onnx.ModelProto()
+    single.CopyFrom(model)
+    single.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    # What was inferred for any number of images stands in the way.
+    del single.graph.value_info[:], single.graph.output[0].type.tensor_type.shape.dim[:]
+    graph = onnx.shape_inference.infer_shapes(single, data_prop=True).graph
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*graph.value_info, *graph.output)}
+    weights = {value.name: list(value.dims) for value in graph.initializer}
+    return [
+        _part(node, weights[node.input[1]], shapes.get(node.output[0], []))
+        for node in graph.node
+        if node.op_type in WEIGHTED and node.input[1] in weights
+    ]
+
+
+def _part(node: NodeProto, weights: list[int], outputs: list[int]) -> _Part:
+    # Each number that comes out is a sum over the weights of one output channel.
+    count, out = math.prod(weights), outputs[1 if node.op_type == "Conv" else -1] if outputs else 1
+    return _Part(node.name, node.op_type, count, math.prod(outputs) * count // max(out, 1))
 
 
 def _prepare(source: Path, prepared: Path) -> None:

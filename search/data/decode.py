@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,18 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 200_000_000
 """Larger images are refused: a file of a few kilobytes can claim to be any size."""
+
+STEPS: Mapping[str, str] = {
+    "orientation": "as the EXIF tag says",
+    "frames": "the first",
+    "bits": "16-bit gray is divided by 257 and rounded",
+    "transparency": "laid on white",
+    "colours": "one channel: ITU-R 601-2 luma; three: RGB",
+    "resize": "the shorter side to the size, antialiased bilinear filter",
+    "crop": "the middle of the longer side",
+    "large JPEG": "decoded at the smallest of 1/8, 1/4 and 1/2 of its size that keeps twice the size",
+}
+"""What `decode` does, in words, for those who must do the same elsewhere; Pillow's `ImageOps.fit` resizes and crops."""
 
 GRAY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
 THREADS = 8

@@ -97,7 +97,7 @@ def _trees(top: Path, place: str) -> dict[Split, Path]:
 
 def _tree(top: Path, place: str) -> dict[str, list[Path]]:
     """Return the image files of every class folder."""
-    classes = {name: sorted(_images(top / name)) for name in _subfolders(top)}
+    classes = {name: sorted(image_files(top / name)) for name in _subfolders(top)}
     if not classes:
         raise DataError(f"{place}: no class folders in {top}; allowed: {ALLOWED}")
     return classes
@@ -130,7 +130,7 @@ def _subfolders(top: Path) -> list[str]:
     return sorted(entry.name for entry in top.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _images(top: Path) -> Iterator[Path]:
+def image_files(top: Path) -> Iterator[Path]:
     """Yield the image files below a folder, entering every real folder once: links may run in circles."""
     seen: set[tuple[int, int]] = set()
     waiting = [top]

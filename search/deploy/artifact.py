@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 import time
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 INPUT = "pixels"
 OUTPUT = "logits"
 
+QUANTIZED = "quantized"
+"""The key in a file's metadata under which the quantizer notes its mode."""
+
 BATCH = 64
 """Images that are computed together; always the same number, as sums over a batch are rounded by its size."""
 
@@ -26,6 +30,16 @@ WARM_UP_SECONDS = 0.2
 LEAST_RUNS = 50
 MOST_RUNS = 1000
 SECONDS = 1.0
+
+
+class Pixels(Protocol):
+    """Images, uint8 [N, C, H, W]: an array, or what decodes them where it is indexed."""
+
+    def __len__(self) -> int:
+        """Return N."""
+
+    def __getitem__(self, index: npt.NDArray[np.int64], /) -> npt.NDArray[np.uint8]:
+        """Return the images of some numbers [B]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,22 +95,23 @@ class Artifact:
         """How many classes the logits stand for."""
         return int(self.session.get_outputs()[0].shape[1])
 
-    def logits(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    @property
+    def quantized(self) -> str:
+        """How the file was quantized: `static`, `dynamic`, or `none`."""
+        return str(self.session.get_modelmeta().custom_metadata_map.get(QUANTIZED, "none"))
+
+    def logits(self, pixels: Pixels) -> npt.NDArray[np.float32]:
         """Return float32 [N, classes] for uint8 [N, C, H, W], in order; an image's do not depend on the others."""
-        parts = [np.asarray(pixels[start : start + self._batch]) for start in range(0, len(pixels), self._batch)]
-        if not parts:
-            return np.zeros((0, self.classes), dtype=np.float32)
-        return np.concatenate([self._run(part) for part in parts])
+        # Dynamic quantization takes one range for all images of a batch.
+        batch = 1 if self.quantized == "dynamic" else BATCH
+        starts = range(0, len(pixels), batch)
+        parts = [self._run(pixels[np.arange(start, min(start + batch, len(pixels)))]) for start in starts]
+        return np.concatenate([np.zeros((0, self.classes), dtype=np.float32), *parts])
 
     def _run(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         (logits,) = self.session.run([OUTPUT], {INPUT: pixels})
         values: npt.NDArray[np.float32] = np.asarray(logits)
         return values
-
-    @property
-    def _batch(self) -> int:
-        # Dynamic quantization takes one range for all images of a batch.
-        return 1 if self.session.get_modelmeta().custom_metadata_map.get("quantized") == "dynamic" else BATCH
 
     def _check(self) -> None:
         signature = [
@@ -113,8 +128,26 @@ def _options() -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    # What goes wrong is raised; the runtime would print it too.
+    options.log_severity_level = 4
     return options
+
+
+def conditions() -> dict[str, str | int]:
+    """Return what a latency depends on besides the file."""
+    import onnxruntime
+
+    runtime = f"onnxruntime {onnxruntime.__version__}"
+    return {"processor": _processor(), "runtime": runtime, "threads": 1, "batch": 1}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def measure_latency(artifact: Artifact, pixels: npt.NDArray[np.uint8]) -> Latency:

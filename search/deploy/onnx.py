@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
 from search.data import InputShape
@@ -40,6 +41,8 @@ def export_onnx(
             traced = torch.export.export(served, (pixels,), dynamic_shapes=shapes, strict=False)
             program = torch.onnx.export(traced, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False)
             assert program is not None
+            # Behind every node it notes lines of code, with the paths of this machine: a third of a small file.
+            ClearMetadataAndDocStringPass()(program.model)
             program.save(temporary)
         temporary.replace(path)
     except Exception as error:

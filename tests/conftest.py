@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests.warm import Command, Warm
 
 # Two tests run at a time; two threads in each of them would wait for each other, a hundred times as long at worst.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -23,6 +26,9 @@ optimizer: {adamw: {lr: {float: [1e-4, 1e-2], log: true}}}
 training: {epochs: 5, batch_size: 50}
 """
 """A search of a few seconds on real images."""
+
+
+linux_only = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks, and looks for processes in /proc")
 
 
 @dataclass(frozen=True)
@@ -41,19 +47,64 @@ def tiny(tmp_path: Path) -> Path:
     return path
 
 
+def has_begun_before(verb: str, factory: pytest.TempPathFactory) -> bool:
+    """Tell whether any test of this session, on any of its workers, has used a command; from now on one has."""
+    shared = factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else factory.getbasetemp()
+    try:
+        (shared / f"begun-{verb}").touch(exist_ok=False)
+    except FileExistsError:
+        return True
+    return False
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[Warm | None]:
+    """Yield a process from which commands start at once, where there is such a thing."""
+    if not sys.platform.startswith("linux") or "IMGCLS_TEST_COLD" in os.environ:
+        yield None
+        return
+    process = Warm()
+    yield process
+    process.close()
+
+
 @pytest.fixture
-def imgcls(tmp_path: Path) -> Callable[..., Answer]:
+def start(
+    warm: Warm | None, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., subprocess.Popen[str] | Command]]:
+    """Start the command line in a process of its own, in an empty folder; whatever is left of it is killed at the end.
+
+    The first use of each command in a session, and what is asked to be cold, starts a new interpreter as a user does.
+    All others are forked from one that has the libraries in memory, which saves the seconds of importing torch.
+    """
+    started: list[subprocess.Popen[str] | Command] = []
+
+    def begin(
+        *arguments: str | Path, env: Mapping[str, str] | None = None, cold: bool = False
+    ) -> subprocess.Popen[str] | Command:
+        texts = list(map(str, arguments))
+        whole = {**os.environ, "PYTHONWARNINGS": "error::FutureWarning", **(env or {})}
+        if warm is None or cold or not has_begun_before(texts[0], tmp_path_factory):
+            command = [sys.executable, "-m", "search", *texts]
+            pipe = subprocess.PIPE
+            started.append(subprocess.Popen(command, cwd=tmp_path, env=whole, stdout=pipe, stderr=pipe, text=True))
+        else:
+            started.append(warm.start(texts, tmp_path, whole))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def imgcls(start: Callable[..., subprocess.Popen[str] | Command]) -> Callable[..., Answer]:
     """Run the command line in a process of its own, in an empty folder, and return what it did."""
 
-    def run(*arguments: str | Path, timeout: float = 120, env: Mapping[str, str] | None = None) -> Answer:
-        done = subprocess.run(
-            [sys.executable, "-m", "search", *map(str, arguments)],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            env={**os.environ, "PYTHONWARNINGS": "error::FutureWarning", **(env or {})},
-        )
-        return Answer(done.returncode, done.stdout, done.stderr)
+    def run(*arguments: str | Path, timeout: float = 120, **settings: Any) -> Answer:
+        process = start(*arguments, **settings)
+        out, err = process.communicate(timeout=timeout)
+        return Answer(process.returncode, out, err)
 
     return run

@@ -1,0 +1,48 @@
+"""Forked commands answer, fail and die as those of a new interpreter do."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Answer, linux_only
+from tests.warm import Command, Warm
+
+pytestmark = linux_only
+
+
+@pytest.mark.parametrize("arguments", [("families", "vit"), ("check", "missing.yaml"), ("nonsense",), ("best", "none")])
+def test_warm_and_cold_answer_alike(arguments: tuple[str, ...], imgcls: Callable[..., Answer]) -> None:
+    imgcls(*arguments)
+    assert imgcls(*arguments) == imgcls(*arguments, cold=True)
+
+
+def test_a_killed_command_has_its_signal_for_an_exit_code(
+    tiny: Path, warm: Warm | None, start: Callable[..., Any]
+) -> None:
+    if warm is None:
+        pytest.skip("all commands are cold")
+    start("run", tiny)
+    process = start("run", tiny, "--set", "training.epochs=3000")
+    assert isinstance(process, Command)
+    assert process.poll() is None
+    process.kill()
+    assert process.wait(10) == -signal.SIGKILL
+    process.communicate(30)
+
+
+def test_environment_and_folder_are_the_commands_own(tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
+    imgcls("families")
+    (tmp_path / "towers.py").write_text("raise RuntimeError('found in the folder of the test')\n")
+    about = tmp_path / "site" / "towers-1.0.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: towers\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[imgcls_search.models]\ntower = towers:tower\n")
+    answer = imgcls("families", env={"PYTHONPATH": str(tmp_path / "site")})
+    assert answer.code == 2
+    assert "found in the folder of the test" in answer.err
+    assert imgcls("families").code == 0

@@ -205,22 +205,106 @@ def best(study: StudyName, studies: Studies = STUDIES, as_json: AsJson = False) 
 
 @app.command()
 def export(
-    study: StudyName,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="The YAML file to write.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="STUDY|WEIGHTS", help="The name of a study; with --bundle also a file that train saved."
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="The YAML file to write.")
+    ] = None,
+    bundle: Annotated[
+        Path | None, typer.Option("--bundle", metavar="DIR", help="The folder to write, with the network as ONNX.")
+    ] = None,
     trial: Annotated[int | None, typer.Option("--trial", help="A trial's number; default: the best.")] = None,
     studies: Studies = STUDIES,
+    as_json: AsJson = False,
 ) -> None:
-    """Write a trial's configuration as a YAML file that trains alone, and can be searched around.
+    """Write a trial's configuration as YAML that trains alone, or a trained network as a folder that serves alone.
 
     \b
     imgcls-search export vit-digits -o best.yaml
     imgcls-search export vit-digits --trial 7 -o seven.yaml
+    imgcls-search export vit-digits --bundle model
+    imgcls-search export trained/best/seed-1.pt --bundle model
+
+    A bundle holds model.onnx, labels, configuration, metrics and a model card; predict classifies images with it.
     """
+    if (output is None) == (bundle is None):
+        raise UserError("export: needs either -o FILE, for the configuration, or --bundle DIR, for the trained network")
+    if bundle is not None:
+        _export_bundle(source, bundle, trial, studies, as_json)
+        return
     from search.export import export_trial, write_text
     from search.study.files import StudyFiles
 
-    write_text(output, export_trial(StudyFiles(studies, study), trial))
+    assert output is not None
+    write_text(output, export_trial(StudyFiles(studies, source), trial))
     print(f"wrote {output}; retrain it with: imgcls-search train {output} --seeds 3")
+
+
+def _export_bundle(source: str, out: Path, trial: int | None, studies: Path, as_json: bool) -> None:
+    is_weights = source.endswith(".pt")
+    if is_weights and trial is not None:
+        raise UserError(f"--trial {trial}: {source} is one training; --trial goes with the name of a study")
+    from search.delivery.deliver import deliver
+    from search.delivery.weights import from_trial, from_weights
+    from search.executors.helper import image_cache
+    from search.study.files import StudyFiles
+
+    trained = from_weights(Path(source)) if is_weights else from_trial(StudyFiles(studies, source), trial)
+    found = deliver(trained, out, image_cache(studies))
+    if as_json:
+        _print_json(found)
+        return
+    latency, parity, score = found["latency"], found["parity"], found["scores"][0]
+    print(
+        f"wrote {out}: {found['title']}, {found['size']['file_kb']:,.0f} KB, {latency['median_ms']:.3g} ms an image on "
+        f"one thread ({latency['low_ms']:.3g} to {latency['high_ms']:.3g})"
+    )
+    print(f"the exported file on {score['images']} validation images: accuracy {score['accuracy']:.4f}")
+    print(
+        f"against torch{' before compression' if parity['is_compressed'] else ''}: the same class on "
+        f"{parity['equal_top1']} of {parity['images']} images, logits differ by at most {parity['max_difference']:.1e}"
+    )
+    print(f"next: imgcls-search predict {out} IMAGES... (model card: {out / 'MODEL_CARD.md'})")
+
+
+@app.command()
+def predict(
+    bundle: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that export --bundle wrote.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")],
+    top: Annotated[int, typer.Option("--top", min=1, help="Classes to show of each image.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Classify images with an exported bundle, without torch.
+
+    \b
+    imgcls-search predict model photo.jpg
+    imgcls-search predict model photos more/*.png --top 1
+    imgcls-search predict model photos --json
+
+    Unreadable images are named and skipped; the exit code is 1 if none could be read.
+    """
+    from search.deploy.bundle import read
+    from search.deploy.predict import Prediction, classify
+
+    predicted, skipped = [], []
+    for found in classify(read(bundle), images, top=top):
+        if isinstance(found, Prediction):
+            predicted.append(
+                {"image": found.image, "classes": [{"label": n, "probability": p} for n, p in found.ranked]}
+            )
+            if not as_json:
+                print(_printable(f"{found.image}: {', '.join(f'{n} {p:.4f}' for n, p in found.ranked)}"), flush=True)
+        else:
+            skipped.append({"image": found.image, "reason": found.reason})
+            print(_printable(f"skipped: {found.image}: {found.reason}"), file=sys.stderr)
+    if as_json:
+        _print_json({"bundle": str(bundle), "predictions": predicted, "skipped": skipped})
+    if not predicted:
+        raise NoResultError(f"{bundle}: none of {len(skipped)} image(s) could be read")
 
 
 @app.command()
@@ -595,6 +679,11 @@ def _print_table(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> 
         # As text, since rich takes [2, 4] for markup.
         table.add_row(*map(Text, row))
     Console(highlight=False).print(table)
+
+
+def _printable(text: str) -> str:
+    """Return a line without what would move a terminal's cursor or change its colours."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def _print_json(value: Any) -> None:

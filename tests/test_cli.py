@@ -285,6 +285,27 @@ def test_export_train_evaluate(study: str, tmp_path: Path, imgcls: Callable[...,
     assert "holds the results of a training already" in imgcls("train", "best.yaml", "--out", "out").err
 
 
+def test_export_of_a_trial_as_a_bundle(study: str, tmp_path: Path, here: Callable[..., Answer]) -> None:
+    facts = json.loads(here("export", study, "--bundle", "model", "--json").out)
+    (best,) = json.loads(here("best", study, "--json").out)["best"]
+    (score,) = facts["scores"]
+    assert facts["provenance"]["trial"] == best["trial"]
+    # What the exported file gives is what the search recorded, to the last image.
+    assert round(score["accuracy"] * score["images"]) == round(best["values"]["accuracy"] * 216)
+    assert score["images"] == facts["parity"]["equal_top1"] == 216
+    assert f'origin: {{"study": "{study}", "trial": {best["trial"]}}}' in (tmp_path / "model/config.yaml").read_text()
+    # Only finished trials whose weights are kept.
+    (pruned, *_) = [trial for trial in range(4) if trial != best["trial"]]
+    answer = here("export", study, "--bundle", "other", "--trial", str(pruned))
+    assert is_one_line(answer)
+    assert f"trial {pruned} of study '{study}' is pruned; allowed: a complete trial" in answer.err
+    shutil.rmtree(tmp_path / "studies" / study / "checkpoints")
+    answer = here("export", study, "--bundle", "other")
+    assert is_one_line(answer)
+    assert "are not kept" in answer.err
+    assert "train it again: imgcls-search export" in answer.err
+
+
 def test_train_on_both_portions_sees_more_images(study: str, tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
     imgcls("export", study, "-o", "best.yaml")
     report = json.loads(imgcls("train", "best.yaml", "--on", "train+val", "--json").out)

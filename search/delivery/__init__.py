@@ -1,0 +1,1 @@
+"""A trained model leaves as a bundle: exported, compared with torch, measured, described."""

@@ -1,0 +1,140 @@
+"""Trained weights with what is known of them: from a study's trial, or from a file that `train` saved."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from search import pipeline
+from search.config import TrialConfig
+from search.data import Prepared
+from search.errors import CheckpointError, StudyError
+from search.export import find_trial
+from search.study import best
+from search.study.files import StudyFiles
+from search.study.record import Record, load
+from search.train import checkpoint
+from search.trial import Trial
+
+_SEED = re.compile(r"seed-(\d+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """Weights with what is known of them."""
+
+    weights: Path
+    model: nn.Module
+    config: TrialConfig
+    data: Prepared
+    """The images that it was trained on."""
+
+    title: str
+    origin: Mapping[str, Any] | None
+    """The study and trial that its configuration is from, where that is known."""
+
+    provenance: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+    """What a reader of the scores must know."""
+
+    tested: Mapping[str, float] | None = None
+    """What `train` measured on the test split."""
+
+    seeds: Mapping[str, Any] | None = None
+    """The mean test accuracy over several seeds, and its interval."""
+
+
+def from_trial(files: StudyFiles, number: int | None) -> Trained:
+    """Return the weights of a finished trial, by default of the best.
+
+    Raises:
+        StudyError: there is no such study or trial, or the trial is not finished.
+        CheckpointError: its weights are gone or damaged.
+        NoResultError: no trial is finished.
+    """
+    record = load(files)
+    trial = best.front(record)[0] if number is None else find_trial(record, number)
+    if trial.state != "complete":
+        raise StudyError(f"trial {trial.number} of study {files.name!r} is {trial.state}; allowed: a complete trial")
+    weights = files.checkpoint(trial.number)
+    if not weights.is_file():
+        raise CheckpointError(
+            f"{weights}: the weights of trial {trial.number} are not kept (study.keep: those of the best); train it "
+            f"again: imgcls-search export {files.name} --trial {trial.number} -o trial.yaml, imgcls-search train "
+            "trial.yaml, imgcls-search export trained/trial/seed-1.pt --bundle DIR"
+        )
+    model, config, data = pipeline.load_weights(checkpoint.load(weights), str(weights))
+    return Trained(
+        weights=weights,
+        model=model,
+        config=config,
+        data=data,
+        title=f"{files.name}, trial {trial.number}",
+        origin={"study": files.name, "trial": trial.number},
+        provenance={
+            "study": files.name,
+            "trial": trial.number,
+            "seed": trial.seed,
+            "objectives": _values(record, trial),
+            "trials of the search": len(record.trials),
+        },
+        notes=(
+            "Its configuration was chosen among many by their scores on the validation images, so the score on them is "
+            "an optimistic one; no test image was looked at.",
+        ),
+    )
+
+
+def from_weights(weights: Path) -> Trained:
+    """Return weights that `train` saved, with what it noted beside them.
+
+    Raises:
+        CheckpointError: the file is not a trained model of this program.
+    """
+    model, config, data = pipeline.load_weights(checkpoint.load(weights), str(weights))
+    report = _report(weights)
+    named = _SEED.fullmatch(weights.stem)
+    seed = named[1] if named else None
+    origin = report.get("origin")
+    on = report.get("trained_on", "unknown")
+    seen = "were" if on == "train+val" else "may have been"
+    notes = () if on == "train" else (f"The validation images {seen} trained on, so the score on them says little.",)
+    return Trained(
+        weights=weights,
+        model=model,
+        config=config,
+        data=data,
+        title=f"{weights.parent.name}, {weights.stem}",
+        origin=origin,
+        provenance={**(origin or {}), "weights": weights.name, "seed": seed or "unknown", "trained on": on},
+        notes=notes,
+        tested=report.get("test", {}).get(seed),
+        seeds=_spread(report),
+    )
+
+
+def _report(weights: Path) -> dict[str, Any]:
+    """Return what `train` wrote beside the weights; nothing where they were moved away from it."""
+    try:
+        report = json.loads((weights.parent / "metrics.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return report if isinstance(report, dict) else {}
+
+
+def _spread(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    accuracy = report.get("summary", {}).get("accuracy", {})
+    if accuracy.get("ci95") is None:
+        return None
+    return {"count": len(report["seeds"]), "mean": accuracy["mean"], "ci95": accuracy["ci95"]}
+
+
+def _values(record: Record, trial: Trial) -> str:
+    pairs = zip(record.objectives, trial.values or (), strict=True)
+    return ", ".join(f"{direction} {metric}: {value:.6g}" for (metric, direction), value in pairs)

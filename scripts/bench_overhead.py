@@ -399,6 +399,10 @@ class Simulated:
         heapq.heapify(self.coming)
         self._later(self.clock(), Stopped(trial=trial))
 
+    def kill(self, trial: int, reason: str) -> None:
+        """Never needed: simulated epochs do not hang."""
+        raise NotImplementedError
+
     def clock(self) -> float:
         """Return real time and what was skipped."""
         return time.perf_counter() + self.skipped

@@ -152,7 +152,7 @@ def check(
 
 @app.command()
 def status(study: StudyName, studies: Studies = STUDIES, as_json: AsJson = False) -> None:
-    """Tell how a study stands: trials by state, rejections, failures, the best so far.
+    """Tell how a study stands: trials by state, rejections, troubles, failures, the best so far.
 
     \b
     imgcls-search status vit-digits
@@ -170,6 +170,8 @@ def status(study: StudyName, studies: Studies = STUDIES, as_json: AsJson = False
     print(f"{study}: {found['trials']['total']} trials ({counts or 'none yet'}), {found['epochs']} epochs trained")
     for reason, count in found["rejected"].items():
         print(f"rejected before training: {count} x {reason}")
+    for reason, count in found["troubles"].items():
+        print(f"trouble on the way: {count} x {reason}")
     for failure in found["failures"]:
         print(f"trial {failure['trial']} failed: {failure['reason']}")
     for trial in found["best"]:

@@ -182,7 +182,13 @@ def build_augmentation(config: TrialConfig, shape: InputShape) -> tuple[Augment,
 
 
 def new_session(
-    config: TrialConfig, data: Prepared, *, seed: int, device: str, from_pretrained: bool = True
+    config: TrialConfig,
+    data: Prepared,
+    *,
+    seed: int,
+    device: str,
+    from_pretrained: bool = True,
+    micro_batches: int = 1,
 ) -> Session:
     """Return an untrained session; the same seed gives the same weights.
 
@@ -210,6 +216,7 @@ def new_session(
         augment=augmentation,
         mix=mix,
         hold=_hold(config, model, optimizer),
+        micro_batches=micro_batches,
         is_compiled=pays_to_compile(
             recipe.compile, device, recipe.epochs * math.ceil(data.counts["train"] / recipe.batch_size)
         ),

@@ -8,6 +8,9 @@ from typing import Any, Literal, Protocol
 
 from search.config import TrialConfig
 
+FEWEST_IMAGES = 2
+"""Images that a micro-batch holds at least, as batch normalisation needs."""
+
 Portion = Literal["train", "train+val"]
 """Which images a training sees: `train` leaves the validation split for its metrics, `train+val` measures nothing."""
 
@@ -29,6 +32,8 @@ class Job:
 
     checkpoint: str
     log: str
+    micro_batches: int = 1
+    """Parts that a batch is trained in, after more images at a time needed too much memory."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "config": self.config.to_dict()}
@@ -92,6 +97,8 @@ class WorkerDied(Event):
     """The worker's process ended under the trial."""
 
     reason: str
+    is_out_of_memory: bool = False
+    """True where the system killed it because memory ran out."""
 
 
 class Executor(Protocol):
@@ -108,6 +115,9 @@ class Executor(Protocol):
 
     def stop(self, trial: int) -> None:
         """Ask the worker of a trial to save and stop; a `Stopped` event follows."""
+
+    def kill(self, trial: int, reason: str) -> None:
+        """End the worker of a trial at once; a `WorkerDied` event with the reason follows."""
 
     def clock(self) -> float:
         """Return seconds on this executor's clock."""

@@ -7,7 +7,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from search.errors import NoResultError, StudyError, UserError
 from search.executors.helper import Helper
 from search.executors.local import LocalExecutor, usable_slots
 from search.export import now, write_text
+from search.faults import more_parts
 from search.protocol import EpochEnded, Event, Failed, Job, MilestoneReached, Portion, Started, WorkerDied
 from search.study.files import StudyFiles
 from search.study.record import load
@@ -113,10 +114,13 @@ def _train_all(
     waiting = list(training.seeds)
     deaths = dict.fromkeys(training.seeds, 0)
     unfinished = set(training.seeds)
+    parts = dict.fromkeys(training.seeds, 1)
     epochs: int = training.config.section("training")["epochs"]
+    batch_size: int = training.config.section("training")["batch_size"]
     while unfinished:
         while waiting and executor.free_slots():
-            executor.start(_job(training, data, waiting.pop(0), epochs))
+            seed = waiting.pop(0)
+            executor.start(replace(_job(training, data, seed, epochs), micro_batches=parts[seed]))
         event = executor.next_event(0.5)
         if event is None:
             continue
@@ -129,6 +133,12 @@ def _train_all(
                 watcher.epoch_ended(seed, metrics, epochs)
             case MilestoneReached():
                 unfinished.discard(seed)
+            case Failed(kind="out_of_memory", reason=reason) | WorkerDied(is_out_of_memory=True, reason=reason) if (
+                more := more_parts(batch_size, parts[seed])
+            ):
+                parts[seed] = more
+                watcher.say(f"seed {seed}: {reason}; it goes on with {more} micro-batches a batch")
+                waiting.insert(0, seed)
             case Failed(reason=reason):
                 raise NoResultError(f"seed {seed}: {reason} (log: {training.out / f'seed-{seed}.log'})")
             case WorkerDied(reason=reason):

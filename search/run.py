@@ -18,6 +18,7 @@ from search.errors import BuildError, NoResultError, StudyError, UserError
 from search.executors import packing
 from search.executors.helper import Helper
 from search.executors.local import LocalExecutor, usable_slots
+from search.faults import Faults
 from search.protocol import (
     CheckpointSaved,
     EpochEnded,
@@ -41,9 +42,6 @@ from search.study.files import StudyFiles
 from search.study.record import Record
 from search.study.settings import FREE_TO_CHANGE, StudySettings
 from search.trial import OPEN, Trial
-
-SAME_FAILURES = 3
-"""Trials in a row that may fail with the same words before the search is called broken."""
 
 WEIGHTS_DRAWS = 50
 """Random configurations that are looked at for the pretrained weights they start from."""
@@ -260,12 +258,15 @@ class Search:
         self.drawing: Iterator[None] | None = None
         """The search for it, if under way."""
         self.is_exhausted = False
-        self.failures: list[str] = []
+        self.faults = Faults(self.record, self.files, self.settings, self.watcher.say)
+        self.heard_at: dict[int, float] = {}
+        """When each trial on a worker was last heard of, on the executor's clock."""
         self.idle_seconds = 0.0
         self.started_at = self.executor.clock()
 
     def run(self) -> Ending:
         """Work until nothing is left to do or somebody says stop."""
+        self._clear_leftovers()
         if self.waiting:
             self.watcher.say(f"going on with {len(self.waiting)} trial(s) that an earlier run left unfinished")
         with self._signals():
@@ -279,8 +280,10 @@ class Search:
                 if event is not None:
                     self._handle(event)
                     self.watcher.changed(self)
-                elif self.stopping is None:
-                    self._look_ahead()
+                else:
+                    self._enforce_time_limits()
+                    if self.stopping is None:
+                        self._look_ahead()
         if self.stopping is None:
             self._close_paused("the search ended before it was promoted")
         self._note_run()
@@ -390,6 +393,7 @@ class Search:
 
     def _start(self, trial: Trial) -> None:
         self.working[trial.number] = trial
+        self.heard_at[trial.number] = self.executor.clock()
         self.executor.start(
             Job(
                 trial=trial.number,
@@ -401,11 +405,13 @@ class Search:
                 from_epoch=trial.epoch,
                 checkpoint=str(self.files.checkpoint(trial.number)),
                 log=str(self.files.log(trial.number)),
+                micro_batches=trial.micro_batches,
             )
         )
 
     def _handle(self, event: Event) -> None:
         trial = self.record.trials[event.trial]
+        self.heard_at[event.trial] = self.executor.clock()
         if isinstance(event, (MilestoneReached, Stopped, Failed, WorkerDied)):
             del self.working[event.trial]
         if not trial.is_open:
@@ -426,10 +432,10 @@ class Search:
                     self.record.note(trial, deaths=0)
             case MilestoneReached():
                 self._decide(trial)
-            case Failed(kind=kind, reason=reason):
-                self._bury(trial, kind, reason)
-            case WorkerDied(reason=reason):
-                self._survive(trial, reason)
+            case Failed():
+                self._try_again(trial, self.faults.take_failure(trial, event))
+            case WorkerDied():
+                self._try_again(trial, self.faults.take_death(trial, event))
 
     def _fill_in(self, trial: Trial, history: Sequence[Mapping[str, float]], worker: str) -> None:
         self.record.note(trial, worker=worker, log=str(self.files.log(trial.number).relative_to(self.files.root)))
@@ -450,10 +456,10 @@ class Search:
                 self.executor.stop(trial.number)
 
     def _decide(self, trial: Trial) -> None:
+        self.faults.note_progress()
         if trial.epoch == self.epochs:
             last = {**trial.sizes, **trial.epochs[-1]}
             self.record.complete(trial, [last[metric] for metric, _ in self.space.objectives])
-            self.failures.clear()
             return
         decision = self.pruner.judge(trial, self.record.trials)
         if decision == "prune":
@@ -466,34 +472,30 @@ class Search:
             # First in the queue: the worker that holds its state is the one that is free.
             self.waiting.insert(0, trial)
 
-    def _bury(self, trial: Trial, kind: str, reason: str) -> None:
-        if kind == "diverged":
-            self.record.prune(trial, reason)
-            return
-        self.record.fail(trial, reason)
-        self.watcher.say(f"trial {trial.number} failed: {reason} (traceback: {self.files.log(trial.number)})")
-        if kind == "setup":
-            raise UserError(f"trial {trial.number}: {reason}")
-        self.failures.append(reason)
-        if self.failures[-SAME_FAILURES:] == [reason] * SAME_FAILURES:
-            raise NoResultError(f"{SAME_FAILURES} trials in a row failed alike, the last is {trial.number}: {reason}")
+    def _try_again(self, trial: Trial, is_wanted: bool) -> None:
+        if is_wanted:
+            self.waiting.insert(0, trial)
 
-    def _survive(self, trial: Trial, reason: str) -> None:
-        trial.deaths += 1
-        with self.files.log(trial.number).open("a") as log:
-            log.write(f"{reason}\n")
-        if trial.deaths > self.settings.retries:
-            self._bury(trial, "error", f"{reason}, {trial.deaths} times without a new checkpoint")
-            return
-        self.record.note(trial, deaths=trial.deaths)
-        self.watcher.say(f"trial {trial.number}: {reason}; it goes on from its last checkpoint")
-        self.waiting.insert(0, trial)
+    def _enforce_time_limits(self) -> None:
+        """End what takes too long: the trial, or the worker that it hangs on, from which it goes on elsewhere."""
+        for trial in list(self.working.values()):
+            seconds = self.executor.clock() - self.heard_at[trial.number]
+            reason = self.faults.overdue(trial, seconds)
+            if reason is not None and trial.is_open:
+                self.executor.kill(trial.number, reason)
+                if self.faults.is_final(trial, seconds):
+                    self.faults.fail(trial, reason)
 
     def _close_paused(self, reason: str) -> None:
         for trial in self.record.trials:
             if trial.state == "paused":
                 self.record.prune(trial, reason)
         self._tidy()
+
+    def _clear_leftovers(self) -> None:
+        """Delete what a killed worker was in the middle of writing."""
+        for path in self.files.checkpoint(0).parent.glob("*.tmp"):
+            path.unlink(missing_ok=True)
 
     def _tidy(self) -> None:
         """Keep the weights of the best trials and of those that may go on; delete the others."""

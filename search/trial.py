@@ -93,6 +93,12 @@ class Trial:
     deaths: int = 0
     """Workers that died under it since its last new checkpoint."""
 
+    micro_batches: int = 1
+    """Parts that a batch is trained in, after more images at a time needed too much memory."""
+
+    troubles: list[str] = field(default_factory=list)
+    """What went wrong on the way and was mended, or was learned from."""
+
     rejected_before: tuple[Rejection, ...] = ()
     """What was sampled and rejected on the way to this trial."""
 

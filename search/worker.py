@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import faulthandler
 import os
 import queue
 import signal
@@ -18,7 +19,7 @@ import torch
 
 from search import pipeline
 from search.data import Prepared
-from search.errors import CheckpointError, DivergedError, StoppedError, UserError
+from search.errors import CheckpointError, DataError, DivergedError, StoppedError, UserError
 from search.protocol import CheckpointSaved, EpochEnded, Event, Failed, Job, MilestoneReached, Portion, Started, Stopped
 from search.train import checkpoint
 from search.train.loop import ImageSet, Session, fit
@@ -34,6 +35,8 @@ def main(connection: Connection, name: str, device: str) -> None:
     """Take jobs from a connection until its other end closes."""
     # Ctrl-C is ignored already, see `executors.processes`.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # A crash in compiled code then leaves its stack in the log of the trial.
+    faulthandler.enable(file=2)
     if device == "cpu":
         torch.set_num_threads(1)
     inbox = Inbox(connection)
@@ -89,11 +92,15 @@ class Bench:
             yield Stopped(trial=job.trial)
         except DivergedError as error:
             yield self._fail(job, "diverged", str(error))
+        except DataError as error:
+            # The images were whole before the first trial: what happened to them may pass, or end with k such trials.
+            yield self._fail(job, "error", str(error))
         except UserError as error:
             yield self._fail(job, "setup", str(error))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if _is_out_of_memory(error):
                 yield self._fail(job, "out_of_memory", f"out of memory: {_first_line(error)}")
+                self._free_memory()
             else:
                 yield self._fail(job, "error", f"{type(error).__name__}: {_first_line(error)}")
 
@@ -136,7 +143,12 @@ class Bench:
             return self.session
         state = _read_checkpoint(job)
         session = pipeline.new_session(
-            job.config, data, seed=job.seed, device=self.device, from_pretrained=state is None
+            job.config,
+            data,
+            seed=job.seed,
+            device=self.device,
+            from_pretrained=state is None,
+            micro_batches=job.micro_batches,
         )
         if state is not None:
             session.load_state_dict(state)
@@ -161,6 +173,12 @@ class Bench:
         traceback.print_exc()
         self.session = None
         return Failed(trial=job.trial, kind=kind, reason=reason)
+
+    def _free_memory(self) -> None:
+        """Let go of everything that the next job can make anew."""
+        self.images = None
+        if self.device.startswith("cuda"):
+            torch.cuda.empty_cache()
 
 
 def _identity(job: Job) -> str:

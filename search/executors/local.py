@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
 from collections import deque
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 
 from search.executors import processes
 from search.protocol import Event, Failed, Job, MilestoneReached, Stopped, WorkerDied
@@ -53,6 +55,13 @@ class LocalExecutor:
             if worker.job is not None and worker.job.trial == trial:
                 worker.ask_to_stop()
 
+    def kill(self, trial: int, reason: str) -> None:
+        """End the worker of a trial at once; a `WorkerDied` event with the reason follows."""
+        for worker in self.workers:
+            if worker.job is not None and worker.job.trial == trial:
+                worker.kill()
+                self.events.append(WorkerDied(trial=trial, worker=worker.name, reason=reason))
+
     def clock(self) -> float:
         """Return seconds since an arbitrary moment."""
         return time.monotonic()
@@ -82,6 +91,7 @@ class _Worker:
         self.connection: Connection | None = None
 
     def spawn(self) -> None:
+        self.oom_kills = _oom_kills()
         self.process, self.connection = processes.start(_work, self.name, self.name, self.device)
 
     def take(self, job: Job) -> None:
@@ -116,7 +126,11 @@ class _Worker:
         self._hang_up()
         if job is None:
             return None
-        return WorkerDied(trial=job.trial, worker=self.name, reason=f"{self.name} died ({_describe_exit(code)})")
+        was_memory = code == -signal.SIGKILL and _oom_kills() > self.oom_kills
+        how = "killed by the system, which ran out of memory" if was_memory else _describe_exit(code)
+        return WorkerDied(
+            trial=job.trial, worker=self.name, reason=f"{self.name} died ({how})", is_out_of_memory=was_memory
+        )
 
     def kill(self) -> None:
         if self.connection is not None:
@@ -138,9 +152,18 @@ def _work(connection: Connection, name: str, device: str) -> None:
     main(connection, name, device)
 
 
-def _describe_exit(code: int | None) -> str:
-    import signal
+def _oom_kills() -> int:
+    """Return how many processes the system has killed for want of memory; 0 where it does not tell."""
+    # Of this container where there is one, otherwise of the machine.
+    for path in (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat")):
+        with contextlib.suppress(OSError, ValueError):
+            found = dict(line.split(maxsplit=1) for line in path.read_text().splitlines())
+            if "oom_kill" in found:
+                return int(found["oom_kill"])
+    return 0
 
+
+def _describe_exit(code: int | None) -> str:
     if code is not None and code < 0:
         with contextlib.suppress(ValueError):
             return f"killed by {signal.Signals(-code).name}"

@@ -169,6 +169,8 @@ class Record:
             values=tuple(frozen.values) if frozen.values is not None else None,
             reason=attributes.get("reason"),
             deaths=attributes.get("deaths", 0),
+            micro_batches=attributes.get("micro_batches", 1),
+            troubles=list(attributes.get("troubles", [])),
             rejected_before=tuple(_thaw_rejection(entry) for entry in attributes.get("rejected_before", [])),
         )
 

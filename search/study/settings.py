@@ -14,6 +14,12 @@ class StudySettings:
 
     trials: Annotated[int, Arg("trials in all, over every run of the study", ge=1, fixed=True)] = 40
     timeout: Annotated[float | None, Arg("seconds that one call of `run` may take", gt=0, fixed=True)] = None
+    epoch_timeout: Annotated[
+        float | None, Arg("seconds that an epoch may take before its worker is replaced; null: any", gt=0, fixed=True)
+    ] = 7200.0
+    trial_timeout: Annotated[
+        float | None, Arg("seconds of training after which a trial fails; null: any", gt=0, fixed=True)
+    ] = None
     seed: Annotated[int, Arg("decides every draw of the search", ge=0, le=2**31 - 1, fixed=True)] = 0
     name: Annotated[str | None, Arg("name of the study; default: the file's name and the data's", fixed=True)] = None
     workers: Annotated[
@@ -46,6 +52,8 @@ FREE_TO_CHANGE = (
     "study.timeout",
     "study.workers",
     "study.retries",
+    "study.epoch_timeout",
+    "study.trial_timeout",
     "study.keep",
     "study.disk_gb",
     "study.name",

@@ -13,15 +13,17 @@ STATES: tuple[State, ...] = ("complete", "running", "paused", "pruned", "fail")
 
 
 def summarise(record: Record) -> dict[str, Any]:
-    """Return counts by state, rejections by reason, failures and the best trials."""
+    """Return counts by state, rejections and troubles by reason, failures and the best trials."""
     states = Counter(trial.state for trial in record.trials)
     rejections = Counter(rejection.reason for trial in record.trials for rejection in trial.rejected_before)
+    troubles = Counter(reason for trial in record.trials for reason in trial.troubles)
     done = best.ranked(record)
     return {
         "study": record.study.study_name,
         "objectives": dict(record.objectives),
         "trials": {"total": len(record.trials), **{state: states[state] for state in STATES}},
         "rejected": dict(rejections.most_common()),
+        "troubles": dict(troubles.most_common()),
         "failures": [
             {"trial": trial.number, "reason": trial.reason} for trial in record.trials if trial.state == "fail"
         ],

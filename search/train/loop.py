@@ -21,6 +21,7 @@ from search.data import Augment, Mix, Moment, mix_nothing
 from search.errors import DivergedError, StoppedError
 from search.losses import Loss
 from search.optim import Schedule
+from search.protocol import FEWEST_IMAGES
 from search.train.average import Average
 from search.train.device import autocast
 from search.train.finetune import Hold, hold_nothing
@@ -116,6 +117,9 @@ class Session:
     seed: int
     is_compiled: bool = False
     mix: Mix = mix_nothing
+    micro_batches: int = 1
+    """Parts that a batch goes through the model in, one after the other, to need less memory; one step follows."""
+
     hold: Hold = hold_nothing
     """Freezes what is to be frozen in an epoch."""
     history: list[dict[str, float]] = field(default_factory=list)
@@ -210,11 +214,13 @@ def train_epoch(session: Session, images: ImageSet, should_stop: Callable[[], bo
         # The rate of the middle of the step: neither the first nor the last is wasted on a rate of zero.
         session.set_rate(session.epoch + (step + 0.5) / steps)
         inputs, targets = session.mix(inputs, labels)
-        # Forward and backward.
-        with autocast(session.device, session.precision):
-            loss = session.loss(session.forward(inputs), targets)
         session.optimizer.zero_grad(set_to_none=True)
-        session.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        # Forward and backward: gradients of several micro-batches add up to that of the batch.
+        for part, wanted in micro_batches(inputs, targets, session.micro_batches):
+            with autocast(session.device, session.precision):
+                loss = session.loss(session.forward(part), wanted) * (len(part) / len(inputs))
+            session.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach() * len(labels)
         # Step.
         if session.recipe.clip > 0:
             session.scaler.unscale_(session.optimizer)
@@ -223,11 +229,16 @@ def train_epoch(session: Session, images: ImageSet, should_stop: Callable[[], bo
         session.scaler.update()
         if session.average is not None:
             session.average.update(session.model)
-        total += loss.detach() * len(labels)
     mean = float(total) / len(images)
     if not math.isfinite(mean):
         raise DivergedError(f"the training loss became {mean} in epoch {session.epoch + 1}")
     return mean
+
+
+def micro_batches(inputs: Tensor, targets: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield a batch in parts of nearly equal size, none of fewer than `FEWEST_IMAGES` images."""
+    parts = max(1, min(count, len(inputs) // FEWEST_IMAGES))
+    yield from zip(inputs.tensor_split(parts), targets.tensor_split(parts), strict=True)
 
 
 def augmented(session: Session, images: ImageSet, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -13,12 +13,20 @@ from typing import Any
 
 from search.config import TrialConfig
 from search.data import InputShape, Prepared
-from search.errors import SearchError
+from search.errors import BuildError, SearchError
 from search.executors import processes
 from search.executors.counts import Counts
 
 Progress = Callable[[int, int], None]
 """Called with images decoded and images in all."""
+
+
+MOST_DEATHS = 3
+"""Processes that may die of one question."""
+
+
+class HelperDiedError(SearchError):
+    """The process that should answer died of the question, each time it was asked."""
 
 
 def image_cache(root: Path) -> Path:
@@ -99,6 +107,8 @@ class Helper:
             while later.found is None and not self.connection.poll():
                 yield
             self._settle()
+            if later.death is not None:
+                raise BuildError("model", f"{later.death} while it was measured")
             sizes = self.counts.ask(question, lambda: _value(later.found))
         return sizes
 
@@ -140,33 +150,47 @@ class Helper:
 
     def _send(self, question: str, arguments: Mapping[str, Any]) -> None:
         self._settle()
+        self.asked, self.deaths = (question, dict(arguments)), 0
+        self._deliver()
+
+    def _deliver(self) -> None:
         if self.process is None:
             self.process, self.connection = processes.start(_answer_all, "helper")
-        with self._expecting_life():
-            self.connection.send((question, dict(arguments)))
+        # A process that died just now is noticed when its answer is waited for.
+        with contextlib.suppress(OSError):
+            self.connection.send(self.asked)
 
     def _settle(self) -> None:
         """Take the answer that somebody waits for off the connection."""
-        if self.later is not None:
-            self.later.found, self.later = self._receive(), None
+        later, self.later = self.later, None
+        if later is not None:
+            try:
+                later.found = self._receive()
+            except HelperDiedError as error:
+                later.death = str(error)
 
     def _receive(self, progress: Progress | None = None) -> tuple[str, Any]:
-        with self._expecting_life():
-            while True:
+        while True:
+            try:
                 kind, answer = self.connection.recv()
-                if kind != "progress":
-                    return kind, answer
-                if progress is not None:
-                    progress(*answer)
+            except (EOFError, OSError):
+                self._ask_another()
+                continue
+            if kind != "progress":
+                return kind, answer
+            if progress is not None:
+                progress(*answer)
 
-    @contextlib.contextmanager
-    def _expecting_life(self) -> Iterator[None]:
-        try:
-            yield
-        except (EOFError, OSError) as error:
-            assert self.process is not None
-            self.process.join()
-            raise SearchError(f"the helper process died (exit code {self.process.exitcode})") from error
+    def _ask_another(self) -> None:
+        """Put the question to a new process in place of one that died."""
+        assert self.process is not None
+        self.process.join()
+        code, self.process = self.process.exitcode, None
+        self.connection.close()
+        self.deaths += 1
+        if self.deaths == MOST_DEATHS:
+            raise HelperDiedError(f"the helper process died {self.deaths} times (exit code {code})")
+        self._deliver()
 
 
 @dataclasses.dataclass
@@ -174,6 +198,8 @@ class _Later:
     """A place for an answer that is not there yet."""
 
     found: tuple[str, Any] | None = None
+    death: str | None = None
+    """Why there is none."""
 
 
 def _value(found: tuple[str, Any] | None) -> Any:

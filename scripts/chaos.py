@@ -1,0 +1,267 @@
+"""Break a search on purpose, over and over, and see that nothing is lost.
+
+python scripts/chaos.py                                 200 blows to a search with two workers, then 60 with one
+python scripts/chaos.py --kills 20 --kills-alone 10     a short form
+python scripts/chaos.py --seed 7 --keep broken          other blows; the folder of the search is kept
+
+A search on the digits is started; by seeded chance its workers and its `run` process get SIGKILL, SIGTERM, or SIGSTOP
+and a little later SIGCONT: at any moment, while a checkpoint is being written, or right after something was recorded.
+Whenever the `run` process is gone the same command is given again. At the end the study must be whole (see `problems`),
+and with one worker its table must equal that of a search that nobody disturbed, bit for bit. The exit code is 1 if
+anything was lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from search.train import checkpoint
+
+EPOCHS = 9
+SPACE = """
+study: {{trials: {trials}, pruner: {{asha: {{min_epochs: 2, eta: 2}}}}, retries: 1000, seed: 3}}
+data: {{digits: {{max_train: 400}}}}
+model: {{lenet5: {{width: {{choice: [0.5, 1, 2]}}, activation: {{choice: [relu, tanh]}}}}}}
+optimizer: {{adamw: {{lr: {{float: [1e-4, 1e-2], log: true}}}}}}
+training: {{epochs: {epochs}, batch_size: 50}}
+"""
+PATIENCE = 600.0
+"""Seconds without a new epoch after which the search counts as stuck."""
+
+Blow = tuple[str, str, str]
+"""Whom, what, and at which moment."""
+
+MOMENTS = ("any", "checkpoint", "record")
+
+
+def main() -> None:
+    """Disturb two searches, compare, print and write what was found."""
+    arguments = _arguments()
+    with _folder(arguments.keep) as folder:
+        found = {}
+        if arguments.kills:
+            search = Search(folder / "two", 2, arguments.trials)
+            found["two_workers"] = disturb(search, arguments.kills, random.Random(arguments.seed))  # noqa: S311
+        if arguments.kills_alone:
+            search = Search(folder / "one", 1, arguments.trials)
+            found["one_worker"] = disturb(search, arguments.kills_alone, random.Random(arguments.seed + 1))  # noqa: S311
+            undisturbed = Search(folder / "undisturbed", 1, arguments.trials)
+            undisturbed.finish()
+            if table(undisturbed.study()) != table(search.study()):
+                found["one_worker"]["problems"].append("the table differs from that of the undisturbed search")
+    print(json.dumps(found, indent=2))
+    if arguments.out is not None:
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        (arguments.out / "chaos.json").write_text(json.dumps(found, indent=2) + "\n")
+    sys.exit(any(part["problems"] for part in found.values()))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=200, help="blows to the search with two workers; default: 200")
+    parser.add_argument("--kills-alone", type=int, default=60, help="blows to that with one; 0: none; default: 60")
+    parser.add_argument("--trials", type=int, default=40, help="of each search; default: 40")
+    parser.add_argument("--seed", type=int, default=0, help="of the blows; default: 0")
+    parser.add_argument("--keep", type=Path, help="a folder to leave the searches in; default: a temporary one")
+    parser.add_argument("--out", type=Path, help="a folder for chaos.json; default: only printed")
+    return parser.parse_args()
+
+
+@contextmanager
+def _folder(keep: Path | None) -> Iterator[Path]:
+    if keep is not None:
+        keep.mkdir(parents=True)
+        yield keep.resolve()
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+class Search:
+    """A search in a folder of its own, given as a command again whenever it is gone."""
+
+    def __init__(self, folder: Path, workers: int, trials: int) -> None:
+        folder.mkdir()
+        self.folder, self.workers = folder, workers
+        self.database = folder / "studies/space-digits.db"
+        self.checkpoints = folder / "studies/space-digits/checkpoints"
+        self.starts = 0
+        self.ask_for(trials)
+        self.begin()
+
+    def ask_for(self, trials: int) -> None:
+        """Write the space; the next start goes on to so many trials."""
+        self.trials = trials
+        (self.folder / "space.yaml").write_text(SPACE.format(trials=trials, epochs=EPOCHS))
+
+    def begin(self) -> None:
+        """Give the command."""
+        command = [sys.executable, "-m", "search", "run", "space.yaml", "--workers", str(self.workers)]
+        with (self.folder / "run.log").open("ab") as log:
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+            self.process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, env=environment)
+        self.starts += 1
+
+    def ended(self) -> int | None:
+        """Return the exit code of the command, or None while it runs."""
+        return self.process.poll()
+
+    def finish(self) -> None:
+        """Let the search go on undisturbed to its end."""
+        while True:
+            code = self.process.wait(timeout=PATIENCE)
+            if code == 0:
+                return
+            if code not in (-signal.SIGKILL, -signal.SIGTERM, 128 + signal.SIGTERM, 128 + signal.SIGINT):
+                raise RuntimeError(f"the search ended with {code}:\n{(self.folder / 'run.log').read_text()[-3000:]}")
+            self.begin()
+
+    def study(self) -> optuna.Study:
+        """Return the study as plain Optuna reads it."""
+        return optuna.load_study(storage=f"sqlite:///{self.database}", study_name="space-digits")
+
+    def processes(self) -> dict[str, list[int]]:
+        """Return the run, what it forks its workers from, and the workers with the helper among them."""
+        servers = children(self.process.pid)
+        return {
+            "run": [self.process.pid],
+            "server": servers,
+            "worker": [forked for server in servers for forked in children(server)],
+        }
+
+
+def disturb(search: Search, kills: int, dice: random.Random) -> dict[str, Any]:
+    """Give a search so many blows, let it end, and return what it went through and what is wrong with it."""
+    started = time.monotonic()
+    given: Counter[str] = Counter()
+    while sum(given.values()) < kills:
+        blow = strike(search, dice)
+        if blow is not None:
+            given["{} {} ({})".format(*blow)] += 1
+            told = f"{search.workers} worker(s), blow {sum(given.values())} of {kills}: {' '.join(blow)}"
+            print(told, file=sys.stderr, flush=True)
+        code = search.ended()
+        if code == 0 and search.workers == 1:
+            # More trials would make it another search than the undisturbed one.
+            break
+        if code == 0:
+            # It got through before all blows were given.
+            search.ask_for(search.trials + search.trials // 2)
+        if code is not None:
+            search.begin()
+    search.finish()
+    return {
+        "blows": sum(given.values()),
+        "kinds": dict(given.most_common()),
+        "trials": search.trials,
+        "starts": search.starts,
+        "seconds": round(time.monotonic() - started, 1),
+        "problems": list(problems(search)),
+    }
+
+
+def strike(search: Search, dice: random.Random) -> Blow | None:
+    """Wait for a moment of chance and give one blow; None if the search was gone by then."""
+    whom = dice.choices(["worker", "run", "server"], [6, 2, 1])[0]
+    what = dice.choices(["SIGKILL", "SIGTERM", "SIGSTOP"], [5, 2, 2])[0]
+    moment = dice.choices(MOMENTS, [2, 1, 1])[0]
+    time.sleep(dice.uniform(0.05, 1.5))
+    if moment == "checkpoint":
+        _wait(lambda: any(search.checkpoints.glob("*.tmp")))
+    elif moment == "record":
+        before = _changed_at(search.database)
+        _wait(lambda: _changed_at(search.database) != before)
+    pids = search.processes()[whom]
+    if search.ended() is not None or not pids:
+        return None
+    with suppress(ProcessLookupError):
+        pid = dice.choice(sorted(pids))
+        os.kill(pid, signal.Signals[what])
+        if what == "SIGSTOP":
+            time.sleep(dice.uniform(0.05, 1.0))
+            os.kill(pid, signal.SIGCONT)
+    return whom, what, moment
+
+
+def _wait(condition: Callable[[], bool], seconds: float = 3.0) -> None:
+    # A checkpoint is being written for milliseconds: looked for as often as possible, but not for ever.
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        pass
+
+
+def _changed_at(database: Path) -> int:
+    with suppress(OSError):
+        return database.with_name(f"{database.name}-wal").stat().st_mtime_ns
+    return 0
+
+
+def children(pid: int) -> list[int]:
+    """Return the living processes that a process started."""
+    with suppress(OSError):
+        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [int(child) for child in found]
+    return []
+
+
+def table(study: optuna.Study) -> list[Any]:
+    """Return everything about a study that must not depend on what happened to its processes."""
+    return [
+        (trial.number, trial.state.name, trial.values, trial.params, trial.intermediate_values, _epochs(trial))
+        for trial in study.trials
+    ]
+
+
+def _epochs(trial: optuna.trial.FrozenTrial) -> list[dict[str, float]]:
+    return [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in trial.user_attrs.get("epochs", [])]
+
+
+def problems(search: Search) -> Iterator[str]:
+    """Yield what is wrong with a study that has ended."""
+    with sqlite3.connect(search.database) as connection:
+        (answer,) = connection.execute("PRAGMA integrity_check").fetchone()
+        if answer != "ok":
+            yield f"integrity_check: {answer}"
+    found = search.study().trials
+    if [trial.number for trial in found] != list(range(search.trials)):
+        yield f"trial numbers are not 0 to {search.trials - 1}: {[trial.number for trial in found]}"
+    for trial in found:
+        yield from _problems_of(trial)
+    for path in sorted(search.checkpoints.glob("*")):
+        if path.suffix != ".pt":
+            yield f"{path.name} was left over"
+        elif not isinstance(checkpoint.load(path), dict):
+            yield f"{path.name} cannot be loaded"
+
+
+def _problems_of(trial: optuna.trial.FrozenTrial) -> Iterator[str]:
+    epochs = [epoch["epoch"] for epoch in _epochs(trial)]
+    if trial.state.name not in ("COMPLETE", "PRUNED"):
+        yield f"trial {trial.number} is {trial.state.name}: {trial.user_attrs.get('reason')}"
+    if epochs != list(range(1, len(epochs) + 1)):
+        yield f"trial {trial.number}: its epochs are {epochs}"
+    if list(trial.intermediate_values) != epochs:
+        yield f"trial {trial.number}: values at {list(trial.intermediate_values)}, epochs {epochs}"
+    if trial.state.name == "COMPLETE" and len(epochs) != EPOCHS:
+        yield f"trial {trial.number} is complete after {len(epochs)} epochs"
+
+
+if __name__ == "__main__":
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    main()

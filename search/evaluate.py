@@ -13,9 +13,10 @@ from typing import Any, Literal
 import numpy as np
 from torch import nn
 
-from search import pipeline
+from search import finish, pipeline
 from search.config import Component, TrialConfig
 from search.data import Images, Prepared, describe, load, open_test
+from search.deploy.artifact import Artifact
 from search.errors import DataError
 from search.export import now, write_text
 from search.train import checkpoint
@@ -46,10 +47,10 @@ def evaluate_weights(weights: Path, split: SplitName, cache: Path, *, data: Comp
     """Measure a weights file on a split of its own data set, or of another with the same classes.
 
     Raises:
-        CheckpointError: the file is not a trained model of this program.
+        CheckpointError: the file is not a trained model of this program, or its exported network has gone.
         DataError: the images are missing, damaged, or of other classes.
     """
-    model, config, trained_on = pipeline.load_weights(checkpoint.load(weights), str(weights))
+    network, config, trained_on = read_network(weights)
     if data is not None:
         shape = {"size": trained_on.image_size, "channels": trained_on.channels}
         tree = {**config.to_dict(), "data": {data.name: dict(data.args)}, "image": shape}
@@ -63,20 +64,30 @@ def evaluate_weights(weights: Path, split: SplitName, cache: Path, *, data: Comp
     found = replace(found, mean=trained_on.mean, std=trained_on.std)
     if split != "val":
         record_opening(weights.parent / "test-openings.jsonl", {"weights": weights.name, "split": split})
-    return measure_on(model, config, found, split)
+    return measure_on(network, config, found, split)
 
 
-def measure_on(model: nn.Module, config: TrialConfig, data: Prepared, split: SplitName) -> Evaluation:
-    """Measure a model on a split; asking for `test` or `all` opens the sealed split."""
+def read_network(weights: Path) -> tuple[nn.Module | Artifact, TrialConfig, Prepared]:
+    """Return what saved weights were scored by, their configuration and the data set they were trained on.
+
+    That is the model, or, where it was compressed or measured as a file, the exported network beside it.
+
+    Raises:
+        CheckpointError: the file is not a trained model of this program, or its exported network has gone.
+        DeployError: the exported network is damaged.
+    """
+    state = checkpoint.load(weights)
+    model, config, data = pipeline.load_weights(state, str(weights))
+    return finish.find_artifact(state, weights) or model, config, data
+
+
+def measure_on(network: nn.Module | Artifact, config: TrialConfig, data: Prepared, split: SplitName) -> Evaluation:
+    """Measure a network on a split; asking for `test` or `all` opens the sealed split."""
     parts = _images(config, data, split)
     labels = np.concatenate([part.labels for part in parts])
     if not len(labels):
         raise DataError(f"{config.component('data').path}: the {split} split is empty")
-    device = available_devices(config.section("training")["device"])[0]
-    model = model.to(device)
-    logits = np.concatenate(
-        [predict(model, pipeline.on_device(part, data, device)) for part in parts if len(part.labels)]
-    )
+    logits = np.concatenate(_logits(network, config, data, [part for part in parts if len(part.labels)]))
     return Evaluation(
         split=split,
         metrics=score(logits, labels),
@@ -85,6 +96,16 @@ def measure_on(model: nn.Module, config: TrialConfig, data: Prepared, split: Spl
         probabilities=softmax(logits),
         classes=data.classes,
     )
+
+
+def _logits(
+    network: nn.Module | Artifact, config: TrialConfig, data: Prepared, parts: Sequence[Images]
+) -> list[np.ndarray[Any, Any]]:
+    if isinstance(network, Artifact):
+        return [finish.logits(network, part) for part in parts]
+    device = available_devices(config.section("training")["device"])[0]
+    model = network.to(device)
+    return [predict(model, pipeline.on_device(part, data, device)) for part in parts]
 
 
 def predictions_csv(evaluation: Evaluation) -> str:

@@ -17,6 +17,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from search.compress import prune, sections
+from search.compress.distill import Teaching
 from search.config import Component, TrialConfig
 from search.data import (
     POLICIES,
@@ -41,9 +43,9 @@ from search.models.cost import Cost
 from search.optim import OPTIMIZERS, SCHEDULES
 from search.protocol import Portion
 from search.signature import build
-from search.train import finetune
+from search.train import checkpoint, finetune
 from search.train.device import fastest_layout, pays_to_compile, resolve_precision
-from search.train.loop import ImageSet, Session
+from search.train.loop import ImageSet, Session, Teach
 from search.train.recipe import Finetune, Training
 
 GPU_SHARE = 0.25
@@ -80,14 +82,20 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
 
 
-def count(component: Component, shape: InputShape) -> Cost:
+def count(component: Component, shape: InputShape, *, pruned: float = 0.0) -> Cost:
     """Return what a model costs, from one on the meta device, which holds no numbers.
 
+    `pruned` is the share of channels that structured pruning will take out; which ones changes nothing.
+
     Raises:
-        BuildError: no model can be built from the component.
+        BuildError: no model can be built from the component, or it cannot be pruned.
     """
+    sides = {"channels": shape.channels, "image_size": shape.image_size}
     try:
-        return cost.count(_meta_model(component, shape), channels=shape.channels, image_size=shape.image_size)
+        model = _meta_model(component, shape)
+        if pruned:
+            prune.shrink(model, pruned, **sides)
+        return cost.count(model, **sides)
     except SearchError:
         raise
     except Exception as error:
@@ -96,8 +104,16 @@ def count(component: Component, shape: InputShape) -> Cost:
         raise BuildError(component.path, f"cannot be built ({reason})") from error
 
 
-def measure(config: TrialConfig, shape: InputShape, found: Cost) -> dict[str, float]:
+def structured_amount(config: TrialConfig) -> float:
+    """Return the share of channels that a configuration takes out, 0 where it takes out none."""
+    plan = sections.pruning(config)
+    return plan.amount if plan is not None and plan.kind == "structured" else 0.0
+
+
+def measure(config: TrialConfig, shape: InputShape, found: Cost, *, deployed: Cost | None = None) -> dict[str, float]:
     """Return what is known before training, see `search.trial.SIZES`.
+
+    `found` is the cost of the network that is trained, `deployed` that of the pruned one, where it is another.
 
     Raises:
         BuildError: no optimizer, schedule or loss can be built from the configuration.
@@ -109,8 +125,8 @@ def measure(config: TrialConfig, shape: InputShape, found: Cost) -> dict[str, fl
     recipe = Training(**config.section("training"))
     pixels = shape.channels * shape.image_size**2
     return {
-        "params": found.params,
-        "macs": found.macs,
+        "params": (deployed or found).params,
+        "macs": (deployed or found).macs,
         "largest_activation": found.largest_activation,
         "memory": cost.peak_bytes(
             found,
@@ -189,14 +205,16 @@ def new_session(
     device: str,
     from_pretrained: bool = True,
     micro_batches: int = 1,
+    teacher: str | None = None,
 ) -> Session:
     """Return an untrained session; the same seed gives the same weights.
 
-    A session that goes on from a checkpoint does not need the pretrained weights that it started with.
+    A session that goes on from a checkpoint does not need the pretrained weights that it started with. `teacher` is the
+    weights file of the network to learn from, where the configuration distils.
 
     Raises:
         BuildError: the configuration cannot be built.
-        CheckpointError: the pretrained weights cannot be fetched or read.
+        CheckpointError: the pretrained weights cannot be fetched or read, or the teacher's.
         DeviceError: the precision is not available on the device.
     """
     recipe = Training(**config.section("training"))
@@ -224,6 +242,63 @@ def new_session(
         device=device,
         precision=resolve_precision(recipe.precision, device),
         seed=seed,
+        teach=_teaching(config, data, teacher, device),
+    )
+
+
+def tuning_session(
+    config: TrialConfig,
+    data: Prepared,
+    model: nn.Module,
+    *,
+    seed: int,
+    device: str,
+    teacher: str | None,
+    micro_batches: int,
+) -> Session:
+    """Return a session that trains a pruned model on, with the whole schedule squeezed into its few epochs."""
+    plan = sections.pruning(config)
+    assert plan is not None, "only what is pruned is tuned"
+    recipe = Training(**config.section("training"))
+    augmentation, mix = build_augmentation(config, data.shape)
+    # Parts may have been frozen, and an average never learns.
+    model = model.requires_grad_(True)
+    model = model.to(device, memory_format=fastest_layout(model))  # type: ignore[call-overload, unused-ignore]
+    optimizer = build(OPTIMIZERS, config.component("optimizer"), model=model)
+    _hold(config, model, optimizer)
+    for group in optimizer.param_groups:
+        group["lr"] *= plan.finetune_lr_factor
+    whole = build(SCHEDULES, config.component("schedule"), epochs=recipe.epochs)
+    return Session(
+        model=model,
+        optimizer=optimizer,
+        schedule=lambda progress: float(whole(progress * recipe.epochs / plan.finetune_epochs)),
+        loss=build(LOSSES, config.component("loss"), class_counts=data.class_counts),
+        augment=augmentation,
+        mix=mix,
+        micro_batches=micro_batches,
+        recipe=recipe,
+        device=device,
+        precision=resolve_precision(recipe.precision, device),
+        seed=seed,
+        teach=_teaching(config, data, teacher, device),
+    )
+
+
+def _teaching(config: TrialConfig, data: Prepared, teacher: str | None, device: str) -> Teach | None:
+    plan = sections.distillation(config)
+    if plan is None:
+        return None
+    assert teacher is not None, "whoever starts a training has settled its teacher"
+    model, _, known = load_weights(checkpoint.load(Path(teacher)), teacher)
+    model = model.to(memory_format=fastest_layout(model))
+    return Teaching(
+        model,
+        temperature=plan.temperature,
+        alpha=plan.alpha,
+        seen_as=(data.mean, data.std),
+        taught_as=(known.mean, known.std),
+        device=device,
     )
 
 
@@ -264,9 +339,13 @@ def on_device(images: Images, data: Prepared, device: str) -> ImageSet:
     return ImageSet(pixels=pixels, labels=labels, mean=data.mean, std=data.std, device=device)
 
 
-def describe_weights(config: TrialConfig, data: Prepared) -> dict[str, str]:
-    """Return what a saved training carries besides its state, so that it can be used without a study."""
-    return {"about": json.dumps({"config": config.to_dict(), "data": data.to_dict()})}
+def describe_weights(config: TrialConfig, data: Prepared, shapes: prune.Shapes | None = None) -> dict[str, str]:
+    """Return what a saved training carries besides its state, so that it can be used without a study.
+
+    `shapes` tells what structured pruning has changed, None where the model is as its builder makes it.
+    """
+    about = {"config": config.to_dict(), "data": data.to_dict()}
+    return {"about": json.dumps(about if shapes is None else {**about, "shapes": shapes})}
 
 
 def load_weights(state: Mapping[str, Any], source: str) -> tuple[nn.Module, TrialConfig, Prepared]:
@@ -280,7 +359,10 @@ def load_weights(state: Mapping[str, Any], source: str) -> tuple[nn.Module, Tria
         config = TrialConfig.from_dict(about["config"])
         data = Prepared.from_dict(about["data"])
         model = build_model(config, data.shape)
-        model.load_state_dict(state["model"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        if "shapes" in about:
+            prune.rebuild(model, about["shapes"], state["model"])
+        else:
+            model.load_state_dict(state["model"])
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise CheckpointError(f"{source}: not a trained model of this program ({type(error).__name__})") from error
     return model, config, data

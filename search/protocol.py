@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from search.config import TrialConfig
@@ -17,7 +17,7 @@ Portion = Literal["train", "train+val"]
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Train one configuration up to a milestone."""
+    """Train one configuration up to a milestone, or time the network that came out of it."""
 
     trial: int
     config: TrialConfig
@@ -34,6 +34,18 @@ class Job:
     log: str
     micro_batches: int = 1
     """Parts that a batch is trained in, after more images at a time needed too much memory."""
+
+    kind: Literal["train", "time"] = "train"
+    """`time` is to run while nothing else does: executors hold the other jobs between two steps."""
+
+    is_scored: bool = False
+    """Whether the network is to be measured at the milestone as it would be deployed."""
+
+    artifact: str = ""
+    """Where the exported network goes, or is found; empty where the milestone asks for no file."""
+
+    teacher: str | None = None
+    """The weights file of the network to learn from."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "config": self.config.to_dict()}
@@ -70,6 +82,20 @@ class CheckpointSaved(Event):
     """The trial's progress up to an epoch is on disk."""
 
     epoch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored(Event):
+    """The network as it would be deployed was measured after an epoch."""
+
+    epoch: int
+    metrics: Mapping[str, float]
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held(Event):
+    """The worker rests between two steps, as it was asked to; only its executor hears of it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from search import teachers
 from search.config import TrialConfig
 from search.data import Prepared
 from search.errors import NoResultError, StudyError, UserError
@@ -18,9 +19,10 @@ from search.executors.helper import Helper
 from search.executors.local import LocalExecutor, usable_slots
 from search.export import now, write_text
 from search.faults import more_parts
-from search.protocol import EpochEnded, Event, Failed, Job, MilestoneReached, Portion, Started, WorkerDied
+from search.protocol import EpochEnded, Event, Failed, Job, MilestoneReached, Portion, Scored, Started, WorkerDied
 from search.study.files import StudyFiles
 from search.study.record import load
+from search.trial import compresses
 
 MOST_DEATHS = 2
 """Workers that may die under one seed before the training is given up."""
@@ -70,12 +72,15 @@ def train(training: Training, watcher: TrainingWatcher) -> dict[str, Any]:
         stack.callback(executor.close)
         data = helper.prepare(training.config, watcher.decoding)
         helper.measure(training.config, data.shape)
-        histories = _train_all(training, data, executor, watcher)
+        taught = teachers.settle_one(training.config, training.studies, training.origin, data, helper)
+        histories = _train_all(training, data, taught[0] if taught is not None else None, executor, watcher)
         versions = helper.versions()
     # From here on the test split is open; that is written down where the search can be asked about it.
     opening = {"by": "train", "at": now(), "seeds": list(training.seeds), "portion": training.portion}
     is_noted = _note_opening(training, opening)
     report = _report(training, data, histories, versions)
+    if taught is not None:
+        report["teacher"] = taught[1]
     report["test_openings"] = [{**opening, "noted_in_study": is_noted}]
     write_text(training.out / "metrics.json", json.dumps(report, indent=2) + "\n")
     return report
@@ -108,7 +113,7 @@ def _claim(out: Path) -> None:
 
 
 def _train_all(
-    training: Training, data: Prepared, executor: LocalExecutor, watcher: TrainingWatcher
+    training: Training, data: Prepared, teacher: str | None, executor: LocalExecutor, watcher: TrainingWatcher
 ) -> dict[int, list[dict[str, float]]]:
     histories: dict[int, list[dict[str, float]]] = {seed: [] for seed in training.seeds}
     waiting = list(training.seeds)
@@ -120,7 +125,7 @@ def _train_all(
     while unfinished:
         while waiting and executor.free_slots():
             seed = waiting.pop(0)
-            executor.start(replace(_job(training, data, seed, epochs), micro_batches=parts[seed]))
+            executor.start(replace(_job(training, data, teacher, seed, epochs), micro_batches=parts[seed]))
         event = executor.next_event(0.5)
         if event is None:
             continue
@@ -131,6 +136,9 @@ def _train_all(
             case EpochEnded(metrics=metrics):
                 histories[seed].append(dict(metrics))
                 watcher.epoch_ended(seed, metrics, epochs)
+            case Scored(metrics=metrics):
+                # As it is deployed, and so what it is worth.
+                histories[seed].append({**histories[seed][-1], **metrics})
             case MilestoneReached():
                 unfinished.discard(seed)
             case Failed(kind="out_of_memory", reason=reason) | WorkerDied(is_out_of_memory=True, reason=reason) if (
@@ -152,7 +160,8 @@ def _train_all(
     return histories
 
 
-def _job(training: Training, data: Prepared, seed: int, epochs: int) -> Job:
+def _job(training: Training, data: Prepared, teacher: str | None, seed: int, epochs: int) -> Job:
+    exports = compresses(training.config)
     return Job(
         trial=seed,
         config=training.config,
@@ -163,6 +172,9 @@ def _job(training: Training, data: Prepared, seed: int, epochs: int) -> Job:
         from_epoch=0,
         checkpoint=str(weights_path(training.out, seed)),
         log=str(training.out / f"seed-{seed}.log"),
+        is_scored=exports,
+        artifact=str(weights_path(training.out, seed).with_suffix(".onnx")) if exports else "",
+        teacher=teacher,
     )
 
 
@@ -173,15 +185,15 @@ def _report(
     versions: Mapping[str, str],
 ) -> dict[str, Any]:
     # Imported when the workers are done: until then this process needs no torch.
-    from search import pipeline
-    from search.evaluate import measure_on
-    from search.train import checkpoint
+    from search.evaluate import measure_on, read_network
 
     test: dict[int, dict[str, float]] = {}
     for seed in training.seeds:
         path = weights_path(training.out, seed)
-        model, config, _ = pipeline.load_weights(checkpoint.load(path), str(path))
-        test[seed] = measure_on(model, config, data, "test").metrics
+        network, config, known = read_network(path)
+        # What starts from pretrained weights is normalised as they are.
+        seen = replace(data, mean=known.mean, std=known.std)
+        test[seed] = measure_on(network, config, seen, "test").metrics
     names = list(test[training.seeds[0]])
     return {
         "config": training.config.to_dict(),

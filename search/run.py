@@ -6,12 +6,12 @@ import contextlib
 import signal
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, Protocol
 
-from search import __version__
+from search import __version__, teachers
 from search.config import TrialConfig
 from search.data import InputShape, Prepared
 from search.errors import BuildError, NoResultError, StudyError, UserError
@@ -27,6 +27,7 @@ from search.protocol import (
     Failed,
     Job,
     MilestoneReached,
+    Scored,
     Started,
     Stopped,
     WorkerDied,
@@ -41,7 +42,7 @@ from search.study import record as records
 from search.study.files import StudyFiles
 from search.study.record import Record
 from search.study.settings import FREE_TO_CHANGE, StudySettings
-from search.trial import OPEN, Trial
+from search.trial import LATENCY_CONDITIONS, MEASURED, OPEN, SIZES, Trial
 
 WEIGHTS_DRAWS = 50
 """Random configurations that are looked at for the pretrained weights they start from."""
@@ -109,8 +110,11 @@ def run(space: Space, root: Path, watcher: Watcher) -> Outcome:
         fetch_weights(space, helper, len(data.classes))
         for line in packing.advise(slots, free, _memory_needs(space, helper, len(data.classes)) if free else []):
             watcher.say(line)
+        known = record.facts.get("teachers", {}) if record is not None else {}
+        taught_by = teachers.settle(space, files, data, helper, known)
         if record is None:
-            record = records.create(files, space.objectives, _facts(asked, data, helper))
+            facts = _facts(asked, data, helper)
+            record = records.create(files, space.objectives, {**facts, "teachers": taught_by} if taught_by else facts)
         _refuse_other_data(record, data)
         search = Search(
             space=space,
@@ -129,7 +133,8 @@ def _reopen(files: StudyFiles, space: Space) -> Record | None:
     if not files.database.exists():
         return None
     record = records.load(files)
-    old, new = record.facts["space"], records.to_json(space.document)
+    new = records.to_json(space.document)
+    old = _with_later_sections(record, new)
     changes = [change for change in differences(old, new) if not _is_free(change.path)]
     if changes:
         shown = "\n".join(f"{files.database}: {change}" for change in changes)
@@ -138,6 +143,20 @@ def _reopen(files: StudyFiles, space: Space) -> Record | None:
             "put them back, or name another study with --name"
         )
     return record
+
+
+_LATER_SECTIONS = ("distill", "prune", "quantize")
+"""Sections that the first studies did not know; there they stand for `none`."""
+
+
+def _with_later_sections(record: Record, new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the space that a study was started with, and give its trials the sections that it did not know."""
+    old = record.facts["space"]
+    missing: dict[str, Any] = {name: {"none": {}} for name in _LATER_SECTIONS if name in new and name not in old}
+    for trial in record.trials if missing else ():
+        config = TrialConfig.from_dict({**trial.candidate.config.to_dict(), **missing})
+        trial.candidate = replace(trial.candidate, config=config)
+    return {**old, **missing}
 
 
 def _is_free(path: str) -> bool:
@@ -245,9 +264,15 @@ class Search:
         self.sign = 1 if self.space.objectives[0][1] == "maximize" else -1
         self.epochs: int = self.space.first().section("training")["epochs"]
         self.pruner: Pruner = build(PRUNERS, self.space.pruner, epochs=self.epochs, sign=self.sign)
-        if len(self.space.objectives) > 1 and self.space.pruner.name != "none":
-            self.watcher.say("several objectives: no pruner yet, every trial trains to its end")
+        metrics = [metric for metric, _ in self.space.objectives]
+        self.measured = {name for name in MEASURED if name in metrics or name in self.space.limits}
+        """What is measured on the exported network of each trial that trains to its end."""
+        if self.space.pruner.name != "none" and (len(metrics) > 1 or metrics[0] in {**SIZES, **MEASURED}):
+            why = "several objectives" if len(metrics) > 1 else f"{metrics[0]} is not learned from epoch to epoch"
+            self.watcher.say(f"{why}: no pruner yet, every trial trains to its end")
             self.pruner = PRUNERS["none"](epochs=self.epochs, sign=self.sign)
+        if "latency_ms" in self.measured:
+            self.watcher.say(f"latency_ms: {LATENCY_CONDITIONS}")
         sampler = build(SAMPLERS, self.space.sampler, space=self.space)
         self.proposer = Proposer(self.space, sampler, self.settings.seed, self._weigh)
         self.waiting = [trial for trial in self.record.trials if trial.state == "running"]
@@ -312,8 +337,8 @@ class Search:
             trial = self._next_trial()
             if trial is None:
                 return
-            if trial.epoch == trial.until:
-                # It stood at a decision when the run before this one died.
+            if self._is_at_decision(trial):
+                # It stood there when the run before this one died.
                 self._decide(trial)
             else:
                 self._start(trial)
@@ -346,7 +371,8 @@ class Search:
         return best_one
 
     def _can_look_ahead(self) -> bool:
-        return self.upcoming is None and not self.is_exhausted and len(self.record.trials) < self.settings.trials
+        is_open = self.upcoming is None and not self.is_exhausted and len(self.record.trials) < self.settings.trials
+        return is_open and not self._is_timing()
 
     def _look_ahead(self) -> None:
         """Take one step towards the next trial, so that it is ready before a worker is free."""
@@ -391,7 +417,36 @@ class Search:
         self.record.add(trial)
         return trial
 
+    def _exports(self, trial: Trial) -> bool:
+        """Tell whether what a trial is worth at its end is read from its exported network."""
+        return trial.compresses or bool(self.measured)
+
+    def _is_scored_at(self, trial: Trial, epoch: int) -> bool:
+        """Tell whether a milestone asks for more than the epoch's own metrics."""
+        return trial.compresses or (epoch == self.epochs and self._exports(trial))
+
+    def _is_at_decision(self, trial: Trial) -> bool:
+        """Tell whether all is known that a decision about a trial at its milestone needs."""
+        if trial.epoch < trial.until:
+            return False
+        if self._is_scored_at(trial, trial.epoch) and trial.epoch not in trial.scores:
+            return False
+        return not self._is_to_be_timed(trial)
+
+    def _is_to_be_timed(self, trial: Trial) -> bool:
+        """Tell whether nothing but its latency is missing of a trial."""
+        score = trial.scores.get(self.epochs)
+        return "latency_ms" in self.measured and score is not None and "latency_ms" not in score
+
+    def _is_timing(self) -> bool:
+        return any(self._is_to_be_timed(trial) for trial in self.working.values())
+
     def _start(self, trial: Trial) -> None:
+        is_to_be_timed = self._is_to_be_timed(trial)
+        if is_to_be_timed:
+            # The helper would compute beside it.
+            self.helper.wait(None)
+        exports = trial.until == self.epochs and self._exports(trial)
         self.working[trial.number] = trial
         self.heard_at[trial.number] = self.executor.clock()
         self.executor.start(
@@ -406,6 +461,10 @@ class Search:
                 checkpoint=str(self.files.checkpoint(trial.number)),
                 log=str(self.files.log(trial.number)),
                 micro_batches=trial.micro_batches,
+                kind="time" if is_to_be_timed else "train",
+                is_scored=self._is_scored_at(trial, trial.until),
+                artifact=str(self.files.artifact(trial.number)) if exports else "",
+                teacher=teachers.path_of(trial.candidate.config, self.files, self.record.facts.get("teachers", {})),
             )
         )
 
@@ -430,8 +489,17 @@ class Search:
                 if trial.deaths:
                     trial.deaths = 0
                     self.record.note(trial, deaths=0)
+            case Scored(epoch=epoch, metrics=metrics, notes=notes):
+                self.record.add_score(trial, epoch, metrics, notes)
+                if "latency_ms" in metrics:
+                    # While it was taken the others rested, which is no fault of theirs.
+                    self.heard_at |= dict.fromkeys(self.working, self.executor.clock())
             case MilestoneReached():
-                self._decide(trial)
+                if self._is_at_decision(trial):
+                    self._decide(trial)
+                else:
+                    # Its latency is left; then nothing else may be at work.
+                    self.waiting.insert(0, trial)
             case Failed():
                 self._try_again(trial, self.faults.take_failure(trial, event))
             case WorkerDied():
@@ -458,8 +526,10 @@ class Search:
     def _decide(self, trial: Trial) -> None:
         self.faults.note_progress()
         if trial.epoch == self.epochs:
-            last = {**trial.sizes, **trial.epochs[-1]}
-            self.record.complete(trial, [last[metric] for metric, _ in self.space.objectives])
+            last = {**trial.sizes, **trial.epochs[-1], **trial.scores.get(trial.epoch, {})}
+            limits = {name: limit for name, limit in self.space.limits.items() if name in MEASURED}
+            over = {f"limits.{name}": last[name] - limit for name, limit in limits.items()}
+            self.record.complete(trial, [last[metric] for metric, _ in self.space.objectives], over)
             return
         decision = self.pruner.judge(trial, self.record.trials)
         if decision == "prune":
@@ -501,7 +571,7 @@ class Search:
         """Keep the weights of the best trials and of those that may go on; delete the others."""
         kept = {trial.number for trial in best.ranked(self.record)[: self.settings.keep]}
         kept |= {trial.number for trial in self.record.trials if trial.is_open}
-        for path in self.files.checkpoint(0).parent.glob("trial-*.pt*"):
+        for path in self.files.checkpoint(0).parent.glob("trial-*.*"):
             if int(path.name[6:11]) not in kept:
                 path.unlink(missing_ok=True)
         self._keep_within_budget()

@@ -27,6 +27,11 @@ MEASURED: Mapping[str, str] = {
 }
 """What is measured on the exported network of a trial that trained to its end."""
 
+LATENCY_CONDITIONS = (
+    "ONNX Runtime on one thread of the CPU, one image at a time, the median after a warm-up, while no other trial works"
+)
+"""How a latency is measured, in words."""
+
 
 def compresses(config: TrialConfig) -> bool:
     """Tell whether a configuration changes its network after the training, by pruning or quantization."""

@@ -11,18 +11,32 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from search import pipeline
+from search import finish, pipeline
 from search.data import Prepared
-from search.errors import CheckpointError, DataError, DivergedError, StoppedError, UserError
-from search.protocol import CheckpointSaved, EpochEnded, Event, Failed, Job, MilestoneReached, Portion, Started, Stopped
+from search.errors import CheckpointError, DataError, DeployError, DivergedError, StoppedError, UserError
+from search.protocol import (
+    CheckpointSaved,
+    EpochEnded,
+    Event,
+    Failed,
+    Held,
+    Job,
+    MilestoneReached,
+    Portion,
+    Scored,
+    Started,
+    Stopped,
+)
 from search.train import checkpoint
 from search.train.loop import ImageSet, Session, fit
+from search.trial import LATENCY_CONDITIONS
 
 SAVE_SHARE = 0.02
 """Checkpoints are written every epoch where that costs at most this share of the time,"""
@@ -44,7 +58,7 @@ def main(connection: Connection, name: str, device: str) -> None:
     while True:
         job = inbox.jobs.get()
         with _logging_to(Path(job.log)):
-            for event in bench.work(job, inbox.stop_requested):
+            for event in bench.work(job, inbox.stop_requested, rest=inbox.rest, live=inbox.live):
                 connection.send(dataclasses.replace(event, worker=name))
 
 
@@ -55,7 +69,19 @@ class Inbox:
         self.connection = connection
         self.jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
         self.stop_requested = threading.Event()
+        self.may_go_on = threading.Event()
+        self.may_go_on.set()
         threading.Thread(target=self._listen, daemon=True).start()
+
+    def rest(self) -> None:
+        """Return at once, or, where the run asked for quiet, say so and wait until it is over."""
+        if not self.may_go_on.is_set():
+            self.connection.send(Held(trial=-1))
+            self.may_go_on.wait()
+
+    def live(self, trial: int) -> None:
+        """Say that a trial goes on, where what it does takes longer than an epoch."""
+        self.connection.send(Event(trial=trial))
 
     def _listen(self) -> None:
         while True:
@@ -67,8 +93,12 @@ class Inbox:
             if isinstance(message, Job):
                 self.stop_requested.clear()
                 self.jobs.put(message)
-            else:
+            elif message == "stop":
                 self.stop_requested.set()
+            if message == "hold":
+                self.may_go_on.clear()
+            else:
+                self.may_go_on.set()
 
 
 class Bench:
@@ -84,16 +114,27 @@ class Bench:
         self.saved_at = 0.0
         self.save_seconds = 0.0
 
-    def work(self, job: Job, stop: threading.Event) -> Any:
-        """Do a job; yield its events, the last of which says how it ended."""
+    def work(
+        self,
+        job: Job,
+        stop: threading.Event,
+        *,
+        rest: Callable[[], None] = lambda: None,
+        live: Callable[[int], None] = lambda trial: None,
+    ) -> Any:
+        """Do a job; yield its events, the last of which says how it ended.
+
+        `rest` is called between two steps, `live` with the trial between two parts of what follows the last epoch.
+        """
         try:
-            yield from self._train(job, stop)
+            yield from self._time(job) if job.kind == "time" else self._train(job, stop, rest, live)
         except StoppedError:
             yield Stopped(trial=job.trial)
         except DivergedError as error:
             yield self._fail(job, "diverged", str(error))
-        except DataError as error:
+        except (DataError, DeployError) as error:
             # The images were whole before the first trial: what happened to them may pass, or end with k such trials.
+            # Another configuration's network may be one that can be exported.
             yield self._fail(job, "error", str(error))
         except UserError as error:
             yield self._fail(job, "setup", str(error))
@@ -104,19 +145,28 @@ class Bench:
             else:
                 yield self._fail(job, "error", f"{type(error).__name__}: {_first_line(error)}")
 
-    def _train(self, job: Job, stop: threading.Event) -> Any:
+    def _time(self, job: Job) -> Any:
+        metrics = finish.time_artifact(Path(job.artifact), Prepared.from_dict(job.data))
+        print(f"alone: {metrics}", flush=True)  # noqa: T201 - the trial's log
+        notes = {"latency_conditions": LATENCY_CONDITIONS}
+        yield Scored(trial=job.trial, epoch=job.until_epoch, metrics=metrics, notes=notes)
+        yield MilestoneReached(trial=job.trial)
+
+    def _train(self, job: Job, stop: threading.Event, rest: Callable[[], None], live: Callable[[int], None]) -> Any:
         data = pipeline.with_normalisation(job.config, Prepared.from_dict(job.data))
+        if (known := _read_finished(job)) is not None:
+            yield from known
+            return
         session = self._session(job, data)
         yield Started(trial=job.trial, history=list(session.history))
         train, validation = self._image_sets(data, job.portion)
-        epochs = fit(
-            session,
-            train,
-            validation,
-            until_epoch=job.until_epoch,
+
+        def should_stop() -> bool:
+            rest()
             # An epoch may be thrown away only when the one before it is on disk.
-            should_stop=lambda: stop.is_set() and self.saved_epoch == session.epoch,
-        )
+            return stop.is_set() and self.saved_epoch == session.epoch
+
+        epochs = fit(session, train, validation, until_epoch=job.until_epoch, should_stop=should_stop)
         for metrics in epochs:
             stopping = stop.is_set()
             if stopping or session.epoch == job.until_epoch or self._is_save_due(metrics["seconds"]):
@@ -127,7 +177,50 @@ class Bench:
             if stopping and session.epoch < job.until_epoch:
                 yield Stopped(trial=job.trial)
                 return
+        if job.is_scored:
+            yield self._score(job, data, session, should_stop, lambda: live(job.trial))
         yield MilestoneReached(trial=job.trial)
+
+    def _score(
+        self,
+        job: Job,
+        data: Prepared,
+        session: Session,
+        should_stop: Callable[[], bool],
+        live: Callable[[], None],
+    ) -> Event:
+        """Compress, export and measure a copy; at the last epoch the checkpoint then holds what came out."""
+        started = time.monotonic()
+        train, validation = self._image_sets(data, job.portion)
+        task = finish.Task(
+            config=job.config,
+            data=data,
+            epoch=session.epoch,
+            seed=job.seed,
+            device=self.device,
+            teacher=job.teacher,
+            micro_batches=job.micro_batches,
+            train=train,
+            validation=validation,
+            should_stop=should_stop,
+            live=live,
+        )
+        found = finish.finish(session.deployed, task, Path(job.artifact) if job.artifact else None)
+        metrics = {**found.metrics, "seconds": round(time.monotonic() - started, 4)}
+        print(f"as deployed after epoch {session.epoch}: {metrics} {found.notes}", flush=True)  # noqa: T201
+        if job.artifact:
+            state = {
+                "model": found.model.state_dict(),
+                **pipeline.describe_weights(job.config, data, found.shapes),
+                "job": _identity(job),
+                "history": session.history,
+                "artifact": finish.digest(Path(job.artifact)),
+                "metrics": metrics,
+                "notes": found.notes,
+            }
+            checkpoint.save(state, Path(job.checkpoint))
+            self.session = None
+        return Scored(trial=job.trial, epoch=session.epoch, metrics=metrics, notes=found.notes)
 
     def _image_sets(self, data: Prepared, portion: Portion) -> tuple[ImageSet, ImageSet | None]:
         """Return the images; a GPU that holds them keeps them from trial to trial."""
@@ -142,6 +235,9 @@ class Bench:
         if self.session is not None and self.trial == job.trial and self.session.epoch == job.from_epoch:
             return self.session
         state = _read_checkpoint(job)
+        if state is not None and "artifact" in state:
+            print("training again from the start: the exported network has gone", flush=True)  # noqa: T201
+            state = None
         session = pipeline.new_session(
             job.config,
             data,
@@ -149,6 +245,7 @@ class Bench:
             device=self.device,
             from_pretrained=state is None,
             micro_batches=job.micro_batches,
+            teacher=job.teacher,
         )
         if state is not None:
             session.load_state_dict(state)
@@ -184,6 +281,23 @@ class Bench:
 def _identity(job: Job) -> str:
     """Return what must be equal for a checkpoint to belong to a job."""
     return f"{job.config.digest()} {job.seed} {job.portion}"
+
+
+def _read_finished(job: Job) -> list[Event] | None:
+    """Return the events of a job that an earlier worker did to its end, without anybody having heard of it."""
+    state = _read_checkpoint(job) if job.artifact else None
+    if state is None or "artifact" not in state:
+        return None
+    artifact = Path(job.artifact)
+    if not artifact.is_file() or finish.digest(artifact) != state["artifact"]:
+        return None
+    trial, history = job.trial, list(state["history"])
+    return [
+        Started(trial=trial, history=history),
+        CheckpointSaved(trial=trial, epoch=len(history)),
+        Scored(trial=trial, epoch=len(history), metrics=state["metrics"], notes=state["notes"]),
+        MilestoneReached(trial=trial),
+    ]
 
 
 def _read_checkpoint(job: Job) -> dict[str, Any] | None:

@@ -91,11 +91,11 @@ def _key(question: Mapping[str, Any]) -> str:
 def _versions() -> dict[str, str]:
     """Return what may change the answers: libraries that build models, and the text of our own builders."""
     found = {}
-    for name in ("torch", "torchvision", "timm"):
+    for name in ("torch", "torchvision", "timm", "torch-pruning"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     package = Path(__file__).parent.parent
-    paths = [*sorted((package / "models").glob("*.py")), package / "optim.py"]
+    paths = [*sorted((package / "models").glob("*.py")), package / "optim.py", package / "compress" / "prune.py"]
     for entry in metadata.entry_points(group=ENTRY_POINTS):
         spec = find_spec(entry.module)
         if spec is not None and spec.origin is not None:

@@ -39,6 +39,10 @@ def counts_file(root: Path) -> Path:
     return root / ".counts.sqlite"
 
 
+_NOT_COUNTED = ("data", "image", "augment", "distill", "quantize")
+"""Sections that no size depends on; the image's shape is asked about apart."""
+
+
 def _what_counts(config: TrialConfig) -> dict[str, Any]:
     """Return the part of a configuration that its sizes depend on, and what file of weights it must fit."""
     sections = config.to_dict()
@@ -46,7 +50,7 @@ def _what_counts(config: TrialConfig) -> dict[str, Any]:
     with contextlib.suppress(OSError):
         state = Path(weights or "").expanduser().stat()
         sections["weights_file"] = [state.st_mtime_ns, state.st_size]
-    return {name: section for name, section in sections.items() if name not in ("data", "image", "augment")}
+    return {name: section for name, section in sections.items() if name not in _NOT_COUNTED}
 
 
 class Helper:
@@ -131,6 +135,14 @@ class Helper:
         """
         if config.component("model").args.get("weights") is not None:
             self._ask("fetch_weights", {"config": config.to_dict(), "shape": dataclasses.asdict(shape)})
+
+    def describe_weights(self, path: Path) -> Prepared:
+        """Return the data set that saved weights were trained on; the weights themselves are read and built too.
+
+        Raises:
+            CheckpointError: the file is missing, damaged, or not a trained model of this program.
+        """
+        return Prepared.from_dict(self._ask("describe_weights", {"path": str(path)}))
 
     def versions(self) -> dict[str, str]:
         """Return the versions that a training's numbers depend on."""
@@ -253,13 +265,34 @@ def _measure(
     )
     if pretrained.is_file(model):
         pipeline.check_weights(model, input_shape)
-    return pipeline.measure(trial, input_shape, Cost(**found))
+    return pipeline.measure(trial, input_shape, Cost(**found), deployed=_deployed(counts, trial, input_shape))
+
+
+def _deployed(counts: Counts, trial: TrialConfig, shape: InputShape) -> Any:
+    """Return the cost of the network that structured pruning leaves, None where there is none."""
+    from search import pipeline
+    from search.models.cost import Cost
+
+    amount = pipeline.structured_amount(trial)
+    if not amount:
+        return None
+    model = trial.component("model")
+    question = {"model": trial.to_dict()["model"], "shape": dataclasses.asdict(shape), "pruned": amount}
+    return Cost(**counts.ask(question, lambda: dataclasses.asdict(pipeline.count(model, shape, pruned=amount))))
 
 
 def _fetch_weights(connection: Connection, config: Mapping[str, Any], shape: Mapping[str, Any]) -> None:
     from search.pipeline import check_weights
 
     check_weights(TrialConfig.from_dict(config).component("model"), InputShape(**shape))
+
+
+def _describe_weights(connection: Connection, path: str) -> dict[str, Any]:
+    from search.pipeline import load_weights
+    from search.train import checkpoint
+
+    _, _, data = load_weights(checkpoint.load(Path(path)), path)
+    return data.to_dict()
 
 
 _COUNTS: dict[str, Counts] = {}
@@ -277,5 +310,6 @@ _ANSWERS: Mapping[str, Callable[..., Any]] = {
     "prepare": _prepare,
     "measure": _measure,
     "fetch_weights": _fetch_weights,
+    "describe_weights": _describe_weights,
     "versions": _versions,
 }

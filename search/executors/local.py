@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from search.executors import processes
-from search.protocol import Event, Failed, Job, MilestoneReached, Stopped, WorkerDied
+from search.protocol import Event, Failed, Held, Job, MilestoneReached, Stopped, WorkerDied
 
 
 def usable_slots(devices: Sequence[str], workers: int | None, most: int) -> list[str]:
@@ -22,6 +22,10 @@ def usable_slots(devices: Sequence[str], workers: int | None, most: int) -> list
     return [devices[index % len(devices)] for index in range(max(1, min(count, most)))]
 
 
+_ENDS = (MilestoneReached, Stopped, Failed)
+"""What a worker says last of a job."""
+
+
 class LocalExecutor:
     """Runs jobs in processes that live for many trials; a process that dies is replaced when the next job comes."""
 
@@ -29,17 +33,28 @@ class LocalExecutor:
         """Start one worker for each entry of `devices`, such as `["cpu", "cpu"]` or `["cuda:0"]`."""
         self.workers = [_Worker(f"worker-{index}", device) for index, device in enumerate(devices)]
         self.events: deque[Event] = deque()
+        self.alone: Job | None = None
+        """A job that must run alone: it waits until all others rest, or runs."""
+        self.alone_worker: _Worker | None = None
         for worker in self.workers:
             worker.spawn()
 
     def free_slots(self) -> int:
-        """Return how many workers have nothing to do."""
+        """Return how many workers have nothing to do; none is free while a job runs alone."""
+        if self.alone is not None:
+            return 0
         return sum(worker.job is None for worker in self.workers)
 
     def start(self, job: Job) -> None:
         """Hand a job to a free worker; to the one that had the trial last, if that is free."""
         free = [worker for worker in self.workers if worker.job is None]
         assert free, "start was called without a free slot"
+        if job.kind == "time":
+            self.alone = job
+            for busy in (worker for worker in self.workers if worker.job is not None):
+                busy.hold()
+            self._attend_alone()
+            return
         worker = next((worker for worker in free if worker.last_trial == job.trial), free[0])
         worker.take(job)
 
@@ -51,6 +66,9 @@ class LocalExecutor:
 
     def stop(self, trial: int) -> None:
         """Ask the worker of a trial to save and stop."""
+        if self.alone is not None and self.alone.trial == trial and self.alone_worker is None:
+            self.events.append(Stopped(trial=trial))
+            self._end_alone()
         for worker in self.workers:
             if worker.job is not None and worker.job.trial == trial:
                 worker.ask_to_stop()
@@ -61,6 +79,7 @@ class LocalExecutor:
             if worker.job is not None and worker.job.trial == trial:
                 worker.kill()
                 self.events.append(WorkerDied(trial=trial, worker=worker.name, reason=reason))
+        self._attend_alone()
 
     def clock(self) -> float:
         """Return seconds since an arbitrary moment."""
@@ -76,8 +95,25 @@ class LocalExecutor:
         for connection in wait(list(by_connection), timeout):
             worker = by_connection[connection]  # type: ignore[index]
             event = worker.receive()
-            if event is not None:
+            if event is not None and not isinstance(event, Held):
                 self.events.append(event)
+            self._attend_alone()
+
+    def _attend_alone(self) -> None:
+        """Start the job that must run alone once all others rest; when it ended, let them go on."""
+        if self.alone is None:
+            return
+        if self.alone_worker is not None:
+            if self.alone_worker.job is None:
+                self._end_alone()
+        elif all(worker.job is None or worker.is_resting for worker in self.workers):
+            self.alone_worker = next(worker for worker in self.workers if worker.job is None)
+            self.alone_worker.take(self.alone)
+
+    def _end_alone(self) -> None:
+        self.alone = self.alone_worker = None
+        for worker in self.workers:
+            worker.go_on()
 
 
 class _Worker:
@@ -87,6 +123,8 @@ class _Worker:
         self.name = name
         self.device = device
         self.job: Job | None = None
+        self.is_held = False
+        self.is_resting = False
         self.last_trial = -1
         self.connection: Connection | None = None
 
@@ -100,14 +138,28 @@ class _Worker:
             self.spawn()
         assert self.connection is not None
         self.job, self.last_trial = job, job.trial
+        self.is_held = self.is_resting = False
         # A worker that died this instant is noticed by the next listen, as any death is.
         with contextlib.suppress(OSError):
             self.connection.send(job)
 
+    def hold(self) -> None:
+        """Ask the process to rest between two steps; it answers, or its job ends before."""
+        self.is_held = True
+        self._say("hold")
+
+    def go_on(self) -> None:
+        if self.is_held:
+            self.is_held = self.is_resting = False
+            self._say("go on")
+
     def ask_to_stop(self) -> None:
+        self._say("stop")
+
+    def _say(self, message: str) -> None:
         with contextlib.suppress(OSError):
             assert self.connection is not None
-            self.connection.send("stop")
+            self.connection.send(message)
 
     def receive(self) -> Event | None:
         assert self.connection is not None
@@ -115,7 +167,10 @@ class _Worker:
             event: Event = self.connection.recv()
         except (EOFError, OSError):
             return self._died()
-        if isinstance(event, (MilestoneReached, Stopped, Failed)):
+        if isinstance(event, Held):
+            # Unless it was told to go on in the meantime.
+            self.is_resting = self.is_held
+        elif isinstance(event, _ENDS):
             self.job = None
         return event
 

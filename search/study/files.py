@@ -45,6 +45,14 @@ class StudyFiles:
         """The state of a trial's training."""
         return self.folder / "checkpoints" / f"trial-{trial:05d}.pt"
 
+    def artifact(self, trial: int) -> Path:
+        """The exported network of a trial, where it has one."""
+        return self.checkpoint(trial).with_suffix(".onnx")
+
+    def teacher(self, digest: str) -> Path:
+        """The copy of a teacher's weights, named by what they are."""
+        return self.folder / "teachers" / f"{digest[:16]}.pt"
+
     def log(self, trial: int) -> Path:
         """What a trial printed, with the traceback of its failure."""
         return self.folder / "logs" / f"trial-{trial:05d}.log"

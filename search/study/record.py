@@ -78,14 +78,17 @@ class Record:
         with self._accepting_an_end(trial):
             self.rows.update(self.ids[trial.number], {"epochs": trial.epochs}, value=value)
 
-    def add_score(self, trial: Trial, epoch: int, metrics: Mapping[str, float]) -> None:
+    def add_score(
+        self, trial: Trial, epoch: int, metrics: Mapping[str, float], notes: Mapping[str, str] | None = None
+    ) -> None:
         """Record in one write what the network as it would be deployed showed after an epoch."""
         is_first = epoch not in trial.scores
         trial.scores[epoch] = {**trial.scores.get(epoch, {}), **metrics}
         is_drawn = len(self.objectives) == 1 and trial.compresses and is_first and trial.metric in metrics
         value = (epoch, metrics[trial.metric]) if is_drawn else None
         with self._accepting_an_end(trial):
-            self.rows.update(self.ids[trial.number], {"scores": _freeze_scores(trial.scores)}, value=value)
+            said = {"scores": _freeze_scores(trial.scores), **(notes or {})}
+            self.rows.update(self.ids[trial.number], said, value=value)
 
     def note(self, trial: Trial, **attributes: Any) -> None:
         """Record something about an open trial in one write."""

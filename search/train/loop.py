@@ -102,6 +102,10 @@ class ImageSet:
         return 1 / (255 * std), -mean / std
 
 
+Teach = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Returns a loss with a teacher's part in it, from the loss, the logits [B, classes] and the inputs they are for."""
+
+
 @dataclass(kw_only=True)
 class Session:
     """A training under way: everything that changes from step to step, and what each step needs."""
@@ -122,6 +126,7 @@ class Session:
 
     hold: Hold = hold_nothing
     """Freezes what is to be frozen in an epoch."""
+    teach: Teach | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     """What each finished epoch measured, the first epoch first."""
 
@@ -218,7 +223,11 @@ def train_epoch(session: Session, images: ImageSet, should_stop: Callable[[], bo
         # Forward and backward: gradients of several micro-batches add up to that of the batch.
         for part, wanted in micro_batches(inputs, targets, session.micro_batches):
             with autocast(session.device, session.precision):
-                loss = session.loss(session.forward(part), wanted) * (len(part) / len(inputs))
+                logits = session.forward(part)
+                loss = session.loss(logits, wanted)
+                if session.teach is not None:
+                    loss = session.teach(loss, logits, part)
+                loss = loss * (len(part) / len(inputs))
             session.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             total += loss.detach() * len(labels)
         # Step.

@@ -44,6 +44,9 @@ training: {{epochs: {epochs}, batch_size: 50}}
 PATIENCE = 600.0
 """Seconds without a new epoch after which the search counts as stuck."""
 
+SETTLED = 0.8
+"""The share of blows that are held back until the workers and the helper have begun."""
+
 Blow = tuple[str, str, str]
 """Whom, what, and at which moment."""
 
@@ -181,6 +184,8 @@ def strike(search: Search, dice: random.Random) -> Blow | None:
     whom = dice.choices(["worker", "run", "server"], [6, 2, 1])[0]
     what = dice.choices(["SIGKILL", "SIGTERM", "SIGSTOP"], [5, 2, 2])[0]
     moment = dice.choices(MOMENTS, [2, 1, 1])[0]
+    if dice.random() < SETTLED:
+        _wait(lambda: search.ended() is not None or len(search.processes()["worker"]) > search.workers, PATIENCE, 0.05)
     time.sleep(dice.uniform(0.05, 1.5))
     if moment == "checkpoint":
         _wait(lambda: any(search.checkpoints.glob("*.tmp")))
@@ -199,11 +204,11 @@ def strike(search: Search, dice: random.Random) -> Blow | None:
     return whom, what, moment
 
 
-def _wait(condition: Callable[[], bool], seconds: float = 3.0) -> None:
+def _wait(condition: Callable[[], bool], seconds: float = 3.0, between: float = 0.0) -> None:
     # A checkpoint is being written for milliseconds: looked for as often as possible, but not for ever.
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
-        pass
+        time.sleep(between)
 
 
 def _changed_at(database: Path) -> int:
@@ -214,10 +219,14 @@ def _changed_at(database: Path) -> int:
 
 def children(pid: int) -> list[int]:
     """Return the living processes that a process started."""
-    with suppress(OSError):
-        found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return [int(child) for child in found]
-    return []
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            # What stands before the last bracket is the program's name, which may hold anything.
+            state, parent = (entry / "stat").read_text().rpartition(")")[2].split()[:2]
+            if int(parent) == pid and state != "Z":
+                found.append(int(entry.name))
+    return found
 
 
 def table(study: optuna.Study) -> list[Any]:

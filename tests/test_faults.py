@@ -17,6 +17,7 @@ from search import pipeline
 from search.catalog import catalog
 from search.config import TrialConfig
 from search.data import Prepared
+from search.executors.helper import Helper
 from search.faults import more_parts
 from search.space import parse
 from search.train.loop import ImageSet, fit, micro_batches
@@ -30,7 +31,7 @@ from torch import nn
 from typing import Annotated, Literal
 from search.signature import Arg
 
-What = Annotated[Literal["exit", "segfault", "hang", "greedy", "unknown", "nothing"], Arg("what goes wrong")]
+What = Annotated[Literal["exit", "segfault", "hang", "greedy", "meta", "nothing"], Arg("what goes wrong")]
 
 class Net(nn.Module):
     def __init__(self, features, classes, what):
@@ -38,6 +39,8 @@ class Net(nn.Module):
         self.layer, self.what = nn.Linear(features, classes), what
 
     def forward(self, images):
+        if self.what == "meta" and images.is_meta:
+            ctypes.string_at(0)
         if self.training and not images.is_meta:
             self.go_wrong(images)
         return self.layer(images.flatten(1))
@@ -51,8 +54,6 @@ class Net(nn.Module):
             time.sleep(1000)
         if self.what == "greedy" and len(images) > 6:
             torch.empty(10**17)
-        if self.what == "unknown":
-            raise KeyError("layer seven")
 
 def trouble(*, image_size, channels, classes, what: What = "nothing"):
     """Build a network that goes wrong in training."""
@@ -117,6 +118,29 @@ def test_model_that_crashes_is_retried_then_failed_with_its_stack_in_the_log(
     assert log.count("Segmentation fault") == 2
     assert "go_wrong" in log
     assert "trouble on the way: 1 x worker-0 died (killed by SIGSEGV)" in imgcls("status", "space-digits").out
+
+
+@pytest.mark.slow
+def test_model_that_crashes_while_it_is_measured_is_rejected_with_the_reason(
+    search_with: Callable[..., Answer],
+) -> None:
+    answer = search_with("meta")
+    assert answer.code == 1
+    assert "200 x model: the helper process died 3 times (exit code -11) while it was measured" in answer.err
+
+
+def test_helper_that_was_killed_is_replaced_and_asked_again(tmp_path: Path) -> None:
+    helper = Helper(tmp_path)
+    try:
+        before = helper.versions()
+        assert helper.process is not None
+        killed = helper.process.pid
+        assert killed is not None
+        os.kill(killed, signal.SIGKILL)
+        assert helper.versions() == before
+        assert helper.process.pid != killed
+    finally:
+        helper.close()
 
 
 @pytest.mark.slow

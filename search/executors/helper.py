@@ -62,6 +62,8 @@ class Helper:
         self.counts = Counts(counts_file(root))
         self.prepared: dict[str, Prepared] = {}
         self.process: BaseProcess | None = None
+        self.deadly: dict[str, str] = {}
+        """Models that no process survives, by digest, and what to say of them."""
         self.later: _Later | None = None
         """An answer that somebody waits for while doing other things."""
 
@@ -105,6 +107,9 @@ class Helper:
         question = {"config": _what_counts(config), "shape": dataclasses.asdict(shape)}
         sizes: dict[str, float] | None = self.counts.get(question)
         if sizes is None:
+            model = config.digest("model", "image")
+            if model in self.deadly:
+                raise BuildError("model", self.deadly[model])
             later = _Later()
             self._send("measure", {**question, "config": config.to_dict(), "root": str(self.root)})
             self.later = later
@@ -112,7 +117,8 @@ class Helper:
                 yield
             self._settle()
             if later.death is not None:
-                raise BuildError("model", f"{later.death} while it was measured")
+                self.deadly[model] = f"{later.death} while it was measured"
+                raise BuildError("model", self.deadly[model])
             sizes = self.counts.ask(question, lambda: _value(later.found))
         return sizes
 

@@ -5,22 +5,27 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import torch
+from PIL import Image
 
 from search import pipeline
 from search.catalog import catalog
 from search.config import TrialConfig
-from search.data import Prepared
+from search.data import Prepared, load
 from search.executors.helper import Helper
 from search.faults import more_parts
+from search.protocol import Failed, Job
 from search.space import parse
 from search.train.loop import ImageSet, fit, micro_batches
+from search.worker import Bench
 from tests.conftest import Answer
 from tests.test_run import begin, linux_only, open_study, wait_for_epochs, worker_of  # noqa: F401 - a fixture
 
@@ -199,6 +204,36 @@ def test_stopped_worker_is_replaced_and_the_trial_goes_on(
     assert "study.epoch_timeout: 2 s; it goes on from its last checkpoint" in out
     (trial,) = open_study(studies).trials
     assert [epoch["epoch"] for epoch in trial.user_attrs["epochs"]] == list(range(1, 41))
+
+
+def test_image_that_vanished_during_a_search_fails_the_trial_and_not_the_search(tmp_path: Path) -> None:
+    for number in range(40):
+        path = tmp_path / f"photos/{'cat' if number % 2 else 'dog'}/{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), number, np.uint8)).save(path)
+    # Nothing fits into the store: images are decoded in each epoch.
+    config = config_of(
+        f"data: {{folder: {{root: {tmp_path / 'photos'}}}}}\nimage: {{cache_gb: 1e-9}}\nmodel: lenet5\n"
+        "training: {epochs: 2, batch_size: 10}"
+    )
+    data = pipeline.prepare_data(config, tmp_path / "images")
+    gone = next(name for name in load(data, "train").names)
+    (tmp_path / "photos" / gone).unlink()
+    job = Job(
+        trial=0,
+        config=config,
+        data=data.to_dict(),
+        seed=1,
+        portion="train",
+        until_epoch=2,
+        from_epoch=0,
+        checkpoint=str(tmp_path / "0.pt"),
+        log=str(tmp_path / "log"),
+    )
+    *_, last = Bench("cpu").work(job, threading.Event())
+    assert isinstance(last, Failed)
+    assert last.kind == "error"
+    assert Path(gone).name in last.reason
 
 
 def config_of(text: str) -> TrialConfig:

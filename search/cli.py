@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from search.errors import NoResultError, SearchError, UserError
+from search.errors import NoResultError, SearchError, UserError, disk_trouble
 
 # Nothing heavy is imported up here: `--help` answers at once, and each command imports what it needs.
 if TYPE_CHECKING:
@@ -535,13 +535,19 @@ def main() -> None:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last checkpoints", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:
         # Somebody closed the pipe, as `| head` does.
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        trouble = disk_trouble(error)
+        if trouble is None:
+            raise
+        print(f"error: {trouble}", file=sys.stderr)
+        sys.exit(UserError.exit_code)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoints", file=sys.stderr)
+        sys.exit(130)
 
 
 def _space(path: Path, overrides: list[str] | None, data: str | None, name: str | None) -> Space:

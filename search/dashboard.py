@@ -6,8 +6,8 @@ import socketserver
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from search.errors import UserError
+from search.study.database import open_storage
 from search.study.files import StudyFiles
-from search.study.record import open_storage
 
 
 class _Server(socketserver.ThreadingMixIn, WSGIServer):
@@ -34,6 +34,6 @@ def make_dashboard(files: StudyFiles, host: str, port: int) -> WSGIServer:
 
     files.must_exist()
     try:
-        return make_server(host, port, wsgi(open_storage(files)), server_class=_Server, handler_class=_Quiet)
+        return make_server(host, port, wsgi(open_storage(files.database)), server_class=_Server, handler_class=_Quiet)
     except OSError as error:
         raise UserError(f"--port {port}: cannot be used on {host} ({error.strerror}); try another") from error

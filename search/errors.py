@@ -17,6 +17,7 @@ SearchError
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -104,6 +105,19 @@ class DivergedError(SearchError):
 
 class StoppedError(SearchError):
     """A training that was asked to stop in the middle of an epoch; that epoch is lost, the ones before it are not."""
+
+
+_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
+
+
+def disk_trouble(error: BaseException | None) -> str | None:
+    """Return what the system said if an error comes from a disk that is full, at its quota, read-only or broken."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK:
+            return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+        # torch.save hides the system's error behind one of its own.
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def closest(name: str, known: Iterable[str]) -> str:

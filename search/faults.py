@@ -7,11 +7,13 @@ trial with its reason.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 
-from search.errors import NoResultError, UserError
+from search.errors import NoResultError, StudyError, UserError
 from search.protocol import FEWEST_IMAGES, Failed, WorkerDied
+from search.study.database import SAFE
 from search.study.files import StudyFiles
 from search.study.record import Record
 from search.study.settings import StudySettings
@@ -60,8 +62,11 @@ class Faults:
 
         Raises:
             UserError: every trial would meet the same.
+            StudyError: the disk is full; the trial stays as it is recorded, to go on from its last checkpoint.
             NoResultError: several trials in a row failed alike.
         """
+        if event.kind == "disk":
+            raise StudyError(f"trial {trial.number}: {event.reason}; {SAFE}")
         if event.kind == "out_of_memory":
             return self._shrink(trial, event.reason)
         if event.kind == "diverged":
@@ -77,7 +82,8 @@ class Faults:
         Raises:
             NoResultError: several trials in a row failed alike.
         """
-        with self.files.log(trial.number).open("a") as log:
+        # The reason is on the trial too; a full disk shall not end the search here.
+        with contextlib.suppress(OSError), self.files.log(trial.number).open("a") as log:
             log.write(f"{event.reason}\n")
         if event.is_out_of_memory:
             return self._shrink(trial, event.reason)

@@ -112,8 +112,9 @@ class Stopped(Event):
 class Failed(Event):
     """The training itself came to a bad end."""
 
-    kind: Literal["diverged", "out_of_memory", "setup", "error"]
-    """`setup` is a user's mistake that every trial would meet; `error` anything unforeseen."""
+    kind: Literal["diverged", "out_of_memory", "setup", "disk", "error"]
+    """`setup` is a user's mistake that every trial would meet; `disk` one that cannot be written, so that the trial can
+    go on once it can; `error` anything unforeseen."""
 
     reason: str
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import faulthandler
 import os
@@ -20,7 +21,7 @@ import torch
 
 from search import finish, pipeline
 from search.data import Prepared
-from search.errors import CheckpointError, DataError, DeployError, DivergedError, StoppedError, UserError
+from search.errors import CheckpointError, DataError, DeployError, DivergedError, StoppedError, UserError, disk_trouble
 from search.protocol import (
     CheckpointSaved,
     EpochEnded,
@@ -139,7 +140,10 @@ class Bench:
         except UserError as error:
             yield self._fail(job, "setup", str(error))
         except (Exception, SystemExit) as error:
-            if _is_out_of_memory(error):
+            trouble = disk_trouble(error)
+            if trouble is not None:
+                yield self._fail(job, "disk", trouble)
+            elif _is_out_of_memory(error):
                 yield self._fail(job, "out_of_memory", f"out of memory: {_first_line(error)}")
                 self._free_memory()
             else:
@@ -267,7 +271,9 @@ class Bench:
         self.save_seconds = self.saved_at - started
 
     def _fail(self, job: Job, kind: Any, reason: str) -> Event:
-        traceback.print_exc()
+        # The log may be on the disk that is full.
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
         self.session = None
         return Failed(trial=job.trial, kind=kind, reason=reason)
 
@@ -335,17 +341,31 @@ class _logging_to:  # noqa: N801 - used as a function
         self.path = path
 
     def __enter__(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         sys.stdout.flush()
         sys.stderr.flush()
         self.kept = os.dup(1), os.dup(2)
-        with self.path.open("ab") as log:
-            os.dup2(log.fileno(), 1)
-            os.dup2(log.fileno(), 2)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            _print_to(self.path)
+        except OSError:
+            # The checkpoint meets the same full disk, and ends the job with the reason.
+            _print_to(Path(os.devnull))
 
     def __exit__(self, *failure: object) -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except OSError:
+            # What a full disk does not take shall not come out on the terminal later.
+            _print_to(Path(os.devnull))
+            sys.stdout.flush()
+            sys.stderr.flush()
         for kept, target in zip(self.kept, (1, 2), strict=True):
             os.dup2(kept, target)
             os.close(kept)
+
+
+def _print_to(path: Path) -> None:
+    with path.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)

@@ -66,6 +66,8 @@ def build(
         facts = _Writer(partial, source, splits, size, channels, progress, keeps_pixels).write()
         partial.replace(folder)
         _sync(folder.parent)
+    except OSError as error:
+        raise DataError(f"{folder.parent}: decoded images cannot be written ({error.strerror})") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return facts

@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from search.errors import StudyError, closest
+from search.study import place
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -61,15 +62,24 @@ class StudyFiles:
         """Create the folders.
 
         Raises:
-            StudyError: they cannot be created or written.
+            StudyError: they cannot be created, are where a study is not safe, or hold one without its database.
         """
         for folder in (self.root, self.folder):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise StudyError(f"{folder}: cannot be created ({error.strerror})") from error
-            if not os.access(folder, os.W_OK | os.X_OK):
-                raise StudyError(f"{folder}: not writable; choose another place with --studies")
+            place.refuse_unfit(folder)
+        self._refuse_lost_database()
+
+    def _refuse_lost_database(self) -> None:
+        # A checkpoint is never written before the database is there.
+        saved = len(list(self.checkpoint(0).parent.glob("trial-*.pt")))
+        if saved and not self.database.exists():
+            raise StudyError(
+                f"{self.database}: is gone, but {self.folder} holds checkpoints of {saved} trial(s); put the database "
+                "or a copy of it back, or begin anew: move that folder away, or name another study with --name"
+            )
 
     def must_exist(self) -> None:
         """Refuse a study that is not there.
@@ -118,7 +128,9 @@ def refuse_if_any_runs(root: Path) -> None:
 
 
 def _write_holder(path: Path) -> None:
-    path.with_suffix(".pid").write_text(f"{os.getpid()}\n")
+    # Only for the message of whoever comes second; a full disk shall not end a search over it.
+    with contextlib.suppress(OSError):
+        path.with_suffix(".pid").write_text(f"{os.getpid()}\n")
 
 
 def _holder(path: Path) -> str:

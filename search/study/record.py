@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import optuna
-import sqlalchemy
 from optuna.distributions import distribution_to_json, json_to_distribution
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
@@ -23,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.config import TrialConfig
 from search.errors import StudyError
+from search.study import database
 from search.study.files import StudyFiles
 from search.study.rows import EndedError, Rows
 from search.trial import SIZES, Candidate, Rejection, State, Trial
@@ -120,8 +118,8 @@ class Record:
 
     def set_fact(self, name: str, value: Any) -> None:
         """Record a fact about the study as a whole."""
+        self.rows.set_fact(name, value)
         self.facts[name] = value
-        self.study.set_user_attr(name, value)
 
     def _end(
         self, trial: Trial, state: State, told: TrialState, values: Sequence[float], reason: str | None = None
@@ -141,7 +139,8 @@ class Record:
         try:
             yield
         except EndedError:
-            frozen = self.study.get_trials(deepcopy=False)[trial.number]
+            with database.explaining(database.public_name(self.rows.engine.url), "read"):
+                frozen = self.study.get_trials(deepcopy=False)[trial.number]
             trial.state = _STATES[frozen.state]
             trial.values = tuple(frozen.values) if frozen.values is not None else None
             trial.reason = trial.reason or "ended from outside"
@@ -205,9 +204,10 @@ def _new_database(files: StudyFiles) -> Iterator[RDBStorage]:
     draft = files.folder / "new.db"
     for leftover in files.folder.glob("new.db*"):
         leftover.unlink()
-    storage = _open(draft)
+    storage = database.make(draft)
     try:
-        yield storage
+        with database.explaining(draft, "written"):
+            yield storage
     finally:
         # The last connection to close writes the log into the database and deletes it.
         storage.engine.dispose()
@@ -221,55 +221,16 @@ def load(files: StudyFiles) -> Record:
         StudyError: there is no such study, or its database is damaged or not ours.
     """
     files.must_exist()
-    try:
-        storage = open_storage(files)
-        study = optuna.load_study(storage=storage, study_name=files.name)
-    except KeyError:
-        raise StudyError(f"{files.database}: holds no study of the name {files.name!r}") from None
-    except sqlalchemy.exc.SQLAlchemyError as error:
-        raise StudyError(f"{files.database}: cannot be read as a study ({type(error).__name__})") from error
-    if "objectives" not in study.user_attrs:
-        raise StudyError(f"{files.database}: this study was not made by imgcls-search")
-    return Record(study, Rows(storage.engine, study._study_id))
-
-
-def open_storage(files: StudyFiles) -> RDBStorage:
-    """Open the database of a study that exists.
-
-    Raises:
-        StudyError: it cannot be opened.
-    """
-    return _open(files.database)
-
-
-def _open(database: Path) -> RDBStorage:
-    # Optuna otherwise announces every study it makes, in-memory views included.
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    _use_write_ahead_log(database)
-    storage = RDBStorage(f"sqlite:///{database}", engine_kwargs={"connect_args": {"timeout": 60}})
-    sqlalchemy.event.listen(storage.engine, "connect", _relax)
-    # Connections made before the listener are dropped.
-    storage.engine.dispose()
-    return storage
-
-
-def _use_write_ahead_log(database: Path) -> None:
-    # Readers such as a polling dashboard then never block the writer, nor it them. The mode stays with the file.
-    try:
-        connection = sqlite3.connect(database, timeout=60)
+    storage = database.open_storage(files.database)
+    with database.explaining(files.database, "read as a study"):
         try:
-            (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
-        finally:
-            connection.close()
-    except sqlite3.Error as error:
-        raise StudyError(f"{database}: cannot be opened as a study ({error})") from error
-    if mode != "wal":
-        raise StudyError(f"{database}: this file system cannot hold a study (SQLite's journal mode stays {mode!r})")
-
-
-def _relax(connection: Any, _: Any) -> None:
-    # A commit then reaches the log at once and the disk soon; a crash of any process loses nothing.
-    connection.execute("PRAGMA synchronous=NORMAL")
+            study = optuna.load_study(storage=storage, study_name=files.name)
+        except KeyError:
+            raise StudyError(f"{files.database}: holds no study of the name {files.name!r}") from None
+        facts = study.user_attrs
+        if "objectives" not in facts:
+            raise StudyError(f"{files.database}: this study was not made by imgcls-search")
+        return Record(study, Rows(storage.engine, study._study_id))
 
 
 def _objectives(facts: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

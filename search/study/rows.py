@@ -8,8 +8,7 @@ what Optuna itself writes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -21,12 +20,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from search.config import Scalar
 from search.errors import StudyError
+from search.study.database import public_name, writing
 
 _TRIALS: Any = models.TrialModel.__table__
 _PARAMS: Any = models.TrialParamModel.__table__
 _VALUES: Any = models.TrialValueModel.__table__
 _STEPS: Any = models.TrialIntermediateValueModel.__table__
 _USER: Any = models.TrialUserAttributeModel.__table__
+_FACTS: Any = models.StudyUserAttributeModel.__table__
 _SYSTEM: Any = models.TrialSystemAttributeModel.__table__
 
 _INSERTS: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
@@ -44,7 +45,7 @@ class Rows:
         self.engine = engine
         self.study_id = study_id
         self.insert = _INSERTS[engine.name]
-        self.upserts = {table: _upsert(self.insert, table) for table in (_USER, _SYSTEM)}
+        self.upserts = {table: _upsert(self.insert, table) for table in (_USER, _SYSTEM, _FACTS)}
 
     def add(
         self,
@@ -58,7 +59,7 @@ class Rows:
         Raises:
             StudyError: the database cannot be written, or holds trials that this process did not write.
         """
-        with self._transaction() as connection:
+        with writing(self.engine) as connection:
             trial = {
                 "number": number,
                 "study_id": self.study_id,
@@ -68,7 +69,8 @@ class Rows:
             trial_id = int(connection.execute(_TRIALS.insert().returning(_TRIALS.c.trial_id), trial).scalar_one())
             count = sqlalchemy.select(sqlalchemy.func.count()).where(_TRIALS.c.study_id == self.study_id)
             if connection.execute(count).scalar_one() != number + 1:
-                raise StudyError(f"{self._shown()}: somebody else adds trials to this study; only one run may write it")
+                where = public_name(self.engine.url)
+                raise StudyError(f"{where}: somebody else adds trials to this study; only one run may write it")
             rows = [
                 {
                     "trial_id": trial_id,
@@ -90,7 +92,7 @@ class Rows:
             EndedError: somebody ended the trial.
             StudyError: the database cannot be written.
         """
-        with self._transaction() as connection:
+        with writing(self.engine) as connection:
             self._hold(connection, trial_id)
             self._set_attributes(connection, _USER, trial_id, attributes)
             if value is not None:
@@ -112,7 +114,7 @@ class Rows:
             EndedError: somebody ended the trial.
             StudyError: the database cannot be written.
         """
-        with self._transaction(durable=True) as connection:
+        with writing(self.engine, durable=True) as connection:
             self._hold(connection, trial_id)
             self._set_attributes(connection, _USER, trial_id, attributes)
             self._set_attributes(connection, _SYSTEM, trial_id, system_attributes)
@@ -122,6 +124,16 @@ class Rows:
                 connection.execute(_VALUES.insert(), entry)
             ended = {"state": state, "datetime_complete": _now()}
             connection.execute(_TRIALS.update().where(_TRIALS.c.trial_id == trial_id), ended)
+
+    def set_fact(self, name: str, value: Any) -> None:
+        """Write an attribute of the study as a whole.
+
+        Raises:
+            StudyError: the database cannot be written.
+        """
+        row = {"study_id": self.study_id, "key": name, "value_json": json.dumps(value)}
+        with writing(self.engine) as connection:
+            connection.execute(self.upserts[_FACTS], row)
 
     def _hold(self, connection: sqlalchemy.Connection, trial_id: int) -> None:
         """Take the lock on a trial by a write that changes nothing, and see that it runs."""
@@ -139,40 +151,13 @@ class Rows:
         if rows:
             connection.execute(self.upserts[table], rows)
 
-    @contextmanager
-    def _transaction(self, *, durable: bool = False) -> Iterator[sqlalchemy.Connection]:
-        try:
-            with self.engine.connect() as connection:
-                if durable and self.engine.name == "sqlite":
-                    _sync(connection, "FULL")
-                try:
-                    yield connection
-                    connection.commit()
-                finally:
-                    connection.rollback()
-                    if durable and self.engine.name == "sqlite":
-                        _sync(connection, "NORMAL")
-        except sqlalchemy.exc.OperationalError as error:
-            raise StudyError(
-                f"{self._shown()}: cannot be written ({error.orig}); what is recorded is safe, "
-                "and the same command goes on from there"
-            ) from error
-
-    def _shown(self) -> str:
-        url = self.engine.url
-        return str(url.database) if self.engine.name == "sqlite" else url.render_as_string(hide_password=True)
-
 
 def _upsert(insert: Any, table: Any) -> Any:
     statement = insert(table)
+    owner = table.c.study_id if table is _FACTS else table.c.trial_id
     return statement.on_conflict_do_update(
-        index_elements=[table.c.trial_id, table.c.key], set_={"value_json": statement.excluded.value_json}
+        index_elements=[owner, table.c.key], set_={"value_json": statement.excluded.value_json}
     )
-
-
-def _sync(connection: sqlalchemy.Connection, mode: str) -> None:
-    connection.exec_driver_sql(f"PRAGMA synchronous={mode}")
-    connection.rollback()
 
 
 def _now() -> datetime:

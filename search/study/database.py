@@ -1,0 +1,210 @@
+"""The database of a study: opened when sound, written under a lock that is waited for."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+
+from search.errors import StudyError
+from search.study import place
+
+LOCK_SECONDS = 60.0
+"""How long to wait while another process holds the lock on a database."""
+
+STEP_SECONDS = 0.25
+"""How long SQLite waits at a time, with pauses that grow; in between Ctrl-C is heard."""
+
+SAFE = "what is recorded is safe, and the same command goes on from there"
+
+_RESCUE = (
+    "nothing in it was changed; put back a copy of it (made by: imgcls-search copy), or save what can be read: "
+    "sqlite3 {0} .recover | sqlite3 rescued.db"
+)
+
+_REMEDIES = (
+    ("full", f"free some space; {SAFE}"),
+    ("locked", f"another process has held its lock for {LOCK_SECONDS:g} s; end that one; {SAFE}"),
+    ("readonly", f"make it writable; {SAFE}"),
+    ("I/O error", f"see whether the disk is full, at its quota or broken; {SAFE}"),
+    ("malformed", _RESCUE),
+    ("not a database", _RESCUE),
+)
+"""What to do, by a word in what SQLite says."""
+
+
+def make(database: Path) -> RDBStorage:
+    """Make a database with Optuna's tables, or open one that nobody else knows yet.
+
+    Raises:
+        StudyError: it cannot be made.
+    """
+    with explaining(database, "made"):
+        _use_write_ahead_log(database)
+        return _storage(f"sqlite:///{database}")
+
+
+def open_storage(database: Path) -> RDBStorage:
+    """Open a database that exists; one that lies where nothing can be written is opened to be read.
+
+    Raises:
+        StudyError: it is damaged, not Optuna's, of another version of Optuna, or cannot be opened.
+    """
+    with explaining(database, "opened as a study"):
+        if not (place.is_writable(database) and place.is_writable(database.parent)):
+            _refuse_unread_log(database)
+            # Without `immutable` SQLite would make files beside it.
+            url = f"{database.resolve().as_uri()}?mode=ro&immutable=1"
+            _refuse_unsound(database, url)
+            return _storage(f"sqlite:///{url}&uri=true")
+        _refuse_unsound(database, f"{database.resolve().as_uri()}?mode=rw")
+        _use_write_ahead_log(database)
+        return _storage(f"sqlite:///{database}")
+
+
+@contextmanager
+def writing(engine: sqlalchemy.Engine, *, durable: bool = False) -> Iterator[sqlalchemy.Connection]:
+    """Yield a connection in a transaction that holds the lock; what is durable is on the disk when this returns.
+
+    Raises:
+        StudyError: the database cannot be written.
+    """
+    is_sqlite = engine.name == "sqlite"
+    with explaining(public_name(engine.url), "written"), engine.connect() as connection:
+        if durable and is_sqlite:
+            _sync(connection, "FULL")
+        try:
+            if is_sqlite:
+                _take_lock(connection)
+            yield connection
+            connection.commit()
+        finally:
+            connection.rollback()
+            if durable and is_sqlite:
+                _sync(connection, "NORMAL")
+
+
+@contextmanager
+def explaining(database: Path | str, what: str) -> Iterator[None]:
+    """Turn what a database answers into one line that says what to do."""
+    try:
+        yield
+    except (sqlalchemy.exc.DBAPIError, StorageInternalError, sqlite3.Error) as error:
+        said = _innermost(error)
+        remedy = next((remedy for word, remedy in _REMEDIES if word in said), SAFE)
+        raise StudyError(f"{database}: cannot be {what} ({said}); {remedy.format(database)}") from error
+
+
+def public_name(url: sqlalchemy.URL) -> str:
+    """Return what a person may see of where a database is: never its password."""
+    return str(url.database) if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
+
+
+def _innermost(error: BaseException) -> str:
+    """Return what the database itself said: SQLAlchemy adds the statement to it, with all its values."""
+    while True:
+        inner = getattr(error, "orig", None) or (error.__cause__ if isinstance(error, StorageInternalError) else None)
+        if inner is None:
+            return (str(error).strip() or type(error).__name__).split("\n", 1)[0]
+        error = inner
+
+
+def _storage(url: str) -> RDBStorage:
+    # Optuna otherwise announces every study it makes, in-memory views included.
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": LOCK_SECONDS}})
+    sqlalchemy.event.listen(storage.engine, "connect", _relax)
+    # Connections made before the listener are dropped.
+    storage.engine.dispose()
+    return storage
+
+
+def _refuse_unread_log(database: Path) -> None:
+    log = database.with_name(f"{database.name}-wal")
+    if log.exists() and log.stat().st_size:
+        raise StudyError(
+            f"{database}: is read-only, and {log.name} holds what is not in it yet; "
+            "copy both files to a folder that can be written and read the study there, with --studies"
+        )
+
+
+def _refuse_unsound(database: Path, url: str) -> None:
+    if database.stat().st_size == 0:
+        raise StudyError(f"{database}: is empty, 0 bytes; put back a copy of it (made by: imgcls-search copy)")
+    with closing(sqlite3.connect(url, uri=True, timeout=LOCK_SECONDS)) as connection:
+        (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if answer != "ok":
+            raise StudyError(f"{database}: is damaged ({' '.join(answer.split())}); {_RESCUE.format(database)}")
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        if not {"studies", "trials", "version_info"} <= tables:
+            raise StudyError(f"{database}: is no database of Optuna's; choose another place with --studies")
+        version = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        (library,) = connection.execute("SELECT library_version FROM version_info").fetchone()
+    _refuse_other_version(database, version[0] if version else "", library)
+
+
+def _refuse_other_version(database: Path, version: str, library: str) -> None:
+    # Imported here: it is slow and only Optuna's own way to know what its tables should be.
+    from alembic.script import ScriptDirectory
+    from optuna.storages import _rdb
+
+    script = ScriptDirectory(str(Path(_rdb.__file__).parent / "alembic"))
+    if version == script.get_current_head():
+        return
+    if version in {revision.revision for revision in script.walk_revisions()}:
+        remedy = f"copy it (imgcls-search copy), then: optuna storage upgrade --storage sqlite:///{database}"
+        age = "an older"
+    else:
+        remedy = "install that one: pip install -U optuna"
+        age = "a newer"
+    raise StudyError(
+        f"{database}: has the tables of {age} Optuna ({library}, {version or 'no version'}; here is "
+        f"{optuna.__version__}); {remedy}"
+    )
+
+
+def _use_write_ahead_log(database: Path) -> None:
+    # Readers such as a polling dashboard then never block the writer, nor it them. The mode stays with the file.
+    with closing(sqlite3.connect(database, timeout=LOCK_SECONDS)) as connection:
+        (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
+    if mode != "wal":
+        raise StudyError(f"{database}: this file system cannot hold a study (SQLite's journal mode stays {mode!r})")
+
+
+def _relax(connection: Any, _: Any) -> None:
+    # A commit then reaches the log at once and the disk soon; a crash of any process loses nothing.
+    connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def _sync(connection: sqlalchemy.Connection, mode: str) -> None:
+    connection.exec_driver_sql(f"PRAGMA synchronous={mode}")
+    connection.rollback()
+
+
+def _take_lock(connection: sqlalchemy.Connection) -> None:
+    """Begin a transaction that nobody can come between; wait for whoever holds the lock."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    connection.exec_driver_sql(f"PRAGMA busy_timeout={1000 * STEP_SECONDS:.0f}")
+    try:
+        while not _takes_lock(connection, deadline):
+            connection.rollback()
+    finally:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout={1000 * LOCK_SECONDS:.0f}")
+
+
+def _takes_lock(connection: sqlalchemy.Connection, deadline: float) -> bool:
+    try:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    except sqlalchemy.exc.OperationalError as error:
+        if "locked" in str(error.orig) and time.monotonic() < deadline:
+            return False
+        raise
+    return True

@@ -492,14 +492,35 @@ def dashboard(
     imgcls-search dashboard vit-digits
     imgcls-search dashboard vit-digits --port 9000
     """
-    from search.dashboard import make_dashboard
+    from search.dashboard import is_loopback, make_dashboard
     from search.study.files import StudyFiles
 
     server = make_dashboard(StudyFiles(studies, study), host, port)
-    if host not in ("127.0.0.1", "localhost", "::1"):
+    if not is_loopback(host):
         print("warning: whoever reaches this address can read and delete studies", file=sys.stderr)
     print(f"optuna-dashboard on http://{host}:{server.server_port}/ (Ctrl-C ends it)", flush=True)
     server.serve_forever()
+
+
+@app.command()
+def copy(
+    study: StudyName,
+    to: Annotated[Path, typer.Option("--to", metavar="FILE_OR_DIR", help="Where the copy goes; nothing is replaced.")],
+    with_folder: Annotated[
+        bool, typer.Option("--with-folder", help="Checkpoints and logs too; --to is a folder then.")
+    ] = False,
+    studies: Studies = STUDIES,
+) -> None:
+    """Copy a study as it stands at one moment, also while a run writes it; a plain `cp` would miss trials.
+
+    \b
+    imgcls-search copy vit-digits --to backup.db
+    imgcls-search copy vit-digits --to elsewhere/ --with-folder
+    """
+    from search.study.copy import copy_study
+    from search.study.files import StudyFiles
+
+    print(f"wrote {copy_study(StudyFiles(studies, study), to, with_folder=with_folder)}")
 
 
 @app.command()

@@ -112,11 +112,16 @@ def predictions_csv(evaluation: Evaluation) -> str:
     """Return one line an image: its name, its class, the predicted class and the probability of each class."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
+    classes = [_as_text(name) for name in evaluation.classes]
     writer.writerow(["image", "label", "predicted", *(f"p({name})" for name in evaluation.classes)])
     for name, label, row in zip(evaluation.names, evaluation.labels, evaluation.probabilities, strict=True):
-        classes = evaluation.classes
-        writer.writerow([name, classes[label], classes[row.argmax()], *(f"{p:.6f}" for p in row)])
+        writer.writerow([_as_text(name), classes[label], classes[row.argmax()], *(f"{p:.6f}" for p in row)])
     return text.getvalue()
+
+
+def _as_text(cell: str) -> str:
+    """Return a cell that a spreadsheet does not take for a formula: file names come from anybody."""
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 
 def record_opening(path: Path, about: dict[str, Any]) -> None:

@@ -17,10 +17,16 @@ def ranked(record: Record) -> list[Trial]:
     done = [trial for trial in record.trials if trial.state == "complete" and trial.is_feasible]
     signs = [1 if direction == "maximize" else -1 for _, direction in record.objectives]
     scores = {trial.number: [s * v for s, v in zip(signs, trial.values or (), strict=True)] for trial in done}
+
+    def beaten_by(trial: Trial) -> int:
+        # With one objective the order of the scores says it; counting would compare every trial with every other.
+        own = scores[trial.number]
+        return sum(_dominates(other, own) for other in scores.values()) if len(signs) > 1 else 0
+
     return sorted(
         done,
         key=lambda trial: (
-            sum(_dominates(other, scores[trial.number]) for other in scores.values()),
+            beaten_by(trial),
             [-score for score in scores[trial.number]],
             trial.sizes["params"],
             trial.number,

@@ -59,15 +59,26 @@ def open_storage(database: Path) -> RDBStorage:
         StudyError: it is damaged, not Optuna's, of another version of Optuna, or cannot be opened.
     """
     with explaining(database, "opened as a study"):
-        if not (place.is_writable(database) and place.is_writable(database.parent)):
-            _refuse_unread_log(database)
-            # Without `immutable` SQLite would make files beside it.
-            url = f"{database.resolve().as_uri()}?mode=ro&immutable=1"
-            _refuse_unsound(database, url)
+        url = sound_url(database)
+        if "immutable" in url:
             return _storage(f"sqlite:///{url}&uri=true")
-        _refuse_unsound(database, f"{database.resolve().as_uri()}?mode=rw")
         _use_write_ahead_log(database)
         return _storage(f"sqlite:///{database}")
+
+
+def sound_url(database: Path) -> str:
+    """Return by what URI SQLite opens a database, after a look at all of it.
+
+    Raises:
+        StudyError: it is damaged, not Optuna's, or of another version of Optuna.
+    """
+    url = f"{database.resolve().as_uri()}?mode=rw"
+    if not (place.is_writable(database) and place.is_writable(database.parent)):
+        _refuse_unread_log(database)
+        # Without `immutable` SQLite would make files beside it.
+        url = f"{database.resolve().as_uri()}?mode=ro&immutable=1"
+    _refuse_unsound(database, url)
+    return url
 
 
 @contextmanager

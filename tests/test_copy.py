@@ -1,0 +1,74 @@
+"""A study copied while it is written."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from scripts import simulation
+from search.catalog import catalog
+from search.errors import StudyError
+from search.space import parse
+from search.study import record as records
+from search.study.copy import copy_study
+from search.study.files import StudyFiles
+from tests.conftest import Answer
+
+SPACE = parse(simulation.SPACE.format(sampler="random", epochs=simulation.EPOCHS), catalog(), source="test")
+
+
+def test_copy_of_a_live_study_holds_every_trial_acknowledged_before_it(tmp_path: Path) -> None:
+    record = simulation.new_record(tmp_path, SPACE, "s")
+    trials = simulation.make_trials(SPACE, 150)
+    done = [0]
+
+    def write() -> None:
+        for trial in trials:
+            epochs, trial.epochs, trial.state, trial.values = trial.epochs, [], "running", None
+            record.add(trial)
+            record.add_epoch(trial, epochs[0])
+            record.complete(trial, [epochs[0]["accuracy"]])
+            done[0] += 1
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    copies = 0
+    while writer.is_alive() and copies < 20:
+        before = done[0]
+        target = copy_study(StudyFiles(tmp_path, "s"), tmp_path / f"copy-{copies}" / "s.db")
+        after = done[0]
+        # Read as a study of its own: every trial is whole, and none that was there is missing.
+        held = records.load(StudyFiles(target.parent, "s")).trials
+        ended = [trial for trial in held if trial.state == "complete"]
+        assert before <= len(ended) <= after + 1
+        assert all(trial.epoch == 1 for trial in ended)
+        copies += 1
+        time.sleep(0.02)
+    writer.join()
+    assert copies >= 2
+
+
+def test_copy_with_its_folder_goes_on_and_replaces_nothing(tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
+    record = simulation.new_record(tmp_path / "studies", SPACE, "s")
+    files = StudyFiles(tmp_path / "studies", "s")
+    files.checkpoint(0).parent.mkdir()
+    files.checkpoint(0).write_bytes(b"weights")
+    files.log(0).parent.mkdir()
+    files.log(0).write_text("epoch 1")
+    answer = imgcls("copy", "s", "--to", "backup", "--with-folder")
+    assert answer.code == 0, answer.err
+    copied = StudyFiles(tmp_path / "backup", "s")
+    assert records.load(copied).facts == record.facts
+    assert copied.checkpoint(0).read_bytes() == b"weights"
+    assert copied.log(0).read_text() == "epoch 1"
+    assert not (copied.folder / "lock").exists()
+    answer = imgcls("copy", "s", "--to", "backup", "--with-folder")
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert "exists already; name another place" in answer.err
+    with pytest.raises(StudyError, match="no such study"):
+        copy_study(StudyFiles(tmp_path / "studies", "t"), tmp_path / "t.db")
+    assert not list(tmp_path.glob("**/*.tmp*"))

@@ -174,6 +174,8 @@ def status(study: StudyName, studies: Studies = STUDIES, as_json: AsJson = False
         print(f"trouble on the way: {count} x {reason}")
     for failure in found["failures"]:
         print(f"trial {failure['trial']} failed: {failure['reason']}")
+    for limit, count in found["over_limits"].items():
+        print(f"complete but over a limit, and so never best: {count} x {limit}")
     for trial in found["best"]:
         print(f"best: trial {trial['trial']}, {_pairs(trial['values'])}")
     if found["test_openings"]:
@@ -202,7 +204,53 @@ def best(study: StudyName, studies: Studies = STUDIES, as_json: AsJson = False) 
         print(f"trial {trial['trial']}: {_pairs(trial['values'])}, {trial['sizes']['params']:,.0f} parameters")
         for path, value in trial["params"].items():
             print(f"  {path}: {value}")
+        for line in _as_deployed(trial["deployed"]):
+            print(f"  {line}")
     print("scores are on the validation split; the test split is opened by: imgcls-search train")
+
+
+@app.command()
+def front(
+    study: StudyName,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Draw it as a .png, .svg or .pdf too.")
+    ] = None,
+    studies: Studies = STUDIES,
+    as_json: AsJson = False,
+) -> None:
+    """Show the Pareto front of a study: the trials that no other beats in every objective.
+
+    \b
+    imgcls-search front compressed-digits
+    imgcls-search front compressed-digits -o front.png
+    imgcls-search front compressed-digits --json
+
+    Trials over a measured limit (latency_ms, size_kb) are never on it.
+    """
+    from search.front import describe_front, draw_front
+    from search.study.files import StudyFiles
+    from search.study.record import load
+
+    record = load(StudyFiles(studies, study))
+    found = describe_front(record)
+    if output is not None:
+        draw_front(record, output)
+    if as_json:
+        _print_json(found)
+        return
+    rows = [
+        (
+            str(trial["trial"]),
+            *(f"{value:,.4f}" if value < 1000 else f"{value:,.0f}" for value in trial["values"].values()),
+            f"{trial['sizes']['params']:,.0f}",
+        )
+        for trial in found["front"]
+    ]
+    _print_table(("trial", *(f"{name}\n({how})" for name, how in found["objectives"].items()), "parameters"), rows)
+    print(f"{len(rows)} of {found['complete']} complete trials; {len(found['over_limits'])} are over a limit")
+    print(f"what they are: imgcls-search best {study}")
+    if output is not None:
+        print(f"wrote {output}")
 
 
 @app.command()
@@ -687,6 +735,18 @@ def _pairs(values: dict[str, float]) -> str:
     return ", ".join(
         f"{name} {value:.4f}" if value < 1000 else f"{name} {value:,.0f}" for name, value in values.items()
     )
+
+
+def _as_deployed(score: dict[str, float]) -> Iterable[str]:
+    """Return what is to be said of an exported network besides its values."""
+    if "size_kb" in score:
+        yield f"file: {score['size_kb']:,.1f} KB, in a compressed archive {score['archive_kb']:,.1f} KB"
+    if "latency_ms" in score:
+        spread = f"{score['latency_low_ms']:.3f} to {score['latency_high_ms']:.3f}"
+        yield f"latency: {score['latency_ms']:.3f} ms for one image on one thread (10 to 90 %: {spread} ms)"
+    if score.get("sparsity", 0) > 0:
+        share = f"{score['sparsity']:.0%} of the weights"
+        yield f"zeros: {share}; they make the archive smaller, but neither the file, nor the network faster"
 
 
 def _facts(argument: dict[str, Any]) -> str:

@@ -35,6 +35,7 @@ GOLDEN: Mapping[str, Mapping[str | int, tuple[int, int]]] = {
         0: (272_474, 40_813_184),
         1: (78_042, 12_501_632),
     },
+    "compressed": {"resnet": (5_122, 135_840), 0: (77_754, 763_520)},
     "convnext": {"convnext": (15_642, 93_888), 0: (102_378, 635_008)},
     "densenet": {"densenet": (13_338, 513_344), 0: (44_026, 1_219_296)},
     "efficientnet": {"efficientnet": (126_678, 349_824), 0: (126_678, 349_824)},
@@ -155,7 +156,7 @@ def test_there_is_a_space_for_each_family_and_one_across_them() -> None:
     from search.models import MODELS
 
     own = set(MODELS) - {"timm"}
-    assert own | {"mixed", "cifar10", "photos"} == set(PATHS)
+    assert own | {"mixed", "cifar10", "photos", "compressed"} == set(PATHS)
     assert all(families(family) == [family] for family in own)
     assert set(families("mixed")) == own
 

@@ -93,7 +93,7 @@ def no_pruning() -> Pruning | None:
 
 
 def unstructured(
-    *, amount: Amount = 0.5, finetune_epochs: FinetuneEpochs = 0, finetune_lr_factor: FinetuneRate = 0.3
+    *, amount: Amount = 0.5, finetune_epochs: FinetuneEpochs = 0, finetune_lr_factor: FinetuneRate = 1.0
 ) -> Pruning | None:
     """Set the smallest weights of the whole network to zero (global L1); neither smaller as a file nor faster."""
     return Pruning(
@@ -105,7 +105,7 @@ def unstructured(
 
 
 def structured(
-    *, amount: Amount = 0.5, finetune_epochs: FinetuneEpochs = 0, finetune_lr_factor: FinetuneRate = 0.3
+    *, amount: Amount = 0.5, finetune_epochs: FinetuneEpochs = 0, finetune_lr_factor: FinetuneRate = 1.0
 ) -> Pruning | None:
     """Take out whole channels of convolutions, or heads and hidden features of a transformer: smaller and faster."""
     return Pruning(

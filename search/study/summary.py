@@ -28,13 +28,14 @@ def summarise(record: Record) -> dict[str, Any]:
             {"trial": trial.number, "reason": trial.reason} for trial in record.trials if trial.state == "fail"
         ],
         "epochs": sum(trial.epoch for trial in record.trials),
+        "over_limits": dict(Counter(name for trial in record.trials for name in best.over_limits(trial)).most_common()),
         "best": [describe(trial, record) for trial in best.front(record)] if done else [],
         "test_openings": record.facts.get("test_openings", []),
     }
 
 
 def describe(trial: Trial, record: Record) -> dict[str, Any]:
-    """Return one trial with its values, sizes, parameters and last epoch."""
+    """Return one trial with its values, sizes, parameters, last epoch, and what its network showed as deployed."""
     values = trial.values or ()
     return {
         "trial": trial.number,
@@ -44,6 +45,8 @@ def describe(trial: Trial, record: Record) -> dict[str, Any]:
         "params": dict(trial.candidate.params),
         "epochs": trial.epoch,
         "metrics": dict(trial.epochs[-1]) if trial.epochs else {},
+        "deployed": dict(trial.scores.get(trial.epoch, {})),
+        "over_limits": list(best.over_limits(trial)),
         "seed": trial.seed,
         "reason": trial.reason,
     }

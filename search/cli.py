@@ -315,7 +315,7 @@ def _export_bundle(source: str, out: Path, trial: int | None, studies: Path, as_
     )
     print(f"the exported file on {score['images']} validation images: accuracy {score['accuracy']:.4f}")
     print(
-        f"against torch{' before compression' if parity['is_compressed'] else ''}: the same class on "
+        f"against torch{' before quantization' if parity['is_quantized'] else ''}: the same class on "
         f"{parity['equal_top1']} of {parity['images']} images, logits differ by at most {parity['max_difference']:.1e}"
     )
     print(f"next: imgcls-search predict {out} IMAGES... (model card: {out / 'MODEL_CARD.md'})")

@@ -26,7 +26,7 @@ def bench(name: str, out: Path, *arguments: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", ["throughput", "overhead", "start"])
+@pytest.mark.parametrize("name", ["throughput", "overhead", "start", "compression"])
 def test_help_teaches_by_example(name: str) -> None:
     command = [sys.executable, str(SCRIPTS / f"bench_{name}.py"), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -78,3 +78,12 @@ def test_start_is_measured_to_the_first_epoch(tmp_path: Path) -> None:
     found = bench("start", tmp_path, "--rounds", "1")
     assert found["ratio"] > 0
     assert found["command_to_first_epoch_seconds"]["median"] > found["epoch_seconds"]["median"]
+
+
+def test_compression_measures_sizes_speeds_and_accuracy(tmp_path: Path) -> None:
+    trained = bench("compression", tmp_path, "--only", "trained", "--epochs", "1", "--turns", "3")["trained"]
+    assert all(trained[name]["right"] == trained[name]["right_in_a_new_process"] for name in ("fp32", "static", "auto"))
+    # The exported file is the trained network.
+    assert trained["fp32"]["right"] == round(trained["torch"] * trained["images"]["val"])
+    assert trained["auto"]["size_ratio"] < 0.5
+    assert trained["auto"]["times_as_fast"] > 0

@@ -18,8 +18,10 @@ from sklearn.datasets import load_sample_images
 
 from search import cli, pipeline
 from search.catalog import catalog
+from search.compress.quantize import quantize
 from search.data import load
 from search.deploy.artifact import Artifact
+from search.finish import digest
 from search.space import parse
 from search.train import checkpoint, loop
 from tests.conftest import Answer
@@ -296,14 +298,39 @@ def test_export_that_cannot_be_is_one_line(arguments: tuple[str, ...], said: str
     assert sorted(tmp_path.iterdir()) == before
 
 
+def rescore(top: Path, change: Callable[[Any], Any] = lambda state: None) -> None:
+    """Let the weights have been scored by their exported file, as those of a compressed trial are."""
+    weights = top / "trained" / "best" / "seed-1.pt"
+    shutil.copy(top / "model" / "model.onnx", weights.with_suffix(".onnx"))
+    state = checkpoint.load(weights) | {"artifact": digest(weights.with_suffix(".onnx"))}
+    change(state)
+    checkpoint.save(state, weights)
+
+
+def test_file_that_was_scored_is_the_one_in_the_bundle(here: Run, tmp_path: Path) -> None:
+    rescore(tmp_path)
+    scored = tmp_path / "trained" / "best" / "seed-1.onnx"
+    quantize(tmp_path / "model" / "model.onnx", scored, mode="static", calibration=np.zeros((2, 3, 16, 16), np.uint8))
+    answer = here("export", "trained/best/seed-1.pt", "--bundle", "new")
+    assert is_one_line(answer), answer
+    assert "changed or damaged" in answer.err
+    state = checkpoint.load(tmp_path / "trained" / "best" / "seed-1.pt") | {"artifact": digest(scored)}
+    checkpoint.save(state, tmp_path / "trained" / "best" / "seed-1.pt")
+    assert here("export", "trained/best/seed-1.pt", "--bundle", "new").code == 0
+    assert (tmp_path / "new" / "model.onnx").read_bytes() == scored.read_bytes()
+    card = (tmp_path / "new" / "MODEL_CARD.md").read_text()
+    assert "before they were quantized, in torch" in card
+    assert "8-bit integers, ranges fixed by training images" in card
+    scored.unlink()
+    answer = here("export", "trained/best/seed-1.pt", "--bundle", "newer")
+    assert is_one_line(answer), answer
+    assert "its compressed network is missing" in answer.err
+
+
 def test_file_that_differs_from_torch_is_refused_and_leaves_nothing(
     here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Another network's file in the place where a compressed trial's scored file would lie.
-    shutil.copy(tmp_path / "model" / "model.onnx", tmp_path / "trained" / "best" / "seed-1.onnx")
-    state = checkpoint.load(tmp_path / "trained" / "best" / "seed-1.pt")
-    state["model"]["fc3.bias"] += 0.5
-    checkpoint.save(state, tmp_path / "trained" / "best" / "seed-1.pt")
+    rescore(tmp_path, lambda state: state["model"]["fc3.bias"].add_(0.5))
     answer = here("export", "trained/best/seed-1.pt", "--bundle", "new")
     assert is_one_line(answer), answer
     assert "does not agree with torch: logits differ by 0.5" in answer.err
@@ -312,8 +339,7 @@ def test_file_that_differs_from_torch_is_refused_and_leaves_nothing(
 
 def test_images_that_changed_since_the_training_are_said(here: Run, tmp_path: Path) -> None:
     (tmp_path / "photos" / "china" / "03.jpg").unlink()
-    # The file is there, so that nothing has to be exported.
-    shutil.copy(tmp_path / "model" / "model.onnx", tmp_path / "trained" / "best" / "seed-1.onnx")
+    rescore(tmp_path)
     assert here("export", "trained/best/seed-1.pt", "--bundle", "new").code == 0
     assert "The images have changed since the training" in (tmp_path / "new" / "MODEL_CARD.md").read_text()
     assert Artifact.load(tmp_path / "new" / "model.onnx").classes == 2

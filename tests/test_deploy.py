@@ -23,6 +23,14 @@ FAMILIES: list[tuple[str, dict[str, Any], int, int]] = [
     ("resnet", {"depths": (1, 1), "width": 8, "drop_path": 0.1}, 8, 3),
     ("vit", {"width": 16, "depth": 1, "heads": 2}, 8, 1),
     ("vit", {"width": 16, "depth": 1, "heads": 2, "pooling": "mean", "drop_path": 0.1}, 8, 3),
+    ("alexnet", {"width": 0.1, "hidden": 8}, 16, 3),
+    ("vgg", {"depth": 11, "width": 2, "hidden": 8}, 32, 1),
+    ("densenet", {"depths": (1, 1), "growth_rate": 4, "width": 4}, 8, 3),
+    ("efficientnet", {"width_mult": 0.25, "depth_mult": 0.1}, 16, 3),
+    ("mobilenetv3", {"width_mult": 0.25}, 16, 3),
+    ("convnext", {"depths": (1, 1), "width": 8, "layer_scale": 0.1}, 8, 3),
+    ("timm", {"name": "test_vit"}, 32, 3),
+    ("timm", {"name": "test_resnet"}, 32, 1),
 ]
 
 
@@ -33,6 +41,11 @@ def build(family: str, arguments: dict[str, Any], size: int, channels: int) -> t
     for parameter in model.parameters():
         if parameter.dim() > 1 and not parameter.any():  # a head of zeros gives equal logits to everything
             torch.nn.init.normal_(parameter, std=0.5)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # otherwise deep networks give next to nothing
+            module.momentum = 1.0
+    with torch.no_grad():
+        model.train()(torch.randn(16, channels, size, size))
     return model.eval(), shape
 
 
@@ -52,6 +65,8 @@ def torch_logits(model: torch.nn.Module, pixels: np.ndarray[Any, Any], mean: flo
 def test_every_family_gives_its_logits_as_a_file(
     family: str, arguments: dict[str, Any], size: int, channels: int, tmp_path: Path
 ) -> None:
+    if family == "timm":
+        pytest.importorskip("timm", reason="timm is an extra")
     model, shape = build(family, arguments, size, channels)
     model.train()
     with warnings.catch_warnings():
@@ -70,6 +85,10 @@ def test_every_family_gives_its_logits_as_a_file(
         assert logits.dtype == np.float32
         assert expected.std() > 1e-3
         np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_no_family_is_left_out() -> None:
+    assert {family for family, *_ in FAMILIES} | {"lenet5"} == MODELS.keys()
 
 
 @pytest.fixture(scope="module")

@@ -86,8 +86,8 @@ def _scores(facts: Mapping[str, Any]) -> Iterator[str]:
 
 def _parity(parity: Mapping[str, Any]) -> str:
     same = f"the same class on {parity['equal_top1']:,} of {parity['images']:,} validation images"
-    if parity["is_compressed"]:
-        return f"Against the weights before they were compressed, in torch, it gives {same}."
+    if parity["is_quantized"]:
+        return f"Against the same weights before they were quantized, in torch, it gives {same}."
     return (
         f"Against the same weights in torch it gives {same}; logits differ by at most {parity['max_difference']:.1e}."
     )

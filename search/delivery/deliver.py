@@ -25,7 +25,6 @@ from search.errors import DeployError, UserError
 from search.export import write_text
 from search.space import dump
 from search.train.loop import predict
-from search.trial import compresses
 
 PARITY_IMAGES = 1000
 TOLERANCE = 1e-3
@@ -83,13 +82,10 @@ def _validation_images(trained: Trained, cache: Path) -> tuple[Images, bool]:
 
 
 def _place_model(trained: Trained, path: Path) -> None:
-    """Take the file that was scored when the trial was compressed, or export the weights."""
-    scored = trained.weights.with_suffix(".onnx")
-    if scored.is_file():
-        shutil.copyfile(scored, path)
+    """Take the very file that the training was scored by, or export the weights where it was scored without one."""
+    if trained.scored is not None:
+        shutil.copyfile(trained.scored.path, path)
         return
-    if compresses(trained.config):
-        raise DeployError(f"{scored}: the compressed model is missing; train it again")
     export_onnx(trained.model, path, shape=trained.data.shape, mean=trained.data.mean, std=trained.data.std)
 
 
@@ -105,8 +101,8 @@ def _compare(trained: Trained, artifact: Artifact, images: Images) -> dict[str, 
     )
     logits = artifact.logits(pixels)
     difference = float(np.abs(logits - reference).max())
-    is_compressed = compresses(trained.config)
-    if not is_compressed and not difference <= TOLERANCE * max(1.0, float(np.abs(reference).max())):
+    is_quantized = artifact.quantized != "none"
+    if not is_quantized and not difference <= TOLERANCE * max(1.0, float(np.abs(reference).max())):
         raise DeployError(
             f"{trained.weights}: the exported file does not agree with torch: logits differ by {difference:.2g} "
             f"on {len(pixels)} validation images"
@@ -115,7 +111,7 @@ def _compare(trained: Trained, artifact: Artifact, images: Images) -> dict[str, 
         "images": len(pixels),
         "max_difference": difference,
         "equal_top1": int((logits.argmax(1) == reference.argmax(1)).sum()),
-        "is_compressed": is_compressed,
+        "is_quantized": is_quantized,
     }
 
 

@@ -14,8 +14,10 @@ from torch import nn
 from search import pipeline
 from search.config import TrialConfig
 from search.data import Prepared
+from search.deploy.artifact import Artifact
 from search.errors import CheckpointError, StudyError
 from search.export import find_trial
+from search.finish import find_artifact
 from search.study import best
 from search.study.files import StudyFiles
 from search.study.record import Record, load
@@ -31,6 +33,9 @@ class Trained:
 
     weights: Path
     model: nn.Module
+    scored: Artifact | None
+    """The exported network that the training was scored by, where that is what it was scored by."""
+
     config: TrialConfig
     data: Prepared
     """The images that it was trained on."""
@@ -69,10 +74,12 @@ def from_trial(files: StudyFiles, number: int | None) -> Trained:
             f"again: imgcls-search export {files.name} --trial {trial.number} -o trial.yaml, imgcls-search train "
             "trial.yaml, imgcls-search export trained/trial/seed-1.pt --bundle DIR"
         )
-    model, config, data = pipeline.load_weights(checkpoint.load(weights), str(weights))
+    state = checkpoint.load(weights)
+    model, config, data = pipeline.load_weights(state, str(weights))
     return Trained(
         weights=weights,
         model=model,
+        scored=find_artifact(state, weights),
         config=config,
         data=data,
         title=f"{files.name}, trial {trial.number}",
@@ -95,9 +102,10 @@ def from_weights(weights: Path) -> Trained:
     """Return weights that `train` saved, with what it noted beside them.
 
     Raises:
-        CheckpointError: the file is not a trained model of this program.
+        CheckpointError: the file is not a trained model of this program, or its exported network is missing.
     """
-    model, config, data = pipeline.load_weights(checkpoint.load(weights), str(weights))
+    state = checkpoint.load(weights)
+    model, config, data = pipeline.load_weights(state, str(weights))
     report = _report(weights)
     named = _SEED.fullmatch(weights.stem)
     seed = named[1] if named else None
@@ -108,6 +116,7 @@ def from_weights(weights: Path) -> Trained:
     return Trained(
         weights=weights,
         model=model,
+        scored=find_artifact(state, weights),
         config=config,
         data=data,
         title=f"{weights.parent.name}, {weights.stem}",

@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from search.cli_results import COMMANDS as RESULTS
 from search.errors import NoResultError, SearchError, UserError, disk_trouble
+from search.output import STUDIES, AsJson, Studies, StudyName
+from search.output import pairs as _pairs
+from search.output import print_json as _print_json
+from search.output import print_table as _print_table
 
 # Nothing heavy is imported up here: `--help` answers at once, and each command imports what it needs.
 if TYPE_CHECKING:
@@ -31,7 +36,6 @@ app = typer.Typer(
 SpaceFile = Annotated[
     Path, typer.Argument(metavar="SPACE", help="A search-space YAML file, for example spaces/vit.yaml.")
 ]
-StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="The name of a study, for example vit-digits.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Change one value for this run; may be repeated."),
@@ -40,9 +44,6 @@ Data = Annotated[
     str | None, typer.Option("--data", metavar="NAME[:ROOT]", help="Other images, for example folder:photos.")
 ]
 Name = Annotated[str | None, typer.Option("--name", help="The name of the study; default: the file's and the data's.")]
-Studies = Annotated[Path, typer.Option("--studies", metavar="DIR", help="Where studies lie.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-STUDIES = Path("studies")
 
 
 class Portion(str, Enum):
@@ -197,8 +198,9 @@ def best(study: StudyName, studies: Studies = STUDIES, as_json: AsJson = False) 
 
     record = load(StudyFiles(studies, study))
     found = [describe(trial, record) for trial in front(record)]
+    confirmed = record.facts.get("confirmed")
     if as_json:
-        _print_json({"study": study, "best": found})
+        _print_json({"study": study, "best": found, "confirmed": confirmed})
         return
     for trial in found:
         print(f"trial {trial['trial']}: {_pairs(trial['values'])}, {trial['sizes']['params']:,.0f} parameters")
@@ -206,7 +208,7 @@ def best(study: StudyName, studies: Studies = STUDIES, as_json: AsJson = False) 
             print(f"  {path}: {value}")
         for line in _as_deployed(trial["deployed"]):
             print(f"  {line}")
-    print("scores are on the validation split; the test split is opened by: imgcls-search train")
+    print(_trust(confirmed, [trial["trial"] for trial in found], study))
 
 
 @app.command()
@@ -596,6 +598,10 @@ def clean(
     print(f"{sum(sizes.values()) / 1e6:,.1f} MB of decoded images in {len(sizes)} folder(s)")
 
 
+for _command_name, _command in RESULTS.items():
+    app.command(_command_name)(_command)
+
+
 def main() -> None:
     """Run the command line; a user's mistake becomes one line and exit code 2."""
     try:
@@ -671,6 +677,17 @@ def _conclude(outcome: Outcome, studies: Path) -> int:
     return 0
 
 
+def _trust(confirmed: dict[str, Any] | None, numbers: list[int], study: str) -> str:
+    """Return whether a winner was confirmed, and what that showed."""
+    if confirmed is None:
+        return f"not confirmed: scores are on the validation split, and luck is in them; imgcls-search confirm {study}"
+    found, test = confirmed["confirmed"], confirmed["test"]
+    shown = f"{confirmed['metric']} {found['mean']:.4f} ± {found['ci95']:.4f} on fresh seeds, test {test['mean']:.4f}"
+    if confirmed["chosen"] in numbers:
+        return f"confirmed: trial {confirmed['chosen']}, {shown}"
+    return f"not the confirmed winner, which is trial {confirmed['chosen']}: {shown}"
+
+
 def _show_space(space: Space, path: Path) -> None:
     if space.is_config:
         print(f"{path}: a configuration, nothing is searched; train it with: imgcls-search train {path}")
@@ -731,12 +748,6 @@ def _plain(number: float) -> str:
     return f"{number:,.0f}" if number == int(number) else f"{number:,}"
 
 
-def _pairs(values: dict[str, float]) -> str:
-    return ", ".join(
-        f"{name} {value:.4f}" if value < 1000 else f"{name} {value:,.0f}" for name, value in values.items()
-    )
-
-
 def _as_deployed(score: dict[str, float]) -> Iterable[str]:
     """Return what is to be said of an exported network besides its values."""
     if "size_kb" in score:
@@ -756,24 +767,6 @@ def _facts(argument: dict[str, Any]) -> str:
     return f"{argument['doc']}\n{argument['allowed']}; {default}{search}"
 
 
-def _print_table(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        # As text, since rich takes [2, 4] for markup.
-        table.add_row(*map(Text, row))
-    Console(highlight=False).print(table)
-
-
 def _printable(text: str) -> str:
     """Return a line without what would move a terminal's cursor or change its colours."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2))

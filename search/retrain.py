@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import statistics
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -12,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from search import teachers
+from search.confidence import interval
 from search.config import TrialConfig
 from search.data import Prepared
 from search.errors import NoResultError, StudyError, UserError
@@ -19,7 +18,18 @@ from search.executors.helper import Helper
 from search.executors.local import LocalExecutor, usable_slots
 from search.export import now, write_text
 from search.faults import more_parts
-from search.protocol import EpochEnded, Event, Failed, Job, MilestoneReached, Portion, Scored, Started, WorkerDied
+from search.protocol import (
+    EpochEnded,
+    Event,
+    Executor,
+    Failed,
+    Job,
+    MilestoneReached,
+    Portion,
+    Scored,
+    Started,
+    WorkerDied,
+)
 from search.study.files import StudyFiles
 from search.study.record import load
 from search.trial import compresses
@@ -73,7 +83,10 @@ def train(training: Training, watcher: TrainingWatcher) -> dict[str, Any]:
         data = helper.prepare(training.config, watcher.decoding)
         helper.measure(training.config, data.shape)
         taught = teachers.settle_one(training.config, training.studies, training.origin, data, helper)
-        histories = _train_all(training, data, taught[0] if taught is not None else None, executor, watcher)
+        epochs: int = training.config.section("training")["epochs"]
+        teacher = taught[0] if taught is not None else None
+        jobs = [_job(training, data, teacher, seed, epochs) for seed in training.seeds]
+        histories = train_jobs(jobs, executor, watcher)
         versions = helper.versions()
     # From here on the test split is open; that is written down where the search can be asked about it.
     opening = {"by": "train", "at": now(), "seeds": list(training.seeds), "portion": training.portion}
@@ -91,16 +104,6 @@ def weights_path(out: Path, seed: int) -> Path:
     return out / f"seed-{seed}.pt"
 
 
-def interval(values: Sequence[float]) -> dict[str, float | None]:
-    """Return the mean, the standard deviation and the half-width of the 95 % interval (Student's t) of some values."""
-    from scipy.stats import t
-
-    n = len(values)
-    std = statistics.stdev(values) if n > 1 else None
-    half = float(t.ppf(0.975, n - 1)) * std / math.sqrt(n) if std is not None else None
-    return {"mean": statistics.fmean(values), "std": std, "ci95": half}
-
-
 def _claim(out: Path) -> None:
     if (out / "metrics.json").exists():
         raise StudyError(f"{out}: holds the results of a training already; choose another folder with --out")
@@ -112,49 +115,50 @@ def _claim(out: Path) -> None:
         raise UserError(f"{out}: cannot be written ({error.strerror})") from error
 
 
-def _train_all(
-    training: Training, data: Prepared, teacher: str | None, executor: LocalExecutor, watcher: TrainingWatcher
-) -> dict[int, list[dict[str, float]]]:
-    histories: dict[int, list[dict[str, float]]] = {seed: [] for seed in training.seeds}
-    waiting = list(training.seeds)
-    deaths = dict.fromkeys(training.seeds, 0)
-    unfinished = set(training.seeds)
-    parts = dict.fromkeys(training.seeds, 1)
-    epochs: int = training.config.section("training")["epochs"]
-    batch_size: int = training.config.section("training")["batch_size"]
+def train_jobs(jobs: Sequence[Job], executor: Executor, watcher: TrainingWatcher) -> dict[int, list[dict[str, float]]]:
+    """Train every job to its last epoch and return what each epoch measured, by the job's number.
+
+    Raises:
+        NoResultError: a training diverged or failed, or its workers keep dying.
+    """
+    jobs_by_number = {job.trial: job for job in jobs}
+    histories: dict[int, list[dict[str, float]]] = {number: [] for number in jobs_by_number}
+    waiting = list(jobs_by_number)
+    deaths = dict.fromkeys(jobs_by_number, 0)
+    unfinished = set(jobs_by_number)
     while unfinished:
         while waiting and executor.free_slots():
-            seed = waiting.pop(0)
-            executor.start(replace(_job(training, data, teacher, seed, epochs), micro_batches=parts[seed]))
+            executor.start(jobs_by_number[waiting.pop(0)])
         event = executor.next_event(0.5)
         if event is None:
             continue
-        seed = event.trial
+        number = event.trial
+        job = jobs_by_number[number]
         match event:
             case Started(history=history):
-                histories[seed] = [dict(metrics) for metrics in history]
+                histories[number] = [dict(metrics) for metrics in history]
             case EpochEnded(metrics=metrics):
-                histories[seed].append(dict(metrics))
-                watcher.epoch_ended(seed, metrics, epochs)
+                histories[number].append(dict(metrics))
+                watcher.epoch_ended(job.seed, metrics, job.until_epoch)
             case Scored(metrics=metrics):
                 # As it is deployed, and so what it is worth.
-                histories[seed].append({**histories[seed][-1], **metrics})
+                histories[number].append({**histories[number][-1], **metrics})
             case MilestoneReached():
-                unfinished.discard(seed)
+                unfinished.discard(number)
             case Failed(kind="out_of_memory", reason=reason) | WorkerDied(is_out_of_memory=True, reason=reason) if (
-                more := more_parts(batch_size, parts[seed])
+                more := more_parts(job.config.section("training")["batch_size"], job.micro_batches)
             ):
-                parts[seed] = more
-                watcher.say(f"seed {seed}: {reason}; it goes on with {more} micro-batches a batch")
-                waiting.insert(0, seed)
+                jobs_by_number[number] = replace(job, micro_batches=more)
+                watcher.say(f"seed {job.seed}: {reason}; it goes on with {more} micro-batches a batch")
+                waiting.insert(0, number)
             case Failed(reason=reason):
-                raise NoResultError(f"seed {seed}: {reason} (log: {training.out / f'seed-{seed}.log'})")
+                raise NoResultError(f"seed {job.seed}: {reason} (log: {job.log})")
             case WorkerDied(reason=reason):
-                deaths[seed] += 1
-                if deaths[seed] > MOST_DEATHS:
-                    raise NoResultError(f"seed {seed}: {reason}, {deaths[seed]} times")
-                watcher.say(f"seed {seed}: {reason}; it goes on from its last checkpoint")
-                waiting.insert(0, seed)
+                deaths[number] += 1
+                if deaths[number] > MOST_DEATHS:
+                    raise NoResultError(f"seed {job.seed}: {reason}, {deaths[number]} times")
+                watcher.say(f"seed {job.seed}: {reason}; it goes on from its last checkpoint")
+                waiting.insert(0, number)
             case Event():
                 pass
     return histories

@@ -20,7 +20,7 @@ from tests.conftest import TINY, Answer
 
 SPACES = Path(__file__).parent.parent / "spaces"
 
-COMMANDS = [c.callback.__name__.replace("_", "-") for c in app.registered_commands if c.callback]
+COMMANDS = [(c.name or c.callback.__name__).replace("_", "-") for c in app.registered_commands if c.callback]
 
 
 @pytest.fixture

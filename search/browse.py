@@ -1,0 +1,156 @@
+"""Studies and trials looked through: lists, tables, and what differs between two of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from search.errors import SearchError, UserError, closest
+from search.export import find_trial
+from search.space import differences
+from search.study import best
+from search.study.files import StudyFiles
+from search.study.record import Record, load
+from search.study.summary import describe, summarise
+from search.trial import Trial
+
+
+def list_studies(root: Path) -> list[dict[str, Any]]:
+    """Return how each study of a folder stands; one that cannot be read is listed with the reason."""
+    found: list[dict[str, Any]] = []
+    for database in sorted(root.glob("*.db")):
+        try:
+            record = load(StudyFiles(root, database.stem))
+        except SearchError as error:
+            found.append({"study": database.stem, "problem": str(error)})
+            continue
+        confirmed = record.facts.get("confirmed")
+        found.append({**summarise(record), "confirmed": confirmed["chosen"] if confirmed else None})
+    return found
+
+
+def trial_rows(files: StudyFiles, *, top: int | None, family: str | None) -> list[dict[str, Any]]:
+    """Return the trials of a study: in their order, or the best few, those that finished first.
+
+    Raises:
+        StudyError: there is no such study.
+        UserError: no trial is of such a family.
+    """
+    record = load(files)
+    trials = record.trials if top is None else _best_first(record)
+    if family is not None:
+        known = sorted({family_of(trial) for trial in record.trials})
+        if family not in known:
+            raise UserError(
+                f"--family {family}: no trial is of it{closest(family, known)}; there are: {', '.join(known)}"
+            )
+        trials = [trial for trial in trials if family_of(trial) == family]
+    return [_row(trial, record) for trial in trials[:top]]
+
+
+def family_of(trial: Trial) -> str:
+    """Return the family of networks that a trial's belongs to."""
+    return trial.candidate.config.component("model").name
+
+
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as CSV, a column for every key and every key of their mappings."""
+    flat = [
+        {
+            **{key: value for key, value in row.items() if not isinstance(value, Mapping)},
+            **{name: value for entry in row.values() if isinstance(entry, Mapping) for name, value in entry.items()},
+        }
+        for row in rows
+    ]
+    text = io.StringIO()
+    names = list(dict.fromkeys(name for row in flat for name in row))
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()
+
+
+def compare(root: Path, first: str, second: str) -> dict[str, Any]:
+    """Tell what differs between two trials (`study:7`) or two studies, and what it did to the score.
+
+    Raises:
+        UserError: one names a trial and the other a study, or there is no such trial or study.
+    """
+    (a, trial_a), (b, trial_b) = (_open(root, name) for name in (first, second))
+    if (trial_a is None) != (trial_b is None):
+        raise UserError(f"{first}, {second}: a trial and a study; compare two trials (study:7) or two studies")
+    if trial_a is not None and trial_b is not None:
+        return {"kind": "trials", "names": [first, second], **_compare_trials(a, trial_a, b, trial_b)}
+    bests = [best.front(record)[0] for record in (a, b)]
+    return {
+        "kind": "studies",
+        "names": [first, second],
+        "space": _changes(a.facts["space"], b.facts["space"]),
+        "facts": _changes(*({name: record.facts.get(name) for name in ("data", "versions")} for record in (a, b))),
+        "trials": [summarise(record)["trials"] for record in (a, b)],
+        "epochs": [sum(trial.epoch for trial in record.trials) for record in (a, b)],
+        "best": _compare_trials(a, bests[0], b, bests[1]),
+    }
+
+
+def _open(root: Path, name: str) -> tuple[Record, Trial | None]:
+    study, colon, number = name.partition(":")
+    record = load(StudyFiles(root, study))
+    if not colon:
+        return record, None
+    if not number.isdecimal():
+        raise UserError(f"{name}: {number!r} is no trial; allowed: STUDY:NUMBER, for example vit-digits:7")
+    return record, find_trial(record, int(number))
+
+
+def _compare_trials(a: Record, first: Trial, b: Record, second: Trial) -> dict[str, Any]:
+    shown = [_row(first, a), _row(second, b)]
+    measured = [{**row["sizes"], **row["metrics"], **row["values"]} for row in shown]
+    return {
+        "trials": [row["trial"] for row in shown],
+        "states": [row["state"] for row in shown],
+        "epochs": [row["epochs"] for row in shown],
+        "config": _changes(first.candidate.config.to_dict(), second.candidate.config.to_dict()),
+        "measured": {
+            name: {"first": measured[0][name], "second": measured[1][name], "change": measured[1][name] - value}
+            for name, value in measured[0].items()
+            if name in measured[1] and name not in ("epoch",)
+        },
+        # Curves of another length say nothing about the settings.
+        "noise": _noise(a, b, measured) if first.epoch == second.epoch else None,
+    }
+
+
+def _noise(a: Record, b: Record, measured: Sequence[Mapping[str, float]]) -> float | None:
+    """Return by how much two accuracies may differ for the choice of validation images alone (95 %)."""
+    counts = [record.facts["data"]["images"].get("val", 0) for record in (a, b)]
+    if not all(counts) or not all("accuracy" in values for values in measured):
+        return None
+    shares = [values["accuracy"] for values in measured]
+    return 1.96 * math.sqrt(sum(share * (1 - share) / count for share, count in zip(shares, counts, strict=True)))
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    return [str(change) for change in differences(old, new)]
+
+
+def _best_first(record: Record) -> list[Trial]:
+    """Return finished trials that keep the limits, then the others by what they last showed."""
+    done = best.ranked(record)
+    rest = [trial for trial in record.trials if trial not in done]
+    sign = 1 if record.objectives[0][1] == "maximize" else -1
+    rest.sort(
+        key=lambda trial: (-trial.last_shown, -sign * trial.value_at(trial.last_shown) if trial.last_shown else 0)
+    )
+    return [*done, *rest]
+
+
+def _row(trial: Trial, record: Record) -> dict[str, Any]:
+    row = describe(trial, record)
+    last = trial.last_shown
+    shown = {trial.metric: trial.value_at(last)} if last else {}
+    return {**row, "family": family_of(trial), "values": row["values"] or shown}

@@ -1,0 +1,224 @@
+"""Commands that look at results: confirm, reproduce, list, trials, compare."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from search.errors import UserError
+from search.output import STUDIES, AsJson, Studies, StudyName, pairs, print_json, print_table
+
+
+def confirm(
+    study: StudyName,
+    top: Annotated[int, typer.Option("--top", min=1, help="How many of the best trials to train again.")] = 3,
+    seeds: Annotated[int, typer.Option("--seeds", min=2, help="Fresh seeds of each; as many again measure.")] = 3,
+    again: Annotated[bool, typer.Option("--again", help="Confirm anew; opens the test split once more.")] = False,
+    studies: Studies = STUDIES,
+    as_json: AsJson = False,
+) -> None:
+    """Train the best few on fresh seeds, say how much luck was in the winner, then open the test split once.
+
+    \b
+    imgcls-search confirm vit-digits
+    imgcls-search confirm vit-digits --top 5 --seeds 4
+
+    The chosen one is measured by seeds that had no part in the choice. An interrupted confirmation goes on.
+    """
+    from rich.console import Console
+
+    from search.confirm import confirm as confirm_study
+    from search.screen import TrainingScreen
+    from search.study.files import StudyFiles
+
+    screen = TrainingScreen(Console(stderr=True, soft_wrap=True, highlight=False))
+    found = confirm_study(StudyFiles(studies, study), top=top, seeds=seeds, again=again, watcher=screen)
+    if as_json:
+        print_json({"study": study, **found})
+        return
+    metric = found["metric"]
+    rows = [
+        (
+            str(entry["trial"]),
+            f"{entry['searched']:.4f}",
+            f"{entry['mean']:.4f} ± {entry['ci95']:.4f}",
+            "chosen" if entry["trial"] == found["chosen"] else "may be as good" if entry["is_tied"] else "",
+        )
+        for entry in found["ranking"]
+    ]
+    print_table(("trial", f"searched {metric}", f"fresh seeds (n={len(found['seeds']['choosing'])})", ""), rows)
+    confirmed, luck, test = found["confirmed"], found["optimism"], found["test"]
+    print(
+        f"trial {found['chosen']} is confirmed: validation {metric} {confirmed['mean']:.4f} ± {confirmed['ci95']:.4f} "
+        f"(95 %, {len(found['scores'])} seeds that had no part in the choice; std {confirmed['std']:.4f})"
+    )
+    print(f"optimism of its searched score: {luck['mean']:+.4f} ± {luck['ci95']:.4f} (better than it is by so much)")
+    print(f"test {metric}: {test['mean']:.4f} ± {test['ci95']:.4f} over seeds, {test['images']} images, opened once")
+
+
+def reproduce(
+    study: StudyName,
+    trial: Annotated[int, typer.Option("--trial", min=0, help="The number of the trial.")],
+    seeds: Annotated[int, typer.Option("--seeds", min=2, help="Other seeds that show the noise, if needed.")] = 3,
+    studies: Studies = STUDIES,
+    as_json: AsJson = False,
+) -> None:
+    """Train a trial again from what the study holds: identical, within the noise of seeds, or different.
+
+    \b
+    imgcls-search reproduce vit-digits --trial 7
+
+    On a CPU with the same versions it is identical. Exit code 1 where it is different.
+    """
+    from rich.console import Console
+
+    from search.reproduce import reproduce as train_again
+    from search.screen import TrainingScreen
+    from search.study.files import StudyFiles
+
+    screen = TrainingScreen(Console(stderr=True, soft_wrap=True, highlight=False))
+    found = train_again(StudyFiles(studies, study), trial, seeds=seeds, watcher=screen)
+    if as_json:
+        print_json(found)
+    else:
+        print(
+            f"{found['verdict']}: trial {trial}, {found['epochs']} epochs, {found['metric']} was {found['then']:.6g}, "
+            f"is now {found['now']:.6g}"
+        )
+        if found["verdict"] != "identical":
+            print(
+                f"epoch {found['first_different_epoch']} is the first to differ; noise of seeds ± {found['margin']:.4g}"
+            )
+        for line in found["differs"]:
+            print(f"differs: {line}")
+    raise typer.Exit(1 if found["verdict"] == "different" else 0)
+
+
+def list_studies(studies: Studies = STUDIES, as_json: AsJson = False) -> None:
+    """List the studies of a folder: trials, the best so far, whether it was confirmed.
+
+    \b
+    imgcls-search list
+    imgcls-search list --json
+    """
+    from search.browse import list_studies as find
+
+    found = find(studies)
+    if as_json:
+        print_json(found)
+        return
+    if not found:
+        print(f"no study in {studies}; start with: imgcls-search run spaces/vit.yaml")
+        return
+    rows = []
+    for entry in found:
+        if "problem" in entry:
+            rows.append((entry["study"], "", "", entry["problem"]))
+            continue
+        top = entry["best"][0] if entry["best"] else None
+        shown = f"trial {top['trial']}, {pairs(top['values'])}" if top else "none yet"
+        counts = entry["trials"]
+        state = f"{counts['total']} ({counts['complete']} complete)"
+        confirmed = "" if entry["confirmed"] is None else f"trial {entry['confirmed']} confirmed"
+        rows.append((entry["study"], state, shown, confirmed))
+    print_table(("study", "trials", "best", ""), rows)
+
+
+def trials(
+    study: StudyName,
+    top: Annotated[int | None, typer.Option("--top", min=1, help="Only so many, best first.")] = None,
+    family: Annotated[str | None, typer.Option("--family", help="Only one family of networks.")] = None,
+    studies: Studies = STUDIES,
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV for spreadsheets.")] = False,
+) -> None:
+    """Show the trials of a study as a table.
+
+    \b
+    imgcls-search trials vit-digits --top 10
+    imgcls-search trials mixed-digits --family resnet --csv
+    """
+    from search.browse import to_csv, trial_rows
+    from search.study.files import StudyFiles
+
+    if as_json and as_csv:
+        raise UserError("--json and --csv: only one of them")
+    rows = trial_rows(StudyFiles(studies, study), top=top, family=family)
+    if as_json:
+        print_json(rows)
+    elif as_csv:
+        sys.stdout.write(to_csv(rows))
+    else:
+        headings = ("trial", "state", "epochs", "value", "parameters", "settings")
+        print_table(headings, (_trial_cells(row) for row in rows))
+
+
+def compare(
+    first: Annotated[str, typer.Argument(metavar="A", help="A study, or a trial as STUDY:NUMBER.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another one of the same kind.")],
+    studies: Studies = STUDIES,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two trials or two studies: what differs, and what it did to the score.
+
+    \b
+    imgcls-search compare vit-digits:3 vit-digits:7
+    imgcls-search compare vit-digits resnet-digits
+    """
+    from search.browse import compare as find
+
+    found = find(studies, first, second)
+    if as_json:
+        print_json(found)
+        return
+    if found["kind"] == "studies":
+        for line in [*found["space"], *found["facts"]]:
+            print(line)
+        counts = [
+            f"{count['total']} trials, {epochs} epochs"
+            for count, epochs in zip(found["trials"], found["epochs"], strict=True)
+        ]
+        print(f"{first}: {counts[0]}; {second}: {counts[1]}")
+        print(f"their best, trial {found['best']['trials'][0]} and trial {found['best']['trials'][1]}:")
+        found = found["best"]
+    for line in found["config"] or ["the configurations are equal"]:
+        print(line)
+    rows = [
+        (name, f"{entry['first']:,.6g}", f"{entry['second']:,.6g}", f"{entry['change']:+,.4g}")
+        for name, entry in found["measured"].items()
+    ]
+    print_table(("", first, second, "change"), rows)
+    if found["epochs"][0] != found["epochs"][1]:
+        print(f"they trained for {found['epochs'][0]} and {found['epochs'][1]} epochs: their scores do not compare")
+    if found["noise"] is not None:
+        print(
+            f"accuracies that differ by less than {found['noise']:.4f} may do so for the choice of images alone (95 %)"
+        )
+
+
+def _trial_cells(row: dict[str, Any]) -> tuple[str, ...]:
+    settings = ", ".join(
+        f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in row["params"].items()
+    )
+    state = row["state"] if row["state"] != "fail" else f"fail: {row['reason']}"
+    return (
+        str(row["trial"]),
+        state,
+        str(row["epochs"]),
+        pairs(row["values"]),
+        f"{row['sizes']['params']:,.0f}",
+        settings,
+    )
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "confirm": confirm,
+    "reproduce": reproduce,
+    "list": list_studies,
+    "trials": trials,
+    "compare": compare,
+}

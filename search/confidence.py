@@ -1,0 +1,78 @@
+"""How sure a score is: intervals over seeds and images, and how much of a searched score was luck.
+
+A search names the best of many noisy scores, which is mostly one that was lucky too (the winner's curse). Scores of
+fresh seeds have no such luck, unless the best of them is chosen again; so what is said of a chosen one comes from seeds
+that had no part in the choice.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+LEVEL = 0.95
+"""How often an interval holds the true value."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A mean and the half-width of its interval."""
+
+    mean: float
+    half: float
+    std: float
+    """Standard deviation of a single training."""
+
+
+def interval(values: Sequence[float]) -> dict[str, float | None]:
+    """Return the mean, the standard deviation and the half-width of the 95 % interval (Student's t) of some values."""
+    n = len(values)
+    std = statistics.stdev(values) if n > 1 else None
+    half = t_quantile(n - 1) * std / math.sqrt(n) if std is not None else None
+    return {"mean": statistics.fmean(values), "std": std, "ci95": half}
+
+
+def t_quantile(freedom: float) -> float:
+    """Return the two-sided 95 % quantile of Student's t."""
+    from scipy.stats import t
+
+    return float(t.ppf((1 + LEVEL) / 2, freedom))
+
+
+def estimate(fresh: Sequence[float], choosing: Sequence[float]) -> Estimate:
+    """Return the mean of fresh scores of a chosen one, where `choosing` are the scores by which it was chosen.
+
+    The mean is that of the fresh scores alone, so that the choice cannot raise it. For the deviation the choosing ones
+    count too: for normal noise the deviation of scores is independent of their mean, by which they were chosen.
+    """
+    freedom = len(fresh) + len(choosing) - 2
+    squares = sum((len(part) - 1) * statistics.variance(part) for part in (fresh, choosing))
+    std = math.sqrt(squares / freedom)
+    return Estimate(mean=statistics.fmean(fresh), half=t_quantile(freedom) * std / math.sqrt(len(fresh)), std=std)
+
+
+def difference(first: Sequence[float], second: Sequence[float]) -> Estimate:
+    """Return how much higher the mean of the first is, with Welch's interval."""
+    parts = [statistics.variance(values) / len(values) for values in (first, second)]
+    error = math.sqrt(sum(parts))
+    mean = statistics.fmean(first) - statistics.fmean(second)
+    if error == 0:
+        return Estimate(mean=mean, half=0.0, std=0.0)
+    freedom = error**4 / sum(part**2 / (len(values) - 1) for part, values in zip(parts, (first, second), strict=True))
+    return Estimate(mean=mean, half=t_quantile(freedom) * error, std=error)
+
+
+def optimism(searched: float, fresh: Estimate, sign: int) -> Estimate:
+    """Return by how much a searched score was better than fresh trainings of the same configuration on average."""
+    return Estimate(mean=sign * (searched - fresh.mean), half=fresh.half, std=fresh.std)
+
+
+def share_interval(share: float, count: int) -> tuple[float, float]:
+    """Return Wilson's interval of a share that was seen in so many images."""
+    z = statistics.NormalDist().inv_cdf((1 + LEVEL) / 2)
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
+    # Rounding may put an end beside a share of exactly 0 or 1.
+    return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))

@@ -1,0 +1,137 @@
+"""Confirm, reproduce, list, trials and compare on a real search."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TINY, Answer
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Yield a folder in which `tiny.yaml` was searched to its end."""
+    folder = tmp_path_factory.mktemp("searched")
+    (folder / "tiny.yaml").write_text(TINY)
+    command = [sys.executable, "-m", "search", "run", "tiny.yaml", "--workers", "1"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def study(searched: Path, tmp_path: Path) -> str:
+    shutil.copytree(searched / "studies", tmp_path / "studies")
+    return "tiny-digits"
+
+
+@pytest.mark.slow
+def test_confirm_opens_the_test_split_once_and_best_says_so(
+    study: str, tmp_path: Path, imgcls: Callable[..., Answer]
+) -> None:
+    assert "not confirmed" in imgcls("best", study).out
+    answer = imgcls("confirm", study, "--top", "2", "--seeds", "2", "--json")
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)
+    assert found["confirmed"]["mean"] == pytest.approx(sum(found["scores"]) / 2)
+    assert found["optimism"]["mean"] == pytest.approx(found["searched"] - found["confirmed"]["mean"])
+    assert not set(found["seeds"]["choosing"]) & set(found["seeds"]["fresh"])
+    means = [entry["mean"] for entry in found["ranking"]]
+    assert means == sorted(means, reverse=True)
+    assert found["ranking"][0]["trial"] == found["chosen"]
+    (opening,) = json.loads(imgcls("status", study, "--json").out)["test_openings"]
+    assert opening["by"] == "confirm"
+    assert opening["trial"] == found["chosen"]
+    # Asked again it trains nothing and opens nothing; asked otherwise it refuses.
+    again = json.loads(imgcls("confirm", study, "--top", "2", "--seeds", "2", "--json").out)
+    assert again == found
+    assert "confirmed before" in imgcls("confirm", study, "--top", "1").err
+    assert len(json.loads(imgcls("status", study, "--json").out)["test_openings"]) == 1
+    assert f"trial {found['chosen']}" in imgcls("best", study).out.splitlines()[-1]
+    assert json.loads(imgcls("best", study, "--json").out)["confirmed"]["chosen"] == found["chosen"]
+    assert f"trial {found['chosen']} confirmed" in imgcls("list").out
+
+
+@pytest.mark.slow
+def test_trial_is_reproduced_identically_on_a_cpu(study: str, imgcls: Callable[..., Answer]) -> None:
+    answer = imgcls("reproduce", study, "--trial", "0", "--json")
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)
+    assert (found["verdict"], found["differs"]) == ("identical", [])
+
+
+@pytest.mark.slow
+def test_what_differs_is_told(study: str, tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
+    import optuna
+
+    storage = f"sqlite:///{tmp_path}/studies/{study}.db"
+    known = optuna.load_study(storage=storage, study_name=study)
+    known.set_user_attr("versions", {**known.user_attrs["versions"], "torch": "1.0"})
+    epochs = known.trials[0].user_attrs["epochs"]
+    epochs[-1]["accuracy"] += 5
+    change_epochs(tmp_path / "studies" / f"{study}.db", epochs)
+    answer = imgcls("reproduce", study, "--trial", "0", "--seeds", "2", "--json")
+    assert answer.code == 1, answer.err
+    found = json.loads(answer.out)
+    assert found["verdict"] == "different"
+    assert found["first_different_epoch"] == len(epochs)
+    assert [line.split(",")[0] for line in found["differs"]] == ["torch: was 1.0"]
+
+
+def change_epochs(database: Path, epochs: list[dict[str, float]]) -> None:
+    import sqlite3
+
+    with sqlite3.connect(database) as connection:
+        connection.execute(
+            "UPDATE trial_user_attributes SET value_json = ? WHERE key = 'epochs' AND trial_id = "
+            "(SELECT trial_id FROM trials WHERE number = 0)",
+            (json.dumps(epochs),),
+        )
+
+
+def test_trials_as_table_json_and_csv(study: str, imgcls: Callable[..., Answer]) -> None:
+    rows = json.loads(imgcls("trials", study, "--json").out)
+    assert [row["trial"] for row in rows] == [0, 1, 2, 3]
+    (best,) = json.loads(imgcls("best", study, "--json").out)["best"]
+    (first,) = json.loads(imgcls("trials", study, "--top", "1", "--json").out)
+    assert first["trial"] == best["trial"]
+    table = list(csv.DictReader(io.StringIO(imgcls("trials", study, "--csv").out)))
+    assert [float(line["optimizer.adamw.lr"]) for line in table] == [
+        row["params"]["optimizer.adamw.lr"] for row in rows
+    ]
+    assert "did you mean 'lenet5'?" in imgcls("trials", study, "--family", "lenet").err
+    assert len(imgcls("trials", study, "--family", "lenet5").out.splitlines()) > 4
+
+
+def test_compare_two_trials_and_two_studies(study: str, imgcls: Callable[..., Answer]) -> None:
+    found = json.loads(imgcls("compare", f"{study}:0", f"{study}:1", "--json").out)
+    assert any(line.startswith("optimizer.adamw.lr: was ") for line in found["config"])
+    entry = found["measured"]["accuracy"]
+    assert entry["change"] == pytest.approx(entry["second"] - entry["first"])
+    same = imgcls("compare", study, study)
+    assert same.code == 0
+    assert "the configurations are equal" in same.out
+    assert "a trial and a study" in imgcls("compare", study, f"{study}:1").err
+    assert "is no trial" in imgcls("compare", f"{study}:x", f"{study}:1").err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("confirm",), ("reproduce", "--trial", "0"), ("trials",), ("compare", "other")],
+)
+def test_study_that_is_not_there_is_one_line(
+    arguments: tuple[str, ...], study: str, imgcls: Callable[..., Answer]
+) -> None:
+    answer = imgcls(arguments[0], "tiny-digit", *arguments[1:])
+    assert answer.code == 2
+    assert len(answer.err.splitlines()) == 1
+    assert "did you mean 'tiny-digits'?" in answer.err

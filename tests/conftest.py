@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,17 @@ def warm() -> Iterator[Warm | None]:
     process.close()
 
 
+def begin_command(
+    arguments: Sequence[str], folder: Path, env: Mapping[str, str], warm: Warm | None
+) -> subprocess.Popen[str] | Command:
+    """Start the command line in a fork of `warm`, or in a new interpreter if that is None."""
+    if warm is not None:
+        return warm.start(arguments, folder, env)
+    command = [sys.executable, "-m", "search", *arguments]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=folder, env=dict(env), stdout=pipe, stderr=pipe, text=True)
+
+
 @pytest.fixture
 def start(
     warm: Warm | None, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
@@ -84,12 +95,8 @@ def start(
     ) -> subprocess.Popen[str] | Command:
         texts = list(map(str, arguments))
         whole = {**os.environ, "PYTHONWARNINGS": "error::FutureWarning", **(env or {})}
-        if warm is None or cold or not has_begun_before(texts[0], tmp_path_factory):
-            command = [sys.executable, "-m", "search", *texts]
-            pipe = subprocess.PIPE
-            started.append(subprocess.Popen(command, cwd=tmp_path, env=whole, stdout=pipe, stderr=pipe, text=True))
-        else:
-            started.append(warm.start(texts, tmp_path, whole))
+        is_cold = cold or not has_begun_before(texts[0], tmp_path_factory)
+        started.append(begin_command(texts, tmp_path, whole, None if is_cold else warm))
         return started[-1]
 
     yield begin

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -16,7 +17,8 @@ from PIL import Image
 
 from search import cli
 from search.cli import app
-from tests.conftest import TINY, Answer
+from tests.conftest import TINY, Answer, begin_command
+from tests.warm import Warm
 
 SPACES = Path(__file__).parent.parent / "spaces"
 
@@ -39,14 +41,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def finished(tmp_path_factory: pytest.TempPathFactory, warm: Warm | None) -> Iterator[Path]:
     """Yield a folder in which `tiny.yaml` was searched to its end."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "tiny.yaml").write_text(TINY)
-    command = [sys.executable, "-m", "search", "run", "tiny.yaml", "--workers", "1"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    assert "next: imgcls-search export tiny-digits" in done.stdout
+    process = begin_command(["run", "tiny.yaml", "--workers", "1"], folder, os.environ, warm)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "next: imgcls-search export tiny-digits" in out
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -86,6 +86,8 @@ def now() -> str:
 def _values(trial: Trial, record: Record) -> str:
     if trial.values is None:
         return f"none, the trial is {trial.state}"
-    return ", ".join(
+    shown = ", ".join(
         f"{metric} {value:.4g}" for (metric, _), value in zip(record.objectives, trial.values, strict=True)
     )
+    over = best.over_limits(trial)
+    return f"{shown}, which is over {', '.join(over)}" if over else shown

@@ -56,7 +56,7 @@ def _what(facts: Mapping[str, Any]) -> str:
 def _compression(facts: Mapping[str, Any]) -> str:
     sections = [name for name, value in facts["model"]["compression"].items() if value != "none"]
     steps = ", ".join(f"{name}: {facts['model']['compression'][name]}" for name in sections)
-    return f" before compression ({steps})" if sections else ""
+    return f" ({steps})" if sections else ""
 
 
 def _classes(labels: Sequence[str]) -> str:

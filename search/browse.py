@@ -49,7 +49,7 @@ def trial_rows(files: StudyFiles, *, top: int | None, family: str | None) -> lis
                 f"--family {family}: no trial is of it{closest(family, known)}; there are: {', '.join(known)}"
             )
         trials = [trial for trial in trials if family_of(trial) == family]
-    return [_row(trial, record) for trial in trials[:top]]
+    return [row_of(trial, record) for trial in trials[:top]]
 
 
 def family_of(trial: Trial) -> str:
@@ -108,7 +108,7 @@ def _open(root: Path, name: str) -> tuple[Record, Trial | None]:
 
 
 def _compare_trials(a: Record, first: Trial, b: Record, second: Trial) -> dict[str, Any]:
-    shown = [_row(first, a), _row(second, b)]
+    shown = [row_of(first, a), row_of(second, b)]
     measured = [{**row["sizes"], **row["metrics"], **row["values"]} for row in shown]
     return {
         "trials": [row["trial"] for row in shown],
@@ -149,7 +149,8 @@ def _best_first(record: Record) -> list[Trial]:
     return [*done, *rest]
 
 
-def _row(trial: Trial, record: Record) -> dict[str, Any]:
+def row_of(trial: Trial, record: Record) -> dict[str, Any]:
+    """Return what a table shows of a trial."""
     row = describe(trial, record)
     last = trial.last_shown
     shown = {trial.metric: trial.value_at(last)} if last else {}

@@ -1,9 +1,10 @@
-"""Commands that look at results: confirm, reproduce, list, trials, compare."""
+"""Commands that look at results: confirm, reproduce, list, trials, compare, report."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -215,10 +216,28 @@ def _trial_cells(row: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+def report(
+    study: StudyName,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="HTML", help="The page to write.")],
+    studies: Studies = STUDIES,
+) -> None:
+    """Write a study as one page that opens anywhere: the winner, why, how sure, its mistakes, how to go on.
+
+    \b
+    imgcls-search report vit-digits -o report.html
+    """
+    from search.report import write_report
+    from search.study.files import StudyFiles
+
+    size = write_report(StudyFiles(studies, study), output)
+    print(f"wrote {output}: {size / 1e6:.1f} MB, one file that needs no network")
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "confirm": confirm,
     "reproduce": reproduce,
     "list": list_studies,
     "trials": trials,
     "compare": compare,
+    "report": report,
 }

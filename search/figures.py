@@ -1,0 +1,221 @@
+"""Pictures of trials and of what a network gets wrong, drawn by matplotlib."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from cycler import cycler
+from matplotlib.figure import Figure
+
+INK = "#123456"
+"""Stands for the colour of text; in a page it becomes the page's own, dark or light."""
+
+COLOURS = ("#3b82c4", "#e0792b", "#2f9e63", "#b5539c", "#8a6fd1", "#c9a227", "#d1495b", "#5b8c9b", "#7a7a7a")
+STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "imgcls-search",
+    "font.size": 9,
+    "font.family": "sans-serif",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.prop_cycle": cycler(color=COLOURS),
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.facecolor": "none",
+    "legend.frameon": False,
+    "savefig.transparent": True,
+}
+
+
+def new_figure(width: float = 5.0, height: float = 3.2) -> tuple[Figure, Any]:
+    """Return a figure of so many inches and its axes."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        return figure, figure.subplots()
+
+
+def to_svg(figure: Figure, name: str) -> str:
+    """Return a figure as an element of a page, in the page's colour of text; its ids start with a name."""
+    text = io.StringIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(text, format="svg", dpi=110, metadata={"Date": None, "Creator": None})
+    svg = text.getvalue()[text.getvalue().index("<svg") :]
+    svg = svg.replace(INK, "currentColor")
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", svg)
+    return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'class="plot" role="img"', svg, count=1)
+
+
+def to_png(figure: Figure) -> bytes:
+    """Return a figure as a PNG file on white, for viewers that know no page."""
+    buffer = io.BytesIO()
+    with mpl.rc_context({**STYLE, "savefig.transparent": False}):
+        figure.savefig(buffer, format="png", dpi=110, facecolor="white")
+    return buffer.getvalue()
+
+
+@mpl.rc_context(STYLE)
+def curves(lines: Sequence[tuple[str, Sequence[float]]], faint: Sequence[Sequence[float]], metric: str) -> Figure:
+    """Draw a metric by epoch: named lines above faint ones."""
+    figure, axes = new_figure()
+    for values in faint:
+        axes.plot(range(1, len(values) + 1), values, color="#888888", lw=0.7, alpha=0.45, rasterized=len(faint) > 100)
+        if len(values) == 1:
+            axes.plot([1], values, ".", color="#888888", ms=3, alpha=0.45)
+    for label, values in lines:
+        axes.plot(range(1, len(values) + 1), values, lw=1.8, label=label, marker=".", ms=4)
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(metric)
+    axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    if lines:
+        axes.legend(fontsize=8)
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def confusion(matrix: np.ndarray[Any, Any], classes: Sequence[str]) -> Figure:
+    """Draw how many images [true, predicted] of each class went where."""
+    side = min(8.0, max(3.4, 0.38 * len(classes) + 1.2))
+    figure, axes = new_figure(side, side)
+    shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if len(classes) <= 20:
+        for (row, column), count in np.ndenumerate(matrix):
+            if count:
+                colour = "white" if shares[row, column] > 0.5 else "#222222"
+                axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=colour)
+    shown = [name if len(name) <= 14 else f"{name[:13]}…" for name in classes]
+    if len(classes) <= 40:
+        axes.set_xticks(range(len(classes)), shown, rotation=90, fontsize=7)
+        axes.set_yticks(range(len(classes)), shown, fontsize=7)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    return figure
+
+
+def thumbnail(pixels: np.ndarray[Any, Any], side: int = 72) -> str:
+    """Return an image, uint8 [C, H, W], as a data URI of a PNG file."""
+    from PIL import Image
+
+    image = Image.fromarray(pixels[0] if pixels.shape[0] == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    factor = max(1, side // image.width)
+    image = image.resize((image.width * factor,) * 2, Image.Resampling.NEAREST) if factor > 1 else image
+    image.thumbnail((2 * side, 2 * side))
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+@mpl.rc_context(STYLE)
+def scatter(groups: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str, *, log: bool) -> Figure:
+    """Draw points by group, on a logarithmic axis where numbers span decades."""
+    figure, axes = new_figure()
+    for name, (xs, ys) in groups.items():
+        axes.plot(xs, ys, "o", ms=4, alpha=0.75, label=name, rasterized=len(xs) > 300)
+    if log:
+        axes.set_xscale("log")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    if len(groups) > 1:
+        axes.legend(fontsize=8)
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def steps(
+    xs: Sequence[float], ys: Sequence[float], points: tuple[Sequence[float], Sequence[float]], x: str, y: str
+) -> Figure:
+    """Draw the best so far as a staircase, and what each complete trial showed as points."""
+    figure, axes = new_figure()
+    axes.plot(*points, "o", ms=3.5, color="#888888", alpha=0.6, rasterized=len(xs) > 300, label="complete trials")
+    axes.step(xs, ys, where="post", lw=2, label="best so far")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.legend(fontsize=8)
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def bars(values: Mapping[str, float], x: str) -> Figure:
+    """Draw named values, the greatest first."""
+    ordered = sorted(values.items(), key=lambda item: item[1])
+    figure, axes = new_figure(5.0, 0.9 + 0.26 * len(ordered))
+    axes.barh([name for name, _ in ordered], [value for _, value in ordered])
+    axes.set_xlabel(x)
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def slices(columns: Mapping[str, tuple[Sequence[Any], Sequence[float], bool]], y: str) -> Figure:
+    """Draw the score against each parameter: (settings, scores, whether the axis is logarithmic)."""
+    across = 3
+    down = -(-len(columns) // across)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9.6, 2.3 * down), layout="constrained")
+        grid = figure.subplots(down, across, squeeze=False, sharey=True).ravel()
+    for axes, (name, (xs, ys, log)) in zip(grid, columns.items(), strict=False):
+        words = any(isinstance(value, str | bool) for value in xs)
+        axes.plot([str(value) for value in xs] if words else xs, ys, "o", ms=3, alpha=0.6, rasterized=len(xs) > 300)
+        if log:
+            axes.set_xscale("log")
+        if words:
+            axes.tick_params(axis="x", labelsize=7, rotation=20)
+        axes.set_title(name, fontsize=8)
+    for axes in grid[::across]:
+        axes.set_ylabel(y)
+    for axes in grid[len(columns) :]:
+        axes.remove()
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def parallel(columns: Mapping[str, Sequence[Any]], scores: Sequence[float], metric: str) -> Figure:
+    """Draw every trial as a line across its settings, coloured by its score; what it did not set is a gap."""
+    figure, axes = new_figure(9.6, 4.0)
+    places, labels = [], []
+    for values in columns.values():
+        known = [value for value in values if value is not None]
+        if any(isinstance(value, str | bool) for value in known):
+            options = sorted({str(value) for value in known})
+            spots = {option: index / max(1, len(options) - 1) for index, option in enumerate(options)}
+            places.append([np.nan if value is None else spots[str(value)] for value in values])
+            labels.append({spots[option]: option for option in options})
+        else:
+            low, high = min(known), max(known)
+            log = low > 0 and high / low > 30
+            scale = np.log if log else np.asarray
+            numbers = np.array([np.nan if value is None else value for value in values], dtype=float)
+            span = (scale(high) - scale(low)) or 1.0
+            places.append(list((scale(numbers) - scale(low)) / span))
+            labels.append({0.0: f"{low:.3g}", 1.0: f"{high:.3g}"})
+    table = np.array(places)
+    norm = mpl.colors.Normalize(min(scores), max(scores))
+    colours = mpl.colormaps["viridis"]
+    for number in np.argsort(scores):
+        axes.plot(
+            table[:, number],
+            color=colours(norm(scores[number])),
+            lw=1,
+            alpha=0.6,
+            marker=".",
+            ms=3,
+            rasterized=len(scores) > 100,
+        )
+    for place, marks in enumerate(labels):
+        axes.axvline(place, color=INK, lw=0.6, alpha=0.5)
+        for height, text in marks.items():
+            axes.annotate(text, (place, height), fontsize=7, xytext=(3, 2), textcoords="offset points")
+    axes.set_xticks(range(len(columns)), [name.replace(".", "\n") for name in columns], fontsize=7)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    figure.colorbar(mpl.cm.ScalarMappable(norm, colours), ax=axes, label=metric, pad=0.01)
+    return figure

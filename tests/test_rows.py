@@ -76,6 +76,12 @@ def test_trial_is_what_optuna_would_have_written(
     assert abs((ours.trials[0].datetime_start - theirs.trials[0].datetime_start).total_seconds()) < 60  # type: ignore[operator]
     assert ours.trials[0].duration is not None
 
+    # And our own reading is Optuna's, but for the values that dashboards draw.
+    (read,) = rows.read()
+    drawn = ours.trials[0]
+    drawn.intermediate_values = {}
+    assert read == drawn
+
 
 def test_several_objectives(tmp_path: Path) -> None:
     study, rows = open_study(tmp_path / "s.db", directions=["maximize", "minimize"])

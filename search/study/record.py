@@ -44,7 +44,7 @@ class Record:
         self.objectives = _objectives(self.facts)
         self.ids: dict[int, int] = {}
         self.trials: list[Trial] = []
-        for frozen in study.get_trials(deepcopy=False):
+        for frozen in rows.read():
             self.ids[frozen.number] = frozen._trial_id
             self.trials.append(self._thaw(frozen))
 
@@ -140,7 +140,7 @@ class Record:
             yield
         except EndedError:
             with database.explaining(database.public_name(self.rows.engine.url), "read"):
-                frozen = self.study.get_trials(deepcopy=False)[trial.number]
+                frozen = self.study._storage.get_trial(self.ids[trial.number])
             trial.state = _STATES[frozen.state]
             trial.values = tuple(frozen.values) if frozen.values is not None else None
             trial.reason = trial.reason or "ended from outside"

@@ -25,6 +25,7 @@ from search.strategy.samplers import View, draw_random
 from search.study import record as records
 from search.study.files import StudyFiles
 from search.study.record import Record
+from search.study.rows import Rows
 from search.trial import SIZES, Trial
 
 Attributes = Callable[[Trial], Mapping[str, str]]
@@ -88,7 +89,7 @@ def make_trials(space: Space, count: int) -> list[Trial]:
     return trials
 
 
-def fill(storage: RDBStorage, study: optuna.Study, trials: Sequence[Trial], attributes: Attributes) -> None:
+def fill(storage: RDBStorage | Rows, study: optuna.Study, trials: Sequence[Trial], attributes: Attributes) -> None:
     """Insert trials into an empty study as rows of Optuna's tables: through `add_trials` 10,000 take minutes."""
     now = datetime.now(timezone.utc).replace(tzinfo=None)
     rows: dict[Any, list[dict[str, Any]]] = {}

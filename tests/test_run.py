@@ -260,6 +260,29 @@ def test_paused_trials_survive_an_interruption(
     assert len(list(tiny.parent.glob("studies/tiny-digits/checkpoints/*.pt"))) <= 3
 
 
+def test_paused_trial_ended_from_outside_is_accepted(
+    tiny: Path, start: Callable[..., Any], imgcls: Callable[..., Answer]
+) -> None:
+    studies = tiny.parent / "studies"
+    asha = ("--set", "study.pruner={asha: {min_epochs: 1, eta: 3}}", "--set", "study.trials=8")
+    process = start("run", tiny, "--workers", "1", *asha, "--set", "training.epochs=9")
+
+    def resting() -> list[int]:
+        if not (studies / "tiny-digits.db").exists():
+            return []
+        trials = open_study(studies).trials
+        return [t.number for t in trials if t.user_attrs["plan"]["paused"] and not t.state.is_finished()]
+
+    (number, *_) = wait_for(resting)
+    open_study(studies).tell(number, state=optuna.trial.TrialState.FAIL)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    trials = open_study(studies).trials
+    assert len(trials) == 8
+    assert all(trial.state.is_finished() for trial in trials)
+    assert trials[number].state.name == "FAIL"
+
+
 def test_limits_reject_before_training_and_count_by_reason(tiny: Path, imgcls: Callable[..., Answer]) -> None:
     settings = ("--set", "limits.params=10000", "--set", "study.sampler=random", "--set", "study.trials=6")
     assert imgcls("run", tiny, *settings).code == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sqlite3
 from contextlib import closing, suppress
@@ -12,8 +13,8 @@ from search.errors import StudyError
 from search.study import database
 from search.study.files import StudyFiles
 
-FOLDERS = ("checkpoints", "logs", "artifacts")
-"""What belongs to a study beside its database; the lock stays where it is."""
+LEFT_OUT = re.compile(r"lock|lock\.pid|new\.db.*|.*\.tmp")
+"""What of a study's folder belongs to the run that is under way."""
 
 
 def copy_study(files: StudyFiles, to: Path, *, with_folder: bool = False) -> Path:
@@ -59,11 +60,10 @@ def _copy_database(source: Path, target: Path) -> None:
 
 
 def _copy_folder(source: Path, target: Path) -> None:
-    for name in FOLDERS:
-        for path in sorted((source / name).rglob("*")):
-            if path.is_file() and not path.name.endswith(".tmp"):
-                copied = target / path.relative_to(source)
-                copied.parent.mkdir(parents=True, exist_ok=True)
-                # A search deletes checkpoints that it needs no more.
-                with suppress(FileNotFoundError):
-                    shutil.copy2(path, copied)
+    for path in sorted(source.rglob("*")):
+        if path.is_file() and not LEFT_OUT.fullmatch(path.name):
+            copied = target / path.relative_to(source)
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            # A search deletes checkpoints that it needs no more.
+            with suppress(FileNotFoundError):
+                shutil.copy2(path, copied)

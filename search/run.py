@@ -176,6 +176,11 @@ def _settle_data(space: Space, helper: Helper, watcher: Watcher) -> tuple[Space,
             f"decoded images of {data.num_bytes / 1e9:,.1f} GB do not fit into image.cache_gb: "
             f"{space.first().section('image')['cache_gb']:g}; they are decoded anew in each epoch"
         )
+    if data.repeated:
+        watcher.say(
+            f"{data.repeated} of {data.counts['val']} validation images are among the training images too, for example "
+            f"{data.repeated_for_example[0]}: scores are too good by what was learned by heart"
+        )
     for metric, _ in space.objectives:
         if metric == "top5_accuracy" and len(data.classes) <= 5:
             raise UserError(f"study.objectives: top5_accuracy needs more than 5 classes, got {len(data.classes)}")

@@ -198,6 +198,19 @@ def test_folder_layouts(tmp_path: Path, layout: str) -> None:
             assert Path(name).parent.name == photos.classes[label]
 
 
+def test_validation_images_that_are_trained_on_too_are_counted_and_named(tmp_path: Path) -> None:
+    top = plant(tmp_path / "photos", {"train/a": 6, "train/b": 6, "val/a": 3, "val/b": 3, "test/a": 2})
+    clean = prepare(source("folder", root=str(top)), image_size=12, channels=3, cache=tmp_path / "images")
+    assert (clean.repeated, clean.repeated_for_example) == (0, ())
+    # The same picture under another name, in another file format.
+    for number in (1, 2):
+        Image.open(top / f"train/a/00{number}.png").save(top / f"val/b/9{number}.bmp")
+    for _ in ("decoded anew", "found in the store"):
+        found = prepare(source("folder", root=str(top)), image_size=12, channels=3, cache=tmp_path / "images")
+        assert found.repeated == 2
+        assert found.repeated_for_example == ("val/b/91.bmp = train/a/001.png",)
+
+
 def test_given_splits_are_taken_as_they_are(tmp_path: Path) -> None:
     photos = source("folder", root=str(plant(tmp_path, {"train/a": 4, "train/b": 4, "val/a": 1, "test/b": 1})))
     assert photos.names["val"] == ("val/a/000.png",)

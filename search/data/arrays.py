@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -98,6 +99,8 @@ class _Writer:
         self.done, self.total = 0, sum(len(source.names[split]) for split in splits)
         self.broken: list[str] = []
         self.checksums: dict[str, int] = {}
+        self.seen: dict[bytes, str] = {}
+        """Training images by a hash of their pixels."""
 
     def write(self) -> dict[str, Any]:
         with unlimited_pillow(), ThreadPoolExecutor(THREADS) as pool:
@@ -113,19 +116,25 @@ class _Writer:
         _sync(self.folder)
         return facts
 
-    def write_split(self, split: Split, pool: ThreadPoolExecutor) -> dict[str, list[float]]:
+    def write_split(self, split: Split, pool: ThreadPoolExecutor) -> dict[str, Any]:
         histogram = np.zeros((self.channels, 256), dtype=np.int64)
-        chunks = self.stream(split, pool, histogram)
+        repeated: list[str] = []
+        chunks = self.stream(split, pool, histogram, repeated)
         if self.keeps_pixels:
             self.save(f"{split}.images.npy", chunks)
         else:
             deque(chunks, maxlen=0)
         self.save(f"{split}.labels.npy", [_npy(self.source.labels[split])])
         self.save(f"{split}.names.json", [json.dumps(self.source.names[split]).encode()])
-        return _moments(histogram)
+        return {**_moments(histogram), "repeated": len(repeated), "repeated_for_example": repeated[:1]}
 
-    def stream(self, split: Split, pool: ThreadPoolExecutor, histogram: npt.NDArray[np.int64]) -> Iterator[bytes]:
-        """Yield the bytes of an .npy file of uint8 [N, channels, size, size], counting values [channels, 256]."""
+    def stream(
+        self, split: Split, pool: ThreadPoolExecutor, histogram: npt.NDArray[np.int64], repeated: list[str]
+    ) -> Iterator[bytes]:
+        """Yield the bytes of an .npy file of uint8 [N, channels, size, size].
+
+        Values are counted [channels, 256], and what is also a training image is noted with that one's name.
+        """
         # Written from front to end instead of through a memory map: a full disk is then an error, not a SIGBUS.
         count = len(self.source.names[split])
         yield _npy_header((count, self.channels, self.size, self.size))
@@ -138,7 +147,16 @@ class _Writer:
                 batch = np.stack([row for row in rows if not isinstance(row, str)])
                 for channel, counts in enumerate(histogram):
                     counts += np.bincount(batch[:, channel].ravel(), minlength=256)
+                for name, pixels in zip(self.source.names[split][start:], batch, strict=False):
+                    self.look_up(split, name, pixels, repeated)
                 yield batch.tobytes()
+
+    def look_up(self, split: Split, name: str, pixels: npt.NDArray[np.uint8], repeated: list[str]) -> None:
+        digest = hashlib.blake2b(pixels.tobytes(), digest_size=12).digest()
+        if split == "train":
+            self.seen.setdefault(digest, name)
+        elif digest in self.seen:
+            repeated.append(f"{name} = {self.seen[digest]}")
 
     def decode(self, split: Split, index: int) -> npt.NDArray[np.uint8] | str:
         """Return the pixels of an image, or which one it is and why it has none."""

@@ -55,6 +55,12 @@ class Prepared:
     streamed_from: Mapping[str, Any] | None = None
     """The `data` component, by name and arguments, where the images are decoded anew in each epoch."""
 
+    repeated: int = 0
+    """Validation images with the very pixels of a training image."""
+
+    repeated_for_example: tuple[str, ...] = ()
+    """The names of one of them and of its twin."""
+
     @property
     def num_bytes(self) -> int:
         """The size of the decoded images that a search reads."""
@@ -132,6 +138,8 @@ def prepare(
         mean=tuple(facts["train"]["mean"]),
         std=tuple(facts["train"]["std"]),
         folder=str(folder),
+        repeated=facts["val"].get("repeated", 0),
+        repeated_for_example=tuple(facts["val"].get("repeated_for_example", ())),
         streamed_from={"name": origin.name, "args": dict(origin.args)} if origin and is_streamed else None,
     )
 

@@ -99,12 +99,13 @@ def _torchvision_weights(anatomy: Anatomy) -> Any:
 
 
 def _from_torchvision(path: str, anatomy: Anatomy) -> Tensors:
-    return _fetched(path, str(anatomy.twin), _torchvision_weights(anatomy))
+    return _fetched(path, str(anatomy.twin), _torchvision_weights(anatomy), torch.hub.get_dir())
 
 
 @lru_cache(maxsize=2)
-def _fetched(path: str, name: str, weights: Any) -> Tensors:
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
+def _fetched(path: str, name: str, weights: Any, hub: str) -> Tensors:
+    # Other folders of torch's hold other files of the same name.
+    folder = Path(hub) / "checkpoints"
     try:
         state: Tensors = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     # Whatever a network, a hash or a damaged file can raise.

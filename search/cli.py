@@ -20,6 +20,7 @@ from search.output import print_table as _print_table
 
 # Nothing heavy is imported up here: `--help` answers at once, and each command imports what it needs.
 if TYPE_CHECKING:
+    from search.replay import Replayed
     from search.run import Outcome
     from search.space import Space
 
@@ -527,6 +528,65 @@ def schema() -> None:
     from search.space.schema import render, schema
 
     print(render(schema(catalog())), end="")
+
+
+@app.command()
+def replay(
+    study: StudyName,
+    samplers: Annotated[
+        list[str] | None,
+        typer.Option("--sampler", metavar="NAME", help="Another sampler, as in a space; may be repeated."),
+    ] = None,
+    pruners: Annotated[
+        list[str] | None,
+        typer.Option("--pruner", metavar="NAME", help="Another pruner, as in a space; may be repeated."),
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Trials side by side.")] = 1,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Another seed for the draws.")] = None,
+    studies: Studies = STUDIES,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what other strategies would have cost and found on the curves of a study, without any training.
+
+    \b
+    imgcls-search replay vit-digits --pruner asha
+    imgcls-search replay vit-digits --sampler random --sampler curves --pruner asha --pruner none
+    imgcls-search replay vit-digits --pruner '{halving: {eta: 4}}' --json
+
+    Only the study's own configurations can be drawn. A trial that was stopped goes on as the complete trial that stood
+    nearest to it there did; such epochs are counted.
+    """
+    from dataclasses import asdict
+
+    from search.catalog import catalog
+    from search.replay import as_it_was, replay_study, space_of
+    from search.study.files import StudyFiles
+    from search.study.record import load
+
+    record = load(StudyFiles(studies, study))
+    found = [as_it_was(record)]
+    own = record.facts["space"]["study"]
+    for sampler in samplers or [json.dumps(own["sampler"])]:
+        for pruner in pruners or [json.dumps(own["pruner"])]:
+            changes = [("study.sampler", sampler), ("study.pruner", pruner)]
+            if seed is not None:
+                changes.append(("study.seed", str(seed)))
+            found.append(replay_study(record, space_of(record, catalog(), changes), workers=workers))
+    if as_json:
+        _print_json({"study": study, "replays": [asdict(each) for each in found]})
+        return
+    headings = ("strategy", "trials", "complete", "epochs", "extended", "best", "found after", "time")
+    _print_table(headings, [_replayed(each) for each in found])
+    print(
+        "extended: epochs that were never trained, guessed from complete trials; found after: epochs; time: of training"
+    )
+
+
+def _replayed(found: Replayed) -> tuple[str, ...]:
+    best_value = "-" if found.best is None else f"{found.best:.4f}"
+    after = str(found.bests[-1][0]) if found.bests else "-"
+    counts = (found.trials, found.complete, found.epochs, found.extended)
+    return (found.strategy, *map(str, counts), best_value, after, f"{found.seconds:,.0f} s")
 
 
 @app.command()

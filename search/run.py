@@ -34,9 +34,9 @@ from search.protocol import (
 )
 from search.signature import build
 from search.space import Space, differences
-from search.strategy.propose import Proposal, Proposer
+from search.strategy.propose import Proposal, Proposer, Weigh
 from search.strategy.pruners import PRUNERS, Pruner
-from search.strategy.samplers import SAMPLERS, View, draw_random
+from search.strategy.samplers import SAMPLERS, Sampler, View, draw_random
 from search.study import best
 from search.study import record as records
 from search.study.files import StudyFiles
@@ -56,7 +56,8 @@ POLL_SECONDS = 0.2
 GLANCE_SECONDS = 0.01
 """How long to listen for events before looking whether the helper has measured the next candidate."""
 
-Ending = Literal["finished", "exhausted", "timeout", "interrupted", "terminated"]
+Ending = Literal["finished", "exhausted", "timeout", "epochs", "target", "interrupted", "terminated"]
+"""`epochs`: `study.max_epochs` are trained; `target`: a complete trial has `study.target`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,23 @@ class Watcher(Protocol):
 
     def changed(self, search: Search) -> None:
         """Take notice of any change; the search is only to be read."""
+
+
+class Helps(Protocol):
+    """Who answers what needs torch or the images: a process, or in a replay nobody."""
+
+    @property
+    def is_measuring(self) -> bool:
+        """True while somebody waits for an answer."""
+
+    def prepare(self, config: TrialConfig) -> Prepared:
+        """Return the data set of a configuration."""
+
+    def measuring(self, config: TrialConfig, shape: InputShape) -> Generator[None, None, dict[str, float]]:
+        """Return the sizes of a configuration; yield as long as they are not there."""
+
+    def wait(self, seconds: float | None) -> None:
+        """Return when an answer is there, or after so many seconds."""
 
 
 def run(space: Space, root: Path, watcher: Watcher) -> Outcome:
@@ -257,9 +275,15 @@ class Search:
     files: StudyFiles
     record: Record
     executor: Executor
-    helper: Helper
+    helper: Helps
     watcher: Watcher
     num_classes: int
+    sampler: Sampler | None = None
+    """What draws in place of the space's own sampler."""
+
+    weigh: Weigh | None = None
+    """What answers for sizes and limits in place of the helper."""
+
     working: dict[int, Trial] = field(default_factory=dict)
     """Trials on a worker, by number."""
 
@@ -278,8 +302,8 @@ class Search:
             self.pruner = PRUNERS["none"](epochs=self.epochs, sign=self.sign)
         if "latency_ms" in self.measured:
             self.watcher.say(f"latency_ms: {LATENCY_CONDITIONS}")
-        sampler = build(SAMPLERS, self.space.sampler, space=self.space)
-        self.proposer = Proposer(self.space, sampler, self.settings.seed, self._weigh)
+        sampler = self.sampler or build(SAMPLERS, self.space.sampler, space=self.space)
+        self.proposer = Proposer(self.space, sampler, self.settings.seed, self.weigh or self._weigh)
         self.waiting = [trial for trial in self.record.trials if trial.state == "running"]
         """Open trials without a worker: adopted from a run that ended, or orphaned by a worker that died."""
         self.stopping: Ending | None = None
@@ -301,7 +325,7 @@ class Search:
             self.watcher.say(f"going on with {len(self.waiting)} trial(s) that an earlier run left unfinished")
         with self._signals():
             while True:
-                self._check_time()
+                self._check_ends()
                 if self.stopping is None:
                     self._fill_slots()
                 if not self.working:
@@ -612,10 +636,23 @@ class Search:
                 return f"limits.{name}: over {limit:g}"
         return sizes
 
-    def _check_time(self) -> None:
-        timeout = self.settings.timeout
-        if timeout is not None and self.stopping is None and self.executor.clock() - self.started_at > timeout:
-            self._stop("timeout")
+    def _check_ends(self) -> None:
+        why = None if self.stopping is not None else self._reached_end()
+        if why is not None:
+            self._stop(why)
+
+    def _reached_end(self) -> Ending | None:
+        timeout, target = self.settings.timeout, self.settings.target
+        if timeout is not None and self.executor.clock() - self.started_at > timeout:
+            return "timeout"
+        most = self.settings.max_epochs
+        if most is not None and sum(trial.epoch for trial in self.record.trials) >= most:
+            return "epochs"
+        if target is not None and (first := best.ranked(self.record)[:1]):
+            (value, *_) = first[0].values or ()
+            if self.sign * value >= self.sign * target:
+                return "target"
+        return None
 
     def _stop(self, why: Ending) -> None:
         self.stopping = why

@@ -10,15 +10,15 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import optuna
-from optuna.distributions import distribution_to_json, json_to_distribution
+from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from search.config import TrialConfig
+from search.config import Scalar, TrialConfig
 from search.errors import StudyError
 from search.study import database
 from search.study.files import StudyFiles
@@ -33,10 +33,40 @@ _STATES: Mapping[TrialState, State] = {
 }
 
 
+class Writes(Protocol):
+    """Where a record's steps go: `Rows`, or nowhere in a replay."""
+
+    def add(
+        self,
+        number: int,
+        params: Mapping[str, Scalar],
+        distributions: Mapping[str, BaseDistribution],
+        attributes: Mapping[str, Any],
+        /,
+    ) -> int:
+        """Write a running trial whole, and return its id."""
+
+    def update(
+        self, trial_id: int, attributes: Mapping[str, Any], /, *, value: tuple[int, float] | None = None
+    ) -> None:
+        """Write attributes of a running trial."""
+
+    def end(
+        self,
+        trial_id: int,
+        state: TrialState,
+        values: Sequence[float],
+        attributes: Mapping[str, Any],
+        system_attributes: Mapping[str, Any],
+        /,
+    ) -> None:
+        """Write the end of a running trial."""
+
+
 class Record:
     """The trials of one study and the facts that it was started with."""
 
-    def __init__(self, study: optuna.Study, rows: Rows) -> None:
+    def __init__(self, study: optuna.Study, rows: Writes) -> None:
         """Read everything once."""
         self.study = study
         self.rows = rows

@@ -20,6 +20,12 @@ class StudySettings:
     trial_timeout: Annotated[
         float | None, Arg("seconds of training after which a trial fails; null: any", gt=0, fixed=True)
     ] = None
+    max_epochs: Annotated[
+        int | None, Arg("epochs that all trials together may train, over every run of the study", ge=1, fixed=True)
+    ] = None
+    target: Annotated[
+        float | None, Arg("value of the first objective; the search stops when a complete trial has it", fixed=True)
+    ] = None
     seed: Annotated[int, Arg("decides every draw of the search", ge=0, le=2**31 - 1, fixed=True)] = 0
     name: Annotated[str | None, Arg("name of the study; default: the file's name and the data's", fixed=True)] = None
     workers: Annotated[
@@ -50,6 +56,8 @@ class Limits:
 FREE_TO_CHANGE = (
     "study.trials",
     "study.timeout",
+    "study.max_epochs",
+    "study.target",
     "study.workers",
     "study.retries",
     "study.epoch_timeout",

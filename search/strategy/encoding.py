@@ -49,13 +49,20 @@ def _encode(parameter: Parameter, params: Mapping[str, Scalar]) -> list[float]:
         return [CHOICE_SCALE * (is_there and _is(value, choice)) for choice in parameter.choices]
     if parameter.path not in params:
         return [MISSING]
-    low, high, number = parameter.low, parameter.high, params[parameter.path]
+    return [place(parameter, params[parameter.path])]
+
+
+def place(parameter: Parameter, number: Scalar) -> float:
+    """Return where a number stands in its range, from 0 to 1; over the logarithm where the range says so."""
+    low, high = parameter.low, parameter.high
     assert low is not None
     assert high is not None
     assert isinstance(number, int | float)
+    if low == high:
+        return 0.0
     if parameter.log:
-        return [math.log(number / low) / math.log(high / low)]
-    return [(number - low) / (high - low)]
+        return math.log(number / low) / math.log(high / low)
+    return (number - low) / (high - low)
 
 
 def _is(value: Scalar, choice: Scalar) -> bool:

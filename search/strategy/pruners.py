@@ -102,6 +102,19 @@ class Promoting(Rungs):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Staggered(Promoting):
+    """Promotion with a second bracket: every so many-th trial passes over the first rung, whose order may mislead."""
+
+    every: int
+
+    def milestone(self, trial: Trial) -> int:
+        """Return the next rung."""
+        if trial.epoch == 0 and trial.number % self.every == self.every - 1:
+            return min(self.first * self.eta, self.epochs)
+        return super().milestone(trial)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Brackets:
     """Hyperband: trials take turns between halvings that start at different rungs, each judged in its own."""
 
@@ -182,6 +195,21 @@ def hyperband(*, epochs: int, sign: int, min_epochs: MinEpochs = None, eta: Eta 
     return Brackets(brackets=tuple(Stopping(epochs=epochs, first=start, eta=eta, sign=sign) for start in starts))
 
 
+def brackets(
+    *,
+    epochs: int,
+    sign: int,
+    min_epochs: Annotated[
+        int | None, Arg("epochs of the first rung; default: the epochs over eta^3, at least 2", ge=1)
+    ] = None,
+    eta: Eta = 3,
+    every: Annotated[int, Arg("one of this many trials starts at the second rung", ge=2)] = 4,
+) -> Pruner:
+    """Asynchronous halving that resumes, in two of Hyperband's brackets, in case early epochs mislead."""
+    first = min_epochs if min_epochs is not None else max(2, round(epochs / eta**3))
+    return Staggered(epochs=epochs, first=first, eta=eta, sign=sign, every=every)
+
+
 Startup = Annotated[int, Arg("complete trials before anything is pruned", ge=0)]
 Warmup = Annotated[int, Arg("first epochs of a trial in which it is not pruned", ge=0)]
 Interval = Annotated[int, Arg("epochs from one comparison to the next", ge=1)]
@@ -228,6 +256,7 @@ PRUNERS: Mapping[str, Callable[..., Pruner]] = {
     "halving": halving,
     "asha": asha,
     "hyperband": hyperband,
+    "brackets": brackets,
 }
 """Builders take the number of `epochs` and the `sign` of the objective: 1 to maximize, -1 to minimize."""
 

@@ -131,8 +131,8 @@ class Sobol:
         if index:
             engine.fast_forward(index)
         point = engine.random(1)[0]
-        fixed = {p.path: _at(p, float(u)) for p, u in zip(parameters, point, strict=False)}
-        return _fixed(view, fixed)
+        fixed = {p.path: value_at(p, float(u)) for p, u in zip(parameters, point, strict=False)}
+        return fixed_candidate(view, fixed)
 
 
 def draw_start(view: View, params: Mapping[str, Scalar], number: int) -> Candidate:
@@ -156,7 +156,7 @@ def draw_unseen(view: View, number: int) -> Candidate | None:
     left = [params for params in view.space.combinations() if _key(params) not in seen]
     if not left:
         return None
-    return _fixed(view, left[np.random.default_rng(view.derive(number)).integers(len(left))])
+    return fixed_candidate(view, left[np.random.default_rng(view.derive(number)).integers(len(left))])
 
 
 def _blank_study(seed: int) -> optuna.Study:
@@ -176,7 +176,8 @@ def _ask(study: optuna.Study, space: Space, *, keeps_state: bool = False) -> Can
     return Candidate(params=frozen.params, distributions=frozen.distributions, config=config, sampler_state=state)
 
 
-def _fixed(view: View, params: Mapping[str, Scalar]) -> Candidate:
+def fixed_candidate(view: View, params: Mapping[str, Scalar]) -> Candidate:
+    """Return parameters as a candidate; those that no branch reaches are left out."""
     import optuna
 
     # Unlike an enqueued trial, this needs no study and warns of nothing; reachable parameters only are looked at.
@@ -257,7 +258,7 @@ def _same_names() -> optuna.search_space.IntersectionSearchSpace:
     return SameNames(include_pruned=True)
 
 
-def _at(parameter: Parameter, u: float) -> Scalar:
+def value_at(parameter: Parameter, u: float) -> Scalar:
     """Return the value of a parameter at a point in [0, 1)."""
     if parameter.kind == "choice":
         return parameter.choices[int(u * len(parameter.choices))]
@@ -375,6 +376,25 @@ def qmc(*, space: Space) -> Sampler:
     return Sobol()
 
 
+def curves(
+    *,
+    space: Space,
+    n_startup_trials: Startup = 16,
+    random_share: Annotated[float, Arg("share of the later trials that are random too", ge=0, le=1)] = 0.33,
+) -> Sampler:
+    """Learns from partial curves: a Gaussian process over (configuration, epoch), expected improvement at the end.
+
+    Raises:
+        BuildError: there are several objectives.
+    """
+    if len(space.objectives) > 1:
+        raise BuildError("", "handles one objective only; allowed: random, tpe, nsga2, qmc, grid")
+    from search.strategy.curves import CurveSampler
+
+    epochs: int = space.first().section("training")["epochs"]
+    return CurveSampler(epochs=epochs, n_startup_trials=n_startup_trials, random_share=random_share, least=12)
+
+
 SAMPLERS: Mapping[str, Callable[..., Sampler]] = {
     "random": random,
     "tpe": tpe,
@@ -383,6 +403,7 @@ SAMPLERS: Mapping[str, Callable[..., Sampler]] = {
     "nsga2": nsga2,
     "grid": grid,
     "qmc": qmc,
+    "curves": curves,
 }
 """Builders take the `space`."""
 

@@ -1,0 +1,201 @@
+"""A Gaussian process over (configuration, epoch) that predicts where curves end.
+
+The covariance of two points is a product of a Matern 5/2 kernel over the configuration, each column with a length scale
+of its own, and a sum of a part that all epochs share and one that fades over the logarithm of the epoch (Swersky et al.
+2014 for the idea; the posterior is exact, as there are few points). Length scales and amplitudes maximise the posterior
+density on at most `FIT_POINTS` points.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float64]
+
+FIT_POINTS = 90
+"""Points that the length scales are fitted on: the time grows with the cube."""
+
+FIT_STEPS = 8
+"""Steps of that fit, which starts from the priors' centres each time: what is drawn depends on the record only."""
+
+PRIOR_LOGS = (("fade", 0.6, 0.3), ("shared", 0.3, 0.7), ("fading", 0.5, 0.7), ("own", 0.15, 0.7), ("noise", 0.02, 0.7))
+"""Centre and deviation in logarithms: of epochs' length scale, of the variances, of the noise."""
+
+MEAN_CURVE = ("mean", 0.5, 0.7)
+ROOT5 = math.sqrt(5.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Points:
+    """What curves showed."""
+
+    rows: Array
+    """Encoded configurations, [points, columns]."""
+
+    times: Array
+    """Logarithms of epochs over that of the last, times 2."""
+
+    owners: Array
+    """The number of the trial of each point."""
+
+    values: Array
+    """Larger is better; see `squash`."""
+
+
+def squash(values: Array) -> Array:
+    """Return values with mean 0 and deviation 1 in which differences near the best are wide and bad ones alike."""
+    import numpy as np
+
+    top = values.max()
+    spread = max(float(top - np.quantile(values, 0.75)), 1e-3 * (abs(float(top)) + 1e-9))
+    squashed = -np.log1p((top - values) / spread)
+    return np.asarray((squashed - squashed.mean()) / (squashed.std() + 1e-9))
+
+
+def times_of(epochs: Sequence[int] | Array, last: int) -> Array:
+    """Return where epochs stand on the scale of the surrogate."""
+    import numpy as np
+
+    return np.asarray(2 * np.log(np.asarray(epochs, dtype=float)) / math.log(max(last, 2)))
+
+
+class Surrogate:
+    """Predicts the last epoch of configurations, with what their own curves showed where they have one."""
+
+    def __init__(self, points: Points, rng: np.random.Generator) -> None:
+        """Fit to points; `rng` chooses those that the length scales are fitted on."""
+        from scipy.linalg import cho_solve, cholesky
+
+        self.points = points
+        self.theta = _fit(_subset(points, rng))
+        covariance = self._covariance(points.rows, points.times, points.owners)
+        import numpy as np
+
+        covariance += (np.exp(self.theta[points.rows.shape[1] + 4]) + 1e-8) * np.eye(len(points.values))
+        self.factor = cholesky(covariance, lower=True, check_finite=False)
+        self.weights = cho_solve((self.factor, True), points.values, check_finite=False)
+
+    def predict(self, rows: Array, owners: Array, time: float) -> tuple[Array, Array]:
+        """Return means and deviations at a time; an owner without points is a configuration never tried."""
+        import numpy as np
+        from scipy.linalg import solve_triangular
+
+        cross = self._covariance(rows, np.full(len(rows), time), owners)
+        _, shared, fading, own, _, mean = np.exp(self.theta[rows.shape[1] :])
+        explained = solve_triangular(self.factor, cross.T, lower=True, check_finite=False)
+        variance = shared + fading + own + mean - (explained**2).sum(axis=0)
+        return cross @ self.weights, np.sqrt(np.maximum(variance, 1e-9))
+
+    def _covariance(self, rows: Array, times: Array, owners: Array) -> Array:
+        import numpy as np
+
+        points, width = self.points, rows.shape[1]
+        scales = np.exp(self.theta[:width])
+        a, b = rows / scales, points.rows / scales
+        squares = np.maximum((a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * a @ b.T, 0)
+        fade, shared, fading, own, _, mean = np.exp(self.theta[width:])
+        near = np.exp(-0.5 * ((times[:, None] - points.times[None]) / fade) ** 2)
+        same = owners[:, None] == points.owners[None]
+        return np.asarray((shared + fading * near) * _matern(squares) + (own * same + mean) * near)
+
+
+def expected_improvement(means: Array, deviations: Array, best: float) -> Array:
+    """Return how much above `best` normal variables are expected to be, counting nothing where they are below."""
+    import numpy as np
+    from scipy.special import ndtr
+
+    z = (means - best) / deviations
+    return np.asarray(deviations * (z * ndtr(z) + np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)))
+
+
+def _matern(squares: Array) -> Array:
+    import numpy as np
+
+    distance = np.sqrt(squares + 1e-12)
+    return np.asarray((1 + ROOT5 * distance + 5 / 3 * squares) * np.exp(-ROOT5 * distance))
+
+
+def _subset(points: Points, rng: np.random.Generator) -> Points:
+    import numpy as np
+
+    if len(points.values) <= FIT_POINTS:
+        return points
+    chosen = np.sort(rng.permutation(len(points.values))[:FIT_POINTS])
+    return Points(
+        rows=points.rows[chosen],
+        times=points.times[chosen],
+        owners=points.owners[chosen],
+        values=points.values[chosen],
+    )
+
+
+def _fit(points: Points) -> Array:
+    """Return logarithms: a length scale a column, then those of `PRIOR_LOGS` and `MEAN_CURVE`."""
+    import numpy as np
+    from scipy.optimize import minimize
+
+    width = points.rows.shape[1]
+    rest = (*PRIOR_LOGS, MEAN_CURVE)
+    centre = np.array([math.log(0.5 * math.sqrt(max(width, 1) / 3))] * width + [math.log(c) for _, c, _ in rest])
+    deviation = np.array([0.8] * width + [spread for _, _, spread in rest])
+    loss = _Loss(points, centre, deviation)
+    bounds = list(zip(centre - 3 * deviation, centre + 3 * deviation, strict=True))
+    options = {"maxiter": FIT_STEPS, "maxfun": FIT_STEPS + 4}
+    return np.asarray(minimize(loss, centre, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x)
+
+
+class _Loss:
+    """The negative logarithm of the posterior density of the logarithms, with its gradient."""
+
+    def __init__(self, points: Points, centre: Array, deviation: Array) -> None:
+        import numpy as np
+
+        self.centre, self.deviation, self.values = centre, deviation, points.values
+        count, self.width = points.rows.shape
+        self.gaps = np.moveaxis((points.rows[:, None] - points.rows[None]) ** 2, 2, 0).reshape(self.width, -1)
+        self.times = (points.times[:, None] - points.times[None]) ** 2
+        self.same = (points.owners[:, None] == points.owners[None]).astype(float)
+        self.eye = np.eye(count)
+
+    def __call__(self, theta: Array) -> tuple[float, Array]:
+        import numpy as np
+        from scipy.linalg import LinAlgError, cho_solve, cholesky
+
+        inverse_squares = np.exp(-2 * theta[: self.width])
+        squares = (inverse_squares @ self.gaps).reshape(self.times.shape)
+        fade, shared, fading, own, noise, mean = np.exp(theta[self.width :])
+        near, like = np.exp(-0.5 * self.times / fade**2), _matern(squares)
+        covariance = (shared + fading * near) * like + (own * self.same + mean) * near + (noise + 1e-8) * self.eye
+        try:
+            factor = cholesky(covariance, lower=True, check_finite=False)
+        except LinAlgError:
+            return 1e10, np.zeros_like(theta)
+        weights = cho_solve((factor, True), self.values, check_finite=False)
+        inverse = cho_solve((factor, True), self.eye, check_finite=False)
+        slope = 0.5 * (inverse - np.outer(weights, weights))
+        distance = np.sqrt(squares + 1e-12)
+        by_square = slope * (shared + fading * near) * (5 / 3) * (1 + ROOT5 * distance) * np.exp(-ROOT5 * distance)
+        by_near = slope * near
+        gradient = np.concatenate(
+            [
+                (self.gaps @ by_square.ravel()) * inverse_squares,
+                [
+                    ((fading * like + own * self.same + mean) * by_near * self.times).sum() / fade**2,
+                    shared * (slope * like).sum(),
+                    fading * (by_near * like).sum(),
+                    own * (by_near * self.same).sum(),
+                    noise * np.trace(slope),
+                    mean * by_near.sum(),
+                ],
+            ]
+        )
+        away = (theta - self.centre) / self.deviation
+        value = 0.5 * self.values @ weights + np.log(np.diag(factor)).sum() + 0.5 * away @ away
+        return float(value), gradient + away / self.deviation

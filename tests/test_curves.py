@@ -1,0 +1,90 @@
+"""The sampler that learns from partial curves, and promotion in two brackets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from scipy.optimize import check_grad
+
+from search.config import TrialConfig
+from search.replay import replay, table_catalog
+from search.space import parse
+from search.strategy.pruners import PRUNERS
+from search.strategy.surrogate import Points, Surrogate, _Loss, squash, times_of
+from tests.test_strategy import trial
+
+TEXT = """
+config: {x: {float: [0.0, 1.0]}, y: {float: [0.001, 1.0], log: true}, kind: {choice: [a, b]}}
+training: {epochs: 27}
+"""
+
+
+class Hill:
+    """A narrow hill whose height shows from early on."""
+
+    def at(self, config: TrialConfig, epoch: int) -> Mapping[str, float]:
+        values = config.section("config")
+        far = (values["x"] - 0.7) ** 2 + (np.log10(values["y"]) / 3 + 0.5) ** 2 + 0.1 * (values["kind"] == "a")
+        return {"accuracy": float(np.exp(-8 * far) * (1 - 0.6 ** (epoch + 1)))}
+
+
+def search(sampler: str, pruner: str, seed: int, epochs: int = 400) -> list[tuple[dict[str, object], int]]:
+    study = f"study: {{name: x, trials: 500, max_epochs: {epochs}, seed: {seed}, sampler: {sampler}, pruner: {pruner}}}"
+    outcome, _ = replay(parse(study + TEXT, table_catalog(), source="x"), Hill())
+    return [(dict(t.candidate.params), t.epoch) for t in outcome.record.trials]
+
+
+def best(found: list[tuple[dict[str, object], int]]) -> float:
+    configs = (
+        TrialConfig.from_dict({"config": {k.removeprefix("config."): v for k, v in p.items()}}) for p, _ in found
+    )
+    return max(Hill().at(config, 27)["accuracy"] for config in configs)
+
+
+def test_curves_finds_the_top_that_random_misses_and_draws_the_same_again() -> None:
+    found = search("curves", "brackets", 0)
+    assert found == search("curves", "brackets", 0)
+    assert best(found) > 0.97
+    assert best(found) > best(search("random", "none", 0))
+
+
+def test_every_fourth_trial_passes_over_the_first_rung() -> None:
+    brackets = PRUNERS["brackets"](epochs=52, sign=1)
+    assert [brackets.milestone(trial(number, state="running")) for number in range(8)] == [2, 2, 2, 6, 2, 2, 2, 6]
+    assert brackets.milestone(trial(3, *[0.5] * 6, state="running")) == 18
+
+
+def points(count: int = 20) -> Points:
+    rng = np.random.default_rng(0)
+    rows = rng.random((count, 2))
+    owners = np.arange(count, dtype=float)
+    values = squash(np.sin(3 * rows[:, 0]))
+    return Points(rows=rows, times=times_of([27] * count, 27), owners=owners, values=values)
+
+
+def test_fit_follows_the_gradient_of_its_density() -> None:
+    loss = _Loss(points(), np.zeros(8), np.ones(8))
+    theta = np.random.default_rng(1).normal(-0.5, 0.3, 8)
+    assert check_grad(lambda t: loss(t)[0], lambda t: loss(t)[1], theta) < 1e-4 * np.abs(loss(theta)[1]).max()
+
+
+def test_surrogate_knows_what_it_saw_and_doubts_what_it_did_not() -> None:
+    given = points()
+    surrogate = Surrogate(given, np.random.default_rng(0))
+    means, near = surrogate.predict(given.rows, given.owners, 2.0)
+    assert np.abs(means - given.values).max() < 0.3
+    _, far = surrogate.predict(np.full((1, 2), 9.0), np.array([-1.0]), 2.0)
+    assert far[0] > 2 * near.max()
+
+
+def test_several_objectives_are_refused() -> None:
+    from search.errors import BuildError
+    from search.signature import build
+    from search.strategy.samplers import SAMPLERS
+
+    text = "study: {name: x, sampler: curves, objectives: {accuracy: maximize, params: minimize}}" + TEXT
+    space = parse(text, table_catalog(), source="x")
+    with pytest.raises(BuildError, match="handles one objective only"):
+        build(SAMPLERS, space.sampler, space=space)

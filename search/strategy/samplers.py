@@ -268,7 +268,8 @@ def value_at(parameter: Parameter, u: float) -> Scalar:
     if parameter.log:
         # A whole number k stands for the stretch from k to k + 1.
         top = high + 1 if parameter.kind == "int" else high
-        value = min(high, math.exp(math.log(low) + u * (math.log(top) - math.log(low))))
+        # exp(log(low)) may fall short of low by a hair.
+        value = max(low, min(high, math.exp(math.log(low) + u * (math.log(top) - math.log(low)))))
     elif parameter.num_values is not None:
         value = min(high, low + (parameter.step or 1) * int(u * parameter.num_values))
     else:

@@ -7,6 +7,7 @@ from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
 
 from search.study.record import Record
 
@@ -14,11 +15,20 @@ from search.study.record import Record
 class Unwritten:
     """Takes what `Rows` takes and forgets it; the record's own trials are all that is left."""
 
+    engine = None
+
+    def read(self) -> list[FrozenTrial]:
+        """Return no trials."""
+        return []
+
     def add(self, number: int, params: Any, distributions: Any, attributes: Mapping[str, Any]) -> int:
         """Return the trial's number as its id."""
         return number
 
     def update(self, trial_id: int, attributes: Mapping[str, Any], *, value: tuple[int, float] | None = None) -> None:
+        """Do nothing."""
+
+    def set_fact(self, name: str, value: Any) -> None:
         """Do nothing."""
 
     def end(

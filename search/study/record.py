@@ -36,6 +36,12 @@ _STATES: Mapping[TrialState, State] = {
 class Writes(Protocol):
     """Where a record's steps go: `Rows`, or nowhere in a replay."""
 
+    engine: Any
+    """What holds the connection, None where there is none."""
+
+    def read(self) -> list[FrozenTrial]:
+        """Return all trials by their numbers."""
+
     def add(
         self,
         number: int,
@@ -50,6 +56,9 @@ class Writes(Protocol):
         self, trial_id: int, attributes: Mapping[str, Any], /, *, value: tuple[int, float] | None = None
     ) -> None:
         """Write attributes of a running trial."""
+
+    def set_fact(self, name: str, value: Any, /) -> None:
+        """Write a fact about the study as a whole."""
 
     def end(
         self,

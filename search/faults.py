@@ -43,19 +43,19 @@ class Faults:
         """Take note that a trial reached a milestone: the search as a whole is not broken."""
         self.failures.clear()
 
-    def overdue(self, trial: Trial, seconds: float) -> str | None:
-        """Return what limit of time a trial broke that has been silent for so many seconds."""
-        trained = seconds + sum(epoch["seconds"] for epoch in trial.epochs)
-        if self.settings.trial_timeout is not None and trained > self.settings.trial_timeout:
-            return f"trained longer than study.trial_timeout: {self.settings.trial_timeout:g} s"
-        if self.settings.epoch_timeout is not None and seconds > self.settings.epoch_timeout:
-            return f"an epoch took longer than study.epoch_timeout: {self.settings.epoch_timeout:g} s"
-        return None
+    def over_trial_time(self, trial: Trial, seconds: float) -> str | None:
+        """Return why a trial that has been silent for so many seconds is over its time; a second try mends nothing."""
+        limit = self.settings.trial_timeout
+        if limit is None or seconds + sum(epoch["seconds"] for epoch in trial.epochs) <= limit:
+            return None
+        return f"trained longer than study.trial_timeout: {limit:g} s"
 
-    def is_final(self, trial: Trial, seconds: float) -> bool:
-        """Tell whether the whole trial is over its time, which no second try would mend."""
-        reason = self.overdue(trial, seconds)
-        return reason is not None and "trial_timeout" in reason
+    def over_epoch_time(self, seconds: float) -> str | None:
+        """Return why a silence of so many seconds is too long for an epoch."""
+        limit = self.settings.epoch_timeout
+        if limit is None or seconds <= limit:
+            return None
+        return f"an epoch took longer than study.epoch_timeout: {limit:g} s"
 
     def take_failure(self, trial: Trial, event: Failed) -> bool:
         """Decide about a trial whose training failed; True if it is to be tried again.

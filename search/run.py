@@ -579,11 +579,12 @@ class Search:
         """End what takes too long: the trial, or the worker that it hangs on, from which it goes on elsewhere."""
         for trial in list(self.working.values()):
             seconds = self.executor.clock() - self.heard_at[trial.number]
-            reason = self.faults.overdue(trial, seconds)
+            final = self.faults.over_trial_time(trial, seconds)
+            reason = final or self.faults.over_epoch_time(seconds)
             if reason is not None and trial.is_open:
                 self.executor.kill(trial.number, reason)
-                if self.faults.is_final(trial, seconds):
-                    self.faults.fail(trial, reason)
+                if final is not None:
+                    self.faults.fail(trial, final)
 
     def _close_paused(self, reason: str) -> None:
         for trial in self.record.trials:

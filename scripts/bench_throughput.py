@@ -45,6 +45,7 @@ from search.config import TrialConfig
 from search.data import Prepared, load
 from search.errors import StoppedError
 from search.space import parse
+from search.train.device import settle_in
 from search.train.loop import fit, train_epoch
 
 BATCH = 128
@@ -253,8 +254,7 @@ Work = Callable[[Window], None]
 
 def ours(case: Case) -> Work:
     """Train as a worker of a search does."""
-    if case.device == "cpu":
-        torch.set_num_threads(1)
+    settle_in(case.device)
     session = pipeline.new_session(case.trial, case.prepared, seed=0, device=case.device)
     images, _ = pipeline.image_sets(case.prepared, "train", case.device)
     each = len(images) / -(-len(images) // BATCH)

@@ -36,6 +36,7 @@ from search.protocol import (
     Stopped,
 )
 from search.train import checkpoint
+from search.train.device import give_back_memory, settle_in
 from search.train.loop import ImageSet, Session, fit
 from search.trial import LATENCY_CONDITIONS
 
@@ -52,8 +53,7 @@ def main(connection: Connection, name: str, device: str) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # A crash in compiled code then leaves its stack in the log of the trial.
     faulthandler.enable(file=2)
-    if device == "cpu":
-        torch.set_num_threads(1)
+    settle_in(device)
     inbox = Inbox(connection)
     bench = Bench(device)
     while True:
@@ -242,6 +242,8 @@ class Bench:
         if state is not None and "artifact" in state:
             print("training again from the start: the exported network has gone", flush=True)  # noqa: T201
             state = None
+        self.session = None
+        give_back_memory()
         session = pipeline.new_session(
             job.config,
             data,

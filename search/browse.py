@@ -141,7 +141,8 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def _best_first(record: Record) -> list[Trial]:
     """Return finished trials that keep the limits, then the others by what they last showed."""
     done = best.ranked(record)
-    rest = [trial for trial in record.trials if trial not in done]
+    numbers = {trial.number for trial in done}
+    rest = [trial for trial in record.trials if trial.number not in numbers]
     sign = 1 if record.objectives[0][1] == "maximize" else -1
     rest.sort(
         key=lambda trial: (-trial.last_shown, -sign * trial.value_at(trial.last_shown) if trial.last_shown else 0)

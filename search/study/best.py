@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from search.errors import NoResultError
 from search.study.record import Record
 from search.trial import Trial
+
+BLOCK = 256
+"""Trials that are compared with the others at a time; bounds the memory."""
 
 
 def ranked(record: Record) -> list[Trial]:
@@ -15,23 +21,14 @@ def ranked(record: Record) -> list[Trial]:
     Ties go to the smaller model, then to the earlier trial.
     """
     done = [trial for trial in record.trials if trial.state == "complete" and trial.is_feasible]
-    signs = [1 if direction == "maximize" else -1 for _, direction in record.objectives]
-    scores = {trial.number: [s * v for s, v in zip(signs, trial.values or (), strict=True)] for trial in done}
-
-    def beaten_by(trial: Trial) -> int:
-        # With one objective the order of the scores says it; counting would compare every trial with every other.
-        own = scores[trial.number]
-        return sum(_dominates(other, own) for other in scores.values()) if len(signs) > 1 else 0
-
-    return sorted(
-        done,
-        key=lambda trial: (
-            beaten_by(trial),
-            [-score for score in scores[trial.number]],
-            trial.sizes["params"],
-            trial.number,
-        ),
-    )
+    scores = _scores(done, record)
+    # With one objective the order of the scores says it.
+    beaten_by = num_dominating(np.array(scores)) if len(record.objectives) > 1 and done else [0] * len(done)
+    keys = [
+        (beaten, [-number for number in score], trial.sizes["params"], trial.number)
+        for trial, score, beaten in zip(done, scores, beaten_by, strict=True)
+    ]
+    return [done[index] for index in sorted(range(len(done)), key=keys.__getitem__)]
 
 
 def front(record: Record) -> list[Trial]:
@@ -45,17 +42,33 @@ def front(record: Record) -> list[Trial]:
         raise NoResultError(f"study {record.study.study_name!r} has no {_what_lacks(record)}; {_how_it_stands(record)}")
     if len(record.objectives) == 1:
         return order[:1]
+    beaten_by = num_dominating(np.array(_scores(order, record)))
+    return [trial for trial, beaten in zip(order, beaten_by, strict=True) if not beaten]
+
+
+def num_dominating(scores: Any) -> Any:
+    """Return for each row how many rows are as good in every column and better in one; larger is better.
+
+    Shapes: (rows, columns) to (rows,). Rows are sorted first, so that each is compared with later ones only.
+    """
+    different, which, repeats = np.unique(scores, axis=0, return_inverse=True, return_counts=True)
+    ordered = np.repeat(different, repeats, axis=0)
+    first = np.cumsum(repeats) - repeats
+    counts = np.empty(len(different), dtype=int)
+    for start in range(0, len(different), BLOCK):
+        block, later = different[start : start + BLOCK], ordered[first[start] :]
+        as_good = np.ones((len(block), len(later)), dtype=bool)
+        for column in range(different.shape[1]):
+            as_good &= later[None, :, column] >= block[:, None, column]
+        # Each is as good as itself and its equals.
+        counts[start : start + BLOCK] = np.count_nonzero(as_good, axis=1) - repeats[start : start + BLOCK]
+    return counts[which.ravel()]
+
+
+def _scores(trials: Sequence[Trial], record: Record) -> list[list[float]]:
+    """Return the values of trials, turned so that larger is better."""
     signs = [1 if direction == "maximize" else -1 for _, direction in record.objectives]
-    scores = [[s * v for s, v in zip(signs, trial.values or (), strict=True)] for trial in order]
-    return [
-        trial
-        for trial, score in zip(order, scores, strict=True)
-        if not any(_dominates(other, score) for other in scores)
-    ]
-
-
-def _dominates(a: Sequence[float], b: Sequence[float]) -> bool:
-    return all(x >= y for x, y in zip(a, b, strict=True)) and any(x > y for x, y in zip(a, b, strict=True))
+    return [[sign * value for sign, value in zip(signs, trial.values or (), strict=True)] for trial in trials]
 
 
 def over_limits(trial: Trial) -> tuple[str, ...]:

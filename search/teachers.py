@@ -121,8 +121,8 @@ def _find(plan: Distillation, root: Path) -> tuple[dict[str, Any], Path]:
         if not path.is_file():
             raise CheckpointError(f"{plan.path}: {plan.source}: no such weights file; train writes one")
         return {"sha256": _digest(path), "file": str(path)}, path
-    files = StudyFiles(root, plan.source)
     try:
+        files = StudyFiles(root, plan.source)
         record = load(files)
         teacher = best.front(record)[0]
     except (StudyError, NoResultError) as error:

@@ -152,6 +152,53 @@ def test_bad_argument_is_one_line(
     assert not (tiny.parent / "x.yaml").exists()
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(
+            "status {}",
+            "best {}",
+            "front {}",
+            "trials {}",
+            "dashboard {}",
+            "export {} -o x.yaml",
+            "export {} --bundle x",
+        ),
+        *("copy {} --to x.db", "compare {}:0 {}:1", "compare {} {}", "confirm {}", "reproduce {} --trial 0"),
+        *("replay {} --sampler random", "report {} -o x.html"),
+    ],
+)
+@pytest.mark.parametrize("name", ["../there", "/there"])
+def test_study_name_leads_to_no_other_folder(
+    command: str, name: str, tmp_path: Path, here: Callable[..., Answer]
+) -> None:
+    # Something is there, so that only the name can be what is refused.
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "there.db").write_text("a secret")
+    answer = here(*command.format(name, name).split())
+    assert is_one_line(answer), answer
+    assert f"study name {name!r}: allowed: letters" in answer.err
+    assert not list(tmp_path.glob("x*"))
+
+
+def test_validation_images_that_are_trained_on_are_told_before_the_first_trial(
+    tiny: Path, imgcls: Callable[..., Answer]
+) -> None:
+    shades = iter(range(256))
+    for split, count in (("train", 6), ("val", 2), ("test", 2)):
+        for label in ("cat", "dog"):
+            for index in range(count):
+                draw(tiny.parent / "photos" / split / label / f"{index}.png", next(shades))
+    shutil.copy(tiny.parent / "photos/train/dog/3.png", tiny.parent / "photos/val/cat/again.png")
+    # Nothing is fit to be trained here, and so no trial begins.
+    answer = imgcls("run", tiny, "--data", "folder:photos", "--set", "limits.params=1")
+    assert answer.code == 1
+    assert (
+        "1 of 5 validation images are among the training images too, for example "
+        "val/cat/again.png = train/dog/3.png: scores are too good by what was learned by heart"
+    ) in answer.out
+
+
 def draw(path: Path, shade: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("L", (8, 8), shade).save(path)

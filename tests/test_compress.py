@@ -285,6 +285,8 @@ def test_teachers_are_checked_before_any_trial_and_kept(tmp_path: Path, helper: 
         teachers.settle(space, files, data, helper, {})
     with pytest.raises(StudyError, match=r"distill\.study\.name: .*no such study"):
         teachers.settle(space_of("distill: {study: {name: nobody}}"), files, data, helper, {})
+    with pytest.raises(StudyError, match=r"distill\.study\.name: study name '\.\./s': allowed: letters"):
+        teachers.settle(space_of("distill: {study: {name: ../s}}"), files, data, helper, {})
 
 
 @pytest.mark.slow

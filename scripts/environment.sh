@@ -29,3 +29,19 @@ install() {
         echo "$stamp" > "$installed"
     fi
 }
+
+# Installs the browser that the tests of pages look with; without it they are skipped and say so.
+install_browser() {
+    if command -v chromium > /dev/null; then
+        return
+    fi
+    local root=""
+    [ "$(id -u)" = 0 ] || root="sudo"
+    if command -v apt-get > /dev/null && { [ -z "$root" ] || command -v sudo > /dev/null; }; then
+        echo "installing Debian's chromium for the tests of pages"
+        if $root apt-get update -qq && $root apt-get install -y -qq --no-install-recommends chromium > /dev/null; then
+            return
+        fi
+    fi
+    echo "warning: chromium could not be installed here; the tests of pages will be skipped" >&2
+}

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import ipaddress
+import json
 import re
 import socket
 import socketserver
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from search.errors import UserError
+from search.errors import NoResultError, UserError
+from search.study import best
 from search.study.database import open_storage
 from search.study.files import StudyFiles
+from search.study.record import Record, load
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -35,17 +39,101 @@ def make_dashboard(files: StudyFiles, host: str, port: int) -> WSGIServer:
     """Return a server, bound and not yet serving.
 
     Raises:
-        StudyError: there is no such study.
+        StudyError: there is no such study, or it is damaged or not ours.
         UserError: the port is taken or not allowed.
     """
     from optuna_dashboard import wsgi
 
-    files.must_exist()
-    application = refusing_strangers(wsgi(open_storage(files.database)), host)
+    latest = Latest(files)
+    application = agreeing_on_best(wsgi(open_storage(files.database)), latest)
+    application = refusing_strangers(application, host)
     try:
         return make_server(host, port, application, server_class=_Server, handler_class=_Quiet)
     except OSError as error:
         raise UserError(f"--port {port}: cannot be used on {host} ({error.strerror}); try another") from error
+
+
+class Latest:
+    """A study as it stands, read again when its database has changed."""
+
+    def __init__(self, files: StudyFiles) -> None:
+        self.files = files
+        self.stamp = self._stamp()
+        self.record = load(files)
+
+    def read(self) -> Record:
+        """Return the record; it is not to be changed."""
+        # What is written while it is read is read again the next time.
+        stamp = self._stamp()
+        if stamp != self.stamp:
+            self.record = Record(self.record.study, self.record.rows)
+            self.stamp = stamp
+        return self.record
+
+    def _stamp(self) -> list[tuple[int, int]]:
+        database = self.files.database
+        paths = [path for path in (database, database.with_name(f"{database.name}-wal")) if path.exists()]
+        return [(found.st_mtime_ns, found.st_size) for found in (path.stat() for path in paths)]
+
+
+def agreeing_on_best(application: Application, latest: Latest) -> Application:
+    """Let optuna-dashboard show the best trials that `best` and `front` tell, and what is over a limit as infeasible.
+
+    It knows nothing of limits that have names: what breaks one would be the best, and hide what keeps them.
+    """
+    seen: dict[int, Any] = {}
+
+    def ask(environ: dict[str, Any], after: int) -> tuple[str, list[tuple[str, str]], bytes]:
+        said: list[tuple[str, list[tuple[str, str]]]] = []
+        question = {**environ, "QUERY_STRING": f"after={after}"}
+        body = b"".join(application(question, lambda status, headers, trouble=None: said.append((status, headers))))
+        return *said[-1], body
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        query = re.fullmatch(r"(?:after=(\d+))?", environ.get("QUERY_STRING", ""))
+        is_study = re.fullmatch(r"/api/studies/\d+/?", environ.get("PATH_INFO", ""))
+        if environ["REQUEST_METHOD"] != "GET" or not is_study or not query:
+            return application(environ, start_response)
+        after = int(query[1] or 0)
+        status, headers, body = ask(environ, after)
+        page = json.loads(body)
+        if status.startswith("200") and page["name"] == latest.files.name:
+            record = latest.read()
+            _tell_limits(page["trials"], record)
+            numbers = _best_of(page["trials"], after, record)
+            seen.update((entry["number"], entry) for entry in page["trials"] if entry["number"] in numbers)
+            if missing := set(numbers) - set(seen):
+                # The page asks for new trials only, and the best ones may be older.
+                older = json.loads(ask(environ, min(missing))[2])["trials"]
+                _tell_limits(older, record)
+                seen.update((entry["number"], entry) for entry in older if entry["number"] in missing)
+            page["best_trials"] = [seen[number] for number in numbers]
+            body = json.dumps(page).encode()
+        kept = [(name, value) for name, value in headers if name.lower() != "content-length"]
+        start_response(status, [*kept, ("Content-Length", str(len(body)))])
+        return [body]
+
+    return answer
+
+
+def _tell_limits(entries: Sequence[dict[str, Any]], record: Record) -> None:
+    for entry in entries:
+        # The record may be the older of the two.
+        if entry["number"] < len(record.trials):
+            entry["constraints"] = list(record.trials[entry["number"]].constraints.values())
+
+
+def _best_of(entries: Sequence[dict[str, Any]], after: int, record: Record) -> list[int]:
+    """Return the numbers of the best trials among those that the page, which is some seconds old, knows as complete."""
+    new = {entry["number"] for entry in entries if entry["state"] == "Complete"}
+    as_shown = copy.copy(record)
+    as_shown.trials = [
+        trial for trial in record.trials if trial.state == "complete" and (trial.number < after or trial.number in new)
+    ]
+    try:
+        return [trial.number for trial in best.front(as_shown)]
+    except NoResultError:
+        return []
 
 
 def is_loopback(host: str) -> bool:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import http.client
+import json
 import threading
-from collections.abc import Iterator
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 
 from scripts import simulation
@@ -15,21 +21,49 @@ from search.catalog import catalog
 from search.dashboard import is_loopback, make_dashboard, refusing_strangers
 from search.evaluate import Evaluation, predictions_csv
 from search.space import parse
+from search.study import best
+from search.study import record as records
 from search.study.files import StudyFiles
+from search.study.record import Record
 
 SPACE = parse(simulation.SPACE.format(sampler="random", epochs=simulation.EPOCHS), catalog(), source="test")
 
 
-@pytest.fixture
-def port(tmp_path: Path) -> Iterator[int]:
-    simulation.new_record(tmp_path, SPACE, "s").rows.engine.dispose()
-    server = make_dashboard(StudyFiles(tmp_path, "s"), "127.0.0.1", 0)
+@contextmanager
+def serving(files: StudyFiles) -> Iterator[int]:
+    """Yield the port of a dashboard on a study."""
+    server = make_dashboard(files, "127.0.0.1", 0)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     yield server.server_port
     server.shutdown()
     thread.join()
     server.server_close()
+
+
+@pytest.fixture
+def port(tmp_path: Path) -> Iterator[int]:
+    simulation.new_record(tmp_path, SPACE, "s").rows.engine.dispose()
+    with serving(StudyFiles(tmp_path, "s")) as found:
+        yield found
+
+
+def study_with(
+    files: StudyFiles, objectives: Sequence[tuple[str, str]], ends: Sequence[tuple[Sequence[float], float]]
+) -> Record:
+    """Make a study of complete trials with these values, over a limit of latency by so much."""
+    files.make()
+    with warnings.catch_warnings():
+        # Names of metrics are an experiment of Optuna's.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        record = records.create(files, objectives, {"space": records.to_json(SPACE.document)})
+    for trial, (values, excess) in zip(simulation.make_trials(SPACE, len(ends)), ends, strict=True):
+        epochs, trial.epochs, trial.state, trial.values = trial.epochs, [], "running", None
+        trial.sizes = {**trial.sizes, "params": 1000 - trial.number}
+        record.add(trial)
+        record.add_epoch(trial, epochs[0])
+        record.complete(trial, values, {"limits.latency_ms": excess})
+    return record
 
 
 def ask(port: int, path: str = "/api/studies", **headers: str) -> int:
@@ -55,6 +89,68 @@ def test_dashboard_answers_under_its_own_address_only(port: int) -> None:
         assert ask(port, Host=foreign) == 403, foreign
     assert ask(port, Origin="http://evil.example") == 403
     assert ask(port, Origin="null") == 403
+
+
+def shown(port: int, after: int = 0) -> dict[str, Any]:
+    """Return a study as the page gets it."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("GET", f"/api/studies/1?after={after}")
+    answer: dict[str, Any] = json.loads(connection.getresponse().read())
+    connection.close()
+    return answer
+
+
+TWO = (("accuracy", "maximize"), ("latency_ms", "minimize"))
+
+
+@pytest.mark.parametrize(
+    ("objectives", "ends", "expected"),
+    [
+        # The highest is over the limit; of two equal ones the smaller model is best.
+        (TWO[:1], [([0.5], 0.0), ([0.8], -1.0), ([0.9], 0.1), ([0.8], -1.0)], [3]),
+        (TWO[:1], [([0.5], 2.0), ([0.8], 1.0)], []),
+        # What is over the limit would beat all the others.
+        (TWO, [([0.9, 1.0], 0.5), ([0.8, 2.0], 0.0), ([0.7, 1.5], -1.0), ([0.7, 3.0], 0.0)], [1, 2]),
+        (TWO, [], []),
+    ],
+)
+def test_best_in_the_dashboard_is_ours(
+    objectives: Sequence[tuple[str, str]],
+    ends: Sequence[tuple[Sequence[float], float]],
+    expected: list[int],
+    tmp_path: Path,
+) -> None:
+    files = StudyFiles(tmp_path, "s")
+    record = study_with(files, objectives, ends)
+    with serving(files) as port:
+        page = shown(port)
+        assert [trial["number"] for trial in page["best_trials"]] == expected
+        assert [trial["constraints"] for trial in page["trials"]] == [[excess] for _, excess in ends]
+        if expected:
+            assert [trial.number for trial in best.front(record)] == expected
+            assert page["best_trials"][0] == page["trials"][expected[0]]
+        # The page asks for what it has not seen, and the best is mostly older.
+        later = shown(port, after=max(0, len(ends) - 1))
+        assert later["trials"] == page["trials"][-1:]
+        assert later["best_trials"] == page["best_trials"]
+
+
+def test_best_in_the_dashboard_follows_a_search(tmp_path: Path) -> None:
+    files = StudyFiles(tmp_path, "s")
+    record = study_with(files, TWO[:1], [([0.5], 0.0)])
+    with serving(files) as port:
+        assert [trial["number"] for trial in shown(port)["best_trials"]] == [0]
+        trial = simulation.make_trials(SPACE, 2)[1]
+        trial.epochs, trial.state, trial.values = [], "running", None
+        record.add(trial)
+        record.complete(trial, [0.9])
+        # The dashboard itself keeps what it read for two seconds: never a best one that is not on the page.
+        found, deadline = shown(port), time.monotonic() + 30
+        while found["best_trials"][0]["number"] == 0 and time.monotonic() < deadline:
+            assert len(found["trials"]) == 1
+            time.sleep(0.1)
+            found = shown(port)
+        assert found["best_trials"] == found["trials"][1:]
 
 
 def test_dashboard_that_others_may_reach_answers_to_numbers_but_to_no_strangers_name() -> None:

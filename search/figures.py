@@ -33,6 +33,8 @@ STYLE: Any = {
     "axes.facecolor": "none",
     "legend.frameon": False,
     "savefig.transparent": True,
+    # Names of classes and settings come from anybody, and a $ in one is no formula.
+    "text.parse_math": False,
 }
 
 

@@ -114,6 +114,17 @@ def test_somebody_elses_trial_is_noticed(tmp_path: Path) -> None:
     assert len(study.trials) == 1
 
 
+def test_step_that_is_refused_in_its_middle_leaves_nothing(tmp_path: Path) -> None:
+    study, rows = open_study(tmp_path / "s.db")
+    trial_id = rows.add(0, {}, {}, {"epochs": 0})
+    rows.update(trial_id, {"epochs": 1}, value=(1, 0.5))
+    # The value is written after the attributes, and an epoch has one.
+    with pytest.raises(StudyError, match="cannot be written"):
+        rows.update(trial_id, {"epochs": 2, "more": 2}, value=(1, 0.75))
+    assert study.trials[0].user_attrs == {"epochs": 1}
+    assert study.trials[0].intermediate_values == {1: 0.5}
+
+
 def test_database_that_cannot_be_written_is_one_line_and_loses_nothing(tmp_path: Path) -> None:
     study, rows = open_study(tmp_path / "s.db")
     trial_id = rows.add(0, {}, {}, {})

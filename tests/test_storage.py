@@ -331,6 +331,12 @@ def spoil(path: Path, how: str) -> str:
             path.write_text("hello\n" * 1000)
         case "overwritten in the middle":
             path.write_bytes(whole[:8192] + b"\xa5" * 8192 + whole[16384:])
+        case "in what only dashboards read":
+            with closing(sqlite3.connect(path)) as connection:
+                (size,) = connection.execute("PRAGMA page_size").fetchone()
+                query = "SELECT rootpage FROM sqlite_master WHERE name = 'trial_intermediate_values'"
+                (page,) = connection.execute(query).fetchone()
+            path.write_bytes(whole[: (page - 1) * size] + b"\xa5" * size + whole[page * size :])
         case "another program's":
             path.unlink()
             with closing(sqlite3.connect(path)) as connection:
@@ -341,7 +347,10 @@ def spoil(path: Path, how: str) -> str:
 
 @pytest.mark.parametrize(
     "how",
-    ["empty", "truncated", "cut in its header", "another file", "overwritten in the middle", "another program's"],
+    [
+        *("empty", "truncated", "cut in its header", "another file", "overwritten in the middle"),
+        *("in what only dashboards read", "another program's"),
+    ],
 )
 def test_damaged_database_is_refused_and_left_as_it_is(how: str, tmp_path: Path) -> None:
     record = new_record(tmp_path)

@@ -219,17 +219,30 @@ def _trial_cells(row: dict[str, Any]) -> tuple[str, ...]:
 def report(
     study: StudyName,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="HTML", help="The page to write.")],
+    ablation: Annotated[bool, typer.Option("--ablation", help="Retrain the way to the winner, step by step.")] = False,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Fresh seeds of each step of --ablation.")] = 3,
     studies: Studies = STUDIES,
 ) -> None:
     """Write a study as one page that opens anywhere: the winner, why, how sure, its mistakes, how to go on.
 
     \b
     imgcls-search report vit-digits -o report.html
+    imgcls-search report vit-digits -o report.html --ablation
+
+    --ablation trains the first known-good setting and every change that leads from it to the winner, one by one.
     """
+    from rich.console import Console
+
+    from search.ablation import ablate
     from search.report import write_report
+    from search.screen import TrainingScreen
     from search.study.files import StudyFiles
 
-    size = write_report(StudyFiles(studies, study), output)
+    files = StudyFiles(studies, study)
+    if ablation:
+        screen = TrainingScreen(Console(stderr=True, soft_wrap=True, highlight=False))
+        ablate(files, seeds=seeds, watcher=screen)
+    size = write_report(files, output)
     print(f"wrote {output}: {size / 1e6:.1f} MB, one file that needs no network")
 
 

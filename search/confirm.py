@@ -16,11 +16,11 @@ from search.executors.helper import Helper
 from search.executors.local import LocalExecutor, usable_slots
 from search.export import now
 from search.protocol import Job
-from search.retrain import TrainingWatcher, train_jobs
+from search.retrain import TrainingWatcher, train_jobs, training_job
 from search.study import best
 from search.study.files import StudyFiles
 from search.study.record import Record, load
-from search.trial import Trial, compresses
+from search.trial import Trial
 
 TRAINED = ("accuracy", "top5_accuracy", "macro_f1", "loss")
 """Objectives that another seed changes."""
@@ -56,20 +56,12 @@ class _Bench:
 
     def _job(self, number: int, trial: Trial, seed: int) -> Job:
         config = trial.candidate.config
-        weights = weights_path(self.files, trial.number, seed)
-        exports = compresses(config)
-        return Job(
-            trial=number,
-            config=config,
-            data=self.data(trial).to_dict(),
+        return training_job(
+            number,
+            config,
+            self.data(trial),
             seed=seed,
-            portion="train",
-            until_epoch=config.section("training")["epochs"],
-            from_epoch=0,
-            checkpoint=str(weights),
-            log=str(weights.with_suffix(".log")),
-            is_scored=exports,
-            artifact=str(weights.with_suffix(".onnx")) if exports else "",
+            weights=weights_path(self.files, trial.number, seed),
             teacher=teachers.path_of(config, self.files, self.record.facts.get("teachers", {})),
         )
 

@@ -157,6 +157,17 @@ def bars(values: Mapping[str, float], x: str) -> Figure:
 
 
 @mpl.rc_context(STYLE)
+def path(bands: Sequence[tuple[float, float]], y: str) -> Figure:
+    """Draw the mean of each step of a way with the half-width of its interval."""
+    figure, axes = new_figure(5.0, 3.0)
+    axes.errorbar(range(len(bands)), [mean for mean, _ in bands], [half for _, half in bands], fmt="o-", capsize=3)
+    axes.set_xticks(range(len(bands)))
+    axes.set_xlabel("changes made")
+    axes.set_ylabel(y)
+    return figure
+
+
+@mpl.rc_context(STYLE)
 def slices(columns: Mapping[str, tuple[Sequence[Any], Sequence[float], bool]], y: str) -> Figure:
     """Draw the score against each parameter: (settings, scores, whether the axis is logarithmic)."""
     across = 3

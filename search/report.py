@@ -94,7 +94,21 @@ def _winner(record: Record, files: StudyFiles) -> dict[str, Any]:
         "why_no_mistakes": why,
         "baseline": f"Against trial {first.number}, {what} ({shown}).",
         "changed": [str(change) for change in changed] or ["nothing: it is the winner"],
+        "ablation": _ablation(record, winner),
     }
+
+
+def _ablation(record: Record, winner: Trial) -> dict[str, Any] | None:
+    """Return what each step to the winner brought, None where that was not measured for this winner."""
+    found = record.facts.get("ablation")
+    if found is None or found["winner"] != winner.number:
+        return None
+    rows, before = [], None
+    for step in found["steps"]:
+        rows.append({**step, "gain": None if before is None else step["mean"] - before})
+        before = step["mean"]
+    bands = [(step["mean"], step["ci95"] or 0.0) for step in found["steps"]]
+    return {**found, "rows": rows, "svg": figures.to_svg(figures.path(bands, found["metric"]), "ablation")}
 
 
 def _mistakes(trial: Trial, files: StudyFiles) -> dict[str, Any]:

@@ -83,9 +83,19 @@ def train(training: Training, watcher: TrainingWatcher) -> dict[str, Any]:
         data = helper.prepare(training.config, watcher.decoding)
         helper.measure(training.config, data.shape)
         taught = teachers.settle_one(training.config, training.studies, training.origin, data, helper)
-        epochs: int = training.config.section("training")["epochs"]
         teacher = taught[0] if taught is not None else None
-        jobs = [_job(training, data, teacher, seed, epochs) for seed in training.seeds]
+        jobs = [
+            training_job(
+                seed,
+                training.config,
+                data,
+                seed=seed,
+                weights=weights_path(training.out, seed),
+                teacher=teacher,
+                portion=training.portion,
+            )
+            for seed in training.seeds
+        ]
         histories = train_jobs(jobs, executor, watcher)
         versions = helper.versions()
     # From here on the test split is open; that is written down where the search can be asked about it.
@@ -164,20 +174,30 @@ def train_jobs(jobs: Sequence[Job], executor: Executor, watcher: TrainingWatcher
     return histories
 
 
-def _job(training: Training, data: Prepared, teacher: str | None, seed: int, epochs: int) -> Job:
-    exports = compresses(training.config)
+def training_job(
+    number: int,
+    config: TrialConfig,
+    data: Prepared,
+    *,
+    seed: int,
+    weights: Path,
+    teacher: str | None,
+    portion: Portion = "train",
+) -> Job:
+    """Return a training from the start to its last epoch, or from the checkpoint that an interrupted one left."""
+    exports = compresses(config)
     return Job(
-        trial=seed,
-        config=training.config,
+        trial=number,
+        config=config,
         data=data.to_dict(),
         seed=seed,
-        portion=training.portion,
-        until_epoch=epochs,
+        portion=portion,
+        until_epoch=config.section("training")["epochs"],
         from_epoch=0,
-        checkpoint=str(weights_path(training.out, seed)),
-        log=str(training.out / f"seed-{seed}.log"),
+        checkpoint=str(weights),
+        log=str(weights.with_suffix(".log")),
         is_scored=exports,
-        artifact=str(weights_path(training.out, seed).with_suffix(".onnx")) if exports else "",
+        artifact=str(weights.with_suffix(".onnx")) if exports else "",
         teacher=teacher,
     )
 

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from search.ablation import steps
+from search.config import TrialConfig
 from tests.conftest import TINY, Answer
 
 
@@ -96,6 +98,72 @@ def change_epochs(database: Path, epochs: list[dict[str, float]]) -> None:
             "(SELECT trial_id FROM trials WHERE number = 0)",
             (json.dumps(epochs),),
         )
+
+
+def test_way_to_the_winner_is_made_of_single_changes_that_can_be_built() -> None:
+    first = TrialConfig.from_dict(
+        {"model": {"vit": {"width": 32, "heads": 4, "depth": 2}}, "optimizer": {"adamw": {"lr": 0.1}}, "seed": 1}
+    )
+    last = TrialConfig.from_dict(
+        {"model": {"vit": {"width": 36, "heads": 6, "depth": 2}}, "optimizer": {"sgd": {"lr": 0.2}}, "seed": 1}
+    )
+
+    def heads_divide_width(config: TrialConfig) -> bool:
+        vit = config.component("model").args
+        return vit["width"] % vit["heads"] == 0
+
+    way = list(steps(first, last, heads_divide_width))
+    assert way[0].config == first
+    assert way[-1].config == last
+    assert [step.changes for step in way[1:]] == [
+        ("model.vit.width: was 32, is now 36",),
+        ("model.vit.heads: was 4, is now 6",),
+        ('optimizer.adamw: was {"lr": 0.1}, is now not there', 'optimizer.sgd: was not there, is now {"lr": 0.2}'),
+    ]
+    # 30 is not divided by 4: both changes are made at once.
+    together = TrialConfig.from_dict({**last.to_dict(), "model": {"vit": {"width": 30, "heads": 6, "depth": 2}}})
+    counts = [len(step.changes) for step in steps(first, together, heads_divide_width)]
+    assert counts == [0, 2, 2]
+
+
+@pytest.mark.slow
+def test_report_with_ablation_retrains_the_way_to_the_winner(tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
+    import optuna
+
+    space = f"""
+{TINY.replace("trials: 4, pruner: {halving: {min_epochs: 2, eta: 2}}", "trials: 2, pruner: none")}
+start:
+  - {{optimizer.adamw.lr: 1e-4, model.lenet5.activation: tanh, model.lenet5.width: 1}}
+  - {{optimizer.adamw.lr: 3e-3, model.lenet5.activation: relu, model.lenet5.width: 1}}
+"""
+    (tmp_path / "way.yaml").write_text(space)
+    assert imgcls("run", "way.yaml", "--workers", "1").code == 0
+    answer = imgcls("report", "way-digits", "-o", "report.html", "--ablation", "--seeds", "1")
+    assert answer.code == 0, answer.err
+    database = f"sqlite:///{tmp_path}/studies/way-digits.db"
+    facts = optuna.load_study(storage=database, study_name="way-digits").user_attrs
+    way = facts["ablation"]["steps"]
+    assert (facts["ablation"]["first"], facts["ablation"]["winner"]) == (0, 1)
+    assert [step["changes"] for step in way] == [
+        [],
+        ['model.lenet5.activation: was "tanh", is now "relu"'],
+        ["optimizer.adamw.lr: was 0.0001, is now 0.003"],
+    ]
+    assert "test_openings" not in facts
+    page = (tmp_path / "report.html").read_text()
+    table = page[page.index('id="ablation"') :].split("</table>")[0]
+    assert table.count("<tr>") == 1 + len(way)
+    assert f"{way[-1]['mean']:.4f}" in table
+
+
+def test_winner_that_is_the_first_setting_has_no_way_to_retrain(study: str, imgcls: Callable[..., Answer]) -> None:
+    (best,) = json.loads(imgcls("best", study, "--json").out)["best"]
+    assert best["trial"] == 0
+    answer = imgcls("report", study, "-o", "report.html", "--ablation")
+    assert answer.code == 2
+    assert answer.err.splitlines() == [
+        "error: --ablation: the winner is trial 0, the first setting; there is no step to retrain"
+    ]
 
 
 def test_trials_as_table_json_and_csv(study: str, imgcls: Callable[..., Answer]) -> None:

@@ -105,6 +105,9 @@ class Search:
         self.database = folder / "studies/space-digits.db"
         self.checkpoints = folder / "studies/space-digits/checkpoints"
         self.starts = 0
+        self.more = trials // 2
+        """Trials that are asked for in addition each time it gets through."""
+
         self.ask_for(trials)
         self.begin()
 
@@ -165,7 +168,7 @@ def disturb(search: Search, kills: int, dice: random.Random) -> dict[str, Any]:
             break
         if code == 0:
             # It got through before all blows were given.
-            search.ask_for(search.trials + search.trials // 2)
+            search.ask_for(search.trials + search.more)
         if code is not None:
             search.begin()
     search.finish()

@@ -78,7 +78,7 @@ def reproduce(files: StudyFiles, number: int, *, seeds: int, watcher: TrainingWa
         if first is not None:
             watcher.say(f"epoch {first} differs; {seeds} other seeds show how much seeds alone change")
             noise = [history[-1][_metric(trial)] for history in train(fresh_seeds(record, seeds))]
-        changes = _changes(record, trial, data.fingerprint, helper.versions(), devices[0])
+        changes = _changes(record, trial, data.fingerprint, helper.versions(), helper.hardware(devices[0]))
     then, now = trial.epochs[-1][_metric(trial)], again[-1][_metric(trial)]
     margin = t_quantile(len(noise) - 1) * math.sqrt(2) * statistics.stdev(noise) if len(noise) > 1 else 0.0
     verdict: Verdict = "different" if abs(then - now) > margin else "within noise"
@@ -108,8 +108,8 @@ def _first_difference(then: Sequence[Mapping[str, float]], now: Sequence[Mapping
     return None
 
 
-def _changes(record: Record, trial: Trial, fingerprint: str, versions: Mapping[str, str], device: str) -> list[str]:
-    """Return what is not as it was: the configuration as this version reads it, the images, versions, the device."""
+def _changes(record: Record, trial: Trial, fingerprint: str, versions: Mapping[str, str], hardware: str) -> list[str]:
+    """Return what is not as it was: the configuration as this version reads it, the images, versions, the hardware."""
     found = []
     try:
         read = parse(dump(trial.candidate.config, comments=[]), catalog(), source=f"trial-{trial.number}.yaml").config()
@@ -125,6 +125,6 @@ def _changes(record: Record, trial: Trial, fingerprint: str, versions: Mapping[s
         for name in dict.fromkeys([*old, *versions])
         if old.get(name) != versions.get(name)
     ]
-    if (then := record.facts.get("device")) not in (None, device):
-        found.append(f"device: was {then}, is now {device}")
+    if (then := record.facts.get("hardware")) not in (None, hardware):
+        found.append(f"hardware: was {then}, is now {hardware}")
     return found

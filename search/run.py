@@ -131,7 +131,7 @@ def run(space: Space, root: Path, watcher: Watcher) -> Outcome:
         known = record.facts.get("teachers", {}) if record is not None else {}
         taught_by = teachers.settle(space, files, data, helper, known)
         if record is None:
-            facts = _facts(asked, data, helper)
+            facts = _facts(asked, data, helper, devices[0])
             record = records.create(files, space.objectives, {**facts, "teachers": taught_by} if taught_by else facts)
         _refuse_other_data(record, data)
         search = Search(
@@ -205,7 +205,7 @@ def _settle_data(space: Space, helper: Helper, watcher: Watcher) -> tuple[Space,
     return space.fill({"image.size": data.image_size, "image.channels": data.channels}), data
 
 
-def _facts(space: Space, data: Prepared, helper: Helper) -> dict[str, Any]:
+def _facts(space: Space, data: Prepared, helper: Helper, device: str) -> dict[str, Any]:
     """Return what a study remembers of its beginning."""
     return {
         "imgcls_search": __version__,
@@ -216,6 +216,7 @@ def _facts(space: Space, data: Prepared, helper: Helper) -> dict[str, Any]:
             "images": dict(data.counts),
         },
         "versions": helper.versions(),
+        "hardware": helper.hardware(device),
     }
 
 

@@ -78,6 +78,7 @@ def test_what_differs_is_told(study: str, tmp_path: Path, imgcls: Callable[..., 
     storage = f"sqlite:///{tmp_path}/studies/{study}.db"
     known = optuna.load_study(storage=storage, study_name=study)
     known.set_user_attr("versions", {**known.user_attrs["versions"], "torch": "1.0"})
+    known.set_user_attr("hardware", "an abacus")
     epochs = known.trials[0].user_attrs["epochs"]
     epochs[-1]["accuracy"] += 5
     change_epochs(tmp_path / "studies" / f"{study}.db", epochs)
@@ -86,7 +87,7 @@ def test_what_differs_is_told(study: str, tmp_path: Path, imgcls: Callable[..., 
     found = json.loads(answer.out)
     assert found["verdict"] == "different"
     assert found["first_different_epoch"] == len(epochs)
-    assert [line.split(",")[0] for line in found["differs"]] == ["torch: was 1.0"]
+    assert [line.split(",")[0] for line in found["differs"]] == ["torch: was 1.0", "hardware: was an abacus"]
 
 
 def change_epochs(database: Path, epochs: list[dict[str, float]]) -> None:

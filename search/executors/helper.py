@@ -76,6 +76,11 @@ class Helper:
         found: list[str] = self._ask("devices", {"wanted": wanted})
         return found
 
+    def hardware(self, device: str) -> str:
+        """Return the name of a device's hardware."""
+        found: str = self._ask("hardware", {"device": device})
+        return found
+
     def prepare(self, config: TrialConfig, progress: Progress | None = None) -> Prepared:
         """Return the data set of a configuration, its images decoded at the configured size.
 
@@ -246,6 +251,12 @@ def _devices(connection: Connection, wanted: str) -> list[str]:
     return available_devices(wanted)
 
 
+def _hardware(connection: Connection, device: str) -> str:
+    from search.train.device import hardware
+
+    return hardware(device)
+
+
 def _prepare(connection: Connection, config: Mapping[str, Any], cache: str) -> dict[str, Any]:
     from search.pipeline import prepare_data
 
@@ -313,6 +324,7 @@ def _versions(connection: Connection) -> dict[str, str]:
 
 _ANSWERS: Mapping[str, Callable[..., Any]] = {
     "devices": _devices,
+    "hardware": _hardware,
     "prepare": _prepare,
     "measure": _measure,
     "fetch_weights": _fetch_weights,

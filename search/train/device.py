@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import platform
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -54,6 +56,16 @@ def give_back_memory() -> None:
     give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if give_back is not None:
         give_back(0)
+
+
+def hardware(device: str) -> str:
+    """Return the name of a GPU or of the processor, on which the last digits of a training's numbers depend."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    known = Path("/proc/cpuinfo")
+    lines = known.read_text().splitlines() if known.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def resolve_precision(precision: str, device: str) -> str:

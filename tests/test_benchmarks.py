@@ -26,7 +26,7 @@ def bench(name: str, out: Path, *arguments: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", ["throughput", "overhead", "start", "compression"])
+@pytest.mark.parametrize("name", ["throughput", "overhead", "start", "compression", "load"])
 def test_help_teaches_by_example(name: str) -> None:
     command = [sys.executable, str(SCRIPTS / f"bench_{name}.py"), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -87,3 +87,20 @@ def test_compression_measures_sizes_speeds_and_accuracy(tmp_path: Path) -> None:
     assert trained["fp32"]["right"] == round(trained["torch"] * trained["images"]["val"])
     assert trained["auto"]["size_ratio"] < 0.5
     assert trained["auto"]["times_as_fast"] > 0
+
+
+def test_large_study_goes_on_and_is_shown(tmp_path: Path) -> None:
+    # By hand with 10,000 (the default), which takes minutes.
+    (found,) = bench("load", tmp_path, "--trials", "2000", "--tiny-trials", "0")["commands"]
+    assert found["best"] >= found["best_that_was_filled_in"]
+    assert found["exported"]
+    assert found["top"] == 5
+    assert found["dashboard"] == {"page": True, "study": "load", "trials": 2002}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads memory from /proc")
+def test_run_process_grows_by_what_it_keeps_of_a_trial_and_no_more(tmp_path: Path) -> None:
+    found = bench("load", tmp_path, "--trials", "--tiny-trials", "400")["memory"]
+    assert found["trials"] == 400
+    # 15 KB over 2,000 trials, 20 over few; whoever keeps each trial once more, or Optuna's own of it, comes over this.
+    assert found["kb_per_trial"] < found["asked_at_most"] == 30

@@ -1,0 +1,202 @@
+"""Measure what a large study costs: the seconds of commands on one of 10,000 trials, and the memory of a long run.
+
+python scripts/bench_load.py                                  some minutes on two cores
+python scripts/bench_load.py --trials 1000 10000 --tiny-trials 0    seconds only, of two sizes
+python scripts/bench_load.py --trials --tiny-trials 2000 --sampler tpe    memory only; tpe takes a quarter of an hour
+
+A study of the digits is begun with one trial by `imgcls-search run`, filled by inserting rows into Optuna's tables, and
+then used by the commands themselves: `run` goes on with two more trials, `best`, `export`, `trials --top 5`, and the
+dashboard, asked for its page and for the study. Seconds are those of the whole command, from its start to its end, by
+the clock and of processors, workers of `run` apart; the latter are compared with what is asked, since others' work does
+not count in them.
+
+Memory is the resident part of the process that runs a search whose workers only tell the time; everything else is real.
+Its growth is a straight line fitted over the last three quarters of the trials, and over each. Writes load.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import bench_common
+import numpy as np
+import optuna
+from simulation import EPOCHS, SPACE, Nobody, Simulated, attributes_like_the_record, fill, make_trials
+
+import search.run
+from search.catalog import catalog
+from search.space import parse
+from search.study import database
+from search.study.files import StudyFiles
+
+NAME = "load"
+RUN = ("run", "space.yaml", "--name", NAME, "--workers", "1", "--set", "data.digits.max_train=100")
+
+MOST_SECONDS = {"resume": 60.0, "best": 15.0, "export": 15.0, "trials": 15.0, "dashboard": 60.0}
+"""Processor seconds that are stated for 10,000 trials in the README."""
+
+MOST_KB = 30.0
+"""Growth of the run process, KB a trial, that is asked for."""
+
+
+def main() -> None:
+    """Measure what was asked for, print it and write it."""
+    arguments = _arguments()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    results: dict[str, Any] = {"conditions": bench_common.conditions()}
+    print(f"conditions: {results['conditions']}")
+    # Before a large study has been in this process: what it leaves free would hide growth.
+    if arguments.tiny_trials:
+        results["memory"] = measure_memory(arguments.tiny_trials, arguments.sampler)
+    results["commands"] = [measure_commands(held, arguments.sampler) for held in arguments.trials]
+    results["conditions"]["load_at_end"] = bench_common.load()
+    bench_common.write(results, arguments.out, "load")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trials", type=int, nargs="*", default=[10_000], help="in the study; default: 10000")
+    parser.add_argument("--tiny-trials", type=int, default=2000, help="of the long run; default: 2000")
+    parser.add_argument("--sampler", choices=["random", "tpe"], default="random")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks"), help="a folder; default: benchmarks")
+    return parser.parse_args()
+
+
+def measure_commands(held: int, sampler: str) -> dict[str, Any]:
+    """Time the commands on a study of so many finished trials, and tell what they did."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        text = SPACE.format(sampler=sampler, epochs=EPOCHS)
+        (folder / "space.yaml").write_text(text)
+        command(folder, *RUN, "--set", "study.trials=1")
+        started = time.perf_counter()
+        space = parse(text, catalog(), source="bench_load").fill({"image.size": 8, "image.channels": 1})
+        storage = database.open_storage(StudyFiles(folder / "studies", NAME).database)
+        study = optuna.load_study(storage=storage, study_name=NAME)
+        trials = make_trials(space, held - 1)
+        fill(storage, study, trials, attributes_like_the_record(folder / "template", space))
+        storage.engine.dispose()
+        found: dict[str, Any] = {"trials": held, "sampler": sampler, "filled_in": time.perf_counter() - started}
+        taken = found["seconds"] = {}
+        taken["resume"], _ = command(folder, *RUN, "--set", f"study.trials={held + 2}")
+        taken["best"], said = command(folder, "best", NAME, "--json")
+        found["best"] = json.loads(said)["best"][0]["values"]["accuracy"]
+        found["best_that_was_filled_in"] = max(value for trial in trials for value in trial.values or ())
+        taken["export"], _ = command(folder, "export", NAME, "-o", "best.yaml")
+        found["exported"] = (folder / "best.yaml").read_text().startswith("#")
+        taken["trials"], said = command(folder, "trials", NAME, "--top", "5", "--json")
+        found["top"] = len(json.loads(said))
+        taken["dashboard"], found["dashboard"] = measure_dashboard(folder)
+    for what, seconds in taken.items():
+        asked = MOST_SECONDS[what] if held == 10_000 else None
+        print(
+            f"{held:6} trials, {what:9}: {seconds['clock']:6.1f} s by the clock, {seconds['processor']:6.1f} s of "
+            f"processors {bench_common.verdict(seconds['processor'], at_most=asked)}"
+        )
+    return found
+
+
+def measure_dashboard(folder: Path) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return the seconds of the dashboard from its start to the study with all its trials, and what it showed."""
+    started = _seconds()
+    arguments = [sys.executable, "-m", "search", "dashboard", NAME, "--port", "0"]
+    with subprocess.Popen(arguments, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            address = re.findall(r"http://\S+/", next(iter(process.stdout or ())))[0]
+            page = _fetch(f"{address}dashboard")
+            (summary,) = json.loads(_fetch(f"{address}api/studies"))["study_summaries"]
+            study = json.loads(_fetch(f"{address}api/studies/{summary['study_id']}"))
+        finally:
+            process.kill()
+    return _since(started), {"page": "<html" in page, "study": study["name"], "trials": len(study["trials"])}
+
+
+def _fetch(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=600) as answer:  # noqa: S310 - the dashboard's own address
+        text: str = answer.read().decode()
+    return text
+
+
+def command(folder: Path, *arguments: str) -> tuple[dict[str, float], str]:
+    """Return the seconds of a command and what it printed."""
+    started = _seconds()
+    done = subprocess.run(
+        [sys.executable, "-m", "search", *arguments], cwd=folder, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return _since(started), done.stdout
+
+
+def _seconds() -> tuple[float, float]:
+    """Return the clock, and the processor seconds of all processes that were started here and have ended."""
+    times = os.times()
+    return time.perf_counter(), times.children_user + times.children_system
+
+
+def _since(started: tuple[float, float]) -> dict[str, float]:
+    clock, processor = (now - then for now, then in zip(_seconds(), started, strict=True))
+    return {"clock": round(clock, 2), "processor": round(processor, 2)}
+
+
+class Weighing(Nobody):
+    """Reads the memory of this process whenever a trial has ended."""
+
+    def __init__(self) -> None:
+        self.points: list[tuple[int, float]] = []
+
+    def changed(self, search: Any) -> None:
+        """Keep the number of trials and the resident memory, KB."""
+        count = len(search.record.trials)
+        if not self.points or self.points[-1][0] < count:
+            self.points.append((count, _resident_kb()))
+
+
+def _resident_kb() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1024
+
+
+def measure_memory(count: int, sampler: str) -> dict[str, Any]:
+    """Return by how many KB the run process grows with each trial of a search on simulated workers."""
+    overrides = [
+        *(("study.trials", str(count)), ("study.workers", "2"), ("study.pruner", "none")),
+        # Few networks, so that they need not be measured anew for each trial.
+        ("model", "{lenet5: {width: {choice: [0.5, 1]}, activation: {choice: [relu, tanh]}}}"),
+    ]
+    space = parse(SPACE.format(sampler=sampler, epochs=EPOCHS), catalog(), source="bench_load", overrides=overrides)
+    watcher = Weighing()
+    simulated = mock.patch.object(search.run, "LocalExecutor", lambda devices: Simulated(len(devices), 1.0, EPOCHS))
+    with tempfile.TemporaryDirectory() as folder, simulated:
+        outcome = search.run.run(space, Path(folder), watcher)
+    points = np.array(watcher.points)
+    slope = _slope(points[len(points) // 4 :])
+    found = {
+        "trials": len(outcome.record.trials),
+        "sampler": sampler,
+        "kb_per_trial": round(slope, 1),
+        "kb_per_trial_by_quarter": [round(_slope(part), 1) for part in np.array_split(points, 4)],
+        "resident_mb": [round(float(points[index, 1]) / 1024, 1) for index in (0, -1)],
+        "asked_at_most": MOST_KB,
+    }
+    print(
+        f"{found['trials']} tiny trials, {sampler}: the run process grows by {slope:.1f} KB a trial (by quarters "
+        f"{found['kb_per_trial_by_quarter']}), {found['resident_mb']} MB {bench_common.verdict(slope, at_most=MOST_KB)}"
+    )
+    return found
+
+
+def _slope(points: Any) -> float:
+    return float(np.polyfit(points[:, 0], points[:, 1], 1)[0])
+
+
+if __name__ == "__main__":
+    main()

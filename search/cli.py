@@ -104,6 +104,59 @@ def run(
 
 
 @app.command()
+def plan(
+    space_file: SpaceFile,
+    overrides: Overrides = None,
+    data: Data = None,
+    studies: Studies = STUDIES,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Trials at a time; default: one per core or GPU.")
+    ] = None,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Epochs to train for it, of all trials.")] = 6,
+    as_json: AsJson = False,
+) -> None:
+    """Tell how long a search will take and what a timeout affords, from a few epochs of random trials.
+
+    \b
+    imgcls-search plan spaces/vit.yaml
+    imgcls-search plan spaces/vit.yaml --set study.timeout=3600 --epochs 20
+
+    Keeps the decoded images and nothing else.
+    """
+    from dataclasses import asdict
+
+    from rich.console import Console
+
+    from search.plan import CALIBRATION
+    from search.plan import plan as make_plan
+    from search.screen import SearchScreen
+
+    if workers is not None:
+        overrides = [*(overrides or []), f"study.workers={workers}"]
+    space = _space(space_file, overrides, data, None)
+    if space.is_config:
+        raise UserError(f"{space_file}: nothing is searched in it; train it with: imgcls-search train {space_file}")
+    timed = [f"{path}={value}" for path, value in {**CALIBRATION, "study.max_epochs": epochs}.items()]
+    calibration = _space(space_file, [*(overrides or []), *timed], data, None)
+    with SearchScreen(Console(soft_wrap=True, highlight=False, stderr=as_json)) as screen:
+        found = make_plan(space, calibration, studies, screen)
+    if as_json:
+        _print_json(asdict(found))
+        return
+    print(
+        f"{found.measured_epochs} epochs of {found.measured_trials} random trials: {found.epoch_seconds:.3g} s an "
+        f"epoch ({found.fastest_seconds:.3g} to {found.slowest_seconds:.3g}), {found.workers} trial(s) at a time"
+    )
+    print(
+        f"a full trial has {found.epochs_of_full_trial} epochs; with pruner {space.pruner.name} one gets about "
+        f"{found.epochs_of_trial:.1f}"
+    )
+    print(f"study.trials: {found.trials} take about {found.seconds / 60:,.1f} min")
+    if found.timeout is not None:
+        print(f"study.timeout: {_plain(found.timeout)} s afford about {found.trials_in_timeout} trials")
+
+
+@app.command()
 def check(
     space_file: SpaceFile,
     overrides: Overrides = None,
@@ -180,6 +233,8 @@ def status(study: StudyName, studies: Studies = STUDIES, as_json: AsJson = False
         print(f"complete but over a limit, and so never best: {count} x {limit}")
     for trial in found["best"]:
         print(f"best: trial {trial['trial']}, {_pairs(trial['values'])}")
+    if found["outlook"]:
+        print(_going_on(found["outlook"]))
     if found["test_openings"]:
         print(f"the test split was opened {len(found['test_openings'])} time(s)")
 
@@ -727,6 +782,8 @@ def _conclude(outcome: Outcome, studies: Path) -> int:
     )
     for trial in found["best"][:5]:
         print(f"best: trial {trial['trial']}, {_pairs(trial['values'])} on the validation split")
+    if found["outlook"]:
+        print(_going_on(found["outlook"]))
     if outcome.ending in ("interrupted", "terminated"):
         print("the same command goes on from here")
         return 130 if outcome.ending == "interrupted" else 143
@@ -735,6 +792,14 @@ def _conclude(outcome: Outcome, studies: Path) -> int:
     print(f"next: imgcls-search export {study}{where} -o best.yaml && imgcls-search train best.yaml --seeds 3")
     print(f"look: imgcls-search dashboard {study}{where}")
     return 0
+
+
+def _going_on(outlook: dict[str, Any]) -> str:
+    """Return what more trials are likely to bring."""
+    return (
+        f"going on: as many trials again as the {outlook['trials']} that ended are likely to gain at most "
+        f"{outlook['gain']:.2g} {outlook['metric']}"
+    )
 
 
 def _trust(confirmed: dict[str, Any] | None, numbers: list[int], study: str) -> str:

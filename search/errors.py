@@ -61,6 +61,10 @@ class SpaceError(UserError):
         self.problems = tuple(sorted(problems))
         super().__init__("\n".join(problem.render(source) for problem in self.problems))
 
+    def __reduce__(self) -> tuple[type[SpaceError], tuple[str, tuple[Problem, ...]]]:
+        # Exceptions cross process boundaries; one that cannot be read there leaves a pool of workers waiting for ever.
+        return type(self), (self.source, self.problems)
+
 
 class BuildError(UserError):
     """A configuration that nothing can be built from; `path` names the key to blame."""
@@ -71,7 +75,7 @@ class BuildError(UserError):
         super().__init__(f"{path}: {message}")
 
     def __reduce__(self) -> tuple[type[BuildError], tuple[str, str]]:
-        # Exceptions cross process boundaries; the default would call __init__ with one argument.
+        # See SpaceError.
         return type(self), (self.path, self.message)
 
 

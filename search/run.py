@@ -34,15 +34,16 @@ from search.protocol import (
 )
 from search.signature import build
 from search.space import Space, differences
+from search.strategy.dominance import Dominance, why_all_train_on
 from search.strategy.propose import Proposal, Proposer, Weigh
 from search.strategy.pruners import PRUNERS, Pruner
 from search.strategy.samplers import SAMPLERS, Sampler, View, draw_random
-from search.study import best
+from search.study import best, outlook
 from search.study import record as records
 from search.study.files import StudyFiles
 from search.study.record import Record
 from search.study.settings import FREE_TO_CHANGE, StudySettings
-from search.trial import LATENCY_CONDITIONS, MEASURED, OPEN, SIZES, Trial
+from search.trial import LATENCY_CONDITIONS, MEASURED, OPEN, Trial
 
 WEIGHTS_DRAWS = 50
 """Random configurations that are looked at for the pretrained weights they start from."""
@@ -56,8 +57,8 @@ POLL_SECONDS = 0.2
 GLANCE_SECONDS = 0.01
 """How long to listen for events before looking whether the helper has measured the next candidate."""
 
-Ending = Literal["finished", "exhausted", "timeout", "epochs", "target", "interrupted", "terminated"]
-"""`epochs`: `study.max_epochs` are trained; `target`: a complete trial has `study.target`."""
+Ending = Literal["finished", "exhausted", "timeout", "epochs", "target", "gain", "interrupted", "terminated"]
+"""`epochs`: `study.max_epochs` are trained; `target`: a complete trial has `study.target`; `gain`: see `min_gain`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +108,8 @@ def run(space: Space, root: Path, watcher: Watcher) -> Outcome:
         KeyboardInterrupt: Ctrl-C came twice, or before the first trial.
     """
     settings = study_settings(space)
+    if settings.min_gain is not None and len(space.objectives) > 1:
+        raise UserError(f"{space.locate('study')}: study.min_gain: needs one objective, got {len(space.objectives)}")
     files = StudyFiles(root, space.name)
     files.make()
     with ExitStack() as stack:
@@ -293,14 +296,10 @@ class Search:
         self.settings = study_settings(self.space)
         self.sign = 1 if self.space.objectives[0][1] == "maximize" else -1
         self.epochs: int = self.space.first().section("training")["epochs"]
-        self.pruner: Pruner = build(PRUNERS, self.space.pruner, epochs=self.epochs, sign=self.sign)
+        self.pruner, self.why_pruned = self._make_pruner()
         metrics = [metric for metric, _ in self.space.objectives]
         self.measured = {name for name in MEASURED if name in metrics or name in self.space.limits}
         """What is measured on the exported network of each trial that trains to its end."""
-        if self.space.pruner.name != "none" and (len(metrics) > 1 or metrics[0] in {**SIZES, **MEASURED}):
-            why = "several objectives" if len(metrics) > 1 else f"{metrics[0]} is not learned from epoch to epoch"
-            self.watcher.say(f"{why}: no pruner yet, every trial trains to its end")
-            self.pruner = PRUNERS["none"](epochs=self.epochs, sign=self.sign)
         if "latency_ms" in self.measured:
             self.watcher.say(f"latency_ms: {LATENCY_CONDITIONS}")
         sampler = self.sampler or build(SAMPLERS, self.space.sampler, space=self.space)
@@ -318,6 +317,22 @@ class Search:
         """When each trial on a worker was last heard of, on the executor's clock."""
         self.idle_seconds = 0.0
         self.started_at = self.executor.clock()
+
+    def _make_pruner(self) -> tuple[Pruner, str]:
+        """Return the pruner, and what it stops a trial for; say where the objectives leave no choice of it."""
+        name, objectives = self.space.pruner.name, self.space.objectives
+        pruner: Pruner = build(PRUNERS, self.space.pruner, epochs=self.epochs, sign=self.sign)
+        why_not = why_all_train_on(objectives) if name != "none" else None
+        if why_not is not None:
+            self.watcher.say(f"{why_not}; every trial trains to its end")
+            return PRUNERS["none"](epochs=self.epochs, sign=self.sign), ""
+        if name == "none" or len(objectives) == 1:
+            return pruner, f"pruned by {name}"
+        self.watcher.say(
+            f"several objectives: at the rungs of {name} a trial is stopped where even an optimistic continuation "
+            "of it is beaten at its own cost"
+        )
+        return Dominance(rungs=pruner, objectives=objectives), "even an optimistic continuation is beaten at its cost"
 
     def run(self) -> Ending:
         """Work until nothing is left to do or somebody says stop."""
@@ -563,7 +578,7 @@ class Search:
             return
         decision = self.pruner.judge(trial, self.record.trials)
         if decision == "prune":
-            self.record.prune(trial, f"pruned by {self.space.pruner.name} at epoch {trial.epoch}")
+            self.record.prune(trial, f"{self.why_pruned} at epoch {trial.epoch}")
         else:
             paused = decision == "pause"
             until = trial.epoch if paused else self.pruner.milestone(trial)
@@ -654,6 +669,9 @@ class Search:
             (value, *_) = first[0].values or ()
             if self.sign * value >= self.sign * target:
                 return "target"
+        least = self.settings.min_gain
+        if least is not None and (found := outlook.outlook(self.record)) is not None and found.gain < least:
+            return "gain"
         return None
 
     def _stop(self, why: Ending) -> None:

@@ -134,18 +134,19 @@ class Trial:
 
     def has_value_at(self, epoch: int) -> bool:
         """Tell whether the trial showed a value at an epoch that compares with other trials'."""
-        return self.metric in self._shown_at(epoch)
+        return self.metric in self.shown_at(epoch)
 
     def value_at(self, epoch: int) -> float:
         """Return the first objective's metric at an epoch, counted from 1: the compressed copy's where there is one."""
-        return self._shown_at(epoch)[self.metric]
+        return self.shown_at(epoch)[self.metric]
 
     @property
     def last_shown(self) -> int:
         """The last epoch with such a value; 0 where there is none."""
         return next((epoch for epoch in range(self.epoch, 0, -1) if self.has_value_at(epoch)), 0)
 
-    def _shown_at(self, epoch: int) -> Mapping[str, float]:
+    def shown_at(self, epoch: int) -> Mapping[str, float]:
+        """Return all metrics of an epoch that compare with other trials': the compressed copy's where there is one."""
         if self.compresses:
             return self.scores.get(epoch, {})
         return self.epochs[epoch - 1] if 0 < epoch <= self.epoch else {}

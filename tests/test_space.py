@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import subprocess
@@ -1307,3 +1308,11 @@ def test_reading_a_shipped_space_imports_no_heavy_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "True []"
+
+
+def test_errors_are_read_whole_by_another_process() -> None:
+    with pytest.raises(SpaceError) as caught:
+        parse("model: {vit: {widht: 3}}\nstudy: {trials: none}\n", catalog(), source="x.yaml")
+    # Copies are made as pickles are.
+    copied = copy.copy(caught.value)
+    assert (str(copied), copied.problems) == (str(caught.value), caught.value.problems)

@@ -26,6 +26,10 @@ class StudySettings:
     target: Annotated[
         float | None, Arg("value of the first objective; the search stops when a complete trial has it", fixed=True)
     ] = None
+    min_gain: Annotated[
+        float | None,
+        Arg("the search stops when as many trials again are likely to gain less; null: never", gt=0, fixed=True),
+    ] = None
     seed: Annotated[int, Arg("decides every draw of the search", ge=0, le=2**31 - 1, fixed=True)] = 0
     name: Annotated[str | None, Arg("name of the study; default: the file's name and the data's", fixed=True)] = None
     workers: Annotated[
@@ -58,6 +62,7 @@ FREE_TO_CHANGE = (
     "study.timeout",
     "study.max_epochs",
     "study.target",
+    "study.min_gain",
     "study.workers",
     "study.retries",
     "study.epoch_timeout",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 from search.study import best
+from search.study.outlook import outlook
 from search.study.record import Record
 from search.trial import State, Trial
 
@@ -13,11 +15,12 @@ STATES: tuple[State, ...] = ("complete", "running", "paused", "pruned", "fail")
 
 
 def summarise(record: Record) -> dict[str, Any]:
-    """Return counts by state, rejections and troubles by reason, failures and the best trials."""
+    """Return counts by state, rejections and troubles by reason, failures, the best trials, what more may gain."""
     states = Counter(trial.state for trial in record.trials)
     rejections = Counter(rejection.reason for trial in record.trials for rejection in trial.rejected_before)
     troubles = Counter(reason for trial in record.trials for reason in trial.troubles)
     done = best.ranked(record)
+    ahead = outlook(record)
     return {
         "study": record.study.study_name,
         "objectives": dict(record.objectives),
@@ -30,6 +33,7 @@ def summarise(record: Record) -> dict[str, Any]:
         "epochs": sum(trial.epoch for trial in record.trials),
         "over_limits": dict(Counter(name for trial in record.trials for name in best.over_limits(trial)).most_common()),
         "best": [describe(trial, record) for trial in best.front(record)] if done else [],
+        "outlook": None if ahead is None else asdict(ahead),
         "test_openings": record.facts.get("test_openings", []),
     }
 

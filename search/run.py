@@ -41,6 +41,7 @@ from search.strategy.samplers import SAMPLERS, Sampler, View, draw_random
 from search.study import best, outlook
 from search.study import record as records
 from search.study.files import StudyFiles
+from search.study.note import write_note
 from search.study.record import Record
 from search.study.settings import FREE_TO_CHANGE, StudySettings
 from search.trial import LATENCY_CONDITIONS, MEASURED, OPEN, Trial
@@ -146,7 +147,9 @@ def run(space: Space, root: Path, watcher: Watcher) -> Outcome:
             watcher=watcher,
             num_classes=len(data.classes),
         )
-        return Outcome(ending=search.run(), record=record)
+        ending = search.run()
+        write_note(record)
+        return Outcome(ending=ending, record=record)
 
 
 def _reopen(files: StudyFiles, space: Space) -> Record | None:

@@ -30,6 +30,7 @@ _VALUES: Any = models.TrialValueModel.__table__
 _STEPS: Any = models.TrialIntermediateValueModel.__table__
 _USER: Any = models.TrialUserAttributeModel.__table__
 _FACTS: Any = models.StudyUserAttributeModel.__table__
+_NOTES: Any = models.StudySystemAttributeModel.__table__
 _SYSTEM: Any = models.TrialSystemAttributeModel.__table__
 
 _INSERTS: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
@@ -47,7 +48,7 @@ class Rows:
         self.engine = engine
         self.study_id = study_id
         self.insert = _INSERTS[engine.name]
-        self.upserts = {table: _upsert(self.insert, table) for table in (_USER, _SYSTEM, _FACTS)}
+        self.upserts = {table: _upsert(self.insert, table) for table in (_USER, _SYSTEM, _FACTS, _NOTES)}
 
     def read(self) -> list[FrozenTrial]:
         """Return all trials by their numbers, as they stand at one moment, without the values that dashboards draw.
@@ -163,6 +164,28 @@ class Rows:
         with writing(self.engine) as connection:
             connection.execute(self.upserts[_FACTS], row)
 
+    def read_system_facts(self) -> dict[str, Any]:
+        """Return what Optuna and its dashboard keep about the study.
+
+        Raises:
+            StudyError: the database cannot be read.
+        """
+        query = sqlalchemy.select(_NOTES.c["key", "value_json"]).where(_NOTES.c.study_id == self.study_id)
+        with explaining(public_name(self.engine.url), "read"), self.engine.connect() as connection:
+            return {key: json.loads(text) for key, text in connection.execute(query)}
+
+    def set_system_facts(self, facts: Mapping[str, Any]) -> None:
+        """Write several of what Optuna and its dashboard keep about the study, in one transaction.
+
+        Raises:
+            StudyError: the database cannot be written.
+        """
+        rows = [
+            {"study_id": self.study_id, "key": key, "value_json": json.dumps(value)} for key, value in facts.items()
+        ]
+        with writing(self.engine) as connection:
+            connection.execute(self.upserts[_NOTES], rows)
+
     def _hold(self, connection: sqlalchemy.Connection, trial_id: int) -> None:
         """Take the lock on a trial by a write that changes nothing, and see that it runs."""
         is_running = (_TRIALS.c.trial_id == trial_id) & (_TRIALS.c.state == TrialState.RUNNING)
@@ -215,7 +238,7 @@ def _distribution(text: str) -> BaseDistribution:
 
 def _upsert(insert: Any, table: Any) -> Any:
     statement = insert(table)
-    owner = table.c.study_id if table is _FACTS else table.c.trial_id
+    owner = table.c.study_id if table in (_FACTS, _NOTES) else table.c.trial_id
     return statement.on_conflict_do_update(
         index_elements=[owner, table.c.key], set_={"value_json": statement.excluded.value_json}
     )

@@ -234,11 +234,14 @@ def report(
     from rich.console import Console
 
     from search.ablation import ablate
+    from search.export import must_be_writable
     from search.report import write_report
     from search.screen import TrainingScreen
     from search.study.files import StudyFiles
 
     files = StudyFiles(studies, study)
+    files.must_exist()
+    must_be_writable(output)
     if ablation:
         screen = TrainingScreen(Console(stderr=True, soft_wrap=True, highlight=False))
         ablate(files, seeds=seeds, watcher=screen)

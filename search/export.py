@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -60,6 +61,22 @@ def read_origin(text: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return origin if isinstance(origin, dict) and {"study", "trial"} <= origin.keys() else None
+
+
+def must_be_writable(path: Path) -> None:
+    """Refuse a file that cannot be written before the work is done that it is for.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def write_text(path: Path, text: str) -> None:

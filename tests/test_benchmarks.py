@@ -34,25 +34,19 @@ def test_help_teaches_by_example(name: str) -> None:
     assert f"python scripts/bench_{name}.py" in done.stdout
 
 
-def test_throughput_compares_three_ways(tmp_path: Path) -> None:
-    found = bench(
-        "throughput", tmp_path, "--models", "lenet5", "--policy", "none", "trivial", "--rounds", "2", "--seconds", "0.3"
-    )
-    assert [case["policy"] for case in found["cases"]] == ["none", "trivial"]
-    for case in found["cases"]:
-        rates = case["images_per_second"]
-        assert set(rates) == {"ours", "habit", "each", "bare"}
-        assert all(len(rate["rounds"]) == 2 and rate["min"] > 0 for rate in rates.values())
-        assert case["ours_over_bare"]["of_medians"] > 0
-
-
-def test_memory_holds_the_images_once_and_accuracies_are_compared(tmp_path: Path) -> None:
+def test_throughput_compares_four_ways_holds_the_images_once_and_compares_accuracies(tmp_path: Path) -> None:
     found = bench(
         "throughput",
         tmp_path,
-        *("--models", "lenet5", "--rounds", "0", "--memory"),
+        *("--models", "lenet5", "--policy", "trivial", "--rounds", "2", "--seconds", "0.3", "--memory"),
         *("--accuracy", "--seeds", "2", "--accuracy-images", "256"),
     )
+    (case,) = found["cases"]
+    assert case["policy"] == "trivial"
+    rates = case["images_per_second"]
+    assert set(rates) == {"ours", "habit", "each", "bare"}
+    assert all(len(rate["rounds"]) == 2 and rate["min"] > 0 for rate in rates.values())
+    assert case["ours_over_bare"]["of_medians"] > 0
     assert [entry["workers"] for entry in found["memory"]] == [1, 2, 4]
     if sys.platform == "linux":
         for entry in found["memory"]:
@@ -90,12 +84,11 @@ def test_compression_measures_sizes_speeds_and_accuracy(tmp_path: Path) -> None:
 
 
 def test_large_study_goes_on_and_is_shown(tmp_path: Path) -> None:
-    # By hand with 10,000 (the default), which takes minutes.
-    (found,) = bench("load", tmp_path, "--trials", "2000", "--tiny-trials", "0")["commands"]
+    (found,) = bench("load", tmp_path, "--trials", "10000", "--tiny-trials", "0")["commands"]
     assert found["best"] >= found["best_that_was_filled_in"]
     assert found["exported"]
     assert found["top"] == 5
-    assert found["dashboard"] == {"page": True, "study": "load", "trials": 2002}
+    assert found["dashboard"] == {"page": True, "study": "load", "trials": 10_002}
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads memory from /proc")

@@ -165,6 +165,10 @@ def test_winner_that_is_the_first_setting_has_no_way_to_retrain(study: str, imgc
     assert answer.err.splitlines() == [
         "error: --ablation: the winner is trial 0, the first setting; there is no step to retrain"
     ]
+    # Where the page cannot be written nothing is trained for it.
+    answer = imgcls("report", study, "-o", "missing/report.html", "--ablation")
+    assert answer.code == 2
+    assert answer.err == "error: missing/report.html: cannot be written (No such file or directory)\n"
 
 
 def test_trials_as_table_json_and_csv(study: str, imgcls: Callable[..., Answer]) -> None:

@@ -42,10 +42,12 @@ def make_dashboard(files: StudyFiles, host: str, port: int) -> WSGIServer:
         StudyError: there is no such study, or it is damaged or not ours.
         UserError: the port is taken or not allowed.
     """
+    from optuna.artifacts import FileSystemArtifactStore
     from optuna_dashboard import wsgi
 
     latest = Latest(files)
-    application = agreeing_on_best(wsgi(open_storage(files.database)), latest)
+    store = FileSystemArtifactStore(files.pictures)
+    application = agreeing_on_best(wsgi(open_storage(files.database), artifact_store=store), latest)
     application = refusing_strangers(application, host)
     try:
         return make_server(host, port, application, server_class=_Server, handler_class=_Quiet)

@@ -104,6 +104,40 @@ def confusion(matrix: np.ndarray[Any, Any], classes: Sequence[str]) -> Figure:
     return figure
 
 
+@mpl.rc_context(STYLE)
+def learning(history: Sequence[Mapping[str, float]]) -> Figure:
+    """Draw what each epoch of a training measured: scores above, losses below."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(5.0, 5.0), layout="constrained")
+        above, below = figure.subplots(2, sharex=True)
+    for axes, names in ((above, ("accuracy", "top5_accuracy", "macro_f1")), (below, ("train_loss", "loss"))):
+        for name in names:
+            if name in history[-1]:
+                axes.plot(range(1, len(history) + 1), [epoch[name] for epoch in history], marker=".", label=name)
+        axes.legend()
+    below.set_xlabel("epoch")
+    below.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def mistakes(images: Sequence[tuple[np.ndarray[Any, Any], str]]) -> Figure:
+    """Draw images, uint8 [C, H, W], each with what is to be said of it."""
+    across = 4
+    down = max(1, -(-len(images) // across))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 1.9 * down), layout="constrained")
+        grid = figure.subplots(down, across, squeeze=False).ravel()
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, (pixels, text) in zip(grid, images, strict=False):
+        axes.imshow(pixels.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=255)
+        axes.set_title(text, fontsize=7)
+    if not images:
+        grid[0].text(0, 0.5, "no mistake on the validation split")
+    return figure
+
+
 def thumbnail(pixels: np.ndarray[Any, Any], side: int = 72) -> str:
     """Return an image, uint8 [C, H, W], as a data URI of a PNG file."""
     from PIL import Image

@@ -17,7 +17,7 @@ Portion = Literal["train", "train+val"]
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Train one configuration up to a milestone, or time the network that came out of it."""
+    """Train one configuration up to a milestone, or time or draw the network that came out of it."""
 
     trial: int
     config: TrialConfig
@@ -35,8 +35,11 @@ class Job:
     micro_batches: int = 1
     """Parts that a batch is trained in, after more images at a time needed too much memory."""
 
-    kind: Literal["train", "time"] = "train"
+    kind: Literal["train", "time", "draw"] = "train"
     """`time` is to run while nothing else does: executors hold the other jobs between two steps."""
+
+    pictures: str = ""
+    """The folder that `draw` writes to."""
 
     is_scored: bool = False
     """Whether the network is to be measured at the milestone as it would be deployed."""
@@ -91,6 +94,17 @@ class Scored(Event):
     epoch: int
     metrics: Mapping[str, float]
     notes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn(Event):
+    """Pictures of the trial are in the folder."""
+
+    pictures: Mapping[str, str]
+    """What each shows, by the name of its file."""
+
+    reason: str = ""
+    """Why there are none."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from search.executors.local import LocalExecutor, usable_slots
 from search.faults import Faults
 from search.protocol import (
     CheckpointSaved,
+    Drawn,
     EpochEnded,
     Event,
     Executor,
@@ -146,6 +147,7 @@ def run(space: Space, root: Path, watcher: Watcher) -> Outcome:
             helper=helper,
             watcher=watcher,
             num_classes=len(data.classes),
+            draws=settings.pictures,
         )
         ending = search.run()
         write_note(record)
@@ -290,6 +292,9 @@ class Search:
 
     weigh: Weigh | None = None
     """What answers for sizes and limits in place of the helper."""
+
+    draws: bool = False
+    """Whether trials that end among the best are drawn."""
 
     working: dict[int, Trial] = field(default_factory=dict)
     """Trials on a worker, by number."""
@@ -473,13 +478,33 @@ class Search:
         """Tell whether a milestone asks for more than the epoch's own metrics."""
         return trial.compresses or (epoch == self.epochs and self._exports(trial))
 
+    def _is_scored(self, trial: Trial) -> bool:
+        """Tell whether all that its last epoch asks to be measured is known, but for the latency."""
+        return not self._is_scored_at(trial, trial.epoch) or trial.epoch in trial.scores
+
     def _is_at_decision(self, trial: Trial) -> bool:
         """Tell whether all is known that a decision about a trial at its milestone needs."""
         if trial.epoch < trial.until:
             return False
-        if self._is_scored_at(trial, trial.epoch) and trial.epoch not in trial.scores:
+        if not self._is_scored(trial):
             return False
-        return not self._is_to_be_timed(trial)
+        return not self._is_to_be_timed(trial) and not self._is_to_be_drawn(trial)
+
+    def _is_to_be_drawn(self, trial: Trial) -> bool:
+        """Tell whether nothing but its pictures is missing of a trial that is about to end among the best."""
+        if not self.draws or trial.pictures is not None or trial.epoch < self.epochs:
+            return False
+        values, over = self._outcome(trial)
+        return all(excess <= 0 for excess in over.values()) and best.is_among(
+            trial, values, self.record, self.settings.keep
+        )
+
+    def _outcome(self, trial: Trial) -> tuple[list[float], dict[str, float]]:
+        """Return the values of a trial at its last epoch, and by how much it is over each measured limit."""
+        last = {**trial.sizes, **trial.epochs[-1], **trial.scores.get(trial.epoch, {})}
+        limits = {name: limit for name, limit in self.space.limits.items() if name in MEASURED}
+        over = {f"limits.{name}": last[name] - limit for name, limit in limits.items()}
+        return [last[metric] for metric, _ in self.space.objectives], over
 
     def _is_to_be_timed(self, trial: Trial) -> bool:
         """Tell whether nothing but its latency is missing of a trial."""
@@ -494,6 +519,11 @@ class Search:
         if is_to_be_timed:
             # The helper would compute beside it.
             self.helper.wait(None)
+        kind: Literal["train", "time", "draw"] = "time" if is_to_be_timed else "train"
+        if trial.epoch == trial.until and not is_to_be_timed and self._is_scored(trial) and self._is_to_be_drawn(trial):
+            kind = "draw"
+            # Asked for once: whatever becomes of it, the trial then ends.
+            trial.pictures = {}
         exports = trial.until == self.epochs and self._exports(trial)
         self.working[trial.number] = trial
         self.heard_at[trial.number] = self.executor.clock()
@@ -509,7 +539,8 @@ class Search:
                 checkpoint=str(self.files.checkpoint(trial.number)),
                 log=str(self.files.log(trial.number)),
                 micro_batches=trial.micro_batches,
-                kind="time" if is_to_be_timed else "train",
+                kind=kind,
+                pictures=str(self.files.pictures),
                 is_scored=self._is_scored_at(trial, trial.until),
                 artifact=str(self.files.artifact(trial.number)) if exports else "",
                 teacher=teachers.path_of(trial.candidate.config, self.files, self.record.facts.get("teachers", {})),
@@ -542,11 +573,15 @@ class Search:
                 if "latency_ms" in metrics:
                     # While it was taken the others rested, which is no fault of theirs.
                     self.heard_at |= dict.fromkeys(self.working, self.executor.clock())
+            case Drawn(pictures=pictures, reason=reason):
+                trial.pictures = pictures
+                if reason:
+                    self.watcher.say(f"trial {trial.number}: its pictures could not be drawn: {reason}")
             case MilestoneReached():
                 if self._is_at_decision(trial):
                     self._decide(trial)
                 else:
-                    # Its latency is left; then nothing else may be at work.
+                    # Its latency is left, while which nothing else may be at work, or its pictures.
                     self.waiting.insert(0, trial)
             case Failed():
                 self._try_again(trial, self.faults.take_failure(trial, event))
@@ -574,10 +609,7 @@ class Search:
     def _decide(self, trial: Trial) -> None:
         self.faults.note_progress()
         if trial.epoch == self.epochs:
-            last = {**trial.sizes, **trial.epochs[-1], **trial.scores.get(trial.epoch, {})}
-            limits = {name: limit for name, limit in self.space.limits.items() if name in MEASURED}
-            over = {f"limits.{name}": last[name] - limit for name, limit in limits.items()}
-            self.record.complete(trial, [last[metric] for metric, _ in self.space.objectives], over)
+            self.record.complete(trial, *self._outcome(trial))
             return
         decision = self.pruner.judge(trial, self.record.trials)
         if decision == "prune":

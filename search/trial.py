@@ -101,6 +101,9 @@ class Trial:
     micro_batches: int = 1
     """Parts that a batch is trained in, after more images at a time needed too much memory."""
 
+    pictures: Mapping[str, str] | None = None
+    """Names of its pictures by their artifacts' ids, None until they were asked for."""
+
     troubles: list[str] = field(default_factory=list)
     """What went wrong on the way and was mended, or was learned from."""
 

@@ -17,13 +17,15 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from search import finish, pipeline
-from search.data import Prepared
+from search.data import Prepared, load
 from search.errors import CheckpointError, DataError, DeployError, DivergedError, StoppedError, UserError, disk_trouble
 from search.protocol import (
     CheckpointSaved,
+    Drawn,
     EpochEnded,
     Event,
     Failed,
@@ -37,7 +39,7 @@ from search.protocol import (
 )
 from search.train import checkpoint
 from search.train.device import give_back_memory, settle_in
-from search.train.loop import ImageSet, Session, fit
+from search.train.loop import ImageSet, Session, fit, predict
 from search.trial import LATENCY_CONDITIONS
 
 SAVE_SHARE = 0.02
@@ -128,7 +130,13 @@ class Bench:
         `rest` is called between two steps, `live` with the trial between two parts of what follows the last epoch.
         """
         try:
-            yield from self._time(job) if job.kind == "time" else self._train(job, stop, rest, live)
+            match job.kind:
+                case "time":
+                    yield from self._time(job)
+                case "draw":
+                    yield from self._draw(job)
+                case "train":
+                    yield from self._train(job, stop, rest, live)
         except StoppedError:
             yield Stopped(trial=job.trial)
         except DivergedError as error:
@@ -155,6 +163,40 @@ class Bench:
         notes = {"latency_conditions": LATENCY_CONDITIONS}
         yield Scored(trial=job.trial, epoch=job.until_epoch, metrics=metrics, notes=notes)
         yield MilestoneReached(trial=job.trial)
+
+    def _draw(self, job: Job) -> Any:
+        try:
+            yield Drawn(trial=job.trial, pictures=self._pictures(job))
+        except Exception as error:
+            # The trial is trained and measured; it is not to be lost for a picture.
+            traceback.print_exc()
+            yield Drawn(trial=job.trial, pictures={}, reason=f"{type(error).__name__}: {_first_line(error)}")
+        yield MilestoneReached(trial=job.trial)
+
+    def _pictures(self, job: Job) -> dict[str, str]:
+        # It brings matplotlib, which no training needs.
+        from search import pictures
+
+        data = pipeline.with_normalisation(job.config, Prepared.from_dict(job.data))
+        _, validation = self._image_sets(data, job.portion)
+        assert validation is not None
+        state = checkpoint.load(Path(job.checkpoint))
+        artifact = finish.find_artifact(state, Path(job.checkpoint))
+        if artifact is not None:
+            logits = finish.logits(artifact, validation)
+        else:
+            session = self._session(job, data)
+            logits = predict(session.deployed, validation, precision=session.precision)
+        split = load(data, "val")
+        return pictures.draw(
+            Path(job.pictures),
+            job.trial,
+            history=state["history"],
+            logits=logits,
+            labels=np.asarray(split.labels),
+            pixels=split.pixels,
+            classes=data.classes,
+        )
 
     def _train(self, job: Job, stop: threading.Event, rest: Callable[[], None], live: Callable[[int], None]) -> Any:
         data = pipeline.with_normalisation(job.config, Prepared.from_dict(job.data))

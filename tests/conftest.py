@@ -18,7 +18,7 @@ from tests.warm import Command, Warm
 os.environ["OMP_NUM_THREADS"] = "1"
 
 TINY = """
-study: {trials: 4, pruner: {halving: {min_epochs: 2, eta: 2}}}
+study: {trials: 4, pruner: {halving: {min_epochs: 2, eta: 2}}, pictures: false}
 data: {digits: {max_train: 200}}
 model:
   lenet5: {width: {choice: [0.5, 1]}, activation: {choice: [relu, tanh]}}

@@ -66,7 +66,7 @@ def trouble(*, image_size, channels, classes, what: What = "nothing"):
 '''
 
 SPACE = """
-study: {{trials: 4, pruner: none, seed: 1}}
+study: {{trials: 4, pruner: none, seed: 1, pictures: false}}
 data: {{digits: {{max_train: 100}}}}
 model: {{trouble: {{what: {what}}}}}
 optimizer: {{sgd: {{lr: {{float: [0.01, 0.1]}}}}}}

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from scripts import simulation
-from search import figures
+from search import figures, pictures
 from search.report import write_report
 from search.study import best
 from search.study import record as records
@@ -96,6 +96,20 @@ def test_dashboard_shows_our_best_and_markup_as_text(look: Callable[..., Seen], 
     trial.epochs, trial.state, trial.values = [], "running", None
     record.add(trial)
     record.note(trial, **{MARKUP: MARKUP})
+    drawn = simulation.make_trials(SPACE, 5)[4]
+    history, drawn.epochs, drawn.state, drawn.values = drawn.epochs, [], "running", None
+    record.add(drawn)
+    pixels, labels = np.zeros((3, 1, 8, 8), np.uint8), np.array([0, 1, 1])
+    drawn.pictures = pictures.draw(
+        files.pictures,
+        4,
+        history=history,
+        logits=np.eye(2)[[0, 1, 0]],
+        labels=labels,
+        pixels=pixels,
+        classes=[MARKUP, "$x$"],
+    )
+    record.complete(drawn, [0.25])
     record.set_fact(MARKUP, MARKUP)
     from optuna_dashboard import save_note
 
@@ -114,6 +128,12 @@ def test_dashboard_shows_our_best_and_markup_as_text(look: Callable[..., Seen], 
         seen.page.goto(f"http://127.0.0.1:{port}/dashboard/studies/1/trials?numbers=3")
         seen.page.get_by_text("onerror").first.wait_for()
         assert MARKUP in seen.page.inner_text("body")
+        seen.page.goto(f"http://127.0.0.1:{port}/dashboard/studies/1/trials?numbers=4")
+        seen.page.get_by_text("confusion-matrix.png").first.wait_for()
+        shown = (
+            "() => [...document.images].filter(i => i.src.includes('/artifacts/') && i.naturalWidth > 100).length == 3"
+        )
+        seen.page.wait_for_function(shown)
         seen.page.goto(f"http://127.0.0.1:{port}/dashboard/studies/1/note")
         seen.page.get_by_text("What was searched").wait_for()
         assert seen.page.locator("img[src=x]").count() == 0

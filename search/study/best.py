@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,17 @@ def ranked(record: Record) -> list[Trial]:
 
     Ties go to the smaller model, then to the earlier trial.
     """
-    done = [trial for trial in record.trials if trial.state == "complete" and trial.is_feasible]
+    return _in_order([trial for trial in record.trials if trial.state == "complete" and trial.is_feasible], record)
+
+
+def is_among(trial: Trial, values: Sequence[float], record: Record, count: int) -> bool:
+    """Tell whether a trial would be among the best few if it were complete with such values."""
+    done = [other for other in record.trials if other.state == "complete" and other.is_feasible]
+    candidate = replace(trial, values=tuple(values))
+    return any(other is candidate for other in _in_order([*done, candidate], record)[:count])
+
+
+def _in_order(done: Sequence[Trial], record: Record) -> list[Trial]:
     scores = _scores(done, record)
     # With one objective the order of the scores says it.
     beaten_by = num_dominating(np.array(scores)) if len(record.objectives) > 1 and done else [0] * len(done)

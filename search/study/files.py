@@ -50,6 +50,11 @@ class StudyFiles:
         """The exported network of a trial, where it has one."""
         return self.checkpoint(trial).with_suffix(".onnx")
 
+    @property
+    def pictures(self) -> Path:
+        """Optuna's artifacts: pictures of trials, under their artifacts' ids."""
+        return self.folder / "artifacts"
+
     def teacher(self, digest: str) -> Path:
         """The copy of a teacher's weights, named by what they are."""
         return self.folder / "teachers" / f"{digest[:16]}.pt"

@@ -168,8 +168,12 @@ class Record:
         if reason is not None:
             said["reason"] = reason
         with self._accepting_an_end(trial):
-            limits = {f"constraints:{name}": excess for name, excess in trial.constraints.items()}
-            self.rows.end(self.ids[trial.number], told, values, said, limits)
+            told_by_name: dict[str, Any] = {f"constraints:{name}": over for name, over in trial.constraints.items()}
+            # As `optuna.artifacts.upload_artifact` notes them, in one transaction with the end of the trial.
+            for key, name in (trial.pictures or {}).items():
+                meta = {"artifact_id": key, "filename": name, "mimetype": "image/png", "encoding": None}
+                told_by_name[f"artifacts:{key}"] = json.dumps(meta)
+            self.rows.end(self.ids[trial.number], told, values, said, told_by_name)
             trial.state = state
 
     @contextmanager

@@ -37,6 +37,9 @@ class StudySettings:
     ] = None
     retries: Annotated[int, Arg("workers that may die under a trial without a new checkpoint", ge=0, fixed=True)] = 2
     keep: Annotated[int, Arg("best trials whose weights are kept", ge=0, fixed=True)] = 3
+    pictures: Annotated[
+        bool, Arg("whether trials that are among the best when they end are drawn for the dashboard", fixed=True)
+    ] = True
     disk_gb: Annotated[float, Arg("largest size of all checkpoints together, GB", gt=0, fixed=True)] = 10.0
 
 
@@ -69,6 +72,7 @@ FREE_TO_CHANGE = (
     "study.trial_timeout",
     "study.keep",
     "study.disk_gb",
+    "study.pictures",
     "study.name",
     "training.device",
     "image.cache_gb",

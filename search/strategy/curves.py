@@ -30,12 +30,11 @@ STEP = 0.1
 class CurveSampler:
     """Draws at random at first and now and then later, else by expected improvement at the last epoch."""
 
-    def __init__(self, *, epochs: int, n_startup_trials: int, random_share: float, least: int) -> None:
-        """`least` is how many trials must have come to an epoch before only that and later ones are learned from."""
+    def __init__(self, *, epochs: int, n_startup_trials: int, random_share: float) -> None:
+        """As many trials as at first must have come to an epoch before only that and later ones are learned from."""
         self.epochs = epochs
         self.n_startup_trials = n_startup_trials
         self.random_share = random_share
-        self.least = least
 
     def draw(self, view: View, number: int, attempt: int) -> Candidate | None:
         """Return a candidate."""
@@ -69,7 +68,7 @@ class CurveSampler:
 
         rungs = sorted({_rung(trial) for trial in shown})
         counts = {rung: sum(_shows(trial, rung) for trial in shown) for rung in rungs}
-        first = max((rung for rung in rungs if counts[rung] >= self.least), default=0)
+        first = max((rung for rung in rungs if counts[rung] >= self.n_startup_trials), default=0)
         several = [rung for rung in rungs if rung >= first]
         places = [(index, rung) for index, t in enumerate(shown) for rung in several if _shows(t, rung)]
         values = np.array([sign * shown[index].value_at(rung) for index, rung in places])

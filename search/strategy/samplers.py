@@ -380,7 +380,9 @@ def qmc(*, space: Space) -> Sampler:
 def curves(
     *,
     space: Space,
-    n_startup_trials: Startup = 16,
+    n_startup_trials: Annotated[
+        int, Arg("trials drawn at random first, and needed at an epoch to learn from it", ge=1)
+    ] = 24,
     random_share: Annotated[float, Arg("share of the later trials that are random too", ge=0, le=1)] = 0.33,
 ) -> Sampler:
     """Learns from partial curves: a Gaussian process over (configuration, epoch), expected improvement at the end.
@@ -393,7 +395,7 @@ def curves(
     from search.strategy.curves import CurveSampler
 
     epochs: int = space.first().section("training")["epochs"]
-    return CurveSampler(epochs=epochs, n_startup_trials=n_startup_trials, random_share=random_share, least=12)
+    return CurveSampler(epochs=epochs, n_startup_trials=n_startup_trials, random_share=random_share)
 
 
 SAMPLERS: Mapping[str, Callable[..., Sampler]] = {

@@ -25,12 +25,14 @@ from scripts import simulation
 from search.catalog import catalog
 from search.config import TrialConfig
 from search.errors import SearchError, StudyError
+from search.faults import Faults
 from search.protocol import Failed, Job
 from search.space import parse
 from search.study import database, place
 from search.study import record as records
 from search.study.files import StudyFiles
 from search.study.record import Record
+from search.study.settings import StudySettings
 from search.trial import Trial
 from tests.conftest import Answer
 
@@ -238,6 +240,12 @@ def test_full_disk_under_a_worker_fails_no_trial(
     assert isinstance(events[-1], Failed)
     assert events[-1].kind == "disk", events[-1]
     assert "No space left on device" in events[-1].reason
+    record = new_record(tmp_path)
+    trial = running(record)
+    faults = Faults(record, StudyFiles(tmp_path, "s"), StudySettings(), print)
+    with pytest.raises(StudyError, match="No space left on device"):
+        faults.take_failure(trial, events[-1])
+    assert trial.state == "running"
 
 
 def test_full_disk_leaves_an_epoch_out_whole(small_disk: Path) -> None:

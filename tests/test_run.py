@@ -126,6 +126,26 @@ def test_killed_and_resumed_equals_undisturbed(
 
 
 @linux_only
+def test_workers_end_with_their_run_in_the_middle_of_an_epoch(tiny: Path, begin: Callable[..., Any]) -> None:
+    studies = tiny.parent / "studies"
+    long_epochs = "model={vit: {patch_size: 1, width: 384, depth: 12, heads: 4}}"
+    process = begin(tiny, "--workers", "1", "--set", long_epochs)
+
+    def is_training() -> bool:
+        assert process.poll() is None, process.communicate()
+        database = studies / "tiny-digits.db"
+        return database.exists() and any("worker" in trial.user_attrs for trial in open_study(studies).trials)
+
+    wait_for(is_training, seconds=60)
+    offspring = offspring_of(process.pid)
+    process.kill()
+    process.wait()
+    # Nothing would be sent, and so no death be noticed, for half a minute.
+    wait_for(lambda: not any(is_alive(child) for child in offspring), seconds=3)
+    assert open_study(studies).trials[0].user_attrs.get("epochs", []) == []
+
+
+@linux_only
 def test_killed_worker_is_replaced_and_the_trial_goes_on(tiny: Path, begin: Callable[..., Any]) -> None:
     studies = tiny.parent / "studies"
     process = begin(tiny, "--workers", "1", *SLOW_TRIALS)

@@ -11,8 +11,8 @@ from typing import Any
 from search import teachers
 from search.confidence import interval
 from search.config import TrialConfig
-from search.confirm import TRAINED, fresh_seeds
-from search.errors import BuildError, StudyError, UserError
+from search.confirm import TRAINED, fresh_seeds, searched_images
+from search.errors import BuildError, UserError
 from search.executors.helper import Helper
 from search.executors.local import LocalExecutor, usable_slots
 from search.export import now
@@ -60,8 +60,7 @@ def ablate(files: StudyFiles, *, seeds: int, watcher: TrainingWatcher) -> dict[s
         helper = Helper(files.root)
         stack.callback(helper.close)
         config = winner.candidate.config
-        if helper.prepare(config, watcher.decoding).fingerprint != record.facts["data"]["fingerprint"]:
-            raise StudyError(f"{files.database}: the images are no longer those that were searched on")
+        searched_images(files, record, config, helper, watcher)
 
         def can_be_built(config: TrialConfig) -> bool:
             try:

@@ -10,6 +10,7 @@ from typing import Any
 
 from search import teachers
 from search.confidence import difference, estimate, interval, optimism, share_interval
+from search.config import TrialConfig
 from search.data import Prepared
 from search.errors import StudyError, UserError
 from search.executors.helper import Helper
@@ -49,10 +50,7 @@ class _Bench:
 
     def data(self, trial: Trial) -> Prepared:
         """Return the images, as long as they are those of the study."""
-        found = self.helper.prepare(trial.candidate.config, self.watcher.decoding)
-        if found.fingerprint != self.record.facts["data"]["fingerprint"]:
-            raise StudyError(f"{self.files.database}: the images are no longer those that were searched on")
-        return found
+        return searched_images(self.files, self.record, trial.candidate.config, self.helper, self.watcher)
 
     def _job(self, number: int, trial: Trial, seed: int) -> Job:
         config = trial.candidate.config
@@ -99,6 +97,20 @@ def confirm(files: StudyFiles, *, top: int, seeds: int, again: bool, watcher: Tr
         data = bench.data(record.trials[found["chosen"]])
     _open_test(record, files, found, data)
     record.set_fact("confirmed", found)
+    return found
+
+
+def searched_images(
+    files: StudyFiles, record: Record, config: TrialConfig, helper: Helper, watcher: TrainingWatcher
+) -> Prepared:
+    """Return the images of a configuration, as long as they are those of the study.
+
+    Raises:
+        StudyError: they are not.
+    """
+    found = helper.prepare(config, watcher.decoding)
+    if found.fingerprint != record.facts["data"]["fingerprint"]:
+        raise StudyError(f"{files.database}: the images are no longer those that were searched on")
     return found
 
 

@@ -59,12 +59,16 @@ def worst(
     """Return the images [C, H, W] that a network is most sure of and wrong about, each with what is said of it."""
     shares = softmax(logits, axis=1)
     predicted, confidence = shares.argmax(axis=1), shares.max(axis=1)
-    wrong = np.flatnonzero(predicted != labels)
-    order = wrong[np.argsort(-confidence[wrong], kind="stable")][:WORST]
     return [
         (
             np.asarray(pixels[np.array([index])])[0],
             f"{classes[predicted[index]]} {confidence[index]:.0%},\nis {classes[labels[index]]}",
         )
-        for index in order.tolist()
+        for index in mistakes(shares, labels)[:WORST].tolist()
     ]
+
+
+def mistakes(probabilities: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return the numbers of the wrongly classified images, the most confident first; `probabilities` [N, classes]."""
+    wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
+    return wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")]

@@ -23,6 +23,7 @@ CALIBRATION = {
     "study.timeout": "null",
     "study.target": "null",
     "study.min_gain": "null",
+    "study.pictures": "false",
 }
 """What the trials that are only timed are searched with."""
 

@@ -19,6 +19,7 @@ from search.confidence import share_interval
 from search.errors import SearchError
 from search.evaluate import measure_on, read_network
 from search.export import write_text
+from search.pictures import mistakes
 from search.space import differences
 from search.study import best
 from search.study.files import StudyFiles
@@ -122,8 +123,7 @@ def _mistakes(trial: Trial, files: StudyFiles) -> dict[str, Any]:
     predicted = found.probabilities.argmax(axis=1)
     labels = np.arange(len(data.classes))
     confidence = found.probabilities.max(axis=1)
-    wrong = np.flatnonzero(predicted != found.labels)
-    worst = wrong[np.argsort(-confidence[wrong])][:WORST]
+    wrong = mistakes(found.probabilities, found.labels)
     pixels = load_images(data, "val").pixels
     scores = precision_recall_fscore_support(found.labels, predicted, labels=labels, zero_division=0.0)
     return {
@@ -141,7 +141,7 @@ def _mistakes(trial: Trial, files: StudyFiles) -> dict[str, Any]:
                 "predicted": data.classes[predicted[index]],
                 "confidence": confidence[index],
             }
-            for index in worst.tolist()
+            for index in wrong[:WORST].tolist()
         ],
     }
 

@@ -492,7 +492,8 @@ class Search:
 
     def _is_to_be_drawn(self, trial: Trial) -> bool:
         """Tell whether nothing but its pictures is missing of a trial that is about to end among the best."""
-        if not self.draws or trial.pictures is not None or trial.epoch < self.epochs:
+        # A search that stops takes no more jobs: what is trained to its end then ends without pictures.
+        if not self.draws or self.stopping or trial.pictures is not None or trial.epoch < self.epochs:
             return False
         values, over = self._outcome(trial)
         return all(excess <= 0 for excess in over.values()) and best.is_among(
@@ -700,10 +701,12 @@ class Search:
         most = self.settings.max_epochs
         if most is not None and sum(trial.epoch for trial in self.record.trials) >= most:
             return "epochs"
-        if target is not None and (first := best.ranked(self.record)[:1]):
-            (value, *_) = first[0].values or ()
-            if self.sign * value >= self.sign * target:
-                return "target"
+        if target is not None and any(
+            trial.values is not None and self.sign * trial.values[0] >= self.sign * target
+            for trial in self.record.trials
+            if trial.state == "complete" and trial.is_feasible
+        ):
+            return "target"
         least = self.settings.min_gain
         if least is not None and (found := outlook.outlook(self.record)) is not None and found.gain < least:
             return "gain"

@@ -51,6 +51,17 @@ def test_trials_that_end_among_the_best_are_drawn(tmp_path: Path, imgcls: Callab
 
 
 @pytest.mark.slow
+def test_trial_that_comes_to_its_end_as_the_search_stops_is_complete(
+    tmp_path: Path, imgcls: Callable[..., Answer]
+) -> None:
+    (tmp_path / "drawn.yaml").write_text(DRAWN)
+    answer = imgcls("run", "drawn.yaml", "--workers", "1", "--set", "study.pruner=none", "--set", "study.max_epochs=5")
+    assert answer.code == 0, answer.err
+    (row,) = json.loads(imgcls("trials", "drawn-digits", "--json").out)
+    assert (row["state"], row["epochs"]) == ("complete", 5)
+
+
+@pytest.mark.slow
 def test_trial_that_cannot_be_drawn_is_complete_all_the_same(tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
     (tmp_path / "drawn.yaml").write_text(DRAWN)
     (tmp_path / "studies" / "drawn-digits").mkdir(parents=True)

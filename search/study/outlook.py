@@ -52,10 +52,13 @@ def outlook(record: Record) -> Outlook | None:
 
 def expected_best(values: Sequence[float], count: int) -> float:
     """Return the mean of the largest of `count` of the values, over all ways to choose them."""
-    ordered, total = sorted(values), math.comb(len(values), count)
-    return sum(
-        value * (math.comb(place, count - 1) / total) for place, value in enumerate(ordered) if place >= count - 1
-    )
+    ordered, expected = sorted(values), 0.0
+    # The probability that the largest of the chosen stands at a place: C(place, count - 1) / C(n, count), from above.
+    share = count / len(values)
+    for place in range(len(values) - 1, count - 2, -1):
+        expected += share * ordered[place]
+        share *= (place - count + 1) / max(place, 1)
+    return expected
 
 
 def _value(trial: Trial, sign: int) -> float:

@@ -13,20 +13,25 @@ from search.errors import SearchError, UserError, closest
 from search.export import find_trial
 from search.space import differences
 from search.study import best
-from search.study.files import StudyFiles
+from search.study.address import Address
+from search.study.files import StudyFiles, find_study, study_names
 from search.study.record import Record, load
 from search.study.summary import describe, summarise
 from search.trial import Trial
 
 
-def list_studies(root: Path) -> list[dict[str, Any]]:
-    """Return how each study of a folder stands; one that cannot be read is listed with the reason."""
+def list_studies(root: Path, at: Address | None = None) -> list[dict[str, Any]]:
+    """Return how each study of a folder, or of a database, stands; one that cannot be read is listed with the reason.
+
+    Raises:
+        StudyError: the database cannot be reached.
+    """
     found: list[dict[str, Any]] = []
-    for database in sorted(root.glob("*.db")):
+    for name in study_names(root, at):
         try:
-            record = load(StudyFiles(root, database.stem))
+            record = load(find_study(root, name, at))
         except SearchError as error:
-            found.append({"study": database.stem, "problem": str(error)})
+            found.append({"study": name, "problem": str(error)})
             continue
         confirmed = record.facts.get("confirmed")
         found.append({**summarise(record), "confirmed": confirmed["chosen"] if confirmed else None})
@@ -74,13 +79,13 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def compare(root: Path, first: str, second: str) -> dict[str, Any]:
+def compare(root: Path, first: str, second: str, at: Address | None = None) -> dict[str, Any]:
     """Tell what differs between two trials (`study:7`) or two studies, and what it did to the score.
 
     Raises:
         UserError: one names a trial and the other a study, or there is no such trial or study.
     """
-    (a, trial_a), (b, trial_b) = (_open(root, name) for name in (first, second))
+    (a, trial_a), (b, trial_b) = (_open(root, name, at) for name in (first, second))
     if (trial_a is None) != (trial_b is None):
         raise UserError(f"{first}, {second}: a trial and a study; compare two trials (study:7) or two studies")
     if trial_a is not None and trial_b is not None:
@@ -97,9 +102,9 @@ def compare(root: Path, first: str, second: str) -> dict[str, Any]:
     }
 
 
-def _open(root: Path, name: str) -> tuple[Record, Trial | None]:
+def _open(root: Path, name: str, at: Address | None) -> tuple[Record, Trial | None]:
     study, colon, number = name.partition(":")
-    record = load(StudyFiles(root, study))
+    record = load(find_study(root, study, at))
     if not colon:
         return record, None
     if not number.isdecimal():

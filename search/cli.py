@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable
 from enum import Enum
@@ -13,7 +14,7 @@ import typer
 
 from search.cli_results import COMMANDS as RESULTS
 from search.errors import NoResultError, SearchError, UserError, disk_trouble
-from search.output import STUDIES, AsJson, Studies, StudyName
+from search.output import STUDIES, AsJson, Storage, Studies, StudyName
 from search.output import pairs as _pairs
 from search.output import print_json as _print_json
 from search.output import print_table as _print_table
@@ -69,6 +70,7 @@ def run(
     data: Data = None,
     name: Name = None,
     studies: Studies = STUDIES,
+    storage: Storage = None,
     workers: Annotated[
         int | None, typer.Option("--workers", help="Trials at a time; default: one per core or GPU.")
     ] = None,
@@ -79,6 +81,7 @@ def run(
     imgcls-search run spaces/vit.yaml
     imgcls-search run spaces/vit.yaml --data folder:photos --set image.size=64
     imgcls-search run spaces/vit.yaml --set study.trials=100
+    imgcls-search run spaces/vit.yaml --storage postgresql://me@host/studies
 
     The same command again goes on where the search stands. Ctrl-C saves and stops; twice stops now.
     """
@@ -95,11 +98,14 @@ def run(
         raise UserError(f"{space_file}: nothing is searched in it; train it with: imgcls-search train {space_file}")
     from search.run import run as run_search
     from search.screen import SearchScreen
+    from search.study.address import settle
+    from search.study.files import find_study
 
+    files = find_study(studies, space.name, settle(storage, space.study["storage"]))
     console = Console(soft_wrap=True, highlight=False)
-    console.print(f"study {space.name} in {studies / (space.name + '.db')}")
+    console.print(f"study {space.name} in {files.store}")
     with SearchScreen(console) as screen:
-        outcome = run_search(space, studies, screen)
+        outcome = run_search(space, studies, screen, files.address)
     raise typer.Exit(_conclude(outcome, studies))
 
 
@@ -206,18 +212,19 @@ def check(
 
 
 @app.command()
-def status(study: StudyName, studies: Studies = STUDIES, as_json: AsJson = False) -> None:
+def status(study: StudyName, studies: Studies = STUDIES, storage: Storage = None, as_json: AsJson = False) -> None:
     """Tell how a study stands: trials by state, rejections, troubles, failures, the best so far.
 
     \b
     imgcls-search status vit-digits
     imgcls-search status vit-digits --json
     """
-    from search.study.files import StudyFiles
+    from search.study.address import settle
+    from search.study.files import find_study
     from search.study.record import load
     from search.study.summary import STATES, summarise
 
-    found = summarise(load(StudyFiles(studies, study)))
+    found = summarise(load(find_study(studies, study, settle(storage))))
     if as_json:
         _print_json(found)
         return
@@ -240,19 +247,20 @@ def status(study: StudyName, studies: Studies = STUDIES, as_json: AsJson = False
 
 
 @app.command()
-def best(study: StudyName, studies: Studies = STUDIES, as_json: AsJson = False) -> None:
+def best(study: StudyName, studies: Studies = STUDIES, storage: Storage = None, as_json: AsJson = False) -> None:
     """Show the best trial of a study, or its Pareto front where there are several objectives.
 
     \b
     imgcls-search best vit-digits
     imgcls-search best vit-digits --json
     """
+    from search.study.address import settle
     from search.study.best import front
-    from search.study.files import StudyFiles
+    from search.study.files import find_study
     from search.study.record import load
     from search.study.summary import describe
 
-    record = load(StudyFiles(studies, study))
+    record = load(find_study(studies, study, settle(storage)))
     found = [describe(trial, record) for trial in front(record)]
     confirmed = record.facts.get("confirmed")
     if as_json:
@@ -274,6 +282,7 @@ def front(
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Draw it as a .png, .svg or .pdf too.")
     ] = None,
     studies: Studies = STUDIES,
+    storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the Pareto front of a study: the trials that no other beats in every objective.
@@ -286,10 +295,11 @@ def front(
     Trials over a measured limit (latency_ms, size_kb) are never on it.
     """
     from search.front import describe_front, draw_front
-    from search.study.files import StudyFiles
+    from search.study.address import settle
+    from search.study.files import find_study
     from search.study.record import load
 
-    record = load(StudyFiles(studies, study))
+    record = load(find_study(studies, study, settle(storage)))
     found = describe_front(record)
     if output is not None:
         draw_front(record, output)
@@ -327,6 +337,7 @@ def export(
     ] = None,
     trial: Annotated[int | None, typer.Option("--trial", help="A trial's number; default: the best.")] = None,
     studies: Studies = STUDIES,
+    storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a trial's configuration as YAML that trains alone, or a trained network as a folder that serves alone.
@@ -342,26 +353,33 @@ def export(
     if (output is None) == (bundle is None):
         raise UserError("export: needs either -o FILE, for the configuration, or --bundle DIR, for the trained network")
     if bundle is not None:
-        _export_bundle(source, bundle, trial, studies, as_json)
+        _export_bundle(source, bundle, trial, studies, storage, as_json)
         return
     from search.export import export_trial, write_text
-    from search.study.files import StudyFiles
+    from search.study.address import settle
+    from search.study.files import find_study
 
     assert output is not None
-    write_text(output, export_trial(StudyFiles(studies, source), trial))
+    write_text(output, export_trial(find_study(studies, source, settle(storage)), trial))
     print(f"wrote {output}; retrain it with: imgcls-search train {output} --seeds 3")
 
 
-def _export_bundle(source: str, out: Path, trial: int | None, studies: Path, as_json: bool) -> None:
+def _export_bundle(
+    source: str, out: Path, trial: int | None, studies: Path, storage: str | None, as_json: bool
+) -> None:
     is_weights = source.endswith(".pt")
     if is_weights and trial is not None:
         raise UserError(f"--trial {trial}: {source} is one training; --trial goes with the name of a study")
     from search.delivery.deliver import deliver
     from search.delivery.weights import from_trial, from_weights
     from search.executors.helper import image_cache
-    from search.study.files import StudyFiles
+    from search.study.address import settle
+    from search.study.files import find_study
 
-    trained = from_weights(Path(source)) if is_weights else from_trial(StudyFiles(studies, source), trial)
+    if is_weights:
+        trained = from_weights(Path(source))
+    else:
+        trained = from_trial(find_study(studies, source, settle(storage)), trial)
     found = deliver(trained, out, image_cache(studies))
     if as_json:
         _print_json(found)
@@ -430,6 +448,7 @@ def train(
     overrides: Overrides = None,
     data: Data = None,
     studies: Studies = STUDIES,
+    storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
     """Train one configuration for good and open the test split: mean and spread over seeds.
@@ -444,6 +463,7 @@ def train(
     from search.retrain import Training
     from search.retrain import train as train_all
     from search.screen import TrainingScreen
+    from search.study.address import settle
 
     config = _space(config_file, overrides, data, None).config()
     training = Training(
@@ -453,6 +473,7 @@ def train(
         out=out or Path("trained") / config_file.stem,
         studies=studies,
         origin=read_origin(config_file.read_text(encoding="utf-8")),
+        at=settle(storage),
     )
     report = train_all(training, TrainingScreen(Console(stderr=True, soft_wrap=True, highlight=False)))
     if as_json:
@@ -599,6 +620,7 @@ def replay(
     workers: Annotated[int, typer.Option("--workers", min=1, help="Trials side by side.")] = 1,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Another seed for the draws.")] = None,
     studies: Studies = STUDIES,
+    storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
     """Tell what other strategies would have cost and found on the curves of a study, without any training.
@@ -615,10 +637,11 @@ def replay(
 
     from search.catalog import catalog
     from search.replay import as_it_was, replay_study, space_of
-    from search.study.files import StudyFiles
+    from search.study.address import settle
+    from search.study.files import find_study
     from search.study.record import load
 
-    record = load(StudyFiles(studies, study))
+    record = load(find_study(studies, study, settle(storage)))
     found = [as_it_was(record)]
     own = record.facts["space"]["study"]
     for sampler in samplers or [json.dumps(own["sampler"])]:
@@ -648,6 +671,7 @@ def _replayed(found: Replayed) -> tuple[str, ...]:
 def dashboard(
     study: StudyName,
     studies: Studies = STUDIES,
+    storage: Storage = None,
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8080,
 ) -> None:
@@ -658,9 +682,10 @@ def dashboard(
     imgcls-search dashboard vit-digits --port 9000
     """
     from search.dashboard import is_loopback, make_dashboard
-    from search.study.files import StudyFiles
+    from search.study.address import settle
+    from search.study.files import find_study
 
-    server = make_dashboard(StudyFiles(studies, study), host, port)
+    server = make_dashboard(find_study(studies, study, settle(storage)), host, port)
     if not is_loopback(host):
         print("warning: whoever reaches this address can read and delete studies", file=sys.stderr)
     print(f"optuna-dashboard on http://{host}:{server.server_port}/ (Ctrl-C ends it)", flush=True)
@@ -675,6 +700,7 @@ def copy(
         bool, typer.Option("--with-folder", help="Checkpoints and logs too; --to is a folder then.")
     ] = False,
     studies: Studies = STUDIES,
+    storage: Storage = None,
 ) -> None:
     """Copy a study as it stands at one moment, also while a run writes it; a plain `cp` would miss trials.
 
@@ -682,10 +708,11 @@ def copy(
     imgcls-search copy vit-digits --to backup.db
     imgcls-search copy vit-digits --to elsewhere/ --with-folder
     """
+    from search.study.address import settle
     from search.study.copy import copy_study
-    from search.study.files import StudyFiles
+    from search.study.files import find_study
 
-    print(f"wrote {copy_study(StudyFiles(studies, study), to, with_folder=with_folder)}")
+    print(f"wrote {copy_study(find_study(studies, study, settle(storage)), to, with_folder=with_folder)}")
 
 
 @app.command()
@@ -720,6 +747,7 @@ for _command_name, _command in RESULTS.items():
 def main() -> None:
     """Run the command line; a user's mistake becomes one line and exit code 2."""
     try:
+        _hide_password()
         app()
     except SearchError as error:
         for line in str(error).splitlines():
@@ -740,15 +768,30 @@ def main() -> None:
         sys.exit(130)
 
 
+def _hide_password() -> None:
+    """Start anew, with the password of an address in the environment, where all users could read it in a list."""
+    if not any("postgres" in argument for argument in sys.argv[1:]):
+        return
+    from search.study.address import without_passwords
+
+    arguments, variables = without_passwords(sys.argv[1:])
+    count = len(arguments)
+    # In a process that was started otherwise, the list does not show these arguments.
+    if variables and os.name == "posix" and sys.orig_argv[-count:] == sys.argv[1:]:
+        os.execve(sys.executable, [*sys.orig_argv[:-count], *arguments], {**os.environ, **variables})  # noqa: S606
+
+
 def _space(path: Path, overrides: list[str] | None, data: str | None, name: str | None) -> Space:
     from search.catalog import catalog, refuse_idle_sections
     from search.space import read_space
+    from search.study.address import refuse_password
 
     pairs = [_override(text) for text in overrides or []]
     if name is not None:
         pairs.append(("study.name", json.dumps(name)))
     space = read_space(path, catalog(), overrides=pairs, data=data)
     refuse_idle_sections(space)
+    refuse_password(space.study["storage"], space.locate("study"))
     return space
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from search.errors import UserError
-from search.output import STUDIES, AsJson, Studies, StudyName, pairs, print_json, print_table
+from search.output import STUDIES, AsJson, Storage, Studies, StudyName, pairs, print_json, print_table
 
 
 def confirm(
@@ -19,6 +19,7 @@ def confirm(
     seeds: Annotated[int, typer.Option("--seeds", min=2, help="Fresh seeds of each; as many again measure.")] = 3,
     again: Annotated[bool, typer.Option("--again", help="Confirm anew; opens the test split once more.")] = False,
     studies: Studies = STUDIES,
+    storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
     """Train the best few on fresh seeds, say how much luck was in the winner, then open the test split once.
@@ -33,10 +34,13 @@ def confirm(
 
     from search.confirm import confirm as confirm_study
     from search.screen import TrainingScreen
-    from search.study.files import StudyFiles
+    from search.study.address import settle
+    from search.study.files import find_study
 
     screen = TrainingScreen(Console(stderr=True, soft_wrap=True, highlight=False))
-    found = confirm_study(StudyFiles(studies, study), top=top, seeds=seeds, again=again, watcher=screen)
+    found = confirm_study(
+        find_study(studies, study, settle(storage)), top=top, seeds=seeds, again=again, watcher=screen
+    )
     if as_json:
         print_json({"study": study, **found})
         return
@@ -65,6 +69,7 @@ def reproduce(
     trial: Annotated[int, typer.Option("--trial", min=0, help="The number of the trial.")],
     seeds: Annotated[int, typer.Option("--seeds", min=2, help="Other seeds that show the noise, if needed.")] = 3,
     studies: Studies = STUDIES,
+    storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
     """Train a trial again from what the study holds: identical, within the noise of seeds, or different.
@@ -78,10 +83,11 @@ def reproduce(
 
     from search.reproduce import reproduce as train_again
     from search.screen import TrainingScreen
-    from search.study.files import StudyFiles
+    from search.study.address import settle
+    from search.study.files import find_study
 
     screen = TrainingScreen(Console(stderr=True, soft_wrap=True, highlight=False))
-    found = train_again(StudyFiles(studies, study), trial, seeds=seeds, watcher=screen)
+    found = train_again(find_study(studies, study, settle(storage)), trial, seeds=seeds, watcher=screen)
     if as_json:
         print_json(found)
     else:
@@ -98,7 +104,7 @@ def reproduce(
     raise typer.Exit(1 if found["verdict"] == "different" else 0)
 
 
-def list_studies(studies: Studies = STUDIES, as_json: AsJson = False) -> None:
+def list_studies(studies: Studies = STUDIES, storage: Storage = None, as_json: AsJson = False) -> None:
     """List the studies of a folder: trials, the best so far, whether it was confirmed.
 
     \b
@@ -106,13 +112,15 @@ def list_studies(studies: Studies = STUDIES, as_json: AsJson = False) -> None:
     imgcls-search list --json
     """
     from search.browse import list_studies as find
+    from search.study.address import settle
 
-    found = find(studies)
+    at = settle(storage)
+    found = find(studies, at)
     if as_json:
         print_json(found)
         return
     if not found:
-        print(f"no study in {studies}; start with: imgcls-search run spaces/vit.yaml")
+        print(f"no study in {at or studies}; start with: imgcls-search run spaces/vit.yaml")
         return
     rows = []
     for entry in found:
@@ -133,6 +141,7 @@ def trials(
     top: Annotated[int | None, typer.Option("--top", min=1, help="Only so many, best first.")] = None,
     family: Annotated[str | None, typer.Option("--family", help="Only one family of networks.")] = None,
     studies: Studies = STUDIES,
+    storage: Storage = None,
     as_json: AsJson = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV for spreadsheets.")] = False,
 ) -> None:
@@ -143,11 +152,12 @@ def trials(
     imgcls-search trials mixed-digits --family resnet --csv
     """
     from search.browse import to_csv, trial_rows
-    from search.study.files import StudyFiles
+    from search.study.address import settle
+    from search.study.files import find_study
 
     if as_json and as_csv:
         raise UserError("--json and --csv: only one of them")
-    rows = trial_rows(StudyFiles(studies, study), top=top, family=family)
+    rows = trial_rows(find_study(studies, study, settle(storage)), top=top, family=family)
     if as_json:
         print_json(rows)
     elif as_csv:
@@ -161,6 +171,7 @@ def compare(
     first: Annotated[str, typer.Argument(metavar="A", help="A study, or a trial as STUDY:NUMBER.")],
     second: Annotated[str, typer.Argument(metavar="B", help="Another one of the same kind.")],
     studies: Studies = STUDIES,
+    storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare two trials or two studies: what differs, and what it did to the score.
@@ -170,8 +181,9 @@ def compare(
     imgcls-search compare vit-digits resnet-digits
     """
     from search.browse import compare as find
+    from search.study.address import settle
 
-    found = find(studies, first, second)
+    found = find(studies, first, second, settle(storage))
     if as_json:
         print_json(found)
         return
@@ -222,6 +234,7 @@ def report(
     ablation: Annotated[bool, typer.Option("--ablation", help="Retrain the way to the winner, step by step.")] = False,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Fresh seeds of each step of --ablation.")] = 3,
     studies: Studies = STUDIES,
+    storage: Storage = None,
 ) -> None:
     """Write a study as one page that opens anywhere: the winner, why, how sure, its mistakes, how to go on.
 
@@ -237,9 +250,10 @@ def report(
     from search.export import must_be_writable
     from search.report import write_report
     from search.screen import TrainingScreen
-    from search.study.files import StudyFiles
+    from search.study.address import settle
+    from search.study.files import find_study
 
-    files = StudyFiles(studies, study)
+    files = find_study(studies, study, settle(storage))
     files.must_exist()
     must_be_writable(output)
     if ablation:

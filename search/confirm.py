@@ -110,7 +110,7 @@ def searched_images(
     """
     found = helper.prepare(config, watcher.decoding)
     if found.fingerprint != record.facts["data"]["fingerprint"]:
-        raise StudyError(f"{files.database}: the images are no longer those that were searched on")
+        raise StudyError(f"{files.store}: the images are no longer those that were searched on")
     return found
 
 

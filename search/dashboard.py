@@ -15,7 +15,6 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from search.errors import NoResultError, UserError
 from search.study import best
-from search.study.database import open_storage
 from search.study.files import StudyFiles
 from search.study.record import Record, load
 
@@ -47,7 +46,7 @@ def make_dashboard(files: StudyFiles, host: str, port: int) -> WSGIServer:
 
     latest = Latest(files)
     store = FileSystemArtifactStore(files.pictures)
-    application = agreeing_on_best(wsgi(open_storage(files.database), artifact_store=store), latest)
+    application = agreeing_on_best(wsgi(files.store.open(), artifact_store=store), latest)
     application = refusing_strangers(application, host)
     try:
         return make_server(host, port, application, server_class=_Server, handler_class=_Quiet)
@@ -60,22 +59,17 @@ class Latest:
 
     def __init__(self, files: StudyFiles) -> None:
         self.files = files
-        self.stamp = self._stamp()
+        self.stamp = files.store.stamp()
         self.record = load(files)
 
     def read(self) -> Record:
         """Return the record; it is not to be changed."""
         # What is written while it is read is read again the next time.
-        stamp = self._stamp()
+        stamp = self.files.store.stamp()
         if stamp != self.stamp:
             self.record = Record(self.record.study, self.record.rows)
             self.stamp = stamp
         return self.record
-
-    def _stamp(self) -> list[tuple[int, int]]:
-        database = self.files.database
-        paths = [path for path in (database, database.with_name(f"{database.name}-wal")) if path.exists()]
-        return [(found.st_mtime_ns, found.st_size) for found in (path.stat() for path in paths)]
 
 
 def agreeing_on_best(application: Application, latest: Latest) -> Application:

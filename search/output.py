@@ -11,6 +11,14 @@ import typer
 
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="The name of a study, for example vit-digits.")]
 Studies = Annotated[Path, typer.Option("--studies", metavar="DIR", help="Where studies lie.")]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        metavar="URL",
+        help="A PostgreSQL database of studies; default: $IMGCLS_STORAGE, else SQLite files.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 STUDIES = Path("studies")
 

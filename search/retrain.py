@@ -30,7 +30,8 @@ from search.protocol import (
     Started,
     WorkerDied,
 )
-from search.study.files import StudyFiles
+from search.study.address import Address
+from search.study.files import find_study
 from search.study.record import load
 from search.trial import compresses
 
@@ -65,6 +66,9 @@ class Training:
     origin: Mapping[str, Any] | None
     """The study and trial that the configuration was exported from, where that is known."""
 
+    at: Address | None = None
+    """The database of studies on a server, if that is where they are."""
+
 
 def train(training: Training, watcher: TrainingWatcher) -> dict[str, Any]:
     """Train with every seed, save the weights, open the test split once and write `metrics.json`.
@@ -82,7 +86,7 @@ def train(training: Training, watcher: TrainingWatcher) -> dict[str, Any]:
         stack.callback(executor.close)
         data = helper.prepare(training.config, watcher.decoding)
         helper.measure(training.config, data.shape)
-        taught = teachers.settle_one(training.config, training.studies, training.origin, data, helper)
+        taught = teachers.settle_one(training.config, training.studies, training.at, training.origin, data, helper)
         teacher = taught[0] if taught is not None else None
         jobs = [
             training_job(
@@ -238,7 +242,7 @@ def _note_opening(training: Training, opening: Mapping[str, Any]) -> bool:
     if training.origin is None:
         return False
     try:
-        record = load(StudyFiles(training.studies, training.origin["study"]))
+        record = load(find_study(training.studies, training.origin["study"], training.at))
     except StudyError:
         return False
     openings = [*record.facts.get("test_openings", []), {**opening, "trial": training.origin["trial"]}]

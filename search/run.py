@@ -41,7 +41,8 @@ from search.strategy.pruners import PRUNERS, Pruner
 from search.strategy.samplers import SAMPLERS, Sampler, View, draw_random
 from search.study import best, outlook
 from search.study import record as records
-from search.study.files import StudyFiles
+from search.study.address import Address
+from search.study.files import StudyFiles, find_study
 from search.study.note import write_note
 from search.study.record import Record
 from search.study.settings import FREE_TO_CHANGE, StudySettings
@@ -101,8 +102,8 @@ class Helps(Protocol):
         """Return when an answer is there, or after so many seconds."""
 
 
-def run(space: Space, root: Path, watcher: Watcher) -> Outcome:
-    """Run a search, or go on with it, until it ends or is asked to stop.
+def run(space: Space, root: Path, watcher: Watcher, address: Address | None = None) -> Outcome:
+    """Run a search, or go on with it, until it ends or is asked to stop; the study is at the address, if one is given.
 
     Raises:
         UserError: the space, the data, the device or the study is not fit for it.
@@ -112,7 +113,7 @@ def run(space: Space, root: Path, watcher: Watcher) -> Outcome:
     settings = study_settings(space)
     if settings.min_gain is not None and len(space.objectives) > 1:
         raise UserError(f"{space.locate('study')}: study.min_gain: needs one objective, got {len(space.objectives)}")
-    files = StudyFiles(root, space.name)
+    files = find_study(root, space.name, address)
     files.make()
     with ExitStack() as stack:
         stack.enter_context(files.locked())
@@ -156,16 +157,16 @@ def run(space: Space, root: Path, watcher: Watcher) -> Outcome:
 
 def _reopen(files: StudyFiles, space: Space) -> Record | None:
     """Return the study if it exists; refuse one that was made from another space."""
-    if not files.database.exists():
+    if not files.store.exists():
         return None
     record = records.load(files)
     new = records.to_json(space.document)
     old = _with_later_sections(record, new)
     changes = [change for change in differences(old, new) if not _is_free(change.path)]
     if changes:
-        shown = "\n".join(f"{files.database}: {change}" for change in changes)
+        shown = "\n".join(f"{files.store}: {change}" for change in changes)
         raise StudyError(
-            f"{shown}\n{files.database}: these differ from what the study was started with; "
+            f"{shown}\n{files.store}: these differ from what the study was started with; "
             "put them back, or name another study with --name"
         )
     return record

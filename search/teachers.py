@@ -16,7 +16,8 @@ from search.executors.helper import Helper
 from search.signature import build
 from search.space import Space
 from search.study import best
-from search.study.files import StudyFiles
+from search.study.address import Address
+from search.study.files import StudyFiles, find_study
 from search.study.record import load
 
 Teachers = dict[str, dict[str, Any]]
@@ -40,7 +41,7 @@ def settle(
     for plan in _plans(space):
         entry = known.get(plan.key)
         if entry is None or not files.teacher(entry["sha256"]).is_file():
-            fresh, path = _find(plan, files.root)
+            fresh, path = _find(plan, files.root, files.address)
             if entry is not None and entry["sha256"] != fresh["sha256"]:
                 raise CheckpointError(
                     f"{plan.path}: {path}: other weights than this study began with; put them back, or name another "
@@ -60,7 +61,12 @@ def path_of(config: TrialConfig, files: StudyFiles, teachers: Mapping[str, Mappi
 
 
 def settle_one(
-    config: TrialConfig, root: Path, origin: Mapping[str, Any] | None, data: Prepared, helper: Helper
+    config: TrialConfig,
+    root: Path,
+    at: Address | None,
+    origin: Mapping[str, Any] | None,
+    data: Prepared,
+    helper: Helper,
 ) -> tuple[str, dict[str, Any]] | None:
     """Return the weights that one configuration learns from, and what is known of them; None where there are none.
 
@@ -73,17 +79,19 @@ def settle_one(
     plan = distillation(config)
     if plan is None:
         return None
-    kept = _kept(plan, root, origin)
-    entry, path = kept if kept is not None else _find(plan, root)
+    kept = _kept(plan, root, at, origin)
+    entry, path = kept if kept is not None else _find(plan, root, at)
     _must_fit(plan, path, data, [data.image_size], helper)
     return str(path), entry
 
 
-def _kept(plan: Distillation, root: Path, origin: Mapping[str, Any] | None) -> tuple[dict[str, Any], Path] | None:
+def _kept(
+    plan: Distillation, root: Path, at: Address | None, origin: Mapping[str, Any] | None
+) -> tuple[dict[str, Any], Path] | None:
     if origin is None:
         return None
     try:
-        files = StudyFiles(root, origin["study"])
+        files = find_study(root, origin["study"], at)
         entry = load(files).facts.get("teachers", {}).get(plan.key)
     except StudyError:
         return None
@@ -115,14 +123,14 @@ def _values(entry: Any) -> list[Any]:
     return list(entry.get("choice") or entry.get("int") or ())
 
 
-def _find(plan: Distillation, root: Path) -> tuple[dict[str, Any], Path]:
+def _find(plan: Distillation, root: Path, at: Address | None) -> tuple[dict[str, Any], Path]:
     if plan.kind == "file":
         path = Path(plan.source).expanduser()
         if not path.is_file():
             raise CheckpointError(f"{plan.path}: {plan.source}: no such weights file; train writes one")
         return {"sha256": _digest(path), "file": str(path)}, path
     try:
-        files = StudyFiles(root, plan.source)
+        files = find_study(root, plan.source, at)
         record = load(files)
         teacher = best.front(record)[0]
     except (StudyError, NoResultError) as error:

@@ -1,13 +1,13 @@
-"""The database of a study: opened when sound, written under a lock that is waited for."""
+"""SQLite files: opened when sound, written under a lock that is waited for; and what any database says in one line."""
 
 from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import optuna
 import sqlalchemy
@@ -23,6 +23,10 @@ LOCK_SECONDS = 60.0
 STEP_SECONDS = 0.25
 """How long SQLite waits at a time, with pauses that grow; in between Ctrl-C is heard."""
 
+T = TypeVar("T")
+Step = Callable[[sqlalchemy.Connection, bool], T]
+"""What is done in one transaction; told whether an earlier try of it may have been committed."""
+
 SAFE = "what is recorded is safe, and the same command goes on from there"
 
 _RESCUE = (
@@ -30,7 +34,9 @@ _RESCUE = (
     "sqlite3 {0} .recover | sqlite3 rescued.db"
 )
 
-_REMEDIES = (
+Remedies = tuple[tuple[str, str], ...]
+
+_REMEDIES: Remedies = (
     ("full", f"free some space; {SAFE}"),
     ("locked", f"another process has held its lock for {LOCK_SECONDS:g} s; end that one; {SAFE}"),
     ("readonly", f"make it writable; {SAFE}"),
@@ -39,6 +45,41 @@ _REMEDIES = (
     ("not a database", _RESCUE),
 )
 """What to do, by a word in what SQLite says."""
+
+
+class Access(Protocol):
+    """How a kind of database is read and written."""
+
+    def reading(self, engine: sqlalchemy.Engine) -> AbstractContextManager[sqlalchemy.Connection]:
+        """Yield a connection that sees one moment of the database."""
+
+    def transact(self, engine: sqlalchemy.Engine, study_id: int, step: Step[T], *, durable: bool = False) -> T:
+        """Do a step in one transaction; what is durable is on the disk when this returns."""
+
+
+class FileAccess:
+    """How SQLite files are read and written."""
+
+    @contextmanager
+    def reading(self, engine: sqlalchemy.Engine) -> Iterator[sqlalchemy.Connection]:
+        """Yield a connection that sees one moment of the database.
+
+        Raises:
+            StudyError: the database cannot be read.
+        """
+        with explaining(public_name(engine.url), "read"), engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN")
+            yield connection
+            connection.rollback()
+
+    def transact(self, engine: sqlalchemy.Engine, study_id: int, step: Step[T], *, durable: bool = False) -> T:
+        """Do a step once; a commit to a file is never in doubt.
+
+        Raises:
+            StudyError: the database cannot be written.
+        """
+        with writing(engine, durable=durable) as connection:
+            return step(connection, False)
 
 
 def make(database: Path) -> RDBStorage:
@@ -88,29 +129,27 @@ def writing(engine: sqlalchemy.Engine, *, durable: bool = False) -> Iterator[sql
     Raises:
         StudyError: the database cannot be written.
     """
-    is_sqlite = engine.name == "sqlite"
     with explaining(public_name(engine.url), "written"), engine.connect() as connection:
-        if durable and is_sqlite:
+        if durable:
             _sync(connection, "FULL")
         try:
-            if is_sqlite:
-                _take_lock(connection)
+            _take_lock(connection)
             yield connection
             connection.commit()
         finally:
             connection.rollback()
-            if durable and is_sqlite:
+            if durable:
                 _sync(connection, "NORMAL")
 
 
 @contextmanager
-def explaining(database: Path | str, what: str) -> Iterator[None]:
-    """Turn what a database answers into one line that says what to do."""
+def explaining(database: Path | str, what: str, remedies: Remedies = _REMEDIES) -> Iterator[None]:
+    """Turn what a database answers into one line that says what to do, by a word in it."""
     try:
         yield
     except (sqlalchemy.exc.DBAPIError, StorageInternalError, sqlite3.Error) as error:
         said = _innermost(error)
-        remedy = next((remedy for word, remedy in _REMEDIES if word in said), SAFE)
+        remedy = next((remedy for word, remedy in remedies if word in said), SAFE)
         raise StudyError(f"{database}: cannot be {what} ({said}); {remedy.format(database)}") from error
 
 
@@ -159,10 +198,15 @@ def _refuse_unsound(database: Path, url: str) -> None:
             raise StudyError(f"{database}: is no database of Optuna's; choose another place with --studies")
         version = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         (library,) = connection.execute("SELECT library_version FROM version_info").fetchone()
-    _refuse_other_version(database, version[0] if version else "", library)
+    refuse_other_version(database, f"sqlite:///{database}", version[0] if version else "", library)
 
 
-def _refuse_other_version(database: Path, version: str, library: str) -> None:
+def refuse_other_version(database: Path | str, url: str, version: str, library: str) -> None:
+    """Refuse tables of another version of Optuna.
+
+    Raises:
+        StudyError: they are.
+    """
     # Imported here: it is slow and only Optuna's own way to know what its tables should be.
     from alembic.script import ScriptDirectory
     from optuna.storages import _rdb
@@ -171,7 +215,7 @@ def _refuse_other_version(database: Path, version: str, library: str) -> None:
     if version == script.get_current_head():
         return
     if version in {revision.revision for revision in script.walk_revisions()}:
-        remedy = f"copy it (imgcls-search copy), then: optuna storage upgrade --storage sqlite:///{database}"
+        remedy = f"copy it (imgcls-search copy), then: optuna storage upgrade --storage {url}"
         age = "an older"
     else:
         remedy = "install that one: pip install -U optuna"

@@ -1,4 +1,4 @@
-"""Where a study keeps what."""
+"""Where a study keeps what: a record in a database, and all else in a folder."""
 
 from __future__ import annotations
 
@@ -7,22 +7,31 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from search.errors import StudyError, closest
-from search.study import place
+from search.errors import StudyError
+from search.study import address, place
+from search.study.address import Address
+
+if TYPE_CHECKING:
+    from search.study.postgres import PostgresStudy
+    from search.study.sqlite import SqliteFile
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True)
 class StudyFiles:
-    """`<root>/<name>.db` is the record; `<root>/<name>/` holds checkpoints, logs and the lock."""
+    """`<root>/<name>.db`, or a database on a server, is the record; `<root>/<name>/` holds checkpoints and logs."""
 
     root: Path
     name: str
+    address: Address | None = None
+    """Of the server's database, where it is one."""
 
     def __post_init__(self) -> None:
         """Refuse names that could leave the folder."""
@@ -32,10 +41,31 @@ class StudyFiles:
                 "starting with a letter or digit"
             )
 
+    @cached_property
+    def store(self) -> SqliteFile | PostgresStudy:
+        """The database; it is opened when it is asked something.
+
+        Raises:
+            UserError: what connects to it is not installed.
+        """
+        # Imported when asked for: each takes a second with all that is beneath it.
+        if self.address is not None:
+            from search.study.postgres import PostgresStudy
+
+            return PostgresStudy(self.address, self.name)
+        from search.study.sqlite import SqliteFile
+
+        return SqliteFile(self.database, self.folder / "new.db")
+
     @property
     def database(self) -> Path:
-        """The SQLite file."""
+        """The SQLite file, where that is the record."""
         return self.root / f"{self.name}.db"
+
+    @property
+    def owner(self) -> Path:
+        """Says in which database on a server the study of the folder is; without it, that is the SQLite file."""
+        return self.folder / "storage"
 
     @property
     def folder(self) -> Path:
@@ -74,15 +104,47 @@ class StudyFiles:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise StudyError(f"{folder}: cannot be created ({error.strerror})") from error
-            place.refuse_unfit(folder)
+            place.refuse_unfit(folder, holds_database=self.address is None)
+        self._refuse_folder_of_another()
         self._refuse_lost_database()
+        if self.address is not None:
+            self.take_over()
+
+    def take_over(self) -> None:
+        """Note in which database the study of the folder is.
+
+        Raises:
+            StudyError: the folder cannot be written.
+        """
+        try:
+            if self.address is None:
+                self.owner.unlink(missing_ok=True)
+            else:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self.owner.write_text(f"{self.address}\n")
+        except OSError as error:
+            raise StudyError(f"{self.owner}: cannot be written ({error.strerror})") from error
+
+    def _refuse_folder_of_another(self) -> None:
+        known = _read_owner(self.owner)
+        if known is not None and known != self.address:
+            raise StudyError(
+                f"{self.folder}: belongs to the study in {known}, and not to {self.address or self.database}; copy "
+                f"that one: imgcls-search copy {self.name} --to ..., name another study with --name, or, where both "
+                f"are one database, delete {self.owner}"
+            )
+        if known is None and self.address is not None and self.database.exists():
+            raise StudyError(
+                f"{self.folder}: belongs to the study in {self.database}, and not to {self.address}; copy that one: "
+                f"imgcls-search copy {self.name} --to {self.address}, or name another study with --name"
+            )
 
     def _refuse_lost_database(self) -> None:
         # A checkpoint is never written before the database is there.
         saved = len(list(self.checkpoint(0).parent.glob("trial-*.pt")))
-        if saved and not self.database.exists():
+        if saved and not self.store.exists():
             raise StudyError(
-                f"{self.database}: is gone, but {self.folder} holds checkpoints of {saved} trial(s); put the database "
+                f"{self.store}: is gone, but {self.folder} holds checkpoints of {saved} trial(s); put the database "
                 "or a copy of it back, or begin anew: move that folder away, or name another study with --name"
             )
 
@@ -90,16 +152,23 @@ class StudyFiles:
         """Refuse a study that is not there.
 
         Raises:
-            StudyError: there is no such database; names near ones.
+            StudyError: there is no such study; names near ones.
         """
-        if not self.database.is_file():
-            known = sorted(path.stem for path in self.root.glob("*.db"))
-            shown = f"; studies there: {', '.join(known)}" if known else "; there is no study there yet"
-            raise StudyError(f"{self.database}: no such study{closest(self.name, known)}{shown}")
+        self.store.must_exist()
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the study for this process alone; released by the system if the process dies.
+        """Hold the study and its folder for this process alone; released if the process dies.
+
+        Raises:
+            StudyError: another process holds it.
+        """
+        with self.folder_locked(), self.store.held():
+            yield
+
+    @contextlib.contextmanager
+    def folder_locked(self) -> Iterator[None]:
+        """Hold the study's folder for this process alone.
 
         Raises:
             StudyError: another process holds it.
@@ -109,7 +178,8 @@ class StudyFiles:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            raise StudyError(f"{self.database}: another run is working on this study ({_holder(path)})") from None
+            shown = self.address or self.database
+            raise StudyError(f"{shown}: another run is working on this study ({_holder(path)})") from None
         except OSError as error:
             raise StudyError(f"{path}: cannot be locked ({error.strerror})") from error
         try:
@@ -125,11 +195,43 @@ def refuse_if_any_runs(root: Path) -> None:
     Raises:
         StudyError: one does; it is named.
     """
-    for database in sorted(root.glob("*.db")):
-        files = StudyFiles(root, database.stem)
+    for name in study_names(root):
+        files = find_study(root, name, None)
         if files.folder.is_dir():
-            with files.locked():
+            with files.folder_locked():
                 pass
+
+
+def study_names(root: Path, at: Address | None = None) -> list[str]:
+    """Return the studies of a database on a server, or of a folder, those included that are on a server.
+
+    Raises:
+        StudyError: the database cannot be reached, or is not ours.
+    """
+    if at is not None:
+        from search.study.postgres import studies_of
+
+        return studies_of(at)
+    files = {path.stem for path in root.glob("*.db")}
+    return sorted(files | {path.parent.name for path in root.glob("*/storage") if not path.parent.name.startswith(".")})
+
+
+def find_study(root: Path, name: str, at: Address | None) -> StudyFiles:
+    """Return a study where it is: at an address, where its folder says, or in a file.
+
+    Raises:
+        StudyError: there can be no study of such a name.
+    """
+    files = StudyFiles(root, name, at)
+    return files if at is not None else StudyFiles(root, name, _read_owner(files.owner))
+
+
+def _read_owner(path: Path) -> Address | None:
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return None
+    return address.parse(text, str(path))
 
 
 def _write_holder(path: Path) -> None:

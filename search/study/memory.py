@@ -28,6 +28,10 @@ class Unwritten:
     def update(self, trial_id: int, attributes: Mapping[str, Any], *, value: tuple[int, float] | None = None) -> None:
         """Do nothing."""
 
+    def read_end(self, trial_id: int) -> Any:
+        """Never asked: nobody else ends a trial of a replay."""
+        raise NotImplementedError
+
     def set_fact(self, name: str, value: Any) -> None:
         """Do nothing."""
 

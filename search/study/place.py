@@ -20,14 +20,14 @@ NETWORK = frozenset(
 """File systems of which several machines see one copy. SQLite's log needs memory that all its processes share."""
 
 
-def refuse_unfit(folder: Path, mounts: Path = MOUNTS) -> None:
+def refuse_unfit(folder: Path, mounts: Path = MOUNTS, *, holds_database: bool = True) -> None:
     """Refuse a folder that a search cannot safely write a study to.
 
     Raises:
-        StudyError: it is read-only, or on a network file system.
+        StudyError: it is read-only, or on a network file system while it is to hold an SQLite file.
     """
     kind = file_system(folder, mounts)
-    if kind in NETWORK:
+    if holds_database and kind in NETWORK:
         raise StudyError(
             f"{folder}: is on a network file system ({kind}), where SQLite's log can lose trials; choose a folder on a "
             "disk of this machine with --studies, and bring the study over when it has ended: imgcls-search copy"

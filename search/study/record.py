@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 import optuna
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
-from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
@@ -59,6 +58,9 @@ class Writes(Protocol):
 
     def set_fact(self, name: str, value: Any, /) -> None:
         """Write a fact about the study as a whole."""
+
+    def read_end(self, trial_id: int, /) -> tuple[TrialState, tuple[float, ...] | None]:
+        """Return the state of a trial, and its values where it has some."""
 
     def end(
         self,
@@ -182,10 +184,8 @@ class Record:
         try:
             yield
         except EndedError:
-            with database.explaining(database.public_name(self.rows.engine.url), "read"):
-                frozen = self.study._storage.get_trial(self.ids[trial.number])
-            trial.state = _STATES[frozen.state]
-            trial.values = tuple(frozen.values) if frozen.values is not None else None
+            state, trial.values = self.rows.read_end(self.ids[trial.number])
+            trial.state = _STATES[state]
             trial.reason = trial.reason or "ended from outside"
 
     def _thaw(self, frozen: FrozenTrial) -> Trial:
@@ -223,16 +223,16 @@ class Record:
 def create(files: StudyFiles, objectives: Sequence[tuple[str, str]], facts: Mapping[str, Any]) -> Record:
     """Create a study with its facts.
 
-    It is made in a file of another name and moved into place when whole: whoever finds a study finds all of it, and
-    nobody who looks too early makes tables in it.
+    It is made in a file or under a name of its own and moved into place when whole: whoever finds a study finds all of
+    it, and nobody who looks too early makes tables in it.
 
     Raises:
         StudyError: the database cannot be created.
     """
-    with _new_database(files) as storage:
+    with files.store.making() as (storage, draft):
         study = optuna.create_study(
             storage=storage,
-            study_name=files.name,
+            study_name=draft,
             directions=[StudyDirection[direction.upper()] for _, direction in objectives],
         )
         if len(objectives) > 1:
@@ -242,21 +242,6 @@ def create(files: StudyFiles, objectives: Sequence[tuple[str, str]], facts: Mapp
     return load(files)
 
 
-@contextmanager
-def _new_database(files: StudyFiles) -> Iterator[RDBStorage]:
-    draft = files.folder / "new.db"
-    for leftover in files.folder.glob("new.db*"):
-        leftover.unlink()
-    storage = database.make(draft)
-    try:
-        with database.explaining(draft, "written"):
-            yield storage
-    finally:
-        # The last connection to close writes the log into the database and deletes it.
-        storage.engine.dispose()
-    draft.replace(files.database)
-
-
 def load(files: StudyFiles) -> Record:
     """Open a study that exists.
 
@@ -264,16 +249,16 @@ def load(files: StudyFiles) -> Record:
         StudyError: there is no such study, or its database is damaged or not ours.
     """
     files.must_exist()
-    storage = database.open_storage(files.database)
-    with database.explaining(files.database, "read as a study"):
+    storage = files.store.open()
+    with database.explaining(str(files.store), "read as a study"):
         try:
             study = optuna.load_study(storage=storage, study_name=files.name)
         except KeyError:
-            raise StudyError(f"{files.database}: holds no study of the name {files.name!r}") from None
+            raise StudyError(f"{files.store}: holds no study of the name {files.name!r}") from None
         facts = study.user_attrs
         if "objectives" not in facts:
-            raise StudyError(f"{files.database}: this study was not made by imgcls-search")
-        return Record(study, Rows(storage.engine, study._study_id))
+            raise StudyError(f"{files.store}: this study was not made by imgcls-search")
+        return Record(study, Rows(storage.engine, study._study_id, files.store.access))
 
 
 def _objectives(facts: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

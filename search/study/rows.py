@@ -22,7 +22,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from search.config import Scalar
 from search.errors import StudyError
-from search.study.database import explaining, public_name, writing
+from search.study.database import Access, FileAccess, Step, T, public_name
 
 _TRIALS: Any = models.TrialModel.__table__
 _PARAMS: Any = models.TrialParamModel.__table__
@@ -43,10 +43,11 @@ class EndedError(Exception):
 class Rows:
     """The trials of one study in the database."""
 
-    def __init__(self, engine: sqlalchemy.Engine, study_id: int) -> None:
+    def __init__(self, engine: sqlalchemy.Engine, study_id: int, access: Access | None = None) -> None:
         """The engine is that of an Optuna storage which holds the study."""
         self.engine = engine
         self.study_id = study_id
+        self.access = access or FileAccess()
         self.insert = _INSERTS[engine.name]
         self.upserts = {table: _upsert(self.insert, table) for table in (_USER, _SYSTEM, _FACTS, _NOTES)}
 
@@ -58,19 +59,12 @@ class Rows:
         Raises:
             StudyError: the database cannot be read.
         """
-        with explaining(public_name(self.engine.url), "read"), self.engine.connect() as connection:
-            if self.engine.name == "sqlite":
-                connection.exec_driver_sql("BEGIN")
+        with self.access.reading(self.engine) as connection:
             query = sqlalchemy.select(_TRIALS).where(_TRIALS.c.study_id == self.study_id).order_by(_TRIALS.c.number)
             trials = connection.execute(query).all()
-            params = _by_trial(
-                connection, _PARAMS.c.trial_id, _PARAMS.c["param_name", "param_value", "distribution_json"]
-            )
-            values = _by_trial(connection, _VALUES.c.trial_id, _VALUES.c["objective", "value", "value_type"])
-            user, system = (
-                _by_trial(connection, table.c.trial_id, table.c["key", "value_json"]) for table in (_USER, _SYSTEM)
-            )
-            connection.rollback()
+            params = self._by_trial(connection, _PARAMS, "param_name", "param_value", "distribution_json")
+            values = self._by_trial(connection, _VALUES, "objective", "value", "value_type")
+            user, system = (self._by_trial(connection, table, "key", "value_json") for table in (_USER, _SYSTEM))
         return [
             _freeze(row, params[row.trial_id], values[row.trial_id], user[row.trial_id], system[row.trial_id])
             for row in trials
@@ -88,13 +82,15 @@ class Rows:
         Raises:
             StudyError: the database cannot be written, or holds trials that this process did not write.
         """
-        with writing(self.engine) as connection:
-            trial = {
-                "number": number,
-                "study_id": self.study_id,
-                "state": TrialState.RUNNING,
-                "datetime_start": _now(),
-            }
+        trial = {"number": number, "study_id": self.study_id, "state": TrialState.RUNNING, "datetime_start": _now()}
+        its_number = (_TRIALS.c.study_id == self.study_id) & (_TRIALS.c.number == number)
+
+        def step(connection: sqlalchemy.Connection, again: bool) -> int:
+            if again and (
+                known := connection.execute(sqlalchemy.select(_TRIALS.c.trial_id).where(its_number)).scalar()
+            ):
+                # The earlier try was committed: who holds the study is alone to add trials.
+                return int(known)
             trial_id = int(connection.execute(_TRIALS.insert().returning(_TRIALS.c.trial_id), trial).scalar_one())
             count = sqlalchemy.select(sqlalchemy.func.count()).where(_TRIALS.c.study_id == self.study_id)
             if connection.execute(count).scalar_one() != number + 1:
@@ -112,7 +108,9 @@ class Rows:
             if rows:
                 connection.execute(_PARAMS.insert(), rows)
             self._set_attributes(connection, _USER, trial_id, attributes)
-        return trial_id
+            return trial_id
+
+        return self._transact(step)
 
     def update(self, trial_id: int, attributes: Mapping[str, Any], *, value: tuple[int, float] | None = None) -> None:
         """Write attributes of a running trial, and with them the value that it showed at an epoch.
@@ -121,13 +119,20 @@ class Rows:
             EndedError: somebody ended the trial.
             StudyError: the database cannot be written.
         """
-        with writing(self.engine) as connection:
+
+        def step(connection: sqlalchemy.Connection, again: bool) -> None:
             self._hold(connection, trial_id)
             self._set_attributes(connection, _USER, trial_id, attributes)
             if value is not None:
                 shown, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(value[1])
-                step = {"trial_id": trial_id, "step": value[0], "intermediate_value": shown}
-                connection.execute(_STEPS.insert(), {**step, "intermediate_value_type": kind})
+                if again:
+                    # Attributes replace each other; a step that an earlier try wrote would be refused.
+                    is_there = (_STEPS.c.trial_id == trial_id) & (_STEPS.c.step == value[0])
+                    connection.execute(_STEPS.delete().where(is_there))
+                entry = {"trial_id": trial_id, "step": value[0], "intermediate_value": shown}
+                connection.execute(_STEPS.insert(), {**entry, "intermediate_value_type": kind})
+
+        self._transact(step)
 
     def end(
         self,
@@ -143,7 +148,11 @@ class Rows:
             EndedError: somebody ended the trial.
             StudyError: the database cannot be written.
         """
-        with writing(self.engine, durable=True) as connection:
+        ended = {"state": state, "datetime_complete": _now()}
+
+        def step(connection: sqlalchemy.Connection, again: bool) -> None:
+            if again and self._is_ended_so(connection, trial_id, state, attributes):
+                return
             self._hold(connection, trial_id)
             self._set_attributes(connection, _USER, trial_id, attributes)
             self._set_attributes(connection, _SYSTEM, trial_id, system_attributes)
@@ -151,8 +160,9 @@ class Rows:
                 shown, kind = models.TrialValueModel.value_to_stored_repr(value)
                 entry = {"trial_id": trial_id, "objective": objective, "value": shown, "value_type": kind}
                 connection.execute(_VALUES.insert(), entry)
-            ended = {"state": state, "datetime_complete": _now()}
             connection.execute(_TRIALS.update().where(_TRIALS.c.trial_id == trial_id), ended)
+
+        self._transact(step, durable=True)
 
     def set_fact(self, name: str, value: Any) -> None:
         """Write an attribute of the study as a whole.
@@ -161,8 +171,7 @@ class Rows:
             StudyError: the database cannot be written.
         """
         row = {"study_id": self.study_id, "key": name, "value_json": json.dumps(value)}
-        with writing(self.engine) as connection:
-            connection.execute(self.upserts[_FACTS], row)
+        self._replace(_FACTS, [row])
 
     def read_system_facts(self) -> dict[str, Any]:
         """Return what Optuna and its dashboard keep about the study.
@@ -171,7 +180,7 @@ class Rows:
             StudyError: the database cannot be read.
         """
         query = sqlalchemy.select(_NOTES.c["key", "value_json"]).where(_NOTES.c.study_id == self.study_id)
-        with explaining(public_name(self.engine.url), "read"), self.engine.connect() as connection:
+        with self.access.reading(self.engine) as connection:
             return {key: json.loads(text) for key, text in connection.execute(query)}
 
     def set_system_facts(self, facts: Mapping[str, Any]) -> None:
@@ -183,8 +192,53 @@ class Rows:
         rows = [
             {"study_id": self.study_id, "key": key, "value_json": json.dumps(value)} for key, value in facts.items()
         ]
-        with writing(self.engine) as connection:
-            connection.execute(self.upserts[_NOTES], rows)
+        self._replace(_NOTES, rows)
+
+    def read_end(self, trial_id: int) -> tuple[TrialState, tuple[float, ...] | None]:
+        """Return the state of a trial, and its values where it has some.
+
+        Raises:
+            StudyError: the database cannot be read.
+        """
+        which = sqlalchemy.select(_TRIALS.c.state).where(_TRIALS.c.trial_id == trial_id)
+        told = sqlalchemy.select(_VALUES.c["value", "value_type"]).where(_VALUES.c.trial_id == trial_id)
+
+        def step(connection: sqlalchemy.Connection, again: bool) -> tuple[TrialState, tuple[float, ...] | None]:
+            read = models.TrialValueModel.stored_repr_to_value
+            values = connection.execute(told.order_by(_VALUES.c.objective)).all()
+            return connection.execute(which).scalar_one(), tuple(read(*value) for value in values) or None
+
+        return self._transact(step)
+
+    def _replace(self, table: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+        def step(connection: sqlalchemy.Connection, again: bool) -> None:
+            connection.execute(self.upserts[table], rows)
+
+        self._transact(step)
+
+    def _transact(self, step: Step[T], *, durable: bool = False) -> T:
+        return self.access.transact(self.engine, self.study_id, step, durable=durable)
+
+    def _is_ended_so(
+        self, connection: sqlalchemy.Connection, trial_id: int, state: TrialState, attributes: Mapping[str, Any]
+    ) -> bool:
+        """Tell whether an earlier try of an end was committed: the trial then has its attributes too."""
+        ended = sqlalchemy.select(_TRIALS.c.state).where(_TRIALS.c.trial_id == trial_id)
+        known = sqlalchemy.select(_USER.c.key, _USER.c.value_json).where(_USER.c.trial_id == trial_id)
+        written: dict[str, str] = dict(map(tuple, connection.execute(known)))
+        return connection.execute(ended).scalar_one() is state and all(
+            written.get(key) == json.dumps(value) for key, value in attributes.items()
+        )
+
+    def _by_trial(self, connection: sqlalchemy.Connection, table: Any, *names: str) -> dict[int, list[Any]]:
+        found: dict[int, list[Any]] = defaultdict(list)
+        ours = sqlalchemy.select(_TRIALS.c.trial_id).where(_TRIALS.c.study_id == self.study_id)
+        # In the order in which they were written.
+        order = next(iter(table.primary_key.columns))
+        query = sqlalchemy.select(table.c.trial_id, *table.c[names]).where(table.c.trial_id.in_(ours)).order_by(order)
+        for trial_id, *rest in connection.execute(query):
+            found[trial_id].append(rest)
+        return found
 
     def _hold(self, connection: sqlalchemy.Connection, trial_id: int) -> None:
         """Take the lock on a trial by a write that changes nothing, and see that it runs."""
@@ -201,15 +255,6 @@ class Rows:
         ]
         if rows:
             connection.execute(self.upserts[table], rows)
-
-
-def _by_trial(connection: sqlalchemy.Connection, key: Any, columns: Any) -> dict[int, list[Any]]:
-    found: dict[int, list[Any]] = defaultdict(list)
-    # In the order in which they were written.
-    order = next(iter(key.table.primary_key.columns))
-    for trial_id, *rest in connection.execute(sqlalchemy.select(key, *columns).order_by(order)):
-        found[trial_id].append(rest)
-    return found
 
 
 def _freeze(row: Any, params: Any, values: Any, user: Any, system: Any) -> FrozenTrial:

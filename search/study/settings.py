@@ -32,6 +32,9 @@ class StudySettings:
     ] = None
     seed: Annotated[int, Arg("decides every draw of the search", ge=0, le=2**31 - 1, fixed=True)] = 0
     name: Annotated[str | None, Arg("name of the study; default: the file's name and the data's", fixed=True)] = None
+    storage: Annotated[
+        str | None, Arg("address of a PostgreSQL database for the study; null: an SQLite file", fixed=True)
+    ] = None
     workers: Annotated[
         int | None, Arg("trials at a time; default: one per CPU core, or one per GPU", ge=1, fixed=True)
     ] = None
@@ -74,6 +77,7 @@ FREE_TO_CHANGE = (
     "study.disk_gb",
     "study.pictures",
     "study.name",
+    "study.storage",
     "training.device",
     "image.cache_gb",
 )

@@ -74,6 +74,14 @@ def run(
     workers: Annotated[
         int | None, typer.Option("--workers", help="Trials at a time; default: one per core or GPU.")
     ] = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            "--cluster",
+            metavar="auto|local|HOST:PORT",
+            help="Train on a Ray cluster: this machine's, one of this machine alone, or by its address.",
+        ),
+    ] = None,
 ) -> None:
     """Run a search, or go on with one that was interrupted.
 
@@ -105,7 +113,7 @@ def run(
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"study {space.name} in {files.store}")
     with SearchScreen(console) as screen:
-        outcome = run_search(space, studies, screen, files.address)
+        outcome = run_search(space, studies, screen, files.address, cluster=cluster)
     raise typer.Exit(_conclude(outcome, studies))
 
 

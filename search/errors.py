@@ -8,6 +8,7 @@ SearchError
 │   ├── CheckpointError  a weights file that is missing, damaged or of another model
 │   ├── DeployError      a model that cannot be exported, quantized or served, or a bundle that is not whole
 │   ├── DeviceError      a device or precision this machine does not have
+│   ├── ClusterError     a cluster that cannot be reached or is not fit for the search
 │   └── StudyError       a study that is missing, locked, changed or not writable
 ├── NoResultError        a search that ended with nothing to show: exit code 1
 ├── DivergedError        a training whose loss became NaN or infinite
@@ -93,6 +94,10 @@ class DeployError(UserError):
 
 class DeviceError(UserError):
     """A device or precision that this machine does not have."""
+
+
+class ClusterError(UserError):
+    """A cluster that cannot be reached or is not fit for the search."""
 
 
 class StudyError(UserError):

@@ -102,8 +102,12 @@ class Helps(Protocol):
         """Return when an answer is there, or after so many seconds."""
 
 
-def run(space: Space, root: Path, watcher: Watcher, address: Address | None = None) -> Outcome:
+def run(
+    space: Space, root: Path, watcher: Watcher, address: Address | None = None, *, cluster: str | None = None
+) -> Outcome:
     """Run a search, or go on with it, until it ends or is asked to stop; the study is at the address, if one is given.
+
+    Trials run on this machine, or on the Ray cluster at the address `cluster`, see `executors.ray.cluster.join`.
 
     Raises:
         UserError: the space, the data, the device or the study is not fit for it.
@@ -122,29 +126,30 @@ def run(space: Space, root: Path, watcher: Watcher, address: Address | None = No
             return Outcome(ending="finished", record=record)
         helper = Helper(root)
         stack.callback(helper.close)
-        # The workers import torch while the images are looked at.
-        devices = helper.devices(space.first().section("training")["device"])
         ended = sum(not trial.is_open for trial in record.trials) if record is not None else 0
-        slots = usable_slots(devices, settings.workers, settings.trials - ended)
-        # Asked before the workers take their part of it.
-        free = packing.free_memory(slots)
-        executor = LocalExecutor(slots)
-        stack.callback(executor.close)
+        most = settings.trials - ended
+        # The workers import torch while the images are looked at.
+        if cluster is None:
+            engine = _local_engine(space, helper, most)
+        else:
+            engine = _cluster_engine(cluster, space, files, watcher, most, stack)
+        stack.callback(engine.executor.close)
         asked, (space, data) = space, _settle_data(space, helper, watcher)
         fetch_weights(space, helper, len(data.classes))
-        for line in packing.advise(slots, free, _memory_needs(space, helper, len(data.classes)) if free else []):
+        needs = _memory_needs(space, helper, len(data.classes)) if engine.free_memory else []
+        for line in packing.advise(engine.devices, engine.free_memory, needs):
             watcher.say(line)
         known = record.facts.get("teachers", {}) if record is not None else {}
         taught_by = teachers.settle(space, files, data, helper, known)
         if record is None:
-            facts = _facts(asked, data, helper, devices[0])
+            facts = _facts(asked, data, helper, engine.hardware or helper.hardware(engine.devices[0]))
             record = records.create(files, space.objectives, {**facts, "teachers": taught_by} if taught_by else facts)
         _refuse_other_data(record, data)
         search = Search(
             space=space,
             files=files,
             record=record,
-            executor=executor,
+            executor=engine.executor,
             helper=helper,
             watcher=watcher,
             num_classes=len(data.classes),
@@ -153,6 +158,47 @@ def run(space: Space, root: Path, watcher: Watcher, address: Address | None = No
         ending = search.run()
         write_note(record)
         return Outcome(ending=ending, record=record)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Engine:
+    """Where the trials of a search run."""
+
+    executor: Executor
+    devices: Sequence[str]
+    """Of the workers on this machine."""
+
+    free_memory: Mapping[str, float]
+    """Of the GPUs that several of them share, bytes, before they took their part of it."""
+
+    hardware: str | None = None
+    """In words, where it is not this machine's."""
+
+
+def _local_engine(space: Space, helper: Helper, most: int) -> _Engine:
+    devices = helper.devices(space.first().section("training")["device"])
+    slots = usable_slots(devices, study_settings(space).workers, most)
+    free = packing.free_memory(slots)
+    return _Engine(executor=LocalExecutor(slots), devices=slots, free_memory=free)
+
+
+def _cluster_engine(
+    address: str, space: Space, files: StudyFiles, watcher: Watcher, most: int, stack: ExitStack
+) -> _Engine:
+    from search.executors.ray import cluster
+
+    cluster.join(address)
+    stack.callback(cluster.leave)
+    cluster.refuse_strangers()
+    layout = cluster.lay_out(space.first().section("training")["device"], study_settings(space).workers, most)
+    metrics = {metric for metric, _ in space.objectives} | set(space.limits)
+    node = cluster.only_node(layout) if "latency_ms" in metrics else None
+    watcher.say(f"{layout.hardware}; {layout.count} worker(s)")
+    # It imports Ray, which is there only now.
+    from search.executors.ray.executor import RayExecutor
+
+    executor = RayExecutor(layout, files.folder, watcher.say, node=node)
+    return _Engine(executor=executor, devices=[], free_memory={}, hardware=layout.hardware)
 
 
 def _reopen(files: StudyFiles, space: Space) -> Record | None:
@@ -214,7 +260,7 @@ def _settle_data(space: Space, helper: Helper, watcher: Watcher) -> tuple[Space,
     return space.fill({"image.size": data.image_size, "image.channels": data.channels}), data
 
 
-def _facts(space: Space, data: Prepared, helper: Helper, device: str) -> dict[str, Any]:
+def _facts(space: Space, data: Prepared, helper: Helper, hardware: str) -> dict[str, Any]:
     """Return what a study remembers of its beginning."""
     return {
         "imgcls_search": __version__,
@@ -225,7 +271,7 @@ def _facts(space: Space, data: Prepared, helper: Helper, device: str) -> dict[st
             "images": dict(data.counts),
         },
         "versions": helper.versions(),
-        "hardware": helper.hardware(device),
+        "hardware": hardware,
     }
 
 

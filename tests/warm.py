@@ -131,7 +131,8 @@ def import_all() -> None:
     import search
 
     for module in pkgutil.walk_packages(search.__path__, "search."):
-        if module.name != "search.__main__":
+        # Ray reads its environment when it is imported; only who asks for a cluster imports it.
+        if module.name != "search.__main__" and not module.name.startswith("search.executors.ray."):
             importlib.import_module(module.name)
     for name in LIBRARIES:
         importlib.import_module(name)

@@ -1,0 +1,1 @@
+"""Trials on a Ray cluster. Nothing here imports Ray before `cluster.join` was called."""

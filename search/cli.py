@@ -693,17 +693,21 @@ def dashboard(
     from search.study.address import settle
     from search.study.files import find_study
 
-    server = make_dashboard(find_study(studies, study, settle(storage)), host, port)
+    server = make_dashboard(find_study(studies, study, settle(storage)), host, port, _warn)
     if not is_loopback(host):
-        print("warning: whoever reaches this address can read and delete studies", file=sys.stderr)
+        _warn("whoever reaches this address can read and delete studies")
     print(f"optuna-dashboard on http://{host}:{server.server_port}/ (Ctrl-C ends it)", flush=True)
     server.serve_forever()
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
 
 
 @app.command()
 def copy(
     study: StudyName,
-    to: Annotated[Path, typer.Option("--to", metavar="FILE_OR_DIR", help="Where the copy goes; nothing is replaced.")],
+    to: Annotated[str, typer.Option("--to", metavar="FILE|DIR|URL", help="Where the copy goes; nothing is replaced.")],
     with_folder: Annotated[
         bool, typer.Option("--with-folder", help="Checkpoints and logs too; --to is a folder then.")
     ] = False,
@@ -715,12 +719,27 @@ def copy(
     \b
     imgcls-search copy vit-digits --to backup.db
     imgcls-search copy vit-digits --to elsewhere/ --with-folder
+    imgcls-search copy vit-digits --to postgresql://me@host/studies
+    imgcls-search copy vit-digits --to studies/
+
+    Pictures go along, beside the file. To a database on a server, and from there back into its own folder, a study
+    moves: the folder with its checkpoints belongs to the new database, and no run may work on it meanwhile.
     """
-    from search.study.address import settle
-    from search.study.copy import copy_study
+    from search.study.address import is_address, parse, settle
+    from search.study.copy import copy_study, move_study
     from search.study.files import find_study
 
-    print(f"wrote {copy_study(find_study(studies, study, settle(storage)), to, with_folder=with_folder)}")
+    files = find_study(studies, study, settle(storage))
+    if not is_address(to):
+        # A path forgets the stroke at its end.
+        place = Path(to) / files.database.name if to.endswith(os.sep) and not with_folder else Path(to)
+        print(f"wrote {copy_study(files, place, with_folder=with_folder)}")
+        return
+    if with_folder:
+        raise UserError(f"--with-folder: {files.folder} stays where it is when the study moves to a server")
+    address = parse(to, "--to")
+    move_study(files, address)
+    print(f"wrote {address}; {files.folder} belongs to the study there now, and {files.store} stays as it was")
 
 
 @app.command()

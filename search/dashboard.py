@@ -9,9 +9,13 @@ import re
 import socket
 import socketserver
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from bottle import HTTPError
+from optuna.artifacts import FileSystemArtifactStore
+from optuna.artifacts.exceptions import ArtifactNotFound
 
 from search.errors import NoResultError, UserError
 from search.study import best
@@ -34,24 +38,53 @@ class _Quiet(WSGIRequestHandler):
         pass
 
 
-def make_dashboard(files: StudyFiles, host: str, port: int) -> WSGIServer:
-    """Return a server, bound and not yet serving.
+def make_dashboard(files: StudyFiles, host: str, port: int, say: Callable[[str], None]) -> WSGIServer:
+    """Return a server, bound and not yet serving; say what it cannot show.
 
     Raises:
         StudyError: there is no such study, or it is damaged or not ours.
         UserError: the port is taken or not allowed.
     """
-    from optuna.artifacts import FileSystemArtifactStore
     from optuna_dashboard import wsgi
 
     latest = Latest(files)
-    store = FileSystemArtifactStore(files.pictures)
+    _tell_lost_pictures(files, latest.record, say)
+    store = _Pictures(files.pictures)
     application = agreeing_on_best(wsgi(files.store.open(), artifact_store=store), latest)
     application = refusing_strangers(application, host)
     try:
         return make_server(host, port, application, server_class=_Server, handler_class=_Quiet)
     except OSError as error:
         raise UserError(f"--port {port}: cannot be used on {host} ({error.strerror}); try another") from error
+
+
+class _Pictures(FileSystemArtifactStore):
+    """Answers for a picture that is not there as a server does, where Optuna's own would raise."""
+
+    def open_reader(self, artifact_id: str) -> BinaryIO:
+        """Open an artifact."""
+        try:
+            return super().open_reader(artifact_id)
+        except ArtifactNotFound:
+            raise HTTPError(404, "This picture is not in the study's folder.") from None
+
+    def write(self, artifact_id: str, content_body: BinaryIO) -> None:
+        """Write an artifact that somebody adds to a trial."""
+        self._base_path.mkdir(parents=True, exist_ok=True)
+        super().write(artifact_id, content_body)
+
+
+def _tell_lost_pictures(files: StudyFiles, record: Record, say: Callable[[str], None]) -> None:
+    lacking = [
+        trial.number
+        for trial in record.trials
+        if not all((files.pictures / key).is_file() for key in trial.pictures or ())
+    ]
+    if lacking:
+        say(
+            f"{files.pictures}: lacks pictures of {len(lacking)} trial(s), for example {lacking[0]}; put the folder "
+            "back, or look where the study was searched"
+        )
 
 
 class Latest:

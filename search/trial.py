@@ -102,7 +102,7 @@ class Trial:
     """Parts that a batch is trained in, after more images at a time needed too much memory."""
 
     pictures: Mapping[str, str] | None = None
-    """Names of its pictures by their artifacts' ids, None until they were asked for."""
+    """Names of its pictures, and of what people added, by their artifacts' ids; None until they were asked for."""
 
     troubles: list[str] = field(default_factory=list)
     """What went wrong on the way and was mended, or was learned from."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from search import cli
 from tests.warm import Command, Warm
 
 # Two tests run at a time; two threads in each of them would wait for each other, a hundred times as long at worst.
@@ -115,3 +116,23 @@ def imgcls(start: Callable[..., subprocess.Popen[str] | Command]) -> Callable[..
         return Answer(process.returncode, out, err)
 
     return run
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
+    """Run the command line in this process, which is faster where nothing is trained."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["imgcls-search", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ending:
+            cli.main()
+        printed = capsys.readouterr()
+        return Answer(int(ending.value.code or 0), printed.out, printed.err)
+
+    return run
+
+
+def is_one_line(answer: Answer) -> bool:
+    """Tell whether a command ended as a user's mistake should: one line, exit code 2, no traceback."""
+    return answer.code == 2 and len(answer.err.splitlines()) == 1 and answer.err.startswith("error: ")

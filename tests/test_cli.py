@@ -15,29 +15,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from search import cli
 from search.cli import app
-from tests.conftest import TINY, Answer, begin_command
+from tests.conftest import TINY, Answer, begin_command, is_one_line
 from tests.warm import Warm
 
 SPACES = Path(__file__).parent.parent / "spaces"
 
 COMMANDS = [(c.name or c.callback.__name__).replace("_", "-") for c in app.registered_commands if c.callback]
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
-    """Run the command line in this process, which is faster where nothing is trained."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str | Path) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["imgcls-search", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ending:
-            cli.main()
-        printed = capsys.readouterr()
-        return Answer(int(ending.value.code or 0), printed.out, printed.err)
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +41,6 @@ def finished(tmp_path_factory: pytest.TempPathFactory, warm: Warm | None) -> Ite
 def study(finished: Path, tmp_path: Path) -> str:
     shutil.copytree(finished / "studies", tmp_path / "studies")
     return "tiny-digits"
-
-
-def is_one_line(answer: Answer) -> bool:
-    """Tell whether a command ended as a user's mistake should: one line, exit code 2, no traceback."""
-    return answer.code == 2 and len(answer.err.splitlines()) == 1 and answer.err.startswith("error: ")
 
 
 def test_help_names_every_command_and_imports_nothing_heavy() -> None:

@@ -16,7 +16,9 @@ from search.space import parse
 from search.study import record as records
 from search.study.copy import copy_study
 from search.study.files import StudyFiles
+from search.study.record import Record
 from tests.conftest import Answer
+from tests.test_dashboard import ask, serving
 
 SPACE = parse(simulation.SPACE.format(sampler="random", epochs=simulation.EPOCHS), catalog(), source="test")
 
@@ -72,3 +74,43 @@ def test_copy_with_its_folder_goes_on_and_replaces_nothing(tmp_path: Path, imgcl
     with pytest.raises(StudyError, match="no such study"):
         copy_study(StudyFiles(tmp_path / "studies", "t"), tmp_path / "t.db")
     assert not list(tmp_path.glob("**/*.tmp*"))
+
+
+def test_pictures_go_along_and_their_absence_is_one_line(tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
+    files = StudyFiles(tmp_path / "studies", "s")
+    add_trial_with_picture(simulation.new_record(files.root, SPACE, "s"), files)
+    assert imgcls("copy", "s", "--to", "backup.db").code == 0
+    assert imgcls("copy", "s", "--to", "elsewhere/").code == 0
+    assert (tmp_path / "backup/artifacts" / PICTURE).read_bytes() == b"a picture"
+    copied = StudyFiles(tmp_path / "elsewhere", "s")
+    assert (copied.pictures / PICTURE).read_bytes() == b"a picture"
+    assert [trial.pictures for trial in records.load(copied).trials] == [{PICTURE: "curves.png"}]
+    answer = imgcls("copy", "s", "--to", "backup.db")
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    (copied.pictures / PICTURE).unlink()
+    said: list[str] = []
+    with serving(copied, said.append) as port:
+        assert said == [
+            f"{copied.pictures}: lacks pictures of 1 trial(s), for example 0; put the folder back, or look where the "
+            "study was searched"
+        ]
+        assert ask(port, f"/artifacts/1/1/{PICTURE}") == 404
+    with serving(files, said.append) as port:
+        assert ask(port, f"/artifacts/1/1/{PICTURE}") == 200
+    assert len(said) == 1
+
+
+PICTURE = "0a1b2c3d-0000-4000-8000-000000000000"
+
+
+def add_trial_with_picture(record: Record, files: StudyFiles) -> None:
+    """Add a complete trial that has a picture."""
+    (trial,) = simulation.make_trials(SPACE, 1)
+    epochs, trial.epochs, trial.state, trial.values = trial.epochs, [], "running", None
+    trial.pictures = {PICTURE: "curves.png"}
+    record.add(trial)
+    for metrics in epochs:
+        record.add_epoch(trial, metrics)
+    record.complete(trial, [epochs[-1]["accuracy"]])
+    files.pictures.mkdir()
+    (files.pictures / PICTURE).write_bytes(b"a picture")

@@ -7,7 +7,7 @@ import json
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,9 @@ SPACE = parse(simulation.SPACE.format(sampler="random", epochs=simulation.EPOCHS
 
 
 @contextmanager
-def serving(files: StudyFiles) -> Iterator[int]:
+def serving(files: StudyFiles, say: Callable[[str], None] = print) -> Iterator[int]:
     """Yield the port of a dashboard on a study."""
-    server = make_dashboard(files, "127.0.0.1", 0)
+    server = make_dashboard(files, "127.0.0.1", 0, say)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     try:

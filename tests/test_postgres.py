@@ -8,6 +8,7 @@ import re
 import selectors
 import shutil
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -17,17 +18,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 import sqlalchemy
 
+from scripts import simulation
 from search.errors import StudyError
 from search.study import record as records
 from search.study.address import parse as parse_address
-from search.study.files import StudyFiles
+from search.study.files import StudyFiles, find_study
 from search.study.record import Record
-from tests.conftest import Answer, linux_only
+from tests.conftest import Answer, is_one_line, linux_only
+from tests.test_copy import PICTURE, add_trial_with_picture
 from tests.test_run import SLOW_TRIALS, wait_for
-from tests.test_storage import SPACE, WRITES, essence, running
+from tests.test_storage import SPACE, WRITES, essence, new_trial, running
 
 pytestmark = linux_only
 
@@ -133,6 +137,10 @@ def test_search_and_all_commands_work_on_a_server_and_show_no_password(
     for secret in (PASSWORD, ENCODED):
         assert secret not in said + everything_in(server, "whole")
         assert not [path for path in files if secret.encode() in path.read_bytes()]
+    # As another machine sees it, without the folder and all weights in it.
+    shutil.rmtree(studies / "tiny-digits")
+    answer = imgcls("report", "tiny-digits", "--storage", address, "-o", "without.html", **settings)
+    assert (answer.code, answer.err) == (0, "")
 
 
 class Proxy:
@@ -304,3 +312,163 @@ def test_search_goes_on_through_a_kill_and_a_restart_of_the_server(
         assert list(trial.intermediate_values) == list(range(1, 13))
         assert [metrics["epoch"] for metrics in trial.user_attrs["epochs"]] == list(range(1, 13))
     close(record)
+
+
+def test_study_moves_to_a_server_and_back_with_its_pictures(
+    server: Server, tmp_path: Path, here: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    address = server.new("moved")
+    # Another study is there already, so that ids differ.
+    with recorded(files_at(address, tmp_path / "other")) as record:
+        running(record)
+        close(record)
+    home = StudyFiles(tmp_path / "studies", "mine")
+    record = simulation.new_record(home.root, SPACE, "mine")
+    add_trial_with_picture(record, home)
+    for number, end in enumerate(("paused", "fail", "prune"), start=1):
+        record.add(new_trial(number))
+        trial = record.trials[number]
+        record.add_epoch(trial, simulation.curve(0.5)[0])
+        if end == "paused":
+            record.set_plan(trial, until=1, paused=True)
+        else:
+            getattr(record, end)(trial, "why")
+    record.rows.set_system_facts({f"dashboard:{record.ids[1]}:note_ver": 1, "dashboard:note_ver": 7})  # type: ignore[attr-defined]
+    home.checkpoint(1).parent.mkdir()
+    home.checkpoint(1).write_bytes(b"weights")
+    before = contents(home)
+    close(record)
+
+    answer = here("copy", "mine", "--to", address)
+    assert (answer.code, answer.err) == (0, "")
+    moved = find_study(home.root, "mine", None)
+    assert str(moved.store) == str(parse_address(address, "test"))
+    assert contents(moved) == before
+    # Neither a second time, nor with the file whose folder is no longer its own.
+    answer = here("copy", "mine", "--to", address)
+    assert is_one_line(answer)
+    assert "has a study 'mine' already" in answer.err
+    with pytest.raises(StudyError, match="belongs to the study in postgres"):
+        home.make()
+    assert is_one_line(here("copy", "mine", "--to", "studies/"))
+    assert here("copy", "mine", "--to", "backup/").code == 0
+    backup = StudyFiles(tmp_path / "backup", "mine")
+    assert contents(backup) == before
+    assert (backup.pictures / PICTURE).read_bytes() == b"a picture"
+
+    home.database.unlink()
+    assert here("copy", "mine", "--to", "studies/").code == 0
+    home.make()
+    assert contents(home) == before
+    assert home.checkpoint(1).read_bytes() == b"weights"
+    with pytest.raises(StudyError, match=r"belongs to the study in .*mine.db, and not to postgres"):
+        moved.make()
+    assert not list(tmp_path.rglob("*.tmp*"))
+
+
+def contents(files: StudyFiles) -> list[Any]:
+    """Return all that plain Optuna reads of a study, but for ids."""
+    storage = files.store.open()
+    study = optuna.load_study(storage=storage, study_name=files.name)
+    system = storage.get_study_system_attrs(study._study_id)
+    ids = {trial._trial_id: trial.number for trial in study.trials}
+    notes = {
+        re.sub(r"\d+(?=:note_ver)", lambda found: str(ids[int(found[0])]), key): value for key, value in system.items()
+    }
+    trials = [
+        {name: value for name, value in vars(trial).items() if name != "_trial_id"} for trial in study.get_trials()
+    ]
+    storage.remove_session()
+    storage.engine.dispose()
+    return [study.directions, study.user_attrs, notes, trials]
+
+
+@pytest.fixture
+def hides(server: Server, here: Callable[..., Answer], tiny: Path) -> Callable[..., str]:
+    """Run a command that must fail in one line without any part of a password; return the line."""
+
+    def run(*arguments: str) -> str:
+        answer = here(*arguments)
+        assert is_one_line(answer), answer
+        for secret in ("hunter", "ter2", PASSWORD, ENCODED):
+            assert secret not in answer.err + answer.out, answer
+        return answer.err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("postgresql://me:hunter2@/{database}", 'password authentication failed for user "me".*PGPASSWORD'),
+        ("postgresql://me@/{database}", "no password supplied.*PGPASSWORD"),
+        ("postgresql://you:hunter2@/{database}", "authentication failed"),
+        ("postgresql://me:{password}@/nowhere?host={folder}", 'database "nowhere" does not exist.*createdb'),
+        ("postgresql://me:hunter2@no-such-host.invalid/studies", "see whether the host's name is right"),
+        ("postgresql://me:hunter2@127.0.0.1:1/studies", "see whether a server runs there"),
+        ("postgresql://me:hun@ter2@host/studies", "%40"),
+        ("postgresql://me:hunter2@host", "allowed: postgresql://USER@HOST/DATABASE"),
+        ("postgresql://me@host/studies?password=hunter2", "a password belongs before the @"),
+        ("mysql://me:hunter2@host/studies", "got an address of mysql; allowed: postgresql://"),
+        ("://hunter2", "not an address of a database"),
+        ("hunter2", "not an address of a database"),
+    ],
+)
+def test_address_that_does_not_work_is_one_line(
+    address: str, said: str, server: Server, hides: Callable[..., str]
+) -> None:
+    place = server.new("refusing").split("@/", 1)[1]
+    address = address.format(database=place, password=ENCODED, folder=server.folder)
+    for command in (("run", "tiny.yaml"), ("status", "tiny-digits")):
+        assert re.search(said, hides(*command, "--storage", address))
+
+
+def test_database_of_something_else_is_one_line(
+    server: Server, hides: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    address = server.new("strange")
+    monkeypatch.setenv("IMGCLS_STORAGE", address)
+    assert "no such study as 'tiny-digits'; there is no study there yet" in hides("status", "tiny-digits")
+    # To look makes no tables.
+    assert everything_in(server, "strange") == ""
+    server.ask("CREATE TABLE songs (a int)", "strange")
+    for command in (("run", "tiny.yaml"), ("status", "tiny-digits")):
+        assert "is no database of Optuna's (it has 1 table(s), for example songs)" in hides(*command)
+    server.ask("DROP TABLE songs", "strange")
+    storage = optuna.storages.RDBStorage(address.replace("me@", "postgres@"))
+    optuna.create_study(storage=storage, study_name="tiny-digits")
+    storage.remove_session()
+    storage.engine.dispose()
+    server.ask("GRANT ALL ON ALL TABLES IN SCHEMA public TO me", "strange")
+    for command in (("run", "tiny.yaml"), ("status", "tiny-digits"), ("dashboard", "tiny-digits", "--port", "0")):
+        assert "this study was not made by imgcls-search" in hides(*command)
+    assert "(did you mean 'tiny-digits'?); studies there: tiny-digits" in hides("best", "tiny-digit")
+    server.ask("UPDATE alembic_version SET version_num = 'v99.0.0.a'", "strange")
+    for command in (("run", "tiny.yaml"), ("status", "tiny-digits")):
+        assert re.search("a newer Optuna .*pip install -U optuna", hides(*command))
+    text = (tmp_path / "tiny.yaml").read_text()
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    for command in (("run", "tiny.yaml"), ("status", "tiny-digits")):
+        assert "PostgreSQL needs psycopg: pip install 'imgcls-search[postgres]'" in hides(*command)
+    # A study would keep it with its space.
+    (tmp_path / "tiny.yaml").write_text(text.replace("study: {", "study: {storage: 'postgresql://me:hunter2@h/d', "))
+    for command in (("run", "tiny.yaml"), ("check", "tiny.yaml", "--json")):
+        assert "tiny.yaml:2:1: study.storage: holds a password" in hides(*command)
+
+
+def test_password_of_an_option_leaves_the_list_of_processes(server: Server, start: Callable[..., Any]) -> None:
+    address = with_password(server.new("listed"))
+    process = start("status", "tiny-digits", "--storage", address, cold=True)
+
+    def has_left() -> bool:
+        assert process.poll() is None, process.communicate()
+        shown = Path(f"/proc/{process.pid}/cmdline").read_text()
+        return "--storage" in shown and ENCODED not in shown
+
+    wait_for(has_left, seconds=30)
+    out, err = process.communicate(timeout=60)
+    # It got in.
+    assert (process.returncode, out) == (2, "")
+    assert "there is no study there yet" in err

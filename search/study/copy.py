@@ -1,4 +1,4 @@
-"""A study copied while a search may be writing it."""
+"""A study copied while a search may be writing it, or moved to another database."""
 
 from __future__ import annotations
 
@@ -6,47 +6,80 @@ import os
 import re
 import shutil
 import sqlite3
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from search.errors import StudyError
 from search.study import database
+from search.study.address import Address
 from search.study.files import StudyFiles
+from search.study.pour import pour
+from search.study.sqlite import SqliteFile
 
-LEFT_OUT = re.compile(r"lock|lock\.pid|new\.db.*|.*\.tmp")
-"""What of a study's folder belongs to the run that is under way."""
+LEFT_OUT = re.compile(r"lock|lock\.pid|storage|new\.db.*|.*\.tmp")
+"""What of a study's folder belongs to the run that is under way, or to the database that it is in."""
 
 
 def copy_study(files: StudyFiles, to: Path, *, with_folder: bool = False) -> Path:
     """Copy the database as it stands at one moment to a file or into a folder, and return where it is now.
 
-    The folder follows: each checkpoint is whole, and what it holds beyond the database a search fills in.
+    The pictures go along, or the whole folder; it follows: each checkpoint is whole, and what it holds beyond the
+    database a search fills in. Where the copy takes the study's own place, the folder is there already.
 
     Raises:
         StudyError: there is no such study, it is damaged, or the copy cannot be written or would overwrite a file.
     """
     files.must_exist()
-    is_folder = to.is_dir() or str(to).endswith(os.sep) or with_folder
-    target = to / files.database.name if is_folder else to
-    for path in (target, *((target.parent / files.name,) if with_folder else ())):
+    target = to / files.database.name if to.is_dir() or with_folder else to
+    folder = target.with_suffix("") if target.suffix else target.with_name(f"{target.name}-files")
+    is_home = target.absolute() == files.database.absolute()
+    copied = () if is_home else (folder,) if with_folder else (folder / files.pictures.name,)
+    for path in (target, *copied):
         if path.exists():
             raise StudyError(f"{path}: exists already; name another place")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        _copy_database(files.database, target)
-        if with_folder:
-            _copy_folder(files.folder, target.parent / files.name)
+        if is_home:
+            with files.locked():
+                _copy_database(files, target)
+                StudyFiles(files.root, files.name).take_over()
+            return target
+        _copy_database(files, target)
+        _copy_folder(files.folder if with_folder else files.pictures, *copied)
     except (OSError, shutil.Error) as error:
         raise StudyError(f"{target}: cannot be written ({error})") from error
     return target
 
 
-def _copy_database(source: Path, target: Path) -> None:
+def move_study(files: StudyFiles, to: Address) -> None:
+    """Copy the database to one on a server, to which the folder belongs from then on; the old one stays as it is.
+
+    Raises:
+        StudyError: there is no such study, a run works on it, or there is one of its name in that database.
+    """
+    files.must_exist()
+    target = StudyFiles(files.root, files.name, to)
+    if target.store.exists():
+        raise StudyError(f"{to}: has a study {files.name!r} already; name another database")
+    files.folder.mkdir(parents=True, exist_ok=True)
+    with files.locked(), target.store.held(), target.store.making() as (storage, draft):
+        pour(files, storage.engine, draft)
+    target.take_over()
+
+
+def _copy_database(files: StudyFiles, target: Path) -> None:
     partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
+    with _without_leftovers(partial):
+        if files.address is not None:
+            with SqliteFile(target, partial, files.name).making() as (storage, name):
+                pour(files, storage.engine, name)
+            return
         with (
-            database.explaining(source, "copied"),
-            closing(sqlite3.connect(database.sound_url(source), uri=True, timeout=database.LOCK_SECONDS)) as ours,
+            database.explaining(files.database, "copied"),
+            closing(
+                sqlite3.connect(database.sound_url(files.database), uri=True, timeout=database.LOCK_SECONDS)
+            ) as ours,
             closing(sqlite3.connect(partial)) as theirs,
         ):
             # All pages in one step: one moment of the study, and no writer is held up.
@@ -54,6 +87,12 @@ def _copy_database(source: Path, target: Path) -> None:
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(target)
+
+
+@contextmanager
+def _without_leftovers(partial: Path) -> Iterator[None]:
+    try:
+        yield
     finally:
         for leftover in partial.parent.glob(f"{partial.name}*"):
             leftover.unlink()

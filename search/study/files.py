@@ -55,7 +55,7 @@ class StudyFiles:
             return PostgresStudy(self.address, self.name)
         from search.study.sqlite import SqliteFile
 
-        return SqliteFile(self.database, self.folder / "new.db")
+        return SqliteFile(self.database, self.folder / "new.db", self.name)
 
     @property
     def database(self) -> Path:

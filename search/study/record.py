@@ -32,6 +32,10 @@ _STATES: Mapping[TrialState, State] = {
 }
 
 
+_ARTIFACT = "artifacts:"
+"""How Optuna begins the names of attributes that tell of artifacts."""
+
+
 class Writes(Protocol):
     """Where a record's steps go: `Rows`, or nowhere in a replay."""
 
@@ -174,7 +178,7 @@ class Record:
             # As `optuna.artifacts.upload_artifact` notes them, in one transaction with the end of the trial.
             for key, name in (trial.pictures or {}).items():
                 meta = {"artifact_id": key, "filename": name, "mimetype": "image/png", "encoding": None}
-                told_by_name[f"artifacts:{key}"] = json.dumps(meta)
+                told_by_name[f"{_ARTIFACT}{key}"] = json.dumps(meta)
             self.rows.end(self.ids[trial.number], told, values, said, told_by_name)
             trial.state = state
 
@@ -216,6 +220,7 @@ class Record:
             deaths=attributes.get("deaths", 0),
             micro_batches=attributes.get("micro_batches", 1),
             troubles=list(attributes.get("troubles", [])),
+            pictures=_thaw_pictures(frozen) if frozen.state.is_finished() else None,
             rejected_before=tuple(_thaw_rejection(entry) for entry in attributes.get("rejected_before", [])),
         )
 
@@ -250,15 +255,20 @@ def load(files: StudyFiles) -> Record:
     """
     files.must_exist()
     storage = files.store.open()
-    with database.explaining(str(files.store), "read as a study"):
-        try:
-            study = optuna.load_study(storage=storage, study_name=files.name)
-        except KeyError:
-            raise StudyError(f"{files.store}: holds no study of the name {files.name!r}") from None
-        facts = study.user_attrs
-        if "objectives" not in facts:
-            raise StudyError(f"{files.store}: this study was not made by imgcls-search")
-        return Record(study, Rows(storage.engine, study._study_id, files.store.access))
+    try:
+        with database.explaining(str(files.store), "read as a study"):
+            try:
+                study = optuna.load_study(storage=storage, study_name=files.name)
+            except KeyError:
+                raise StudyError(f"{files.store}: holds no study of the name {files.name!r}") from None
+            facts = study.user_attrs
+            if "objectives" not in facts:
+                raise StudyError(f"{files.store}: this study was not made by imgcls-search")
+            return Record(study, Rows(storage.engine, study._study_id, files.store.access))
+    finally:
+        if files.address is not None:
+            # A search writes through a connection of its own; this one would lie idle until somebody drops it.
+            storage.engine.dispose()
 
 
 def _objectives(facts: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
@@ -281,6 +291,11 @@ def _freeze_rejection(rejection: Rejection) -> dict[str, Any]:
 def _thaw_rejection(entry: Mapping[str, Any]) -> Rejection:
     distributions = {name: json_to_distribution(text) for name, text in entry["distributions"].items()}
     return Rejection(params=entry["params"], distributions=distributions, reason=entry["reason"])
+
+
+def _thaw_pictures(frozen: FrozenTrial) -> dict[str, str]:
+    notes = [text for key, text in frozen.system_attrs.items() if key.startswith(_ARTIFACT)]
+    return {note["artifact_id"]: note["filename"] for note in map(json.loads, notes)}
 
 
 def to_json(value: Any) -> Any:

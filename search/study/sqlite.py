@@ -17,10 +17,11 @@ from search.study.database import FileAccess
 class SqliteFile:
     """The file `<root>/<name>.db`."""
 
-    def __init__(self, path: Path, draft: Path) -> None:
+    def __init__(self, path: Path, draft: Path, name: str) -> None:
         """The file is made under the name of the draft, in a folder that is there by then."""
         self.path = path
         self.draft = draft
+        self.name = name
         self.access = FileAccess()
 
     def __str__(self) -> str:
@@ -61,7 +62,7 @@ class SqliteFile:
         storage = database.make(self.draft)
         try:
             with database.explaining(self.draft, "written"):
-                yield storage, self.path.stem
+                yield storage, self.name
         finally:
             # The last connection to close writes the log into the database and deletes it.
             storage.engine.dispose()

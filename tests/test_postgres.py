@@ -379,9 +379,10 @@ def contents(files: StudyFiles) -> list[Any]:
     trials = [
         {name: value for name, value in vars(trial).items() if name != "_trial_id"} for trial in study.get_trials()
     ]
+    found = [study.directions, study.user_attrs, notes, trials]
     storage.remove_session()
     storage.engine.dispose()
-    return [study.directions, study.user_attrs, notes, trials]
+    return found
 
 
 @pytest.fixture

@@ -27,8 +27,7 @@ from search.space import dump, parse
 from search.space.problems import Report
 from search.space.schema import render, schema
 from search.space.yaml_nodes import ListNode, MapNode, Node, read
-from tests.conftest import TINY, Answer
-from tests.test_cli import here, is_one_line  # noqa: F401 - a fixture
+from tests.conftest import TINY, Answer, is_one_line
 from tests.test_space import CATALOG, FINITE, FULL
 from tests.test_space_properties import NODES, QUICK, VALID, WORDS
 
@@ -403,13 +402,13 @@ def test_yaml_language_server_completes_explains_and_refuses(editor: Editor, tmp
 # The commands
 
 
-def test_schema_is_printed(here: Callable[..., Answer]) -> None:  # noqa: F811 - the fixture
+def test_schema_is_printed(here: Callable[..., Answer]) -> None:
     answer = here("schema")
     assert answer.code == 0
     assert answer.out == SHIPPED.read_text()
 
 
-def test_families_are_told_in_a_sentence_each(here: Callable[..., Answer]) -> None:  # noqa: F811
+def test_families_are_told_in_a_sentence_each(here: Callable[..., Answer]) -> None:
     shown = here("families").out
     told = json.loads(here("families", "--json").out)
     assert "vit" in told
@@ -418,7 +417,7 @@ def test_families_are_told_in_a_sentence_each(here: Callable[..., Answer]) -> No
         assert sentence
 
 
-def test_family_is_told_with_defaults_and_ranges(here: Callable[..., Answer]) -> None:  # noqa: F811
+def test_family_is_told_with_defaults_and_ranges(here: Callable[..., Answer]) -> None:
     shown = here("families", "vit").out
     assert re.search(
         r"^depth +transformer blocks *\n +int >= 1; default: 6; worth searching: \{int: \[2, 8\]\}", shown, re.M
@@ -435,13 +434,13 @@ def test_family_is_told_with_defaults_and_ranges(here: Callable[..., Answer]) ->
     }
 
 
-def test_family_that_takes_arguments_of_any_name_says_so(here: Callable[..., Answer]) -> None:  # noqa: F811
+def test_family_that_takes_arguments_of_any_name_says_so(here: Callable[..., Answer]) -> None:
     assert re.search(r"^any other +any keyword argument of timm's model", here("families", "timm").out, re.MULTILINE)
     assert json.loads(here("families", "timm", "--json").out)["others"]["doc"] == "any keyword argument of timm's model"
     assert json.loads(here("families", "vit", "--json").out)["others"] is None
 
 
-def test_unknown_family_is_one_line_with_a_close_match(here: Callable[..., Answer]) -> None:  # noqa: F811
+def test_unknown_family_is_one_line_with_a_close_match(here: Callable[..., Answer]) -> None:
     answer = here("families", "resnett")
     assert is_one_line(answer)
     assert "allowed: vit, resnet" in answer.err

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from search.config import Scalar
 from search.space import Parameter
 from search.strategy.encoding import Encoding, place
-from search.strategy.samplers import View, draw_random, fixed_candidate, value_at
+from search.strategy.samplers import View, draw_evenly, fixed_candidate, value_at
 from search.strategy.surrogate import Points, Surrogate, expected_improvement, squash, times_of
 from search.trial import Candidate, Trial
 
@@ -23,15 +23,18 @@ NEIGHBOURS = 150
 """And this many beside the best trials."""
 
 BEST_TRIALS = 6
+FEWEST_TRIALS = 8
+"""As many must have come to an epoch before a draw may learn from that and later ones alone."""
+
 STEP = 0.1
 """How far neighbours are moved: a share of a number's range, and the probability that a choice is drawn anew."""
 
 
 class CurveSampler:
-    """Draws at random at first and now and then later, else by expected improvement at the last epoch."""
+    """Spreads trials evenly at first and now and then later, else draws by expected improvement at the last epoch."""
 
     def __init__(self, *, epochs: int, n_startup_trials: int, random_share: float) -> None:
-        """As many trials as at first must have come to an epoch before only that and later ones are learned from."""
+        """`epochs` is what a curve is expected at."""
         self.epochs = epochs
         self.n_startup_trials = n_startup_trials
         self.random_share = random_share
@@ -44,7 +47,7 @@ class CurveSampler:
         sign = 1 if view.space.objectives[0][1] == "maximize" else -1
         shown = list(_shown(view.trials))
         if number < self.n_startup_trials or len(shown) < 3 or rng.random() < self.random_share:
-            return draw_random(view, number, attempt)
+            return draw_evenly(view, number, attempt)
         params = self._candidates(view, shown, sign, rng)
         chosen = params[self._choose(view, shown, params, sign, rng)]
         return fixed_candidate(view, chosen)
@@ -56,19 +59,22 @@ class CurveSampler:
 
         encoding = Encoding(view.space)
         known = encoding.rows([trial.candidate.params for trial in shown])
-        surrogate = Surrogate(self._points(shown, known, sign), rng)
+        surrogate = Surrogate(self._points(shown, known, sign, rng), rng)
         time = float(times_of([self.epochs], self.epochs)[0])
         owners = np.array([trial.number for trial in shown], dtype=float)
         best = float(surrogate.predict(known, owners, time)[0].max())
         rows = encoding.rows(params)
         return int(expected_improvement(*surrogate.predict(rows, np.full(len(rows), -1.0), time), best).argmax())
 
-    def _points(self, shown: Sequence[Trial], known: np.ndarray[Any, Any], sign: int) -> Points:
+    def _points(self, shown: Sequence[Trial], known: np.ndarray[Any, Any], sign: int, rng: Any) -> Points:
         import numpy as np
 
         rungs = sorted({_rung(trial) for trial in shown})
         counts = {rung: sum(_shows(trial, rung) for trial in shown) for rung in rungs}
-        first = max((rung for rung in rungs if counts[rung] >= self.n_startup_trials), default=0)
+        # Early epochs say most where they rank as the last one does, and lead astray where late bloomers win; which of
+        # the two it is nobody knows, so that draws take turns by chance in what they leave out.
+        known_well = [rung for rung in rungs if counts[rung] >= FEWEST_TRIALS]
+        first = known_well[int(rng.integers(len(known_well)))] if known_well else 0
         several = [rung for rung in rungs if rung >= first]
         places = [(index, rung) for index, t in enumerate(shown) for rung in several if _shows(t, rung)]
         values = np.array([sign * shown[index].value_at(rung) for index, rung in places])

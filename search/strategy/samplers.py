@@ -119,20 +119,11 @@ class Grid:
 
 
 class Sobol:
-    """Draws points of a scrambled Sobol sequence; every parameter of every branch is a dimension of its own."""
+    """Draws points of a scrambled Sobol sequence."""
 
     def draw(self, view: View, number: int, attempt: int) -> Candidate | None:
-        """Return the next point, counted by trials and rejections."""
-        from scipy.stats import qmc
-
-        parameters = view.space.parameters()
-        index = number + sum(1 for _ in view.all_rejections())
-        engine = qmc.Sobol(d=max(1, len(parameters)), rng=view.seed)
-        if index:
-            engine.fast_forward(index)
-        point = engine.random(1)[0]
-        fixed = {p.path: value_at(p, float(u)) for p, u in zip(parameters, point, strict=False)}
-        return fixed_candidate(view, fixed)
+        """Return the next point, counted by trials, rejections and repeats."""
+        return draw_evenly(view, number, attempt)
 
 
 def draw_start(view: View, params: Mapping[str, Scalar], number: int) -> Candidate:
@@ -145,6 +136,19 @@ def draw_start(view: View, params: Mapping[str, Scalar], number: int) -> Candida
 def draw_random(view: View, number: int, attempt: int) -> Candidate:
     """Return a random candidate, whatever the sampler; the way out when that repeats itself."""
     return _ask(_blank_study(view.derive(number, attempt)), view.space)
+
+
+def draw_evenly(view: View, number: int, attempt: int) -> Candidate:
+    """Return a point of a scrambled Sobol sequence (Sobol 1967); a parameter of any branch is a dimension of its own."""
+    from scipy.stats import qmc
+
+    parameters = view.space.parameters()
+    engine = qmc.Sobol(d=max(1, len(parameters)), rng=view.seed)
+    # Each attempt so far was a rejection or a repeat.
+    if index := number + attempt + sum(len(trial.rejected_before) for trial in view.trials):
+        engine.fast_forward(index)
+    point = engine.random(1)[0]
+    return fixed_candidate(view, {p.path: value_at(p, float(u)) for p, u in zip(parameters, point, strict=False)})
 
 
 def draw_unseen(view: View, number: int) -> Candidate | None:
@@ -381,9 +385,9 @@ def curves(
     *,
     space: Space,
     n_startup_trials: Annotated[
-        int, Arg("trials drawn at random first, and needed at an epoch to learn from it", ge=1)
-    ] = 24,
-    random_share: Annotated[float, Arg("share of the later trials that are random too", ge=0, le=1)] = 0.33,
+        int, Arg("trials spread evenly over the space first, before anything is learned from", ge=1)
+    ] = 20,
+    random_share: Annotated[float, Arg("share of the later trials that are spread evenly too", ge=0, le=1)] = 0.33,
 ) -> Sampler:
     """Learns from partial curves: a Gaussian process over (configuration, epoch), expected improvement at the end.
 

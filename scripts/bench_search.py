@@ -1,0 +1,111 @@
+"""Real searches on images: the default strategy against Optuna's, TPE with MedianPruner, at equal epochs.
+
+    python scripts/bench_search.py --images cifar10-images              some 25 minutes on two quiet cores
+    python scripts/bench_search.py --images cifar10-images --max-train 1000 --max-epochs 24 --seeds 1
+
+Runs spaces/cifar10.yaml, as `imgcls-search run` does, with each strategy and seed until `--max-epochs` are trained, and
+follows the best complete trial's validation accuracy over the epochs of all trials. Both begin with the space's start
+settings, train through the same loop, and have as many workers. Writes search.json and search.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import bench_common
+
+from search.catalog import catalog
+from search.replay import Steps
+from search.run import run
+from search.space import read_space
+from search.study.record import Record
+
+SPACE = Path(__file__).parent.parent / "spaces" / "cifar10.yaml"
+STRATEGIES: Mapping[str, Mapping[str, str]] = {
+    "default": {},
+    "tpe+median": {"study.sampler": "tpe", "study.pruner": "median"},
+}
+
+
+def main() -> None:
+    """Run the searches one after the other."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=Path, required=True, help="an ImageFolder tree with train/ and test/")
+    parser.add_argument("--max-train", type=int, default=4000, help="training images; default: 4000")
+    parser.add_argument("--max-epochs", type=int, default=96, help="of one search; default: 96, 12 full trainings")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks"), help="a folder; default: benchmarks")
+    given = parser.parse_args()
+    results: dict[str, Any] = {"conditions": bench_common.conditions(), "asked": {"max_train": given.max_train}}
+    found: dict[str, list[list[tuple[int, float]]]] = {name: [] for name in STRATEGIES}
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(given.seeds):
+            for name in STRATEGIES:
+                record, bests = search(Path(folder), name, seed, given)
+                found[name].append(bests)
+                states = [trial.state for trial in record.trials]
+                counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
+                print(f"{name}, seed {seed}: {counts}; best {bests[-1:]}", flush=True)
+    results["bests"] = dict(found)
+    for share in (0.25, 0.5, 0.75, 1.0):
+        epochs = round(share * given.max_epochs)
+        for name, several in found.items():
+            values = [value_after(curve, epochs) for curve in several]
+            shown = ", ".join("none" if value is None else f"{value:.4f}" for value in values)
+            known = [value for value in values if value is not None]
+            ends = f"mean {mean(known):.4f}" if len(known) == len(values) else "no mean"
+            print(f"after {epochs:4d} epochs, {name:10}: {ends} ({shown})")
+    results["conditions"]["load_at_end"] = bench_common.load()
+    bench_common.write(results, given.out, "search")
+    draw(found, given.max_epochs, given.out / "search.png")
+
+
+def search(folder: Path, name: str, seed: int, given: argparse.Namespace) -> tuple[Record, list[tuple[int, float]]]:
+    """Run one search; return its record, and the best value from so many epochs of all trials on."""
+    settings = {
+        "study.name": f"{name.replace('+', '-')}-{seed}",
+        "study.seed": str(seed),
+        "study.trials": "1000",
+        "study.max_epochs": str(given.max_epochs),
+        "study.pictures": "false",
+        "data.folder.max_train": str(given.max_train),
+        **STRATEGIES[name],
+    }
+    data = f"folder:{given.images.resolve()}"
+    space = read_space(SPACE, catalog(), overrides=list(settings.items()), data=data)
+    steps = Steps()
+    return run(space, folder, steps).record, steps.bests
+
+
+def value_after(curve: Sequence[tuple[int, float]], epochs: int) -> float | None:
+    """Return the best value after so many epochs, None before the first."""
+    return max((value for spent, value in curve if spent <= epochs), default=None)
+
+
+def draw(found: dict[str, list[list[tuple[int, float]]]], budget: int, path: Path) -> None:
+    """Draw each search as a thin line."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(6, 4))
+    for (name, several), colour in zip(found.items(), ("tab:blue", "tab:orange"), strict=True):
+        for index, curve in enumerate(several):
+            xs, ys = zip(*curve, (budget, curve[-1][1]), strict=True)
+            axis.step(xs, ys, where="post", color=colour, alpha=0.7, label=name if index == 0 else None)
+    axis.set_xlabel("epochs of all trials together")
+    axis.set_ylabel("best validation accuracy of a complete trial")
+    axis.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()

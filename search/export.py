@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -92,7 +93,9 @@ def write_text(path: Path, text: str) -> None:
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        # Where the folder is a file, this fails as the writing did.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def now() -> str:

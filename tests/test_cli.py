@@ -353,6 +353,13 @@ def test_export_of_a_missing_trial_names_the_range(study: str, here: Callable[..
     assert "allowed: 0 to 3" in here("export", study, "--trial", "9", "-o", "x.yaml").err
 
 
+def test_export_below_a_file_is_one_line(study: str, here: Callable[..., Answer]) -> None:
+    Path("file").touch()
+    answer = here("export", study, "-o", "file/x.yaml")
+    assert is_one_line(answer)
+    assert "cannot be written (Not a directory)" in answer.err
+
+
 def test_database_of_something_else_is_one_line(tiny: Path, here: Callable[..., Answer]) -> None:
     (tiny.parent / "studies").mkdir()
     (tiny.parent / "studies" / "tiny-digits.db").write_bytes(b"this is no database" * 100)

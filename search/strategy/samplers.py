@@ -139,7 +139,7 @@ def draw_random(view: View, number: int, attempt: int) -> Candidate:
 
 
 def draw_evenly(view: View, number: int, attempt: int) -> Candidate:
-    """Return a point of a scrambled Sobol sequence (Sobol 1967); a parameter of any branch is a dimension of its own."""
+    """Return a point of a scrambled Sobol sequence (Sobol 1967); each parameter of each branch is a dimension."""
     from scipy.stats import qmc
 
     parameters = view.space.parameters()

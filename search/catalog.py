@@ -25,8 +25,8 @@ from search.trial import MEASURED, SIZES
 def catalog() -> Catalog:
     """Return the catalog of this package: its families, data sets, optimizers and so on."""
     policy = OneOf(options=signature.options(POLICIES), default="none", doc="a policy of several operations an image")
-    sampler = OneOf(options=signature.options(SAMPLERS), default="tpe", fixed=True, doc="draws configurations")
-    pruner = OneOf(options=signature.options(PRUNERS), default="halving", fixed=True, doc="stops or pauses trials")
+    sampler = OneOf(options=signature.options(SAMPLERS), default="auto", fixed=True, doc="draws configurations")
+    pruner = OneOf(options=signature.options(PRUNERS), default="asha", fixed=True, doc="stops or pauses trials")
     settings = signature.read(StudySettings)
     return Catalog(
         config=Fields(

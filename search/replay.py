@@ -40,8 +40,8 @@ def table_catalog(metrics: Mapping[str, str] | None = None) -> Catalog:
     """
     epochs = Leaf(arg=Arg("epochs of a full training", ge=1, fixed=True), types=(int,))
     study = read(StudySettings)
-    sampler = OneOf(options=options(SAMPLERS), default="tpe", fixed=True, doc="draws configurations")
-    pruner = OneOf(options=options(PRUNERS), default="halving", fixed=True, doc="stops or pauses trials")
+    sampler = OneOf(options=options(SAMPLERS), default="auto", fixed=True, doc="draws configurations")
+    pruner = OneOf(options=options(PRUNERS), default="asha", fixed=True, doc="stops or pauses trials")
     return Catalog(
         config=Fields(fields={"config": Fields(others=OPEN_VALUE), "training": Fields(fields={"epochs": epochs})}),
         study=Fields(fields={**study.fields, "sampler": sampler, "pruner": pruner}, doc=study.doc),

@@ -14,6 +14,7 @@ Decision = Literal["continue", "pause", "prune"]
 
 Eta = Annotated[int, Arg("one of this many trials passes a rung, and rungs are this factor apart", ge=2)]
 MinEpochs = Annotated[int | None, Arg("epochs of the first rung; default: 7.5 % of the epochs, at least 2", ge=1)]
+EarlyEpochs = Annotated[int | None, Arg("epochs of the first rung; default: the epochs over eta^3, at least 2", ge=1)]
 
 
 class Pruner(Protocol):
@@ -183,9 +184,9 @@ def halving(*, epochs: int, sign: int, min_epochs: MinEpochs = None, eta: Eta = 
     return Stopping(epochs=epochs, first=_first_rung(min_epochs, epochs), eta=eta, sign=sign)
 
 
-def asha(*, epochs: int, sign: int, min_epochs: MinEpochs = None, eta: Eta = 3) -> Pruner:
+def asha(*, epochs: int, sign: int, min_epochs: EarlyEpochs = None, eta: Eta = 3) -> Pruner:
     """Pause every trial at each rung and resume the best 1/eta from their checkpoints (Li et al. 2018, algorithm 2)."""
-    return Promoting(epochs=epochs, first=_first_rung(min_epochs, epochs), eta=eta, sign=sign)
+    return Promoting(epochs=epochs, first=_early_rung(min_epochs, epochs, eta), eta=eta, sign=sign)
 
 
 def hyperband(*, epochs: int, sign: int, min_epochs: MinEpochs = None, eta: Eta = 3) -> Pruner:
@@ -199,14 +200,12 @@ def brackets(
     *,
     epochs: int,
     sign: int,
-    min_epochs: Annotated[
-        int | None, Arg("epochs of the first rung; default: the epochs over eta^3, at least 2", ge=1)
-    ] = None,
+    min_epochs: EarlyEpochs = None,
     eta: Eta = 3,
     every: Annotated[int, Arg("one of this many trials starts at the second rung", ge=2)] = 4,
 ) -> Pruner:
     """Asynchronous halving that resumes, in two of Hyperband's brackets, in case early epochs mislead."""
-    first = min_epochs if min_epochs is not None else max(2, round(epochs / eta**3))
+    first = _early_rung(min_epochs, epochs, eta)
     return Staggered(epochs=epochs, first=first, eta=eta, sign=sign, every=every)
 
 
@@ -263,6 +262,11 @@ PRUNERS: Mapping[str, Callable[..., Pruner]] = {
 
 def _first_rung(min_epochs: int | None, epochs: int) -> int:
     return min_epochs if min_epochs is not None else max(2, round(0.075 * epochs))
+
+
+def _early_rung(min_epochs: int | None, epochs: int, eta: int) -> int:
+    # Where a trial rests, an early rung costs less than where it ends: what was misjudged there may still go on.
+    return min_epochs if min_epochs is not None else max(2, round(epochs / eta**3))
 
 
 def _was_judged_at(trial: Trial, rung: int) -> bool:

@@ -285,6 +285,11 @@ def _key(params: Mapping[str, Scalar]) -> str:
     return repr(sorted(params.items()))
 
 
+def auto(*, space: Space) -> Sampler:
+    """As `curves` does where there is one objective, as `tpe` does where there are several."""
+    return curves(space=space) if len(space.objectives) == 1 else tpe(space=space)
+
+
 def random(*, space: Space) -> Sampler:
     """Draw every parameter independently."""
     return Random()
@@ -403,6 +408,7 @@ def curves(
 
 
 SAMPLERS: Mapping[str, Callable[..., Sampler]] = {
+    "auto": auto,
     "random": random,
     "tpe": tpe,
     "gp": gp,

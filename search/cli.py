@@ -143,7 +143,7 @@ def plan(
 
     from search.plan import CALIBRATION
     from search.plan import plan as make_plan
-    from search.screen import SearchScreen
+    from search.screen import PlanScreen
 
     if workers is not None:
         overrides = [*(overrides or []), f"study.workers={workers}"]
@@ -152,7 +152,7 @@ def plan(
         raise UserError(f"{space_file}: nothing is searched in it; train it with: imgcls-search train {space_file}")
     timed = [f"{path}={value}" for path, value in {**CALIBRATION, "study.max_epochs": epochs}.items()]
     calibration = _space(space_file, [*(overrides or []), *timed], data, None)
-    with SearchScreen(Console(soft_wrap=True, highlight=False, stderr=as_json)) as screen:
+    with PlanScreen(Console(soft_wrap=True, highlight=False, stderr=as_json), epochs) as screen:
         found = make_plan(space, calibration, studies, screen)
     if as_json:
         _print_json(asdict(found))

@@ -31,7 +31,7 @@ class SearchScreen:
         self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
         self.started = time.monotonic()
         self.told_at = 0.0
-        self.ended_before: int | None = None
+        self.done_before: int | None = None
         self.told: set[int] = set()
 
     def __enter__(self) -> SearchScreen:
@@ -59,8 +59,8 @@ class SearchScreen:
     def changed(self, search: Search) -> None:
         """Show the search as it stands."""
         trials = search.record.trials
-        if self.ended_before is None:
-            self.ended_before = sum(not trial.is_open for trial in trials) - 1
+        if self.done_before is None:
+            self.done_before = _num_done(search) - 1
             self.told = {trial.number for trial in trials if not trial.is_open}
         if self.live is not None:
             self.live.update(self._table(search))
@@ -81,29 +81,31 @@ class SearchScreen:
     def _state(self, search: Search) -> str:
         trials = search.record.trials
         counts = {state: sum(trial.state == state for trial in trials) for state in ("paused", "pruned", "fail")}
-        ended = sum(not trial.is_open for trial in trials)
-        parts = [f"{ended}/{search.settings.trials} trials", f"{len(search.working)} running"]
+        done = _num_done(search)
+        parts = [f"{done}/{search.settings.trials} trials", f"{len(search.working)} running"]
         parts += [f"{count} {state}" for state, count in counts.items() if count]
         ranking = best.ranked(search.record)
         if ranking:
             parts.append(f"best {_values(ranking[0], search)} (trial {ranking[0].number})")
-        parts.append(self._time_left(search, ended))
+        elif leader := _leader(search):
+            shown = f"{leader.metric} {leader.value_at(leader.last_shown):.4g}"
+            parts.append(f"leading {shown} at epoch {leader.last_shown} (trial {leader.number})")
+        parts.append(self._time_left(search, done))
         return ", ".join(parts)
 
-    def _time_left(self, search: Search, ended: int) -> str:
-        done = ended - (self.ended_before or 0)
-        if done <= 0:
+    def _time_left(self, search: Search, done: int) -> str:
+        since = done - (self.done_before or 0)
+        if since <= 0:
             return "time left unknown"
-        seconds = (time.monotonic() - self.started) / done * max(0, search.settings.trials - ended)
+        seconds = (time.monotonic() - self.started) / since * max(0, search.settings.trials - done)
         timeout = search.settings.timeout
         if timeout is not None:
             seconds = min(seconds, max(0.0, timeout - (search.executor.clock() - search.started_at)))
         return f"about {_duration(seconds)} left"
 
     def _table(self, search: Search) -> RenderableType:
-        ended = sum(not trial.is_open for trial in search.record.trials)
         progress = Progress(TextColumn(search.space.name), BarColumn(), MofNCompleteColumn(), auto_refresh=False)
-        progress.add_task("", total=search.settings.trials, completed=ended)
+        progress.add_task("", total=search.settings.trials, completed=_num_done(search))
         table = Table(box=None, padding=(0, 2, 0, 0), expand=True)
         for heading in ("trial", "state", "epoch", search.space.objectives[0][0]):
             # A terminal that is too narrow cuts the configuration, never these.
@@ -116,11 +118,48 @@ class SearchScreen:
         return Group(progress.get_renderable(), Text(self._state(search)), table)
 
     def _shown(self, search: Search) -> list[Trial]:
-        """Return the best three, then what runs, then the latest that ended."""
+        """Return the best three, then what runs, then the latest that ended or rest."""
         top = best.ranked(search.record)[:3]
         running = list(search.working.values())
-        ended = [trial for trial in search.record.trials if not trial.is_open and trial not in top][-5:]
-        return [*top, *running, *ended]
+        others = [trial for trial in search.record.trials if trial not in running and trial not in top][-5:]
+        return [*top, *running, *others]
+
+
+class PlanScreen:
+    """Shows the epochs that a plan is made from; use as a context."""
+
+    def __init__(self, console: Console, epochs: int) -> None:
+        """Draw on a console; one that is no terminal gets what is said only."""
+        self.console = console
+        self.progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=console, transient=True
+        )
+        self.epochs = epochs
+        self.task = self.progress.add_task("timing epochs", total=epochs)
+
+    def __enter__(self) -> PlanScreen:
+        """Start drawing."""
+        if self.console.is_terminal:
+            self.progress.start()
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        """Stop drawing."""
+        if self.console.is_terminal:
+            self.progress.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self.console.print(Text(text))
+
+    def decoding(self, done: int, total: int) -> None:
+        """Show images being decoded."""
+        self.progress.update(self.task, description="decoding images", completed=done, total=total)
+
+    def changed(self, search: Search) -> None:
+        """Show how many epochs came to their end."""
+        done = sum(trial.epoch for trial in search.record.trials)
+        self.progress.update(self.task, description="timing epochs", completed=done, total=self.epochs)
 
 
 class SurveyScreen:
@@ -176,6 +215,16 @@ class TrainingScreen:
         self.told_at[seed] = time.monotonic()
         shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("train_loss", "accuracy") if name in metrics)
         self.say(f"seed {seed}: epoch {epoch}/{epochs}, {shown}")
+
+
+def _num_done(search: Search) -> int:
+    """Return how many trials ended or rest, as most that rest never go on."""
+    return sum(trial.state != "running" for trial in search.record.trials)
+
+
+def _leader(search: Search) -> Trial | None:
+    shown = [trial for trial in search.record.trials if trial.last_shown]
+    return max(shown, key=lambda t: (t.last_shown, search.sign * t.value_at(t.last_shown), -t.number), default=None)
 
 
 def _sentence(trial: Trial) -> str:

@@ -323,7 +323,8 @@ def test_export_of_a_trial_as_a_bundle(study: str, tmp_path: Path, here: Callabl
     assert score["images"] == facts["parity"]["equal_top1"] == 216
     assert f'origin: {{"study": "{study}", "trial": {best["trial"]}}}' in (tmp_path / "model/config.yaml").read_text()
     # Only finished trials whose weights are kept.
-    (pruned, *_) = [trial for trial in range(4) if trial != best["trial"]]
+    states = {trial["trial"]: trial["state"] for trial in json.loads(here("trials", study, "--json").out)}
+    pruned = next(trial for trial, state in states.items() if state == "pruned")
     answer = here("export", study, "--bundle", "other", "--trial", str(pruned))
     assert is_one_line(answer)
     assert f"trial {pruned} of study '{study}' is pruned; allowed: a complete trial" in answer.err

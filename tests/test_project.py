@@ -1,4 +1,4 @@
-"""The project as a whole: what the README says, the layers, the dashboard."""
+"""The project as a whole: the layers, the dashboard."""
 
 from __future__ import annotations
 
@@ -12,38 +12,9 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
-from search.catalog import catalog
-from search.cli import app
-from search.space import parse
 from tests.conftest import Answer
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-
-
-def test_readme_commands_exist_with_their_options() -> None:
-    commands = re.findall(r"^imgcls-search (.+?)(?: *#.*)?$", README, re.MULTILINE)
-    assert len(commands) >= 8
-    from typer.main import get_command
-
-    known = get_command(app).commands  # type: ignore[attr-defined]
-    for line in commands:
-        name, *arguments = line.split()
-        options = {option for parameter in known[name].params for option in parameter.opts}
-        assert {word for word in arguments if word.startswith("-")} <= options, line
-
-
-def test_readme_space_parses() -> None:
-    (block,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
-    assert parse(block, catalog(), source="README.md").num_combinations() is None
-
-
-def test_readme_error_is_what_the_program_says() -> None:
-    (shown,) = re.findall(r"^error: bad\.yaml:3:18: (.+)$", README, re.MULTILINE)
-    with pytest.raises(Exception, match=re.escape(shown)):
-        parse("\n\nmodel: {vit: {  widht: 3}}", catalog(), source="bad.yaml")
 
 
 def test_layer_contracts_hold_and_fail_on_a_wrong_import(tmp_path: Path) -> None:

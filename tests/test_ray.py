@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import signal
-from collections.abc import Callable
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import search
+from search.errors import ClusterError
+from search.executors.ray import cluster
 from tests.conftest import Answer, linux_only
-from tests.test_run import is_alive, open_study, table, wait_for, wait_for_epochs
+from tests.test_run import children, is_alive, open_study, table, wait_for, wait_for_epochs
 
 pytest.importorskip("ray")
 
@@ -67,3 +75,191 @@ def test_local_cluster_is_this_machines_alone_and_goes_on_after_a_kill(
     assert imgcls(*arguments, "--studies", here).code == 0
     assert table(there) == table(here)
     assert [trial.user_attrs["worker"].partition("@")[0] for trial in open_study(there).trials] == ["worker-0"] * 2
+
+
+class Nodes:
+    """A cluster of several nodes on this machine; the head trains nothing."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **SMALL})
+        self.address = self.cluster.address
+        self.apart: list[subprocess.Popen[bytes]] = []
+
+    def add(self, **resources: Any) -> Any:
+        return self.cluster.add_node(**{"num_cpus": 1, **SMALL, **resources})
+
+    def add_apart(self, mount: str) -> int:
+        """Add a node that sees other files than this process, by a shell's `mount`; return the id of its raylet."""
+        start = f"{sys.executable} -m ray.scripts.scripts start --address={self.address} --num-cpus=1 --block"
+        command = f"{mount} && exec {start} --object-store-memory={SMALL['object_store_memory']}"
+        before = self.count()
+        process = subprocess.Popen([*APART, command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.apart.append(process)
+        wait_for(lambda: self.count() > before, seconds=60)
+        return next(one for one, name in offspring(process.pid).items() if name == "raylet")
+
+    def count(self) -> int:
+        return len(self.cluster.global_state._live_node_ids())
+
+    def close_apart(self) -> None:
+        """End all such nodes."""
+        while self.apart:
+            process = self.apart.pop()
+            process.terminate()
+            process.wait()
+
+    def close(self) -> None:
+        self.close_apart()
+        self.cluster.shutdown()
+
+
+SMALL = {"object_store_memory": 100 * 2**20}
+
+APART = ["unshare", "--mount", *([] if os.getuid() == 0 else ["--map-root-user"]), "sh", "-c"]
+"""Runs a shell's command where it may mount what it likes, seen by nobody else."""
+
+
+def can_mount() -> bool:
+    return shutil.which("unshare") is not None and subprocess.run([*APART, "mount -t tmpfs none /tmp"]).returncode == 0
+
+
+needs_mounts = pytest.mark.skipif(not can_mount(), reason="nodes that see other files need a mount namespace")
+
+
+def raylet_of(node: Any) -> int:
+    return int(node.all_processes["raylet"][0].process.pid)
+
+
+def stations(raylet: int) -> list[int]:
+    """Return the actors on a node that have a worker process."""
+    return [pid for pid, name in offspring(raylet).items() if name.startswith("ray::Station")]
+
+
+def worker_in(station: int) -> int:
+    """Return the worker process that an actor holds: a child of the process that forked it."""
+    return max(pid for server in children(station) for pid in children(server))
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("RAY_USAGE_STATS_ENABLED", "0"), ("RAY_worker_niceness", "0")):
+            patch.setenv(name, value)
+        made = Nodes()
+        yield made
+        made.close()
+
+
+@needs_mounts
+def test_trials_go_on_when_workers_actors_and_nodes_die(nodes: Nodes, tiny: Path, start: Callable[..., Any]) -> None:
+    studies = tiny.parent / "studies"
+    studies.mkdir()
+    seeing, blind = raylet_of(nodes.add()), nodes.add_apart(f"mount -t tmpfs none {studies}")
+    # Epochs of a second, each of which is worth a checkpoint.
+    long = ("training.epochs=1000", "training.batch_size=4", "data.digits.max_train=1000", "study.pruner=none")
+    sets = [part for one in (*long, "study.trials=2") for part in ("--set", one)]
+    process = start("run", tiny, *sets, "--cluster", nodes.address, "--studies", studies)
+
+    def recorded() -> list[list[float]]:
+        # Reading the study again and again would take a core from those who train.
+        time.sleep(0.3)
+        assert process.poll() is None, process.communicate()
+        known = open_study(studies).trials if (studies / "tiny-digits.db").exists() else []
+        return [[epoch["epoch"] for epoch in trial.user_attrs.get("epochs", [])] for trial in known]
+
+    def wait_until_both_train() -> None:
+        before = [len(epochs) for epochs in recorded()] or [0, 0]
+
+        def have_trained() -> bool:
+            now = recorded()
+            return len(now) == 2 and all(len(epochs) > count + 1 for epochs, count in zip(now, before, strict=True))
+
+        wait_for(have_trained)
+
+    wait_until_both_train()
+    os.kill(worker_in(stations(seeing)[0]), signal.SIGKILL)
+    wait_until_both_train()
+    os.kill(stations(blind)[0], signal.SIGKILL)
+    wait_until_both_train()
+    nodes.add()
+    os.kill(blind, signal.SIGKILL)
+    wait_until_both_train()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "(raylet)" not in out + err
+    trials = open_study(studies).trials
+    for trial in trials:
+        counted = [epoch["epoch"] for epoch in trial.user_attrs["epochs"]]
+        assert counted == list(range(1, len(counted) + 1))
+        log = (studies / trial.user_attrs["log"]).read_text()
+        assert "training again from the start" not in log
+        assert f"epoch {len(counted)}:" in log
+    troubles = {reason.partition("(")[2] for trial in trials for reason in trial.user_attrs["troubles"]}
+    assert {"killed by SIGKILL)", "its process was killed, or crashed)"} < troubles
+    # Whoever notices it first, Ray or the run.
+    assert troubles & {"its node was lost)", "nothing was heard of it for 15 s)"}
+
+
+@pytest.fixture
+def joined(nodes: Nodes) -> Iterator[Nodes]:
+    """A cluster that this process is connected to."""
+    cluster.join(nodes.address)
+    yield nodes
+    cluster.leave()
+
+
+def test_shares_of_gpus_are_packed(joined: Nodes) -> None:
+    import ray
+
+    with pytest.raises(ClusterError, match=r"training.device: cuda is not on the cluster; the cluster has \d node"):
+        cluster.lay_out("cuda", None, 99)
+    node = joined.add(num_cpus=0, num_gpus=2)
+    layout = cluster.lay_out("auto", 6, 99)
+    assert (layout.count, layout.device) == (6, "cuda:0")
+    assert cluster.lay_out("auto", None, 99).count == 2
+
+    class Worker:
+        def gpu(self) -> str:
+            return os.environ["CUDA_VISIBLE_DEVICES"]
+
+    workers = [ray.remote(Worker).options(**layout.resources).remote() for _ in range(layout.count)]
+    found = ray.get([worker.gpu.remote() for worker in workers], timeout=60)
+    assert sorted(found) == ["0"] * 3 + ["1"] * 3
+    joined.cluster.remove_node(node)
+
+
+@needs_mounts
+def test_node_with_other_files_of_the_package_is_refused(joined: Nodes, tmp_path: Path) -> None:
+    cluster.refuse_strangers()
+    package = Path(search.__file__).parent
+    shutil.copytree(package, tmp_path / "search", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "search/__init__.py").write_text('__version__ = "0.0.7"')
+    joined.add_apart(f"mount --bind {tmp_path / 'search'} {package}")
+    with pytest.raises(ClusterError, match=rf"node \S+ has imgcls-search 0.0.7 .* imgcls-search {search.__version__}"):
+        cluster.refuse_strangers()
+    joined.close_apart()
+
+
+def test_latency_is_refused_where_it_would_be_taken_on_several_machines(joined: Nodes) -> None:
+    more = [joined.add(), joined.add()]
+    with pytest.raises(ClusterError, match="latency_ms: is timed while nothing else works, on one machine"):
+        cluster.only_node(cluster.lay_out("cpu", None, 99))
+    for node in more:
+        joined.cluster.remove_node(node)
+
+
+def test_clusters_that_cannot_be_joined(monkeypatch: pytest.MonkeyPatch) -> None:
+    for address, told in (
+        ("127.0.0.1:1", r"^--cluster 127.0.0.1:1: nobody answers there \(.*\)$"),
+        ("nowhere", r"^--cluster nowhere: not an address; allowed: auto, local, HOST:PORT$"),
+        ("ray://127.0.0.1:1", r"^--cluster ray://127.0.0.1:1: a search cannot be steered through Ray Client"),
+    ):
+        with pytest.raises(ClusterError, match=told):
+            cluster.join(address)
+    # As where it is not installed.
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ClusterError, match=r"^--cluster: Ray is not installed; pip install 'imgcls-search\[ray\]'$"):
+        cluster.join("local")

@@ -45,9 +45,13 @@ def join(address: str) -> None:
         ClusterError: Ray is not installed, nobody answers, or the cluster does not take this process.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # What Ray has to say of workers and nodes that died, pages of it, is said by the run in a line.
+    os.environ["RAY_DEDUP_LOGS_SKIP_REGEX"] = "."
     if address == "local":
         # The way of Ray's desktop installations: all its ports are then open to this machine only.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        # Trials are what this cluster is for; by Ray's own setting they would give way to anything else.
+        os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so
     try:
         import ray
     except ModuleNotFoundError:
@@ -59,7 +63,6 @@ def join(address: str) -> None:
         )
     if address not in ("auto", "local"):
         _must_answer(address)
-    # What Ray has to say of workers that died is said by the run.
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     own = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address == "local" else {}
     try:

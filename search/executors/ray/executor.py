@@ -284,4 +284,6 @@ def _why(error: RayActorError) -> str:
     text = str(error)
     if "node has died" in text:
         return "its node was lost"
-    return text.strip().split("\n")[-1].split(". Some common causes")[0]
+    if "worker process has died" in text:
+        return "its process was killed, or crashed"
+    return text.strip().split("\n")[-1]

@@ -98,7 +98,7 @@ class Nest:
         """Make room for a job, lay out what came with it, and return it with this node's paths."""
         job = errand.job
         if job.trial != self.trial:
-            shutil.rmtree(self.here, ignore_errors=True)
+            self.clear()
             self.trial = job.trial
         write(self.here, errand.files)
         self.sent = {path: _state(path) for path in self._results()}
@@ -114,6 +114,10 @@ class Nest:
         Path(moved.log).unlink(missing_ok=True)
         self.log, self.log_sent = Path(moved.log), 0
         return moved
+
+    def clear(self) -> None:
+        """Delete the files of the trials."""
+        shutil.rmtree(self.here, ignore_errors=True)
 
     def pack(self, event: Event) -> list[Piece]:
         """Return what a worker has written by the time of an event and the run has not seen."""

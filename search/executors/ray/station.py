@@ -109,8 +109,10 @@ class Station:
                     await self._take(message)
 
     async def end(self) -> None:
-        """End the worker process."""
+        """End the worker process, and leave nothing behind but the images."""
         self.worker.kill()
+        if self.nest is not None:
+            self.nest.clear()
 
     async def _take(self, message: Errand | Message) -> None:
         if not isinstance(message, Errand):

@@ -79,7 +79,10 @@ def search(folder: Path, name: str, seed: int, given: argparse.Namespace) -> tup
     data = f"folder:{given.images.resolve()}"
     space = read_space(SPACE, catalog(), overrides=list(settings.items()), data=data)
     steps = Steps()
-    return run(space, folder, steps).record, steps.bests
+    outcome = run(space, folder, steps)
+    if outcome.ending in ("interrupted", "terminated"):
+        raise SystemExit("stopped: no search is compared that did not train all its epochs")
+    return outcome.record, steps.bests
 
 
 def value_after(curve: Sequence[tuple[int, float]], epochs: int) -> float | None:

@@ -18,6 +18,9 @@ from search.trial import Trial
 if TYPE_CHECKING:
     from search.run import Search
 
+LIVE_SECONDS = 0.25
+"""A search is looked at no more often, since it takes time that workers may be waiting for."""
+
 PLAIN_SECONDS = 10.0
 """At most one line this often where the output is no terminal, apart from trials that end."""
 
@@ -30,7 +33,10 @@ class SearchScreen:
         self.console = console
         self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
         self.started = time.monotonic()
-        self.told_at = 0.0
+        self.told_at = self.looked_at = 0.0
+        self.latest: Search | None = None
+        """What has changed since it was looked at."""
+
         self.done_before: int | None = None
         self.told: set[int] = set()
 
@@ -44,6 +50,8 @@ class SearchScreen:
         """Stop drawing."""
         if self.live is not None:
             self.live.stop()
+        elif self.latest is not None:
+            self._look(self.latest)
 
     def say(self, text: str) -> None:
         """Print a line above the table."""
@@ -57,7 +65,13 @@ class SearchScreen:
             self.say(f"decoding images: {done:,} of {total:,}")
 
     def changed(self, search: Search) -> None:
-        """Show the search as it stands."""
+        """Show the search as it stands, now or soon."""
+        self.latest = search
+        if time.monotonic() - self.looked_at >= LIVE_SECONDS:
+            self._look(search)
+
+    def _look(self, search: Search) -> None:
+        self.latest, self.looked_at = None, time.monotonic()
         trials = search.record.trials
         if self.done_before is None:
             self.done_before = _num_done(search) - 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from search.config import Scalar, TrialConfig
@@ -50,6 +51,11 @@ class Candidate:
     config: TrialConfig
     sampler_state: Mapping[str, Any] = field(default_factory=dict)
     """What the sampler wants to find on this trial later (CMA-ES and NSGA-II keep their population so)."""
+
+    @cached_property
+    def compresses(self) -> bool:
+        """True where what is deployed is not what was trained; strategies ask it of each trial, again and again."""
+        return compresses(self.config)
 
 
 @dataclass(frozen=True, kw_only=True)

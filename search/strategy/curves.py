@@ -22,6 +22,9 @@ CANDIDATES = 300
 NEIGHBOURS = 150
 """And this many beside the best trials."""
 
+MOST_TRIALS = 400
+"""As many are learned from, the best half of them and others by chance: the time grows with the cube."""
+
 BEST_TRIALS = 6
 FEWEST_TRIALS = 8
 """As many must have come to an epoch before a draw may learn from that and later ones alone."""
@@ -45,8 +48,10 @@ class CurveSampler:
 
         rng = np.random.default_rng(view.derive(number, attempt, 7))
         sign = 1 if view.space.objectives[0][1] == "maximize" else -1
-        shown = list(_shown(view.trials))
-        if number < self.n_startup_trials or len(shown) < 3 or rng.random() < self.random_share:
+        if number < self.n_startup_trials or rng.random() < self.random_share:
+            return draw_evenly(view, number, attempt)
+        shown = _few(list(_shown(view.trials)), sign, rng)
+        if len(shown) < 3:
             return draw_evenly(view, number, attempt)
         params = self._candidates(view, shown, sign, rng)
         chosen = params[self._choose(view, shown, params, sign, rng)]
@@ -87,7 +92,7 @@ class CurveSampler:
         )
 
     def _candidates(self, view: View, shown: Sequence[Trial], sign: int, rng: Any) -> list[dict[str, Scalar]]:
-        top = sorted(shown, key=lambda t: (-_rung(t), -sign * t.value_at(_rung(t)), t.number))[:BEST_TRIALS]
+        top = sorted(shown, key=lambda t: _standing(t, sign))[:BEST_TRIALS]
         parameters = view.space.parameters()
         found = [_reachable(parameters, _Anywhere(rng)) for _ in range(CANDIDATES)]
         for _ in range(NEIGHBOURS):
@@ -100,6 +105,20 @@ def _shown(trials: Sequence[Trial]) -> Iterator[Trial]:
     for trial in trials:
         if (rung := _rung(trial)) and math.isfinite(trial.value_at(rung)):
             yield trial
+
+
+def _few(shown: Sequence[Trial], sign: int, rng: Any) -> Sequence[Trial]:
+    if len(shown) <= MOST_TRIALS:
+        return shown
+    ordered = sorted(shown, key=lambda t: _standing(t, sign))
+    best, others = ordered[: MOST_TRIALS // 2], ordered[MOST_TRIALS // 2 :]
+    chosen = rng.choice(len(others), MOST_TRIALS - len(best), replace=False)
+    return sorted([*best, *(others[index] for index in chosen)], key=lambda t: t.number)
+
+
+def _standing(trial: Trial, sign: int) -> tuple[int, float, int]:
+    rung = _rung(trial)
+    return -rung, -sign * trial.value_at(rung), trial.number
 
 
 def _rung(trial: Trial) -> int:

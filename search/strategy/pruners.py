@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol
@@ -65,12 +64,6 @@ class Rungs(RunToEnd):
             rung *= self.eta
         return min(rung, self.epochs)
 
-    def leaders(self, rung: int, trials: Sequence[Trial], *, share: Callable[[float], int] = math.floor) -> list[Trial]:
-        """Return the best 1/eta of the trials that were measured at a rung, the best first."""
-        there = [trial for trial in trials if _was_judged_at(trial, rung)]
-        ordered = sorted(there, key=lambda trial: (-self.sign * trial.value_at(rung), trial.number))
-        return ordered[: share(len(ordered) / self.eta)]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Stopping(Rungs):
@@ -93,13 +86,21 @@ class Promoting(Rungs):
         return "pause"
 
     def promote(self, trials: Sequence[Trial]) -> Trial | None:
-        """Return the best paused trial of the highest rung that lets one pass."""
-        rungs = sorted({trial.epoch for trial in trials if trial.state == "paused"}, reverse=True)
-        for rung in rungs:
-            for leader in self.leaders(rung, trials):
-                if leader.state == "paused" and leader.epoch == rung:
-                    return leader
+        """Return the best paused trial of the highest rung that lets one pass: one among its best 1/eta."""
+        resting: dict[int, list[Trial]] = {}
+        for trial in trials:
+            if trial.state == "paused":
+                resting.setdefault(trial.epoch, []).append(trial)
+        for rung in sorted(resting, reverse=True):
+            first = min(resting[rung], key=lambda trial: self._place(trial, rung))
+            ahead = self._place(first, rung)
+            places = [self._place(trial, rung) for trial in trials if _was_judged_at(trial, rung)]
+            if sum(place < ahead for place in places) < len(places) // self.eta:
+                return first
         return None
+
+    def _place(self, trial: Trial, rung: int) -> tuple[float, int]:
+        return -self.sign * trial.value_at(rung), trial.number
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,10 +32,10 @@ def outlook(record: Record) -> Outlook | None:
     random, is expected to be (the unbiased estimate of Tang et al. 2020, "Showing Your Work Doesn't Always Work"). The
     best of independent draws of bounded values, such as accuracies, gains no more by the next doubling than by the
     last. A sampler that learns does better in later trials: where the best of all is further above that of the first
-    half than above a random half, that difference counts. A trial that was pruned stands with its last value, or with
-    the best where it showed more than that.
+    half than above a random half, that difference counts. A trial that was pruned or rests stands with its last value,
+    or with the best where it showed more than that.
     """
-    ended = [trial for trial in record.trials if not trial.is_open and trial.state != "fail"]
+    ended = [trial for trial in record.trials if trial.state not in ("running", "fail")]
     complete = [trial for trial in ended if trial.state == "complete" and trial.is_feasible]
     if len(record.objectives) > 1 or len(ended) < LEAST_TRIALS or not complete:
         return None

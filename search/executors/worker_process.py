@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import signal
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from search.executors import processes
 from search.executors.slots import Message, Slot
@@ -15,10 +17,11 @@ from search.protocol import Event, Job, WorkerDied
 class WorkerProcess(Slot):
     """A process that lives for many trials; one that died is replaced when the next job comes."""
 
-    def __init__(self, name: str, device: str) -> None:
-        """Start the process; it trains on `device`, such as `cpu` or `cuda:0`."""
+    def __init__(self, name: str, device: str, start: Callable[..., tuple[Any, Connection]] = processes.start) -> None:
+        """Start the process, in the way of `processes.start`; it trains on `device`, such as `cpu` or `cuda:0`."""
         super().__init__(name)
         self.device = device
+        self.start = start
         self.connection: Connection | None = None
         self._spawn()
 
@@ -55,7 +58,7 @@ class WorkerProcess(Slot):
 
     def _spawn(self) -> None:
         self.oom_kills = _oom_kills()
-        self.process, self.connection = processes.start(_work, self.name, self.name, self.device)
+        self.process, self.connection = self.start(_work, self.name, self.name, self.device)
 
     def _died(self) -> Event | None:
         job, self.job = self.job, None

@@ -78,16 +78,26 @@ def chunks(path: Path) -> Iterator[bytes]:
             yield content
 
 
+def own_folder() -> Path:
+    """Return a folder on this node that only this user may enter.
+
+    Raises:
+        ClusterError: it belongs to somebody else.
+    """
+    folder = Path(tempfile.gettempdir()) / f"imgcls-search-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise ClusterError(f"--cluster: {folder} belongs to another user")
+    return folder
+
+
 class Nest:
     """The folder of one worker on a node that does not see the run's: the same files under another root."""
 
     def __init__(self, root: Path, name: str) -> None:
         """Stand in for `root` on the run's machine, for the worker of a name."""
         self.root = root
-        base = Path(tempfile.gettempdir()) / f"imgcls-search-{os.getuid()}"
-        base.mkdir(mode=0o700, exist_ok=True)
-        if base.stat().st_uid != os.getuid():
-            raise ClusterError(f"--cluster: {base} belongs to another user")
+        base = own_folder()
         self.images = base / "images"
         self.here = base / hashlib.sha256(f"{root} {name}".encode()).hexdigest()[:16]
         self.trial = -1

@@ -7,14 +7,18 @@ import contextlib
 import os
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import ray
 
 from search.errors import disk_trouble
-from search.executors.ray.parcels import Errand, Nest, Piece
+from search.executors import processes
+from search.executors.ray.fork_server import ForkServer
+from search.executors.ray.parcels import Errand, Nest, Piece, own_folder
 from search.executors.slots import Message
 from search.executors.worker_process import WorkerProcess
 from search.protocol import Event, Failed
@@ -82,7 +86,10 @@ class Station:
         context = ray.get_runtime_context()
         self.node, self.ip = context.get_node_id(), ray.util.get_node_ip_address()
         self.nest = None if meeting.is_here() else Nest(Path(meeting.root), name)
-        self.worker = WorkerProcess(f"{name}@{self.ip}", device)
+        start: Callable[..., tuple[Any, Connection]] = processes.start
+        if sys.platform.startswith("linux"):
+            start = ForkServer(own_folder(), f"{meeting.token} {self.node}").start
+        self.worker = WorkerProcess(f"{name}@{self.ip}", device, start)
         self.watched: int | None = None
         self.heard = self.number = 0
         self.news: deque[News] = deque()

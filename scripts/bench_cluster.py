@@ -1,0 +1,202 @@
+"""Measure a Ray cluster on this machine: trials per hour beside the local executor, and the seconds that losses cost.
+
+python scripts/bench_cluster.py                                  half an hour on two cores; trials of some 30 s each
+python scripts/bench_cluster.py --epochs 4 --trials 2 --rounds 1  a try of a few minutes
+python scripts/bench_cluster.py --rounds 0                       the losses alone
+
+Trials per hour count from the first trial's start to the last one's end, two workers, the two ways in turns. Losses are
+SIGKILLs in a search on two nodes of one CPU: of a worker process, of an actor, and of Ray's process of a node, whose
+trial then goes on on a node that has run nothing before. Their seconds are those from the kill to the beginning of the
+first epoch that the trial ends afterwards. Linux only. Writes cluster.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import bench_common
+import optuna
+
+LEAST_RATIO = 0.9
+"""Trials per hour on a cluster / locally that is asked for."""
+
+MOST_SECONDS = {"worker": 5.0, "actor": 5.0, "node": 30.0}
+"""What a loss may cost."""
+
+TRIES_SECONDS = 120.0
+"""A trial that does not train again by then never will."""
+
+
+def main() -> None:
+    """Measure what was asked for, print it and write it."""
+    arguments = _arguments()
+    results: dict[str, Any] = {"conditions": bench_common.conditions()}
+    # Ray reads them when it is imported, and hands them on.
+    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0")
+    with tempfile.TemporaryDirectory() as folder:
+        space = Path(folder) / "space.yaml"
+        if arguments.rounds:
+            results["throughput"] = _compare(space, arguments)
+        if arguments.losses:
+            results["losses"] = _lose(space, arguments.losses)
+    results["conditions"]["load_at_end"] = bench_common.load()
+    bench_common.write(results, arguments.out, "cluster")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="searches each way; default: 3")
+    parser.add_argument("--trials", type=int, default=8, help="of each search; default: 8")
+    parser.add_argument("--epochs", type=int, default=25, help="of each trial; default: 25")
+    parser.add_argument("--losses", type=int, default=3, help="of each kind; default: 3")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks"), help="a folder; default: benchmarks")
+    return parser.parse_args()
+
+
+def _space(trials: int, epochs: int) -> str:
+    return f"""
+study: {{trials: {trials}, sampler: random, pruner: none, pictures: false}}
+data: {{digits: {{max_train: 1000}}}}
+model: {{lenet5: {{}}}}
+optimizer: {{sgd: {{lr: {{float: [0.01, 0.02]}}}}}}
+training: {{epochs: {epochs}, batch_size: 4, device: cpu}}
+"""
+
+
+def _compare(space: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    space.write_text(_space(arguments.trials, arguments.epochs))
+    rates: dict[str, list[float]] = {"local": [], "ray": []}
+    seconds: dict[str, list[float]] = {"local": [], "ray": []}
+    for turn in range(arguments.rounds):
+        for way, options in (("local", []), ("ray", ["--cluster", "local"])):
+            name = f"{way}{turn}"
+            subprocess.run(_command(space, name, *options), check=True, stdout=subprocess.DEVNULL)
+            trials = _trials(space, name)
+            took = [(trial.datetime_complete - trial.datetime_start).total_seconds() for trial in trials]
+            seconds[way] += took
+            whole = max(trial.datetime_complete for trial in trials) - min(trial.datetime_start for trial in trials)
+            rates[way].append(len(trials) / whole.total_seconds() * 3600)
+    ratios = bench_common.spread([ray / local for ray, local in zip(rates["ray"], rates["local"], strict=True)], 3)
+    for way, found in rates.items():
+        length = bench_common.spread(seconds[way], 1)["median"]
+        print(f"{way}: {', '.join(f'{rate:.0f}' for rate in found)} trials an hour of {length} s each")
+    print(f"ray / local: {ratios['median']} ({bench_common.verdict(ratios['median'], at_least=LEAST_RATIO)})")
+    return {
+        "trials_per_hour": {way: bench_common.spread(found, 1) for way, found in rates.items()},
+        "trial_seconds": {way: bench_common.spread(found, 1) for way, found in seconds.items()},
+        "ray_over_local": ratios,
+    }
+
+
+def _lose(space: Path, times: int) -> dict[str, Any]:
+    from ray.cluster_utils import Cluster
+
+    space.write_text(_space(2, 100_000))
+    small = {"object_store_memory": 100 * 2**20, "include_log_monitor": False}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})
+    nodes = [_raylet(cluster.add_node(num_cpus=1, **small)) for _ in range(2)]
+    process = subprocess.Popen(
+        _command(space, "losses", "--cluster", cluster.address), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    logs = [space.parent / f"studies/losses/logs/trial-0000{trial}.log" for trial in range(2)]
+    found: dict[str, list[float]] = {kind: [] for kind in MOST_SECONDS}
+    try:
+        _wait_for(lambda: all(len(_epochs(log)) > 1 for log in logs))
+        for _ in range(times):
+            found["worker"].append(_seconds_until_training(_worker_on(nodes[0]), logs))
+            found["actor"].append(_seconds_until_training(_actor_on(nodes[0]), logs))
+            nodes.append(_raylet(cluster.add_node(num_cpus=1, **small)))
+            found["node"].append(_seconds_until_training(nodes.pop(0), logs))
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+        cluster.shutdown()
+    for kind, seconds in found.items():
+        print(
+            f"{kind} killed: its trial trains again after {', '.join(f'{one:.1f}' for one in seconds)} s "
+            f"({bench_common.verdict(max(seconds), at_most=MOST_SECONDS[kind])})"
+        )
+    return {kind: bench_common.spread(seconds, 2) for kind, seconds in found.items()}
+
+
+def _seconds_until_training(pid: int, logs: list[Path]) -> float:
+    """Kill a process; return how long its trial has not trained, after letting both train on a bit."""
+    before = [_deaths(log) for log in logs]
+    os.kill(pid, signal.SIGKILL)
+    killed = time.time()
+    struck = _wait_for(lambda: [log for log, deaths in zip(logs, before, strict=True) if _deaths(log) > deaths])[0]
+    seconds = _wait_for(lambda: _epochs(struck))[0]
+    began = time.time() - seconds
+    _wait_for(lambda: all(len(_epochs(log)) > 1 for log in logs))
+    return began - killed
+
+
+def _deaths(log: Path) -> int:
+    return log.read_text().count(" died (")
+
+
+def _epochs(log: Path) -> list[float]:
+    """Return the seconds of the epochs since the last death that a log tells of."""
+    if not log.exists():
+        return []
+    since = log.read_text().rpartition(" died (")[2]
+    return [float(seconds) for seconds in re.findall(r"^epoch .*'seconds': ([\d.]+)", since, re.MULTILINE)]
+
+
+def _wait_for(condition: Callable[[], Any]) -> Any:
+    deadline = time.monotonic() + TRIES_SECONDS
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.02)
+    raise TimeoutError("a trial does not train")
+
+
+def _raylet(node: Any) -> int:
+    """Return the id of Ray's process of a node."""
+    return int(node.all_processes["raylet"][0].process.pid)
+
+
+def _actor_on(raylet: int) -> int:
+    return next(pid for pid, (parent, title) in _processes().items() if parent == raylet and "ray::Station" in title)
+
+
+def _worker_on(raylet: int) -> int:
+    processes = _processes()
+    forked = {pid: parent for pid, (parent, title) in processes.items() if f"import main; main({raylet}, " in title}
+    return next(pid for pid, parent in forked.items() if parent in forked)
+
+
+def _processes() -> dict[int, tuple[int, str]]:
+    """Return the parent and the command line of each process."""
+    found = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            found[int(entry.name)] = parent, (entry / "cmdline").read_text()
+    return found
+
+
+def _command(space: Path, name: str, *options: str) -> list[str]:
+    command = [sys.executable, "-m", "search", "run", str(space), "--name", name, "--workers", "2", *options]
+    return [*command, "--studies", str(space.parent / "studies")]
+
+
+def _trials(space: Path, name: str) -> list[Any]:
+    storage = f"sqlite:///{space.parent / 'studies' / name}.db"
+    return optuna.load_study(storage=storage, study_name=name).get_trials()
+
+
+if __name__ == "__main__":
+    main()

@@ -120,7 +120,7 @@ def run(
     files = find_study(root, space.name, address)
     files.make()
     with ExitStack() as stack:
-        stack.enter_context(files.locked())
+        stack.enter_context(files.locked(watcher.say))
         record = _reopen(files, space)
         if record is not None and _is_done(record, settings):
             return Outcome(ending="finished", record=record)

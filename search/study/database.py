@@ -148,7 +148,7 @@ def explaining(database: Path | str, what: str, remedies: Remedies = _REMEDIES) 
     try:
         yield
     except (sqlalchemy.exc.DBAPIError, StorageInternalError, sqlite3.Error) as error:
-        said = _innermost(error)
+        said = innermost(error)
         remedy = next((remedy for word, remedy in remedies if word in said), SAFE)
         raise StudyError(f"{database}: cannot be {what} ({said}); {remedy.format(database)}") from error
 
@@ -158,7 +158,7 @@ def public_name(url: sqlalchemy.URL) -> str:
     return str(url.database) if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
 
 
-def _innermost(error: BaseException) -> str:
+def innermost(error: BaseException) -> str:
     """Return what the database itself said: SQLAlchemy adds the statement to it, with all its values."""
     while True:
         inner = getattr(error, "orig", None) or (error.__cause__ if isinstance(error, StorageInternalError) else None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -157,13 +157,15 @@ class StudyFiles:
         self.store.must_exist()
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self, say: Callable[[str], None] | None = None) -> Iterator[None]:
         """Hold the study and its folder for this process alone; released if the process dies.
+
+        A server that goes away meanwhile is waited for, and that is said.
 
         Raises:
             StudyError: another process holds it.
         """
-        with self.folder_locked(), self.store.held():
+        with self.folder_locked(), self.store.held(say):
             yield
 
     @contextlib.contextmanager

@@ -3,7 +3,8 @@
 Who writes a study holds an advisory lock of the server's, which ends with the connection that took it. So all is
 written through that one connection: as long as it works, nobody else writes. When it breaks, another is made, takes the
 lock again, and looks whether another run has had the study in between (`SIGNATURE`); then the transaction is tried
-again and told so, since nobody knows whether its commit was heard (`Step`).
+again and told so, since nobody knows whether its commit was heard (`Step`). A server that has not noticed the break
+still holds the lock for the old connection; that one is ended, so that what it may yet hear is never done.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import importlib
 import json
 import os
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -27,13 +29,16 @@ from sqlalchemy.dialects import postgresql
 
 from search.errors import StudyError, UserError, closest
 from search.study.address import Address
-from search.study.database import SAFE, Remedies, Step, T, explaining, refuse_other_version
+from search.study.database import SAFE, Remedies, Step, T, explaining, innermost, refuse_other_version
 
 PATIENCE_SECONDS = 90.0
 """How long a search waits for a server that went away."""
 
 LONGEST_PAUSE = 2.0
 """Seconds between two tries to connect, at most; the first are sooner."""
+
+ANSWER_SECONDS = 30.0
+"""How long an answer is waited for before the connection counts as lost, whatever lies between here and the server."""
 
 BUSY_SECONDS = 2.0
 """How long a lock is waited for: a server needs a moment to notice that a process was killed."""
@@ -61,7 +66,7 @@ _REMEDIES: Remedies = (
 
 _PATIENT = {
     "connect_timeout": 10,
-    # A server that vanished without a word is noticed within 30 s.
+    # A server that vanished without a word is noticed within `ANSWER_SECONDS`.
     "keepalives_idle": 15,
     "keepalives_interval": 5,
     "keepalives_count": 3,
@@ -70,12 +75,17 @@ _PATIENT = {
 """How a connection is watched, unless the address says otherwise."""
 
 _SESSION = (
-    "lock_timeout = '60s'",
+    # A lock of somebody else's is no lost connection: its end comes before `ANSWER_SECONDS`.
+    "lock_timeout = '20s'",
     "tcp_keepalives_idle = 15",
     "tcp_keepalives_interval = 5",
     "tcp_keepalives_count = 3",
+    "tcp_user_timeout = 30000",
 )
 """The same for the server's side, which holds the lock of a machine that vanished."""
+
+Say = Callable[[str], None]
+"""Takes a line that a person should see."""
 
 
 class PostgresStudy:
@@ -163,13 +173,13 @@ class PostgresStudy:
                 storage.engine.dispose()
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self, say: Say | None = None) -> Iterator[None]:
         """Hold the study for this process alone; released by the server when the connection ends.
 
         Raises:
             StudyError: another process holds it.
         """
-        self.access.take()
+        self.access.take(say)
         try:
             yield
         finally:
@@ -223,6 +233,9 @@ class _Session:
         self.engine: sqlalchemy.Engine | None = None
         """What makes the connection that holds the lock; None while it is not to be held."""
         self.connection: sqlalchemy.Connection | None = None
+        self.backend: int | None = None
+        """The server's process behind the latest connection that held the lock."""
+        self.say: Say | None = None
         self.signature = uuid.uuid4().hex
         self.has_signed = False
         self.is_checked = False
@@ -251,17 +264,18 @@ class _Session:
                 with engine.begin() as connection:
                     return step(connection, again)
             connection = self._connected(study_id)
-            with connection.begin():
+            with _answering(connection), connection.begin():
                 return step(connection, again)
 
         return self._until_it_is_back(attempt)
 
-    def take(self) -> None:
-        """Take the lock.
+    def take(self, say: Say | None) -> None:
+        """Take the lock; from then on a lost connection is waited for and said.
 
         Raises:
             StudyError: another process holds it, or the server cannot be reached.
         """
+        self.say = say
         self.engine = _engine(self.address, poolclass=sqlalchemy.NullPool)
         try:
             with explaining(str(self.address), "opened", _REMEDIES):
@@ -269,7 +283,8 @@ class _Session:
         except _BusyError:
             holder = self._holder()
             self.release()
-            raise StudyError(f"{self.address}: another run is working on this study ({holder})") from None
+            gone = "if its machine vanished, the server lets go of it within 30 s"
+            raise StudyError(f"{self.address}: another run is working on this study ({holder}); {gone}") from None
         except BaseException:
             self.release()
             raise
@@ -280,23 +295,35 @@ class _Session:
         self.engine = None
 
     def _until_it_is_back(self, attempt: Callable[[bool], T]) -> T:
-        deadline, pause = None, 0.1
+        lost_at, pause = None, 0.1
         with explaining(str(self.address), "written", _REMEDIES):
             while True:
                 try:
-                    return attempt(deadline is not None)
+                    found = attempt(lost_at is not None)
+                    break
                 except (sqlalchemy.exc.DBAPIError, _BusyError) as error:
-                    if isinstance(error, sqlalchemy.exc.DBAPIError) and not _is_lost(error):
+                    if self.engine is None or (isinstance(error, sqlalchemy.exc.DBAPIError) and not _passes(error)):
                         raise
                     now = time.monotonic()
-                    deadline = deadline or now + (PATIENCE_SECONDS if self.engine is not None else 0)
-                    if now >= deadline:
+                    if lost_at is None:
+                        lost_at = now
+                        said = f"cannot be written now ({innermost(error)})"
+                        self._tell(f"{said}; trying again for up to {PATIENCE_SECONDS:g} s")
+                    elif now - lost_at >= PATIENCE_SECONDS:
                         if isinstance(error, _BusyError):
                             raise StudyError(f"{self.address}: {self._taken()}") from None
-                        raise
+                        said = f"could not be written for {now - lost_at:.0f} s ({innermost(error)})"
+                        raise StudyError(f"{self.address}: {said}; {SAFE}") from error
                 self._drop()
                 time.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
+        if lost_at is not None:
+            self._tell(f"is written again after {time.monotonic() - lost_at:.0f} s")
+        return found
+
+    def _tell(self, text: str) -> None:
+        if self.say is not None:
+            self.say(f"{self.address}: {text}")
 
     def _connected(self, study_id: int) -> sqlalchemy.Connection:
         connection = self.connection or self._connect()
@@ -304,7 +331,7 @@ class _Session:
         if not self.has_signed:
             row = {"study_id": study_id, "key": SIGNATURE, "value_json": json.dumps(self.signature)}
             signing = postgresql.insert(_NOTES).values(row)
-            with connection.begin():
+            with _answering(connection), connection.begin():
                 connection.execute(
                     signing.on_conflict_do_update(
                         index_elements=[_NOTES.c.study_id, _NOTES.c.key],
@@ -313,7 +340,7 @@ class _Session:
                 )
             self.has_signed = self.is_checked = True
         if not self.is_checked:
-            with connection.begin():
+            with _answering(connection), connection.begin():
                 signed = connection.execute(sqlalchemy.select(_NOTES.c.value_json).where(ours)).scalar()
             if signed != json.dumps(self.signature):
                 raise StudyError(f"{self.address}: {self._taken()}")
@@ -326,14 +353,24 @@ class _Session:
         self.connection = self.engine.connect()
         self.is_checked = False
         deadline = time.monotonic() + BUSY_SECONDS
-        taking = sqlalchemy.select(sqlalchemy.func.pg_try_advisory_lock(self.key))
-        while True:
-            with self.connection.begin():
-                if self.connection.execute(taking).scalar():
-                    return self.connection
-            if time.monotonic() >= deadline:
-                raise _BusyError
-            time.sleep(0.1)
+        taking = sqlalchemy.text("SELECT pg_try_advisory_lock(:key), pg_backend_pid()")
+        with _answering(self.connection):
+            while True:
+                with self.connection.begin():
+                    is_ours, backend = self.connection.execute(taking, {"key": self.key}).one()
+                    if is_ours:
+                        self.backend = backend
+                        return self.connection
+                    self._end_former(self.connection)
+                if time.monotonic() >= deadline:
+                    raise _BusyError
+                time.sleep(0.1)
+
+    def _end_former(self, connection: sqlalchemy.Connection) -> None:
+        """End the connection that this process held the lock by, where the server still takes it for alive."""
+        is_former = "pid = :former AND application_name = current_setting('application_name')"
+        ending = sqlalchemy.text(f"SELECT pg_terminate_backend(pid) {_HOLDER} AND {is_former}")
+        connection.execute(ending, {"key": self.key, "former": self.backend})
 
     def _drop(self) -> None:
         if self.connection is not None:
@@ -343,10 +380,7 @@ class _Session:
 
     def _holder(self) -> str:
         """Return who holds the lock, as far as the server tells."""
-        query = sqlalchemy.text(
-            "SELECT application_name FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory' AND "
-            "granted AND ((classid::bigint << 32) | objid::bigint) = :key"
-        )
+        query = sqlalchemy.text(f"SELECT application_name {_HOLDER}")
         assert self.connection is not None
         with self.connection.begin():
             found: str | None = self.connection.execute(query, {"key": self.key}).scalar()
@@ -364,6 +398,12 @@ _DRAFT = "~new"
 """No name of a study holds such a sign."""
 
 _NAME = "imgcls-search: "
+
+_HOLDER = (
+    "FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory' AND granted AND datname = "
+    "current_database() AND ((classid::bigint << 32) | objid::bigint) = :key"
+)
+"""Whose connection holds a lock."""
 
 
 def _key(what: str) -> int:
@@ -403,15 +443,42 @@ def _storage(address: Address, *, skip_table_creation: bool) -> RDBStorage:
 
 
 def _settle_in(connection: Any, _: Any) -> None:
-    with connection.cursor() as cursor:
+    with _answering(connection), connection.cursor() as cursor:
         for setting in _SESSION:
             cursor.execute(f"SET {setting}")
-    connection.commit()
+        connection.commit()
 
 
-def _is_lost(error: sqlalchemy.exc.DBAPIError) -> bool:
-    """Tell whether an error says that the server went away, and not that it refuses something."""
+@contextmanager
+def _answering(connection: Any) -> Iterator[None]:
+    """Break a connection that gives no answer in time; a proxy on the way may keep it open for ever."""
+    if isinstance(connection, sqlalchemy.Connection):
+        connection = connection.connection.driver_connection
+    # A copy of its number: nobody else's socket can come to have it.
+    with socket.socket(fileno=os.dup(connection.fileno())) as wire:
+        is_cut = threading.Event()
+
+        def cut() -> None:
+            is_cut.set()
+            with suppress(OSError):
+                wire.shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(ANSWER_SECONDS, cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except sqlalchemy.exc.DBAPIError as error:
+            if is_cut.is_set():
+                error.orig = TimeoutError(f"no answer for {ANSWER_SECONDS:g} s")
+            raise
+        finally:
+            timer.cancel()
+
+
+def _passes(error: sqlalchemy.exc.DBAPIError) -> bool:
+    """Tell whether an error says that the server went away or is held up, and not that it refuses something."""
     state = getattr(error.orig, "sqlstate", None)
-    # No state: there was no connection. 57P01 to 57P03: the server is going down, or is not up yet.
-    is_refusal = isinstance(error, sqlalchemy.exc.OperationalError) and state is None
-    return error.connection_invalidated or is_refusal or (state or "").startswith(("08", "57P0"))
+    # No state: there was no connection. 57P01 to 57P03: the server is going down, or is not up yet. 55P03: a lock.
+    is_absence = isinstance(error, sqlalchemy.exc.OperationalError) and state is None
+    return error.connection_invalidated or is_absence or (state or "").startswith(("08", "57P0", "55P03"))

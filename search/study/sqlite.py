@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ class SqliteFile:
         self.draft.replace(self.path)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self, say: Callable[[str], None] | None = None) -> Iterator[None]:
         """Do nothing: the lock on the study's folder holds the file too."""
         yield
 

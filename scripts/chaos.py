@@ -3,6 +3,7 @@
 python scripts/chaos.py                                 200 blows to a search with two workers, then 60 with one
 python scripts/chaos.py --kills 20 --kills-alone 10     a short form
 python scripts/chaos.py --seed 7 --keep broken          other blows; the folder of the search is kept
+python scripts/chaos.py --storage postgresql://...      the studies in a PostgreSQL database, where they stay
 
 A search on the digits is started; by seeded chance its workers and its `run` process get SIGKILL, SIGTERM, or SIGSTOP
 and a little later SIGCONT: at any moment, while a checkpoint is being written, or right after something was recorded.
@@ -18,11 +19,11 @@ import json
 import os
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -30,7 +31,9 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import sqlalchemy
 
+from search.study import address
 from search.train import checkpoint
 
 EPOCHS = 9
@@ -56,15 +59,16 @@ MOMENTS = ("any", "checkpoint", "record")
 def main() -> None:
     """Disturb two searches, compare, print and write what was found."""
     arguments = _arguments()
+    at = address.parse(arguments.storage, "--storage") if arguments.storage else None
     with _folder(arguments.keep) as folder:
         found = {}
         if arguments.kills:
-            search = Search(folder / "two", 2, arguments.trials)
+            search = Search(folder / "two", 2, arguments.trials, at)
             found["two_workers"] = disturb(search, arguments.kills, random.Random(arguments.seed))  # noqa: S311
         if arguments.kills_alone:
-            search = Search(folder / "one", 1, arguments.trials)
+            search = Search(folder / "one", 1, arguments.trials, at)
             found["one_worker"] = disturb(search, arguments.kills_alone, random.Random(arguments.seed + 1))  # noqa: S311
-            undisturbed = Search(folder / "undisturbed", 1, arguments.trials)
+            undisturbed = Search(folder / "undisturbed", 1, arguments.trials, at)
             undisturbed.finish()
             if table(undisturbed.study()) != table(search.study()):
                 found["one_worker"]["problems"].append("the table differs from that of the undisturbed search")
@@ -81,6 +85,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--kills-alone", type=int, default=60, help="blows to that with one; 0: none; default: 60")
     parser.add_argument("--trials", type=int, default=40, help="of each search; default: 40")
     parser.add_argument("--seed", type=int, default=0, help="of the blows; default: 0")
+    parser.add_argument("--storage", help="the address of a PostgreSQL database; default: SQLite files")
     parser.add_argument("--keep", type=Path, help="a folder to leave the searches in; default: a temporary one")
     parser.add_argument("--out", type=Path, help="a folder for chaos.json; default: only printed")
     return parser.parse_args()
@@ -99,11 +104,14 @@ def _folder(keep: Path | None) -> Iterator[Path]:
 class Search:
     """A search in a folder of its own, given as a command again whenever it is gone."""
 
-    def __init__(self, folder: Path, workers: int, trials: int) -> None:
+    def __init__(self, folder: Path, workers: int, trials: int, at: address.Address | None) -> None:
         folder.mkdir()
-        self.folder, self.workers = folder, workers
-        self.database = folder / "studies/space-digits.db"
-        self.checkpoints = folder / "studies/space-digits/checkpoints"
+        self.folder, self.workers, self.at = folder, workers, at
+        self.name = f"chaos-{folder.name}-{uuid.uuid4().hex[:8]}"
+        self.database = folder / f"studies/{self.name}.db"
+        url = at.url() if at is not None else f"sqlite:///{self.database}"
+        self.engine = sqlalchemy.create_engine(url, isolation_level="AUTOCOMMIT")
+        self.checkpoints = folder / f"studies/{self.name}/checkpoints"
         self.starts = 0
         self.more = trials // 2
         """Trials that are asked for in addition each time it gets through."""
@@ -118,9 +126,12 @@ class Search:
 
     def begin(self) -> None:
         """Give the command."""
-        command = [sys.executable, "-m", "search", "run", "space.yaml", "--workers", str(self.workers)]
+        command = [sys.executable, "-m", "search", "run", "space.yaml", "--name", self.name]
+        command += ["--workers", str(self.workers)]
         with (self.folder / "run.log").open("ab") as log:
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+            if self.at is not None:
+                environment[address.VARIABLE] = self.at.url().render_as_string(hide_password=False)
             self.process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, env=environment)
         self.starts += 1
 
@@ -140,7 +151,17 @@ class Search:
 
     def study(self) -> optuna.Study:
         """Return the study as plain Optuna reads it."""
-        return optuna.load_study(storage=f"sqlite:///{self.database}", study_name="space-digits")
+        url = self.engine.url.render_as_string(hide_password=False)
+        return optuna.load_study(storage=url, study_name=self.name)
+
+    def recorded(self) -> Any:
+        """Return what changes whenever something is recorded."""
+        if self.at is None:
+            with suppress(OSError):
+                return self.database.with_name(f"{self.database.name}-wal").stat().st_mtime_ns
+            return 0
+        with self.engine.connect() as connection:
+            return connection.exec_driver_sql("SELECT pg_current_wal_insert_lsn()").scalar()
 
     def processes(self) -> dict[str, list[int]]:
         """Return the run, what it forks its workers from, and the workers with the helper among them."""
@@ -193,8 +214,8 @@ def strike(search: Search, dice: random.Random) -> Blow | None:
     if moment == "checkpoint":
         _wait(lambda: any(search.checkpoints.glob("*.tmp")))
     elif moment == "record":
-        before = _changed_at(search.database)
-        _wait(lambda: _changed_at(search.database) != before)
+        before = search.recorded()
+        _wait(lambda: search.recorded() != before)
     pids = search.processes()[whom]
     if search.ended() is not None or not pids:
         return None
@@ -212,12 +233,6 @@ def _wait(condition: Callable[[], bool], seconds: float = 3.0, between: float = 
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(between)
-
-
-def _changed_at(database: Path) -> int:
-    with suppress(OSError):
-        return database.with_name(f"{database.name}-wal").stat().st_mtime_ns
-    return 0
 
 
 def children(pid: int) -> list[int]:
@@ -246,8 +261,9 @@ def _epochs(trial: optuna.trial.FrozenTrial) -> list[dict[str, float]]:
 
 def problems(search: Search) -> Iterator[str]:
     """Yield what is wrong with a study that has ended."""
-    with sqlite3.connect(search.database) as connection:
-        (answer,) = connection.execute("PRAGMA integrity_check").fetchone()
+    if search.at is None:
+        with search.engine.connect() as connection:
+            answer = connection.exec_driver_sql("PRAGMA integrity_check").scalar()
         if answer != "ok":
             yield f"integrity_check: {answer}"
     found = search.study().trials

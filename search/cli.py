@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from search.run import Outcome
     from search.space import Space
 
+USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
+"""What Typer raises for a command line that it cannot read; where the class is to be had depends on its version."""
+
 app = typer.Typer(
     name="imgcls-search",
     help="Search hyperparameters and architectures for image classification.",
@@ -775,7 +778,15 @@ def main() -> None:
     """Run the command line; a user's mistake becomes one line and exit code 2."""
     try:
         _hide_password()
-        app()
+        # A command that ends by itself returns its exit code, or nothing.
+        sys.exit(app(prog_name="imgcls-search", standalone_mode=False))
+    except USAGE_ERROR as error:
+        if error.ctx is not None and not sys.argv[1:]:
+            print(error.ctx.get_help())
+        else:
+            name = "imgcls-search" if error.ctx is None else error.ctx.command_path
+            print(f"error: {error.format_message().rstrip('.')} (see {name} --help)", file=sys.stderr)
+        sys.exit(UserError.exit_code)
     except SearchError as error:
         for line in str(error).splitlines():
             print(f"error: {line}", file=sys.stderr)

@@ -139,7 +139,7 @@ class Trial:
     @property
     def compresses(self) -> bool:
         """True where what is deployed is not what was trained, so that only scores compare with other trials."""
-        return compresses(self.candidate.config)
+        return self.candidate.compresses
 
     def has_value_at(self, epoch: int) -> bool:
         """Tell whether the trial showed a value at an epoch that compares with other trials'."""

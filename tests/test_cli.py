@@ -118,6 +118,10 @@ def test_all_problems_of_a_file_are_reported_together(tmp_path: Path, here: Call
         (("dashboard", "nothing"), "no such study"),
         (("evaluate", "nothing.pt"), "no such weights file"),
         (("train", "tiny.yaml"), "optimizer.adamw.lr"),
+        (("best",), "error: Missing argument 'STUDY' (see imgcls-search best --help)"),
+        (("best", "nothing", "--jsn"), "error: No such option: --jsn"),
+        (("bset", "nothing"), "error: No such command 'bset'. Did you mean 'best'?"),
+        (("run", "tiny.yaml", "--workers", "two"), "error: Invalid value for '--workers'"),
     ],
 )
 def test_bad_argument_is_one_line(

@@ -73,6 +73,11 @@ def test_copy_with_its_folder_goes_on_and_replaces_nothing(tmp_path: Path, imgcl
     assert "exists already; name another place" in answer.err
     with pytest.raises(StudyError, match="no such study"):
         copy_study(StudyFiles(tmp_path / "studies", "t"), tmp_path / "t.db")
+    (tmp_path / "file").touch()
+    with pytest.raises(StudyError, match=r"file/s.db: cannot be written \(.+\)$"):
+        copy_study(files, tmp_path / "file/s.db")
+    with pytest.raises(StudyError, match=r"^/proc/s.db: cannot be written \(.+\)$"):
+        copy_study(files, Path("/proc/s.db"))
     assert not list(tmp_path.glob("**/*.tmp*"))
 
 

@@ -9,9 +9,13 @@ import pytest
 from scipy.optimize import check_grad
 
 from search.config import TrialConfig
+from search.errors import BuildError
 from search.replay import replay, table_catalog
+from search.signature import build
 from search.space import parse
+from search.strategy.curves import CurveSampler
 from search.strategy.pruners import PRUNERS
+from search.strategy.samplers import SAMPLERS, OptunaSampler
 from search.strategy.surrogate import Points, Surrogate, _Loss, squash, times_of
 from tests.test_strategy import trial
 
@@ -79,11 +83,19 @@ def test_surrogate_knows_what_it_saw_and_doubts_what_it_did_not() -> None:
     assert far[0] > 2 * near.max()
 
 
-def test_several_objectives_are_refused() -> None:
-    from search.errors import BuildError
-    from search.signature import build
-    from search.strategy.samplers import SAMPLERS
+@pytest.mark.parametrize(("trials", "startup"), [(3, 5), (12, 5), (40, 13), (500, 20)])
+def test_default_is_curves_which_learns_from_a_third_of_the_trials_on(trials: int, startup: int) -> None:
+    space = parse(f"study: {{name: x, trials: {trials}}}" + TEXT, table_catalog(), source="x")
+    sampler = build(SAMPLERS, space.sampler, space=space)
+    assert isinstance(sampler, CurveSampler)
+    assert sampler.n_startup_trials == startup
+    assert space.pruner.name == "asha"
+    several = "study: {name: x, objectives: {accuracy: maximize, params: minimize}}" + TEXT
+    space = parse(several, table_catalog(), source="x")
+    assert isinstance(build(SAMPLERS, space.sampler, space=space), OptunaSampler)
 
+
+def test_several_objectives_are_refused() -> None:
     text = "study: {name: x, sampler: curves, objectives: {accuracy: maximize, params: minimize}}" + TEXT
     space = parse(text, table_catalog(), source="x")
     with pytest.raises(BuildError, match="handles one objective only"):

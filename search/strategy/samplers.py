@@ -390,8 +390,8 @@ def curves(
     *,
     space: Space,
     n_startup_trials: Annotated[
-        int, Arg("trials spread evenly over the space first, before anything is learned from", ge=1)
-    ] = 20,
+        int | None, Arg("trials spread evenly over the space first; default: a third of study.trials, 5 to 20", ge=1)
+    ] = None,
     random_share: Annotated[float, Arg("share of the later trials that are spread evenly too", ge=0, le=1)] = 0.33,
 ) -> Sampler:
     """Learns from partial curves: a Gaussian process over (configuration, epoch), expected improvement at the end.
@@ -404,7 +404,8 @@ def curves(
     from search.strategy.curves import CurveSampler
 
     epochs: int = space.first().section("training")["epochs"]
-    return CurveSampler(epochs=epochs, n_startup_trials=n_startup_trials, random_share=random_share)
+    startup = n_startup_trials or min(20, max(5, space.study["trials"] // 3))
+    return CurveSampler(epochs=epochs, n_startup_trials=startup, random_share=random_share)
 
 
 SAMPLERS: Mapping[str, Callable[..., Sampler]] = {

@@ -48,7 +48,8 @@ def copy_study(files: StudyFiles, to: Path, *, with_folder: bool = False) -> Pat
         _copy_database(files, target)
         _copy_folder(files.folder if with_folder else files.pictures, *copied)
     except (OSError, shutil.Error) as error:
-        raise StudyError(f"{target}: cannot be written ({error})") from error
+        shown = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise StudyError(f"{target}: cannot be written ({shown})") from error
     return target
 
 
@@ -75,6 +76,8 @@ def _copy_database(files: StudyFiles, target: Path) -> None:
             with SqliteFile(target, partial, files.name).making() as (storage, name):
                 pour(files, storage.engine, name)
             return
+        # A place where nothing can be made is no trouble of the study's.
+        partial.touch()
         with (
             database.explaining(files.database, "copied"),
             closing(

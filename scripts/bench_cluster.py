@@ -5,9 +5,10 @@ python scripts/bench_cluster.py --epochs 4 --trials 2 --rounds 1  a try of a few
 python scripts/bench_cluster.py --rounds 0                       the losses alone
 
 Trials per hour count from the first trial's start to the last one's end, two workers, the two ways in turns. Losses are
-SIGKILLs in a search on two nodes of one CPU: of a worker process, of an actor, and of Ray's process of a node, whose
-trial then goes on on a node that has run nothing before. Their seconds are those from the kill to the beginning of the
-first epoch that the trial ends afterwards. Linux only. Writes cluster.json.
+those in a search on two nodes of one CPU: SIGKILL of a worker process, of an actor, and of all processes of a node; and
+SIGSTOP of all processes of a node, as if its power or network had failed. A lost node's trial goes on where nothing has
+run before. Seconds are those until the first epoch that the trial ends afterwards begins. Linux only.
+Writes cluster.json.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ import optuna
 LEAST_RATIO = 0.9
 """Trials per hour on a cluster / locally that is asked for."""
 
-MOST_SECONDS = {"worker": 5.0, "actor": 5.0, "node": 30.0}
+MOST_SECONDS = {"worker killed": 5.0, "actor killed": 5.0, "node killed": 30.0, "node silent": 30.0}
 """What a loss may cost."""
 
 TRIES_SECONDS = 120.0
@@ -114,32 +115,41 @@ def _lose(space: Path, times: int) -> dict[str, Any]:
     try:
         _wait_for(lambda: all(len(_epochs(log)) > 1 for log in logs))
         for _ in range(times):
-            found["worker"].append(_seconds_until_training(_worker_on(nodes[0]), logs))
-            found["actor"].append(_seconds_until_training(_actor_on(nodes[0]), logs))
-            nodes.append(_raylet(cluster.add_node(num_cpus=1, **small)))
-            found["node"].append(_seconds_until_training(nodes.pop(0), logs))
+            found["worker killed"].append(_seconds_until_training([_worker_on(nodes[0])], logs))
+            found["actor killed"].append(_seconds_until_training([_actor_on(nodes[0])], logs))
+            for kind, number in (("node killed", signal.SIGKILL), ("node silent", signal.SIGSTOP)):
+                nodes.append(_raylet(cluster.add_node(num_cpus=1, **small)))
+                lost = _all_on(nodes.pop(0))
+                found[kind].append(_seconds_until_training(lost, logs, number))
+                _send(lost, signal.SIGKILL)
     finally:
         process.send_signal(signal.SIGINT)
         process.wait()
         cluster.shutdown()
     for kind, seconds in found.items():
         print(
-            f"{kind} killed: its trial trains again after {', '.join(f'{one:.1f}' for one in seconds)} s "
+            f"{kind}: its trial trains again after {', '.join(f'{one:.1f}' for one in seconds)} s "
             f"({bench_common.verdict(max(seconds), at_most=MOST_SECONDS[kind])})"
         )
     return {kind: bench_common.spread(seconds, 2) for kind, seconds in found.items()}
 
 
-def _seconds_until_training(pid: int, logs: list[Path]) -> float:
-    """Kill a process; return how long its trial has not trained, after letting both train on a bit."""
+def _seconds_until_training(lost: list[int], logs: list[Path], number: int = signal.SIGKILL) -> float:
+    """Send processes a signal; return how long their trial has not trained, after letting both train on a bit."""
     before = [_deaths(log) for log in logs]
-    os.kill(pid, signal.SIGKILL)
     killed = time.time()
+    _send(lost, number)
     struck = _wait_for(lambda: [log for log, deaths in zip(logs, before, strict=True) if _deaths(log) > deaths])[0]
     seconds = _wait_for(lambda: _epochs(struck))[0]
     began = time.time() - seconds
     _wait_for(lambda: all(len(_epochs(log)) > 1 for log in logs))
     return began - killed
+
+
+def _send(pids: list[int], number: int) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 def _deaths(log: Path) -> int:
@@ -172,10 +182,18 @@ def _actor_on(raylet: int) -> int:
     return next(pid for pid, (parent, title) in _processes().items() if parent == raylet and "ray::Station" in title)
 
 
+def _forked_for(raylet: int) -> dict[int, int]:
+    """Return what workers on a node are forked from, and the workers, each with its parent."""
+    return {pid: parent for pid, (parent, title) in _processes().items() if f"import main; main({raylet}, " in title}
+
+
 def _worker_on(raylet: int) -> int:
-    processes = _processes()
-    forked = {pid: parent for pid, (parent, title) in processes.items() if f"import main; main({raylet}, " in title}
+    forked = _forked_for(raylet)
     return next(pid for pid, parent in forked.items() if parent in forked)
+
+
+def _all_on(raylet: int) -> list[int]:
+    return [raylet, *(pid for pid, (parent, _) in _processes().items() if parent == raylet), *_forked_for(raylet)]
 
 
 def _processes() -> dict[int, tuple[int, str]]:

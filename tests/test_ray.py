@@ -35,8 +35,9 @@ def offspring(pid: int) -> dict[int, str]:
     found = {pid}
     while more := {child for child, parent in parents.items() if parent in found} - found:
         found |= more
-    raylets = {one for one in found if names[one] == "raylet"}
-    return {one: names[one] for one in found - {pid} | {one for raylet in raylets for one in forked_for(raylet)}}
+    for raylet in [one for one in found if names.get(one) == "raylet"]:
+        found |= forked_for(raylet)
+    return {one: names[one] for one in found - {pid} if one in names}
 
 
 def forked_for(raylet: int) -> set[int]:
@@ -201,7 +202,8 @@ def test_trials_go_on_when_workers_actors_and_nodes_die(nodes: Nodes, tiny: Path
     # The new worker is forked from the process that forked the old one.
     assert len(before & forked_for(blind)) == 1
     # The other node has room for both.
-    os.kill(seeing, signal.SIGKILL)
+    for pid in (seeing, *offspring(seeing)):
+        os.kill(pid, signal.SIGKILL)
     wait_until_both_train(troubles=3)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)

@@ -31,8 +31,9 @@ class Saturating:
         return {"accuracy": rate * (1 - 0.5**epoch), "seconds": 2.0 - rate}
 
 
-def space(study: str = "trials: 30") -> Space:
+def space(study: str = "trials: 30", start: str = "[]") -> Space:
     text = f"study: {{name: x, {study}}}\nconfig: {{rate: {{float: [0.1, 1.0]}}}}\ntraining: {{epochs: 18}}\n"
+    text += f"start: {start}\n"
     return parse(text, table_catalog(), source="x.yaml")
 
 
@@ -87,6 +88,14 @@ def test_search_on_curves_finds_what_is_best_and_pauses_on_its_way() -> None:
     assert steps.bests[-1][1] == pytest.approx(top.values[0])
     assert steps.seconds == pytest.approx(sum(epoch["seconds"] for trial in trials for epoch in trial.epochs))
     assert steps.said == []
+
+
+@pytest.mark.parametrize("pruner", ["asha", "halving", "brackets", "median"])
+def test_start_settings_train_to_their_end(pruner: str) -> None:
+    worst = "[{config.rate: 0.1}, {config.rate: 0.11}]"
+    outcome, _ = replayed(space(f"trials: 12, sampler: random, pruner: {pruner}", worst), Saturating())
+    assert [trial.state for trial in outcome.record.trials[:2]] == ["complete"] * 2
+    assert {trial.state for trial in outcome.record.trials[2:]} == {"complete", "pruned"}
 
 
 def test_budget_of_epochs_and_target_end_a_search_where_it_can_go_on() -> None:

@@ -24,6 +24,7 @@ CALIBRATION = {
     "study.target": "null",
     "study.min_gain": "null",
     "study.pictures": "false",
+    "start": "[]",
 }
 """What the trials that are only timed are searched with."""
 

@@ -90,7 +90,7 @@ def run(
 
     \b
     imgcls-search run spaces/vit.yaml
-    imgcls-search run spaces/vit.yaml --data folder:photos --set image.size=64
+    imgcls-search run spaces/vit.yaml --data folder:photos --set image.size=32
     imgcls-search run spaces/vit.yaml --set study.trials=100
     imgcls-search run spaces/vit.yaml --storage postgresql://me@host/studies
 

@@ -511,7 +511,7 @@ class Search:
     def _new_trial(self) -> Trial:
         trial, self.upcoming = self.upcoming, None
         assert trial is not None
-        # What is known to be good is what all else must beat, so that it trains to its end, whatever its early epochs say.
+        # What is known to be good trains to its end, whatever its early epochs say: all else must beat it.
         is_start = trial.number < len(self.space.start)
         trial.until = self.epochs if is_start else self.pruner.milestone(trial)
         # A leftover of a study of the same name that was deleted.

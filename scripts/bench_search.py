@@ -1,6 +1,6 @@
 """Real searches on images: the default strategy against Optuna's, TPE with MedianPruner, at equal epochs.
 
-    python scripts/bench_search.py --images cifar10-images              some 25 minutes on two quiet cores
+    python scripts/bench_search.py --images cifar10-images              some two hours on two quiet cores
     python scripts/bench_search.py --images cifar10-images --max-train 1000 --max-epochs 24 --seeds 1
 
 Runs spaces/cifar10.yaml, as `imgcls-search run` does, with each strategy and seed until `--max-epochs` are trained, and
@@ -39,13 +39,14 @@ def main() -> None:
     parser.add_argument("--max-train", type=int, default=4000, help="training images; default: 4000")
     parser.add_argument("--max-epochs", type=int, default=96, help="of one search; default: 96, 12 full trainings")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--strategies", nargs="+", choices=list(STRATEGIES), default=list(STRATEGIES))
     parser.add_argument("--out", type=Path, default=Path("benchmarks"), help="a folder; default: benchmarks")
     given = parser.parse_args()
     results: dict[str, Any] = {"conditions": bench_common.conditions(), "asked": {"max_train": given.max_train}}
-    found: dict[str, list[list[tuple[int, float]]]] = {name: [] for name in STRATEGIES}
+    found: dict[str, list[list[tuple[int, float]]]] = {name: [] for name in given.strategies}
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(given.seeds):
-            for name in STRATEGIES:
+            for name in given.strategies:
                 record, bests = search(Path(folder), name, seed, given)
                 found[name].append(bests)
                 states = [trial.state for trial in record.trials]
@@ -98,7 +99,7 @@ def draw(found: dict[str, list[list[tuple[int, float]]]], budget: int, path: Pat
     from matplotlib import pyplot
 
     figure, axis = pyplot.subplots(figsize=(6, 4))
-    for (name, several), colour in zip(found.items(), ("tab:blue", "tab:orange"), strict=True):
+    for (name, several), colour in zip(found.items(), ("tab:blue", "tab:orange"), strict=False):
         for index, curve in enumerate(several):
             xs, ys = zip(*curve, (budget, curve[-1][1]), strict=True)
             axis.step(xs, ys, where="post", color=colour, alpha=0.7, label=name if index == 0 else None)

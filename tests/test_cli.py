@@ -271,6 +271,8 @@ def test_status_and_best_agree_with_optuna(study: str, tmp_path: Path, here: Cal
     known = optuna.load_study(storage=f"sqlite:///{tmp_path}/studies/{study}.db", study_name=study)
     status = json.loads(here("status", study, "--json").out)
     assert status["trials"]["total"] == len(known.trials) == 4
+    (run,) = status["runs"]
+    assert 0 < run["writer_seconds"] < run["seconds"]
     assert status["trials"]["complete"] == sum(trial.state.name == "COMPLETE" for trial in known.trials)
     (best,) = json.loads(here("best", study, "--json").out)["best"]
     assert best["values"] == {"accuracy": known.best_value}

@@ -35,6 +35,7 @@ def summarise(record: Record) -> dict[str, Any]:
         "best": [describe(trial, record) for trial in best.front(record)] if done else [],
         "outlook": None if ahead is None else asdict(ahead),
         "test_openings": record.facts.get("test_openings", []),
+        "runs": record.facts.get("runs", []),
     }
 
 

@@ -26,7 +26,7 @@ def bench(name: str, out: Path, *arguments: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", ["throughput", "overhead", "start", "compression", "load"])
+@pytest.mark.parametrize("name", ["throughput", "overhead", "start", "compression", "load", "scale"])
 def test_help_teaches_by_example(name: str) -> None:
     command = [sys.executable, str(SCRIPTS / f"bench_{name}.py"), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
@@ -89,6 +89,16 @@ def test_large_study_goes_on_and_is_shown(tmp_path: Path) -> None:
     assert found["exported"]
     assert found["top"] == 5
     assert found["dashboard"] == {"page": True, "study": "load", "trials": 10_002}
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads memory from /proc")
+def test_scale_counts_what_workers_wait_for(tmp_path: Path) -> None:
+    arguments = ("--trials", "30", "--workers", "2", "12", "--seconds", "10", "--strategies", "default")
+    few, many = bench("scale", tmp_path, *arguments)["searches"]
+    assert few["trials"] == many["trials"] == 30
+    assert all(0 < found["idle_share"] < 1 for found in (few, many))
+    # Epochs that take 10 s of a clock on which little else goes by.
+    assert few["events_a_second"] < many["events_a_second"]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads memory from /proc")

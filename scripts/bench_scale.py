@@ -20,7 +20,7 @@ import random
 import tempfile
 import time
 from collections import deque
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,6 @@ from search.space import parse
 from search.study import record as records
 from search.study.address import settle
 from search.study.files import StudyFiles
-from search.trial import SIZES
 
 MOST_IDLE = {(64, 10.0): 0.05}
 """The share of the workers' time that may be idle, by workers and seconds an epoch, that is asked for."""
@@ -165,7 +164,6 @@ def measure(strategy: str, workers: int, seconds: float, trials: int, storage: s
                 helper=Idle(),
                 watcher=screen,
                 num_classes=0,
-                weigh=weigh,
             )
             files.log(0).parent.mkdir(parents=True)
             before, began, started = peak_memory(), time.process_time(), executor.clock()
@@ -195,12 +193,6 @@ def measure(strategy: str, workers: int, seconds: float, trials: int, storage: s
         flush=True,
     )
     return result
-
-
-def weigh(config: TrialConfig) -> Generator[None, None, Mapping[str, float] | str]:
-    """Answer at once, as if the helper had looked ahead."""
-    yield from ()
-    return dict.fromkeys(SIZES, 1.0)
 
 
 def peak_memory() -> int:

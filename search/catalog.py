@@ -25,8 +25,6 @@ from search.trial import MEASURED, SIZES
 def catalog() -> Catalog:
     """Return the catalog of this package: its families, data sets, optimizers and so on."""
     policy = OneOf(options=signature.options(POLICIES), default="none", doc="a policy of several operations an image")
-    sampler = OneOf(options=signature.options(SAMPLERS), default="auto", fixed=True, doc="draws configurations")
-    pruner = OneOf(options=signature.options(PRUNERS), default="asha", fixed=True, doc="stops or pauses trials")
     settings = signature.read(StudySettings)
     return Catalog(
         config=Fields(
@@ -53,10 +51,18 @@ def catalog() -> Catalog:
                 ),
             }
         ),
-        study=_with(settings, sampler=sampler, pruner=pruner),
+        study=_with(settings, **strategy()),
         limits=signature.read(Limits),
         metrics={**METRICS, **SIZES, **MEASURED},
     )
+
+
+def strategy() -> dict[str, OneOf]:
+    """Return what a study section may say of the strategy, with the defaults."""
+    return {
+        "sampler": OneOf(options=signature.options(SAMPLERS), default="auto", fixed=True, doc="draws configurations"),
+        "pruner": OneOf(options=signature.options(PRUNERS), default="asha", fixed=True, doc="stops or pauses trials"),
+    }
 
 
 def refuse_idle_sections(space: Space) -> None:

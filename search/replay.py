@@ -12,15 +12,15 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from search.catalog import strategy
 from search.config import TrialConfig
 from search.data import InputShape, Prepared
 from search.errors import StudyError
 from search.executors.replay import Curves, ReplayExecutor
 from search.run import Ending, Outcome, Search
-from search.signature import Arg, Catalog, Fields, Leaf, OneOf, build, options, read
+from search.signature import Arg, Catalog, Fields, Leaf, build, read
 from search.space import Space, parse
 from search.strategy.encoding import Encoding
-from search.strategy.pruners import PRUNERS
 from search.strategy.samplers import SAMPLERS, Sampler, View, draw_random
 from search.study.files import StudyFiles
 from search.study.memory import unwritten_record
@@ -40,11 +40,9 @@ def table_catalog(metrics: Mapping[str, str] | None = None) -> Catalog:
     """
     epochs = Leaf(arg=Arg("epochs of a full training", ge=1, fixed=True), types=(int,))
     study = read(StudySettings)
-    sampler = OneOf(options=options(SAMPLERS), default="auto", fixed=True, doc="draws configurations")
-    pruner = OneOf(options=options(PRUNERS), default="asha", fixed=True, doc="stops or pauses trials")
     return Catalog(
         config=Fields(fields={"config": Fields(others=OPEN_VALUE), "training": Fields(fields={"epochs": epochs})}),
-        study=Fields(fields={**study.fields, "sampler": sampler, "pruner": pruner}, doc=study.doc),
+        study=Fields(fields={**study.fields, **strategy()}, doc=study.doc),
         limits=read(Limits),
         metrics=metrics or {"accuracy": "what the curves call accuracy", **SIZES},
     )

@@ -135,7 +135,9 @@ class SearchScreen:
         """Return the best three, then what runs, then the latest that ended or rest."""
         top = best.ranked(search.record)[:3]
         running = list(search.working.values())
-        others = [trial for trial in search.record.trials if trial not in running and trial not in top][-5:]
+        # By number: to compare trials whole takes long where there are thousands.
+        known = {trial.number for trial in (*top, *running)}
+        others = [trial for trial in search.record.trials if trial.number not in known][-5:]
         return [*top, *running, *others]
 
 

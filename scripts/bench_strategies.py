@@ -93,11 +93,11 @@ METHODS: Mapping[str, tuple[str, str]] = {
     "top-k after 5": ("random", "5"),
     "random+asha": ("random", "{asha: {min_epochs: 2, eta: 3}}"),
     "curves+brackets": ("curves", "brackets"),
-    "curves+asha": ("curves", "{asha: {min_epochs: 2, eta: 3}}"),
+    "default": ("auto", "asha"),
 }
 """Sampler and pruner; `median` decides as Optuna's MedianPruner() as shipped, which the tests hold it to."""
 
-JUDGED = "curves+brackets"
+JUDGED = "default"
 """What is judged unless another method is named."""
 
 

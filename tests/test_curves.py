@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.optimize import check_grad
 
+from search.catalog import catalog
 from search.config import TrialConfig
 from search.errors import BuildError
 from search.replay import replay, table_catalog
 from search.signature import build
-from search.space import parse
+from search.space import Space, parse, read_space
 from search.strategy.curves import CurveSampler
+from search.strategy.encoding import Encoding
 from search.strategy.pruners import PRUNERS
-from search.strategy.samplers import SAMPLERS, OptunaSampler
+from search.strategy.samplers import SAMPLERS, OptunaSampler, View, draw_random, fixed_candidate
 from search.strategy.surrogate import Points, Surrogate, _Loss, squash, times_of
 from tests.test_strategy import trial
 
@@ -57,7 +60,7 @@ def test_curves_finds_the_top_that_random_misses_and_draws_the_same_again() -> N
 def test_every_fourth_trial_passes_over_the_first_rung() -> None:
     brackets = PRUNERS["brackets"](epochs=52, sign=1)
     assert [brackets.milestone(trial(number, state="running")) for number in range(8)] == [2, 2, 2, 6, 2, 2, 2, 6]
-    assert brackets.milestone(trial(3, *[0.5] * 6, state="running")) == 18
+    assert brackets.milestone(trial(3, *[0.5] * 6, state="running")) == 17
 
 
 def points(count: int = 20) -> Points:
@@ -100,3 +103,42 @@ def test_several_objectives_are_refused() -> None:
     space = parse(text, table_catalog(), source="x")
     with pytest.raises(BuildError, match="handles one objective only"):
         build(SAMPLERS, space.sampler, space=space)
+
+
+MIXED = """
+study: {name: x}
+config:
+  x: {float: [0.0, 1.0]}
+  y: {float: [0.001, 1.0], log: true}
+  steps: {float: [0.1, 0.5], step: 0.1}
+  whole: {int: [3, 9], step: 2}
+  counts: {int: [1, 500], log: true}
+  kind: {choice: [true, 2, a, [1, 2]]}
+  same: {int: [4, 4]}
+training: {epochs: 27}
+"""
+
+
+@pytest.mark.parametrize(
+    "space",
+    [parse(MIXED, table_catalog(), source="x"), read_space(Path(__file__).parents[1] / "spaces/mixed.yaml", catalog())],
+    ids=["all kinds", "branches"],
+)
+def test_points_tell_the_configurations_that_they_stand_for(space: Space) -> None:
+    encoding = Encoding(space)
+    drawn = [draw_random(View(space, [], [], 0), number, 0) for number in range(300)]
+    points = np.array([encoding.point(candidate.params) for candidate in drawn])
+    for candidate, point in zip(drawn, points, strict=True):
+        assert encoding.params_at(point) == pytest.approx(dict(candidate.params))
+    untouched = points.copy()
+    encoding.reach(points)
+    assert np.array_equal(points, untouched, equal_nan=True)
+    rows = encoding.rows_at(points)
+    assert len(np.unique(rows.round(9), axis=0)) == len({candidate.config for candidate in drawn})
+    # Anywhere in the cube a point stands for what its row says: the row of the values themselves.
+    anywhere = np.random.default_rng(1).random((300, len(encoding.parameters)))
+    encoding.reach(anywhere)
+    several = [encoding.params_at(point) for point in anywhere]
+    assert np.allclose(encoding.rows_at(anywhere), encoding.rows(several))
+    for params in several:
+        assert fixed_candidate(View(space, [], [], 0), params).params == params

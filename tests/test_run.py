@@ -179,7 +179,8 @@ def test_signal_once_leaves_a_resumable_study(
     sent: signal.Signals, code: int, tiny: Path, begin: Callable[..., Any], imgcls: Callable[..., Answer]
 ) -> None:
     studies = tiny.parent / "studies"
-    process = begin(tiny, *SLOW_TRIALS)
+    arguments = (tiny, *SLOW_TRIALS, "--set", "training.epochs=40")
+    process = begin(*arguments)
     wait_for_epochs(process, 3, studies)
     process.send_signal(sent)
     out, err = process.communicate(timeout=30)
@@ -187,12 +188,12 @@ def test_signal_once_leaves_a_resumable_study(
     assert "the same command goes on from here" in out
     assert "Traceback" not in err
     assert any(trial.state.name == "RUNNING" for trial in open_study(studies).trials)
-    answer = imgcls("run", tiny, *SLOW_TRIALS)
+    answer = imgcls("run", *arguments)
     assert answer.code == 0
     assert "are in no checkpoint" not in answer.out
     trials = open_study(studies).trials
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
-    assert all(list(trial.intermediate_values) == list(range(1, 13)) for trial in trials)
+    assert all(list(trial.intermediate_values) == list(range(1, 41)) for trial in trials)
 
 
 def test_second_run_on_the_same_study_is_refused(

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from search.config import Scalar
-from search.space import Parameter
-from search.strategy.encoding import Encoding, place
-from search.strategy.samplers import View, draw_evenly, fixed_candidate, value_at
+from search.space import Space
+from search.strategy.encoding import Encoding
+from search.strategy.samplers import View, draw_evenly, fixed_candidate
 from search.strategy.surrogate import Points, Surrogate, expected_improvement, squash, times_of
 from search.trial import Candidate, Trial
 
 if TYPE_CHECKING:
-    import numpy as np
+    from search.strategy.encoding import Array
 
 CANDIDATES = 300
 """Random configurations that a draw chooses from."""
@@ -32,15 +31,21 @@ FEWEST_TRIALS = 8
 STEP = 0.1
 """How far neighbours are moved: a share of a number's range, and the probability that a choice is drawn anew."""
 
+BELOW_ONE = 1 - 1e-9
+"""The largest coordinate of a point."""
+
 
 class CurveSampler:
     """Spreads trials evenly at first and now and then later, else draws by expected improvement at the last epoch."""
 
-    def __init__(self, *, epochs: int, n_startup_trials: int, random_share: float) -> None:
+    def __init__(self, space: Space, *, epochs: int, n_startup_trials: int, random_share: float) -> None:
         """`epochs` is what a curve is expected at."""
         self.epochs = epochs
         self.n_startup_trials = n_startup_trials
         self.random_share = random_share
+        self.encoding = Encoding(space)
+        self.places: dict[int, list[float]] = {}
+        """The points of the trials seen so far, by number."""
 
     def draw(self, view: View, number: int, attempt: int) -> Candidate | None:
         """Return a candidate."""
@@ -50,28 +55,32 @@ class CurveSampler:
         sign = 1 if view.space.objectives[0][1] == "maximize" else -1
         if number < self.n_startup_trials or rng.random() < self.random_share:
             return draw_evenly(view, number, attempt)
-        shown = _few(list(_shown(view.trials)), sign, rng)
+        shown = _few([trial for trial in view.trials if _has_shown(trial)], sign, rng)
         if len(shown) < 3:
             return draw_evenly(view, number, attempt)
-        params = self._candidates(view, shown, sign, rng)
-        chosen = params[self._choose(view, shown, params, sign, rng)]
-        return fixed_candidate(view, chosen)
+        known = np.array([self._place(trial) for trial in shown])
+        several = self._candidates(shown, known, sign, rng)
+        chosen = several[self._choose(shown, known, several, sign, rng)]
+        return fixed_candidate(view, self.encoding.params_at(chosen))
 
-    def _choose(
-        self, view: View, shown: Sequence[Trial], params: Sequence[Mapping[str, Scalar]], sign: int, rng: Any
-    ) -> int:
+    def _place(self, trial: Trial) -> list[float]:
+        if trial.number not in self.places:
+            self.places[trial.number] = self.encoding.point(trial.candidate.params)
+        return self.places[trial.number]
+
+    def _choose(self, shown: Sequence[Trial], known: Array, several: Array, sign: int, rng: Any) -> int:
+        """Return the index of the point that is expected to improve most on what is known."""
         import numpy as np
 
-        encoding = Encoding(view.space)
-        known = encoding.rows([trial.candidate.params for trial in shown])
-        surrogate = Surrogate(self._points(shown, known, sign, rng), rng)
+        rows = self.encoding.rows_at(known)
+        surrogate = Surrogate(self._points(shown, rows, sign, rng), rng)
         time = float(times_of([self.epochs], self.epochs)[0])
-        owners = np.array([trial.number for trial in shown], dtype=float)
-        best = float(surrogate.predict(known, owners, time)[0].max())
-        rows = encoding.rows(params)
-        return int(expected_improvement(*surrogate.predict(rows, np.full(len(rows), -1.0), time), best).argmax())
+        best = float(surrogate.means(rows, np.array([trial.number for trial in shown], dtype=float), time).max())
+        strangers = np.full(len(several), -1.0)
+        expected = surrogate.predict(self.encoding.rows_at(several), strangers, time)
+        return int(expected_improvement(*expected, best).argmax())
 
-    def _points(self, shown: Sequence[Trial], known: np.ndarray[Any, Any], sign: int, rng: Any) -> Points:
+    def _points(self, shown: Sequence[Trial], rows: Array, sign: int, rng: Any) -> Points:
         import numpy as np
 
         rungs = sorted({_rung(trial) for trial in shown})
@@ -85,26 +94,32 @@ class CurveSampler:
         values = np.array([sign * shown[index].value_at(rung) for index, rung in places])
         indices = [index for index, _ in places]
         return Points(
-            rows=known[indices],
+            rows=rows[indices],
             times=times_of([rung for _, rung in places], self.epochs),
             owners=np.array([shown[index].number for index in indices], dtype=float),
             values=squash(values),
         )
 
-    def _candidates(self, view: View, shown: Sequence[Trial], sign: int, rng: Any) -> list[dict[str, Scalar]]:
-        top = sorted(shown, key=lambda t: _standing(t, sign))[:BEST_TRIALS]
-        parameters = view.space.parameters()
-        found = [_reachable(parameters, _Anywhere(rng)) for _ in range(CANDIDATES)]
-        for _ in range(NEIGHBOURS):
-            centre = top[int(rng.integers(len(top)))].candidate.params
-            found.append(_reachable(parameters, _Beside(rng, centre)))
-        return found
+    def _candidates(self, shown: Sequence[Trial], known: Array, sign: int, rng: Any) -> Array:
+        """Return points anywhere, and points beside the best trials."""
+        import numpy as np
+
+        parameters = self.encoding.parameters
+        best = sorted(range(len(shown)), key=lambda index: _standing(shown[index], sign))[:BEST_TRIALS]
+        points = rng.random((CANDIDATES + NEIGHBOURS, len(parameters)))
+        centres = known[best][rng.integers(len(best), size=NEIGHBOURS)]
+        moved = centres + STEP * rng.standard_normal(centres.shape)
+        is_choice = np.array([bool(parameter.choices) for parameter in parameters], dtype=bool)
+        stays = ~np.isnan(centres) & (~is_choice | (rng.random(centres.shape) >= STEP))
+        beside = np.where(is_choice, centres, np.clip(moved, 0, BELOW_ONE))
+        # What a centre's branch does not have is drawn from all, like a choice that is not kept.
+        points[CANDIDATES:] = np.where(stays, beside, points[CANDIDATES:])
+        self.encoding.reach(points)
+        return np.asarray(points)
 
 
-def _shown(trials: Sequence[Trial]) -> Iterator[Trial]:
-    for trial in trials:
-        if (rung := _rung(trial)) and math.isfinite(trial.value_at(rung)):
-            yield trial
+def _has_shown(trial: Trial) -> bool:
+    return bool(rung := _rung(trial)) and math.isfinite(trial.value_at(rung))
 
 
 def _few(shown: Sequence[Trial], sign: int, rng: Any) -> Sequence[Trial]:
@@ -130,40 +145,3 @@ def _rung(trial: Trial) -> int:
 
 def _shows(trial: Trial, rung: int) -> bool:
     return rung <= _rung(trial) and trial.has_value_at(rung) and math.isfinite(trial.value_at(rung))
-
-
-class _Anywhere:
-    """Draws a parameter from all that it may be."""
-
-    def __init__(self, rng: Any) -> None:
-        self.rng = rng
-
-    def __call__(self, parameter: Parameter) -> Scalar:
-        return value_at(parameter, float(self.rng.random()))
-
-
-class _Beside(_Anywhere):
-    """Moves a parameter of a configuration a little; what that does not have is drawn from all."""
-
-    def __init__(self, rng: Any, centre: Mapping[str, Scalar]) -> None:
-        super().__init__(rng)
-        self.centre = centre
-
-    def __call__(self, parameter: Parameter) -> Scalar:
-
-        if parameter.path not in self.centre:
-            return super().__call__(parameter)
-        value = self.centre[parameter.path]
-        if parameter.choices:
-            return super().__call__(parameter) if self.rng.random() < STEP else value
-        moved = place(parameter, value) + STEP * float(self.rng.standard_normal())
-        return value_at(parameter, min(max(moved, 0.0), 1 - 1e-9))
-
-
-def _reachable(parameters: Sequence[Parameter], draw: _Anywhere) -> dict[str, Scalar]:
-    """Draw the parameters that exist under the branches drawn before them."""
-    params: dict[str, Scalar] = {}
-    for parameter in parameters:
-        if all(params.get(path) == branch for path, branch in parameter.when):
-            params[parameter.path] = draw(parameter)
-    return params

@@ -13,7 +13,9 @@ Decision = Literal["continue", "pause", "prune"]
 
 Eta = Annotated[int, Arg("one of this many trials passes a rung, and rungs are this factor apart", ge=2)]
 MinEpochs = Annotated[int | None, Arg("epochs of the first rung; default: 7.5 % of the epochs, at least 2", ge=1)]
-EarlyEpochs = Annotated[int | None, Arg("epochs of the first rung; default: the epochs over eta^3, at least 2", ge=1)]
+EarlyEpochs = Annotated[
+    int | None, Arg("epochs of the first rung; default: rungs at the epochs over eta, eta^2 and eta^3, from 2 on", ge=1)
+]
 
 
 class Pruner(Protocol):
@@ -50,19 +52,18 @@ class RunToEnd:
 
 @dataclass(frozen=True, kw_only=True)
 class Rungs(RunToEnd):
-    """Epochs `first`, `first` x eta, `first` x eta^2 and so on, at which one in eta trials passes."""
+    """Epochs, each some eta times the one before, at which one in eta trials passes."""
 
-    first: int
+    rungs: tuple[int, ...]
+    """They rise and are below `epochs`."""
+
     eta: int
     sign: int
     """1 where larger values are better, -1 where smaller ones are."""
 
     def milestone(self, trial: Trial) -> int:
         """Return the next rung, or the last epoch when no rung is left."""
-        rung = self.first
-        while rung <= trial.epoch:
-            rung *= self.eta
-        return min(rung, self.epochs)
+        return next((rung for rung in self.rungs if rung > trial.epoch), self.epochs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,15 +89,20 @@ class Promoting(Rungs):
     def promote(self, trials: Sequence[Trial]) -> Trial | None:
         """Return the best paused trial of the highest rung that lets one pass: one among its best 1/eta."""
         resting: dict[int, list[Trial]] = {}
+        others = []
         for trial in trials:
             if trial.state == "paused":
                 resting.setdefault(trial.epoch, []).append(trial)
+            else:
+                others.append(trial)
         for rung in sorted(resting, reverse=True):
             first = min(resting[rung], key=lambda trial: self._place(trial, rung))
             ahead = self._place(first, rung)
-            places = [self._place(trial, rung) for trial in trials if _was_judged_at(trial, rung)]
-            if sum(place < ahead for place in places) < len(places) // self.eta:
+            # None of those that rest beside it is ahead of it: in a large study this is three times as fast.
+            passed = [self._place(trial, rung) for trial in others if _was_judged_at(trial, rung)]
+            if sum(place < ahead for place in passed) < (len(resting[rung]) + len(passed)) // self.eta:
                 return first
+            others += resting[rung]
         return None
 
     def _place(self, trial: Trial, rung: int) -> tuple[float, int]:
@@ -112,7 +118,7 @@ class Staggered(Promoting):
     def milestone(self, trial: Trial) -> int:
         """Return the next rung."""
         if trial.epoch == 0 and trial.number % self.every == self.every - 1:
-            return min(self.first * self.eta, self.epochs)
+            return next(iter(self.rungs[1:]), self.epochs)
         return super().milestone(trial)
 
 
@@ -141,7 +147,11 @@ class Brackets:
         return self.brackets[turns[trial.number % len(turns)]]
 
     def _turns(self, bracket: Stopping) -> int:
-        return max(1, round(self.brackets[-1].first / bracket.first))
+        return max(1, round(self._start(self.brackets[-1]) / self._start(bracket)))
+
+    @staticmethod
+    def _start(bracket: Stopping) -> int:
+        return next(iter(bracket.rungs), bracket.epochs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,19 +192,20 @@ def none(*, epochs: int, sign: int) -> Pruner:
 
 def halving(*, epochs: int, sign: int, min_epochs: MinEpochs = None, eta: Eta = 3) -> Pruner:
     """Stop a trial at a rung unless it is among the best 1/eta there (Li et al. 2018, the stopping form of ASHA)."""
-    return Stopping(epochs=epochs, first=_first_rung(min_epochs, epochs), eta=eta, sign=sign)
+    return Stopping(epochs=epochs, rungs=_rungs(_first_rung(min_epochs, epochs), epochs, eta), eta=eta, sign=sign)
 
 
 def asha(*, epochs: int, sign: int, min_epochs: EarlyEpochs = None, eta: Eta = 3) -> Pruner:
     """Pause every trial at each rung and resume the best 1/eta from their checkpoints (Li et al. 2018, algorithm 2)."""
-    return Promoting(epochs=epochs, first=_early_rung(min_epochs, epochs, eta), eta=eta, sign=sign)
+    return Promoting(epochs=epochs, rungs=_early_rungs(min_epochs, epochs, eta), eta=eta, sign=sign)
 
 
 def hyperband(*, epochs: int, sign: int, min_epochs: MinEpochs = None, eta: Eta = 3) -> Pruner:
     """Halve in brackets that start at different rungs (Li et al. 2016), in case early epochs mislead."""
     first = _first_rung(min_epochs, epochs)
     starts = [first * eta**k for k in range(32) if first * eta**k <= epochs] or [epochs]
-    return Brackets(brackets=tuple(Stopping(epochs=epochs, first=start, eta=eta, sign=sign) for start in starts))
+    each = [_rungs(start, epochs, eta) for start in starts]
+    return Brackets(brackets=tuple(Stopping(epochs=epochs, rungs=rungs, eta=eta, sign=sign) for rungs in each))
 
 
 def brackets(
@@ -206,8 +217,7 @@ def brackets(
     every: Annotated[int, Arg("one of this many trials starts at the second rung", ge=2)] = 4,
 ) -> Pruner:
     """Asynchronous halving that resumes, in two of Hyperband's brackets, in case early epochs mislead."""
-    first = _early_rung(min_epochs, epochs, eta)
-    return Staggered(epochs=epochs, first=first, eta=eta, sign=sign, every=every)
+    return Staggered(epochs=epochs, rungs=_early_rungs(min_epochs, epochs, eta), eta=eta, sign=sign, every=every)
 
 
 Startup = Annotated[int, Arg("complete trials before anything is pruned", ge=0)]
@@ -265,9 +275,16 @@ def _first_rung(min_epochs: int | None, epochs: int) -> int:
     return min_epochs if min_epochs is not None else max(2, round(0.075 * epochs))
 
 
-def _early_rung(min_epochs: int | None, epochs: int, eta: int) -> int:
+def _rungs(first: int, epochs: int, eta: int) -> tuple[int, ...]:
+    return tuple(first * eta**k for k in range(32) if first * eta**k < epochs)
+
+
+def _early_rungs(min_epochs: int | None, epochs: int, eta: int) -> tuple[int, ...]:
+    if min_epochs is not None:
+        return _rungs(min_epochs, epochs, eta)
     # Where a trial rests, an early rung costs less than where it ends: what was misjudged there may still go on.
-    return min_epochs if min_epochs is not None else max(2, round(epochs / eta**3))
+    # Counted from the end, no rung stands just before it, where one in eta would pass and little be saved.
+    return tuple(rung for k in (3, 2, 1) if (rung := round(epochs / eta**k)) >= 2) or _rungs(2, epochs, eta)
 
 
 def _was_judged_at(trial: Trial, rung: int) -> bool:

@@ -405,7 +405,7 @@ def curves(
 
     epochs: int = space.first().section("training")["epochs"]
     startup = n_startup_trials or min(20, max(5, space.study["trials"] // 3))
-    return CurveSampler(epochs=epochs, n_startup_trials=startup, random_share=random_share)
+    return CurveSampler(space, epochs=epochs, n_startup_trials=startup, random_share=random_share)
 
 
 SAMPLERS: Mapping[str, Callable[..., Sampler]] = {

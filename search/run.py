@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -35,6 +36,7 @@ from search.protocol import (
 )
 from search.signature import build
 from search.space import Space, differences
+from search.strategy.closing import Left, finisher
 from search.strategy.dominance import Dominance, why_all_train_on
 from search.strategy.propose import Proposal, Proposer, Weigh
 from search.strategy.pruners import PRUNERS, Pruner
@@ -450,6 +452,10 @@ class Search:
             # A promotion now would change what the next trial is drawn by.
             self._look_ahead()
             self.helper.wait(POLL_SECONDS)
+        last = self._finisher()
+        if last is not None:
+            self.record.set_plan(last, until=self.epochs, paused=False)
+            return last
         promoted = self.pruner.promote(self.record.trials)
         if promoted is not None:
             self.record.set_plan(promoted, until=self.pruner.milestone(promoted), paused=False)
@@ -460,6 +466,20 @@ class Search:
         if self.upcoming is not None:
             return self._new_trial()
         return self._finalist()
+
+    def _finisher(self) -> Trial | None:
+        """Return the paused trial that the rest of a budget is for, once it is for one."""
+        most, timeout = self.settings.max_epochs, self.settings.timeout
+        if most is None and timeout is None:
+            return None
+        trials = self.record.trials
+        spoken_for = sum(trial.epoch for trial in trials)
+        spoken_for += sum(trial.until - trial.epoch for trial in self.working.values())
+        left = Left(
+            epochs=math.inf if most is None else most - spoken_for,
+            seconds=math.inf if timeout is None else timeout - (self.executor.clock() - self.started_at),
+        )
+        return finisher(trials, self.epochs, self.sign, left)
 
     def _finalist(self) -> Trial | None:
         """Return the best paused trial if the search would otherwise end without a complete one."""

@@ -108,6 +108,28 @@ def test_budget_of_epochs_and_target_end_a_search_where_it_can_go_on() -> None:
     assert [value >= 0.8 for _, value in steps.bests] == [False] * (len(steps.bests) - 1) + [True]
 
 
+@pytest.mark.parametrize("budget", ["max_epochs: 50", "timeout: 70"])
+def test_end_of_a_budget_goes_to_the_best_that_rests(budget: str) -> None:
+    # One trial in 18 would be promoted: 50 epochs are 17 trials of two, and 16 to train the best of them to its end.
+    settings = f"trials: 100, sampler: random, pruner: {{asha: {{min_epochs: 2, eta: 18}}}}, {budget}"
+    outcome, steps = replayed(space(settings), Saturating())
+    trials = outcome.record.trials
+    (ended,) = [trial for trial in trials if trial.state == "complete"]
+    before = [trial for trial in trials if trial.number <= 15 or trial is ended]
+    assert ended is max(before, key=lambda trial: trial.value_at(2))
+    assert outcome.ending == budget.split(":")[0].removeprefix("max_")
+    assert {trial.epoch for trial in trials if trial is not ended} <= {0, 1, 2}
+    if outcome.ending == "epochs":
+        assert sum(trial.epoch for trial in trials) == 50
+    assert steps.bests == [(steps.bests[0][0], ended.values[0])]
+
+
+def test_budget_that_affords_no_whole_training_is_spent_all_the_same() -> None:
+    outcome, _ = replayed(space("trials: 100, sampler: random, pruner: asha, max_epochs: 10"), Saturating())
+    assert sum(trial.epoch for trial in outcome.record.trials) == 10
+    assert outcome.ending == "epochs"
+
+
 @pytest.fixture
 def trained(tiny: Path, imgcls: Callable[..., Answer]) -> Path:
     """A study in which every combination of a small space was trained to its end."""

@@ -35,6 +35,10 @@ BELOW_ONE = 1 - 1e-9
 """The largest coordinate of a point."""
 
 
+Standing = tuple[int, float, int]
+"""The epoch that counts and the value there, both less where they are better, and the trial's number."""
+
+
 class CurveSampler:
     """Spreads trials evenly at first and now and then later, else draws by expected improvement at the last epoch."""
 
@@ -55,11 +59,12 @@ class CurveSampler:
         sign = 1 if view.space.objectives[0][1] == "maximize" else -1
         if number < self.n_startup_trials or rng.random() < self.random_share:
             return draw_evenly(view, number, attempt)
-        shown = _few([trial for trial in view.trials if _has_shown(trial)], sign, rng)
-        if len(shown) < 3:
+        standings = _few([standing for trial in view.trials if (standing := _standing(trial, sign))], rng)
+        if len(standings) < 3:
             return draw_evenly(view, number, attempt)
+        shown = [view.trials[standing[-1]] for standing in standings]
         known = np.array([self._place(trial) for trial in shown])
-        several = self._candidates(shown, known, sign, rng)
+        several = self._candidates(standings, known, rng)
         chosen = several[self._choose(shown, known, several, sign, rng)]
         return fixed_candidate(view, self.encoding.params_at(chosen))
 
@@ -100,12 +105,12 @@ class CurveSampler:
             values=squash(values),
         )
 
-    def _candidates(self, shown: Sequence[Trial], known: Array, sign: int, rng: Any) -> Array:
+    def _candidates(self, standings: Sequence[Standing], known: Array, rng: Any) -> Array:
         """Return points anywhere, and points beside the best trials."""
         import numpy as np
 
         parameters = self.encoding.parameters
-        best = sorted(range(len(shown)), key=lambda index: _standing(shown[index], sign))[:BEST_TRIALS]
+        best = sorted(range(len(known)), key=lambda index: standings[index])[:BEST_TRIALS]
         points = rng.random((CANDIDATES + NEIGHBOURS, len(parameters)))
         centres = known[best][rng.integers(len(best), size=NEIGHBOURS)]
         moved = centres + STEP * rng.standard_normal(centres.shape)
@@ -118,22 +123,20 @@ class CurveSampler:
         return np.asarray(points)
 
 
-def _has_shown(trial: Trial) -> bool:
-    return bool(rung := _rung(trial)) and math.isfinite(trial.value_at(rung))
-
-
-def _few(shown: Sequence[Trial], sign: int, rng: Any) -> Sequence[Trial]:
-    if len(shown) <= MOST_TRIALS:
-        return shown
-    ordered = sorted(shown, key=lambda t: _standing(t, sign))
+def _few(standings: Sequence[Standing], rng: Any) -> Sequence[Standing]:
+    if len(standings) <= MOST_TRIALS:
+        return standings
+    ordered = sorted(standings)
     best, others = ordered[: MOST_TRIALS // 2], ordered[MOST_TRIALS // 2 :]
     chosen = rng.choice(len(others), MOST_TRIALS - len(best), replace=False)
-    return sorted([*best, *(others[index] for index in chosen)], key=lambda t: t.number)
+    return sorted([*best, *(others[index] for index in chosen)], key=lambda standing: standing[-1])
 
 
-def _standing(trial: Trial, sign: int) -> tuple[int, float, int]:
+def _standing(trial: Trial, sign: int) -> Standing | None:
+    """Return what trials are ordered by, the best first; None for one that has shown nothing yet."""
     rung = _rung(trial)
-    return -rung, -sign * trial.value_at(rung), trial.number
+    value = trial.value_at(rung) if rung else math.nan
+    return (-rung, -sign * value, trial.number) if math.isfinite(value) else None
 
 
 def _rung(trial: Trial) -> int:

@@ -47,6 +47,8 @@ class Proposer:
         self.seed = seed
         self.weigh = weigh
         self.ended: Ended = {}
+        self.seen: set[TrialConfig] = set()
+        """The configurations of the trials; in a large study a set made anew takes long."""
         combinations = space.num_combinations()
         self.is_countable = combinations is not None and combinations <= MOST_COMBINATIONS
 
@@ -61,19 +63,20 @@ class Proposer:
         """
         number = len(trials)
         trials = [*trials[:-1], *(trial.as_begun() for trial in trials[-1:])]
-        seen = {trial.candidate.config for trial in trials}
+        self.seen.update(trial.candidate.config for trial in trials[len(self.seen) :])
         earlier = [rejection for trial in trials for rejection in trial.rejected_before]
         rejections: list[Rejection] = []
+        rejected: set[TrialConfig] = set()
         for attempt in range(MOST_DRAWS):
             candidate = self._draw(View(self.space, trials, rejections, self.seed, self.ended), number, attempt)
             if candidate is None:
                 break
-            if candidate.config not in seen:
+            if candidate.config not in self.seen and candidate.config not in rejected:
                 answer = yield from self.weigh(candidate.config)
                 if not isinstance(answer, str):
                     yield Proposal(candidate=candidate, sizes=answer, rejections=tuple(rejections))
                     return
-                seen.add(candidate.config)
+                rejected.add(candidate.config)
                 rejections.append(
                     Rejection(params=candidate.params, distributions=candidate.distributions, reason=answer)
                 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
@@ -12,7 +12,7 @@ from search.executors.helper import image_cache
 from search.run import Search, Watcher, run
 from search.signature import build
 from search.space import Space
-from search.strategy.pruners import PRUNERS, Brackets, Pruner, Rungs
+from search.strategy.pruners import PRUNERS, expected_epochs
 from search.study.record import Record
 from search.trial import Trial
 
@@ -27,9 +27,6 @@ CALIBRATION = {
     "start": "[]",
 }
 """What the trials that are only timed are searched with."""
-
-LOOKED_AT = 12
-"""Trials over which the epochs of a pruned trial are averaged: brackets take turns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +80,7 @@ def work_out(space: Space, record: Record, workers: int) -> Plan:
     epochs: int = space.first().section("training")["epochs"]
     pruner = build(PRUNERS, space.pruner, epochs=epochs, sign=1)
     several = len(space.objectives) > 1
-    each = float(epochs) if several else mean(_expected(pruner, trial, epochs) for trial in _unborn(record.trials[0]))
+    each = float(epochs) if several else expected_epochs(pruner, epochs)
     a_trial = each * mean(times)
     timeout = space.study["timeout"]
     return Plan(
@@ -105,23 +102,6 @@ def work_out(space: Space, record: Record, workers: int) -> Plan:
 def _seconds(trial: Trial) -> float:
     # The first epoch of a process compiles and warms up.
     return mean(epoch["seconds"] for epoch in trial.epochs[1:] or trial.epochs)
-
-
-def _unborn(like: Trial) -> list[Trial]:
-    return [replace(like.as_begun(), number=number) for number in range(LOOKED_AT)]
-
-
-def _expected(pruner: Pruner, trial: Trial, last: int) -> float:
-    """Return how many epochs a trial gets if one in eta passes each rung, as halving means it to be."""
-    rungs = pruner.brackets[0] if isinstance(pruner, Brackets) else pruner
-    passing = 1 / rungs.eta if isinstance(rungs, Rungs) else 1.0
-    share, spent = 1.0, 0.0
-    while trial.epoch < last:
-        until = pruner.milestone(trial)
-        spent += share * (until - trial.epoch)
-        trial = replace(trial, epochs=[{}] * until)
-        share *= passing
-    return spent
 
 
 class _Counting:

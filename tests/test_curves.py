@@ -86,9 +86,22 @@ def test_surrogate_knows_what_it_saw_and_doubts_what_it_did_not() -> None:
     assert far[0] > 2 * near.max()
 
 
-@pytest.mark.parametrize(("trials", "startup"), [(3, 5), (12, 5), (40, 13), (500, 20)])
-def test_default_is_curves_which_learns_from_a_third_of_the_trials_on(trials: int, startup: int) -> None:
-    space = parse(f"study: {{name: x, trials: {trials}}}" + TEXT, table_catalog(), source="x")
+@pytest.mark.parametrize(
+    ("study", "startup"),
+    [
+        ("trials: 3", 5),
+        ("trials: 12", 5),
+        ("trials: 40", 13),
+        ("trials: 500", 20),
+        # A trial gets 3 + 6 / 3 + 18 / 9 = 7 epochs.
+        ("trials: 500, max_epochs: 189", 9),
+        ("trials: 500, max_epochs: 27", 5),
+        ("trials: 500, max_epochs: 540", 20),
+        ("trials: 500, max_epochs: 540, pruner: {asha: {min_epochs: 9}}", 12),
+    ],
+)
+def test_default_is_curves_which_learns_from_a_third_of_the_trials_on(study: str, startup: int) -> None:
+    space = parse(f"study: {{name: x, {study}}}" + TEXT, table_catalog(), source="x")
     sampler = build(SAMPLERS, space.sampler, space=space)
     assert isinstance(sampler, CurveSampler)
     assert sampler.n_startup_trials == startup

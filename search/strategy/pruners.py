@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import mean
 from typing import Annotated, Literal, Protocol
 
 from search.signature import Arg
@@ -143,10 +144,11 @@ class Brackets:
 
     def _of(self, trial: Trial) -> Stopping:
         # A bracket that starts at eta times more epochs gets fewer trials, so that all get about the same epochs.
-        turns = [index for index, bracket in enumerate(self.brackets) for _ in range(self._turns(bracket))]
+        turns = [index for index, bracket in enumerate(self.brackets) for _ in range(self.turns(bracket))]
         return self.brackets[turns[trial.number % len(turns)]]
 
-    def _turns(self, bracket: Stopping) -> int:
+    def turns(self, bracket: Stopping) -> int:
+        """Return how many trials a bracket gets while the last one gets one."""
         return max(1, round(self._start(self.brackets[-1]) / self._start(bracket)))
 
     @staticmethod
@@ -269,6 +271,24 @@ PRUNERS: Mapping[str, Callable[..., Pruner]] = {
     "brackets": brackets,
 }
 """Builders take the number of `epochs` and the `sign` of the objective: 1 to maximize, -1 to minimize."""
+
+
+def expected_epochs(pruner: Pruner, epochs: int) -> float:
+    """Return how many epochs a trial gets on average if one in eta passes each rung; all where nobody can tell."""
+    match pruner:
+        case Brackets(brackets=several):
+            turns = [index for index, count in enumerate(map(pruner.turns, several)) for _ in range(count)]
+            return mean(expected_epochs(several[index], epochs) for index in turns)
+        case Staggered(rungs=rungs, eta=eta, every=every):
+            return ((every - 1) * _expected(rungs, eta, epochs) + _expected(rungs[1:], eta, epochs)) / every
+        case Rungs(rungs=rungs, eta=eta):
+            return _expected(rungs, eta, epochs)
+    return float(epochs)
+
+
+def _expected(rungs: Sequence[int], eta: int, epochs: int) -> float:
+    steps = zip((0, *rungs), (*rungs, epochs), strict=True)
+    return sum((until - start) / float(eta) ** passed for passed, (start, until) in enumerate(steps))
 
 
 def _first_rung(min_epochs: int | None, epochs: int) -> int:

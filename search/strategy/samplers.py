@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from search.config import Scalar
 from search.errors import BuildError
-from search.signature import Arg
+from search.signature import Arg, build
 from search.space import Parameter, Space
+from search.strategy.pruners import PRUNERS, expected_epochs
 from search.trial import Candidate, Rejection, Trial
 
 if TYPE_CHECKING:
@@ -390,7 +391,10 @@ def curves(
     *,
     space: Space,
     n_startup_trials: Annotated[
-        int | None, Arg("trials spread evenly over the space first; default: a third of study.trials, 5 to 20", ge=1)
+        int | None,
+        Arg(
+            "trials spread evenly over the space first; default: a third of those that the study affords, 5 to 20", ge=1
+        ),
     ] = None,
     random_share: Annotated[float, Arg("share of the later trials that are spread evenly too", ge=0, le=1)] = 0.33,
 ) -> Sampler:
@@ -404,8 +408,18 @@ def curves(
     from search.strategy.curves import CurveSampler
 
     epochs: int = space.first().section("training")["epochs"]
-    startup = n_startup_trials or min(20, max(5, space.study["trials"] // 3))
+    startup = n_startup_trials or min(20, max(5, _affordable(space, epochs) // 3))
     return CurveSampler(space, epochs=epochs, n_startup_trials=startup, random_share=random_share)
+
+
+def _affordable(space: Space, epochs: int) -> int:
+    """Return how many trials a study allows, or its epochs are likely to be enough for."""
+    trials: int = space.study["trials"]
+    most: int | None = space.study["max_epochs"]
+    if most is None:
+        return trials
+    pruner = build(PRUNERS, space.pruner, epochs=epochs, sign=1)
+    return min(trials, int(most / expected_epochs(pruner, epochs)))
 
 
 SAMPLERS: Mapping[str, Callable[..., Sampler]] = {

@@ -5,7 +5,7 @@
 
 Runs spaces/cifar10.yaml, as `imgcls-search run` does, with each strategy and seed until `--max-epochs` are trained, and
 follows the best complete trial's validation accuracy over the epochs of all trials. Both begin with the space's start
-settings, train through the same loop, and have as many workers. Writes search.json and search.png.
+settings unless told otherwise, train through the same loop, and have as many workers. Writes search.json and search.png.
 """
 
 from __future__ import annotations
@@ -39,10 +39,14 @@ def main() -> None:
     parser.add_argument("--max-train", type=int, default=4000, help="training images; default: 4000")
     parser.add_argument("--max-epochs", type=int, default=96, help="of one search; default: 96, 12 full trainings")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--without-start", action="store_true", help="leave out the space's start settings")
     parser.add_argument("--strategies", nargs="+", choices=list(STRATEGIES), default=list(STRATEGIES))
     parser.add_argument("--out", type=Path, default=Path("benchmarks"), help="a folder; default: benchmarks")
     given = parser.parse_args()
-    results: dict[str, Any] = {"conditions": bench_common.conditions(), "asked": {"max_train": given.max_train}}
+    results: dict[str, Any] = {
+        "conditions": bench_common.conditions(),
+        "asked": {"max_train": given.max_train, "start": not given.without_start},
+    }
     found: dict[str, list[list[tuple[int, float]]]] = {name: [] for name in given.strategies}
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(given.seeds):
@@ -76,6 +80,7 @@ def search(folder: Path, name: str, seed: int, given: argparse.Namespace) -> tup
         "study.pictures": "false",
         "data.folder.max_train": str(given.max_train),
         **STRATEGIES[name],
+        **({"start": "[]"} if given.without_start else {}),
     }
     data = f"folder:{given.images.resolve()}"
     space = read_space(SPACE, catalog(), overrides=list(settings.items()), data=data)

@@ -5,7 +5,7 @@
 
 Runs spaces/cifar10.yaml, as `imgcls-search run` does, with each strategy and seed until `--max-epochs` are trained, and
 follows the best complete trial's validation accuracy over the epochs of all trials. Both begin with the space's start
-settings, if not told otherwise, train through the same loop, and have as many workers. Writes search.json and search.png.
+settings unless told otherwise, train through the same loop and have as many workers. Writes search.json and search.png.
 """
 
 from __future__ import annotations

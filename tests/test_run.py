@@ -346,6 +346,7 @@ def test_several_objectives_say_how_they_are_pruned_and_few_curves_stop_nothing(
     objectives = ("--set", "study.objectives={accuracy: maximize, params: minimize}")
     answer = imgcls("run", tiny, *objectives)
     assert answer.code == 0, answer.err
+    assert "Warning" not in answer.err
     assert "several objectives: at the rungs of halving a trial is stopped where even an optimistic" in answer.out
     known = open_study(tiny.parent / "studies")
     assert all(trial.state.name == "COMPLETE" for trial in known.trials)

@@ -19,7 +19,7 @@ import search
 from search.errors import ClusterError
 from search.executors.ray import cluster
 from tests.conftest import Answer, linux_only
-from tests.test_run import children, is_alive, open_study, table, wait_for, wait_for_epochs
+from tests.test_run import children, epochs_recorded, is_alive, open_study, table, wait_for, wait_for_epochs
 
 pytest.importorskip("ray")
 
@@ -222,6 +222,58 @@ def test_trials_go_on_when_workers_actors_and_nodes_die(nodes: Nodes, tiny: Path
     # Ray may notice the loss of a node or first that of the process on it, or the run may notice the silence.
     lost = {"its node was lost)", "its process was killed, or crashed)", "nothing was heard of it for 15 s)"}
     assert troubles[0] in lost
+
+
+def test_node_whose_network_heals_counts_nothing_twice(nodes: Nodes, tiny: Path, start: Callable[..., Any]) -> None:
+    studies = tiny.parent / "studies"
+    silent, other = raylet_of(nodes.add()), raylet_of(nodes.add(num_cpus=2))
+    long = ("training.epochs=1000", "training.batch_size=4", "data.digits.max_train=1000", "study.pruner=none")
+    sets = [part for one in (*long, "study.trials=2") for part in ("--set", one)]
+    process = start("run", tiny, *sets, "--cluster", nodes.address, "--studies", studies)
+
+    def epochs() -> list[int]:
+        time.sleep(0.3)
+        assert process.poll() is None, process.communicate()
+        known = open_study(studies).trials if (studies / "tiny-digits.db").exists() else []
+        return [len(trial.user_attrs.get("epochs", [])) for trial in known]
+
+    def wait_until_both_train() -> None:
+        before = epochs() or [0, 0]
+        wait_for(lambda: len(now := epochs()) == 2 and all(n > b + 1 for n, b in zip(now, before, strict=True)))
+
+    wait_until_both_train()
+    trainer = worker_on(silent)
+    asleep = {silent: "raylet", **offspring(silent)}
+    for pid in asleep:
+        os.kill(pid, signal.SIGSTOP)
+    wait_until_both_train()
+    # What is of a node that was given up wakes, with epochs to tell and checkpoints to write.
+    for pid in asleep:
+        os.kill(pid, signal.SIGCONT)
+    wait_until_both_train()
+    # Ray's own processes may stay for another search; what trains a trial that trains elsewhere by now does not.
+    ours = [pid for pid, name in asleep.items() if name.startswith("ray::Station")]
+    ours.append(trainer)
+    wait_for(lambda: not any(is_alive(pid) for pid in ours), seconds=60)
+    wait_until_both_train()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    trials = open_study(studies).trials
+    assert sorted(len(trial.user_attrs.get("troubles", [])) for trial in trials) == [0, 1]
+    for trial in trials:
+        counted = [epoch["epoch"] for epoch in trial.user_attrs["epochs"]]
+        assert counted == list(range(1, len(counted) + 1))
+        log = (studies / trial.user_attrs["log"]).read_text()
+        assert "training again from the start" not in log
+    again = start("run", tiny, *sets, "--cluster", nodes.address, "--studies", studies)
+    wait_for_epochs(again, epochs_recorded(studies) + 2, studies)
+    again.send_signal(signal.SIGINT)
+    out, err = again.communicate(timeout=60)
+    assert again.returncode == 130, err
+    assert "are in no checkpoint" not in out
+    for pid in (silent, other, *offspring(silent), *offspring(other)):
+        os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture

@@ -34,7 +34,6 @@ STEP = 0.1
 BELOW_ONE = 1 - 1e-9
 """The largest coordinate of a point."""
 
-
 Standing = tuple[int, float, int]
 """The epoch that counts and the value there, both less where they are better, and the trial's number."""
 

@@ -60,7 +60,7 @@ def test_curves_finds_the_top_that_random_misses_and_draws_the_same_again() -> N
 def test_every_fourth_trial_passes_over_the_first_rung() -> None:
     brackets = PRUNERS["brackets"](epochs=52, sign=1)
     assert [brackets.milestone(trial(number, state="running")) for number in range(8)] == [2, 2, 2, 6, 2, 2, 2, 6]
-    assert brackets.milestone(trial(3, *[0.5] * 6, state="running")) == 17
+    assert brackets.milestone(trial(3, *[0.5] * 6, state="running")) == 18
 
 
 def points(count: int = 20) -> Points:
@@ -93,8 +93,8 @@ def test_surrogate_knows_what_it_saw_and_doubts_what_it_did_not() -> None:
         ("trials: 12", 5),
         ("trials: 40", 13),
         ("trials: 500", 20),
-        # A trial gets 3 + 6 / 3 + 18 / 9 = 7 epochs.
-        ("trials: 500, max_epochs: 189", 9),
+        # A trial gets 2 + 4 / 3 + 12 / 9 + 9 / 27 = 5 epochs.
+        ("trials: 500, max_epochs: 135", 9),
         ("trials: 500, max_epochs: 27", 5),
         ("trials: 500, max_epochs: 540", 20),
         ("trials: 500, max_epochs: 540, pruner: {asha: {min_epochs: 9}}", 12),

@@ -14,9 +14,7 @@ Decision = Literal["continue", "pause", "prune"]
 
 Eta = Annotated[int, Arg("one of this many trials passes a rung, and rungs are this factor apart", ge=2)]
 MinEpochs = Annotated[int | None, Arg("epochs of the first rung; default: 7.5 % of the epochs, at least 2", ge=1)]
-EarlyEpochs = Annotated[
-    int | None, Arg("epochs of the first rung; default: rungs at the epochs over eta, eta^2 and eta^3, from 2 on", ge=1)
-]
+EarlyEpochs = Annotated[int | None, Arg("epochs of the first rung; default: the epochs over eta^3, at least 2", ge=1)]
 
 
 class Pruner(Protocol):
@@ -300,11 +298,8 @@ def _rungs(first: int, epochs: int, eta: int) -> tuple[int, ...]:
 
 
 def _early_rungs(min_epochs: int | None, epochs: int, eta: int) -> tuple[int, ...]:
-    if min_epochs is not None:
-        return _rungs(min_epochs, epochs, eta)
     # Where a trial rests, an early rung costs less than where it ends: what was misjudged there may still go on.
-    # Counted from the end, no rung stands just before it, where one in eta would pass and little be saved.
-    return tuple(rung for k in (3, 2, 1) if (rung := round(epochs / eta**k)) >= 2) or _rungs(2, epochs, eta)
+    return _rungs(min_epochs if min_epochs is not None else max(2, round(epochs / eta**3)), epochs, eta)
 
 
 def _was_judged_at(trial: Trial, rung: int) -> bool:

@@ -3,11 +3,13 @@
     python scripts/bench_strategies.py --lcbench data/lcbench                  # the 17 tasks for development
     python scripts/bench_strategies.py --lcbench data/lcbench --tasks held-out --seeds 12 --processes 2
     python scripts/bench_strategies.py --lcbench data/lcbench --tasks 3945 --seeds 2 --methods default tpe+median
+    python scripts/bench_strategies.py --lcbench data/lcbench --epochs 8 --trainings 12    # short trainings, few
 
 The folder holds `model.onnx` and `encoding.json` of the surrogate of LCBench (YAHPO Gym, slds-lmu/yahpo_data). The
-budget is 20 full trainings, counted in epochs; the score of a method is the mean over seeds of the best FULLY trained
-validation accuracy, and its speed how many times fewer epochs it takes to the mean that random search has after 20
-trainings. Writes a table, `strategies.json` and `strategies.png`. Needs onnxruntime, and matplotlib for the picture.
+budget is 20 full trainings of 52 epochs, counted in epochs (`--epochs 8`: the same trainings, reported in 8 steps); the
+score of a method is the mean over seeds of the best FULLY trained validation accuracy, its speed how many times fewer epochs
+it takes to the mean that random search has after all of them. Writes a table, `strategies.json` and `strategies.png`.
+Needs onnxruntime, and matplotlib for the picture.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import multiprocessing
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from statistics import mean, median, stdev
@@ -31,7 +33,9 @@ from search.config import TrialConfig
 from search.replay import replay, table_catalog
 from search.space import parse
 
-EPOCHS, TRAININGS = 52, 20
+EPOCHS = 52
+"""Of a training that the surrogate knows."""
+
 DEVELOPMENT = [
     "3945",
     "34539",
@@ -80,7 +84,7 @@ config:
   num_layers: {int: [1, 5]}
   max_units: {int: [64, 1024], log: true}
   max_dropout: {float: [0.0, 1.0]}
-training: {epochs: 52}
+training: {epochs: %d}
 """
 METHODS: Mapping[str, tuple[str, str]] = {
     "random": ("random", "none"),
@@ -101,10 +105,26 @@ JUDGED = "default"
 """What is judged unless another method is named."""
 
 
+@dataclass(frozen=True)
+class Budget:
+    """What a search may spend."""
+
+    epochs: int
+    """In which a full training is reported."""
+
+    trainings: int
+
+    @property
+    def total(self) -> int:
+        """Epochs of all trials together."""
+        return self.epochs * self.trainings
+
+
 class Curves:
     """One task of the surrogate, all epochs of a configuration asked for at once."""
 
-    def __init__(self, folder: Path, task: str) -> None:
+    def __init__(self, folder: Path, task: str, epochs: int) -> None:
+        self.epochs = epochs
         self.session = _session(folder)
         self.task = json.loads((folder / "encoding.json").read_text())
         self.task = self.task.get("OpenML_task_id", self.task)[task]
@@ -112,10 +132,10 @@ class Curves:
 
     def at(self, config: TrialConfig, epoch: int) -> Mapping[str, float]:
         """Return the validation accuracy of an epoch."""
-        return {"accuracy": self.curve(config)[epoch - 1]}
+        return {"accuracy": self.curve(config)[round(epoch * EPOCHS / self.epochs) - 1]}
 
     def curve(self, config: TrialConfig) -> list[float]:
-        """Return all epochs."""
+        """Return all epochs that the surrogate knows."""
         if config not in self.known:
             row = [config.section("config")[name] for name in NAMES]
             asked = np.array([[epoch, *row] for epoch in range(1, EPOCHS + 1)], np.float32)
@@ -134,14 +154,14 @@ def _session(folder: Path) -> Any:
     return onnxruntime.InferenceSession(str(folder / "model.onnx"), options)
 
 
-def run_one(asked: tuple[Path, str, str, int]) -> dict[str, Any]:
+def run_one(asked: tuple[Path, Budget, str, str, int]) -> dict[str, Any]:
     """Run one method on one task with one seed."""
-    folder, task, method, seed = asked
-    curves, (sampler, pruner) = Curves(folder, task), METHODS[method]
-    budget = EPOCHS * TRAININGS * (5 if method == "random x5" else 1)
+    folder, given, task, method, seed = asked
+    curves, (sampler, pruner) = Curves(folder, task, given.epochs), METHODS[method]
+    budget = given.total * (5 if method == "random x5" else 1)
     screened = int(pruner) if pruner.isdigit() else None
     study = f"study: {{name: bench, sampler: {sampler}, seed: {seed}, trials: 1000, max_epochs: {budget}, pruner: "
-    space = parse(f"{study}{'none' if screened else pruner}}}\n{SPACE}", table_catalog(), source=method)
+    space = parse(f"{study}{'none' if screened else pruner}}}\n{SPACE % given.epochs}", table_catalog(), source=method)
     began = time.process_time()
     if screened:
         # As many configurations as half of the budget screens; then the best of them are trained, one after another.
@@ -162,10 +182,10 @@ def top_k(space: Any, curves: Curves, screened: int, budget: int) -> list[tuple[
     configs.sort(key=lambda config: -curves.at(config, screened)["accuracy"])
     spent, bests = len(configs) * screened, []
     for config in configs:
-        spent += EPOCHS - screened
+        spent += curves.epochs - screened
         if spent > budget:
             break
-        value = curves.at(config, EPOCHS)["accuracy"]
+        value = curves.at(config, curves.epochs)["accuracy"]
         if not bests or value > bests[-1][1]:
             bests.append((spent, value))
     return bests
@@ -179,9 +199,10 @@ def curve_of(bests: Sequence[tuple[int, float]], budget: int) -> list[float]:
     return list(found)
 
 
-def summarise(results: Sequence[Mapping[str, Any]], tasks: Sequence[str], methods: Sequence[str]) -> dict[str, Any]:
+def summarise(
+    results: Sequence[Mapping[str, Any]], tasks: Sequence[str], methods: Sequence[str], budget: int
+) -> dict[str, Any]:
     """Return for each method and task the final mean, its standard error and the speed-up over random search."""
-    budget = EPOCHS * TRAININGS
     curves = {
         (method, task): np.array(
             [curve_of(r["bests"], 5 * budget) for r in results if r["task"] == task and r["method"] == method]
@@ -209,6 +230,7 @@ def verdicts(found: Mapping[str, Any], tasks: Sequence[str], judged: str = JUDGE
     if "random x5" in found:
         answer["at_least_random_x5"] = sum(ours[t]["mean"] >= found["random x5"][t]["mean"] for t in tasks)
     if "tpe+median" in found:
+        answer["better_than_optuna_on"] = sum(is_worse(found["tpe+median"][t], ours[t]) for t in tasks)
         answer["worse_than_optuna_on"] = [t for t in tasks if is_worse(ours[t], found["tpe+median"][t])]
     return answer
 
@@ -229,7 +251,9 @@ def show(found: Mapping[str, Any], tasks: Sequence[str]) -> None:
         print(label.ljust(16) + "".join(cell.rjust(18) for cell in cells))
 
 
-def draw(results: Sequence[Mapping[str, Any]], tasks: Sequence[str], methods: Sequence[str], path: Path) -> None:
+def draw(
+    results: Sequence[Mapping[str, Any]], tasks: Sequence[str], methods: Sequence[str], budget: int, path: Path
+) -> None:
     """Draw best-so-far against epochs, one panel a task."""
     import matplotlib
 
@@ -242,7 +266,7 @@ def draw(results: Sequence[Mapping[str, Any]], tasks: Sequence[str], methods: Se
     for task, axis in zip(tasks, axes.flat, strict=False):
         for method in methods:
             if method != "random x5":
-                several = [curve_of(r["bests"], EPOCHS * TRAININGS) for r in results if _is(r, task, method)]
+                several = [curve_of(r["bests"], budget) for r in results if _is(r, task, method)]
                 axis.plot(np.mean(several, axis=0), label=method)
         axis.set_title(task)
     axes.flat[0].legend(fontsize=6)
@@ -257,11 +281,11 @@ def _is(result: Mapping[str, Any], task: str, method: str) -> bool:
     return bool(result["task"] == task and result["method"] == method)
 
 
-def collect(asked: Sequence[tuple[Path, str, str, int]], processes: int, log: Path) -> list[dict[str, Any]]:
+def collect(asked: Sequence[tuple[Path, Budget, str, str, int]], processes: int, log: Path) -> list[dict[str, Any]]:
     """Run everything that the log does not hold yet; each answer is added to it, so that a stopped run goes on."""
     done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     keys = {(r["task"], r["method"], r["seed"]) for r in done}
-    left = [each for each in asked if each[1:] not in keys]
+    left = [each for each in asked if each[2:] not in keys]
     # A dead process ends this pool with an error; multiprocessing.Pool would wait for its answer for ever.
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool, log.open("a") as file:
         for ended in as_completed([pool.submit(run_one, each) for each in left]):
@@ -270,7 +294,7 @@ def collect(asked: Sequence[tuple[Path, str, str, int]], processes: int, log: Pa
             file.flush()
             done.append(result)
             print(f"{len(done)}/{len(asked)}: {result['method']} on {result['task']}", flush=True)
-    return [r for r in done if (r["task"], r["method"], r["seed"]) in {each[1:] for each in asked}]
+    return [r for r in done if (r["task"], r["method"], r["seed"]) in {each[2:] for each in asked}]
 
 
 def main() -> None:
@@ -281,6 +305,8 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--judge", default=JUDGED, choices=list(METHODS), help="what the figures at the end are of")
     parser.add_argument("--seeds", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"that report a training; default: {EPOCHS}")
+    parser.add_argument("--trainings", type=int, default=20, help="full ones that the budget is for; default: 20")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("bench"))
     given = parser.parse_args()
@@ -289,17 +315,23 @@ def main() -> None:
     methods = [name for name in METHODS if name in {*given.methods, "random", given.judge}]
     started = bench_common.conditions()
     given.out.mkdir(parents=True, exist_ok=True)
-    asked = [(given.lcbench, t, m, s) for t in tasks for m in methods for s in range(given.seeds)]
+    budget = Budget(given.epochs, given.trainings)
+    asked = [(given.lcbench, budget, t, m, s) for t in tasks for m in methods for s in range(given.seeds)]
     results = collect(asked, given.processes, given.out / "strategies.jsonl")
-    found = summarise(results, tasks, methods)
+    found = summarise(results, tasks, methods, budget.total)
     show(found, tasks)
     thinking = [1e3 * r["seconds"] for r in results if r["method"] == given.judge]
     ends = {**verdicts(found, tasks, given.judge), "ms_a_trial": round(mean(thinking), 1)}
     ends["ms_a_trial_deviation"] = round(stdev(thinking), 1) if len(thinking) > 1 else 0.0
     print(json.dumps(ends))
-    written = {"conditions": {**started, "load_at_end": bench_common.load()}, "seeds": given.seeds, "tasks": tasks}
+    written = {
+        "conditions": {**started, "load_at_end": bench_common.load()},
+        "seeds": given.seeds,
+        "tasks": tasks,
+        "budget": vars(budget),
+    }
     bench_common.write({**written, "methods": found, "verdicts": ends}, given.out, "strategies")
-    draw(results, tasks, methods, given.out / "strategies.png")
+    draw(results, tasks, methods, budget.total, given.out / "strategies.png")
 
 
 if __name__ == "__main__":

@@ -7,9 +7,9 @@
 
 The folder holds `model.onnx` and `encoding.json` of the surrogate of LCBench (YAHPO Gym, slds-lmu/yahpo_data). The
 budget is 20 full trainings of 52 epochs, counted in epochs (`--epochs 8`: the same trainings, reported in 8 steps); the
-score of a method is the mean over seeds of the best FULLY trained validation accuracy, its speed how many times fewer epochs
-it takes to the mean that random search has after all of them. Writes a table, `strategies.json` and `strategies.png`.
-Needs onnxruntime, and matplotlib for the picture.
+score of a method is the mean over seeds of the best FULLY trained validation accuracy, its speed how many times fewer
+epochs it takes to the mean that random search has after all of them. Writes a table, `strategies.json` and the picture
+`strategies.png`. Needs onnxruntime, and matplotlib for the picture.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="searches each way; default: 3")
     parser.add_argument("--trials", type=int, default=8, help="of each search; default: 8")
-    parser.add_argument("--epochs", type=int, default=25, help="of each trial; default: 25")
+    parser.add_argument("--epochs", type=int, default=75, help="of each trial; default: 75")
     parser.add_argument("--losses", type=int, default=3, help="of each kind; default: 3")
     parser.add_argument("--out", type=Path, default=Path("benchmarks"), help="a folder; default: benchmarks")
     return parser.parse_args()

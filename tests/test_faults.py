@@ -195,7 +195,7 @@ def test_stopped_worker_is_replaced_and_the_trial_goes_on(
     begin: Callable[..., Any],  # noqa: F811
 ) -> None:
     studies = tiny.parent / "studies"
-    long = ("--set", "training.epochs=40", "--set", "study.pruner=none", "--set", "study.trials=1")
+    long = ("--set", "training.epochs=300", "--set", "study.pruner=none", "--set", "study.trials=1")
     process = begin(tiny, "--workers", "1", "--set", "study.epoch_timeout=2", *long)
     wait_for_epochs(process, 2, studies)
     os.kill(worker_of(process.pid), signal.SIGSTOP)
@@ -203,7 +203,7 @@ def test_stopped_worker_is_replaced_and_the_trial_goes_on(
     assert process.returncode == 0, err
     assert "study.epoch_timeout: 2 s; it goes on from its last checkpoint" in out
     (trial,) = open_study(studies).trials
-    assert [epoch["epoch"] for epoch in trial.user_attrs["epochs"]] == list(range(1, 41))
+    assert [epoch["epoch"] for epoch in trial.user_attrs["epochs"]] == list(range(1, 301))
 
 
 def test_image_that_vanished_during_a_search_fails_the_trial_and_not_the_search(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_local_cluster_is_this_machines_alone_and_goes_on_after_a_kill(
     tiny: Path, start: Callable[..., Any], imgcls: Callable[..., Answer]
 ) -> None:
     here, there = tiny.parent / "here", tiny.parent / "there"
-    arguments = ("run", tiny, "--workers", "1", "--set", "training.epochs=6", "--set", "study.trials=2")
+    arguments = ("run", tiny, "--workers", "1", "--set", "training.epochs=100", "--set", "study.trials=2")
     process = start(*arguments, "--cluster", "local", "--studies", there)
     wait_for_epochs(process, 3, there)
     family = offspring(process.pid)

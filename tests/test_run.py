@@ -16,7 +16,7 @@ import pytest
 from tests.conftest import Answer, linux_only
 
 SLOW_TRIALS = (
-    *("--set", "training.epochs=12", "--set", "data.digits.max_train=500"),
+    *("--set", "training.epochs=12", "--set", "data.digits.max_train=1000"),
     *("--set", "study.pruner=none", "--set", "study.trials=3"),
 )
 """Long enough that a kill finds a trial in the middle."""

@@ -36,7 +36,7 @@ from search.protocol import (
 )
 from search.signature import build
 from search.space import Space, differences
-from search.strategy.closing import Left, finisher
+from search.strategy.closing import Left, finisher, foremost
 from search.strategy.dominance import Dominance, why_all_train_on
 from search.strategy.propose import Proposal, Proposer, Weigh
 from search.strategy.pruners import PRUNERS, Pruner
@@ -452,9 +452,8 @@ class Search:
             # A promotion now would change what the next trial is drawn by.
             self._look_ahead()
             self.helper.wait(POLL_SECONDS)
-        last = self._finisher()
+        last = self._finish(self._finisher())
         if last is not None:
-            self.record.set_plan(last, until=self.epochs, paused=False)
             return last
         promoted = self.pruner.promote(self.record.trials)
         if promoted is not None:
@@ -481,14 +480,18 @@ class Search:
         )
         return finisher(trials, self.epochs, self.sign, left)
 
+    def _finish(self, trial: Trial | None) -> Trial | None:
+        """Let a paused trial, if there is one, train to its end."""
+        if trial is not None:
+            self.record.set_plan(trial, until=self.epochs, paused=False)
+        return trial
+
     def _finalist(self) -> Trial | None:
         """Return the best paused trial if the search would otherwise end without a complete one."""
         paused = [trial for trial in self.record.trials if trial.state == "paused"]
         if not paused or self.working or any(trial.state == "complete" for trial in self.record.trials):
             return None
-        best_one = max(paused, key=lambda trial: (trial.epoch, self.sign * trial.value_at(trial.epoch), -trial.number))
-        self.record.set_plan(best_one, until=self.epochs, paused=False)
-        return best_one
+        return self._finish(foremost(paused, self.sign))
 
     def _can_look_ahead(self) -> bool:
         is_open = self.upcoming is None and not self.is_exhausted and len(self.record.trials) < self.settings.trials

@@ -29,7 +29,12 @@ def finisher(trials: Sequence[Trial], epochs: int, sign: int, left: Left) -> Tri
     if not seen or (left.epochs >= epochs and left.seconds >= epochs * median(seen)):
         return None
     fit = [trial for trial in trials if trial.state == "paused" and _fits(trial, epochs - trial.epoch, left)]
-    return max(fit, key=lambda trial: (trial.epoch, sign * trial.value_at(trial.epoch), -trial.number), default=None)
+    return foremost(fit, sign)
+
+
+def foremost(paused: Sequence[Trial], sign: int) -> Trial | None:
+    """Return the best trial of the highest rung."""
+    return max(paused, key=lambda trial: (trial.epoch, sign * trial.value_at(trial.epoch), -trial.number), default=None)
 
 
 def _fits(trial: Trial, missing: int, left: Left) -> bool:

@@ -14,6 +14,9 @@ State = Literal["running", "paused", "complete", "pruned", "fail"]
 OPEN: tuple[State, ...] = ("running", "paused")
 """States in which a trial may train on."""
 
+ENDED = -1
+"""The stage of a trial that trains no more."""
+
 SIZES: Mapping[str, str] = {
     "params": "number of parameters; known before training",
     "macs": "multiply-accumulates for one image; known before training",
@@ -125,6 +128,15 @@ class Trial:
     def is_open(self) -> bool:
         """True while the trial may train on."""
         return self.state in OPEN
+
+    @property
+    def stage(self) -> int:
+        """The last epoch at which it was judged, and `ENDED` at its end: in between strategies learn nothing new."""
+        return self.judged if self.state in OPEN else ENDED
+
+    def was_judged_at(self, epoch: int) -> bool:
+        """Tell whether a rung counts it: one that was ended from outside may have come there without a score."""
+        return self.epoch >= epoch and (self.judged >= epoch or not self.is_open) and self.has_value_at(epoch)
 
     def as_begun(self) -> Trial:
         """Return the trial as it was before its first epoch."""

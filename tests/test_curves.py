@@ -20,6 +20,7 @@ from search.strategy.encoding import Encoding
 from search.strategy.pruners import PRUNERS
 from search.strategy.samplers import SAMPLERS, OptunaSampler, View, draw_random, fixed_candidate
 from search.strategy.surrogate import Points, Surrogate, _Loss, squash, times_of
+from search.trial import Candidate
 from tests.test_strategy import trial
 
 TEXT = """
@@ -57,6 +58,32 @@ def test_curves_finds_the_top_that_random_misses_and_draws_the_same_again() -> N
     assert best(found) > best(search("random", "none", 0))
 
 
+class Compared:
+    """Draws with a sampler that remembers, and holds it to one that sees the search for the first time."""
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+        self.remembers = self.fresh()
+        self.draws = 0
+
+    def fresh(self) -> CurveSampler:
+        return CurveSampler(self.space, epochs=27, n_startup_trials=5, random_share=0.1)
+
+    def draw(self, view: View, number: int, attempt: int) -> Candidate | None:
+        found, again = (sampler.draw(view, number, attempt) for sampler in (self.remembers, self.fresh()))
+        assert found == again
+        self.draws += 1
+        return found
+
+
+def test_what_curves_remembers_is_no_more_than_what_the_trials_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("search.strategy.curves.MOST_TRIALS", 30)
+    wanted = parse("study: {trials: 80, max_epochs: 700, pruner: asha}" + TEXT, table_catalog(), source="x")
+    sampler = Compared(wanted)
+    replay(wanted, Hill(), sampler=sampler, workers=3)
+    assert sampler.draws >= 75
+
+
 def test_every_fourth_trial_passes_over_the_first_rung() -> None:
     brackets = PRUNERS["brackets"](epochs=52, sign=1)
     assert [brackets.milestone(trial(number, state="running")) for number in range(8)] == [2, 2, 2, 6, 2, 2, 2, 6]
@@ -68,7 +95,7 @@ def points(count: int = 20) -> Points:
     rows = rng.random((count, 2))
     owners = np.arange(count, dtype=float)
     values = squash(np.sin(3 * rows[:, 0]))
-    return Points(rows=rows, times=times_of([27] * count, 27), owners=owners, values=values)
+    return Points(rows=rows, owners=owners, which=np.arange(count), times=times_of([27] * count, 27), values=values)
 
 
 def test_fit_follows_the_gradient_of_its_density() -> None:

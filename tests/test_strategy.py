@@ -131,6 +131,58 @@ def test_asha_promotes_the_best_of_the_highest_rung_that_may_pass_one() -> None:
     assert asha.promote([*low, *upper]) is upper[2]
 
 
+def promoted_by_definition(trials: list[Trial], eta: int, sign: int) -> Trial | None:
+    """Asynchronous successive halving (Li et al. 2018, algorithm 2) as it is written, over all trials each time."""
+    for rung in sorted({t.epoch for t in trials if t.state == "paused"}, reverse=True):
+        reached = [t for t in trials if t.epoch >= rung]
+        there = [t for t in reached if t.judged >= rung or t.state not in ("running", "paused")]
+        values = {t.number: t.epochs[rung - 1]["accuracy"] for t in there}
+        order = sorted(values, key=lambda n: (np.isnan(values[n]), -sign * values[n], n))
+        for number in order[: len(order) // eta]:
+            if trials[number].state == "paused" and trials[number].epoch == rung:
+                return trials[number]
+    return None
+
+
+@pytest.mark.parametrize(("sign", "eta", "seed"), [(1, 3, 0), (-1, 3, 1), (1, 2, 2), (-1, 4, 3), (1, 3, 4)])
+def test_asha_promotes_whom_the_definition_names_however_a_search_goes(sign: int, eta: int, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    arguments = {"epochs": 27, "sign": sign, "min_epochs": 1, "eta": eta}
+    asha, trials, on_workers = PRUNERS["brackets"](**arguments), [], []
+    promotions = 0
+    for _ in range(600):
+        chosen = asha.promote(trials)
+        assert chosen is promoted_by_definition(trials, eta, sign)
+        # As after a restart.
+        assert chosen is PRUNERS["brackets"](**arguments).promote(trials)
+        if chosen is None:
+            chosen = trial(len(trials), state="running")
+            trials.append(chosen)
+            # A start setting trains straight to its end.
+            chosen.until = 27 if random.random() < 0.1 else asha.milestone(chosen)
+        else:
+            promotions += 1
+            chosen.state, chosen.until = "running", asha.milestone(chosen)
+        on_workers.append(chosen)
+        while len(on_workers) > random.integers(4):
+            worked = on_workers.pop(int(random.integers(len(on_workers))))
+            dies = random.random() < 0.1
+            for epoch in range(worked.epoch + 1, worked.until + (0 if dies else 1)):
+                # Of few values some are equal; one has no order.
+                value = float("nan") if random.random() < 0.02 else float(random.integers(20))
+                worked.epochs.append({"epoch": float(epoch), "accuracy": value, "seconds": 1.0})
+            if dies or worked.epoch == 27:
+                worked.state = "fail" if dies else "complete"
+            else:
+                worked.judged, worked.state = worked.epoch, "paused"
+        resting = [t for t in trials if t.state == "paused"]
+        if resting and random.random() < 0.05:
+            # Somebody ends it in the dashboard, or its checkpoint was deleted.
+            resting[int(random.integers(len(resting)))].state = "pruned"
+    assert promotions > 50
+    assert {t.state for t in trials} >= {"complete", "paused", "fail", "pruned"}
+
+
 def test_hyperband_brackets_start_at_different_rungs() -> None:
     hyperband = PRUNERS["hyperband"](epochs=18, sign=1, min_epochs=2, eta=3)
     firsts = [hyperband.milestone(trial(number, state="running")) for number in range(13)]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from search.space import Space
+from search.strategy.changes import Changes
 from search.strategy.encoding import Encoding
 from search.strategy.samplers import View, draw_evenly, fixed_candidate
 from search.strategy.surrogate import Points, Surrogate, expected_improvement, squash, times_of
@@ -50,6 +52,11 @@ class CurveSampler:
         self.places: dict[int, list[float]] = {}
         """The points of the trials seen so far, by number."""
 
+        self.changes = Changes()
+        self.standings: dict[int, Standing] = {}
+        self.ordered: list[Standing] = []
+        """The same, the best first; a large study's would take long to collect and to sort for each draw."""
+
     def draw(self, view: View, number: int, attempt: int) -> Candidate | None:
         """Return a candidate."""
         import numpy as np
@@ -58,14 +65,23 @@ class CurveSampler:
         sign = 1 if view.space.objectives[0][1] == "maximize" else -1
         if number < self.n_startup_trials or rng.random() < self.random_share:
             return draw_evenly(view, number, attempt)
-        standings = _few([standing for trial in view.trials if (standing := _standing(trial, sign))], rng)
-        if len(standings) < 3:
+        self._look(view.trials, sign)
+        if len(self.ordered) < 3:
             return draw_evenly(view, number, attempt)
+        standings = _few(self.ordered, rng)
         shown = [view.trials[standing[-1]] for standing in standings]
         known = np.array([self._place(trial) for trial in shown])
         several = self._candidates(standings, known, rng)
         chosen = several[self._choose(shown, known, several, sign, rng)]
         return fixed_candidate(view, self.encoding.params_at(chosen))
+
+    def _look(self, trials: Sequence[Trial], sign: int) -> None:
+        for trial, _ in self.changes.take(trials):
+            if (known := self.standings.pop(trial.number, None)) is not None:
+                del self.ordered[bisect_left(self.ordered, known)]
+            if (new := _standing(trial, sign)) is not None:
+                self.standings[trial.number] = new
+                insort(self.ordered, new)
 
     def _place(self, trial: Trial) -> list[float]:
         if trial.number not in self.places:
@@ -77,9 +93,10 @@ class CurveSampler:
         import numpy as np
 
         rows = self.encoding.rows_at(known)
-        surrogate = Surrogate(self._points(shown, rows, sign, rng), rng)
+        points = self._points(shown, rows, sign, rng)
+        surrogate = Surrogate(points, rng)
         time = float(times_of([self.epochs], self.epochs)[0])
-        best = float(surrogate.means(rows, np.array([trial.number for trial in shown], dtype=float), time).max())
+        best = float(surrogate.means(rows, points.owners, time).max())
         strangers = np.full(len(several), -1.0)
         expected = surrogate.predict(self.encoding.rows_at(several), strangers, time)
         return int(expected_improvement(*expected, best).argmax())
@@ -96,11 +113,11 @@ class CurveSampler:
         several = [rung for rung in rungs if rung >= first]
         places = [(index, rung) for index, t in enumerate(shown) for rung in several if _shows(t, rung)]
         values = np.array([sign * shown[index].value_at(rung) for index, rung in places])
-        indices = [index for index, _ in places]
         return Points(
-            rows=rows[indices],
+            rows=rows,
+            owners=np.array([trial.number for trial in shown], dtype=float),
+            which=np.array([index for index, _ in places]),
             times=times_of([rung for _, rung in places], self.epochs),
-            owners=np.array([shown[index].number for index in indices], dtype=float),
             values=squash(values),
         )
 
@@ -122,13 +139,14 @@ class CurveSampler:
         return np.asarray(points)
 
 
-def _few(standings: Sequence[Standing], rng: Any) -> Sequence[Standing]:
-    if len(standings) <= MOST_TRIALS:
-        return standings
-    ordered = sorted(standings)
-    best, others = ordered[: MOST_TRIALS // 2], ordered[MOST_TRIALS // 2 :]
-    chosen = rng.choice(len(others), MOST_TRIALS - len(best), replace=False)
-    return sorted([*best, *(others[index] for index in chosen)], key=lambda standing: standing[-1])
+def _few(ordered: Sequence[Standing], rng: Any) -> Sequence[Standing]:
+    """Return those that are learned from, by number."""
+    few = ordered
+    if len(ordered) > MOST_TRIALS:
+        best, others = ordered[: MOST_TRIALS // 2], ordered[MOST_TRIALS // 2 :]
+        chosen = rng.choice(len(others), MOST_TRIALS - len(best), replace=False)
+        few = [*best, *(others[index] for index in chosen)]
+    return sorted(few, key=lambda standing: standing[-1])
 
 
 def _standing(trial: Trial, sign: int) -> Standing | None:

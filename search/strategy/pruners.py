@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import mean
 from typing import Annotated, Literal, Protocol
 
 from search.signature import Arg
+from search.strategy.ladder import Ladder
 from search.trial import Trial
 
 Decision = Literal["continue", "pause", "prune"]
@@ -71,15 +72,22 @@ class Stopping(Rungs):
 
     def judge(self, trial: Trial, others: Sequence[Trial]) -> Decision:
         """Prune it unless it is among the best 1/eta, of which there is always at least one."""
-        field = [other for other in others if other.number != trial.number and _was_judged_at(other, trial.epoch)]
+        there = [other for other in others if other.number != trial.number and other.was_judged_at(trial.epoch)]
         value = self.sign * trial.value_at(trial.epoch)
-        better = sum(self.sign * other.value_at(trial.epoch) > value for other in field)
-        return "continue" if better < max(1, (len(field) + 1) // self.eta) else "prune"
+        better = sum(self.sign * other.value_at(trial.epoch) > value for other in there)
+        return "continue" if better < max(1, (len(there) + 1) // self.eta) else "prune"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Promoting(Rungs):
     """Asynchronous successive halving that resumes: a trial rests at each rung until it is among its best 1/eta."""
+
+    ladder: Ladder = field(init=False, repr=False, compare=False)
+    """What is remembered from one promotion to the next; nothing that the trials do not tell."""
+
+    def __post_init__(self) -> None:
+        """Begin with no trial."""
+        object.__setattr__(self, "ladder", Ladder(self.eta, self.sign))
 
     def judge(self, trial: Trial, others: Sequence[Trial]) -> Decision:
         """Pause it; `promote` takes it further as soon as it has earned that."""
@@ -87,25 +95,7 @@ class Promoting(Rungs):
 
     def promote(self, trials: Sequence[Trial]) -> Trial | None:
         """Return the best paused trial of the highest rung that lets one pass: one among its best 1/eta."""
-        resting: dict[int, list[Trial]] = {}
-        others = []
-        for trial in trials:
-            if trial.state == "paused":
-                resting.setdefault(trial.epoch, []).append(trial)
-            else:
-                others.append(trial)
-        for rung in sorted(resting, reverse=True):
-            first = min(resting[rung], key=lambda trial: self._place(trial, rung))
-            ahead = self._place(first, rung)
-            # None of those that rest beside it is ahead of it: in a large study they are most of all trials.
-            passed = [self._place(trial, rung) for trial in others if _was_judged_at(trial, rung)]
-            if sum(place < ahead for place in passed) < (len(resting[rung]) + len(passed)) // self.eta:
-                return first
-            others += resting[rung]
-        return None
-
-    def _place(self, trial: Trial, rung: int) -> tuple[float, int]:
-        return -self.sign * trial.value_at(rung), trial.number
+        return self.ladder.promote(trials)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,8 +288,3 @@ def _rungs(first: int, epochs: int, eta: int) -> tuple[int, ...]:
 def _early_rungs(min_epochs: int | None, epochs: int, eta: int) -> tuple[int, ...]:
     # Where a trial rests, an early rung costs less than where it ends: what was misjudged there may still go on.
     return _rungs(min_epochs if min_epochs is not None else max(2, round(epochs / eta**3)), epochs, eta)
-
-
-def _was_judged_at(trial: Trial, rung: int) -> bool:
-    # One that was ended from outside may have reached a rung without a score there.
-    return trial.epoch >= rung and (trial.judged >= rung or not trial.is_open) and trial.has_value_at(rung)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -37,16 +37,19 @@ class Points:
     """What curves showed."""
 
     rows: Array
-    """Encoded configurations, [points, columns]."""
-
-    times: Array
-    """Logarithms of epochs over that of the last, times 2."""
+    """Encoded configurations, [trials, columns]."""
 
     owners: Array
-    """The number of the trial of each point."""
+    """The number of the trial of each row."""
+
+    which: NDArray[np.intp]
+    """The row of each point."""
+
+    times: Array
+    """Logarithms of the points' epochs over that of the last, times 2."""
 
     values: Array
-    """Larger is better; see `squash`."""
+    """Of the points; larger is better; see `squash`."""
 
 
 def squash(values: Array) -> Array:
@@ -71,14 +74,20 @@ class Surrogate:
 
     def __init__(self, points: Points, rng: np.random.Generator) -> None:
         """Fit to points; `rng` chooses those that the length scales are fitted on."""
+        import numpy as np
         from scipy.linalg import cho_solve, cholesky
 
         self.points = points
-        self.theta = _fit(_subset(points, rng))
-        covariance = self._covariance(points.rows, points.times, points.owners)
-        import numpy as np
-
-        covariance += (np.exp(self.theta[points.rows.shape[1] + 4]) + 1e-8) * np.eye(len(points.values))
+        theta, width = _fit(_subset(points, rng)), points.rows.shape[1]
+        self.scales = np.exp(theta[:width])
+        self.fade, self.shared, self.fading, self.own, self.noise, self.mean = np.exp(theta[width:])
+        # Trials and epochs are fewer than points, each of which is one of either.
+        epochs, at = np.unique(points.times, return_inverse=True)
+        near = self._near(epochs, epochs)[np.ix_(at, at)]
+        steady, fading = self._likeness(points.rows, points.owners)
+        pairs = np.ix_(points.which, points.which)
+        covariance = steady[pairs] + fading[pairs] * near
+        covariance[np.diag_indices_from(covariance)] += self.noise + 1e-8
         self.factor = cholesky(covariance, lower=True, check_finite=False)
         self.weights = cho_solve((self.factor, True), points.values, check_finite=False)
 
@@ -86,31 +95,39 @@ class Surrogate:
         """Return the means alone, in half the time."""
         import numpy as np
 
-        return np.asarray(self._covariance(rows, np.array([time]), owners) @ self.weights)
+        return np.asarray(self._across(rows, owners, time) @ self.weights)
 
     def predict(self, rows: Array, owners: Array, time: float) -> tuple[Array, Array]:
         """Return means and deviations at a time; an owner without points is a configuration never tried."""
         import numpy as np
         from scipy.linalg import solve_triangular
 
-        cross = self._covariance(rows, np.array([time]), owners)
-        _, shared, fading, own, _, mean = np.exp(self.theta[rows.shape[1] :])
+        cross = self._across(rows, owners, time)
         explained = solve_triangular(self.factor, cross.T, lower=True, check_finite=False)
-        variance = shared + fading + own + mean - (explained**2).sum(axis=0)
+        variance = self.shared + self.fading + self.own + self.mean - (explained**2).sum(axis=0)
         return cross @ self.weights, np.sqrt(np.maximum(variance, 1e-9))
 
-    def _covariance(self, rows: Array, times: Array, owners: Array) -> Array:
-        """Return the covariance with the points known; a single time is that of all rows."""
+    def _across(self, rows: Array, owners: Array, time: float) -> Array:
+        """Return the covariance of configurations at one time with the points known, [rows, points]."""
         import numpy as np
 
-        points, width = self.points, rows.shape[1]
-        scales = np.exp(self.theta[:width])
-        a, b = rows / scales, points.rows / scales
-        squares = np.maximum((a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * a @ b.T, 0)
-        fade, shared, fading, own, _, mean = np.exp(self.theta[width:])
-        near = np.exp(-0.5 * ((times[:, None] - points.times[None]) / fade) ** 2)
-        same = owners[:, None] == points.owners[None]
-        return np.asarray((shared + fading * near) * _matern(squares) + (own * same + mean) * near)
+        steady, fading = self._likeness(rows, owners)
+        near = self._near(np.array([time]), self.points.times)
+        return np.asarray(steady[:, self.points.which] + fading[:, self.points.which] * near)
+
+    def _likeness(self, rows: Array, owners: Array) -> tuple[Array, Array]:
+        """Return two parts of the covariance with the configurations known: as it is, and what fades over epochs."""
+        import numpy as np
+
+        a, b = rows / self.scales, self.points.rows / self.scales
+        like = _matern(np.maximum((a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * a @ b.T, 0))
+        same = owners[:, None] == self.points.owners[None]
+        return self.shared * like, self.fading * like + self.own * same + self.mean
+
+    def _near(self, times: Array, others: Array) -> Array:
+        import numpy as np
+
+        return np.asarray(np.exp(-0.5 * ((times[:, None] - others[None]) / self.fade) ** 2))
 
 
 def expected_improvement(means: Array, deviations: Array, best: float) -> Array:
@@ -135,12 +152,7 @@ def _subset(points: Points, rng: np.random.Generator) -> Points:
     if len(points.values) <= FIT_POINTS:
         return points
     chosen = np.sort(rng.permutation(len(points.values))[:FIT_POINTS])
-    return Points(
-        rows=points.rows[chosen],
-        times=points.times[chosen],
-        owners=points.owners[chosen],
-        values=points.values[chosen],
-    )
+    return replace(points, which=points.which[chosen], times=points.times[chosen], values=points.values[chosen])
 
 
 def _fit(points: Points) -> Array:
@@ -165,10 +177,11 @@ class _Loss:
         import numpy as np
 
         self.centre, self.deviation, self.values = centre, deviation, points.values
-        count, self.width = points.rows.shape
-        self.gaps = np.moveaxis((points.rows[:, None] - points.rows[None]) ** 2, 2, 0).reshape(self.width, -1)
+        rows = points.rows[points.which]
+        count, self.width = rows.shape
+        self.gaps = np.moveaxis((rows[:, None] - rows[None]) ** 2, 2, 0).reshape(self.width, -1)
         self.times = (points.times[:, None] - points.times[None]) ** 2
-        self.same = (points.owners[:, None] == points.owners[None]).astype(float)
+        self.same = (points.which[:, None] == points.which[None]).astype(float)
         self.eye = np.eye(count)
 
     def __call__(self, theta: Array) -> tuple[float, Array]:

@@ -104,14 +104,17 @@ class CurveSampler:
     def _points(self, shown: Sequence[Trial], rows: Array, sign: int, rng: Any) -> Points:
         import numpy as np
 
-        rungs = sorted({_rung(trial) for trial in shown})
-        counts = {rung: sum(_shows(trial, rung) for trial in shown) for rung in rungs}
+        ends = [_rung(trial) for trial in shown]
+        rungs = sorted(set(ends))
+        shows = {
+            rung: [index for index, trial in enumerate(shown) if rung <= ends[index] and _shows(trial, rung)]
+            for rung in rungs
+        }
         # Early epochs say most where they rank as the last one does, and lead astray where late bloomers win; which of
         # the two it is nobody knows, so that draws take turns by chance in what they leave out.
-        known_well = [rung for rung in rungs if counts[rung] >= FEWEST_TRIALS]
+        known_well = [rung for rung in rungs if len(shows[rung]) >= FEWEST_TRIALS]
         first = known_well[int(rng.integers(len(known_well)))] if known_well else 0
-        several = [rung for rung in rungs if rung >= first]
-        places = [(index, rung) for index, t in enumerate(shown) for rung in several if _shows(t, rung)]
+        places = sorted((index, rung) for rung in rungs if rung >= first for index in shows[rung])
         values = np.array([sign * shown[index].value_at(rung) for index, rung in places])
         return Points(
             rows=rows,
@@ -164,4 +167,4 @@ def _rung(trial: Trial) -> int:
 
 
 def _shows(trial: Trial, rung: int) -> bool:
-    return rung <= _rung(trial) and trial.has_value_at(rung) and math.isfinite(trial.value_at(rung))
+    return trial.has_value_at(rung) and math.isfinite(trial.value_at(rung))

@@ -54,9 +54,8 @@ def ablate(files: StudyFiles, *, seeds: int, watcher: TrainingWatcher) -> dict[s
     known = record.facts.get("ablation")
     if known is not None and (known["winner"], len(known["seeds"])) == (winner.number, seeds):
         return dict(known)
-    files.make()
     with ExitStack() as stack:
-        stack.enter_context(files.locked())
+        stack.enter_context(files.taken())
         helper = Helper(files.root)
         stack.callback(helper.close)
         config = winner.candidate.config

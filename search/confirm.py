@@ -84,9 +84,8 @@ def confirm(files: StudyFiles, *, top: int, seeds: int, again: bool, watcher: Tr
     known = record.facts.get("confirmed")
     if known is not None and not again:
         return _known(known, [trial.number for trial in chosen_from], seeds)
-    files.make()
     with ExitStack() as stack:
-        stack.enter_context(files.locked())
+        stack.enter_context(files.taken())
         helper = Helper(files.root)
         stack.callback(helper.close)
         devices = helper.devices(chosen_from[0].candidate.config.section("training")["device"])

@@ -120,9 +120,8 @@ def run(
     if settings.min_gain is not None and len(space.objectives) > 1:
         raise UserError(f"{space.locate('study')}: study.min_gain: needs one objective, got {len(space.objectives)}")
     files = find_study(root, space.name, address)
-    files.make()
     with ExitStack() as stack:
-        stack.enter_context(files.locked(watcher.say))
+        stack.enter_context(files.taken(watcher.say))
         record = _reopen(files, space)
         if record is not None and _is_done(record, settings):
             return Outcome(ending="finished", record=record)

@@ -529,12 +529,21 @@ def hides(server: Server, here: Callable[..., Answer], tiny: Path) -> Callable[.
     ],
 )
 def test_address_that_does_not_work_is_one_line(
-    address: str, said: str, server: Server, empty: str, hides: Callable[..., str]
+    address: str,
+    said: str,
+    server: Server,
+    empty: str,
+    tiny: Path,
+    hides: Callable[..., str],
+    here: Callable[..., Answer],
 ) -> None:
     place = empty.split("@/", 1)[1]
     address = address.format(database=place, password=ENCODED, folder=server.folder)
     for command in (("run", "tiny.yaml"), ("status", "tiny-digits")):
         assert re.search(said, hides(*command, "--storage", address))
+    # Nothing remembers it: the next command looks for the study where it would have looked before.
+    assert "studies/tiny-digits.db: no such study" in here("status", "tiny-digits").err
+    assert not list(tiny.parent.rglob("storage"))
 
 
 def test_database_of_something_else_is_one_line(

@@ -107,8 +107,20 @@ class StudyFiles:
             place.refuse_unfit(folder, holds_database=self.address is None)
         self._refuse_folder_of_another()
         self._refuse_lost_database()
-        if self.address is not None:
-            self.take_over()
+
+    @contextlib.contextmanager
+    def taken(self, say: Callable[[str], None] | None = None) -> Iterator[None]:
+        """Create the folders, and hold the study and them for this process alone, see `make` and `locked`.
+
+        Raises:
+            StudyError: they cannot be created, or another process holds them.
+        """
+        self.make()
+        with self.locked(say):
+            if self.address is not None:
+                # Only now: an address where nobody answers was mistyped, and is not to be remembered.
+                self.take_over()
+            yield
 
     def take_over(self) -> None:
         """Note in which database the study of the folder is.

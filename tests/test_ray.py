@@ -226,7 +226,8 @@ def test_trials_go_on_when_workers_actors_and_nodes_die(nodes: Nodes, tiny: Path
 
 def test_node_whose_network_heals_counts_nothing_twice(nodes: Nodes, tiny: Path, start: Callable[..., Any]) -> None:
     studies = tiny.parent / "studies"
-    silent, other = raylet_of(nodes.add()), raylet_of(nodes.add(num_cpus=2))
+    # A worker each: two would both find room on one node of two CPUs.
+    silent, other = raylet_of(nodes.add()), raylet_of(nodes.add())
     long = ("training.epochs=1000", "training.batch_size=4", "data.digits.max_train=1000", "study.pruner=none")
     sets = [part for one in (*long, "study.trials=2") for part in ("--set", one)]
     process = start("run", tiny, *sets, "--cluster", nodes.address, "--studies", studies)
@@ -243,6 +244,7 @@ def test_node_whose_network_heals_counts_nothing_twice(nodes: Nodes, tiny: Path,
 
     wait_until_both_train()
     trainer = worker_on(silent)
+    spare = raylet_of(nodes.add())
     asleep = {silent: "raylet", **offspring(silent)}
     for pid in asleep:
         os.kill(pid, signal.SIGSTOP)
@@ -272,8 +274,9 @@ def test_node_whose_network_heals_counts_nothing_twice(nodes: Nodes, tiny: Path,
     out, err = again.communicate(timeout=60)
     assert again.returncode == 130, err
     assert "are in no checkpoint" not in out
-    for pid in (silent, other, *offspring(silent), *offspring(other)):
-        os.kill(pid, signal.SIGKILL)
+    for node in (silent, other, spare):
+        for pid in (node, *offspring(node)):
+            os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture

@@ -102,9 +102,9 @@ class Nodes:
     def add(self, **resources: Any) -> Any:
         return self.cluster.add_node(**{"num_cpus": 1, **SMALL, **resources})
 
-    def add_apart(self, mount: str, cpus: int = 1) -> int:
+    def add_apart(self, mount: str) -> int:
         """Add a node that sees other files than this process, by a shell's `mount`; return the id of its raylet."""
-        start = f"{sys.executable} -m ray.scripts.scripts start --address={self.address} --num-cpus={cpus} --block"
+        start = f"{sys.executable} -m ray.scripts.scripts start --address={self.address} --num-cpus=1 --block"
         command = f"{mount} && exec {start} --object-store-memory={SMALL['object_store_memory']}"
         before = self.count()
         process = subprocess.Popen([*APART, command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -170,7 +170,8 @@ def nodes() -> Iterator[Nodes]:
 def test_trials_go_on_when_workers_actors_and_nodes_die(nodes: Nodes, tiny: Path, start: Callable[..., Any]) -> None:
     studies = tiny.parent / "studies"
     studies.mkdir()
-    seeing, blind = raylet_of(nodes.add()), nodes.add_apart(f"mount -t tmpfs none {studies}", cpus=2)
+    # A worker each: two would both find room on one node of two CPUs.
+    seeing, blind = raylet_of(nodes.add()), nodes.add_apart(f"mount -t tmpfs none {studies}")
     # Epochs of a second, each of which is worth a checkpoint.
     long = ("training.epochs=1000", "training.batch_size=4", "data.digits.max_train=1000", "study.pruner=none")
     sets = [part for one in (*long, "study.trials=2") for part in ("--set", one)]
@@ -201,7 +202,7 @@ def test_trials_go_on_when_workers_actors_and_nodes_die(nodes: Nodes, tiny: Path
     wait_until_both_train(troubles=2)
     # The new worker is forked from the process that forked the old one.
     assert len(before & forked_for(blind)) == 1
-    # The other node has room for both.
+    nodes.add_apart(f"mount -t tmpfs none {studies}")
     for pid in (seeing, *offspring(seeing)):
         os.kill(pid, signal.SIGKILL)
     wait_until_both_train(troubles=3)

@@ -135,7 +135,8 @@ class Trial:
         return self.judged if self.state in OPEN else ENDED
 
     def was_judged_at(self, epoch: int) -> bool:
-        """Tell whether a rung counts it: one that was ended from outside may have come there without a score."""
+        """Tell whether it counts among those that a rung compares."""
+        # One that was ended from outside may have come there without a score.
         return self.epoch >= epoch and (self.judged >= epoch or not self.is_open) and self.has_value_at(epoch)
 
     def as_begun(self) -> Trial:

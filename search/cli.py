@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from search import terminal
 from search.cli_results import COMMANDS as RESULTS
-from search.errors import NoResultError, SearchError, UserError, disk_trouble
-from search.output import STUDIES, AsJson, Storage, Studies, StudyName
+from search.errors import NoResultError, SearchError, UserError, disk_trouble, path_trouble
+from search.output import STUDIES, AsJson, Storage, Studies, StudyName, echo
 from search.output import pairs as _pairs
 from search.output import print_json as _print_json
 from search.output import print_table as _print_table
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 
 USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 """What Typer raises for a command line that it cannot read; where the class is to be had depends on its version."""
+
+ONLY_PRINT = frozenset(
+    {"best", "check", "compare", "families", "front", "list", "plan", "predict", "replay", "schema", "status", "trials"}
+)
+"""Commands that end when nobody reads what they print; all others go on without output."""
 
 app = typer.Typer(
     name="imgcls-search",
@@ -160,17 +166,17 @@ def plan(
     if as_json:
         _print_json(asdict(found))
         return
-    print(
+    echo(
         f"{found.measured_epochs} epochs of {found.measured_trials} random trials: {found.epoch_seconds:.3g} s an "
         f"epoch ({found.fastest_seconds:.3g} to {found.slowest_seconds:.3g}), {found.workers} trial(s) at a time"
     )
-    print(
+    echo(
         f"a full trial has {found.epochs_of_full_trial} epochs; with pruner {space.pruner.name} one gets about "
         f"{found.epochs_of_trial:.1f}"
     )
-    print(f"study.trials: {found.trials} take about {found.seconds / 60:,.1f} min")
+    echo(f"study.trials: {found.trials} take about {found.seconds / 60:,.1f} min")
     if found.timeout is not None:
-        print(f"study.timeout: {_plain(found.timeout)} s afford about {found.trials_in_timeout} trials")
+        echo(f"study.timeout: {_plain(found.timeout)} s afford about {found.trials_in_timeout} trials")
 
 
 @app.command()
@@ -240,21 +246,21 @@ def status(study: StudyName, studies: Studies = STUDIES, storage: Storage = None
         _print_json(found)
         return
     counts = ", ".join(f"{found['trials'][state]} {state}" for state in STATES if found["trials"][state])
-    print(f"{study}: {found['trials']['total']} trials ({counts or 'none yet'}), {found['epochs']} epochs trained")
+    echo(f"{study}: {found['trials']['total']} trials ({counts or 'none yet'}), {found['epochs']} epochs trained")
     for reason, count in found["rejected"].items():
-        print(f"rejected before training: {count} x {reason}")
+        echo(f"rejected before training: {count} x {reason}")
     for reason, count in found["troubles"].items():
-        print(f"trouble on the way: {count} x {reason}")
+        echo(f"trouble on the way: {count} x {reason}")
     for failure in found["failures"]:
-        print(f"trial {failure['trial']} failed: {failure['reason']}")
+        echo(f"trial {failure['trial']} failed: {failure['reason']}")
     for limit, count in found["over_limits"].items():
-        print(f"complete but over a limit, and so never best: {count} x {limit}")
+        echo(f"complete but over a limit, and so never best: {count} x {limit}")
     for trial in found["best"]:
-        print(f"best: trial {trial['trial']}, {_pairs(trial['values'])}")
+        echo(f"best: trial {trial['trial']}, {_pairs(trial['values'])}")
     if found["outlook"]:
-        print(_going_on(found["outlook"]))
+        echo(_going_on(found["outlook"]))
     if found["test_openings"]:
-        print(f"the test split was opened {len(found['test_openings'])} time(s)")
+        echo(f"the test split was opened {len(found['test_openings'])} time(s)")
 
 
 @app.command()
@@ -278,12 +284,12 @@ def best(study: StudyName, studies: Studies = STUDIES, storage: Storage = None, 
         _print_json({"study": study, "best": found, "confirmed": confirmed})
         return
     for trial in found:
-        print(f"trial {trial['trial']}: {_pairs(trial['values'])}, {trial['sizes']['params']:,.0f} parameters")
+        echo(f"trial {trial['trial']}: {_pairs(trial['values'])}, {trial['sizes']['params']:,.0f} parameters")
         for path, value in trial["params"].items():
-            print(f"  {path}: {value}")
+            echo(f"  {path}: {value}")
         for line in _as_deployed(trial["deployed"]):
-            print(f"  {line}")
-    print(_trust(confirmed, [trial["trial"] for trial in found], study))
+            echo(f"  {line}")
+    echo(_trust(confirmed, [trial["trial"] for trial in found], study))
 
 
 @app.command()
@@ -325,11 +331,11 @@ def front(
         )
         for trial in found["front"]
     ]
-    _print_table(("trial", *(f"{name}\n({how})" for name, how in found["objectives"].items()), "parameters"), rows)
-    print(f"{len(rows)} of {found['complete']} complete trials; {len(found['over_limits'])} are over a limit")
-    print(f"what they are: imgcls-search best {study}")
+    _print_table(("trial", *((name, f"({how})") for name, how in found["objectives"].items()), "parameters"), rows)
+    echo(f"{len(rows)} of {found['complete']} complete trials; {len(found['over_limits'])} are over a limit")
+    echo(f"what they are: imgcls-search best {study}")
     if output is not None:
-        print(f"wrote {output}")
+        echo(f"wrote {output}")
 
 
 @app.command()
@@ -372,7 +378,7 @@ def export(
 
     assert output is not None
     write_text(output, export_trial(find_study(studies, source, settle(storage)), trial))
-    print(f"wrote {output}; retrain it with: imgcls-search train {output} --seeds 3")
+    echo(f"wrote {output}; retrain it with: imgcls-search train {output} --seeds 3")
 
 
 def _export_bundle(
@@ -396,16 +402,16 @@ def _export_bundle(
         _print_json(found)
         return
     latency, parity, score = found["latency"], found["parity"], found["scores"][0]
-    print(
+    echo(
         f"wrote {out}: {found['title']}, {found['size']['file_kb']:,.0f} KB, {latency['median_ms']:.3g} ms an image on "
         f"one thread ({latency['low_ms']:.3g} to {latency['high_ms']:.3g})"
     )
-    print(f"the exported file on {score['images']} validation images: accuracy {score['accuracy']:.4f}")
-    print(
+    echo(f"the exported file on {score['images']} validation images: accuracy {score['accuracy']:.4f}")
+    echo(
         f"against torch{' before quantization' if parity['is_quantized'] else ''}: the same class on "
         f"{parity['equal_top1']} of {parity['images']} images, logits differ by at most {parity['max_difference']:.1e}"
     )
-    print(f"next: imgcls-search predict {out} IMAGES... (model card: {out / 'MODEL_CARD.md'})")
+    echo(f"next: imgcls-search predict {out} IMAGES... (model card: {out / 'MODEL_CARD.md'})")
 
 
 @app.command()
@@ -434,10 +440,10 @@ def predict(
                 {"image": found.image, "classes": [{"label": n, "probability": p} for n, p in found.ranked]}
             )
             if not as_json:
-                print(_printable(f"{found.image}: {', '.join(f'{n} {p:.4f}' for n, p in found.ranked)}"), flush=True)
+                echo(f"{found.image}: {', '.join(f'{n} {p:.4f}' for n, p in found.ranked)}")
         else:
             skipped.append({"image": found.image, "reason": found.reason})
-            print(_printable(f"skipped: {found.image}: {found.reason}"), file=sys.stderr)
+            echo(f"skipped: {found.image}: {found.reason}", error=True)
     if as_json:
         _print_json({"bundle": str(bundle), "predictions": predicted, "skipped": skipped})
     if not predicted:
@@ -492,8 +498,8 @@ def train(
         return
     for metric, value in report["summary"].items():
         spread = f" ± {value['ci95']:.4f} (95 % interval, std {value['std']:.4f})" if value["std"] is not None else ""
-        print(f"test {metric}: {value['mean']:.4f}{spread}")
-    print(
+        echo(f"test {metric}: {value['mean']:.4f}{spread}")
+    echo(
         f"{len(report['seeds'])} seed(s), trained on {report['trained_on']}; weights and metrics.json in {training.out}"
     )
 
@@ -529,7 +535,7 @@ def evaluate(
     if as_json:
         _print_json({"split": found.split, "images": len(found.labels), "metrics": found.metrics})
         return
-    print(f"{found.split} split, {len(found.labels)} images: {_pairs(found.metrics)}")
+    echo(f"{found.split} split, {len(found.labels)} images: {_pairs(found.metrics)}")
 
 
 @app.command()
@@ -560,7 +566,7 @@ def augment_preview(
     space = _space(space_file, overrides, data, None)
     config = space.first() if first or space.is_config else draw_config(space, seed)
     shown = write_preview(config, image_cache(studies), output, rows=rows, seed=seed)
-    print(f"wrote {output}: {shown.rows} images; {', '.join(shown.settings) or 'nothing is on'}")
+    echo(f"wrote {output}: {shown.rows} images; {', '.join(shown.settings) or 'nothing is on'}")
 
 
 @app.command()
@@ -592,10 +598,10 @@ def families(
     if as_json:
         _print_json(taken)
         return
-    print(f"{taken['name']}: {taken['doc']}")
+    echo(f"{taken['name']}: {taken['doc']}")
     rows = [(argument["name"], _facts(argument)) for argument in taken["arguments"]]
     if others := taken["others"]:
-        rows.append(("any other", f"{others['doc']}\n{others['allowed']}"))
+        rows.append(("any other", (others["doc"], others["allowed"])))
     _print_table(("argument", "what it is"), rows)
 
 
@@ -614,7 +620,7 @@ def schema() -> None:
     from search.catalog import catalog
     from search.space.schema import render, schema
 
-    print(render(schema(catalog())), end="")
+    print(render(schema(catalog())), end="")  # noqa: T201 - JSON
 
 
 @app.command()
@@ -666,7 +672,7 @@ def replay(
         return
     headings = ("strategy", "trials", "complete", "epochs", "extended", "best", "found after", "time")
     _print_table(headings, [_replayed(each) for each in found])
-    print(
+    echo(
         "extended: epochs that were never trained, guessed from complete trials; found after: epochs; time: of training"
     )
 
@@ -699,12 +705,12 @@ def dashboard(
     server = make_dashboard(find_study(studies, study, settle(storage)), host, port, _warn)
     if not is_loopback(host):
         _warn("whoever reaches this address can read and delete studies")
-    print(f"optuna-dashboard on http://{host}:{server.server_port}/ (Ctrl-C ends it)", flush=True)
+    echo(f"optuna-dashboard on http://{host}:{server.server_port}/ (Ctrl-C ends it)")
     server.serve_forever()
 
 
 def _warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr)
+    echo(f"warning: {text}", error=True)
 
 
 @app.command()
@@ -736,13 +742,13 @@ def copy(
     if not is_address(to):
         # A path forgets the stroke at its end.
         place = Path(to) / files.database.name if to.endswith(os.sep) and not with_folder else Path(to)
-        print(f"wrote {copy_study(files, place, with_folder=with_folder)}")
+        echo(f"wrote {copy_study(files, place, with_folder=with_folder)}")
         return
     if with_folder:
         raise UserError(f"--with-folder: {files.folder} stays where it is when the study moves to a server")
     address = parse(to, "--to")
     move_study(files, address)
-    print(f"wrote {address}; {files.folder} belongs to the study there now, and {files.store} stays as it was")
+    echo(f"wrote {address}; {files.folder} belongs to the study there now, and {files.store} stays as it was")
 
 
 @app.command()
@@ -766,8 +772,8 @@ def clean(
     for folder, size in sizes.items():
         if not dry_run:
             remove(folder)
-        print(f"{'would delete' if dry_run else 'deleted'} {folder}: {size / 1e6:,.1f} MB")
-    print(f"{sum(sizes.values()) / 1e6:,.1f} MB of decoded images in {len(sizes)} folder(s)")
+        echo(f"{'would delete' if dry_run else 'deleted'} {folder}: {size / 1e6:,.1f} MB")
+    echo(f"{sum(sizes.values()) / 1e6:,.1f} MB of decoded images in {len(sizes)} folder(s)")
 
 
 for _command_name, _command in RESULTS.items():
@@ -778,32 +784,51 @@ def main() -> None:
     """Run the command line; a user's mistake becomes one line and exit code 2."""
     try:
         _hide_password()
+        _must_be_somewhere()
+        if set(sys.argv[1:2]) & ONLY_PRINT:
+            terminal.end_with_reader()
         # A command that ends by itself returns its exit code, or nothing.
-        sys.exit(app(prog_name="imgcls-search", standalone_mode=False))
+        code = app(prog_name="imgcls-search", standalone_mode=False)
+        sys.stdout.flush()
+        if (trouble := terminal.output_trouble()) is not None:
+            raise UserError(trouble)
+        sys.exit(code)
     except USAGE_ERROR as error:
         if error.ctx is not None and not sys.argv[1:]:
-            print(error.ctx.get_help())
+            print(error.ctx.get_help())  # noqa: T201 - of several lines, and of nobody else
         else:
             name = "imgcls-search" if error.ctx is None else error.ctx.command_path
-            print(f"error: {error.format_message().rstrip('.')} (see {name} --help)", file=sys.stderr)
+            _fail(f"{error.format_message().rstrip('.')} (see {name} --help)")
         sys.exit(UserError.exit_code)
     except SearchError as error:
-        for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+        _fail(*error.lines())
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # Somebody closed the pipe, as `| head` does.
-        sys.stderr.close()
         sys.exit(0)
     except OSError as error:
-        trouble = disk_trouble(error)
+        trouble = disk_trouble(error) or path_trouble(error)
         if trouble is None:
             raise
-        print(f"error: {trouble}", file=sys.stderr)
+        _fail(trouble)
         sys.exit(UserError.exit_code)
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last checkpoints", file=sys.stderr)
+        echo("stopped; the same command goes on from the last checkpoints", error=True)
         sys.exit(130)
+
+
+def _fail(*problems: str) -> None:
+    for problem in problems:
+        echo(f"error: {problem}", error=True)
+
+
+def _must_be_somewhere() -> None:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        if sys.argv[1:] and "--help" not in sys.argv:
+            folder = os.environ.get("PWD", "the working folder")
+            raise UserError(f"{folder}: this folder, in which the command was started, was deleted") from None
 
 
 def _hide_password() -> None:
@@ -857,21 +882,21 @@ def _conclude(outcome: Outcome, studies: Path) -> int:
     study = found["study"]
     where = "" if studies == STUDIES else f" --studies {studies}"
     counts = found["trials"]
-    print(
+    echo(
         f"{outcome.ending}: {counts['total']} trials ({counts['complete']} complete, {counts['pruned']} pruned, "
         f"{counts['fail']} failed), {sum(found['rejected'].values())} rejected before training"
     )
     for trial in found["best"][:5]:
-        print(f"best: trial {trial['trial']}, {_pairs(trial['values'])} on the validation split")
+        echo(f"best: trial {trial['trial']}, {_pairs(trial['values'])} on the validation split")
     if found["outlook"]:
-        print(_going_on(found["outlook"]))
+        echo(_going_on(found["outlook"]))
     if outcome.ending in ("interrupted", "terminated"):
-        print("the same command goes on from here")
+        echo("the same command goes on from here")
         return 130 if outcome.ending == "interrupted" else 143
     if not found["best"]:
         raise NoResultError(f"study {study!r} ended with no usable trial; see: imgcls-search status {study}{where}")
-    print(f"next: imgcls-search export {study}{where} -o best.yaml && imgcls-search train best.yaml --seeds 3")
-    print(f"look: imgcls-search dashboard {study}{where}")
+    echo(f"next: imgcls-search export {study}{where} -o best.yaml && imgcls-search train best.yaml --seeds 3")
+    echo(f"look: imgcls-search dashboard {study}{where}")
     return 0
 
 
@@ -896,49 +921,49 @@ def _trust(confirmed: dict[str, Any] | None, numbers: list[int], study: str) -> 
 
 def _show_space(space: Space, path: Path) -> None:
     if space.is_config:
-        print(f"{path}: a configuration, nothing is searched; train it with: imgcls-search train {path}")
+        echo(f"{path}: a configuration, nothing is searched; train it with: imgcls-search train {path}")
         return
     rows = [(p.path, p.domain, ", ".join(f"{k}: {v}" for k, v in p.when)) for p in space.parameters()]
     _print_table(("parameter", "domain", "only when"), rows)
     combinations = space.num_combinations()
     count = "without end (a float without a step)" if combinations is None else f"{combinations:,}"
-    print(f"combinations: {count}")
-    print(f"objectives: {', '.join(f'{direction} {metric}' for metric, direction in space.objectives)}")
+    echo(f"combinations: {count}")
+    echo(f"objectives: {', '.join(f'{direction} {metric}' for metric, direction in space.objectives)}")
     for limit, value in space.limits.items():
-        print(f"limit: {limit} <= {_plain(value)}")
-    print(
+        echo(f"limit: {limit} <= {_plain(value)}")
+    echo(
         f"sampler {space.sampler.name}, pruner {space.pruner.name}, {space.study['trials']} trials, "
         f"{len(space.start)} start setting(s); study {space.name}"
     )
 
 
 def _show_survey(found: dict[str, Any], space: Space) -> None:
-    print()
+    echo("")
     what = "every combination" if found["every_combination"] else f"{found['samples']} random configurations"
     guess = " (no images there: 10 classes assumed)" if found["assumed"] else ""
     sizes = ", ".join(map(str, found["image_sizes"]))
-    print(f"built {what} for {sizes} pixels, {found['classes']} classes{guess}: {found['fit']} fit")
+    echo(f"built {what} for {sizes} pixels, {found['classes']} classes{guess}: {found['fit']} fit")
     rows = []
     for family, facts in found["families"].items():
         row = [family, f"{facts['fit']} of {facts['samples']}"]
         if "params" in facts:
-            row.append("min\nmedian\nmax")
+            row.append(("min", "median", "max"))
             row += [
-                "\n".join(f"{_short(value)}{unit}" for value in facts[size].values())
+                tuple(f"{_short(value)}{unit}" for value in facts[size].values())
                 for size, unit in (("params", ""), ("macs", ""), ("largest_activation", ""), ("memory", "B"))
             ]
         rows.append(tuple(row))
     _print_table(("family", "fit", "", "parameters", "MACs", "activation", "memory"), rows)
-    print(
+    echo(
         "activation: numbers in the largest tensor of one image; memory: estimated peak in training, 32-bit arithmetic"
     )
     for entry in found["impossible"]:
-        print(f"impossible: {entry['share']:.1%}: {entry['place']}: {entry['path']}: for example {entry['example']}")
+        echo(f"impossible: {entry['share']:.1%}: {entry['place']}: {entry['path']}: for example {entry['example']}")
     for limit, count in found["over_limits"].items():
-        print(f"over the limit: {count / found['samples']:.1%}: {limit} > {_plain(space.limits[limit])}")
+        echo(f"over the limit: {count / found['samples']:.1%}: {limit} > {_plain(space.limits[limit])}")
     for entry in found["start"]:
         over = f"over limits: {', '.join(entry['over'])}"
-        print(f"start setting {entry['number']} can be no trial: {entry['problem'] or over}")
+        echo(f"start setting {entry['number']} can be no trial: {entry['problem'] or over}")
 
 
 def _short(number: float) -> str:
@@ -966,13 +991,8 @@ def _as_deployed(score: dict[str, float]) -> Iterable[str]:
         yield f"zeros: {share}; they make the archive smaller, but neither the file, nor the network faster"
 
 
-def _facts(argument: dict[str, Any]) -> str:
+def _facts(argument: dict[str, Any]) -> tuple[str, str]:
     """Return what an argument of a family means, and below it what it may be."""
     default = "required" if argument["required"] else f"default: {json.dumps(argument['default'])}"
     search = f"; worth searching: {argument['search']}" if argument["search"] else ""
-    return f"{argument['doc']}\n{argument['allowed']}; {default}{search}"
-
-
-def _printable(text: str) -> str:
-    """Return a line without what would move a terminal's cursor or change its colours."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    return argument["doc"], f"{argument['allowed']}; {default}{search}"

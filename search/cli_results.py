@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from search.errors import UserError
-from search.output import STUDIES, AsJson, Storage, Studies, StudyName, pairs, print_json, print_table
+from search.output import STUDIES, AsJson, Storage, Studies, StudyName, echo, pairs, print_json, print_table
 
 
 def confirm(
@@ -56,12 +56,12 @@ def confirm(
     ]
     print_table(("trial", f"searched {metric}", f"fresh seeds (n={len(found['seeds']['choosing'])})", ""), rows)
     confirmed, luck, test = found["confirmed"], found["optimism"], found["test"]
-    print(
+    echo(
         f"trial {found['chosen']} is confirmed: validation {metric} {confirmed['mean']:.4f} ± {confirmed['ci95']:.4f} "
         f"(95 %, {len(found['scores'])} seeds that had no part in the choice; std {confirmed['std']:.4f})"
     )
-    print(f"optimism of its searched score: {luck['mean']:+.4f} ± {luck['ci95']:.4f} (better than it is by so much)")
-    print(f"test {metric}: {test['mean']:.4f} ± {test['ci95']:.4f} over seeds, {test['images']} images, opened once")
+    echo(f"optimism of its searched score: {luck['mean']:+.4f} ± {luck['ci95']:.4f} (better than it is by so much)")
+    echo(f"test {metric}: {test['mean']:.4f} ± {test['ci95']:.4f} over seeds, {test['images']} images, opened once")
 
 
 def reproduce(
@@ -91,16 +91,16 @@ def reproduce(
     if as_json:
         print_json(found)
     else:
-        print(
+        echo(
             f"{found['verdict']}: trial {trial}, {found['epochs']} epochs, {found['metric']} was {found['then']:.6g}, "
             f"is now {found['now']:.6g}"
         )
         if found["verdict"] != "identical":
-            print(
+            echo(
                 f"epoch {found['first_different_epoch']} is the first to differ; noise of seeds ± {found['margin']:.4g}"
             )
         for line in found["differs"]:
-            print(f"differs: {line}")
+            echo(f"differs: {line}")
     raise typer.Exit(1 if found["verdict"] == "different" else 0)
 
 
@@ -120,7 +120,7 @@ def list_studies(studies: Studies = STUDIES, storage: Storage = None, as_json: A
         print_json(found)
         return
     if not found:
-        print(f"no study in {at or studies}; start with: imgcls-search run spaces/vit.yaml")
+        echo(f"no study in {at or studies}; start with: imgcls-search run spaces/vit.yaml")
         return
     rows = []
     for entry in found:
@@ -189,25 +189,25 @@ def compare(
         return
     if found["kind"] == "studies":
         for line in [*found["space"], *found["facts"]]:
-            print(line)
+            echo(line)
         counts = [
             f"{count['total']} trials, {epochs} epochs"
             for count, epochs in zip(found["trials"], found["epochs"], strict=True)
         ]
-        print(f"{first}: {counts[0]}; {second}: {counts[1]}")
-        print(f"their best, trial {found['best']['trials'][0]} and trial {found['best']['trials'][1]}:")
+        echo(f"{first}: {counts[0]}; {second}: {counts[1]}")
+        echo(f"their best, trial {found['best']['trials'][0]} and trial {found['best']['trials'][1]}:")
         found = found["best"]
     for line in found["config"] or ["the configurations are equal"]:
-        print(line)
+        echo(line)
     rows = [
         (name, f"{entry['first']:,.6g}", f"{entry['second']:,.6g}", f"{entry['change']:+,.4g}")
         for name, entry in found["measured"].items()
     ]
     print_table(("", first, second, "change"), rows)
     if found["epochs"][0] != found["epochs"][1]:
-        print(f"they trained for {found['epochs'][0]} and {found['epochs'][1]} epochs: their scores do not compare")
+        echo(f"they trained for {found['epochs'][0]} and {found['epochs'][1]} epochs: their scores do not compare")
     if found["noise"] is not None:
-        print(
+        echo(
             f"accuracies that differ by less than {found['noise']:.4f} may do so for the choice of images alone (95 %)"
         )
 
@@ -260,7 +260,7 @@ def report(
         screen = TrainingScreen(Console(stderr=True, soft_wrap=True, highlight=False))
         ablate(files, seeds=seeds, watcher=screen)
     size = write_report(files, output)
-    print(f"wrote {output}: {size / 1e6:.1f} MB, one file that needs no network")
+    echo(f"wrote {output}: {size / 1e6:.1f} MB, one file that needs no network")
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

@@ -28,6 +28,10 @@ class SearchError(Exception):
 
     exit_code = 1
 
+    def lines(self) -> list[str]:
+        """Return what is printed, each problem on a line of its own."""
+        return [str(self)]
+
 
 class UserError(SearchError):
     """A mistake that the user can mend: one line that says where, what was got and what is allowed."""
@@ -61,6 +65,10 @@ class SpaceError(UserError):
         self.source = source
         self.problems = tuple(sorted(problems))
         super().__init__("\n".join(problem.render(source) for problem in self.problems))
+
+    def lines(self) -> list[str]:
+        """Return the problems."""
+        return [problem.render(self.source) for problem in self.problems]
 
     def __reduce__(self) -> tuple[type[SpaceError], tuple[str, tuple[Problem, ...]]]:
         # Exceptions cross process boundaries; one that cannot be read there leaves a pool of workers waiting for ever.
@@ -127,6 +135,25 @@ def disk_trouble(error: BaseException | None) -> str | None:
         # torch.save hides the system's error behind one of its own.
         error = error.__cause__ or error.__context__
     return None
+
+
+_PATH = frozenset(
+    {
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EEXIST,
+        errno.ENAMETOOLONG,
+        errno.ELOOP,
+    }
+)
+
+
+def path_trouble(error: OSError) -> str | None:
+    """Return what is wrong with a path if an error comes from one that is missing, closed to the user or of no use."""
+    return f"{error.filename}: {error.strerror}" if error.filename and error.errno in _PATH else None
 
 
 def closest(name: str, known: Iterable[str]) -> str:

@@ -792,14 +792,18 @@ class Search:
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Turn the first Ctrl-C or SIGTERM into a request, and the second into an end."""
+        """Turn the first Ctrl-C, SIGTERM or SIGHUP into a request, and the second into an end."""
 
         def ask(number: int, frame: FrameType | None) -> None:
             if self.stopping is not None:
                 raise KeyboardInterrupt
             self._stop("interrupted" if number == signal.SIGINT else "terminated")
 
-        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            # The terminal was closed, or the connection to it; `nohup` makes a program ignore that.
+            numbers.append(signal.SIGHUP)
+        before = {number: signal.signal(number, ask) for number in numbers}
         try:
             yield
         finally:

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import sys
+import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from multiprocessing import util
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
+
+from search.errors import UserError
+
+MOST_FOLDER_BYTES = 60
+"""A socket's path has 107 bytes at most, 103 on a Mac, of which multiprocessing takes 33 and Ray's fork server 43."""
 
 
 def start(target: Callable[..., None], name: str, *arguments: Any) -> tuple[BaseProcess, Connection]:
@@ -20,7 +29,7 @@ def start(target: Callable[..., None], name: str, *arguments: Any) -> tuple[Base
     context = _context()
     ours, theirs = context.Pipe()
     process = context.Process(target=target, args=(theirs, *arguments), name=name, daemon=True)  # type: ignore[attr-defined]
-    with _deaf_to_interrupts():
+    with deaf_to_terminal():
         process.start()
     # Only the process may hold its end: that is how each side sees the other's death.
     theirs.close()
@@ -32,29 +41,82 @@ def warm_up() -> None:
     if _context().get_start_method() == "forkserver":
         from multiprocessing import forkserver
 
-        with _deaf_to_interrupts():
+        with deaf_to_terminal():
             forkserver.ensure_running()
 
 
 @cache
 def _context() -> BaseContext:
+    _keep_folder_out()
     # Importing torch and what a training needs takes seconds. On Linux one process does it once and forks the others,
     # a replacement for a dead worker too. It never touches a GPU, whose state would not outlive a fork.
     if not sys.platform.startswith("linux"):
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
+    _find_short_folder()
     context.set_forkserver_preload(["search.executors.warm"])
     return context
 
 
+def _keep_folder_out() -> None:
+    """Keep the working folder, where a user may have a file of any name, from being searched for modules.
+
+    `python -c`, which multiprocessing starts its processes with, puts it before all others. Python 3.10 has no setting
+    against that, and up to 3.12 the fork server is not told where this process finds its modules.
+    """
+    spawn = util.spawnv_passfds
+
+    def spawn_clean(path: bytes, arguments: Sequence[Any], passed: Sequence[int]) -> int:
+        *start, option, code = arguments
+        if option == "-c":
+            code = f"import sys; sys.path[:] = {sys.path!r}; {code}"
+        return int(spawn(path, [*start, option, code], passed))
+
+    util.spawnv_passfds = spawn_clean  # type: ignore[assignment]
+
+
+def _find_short_folder() -> None:
+    """Choose where multiprocessing's sockets are: a path of some 100 characters is all that the system takes.
+
+    Raises:
+        UserError: the folder of temporary files is too long, and there is no other one.
+    """
+    usual = tempfile.gettempdir()
+    if len(os.fsencode(usual)) <= MOST_FOLDER_BYTES:
+        return
+    try:
+        tempfile.tempdir = short_folder()
+        util.get_temp_dir()
+    finally:
+        tempfile.tempdir = usual
+
+
+def short_folder() -> str:
+    """Return a folder of temporary files with a path that leaves room for a socket's name.
+
+    Raises:
+        UserError: there is none.
+    """
+    usual = tempfile.gettempdir()
+    for folder in (usual, os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp", "/var/tmp", "/dev/shm"):  # noqa: S108
+        is_short = 0 < len(os.fsencode(folder)) <= MOST_FOLDER_BYTES
+        if is_short and Path(folder).is_dir() and os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    raise UserError(
+        f"TMPDIR: {usual} is too long for the sockets of processes; allowed: at most {MOST_FOLDER_BYTES} bytes"
+    )
+
+
 @contextlib.contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Let a process be born that ignores Ctrl-C, which reaches the whole terminal group; the run decides."""
+def deaf_to_terminal() -> Iterator[None]:
+    """Let a process be born that ignores Ctrl-C and the terminal's end, which reach all processes; the run decides."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    numbers = [signal.SIGINT, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

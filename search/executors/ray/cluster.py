@@ -7,11 +7,15 @@ import logging
 import math
 import os
 import socket
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import search
 from search.errors import ClusterError
+from search.executors import processes
 
 ANSWER_SECONDS = 5.0
 """How long an address may take to answer."""
@@ -64,12 +68,31 @@ def join(address: str) -> None:
     if address not in ("auto", "local"):
         _must_answer(address)
     logging.getLogger("ray").setLevel(logging.CRITICAL)
-    own = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES} if address == "local" else {}
+    own: dict[str, Any] = {}
+    if address == "local":
+        own = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+        if (folder := processes.short_folder()) != tempfile.gettempdir():
+            own["_temp_dir"] = str(Path(folder) / "ray")
     try:
-        ray.init(address=address, log_to_driver=False, configure_logging=False, **own)
+        with processes.deaf_to_terminal(), _working_beside_package():
+            ray.init(address=address, log_to_driver=False, configure_logging=False, **own)
     except Exception as error:
         # Ray has no class of its own for what can go wrong here.
         raise ClusterError(f"--cluster {address}: {_first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _working_beside_package() -> Iterator[None]:
+    """Have Ray's processes look for modules where this package is, and not in the user's working folder.
+
+    Ray puts the folder in which `ray.init` is called first on the path of every worker.
+    """
+    before = Path.cwd()
+    os.chdir(Path(search.__file__).resolve().parent.parent)
+    try:
+        yield
+    finally:
+        os.chdir(before)
 
 
 def leave() -> None:

@@ -6,13 +6,13 @@ import contextlib
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from search.errors import ClusterError
+from search.executors import processes
 from search.protocol import CheckpointSaved, Drawn, Event, Job, Scored
 
 CHUNK_BYTES = 64 * 2**20
@@ -84,7 +84,7 @@ def own_folder() -> Path:
     Raises:
         ClusterError: it belongs to somebody else.
     """
-    folder = Path(tempfile.gettempdir()) / f"imgcls-search-{os.getuid()}"
+    folder = Path(processes.short_folder()) / f"imgcls-search-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
         raise ClusterError(f"--cluster: {folder} belongs to another user")

@@ -1,0 +1,128 @@
+"""What a person is shown: text without control characters, on streams that cannot end a training."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import select
+import sys
+import unicodedata
+
+_JOINERS = "\u200c\u200d"
+"""Parts of words in some languages, and of many emoji."""
+
+_UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Unicode's control and format characters, halves of pairs (what is left of a name that is not UTF-8), line ends."""
+
+
+def shown(text: object) -> str:
+    """Return a text as one line that can do nothing to a terminal; what it may not hold is written as `\\x1b`."""
+    line = str(text)
+    if line.isascii() and line.isprintable():
+        return line
+    return "".join(map(_visible, line))
+
+
+def shown_lines(text: object) -> str:
+    """Return a text of several lines, each as `shown` returns it; only for texts that no name was put into."""
+    return "\n".join(map(shown, str(text).split("\n")))
+
+
+def _visible(character: str) -> str:
+    if character in _JOINERS or unicodedata.category(character) not in _UNSEEN:
+        return character
+    return character.encode("ascii", "backslashreplace").decode() if character > "\x7f" else _ESCAPES[character]
+
+
+_ESCAPES = {chr(code): repr(chr(code))[1:-1] for code in (*range(32), 127)}
+
+
+class _Display(io.FileIO):
+    """A stream that somebody may stop reading: the program then goes on without it, and says so once."""
+
+    def __init__(self, fd: int, name: str) -> None:
+        super().__init__(fd, "w", closefd=False)
+        self.label = name
+        self.outlives_reader = True
+        self.trouble: OSError | None = None
+
+    def write(self, data: object) -> int:
+        """Write to the stream, or to nowhere once that has failed."""
+        try:
+            while (written := super().write(data)) is None:  # type: ignore[arg-type]
+                # Another program has made the terminal non-blocking.
+                select.select([], [self], [])
+        except OSError as error:
+            self._lose(error)
+            return memoryview(data).nbytes  # type: ignore[arg-type]
+        return written
+
+    def _lose(self, error: OSError) -> None:
+        # Libraries and processes started later write to the same number.
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self.fileno())
+        os.close(null)
+        if error.errno == errno.EPIPE and not self.outlives_reader:
+            raise error
+        self.trouble = error
+        if self.label == "standard output":
+            print(  # noqa: T201
+                f"warning: {self.label} cannot be written ({error.strerror}); going on without it", file=sys.stderr
+            )
+
+
+def settle_streams() -> None:
+    """Open what was closed, show what an encoding lacks as backslashes, and let no display end the program."""
+    for number in (0, 1, 2):
+        _open(number)
+    if sys.stdin is None:
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - the process's own
+    sys.stdout = _display(sys.stdout, 1, "standard output")
+    sys.stderr = _display(sys.stderr, 2, "standard error")
+
+
+def _open(number: int) -> None:
+    try:
+        os.fstat(number)
+    except OSError:
+        # A file opened later would get this number, and be written to as the terminal.
+        null = os.open(os.devnull, os.O_RDWR)
+        if null != number:
+            os.dup2(null, number)
+            os.close(null)
+        os.set_inheritable(number, True)
+
+
+def _display(stream: io.TextIOWrapper | object | None, number: int, name: str) -> io.TextIOWrapper:
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    raw = _Display(number, name)
+    is_terminal = os.isatty(number)
+    if isinstance(stream, io.TextIOWrapper):
+        stream.flush()
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        encoding=encoding,
+        errors="backslashreplace",
+        line_buffering=is_terminal or number == 2,
+        write_through=bool(getattr(stream, "write_through", False)),
+    )
+
+
+def end_with_reader() -> None:
+    """Let the end of a pipe's reader end the program, which has nothing to do but print."""
+    if (raw := _raw(sys.stdout)) is not None:
+        raw.outlives_reader = False
+
+
+def output_trouble() -> str | None:
+    """Return why standard output was lost, None where it was not, or where its reader has left."""
+    raw = _raw(sys.stdout)
+    if raw is None or raw.trouble is None or raw.trouble.errno in (errno.EPIPE, errno.EIO):
+        return None
+    return f"{raw.label}: {raw.trouble.strerror}"
+
+
+def _raw(stream: object) -> _Display | None:
+    raw = getattr(getattr(stream, "buffer", None), "raw", None)
+    return raw if isinstance(raw, _Display) else None

@@ -533,9 +533,13 @@ def evaluate(
     if predictions is not None:
         write_text(predictions, predictions_csv(found))
     if as_json:
-        _print_json({"split": found.split, "images": len(found.labels), "metrics": found.metrics})
+        counts = {name: int((found.labels == number).sum()) for number, name in enumerate(found.classes)}
+        measured = {"split": found.split, "images": len(found.labels), "classes": counts, "metrics": found.metrics}
+        _print_json(measured)
         return
-    echo(f"{found.split} split, {len(found.labels)} images: {_pairs(found.metrics)}")
+    seen, known = len(set(found.labels.tolist())), len(found.classes)
+    of = f" of {seen} of the {known} trained classes" if seen < known else ""
+    echo(f"{found.split} split, {len(found.labels)} images{of}: {_pairs(found.metrics)}")
 
 
 @app.command()
@@ -870,7 +874,9 @@ def _data_component(text: str) -> Any:
     from search.catalog import catalog
     from search.space import parse
 
-    space = parse("model: {lenet5: {}}", catalog(), source="--data", data=text)
+    # A study's name would be made of the source's; this space is no study's.
+    unnamed = [("study.name", "unnamed")]
+    space = parse("model: {lenet5: {}}", catalog(), source=f"--data {text}", overrides=unnamed, data=text)
     return space.first().component("data")
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from search import finish, pipeline
 from search.config import Component, TrialConfig
-from search.data import Images, Prepared, describe, load, open_test
+from search.data import Images, Prepared, describe, describe_whole, load, open_test
 from search.deploy.artifact import Artifact
 from search.errors import DataError
 from search.export import now, write_text
@@ -44,27 +44,47 @@ class Evaluation:
 
 
 def evaluate_weights(weights: Path, split: SplitName, cache: Path, *, data: Component | None = None) -> Evaluation:
-    """Measure a weights file on a split of its own data set, or of another with the same classes.
+    """Measure a weights file on a split of its own data set, or of another that has some of its classes.
+
+    Classes are matched by name. `all` takes every image, and cuts nothing.
 
     Raises:
         CheckpointError: the file is not a trained model of this program, or its exported network has gone.
-        DataError: the images are missing, damaged, or of other classes.
+        DataError: the images are missing or damaged, or some are of a class that was not trained.
     """
     network, config, trained_on = read_network(weights)
-    if data is not None:
-        shape = {"size": trained_on.image_size, "channels": trained_on.channels}
-        tree = {**config.to_dict(), "data": {data.name: dict(data.args)}, "image": shape}
-        config = TrialConfig.from_dict(tree)
-    found = pipeline.prepare_data(config, cache)
-    if found.classes != trained_on.classes:
-        raise DataError(
-            f"{weights}: trained on the classes {_show(trained_on.classes)}, the images have {_show(found.classes)}"
-        )
-    # The pixels are the new images', the normalisation is the one the weights were trained with.
-    found = replace(found, mean=trained_on.mean, std=trained_on.std)
+    # Of the size and with the normalisation that the weights were trained with, whatever the images are.
+    image = {**config.section("image"), "size": trained_on.image_size, "channels": trained_on.channels}
+    component = data or config.component("data")
+    tree = {**config.to_dict(), "data": {component.name: dict(component.args)}, "image": image}
+    config = TrialConfig.from_dict(tree)
+    if split == "all":
+        source = describe_whole(component)
+        classes, parts = source.classes, pipeline.open_whole(config, source, cache)
+    else:
+        try:
+            found = pipeline.prepare_data(config, cache)
+        except DataError as error:
+            raise DataError(f"{error} (--split all measures all images, and cuts nothing)") from error
+        classes, parts = found.classes, _images(config, found, split)
+    numbers = _class_numbers(classes, trained_on.classes, f"{weights}: {component.path}")
+    parts = [replace(part, labels=numbers[part.labels]) for part in parts]
     if split != "val":
         record_opening(weights.parent / "test-openings.jsonl", {"weights": weights.name, "split": split})
-    return measure_on(network, config, found, split)
+    return _measure(network, config, trained_on, parts, split)
+
+
+def _class_numbers(found: Sequence[str], trained: Sequence[str], place: str) -> np.ndarray[Any, Any]:
+    """Return the number that each class of some images has among the trained ones.
+
+    Raises:
+        DataError: one is not among them.
+    """
+    numbers = {name: number for number, name in enumerate(trained)}
+    strange = [name for name in found if name not in numbers]
+    if strange:
+        raise DataError(f"{place}: the weights were not trained on class {_show(strange)}; allowed: {_show(trained)}")
+    return np.array([numbers[name] for name in found], dtype=np.int64)
 
 
 def read_network(weights: Path) -> tuple[nn.Module | Artifact, TrialConfig, Prepared]:
@@ -83,7 +103,13 @@ def read_network(weights: Path) -> tuple[nn.Module | Artifact, TrialConfig, Prep
 
 def measure_on(network: nn.Module | Artifact, config: TrialConfig, data: Prepared, split: SplitName) -> Evaluation:
     """Measure a network on a split; asking for `test` or `all` opens the sealed split."""
-    parts = _images(config, data, split)
+    return _measure(network, config, data, _images(config, data, split), split)
+
+
+def _measure(
+    network: nn.Module | Artifact, config: TrialConfig, data: Prepared, parts: Sequence[Images], split: SplitName
+) -> Evaluation:
+    """Measure a network on images with the class numbers and the normalisation of the data it was trained on."""
     labels = np.concatenate([part.labels for part in parts])
     if not len(labels):
         raise DataError(f"{config.component('data').path}: the {split} split is empty")
@@ -139,5 +165,5 @@ def _images(config: TrialConfig, data: Prepared, split: SplitName) -> list[Image
 
 
 def _show(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:5])
+    shown = ", ".join(repr(name) for name in names[:5])
     return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown

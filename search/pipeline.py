@@ -27,14 +27,17 @@ from search.data import (
     InputShape,
     Mix,
     Prepared,
+    Source,
     Streamed,
     augment,
     describe,
     load,
     mixing,
     native_shape,
+    open_all,
     prepare,
 )
+from search.data.image import CACHE_GB
 from search.errors import BuildError, CheckpointError, SearchError
 from search.losses import LOSSES
 from search.models import cost, families, pretrained
@@ -71,9 +74,31 @@ def prepare_data(config: TrialConfig, cache: Path, progress: Callable[[int, int]
         image_size=size,
         channels=channels,
         cache=cache,
-        most_bytes=image["cache_gb"] * 1e9,
+        most_bytes=cache_bytes(config),
         progress=progress,
     )
+
+
+def open_whole(config: TrialConfig, source: Source, cache: Path) -> list[Images]:
+    """Return all images of a source in the shape that a configuration names, the sealed split among them.
+
+    Raises:
+        DataError: the images are damaged, or the cache cannot be written.
+    """
+    image = config.section("image")
+    return open_all(
+        source,
+        image_size=image["size"],
+        channels=image["channels"],
+        cache=cache,
+        most_bytes=cache_bytes(config),
+    )
+
+
+def cache_bytes(config: TrialConfig) -> float:
+    """Return the most bytes of decoded images that a configuration allows on disk."""
+    gigabytes: float = config.section("image").get("cache_gb", CACHE_GB)
+    return gigabytes * 1e9
 
 
 def versions() -> dict[str, str]:

@@ -347,3 +347,17 @@ def test_images_that_changed_since_the_training_are_said(here: Run, tmp_path: Pa
     answer = here("export", "trained/best/seed-1.pt", "--bundle", "newer")
     assert is_one_line(answer), answer
     assert not (tmp_path / "newer").exists()
+
+
+def test_bundle_is_compared_on_the_first_of_many_validation_images(tmp_path: Path, imgcls: Run) -> None:
+    # 70 % of the digits that are not sealed: more than are compared with torch.
+    (tmp_path / "many.yaml").write_text(
+        "data: {digits: {val: 0.7}}\nmodel: {lenet5: {width: 0.5}}\noptimizer: {adamw: {lr: 0.01}}\n"
+        "training: {epochs: 1, batch_size: 50}\n"
+    )
+    assert imgcls("train", "many.yaml").code == 0
+    answer = imgcls("export", "trained/many/seed-1.pt", "--bundle", "model", "--json")
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)
+    assert found["parity"]["images"] == 1000
+    assert found["scores"][0]["images"] == 1007

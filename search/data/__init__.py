@@ -9,12 +9,12 @@ from search.config import Component
 from search.data.augment import Augment, Moment, augment
 from search.data.decode import decode, native_shape
 from search.data.digits import digits
-from search.data.folders import folder
+from search.data.folders import folder, whole_folder
 from search.data.image import InputShape
 from search.data.mixing import Mix, mix_nothing, mixing
 from search.data.policies import POLICIES, Policy
 from search.data.source import Source, Split
-from search.data.store import Images, Prepared, load, open_test, prepare, remove, stored
+from search.data.store import Images, Prepared, load, open_all, open_test, prepare, remove, stored
 from search.data.stream import Streamed
 from search.data.torchvision_sets import SHAPES, cifar10, torchvision_set
 from search.errors import BuildError, closest
@@ -35,11 +35,13 @@ __all__ = [
     "augment",
     "decode",
     "describe",
+    "describe_whole",
     "known_shape",
     "load",
     "mix_nothing",
     "mixing",
     "native_shape",
+    "open_all",
     "open_test",
     "prepare",
     "remove",
@@ -88,3 +90,13 @@ def describe(component: Component) -> Source:
     except BuildError as error:
         # A builder knows its argument, not where in the file it stands.
         raise BuildError(f"{component.path}.{error.path}", error.message) from error
+
+
+def describe_whole(component: Component) -> Source:
+    """Build a source to look at all of its images: a folder need not have enough of them to be cut into splits.
+
+    Raises:
+        BuildError: there is no such data set, or it has no use for an argument's value.
+        DataError: the images are missing.
+    """
+    return whole_folder(component.args["root"]) if component.name == "folder" else describe(component)

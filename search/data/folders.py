@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+import numpy.typing as npt
 
 from search.data import fingerprint
 from search.data.source import MaxTrain, Source, Split, SplitSeed, Test, Val, assemble
@@ -41,6 +43,61 @@ def folder(
     Raises:
         DataError: there is no such folder, its layout is not one of the allowed, or a class is too small to cut.
     """
+    found = _list(root)
+    return assemble(
+        name=found.top.name,
+        place=found.place,
+        classes=found.classes,
+        names=found.names,
+        labels=found.labels,
+        given=found.given,
+        read=from_files(found.paths),
+        fingerprint=found.fingerprint,
+        val=val,
+        test=test,
+        split_seed=split_seed,
+        max_train=max_train,
+    )
+
+
+def whole_folder(root: str) -> Source:
+    """Read a folder as one split, `test`, that holds all its images: nothing is cut, so one image a class is enough.
+
+    Raises:
+        DataError: there is no such folder, or its layout is not one of the allowed.
+    """
+    found = _list(root)
+    nothing = np.array([], dtype=np.int64)
+    return Source(
+        name=found.top.name,
+        place=found.place,
+        classes=tuple(found.classes),
+        labels={"train": nothing, "val": nothing, "test": found.labels},
+        names={"train": (), "val": (), "test": tuple(found.names)},
+        read=lambda split, index: from_files(found.paths)(index),
+        fingerprint=found.fingerprint,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Listing:
+    """The images of a folder, in order."""
+
+    top: Path
+    place: str
+    classes: Sequence[str]
+    paths: Sequence[Path]
+    names: Sequence[str]
+    """The paths below `top`."""
+
+    labels: npt.NDArray[np.int64]
+    given: Mapping[Split, npt.NDArray[np.int64]]
+    """The numbers of the images in each split that the folder comes with."""
+
+    fingerprint: str
+
+
+def _list(root: str) -> _Listing:
     top = Path(root).expanduser().resolve()
     place = f"data.folder: {top}"
     try:
@@ -56,19 +113,15 @@ def folder(
     except OSError as error:
         raise DataError(f"{place}: cannot be read: {error}") from error
     splits = np.array([split for _, _, split in rows])
-    return assemble(
-        name=top.name,
+    return _Listing(
+        top=top,
         place=place,
         classes=classes,
+        paths=paths,
         names=names,
         labels=labels,
         given={split: np.flatnonzero(splits == split) for split in found},
-        read=from_files(paths),
         fingerprint=contents,
-        val=val,
-        test=test,
-        split_seed=split_seed,
-        max_train=max_train,
     )
 
 

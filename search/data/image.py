@@ -7,6 +7,9 @@ from typing import Annotated, Literal
 
 from search.signature import Arg
 
+CACHE_GB = 20.0
+"""What configurations mean that are older than `image.cache_gb`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageShape:
@@ -24,7 +27,7 @@ class ImageShape:
             ge=0,
             fixed=True,
         ),
-    ] = 20.0
+    ] = CACHE_GB
 
 
 @dataclass(frozen=True, kw_only=True)

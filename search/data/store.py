@@ -173,7 +173,9 @@ def load(prepared: Prepared, split: Literal["train", "val"]) -> Images:
     Raises:
         DataError: the store is gone or damaged.
     """
-    return _load(prepared, Path(prepared.folder), split, _streaming_source(prepared))
+    count = prepared.counts[split]
+    source = _streaming_source(prepared)
+    return _load(Path(prepared.folder), split, count, prepared.image_size, prepared.channels, source)
 
 
 def open_test(source: Source, prepared: Prepared, progress: Progress | None = None) -> Images:
@@ -185,8 +187,38 @@ def open_test(source: Source, prepared: Prepared, progress: Progress | None = No
     folder = Path(prepared.folder)
     _must_be(source, prepared)
     sealed = folder.with_name(f"{folder.name}-test")
-    _ensure(sealed, source, ("test",), prepared.image_size, prepared.channels, progress)
-    return _load(prepared, sealed, "test", source if prepared.streamed_from is not None else None)
+    side, channels = prepared.image_size, prepared.channels
+    _ensure(sealed, source, ("test",), side, channels, progress)
+    reader = source if prepared.streamed_from is not None else None
+    return _load(sealed, "test", prepared.counts["test"], side, channels, reader)
+
+
+def open_all(
+    source: Source,
+    *,
+    image_size: int,
+    channels: int,
+    cache: Path,
+    most_bytes: float = math.inf,
+    progress: Progress | None = None,
+) -> list[Images]:
+    """Decode the images of all splits, also of the sealed one, and return the splits that have any.
+
+    Where all that is kept below `cache` would become larger than `most_bytes`, they are decoded where they are read.
+
+    Raises:
+        DataError: images that cannot be read, or a cache that cannot be written.
+    """
+    splits: list[Split] = [split for split in ("train", "val", "test") if source.names[split]]
+    folder = cache.expanduser().resolve() / f"{_key(source, image_size, channels)}-all"
+    needed = arrays.num_bytes(source, splits, image_size, channels)
+    is_streamed = not folder.exists() and needed + sum(stored(folder.parent).values()) > most_bytes
+    if is_streamed:
+        folder = folder.with_name(f"{folder.name}{STREAMED}")
+    _ensure(folder, source, splits, image_size, channels, progress)
+    counts = {split: len(source.names[split]) for split in splits}
+    reader = source if is_streamed else None
+    return [_load(folder, split, counts[split], image_size, channels, reader) for split in splits]
 
 
 def _streaming_source(prepared: Prepared) -> Source | None:
@@ -218,21 +250,20 @@ def _key(source: Source, image_size: int, channels: int) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _load(prepared: Prepared, folder: Path, split: Split, source: Source | None) -> Images:
-    side = prepared.image_size
+def _load(folder: Path, split: Split, count: int, side: int, channels: int, source: Source | None) -> Images:
+    """Map a split of `count` images, or read them from a source where no pixels are kept."""
     pixels: npt.NDArray[np.uint8] | Streamed
     try:
         if source is None:
             pixels = np.load(folder / f"{split}.images.npy", mmap_mode="r")
         else:
-            items = [(split, index) for index in range(prepared.counts[split])]
-            pixels = Streamed(source, items, side, prepared.channels)
+            items = [(split, index) for index in range(count)]
+            pixels = Streamed(source, items, side, channels)
         labels = np.load(folder / f"{split}.labels.npy")
         names = tuple(json.loads((folder / f"{split}.names.json").read_bytes()))
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{folder}: {split} images are missing or damaged; run again to decode them anew") from error
-    count = prepared.counts[split]
-    if pixels.shape != (count, prepared.channels, side, side) or (len(labels), len(names)) != (count, count):
+    if pixels.shape != (count, channels, side, side) or (len(labels), len(names)) != (count, count):
         raise DataError(f"{folder}: {split} images are damaged; run again to decode them anew")
     return Images(pixels=pixels, labels=labels, names=names)
 

@@ -95,10 +95,10 @@ def _compare(trained: Trained, artifact: Artifact, images: Images) -> dict[str, 
     Raises:
         DeployError: they differ by more than rounding.
     """
-    pixels = images.pixels[np.arange(min(PARITY_IMAGES, len(images.labels)))]
-    reference = predict(
-        trained.model, pipeline.on_device(dataclasses.replace(images, pixels=pixels), trained.data, "cpu")
-    )
+    count = min(PARITY_IMAGES, len(images.labels))
+    pixels = images.pixels[np.arange(count)]
+    compared = dataclasses.replace(images, pixels=pixels, labels=images.labels[:count], names=images.names[:count])
+    reference = predict(trained.model, pipeline.on_device(compared, trained.data, "cpu"))
     logits = artifact.logits(pixels)
     difference = float(np.abs(logits - reference).max())
     is_quantized = artifact.quantized != "none"

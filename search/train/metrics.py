@@ -17,14 +17,17 @@ METRICS: Mapping[str, str] = {
 
 
 def score(logits: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> dict[str, float]:
-    """Return every metric that has meaning, from logits [N, classes] and class numbers [N]."""
+    """Return every metric that has meaning, from logits [N, classes] and class numbers [N].
+
+    `macro_f1` averages over the classes that have an image.
+    """
     from sklearn.metrics import accuracy_score, f1_score, log_loss, top_k_accuracy_score
 
     classes = np.arange(logits.shape[1])
     predicted = logits.argmax(axis=1)
     scores = {
         "accuracy": accuracy_score(labels, predicted),
-        "macro_f1": f1_score(labels, predicted, labels=classes, average="macro", zero_division=0.0),
+        "macro_f1": f1_score(labels, predicted, labels=np.unique(labels), average="macro", zero_division=0.0),
         "loss": log_loss(labels, softmax(logits), labels=classes),
     }
     if len(classes) > 5:

@@ -17,6 +17,7 @@ from search.study.address import Address
 from search.study.files import StudyFiles, find_study, study_names
 from search.study.record import Record, load
 from search.study.summary import describe, summarise
+from search.terminal import shown
 from search.trial import Trial
 
 
@@ -75,7 +76,7 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     names = list(dict.fromkeys(name for row in flat for name in row))
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(flat)
+    writer.writerows({name: shown(v) if isinstance(v, str) else v for name, v in row.items()} for row in flat)
     return text.getvalue()
 
 

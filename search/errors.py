@@ -30,7 +30,10 @@ class SearchError(Exception):
 
     def lines(self) -> list[str]:
         """Return what is printed, each problem on a line of its own."""
-        return [str(self)]
+        return list(map(str, self.args))
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines())
 
 
 class UserError(SearchError):

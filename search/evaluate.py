@@ -19,6 +19,7 @@ from search.data import Images, Prepared, describe, describe_whole, load, open_t
 from search.deploy.artifact import Artifact
 from search.errors import DataError
 from search.export import now, write_text
+from search.terminal import shown
 from search.train import checkpoint
 from search.train.device import available_devices
 from search.train.loop import predict
@@ -139,7 +140,7 @@ def predictions_csv(evaluation: Evaluation) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     classes = [_as_text(name) for name in evaluation.classes]
-    writer.writerow(["image", "label", "predicted", *(f"p({name})" for name in evaluation.classes)])
+    writer.writerow(["image", "label", "predicted", *(f"p({shown(name)})" for name in evaluation.classes)])
     for name, label, row in zip(evaluation.names, evaluation.labels, evaluation.probabilities, strict=True):
         writer.writerow([_as_text(name), classes[label], classes[row.argmax()], *(f"{p:.6f}" for p in row)])
     return text.getvalue()
@@ -147,6 +148,7 @@ def predictions_csv(evaluation: Evaluation) -> str:
 
 def _as_text(cell: str) -> str:
     """Return a cell that a spreadsheet does not take for a formula: file names come from anybody."""
+    cell = shown(cell)
     return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
 
 

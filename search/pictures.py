@@ -12,6 +12,7 @@ from scipy.special import softmax
 from sklearn.metrics import confusion_matrix
 
 from search import figures
+from search.terminal import shown
 
 WORST = 16
 """Mistakes that are shown, the most confident first."""
@@ -38,7 +39,7 @@ def draw(
     matrix = confusion_matrix(labels, predicted, labels=np.arange(len(classes)))
     drawn = {
         "learning-curves.png": figures.learning(history),
-        "confusion-matrix.png": figures.confusion(matrix, classes),
+        "confusion-matrix.png": figures.confusion(matrix, list(map(shown, classes))),
         "confident-mistakes.png": figures.mistakes(worst(logits, labels, pixels, classes)),
     }
     folder.mkdir(parents=True, exist_ok=True)
@@ -62,7 +63,7 @@ def worst(
     return [
         (
             np.asarray(pixels[np.array([index])])[0],
-            f"{classes[predicted[index]]} {confidence[index]:.0%},\nis {classes[labels[index]]}",
+            f"{shown(classes[predicted[index]])} {confidence[index]:.0%},\nis {shown(classes[labels[index]])}",
         )
         for index in mistakes(shares, labels)[:WORST].tolist()
     ]

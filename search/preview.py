@@ -18,6 +18,7 @@ from search.data import Moment, Prepared, load
 from search.errors import UserError
 from search.space import Space
 from search.strategy.samplers import View, draw_random
+from search.terminal import shown
 
 EPOCHS = 9
 """Columns beside the first one; each shows the images in another epoch."""
@@ -69,7 +70,7 @@ def write_preview(config: TrialConfig, cache: Path, output: Path, *, rows: int, 
         columns.append(
             (mixed.round().to(torch.uint8), _captions(targets, data) if targets.is_floating_point() else None)
         )
-    _save(_sheet(before, [data.classes[label] for label in labels], columns, settings), output)
+    _save(_sheet(before, [shown(data.classes[label]) for label in labels], columns, settings), output)
     return Preview(settings=settings, rows=len(index))
 
 
@@ -101,7 +102,7 @@ def _captions(targets: torch.Tensor, data: Prepared) -> list[str]:
     for shares in targets:
         greatest = shares.topk(min(2, len(shares)))
         parts = zip(greatest.values.tolist(), greatest.indices.tolist(), strict=True)
-        captions.append("\n".join(f"{share:.0%} {data.classes[number]}" for share, number in parts if share > 0))
+        captions.append("\n".join(f"{share:.0%} {shown(data.classes[number])}" for share, number in parts if share > 0))
     return captions
 
 

@@ -25,6 +25,7 @@ from search.study import best
 from search.study.files import StudyFiles
 from search.study.record import Record, load
 from search.study.summary import summarise
+from search.terminal import shown
 from search.trial import Trial
 
 TOP_CURVES, TOP_ROWS, WORST, MOST_COLUMNS = 5, 20, 24, 9
@@ -41,7 +42,7 @@ def write_report(files: StudyFiles, output: Path) -> int:
     record = load(files)
     page = _render({**_facts(record), **_winner(record, files), "sections": _sections(record)})
     write_text(output, page)
-    return len(page.encode())
+    return output.stat().st_size
 
 
 def _render(values: Mapping[str, Any]) -> str:
@@ -121,24 +122,25 @@ def _mistakes(trial: Trial, files: StudyFiles) -> dict[str, Any]:
     network, config, data = read_network(files.checkpoint(trial.number))
     found = measure_on(network, config, data, "val")
     predicted = found.probabilities.argmax(axis=1)
-    labels = np.arange(len(data.classes))
+    classes = list(map(shown, data.classes))
+    labels = np.arange(len(classes))
     confidence = found.probabilities.max(axis=1)
     wrong = mistakes(found.probabilities, found.labels)
     pixels = load_images(data, "val").pixels
     scores = precision_recall_fscore_support(found.labels, predicted, labels=labels, zero_division=0.0)
     return {
         "svg": figures.to_svg(
-            figures.confusion(confusion_matrix(found.labels, predicted, labels=labels), data.classes), "confusion"
+            figures.confusion(confusion_matrix(found.labels, predicted, labels=labels), classes), "confusion"
         ),
-        "scores": list(zip(data.classes, *scores, strict=True)),
+        "scores": list(zip(classes, *scores, strict=True)),
         "wrong": len(wrong),
         "images": len(found.labels),
         "worst": [
             {
                 "uri": figures.thumbnail(np.asarray(pixels[np.array([index])])[0]),
-                "name": found.names[index],
-                "label": data.classes[found.labels[index]],
-                "predicted": data.classes[predicted[index]],
+                "name": shown(found.names[index]),
+                "label": classes[found.labels[index]],
+                "predicted": classes[predicted[index]],
                 "confidence": confidence[index],
             }
             for index in wrong[:WORST].tolist()

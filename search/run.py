@@ -211,10 +211,10 @@ def _reopen(files: StudyFiles, space: Space) -> Record | None:
     old = _with_later_sections(record, new)
     changes = [change for change in differences(old, new) if not _is_free(change.path)]
     if changes:
-        shown = "\n".join(f"{files.store}: {change}" for change in changes)
         raise StudyError(
-            f"{shown}\n{files.store}: these differ from what the study was started with; "
-            "put them back, or name another study with --name"
+            *(f"{files.store}: {change}" for change in changes),
+            f"{files.store}: these differ from what the study was started with; "
+            "put them back, or name another study with --name",
         )
     return record
 

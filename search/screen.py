@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.study import best
+from search.terminal import shown
 from search.trial import Trial
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class SearchScreen:
 
     def say(self, text: str) -> None:
         """Print a line above the table."""
-        self.console.print(Text(text))
+        self.console.print(Text(shown(text)))
 
     def decoding(self, done: int, total: int) -> None:
         """Show images being decoded."""
@@ -166,7 +167,7 @@ class PlanScreen:
 
     def say(self, text: str) -> None:
         """Print a line."""
-        self.console.print(Text(text))
+        self.console.print(Text(shown(text)))
 
     def decoding(self, done: int, total: int) -> None:
         """Show images being decoded."""
@@ -215,7 +216,7 @@ class TrainingScreen:
 
     def say(self, text: str) -> None:
         """Print a line."""
-        self.console.print(Text(text))
+        self.console.print(Text(shown(text)))
 
     def decoding(self, done: int, total: int) -> None:
         """Print how many images are decoded, now and then."""
@@ -255,11 +256,11 @@ def _values(trial: Trial, search: Search) -> str:
 
 
 def _params(trial: Trial) -> str:
-    shown = []
+    parts = []
     for name, value in trial.candidate.params.items():
-        short = f"{value:.3g}" if isinstance(value, float) else str(value)
-        shown.append(f"{name.rpartition('.')[2]}={short}")
-    return " ".join(shown)
+        short = f"{value:.3g}" if isinstance(value, float) else shown(value)
+        parts.append(f"{name.rpartition('.')[2]}={short}")
+    return " ".join(parts)
 
 
 def _style(trial: Trial) -> str:

@@ -109,6 +109,13 @@ def _display(stream: io.TextIOWrapper | object | None, number: int, name: str) -
     )
 
 
+def show_all_characters() -> None:
+    """Show what the encoding of the streams lacks as backslashes, and leave them as they are otherwise."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def end_with_reader() -> None:
     """Let the end of a pipe's reader end the program, which has nothing to do but print."""
     if (raw := _raw(sys.stdout)) is not None:

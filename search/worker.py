@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from search import finish, pipeline
+from search import finish, pipeline, terminal
 from search.data import Prepared, load
 from search.errors import CheckpointError, DataError, DeployError, DivergedError, StoppedError, UserError, disk_trouble
 from search.protocol import (
@@ -55,6 +55,8 @@ def main(connection: Connection, name: str, device: str) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # A crash in compiled code then leaves its stack in the log of the trial.
     faulthandler.enable(file=2)
+    # A log is never refused a name.
+    terminal.show_all_characters()
     settle_in(device)
     inbox = Inbox(connection)
     bench = Bench(device)

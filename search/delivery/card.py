@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from search.terminal import shown
+
 MOST_CLASSES = 50
 """More are counted, not listed: `labels.json` has them all."""
 
@@ -123,5 +125,4 @@ def _provenance(facts: Mapping[str, Any]) -> Iterator[str]:
 
 def _code(text: str) -> str:
     """Return a name as code: whatever stands in it, no markup and no line break."""
-    plain = "".join(character if character.isprintable() else " " for character in text)
-    return f"`{plain.replace('`', chr(39)) or ' '}`"
+    return f"`{shown(text).replace('`', chr(39)) or ' '}`"

@@ -10,6 +10,7 @@ import yaml
 
 from search.config import TrialConfig
 from search.space.scalars import resolve
+from search.terminal import shown
 
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 
@@ -17,7 +18,7 @@ _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 def dump(config: TrialConfig, *, comments: Sequence[str] = ()) -> str:
     """Return a configuration as YAML, after comments, each on a line (or lines) of its own."""
     lines = [line for comment in comments for line in comment.splitlines() or [""]]
-    header = "".join(f"# {_without_controls(line)}".rstrip() + "\n" for line in lines)
+    header = "".join(f"# {shown(line)}".rstrip() + "\n" for line in lines)
     body = yaml.dump(
         config.to_dict(), Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=100_000
     )
@@ -43,7 +44,3 @@ def _list(dumper: _Dumper, items: Sequence[Any]) -> yaml.Node:
 
 _Dumper.add_representer(str, _string)
 _Dumper.add_representer(list, _list)
-
-
-def _without_controls(line: str) -> str:
-    return "".join(character if character.isprintable() else " " for character in line)

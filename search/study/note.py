@@ -43,7 +43,7 @@ def write_note(record: Record) -> None:
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:16]
 
 
 def _lines(record: Record) -> Iterator[str]:

@@ -15,7 +15,7 @@ from search.confirm import TRAINED, fresh_seeds, searched_images
 from search.errors import BuildError, UserError
 from search.executors.helper import Helper
 from search.executors.local import LocalExecutor, usable_slots
-from search.export import now
+from search.export import find_trial, now
 from search.retrain import TrainingWatcher, train_jobs, training_job
 from search.space import differences
 from search.study import best
@@ -31,8 +31,10 @@ class Step:
     config: TrialConfig
 
 
-def ablate(files: StudyFiles, *, seeds: int, watcher: TrainingWatcher) -> dict[str, Any]:
+def ablate(files: StudyFiles, *, seeds: int, watcher: TrainingWatcher, trial: int | None = None) -> dict[str, Any]:
     """Train the first setting, every step from it to the winner, and the winner, on fresh seeds; the study keeps it.
+
+    `trial` is the winner's number; by default that of the best.
 
     The test split stays sealed. One that was interrupted goes on from its checkpoints; one that is there already, of
     the same winner and as many seeds, is returned.
@@ -43,7 +45,7 @@ def ablate(files: StudyFiles, *, seeds: int, watcher: TrainingWatcher) -> dict[s
         UserError: the winner is the first setting, or no seed changes the first objective.
     """
     record = load(files)
-    winner, first = best.front(record)[0], record.trials[0]
+    winner, first = best.the_best(record) if trial is None else find_trial(record, trial), record.trials[0]
     metric, direction = record.objectives[0]
     if metric not in TRAINED:
         raise UserError(f"the first objective is {metric}, which no seed changes; allowed: {', '.join(TRAINED)}")

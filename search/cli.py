@@ -255,8 +255,8 @@ def status(study: StudyName, studies: Studies = STUDIES, storage: Storage = None
         echo(f"trial {failure['trial']} failed: {failure['reason']}")
     for limit, count in found["over_limits"].items():
         echo(f"complete but over a limit, and so never best: {count} x {limit}")
-    for trial in found["best"]:
-        echo(f"best: trial {trial['trial']}, {_pairs(trial['values'])}")
+    for line in _best_lines(found["best"]):
+        echo(line)
     if found["outlook"]:
         echo(_going_on(found["outlook"]))
     if found["test_openings"]:
@@ -892,8 +892,8 @@ def _conclude(outcome: Outcome, studies: Path) -> int:
         f"{outcome.ending}: {counts['total']} trials ({counts['complete']} complete, {counts['pruned']} pruned, "
         f"{counts['fail']} failed), {sum(found['rejected'].values())} rejected before training"
     )
-    for trial in found["best"][:5]:
-        echo(f"best: trial {trial['trial']}, {_pairs(trial['values'])} on the validation split")
+    for line in _best_lines(found["best"]):
+        echo(f"{line} on the validation split")
     if found["outlook"]:
         echo(_going_on(found["outlook"]))
     if outcome.ending in ("interrupted", "terminated"):
@@ -901,9 +901,20 @@ def _conclude(outcome: Outcome, studies: Path) -> int:
         return 130 if outcome.ending == "interrupted" else 143
     if not found["best"]:
         raise NoResultError(f"study {study!r} ended with no usable trial; see: imgcls-search status {study}{where}")
-    echo(f"next: imgcls-search export {study}{where} -o best.yaml && imgcls-search train best.yaml --seeds 3")
+    if len(found["best"]) > 1:
+        numbers = ", ".join(str(trial["trial"]) for trial in found["best"])
+        echo(f"{len(found['best'])} trials are on the Pareto front, and you choose: {numbers}")
+        echo(f"next: imgcls-search front {study}{where}; imgcls-search export {study}{where} --trial N -o best.yaml")
+    else:
+        echo(f"next: imgcls-search export {study}{where} -o best.yaml && imgcls-search train best.yaml --seeds 3")
     echo(f"look: imgcls-search dashboard {study}{where}")
     return 0
+
+
+def _best_lines(best: list[dict[str, Any]]) -> Iterable[str]:
+    """Return a line for the best trial, or for each of the first trials of a front."""
+    what = "on the front" if len(best) > 1 else "best"
+    return (f"{what}: trial {trial['trial']}, {_pairs(trial['values'])}" for trial in best[:5])
 
 
 def _going_on(outlook: dict[str, Any]) -> str:
@@ -917,7 +928,11 @@ def _going_on(outlook: dict[str, Any]) -> str:
 def _trust(confirmed: dict[str, Any] | None, numbers: list[int], study: str) -> str:
     """Return whether a winner was confirmed, and what that showed."""
     if confirmed is None:
-        return f"not confirmed: scores are on the validation split, and luck is in them; imgcls-search confirm {study}"
+        which = " --trial N" if len(numbers) > 1 else ""
+        return (
+            "not confirmed: scores are on the validation split, and luck is in them; "
+            f"imgcls-search confirm {study}{which}"
+        )
     found, test = confirmed["confirmed"], confirmed["test"]
     shown = f"{confirmed['metric']} {found['mean']:.4f} ± {found['ci95']:.4f} on fresh seeds, test {test['mean']:.4f}"
     if confirmed["chosen"] in numbers:

@@ -17,6 +17,9 @@ def confirm(
     study: StudyName,
     top: Annotated[int, typer.Option("--top", min=1, help="How many of the best trials to train again.")] = 3,
     seeds: Annotated[int, typer.Option("--seeds", min=2, help="Fresh seeds of each; as many again measure.")] = 3,
+    trial: Annotated[
+        int | None, typer.Option("--trial", min=0, help="Train this trial only, for example one of a Pareto front.")
+    ] = None,
     again: Annotated[bool, typer.Option("--again", help="Confirm anew; opens the test split once more.")] = False,
     studies: Studies = STUDIES,
     storage: Storage = None,
@@ -27,6 +30,7 @@ def confirm(
     \b
     imgcls-search confirm vit-digits
     imgcls-search confirm vit-digits --top 5 --seeds 4
+    imgcls-search confirm compressed-digits --trial 12
 
     The chosen one is measured by seeds that had no part in the choice. An interrupted confirmation goes on.
     """
@@ -39,7 +43,7 @@ def confirm(
 
     screen = TrainingScreen(Console(stderr=True, soft_wrap=True, highlight=False))
     found = confirm_study(
-        find_study(studies, study, settle(storage)), top=top, seeds=seeds, again=again, watcher=screen
+        find_study(studies, study, settle(storage)), top=top, seeds=seeds, again=again, watcher=screen, trial=trial
     )
     if as_json:
         print_json({"study": study, **found})
@@ -231,6 +235,9 @@ def _trial_cells(row: dict[str, Any]) -> tuple[str, ...]:
 def report(
     study: StudyName,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="HTML", help="The page to write.")],
+    trial: Annotated[
+        int | None, typer.Option("--trial", min=0, help="The trial that the page is about; default: the best.")
+    ] = None,
     ablation: Annotated[bool, typer.Option("--ablation", help="Retrain the way to the winner, step by step.")] = False,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Fresh seeds of each step of --ablation.")] = 3,
     studies: Studies = STUDIES,
@@ -258,8 +265,8 @@ def report(
     must_be_writable(output)
     if ablation:
         screen = TrainingScreen(Console(stderr=True, soft_wrap=True, highlight=False))
-        ablate(files, seeds=seeds, watcher=screen)
-    size = write_report(files, output)
+        ablate(files, seeds=seeds, watcher=screen, trial=trial)
+    size = write_report(files, output, trial)
     echo(f"wrote {output}: {size / 1e6:.1f} MB, one file that needs no network")
 
 

@@ -15,7 +15,7 @@ from search.data import Prepared
 from search.errors import StudyError, UserError
 from search.executors.helper import Helper
 from search.executors.local import LocalExecutor, usable_slots
-from search.export import now
+from search.export import find_trial, now
 from search.protocol import Job
 from search.retrain import TrainingWatcher, train_jobs, training_job
 from search.study import best
@@ -64,9 +64,13 @@ class _Bench:
         )
 
 
-def confirm(files: StudyFiles, *, top: int, seeds: int, again: bool, watcher: TrainingWatcher) -> dict[str, Any]:
+def confirm(
+    files: StudyFiles, *, top: int, seeds: int, again: bool, watcher: TrainingWatcher, trial: int | None = None
+) -> dict[str, Any]:
     """Train the best few on fresh seeds, choose by their mean, train the chosen one on seeds that had no part in the
     choice, and only then open the test split, once, for it; the study remembers what came out.
+
+    `trial` takes the place of the best few; with several objectives it is needed to choose from the front.
 
     A confirmation that was interrupted goes on from its checkpoints; one that is there already is returned.
 
@@ -75,7 +79,7 @@ def confirm(files: StudyFiles, *, top: int, seeds: int, again: bool, watcher: Tr
         NoResultError: no trial is complete and feasible, or a training failed.
     """
     record = load(files)
-    chosen_from = best.front(record) and best.ranked(record)[:top]
+    chosen_from = _candidates(record, top, trial)
     metric, direction = record.objectives[0]
     if metric not in TRAINED:
         raise UserError(
@@ -97,6 +101,19 @@ def confirm(files: StudyFiles, *, top: int, seeds: int, again: bool, watcher: Tr
     _open_test(record, files, found, data)
     record.set_fact("confirmed", found)
     return found
+
+
+def _candidates(record: Record, top: int, number: int | None) -> list[Trial]:
+    """Return the trials that may be chosen: the named one, or the best few by the one objective there is."""
+    if number is None:
+        best.the_best(record)
+        return best.ranked(record)[:top]
+    trial = find_trial(record, number)
+    if trial.state != "complete":
+        raise StudyError(
+            f"trial {number} of study {record.study.study_name!r} is {trial.state}; allowed: a complete one"
+        )
+    return [trial]
 
 
 def searched_images(

@@ -25,11 +25,11 @@ def export_trial(files: StudyFiles, number: int | None) -> str:
     """Return a trial of a study, by default the best, as YAML in the space language.
 
     Raises:
-        StudyError: there is no such study or trial.
+        StudyError: there is no such study or trial, or several are on its front and none is named.
         NoResultError: no trial is complete.
     """
     record = load(files)
-    trial = best.front(record)[0] if number is None else find_trial(record, number)
+    trial = best.the_best(record) if number is None else find_trial(record, number)
     origin = {"study": files.name, "trial": trial.number}
     comments = [
         f"Trial {trial.number} of study {files.name}, exported by imgcls-search.",

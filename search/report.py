@@ -16,9 +16,9 @@ import optuna
 from search import figures
 from search.browse import family_of, row_of
 from search.confidence import share_interval
-from search.errors import SearchError
+from search.errors import SearchError, StudyError
 from search.evaluate import measure_on, read_network
-from search.export import write_text
+from search.export import find_trial, write_text
 from search.pictures import mistakes
 from search.space import differences
 from search.study import best
@@ -31,8 +31,11 @@ from search.trial import Trial
 TOP_CURVES, TOP_ROWS, WORST, MOST_COLUMNS = 5, 20, 24, 9
 
 
-def write_report(files: StudyFiles, output: Path) -> int:
+def write_report(files: StudyFiles, output: Path, trial: int | None = None) -> int:
     """Write the page and return its size in bytes.
+
+    It is about the trial of that number; by default about the best, with several objectives about the trial of the
+    front that is best in the first one.
 
     Raises:
         StudyError: there is no such study.
@@ -40,7 +43,13 @@ def write_report(files: StudyFiles, output: Path) -> int:
         UserError: the file cannot be written.
     """
     record = load(files)
-    page = _render({**_facts(record), **_winner(record, files), "sections": _sections(record)})
+    front = best.front(record)
+    winner = front[0] if trial is None else find_trial(record, trial)
+    if winner.state != "complete":
+        raise StudyError(f"trial {trial} of study {files.name!r} is {winner.state}; allowed: a complete one")
+    page = _render(
+        {**_facts(record, winner, front), **_winner(record, winner, files), "sections": _sections(record, winner)}
+    )
     write_text(output, page)
     return output.stat().st_size
 
@@ -51,10 +60,9 @@ def _render(values: Mapping[str, Any]) -> str:
     return environment.from_string(text).render(values)
 
 
-def _facts(record: Record) -> dict[str, Any]:
+def _facts(record: Record, winner: Trial, front: Sequence[Trial]) -> dict[str, Any]:
     found = summarise(record)
     data = record.facts["data"]
-    winner = best.front(record)[0]
     accuracy = winner.epochs[-1].get("accuracy")
     count = data["images"].get("val", 0)
     return {
@@ -72,12 +80,12 @@ def _facts(record: Record) -> dict[str, Any]:
         "rejected": found["rejected"],
         "failures": Counter(failure["reason"] for failure in found["failures"]).most_common(),
         "best": row_of(winner, record),
+        "front": [trial.number for trial in front] if len(front) > 1 else [],
         "top": [row_of(trial, record) for trial in best.ranked(record)[:TOP_ROWS]],
     }
 
 
-def _winner(record: Record, files: StudyFiles) -> dict[str, Any]:
-    winner = best.front(record)[0]
+def _winner(record: Record, winner: Trial, files: StudyFiles) -> dict[str, Any]:
     first = record.trials[0]
     has_start = bool(record.facts["space"].get("start"))
     what = "the first known-good setting" if has_start else "the first trial, as the space has no start setting"
@@ -148,7 +156,7 @@ def _mistakes(trial: Trial, files: StudyFiles) -> dict[str, Any]:
     }
 
 
-def _sections(record: Record) -> list[dict[str, Any]]:
+def _sections(record: Record, winner: Trial) -> list[dict[str, Any]]:
     drawn = itertools.count()
 
     def picture(figure: Any, caption: str) -> dict[str, str]:
@@ -168,7 +176,7 @@ def _sections(record: Record) -> list[dict[str, Any]]:
         _section("Size against score", [picture(*pair) for pair in _sizes(done, record)]),
     ]
     if len(record.objectives) > 1:
-        sections.append(_section("Pareto front", [picture(*_front(record, done))]))
+        sections.append(_section("Pareto front", [picture(*_front(record, winner, done))]))
     bars = (
         [picture(figures.bars(importance, "share of the variation explained"), "PED-ANOVA, complete trials")]
         if importance
@@ -253,20 +261,20 @@ def _sizes(done: Sequence[Trial], record: Record) -> list[tuple[Any, str]]:
     return found
 
 
-def _front(record: Record, done: Sequence[Trial]) -> tuple[Any, str]:
+def _front(record: Record, winner: Trial, done: Sequence[Trial]) -> tuple[Any, str]:
     front = best.front(record)
     groups = {}
     for name, trials in (
         ("other complete trials", [t for t in done if t not in front]),
         ("Pareto front", front),
-        ("chosen", front[:1]),
+        ("this page", [winner]),
     ):
         pairs = [(trial.values or ())[:2] for trial in trials]
         groups[name] = ([pair[1] for pair in pairs], [pair[0] for pair in pairs])
     (first, _), (second, _) = record.objectives[:2]
     return figures.scatter(
         groups, second, first, log=False
-    ), f"Trials that no other beats; trial {front[0].number} is the chosen one"
+    ), f"Trials that no other beats in every objective; this page is about trial {winner.number}"
 
 
 def _importances(record: Record) -> tuple[dict[str, float], str]:

@@ -132,9 +132,15 @@ def _find(plan: Distillation, root: Path, at: Address | None) -> tuple[dict[str,
     try:
         files = find_study(root, plan.source, at)
         record = load(files)
-        teacher = best.front(record)[0]
+        members = best.front(record)
     except (StudyError, NoResultError) as error:
         raise type(error)(f"{plan.path}: {error}") from None
+    if len(members) > 1:
+        raise StudyError(
+            f"{plan.path}: study {plan.source!r} has {len(members)} trials on its front: "
+            f"{best.listed(members, record)}; export one of them with --trial, train it, and distil from that file"
+        )
+    teacher = members[0]
     path = files.checkpoint(teacher.number)
     if not path.is_file():
         raise CheckpointError(

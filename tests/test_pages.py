@@ -214,7 +214,7 @@ def test_report_shows_the_front(look: Callable[..., Seen], tmp_path: Path) -> No
     front = best.front(record)
     assert len(front) > 1
     caption = seen.page.inner_text("h2:text('Pareto front') + div figcaption")
-    assert f"trial {front[0].number} is the chosen one" in caption
+    assert f"this page is about trial {front[0].number}" in caption
     assert seen.troubles == []
     # The study's folder holds no weights, as after a move: the page says so in a line.
     (line,) = seen.page.locator("h2:text('What the best one gets wrong') + .warn").all_inner_texts()

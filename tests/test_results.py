@@ -15,7 +15,7 @@ import pytest
 
 from search.ablation import steps
 from search.config import TrialConfig
-from tests.conftest import TINY, Answer
+from tests.conftest import TINY, Answer, is_one_line
 
 
 @pytest.fixture(scope="module")
@@ -208,3 +208,59 @@ def test_study_that_is_not_there_is_one_line(
     assert answer.code == 2
     assert len(answer.err.splitlines()) == 1
     assert "did you mean 'tiny-digits'?" in answer.err
+
+
+FRONT = """
+study: {trials: 2, pruner: none, pictures: false, objectives: {accuracy: maximize, params: minimize, macs: maximize}}
+data: {digits: {max_train: 100}}
+model: {lenet5: {width: {choice: [0.5, 1]}}}
+optimizer: {adamw: {}}
+training: {epochs: 1, batch_size: 50}
+start: [{model.lenet5.width: 0.5}, {model.lenet5.width: 1}]
+"""
+"""The larger network has more parameters and more MACs: neither trial beats the other, whatever they score."""
+
+
+def test_front_of_several_trials_leaves_the_choice_to_a_person(
+    tmp_path: Path, imgcls: Callable[..., Answer], here: Callable[..., Answer]
+) -> None:
+    (tmp_path / "two.yaml").write_text(FRONT)
+    ran = imgcls("run", "two.yaml", "--workers", "1")
+    assert ran.code == 0, ran.err
+    assert "2 trials are on the Pareto front, and you choose: " in ran.out
+    assert "export two-digits --trial N -o best.yaml" in ran.out
+    assert ran.out.count("on the front: trial ") == here("status", "two-digits").out.count("on the front: trial ") == 2
+    assert "confirm two-digits --trial N" in here("best", "two-digits").out
+    for command in (
+        ("export", "two-digits", "-o", "best.yaml"),
+        ("export", "two-digits", "--bundle", "model"),
+        ("confirm", "two-digits"),
+        ("report", "two-digits", "-o", "report.html", "--ablation"),
+    ):
+        refused = here(*command)
+        assert is_one_line(refused), refused
+        assert "2 trials on its front" in refused.err
+        assert "--trial" in refused.err
+    assert here("export", "two-digits", "--trial", "1", "-o", "best.yaml").code == 0
+    assert here("export", "two-digits", "--trial", "1", "--bundle", "model").code == 0
+    confirmed = imgcls("confirm", "two-digits", "--trial", "0", "--seeds", "2", "--json")
+    assert confirmed.code == 0, confirmed.err
+    assert json.loads(confirmed.out)["chosen"] == 0
+    page = here("report", "two-digits", "-o", "report.html", "--trial", "1")
+    assert page.code == 0, page.err
+    text = (tmp_path / "report.html").read_text()
+    assert "This page is about trial 1" in text
+    assert "2 are on the Pareto front (" in text
+    taught = (tmp_path / "taught.yaml").write_text(
+        FRONT.replace("training:", "distill: {study: {name: two-digits}}\ntraining:")
+    )
+    assert taught
+    refused = imgcls("run", "taught.yaml", "--workers", "1")
+    assert is_one_line(refused), refused
+    assert "distill.study" in refused.err
+    for command in (
+        ("export", "two-digits", "-o", "x.yaml"),
+        ("confirm", "two-digits"),
+        ("report", "two-digits", "-o", "x.html"),
+    ):
+        assert is_one_line(here(*command, "--trial", "7")), command

@@ -64,7 +64,7 @@ def from_trial(files: StudyFiles, number: int | None) -> Trained:
         NoResultError: no trial is finished.
     """
     record = load(files)
-    trial = best.front(record)[0] if number is None else find_trial(record, number)
+    trial = best.the_best(record) if number is None else find_trial(record, number)
     if trial.state != "complete":
         raise StudyError(f"trial {trial.number} of study {files.name!r} is {trial.state}; allowed: a complete trial")
     weights = files.checkpoint(trial.number)

@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from search.errors import NoResultError
+from search.errors import NoResultError, StudyError
 from search.study.record import Record
 from search.trial import Trial
+
+LISTED = 5
+"""Trials of a front that a message names."""
 
 BLOCK = 256
 """Trials that are compared with the others at a time; bounds the memory."""
@@ -55,6 +58,33 @@ def front(record: Record) -> list[Trial]:
         return order[:1]
     beaten_by = num_dominating(np.array(_scores(order, record)))
     return [trial for trial, beaten in zip(order, beaten_by, strict=True) if not beaten]
+
+
+def the_best(record: Record) -> Trial:
+    """Return the best trial, where there is one: with several objectives, the only one on the front.
+
+    Raises:
+        NoResultError: no trial is complete and feasible.
+        StudyError: the front has several trials, and only a person can choose among them.
+    """
+    found = front(record)
+    if len(found) > 1:
+        raise StudyError(
+            f"study {record.study.study_name!r} has {len(found)} trials on its front, and none beats another in every "
+            f"objective: {listed(found, record)}; choose one with --trial (see: imgcls-search front "
+            f"{record.study.study_name})"
+        )
+    return found[0]
+
+
+def listed(trials: Sequence[Trial], record: Record) -> str:
+    """Return the numbers and values of a few trials in one line."""
+    names = [metric for metric, _ in record.objectives]
+    shown = [
+        f"{trial.number} ({', '.join(f'{n} {v:.4g}' for n, v in zip(names, trial.values or (), strict=True))})"
+        for trial in trials[:LISTED]
+    ]
+    return ", ".join(shown) + (f" and {len(trials) - LISTED} more" if len(trials) > LISTED else "")
 
 
 def num_dominating(scores: Any) -> Any:

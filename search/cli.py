@@ -54,7 +54,10 @@ Overrides = Annotated[
 Data = Annotated[
     str | None, typer.Option("--data", metavar="NAME[:ROOT]", help="Other images, for example folder:photos.")
 ]
-Name = Annotated[str | None, typer.Option("--name", help="The name of the study; default: the file's and the data's.")]
+Name = Annotated[
+    str | None,
+    typer.Option("--name", help="Name of the study; default: SPACE-DATA, or SPACE-FOLDER, as in vit-photos."),
+]
 
 
 class Portion(str, Enum):
@@ -113,12 +116,18 @@ def run(
     space = _space(space_file, overrides, data, name)
     if space.is_config:
         raise UserError(f"{space_file}: nothing is searched in it; train it with: imgcls-search train {space_file}")
+    from search.data import must_exist
+
+    must_exist(space.first().component("data"))
     from search.run import run as run_search
     from search.screen import SearchScreen
     from search.study.address import settle
     from search.study.files import find_study
+    from search.study_data import with_known_name
 
-    files = find_study(studies, space.name, settle(storage, space.study["storage"]))
+    address = settle(storage, space.study["storage"])
+    space = with_known_name(space, studies, address)
+    files = find_study(studies, space.name, address)
     console = Console(soft_wrap=True, highlight=False)
     console.print(f"study {space.name} in {files.store}")
     with SearchScreen(console) as screen:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from search import teachers
 from search.confidence import interval
 from search.config import TrialConfig
-from search.data import Prepared
+from search.data import Prepared, must_exist
 from search.errors import NoResultError, StudyError, UserError
 from search.executors.helper import Helper
 from search.executors.local import LocalExecutor, usable_slots
@@ -77,6 +77,7 @@ def train(training: Training, watcher: TrainingWatcher) -> dict[str, Any]:
         UserError: the configuration, the data or the folder is not fit for it.
         NoResultError: a training diverged or failed.
     """
+    must_exist(training.config.component("data"))
     _claim(training.out)
     with ExitStack() as stack:
         helper = Helper(training.studies)

@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 
 from search import __version__, teachers
 from search.config import TrialConfig
-from search.data import InputShape, Prepared
+from search.data import InputShape, Prepared, must_exist
 from search.errors import BuildError, NoResultError, StudyError, UserError
 from search.executors import packing
 from search.executors.helper import Helper
@@ -119,6 +119,7 @@ def run(
     settings = study_settings(space)
     if settings.min_gain is not None and len(space.objectives) > 1:
         raise UserError(f"{space.locate('study')}: study.min_gain: needs one objective, got {len(space.objectives)}")
+    must_exist(space.first().component("data"))
     files = find_study(root, space.name, address)
     with ExitStack() as stack:
         stack.enter_context(files.taken(watcher.say))

@@ -182,6 +182,10 @@ def test_validation_images_that_are_trained_on_are_told_before_the_first_trial(
     ) in answer.out
 
 
+FIXED = ("--set", "model={lenet5: {width: 1}}", "--set", "optimizer={adamw: {lr: 0.01}}")
+"""What leaves nothing to search in the tiny space."""
+
+
 def draw(path: Path, shade: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("L", (8, 8), shade).save(path)
@@ -259,6 +263,44 @@ def test_finished_study_says_so(study: str, tiny: Path, here: Callable[..., Answ
     answer = here("run", tiny)
     assert answer.code == 0
     assert "finished: 4 trials" in answer.out
+
+
+def test_missing_folder_is_one_line_first_of_all(study: str, tiny: Path, here: Callable[..., Answer]) -> None:
+    (tiny.parent / "file").write_text("")
+    for command in ("run", "plan", "train"):
+        for data in ("folder:nowhere", "cifar10:nowhere", "folder:file"):
+            answer = here(command, tiny, "--data", data, *(FIXED if command == "train" else ()))
+            assert is_one_line(answer), answer
+            assert not answer.out
+            assert (
+                "nowhere: does not exist; allowed: " in answer.err or "file: is not a folder; allowed: " in answer.err
+            )
+    assert not (tiny.parent / "trained").exists()
+
+
+def test_two_folders_are_two_studies(tiny: Path, imgcls: Callable[..., Answer]) -> None:
+    for name in ("Pets", "cars"):
+        spoil(tiny.parent / name, "nothing")
+        answer = imgcls("run", tiny, "--data", f"folder:{name}", "--set", "study.trials=1", "--workers", "1")
+        assert answer.code == 0, answer.err
+        assert f"study tiny-{name.lower()} in " in answer.out
+    assert sorted(path.stem for path in (tiny.parent / "studies").glob("*.db")) == ["tiny-cars", "tiny-pets"]
+
+
+def test_study_that_an_earlier_version_named_goes_on(tiny: Path, imgcls: Callable[..., Answer]) -> None:
+    for name in ("pets", "cars"):
+        spoil(tiny.parent / name, "nothing")
+    arguments = ("--set", "study.trials=1", "--workers", "1")
+    assert imgcls("run", tiny, "--data", "folder:pets", "--name", "tiny-folder", *arguments).code == 0
+    again = imgcls("run", tiny, "--data", "folder:pets", *arguments)
+    assert "study tiny-folder in " in again.out
+    assert "finished: 1 trials" in again.out
+    other = imgcls("run", tiny, "--data", "folder:cars", *arguments)
+    assert "study tiny-cars in " in other.out
+    assert other.code == 0
+    # Once there is a study of today's name, it is the one.
+    assert imgcls("run", tiny, "--data", "folder:pets", "--name", "tiny-pets", *arguments).code == 0
+    assert "study tiny-pets in " in imgcls("run", tiny, "--data", "folder:pets", *arguments).out
 
 
 def test_study_names_near_ones(study: str, here: Callable[..., Answer]) -> None:

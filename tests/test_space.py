@@ -170,7 +170,7 @@ def test_a_minimal_file_is_a_configuration_with_all_defaults() -> None:
 
 def test_study_limits_and_objectives_are_read() -> None:
     read = space(FULL)
-    assert read.name == "vit-folder"
+    assert read.name == "vit-photos"
     assert read.study["trials"] == 40
     assert read.objectives == (("accuracy", "maximize"), ("latency_ms", "minimize"))
     assert read.limits == {"params": 500_000}
@@ -755,6 +755,42 @@ def test_a_file_with_thousands_of_values_is_answered_in_moments(text: str, count
     assert time.process_time() - begin < 1.5
 
 
+# Names of studies
+
+
+@pytest.mark.parametrize(
+    ("root", "name"),
+    [
+        ("photos", "vit-photos"),
+        ("/data/photos/", "vit-photos"),
+        ("elsewhere/../My Photos (2024)", "vit-my-photos-2024"),
+        ("Größe_é.v2", "vit-grosse_e.v2"),
+        ("a..b", "vit-a.b"),
+        (".hidden", "vit-hidden"),
+        ("/", "vit-folder"),
+        ("写真", "vit-folder-9c3250"),
+        ("猫", "vit-folder-a810bf"),
+        ("x" * 255, f"vit-{'x' * 96}"),
+    ],
+)
+def test_a_study_is_named_after_its_folder(root: str, name: str) -> None:
+    read = space(MINIMAL, data=f"folder:{root}")
+    assert (read.name, read.former_name) == (name, None if name == "vit-folder" else "vit-folder")
+
+
+def test_a_study_of_the_working_folder_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "Pets").mkdir()
+    monkeypatch.chdir(tmp_path / "Pets")
+    monkeypatch.setenv("HOME", str(tmp_path / "Pets"))
+    assert [space(MINIMAL, data=f"folder:{root}").name for root in (".", "~", "$HOME")] == ["vit-pets"] * 3
+
+
+def test_a_given_name_and_other_data_sets_stand_as_they_are() -> None:
+    given = space(MINIMAL, data="folder:photos", overrides=[("study.name", "mine")])
+    assert (given.name, given.former_name) == ("mine", None)
+    assert (space(MINIMAL).name, space(MINIMAL).former_name) == ("vit-digits", None)
+
+
 # Files
 
 
@@ -763,7 +799,7 @@ def test_a_file_is_read_with_or_without_a_byte_order_mark(tmp_path: Path) -> Non
         path = tmp_path / "mine.yaml"
         path.write_text(MINIMAL, encoding=encoding)
         assert read_space(path, CATALOG, overrides=[("study.trials", "3")]).study["trials"] == 3
-        assert read_space(path, CATALOG, data="folder:x").name == "mine-folder"
+        assert read_space(path, CATALOG, data="folder:x").name == "mine-x"
 
 
 @pytest.mark.parametrize(

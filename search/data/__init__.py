@@ -9,7 +9,7 @@ from search.config import Component
 from search.data.augment import Augment, Moment, augment
 from search.data.decode import decode, native_shape
 from search.data.digits import digits
-from search.data.folders import folder, whole_folder
+from search.data.folders import ALLOWED, folder, whole_folder
 from search.data.image import InputShape
 from search.data.mixing import Mix, mix_nothing, mixing
 from search.data.policies import POLICIES, Policy
@@ -17,7 +17,7 @@ from search.data.source import Source, Split
 from search.data.store import Images, Prepared, load, open_all, open_test, prepare, remove, stored
 from search.data.stream import Streamed
 from search.data.torchvision_sets import SHAPES, cifar10, torchvision_set
-from search.errors import BuildError, closest
+from search.errors import BuildError, DataError, closest
 
 __all__ = [
     "DATASETS",
@@ -40,6 +40,7 @@ __all__ = [
     "load",
     "mix_nothing",
     "mixing",
+    "must_exist",
     "native_shape",
     "open_all",
     "open_test",
@@ -73,6 +74,23 @@ def known_shape(component: Component) -> tuple[int | None, int | None, int | Non
             return None, None, len(describe(component).classes)
         case _:
             return None, None, None
+
+
+def must_exist(component: Component) -> None:
+    """Refuse a data set whose folder is not there, without looking into it.
+
+    Raises:
+        DataError: there is no such folder, or it is none, and nothing says to fetch it.
+    """
+    root = component.args.get("root")
+    if root is None or component.args.get("download"):
+        return
+    top = Path(root).expanduser().resolve()
+    wanted = f"a folder with {ALLOWED}" if component.name == "folder" else "a folder that has it, or download: true"
+    if not top.exists():
+        raise DataError(f"{component.path}: {top}: does not exist; allowed: {wanted}")
+    if not top.is_dir():
+        raise DataError(f"{component.path}: {top}: is not a folder; allowed: {wanted}")
 
 
 def describe(component: Component) -> Source:

@@ -95,8 +95,10 @@ def _space(root: MapNode, catalog: Catalog, report: Report) -> Space:
     at = At(place=root.place, path="")
     tree = read_fields(catalog.config, root, at, report, also=("study", "limits", "start"))
     study = read_study(root, catalog, report)
+    name, former_name = study_name(study, tree, root, report)
     return Space(
-        name=study_name(study, tree, root, report),
+        name=name,
+        former_name=former_name,
         source=report.source,
         study=study.values,
         objectives=study.objectives,

@@ -20,6 +20,9 @@ class Space:
     name: str
     """The name of the study: `study.name`, or the file's and the data's, as in `vit-digits`."""
 
+    former_name: str | None = field(default=None, compare=False)
+    """The name that earlier versions gave, `vit-folder` for any folder, where that is another."""
+
     source: str
     """The file it came from, for errors."""
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePath
@@ -13,6 +16,7 @@ from search.config import TrialConfig
 from search.errors import closest
 from search.signature import REQUIRED, Arg, Catalog, Fields, Leaf, OneOf
 from search.space.domains import At
+from search.space.parameters import Fixed
 from search.space.problems import Place, Report, show
 from search.space.sections import read_fields
 from search.space.tree import Branch, Group
@@ -65,19 +69,48 @@ def read_limits(root: MapNode, catalog: Catalog, report: Report) -> Mapping[str,
     return MappingProxyType({key: value for key, value in document.items() if value is not None})
 
 
-def study_name(study: Study, tree: Group, root: MapNode, report: Report) -> str:
-    """Return the name that the file gives, or else its own name with the data's, as in `vit-digits`."""
+def study_name(study: Study, tree: Group, root: MapNode, report: Report) -> tuple[str, str | None]:
+    """Return the study's name, and the one that it had before folders were named in it, where that is another.
+
+    It is the name that the file gives, or else the file's own name with the data's: `vit-digits`, or `vit-my-photos`
+    for a folder `My photos`.
+    """
     node, _ = _section(root, "study")
     given = study.values.get("name")
     if given is not None:
         place = node.values["name"].place if isinstance(node, MapNode) and "name" in node.values else Place()
         _check_name(str(given), show(given), place, report)
-        return str(given)
+        return str(given), None
     data = tree.children.get("data")
+    options = data.options if isinstance(data, Branch) else {}
     stem = PurePath(report.source).stem
-    name = "-".join([stem, *(data.options if isinstance(data, Branch) else ())])
+    former = "-".join([stem, *options])
+    name = "-".join([stem, *(_data_name(name, group, len(stem)) for name, group in options.items())])
     _check_name(name, f"{show(name)}, made of the file's name and the data's,", Place(), report)
-    return name
+    return name, former if former != name and NAME.fullmatch(former) else None
+
+
+def _data_name(name: str, group: Group, taken: int) -> str:
+    """Return what a study's name says of its data: the name of the folder, or of the data set."""
+    root = group.children.get("root")
+    if name != "folder" or not isinstance(root, Fixed) or not isinstance(root.value, str):
+        return name
+    return slug(root.value)[: max(1, 99 - taken)].rstrip(".-_") or name
+
+
+def slug(root: str) -> str:
+    """Return the name of a folder as a study's name may hold it: small letters, digits, '.', '_' and '-'.
+
+    A name in another script has no such letters; it becomes `folder` and a number of its own.
+    """
+    # Of the path as it is written, links and all: that is the name that its user knows.
+    name = PurePath(os.path.abspath(os.path.expanduser(os.path.expandvars(root)))).name  # noqa: PTH100, PTH111
+    plain = unicodedata.normalize("NFKD", name.casefold()).encode("ascii", "ignore").decode()
+    found = re.sub(r"\.{2,}", ".", re.sub(r"[^a-z0-9._]+", "-", plain)).strip("._-")
+    if found or not name:
+        return found or "folder"
+    spelled = unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
+    return f"folder-{hashlib.sha256(spelled).hexdigest()[:6]}"
 
 
 def _check_name(name: str, shown: str, place: Place, report: Report) -> None:

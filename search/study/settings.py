@@ -31,7 +31,9 @@ class StudySettings:
         Arg("the search stops when as many trials again are likely to gain less; null: never", gt=0, fixed=True),
     ] = None
     seed: Annotated[int, Arg("decides every draw of the search", ge=0, le=2**31 - 1, fixed=True)] = 0
-    name: Annotated[str | None, Arg("name of the study; default: the file's name and the data's", fixed=True)] = None
+    name: Annotated[
+        str | None, Arg("name of the study; default: the file's name and the data's or the folder's", fixed=True)
+    ] = None
     storage: Annotated[
         str | None, Arg("address of a PostgreSQL database for the study; null: an SQLite file", fixed=True)
     ] = None

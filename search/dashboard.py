@@ -5,10 +5,14 @@ from __future__ import annotations
 import copy
 import ipaddress
 import json
+import os
 import re
+import shutil
 import socket
 import socketserver
-from collections.abc import Callable, Iterable, Sequence
+import stat
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -21,6 +25,8 @@ from search.errors import NoResultError, UserError
 from search.study import best
 from search.study.files import StudyFiles
 from search.study.record import Record, load
+
+_ARTIFACT = re.compile(r"[0-9A-Za-z-]+")
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -59,32 +65,72 @@ def make_dashboard(files: StudyFiles, host: str, port: int, say: Callable[[str],
 
 
 class _Pictures(FileSystemArtifactStore):
-    """Answers for a picture that is not there as a server does, where Optuna's own would raise."""
+    """Serves the plain files of one folder; what is not there gets an answer, where Optuna's own would raise."""
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
-        """Open an artifact."""
+        """Open an artifact, which is a file in the folder itself and no link: a study may come from anybody."""
+        path = self._inside(artifact_id)
         try:
-            return super().open_reader(artifact_id)
-        except ArtifactNotFound:
-            raise HTTPError(404, "This picture is not in the study's folder.") from None
+            # Not waiting for whoever writes into a pipe. Not every system has these flags.
+            flags = (
+                os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+            )
+            file = os.fdopen(os.open(path, flags), "rb")
+        except OSError:
+            raise _missing() from None
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise _missing()
+        return file
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
         """Write an artifact that somebody adds to a trial."""
         self._base_path.mkdir(parents=True, exist_ok=True)
-        super().write(artifact_id, content_body)
+        with self._inside(artifact_id).open("xb") as file:
+            shutil.copyfileobj(content_body, file)
+
+    def remove(self, artifact_id: str) -> None:
+        """Delete an artifact."""
+        try:
+            self._inside(artifact_id).unlink()
+        except (HTTPError, OSError) as error:
+            raise ArtifactNotFound("not found") from error
+
+    def _inside(self, artifact_id: str) -> Path:
+        """Return the path of an artifact, having seen that the folder of artifacts is no link to another one."""
+        # The study's folder may be a link of the user's own, to a larger disk.
+        base = self._base_path.parent.resolve() / self._base_path.name
+        if base.is_symlink() or not _ARTIFACT.fullmatch(artifact_id):
+            raise _missing()
+        return base / artifact_id
+
+
+def _open_without_following(path: str, flags: int) -> int:
+    # Not every system has these flags. Without the second, a pipe would keep the server waiting for a writer.
+    if Path(path).is_symlink():
+        raise FileNotFoundError(path)
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+
+
+def _missing() -> HTTPError:
+    return HTTPError(404, "This picture is not in the study's folder.")
 
 
 def _tell_lost_pictures(files: StudyFiles, record: Record, say: Callable[[str], None]) -> None:
     lacking = [
         trial.number
         for trial in record.trials
-        if not all((files.pictures / key).is_file() for key in trial.pictures or ())
+        if not all(_is_plain(files.pictures / key) for key in trial.pictures or ())
     ]
     if lacking:
         say(
             f"{files.pictures}: lacks pictures of {len(lacking)} trial(s), for example {lacking[0]}; put the folder "
             "back, or look where the study was searched"
         )
+
+
+def _is_plain(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink() and not path.parent.is_symlink()
 
 
 class Latest:
@@ -174,21 +220,44 @@ def is_loopback(host: str) -> bool:
 
 
 def refusing_strangers(application: Application, host: str) -> Application:
-    """Refuse requests under a name that is not this server's, or from a page of another's.
+    """Refuse requests under a name that is not this server's, or from a page of another server's.
 
     The page of a stranger could otherwise read and delete studies through the browser of whoever looks at it: by a name
-    that comes to mean this machine (DNS rebinding), or by sending forms here.
+    that comes to mean this machine (DNS rebinding), by sending forms here, or from another port of this machine.
     """
 
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        origin = environ.get("HTTP_ORIGIN")
-        named = [environ.get("HTTP_HOST", ""), *([urlsplit(origin).netloc] if origin else [])]
-        if all(_is_ours(name, host) for name in named):
+        if _is_ours(environ.get("HTTP_HOST", ""), host) and _is_from_itself(environ):
             return application(environ, start_response)
         start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
         return [b"This dashboard answers only under its own address.\n"]
 
     return answer
+
+
+def _is_from_itself(environ: Mapping[str, Any]) -> bool:
+    """Tell whether a request is from this server's own page, or from no page at all.
+
+    A page is of the server that the browser has in its address bar, by name and port: the one that it sends as Host.
+    """
+    origin = environ.get("HTTP_ORIGIN")
+    if origin is not None:
+        return _address(origin) == _address(f"http://{environ.get('HTTP_HOST', '')}")
+    # Browsers send no Origin with a GET for a picture or a script, but most tell this; a link to here may be followed.
+    is_foreign = environ.get("HTTP_SEC_FETCH_SITE", "none") not in ("none", "same-origin")
+    is_link = environ.get("HTTP_SEC_FETCH_MODE") == "navigate" and environ["REQUEST_METHOD"] in ("GET", "HEAD")
+    return is_link or not is_foreign
+
+
+def _address(url: str) -> tuple[str, str, int] | None:
+    """Return scheme, name and port, None where it is not the origin of a page."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    except (KeyError, ValueError):
+        return None
+    is_bare = parts.hostname and not (parts.path or parts.query or parts.fragment or "@" in parts.netloc)
+    return (parts.scheme, str(parts.hostname), port) if is_bare else None
 
 
 def _is_ours(name: str, host: str) -> bool:

@@ -230,6 +230,33 @@ def linked(folder: Path) -> None:
     (folder / "model.onnx").symlink_to(folder.parent / "outside.onnx")
 
 
+def described_elsewhere(folder: Path) -> None:
+    (folder / "bundle.json").rename(folder.parent / "outside.json")
+    (folder / "bundle.json").symlink_to(folder.parent / "outside.json")
+
+
+def circled(folder: Path) -> None:
+    (folder / "labels.json").unlink()
+    (folder / "labels.json").symlink_to("labels.json")
+
+
+def split_up(folder: Path) -> None:
+    """Move a tensor to a file in the working folder, named without a folder, and mend the checksum."""
+    import onnx
+
+    from search.deploy import bundle
+
+    model = onnx.load(str(folder / "model.onnx"))
+    tensor = model.graph.initializer[0]
+    (folder.parent / "secret.bin").write_bytes(tensor.raw_data)
+    onnx.external_data_helper.set_external_data(tensor, "secret.bin")
+    tensor.ClearField("raw_data")
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+    about = json.loads((folder / "bundle.json").read_text())
+    about["files"]["model"]["sha256"] = bundle._checksum(folder / "model.onnx")
+    (folder / "bundle.json").write_text(json.dumps(about))
+
+
 SPOILED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "gone": (shutil.rmtree, "no such folder"),
     "no description": (lambda folder: (folder / "bundle.json").unlink(), "bundle.json: missing"),
@@ -248,6 +275,9 @@ SPOILED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "dots": (named("labels", ".."), "is not the name of a file in the bundle"),
     "number": (named("labels", 7), "files.labels: names no file"),
     "link": (linked, "is a link that leads out of the bundle"),
+    "description is a link": (described_elsewhere, "bundle.json is a link that leads out of the bundle"),
+    "link to itself": (circled, "is a link that leads out of the bundle"),
+    "tensor in another file": (split_up, "is in another file (external data)"),
     "no model": (lambda folder: (folder / "model.onnx").unlink(), "model.onnx: missing"),
     "no card": (lambda folder: (folder / "MODEL_CARD.md").unlink(), "MODEL_CARD.md: missing"),
     "cut model": (

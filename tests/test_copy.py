@@ -119,3 +119,18 @@ def add_trial_with_picture(record: Record, files: StudyFiles) -> None:
     record.complete(trial, [epochs[-1]["accuracy"]])
     files.pictures.mkdir()
     (files.pictures / PICTURE).write_bytes(b"a picture")
+
+
+@pytest.mark.parametrize("with_folder", [False, True])
+@pytest.mark.parametrize("name", ["artifacts/0a", "artifacts"])
+def test_copy_takes_no_file_along_that_a_link_leads_to(name: str, with_folder: bool, tmp_path: Path) -> None:
+    simulation.new_record(tmp_path / "studies", SPACE, "s").rows.engine.dispose()
+    files = StudyFiles(tmp_path / "studies", "s")
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "0b").write_text("secret")
+    link = files.folder / name
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(tmp_path / "secrets" / ("0b" if "/" in name else ""))
+    with pytest.raises(StudyError, match=rf"^{link}: a link that leads out of the study's folder"):
+        copy_study(files, tmp_path / "copy" / "s.db", with_folder=with_folder)
+    assert not (tmp_path / "copy").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import threading
 import time
 import warnings
@@ -68,9 +69,9 @@ def study_with(
     return record
 
 
-def ask(port: int, path: str = "/api/studies", **headers: str) -> int:
+def ask(port: int, path: str = "/api/studies", method: str = "GET", **headers: str) -> int:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    connection.request("GET", path, headers=headers)
+    connection.request(method, path, headers=headers)
     status = connection.getresponse().status
     connection.close()
     return status
@@ -91,6 +92,148 @@ def test_dashboard_answers_under_its_own_address_only(port: int) -> None:
         assert ask(port, Host=foreign) == 403, foreign
     assert ask(port, Origin="http://evil.example") == 403
     assert ask(port, Origin="null") == 403
+
+
+@pytest.mark.parametrize("site", ["same-origin", "none", None])
+def test_browser_s_own_requests_are_answered(site: str | None, port: int) -> None:
+    """Browsers send no Origin with a page's own GETs, but say of what kind they are."""
+    about = (
+        {}
+        if site is None
+        else {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "cors", "Referer": f"http://127.0.0.1:{port}/"}
+    )
+    for name in (f"127.0.0.1:{port}", f"localhost:{port}", f"LOCALHOST:{port}"):
+        assert ask(port, Host=name, **about) == 200
+        # Also with an Origin, as with each POST; behind a tunnel the port is another one, on both sides.
+        assert ask(port, Host=name, Origin=f"http://{name.lower()}", **about) == 200
+    assert ask(port, Host="localhost:9999", Origin="http://localhost:9999", **about) == 200
+
+
+def test_pages_of_other_ports_of_this_machine_are_refused(port: int) -> None:
+    for origin in (
+        f"http://127.0.0.1:{port + 1}",
+        f"http://localhost:{port + 1}",
+        "http://127.0.0.1",
+        "http://localhost",
+        f"http://127.0.0.2:{port}",
+        f"http://[::1]:{port}",
+        f"https://127.0.0.1:{port}",
+        f"http://127.0.0.1:{port}.evil.example",
+        f"http://127.0.0.1:{port}@evil.example",
+        f"http://evil@127.0.0.1:{port}",
+        f"http://127.0.0.1:{port}/evil",
+        "http://127.0.0.1:port",
+        "file://",
+        "null",
+        "",
+    ):
+        for method in ("GET", "POST", "PUT", "DELETE", "OPTIONS"):
+            assert ask(port, "/api/studies", method=method, Host=f"127.0.0.1:{port}", Origin=origin) == 403, origin
+    for site in ("same-site", "cross-site"):
+        assert ask(port, **{"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "no-cors"}) == 403
+        assert ask(port, method="POST", **{"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate"}) == 403
+        # A link to the dashboard may be followed from anywhere.
+        assert ask(port, "/dashboard/", **{"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "navigate"}) == 200
+
+
+PICTURE = "0a0a0a0a-0000-5000-8000-000000000001"
+
+
+@pytest.fixture
+def pictured(tmp_path: Path) -> StudyFiles:
+    """A study with a picture of its own, and a secret beside the studies."""
+    files = StudyFiles(tmp_path / "studies", "s")
+    record = study_with(files, TWO[:1], [([0.5], 0.0)])
+    files.pictures.mkdir(parents=True)
+    (files.pictures / PICTURE).write_bytes(b"picture")
+    (tmp_path / "secret").write_bytes(b"secret")
+    study = optuna.load_study(study_name="s", storage=f"sqlite:///{files.database}")
+    entry = {"artifact_id": PICTURE, "filename": "a.png", "mimetype": "image/png", "encoding": None}
+    # The second is how optuna-dashboard notes a picture of a trial that has ended.
+    for key in (f"artifacts:{PICTURE}", f"dashboard:artifacts:1:{PICTURE}"):
+        study._storage.set_study_system_attr(study._study_id, key, json.dumps(entry))
+    record.rows.engine.dispose()
+    return files
+
+
+ROUTES = (f"/artifacts/1/1/{PICTURE}", f"/artifacts/1/{PICTURE}")
+
+
+def get(port: int, path: str, method: str = "GET") -> tuple[int, bytes]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request(method, path)
+    answer = connection.getresponse()
+    found = answer.status, answer.read()
+    connection.close()
+    return found
+
+
+def test_picture_that_is_a_file_is_served(pictured: StudyFiles) -> None:
+    with serving(pictured) as port:
+        assert [get(port, path) for path in ROUTES] == [(200, b"picture")] * 2
+
+
+def link_to_file(files: StudyFiles) -> None:
+    (files.pictures / PICTURE).unlink()
+    (files.pictures / PICTURE).symlink_to(files.root.parent / "secret")
+
+
+def link_to_other_picture(files: StudyFiles) -> None:
+    (files.pictures / PICTURE).rename(files.pictures / "secret")
+    (files.pictures / PICTURE).symlink_to("secret")
+
+
+def link_to_folder(files: StudyFiles) -> None:
+    elsewhere = files.root.parent / "elsewhere"
+    files.pictures.rename(elsewhere)
+    files.pictures.symlink_to(elsewhere)
+
+
+def pipe(files: StudyFiles) -> None:
+    (files.pictures / PICTURE).unlink()
+    os.mkfifo(files.pictures / PICTURE)
+
+
+def folder(files: StudyFiles) -> None:
+    (files.pictures / PICTURE).unlink()
+    (files.pictures / PICTURE).mkdir()
+
+
+@pytest.mark.parametrize("spoil", [link_to_file, link_to_other_picture, link_to_folder, pipe, folder])
+def test_picture_that_is_no_plain_file_of_the_study_is_not_served(
+    spoil: Callable[[StudyFiles], None], pictured: StudyFiles
+) -> None:
+    spoil(pictured)
+    with serving(pictured) as port:
+        for path in ROUTES:
+            status, body = get(port, path)
+            assert status == 404
+            assert b"secret" not in body
+            assert b"picture" not in body.replace(b"This picture", b"")
+        assert get(port, f"/api{ROUTES[1]}", "DELETE")[0] in (204, 404)
+    # Deleting takes the link away, and never what it leads to.
+    assert (pictured.root.parent / "secret").read_bytes() == b"secret"
+    if spoil is link_to_folder:
+        assert (pictured.root.parent / "elsewhere" / PICTURE).read_bytes() == b"picture"
+
+
+def test_study_s_folder_may_be_a_link_to_another_disk(pictured: StudyFiles, tmp_path: Path) -> None:
+    pictured.folder.rename(tmp_path / "disk")
+    pictured.folder.symlink_to(tmp_path / "disk")
+    with serving(pictured) as port:
+        assert get(port, ROUTES[0]) == (200, b"picture")
+
+
+def test_what_somebody_adds_to_the_study_is_written_and_served(pictured: StudyFiles) -> None:
+    with serving(pictured) as port:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        body = json.dumps({"file": "data:text/plain;base64,bm90ZQ==", "filename": "note.txt"})
+        connection.request("POST", "/api/artifacts/1", body, {"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        assert answer.status == 201
+        key = json.loads(answer.read())["artifact_id"]
+        connection.close()
+        assert get(port, f"/artifacts/1/{key}") == (200, b"note")
 
 
 def shown(port: int, after: int = 0) -> dict[str, Any]:
@@ -159,7 +302,7 @@ def test_dashboard_that_others_may_reach_answers_to_numbers_but_to_no_strangers_
     def answer(host: str, name: str) -> str:
         said: list[str] = []
         application = refusing_strangers(lambda environ, start: start("200 OK", []) or [], host)
-        application({"HTTP_HOST": name}, lambda status, headers: said.append(status))
+        application({"HTTP_HOST": name, "REQUEST_METHOD": "GET"}, lambda status, headers: said.append(status))
         return said[0][:3]
 
     assert answer("0.0.0.0", "192.168.1.5:8080") == "200"  # noqa: S104

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from search.deploy.external import must_be_alone
 from search.errors import DeployError
 
 if TYPE_CHECKING:
@@ -40,7 +41,8 @@ def quantize(source: Path, target: Path, *, mode: Mode, calibration: Pixels) -> 
     the file is then copied. The normalisation at the head stays in floats.
 
     Raises:
-        DeployError: the quantizer cannot take the model, or there are no calibration images.
+        DeployError: the quantizer cannot take the model, a tensor of it is in another file, or there are no calibration
+            images.
     """
     if not source.is_file():
         raise DeployError(f"{source}: no such ONNX file")
@@ -50,6 +52,7 @@ def quantize(source: Path, target: Path, *, mode: Mode, calibration: Pixels) -> 
     with tempfile.TemporaryDirectory(prefix=".quantize-", dir=target.parent) as folder, _quiet():
         prepared, result = Path(folder) / "prepared.onnx", Path(folder) / "model.onnx"
         try:
+            must_be_alone(source, source.read_bytes())
             _prepare(source, prepared)
             used = _write(prepared, result, mode, calibration)
             if used == "none":

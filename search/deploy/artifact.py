@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from search.deploy.external import must_be_alone
 from search.errors import DeployError
 
 if TYPE_CHECKING:
@@ -68,15 +69,19 @@ class Artifact:
         """Load a file into ONNX Runtime, on one thread of the CPU.
 
         Raises:
-            DeployError: the file is missing, damaged, or not one that this program exported.
+            DeployError: the file is missing, damaged, not one that this program exported, or has tensors in others.
         """
         if not path.is_file():
             raise DeployError(f"{path}: no such ONNX file")
         import onnxruntime
 
         try:
-            # From memory: a file cannot then name another one to read weights from.
-            session = onnxruntime.InferenceSession(path.read_bytes(), _options(), providers=["CPUExecutionProvider"])
+            content = path.read_bytes()
+            # From memory alone ONNX Runtime still reads a file that is named without a folder from the working folder.
+            must_be_alone(path, content)
+            session = onnxruntime.InferenceSession(content, _options(), providers=["CPUExecutionProvider"])
+        except DeployError:
+            raise
         # The runtime raises half a dozen classes of its own, which have no common one.
         except Exception as error:
             raise DeployError(f"{path}: not an ONNX model, or damaged ({type(error).__name__})") from error

@@ -92,6 +92,7 @@ def read(folder: Path) -> Bundle:
 
 def _json(folder: Path, name: str) -> Any:
     path = folder / name
+    _must_be_inside(folder, name, str(path))
     if not path.is_file():
         raise DeployError(f"{path}: missing; the bundle is not whole")
     if path.stat().st_size > MOST_BYTES:
@@ -113,13 +114,22 @@ def _file(folder: Path, about: Mapping[str, Any], role: str) -> str:
     if not name or name != Path(name).name or name in (".", "..") or "\\" in name or ":" in name or "\0" in name:
         raise DeployError(f"{place}: {name!r} is not the name of a file in the bundle; allowed: no folders, no '..'")
     path = folder / name
-    if path.resolve().parent != folder.resolve():
-        raise DeployError(f"{place}: {name!r} is a link that leads out of the bundle")
+    _must_be_inside(folder, name, f"{place}: {name!r}")
     if not path.is_file():
         raise DeployError(f"{path}: missing; the bundle is not whole")
     if role not in EDITABLE and entry.get("sha256") != _checksum(path):
         raise DeployError(f"{path}: damaged, or changed since the bundle was written")
     return name
+
+
+def _must_be_inside(folder: Path, name: str, shown: str) -> None:
+    # A link may turn in a circle, which `resolve` answers with an error of its own.
+    try:
+        is_inside = (folder / name).resolve().parent == folder.resolve()
+    except (OSError, RuntimeError):
+        is_inside = False
+    if not is_inside:
+        raise DeployError(f"{shown} is a link that leads out of the bundle")
 
 
 def _labels(folder: Path, name: str) -> tuple[str, ...]:

@@ -28,7 +28,8 @@ def copy_study(files: StudyFiles, to: Path, *, with_folder: bool = False) -> Pat
     database a search fills in. Where the copy takes the study's own place, the folder is there already.
 
     Raises:
-        StudyError: there is no such study, it is damaged, or the copy cannot be written or would overwrite a file.
+        StudyError: there is no such study, it is damaged, a link leads out of its folder, or the copy cannot be written
+            or would overwrite a file.
     """
     files.must_exist()
     target = to / files.database.name if to.is_dir() or with_folder else to
@@ -38,6 +39,9 @@ def copy_study(files: StudyFiles, to: Path, *, with_folder: bool = False) -> Pat
     for path in (target, *copied):
         if path.exists():
             raise StudyError(f"{path}: exists already; name another place")
+    source = files.folder if with_folder else files.pictures
+    if copied:
+        _must_hold_no_links(files, source)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if is_home:
@@ -46,7 +50,7 @@ def copy_study(files: StudyFiles, to: Path, *, with_folder: bool = False) -> Pat
                 StudyFiles(files.root, files.name).take_over()
             return target
         _copy_database(files, target)
-        _copy_folder(files.folder if with_folder else files.pictures, *copied)
+        _copy_folder(source, *copied)
     except (OSError, shutil.Error) as error:
         shown = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise StudyError(f"{target}: cannot be written ({shown})") from error
@@ -99,6 +103,14 @@ def _without_leftovers(partial: Path) -> Iterator[None]:
     finally:
         for leftover in partial.parent.glob(f"{partial.name}*"):
             leftover.unlink()
+
+
+def _must_hold_no_links(files: StudyFiles, source: Path) -> None:
+    # A study may come from anybody: a link in it would put files of this machine's into what is given away.
+    home = files.folder.resolve()
+    for path in (source, *sorted(source.rglob("*"))):
+        if path.is_symlink() and path != files.folder and not path.resolve().is_relative_to(home):
+            raise StudyError(f"{path}: a link that leads out of the study's folder; put the files there, or delete it")
 
 
 def _copy_folder(source: Path, target: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -113,7 +114,9 @@ def show_all_characters() -> None:
     """Show what the encoding of the streams lacks as backslashes, and leave them as they are otherwise."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            # A stream that was opened on a file and is a pipe by now cannot tell its position, which it need not.
+            with contextlib.suppress(OSError):
+                stream.reconfigure(errors="backslashreplace")
 
 
 def end_with_reader() -> None:

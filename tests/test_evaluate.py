@@ -111,3 +111,12 @@ def test_digits_are_measured_with_weights_of_digits(tmp_path: Path, imgcls: Call
     assert json.loads(answer.out)["images"] > 200
     shutil.rmtree(tmp_path / "studies")
     assert imgcls("evaluate", weights).code == 0
+
+
+def test_data_of_torchvision_is_named_before_its_folder(weights: Path, here: Callable[..., Answer]) -> None:
+    answer = here("evaluate", weights, "--data", "torchvision:FashionMNIST:sets")
+    assert is_one_line(answer)
+    assert "data.torchvision: FashionMNIST" in answer.err
+    assert "/sets" in answer.err
+    assert "no complete copy in" in here("evaluate", weights, "--data", "torchvision:FashionMNIST").err
+    assert "'fashion'" in here("evaluate", weights, "--data", "torchvision:fashion").err

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+from search.signature import REQUIRED, Fields, Leaf, OneOf
 from search.space.problems import Place, Report, printable
 from search.space.yaml_nodes import MAX_DEPTH, ListNode, MapNode, Node, ScalarNode, read
 
 
-def with_data(root: MapNode, data: str, report: Report) -> MapNode:
-    """Return the file with its data section replaced by `folder:photos` or `digits`; the root is taken literally."""
+def with_data(root: MapNode, data: str, known: Leaf | OneOf | Fields, report: Report) -> MapNode:
+    """Return the file with its data section replaced by `digits`, `folder:photos` or `torchvision:STL10:sets`.
+
+    What a data set requires comes first, then its root; values are taken literally.
+    """
     place = Place(origin=f"--data {printable(data)}")
     name, colon, location = data.partition(":")
     if not name or (colon and not location):
         report.add(place, "data", "takes a name, or a name and a place, as in digits or folder:photos")
         return root
-    args = _single("root", ScalarNode(place=place, value=location, text=location, quoted=True), place)
-    return _replaced(root, "data", _single(name, args if colon else MapNode(place=place), place), place)
+    option = known.options.get(name) if isinstance(known, OneOf) else None
+    names = _required(option) if option is not None else []
+    names += [] if "root" in names else ["root"]
+    values = location.split(":", len(names) - 1) if colon else []
+    args = {
+        key: ScalarNode(place=place, value=value, text=value, quoted=True)
+        for key, value in zip(names, values, strict=False)
+    }
+    arguments = MapNode(place=place, values=args, keys=dict.fromkeys(args, place))
+    return _replaced(root, "data", _single(name, arguments, place), place)
+
+
+def _required(option: Fields) -> list[str]:
+    return [name for name, leaf in option.fields.items() if isinstance(leaf, Leaf) and leaf.default is REQUIRED]
 
 
 def with_value(root: MapNode, path: str, text: str, report: Report) -> MapNode:

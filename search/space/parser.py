@@ -46,7 +46,7 @@ def parse(
     report = Report(source)
     root = _root(text, report)
     if data is not None:
-        root = with_data(root, data, report)
+        root = with_data(root, data, catalog.config.fields["data"], report)
     for path, value in overrides:
         root = with_value(root, path, value, report)
     space = _space(root, catalog, report)

@@ -146,9 +146,92 @@ def test_weights_of_another_shape_are_refused_with_the_tensor(tmp_path: Path) ->
         pipeline.check_weights(shallow.component("model"), data(16).shape)
 
 
+def prefixed(prefix: str, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
+
+
+def saved(kind: str, state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Save weights as other programs do."""
+    from safetensors.torch import save_file
+
+    plain = {name: tensor.clone() for name, tensor in state.items()}
+    match kind:
+        case "safetensors":
+            save_file(plain, path)
+        case "prefixed safetensors":
+            save_file(prefixed("module.", plain), path)
+        case "DataParallel":
+            torch.save(prefixed("module.", plain), path)
+        case "compiled and DataParallel":
+            torch.save({"state_dict": prefixed("module._orig_mod.", plain)}, path)
+        case "Lightning":
+            torch.save({"epoch": 3, "state_dict": prefixed("model.", plain)}, path)
+        case "nested":
+            torch.save({"model": {"state_dict": plain}}, path)
+        case key:
+            torch.save({key: plain, "epoch": 3}, path)
+
+
+KINDS = [
+    "model",
+    "state_dict",
+    "model_state_dict",
+    "nested",
+    "DataParallel",
+    "compiled and DataParallel",
+    "Lightning",
+    "safetensors",
+    "prefixed safetensors",
+]
+
+
+@pytest.mark.parametrize("ending", [".pt", ".safetensors"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_of_other_programs_are_read_whatever_they_are_called(kind: str, ending: str, tmp_path: Path) -> None:
+    *_, theirs = checkpoint(tmp_path)
+    path = tmp_path / f"theirs{ending}"
+    saved(kind, theirs.state_dict(), path)
+    trial = config(model_section("resnet", depths=[1, 1], width=8, weights=str(path)))
+    ours = pipeline.new_session(trial, data(32, classes=9), seed=1, device="cpu").model.state_dict()
+    body = {name: tensor for name, tensor in theirs.state_dict().items() if not name.startswith("fc.")}
+    assert all(torch.equal(tensor, ours[name]) for name, tensor in body.items())
+
+
+def test_what_does_not_fit_is_named_with_examples(tmp_path: Path) -> None:
+    *_, theirs = checkpoint(tmp_path)
+    state, path = theirs.state_dict(), tmp_path / "theirs.pt"
+    trial = config(model_section("resnet", depths=[1, 1], width=8, weights=str(path)))
+
+    def said(tensors: Mapping[str, torch.Tensor]) -> str:
+        torch.save(dict(tensors), path)
+        with pytest.raises(BuildError) as error:
+            pipeline.check_weights(trial.component("model"), data(16).shape)
+        assert error.value.path == "model.resnet.weights"
+        assert "\n" not in error.value.message
+        return error.value.message.removeprefix(f"{path}: ")
+
+    assert re.search(
+        r"every name begins with encoder\., and \d+ of \d+ names fit without it", said(prefixed("encoder.", state))
+    )
+    fewer = {name: tensor for name, tensor in state.items() if name not in ("conv1.weight", "bn1.bias")}
+    assert re.fullmatch(r"does not fit: it lacks 2 of \d+ tensors, as conv1.weight, bn1.bias", said(fewer))
+    more = {**state, "a": torch.zeros(1), "b": torch.zeros(1), "c": torch.zeros(1), "d": torch.zeros(1)}
+    assert said(more) == "does not fit: it has 4 tensors more, as a, b, c, ..."
+    other = {**state, "conv1.weight": torch.zeros(8, 3, 5, 5), "bn1.bias": torch.zeros(4)}
+    assert said(other) == (
+        "does not fit: conv1.weight is (8, 3, 5, 5) there and (8, 3, 3, 3) here (2 tensors have other shapes)"
+    )
+    renamed = {("x" if name == "conv1.weight" else name): tensor for name, tensor in state.items()}
+    assert re.search(r"it lacks 1 of \d+ tensors, as conv1.weight; it has 1 tensors more, as x$", said(renamed))
+    torch.save({"epoch": 3, "loss": 0.1}, path)
+    with pytest.raises(CheckpointError, match=r"theirs.pt: holds no tensors; its entries: epoch, loss$"):
+        pipeline.check_weights(trial.component("model"), data(16).shape)
+
+
 @pytest.mark.parametrize(
     ("weights", "said"),
     [
+        ("broken.safetensors", r"broken.safetensors: not a weights file, or damaged \("),
         (
             "imagenett",
             r"'imagenett': no such file \(did you mean 'imagenet'\?\); allowed: imagenet, or the path of a file",
@@ -163,6 +246,7 @@ def test_bad_weights_files_get_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("broken.pt").write_bytes(b"no weights")
+    Path("broken.safetensors").write_bytes(b"\x10" + bytes(7) + b'{"a": 1}')
     torch.save([1, 2], "list.pt")
     torch.save({"model": torch.nn.Linear(1, 1)}, "code.pt")
     trial = config(model_section("resnet", depths=[1, 1], width=8, weights=weights))

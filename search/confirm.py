@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from search import teachers
+from search import study_data, teachers
 from search.confidence import difference, estimate, interval, optimism, share_interval
 from search.config import TrialConfig
 from search.data import Prepared
@@ -125,8 +125,7 @@ def searched_images(
         StudyError: they are not.
     """
     found = helper.prepare(config, watcher.decoding)
-    if found.fingerprint != record.facts["data"]["fingerprint"]:
-        raise StudyError(f"{files.store}: the images are no longer those that were searched on")
+    study_data.refuse_other(record, config, found, helper)
     return found
 
 

@@ -162,7 +162,7 @@ def record_opening(path: Path, about: dict[str, Any]) -> None:
 def _images(config: TrialConfig, data: Prepared, split: SplitName) -> list[Images]:
     if split == "val":
         return [load(data, "val")]
-    test = open_test(describe(config.component("data")), data)
+    test = open_test(describe(config.component("data"), Path(data.folder).parent), data)
     return [test] if split == "test" else [load(data, "train"), load(data, "val"), test]
 
 

@@ -32,6 +32,7 @@ from search.data import (
     augment,
     describe,
     load,
+    look_at_test,
     mixing,
     native_shape,
     open_all,
@@ -55,20 +56,28 @@ GPU_SHARE = 0.25
 """The share of a GPU's free memory that a data set may take to live there."""
 
 
-def prepare_data(config: TrialConfig, cache: Path, progress: Callable[[int, int], None] | None = None) -> Prepared:
+def prepare_data(
+    config: TrialConfig,
+    cache: Path,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    looks_at_test: bool = False,
+) -> Prepared:
     """Decode the images of a configuration once; later calls find them under `cache`.
+
+    Before a search or a training, the files of the test split are looked at too, whether they can be read.
 
     Raises:
         DataError: the images are missing, damaged or unusable.
     """
     component = config.component("data")
-    source = describe(component)
+    source = describe(component, cache)
     image = config.section("image")
     size, channels = image["size"], image["channels"]
     if size is None or channels is None:
         own_size, own_channels = native_shape(source)
         size, channels = size or own_size, channels or own_channels
-    return prepare(
+    prepared = prepare(
         source,
         origin=component,
         image_size=size,
@@ -77,6 +86,9 @@ def prepare_data(config: TrialConfig, cache: Path, progress: Callable[[int, int]
         most_bytes=cache_bytes(config),
         progress=progress,
     )
+    if looks_at_test and source.is_in_files:
+        look_at_test(source, prepared, progress)
+    return prepared
 
 
 def open_whole(config: TrialConfig, source: Source, cache: Path) -> list[Images]:
@@ -99,6 +111,17 @@ def cache_bytes(config: TrialConfig) -> float:
     """Return the most bytes of decoded images that a configuration allows on disk."""
     gigabytes: float = config.section("image").get("cache_gb", CACHE_GB)
     return gigabytes * 1e9
+
+
+def has_fingerprint(config: TrialConfig, data: Prepared, known: str) -> bool:
+    """Tell whether a data set has a recorded fingerprint, of whichever version that is.
+
+    Raises:
+        DataError: its images are missing or cannot be read.
+    """
+    if known == data.fingerprint:
+        return True
+    return describe(config.component("data"), Path(data.folder).parent).has_fingerprint(known)
 
 
 def versions() -> dict[str, str]:

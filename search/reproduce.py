@@ -78,7 +78,9 @@ def reproduce(files: StudyFiles, number: int, *, seeds: int, watcher: TrainingWa
         if first is not None:
             watcher.say(f"epoch {first} differs; {seeds} other seeds show how much seeds alone change")
             noise = [history[-1][_metric(trial)] for history in train(fresh_seeds(record, seeds))]
-        changes = _changes(record, trial, data.fingerprint, helper.versions(), helper.hardware(devices[0]))
+        known = record.facts["data"]["fingerprint"]
+        now_is = known if helper.has_fingerprint(config, known) else data.fingerprint
+        changes = _changes(record, trial, now_is, helper.versions(), helper.hardware(devices[0]))
     then, now = trial.epochs[-1][_metric(trial)], again[-1][_metric(trial)]
     margin = t_quantile(len(noise) - 1) * math.sqrt(2) * statistics.stdev(noise) if len(noise) > 1 else 0.0
     verdict: Verdict = "different" if abs(then - now) > margin else "within noise"

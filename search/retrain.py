@@ -13,7 +13,7 @@ from search import teachers
 from search.confidence import interval
 from search.config import TrialConfig
 from search.data import Prepared, must_exist
-from search.errors import NoResultError, StudyError, UserError
+from search.errors import CheckpointError, NoResultError, StudyError, UserError
 from search.executors.helper import Helper
 from search.executors.local import LocalExecutor, usable_slots
 from search.export import now, write_text
@@ -85,6 +85,7 @@ def train(training: Training, watcher: TrainingWatcher) -> dict[str, Any]:
         devices = helper.devices(training.config.section("training")["device"])
         executor = LocalExecutor(usable_slots(devices, None, len(training.seeds)))
         stack.callback(executor.close)
+        _refuse_other_images(training, helper)
         data = helper.prepare(training.config, watcher.decoding)
         helper.measure(training.config, data.shape)
         taught = teachers.settle_one(training.config, training.studies, training.at, training.origin, data, helper)
@@ -128,6 +129,27 @@ def _claim(out: Path) -> None:
         (out / ".writable").unlink()
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror})") from error
+
+
+def _refuse_other_images(training: Training, helper: Helper) -> None:
+    """Refuse to go on with what an earlier call trained on other images.
+
+    Raises:
+        StudyError: there is such a training.
+    """
+    for seed in training.seeds:
+        path = weights_path(training.out, seed)
+        try:
+            known = helper.describe_weights(path)
+        except CheckpointError:
+            # Not there, or damaged: the training begins from the start.
+            continue
+        if not helper.has_fingerprint(training.config, known.fingerprint):
+            raise StudyError(
+                f"{path}: was trained on other images than are there now (then {dict(known.counts)}, fingerprint "
+                f"{known.fingerprint}); put them back, choose another folder with --out, or delete {training.out} to "
+                "train from the start"
+            )
 
 
 def train_jobs(jobs: Sequence[Job], executor: Executor, watcher: TrainingWatcher) -> dict[int, list[dict[str, float]]]:

@@ -12,12 +12,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, Protocol
 
-from search import __version__, teachers
+from search import __version__, study_data, teachers
 from search.config import TrialConfig
 from search.data import InputShape, Prepared, must_exist
 from search.errors import BuildError, NoResultError, StudyError, UserError
 from search.executors import packing
-from search.executors.helper import Helper
+from search.executors.helper import Helper, image_cache
 from search.executors.local import LocalExecutor, usable_slots
 from search.faults import Faults
 from search.protocol import (
@@ -125,6 +125,7 @@ def run(
         stack.enter_context(files.taken(watcher.say))
         record = _reopen(files, space)
         if record is not None and _is_done(record, settings):
+            study_data.refuse_other_unopened(record, space.first().component("data"), image_cache(root))
             return Outcome(ending="finished", record=record)
         helper = Helper(root)
         stack.callback(helper.close)
@@ -146,7 +147,7 @@ def run(
         if record is None:
             facts = _facts(asked, data, helper, engine.hardware or helper.hardware(engine.devices[0]))
             record = records.create(files, space.objectives, {**facts, "teachers": taught_by} if taught_by else facts)
-        _refuse_other_data(record, data)
+        study_data.refuse_other(record, space.first(), data, helper)
         search = Search(
             space=space,
             files=files,
@@ -307,16 +308,6 @@ def fetch_weights(space: Space, helper: Helper, num_classes: int) -> None:
             seen.add(config.digest("model", "image"))
             with contextlib.suppress(BuildError):
                 helper.fetch_weights(config, shape)
-
-
-def _refuse_other_data(record: Record, data: Prepared) -> None:
-    known = record.facts["data"]
-    if known["fingerprint"] != data.fingerprint:
-        raise StudyError(
-            f"study {record.study.study_name!r} was started with other images: then {known['images']} of "
-            f"{len(known['classes'])} classes, fingerprint {known['fingerprint']}; now {dict(data.counts)} of "
-            f"{len(data.classes)} classes, fingerprint {data.fingerprint}; name another study with --name"
-        )
 
 
 def study_settings(space: Space) -> StudySettings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import faulthandler
+import json
 import os
 import queue
 import signal
@@ -368,7 +369,18 @@ def _read_checkpoint(job: Job) -> dict[str, Any] | None:
     if state.get("job") != _identity(job):
         print(f"training again from the start: {path} is of another trial", flush=True)  # noqa: T201
         return None
+    if not _is_of_same_images(job, state):
+        print(f"training again from the start: {path} was trained on other images", flush=True)  # noqa: T201
+        return None
     return state
+
+
+def _is_of_same_images(job: Job, state: dict[str, Any]) -> bool:
+    try:
+        known = json.loads(state["about"])["data"]["fingerprint"]
+    except (KeyError, TypeError, ValueError):
+        return False
+    return pipeline.has_fingerprint(job.config, Prepared.from_dict(job.data), known)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -9,13 +9,18 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from search.catalog import catalog
 from search.cli import app
+from search.config import Component
+from search.data import describe
+from search.space import read_space
 from tests.conftest import TINY, Answer, begin_command, is_one_line
 from tests.warm import Warm
 
@@ -257,6 +262,118 @@ def test_changed_images_are_refused(tiny: Path, imgcls: Callable[..., Answer]) -
     answer = imgcls(*arguments[:-4], "--set", "study.trials=2", "--workers", "1")
     assert is_one_line(answer), answer
     assert "other images" in answer.err
+
+
+ONE = ("--set", "study.trials=1", "--set", "training.epochs=2", "--workers", "1")
+
+
+def test_finished_study_of_other_images_is_refused(tiny: Path, imgcls: Callable[..., Answer]) -> None:
+    for root in ("a/pets", "b/pets", "moved"):
+        spoil(tiny.parent / root, "nothing")
+    draw(tiny.parent / "b" / "pets" / "train" / "dog" / "3.png", 77)
+    assert imgcls("run", tiny, "--data", "folder:a/pets", *ONE).code == 0
+    other = imgcls("run", tiny, "--data", "folder:b/pets", *ONE)
+    assert is_one_line(other), other
+    assert "other images" in other.err
+    assert "--name" in other.err
+    moved = imgcls("run", tiny, "--data", "folder:moved", "--name", "tiny-pets", *ONE)
+    assert moved.code == 0, moved.err
+    assert "finished: 1 trials" in moved.out
+    shutil.rmtree(tiny.parent / "a")
+    gone = imgcls("run", tiny, "--data", "folder:a/pets", *ONE)
+    assert is_one_line(gone), gone
+    assert "does not exist" in gone.err
+    assert not gone.out
+
+
+def test_study_with_a_fingerprint_of_the_first_version_goes_on(tiny: Path, imgcls: Callable[..., Answer]) -> None:
+    import optuna
+
+    photos = tiny.parent / "photos"
+    spoil(photos, "nothing")
+    assert imgcls("run", tiny, "--data", "folder:photos", *ONE).code == 0
+    study = optuna.load_study(storage=f"sqlite:///{tiny.parent}/studies/tiny-photos.db", study_name="tiny-photos")
+    source = describe(Component(path="data.folder", name="folder", args={"root": str(photos)}))
+    assert source.first_fingerprint is not None
+    study.set_user_attr("data", {**study.user_attrs["data"], "fingerprint": source.first_fingerprint()})
+    again = imgcls("run", tiny, "--data", "folder:photos", "--set", "study.trials=2", *ONE[2:])
+    assert again.code == 0, again.err
+    reproduced = imgcls("reproduce", "tiny-photos", "--trial", "0")
+    assert "identical" in reproduced.out, reproduced
+    assert "fingerprint" not in reproduced.out
+    draw(photos / "train" / "dog" / "3.png", 99)
+    assert "other images" in imgcls("run", tiny, "--data", "folder:photos", "--set", "study.trials=2", *ONE[2:]).err
+
+
+@pytest.mark.parametrize("change", ["added", "deleted", "edited"])
+def test_train_does_not_go_on_with_what_was_trained_on_other_images(
+    change: str, tiny: Path, imgcls: Callable[..., Answer]
+) -> None:
+    photos = tiny.parent / "photos"
+    spoil(photos, "nothing")
+    command = ("train", tiny, *FIXED, "--data", "folder:photos", "--set", "training.epochs=2", "--out", "out")
+    assert imgcls(*command).code == 0
+    # As an interruption, or a failure after the training, leaves it.
+    (tiny.parent / "out" / "metrics.json").unlink()
+    image = photos / "train" / "dog" / "3.png"
+    if change == "added":
+        draw(image.with_name("new.png"), 5)
+    elif change == "deleted":
+        image.unlink()
+    else:
+        draw(image, 99)
+    refused = imgcls(*command)
+    assert is_one_line(refused), refused
+    assert "was trained on other images" in refused.err
+    assert "--out" in refused.err
+    assert not (tiny.parent / "out" / "metrics.json").exists()
+    (tiny.parent / "out" / "seed-1.pt").unlink()
+    assert imgcls(*command).code == 0
+
+
+def test_worker_does_not_go_on_from_a_checkpoint_of_other_images(tmp_path: Path) -> None:
+    from search.executors.helper import image_cache
+    from search.pipeline import prepare_data
+    from search.retrain import training_job
+    from search.worker import Bench
+
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    spoil(tmp_path / "photos", "nothing")
+    pairs = [tuple(pair.split("=", 1)) for pair in (*FIXED[1::2], "training.epochs=2")]
+    space = read_space(tmp_path / "tiny.yaml", catalog(), overrides=pairs, data=f"folder:{tmp_path / 'photos'}")
+    space = space.fill({"image.size": 8, "image.channels": 1})
+
+    def known_epochs() -> int:
+        data = prepare_data(space.config(), image_cache(tmp_path))
+        job = training_job(0, space.config(), data, seed=1, weights=tmp_path / "seed-1.pt", teacher=None)
+        started, *_ = Bench("cpu").work(job, threading.Event())
+        return len(started.history)
+
+    assert [known_epochs(), known_epochs()] == [0, 2]
+    draw(tmp_path / "photos" / "train" / "dog" / "3.png", 99)
+    assert known_epochs() == 0
+
+
+def test_damaged_test_file_is_named_before_any_trial_and_the_split_stays_sealed(
+    tiny: Path, imgcls: Callable[..., Answer]
+) -> None:
+    photos = tiny.parent / "photos"
+    spoil(photos, "nothing")
+    damaged = photos / "test" / "cat" / "3.png"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[: len(whole) // 2])
+    for command in (("run", tiny, *ONE), ("train", tiny, *FIXED)):
+        answer = imgcls(*command, "--data", "folder:photos")
+        assert answer.code == 2
+        # A training shows its progress there too.
+        assert "1 of 20 test images cannot be read: test/cat/3.png" in answer.err.splitlines()[-1]
+        assert "Traceback" not in answer.err
+    assert not list(tiny.parent.glob("studies/*.db"))
+    assert not list(tiny.parent.glob("trained/*/*.pt"))
+    damaged.write_bytes(whole)
+    assert imgcls("run", tiny, *ONE, "--data", "folder:photos").code == 0
+    # Looked at, but nothing is kept.
+    assert not list(tiny.parent.glob("studies/.images/**/test.*"))
 
 
 def test_finished_study_says_so(study: str, tiny: Path, here: Callable[..., Answer]) -> None:

@@ -31,6 +31,7 @@ from search.data import (
     augment,
     decode,
     describe,
+    fingerprint,
     load,
     native_shape,
     open_test,
@@ -79,6 +80,7 @@ def test_reading_signatures_imports_no_heavy_library() -> None:
     code = """
 import sys
 from search import signature
+from search.data import fingerprint
 from search.data import DATASETS, POLICIES, augment
 signature.options(DATASETS); signature.options(POLICIES); signature.read(augment)
 print([name for name in ("torch", "torchvision", "sklearn", "PIL") if name in sys.modules])
@@ -320,6 +322,64 @@ def test_fingerprint_sees_a_change(tmp_path: Path, change: str) -> None:
         case "test edited":
             noise(99).save(tmp_path / "test/a/000.png")
     assert source("folder", root=str(tmp_path)).fingerprint != before
+
+
+def test_fingerprint_sees_the_middle_of_a_file_unless_its_record_is_of_the_first_version(tmp_path: Path) -> None:
+    plant(tmp_path, {"a": 4, "b": 4})
+    large = tmp_path / "a" / "large.bmp"
+    Image.fromarray(np.zeros((200, 200, 3), "uint8")).save(large)
+    before = source("folder", root=str(tmp_path))
+    first = before.first_fingerprint()
+    assert before.fingerprint.startswith("2-")
+    assert len(first) == 16
+    assert before.has_fingerprint(before.fingerprint)
+    assert before.has_fingerprint(first)
+    content = bytearray(large.read_bytes())
+    content[60_000] ^= 1
+    large.write_bytes(content)
+    after = source("folder", root=str(tmp_path))
+    assert not after.has_fingerprint(before.fingerprint)
+    assert after.has_fingerprint(first)
+    large.unlink()
+    assert not source("folder", root=str(tmp_path)).has_fingerprint(first)
+
+
+def test_fingerprint_of_the_first_version_is_what_it_was(tmp_path: Path) -> None:
+    # Told by the program that made such fingerprints.
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            (tmp_path / name / f"{number}.png").write_bytes(bytes([number, ord(name)]) * 20_000 * number + b"end")
+    found = source("folder", root=str(tmp_path))
+    assert found.has_fingerprint("8f64da74fa0f1348")
+    assert not found.has_fingerprint("0123456789abcdef")
+    digits = source("digits")
+    assert digits.has_fingerprint("8ea59edcd269805f")
+
+
+def test_files_of_the_same_size_and_time_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos, cache = plant(tmp_path / "photos", {"a": 4, "b": 4}), tmp_path / "cache"
+    for path in photos.rglob("*.*"):
+        os.utime(path, (1e9, 1e9))
+    read: list[Path] = []
+    whole = fingerprint._whole
+    monkeypatch.setattr(fingerprint, "_whole", lambda path: (read.append(path), whole(path))[1])
+    component = Component(path="data.folder", name="folder", args={"root": str(photos)})
+    first = describe(component, cache).fingerprint
+    assert len(read) == 8
+    assert describe(component, cache).fingerprint == first
+    assert len(read) == 8
+    changed = next(photos.rglob("*.*"))
+    content = bytearray(changed.read_bytes())
+    content[-1] ^= 1
+    changed.write_bytes(content)
+    assert describe(component, cache).fingerprint != first
+    assert read[8:] == [changed]
+    # It has changed within the last seconds, and might again within one tick.
+    describe(component, cache)
+    assert read[9:] == [changed]
+    (cache / "hashes.sqlite").write_bytes(b"no database" * 500)
+    assert describe(component).fingerprint == describe(component, cache).fingerprint
 
 
 def test_fingerprint_sees_both_ends_of_a_large_file(tmp_path: Path) -> None:

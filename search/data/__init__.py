@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from search.config import Component
+from search.data import fingerprint
 from search.data.augment import Augment, Moment, augment
 from search.data.decode import decode, native_shape
 from search.data.digits import digits
@@ -14,7 +16,7 @@ from search.data.image import InputShape
 from search.data.mixing import Mix, mix_nothing, mixing
 from search.data.policies import POLICIES, Policy
 from search.data.source import Source, Split
-from search.data.store import Images, Prepared, load, open_all, open_test, prepare, remove, stored
+from search.data.store import Images, Prepared, load, look_at_test, open_all, open_test, prepare, remove, stored
 from search.data.stream import Streamed
 from search.data.torchvision_sets import SHAPES, cifar10, torchvision_set
 from search.errors import BuildError, DataError, closest
@@ -38,6 +40,7 @@ __all__ = [
     "describe_whole",
     "known_shape",
     "load",
+    "look_at_test",
     "mix_nothing",
     "mixing",
     "must_exist",
@@ -93,8 +96,8 @@ def must_exist(component: Component) -> None:
         raise DataError(f"{component.path}: {top}: is not a folder; allowed: {wanted}")
 
 
-def describe(component: Component) -> Source:
-    """Build the source that a configuration's `data` section names.
+def describe(component: Component, cache: Path | None = None) -> Source:
+    """Build the source that a configuration's `data` section names; hashes of its files are remembered in `cache`.
 
     Raises:
         BuildError: there is no such data set, or it has no use for an argument's value.
@@ -103,8 +106,10 @@ def describe(component: Component) -> Source:
     if component.name not in DATASETS:
         known = ", ".join(DATASETS)
         raise BuildError(component.path, f"no such data set{closest(component.name, DATASETS)}; allowed: {known}")
+    remembering = fingerprint.remembering(cache) if cache is not None else contextlib.nullcontext()
     try:
-        return DATASETS[component.name](**component.args)
+        with remembering:
+            return DATASETS[component.name](**component.args)
     except BuildError as error:
         # A builder knows its argument, not where in the file it stands.
         raise BuildError(f"{component.path}.{error.path}", error.message) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -77,6 +77,30 @@ def native_shape(source: Source) -> tuple[int, int]:
     if first[0][0] != first[0][1]:
         raise DataError(f"{source.place}: {_sized(*first)}, which is not square; set image.size")
     return first[0][0], channels
+
+
+def unreadable(
+    source: Source, split: Split, size: int, channels: int, progress: Callable[[int, int], None] | None = None
+) -> list[str]:
+    """Return the names of the images of a split that cannot be decoded, each with the reason; no pixel is kept."""
+
+    def trouble(index: int) -> str | None:
+        try:
+            with source.read(split, index) as image:
+                decode(image, size, channels)
+        # Damaged files make Pillow raise nearly anything.
+        except Exception as error:
+            return f"{source.names[split][index]} ({reason(error)})"
+        return None
+
+    count, found = len(source.names[split]), []
+    with unlimited_pillow(), ThreadPoolExecutor(THREADS) as pool:
+        for done, troubled in enumerate(pool.map(trouble, range(count)), start=1):
+            if troubled is not None:
+                found.append(troubled)
+            if progress is not None and (done % 256 == 0 or done == count):
+                progress(done, count)
+    return found
 
 
 @contextlib.contextmanager

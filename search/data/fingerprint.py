@@ -2,47 +2,156 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+VERSION = 2
+"""Begins every fingerprint, as in `2-0123456789abcdef`; those of version 1 have no such beginning."""
+
 EDGE = 16 * 1024
-"""Bytes hashed at either end of a file. Whole files would take minutes on a folder of 100 GB at the start of every
-search; a photo that was changed and keeps its name, its size, its header and its end has not been met."""
+"""Bytes at either end of a file that fingerprints of version 1 saw."""
 
 THREADS = 8
+BLOCK = 1 << 20
+
+SETTLED_SECONDS = 2.0
+"""A file that changed less than this ago may change again within one tick of its time stamp: it is not remembered."""
+
+FILE = "hashes.sqlite"
+_folders: list[Path] = []
+
+
+@contextlib.contextmanager
+def remembering(folder: Path) -> Iterator[None]:
+    """Remember hashes of files under a folder meanwhile: a file of the same size and time is not read again."""
+    _folders.append(folder)
+    try:
+        yield
+    finally:
+        _folders.pop()
 
 
 def of_arrays(classes: Sequence[str], arrays: Iterable[npt.NDArray[np.generic]]) -> str:
-    """Return the fingerprint of images and labels that lie in memory."""
+    """Return the fingerprint of images and labels that are in memory."""
     digest = hashlib.sha256(json.dumps(list(classes)).encode())
     for array in arrays:
         digest.update(f"{array.shape} {array.dtype.str}".encode())
         digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()[:16]
+    return f"{VERSION}-{digest.hexdigest()[:16]}"
 
 
 def of_files(classes: Sequence[str], names: Sequence[str], labels: npt.NDArray[np.int64], paths: Sequence[Path]) -> str:
-    """Return the fingerprint of image files: their names, labels, sizes, first and last `EDGE` bytes.
+    """Return the fingerprint of image files: their names, labels and whole contents.
 
     Raises:
         OSError: a file cannot be read.
     """
+    return f"{VERSION}-{_combined(classes, names, labels, _whole_files(paths))}"
+
+
+def of_files_by_edges(
+    classes: Sequence[str], names: Sequence[str], labels: npt.NDArray[np.int64], paths: Sequence[Path]
+) -> str:
+    """Return the fingerprint of version 1, which saw the sizes and the first and last `EDGE` bytes of files.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    return _combined(classes, names, labels, _mapped(_edges, paths))
+
+
+def are_equal(known: str, now: str, first_version: Callable[[], str] | None) -> bool:
+    """Tell whether a recorded fingerprint is that of the present images, compared by the version of the record.
+
+    `first_version` makes the one of version 1, None where that differs in nothing but its beginning.
+    """
+    if "-" in known:
+        return known == now
+    return known == (first_version() if first_version is not None else now.partition("-")[2])
+
+
+def _combined(
+    classes: Sequence[str], names: Sequence[str], labels: npt.NDArray[np.int64], contents: Iterable[bytes]
+) -> str:
     digest = hashlib.sha256(json.dumps(list(classes)).encode())
+    for name, label, content in zip(names, labels, contents, strict=True):
+        digest.update(os.fsencode(f"{name}\0{label}\0") + content)
+    return digest.hexdigest()[:16]
+
+
+def _mapped(hash_file: Callable[[Path], bytes], paths: Sequence[Path]) -> Iterator[bytes]:
     with ThreadPoolExecutor(THREADS) as pool:
         # In runs: one future per file would cost more than the file.
         for start in range(0, len(paths), 4096):
-            stop = start + 4096
-            edges = pool.map(_edges, paths[start:stop], chunksize=1)
-            for name, label, edge in zip(names[start:stop], labels[start:stop], edges, strict=True):
-                digest.update(os.fsencode(f"{name}\0{label}\0") + edge)
-    return digest.hexdigest()[:16]
+            yield from pool.map(hash_file, paths[start : start + 4096], chunksize=1)
+
+
+def _whole_files(paths: Sequence[Path]) -> list[bytes]:
+    states = [_state(path) for path in paths]
+    memory = _folders[-1] / FILE if _folders else None
+    known = _recall(memory)
+    keys = [os.fsencode(path) for path in paths]
+    found = [known.get((key, *state)) for key, state in zip(keys, states, strict=True)]
+    unknown = [place for place, digest in enumerate(found) if digest is None]
+    for place, digest in zip(unknown, _mapped(_whole, [paths[place] for place in unknown]), strict=True):
+        found[place] = digest
+    latest = time.time_ns() - int(SETTLED_SECONDS * 1e9)
+    _remember(memory, [(keys[i], *states[i], found[i]) for i in unknown if states[i][1] < latest])
+    return [digest for digest in found if digest is not None]
+
+
+def _state(path: Path) -> tuple[int, int]:
+    # A named pipe called photo.jpg would be waited on for ever.
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file (a broken link?)")
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _recall(memory: Path | None) -> dict[tuple[bytes, int, int], bytes]:
+    # Whatever is wrong with it, the files themselves can be read.
+    with contextlib.suppress(sqlite3.Error):
+        if memory is not None and memory.exists():
+            with contextlib.closing(sqlite3.connect(memory)) as database:
+                rows = database.execute("SELECT path, size, time, digest FROM files")
+                return {(path, size, then): digest for path, size, then, digest in rows}
+    return {}
+
+
+def _remember(memory: Path | None, rows: Sequence[tuple[bytes, int, int, bytes | None]]) -> None:
+    if memory is None or not rows:
+        return
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.closing(sqlite3.connect(memory)) as database, database:
+            columns = "path BLOB PRIMARY KEY, size INTEGER, time INTEGER, digest BLOB"
+            database.execute(f"CREATE TABLE IF NOT EXISTS files ({columns}) WITHOUT ROWID")
+            database.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", rows)
+    except sqlite3.DatabaseError as error:
+        # Damaged, or of something else; locked, full and read-only ones are left.
+        if not isinstance(error, sqlite3.OperationalError):
+            memory.unlink(missing_ok=True)
+    except OSError:
+        # The decoded images go to the same place, and say why they cannot.
+        return
+
+
+def _whole(path: Path) -> bytes:
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.digest()
 
 
 def _edges(path: Path) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,6 +54,7 @@ def folder(
         given=found.given,
         read=from_files(found.paths),
         fingerprint=found.fingerprint,
+        first_fingerprint=found.first_fingerprint,
         val=val,
         test=test,
         split_seed=split_seed,
@@ -76,6 +78,7 @@ def whole_folder(root: str) -> Source:
         names={"train": (), "val": (), "test": tuple(found.names)},
         read=lambda split, index: from_files(found.paths)(index),
         fingerprint=found.fingerprint,
+        first_fingerprint=found.first_fingerprint,
     )
 
 
@@ -95,6 +98,7 @@ class _Listing:
     """The numbers of the images in each split that the folder comes with."""
 
     fingerprint: str
+    first_fingerprint: Callable[[], str]
 
 
 def _list(root: str) -> _Listing:
@@ -110,6 +114,7 @@ def _list(root: str) -> _Listing:
         names = [path.relative_to(top).as_posix() for path in paths]
         labels = np.array([label for _, label, _ in rows], dtype=np.int64)
         contents = fingerprint.of_files(classes, names, labels, paths)
+        first = partial(fingerprint.of_files_by_edges, classes, names, labels, paths)
     except OSError as error:
         raise DataError(f"{place}: cannot be read: {error}") from error
     splits = np.array([split for _, _, split in rows])
@@ -122,6 +127,7 @@ def _list(root: str) -> _Listing:
         labels=labels,
         given={split: np.flatnonzero(splits == split) for split in found},
         fingerprint=contents,
+        first_fingerprint=first,
     )
 
 

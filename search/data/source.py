@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import numpy.typing as npt
 
+from search.data.fingerprint import are_equal
 from search.data.splits import Split, divide
 from search.signature import Arg
 
@@ -59,6 +60,22 @@ class Source:
     fingerprint: str
     """Equal for equal contents, wherever they lie and whatever the splits."""
 
+    first_fingerprint: Callable[[], str] | None = None
+    """Makes the fingerprint of version 1, where that saw other parts of the images."""
+
+    @property
+    def is_in_files(self) -> bool:
+        """Whether each image is a file of its own, which may be damaged."""
+        return self.first_fingerprint is not None
+
+    def has_fingerprint(self, known: str) -> bool:
+        """Tell whether these are the images of a fingerprint, of whichever version it is.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        return are_equal(known, self.fingerprint, self.first_fingerprint)
+
 
 def assemble(
     *,
@@ -70,6 +87,7 @@ def assemble(
     given: Mapping[Split, npt.NDArray[np.int64]],
     read: Callable[[int], Image],
     fingerprint: str,
+    first_fingerprint: Callable[[], str] | None = None,
     **cuts: Any,
 ) -> Source:
     """Cut numbered items (names [N], labels [N], `read` by number) into the splits of a source.
@@ -85,6 +103,7 @@ def assemble(
         names={split: tuple(names[item] for item in items) for split, items in splits.items()},
         read=lambda split, index: read(int(splits[split][index])),
         fingerprint=fingerprint,
+        first_fingerprint=first_fingerprint,
     )
 
 

@@ -17,12 +17,16 @@ import numpy as np
 import numpy.typing as npt
 
 from search.config import Component
-from search.data import arrays
+from search.data import arrays, fingerprint
 from search.data.arrays import Progress
+from search.data.decode import unreadable
 from search.data.image import InputShape
 from search.data.source import Source, Split
 from search.data.stream import Streamed
 from search.errors import BuildError, DataError
+
+READABLE = "-test-is-readable"
+"""Ends the names of empty files that say so of the test split."""
 
 STREAMED = "-streamed"
 """Ends the names of folders that hold names and labels but no pixels."""
@@ -221,10 +225,35 @@ def open_all(
     return [_load(folder, split, counts[split], image_size, channels, reader) for split in splits]
 
 
+def look_at_test(source: Source, prepared: Prepared, progress: Progress | None = None) -> None:
+    """See once that the files of the test split can be read; nothing of them is kept, and the split stays sealed.
+
+    Raises:
+        DataError: some cannot; they are named.
+    """
+    folder = Path(prepared.folder)
+    mark = folder.with_name(f"{folder.name.removesuffix(STREAMED)}{READABLE}")
+    if mark.exists():
+        return
+    broken = unreadable(source, "test", prepared.image_size, prepared.channels, progress)
+    if broken:
+        shown = ", ".join(broken[: arrays.SHOWN])
+        more = f" and {len(broken) - arrays.SHOWN} more" if len(broken) > arrays.SHOWN else ""
+        raise DataError(
+            f"{source.place}: {len(broken)} of {len(source.names['test'])} test images cannot be read: {shown}{more}; "
+            "mend or remove them before the search, which remembers what images it had"
+        )
+    try:
+        mark.touch()
+    except OSError as error:
+        raise DataError(f"{mark}: cannot be written ({error.strerror})") from error
+
+
 def _streaming_source(prepared: Prepared) -> Source | None:
     if prepared.streamed_from is None:
         return None
-    source = _described(json.dumps(prepared.streamed_from))
+    with fingerprint.remembering(Path(prepared.folder).parent):
+        source = _described(json.dumps(prepared.streamed_from))
     _must_be(source, prepared)
     return source
 

@@ -78,7 +78,7 @@ def _validation_images(trained: Trained, cache: Path) -> tuple[Images, bool]:
     found = pipeline.prepare_data(trained.config, cache)
     if found.classes != trained.data.classes:
         raise DeployError(f"{trained.weights}: the images have other classes now than when it was trained")
-    return load(found, "val"), found.fingerprint == trained.data.fingerprint
+    return load(found, "val"), pipeline.has_fingerprint(trained.config, found, trained.data.fingerprint)
 
 
 def _place_model(trained: Trained, path: Path) -> None:

@@ -93,6 +93,18 @@ class Helper:
             self.prepared[key] = Prepared.from_dict(self._ask("prepare", question, progress))
         return self.prepared[key]
 
+    def has_fingerprint(self, config: TrialConfig, known: str) -> bool:
+        """Tell whether the data set of a configuration has a recorded fingerprint, of whichever version that is.
+
+        No image is decoded for it.
+
+        Raises:
+            DataError: the images are missing or unusable.
+        """
+        question = {"config": config.to_dict(), "cache": str(image_cache(self.root)), "known": known}
+        found: bool = self._ask("has_fingerprint", question)
+        return found
+
     def measure(self, config: TrialConfig, shape: InputShape) -> dict[str, float]:
         """Return the sizes that are known before training, see `search.trial.SIZES`, without training.
 
@@ -263,7 +275,13 @@ def _prepare(connection: Connection, config: Mapping[str, Any], cache: str) -> d
     def progress(done: int, total: int) -> None:
         connection.send(("progress", (done, total)))
 
-    return prepare_data(TrialConfig.from_dict(config), Path(cache), progress).to_dict()
+    return prepare_data(TrialConfig.from_dict(config), Path(cache), progress, looks_at_test=True).to_dict()
+
+
+def _has_fingerprint(connection: Connection, config: Mapping[str, Any], cache: str, known: str) -> bool:
+    from search.data import describe
+
+    return describe(TrialConfig.from_dict(config).component("data"), Path(cache)).has_fingerprint(known)
 
 
 def _measure(
@@ -326,6 +344,7 @@ _ANSWERS: Mapping[str, Callable[..., Any]] = {
     "devices": _devices,
     "hardware": _hardware,
     "prepare": _prepare,
+    "has_fingerprint": _has_fingerprint,
     "measure": _measure,
     "fetch_weights": _fetch_weights,
     "describe_weights": _describe_weights,

@@ -17,8 +17,8 @@ from onnx.external_data_helper import set_external_data
 
 from search.compress.quantize import quantize
 from search.deploy.artifact import Artifact
-from search.deploy.external import must_be_alone
 from search.errors import DeployError
+from search.external_data import must_be_alone
 
 BIAS = np.array([3.0, 5.0], dtype=np.float32)
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from search.deploy.external import must_be_alone
 from search.errors import DeployError
+from search.external_data import must_be_alone
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto

@@ -816,7 +816,7 @@ def main() -> None:
     except SearchError as error:
         _fail(*error.lines())
         sys.exit(error.exit_code)
-    except BrokenPipeError:
+    except (BrokenPipeError, terminal.ReaderLeftError):
         # Somebody closed the pipe, as `| head` does.
         sys.exit(0)
     except OSError as error:

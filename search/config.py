@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+from search.errors import UserError
 
 Scalar = None | bool | int | float | str
 Value = Scalar | tuple["Value", ...]
@@ -70,6 +75,28 @@ class TrialConfig:
     def _identity(self) -> str:
         # A search asks for the hash of every earlier trial with each new one.
         return self.digest()
+
+
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+def expand_path(text: str, key: str) -> Path:
+    """Return the path that a space names, with `~` and every `${VARIABLE}` replaced; `key` is where it stands.
+
+    Raises:
+        UserError: a variable is not set, or there is no such user.
+    """
+
+    def value(found: re.Match[str]) -> str:
+        known = os.environ.get(found[1], "")
+        if not known:
+            raise UserError(f"{key}: {text}: the environment variable {found[1]} is not set")
+        return known
+
+    try:
+        return Path(_VARIABLE.sub(value, text)).expanduser()
+    except RuntimeError:
+        raise UserError(f"{key}: {text}: this user has no home folder here") from None
 
 
 def _freeze(node: Any) -> Any:

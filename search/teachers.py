@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from search.compress.sections import DISTILL, Distillation, distillation
-from search.config import Component, TrialConfig
+from search.config import Component, TrialConfig, expand_path
 from search.data import Prepared
 from search.errors import BuildError, CheckpointError, NoResultError, StudyError
 from search.executors.helper import Helper
@@ -125,9 +125,9 @@ def _values(entry: Any) -> list[Any]:
 
 def _find(plan: Distillation, root: Path, at: Address | None) -> tuple[dict[str, Any], Path]:
     if plan.kind == "file":
-        path = Path(plan.source).expanduser()
+        path = expand_path(plan.source, plan.path)
         if not path.is_file():
-            raise CheckpointError(f"{plan.path}: {plan.source}: no such weights file; train writes one")
+            raise CheckpointError(f"{plan.path}: {path}: no such weights file; train writes one")
         return {"sha256": _digest(path), "file": str(path)}, path
     try:
         files = find_study(root, plan.source, at)

@@ -39,6 +39,10 @@ def _visible(character: str) -> str:
 _ESCAPES = {chr(code): repr(chr(code))[1:-1] for code in (*range(32), 127)}
 
 
+class ReaderLeftError(Exception):
+    """Nobody reads what a command prints that does nothing else."""
+
+
 class _Display(io.FileIO):
     """A stream that somebody may stop reading: the program then goes on without it, and says so once."""
 
@@ -65,7 +69,7 @@ class _Display(io.FileIO):
         os.dup2(null, self.fileno())
         os.close(null)
         if error.errno == errno.EPIPE and not self.outlives_reader:
-            raise error
+            raise ReaderLeftError from error
         self.trouble = error
         if self.label == "standard output":
             print(  # noqa: T201

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from search.config import Component
+from search.config import Component, expand_path
 from search.data import fingerprint
 from search.data.augment import Augment, Moment, augment
 from search.data.decode import decode, native_shape
@@ -73,7 +74,7 @@ def known_shape(component: Component) -> tuple[int | None, int | None, int | Non
             return SHAPES["CIFAR10"]
         case "torchvision":
             return SHAPES[component.args["name"]]
-        case _ if Path(component.args["root"]).expanduser().is_dir():
+        case _ if Path(_located(component).args["root"]).is_dir():
             return None, None, len(describe(component).classes)
         case _:
             return None, None, None
@@ -106,10 +107,11 @@ def describe(component: Component, cache: Path | None = None) -> Source:
     if component.name not in DATASETS:
         known = ", ".join(DATASETS)
         raise BuildError(component.path, f"no such data set{closest(component.name, DATASETS)}; allowed: {known}")
+    located = _located(component)
     remembering = fingerprint.remembering(cache) if cache is not None else contextlib.nullcontext()
     try:
         with remembering:
-            return DATASETS[component.name](**component.args)
+            return DATASETS[component.name](**located.args)
     except BuildError as error:
         # A builder knows its argument, not where in the file it stands.
         raise BuildError(f"{component.path}.{error.path}", error.message) from error
@@ -122,4 +124,12 @@ def describe_whole(component: Component) -> Source:
         BuildError: there is no such data set, or it has no use for an argument's value.
         DataError: the images are missing.
     """
-    return whole_folder(component.args["root"]) if component.name == "folder" else describe(component)
+    return whole_folder(_located(component).args["root"]) if component.name == "folder" else describe(component)
+
+
+def _located(component: Component) -> Component:
+    """Return a data section whose folder is a path of this machine."""
+    if "root" not in component.args:
+        return component
+    root = expand_path(component.args["root"], f"{component.path}.root")
+    return replace(component, args={**component.args, "root": str(root)})

@@ -11,7 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from search.config import TrialConfig
+from search.config import TrialConfig, expand_path
 from search.data import InputShape, Prepared
 from search.errors import BuildError, SearchError
 from search.executors import processes
@@ -46,9 +46,10 @@ _NOT_COUNTED = ("data", "image", "augment", "distill", "quantize")
 def _what_counts(config: TrialConfig) -> dict[str, Any]:
     """Return the part of a configuration that its sizes depend on, and what file of weights it must fit."""
     sections = config.to_dict()
-    weights = config.component("model").args.get("weights")
+    model = config.component("model")
+    file = expand_path(model.args.get("weights") or "", f"{model.path}.weights")
     with contextlib.suppress(OSError):
-        state = Path(weights or "").expanduser().stat()
+        state = file.stat()
         sections["weights_file"] = [state.st_mtime_ns, state.st_size]
     return {name: section for name, section in sections.items() if name not in _NOT_COUNTED}
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from search.config import Component
+from search.config import Component, expand_path
 from search.errors import BuildError, CheckpointError, closest
 from search.models.anatomy import Anatomy
 
@@ -298,10 +298,10 @@ def _from_file(path: str, wanted: str) -> Tensors:
 
 
 def _read(path: str, wanted: str) -> Mapping[str, Any]:
-    file = Path(wanted).expanduser()
+    file = expand_path(wanted, path)
     if not file.is_file():
         known = closest(wanted, [IMAGENET])
-        raise CheckpointError(f"{path}: {wanted!r}: no such file{known}; allowed: imagenet, or the path of a file")
+        raise CheckpointError(f"{path}: {str(file)!r}: no such file{known}; allowed: imagenet, or the path of a file")
     try:
         state = _read_safetensors(file) if _is_safetensors(file) else None
         if state is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import io
 import os
@@ -116,11 +115,14 @@ def _display(stream: io.TextIOWrapper | object | None, number: int, name: str) -
 
 def show_all_characters() -> None:
     """Show what the encoding of the streams lacks as backslashes, and leave them as they are otherwise."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A stream that was opened on a file and is a pipe by now cannot tell its position, which it need not.
-            with contextlib.suppress(OSError):
-                stream.reconfigure(errors="backslashreplace")
+    sys.stdout, sys.stderr = (_plain(stream, number) for number, stream in ((1, sys.stdout), (2, sys.stderr)))
+
+
+def _plain(stream: object, number: int) -> io.TextIOWrapper:
+    # Not `reconfigure`, which fails where the number has come to stand for another kind of file.
+    writer = io.BufferedWriter(io.FileIO(number, "w", closefd=False))
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return io.TextIOWrapper(writer, encoding=encoding, errors="backslashreplace", line_buffering=number == 2)
 
 
 def end_with_reader() -> None:

@@ -89,7 +89,7 @@ def must_exist(component: Component) -> None:
     root = component.args.get("root")
     if root is None or component.args.get("download"):
         return
-    top = Path(root).expanduser().resolve()
+    top = expand_path(root, f"{component.path}.root").resolve()
     wanted = f"a folder with {ALLOWED}" if component.name == "folder" else "a folder that has it, or download: true"
     if not top.exists():
         raise DataError(f"{component.path}: {top}: does not exist; allowed: {wanted}")

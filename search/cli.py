@@ -492,16 +492,20 @@ def train(
     from search.study.address import settle
 
     config = _space(config_file, overrides, data, None).config()
+    screen = TrainingScreen(Console(stderr=True, soft_wrap=True, highlight=False))
+    origin, problem = read_origin(config_file.read_text(encoding="utf-8"))
+    if problem is not None:
+        screen.say(f"{config_file}:{problem}; no study will know that its test split was opened")
     training = Training(
         config=config,
         seeds=tuple(range(1, seeds + 1)),
         portion="train" if on is Portion.train else "train+val",
         out=out or Path("trained") / config_file.stem,
         studies=studies,
-        origin=read_origin(config_file.read_text(encoding="utf-8")),
+        origin=origin,
         at=settle(storage),
     )
-    report = train_all(training, TrainingScreen(Console(stderr=True, soft_wrap=True, highlight=False)))
+    report = train_all(training, screen)
     if as_json:
         _print_json(report)
         return

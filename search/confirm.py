@@ -205,7 +205,7 @@ def _open_test(record: Record, files: StudyFiles, found: dict[str, Any], data: P
 
     seeds = found["seeds"]["fresh"]
     opening = {"by": "confirm", "at": now(), "seeds": seeds, "portion": "train", "trial": found["chosen"]}
-    record.set_fact("test_openings", [*record.facts.get("test_openings", []), opening])
+    record.append_fact("test_openings", opening)
     scores = []
     for seed in seeds:
         network, config, known = read_network(weights_path(files, found["chosen"], seed))

@@ -18,7 +18,7 @@ from search.config import Component, TrialConfig
 from search.data import Images, Prepared, describe, describe_whole, load, open_test
 from search.deploy.artifact import Artifact
 from search.errors import DataError
-from search.export import now, write_text
+from search.export import append_line, now
 from search.terminal import shown
 from search.train import checkpoint
 from search.train.device import available_devices
@@ -98,7 +98,7 @@ def read_network(weights: Path) -> tuple[nn.Module | Artifact, TrialConfig, Prep
         DeployError: the exported network is damaged.
     """
     state = checkpoint.load(weights)
-    model, config, data = pipeline.load_weights(state, str(weights))
+    model, config, data = pipeline.load_finished(state, str(weights))
     return finish.find_artifact(state, weights) or model, config, data
 
 
@@ -154,9 +154,7 @@ def _as_text(cell: str) -> str:
 
 def record_opening(path: Path, about: dict[str, Any]) -> None:
     """Add a line to the list of times that the test split was looked at."""
-    entry = {"at": now(), **about}
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
-    write_text(path, f"{before}{json.dumps(entry)}\n")
+    append_line(path, json.dumps({"at": now(), **about}))
 
 
 def _images(config: TrialConfig, data: Prepared, split: SplitName) -> list[Images]:

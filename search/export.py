@@ -18,7 +18,7 @@ from search.study.files import StudyFiles
 from search.study.record import Record, load
 from search.trial import Trial
 
-_ORIGIN = re.compile(r"^# origin: (\{.*\})$", re.MULTILINE)
+_ORIGIN = re.compile(r"^#[ \t]*origin:[ \t]*(.*?)[ \t\r]*$", re.MULTILINE)
 
 
 def export_trial(files: StudyFiles, number: int | None) -> str:
@@ -52,16 +52,31 @@ def find_trial(record: Record, number: int) -> Trial:
     return record.trials[number]
 
 
-def read_origin(text: str) -> dict[str, Any] | None:
-    """Return the study and trial that an exported file came from, or None where it does not say."""
+def read_origin(text: str) -> tuple[dict[str, Any] | None, str | None]:
+    """Return the study and trial that an exported file came from, None where it does not say; and what is wrong there.
+
+    It is a comment, which people may change: one that makes no sense stops no training.
+    """
     found = _ORIGIN.search(text)
     if found is None:
-        return None
-    try:
+        return None, None
+    with contextlib.suppress(ValueError, RecursionError):
         origin = json.loads(found[1])
-    except ValueError:
-        return None
-    return origin if isinstance(origin, dict) and {"study", "trial"} <= origin.keys() else None
+        if is_origin(origin):
+            return origin, None
+    example = json.dumps({"study": "NAME", "trial": 7})
+    line = text.count("\n", 0, found.start()) + 1
+    return None, f"{line}: the comment {found[0]!r:.120} names no study and trial; allowed: # origin: {example}"
+
+
+def is_origin(value: Any) -> bool:
+    """Tell whether a value names a study and a trial."""
+    if not isinstance(value, dict) or not isinstance(value.get("study"), str) or type(value.get("trial")) is not int:
+        return False
+    with contextlib.suppress(StudyError):
+        StudyFiles(Path(), value["study"])
+        return bool(value["trial"] >= 0)
+    return False
 
 
 def must_be_writable(path: Path) -> None:
@@ -97,6 +112,31 @@ def write_text(path: Path, text: str) -> None:
         # Where the folder is a file, this fails as the writing did.
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, whole or not at all; nothing of what is there is read, and others may add at once.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    from filelock import FileLock
+
+    try:
+        with FileLock(path.with_name(f".{path.name}.lock")), path.open("a+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 1))
+            # Half a line, which somebody left, keeps to itself.
+            begin = b"" if file.read(1) in (b"", b"\n") else b"\n"
+            try:
+                file.write(begin + line.encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                os.ftruncate(file.fileno(), size)
+                raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def now() -> str:

@@ -414,3 +414,20 @@ def load_weights(state: Mapping[str, Any], source: str) -> tuple[nn.Module, Tria
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise CheckpointError(f"{source}: not a trained model of this program ({type(error).__name__})") from error
     return model, config, data
+
+
+def load_finished(state: Mapping[str, Any], source: str) -> tuple[nn.Module, TrialConfig, Prepared]:
+    """Return what `load_weights` does, of a training that came to its end.
+
+    Raises:
+        CheckpointError: it did not, or the file's contents are not a trained model of this program.
+    """
+    model, config, data = load_weights(state, source)
+    history, last = state.get("history"), config.section("training")["epochs"]
+    # A file may come from anybody, or be older than histories.
+    if isinstance(history, list) and len(history) < last:
+        raise CheckpointError(
+            f"{source}: a training that was interrupted after {len(history)} of {last} epochs; run the command that "
+            "made it again to finish it"
+        )
+    return model, config, data

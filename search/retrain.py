@@ -39,6 +39,10 @@ MOST_DEATHS = 2
 """Workers that may die under one seed before the training is given up."""
 
 
+PARTIAL = ".partial.pt"
+"""Ends the name of weights that are still being trained."""
+
+
 class TrainingWatcher(Protocol):
     """Somebody who looks on."""
 
@@ -106,7 +110,7 @@ def train(training: Training, watcher: TrainingWatcher) -> dict[str, Any]:
         versions = helper.versions()
     # From here on the test split is open; that is written down where the search can be asked about it.
     opening = {"by": "train", "at": now(), "seeds": list(training.seeds), "portion": training.portion}
-    is_noted = _note_opening(training, opening)
+    is_noted = _note_opening(training, opening, watcher)
     report = _report(training, data, histories, versions)
     if taught is not None:
         report["teacher"] = taught[1]
@@ -181,6 +185,7 @@ def train_jobs(jobs: Sequence[Job], executor: Executor, watcher: TrainingWatcher
                 # As it is deployed, and so what it is worth.
                 histories[number].append({**histories[number][-1], **metrics})
             case MilestoneReached():
+                _name_finished(Path(job.checkpoint))
                 unfinished.discard(number)
             case Failed(kind="out_of_memory", reason=reason) | WorkerDied(is_out_of_memory=True, reason=reason) if (
                 more := more_parts(job.config.section("training")["batch_size"], job.micro_batches)
@@ -211,7 +216,10 @@ def training_job(
     teacher: str | None,
     portion: Portion = "train",
 ) -> Job:
-    """Return a training from the start to its last epoch, or from the checkpoint that an interrupted one left."""
+    """Return a training from the start to its last epoch, or from the checkpoint that an interrupted one left.
+
+    Until it is finished its weights have another name, so that nobody takes them for finished ones.
+    """
     exports = compresses(config)
     return Job(
         trial=number,
@@ -221,12 +229,18 @@ def training_job(
         portion=portion,
         until_epoch=config.section("training")["epochs"],
         from_epoch=0,
-        checkpoint=str(weights),
+        checkpoint=str(weights if weights.exists() else weights.with_suffix(PARTIAL)),
         log=str(weights.with_suffix(".log")),
         is_scored=exports,
         artifact=str(weights.with_suffix(".onnx")) if exports else "",
         teacher=teacher,
     )
+
+
+def _name_finished(checkpoint: Path) -> None:
+    """Give the weights of a finished training the name that they are looked for by."""
+    if checkpoint.name.endswith(PARTIAL):
+        checkpoint.replace(checkpoint.with_name(f"{checkpoint.name.removesuffix(PARTIAL)}.pt"))
 
 
 def _report(
@@ -260,14 +274,14 @@ def _report(
     }
 
 
-def _note_opening(training: Training, opening: Mapping[str, Any]) -> bool:
+def _note_opening(training: Training, opening: Mapping[str, Any], watcher: TrainingWatcher) -> bool:
     """Record in the study that its test split was opened; False where the study cannot be found."""
     if training.origin is None:
         return False
     try:
         record = load(find_study(training.studies, training.origin["study"], training.at))
-    except StudyError:
+        record.append_fact("test_openings", {**opening, "trial": training.origin["trial"]})
+    except UserError as error:
+        watcher.say(f"the opening of the test split is noted in metrics.json and not in a study: {error}")
         return False
-    openings = [*record.facts.get("test_openings", []), {**opening, "trial": training.origin["trial"]}]
-    record.set_fact("test_openings", openings)
     return True

@@ -423,7 +423,7 @@ class Search:
         """Record how long this call took, and how much of that the run process itself was at work."""
         seconds = self.executor.clock() - self.started_at
         entry = {"seconds": round(seconds, 3), "writer_seconds": round(seconds - self.idle_seconds, 3)}
-        self.record.set_fact("runs", [*self.record.facts.get("runs", []), entry])
+        self.record.append_fact("runs", entry)
 
     def _fill_slots(self) -> None:
         while self.stopping is None and self.executor.free_slots() > 0:

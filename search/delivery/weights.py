@@ -16,7 +16,7 @@ from search.config import TrialConfig
 from search.data import Prepared
 from search.deploy.artifact import Artifact
 from search.errors import CheckpointError, StudyError
-from search.export import find_trial
+from search.export import find_trial, is_origin
 from search.finish import find_artifact
 from search.study import best
 from search.study.files import StudyFiles
@@ -75,7 +75,7 @@ def from_trial(files: StudyFiles, number: int | None) -> Trained:
             "trial.yaml, imgcls-search export trained/trial/seed-1.pt --bundle DIR"
         )
     state = checkpoint.load(weights)
-    model, config, data = pipeline.load_weights(state, str(weights))
+    model, config, data = pipeline.load_finished(state, str(weights))
     return Trained(
         weights=weights,
         model=model,
@@ -105,7 +105,7 @@ def from_weights(weights: Path) -> Trained:
         CheckpointError: the file is not a trained model of this program, or its exported network is missing.
     """
     state = checkpoint.load(weights)
-    model, config, data = pipeline.load_weights(state, str(weights))
+    model, config, data = pipeline.load_finished(state, str(weights))
     report = _report(weights)
     named = _SEED.fullmatch(weights.stem)
     seed = named[1] if named else None
@@ -129,17 +129,53 @@ def from_weights(weights: Path) -> Trained:
 
 
 def _report(weights: Path) -> dict[str, Any]:
-    """Return what `train` wrote beside the weights; nothing where they were moved away from it."""
+    """Return what `train` wrote beside the weights; nothing where they were moved away from it.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    path = weights.parent / "metrics.json"
     try:
-        report = json.loads((weights.parent / "metrics.json").read_bytes())
-    except (OSError, ValueError):
+        report = json.loads(path.read_bytes())
+        problem = _problem(report)
+    except FileNotFoundError:
         return {}
-    return report if isinstance(report, dict) else {}
+    except (OSError, ValueError, RecursionError) as error:
+        problem = f"cannot be read as JSON ({type(error).__name__})"
+    if problem is not None:
+        raise CheckpointError(f"{path}: damaged, {problem}; put a copy of it back, or move it away to go on without it")
+    return dict(report)
+
+
+def _problem(report: Any) -> str | None:
+    """Return what of a report is not as `train` writes it, None where all that is read of it is."""
+    if not isinstance(report, dict):
+        return f"it holds a {type(report).__name__}"
+    seeds, test, summary = report.get("seeds", []), report.get("test", {}), report.get("summary", {})
+    accuracy = summary.get("accuracy", {}) if isinstance(summary, dict) else None
+    spread = [accuracy.get("mean", 0), accuracy.get("ci95") or 0] if isinstance(accuracy, dict) else [None]
+    is_right = {
+        "origin": report.get("origin") is None or is_origin(report["origin"]),
+        "trained_on": isinstance(report.get("trained_on", ""), str),
+        "seeds": isinstance(seeds, list) and all(type(seed) is int for seed in seeds),
+        "test": isinstance(test, dict) and all(map(_are_metrics, test.values())),
+        "summary": all(_is_number(value) for value in spread),
+    }
+    wrong = [name for name, right in is_right.items() if not right]
+    return f"{wrong[0]} is not as train writes it" if wrong else None
+
+
+def _are_metrics(found: Any) -> bool:
+    return isinstance(found, dict) and {"accuracy", "macro_f1"} <= found.keys() and all(map(_is_number, found.values()))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _spread(report: Mapping[str, Any]) -> dict[str, Any] | None:
     accuracy = report.get("summary", {}).get("accuracy", {})
-    if accuracy.get("ci95") is None:
+    if accuracy.get("ci95") is None or "mean" not in accuracy:
         return None
     return {"count": len(report["seeds"]), "mean": accuracy["mean"], "ci95": accuracy["ci95"]}
 

@@ -324,10 +324,10 @@ def _fetch_weights(connection: Connection, config: Mapping[str, Any], shape: Map
 
 
 def _describe_weights(connection: Connection, path: str) -> dict[str, Any]:
-    from search.pipeline import load_weights
+    from search.pipeline import load_finished
     from search.train import checkpoint
 
-    _, _, data = load_weights(checkpoint.load(Path(path)), path)
+    _, _, data = load_finished(checkpoint.load(Path(path)), path)
     return data.to_dict()
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from search import archive
 from search.config import Component, expand_path
 from search.errors import BuildError, CheckpointError, closest
 from search.models.anatomy import Anatomy
@@ -303,11 +304,14 @@ def _read(path: str, wanted: str) -> Mapping[str, Any]:
         known = closest(wanted, [IMAGENET])
         raise CheckpointError(f"{path}: {str(file)!r}: no such file{known}; allowed: imagenet, or the path of a file")
     try:
+        archive.verify(file)
         state = _read_safetensors(file) if _is_safetensors(file) else None
         if state is None:
             # Opened here: by some names torch would choose another format.
             with file.open("rb") as opened:
                 state = torch.load(opened, map_location="cpu", weights_only=True)
+    except archive.DamagedError as error:
+        raise CheckpointError(f"{path}: {file}: not a weights file, or damaged ({error})") from error
     # torch answers a damaged file with half a dozen unrelated exceptions.
     except Exception as error:
         raise CheckpointError(f"{path}: {file}: not a weights file, or damaged ({type(error).__name__})") from error

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from search.errors import StudyError
+from search.errors import StudyError, UserError
 from search.study import address, place
 from search.study.address import Address
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from search.study.sqlite import SqliteFile
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+_OWNER = "this file says in which database the study is: write its address into it, without a password"
 
 
 @dataclass(frozen=True)
@@ -243,9 +246,15 @@ def find_study(root: Path, name: str, at: Address | None) -> StudyFiles:
 def _read_owner(path: Path) -> Address | None:
     try:
         text = path.read_text(encoding="utf-8").strip()
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
-    return address.parse(text, str(path))
+    except (OSError, ValueError) as error:
+        shown = (error.strerror if isinstance(error, OSError) else None) or "damaged, not UTF-8"
+        raise StudyError(f"{path}: cannot be read ({shown}); {_OWNER}") from error
+    try:
+        return address.parse(text, str(path))
+    except UserError as error:
+        raise StudyError(f"{error}; {_OWNER}") from None
 
 
 def _write_holder(path: Path) -> None:

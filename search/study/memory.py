@@ -35,6 +35,10 @@ class Unwritten:
     def set_fact(self, name: str, value: Any) -> None:
         """Do nothing."""
 
+    def append_fact(self, name: str, entry: Mapping[str, Any]) -> list[Any]:
+        """Return the entry alone."""
+        return [entry]
+
     def end(
         self,
         trial_id: int,

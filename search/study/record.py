@@ -64,6 +64,9 @@ class Writes(Protocol):
     def set_fact(self, name: str, value: Any, /) -> None:
         """Write a fact about the study as a whole."""
 
+    def append_fact(self, name: str, entry: Mapping[str, Any], /) -> list[Any]:
+        """Add an entry to a list that is a fact about the study as a whole, and return the list."""
+
     def read_end(self, trial_id: int, /) -> tuple[TrialState, tuple[float, ...] | None]:
         """Return the state of a trial, and its values where it has some."""
 
@@ -166,6 +169,10 @@ class Record:
         """Record a fact about the study as a whole."""
         self.rows.set_fact(name, value)
         self.facts[name] = value
+
+    def append_fact(self, name: str, entry: Mapping[str, Any]) -> None:
+        """Add an entry to a list of facts about the study as a whole, to which other processes may add at once."""
+        self.facts[name] = self.rows.append_fact(name, entry)
 
     def _end(
         self, trial: Trial, state: State, told: TrialState, values: Sequence[float], reason: str | None = None

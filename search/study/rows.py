@@ -8,6 +8,7 @@ what Optuna itself writes.
 from __future__ import annotations
 
 import json
+import uuid
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
@@ -24,6 +25,7 @@ from search.config import Scalar
 from search.errors import StudyError
 from search.study.database import Access, FileAccess, Step, T, public_name
 
+_STUDIES: Any = models.StudyModel.__table__
 _TRIALS: Any = models.TrialModel.__table__
 _PARAMS: Any = models.TrialParamModel.__table__
 _VALUES: Any = models.TrialValueModel.__table__
@@ -172,6 +174,32 @@ class Rows:
         """
         row = {"study_id": self.study_id, "key": name, "value_json": json.dumps(value)}
         self._replace(_FACTS, [row])
+
+    def append_fact(self, name: str, entry: Mapping[str, Any]) -> list[Any]:
+        """Add an entry to a list that is an attribute of the study, whoever else adds to it, and return the list.
+
+        Raises:
+            StudyError: the database cannot be written, or the attribute is no list.
+        """
+        mark = {**entry, "id": uuid.uuid4().hex[:12]}
+        mine = (_FACTS.c.study_id == self.study_id) & (_FACTS.c.key == name)
+        study = _STUDIES.update().where(_STUDIES.c.study_id == self.study_id)
+
+        def step(connection: sqlalchemy.Connection, again: bool) -> list[Any]:
+            # A write that changes nothing: others wait here until this list is theirs to read.
+            connection.execute(study.values(study_name=_STUDIES.c.study_name))
+            text = connection.execute(sqlalchemy.select(_FACTS.c.value_json).where(mine)).scalar()
+            known = [] if text is None else json.loads(text)
+            if not isinstance(known, list):
+                raise StudyError(f"{public_name(self.engine.url)}: the study's {name!r} is damaged: not a list")
+            if again and mark in known:
+                return known
+            known.append(mark)
+            row = {"study_id": self.study_id, "key": name, "value_json": json.dumps(known)}
+            connection.execute(self.upserts[_FACTS], [row])
+            return known
+
+        return self._transact(step)
 
     def read_system_facts(self) -> dict[str, Any]:
         """Return what Optuna and its dashboard keep about the study.

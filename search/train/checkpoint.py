@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from search import archive
 from search.errors import CheckpointError
 
 
@@ -17,8 +18,9 @@ def save(state: Mapping[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("w+b") as file:
             torch.save(dict(state), file)
+            archive.seal(file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -36,7 +38,10 @@ def load(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such weights file")
     try:
+        archive.verify(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except archive.DamagedError as error:
+        raise CheckpointError(f"{path}: not a weights file of this program, or damaged ({error})") from error
     except Exception as error:
         # torch answers a damaged file with half a dozen unrelated exceptions, some of them with pages of advice.
         raise CheckpointError(

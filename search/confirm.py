@@ -97,7 +97,7 @@ def confirm(
         stack.callback(executor.close)
         bench = _Bench(files=files, record=record, helper=helper, executor=executor, watcher=watcher, metric=metric)
         found = _choose(bench, chosen_from, seeds, 1 if direction == "maximize" else -1)
-        data = bench.data(record.trials[found["chosen"]])
+        data = bench.data(record.by_number[found["chosen"]])
     _open_test(record, files, found, data)
     record.set_fact("confirmed", found)
     return found

@@ -194,8 +194,8 @@ def agreeing_on_best(application: Application, latest: Latest) -> Application:
 def _tell_limits(entries: Sequence[dict[str, Any]], record: Record) -> None:
     for entry in entries:
         # The record may be the older of the two.
-        if entry["number"] < len(record.trials):
-            entry["constraints"] = list(record.trials[entry["number"]].constraints.values())
+        if (trial := record.by_number.get(entry["number"])) is not None:
+            entry["constraints"] = list(trial.constraints.values())
 
 
 def _best_of(entries: Sequence[dict[str, Any]], after: int, record: Record) -> list[int]:

@@ -45,11 +45,12 @@ def find_trial(record: Record, number: int) -> Trial:
     Raises:
         StudyError: the study has no such trial.
     """
-    if not 0 <= number < len(record.trials):
-        last = len(record.trials) - 1
-        allowed = f"0 to {last}" if record.trials else "none yet"
+    if number in record.strangers:
+        raise StudyError(f"trial {number} of study {record.study.study_name!r} was not made by imgcls-search")
+    if number not in record.by_number:
+        allowed = f"0 to {max(record.by_number)}" if record.trials else "none yet"
         raise StudyError(f"study {record.study.study_name!r} has no trial {number}; allowed: {allowed}")
-    return record.trials[number]
+    return record.by_number[number]
 
 
 def read_origin(text: str) -> tuple[dict[str, Any] | None, str | None]:

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 from search import __version__, study_data, teachers
 from search.config import TrialConfig
 from search.data import InputShape, Prepared, must_exist
-from search.errors import BuildError, NoResultError, StudyError, UserError
+from search.errors import BuildError, NoResultError, SpaceError, StudyError, UserError
 from search.executors import packing
 from search.executors.helper import Helper, image_cache
 from search.executors.local import LocalExecutor, usable_slots
@@ -35,18 +35,18 @@ from search.protocol import (
     WorkerDied,
 )
 from search.signature import build
-from search.space import Space, differences
+from search.space import Space, differences, start_of
 from search.strategy.closing import Left, finisher, foremost
 from search.strategy.dominance import Dominance, why_all_train_on
 from search.strategy.propose import Proposal, Proposer, Weigh
 from search.strategy.pruners import PRUNERS, Pruner
-from search.strategy.samplers import SAMPLERS, Sampler, View, draw_random
+from search.strategy.samplers import SAMPLERS, Sampler, View, draw_random, draw_start
 from search.study import best, outlook
 from search.study import record as records
 from search.study.address import Address
 from search.study.files import StudyFiles, find_study
 from search.study.note import write_note
-from search.study.record import Record
+from search.study.record import Record, Stranger
 from search.study.settings import FREE_TO_CHANGE, StudySettings
 from search.trial import LATENCY_CONDITIONS, MEASURED, OPEN, Trial
 
@@ -126,6 +126,12 @@ def run(
         record = _reopen(files, space)
         if record is not None and _is_done(record, settings):
             study_data.refuse_other_unopened(record, space.first().component("data"), image_cache(root))
+            waiting = sum(other.state == "waiting" for other in record.strangers.values())
+            if waiting:
+                watcher.say(
+                    f"{waiting} waiting trial(s) are not tried, since study.trials={settings.trials} are done; "
+                    f"--set study.trials={len(record.trials) + waiting} tries them"
+                )
             return Outcome(ending="finished", record=record)
         helper = Helper(root)
         stack.callback(helper.close)
@@ -357,6 +363,8 @@ class Search:
         self.stopping: Ending | None = None
         self.upcoming: Trial | None = None
         """The next new trial, drawn and measured but not yet recorded."""
+        self.claimed: Stranger | None = None
+        """The waiting trial that the next one is made of, if it is."""
         self.drawing: Iterator[None] | None = None
         """The search for it, if under way."""
         self.is_exhausted = False
@@ -450,12 +458,14 @@ class Search:
         if promoted is not None:
             self.record.set_plan(promoted, until=self.pruner.milestone(promoted), paused=False)
             return promoted
-        while self._can_look_ahead():
-            self._look_ahead()
-            self.helper.wait(POLL_SECONDS)
-        if self.upcoming is not None:
-            return self._new_trial()
-        return self._finalist()
+        while True:
+            while self._can_look_ahead():
+                self._look_ahead()
+                self.helper.wait(POLL_SECONDS)
+            if self.upcoming is None:
+                return self._finalist()
+            if (trial := self._new_trial()) is not None:
+                return trial
 
     def _finisher(self) -> Trial | None:
         """Return the paused trial that the rest of a budget is for, once it is for one."""
@@ -500,6 +510,8 @@ class Search:
     def _draw(self) -> Iterator[None]:
         """Draw and measure candidates, one a step, until one is fit to be the upcoming trial."""
         try:
+            if (yield from self._draw_waiting()):
+                return
             for proposal in self.proposer.proposals(self.record.trials):
                 if proposal is not None:
                     self.upcoming = self._trial_of(proposal)
@@ -511,26 +523,58 @@ class Search:
             self.watcher.say(str(error))
         self.is_exhausted = True
 
-    def _trial_of(self, proposal: Proposal) -> Trial:
+    def _draw_waiting(self) -> Generator[None, None, bool]:
+        """Make the upcoming trial of one that others put into the study to be tried; False where none can be."""
+        # The space's own start settings are known by their place among the trials.
+        if len(self.record.trials) < len(self.space.start):
+            return False
+        self.record.look_again()
+        for stranger in [other for other in self.record.strangers.values() if other.state == "waiting"]:
+            answer = yield from self._proposal_of(stranger)
+            if not isinstance(answer, str):
+                self.upcoming, self.claimed = replace(self._trial_of(answer), number=stranger.number), stranger
+                return True
+            self.record.refuse(stranger, answer)
+            self.watcher.say(f"trial {stranger.number}: waited to be tried, and failed: {answer}")
+        return False
+
+    def _proposal_of(self, stranger: Stranger) -> Generator[None, None, Proposal | str]:
+        """Return what a waiting trial asks for, or why it cannot be tried."""
+        try:
+            params = start_of(stranger.params, self.space.root)
+        except SpaceError as error:
+            return "; ".join(str(error).splitlines())
         number = len(self.record.trials)
+        candidate = draw_start(View(self.space, self.record.trials, [], self.settings.seed), params, number)
+        sizes = yield from (self.weigh or self._weigh)(candidate.config)
+        return sizes if isinstance(sizes, str) else Proposal(candidate=candidate, sizes=sizes, rejections=())
+
+    def _trial_of(self, proposal: Proposal) -> Trial:
         return Trial(
-            number=number,
+            number=self.record.next_number,
             candidate=proposal.candidate,
-            seed=_training_seed(self.settings.seed, number),
+            seed=_training_seed(self.settings.seed, len(self.record.trials)),
             sizes=proposal.sizes,
             metric=self.space.objectives[0][0],
             rejected_before=proposal.rejections,
         )
 
-    def _new_trial(self) -> Trial:
+    def _new_trial(self) -> Trial | None:
+        """Record the upcoming trial; None where it waited in the study and somebody else has taken it."""
         trial, self.upcoming = self.upcoming, None
+        claimed, self.claimed = self.claimed, None
         assert trial is not None
         # What is known to be good trains to its end, whatever its early epochs say: all else must beat it.
-        is_start = trial.number < len(self.space.start)
+        is_start = claimed is not None or len(self.record.trials) < len(self.space.start)
         trial.until = self.epochs if is_start else self.pruner.milestone(trial)
+        if claimed is None:
+            self.record.add(trial)
+        elif not self.record.claim(claimed, trial):
+            return None
+        else:
+            self.watcher.say(f"trial {trial.number}: waited in the study to be tried; it begins")
         # A leftover of a study of the same name that was deleted.
         self.files.log(trial.number).unlink(missing_ok=True)
-        self.record.add(trial)
         return trial
 
     def _exports(self, trial: Trial) -> bool:
@@ -612,7 +656,7 @@ class Search:
         )
 
     def _handle(self, event: Event) -> None:
-        trial = self.record.trials[event.trial]
+        trial = self.record.by_number[event.trial]
         self.heard_at[event.trial] = self.executor.clock()
         if isinstance(event, (MilestoneReached, Stopped, Failed, WorkerDied)):
             del self.working[event.trial]

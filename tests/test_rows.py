@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
+import multiprocessing
 import sqlite3
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+import sqlalchemy
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.errors import StudyError
-from search.study.rows import EndedError, Rows
+from search.study.rows import EndedError, NumberTakenError, Rows
+from tests.conftest import linux_only
 
 PARAMS: dict[str, Any] = {"model": "vit", "model.vit.depth": 3, "optimizer.adamw.lr": 1e-3, "flag": True, "none": None}
 DISTRIBUTIONS = {
@@ -109,9 +114,47 @@ def test_ended_trial_takes_no_more_and_keeps_what_it_has(tmp_path: Path) -> None
 def test_somebody_elses_trial_is_noticed(tmp_path: Path) -> None:
     study, rows = open_study(tmp_path / "s.db")
     study.ask()
-    with pytest.raises(StudyError, match="somebody else adds trials"):
+    with pytest.raises(NumberTakenError):
         rows.add(0, {}, {}, {})
     assert len(study.trials) == 1
+    rows.add(1, {}, {}, {})
+    assert [trial.number for trial in study.trials] == [0, 1]
+
+
+def test_waiting_trial_is_taken_once(tmp_path: Path) -> None:
+    study, rows = open_study(tmp_path / "s.db")
+    study.enqueue_trial({"model": "vit"}, user_attrs={"by": "me"})
+    waiting = study.trials[0]._trial_id
+    rows.claim(waiting, PARAMS, DISTRIBUTIONS, {"seed": 7})
+    (found,) = study.trials
+    assert (found.state, found.params, found.user_attrs) == (TrialState.RUNNING, PARAMS, {"by": "me", "seed": 7})
+    assert found.datetime_start is not None
+    with pytest.raises(EndedError):
+        rows.claim(waiting, PARAMS, DISTRIBUTIONS, {"seed": 8})
+    with pytest.raises(EndedError):
+        rows.refuse(waiting, "no")
+    study.enqueue_trial({"model": "other"})
+    rows.refuse(study.trials[1]._trial_id, "the space has no such model")
+    assert study.trials[1].state is TrialState.FAIL
+    assert study.trials[1].user_attrs["reason"] == "the space has no such model"
+
+
+@linux_only
+def test_entries_added_at_once_are_all_kept(tmp_path: Path) -> None:
+    _, rows = open_study(tmp_path / "s.db")
+    rows.set_fact("openings", [{"number": -1}])
+    rows.engine.dispose()
+    with ProcessPoolExecutor(8, mp_context=multiprocessing.get_context("fork")) as pool:
+        list(pool.map(add_entry, [tmp_path / "s.db"] * 80, range(80)))
+    found = json.loads(
+        sqlite3.connect(tmp_path / "s.db").execute("SELECT value_json FROM study_user_attributes").fetchone()[0]
+    )
+    assert sorted(entry["number"] for entry in found) == list(range(-1, 80))
+
+
+def add_entry(path: Path, number: int) -> None:
+    engine = sqlalchemy.create_engine(f"sqlite:///{path}", connect_args={"timeout": 60})
+    Rows(engine, 1).append_fact("openings", {"number": number})
 
 
 def test_step_that_is_refused_in_its_middle_leaves_nothing(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from search.space.comparison import MISSING, Difference, differences
 from search.space.parameters import Parameter, Suggests
 from search.space.parser import parse, read_space
 from search.space.space import Space
+from search.space.start import start_of
 from search.space.writer import dump
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "dump",
     "parse",
     "read_space",
+    "start_of",
 ]

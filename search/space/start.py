@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from search.config import Scalar, Value
 from search.errors import closest
@@ -27,6 +29,33 @@ def read_start(section: YamlNode | None, root: Group, report: Report) -> tuple[d
         case _:
             report.add(section.place, "start", ADVICE)
             return ()
+
+
+def start_of(setting: Mapping[str, Any], root: Group) -> dict[str, Scalar]:
+    """Return a setting that was not read from a file as parameters, with the branches that it implies.
+
+    Raises:
+        SpaceError: the space has no such setting.
+    """
+    report = Report("not of this space")
+    node = MapNode(
+        place=Place(),
+        values={path: _node(value) for path, value in setting.items()},
+        keys=dict.fromkeys(setting, Place()),
+    )
+    known = {path: _Known(node=found, when=when) for path, found, when in walk(root) if path}
+    params = _entry(node, "", known, report)
+    report.raise_any()
+    return params
+
+
+def _node(value: Any) -> YamlNode:
+    match value:
+        case list() | tuple():
+            return ListNode(place=Place(), items=tuple(map(_node, value)))
+        case dict():
+            return MapNode(place=Place())
+    return ScalarNode(place=Place(), value=value, text=str(value), quoted=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,6 +43,8 @@ _REMEDIES: Remedies = (
     ("I/O error", f"see whether the disk is full, at its quota or broken; {SAFE}"),
     ("malformed", _RESCUE),
     ("not a database", _RESCUE),
+    ("UTF-8", _RESCUE),
+    ("no such", _RESCUE),
 )
 """What to do, by a word in what SQLite says."""
 
@@ -118,7 +120,8 @@ def sound_url(database: Path) -> str:
         _refuse_unread_log(database)
         # Without `immutable` SQLite would make files beside it.
         url = f"{database.resolve().as_uri()}?mode=ro&immutable=1"
-    _refuse_unsound(database, url)
+    with explaining_damage(str(database)):
+        _refuse_unsound(database, url)
     return url
 
 
@@ -151,6 +154,28 @@ def explaining(database: Path | str, what: str, remedies: Remedies = _REMEDIES) 
         said = innermost(error)
         remedy = next((remedy for word, remedy in remedies if word in said), SAFE)
         raise StudyError(f"{database}: cannot be {what} ({said}); {remedy.format(database)}") from error
+
+
+_NOBODY_WROTE = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
+"""What values raise that are of another type or shape than any program would have written."""
+
+
+@contextmanager
+def explaining_damage(database: str) -> Iterator[None]:
+    """Turn what Python answers to values that nobody wrote into one line: SQLite's own check sees pages, not values."""
+    try:
+        yield
+    except (*_NOBODY_WROTE, RecursionError) as error:
+        raise _damaged(database, error) from error
+    except sqlalchemy.exc.SQLAlchemyError as error:
+        if isinstance(error, sqlalchemy.exc.DBAPIError):
+            raise
+        raise _damaged(database, error) from error
+
+
+def _damaged(database: str, error: Exception) -> StudyError:
+    said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return StudyError(f"{database}: is damaged ({said}); {_RESCUE.format(database)}")
 
 
 def public_name(url: sqlalchemy.URL) -> str:

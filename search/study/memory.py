@@ -17,13 +17,21 @@ class Unwritten:
 
     engine = None
 
-    def read(self) -> list[FrozenTrial]:
+    def read(self, after: int = -1) -> list[FrozenTrial]:
         """Return no trials."""
         return []
 
     def add(self, number: int, params: Any, distributions: Any, attributes: Mapping[str, Any]) -> int:
         """Return the trial's number as its id."""
         return number
+
+    def claim(self, trial_id: int, params: Any, distributions: Any, attributes: Mapping[str, Any]) -> None:
+        """Never asked: nothing waits in a replay."""
+        raise NotImplementedError
+
+    def refuse(self, trial_id: int, reason: str) -> None:
+        """Never asked: nothing waits in a replay."""
+        raise NotImplementedError
 
     def update(self, trial_id: int, attributes: Mapping[str, Any], *, value: tuple[int, float] | None = None) -> None:
         """Do nothing."""

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any, Protocol
 
 import optuna
@@ -22,7 +25,8 @@ from search.config import Scalar, TrialConfig
 from search.errors import StudyError
 from search.study import database
 from search.study.files import StudyFiles
-from search.study.rows import EndedError, Rows
+from search.study.rows import EndedError, NumberTakenError, Rows
+from search.terminal import shown
 from search.trial import SIZES, Candidate, Rejection, State, Trial
 
 _STATES: Mapping[TrialState, State] = {
@@ -33,8 +37,24 @@ _STATES: Mapping[TrialState, State] = {
 }
 
 
+_PLACE = "place"
+"""Attribute of a trial that had waited: how many had begun before it, which its number does not tell."""
+
 _ARTIFACT = "artifacts:"
 """How Optuna begins the names of attributes that tell of artifacts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stranger:
+    """A trial that something else than a search added to the study: plain Optuna, a dashboard."""
+
+    number: int
+    id: int
+    state: str
+    """Optuna's, in small letters."""
+
+    params: Mapping[str, Any]
+    """What it was given, where it waits to be tried."""
 
 
 class Writes(Protocol):
@@ -43,8 +63,21 @@ class Writes(Protocol):
     engine: Any
     """What holds the connection, None where there is none."""
 
-    def read(self) -> list[FrozenTrial]:
-        """Return all trials by their numbers."""
+    def read(self, after: int = -1, /) -> list[FrozenTrial]:
+        """Return all trials by their numbers, or those of a higher id than `after`."""
+
+    def claim(
+        self,
+        trial_id: int,
+        params: Mapping[str, Scalar],
+        distributions: Mapping[str, BaseDistribution],
+        attributes: Mapping[str, Any],
+        /,
+    ) -> None:
+        """Make a waiting trial a running one."""
+
+    def refuse(self, trial_id: int, reason: str, /) -> None:
+        """End a waiting trial as failed."""
 
     def add(
         self,
@@ -93,12 +126,89 @@ class Record:
         self.objectives = _objectives(self.facts)
         self.ids: dict[int, int] = {}
         self.trials: list[Trial] = []
+        """The trials of searches, in the order in which they began; others may have numbers in between."""
+        self.by_number: dict[int, Trial] = {}
+        self.strangers: dict[int, Stranger] = {}
+        """Trials that no search made, by number."""
+        self.last_id = -1
+        placed = []
         for frozen in rows.read():
+            self.last_id = max(self.last_id, frozen._trial_id)
+            if not _is_ours(frozen):
+                self.strangers[frozen.number] = _stranger(frozen)
+                continue
             self.ids[frozen.number] = frozen._trial_id
-            self.trials.append(self._thaw(frozen))
+            trial = self.by_number[frozen.number] = self._thaw(frozen)
+            if (place := frozen.user_attrs.get(_PLACE)) is None:
+                self.trials.append(trial)
+            else:
+                placed.append((place, trial.number))
+        for place, number in sorted(placed):
+            self.trials.insert(place, self.by_number[number])
+
+    @property
+    def next_number(self) -> int:
+        """The number that Optuna gives to the next trial of the study."""
+        return len(self.by_number) + len(self.strangers)
+
+    def look_again(self) -> None:
+        """Take note of trials that others have added since."""
+        for frozen in self.rows.read(self.last_id):
+            self.last_id = frozen._trial_id
+            if frozen.number not in self.by_number:
+                self.strangers[frozen.number] = _stranger(frozen)
+
+    def note_about_strangers(self) -> str | None:
+        """Return a line about trials that no search made, None where there are none."""
+        if not self.strangers:
+            return None
+        shown = ", ".join(f"{other.number} ({other.state})" for other in list(self.strangers.values())[:5])
+        more = f" and {len(self.strangers) - 5} more" if len(self.strangers) > 5 else ""
+        waits = any(other.state == "waiting" for other in self.strangers.values())
+        return (
+            f"study {self.study.study_name}: {len(self.strangers)} trial(s) that imgcls-search did not make are left "
+            f"out: {shown}{more}" + ("; run tries those that wait" if waits else "")
+        )
+
+    def claim(self, stranger: Stranger, trial: Trial) -> bool:
+        """Record a waiting trial as one of ours that has begun; False where it waits no more."""
+        attributes = {**self._attributes(trial), _PLACE: len(self.trials)}
+        try:
+            self.rows.claim(stranger.id, trial.candidate.params, trial.candidate.distributions, attributes)
+        except EndedError:
+            self.strangers[stranger.number] = replace(stranger, state="no longer waiting")
+            return False
+        del self.strangers[stranger.number]
+        self.ids[trial.number] = stranger.id
+        self._take(trial)
+        return True
+
+    def refuse(self, stranger: Stranger, reason: str) -> None:
+        """End a waiting trial that cannot be tried as failed."""
+        with suppress(EndedError):
+            self.rows.refuse(stranger.id, reason)
+        self.strangers[stranger.number] = replace(stranger, state="fail")
 
     def add(self, trial: Trial) -> None:
-        """Record a new trial, whole, in one write."""
+        """Record a new trial, whole, in one write; where others took its number meanwhile, it gets the next one."""
+        while True:
+            try:
+                self.ids[trial.number] = self.rows.add(
+                    trial.number, trial.candidate.params, trial.candidate.distributions, self._attributes(trial)
+                )
+                break
+            except NumberTakenError:
+                self.look_again()
+                trial.number = self.next_number
+        self.last_id = max(self.last_id, self.ids[trial.number])
+        self._take(trial)
+
+    def _take(self, trial: Trial) -> None:
+        self.trials.append(trial)
+        self.by_number[trial.number] = trial
+
+    @staticmethod
+    def _attributes(trial: Trial) -> dict[str, Any]:
         attributes = {
             "config": trial.candidate.config.to_dict(),
             "seed": trial.seed,
@@ -107,13 +217,7 @@ class Record:
             "rejected_before": [_freeze_rejection(rejection) for rejection in trial.rejected_before],
             **trial.sizes,
         }
-        self.ids[trial.number] = self.rows.add(
-            trial.number,
-            trial.candidate.params,
-            trial.candidate.distributions,
-            {key: value for key, value in attributes.items() if value not in ({}, [])},
-        )
-        self.trials.append(trial)
+        return {key: value for key, value in attributes.items() if value not in ({}, [])}
 
     def add_epoch(self, trial: Trial, metrics: Mapping[str, float]) -> None:
         """Record an epoch in one write: its metrics, and the value that dashboards draw."""
@@ -202,8 +306,6 @@ class Record:
 
     def _thaw(self, frozen: FrozenTrial) -> Trial:
         attributes = frozen.user_attrs
-        if "config" not in attributes:
-            raise StudyError(f"trial {frozen.number} of study {self.study.study_name!r} was not made by imgcls-search")
         state = _STATES[frozen.state]
         plan = attributes["plan"]
         return Trial(
@@ -231,6 +333,22 @@ class Record:
             pictures=_thaw_pictures(frozen) if frozen.state.is_finished() else None,
             rejected_before=tuple(_thaw_rejection(entry) for entry in attributes.get("rejected_before", [])),
         )
+
+
+def _is_ours(frozen: FrozenTrial) -> bool:
+    """Tell whether a search wrote a trial; other people's may have attributes of the same names, but not all."""
+    return frozen.state != TrialState.WAITING and {"config", "seed", "plan"} <= frozen.user_attrs.keys()
+
+
+def _stranger(frozen: FrozenTrial) -> Stranger:
+    # As `enqueue_trial` keeps them.
+    params = frozen.system_attrs.get("fixed_params", frozen.params)
+    return Stranger(
+        number=frozen.number,
+        id=frozen._trial_id,
+        state=frozen.state.name.lower(),
+        params=params if isinstance(params, dict) else {},
+    )
 
 
 def create(files: StudyFiles, objectives: Sequence[tuple[str, str]], facts: Mapping[str, Any]) -> Record:
@@ -267,7 +385,10 @@ def load(files: StudyFiles) -> Record:
     files.must_exist()
     storage = files.store.open()
     try:
-        with database.explaining(str(files.store), "read as a study"):
+        with (
+            database.explaining(str(files.store), "read as a study"),
+            database.explaining_damage(str(files.store)),
+        ):
             try:
                 study = optuna.load_study(storage=storage, study_name=files.name)
             except KeyError:
@@ -275,11 +396,95 @@ def load(files: StudyFiles) -> Record:
             facts = study.user_attrs
             if "objectives" not in facts:
                 raise StudyError(f"{files.store}: this study was not made by imgcls-search")
-            return Record(study, Rows(storage.engine, study._study_id, files.store.access))
+            record = _whole(Record(study, Rows(storage.engine, study._study_id, files.store.access)))
+        _tell_once(record.note_about_strangers())
+        return record
     finally:
         if files.address is not None:
             # A search writes through a connection of its own; this one would lie idle until somebody drops it.
             storage.engine.dispose()
+
+
+@cache
+def _tell_once(note: str | None) -> None:
+    """Say on standard error what a study holds that no command shows; a dashboard loads it again and again."""
+    if note is not None and sys.stderr is not None:
+        print(shown(note), file=sys.stderr, flush=True)  # noqa: T201 - whatever command opens the study
+
+
+def _whole(record: Record) -> Record:
+    """Return a record in which all that commands read without a further look has the shape that it was written in.
+
+    Raises:
+        TypeError, ValueError, KeyError: something has not.
+    """
+    facts = record.facts
+    for name, kind in _KINDS.items():
+        if not isinstance(facts.get(name, kind()), kind):
+            raise TypeError(f"{name} of the study is a {type(facts[name]).__name__}")
+    for entry in (*facts.get("runs", ()), *facts.get("test_openings", ())):
+        if not isinstance(entry, dict):
+            raise TypeError("a list of the study holds what is no entry")
+    if "space" in facts:
+        _mapping(facts["space"].get("study", {}), "space.study")
+    if "data" in facts:
+        data = facts["data"]
+        _mapping(data["images"], "data.images")
+        if not isinstance(data["fingerprint"], str) or not all(isinstance(name, str) for name in data["classes"]):
+            raise TypeError("data of the study is not as it was written")
+        for count in data["images"].values():
+            _number(count)
+    for trial in record.trials:
+        _look_at(trial, len(record.objectives))
+    return record
+
+
+_KINDS: Mapping[str, type[Any]] = {
+    "space": dict,
+    "data": dict,
+    "versions": dict,
+    "teachers": dict,
+    "runs": list,
+    "test_openings": list,
+    "hardware": str,
+    "confirmed": dict,
+    "ablation": dict,
+}
+
+
+def _look_at(trial: Trial, num_objectives: int) -> None:
+    for number in (trial.seed, trial.judged, trial.until, trial.deaths, trial.micro_batches):
+        if type(number) is not int:
+            raise TypeError(f"{number!r:.40} is no whole number")
+    if not -1 < trial.judged <= trial.until or trial.deaths < 0 or trial.micro_batches < 1:
+        raise ValueError("its plan is not as it was written")
+    if trial.state == "complete" and len(trial.values or ()) != num_objectives:
+        raise ValueError("it is complete without its values")
+    for place, epoch in enumerate(trial.epochs, start=1):
+        _mapping(epoch, "an epoch")
+        _number(epoch["seconds"])
+        if epoch["epoch"] != place:
+            raise ValueError(f"epoch {place} is missing")
+    for metrics in (trial.sizes, trial.constraints, *trial.epochs, *trial.scores.values()):
+        for value in _mapping(metrics, "metrics").values():
+            if value is not None:
+                _number(value)
+    for text in (trial.reason, *trial.troubles, *(rejection.reason for rejection in trial.rejected_before)):
+        if text is not None and not isinstance(text, str):
+            raise TypeError("a reason is no text")
+    for section in ("training", "image"):
+        _mapping(trial.candidate.config.section(section), section)
+
+
+def _mapping(value: Any, what: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{what} is a {type(value).__name__}")
+    return value
+
+
+def _number(value: Any) -> None:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{value!r:.40} is no number")
 
 
 def _objectives(facts: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

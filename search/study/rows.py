@@ -42,6 +42,10 @@ class EndedError(Exception):
     """The trial was ended by somebody else, and takes no more."""
 
 
+class NumberTakenError(Exception):
+    """Somebody else has added a trial, and with it taken the number that another was to have."""
+
+
 class Rows:
     """The trials of one study in the database."""
 
@@ -53,8 +57,10 @@ class Rows:
         self.insert = _INSERTS[engine.name]
         self.upserts = {table: _upsert(self.insert, table) for table in (_USER, _SYSTEM, _FACTS, _NOTES)}
 
-    def read(self) -> list[FrozenTrial]:
+    def read(self, after: int = -1) -> list[FrozenTrial]:
         """Return all trials by their numbers, as they stand at one moment, without the values that dashboards draw.
+
+        With `after` only trials of a higher id are read: those that were added since.
 
         Optuna's own reading parses every distribution of every trial anew and takes several times as long.
 
@@ -62,11 +68,13 @@ class Rows:
             StudyError: the database cannot be read.
         """
         with self.access.reading(self.engine) as connection:
-            query = sqlalchemy.select(_TRIALS).where(_TRIALS.c.study_id == self.study_id).order_by(_TRIALS.c.number)
-            trials = connection.execute(query).all()
-            params = self._by_trial(connection, _PARAMS, "param_name", "param_value", "distribution_json")
-            values = self._by_trial(connection, _VALUES, "objective", "value", "value_type")
-            user, system = (self._by_trial(connection, table, "key", "value_json") for table in (_USER, _SYSTEM))
+            which = (_TRIALS.c.study_id == self.study_id) & (_TRIALS.c.trial_id > after)
+            trials = connection.execute(sqlalchemy.select(_TRIALS).where(which).order_by(_TRIALS.c.number)).all()
+            if not trials:
+                return []
+            params = self._by_trial(connection, which, _PARAMS, "param_name", "param_value", "distribution_json")
+            values = self._by_trial(connection, which, _VALUES, "objective", "value", "value_type")
+            user, system = (self._by_trial(connection, which, table, "key", "value_json") for table in (_USER, _SYSTEM))
         return [
             _freeze(row, params[row.trial_id], values[row.trial_id], user[row.trial_id], system[row.trial_id])
             for row in trials
@@ -82,7 +90,8 @@ class Rows:
         """Write a running trial whole, and return its id.
 
         Raises:
-            StudyError: the database cannot be written, or holds trials that this process did not write.
+            NumberTakenError: somebody else has added trials since they were read; nothing was written.
+            StudyError: the database cannot be written.
         """
         trial = {"number": number, "study_id": self.study_id, "state": TrialState.RUNNING, "datetime_start": _now()}
         its_number = (_TRIALS.c.study_id == self.study_id) & (_TRIALS.c.number == number)
@@ -96,23 +105,56 @@ class Rows:
             trial_id = int(connection.execute(_TRIALS.insert().returning(_TRIALS.c.trial_id), trial).scalar_one())
             count = sqlalchemy.select(sqlalchemy.func.count()).where(_TRIALS.c.study_id == self.study_id)
             if connection.execute(count).scalar_one() != number + 1:
-                where = public_name(self.engine.url)
-                raise StudyError(f"{where}: somebody else adds trials to this study; only one run may write it")
-            rows = [
-                {
-                    "trial_id": trial_id,
-                    "param_name": name,
-                    "param_value": distributions[name].to_internal_repr(value),
-                    "distribution_json": distribution_to_json(distributions[name]),
-                }
-                for name, value in params.items()
-            ]
-            if rows:
-                connection.execute(_PARAMS.insert(), rows)
+                raise NumberTakenError
+            self._set_params(connection, trial_id, params, distributions)
             self._set_attributes(connection, _USER, trial_id, attributes)
             return trial_id
 
         return self._transact(step)
+
+    def claim(
+        self,
+        trial_id: int,
+        params: Mapping[str, Scalar],
+        distributions: Mapping[str, BaseDistribution],
+        attributes: Mapping[str, Any],
+    ) -> None:
+        """Make a waiting trial, which somebody else added, a running one of ours.
+
+        Raises:
+            EndedError: it waits no more.
+            StudyError: the database cannot be written.
+        """
+        begun = {"state": TrialState.RUNNING, "datetime_start": _now()}
+
+        def step(connection: sqlalchemy.Connection, again: bool) -> None:
+            if again and self._is_ended_so(connection, trial_id, TrialState.RUNNING, attributes):
+                return
+            self._hold(connection, trial_id, TrialState.WAITING)
+            connection.execute(_PARAMS.delete().where(_PARAMS.c.trial_id == trial_id))
+            self._set_params(connection, trial_id, params, distributions)
+            self._set_attributes(connection, _USER, trial_id, attributes)
+            connection.execute(_TRIALS.update().where(_TRIALS.c.trial_id == trial_id), begun)
+
+        self._transact(step)
+
+    def refuse(self, trial_id: int, reason: str) -> None:
+        """End a waiting trial, which somebody else added, as failed.
+
+        Raises:
+            EndedError: it waits no more.
+            StudyError: the database cannot be written.
+        """
+        ended = {"state": TrialState.FAIL, "datetime_complete": _now()}
+
+        def step(connection: sqlalchemy.Connection, again: bool) -> None:
+            if again and self._is_ended_so(connection, trial_id, TrialState.FAIL, {"reason": reason}):
+                return
+            self._hold(connection, trial_id, TrialState.WAITING)
+            self._set_attributes(connection, _USER, trial_id, {"reason": reason})
+            connection.execute(_TRIALS.update().where(_TRIALS.c.trial_id == trial_id), ended)
+
+        self._transact(step, durable=True)
 
     def update(self, trial_id: int, attributes: Mapping[str, Any], *, value: tuple[int, float] | None = None) -> None:
         """Write attributes of a running trial, and with them the value that it showed at an epoch.
@@ -258,9 +300,10 @@ class Rows:
             written.get(key) == json.dumps(value) for key, value in attributes.items()
         )
 
-    def _by_trial(self, connection: sqlalchemy.Connection, table: Any, *names: str) -> dict[int, list[Any]]:
+    @staticmethod
+    def _by_trial(connection: sqlalchemy.Connection, which: Any, table: Any, *names: str) -> dict[int, list[Any]]:
         found: dict[int, list[Any]] = defaultdict(list)
-        ours = sqlalchemy.select(_TRIALS.c.trial_id).where(_TRIALS.c.study_id == self.study_id)
+        ours = sqlalchemy.select(_TRIALS.c.trial_id).where(which)
         # In the order in which they were written.
         order = next(iter(table.primary_key.columns))
         query = sqlalchemy.select(table.c.trial_id, *table.c[names]).where(table.c.trial_id.in_(ours)).order_by(order)
@@ -268,12 +311,31 @@ class Rows:
             found[trial_id].append(rest)
         return found
 
-    def _hold(self, connection: sqlalchemy.Connection, trial_id: int) -> None:
-        """Take the lock on a trial by a write that changes nothing, and see that it runs."""
-        is_running = (_TRIALS.c.trial_id == trial_id) & (_TRIALS.c.state == TrialState.RUNNING)
-        held = connection.execute(_TRIALS.update().where(is_running).values(number=_TRIALS.c.number))
+    def _hold(self, connection: sqlalchemy.Connection, trial_id: int, state: TrialState = TrialState.RUNNING) -> None:
+        """Take the lock on a trial by a write that changes nothing, and see that it runs, or waits."""
+        is_so = (_TRIALS.c.trial_id == trial_id) & (_TRIALS.c.state == state)
+        held = connection.execute(_TRIALS.update().where(is_so).values(number=_TRIALS.c.number))
         if held.rowcount == 0:
             raise EndedError
+
+    @staticmethod
+    def _set_params(
+        connection: sqlalchemy.Connection,
+        trial_id: int,
+        params: Mapping[str, Scalar],
+        distributions: Mapping[str, BaseDistribution],
+    ) -> None:
+        rows = [
+            {
+                "trial_id": trial_id,
+                "param_name": name,
+                "param_value": distributions[name].to_internal_repr(value),
+                "distribution_json": distribution_to_json(distributions[name]),
+            }
+            for name, value in params.items()
+        ]
+        if rows:
+            connection.execute(_PARAMS.insert(), rows)
 
     def _set_attributes(
         self, connection: sqlalchemy.Connection, table: Any, trial_id: int, attributes: Mapping[str, Any]

@@ -35,6 +35,10 @@ def summarise(record: Record) -> dict[str, Any]:
         "best": [describe(trial, record) for trial in best.front(record)] if done else [],
         "outlook": None if ahead is None else asdict(ahead),
         "test_openings": record.facts.get("test_openings", []),
+        "others": [
+            {"trial": other.number, "state": other.state, "params": dict(other.params)}
+            for other in record.strangers.values()
+        ],
         "runs": record.facts.get("runs", []),
     }
 

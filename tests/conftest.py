@@ -18,6 +18,9 @@ from tests.warm import Command, Warm
 # Two tests run at a time; two threads in each of them would wait for each other, a hundred times as long at worst.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+PATIENCE = 600.0
+"""Seconds after which a thing that a test waits for counts as never coming: the machine may have much else to do."""
+
 TINY = """
 study: {trials: 4, pruner: {halving: {min_epochs: 2, eta: 2}}, pictures: false}
 data: {digits: {max_train: 200}}
@@ -110,7 +113,7 @@ def start(
 def imgcls(start: Callable[..., subprocess.Popen[str] | Command]) -> Callable[..., Answer]:
     """Run the command line in a process of its own, in an empty folder, and return what it did."""
 
-    def run(*arguments: str | Path, timeout: float = 120, **settings: Any) -> Answer:
+    def run(*arguments: str | Path, timeout: float = PATIENCE, **settings: Any) -> Answer:
         process = start(*arguments, **settings)
         out, err = process.communicate(timeout=timeout)
         return Answer(process.returncode, out, err)

@@ -17,7 +17,7 @@ from search.study import record as records
 from search.study.copy import copy_study
 from search.study.files import StudyFiles
 from search.study.record import Record
-from tests.conftest import Answer
+from tests.conftest import PATIENCE, Answer
 from tests.test_dashboard import ask, serving
 
 SPACE = parse(simulation.SPACE.format(sampler="random", epochs=simulation.EPOCHS), catalog(), source="test")
@@ -27,9 +27,13 @@ def test_copy_of_a_live_study_holds_every_trial_acknowledged_before_it(tmp_path:
     record = simulation.new_record(tmp_path, SPACE, "s")
     trials = simulation.make_trials(SPACE, 150)
     done = [0]
+    is_copied = threading.Event()
 
     def write() -> None:
         for trial in trials:
+            if len(record.trials) >= 50:
+                # However slow copies are, two are made while trials are written.
+                is_copied.wait(PATIENCE)
             epochs, trial.epochs, trial.state, trial.values = trial.epochs, [], "running", None
             record.add(trial)
             record.add_epoch(trial, epochs[0])
@@ -49,7 +53,10 @@ def test_copy_of_a_live_study_holds_every_trial_acknowledged_before_it(tmp_path:
         assert before <= len(ended) <= after + 1
         assert all(trial.epoch == 1 for trial in ended)
         copies += 1
+        if copies == 2:
+            is_copied.set()
         time.sleep(0.02)
+    is_copied.set()
     writer.join()
     assert copies >= 2
 

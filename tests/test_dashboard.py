@@ -26,6 +26,7 @@ from search.study import best
 from search.study import record as records
 from search.study.files import StudyFiles
 from search.study.record import Record
+from tests.conftest import PATIENCE
 
 SPACE = parse(simulation.SPACE.format(sampler="random", epochs=simulation.EPOCHS), catalog(), source="test")
 
@@ -70,7 +71,7 @@ def study_with(
 
 
 def ask(port: int, path: str = "/api/studies", method: str = "GET", **headers: str) -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     connection.request(method, path, headers=headers)
     status = connection.getresponse().status
     connection.close()
@@ -160,7 +161,7 @@ ROUTES = (f"/artifacts/1/1/{PICTURE}", f"/artifacts/1/{PICTURE}")
 
 
 def get(port: int, path: str, method: str = "GET") -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     connection.request(method, path)
     answer = connection.getresponse()
     found = answer.status, answer.read()
@@ -226,7 +227,7 @@ def test_study_s_folder_may_be_a_link_to_another_disk(pictured: StudyFiles, tmp_
 
 def test_what_somebody_adds_to_the_study_is_written_and_served(pictured: StudyFiles) -> None:
     with serving(pictured) as port:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
         body = json.dumps({"file": "data:text/plain;base64,bm90ZQ==", "filename": "note.txt"})
         connection.request("POST", "/api/artifacts/1", body, {"Content-Type": "application/json"})
         answer = connection.getresponse()
@@ -238,7 +239,7 @@ def test_what_somebody_adds_to_the_study_is_written_and_served(pictured: StudyFi
 
 def shown(port: int, after: int = 0) -> dict[str, Any]:
     """Return a study as the page gets it."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
     connection.request("GET", f"/api/studies/1?after={after}")
     answer: dict[str, Any] = json.loads(connection.getresponse().read())
     connection.close()
@@ -290,7 +291,7 @@ def test_best_in_the_dashboard_follows_a_search(tmp_path: Path) -> None:
         record.add(trial)
         record.complete(trial, [0.9])
         # The dashboard itself keeps what it read for two seconds: never a best one that is not on the page.
-        found, deadline = shown(port), time.monotonic() + 30
+        found, deadline = shown(port), time.monotonic() + PATIENCE
         while found["best_trials"][0]["number"] == 0 and time.monotonic() < deadline:
             assert len(found["trials"]) == 1
             time.sleep(0.1)

@@ -26,7 +26,7 @@ from search.protocol import Failed, Job
 from search.space import parse
 from search.train.loop import ImageSet, fit, micro_batches
 from search.worker import Bench
-from tests.conftest import Answer
+from tests.conftest import PATIENCE, Answer
 from tests.test_run import begin, linux_only, open_study, wait_for_epochs, worker_of  # noqa: F401 - a fixture
 
 TROUBLE = '''
@@ -196,12 +196,12 @@ def test_stopped_worker_is_replaced_and_the_trial_goes_on(
 ) -> None:
     studies = tiny.parent / "studies"
     long = ("--set", "training.epochs=300", "--set", "study.pruner=none", "--set", "study.trials=1")
-    process = begin(tiny, "--workers", "1", "--set", "study.epoch_timeout=2", *long)
+    process = begin(tiny, "--workers", "1", "--set", "study.epoch_timeout=10", *long)
     wait_for_epochs(process, 2, studies)
     os.kill(worker_of(process.pid), signal.SIGSTOP)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
-    assert "study.epoch_timeout: 2 s; it goes on from its last checkpoint" in out
+    assert "study.epoch_timeout: 10 s; it goes on from its last checkpoint" in out
     (trial,) = open_study(studies).trials
     assert [epoch["epoch"] for epoch in trial.user_attrs["epochs"]] == list(range(1, 301))
 

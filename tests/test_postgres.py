@@ -31,7 +31,7 @@ from search.study import record as records
 from search.study.address import parse as parse_address
 from search.study.files import StudyFiles, find_study
 from search.study.record import Record
-from tests.conftest import Answer, is_one_line, linux_only
+from tests.conftest import PATIENCE, Answer, is_one_line, linux_only
 from tests.test_copy import PICTURE, add_trial_with_picture
 from tests.test_dashboard import serving
 from tests.test_run import SLOW_TRIALS, wait_for
@@ -189,7 +189,7 @@ def test_search_and_all_commands_work_on_a_server_and_show_no_password(
 
 
 def fetch(port: int, path: str) -> Any:
-    with urlopen(f"http://127.0.0.1:{port}{path}", timeout=30) as answer:
+    with urlopen(f"http://127.0.0.1:{port}{path}", timeout=PATIENCE) as answer:
         return json.load(answer)
 
 
@@ -306,7 +306,7 @@ def test_connection_that_breaks_in_the_middle_of_a_commit_doubles_and_loses_noth
     if when == "late":
         # Nothing of the connection ends but the patience with it; the server holds the lock for it on and on.
         monkeypatch.setattr(postgres, "ANSWER_SECONDS", 0.3)
-        monkeypatch.setattr(postgres, "PATIENCE_SECONDS", 10.0)
+        monkeypatch.setattr(postgres, "PATIENCE_SECONDS", 60.0)
     files = files_at(server.new("broken").replace(str(server.folder), str(proxy.folder)), tmp_path)
     said: list[str] = []
     with recorded(files, said.append) as record:
@@ -341,10 +341,10 @@ def test_wait_for_a_server_is_said_and_has_an_end(
         coming.join()
         where = re.escape(str(files.address))
         assert re.fullmatch(rf"{where}: cannot be written now \(.+\); trying again for up to 90 s", said[0])
-        assert re.fullmatch(rf"{where}: is written again after \d s", said[1])
+        assert re.fullmatch(rf"{where}: is written again after \d+ s", said[1])
         monkeypatch.setattr(postgres, "PATIENCE_SECONDS", 1.0)
         go_away()
-        with pytest.raises(StudyError, match=rf"{where}: could not be written for \d s .*the same command goes on"):
+        with pytest.raises(StudyError, match=rf"{where}: could not be written for \d+ s .*the same command goes on"):
             record.note(trial, worker="x")
         assert len(said) == 3
         proxy.listen()
@@ -405,10 +405,17 @@ def test_search_goes_on_through_a_kill_and_a_restart_of_the_server(
     process = start(*arguments, **settings)
     wait_until_trained(process, 9)
     server.stop()
+    out = ""
+    while "cannot be written now (" not in out:
+        line = process.stdout.readline()
+        assert line, (out, process.communicate())
+        out += line
+    # The server stays away while it is asked again.
     time.sleep(2)
     assert process.poll() is None
     server.start()
-    out, err = process.communicate(timeout=120)
+    out += process.stdout.read()
+    _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert "going on with 2 trial(s) that an earlier run left unfinished" in out
     assert out.index("cannot be written now (") < out.index("is written again after")
@@ -589,8 +596,8 @@ def test_password_of_an_option_leaves_the_list_of_processes(empty: str, start: C
         shown = Path(f"/proc/{process.pid}/cmdline").read_text()
         return "--storage" in shown and ENCODED not in shown
 
-    wait_for(has_left, seconds=30)
-    out, err = process.communicate(timeout=60)
+    wait_for(has_left)
+    out, err = process.communicate(timeout=PATIENCE)
     # It got in.
     assert (process.returncode, out) == (2, "")
     assert "there is no study there yet" in err

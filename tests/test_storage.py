@@ -34,28 +34,37 @@ from search.study.files import StudyFiles
 from search.study.record import Record
 from search.study.settings import StudySettings
 from search.trial import Trial
-from tests.conftest import Answer
+from tests.conftest import PATIENCE, Answer
+from tests.test_run import LONG_EPOCHS
 
 SPACE = parse(simulation.SPACE.format(sampler="random", epochs=simulation.EPOCHS), catalog(), source="test")
 
 HOLD = """
-import sqlite3, sys, time
+import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
 connection.execute("BEGIN EXCLUSIVE")
 print("held", flush=True)
-time.sleep(float(sys.argv[2]))
+sys.stdin.readline()
 connection.execute("COMMIT")
 """
 
 
 @contextmanager
-def held(path: Path, seconds: float) -> Iterator[None]:
-    """Let another process hold the lock on a database for so long."""
-    with subprocess.Popen([sys.executable, "-c", HOLD, str(path), str(seconds)], stdout=subprocess.PIPE) as process:
+def held(path: Path) -> Iterator[Callable[[], None]]:
+    """Let another process hold the lock on a database; yield what has it given back."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdin=pipe, stdout=pipe) as process:
+        assert process.stdin is not None
         assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"
+
+        def give_back() -> None:
+            assert process.stdin is not None
+            process.stdin.write(b"\n")
+            process.stdin.flush()
+
         try:
-            yield
+            yield give_back
         finally:
             process.kill()
 
@@ -121,9 +130,12 @@ def test_every_write_waits_for_the_lock_of_another_process(tmp_path: Path) -> No
         record = new_record(tmp_path / name)
         trial = running(record)
         files = StudyFiles(tmp_path / name, "s")
-        with held(files.database, 0.6):
+        with held(files.database) as give_back:
+            later = threading.Timer(0.6, give_back)
             started = time.monotonic()
+            later.start()
             write(record, trial)
+            later.join()
             # Longer than SQLite waits at a time.
             assert time.monotonic() - started > database.STEP_SECONDS, name
         again = records.load(files)
@@ -135,7 +147,7 @@ def test_lock_that_is_never_given_back_is_one_line(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(database, "LOCK_SECONDS", 0.5)
     record = new_record(tmp_path)
     trial = running(record)
-    with held(tmp_path / "s.db", 30), pytest.raises(StudyError, match=r"cannot be written.*locked.*end that one"):
+    with held(tmp_path / "s.db"), pytest.raises(StudyError, match=r"cannot be written.*locked.*end that one"):
         record.complete(trial, [0.5])
 
 
@@ -147,13 +159,17 @@ def test_interrupt_is_heard_while_the_lock_is_waited_for(tmp_path: Path) -> None
     # A shell that starts the tests in the background lets them ignore it.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with held(tmp_path / "s.db", 30):
+        with held(tmp_path / "s.db"):
             timer = threading.Timer(0.5, signal.pthread_kill, (main, signal.SIGINT))
             started = time.monotonic()
-            timer.start()
-            with pytest.raises(KeyboardInterrupt):
+
+            def wait_interrupted() -> None:
+                timer.start()
                 record.complete(trial, [0.5])
-            assert time.monotonic() - started < 5
+
+            with pytest.raises(KeyboardInterrupt):
+                wait_interrupted()
+            assert time.monotonic() - started < database.LOCK_SECONDS / 2
     finally:
         signal.signal(signal.SIGINT, before)
 
@@ -163,7 +179,7 @@ def test_study_is_made_whatever_is_held_on_the_leftover_of_an_earlier_try(tmp_pa
     files.make()
     with closing(sqlite3.connect(files.folder / "new.db")) as connection:
         connection.execute("CREATE TABLE half (a)")
-    with held(files.folder / "new.db", 30):
+    with held(files.folder / "new.db"):
         record = new_record(tmp_path)
     assert record.trials == []
     assert records.load(files).facts == record.facts
@@ -174,7 +190,7 @@ def test_full_disk_ends_a_search_in_one_line_and_loses_nothing(
     small_disk: Path, tiny: Path, start: Callable[..., Any], imgcls: Callable[..., Answer]
 ) -> None:
     arguments = ("run", tiny, "--studies", small_disk, "--workers", "1", "--set", "study.pruner=none")
-    settings = ("--set", "training.epochs=25", "--set", "study.trials=1")
+    settings = ("--set", "training.epochs=12", "--set", "study.trials=1", *LONG_EPOCHS)
     files = StudyFiles(small_disk, "tiny-digits")
     process = start(*arguments, *settings)
     seen: list[Any] = []
@@ -185,7 +201,7 @@ def test_full_disk_ends_a_search_in_one_line_and_loses_nothing(
                 seen[:] = connection.execute("SELECT trial_id, step FROM trial_intermediate_values").fetchall()
         return len(seen)
 
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE
     while recorded() < 3:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -194,7 +210,7 @@ def test_full_disk_ends_a_search_in_one_line_and_loses_nothing(
     while process.poll() is None:
         recorded()
         time.sleep(0.02)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2, (out, err)
     assert re.fullmatch(r"error: [^\n]*(full|No space left)[^\n]*the same command goes on from there\n", err), err
     ballast.unlink()
@@ -205,7 +221,7 @@ def test_full_disk_ends_a_search_in_one_line_and_loses_nothing(
     assert answer.code == 0, answer.err
     trials = records.load(files).study.get_trials()
     assert [trial.state.name for trial in trials] == ["COMPLETE"]
-    assert all(list(trial.intermediate_values) == list(range(1, 26)) for trial in trials)
+    assert all(list(trial.intermediate_values) == list(range(1, 13)) for trial in trials)
 
 
 @pytest.mark.parametrize("what", ["checkpoint", "log"])
@@ -275,7 +291,9 @@ def test_file_that_may_not_grow_is_one_line(tmp_path: Path) -> None:
         "try:\n  found.set_fact('large', 'x' * 2_000_000)\n"
         "except Exception as error:\n  print(type(error).__name__, error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=PATIENCE
+    )
     assert re.match(r"StudyError .*cannot be written.*see whether the disk is full, at its quota", done.stdout), done
     again = records.load(StudyFiles(tmp_path, "s"))
     assert [essence(trial) for trial in again.trials] == [essence(trial) for trial in record.trials]

@@ -17,7 +17,7 @@ from PIL import Image
 from search.config import expand_path
 from search.errors import UserError
 from search.output import print_table
-from tests.conftest import TINY, Answer, linux_only
+from tests.conftest import PATIENCE, TINY, Answer, linux_only
 
 PACKAGE = str(Path(__file__).parent.parent)
 COMMAND = f"{shlex.quote(sys.executable)} -m search"
@@ -27,7 +27,7 @@ def shell(line: str, folder: Path, **environment: str) -> subprocess.CompletedPr
     """Run a line of the shell in which `imgcls-search` is the command."""
     env = {**os.environ, "PYTHONPATH": PACKAGE, **environment}
     line = line.replace("imgcls-search", COMMAND)
-    return subprocess.run(["bash", "-c", line], cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+    return subprocess.run(["bash", "-c", line], cwd=folder, env=env, capture_output=True, text=True, timeout=PATIENCE)
 
 
 @linux_only
@@ -110,7 +110,7 @@ def test_hangup_saves_as_a_termination_does(
     checkpoints = tmp_path / "studies" / "long-digits"
     wait_for(lambda: any(checkpoints.rglob("*.pt")))
     process.send_signal(signal.SIGHUP)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=PATIENCE)
     assert "the same command goes on from here" in out
     assert process.returncode == 143, err
 
@@ -133,13 +133,13 @@ def test_interrupt_while_it_starts_shows_no_traceback(tmp_path: Path, tiny: Path
         process.stdout.readline()
         time.sleep(0.01 + number * 0.08)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=PATIENCE)
         assert "Traceback" not in err, (number, err)
         assert "Exception ignored" not in err, (number, err)
         assert process.returncode == 130, (number, process.returncode, err)
 
 
-def wait_for(is_so: Callable[[], bool], seconds: float = 120) -> None:
+def wait_for(is_so: Callable[[], bool], seconds: float = PATIENCE) -> None:
     deadline = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < deadline

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Answer, linux_only
+from tests.conftest import PATIENCE, Answer, linux_only
 from tests.warm import Command, Warm
 
 pytestmark = linux_only
@@ -27,19 +27,20 @@ def test_a_killed_command_has_its_signal_for_an_exit_code(
     if warm is None:
         pytest.skip("all commands are cold")
     start("run", tiny)
-    process = start("run", tiny, "--set", "training.epochs=3000")
+    # A study of its own: the first holds the other one.
+    process = start("run", tiny, "--set", "training.epochs=3000", "--name", "killed")
     assert isinstance(process, Command)
     assert process.poll() is None
     process.kill()
-    assert process.wait(10) == -signal.SIGKILL
-    process.communicate(30)
+    assert process.wait(PATIENCE) == -signal.SIGKILL
+    process.communicate(PATIENCE)
 
 
 def test_environment_and_folder_are_the_commands_own(tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
     imgcls("families")
-    (tmp_path / "towers.py").write_text("raise RuntimeError('found in the folder of the test')\n")
     about = tmp_path / "site" / "towers-1.0.dist-info"
     about.mkdir(parents=True)
+    (tmp_path / "site" / "towers.py").write_text("raise RuntimeError('found in the folder of the test')\n")
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: towers\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text("[imgcls_search.models]\ntower = towers:tower\n")
     answer = imgcls("families", env={"PYTHONPATH": str(tmp_path / "site")})

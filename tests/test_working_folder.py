@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import linux_only
+from tests.conftest import PATIENCE, linux_only
 
 LIBRARIES = (
     *("search", "torch", "torchvision", "numpy", "scipy", "sklearn", "optuna", "optuna_dashboard", "sqlalchemy", "ray"),
@@ -61,7 +61,7 @@ def command(hostile: Path, script: Path) -> Callable[..., str]:
         env = {**os.environ, "PYTHONPATH": paths, **environment}
         env.pop("PYTHONSAFEPATH", None)
         done = subprocess.run(
-            [sys.executable, *start, *arguments], cwd=hostile, env=env, capture_output=True, text=True, timeout=300
+            [sys.executable, *start, *arguments], cwd=hostile, env=env, capture_output=True, text=True, timeout=PATIENCE
         )
         imported = hostile.parent / "IMPORTED"
         assert not imported.exists(), (arguments, imported.read_text(), done.stderr)

@@ -83,6 +83,9 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 def compare(root: Path, first: str, second: str, at: Address | None = None) -> dict[str, Any]:
     """Tell what differs between two trials (`study:7`) or two studies, and what it did to the score.
 
+    Of each study it takes the best trial; from several on a front, the best by the first objective that both studies
+    have, or by the first of its own.
+
     Raises:
         UserError: one names a trial and the other a study, or there is no such trial or study.
     """
@@ -91,7 +94,10 @@ def compare(root: Path, first: str, second: str, at: Address | None = None) -> d
         raise UserError(f"{first}, {second}: a trial and a study; compare two trials (study:7) or two studies")
     if trial_a is not None and trial_b is not None:
         return {"kind": "trials", "names": [first, second], **_compare_trials(a, trial_a, b, trial_b)}
-    bests = [best.front(record)[0] for record in (a, b)]
+    fronts = [best.front(record) for record in (a, b)]
+    shared = next((objective for objective in a.objectives if objective in b.objectives), None)
+    by = [shared or record.objectives[0] for record in (a, b)]
+    bests = [_first_by(objective, front, record) for objective, front, record in zip(by, fronts, (a, b), strict=True)]
     return {
         "kind": "studies",
         "names": [first, second],
@@ -99,8 +105,16 @@ def compare(root: Path, first: str, second: str, at: Address | None = None) -> d
         "facts": _changes(*({name: record.facts.get(name) for name in ("data", "versions")} for record in (a, b))),
         "trials": [summarise(record)["trials"] for record in (a, b)],
         "epochs": [sum(trial.epoch for trial in record.trials) for record in (a, b)],
+        "chosen": {"by": [list(objective) for objective in by], "of": [len(front) for front in fronts]},
         "best": _compare_trials(a, bests[0], b, bests[1]),
     }
+
+
+def _first_by(objective: tuple[str, str], front: Sequence[Trial], record: Record) -> Trial:
+    """Return the best trial of a front by one objective; among equal ones that which is first on it."""
+    place = list(record.objectives).index(objective)
+    sign = 1 if objective[1] == "minimize" else -1
+    return min(front, key=lambda trial: sign * trial.values[place] if trial.values else 0)
 
 
 def _open(root: Path, name: str, at: Address | None) -> tuple[Record, Trial | None]:

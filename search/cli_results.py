@@ -199,7 +199,7 @@ def compare(
             for count, epochs in zip(found["trials"], found["epochs"], strict=True)
         ]
         echo(f"{first}: {counts[0]}; {second}: {counts[1]}")
-        echo(f"their best, trial {found['best']['trials'][0]} and trial {found['best']['trials'][1]}:")
+        echo(_chosen(found))
         found = found["best"]
     for line in found["config"] or ["the configurations are equal"]:
         echo(line)
@@ -214,6 +214,22 @@ def compare(
         echo(
             f"accuracies that differ by less than {found['noise']:.4f} may do so for the choice of images alone (95 %)"
         )
+
+
+def _chosen(found: dict[str, Any]) -> str:
+    """Return which trials stand for two studies; where several are on a front, by what they were chosen."""
+    by, of = found["chosen"]["by"], found["chosen"]["of"]
+    names = [
+        f"trial {trial}" + (f" (of {count} on the front)" if count > 1 else "")
+        for trial, count in zip(found["best"]["trials"], of, strict=True)
+    ]
+    if of == [1, 1]:
+        return f"their best, {' and '.join(names)}:"
+    rules = [f"{direction} {metric}" for metric, direction in by]
+    if rules[0] == rules[1]:
+        return f"their best by one objective ({rules[0]}), {' and '.join(names)}; others: compare STUDY:N STUDY:N"
+    parts = [f"{name} by {rule}" for name, rule in zip(names, rules, strict=True)]
+    return f"their best, each by its own first objective, {' and '.join(parts)}; others: compare STUDY:N STUDY:N"
 
 
 def _trial_cells(row: dict[str, Any]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from torch import nn
 
 from search import finish, pipeline
 from search.config import Component, TrialConfig
-from search.data import Images, Prepared, describe, describe_whole, load, open_test
+from search.data import Images, Prepared, comes_with, describe, describe_whole, load, open_test
 from search.deploy.artifact import Artifact
 from search.errors import DataError
 from search.export import append_line, now
@@ -26,6 +26,9 @@ from search.train.loop import predict
 from search.train.metrics import score, softmax
 
 SplitName = Literal["val", "test", "all"]
+
+CUTS = ("val", "test", "split_seed", "max_train")
+"""The arguments of a data set that decide which images are in which split."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +50,8 @@ class Evaluation:
 def evaluate_weights(weights: Path, split: SplitName, cache: Path, *, data: Component | None = None) -> Evaluation:
     """Measure a weights file on a split of its own data set, or of another that has some of its classes.
 
-    Classes are matched by name. `all` takes every image, and cuts nothing.
+    Classes are matched by name. `all` takes every image, and cuts nothing; neither does a split that a folder comes
+    with. Other splits are cut as those of the training were: in a folder that was moved they hold the same images.
 
     Raises:
         CheckpointError: the file is not a trained model of this program, or its exported network has gone.
@@ -56,23 +60,39 @@ def evaluate_weights(weights: Path, split: SplitName, cache: Path, *, data: Comp
     network, config, trained_on = read_network(weights)
     # Of the size and with the normalisation that the weights were trained with, whatever the images are.
     image = {**config.section("image"), "size": trained_on.image_size, "channels": trained_on.channels}
-    component = data or config.component("data")
+    component = config.component("data") if data is None else _cut_alike(data, config.component("data"))
     tree = {**config.to_dict(), "data": {component.name: dict(component.args)}, "image": image}
     config = TrialConfig.from_dict(tree)
-    if split == "all":
-        source = describe_whole(component)
+    is_given = data is not None and split != "all" and comes_with(component, split)
+    if split == "all" or is_given:
+        source = describe_whole(component, split if split != "all" else None)
         classes, parts = source.classes, pipeline.open_whole(config, source, cache)
     else:
         try:
             found = pipeline.prepare_data(config, cache)
         except DataError as error:
-            raise DataError(f"{error} (--split all measures all images, and cuts nothing)") from error
+            raise DataError(f"{error} ({_instead(component)})") from error
         classes, parts = found.classes, _images(config, found, split)
     numbers = _class_numbers(classes, trained_on.classes, f"{weights}: {component.path}")
     parts = [replace(part, labels=numbers[part.labels]) for part in parts]
     if split != "val":
         record_opening(weights.parent / "test-openings.jsonl", {"weights": weights.name, "split": split})
     return _measure(network, config, trained_on, parts, split)
+
+
+def _cut_alike(data: Component, trained: Component) -> Component:
+    """Return a data set that is cut into splits as the one of the training, where both are of one kind."""
+    if data.name != trained.name:
+        return data
+    cuts = {name: trained.args[name] for name in CUTS if name in data.args and name in trained.args}
+    return replace(data, args={**data.args, **cuts})
+
+
+def _instead(component: Component) -> str:
+    """Return what can be measured where a split cannot be cut."""
+    given = [split for split in ("val", "test") if comes_with(component, split)]
+    shown = "".join(f"--split {split} measures {split}/; " for split in given)
+    return f"{shown}--split all measures all images, and cuts nothing"
 
 
 def _class_numbers(found: Sequence[str], trained: Sequence[str], place: str) -> np.ndarray[Any, Any]:

@@ -11,8 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
+from search.config import Component
+from search.data import describe
 from tests.conftest import Answer, is_one_line
 
 CONFIG = """
@@ -120,3 +123,76 @@ def test_data_of_torchvision_is_named_before_its_folder(weights: Path, here: Cal
     assert "/sets" in answer.err
     assert "no complete copy in" in here("evaluate", weights, "--data", "torchvision:FashionMNIST").err
     assert "'fashion'" in here("evaluate", weights, "--data", "torchvision:fashion").err
+
+
+def test_a_folder_with_val_or_test_alone_is_measured(weights: Path, here: Callable[..., Answer]) -> None:
+    folder = weights.parents[2]
+    for split, counts in {"val": {"red": 1}, "test": {"blue": 2, "red": 1}}.items():
+        for name, count in counts.items():
+            paint(folder / "both" / split, name, count)
+            paint(folder / split / split, name, count)
+    (folder / "test" / "test" / "green").mkdir()
+
+    def measured(place: str, split: str) -> dict[str, int]:
+        answer = here("evaluate", weights, "--data", f"folder:{place}", "--split", split, "--json")
+        assert answer.code == 0, answer.err
+        found = json.loads(answer.out)
+        assert found["metrics"]["accuracy"] == 1.0
+        return {name: count for name, count in found["classes"].items() if count}
+
+    assert measured("val", "val") == measured("val", "all") == measured("both", "val") == {"red": 1}
+    assert measured("test", "test") == measured("test", "all") == measured("both", "test") == {"blue": 2, "red": 1}
+    assert measured("both", "all") == {"blue": 2, "red": 2}
+    # What is there is named, where the split that was asked for is not.
+    answer = here("evaluate", weights, "--data", "folder:test")
+    assert is_one_line(answer), answer
+    assert "--split test measures test/" in answer.err
+    answer = here("evaluate", weights, "--data", "folder:val", "--split", "test")
+    assert is_one_line(answer), answer
+    assert "--split val measures val/" in answer.err
+    # A training needs `train/` all the same.
+    (folder / "other.yaml").write_text(CONFIG.format(photos=folder / "both"))
+    answer = here("train", "other.yaml")
+    assert is_one_line(answer), answer
+    assert "no train folder" in answer.err
+
+
+def test_a_split_that_a_folder_comes_with_needs_no_room_for_cuts(weights: Path, here: Callable[..., Answer]) -> None:
+    folder = weights.parents[2]
+    for split in ("train", "val"):
+        for name in ("green", "red"):
+            paint(folder / "few" / split, name, 1)
+    answer = here("evaluate", weights, "--data", "folder:few", "--predictions", "few.csv")
+    assert answer.code == 0, answer.err
+    rows = csv.DictReader(io.StringIO((folder / "few.csv").read_text()))
+    assert [row["image"] for row in rows] == ["val/green/0.png", "val/red/0.png"]
+
+
+def test_moved_images_are_cut_as_in_the_training(
+    tmp_path: Path, imgcls: Callable[..., Answer], here: Callable[..., Answer]
+) -> None:
+    for name in COLOURS:
+        paint(tmp_path / "photos", name, 20)
+    cuts = {"val": 0.4, "test": 0.3, "split_seed": 7, "max_train": 9}
+    config = yaml.safe_load(CONFIG.format(photos=tmp_path / "photos"))
+    config["data"]["folder"] |= cuts
+    (tmp_path / "cut.yaml").write_text(yaml.safe_dump(config))
+    assert imgcls("train", "cut.yaml").code == 0
+    weights = tmp_path / "trained" / "cut" / "seed-1.pt"
+    trained = describe(Component(path="data.folder", name="folder", args=config["data"]["folder"])).names
+    assert len(trained["train"]) == 9
+
+    def measured(*options: str) -> tuple[str, list[str]]:
+        answer = here("evaluate", weights, "--predictions", "seen.csv", *options)
+        assert answer.code == 0, answer.err
+        rows = csv.DictReader(io.StringIO((tmp_path / "seen.csv").read_text()))
+        return answer.out, [row["image"] for row in rows]
+
+    before = {split: measured("--split", split) for split in ("val", "test")}
+    (tmp_path / "photos").rename(tmp_path / "moved")
+    shutil.rmtree(tmp_path / "studies")
+    for split in ("val", "test"):
+        assert measured("--data", "folder:moved", "--split", split) == before[split]
+        assert before[split][1] == list(trained[split])
+        assert not {*before[split][1]} & {*trained["train"]}
+    assert len(measured("--data", "folder:moved", "--split", "all")[1]) == 60

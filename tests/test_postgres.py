@@ -184,8 +184,32 @@ def test_search_and_all_commands_work_on_a_server_and_show_no_password(
         assert not [path for path in found if secret.encode() in path.read_bytes()]
     # As another machine sees it, without the folder and all weights in it.
     shutil.rmtree(studies / "tiny-digits")
-    answer = here("report", "tiny-digits", "--storage", address, "-o", "without.html")
-    assert (answer.code, answer.err) == (0, "")
+    only_there = (
+        (("best", "tiny-digits", "--storage", address), "accuracy"),
+        (("front", "tiny-digits", "--storage", address), "1 of 2 complete trials"),
+        (("trials", "tiny-digits", "--storage", address), "optimizer.adamw.lr="),
+        (("compare", "tiny-digits:0", "tiny-digits:1", "--storage", address), "accuracy"),
+        (("replay", "tiny-digits", "--sampler", "random", "--storage", address), "random"),
+        (("export", "tiny-digits", "-o", "there.yaml", "--storage", address), "wrote there.yaml"),
+        (("copy", "tiny-digits", "--to", "there.db", "--storage", address), "wrote there.db"),
+        (("report", "tiny-digits", "-o", "without.html", "--storage", address), "wrote without.html"),
+    )
+    for command, shown in only_there:
+        assert is_one_line(here(*command[:-2])), command
+        answer = here(*command)
+        assert (answer.code, answer.err) == (0, ""), (command, answer.err)
+        assert shown in answer.out, answer.out
+    # Each of these trains, and all but the second note in the study that they opened the test split.
+    for command, shown in (
+        (("train", "there.yaml", "--storage", address), "test accuracy"),
+        (("reproduce", "tiny-digits", "--trial", "0", "--storage", address), "trial 0, 2 epochs"),
+        (("confirm", "tiny-digits", "--top", "1", "--seeds", "2", "--storage", address), "is confirmed"),
+    ):
+        answer = imgcls(*command)
+        assert answer.code == 0, (command, answer.err)
+        assert shown in answer.out, answer.out
+    openings = json.loads(here("status", "tiny-digits", "--storage", address, "--json").out)["test_openings"]
+    assert [opening.get("by") for opening in openings] == [None, "train", "confirm"]
 
 
 def fetch(port: int, path: str) -> Any:

@@ -15,7 +15,9 @@ import pytest
 
 from search.ablation import steps
 from search.config import TrialConfig
+from search.study.files import StudyFiles
 from tests.conftest import TINY, Answer, is_one_line
+from tests.test_dashboard import study_with
 
 
 @pytest.fixture(scope="module")
@@ -264,3 +266,40 @@ def test_front_of_several_trials_leaves_the_choice_to_a_person(
         ("report", "two-digits", "-o", "x.html"),
     ):
         assert is_one_line(here(*command, "--trial", "7")), command
+
+
+ACCURATE, SMALL = ("accuracy", "maximize"), ("params", "minimize")
+
+
+@pytest.mark.parametrize(
+    ("objectives", "trials", "said"),
+    [
+        ([[ACCURATE, SMALL], [ACCURATE, SMALL]], [1, 2], "their best by one objective (maximize accuracy), "),
+        # The first that both have, wherever it stands.
+        ([[SMALL, ACCURATE], [ACCURATE]], [1, 2], "their best by one objective (maximize accuracy), trial 1 (of 3 "),
+        ([[ACCURATE, SMALL], [SMALL, ("loss", "minimize")]], [0, 0], "(minimize params), trial 0 (of 3 on the front)"),
+        ([[ACCURATE, SMALL], [("loss", "minimize")]], [1, 1], "trial 1 (of 3 on the front) by maximize accuracy and "),
+        ([[ACCURATE], [ACCURATE]], [1, 2], "their best, trial 1 and trial 2:"),
+    ],
+)
+def test_studies_of_several_objectives_say_by_which_they_are_compared(
+    objectives: list[list[tuple[str, str]]],
+    trials: list[int],
+    said: str,
+    tmp_path: Path,
+    here: Callable[..., Answer],
+) -> None:
+    shown = [
+        {"accuracy": [0.5, 0.9, 0.7], "params": [10, 30, 20], "loss": [3, 1, 2]},
+        {"accuracy": [0.5, 0.6, 0.8], "params": [10, 20, 30], "loss": [2, 1, 3]},
+    ]
+    for name, own, values in zip("ab", objectives, shown, strict=True):
+        ends = [([values[metric][number] for metric, _ in own], 0.0) for number in range(3)]
+        record = study_with(StudyFiles(tmp_path / "studies", name), own, ends)
+        record.set_fact("data", {"images": {"val": 100}, "classes": ["a", "b"], "fingerprint": "2-0"})
+    answer = here("compare", "a", "b")
+    assert answer.code == 0, answer.err
+    assert said in answer.out
+    found = json.loads(here("compare", "a", "b", "--json").out)
+    assert found["best"]["trials"] == trials
+    assert len(found["chosen"]["by"]) == 2

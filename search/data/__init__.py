@@ -12,7 +12,7 @@ from search.data import fingerprint
 from search.data.augment import Augment, Moment, augment
 from search.data.decode import decode, native_shape
 from search.data.digits import digits
-from search.data.folders import ALLOWED, folder, whole_folder
+from search.data.folders import ALLOWED, folder, has_split, whole_folder
 from search.data.image import InputShape
 from search.data.mixing import Mix, mix_nothing, mixing
 from search.data.policies import POLICIES, Policy
@@ -36,6 +36,7 @@ __all__ = [
     "Split",
     "Streamed",
     "augment",
+    "comes_with",
     "decode",
     "describe",
     "describe_whole",
@@ -117,14 +118,27 @@ def describe(component: Component, cache: Path | None = None) -> Source:
         raise BuildError(f"{component.path}.{error.path}", error.message) from error
 
 
-def describe_whole(component: Component) -> Source:
+def comes_with(component: Component, split: Split) -> bool:
+    """Tell whether a data set is a folder that has a split of its own, where nothing need be cut for it.
+
+    Raises:
+        BuildError: the folder's path names a variable that is not set.
+    """
+    return component.name == "folder" and has_split(_located(component).args["root"], split)
+
+
+def describe_whole(component: Component, only: Split | None = None) -> Source:
     """Build a source to look at all of its images: a folder need not have enough of them to be cut into splits.
+
+    `only` is a split that the folder comes with, see `comes_with`.
 
     Raises:
         BuildError: there is no such data set, or it has no use for an argument's value.
         DataError: the images are missing.
     """
-    return whole_folder(_located(component).args["root"]) if component.name == "folder" else describe(component)
+    if component.name == "folder":
+        return whole_folder(_located(component).args["root"], only)
+    return describe(component)
 
 
 def _located(component: Component) -> Component:

@@ -62,21 +62,29 @@ def folder(
     )
 
 
-def whole_folder(root: str) -> Source:
-    """Read a folder as one split, `test`, that holds all its images: nothing is cut, so one image a class is enough.
+def has_split(root: str, split: Split) -> bool:
+    """Tell whether a folder comes with a split of its own, in a subfolder of that name."""
+    return (_top(root) / split).is_dir()
+
+
+def whole_folder(root: str, only: Split | None = None) -> Source:
+    """Read a folder as one split, `test`, that holds all its images, or those of one split that it comes with.
+
+    Nothing is cut, so one image a class is enough, and `train` need not be there.
 
     Raises:
         DataError: there is no such folder, or its layout is not one of the allowed.
     """
-    found = _list(root)
+    found = _list(root, needs_train=False)
+    items = np.arange(len(found.paths)) if only is None else found.given[only]
     nothing = np.array([], dtype=np.int64)
     return Source(
         name=found.top.name,
         place=found.place,
         classes=tuple(found.classes),
-        labels={"train": nothing, "val": nothing, "test": found.labels},
-        names={"train": (), "val": (), "test": tuple(found.names)},
-        read=lambda split, index: from_files(found.paths)(index),
+        labels={"train": nothing, "val": nothing, "test": found.labels[items]},
+        names={"train": (), "val": (), "test": tuple(found.names[item] for item in items)},
+        read=lambda split, index: from_files(found.paths)(int(items[index])),
         fingerprint=found.fingerprint,
         first_fingerprint=found.first_fingerprint,
     )
@@ -101,13 +109,17 @@ class _Listing:
     first_fingerprint: Callable[[], str]
 
 
-def _list(root: str) -> _Listing:
-    top = Path(root).expanduser().resolve()
+def _top(root: str) -> Path:
+    return Path(root).expanduser().resolve()
+
+
+def _list(root: str, *, needs_train: bool = True) -> _Listing:
+    top = _top(root)
     place = f"data.folder: {top}"
     try:
-        found = {split: _tree(tree, place) for split, tree in _trees(top, place).items()}
+        found = {split: _tree(tree, place) for split, tree in _trees(top, place, needs_train=needs_train).items()}
         _check_classes(found, place)
-        classes = sorted(found["train"])
+        classes = _classes(found)
         number = {name: index for index, name in enumerate(classes)}
         rows = sorted((path, number[name], split) for path, name, split in _flat(found))
         paths = [path for path, _, _ in rows]
@@ -138,7 +150,7 @@ def from_files(paths: Sequence[Path]) -> Callable[[int], Image]:
     return lambda item: Image.open(paths[item])
 
 
-def _trees(top: Path, place: str) -> dict[Split, Path]:
+def _trees(top: Path, place: str, *, needs_train: bool) -> dict[Split, Path]:
     """Return the folder of classes of every split that is given; `train` alone for one tree without splits."""
     if not top.exists():
         raise DataError(f"{place}: does not exist; allowed: a folder with {ALLOWED}")
@@ -149,7 +161,7 @@ def _trees(top: Path, place: str) -> dict[Split, Path]:
         meant = ALIASES.get(name.lower(), name.lower())
         if meant in SPLITS and meant != name:
             raise DataError(f"{place}: has a folder {name!r}; rename it to {meant!r} if it holds the {meant} split")
-    if given and "train" not in given:
+    if needs_train and given and "train" not in given:
         raise DataError(f"{place}: has {' and '.join(given)} but no train folder; allowed: {ALLOWED}")
     return given or {"train": top}
 
@@ -163,15 +175,23 @@ def _tree(top: Path, place: str) -> dict[str, list[Path]]:
 
 
 def _check_classes(found: Mapping[Split, Mapping[str, Sequence[Path]]], place: str) -> None:
-    empty = [name for name, paths in found["train"].items() if not paths]
+    trained = found.get("train", {})
+    empty = [name for name, paths in trained.items() if not paths]
     if empty:
         raise DataError(f"{place}: no image in class {_some(empty)}; allowed: files ending in {' '.join(EXTENSIONS)}")
     for split, tree in found.items():
-        strange = [name for name in tree if name not in found["train"]]
-        if strange:
+        strange = [name for name in tree if name not in trained]
+        if trained and strange:
             raise DataError(f"{place}: class {_some(strange)} is in {split} but not in train; allowed: train's classes")
         if not any(tree.values()):
             raise DataError(f"{place}: no image in {split}; fill it or remove it")
+
+
+def _classes(found: Mapping[Split, Mapping[str, Sequence[Path]]]) -> list[str]:
+    """Return the classes of the training images; without any, those that have an image in another split."""
+    if "train" in found:
+        return sorted(found["train"])
+    return sorted({name for tree in found.values() for name, paths in tree.items() if paths})
 
 
 def _some(names: Sequence[str]) -> str:

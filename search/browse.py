@@ -101,7 +101,7 @@ def compare(root: Path, first: str, second: str, at: Address | None = None) -> d
     return {
         "kind": "studies",
         "names": [first, second],
-        "space": _changes(a.facts["space"], b.facts["space"]),
+        "space": _changes(a.fact("space"), b.fact("space")),
         "facts": _changes(*({name: record.facts.get(name) for name in ("data", "versions")} for record in (a, b))),
         "trials": [summarise(record)["trials"] for record in (a, b)],
         "epochs": [sum(trial.epoch for trial in record.trials) for record in (a, b)],
@@ -147,7 +147,7 @@ def _compare_trials(a: Record, first: Trial, b: Record, second: Trial) -> dict[s
 
 def _noise(a: Record, b: Record, measured: Sequence[Mapping[str, float]]) -> float | None:
     """Return by how much two accuracies may differ for the choice of validation images alone (95 %)."""
-    counts = [record.facts["data"]["images"].get("val", 0) for record in (a, b)]
+    counts = [record.fact("data")["images"].get("val", 0) for record in (a, b)]
     if not all(counts) or not all("accuracy" in values for values in measured):
         return None
     shares = [values["accuracy"] for values in measured]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterable
@@ -677,7 +678,7 @@ def replay(
 
     record = load(find_study(studies, study, settle(storage)))
     found = [as_it_was(record)]
-    own = record.facts["space"]["study"]
+    own = record.fact("space")["study"]
     for sampler in samplers or [json.dumps(own["sampler"])]:
         for pruner in pruners or [json.dumps(own["pruner"])]:
             changes = [("study.sampler", sampler), ("study.pruner", pruner)]
@@ -802,6 +803,7 @@ def main() -> None:
     try:
         _hide_password()
         _must_be_somewhere()
+        logging.getLogger(__package__).handlers = [_NOTES]
         if set(sys.argv[1:2]) & ONLY_PRINT:
             terminal.end_with_reader()
         # A command that ends by itself returns its exit code, or nothing.
@@ -832,6 +834,23 @@ def main() -> None:
     except KeyboardInterrupt:
         echo("stopped; the same command goes on from the last checkpoints", error=True)
         sys.exit(130)
+
+
+class _Notes(logging.Handler):
+    """Prints what the floors below note, each line once."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a note that was not printed yet; a dashboard loads its study again and again."""
+        if (text := record.getMessage()) not in self.said:
+            self.said.add(text)
+            echo(text, error=True)
+
+
+_NOTES = _Notes()
 
 
 def _fail(*problems: str) -> None:

@@ -21,10 +21,10 @@ from bottle import HTTPError
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.artifacts.exceptions import ArtifactNotFound
 
-from search.errors import NoResultError, UserError
+from search.errors import NoResultError, StudyError, UserError
 from search.study import best
 from search.study.files import StudyFiles
-from search.study.record import Record, load
+from search.study.record import Record, load, load_again
 
 _ARTIFACT = re.compile(r"[0-9A-Za-z-]+")
 
@@ -53,7 +53,7 @@ def make_dashboard(files: StudyFiles, host: str, port: int, say: Callable[[str],
     """
     from optuna_dashboard import wsgi
 
-    latest = Latest(files)
+    latest = Latest(files, say)
     _tell_lost_pictures(files, latest.record, say)
     store = _Pictures(files.pictures)
     application = agreeing_on_best(wsgi(files.store.open(), artifact_store=store), latest)
@@ -136,8 +136,9 @@ def _is_plain(path: Path) -> bool:
 class Latest:
     """A study as it stands, read again when its database has changed."""
 
-    def __init__(self, files: StudyFiles) -> None:
+    def __init__(self, files: StudyFiles, say: Callable[[str], None]) -> None:
         self.files = files
+        self.say = say
         self.stamp = files.store.stamp()
         self.record = load(files)
 
@@ -146,7 +147,11 @@ class Latest:
         # What is written while it is read is read again the next time.
         stamp = self.files.store.stamp()
         if stamp != self.stamp:
-            self.record = Record(self.record.study, self.record.rows)
+            try:
+                self.record = load_again(self.files, self.record)
+            except StudyError as error:
+                # The page goes on with what was read before; it must not end for what somebody wrote.
+                self.say(str(error))
             self.stamp = stamp
         return self.record
 
@@ -171,8 +176,8 @@ def agreeing_on_best(application: Application, latest: Latest) -> Application:
             return application(environ, start_response)
         after = int(query[1] or 0)
         status, headers, body = ask(environ, after)
-        page = json.loads(body)
-        if status.startswith("200") and page["name"] == latest.files.name:
+        page = json.loads(body) if status.startswith("200") else None
+        if page is not None and page["name"] == latest.files.name:
             record = latest.read()
             _tell_limits(page["trials"], record)
             numbers = _best_of(page["trials"], after, record)

@@ -62,8 +62,8 @@ def _render(values: Mapping[str, Any]) -> str:
 
 def _facts(record: Record, winner: Trial, front: Sequence[Trial]) -> dict[str, Any]:
     found = summarise(record)
-    data = record.facts["data"]
-    accuracy = winner.epochs[-1].get("accuracy")
+    data = record.fact("data")
+    accuracy = winner.epochs[-1].get("accuracy") if winner.epochs else None
     count = data["images"].get("val", 0)
     return {
         "study": found["study"],
@@ -87,7 +87,7 @@ def _facts(record: Record, winner: Trial, front: Sequence[Trial]) -> dict[str, A
 
 def _winner(record: Record, winner: Trial, files: StudyFiles) -> dict[str, Any]:
     first = record.trials[0]
-    has_start = bool(record.facts["space"].get("start"))
+    has_start = bool(record.fact("space").get("start"))
     what = "the first known-good setting" if has_start else "the first trial, as the space has no start setting"
     shown = (
         f"{winner.metric} {first.value_at(first.last_shown):.4f} at epoch {first.last_shown}"

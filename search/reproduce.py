@@ -78,7 +78,7 @@ def reproduce(files: StudyFiles, number: int, *, seeds: int, watcher: TrainingWa
         if first is not None:
             watcher.say(f"epoch {first} differs; {seeds} other seeds show how much seeds alone change")
             noise = [history[-1][_metric(trial)] for history in train(fresh_seeds(record, seeds))]
-        known = record.facts["data"]["fingerprint"]
+        known = record.fact("data")["fingerprint"]
         now_is = known if helper.has_fingerprint(config, known) else data.fingerprint
         changes = _changes(record, trial, now_is, helper.versions(), helper.hardware(devices[0]))
     then, now = trial.epochs[-1][_metric(trial)], again[-1][_metric(trial)]
@@ -119,7 +119,7 @@ def _changes(record: Record, trial: Trial, fingerprint: str, versions: Mapping[s
         found += [f"config: {change}" for change in changed]
     except SearchError as error:
         found.append(f"config: this version cannot read it ({str(error).splitlines()[0]})")
-    if record.facts["data"]["fingerprint"] != fingerprint:
+    if record.fact("data")["fingerprint"] != fingerprint:
         found.append(f"data: fingerprint was {record.facts['data']['fingerprint']}, is now {fingerprint}")
     old = record.facts.get("versions", {})
     found += [

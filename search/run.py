@@ -233,7 +233,7 @@ _LATER_SECTIONS = ("distill", "prune", "quantize")
 
 def _with_later_sections(record: Record, new: Mapping[str, Any]) -> dict[str, Any]:
     """Return the space that a study was started with, and give its trials the sections that it did not know."""
-    old = record.facts["space"]
+    old = record.fact("space")
     missing: dict[str, Any] = {name: {"none": {}} for name in _LATER_SECTIONS if name in new and name not in old}
     for trial in record.trials if missing else ():
         config = TrialConfig.from_dict({**trial.candidate.config.to_dict(), **missing})

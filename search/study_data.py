@@ -39,7 +39,7 @@ def refuse_other(record: Record, config: TrialConfig, data: Prepared, helper: He
     Raises:
         StudyError: they are others; it says how many there were and are.
     """
-    known = record.facts["data"]["fingerprint"]
+    known = record.fact("data")["fingerprint"]
     if known != data.fingerprint and not helper.has_fingerprint(config, known):
         raise _others(record, data.classes, data.counts, data.fingerprint)
 
@@ -56,13 +56,13 @@ def refuse_other_unopened(record: Record, component: Component, cache: Path) -> 
     if component.name != "folder":
         return
     source = describe(component, cache)
-    if not source.has_fingerprint(record.facts["data"]["fingerprint"]):
+    if not source.has_fingerprint(record.fact("data")["fingerprint"]):
         counts: dict[str, int] = {split: len(names) for split, names in source.names.items()}
         raise _others(record, source.classes, counts, source.fingerprint)
 
 
 def _others(record: Record, classes: Sequence[str], counts: Mapping[str, int], fingerprint: str) -> StudyError:
-    known = record.facts["data"]
+    known = record.fact("data")
     return StudyError(
         f"study {record.study.study_name!r} was started with other images: then {known['images']} of "
         f"{len(known['classes'])} classes, fingerprint {known['fingerprint']}; now {dict(counts)} of "
@@ -71,5 +71,5 @@ def _others(record: Record, classes: Sequence[str], counts: Mapping[str, int], f
 
 
 def _slug(record: Record) -> str | None:
-    folder = record.facts["space"]["data"].get("folder")
+    folder = record.fact("space")["data"].get("folder")
     return None if folder is None else slug(folder["root"])

@@ -174,7 +174,7 @@ def test_search_and_all_commands_work_on_a_server_and_show_no_password(
         assert [trial["number"] for trial in page["trials"]] == [0, 1]
         assert len(page["best_trials"]) == 1
         said += json.dumps(page)
-    latest, record = Latest(files), records.load(files)
+    latest, record = Latest(files, print), records.load(files)
     record.add(new_trial(2))
     assert len(latest.read().trials) == 3
     found = [path for path in tiny.parent.rglob("*") if path.is_file()]

@@ -166,16 +166,20 @@ def explaining_damage(database: str) -> Iterator[None]:
     try:
         yield
     except (*_NOBODY_WROTE, RecursionError) as error:
-        raise _damaged(database, error) from error
+        raise damaged(database, _said(error)) from error
     except sqlalchemy.exc.SQLAlchemyError as error:
         if isinstance(error, sqlalchemy.exc.DBAPIError):
             raise
-        raise _damaged(database, error) from error
+        raise damaged(database, _said(error)) from error
 
 
-def _damaged(database: str, error: Exception) -> StudyError:
-    said = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-    return StudyError(f"{database}: is damaged ({said}); {_RESCUE.format(database)}")
+def damaged(database: str, what: str) -> StudyError:
+    """Return the error that says what is damaged in a database, and what to do."""
+    return StudyError(f"{database}: is damaged ({what}); {_RESCUE.format(database)}")
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 def public_name(url: sqlalchemy.URL) -> str:

@@ -31,7 +31,8 @@ def write_note(record: Record) -> None:
     assert isinstance(rows, Rows)
     known = rows.read_system_facts()
     num_parts = sum(key.startswith(PREFIX) for key in known)
-    old = "".join(known[f"{PREFIX}{number}"] for number in range(num_parts))
+    # A part that is missing, or is no text, was changed by somebody.
+    old = "".join(str(known.get(f"{PREFIX}{number}", "")) for number in range(num_parts))
     text = "\n".join(_lines(record)) + "\n"
     if text == old or (old and _digest(old) != known.get(DIGEST)):
         return
@@ -39,7 +40,8 @@ def write_note(record: Record) -> None:
     # A part that is no longer needed is emptied, as the dashboard does it.
     parts += [""] * (num_parts - len(parts))
     written = {f"{PREFIX}{number}": part for number, part in enumerate(parts)}
-    rows.set_system_facts({VERSION: known.get(VERSION, 0) + 1, DIGEST: _digest(text), **written})
+    version = known.get(VERSION)
+    rows.set_system_facts({VERSION: version + 1 if type(version) is int else 1, DIGEST: _digest(text), **written})
 
 
 def _digest(text: str) -> str:
@@ -47,7 +49,7 @@ def _digest(text: str) -> str:
 
 
 def _lines(record: Record) -> Iterator[str]:
-    found, data = summarise(record), record.facts["data"]
+    found, data = summarise(record), record.fact("data")
     images = ", ".join(f"{count:,} {split}" for split, count in data["images"].items())
     states = ", ".join(f"{count} {state}" for state, count in found["trials"].items() if state != "total" and count)
     yield f"**Images**: {images}; {len(data['classes'])} classes; fingerprint `{data['fingerprint']}`\n"

@@ -7,13 +7,12 @@ run decides by the latter and never reads the former back.
 from __future__ import annotations
 
 import json
+import logging
 import math
-import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any, Protocol
 
 import optuna
@@ -26,7 +25,7 @@ from search.errors import StudyError
 from search.study import database
 from search.study.files import StudyFiles
 from search.study.rows import EndedError, NumberTakenError, Rows
-from search.terminal import shown
+from search.study.shape import refuse_misshapen
 from search.trial import SIZES, Candidate, Rejection, State, Trial
 
 _STATES: Mapping[TrialState, State] = {
@@ -36,6 +35,8 @@ _STATES: Mapping[TrialState, State] = {
     TrialState.FAIL: "fail",
 }
 
+
+_LOG = logging.getLogger(__name__)
 
 _PLACE = "place"
 """Attribute of a trial that had waited: how many had begun before it, which its number does not tell."""
@@ -150,6 +151,18 @@ class Record:
     def next_number(self) -> int:
         """The number that Optuna gives to the next trial of the study."""
         return len(self.by_number) + len(self.strangers)
+
+    def fact(self, name: str) -> Any:
+        """Return a fact that every search notes when it makes its study.
+
+        Raises:
+            StudyError: it is gone.
+        """
+        if name not in self.facts:
+            engine = self.rows.engine
+            place = self.study.study_name if engine is None else database.public_name(engine.url)
+            raise database.damaged(place, f"the study's {name} is missing")
+        return self.facts[name]
 
     def look_again(self) -> None:
         """Take note of trials that others have added since."""
@@ -396,8 +409,9 @@ def load(files: StudyFiles) -> Record:
             facts = study.user_attrs
             if "objectives" not in facts:
                 raise StudyError(f"{files.store}: this study was not made by imgcls-search")
-            record = _whole(Record(study, Rows(storage.engine, study._study_id, files.store.access)))
-        _tell_once(record.note_about_strangers())
+            record = _read(study, Rows(storage.engine, study._study_id, files.store.access))
+        if (note := record.note_about_strangers()) is not None:
+            _LOG.warning(note)
         return record
     finally:
         if files.address is not None:
@@ -405,86 +419,21 @@ def load(files: StudyFiles) -> Record:
             storage.engine.dispose()
 
 
-@cache
-def _tell_once(note: str | None) -> None:
-    """Say on standard error what a study holds that no command shows; a dashboard loads it again and again."""
-    if note is not None and sys.stderr is not None:
-        print(shown(note), file=sys.stderr, flush=True)  # noqa: T201 - whatever command opens the study
-
-
-def _whole(record: Record) -> Record:
-    """Return a record in which all that commands read without a further look has the shape that it was written in.
+def load_again(files: StudyFiles, record: Record) -> Record:
+    """Return a record as it stands now, read through the connection of an earlier one.
 
     Raises:
-        TypeError, ValueError, KeyError: something has not.
+        StudyError: its database cannot be read, or was damaged since.
     """
-    facts = record.facts
-    for name, kind in _KINDS.items():
-        if not isinstance(facts.get(name, kind()), kind):
-            raise TypeError(f"{name} of the study is a {type(facts[name]).__name__}")
-    for entry in (*facts.get("runs", ()), *facts.get("test_openings", ())):
-        if not isinstance(entry, dict):
-            raise TypeError("a list of the study holds what is no entry")
-    if "space" in facts:
-        _mapping(facts["space"].get("study", {}), "space.study")
-    if "data" in facts:
-        data = facts["data"]
-        _mapping(data["images"], "data.images")
-        if not isinstance(data["fingerprint"], str) or not all(isinstance(name, str) for name in data["classes"]):
-            raise TypeError("data of the study is not as it was written")
-        for count in data["images"].values():
-            _number(count)
-    for trial in record.trials:
-        _look_at(trial, len(record.objectives))
+    store = str(files.store)
+    with database.explaining(store, "read as a study"), database.explaining_damage(store):
+        return _read(record.study, record.rows)
+
+
+def _read(study: optuna.Study, rows: Writes) -> Record:
+    record = Record(study, rows)
+    refuse_misshapen(record)
     return record
-
-
-_KINDS: Mapping[str, type[Any]] = {
-    "space": dict,
-    "data": dict,
-    "versions": dict,
-    "teachers": dict,
-    "runs": list,
-    "test_openings": list,
-    "hardware": str,
-    "confirmed": dict,
-    "ablation": dict,
-}
-
-
-def _look_at(trial: Trial, num_objectives: int) -> None:
-    for number in (trial.seed, trial.judged, trial.until, trial.deaths, trial.micro_batches):
-        if type(number) is not int:
-            raise TypeError(f"{number!r:.40} is no whole number")
-    if not -1 < trial.judged <= trial.until or trial.deaths < 0 or trial.micro_batches < 1:
-        raise ValueError("its plan is not as it was written")
-    if trial.state == "complete" and len(trial.values or ()) != num_objectives:
-        raise ValueError("it is complete without its values")
-    for place, epoch in enumerate(trial.epochs, start=1):
-        _mapping(epoch, "an epoch")
-        _number(epoch["seconds"])
-        if epoch["epoch"] != place:
-            raise ValueError(f"epoch {place} is missing")
-    for metrics in (trial.sizes, trial.constraints, *trial.epochs, *trial.scores.values()):
-        for value in _mapping(metrics, "metrics").values():
-            if value is not None:
-                _number(value)
-    for text in (trial.reason, *trial.troubles, *(rejection.reason for rejection in trial.rejected_before)):
-        if text is not None and not isinstance(text, str):
-            raise TypeError("a reason is no text")
-    for section in ("training", "image"):
-        _mapping(trial.candidate.config.section(section), section)
-
-
-def _mapping(value: Any, what: str) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
-        raise TypeError(f"{what} is a {type(value).__name__}")
-    return value
-
-
-def _number(value: Any) -> None:
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise TypeError(f"{value!r:.40} is no number")
 
 
 def _objectives(facts: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:

@@ -23,7 +23,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from search.config import Scalar
 from search.errors import StudyError
-from search.study.database import Access, FileAccess, Step, T, public_name
+from search.study.database import Access, FileAccess, Step, T, explaining_damage, public_name
 
 _STUDIES: Any = models.StudyModel.__table__
 _TRIALS: Any = models.TrialModel.__table__
@@ -250,7 +250,7 @@ class Rows:
             StudyError: the database cannot be read.
         """
         query = sqlalchemy.select(_NOTES.c["key", "value_json"]).where(_NOTES.c.study_id == self.study_id)
-        with self.access.reading(self.engine) as connection:
+        with explaining_damage(public_name(self.engine.url)), self.access.reading(self.engine) as connection:
             return {key: json.loads(text) for key, text in connection.execute(query)}
 
     def set_system_facts(self, facts: Mapping[str, Any]) -> None:

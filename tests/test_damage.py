@@ -14,8 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from search.config import Component
 from search.dashboard import Latest
+from search.data import describe
+from search.data.store import prepare
 from search.errors import SearchError
+from search.executors.counts import Counts
 from search.study.files import StudyFiles
 from search.study.note import write_note
 from search.study.record import load
@@ -213,3 +217,44 @@ def test_dashboard_keeps_what_it_read_when_a_study_is_damaged(study: Path, tmp_p
     assert latest.read() is before
     assert len(said) == 1
     assert "is damaged" in said[0]
+
+
+@pytest.mark.parametrize(
+    "text", ["[", "[]", "7", "null", "{}", '{"answer": null}', '{"error": 1}', '{"error": [1, 2]}', b"\xff"]
+)
+def test_remembered_count_of_another_shape_is_asked_again(text: str | bytes, tmp_path: Path) -> None:
+    counts = Counts(tmp_path / "counts.sqlite")
+    assert counts.ask({"a": 1}, lambda: {"params": 3}) == {"params": 3}
+    assert counts.file is not None
+    counts.file.execute("UPDATE counts SET answer = ?", (text,))
+    counts.file.close()
+    again = Counts(tmp_path / "counts.sqlite")
+    assert again.ask({"a": 1}, lambda: {"params": 4}) == {"params": 4}
+    assert again.file is not None
+    again.file.close()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mean": []},
+        {"mean": ["x"]},
+        {"std": [0.0]},
+        {"std": None},
+        {"repeated": "many"},
+        {"repeated": 2, "repeated_for_example": []},
+    ],
+)
+def test_facts_of_decoded_images_that_are_wrong_are_made_again(change: dict[str, object], tmp_path: Path) -> None:
+    source = describe(Component(path="data.digits", name="digits", args={"max_train": 50}))
+    first = prepare(source, image_size=8, channels=1, cache=tmp_path)
+    meta = Path(first.folder) / "meta.json"
+    whole = json.loads(meta.read_text())
+    for facts in (
+        *({**whole["facts"], split: {**whole["facts"][split], **change}} for split in ("train", "val")),
+        [],
+        {},
+    ):
+        meta.write_text(json.dumps({**whole, "facts": facts}))
+        assert prepare(source, image_size=8, channels=1, cache=tmp_path) == first
+        assert json.loads(meta.read_text()) == whole

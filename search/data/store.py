@@ -308,6 +308,28 @@ def _ensure(
         with FileLock(folder.with_name(f"{folder.name}.lock")):
             keeps_pixels = STREAMED not in folder.name
             facts = arrays.intact(folder)
+            if facts is not None and not _fits(facts, splits, channels):
+                facts = None
             return facts or arrays.build(folder, source, splits, size, channels, progress, keeps_pixels=keeps_pixels)
     except OSError as error:
         raise DataError(f"{folder.parent}: decoded images cannot be kept there: {error}") from error
+
+
+def _fits(facts: Any, splits: Sequence[Split], channels: int) -> bool:
+    """Tell whether facts are as `build` returns them: no checksum covers them, and they can be made again."""
+    try:
+        for split in splits:
+            known = facts[split]
+            moments = [*known["mean"], *known["std"]]
+            if len(known["mean"]) != channels or len(moments) != 2 * channels:
+                return False
+            if not all(type(value) is float and 0 <= value <= 1 for value in moments) or min(known["std"]) <= 0:
+                return False
+            examples = known.get("repeated_for_example", [])
+            if type(known.get("repeated", 0)) is not int or not all(isinstance(name, str) for name in examples):
+                return False
+            if known.get("repeated", 0) and not examples:
+                return False
+    except (KeyError, TypeError, AttributeError):
+        return False
+    return True

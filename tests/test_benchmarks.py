@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 def bench(name: str, out: Path, *arguments: str) -> dict[str, Any]:
     """Run a benchmark and return what it wrote."""
     command = [sys.executable, str(SCRIPTS / f"bench_{name}.py"), "--out", str(out), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=out)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3600, cwd=out)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads((out / f"{name}.json").read_text())
     assert found["conditions"]["cores"] >= 1
@@ -29,7 +29,7 @@ def bench(name: str, out: Path, *arguments: str) -> dict[str, Any]:
 @pytest.mark.parametrize("name", ["throughput", "overhead", "start", "compression", "load", "scale"])
 def test_help_teaches_by_example(name: str) -> None:
     command = [sys.executable, str(SCRIPTS / f"bench_{name}.py"), "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert f"python scripts/bench_{name}.py" in done.stdout
 

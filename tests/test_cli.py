@@ -21,7 +21,7 @@ from search.cli import app
 from search.config import Component
 from search.data import describe
 from search.space import read_space
-from tests.conftest import TINY, Answer, begin_command, is_one_line
+from tests.conftest import PATIENCE, TINY, Answer, begin_command, is_one_line
 from tests.warm import Warm
 
 SPACES = Path(__file__).parent.parent / "spaces"
@@ -35,7 +35,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, warm: Warm | None) -> Ite
     folder = tmp_path_factory.mktemp("finished")
     (folder / "tiny.yaml").write_text(TINY)
     process = begin_command(["run", "tiny.yaml", "--workers", "1"], folder, os.environ, warm)
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert "next: imgcls-search export tiny-digits" in out
     yield folder

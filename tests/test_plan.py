@@ -41,7 +41,7 @@ def test_plan_follows_the_rungs_and_leaves_out_the_first_epoch(study: str, epoch
 
 @pytest.mark.slow
 def test_command_times_a_few_epochs_and_leaves_no_study(tiny: Path, imgcls: Callable[..., Answer]) -> None:
-    answer = imgcls("plan", tiny, "--json", "--workers", 1, "--epochs", 2, "--set", "study.timeout=60")
+    answer = imgcls("plan", tiny, "--json", "--workers", 1, "--epochs", 2, "--set", "study.timeout=6000")
     assert answer.code == 0, answer.err
     found = json.loads(answer.out)
     assert found["measured_epochs"] == 2

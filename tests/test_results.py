@@ -16,7 +16,7 @@ import pytest
 from search.ablation import steps
 from search.config import TrialConfig
 from search.study.files import StudyFiles
-from tests.conftest import TINY, Answer, is_one_line
+from tests.conftest import PATIENCE, TINY, Answer, is_one_line
 from tests.test_dashboard import study_with
 
 
@@ -26,7 +26,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("searched")
     (folder / "tiny.yaml").write_text(TINY)
     command = [sys.executable, "-m", "search", "run", "tiny.yaml", "--workers", "1"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr
     yield folder
     shutil.rmtree(folder, ignore_errors=True)

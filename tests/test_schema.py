@@ -27,7 +27,7 @@ from search.space import dump, parse
 from search.space.problems import Report
 from search.space.schema import render, schema
 from search.space.yaml_nodes import ListNode, MapNode, Node, read
-from tests.conftest import TINY, Answer, is_one_line
+from tests.conftest import PATIENCE, TINY, Answer, is_one_line
 from tests.test_space import CATALOG, FINITE, FULL
 from tests.test_space_properties import NODES, QUICK, VALID, WORDS
 
@@ -319,7 +319,7 @@ class Editor:
             stderr=subprocess.DEVNULL,
         )
         # A server that says nothing ends the reading, and with it the test, instead of waiting forever.
-        self.watchdog = threading.Timer(60, self.server.kill)
+        self.watchdog = threading.Timer(PATIENCE, self.server.kill)
         self.watchdog.start()
         self.ask("initialize", {"processId": None, "rootUri": None, "capabilities": {}})
         self.tell("initialized", {})

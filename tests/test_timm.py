@@ -258,8 +258,10 @@ def test_without_a_network_nothing_is_tried_twice(tmp_path: Path, imgcls: Callab
         def refuse() -> None:
             with contextlib.suppress(OSError):
                 while True:
-                    server.accept()[0].close()
+                    connection, _ = server.accept()
+                    # Counted first: whoever is refused may be through before this thread goes on.
                     count[0] += 1
+                    connection.close()
 
         threading.Thread(target=refuse, daemon=True).start()
         address = f"http://127.0.0.1:{server.getsockname()[1]}"

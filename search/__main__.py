@@ -15,6 +15,7 @@ def main() -> None:
     from search import terminal
 
     terminal.settle_streams()
+    terminal.show_plain_warnings()
     from search.cli import main as run
 
     try:

@@ -6,12 +6,19 @@ import base64
 import io
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
+
+from search import fonts  # before matplotlib, which it imports without a user's settings
+
+# isort: split
+import matplotlib as mpl
 from cycler import cycler
+from matplotlib import ticker
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 INK = "#123456"
 """Stands for the colour of text; in a page it becomes the page's own, dark or light."""
@@ -45,8 +52,72 @@ def new_figure(width: float = 5.0, height: float = 3.2) -> tuple[Figure, Any]:
         return figure, figure.subplots()
 
 
+def row_of_axes(count: int) -> tuple[Figure, Any]:
+    """Return a figure and its axes side by side, for a file of its own."""
+    # Without pyplot it needs no display and leaves nothing behind; on white its texts are black.
+    with mpl.rc_context({"text.parse_math": False}):
+        figure = Figure(figsize=(1 + 4.5 * count, 4.2), layout="constrained")
+        return figure, figure.subplots(1, count, squeeze=False)[0]
+
+
+class _PlainLog(ticker.LogFormatter):
+    """Labels a logarithmic axis with numbers instead of formulas, at the places that matplotlib chooses."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
+class _Written(ticker.Formatter):
+    """Writes in backslash form what no font has in the labels of another formatter."""
+
+    def __init__(self, inner: ticker.Formatter, files: Sequence[str] | None) -> None:
+        self.inner, self.files = inner, files
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return fonts.written(self.inner(x, pos), self.files)
+
+    def format_ticks(self, values: Any) -> list[str]:
+        return [fonts.written(label, self.files) for label in self.inner.format_ticks(values)]
+
+    def get_offset(self) -> str:
+        return self.inner.get_offset()
+
+
+def make_legible(figure: Figure, files: Sequence[str] | None = None) -> None:
+    """Let each text of a figure be drawn: by a font that has it, of these files or the system's, without formulas."""
+    texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
+    axes = [axis for each in figure.axes for axis in (each.xaxis, each.yaxis)]
+    for axis in axes:
+        if axis.get_scale() == "log":
+            axis.set_major_formatter(_PlainLog(labelOnlyBase=False))
+            axis.set_minor_formatter(_PlainLog(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
+    labels = [label.get_text() for axis in axes for label in axis.get_ticklabels()]
+    extra = fonts.families([*(text.get_text() for text in texts), *labels], files)
+    for axis in axes:
+        if any(fonts.written(label.get_text(), files) != label.get_text() for label in axis.get_ticklabels()):
+            axis.set_major_formatter(_Written(axis.get_major_formatter(), files))
+        if extra:
+            axis.set_tick_params(labelfontfamily=["sans-serif", *extra])
+    for text in texts:
+        text.set_text(fonts.written(text.get_text(), files))
+        if extra:
+            text.set_fontfamily(["sans-serif", *extra])
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as the kind of file that its name ends in, on white.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    make_legible(figure)
+    with mpl.rc_context({"text.parse_math": False}):
+        figure.savefig(path, dpi=150)
+
+
 def to_svg(figure: Figure, name: str) -> str:
     """Return a figure as an element of a page, in the page's colour of text; its ids start with a name."""
+    make_legible(figure)
     text = io.StringIO()
     with mpl.rc_context(STYLE):
         figure.savefig(text, format="svg", dpi=110, metadata={"Date": None, "Creator": None})
@@ -59,6 +130,7 @@ def to_svg(figure: Figure, name: str) -> str:
 
 def to_png(figure: Figure) -> bytes:
     """Return a figure as a PNG file on white, for viewers that know no page."""
+    make_legible(figure)
     buffer = io.BytesIO()
     with mpl.rc_context({**STYLE, "savefig.transparent": False}):
         figure.savefig(buffer, format="png", dpi=110, facecolor="white")

@@ -49,19 +49,17 @@ def draw_front(record: Record, path: Path) -> None:
     if len(record.objectives) < 2:
         raise UserError(f"study {record.study.study_name!r} has one objective, so that there is no front to draw")
     members = best.front(record)
-    from matplotlib.figure import Figure
+    from search import figures
 
     pairs = list(combinations(range(len(record.objectives)), 2))
-    # A figure of its own, without pyplot, needs no display and leaves nothing behind.
-    figure = Figure(figsize=(1 + 4.5 * len(pairs), 4.2), layout="constrained")
-    panels = figure.subplots(1, len(pairs), squeeze=False)[0]
+    figure, panels = figures.row_of_axes(len(pairs))
     for panel, pair in zip(panels, pairs, strict=True):
         _draw(panel, record, members, pair)
     panels[0].legend(fontsize="small")
     figure.suptitle(f"{record.study.study_name}: {len(members)} trial(s) on the front")
     draft = path.with_name(f".{path.stem}.tmp{path.suffix}")
     try:
-        figure.savefig(draft, dpi=150)
+        figures.save(figure, draft)
         draft.replace(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from error

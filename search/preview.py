@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from search import pipeline
+from search import fonts, pipeline
 from search.config import TrialConfig
 from search.data import Moment, Prepared, load
 from search.errors import UserError
@@ -120,10 +120,11 @@ def _sheet(
     across, down = side + GAP, side + LINE + below + GAP
     sheet = Image.new("RGB", (GAP + across * (1 + len(columns)), top + down * len(before) + GAP), "white")
     drawing = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(LETTERS)
 
     def write(x: int, y: int, text: str, width: int) -> None:
-        for number, line in enumerate(text.split("\n")):
+        for number, part in enumerate(text.split("\n")):
+            line, file = fonts.file_for(part)
+            font = ImageFont.truetype(file, LETTERS)
             while line and drawing.textlength(line, font=font) > width:
                 line = line[:-1]
             drawing.text((x, y + number * LINE), line, fill="black", font=font)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
+import logging
 import os
+import re
 import select
 import sys
 import unicodedata
+import warnings
+from typing import TextIO
 
 _JOINERS = "\u200c\u200d"
 """Parts of words in some languages, and of many emoji."""
@@ -142,3 +147,47 @@ def output_trouble() -> str | None:
 def _raw(stream: object) -> _Display | None:
     raw = getattr(getattr(stream, "buffer", None), "raw", None)
     return raw if isinstance(raw, _Display) else None
+
+
+_INSTALLED = re.compile(r"(?:[A-Za-z]:)?[^\s\'\"<>()]*?(?:site|dist)-packages[/\\]+")
+"""The folder of installed packages, as it begins a path."""
+
+_warned: set[str] = set()
+
+
+def show_plain_warnings() -> None:
+    """Show what libraries warn of as one plain line each, once, here and in processes forked from this one."""
+    # Filters, and with them PYTHONWARNINGS, still say which of them are shown and which are errors.
+    warnings.showwarning = _show_warning
+    logging.lastResort = _PlainLines(logging.WARNING)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    parts = re.split(r"(?:site|dist)-packages[/\\]+", filename)
+    library = re.split(r"[/\\.]", parts[-1])[0] if len(parts) > 1 else ""
+    _warn(f"{library}: {message}" if library else str(message), file)
+
+
+class _PlainLines(logging.Handler):
+    """Shows the records that no library handles itself."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _warn(f"{record.name.partition('.')[0]}: {record.getMessage()}", None)
+
+
+def _warn(text: str, file: TextIO | None) -> None:
+    line = shown(" ".join(_INSTALLED.sub("", text).split()))
+    stream = file or sys.stderr
+    if line in _warned or stream is None:
+        return
+    _warned.add(line)
+    # A stream that is gone must not turn a warning into a failure.
+    with contextlib.suppress(OSError, ValueError):
+        print(f"warning: {line}", file=stream, flush=True)

@@ -231,3 +231,20 @@ def test_names_in_pictures_are_text(look: Callable[..., Seen], tmp_path: Path) -
     assert [text for text in texts if text in names] == names * 2
     assert seen.page.locator("b").count() == 0
     assert seen.troubles == []
+
+
+def test_axes_and_names_in_pictures_are_shown_as_they_are_meant(look: Callable[..., Seen], tmp_path: Path) -> None:
+    scores = [0.5, 0.6, 0.7]
+    drawn = {
+        "a": figures.scatter({"vit": ([1e-4, 1e-2, 1.0], scores)}, "latency", "accuracy", log=True),
+        "b": figures.slices({"optim.lr": ([1e-4, 1e-2, 1.0], scores, True)}, "accuracy"),
+        "c": figures.confusion(np.eye(2, dtype=int), ["\U000f1234", "dog"]),
+    }
+    path = tmp_path / "pictures.html"
+    path.write_text("".join(figures.to_svg(figure, name) for name, figure in drawn.items()))
+    seen = look(path.as_uri())
+    texts = seen.page.locator("svg text").all_text_contents()
+    assert texts.count("0.01") == 2
+    assert texts.count("\\U000f1234") == 2
+    assert not [text for text in texts if "$" in text or "mathdefault" in text]
+    assert seen.troubles == []

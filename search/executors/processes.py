@@ -18,6 +18,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from search import terminal
 from search.errors import UserError
 
 MOST_FOLDER_BYTES = 60
@@ -28,12 +29,18 @@ def start(target: Callable[..., None], name: str, *arguments: Any) -> tuple[Base
     """Start `target(connection, *arguments)` in a process of its own; return it and our end of the connection."""
     context = _context()
     ours, theirs = context.Pipe()
-    process = context.Process(target=target, args=(theirs, *arguments), name=name, daemon=True)  # type: ignore[attr-defined]
+    process = context.Process(target=_begin, args=(target, theirs, *arguments), name=name, daemon=True)  # type: ignore[attr-defined]
     with deaf_to_terminal():
         process.start()
     # Only the process may hold its end: that is how each side sees the other's death.
     theirs.close()
     return process, ours
+
+
+def _begin(target: Callable[..., None], *arguments: Any) -> None:
+    """Run the target in a process that shows warnings as the program does, however it was started."""
+    terminal.show_plain_warnings()
+    target(*arguments)
 
 
 def warm_up() -> None:

@@ -1,10 +1,16 @@
 """Imported once, before workers are forked: all that a first trial would otherwise wait for."""
 
-import sklearn.metrics  # noqa: F401
-import torch
-import torchvision.models  # noqa: F401
+from search import terminal
 
-import search.worker  # noqa: F401
+# isort: split
+# Before all that may warn; the processes that are forked inherit it.
+terminal.show_plain_warnings()
+
+import sklearn.metrics  # noqa: E402, F401
+import torch  # noqa: E402
+import torchvision.models  # noqa: E402, F401
+
+import search.worker  # noqa: E402, F401
 
 # The first optimizer imports a second's worth of torch.
 torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)

@@ -65,7 +65,7 @@ def ablate(files: StudyFiles, *, seeds: int, watcher: TrainingWatcher, trial: in
 
         def can_be_built(config: TrialConfig) -> bool:
             try:
-                helper.measure(config, helper.prepare(config, watcher.decoding).shape)
+                helper.measure(config, helper.prepare(config, watcher.decoding, watcher.say).shape)
             except BuildError:
                 return False
             return True
@@ -81,7 +81,7 @@ def ablate(files: StudyFiles, *, seeds: int, watcher: TrainingWatcher, trial: in
             training_job(
                 number,
                 step.config,
-                helper.prepare(step.config, watcher.decoding),
+                helper.prepare(step.config, watcher.decoding, watcher.say),
                 seed=seed,
                 weights=_weights_path(files, step.config, seed),
                 teacher=teachers.path_of(step.config, files, record.facts.get("teachers", {})),

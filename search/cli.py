@@ -6,8 +6,9 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +24,7 @@ from search.output import print_table as _print_table
 
 # Nothing heavy is imported up here: `--help` answers at once, and each command imports what it needs.
 if TYPE_CHECKING:
+    from search.data import LeftOut, Summary
     from search.replay import Replayed
     from search.run import Outcome
     from search.space import Space
@@ -55,6 +57,9 @@ Overrides = Annotated[
 Data = Annotated[
     str | None, typer.Option("--data", metavar="NAME[:ROOT]", help="Other images, for example folder:photos.")
 ]
+SkipUnreadable = Annotated[
+    bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read, and list them.")
+]
 Name = Annotated[
     str | None,
     typer.Option("--name", help="Name of the study; default: SPACE-DATA, or SPACE-FOLDER, as in vit-photos."),
@@ -81,6 +86,7 @@ def run(
     space_file: SpaceFile,
     overrides: Overrides = None,
     data: Data = None,
+    skip_unreadable: SkipUnreadable = False,
     name: Name = None,
     studies: Studies = STUDIES,
     storage: Storage = None,
@@ -114,7 +120,7 @@ def run(
 
     if workers is not None:
         overrides = [*(overrides or []), f"study.workers={workers}"]
-    space = _space(space_file, overrides, data, name)
+    space = _space(space_file, overrides, data, name, skip_unreadable=skip_unreadable)
     if space.is_config:
         raise UserError(f"{space_file}: nothing is searched in it; train it with: imgcls-search train {space_file}")
     from search.data import must_exist
@@ -141,6 +147,7 @@ def plan(
     space_file: SpaceFile,
     overrides: Overrides = None,
     data: Data = None,
+    skip_unreadable: SkipUnreadable = False,
     studies: Studies = STUDIES,
     workers: Annotated[
         int | None, typer.Option("--workers", help="Trials at a time; default: one per core or GPU.")
@@ -166,11 +173,11 @@ def plan(
 
     if workers is not None:
         overrides = [*(overrides or []), f"study.workers={workers}"]
-    space = _space(space_file, overrides, data, None)
+    space = _space(space_file, overrides, data, None, skip_unreadable=skip_unreadable)
     if space.is_config:
         raise UserError(f"{space_file}: nothing is searched in it; train it with: imgcls-search train {space_file}")
     timed = [f"{path}={value}" for path, value in {**CALIBRATION, "study.max_epochs": epochs}.items()]
-    calibration = _space(space_file, [*(overrides or []), *timed], data, None)
+    calibration = _space(space_file, [*(overrides or []), *timed], data, None, skip_unreadable=skip_unreadable)
     with PlanScreen(Console(soft_wrap=True, highlight=False, stderr=as_json), epochs) as screen:
         found = make_plan(space, calibration, studies, screen)
     if as_json:
@@ -194,6 +201,7 @@ def check(
     space_file: SpaceFile,
     overrides: Overrides = None,
     data: Data = None,
+    skip_unreadable: SkipUnreadable = False,
     name: Name = None,
     samples: Annotated[
         int, typer.Option("--samples", min=0, help="Configurations to build; 0 only validates the file.")
@@ -219,10 +227,13 @@ def check(
     from search.strategy.samplers import SAMPLERS
     from search.survey import summarise, survey
 
-    space = _space(space_file, overrides, data, name)
+    space = _space(space_file, overrides, data, name, skip_unreadable=skip_unreadable)
     build(SAMPLERS, space.sampler, space=space)
     build(PRUNERS, space.pruner, epochs=space.first().section("training")["epochs"], sign=1)
+    images = _images_there(space, studies)
     if not as_json:
+        for line in images.lines() if images is not None else ():
+            echo(line)
         _show_space(space, space_file)
     found = None
     if samples:
@@ -233,7 +244,8 @@ def check(
             {"path": p.path, "kind": p.kind, "domain": p.domain, "when": dict(p.when)} for p in space.parameters()
         ]
         typed = {"space": dict(space.document), "parameters": parameters, "combinations": space.num_combinations()}
-        _print_json({"name": space.name, "is_config": space.is_config, **typed, "survey": found})
+        data_found = None if images is None else images.to_dict()
+        _print_json({"name": space.name, "is_config": space.is_config, **typed, "data": data_found, "survey": found})
     elif found is not None:
         _show_survey(found, space)
 
@@ -407,7 +419,7 @@ def _export_bundle(
         trained = from_weights(Path(source))
     else:
         trained = from_trial(find_study(studies, source, settle(storage)), trial)
-    found = deliver(trained, out, image_cache(studies))
+    found = deliver(trained, out, image_cache(studies), partial(echo, error=True))
     if as_json:
         _print_json(found)
         return
@@ -444,7 +456,7 @@ def predict(
     from search.deploy.predict import Prediction, classify
 
     predicted, skipped = [], []
-    for found in classify(read(bundle), images, top=top):
+    for found in classify(read(bundle), images, top=top, on_left_out=_say_left_out):
         if isinstance(found, Prediction):
             predicted.append(
                 {"image": found.image, "classes": [{"label": n, "probability": p} for n, p in found.ranked]}
@@ -458,6 +470,12 @@ def predict(
         _print_json({"bundle": str(bundle), "predictions": predicted, "skipped": skipped})
     if not predicted:
         raise NoResultError(f"{bundle}: none of {len(skipped)} image(s) could be read")
+
+
+def _say_left_out(folder: Path, found: Sequence[LeftOut]) -> None:
+    from search.data import describe_left_out
+
+    echo(f"{folder}: not counted: {describe_left_out(found)}", error=True)
 
 
 @app.command()
@@ -474,6 +492,7 @@ def train(
     ] = None,
     overrides: Overrides = None,
     data: Data = None,
+    skip_unreadable: SkipUnreadable = False,
     studies: Studies = STUDIES,
     storage: Storage = None,
     as_json: AsJson = False,
@@ -492,7 +511,7 @@ def train(
     from search.screen import TrainingScreen
     from search.study.address import settle
 
-    config = _space(config_file, overrides, data, None).config()
+    config = _space(config_file, overrides, data, None, skip_unreadable=skip_unreadable).config()
     screen = TrainingScreen(Console(stderr=True, soft_wrap=True, highlight=False))
     origin, problem = read_origin(config_file.read_text(encoding="utf-8"))
     if problem is not None:
@@ -524,6 +543,7 @@ def evaluate(
         Path, typer.Argument(metavar="WEIGHTS", help="A weights file, for example trained/best/seed-1.pt.")
     ],
     data: Data = None,
+    skip_unreadable: SkipUnreadable = False,
     split: Annotated[Split, typer.Option("--split", help="test and all open the sealed test split.")] = Split.val,
     predictions: Annotated[
         Path | None, typer.Option("--predictions", metavar="CSV", help="Write every image's prediction.")
@@ -543,7 +563,14 @@ def evaluate(
     from search.export import write_text
 
     component = _data_component(data) if data is not None else None
-    found = evaluate_weights(weights, split.value, image_cache(studies), data=component)
+    found = evaluate_weights(
+        weights,
+        split.value,
+        image_cache(studies),
+        data=component,
+        skip_unreadable=skip_unreadable,
+        say=partial(echo, error=as_json),
+    )
     if predictions is not None:
         write_text(predictions, predictions_csv(found))
     if as_json:
@@ -567,6 +594,7 @@ def augment_preview(
     ] = False,
     overrides: Overrides = None,
     data: Data = None,
+    skip_unreadable: SkipUnreadable = False,
     studies: Studies = STUDIES,
 ) -> None:
     """Draw training images beside what augmentation makes of them, as a contact sheet.
@@ -581,9 +609,9 @@ def augment_preview(
     from search.executors.helper import image_cache
     from search.preview import draw_config, write_preview
 
-    space = _space(space_file, overrides, data, None)
+    space = _space(space_file, overrides, data, None, skip_unreadable=skip_unreadable)
     config = space.first() if first or space.is_config else draw_config(space, seed)
-    shown = write_preview(config, image_cache(studies), output, rows=rows, seed=seed)
+    shown = write_preview(config, image_cache(studies), output, rows=rows, seed=seed, say=echo)
     echo(f"wrote {output}: {shown.rows} images; {', '.join(shown.settings) or 'nothing is on'}")
 
 
@@ -880,7 +908,9 @@ def _hide_password() -> None:
         os.execve(sys.executable, [*sys.orig_argv[:-count], *arguments], {**os.environ, **variables})  # noqa: S606
 
 
-def _space(path: Path, overrides: list[str] | None, data: str | None, name: str | None) -> Space:
+def _space(
+    path: Path, overrides: list[str] | None, data: str | None, name: str | None, *, skip_unreadable: bool = False
+) -> Space:
     from search.catalog import catalog, refuse_idle_sections
     from search.space import read_space
     from search.study.address import refuse_password
@@ -889,6 +919,12 @@ def _space(path: Path, overrides: list[str] | None, data: str | None, name: str 
     if name is not None:
         pairs.append(("study.name", json.dumps(name)))
     space = read_space(path, catalog(), overrides=pairs, data=data)
+    if skip_unreadable:
+        component = space.first().component("data")
+        if component.name != "folder":
+            raise UserError(f"--skip-unreadable: goes with a folder of images (data.folder), got {component.path}")
+        pairs.append(("data.folder.skip_unreadable", "true"))
+        space = read_space(path, catalog(), overrides=pairs, data=data)
     refuse_idle_sections(space)
     refuse_password(space.study["storage"], space.locate("study"))
     return space
@@ -899,6 +935,21 @@ def _override(text: str) -> tuple[str, str]:
     if not equals:
         raise UserError(f"--set {text}: needs PATH=VALUE, for example --set study.trials=10")
     return path, value
+
+
+def _images_there(space: Space, studies: Path) -> Summary | None:
+    """Return what there is to read of a folder of images; None of other data, and of a folder that is not there."""
+    from search.data import choose_shape, describe, is_there, read_headers, summarise
+    from search.executors.helper import image_cache
+
+    component = space.first().component("data")
+    if not is_there(component):
+        return None
+    source = describe(component, image_cache(studies))
+    headers = read_headers(source)
+    size, _, is_chosen = choose_shape(headers)
+    chosen = size if is_chosen and space.first().section("image")["size"] is None else None
+    return summarise(source, headers, chosen_size=chosen)
 
 
 def _data_component(text: str) -> Any:

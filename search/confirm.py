@@ -124,7 +124,7 @@ def searched_images(
     Raises:
         StudyError: they are not.
     """
-    found = helper.prepare(config, watcher.decoding)
+    found = helper.prepare(config, watcher.decoding, watcher.say)
     study_data.refuse_other(record, config, found, helper)
     return found
 

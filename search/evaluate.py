@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ from search import finish, pipeline
 from search.config import Component, TrialConfig
 from search.data import Images, Prepared, comes_with, describe, describe_whole, load, open_test
 from search.deploy.artifact import Artifact
-from search.errors import DataError
+from search.errors import DataError, UserError
 from search.export import append_line, now
 from search.terminal import shown
 from search.train import checkpoint
@@ -47,11 +47,21 @@ class Evaluation:
     classes: tuple[str, ...]
 
 
-def evaluate_weights(weights: Path, split: SplitName, cache: Path, *, data: Component | None = None) -> Evaluation:
+def evaluate_weights(
+    weights: Path,
+    split: SplitName,
+    cache: Path,
+    *,
+    data: Component | None = None,
+    skip_unreadable: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> Evaluation:
     """Measure a weights file on a split of its own data set, or of another that has some of its classes.
 
     Classes are matched by name. `all` takes every image, and cuts nothing; neither does a split that a folder comes
     with. Other splits are cut as those of the training were: in a folder that was moved they hold the same images.
+
+    `say` is told what there is to read.
 
     Raises:
         CheckpointError: the file is not a trained model of this program, or its exported network has gone.
@@ -61,15 +71,19 @@ def evaluate_weights(weights: Path, split: SplitName, cache: Path, *, data: Comp
     # Of the size and with the normalisation that the weights were trained with, whatever the images are.
     image = {**config.section("image"), "size": trained_on.image_size, "channels": trained_on.channels}
     component = config.component("data") if data is None else _cut_alike(data, config.component("data"))
+    if skip_unreadable:
+        if component.name != "folder":
+            raise UserError(f"--skip-unreadable: goes with a folder of images (data.folder), got {component.path}")
+        component = replace(component, args={**component.args, "skip_unreadable": True})
     tree = {**config.to_dict(), "data": {component.name: dict(component.args)}, "image": image}
     config = TrialConfig.from_dict(tree)
     is_given = data is not None and split != "all" and comes_with(component, split)
     if split == "all" or is_given:
         source = describe_whole(component, split if split != "all" else None)
-        classes, parts = source.classes, pipeline.open_whole(config, source, cache)
+        classes, parts = source.classes, pipeline.open_whole(config, source, cache, say)
     else:
         try:
-            found = pipeline.prepare_data(config, cache)
+            found = pipeline.prepare_data(config, cache, say=say)
         except DataError as error:
             raise DataError(f"{error} ({_instead(component)})") from error
         classes, parts = found.classes, _images(config, found, split)

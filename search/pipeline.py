@@ -30,13 +30,15 @@ from search.data import (
     Source,
     Streamed,
     augment,
+    choose_shape,
     describe,
     load,
     look_at_test,
     mixing,
-    native_shape,
     open_all,
     prepare,
+    read_headers,
+    summarise,
 )
 from search.data.image import CACHE_GB
 from search.errors import BuildError, CheckpointError, SearchError
@@ -60,12 +62,14 @@ def prepare_data(
     config: TrialConfig,
     cache: Path,
     progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
     *,
     looks_at_test: bool = False,
 ) -> Prepared:
     """Decode the images of a configuration once; later calls find them under `cache`.
 
-    Before a search or a training, the files of the test split are looked at too, whether they can be read.
+    What there is to read is said before anything slow, what was found while decoding after it. Before a search or a
+    training, the files of the test split are looked at too, whether they can be read.
 
     Raises:
         DataError: the images are missing, damaged or unusable.
@@ -74,9 +78,13 @@ def prepare_data(
     source = describe(component, cache)
     image = config.section("image")
     size, channels = image["size"], image["channels"]
-    if size is None or channels is None:
-        own_size, own_channels = native_shape(source)
+    if say is not None or size is None or channels is None:
+        headers = read_headers(source)
+        own_size, own_channels, is_chosen = choose_shape(headers)
+        chosen_size = own_size if is_chosen and size is None else None
         size, channels = size or own_size, channels or own_channels
+        for line in summarise(source, headers, chosen_size=chosen_size).lines() if say is not None else ():
+            say(line)  # type: ignore[misc]
     prepared = prepare(
         source,
         origin=component,
@@ -87,17 +95,25 @@ def prepare_data(
         progress=progress,
     )
     if looks_at_test and source.is_in_files:
-        look_at_test(source, prepared, progress)
+        left_out = look_at_test(source, prepared, progress)
+        if left_out and say is not None:
+            say(f"test images that cannot be read will be left out: {len(left_out)}: {', '.join(left_out)}")
+    for line in prepared.findings() if say is not None else ():
+        say(line)  # type: ignore[misc]
     return prepared
 
 
-def open_whole(config: TrialConfig, source: Source, cache: Path) -> list[Images]:
+def open_whole(
+    config: TrialConfig, source: Source, cache: Path, say: Callable[[str], None] | None = None
+) -> list[Images]:
     """Return all images of a source in the shape that a configuration names, the sealed split among them.
 
     Raises:
         DataError: the images are damaged, or the cache cannot be written.
     """
     image = config.section("image")
+    for line in summarise(source, read_headers(source, ("train", "val", "test"))).lines() if say is not None else ():
+        say(line)  # type: ignore[misc]
     return open_all(
         source,
         image_size=image["size"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,15 @@ def draw_config(space: Space, seed: int) -> TrialConfig:
     return draw_random(View(space, [], [], seed), 0, 0).config
 
 
-def write_preview(config: TrialConfig, cache: Path, output: Path, *, rows: int, seed: int) -> Preview:
+def write_preview(
+    config: TrialConfig,
+    cache: Path,
+    output: Path,
+    *,
+    rows: int,
+    seed: int,
+    say: Callable[[str], None] | None = None,
+) -> Preview:
     """Write a contact sheet of a configuration's augmentation as a PNG file.
 
     Raises:
@@ -54,7 +62,7 @@ def write_preview(config: TrialConfig, cache: Path, output: Path, *, rows: int, 
     """
     if output.suffix.lower() != ".png":
         raise UserError(f"{output}: not a PNG file; allowed: a name that ends in .png")
-    data = pipeline.prepare_data(config, cache)
+    data = pipeline.prepare_data(config, cache, say=say)
     settings = _settings(config.section("augment"))
     images = load(data, "train")
     index = _several_classes(np.asarray(images.labels), rows)

@@ -49,7 +49,7 @@ def reproduce(files: StudyFiles, number: int, *, seeds: int, watcher: TrainingWa
         devices = helper.devices(config.section("training")["device"])
         executor = LocalExecutor(usable_slots(devices, None, seeds))
         stack.callback(executor.close)
-        data = helper.prepare(config, watcher.decoding)
+        data = helper.prepare(config, watcher.decoding, watcher.say)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="imgcls-search-")))
 
         def train(chosen: Sequence[int]) -> list[list[dict[str, float]]]:

@@ -90,7 +90,7 @@ def train(training: Training, watcher: TrainingWatcher) -> dict[str, Any]:
         executor = LocalExecutor(usable_slots(devices, None, len(training.seeds)))
         stack.callback(executor.close)
         _refuse_other_images(training, helper)
-        data = helper.prepare(training.config, watcher.decoding)
+        data = helper.prepare(training.config, watcher.decoding, watcher.say)
         helper.measure(training.config, data.shape)
         taught = teachers.settle_one(training.config, training.studies, training.at, training.origin, data, helper)
         teacher = taught[0] if taught is not None else None

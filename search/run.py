@@ -231,6 +231,9 @@ _LATER_SECTIONS = ("distill", "prune", "quantize")
 """Sections that the first studies did not know; there they stand for `none`."""
 
 
+_LATER_ARGUMENTS: Mapping[str, Mapping[str, Any]] = {"folder": {"skip_unreadable": False}}
+
+
 def _with_later_sections(record: Record, new: Mapping[str, Any]) -> dict[str, Any]:
     """Return the space that a study was started with, and give its trials the sections that it did not know."""
     old = record.fact("space")
@@ -238,7 +241,12 @@ def _with_later_sections(record: Record, new: Mapping[str, Any]) -> dict[str, An
     for trial in record.trials if missing else ():
         config = TrialConfig.from_dict({**trial.candidate.config.to_dict(), **missing})
         trial.candidate = replace(trial.candidate, config=config)
-    return {**old, **missing}
+    return {**old, **missing, "data": _with_later_arguments(old["data"])}
+
+
+def _with_later_arguments(old: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a data section with the arguments that earlier versions did not know, as they were meant then."""
+    return {name: {**_LATER_ARGUMENTS.get(name, {}), **arguments} for name, arguments in old.items()}
 
 
 def _is_free(path: str) -> bool:
@@ -252,7 +260,7 @@ def _is_done(record: Record, settings: StudySettings) -> bool:
 
 def _settle_data(space: Space, helper: Helper, watcher: Watcher) -> tuple[Space, Prepared]:
     """Decode the images and write their own shape into the space where it asks for that."""
-    data = helper.prepare(space.first(), watcher.decoding)
+    data = helper.prepare(space.first(), watcher.decoding, watcher.say)
     if data.streamed_from is not None:
         watcher.say(
             f"decoded images of {data.num_bytes / 1e9:,.1f} GB do not fit into image.cache_gb: "

@@ -14,7 +14,7 @@ from typing import Any
 from search.config import TrialConfig
 from search.data import InputShape, describe, known_shape, native_shape
 from search.errors import BuildError, UserError
-from search.executors.helper import Helper
+from search.executors.helper import Helper, image_cache
 from search.executors.local import usable_slots
 from search.space import Space
 from search.strategy.samplers import View, draw_random, draw_start
@@ -71,7 +71,7 @@ def survey(space: Space, root: Path, *, samples: int, seed: int, progress: Progr
     Raises:
         UserError: the size of the images is neither in the space nor known.
     """
-    space, shape, is_assumed = _settle_shape(space)
+    space, shape, is_assumed = _settle_shape(space, image_cache(root))
     combinations = space.num_combinations()
     is_complete = combinations is not None and combinations <= samples
     drawn = [config for _, config in zip(range(samples), _configs(space, seed, is_complete), strict=False)]
@@ -113,15 +113,15 @@ def summarise(found: Survey, space: Space) -> dict[str, Any]:
     }
 
 
-def _settle_shape(space: Space) -> tuple[Space, InputShape, bool]:
+def _settle_shape(space: Space, cache: Path) -> tuple[Space, InputShape, bool]:
     """Return the space with an image shape, the shape of its first configuration, and whether that is a guess."""
     component = space.first().component("data")
     image = space.first().section("image")
-    size, channels, classes = known_shape(component)
+    size, channels, classes = known_shape(component, cache)
     is_there = classes is not None
     if is_there and None in (image["size"] or size, image["channels"] or channels):
         # Reads the heads of the image files.
-        size, channels = native_shape(describe(component))
+        size, channels = native_shape(describe(component, cache))
     size, channels = image["size"] or size, image["channels"] or channels
     if size is None:
         raise UserError(

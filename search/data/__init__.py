@@ -10,15 +10,16 @@ from pathlib import Path
 from search.config import Component, expand_path
 from search.data import fingerprint
 from search.data.augment import Augment, Moment, augment
-from search.data.decode import decode, native_shape
+from search.data.decode import decode
 from search.data.digits import digits
 from search.data.folders import ALLOWED, folder, has_split, whole_folder
 from search.data.image import InputShape
 from search.data.mixing import Mix, mix_nothing, mixing
 from search.data.policies import POLICIES, Policy
-from search.data.source import Source, Split
+from search.data.source import LeftOut, Source, Split
 from search.data.store import Images, Prepared, load, look_at_test, open_all, open_test, prepare, remove, stored
 from search.data.stream import Streamed
+from search.data.summary import Summary, choose_shape, describe_left_out, native_shape, read_headers, summarise
 from search.data.torchvision_sets import SHAPES, cifar10, torchvision_set
 from search.errors import BuildError, DataError, closest
 
@@ -28,6 +29,7 @@ __all__ = [
     "Augment",
     "Images",
     "InputShape",
+    "LeftOut",
     "Mix",
     "Moment",
     "Policy",
@@ -35,11 +37,15 @@ __all__ = [
     "Source",
     "Split",
     "Streamed",
+    "Summary",
     "augment",
+    "choose_shape",
     "comes_with",
     "decode",
     "describe",
+    "describe_left_out",
     "describe_whole",
+    "is_there",
     "known_shape",
     "load",
     "look_at_test",
@@ -50,8 +56,10 @@ __all__ = [
     "open_all",
     "open_test",
     "prepare",
+    "read_headers",
     "remove",
     "stored",
+    "summarise",
 ]
 
 DATASETS: Mapping[str, Callable[..., Source]] = {
@@ -63,7 +71,7 @@ DATASETS: Mapping[str, Callable[..., Source]] = {
 """Builders take everything from the space file and return a `Source`; no image is decoded yet."""
 
 
-def known_shape(component: Component) -> tuple[int | None, int | None, int | None]:
+def known_shape(component: Component, cache: Path | None = None) -> tuple[int | None, int | None, int | None]:
     """Return the side of a data set's images, their channels and the number of classes, None for what is not known.
 
     Nothing is read but the names in a folder that is there.
@@ -75,10 +83,15 @@ def known_shape(component: Component) -> tuple[int | None, int | None, int | Non
             return SHAPES["CIFAR10"]
         case "torchvision":
             return SHAPES[component.args["name"]]
-        case _ if Path(_located(component).args["root"]).is_dir():
-            return None, None, len(describe(component).classes)
+        case _ if is_there(component):
+            return None, None, len(describe(component, cache).classes)
         case _:
             return None, None, None
+
+
+def is_there(component: Component) -> bool:
+    """Tell whether the images of a data section are on this machine, in files."""
+    return component.name == "folder" and Path(_located(component).args["root"]).is_dir()
 
 
 def must_exist(component: Component) -> None:
@@ -136,9 +149,10 @@ def describe_whole(component: Component, only: Split | None = None) -> Source:
         BuildError: there is no such data set, or it has no use for an argument's value.
         DataError: the images are missing.
     """
-    if component.name == "folder":
-        return whole_folder(_located(component).args["root"], only)
-    return describe(component)
+    if component.name != "folder":
+        return describe(component)
+    located = _located(component)
+    return whole_folder(located.args["root"], only, skip_unreadable=located.args.get("skip_unreadable", False))
 
 
 def _located(component: Component) -> Component:

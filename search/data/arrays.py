@@ -9,7 +9,7 @@ import os
 import shutil
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from search.data.decode import THREADS, decode, reason, unlimited_pillow
+from search.data.decode import THREADS, blank, decode, reason, unlimited_pillow
 from search.data.source import Source, Split
 from search.errors import DataError
 
@@ -64,7 +64,16 @@ def build(
         _check_space(folder.parent, num_bytes(source, splits, size, channels))
     partial.mkdir()
     try:
-        facts = _Writer(partial, source, splits, size, channels, progress, keeps_pixels).write()
+        try:
+            facts = _Writer(partial, source, splits, size, channels, progress, keeps_pixels).write()
+        except _UnreadableError as error:
+            if not source.skips_unreadable:
+                raise
+            # Once more without them: an array's header says first how many images follow.
+            kept = _without(source, error.found)
+            writer = _Writer(partial, kept, splits, size, channels, progress, keeps_pixels)
+            writer.left_out = error.found
+            facts = writer.write()
         partial.replace(folder)
         _sync(folder.parent)
     except OSError as error:
@@ -72,6 +81,35 @@ def build(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return facts
+
+
+class _UnreadableError(DataError):
+    """Images of a source cannot be read."""
+
+    def __init__(self, message: str, found: Mapping[Split, Mapping[str, str]]) -> None:
+        super().__init__(message)
+        self.found = found
+        """Reasons by split and name."""
+
+    def __reduce__(self) -> tuple[type[DataError], tuple[str]]:
+        # Exceptions cross process boundaries; whoever gets it there needs the words alone.
+        return DataError, (str(self),)
+
+
+def _without(source: Source, unreadable: Mapping[Split, Mapping[str, str]]) -> Source:
+    """Return a source without images that cannot be read.
+
+    Raises:
+        DataError: a class is left with none to train on, or a split with none at all.
+    """
+    kept = source.without(unreadable)
+    counts = np.bincount(kept.labels["train"], minlength=len(source.classes))
+    if empty := [repr(source.classes[number]) for number in np.flatnonzero(counts == 0)]:
+        raise DataError(f"{source.place}: no image of class {', '.join(empty[:SHOWN])} to train on can be read")
+    for split, names in kept.names.items():
+        if not names and source.names[split]:
+            raise DataError(f"{source.place}: no image in {split} can be read")
+    return kept
 
 
 def num_bytes(source: Source, splits: Sequence[Split], size: int, channels: int) -> int:
@@ -97,19 +135,28 @@ class _Writer:
         self.size, self.channels = size, channels
         self.progress = progress or (lambda done, total: None)
         self.done, self.total = 0, sum(len(source.names[split]) for split in splits)
-        self.broken: list[str] = []
+        self.broken: dict[Split, dict[str, str]] = {}
+        """Why images cannot be read, by split and name."""
+        self.left_out: Mapping[Split, Mapping[str, str]] = {}
+        """Images that the source had before those that cannot be read were taken out, with the reasons."""
         self.checksums: dict[str, int] = {}
         self.seen: dict[bytes, str] = {}
         """Training images by a hash of their pixels."""
+        self.labels: dict[bytes, tuple[str, int]] = {}
+        """The first image with some pixels in any split, and its class."""
+        self.blank: dict[str, str] = {}
+        """Why images are almost blank, by name."""
 
     def write(self) -> dict[str, Any]:
         with unlimited_pillow(), ThreadPoolExecutor(THREADS) as pool:
             facts: dict[str, Any] = {split: self.write_split(split, pool) for split in self.splits}
         if self.broken:
-            more = f" and {len(self.broken) - SHOWN} more" if len(self.broken) > SHOWN else ""
-            raise DataError(
-                f"{self.source.place}: {len(self.broken)} of {self.total} images cannot be read: "
-                f"{', '.join(self.broken[:SHOWN])}{more}"
+            broken = [f"{name} ({why})" for found in self.broken.values() for name, why in found.items()]
+            more = f" and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
+            raise _UnreadableError(
+                f"{self.source.place}: {len(broken)} of {self.total} images cannot be read: "
+                f"{', '.join(broken[:SHOWN])}{more}",
+                self.broken,
             )
         # Last, so that a folder with this file has the others.
         self.save("meta.json", [json.dumps({"files": self.checksums, "facts": facts}).encode()])
@@ -119,21 +166,40 @@ class _Writer:
     def write_split(self, split: Split, pool: ThreadPoolExecutor) -> dict[str, Any]:
         histogram = np.zeros((self.channels, 256), dtype=np.int64)
         repeated: list[str] = []
-        chunks = self.stream(split, pool, histogram, repeated)
+        twins: list[str] = []
+        chunks = self.stream(split, pool, histogram, repeated, twins)
         if self.keeps_pixels:
             self.save(f"{split}.images.npy", chunks)
         else:
             deque(chunks, maxlen=0)
         self.save(f"{split}.labels.npy", [_npy(self.source.labels[split])])
         self.save(f"{split}.names.json", [json.dumps(self.source.names[split]).encode()])
-        return {**_moments(histogram), "repeated": len(repeated), "repeated_for_example": repeated[:1]}
+        blank = [f"{name} ({self.blank[name]})" for name in self.source.names[split] if name in self.blank]
+        return {
+            **_moments(histogram),
+            "count": len(self.source.names[split]),
+            "class_counts": np.bincount(self.source.labels[split], minlength=len(self.source.classes)).tolist(),
+            "repeated": len(repeated),
+            "repeated_for_example": repeated[:1],
+            "twins": len(twins),
+            "twins_for_example": twins[:1],
+            "blank": len(blank),
+            "blank_for_example": blank[:1],
+            "unreadable": [f"{name} ({why})" for name, why in self.left_out.get(split, {}).items()],
+        }
 
     def stream(
-        self, split: Split, pool: ThreadPoolExecutor, histogram: npt.NDArray[np.int64], repeated: list[str]
+        self,
+        split: Split,
+        pool: ThreadPoolExecutor,
+        histogram: npt.NDArray[np.int64],
+        repeated: list[str],
+        twins: list[str],
     ) -> Iterator[bytes]:
         """Yield the bytes of an .npy file of uint8 [N, channels, size, size].
 
-        Values are counted [channels, 256], and what is also a training image is noted with that one's name.
+        Values are counted [channels, 256]; what is also a training image, or an image of another class, is noted with
+        that one's name.
         """
         # Written from front to end instead of through a memory map: a full disk is then an error, not a SIGBUS.
         count = len(self.source.names[split])
@@ -142,30 +208,41 @@ class _Writer:
             rows = list(pool.map(lambda index: self.decode(split, index), range(start, min(start + BATCH, count))))
             self.done += len(rows)
             self.progress(self.done, self.total)
-            self.broken += [row for row in rows if isinstance(row, str)]
+            for name, row in zip(self.source.names[split][start:], rows, strict=False):
+                if isinstance(row, str):
+                    self.broken.setdefault(split, {})[name] = row
             if not self.broken:
                 batch = np.stack([row for row in rows if not isinstance(row, str)])
                 for channel, counts in enumerate(histogram):
                     counts += np.bincount(batch[:, channel].ravel(), minlength=256)
-                for name, pixels in zip(self.source.names[split][start:], batch, strict=False):
-                    self.look_up(split, name, pixels, repeated)
+                labels = self.source.labels[split][start : start + len(batch)].tolist()
+                for name, label, pixels in zip(self.source.names[split][start:], labels, batch, strict=False):
+                    digest = hashlib.blake2b(pixels.tobytes(), digest_size=12).digest()
+                    self.look_up(split, name, digest, repeated)
+                    # Blank images are equal without being the same picture, and are counted as what they are.
+                    first, other = self.labels.setdefault(digest, (name, label))
+                    if other != label and name not in self.blank:
+                        twins.append(f"{name} = {first}")
                 yield batch.tobytes()
 
-    def look_up(self, split: Split, name: str, pixels: npt.NDArray[np.uint8], repeated: list[str]) -> None:
-        digest = hashlib.blake2b(pixels.tobytes(), digest_size=12).digest()
+    def look_up(self, split: Split, name: str, digest: bytes, repeated: list[str]) -> None:
         if split == "train":
             self.seen.setdefault(digest, name)
         elif digest in self.seen:
             repeated.append(f"{name} = {self.seen[digest]}")
 
     def decode(self, split: Split, index: int) -> npt.NDArray[np.uint8] | str:
-        """Return the pixels of an image, or which one it is and why it has none."""
+        """Return the pixels of an image, or why it has none."""
         try:
             with self.source.read(split, index) as image:
-                return decode(image, self.size, self.channels)
+                mode = image.mode
+                pixels = decode(image, self.size, self.channels)
         # Damaged files make Pillow raise nearly anything: OSError, SyntaxError, struct.error, IndexError.
         except Exception as error:
-            return f"{self.source.names[split][index]} ({reason(error)})"
+            return reason(error)
+        if (why := blank(pixels, mode)) is not None:
+            self.blank[self.source.names[split][index]] = why
+        return pixels
 
     def save(self, name: str, chunks: Iterable[bytes]) -> None:
         checksum = 0

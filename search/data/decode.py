@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from search.data.opening import reopened
 from search.data.source import Source, Split
 from search.errors import DataError
 
@@ -34,6 +36,10 @@ STEPS: Mapping[str, str] = {
 GRAY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
 THREADS = 8
 
+BLANK_LEVELS = 4
+BLANK_SHARE = 0.995
+"""An image is almost blank when this share of each channel's values is within so many neighbouring levels of 256."""
+
 
 def decode(image: Image.Image, size: int, channels: int) -> npt.NDArray[np.uint8]:
     """Return the centre square of an image as uint8 [channels, size, size]; the same pixels if it has that size.
@@ -46,37 +52,34 @@ def decode(image: Image.Image, size: int, channels: int) -> npt.NDArray[np.uint8
         DataError: it has more than `MAX_PIXELS` pixels or values of an unknown range (floats).
         OSError, SyntaxError, ValueError and others of Pillow's: the file is damaged.
     """
+    try:
+        return _decode(image, size, channels)
+    except DataError:
+        raise
+    # Metadata in the middle of a file are read with its pixels, and make Pillow raise nearly anything.
+    except Exception as error:
+        try:
+            bare = reopened(image)
+            if bare is not None:
+                with bare:
+                    return _decode(bare, size, channels)
+        except Exception:  # noqa: S110 the first error says what is wrong with the file
+            pass
+        raise error
+
+
+def _decode(image: Image.Image, size: int, channels: int) -> npt.NDArray[np.uint8]:
     from PIL import Image, ImageOps
 
     _check_size(image)
     # A JPEG of 12 megapixels decodes some ten times faster at an eighth of its size; twice the wanted size is kept,
     # so that the filter below still has something to average.
     image.draft(None, (2 * size, 2 * size))
-    upright = ImageOps.exif_transpose(image)
+    upright = _upright(image)
     plain = _opaque(upright).convert("L" if channels == 1 else "RGB")
     square = ImageOps.fit(plain, (size, size), Image.Resampling.BILINEAR)
     pixels = np.asarray(square, dtype=np.uint8).reshape(size, size, channels)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-
-def native_shape(source: Source) -> tuple[int, int]:
-    """Return the (size, channels) that all images of train and val have, reading no more than their headers.
-
-    Raises:
-        DataError: the images differ in size or are not square, so that `image.size` must say; or cannot be read.
-    """
-    splits: tuple[Split, ...] = ("train", "val")
-    items = [(split, index) for split in splits for index in range(len(source.names[split]))]
-    with unlimited_pillow(), ThreadPoolExecutor(THREADS) as pool:
-        headers = list(pool.map(lambda item: _header(source, *item), items))
-    sizes = {size: source.names[split][index] for (split, index), (size, _) in zip(items, headers, strict=True)}
-    channels = 1 if all(gray for _, gray in headers) else 3
-    (first, *others) = sizes.items()
-    if others:
-        raise DataError(f"{source.place}: {_sized(*first)} but {_sized(*others[0])}; set image.size")
-    if first[0][0] != first[0][1]:
-        raise DataError(f"{source.place}: {_sized(*first)}, which is not square; set image.size")
-    return first[0][0], channels
 
 
 def unreadable(
@@ -111,7 +114,10 @@ def unlimited_pillow() -> Iterator[None]:
     limit = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = None
     try:
-        yield
+        with warnings.catch_warnings():
+            # Pillow warns of metadata that it cannot read, which is no matter of a person who trains on the pixels.
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            yield
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
@@ -121,6 +127,39 @@ def _check_size(image: Image.Image) -> None:
         raise DataError(
             f"{image.width}x{image.height} pixels are too many; allowed: {MAX_PIXELS // 1_000_000} megapixels"
         )
+
+
+_TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+"""Values of Pillow's `Transpose` for each EXIF orientation."""
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Return an image as its EXIF orientation says; one whose metadata cannot be read stays as it is."""
+    from PIL import Image
+
+    image.load()
+    try:
+        turn = _TURNS.get(image.getexif().get(0x0112, 1))
+    # Ill-typed tags make Pillow raise SyntaxError, struct.error, TypeError and others.
+    except Exception:
+        turn = None
+    return image if turn is None else image.transpose(Image.Transpose(turn))
+
+
+def blank(pixels: npt.NDArray[np.uint8], mode: str) -> str | None:
+    """Return why a decoded image shows almost nothing, judged by the mode that its file had; None if it shows more."""
+    deep = mode.startswith("I")
+    levels = 17 if deep and pixels.max() < 17 else BLANK_LEVELS
+    for channel in pixels:
+        counts = np.bincount(channel.ravel(), minlength=256).cumsum()
+        within = counts[levels - 1 :] - np.concatenate([[0], counts[:-levels]])
+        if within.max() < BLANK_SHARE * channel.size:
+            return None
+    if deep:
+        return "its 16- or 32-bit values fill a small part of their range or are beyond it"
+    if mode in ("LA", "RGBA", "PA", "La", "RGBa", "P"):
+        return "it may be transparent everywhere"
+    return "one colour"
 
 
 def _opaque(image: Image.Image) -> Image.Image:
@@ -138,15 +177,6 @@ def _opaque(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
 
 
-def _header(source: Source, split: Split, index: int) -> tuple[tuple[int, int], bool]:
-    try:
-        with source.read(split, index) as image:
-            _check_size(image)
-            return image.size, image.mode in GRAY_MODES
-    except Exception as error:
-        raise DataError(f"{source.place}: cannot read {source.names[split][index]}: {reason(error)}") from error
-
-
 def reason(error: Exception) -> str:
     """Return in a few words why an image could not be read."""
     from PIL import UnidentifiedImageError
@@ -154,7 +184,3 @@ def reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not an image"
     return " ".join(str(error).split()) or type(error).__name__
-
-
-def _sized(size: tuple[int, int], name: str) -> str:
-    return f"{name} is {size[0]}x{size[1]}"

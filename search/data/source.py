@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from search.signature import Arg
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["MaxTrain", "Source", "Split", "SplitSeed", "Test", "Val", "assemble", "from_arrays"]
+__all__ = ["LeftOut", "MaxTrain", "Source", "Split", "SplitSeed", "Test", "Val", "assemble", "from_arrays"]
 
 Val = Annotated[
     float,
@@ -35,6 +35,17 @@ SplitSeed = Annotated[int, Arg("seed of the cuts into splits", ge=0, le=2**32 - 
 MaxTrain = Annotated[
     int | None, Arg("use only so many training images, drawn class by class; null: all", ge=2, fixed=True)
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """Files or folders that were not counted as images, for one reason."""
+
+    reason: str
+    """Of one of them: `file ending in .txt`."""
+
+    count: int
+    example: str
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -60,6 +71,15 @@ class Source:
     fingerprint: str
     """Equal for equal contents, wherever they lie and whatever the splits."""
 
+    skips_unreadable: bool = False
+    """Whether images that cannot be read are left out instead of refused."""
+
+    left_out: tuple[LeftOut, ...] = ()
+    """What the place holds besides the images."""
+
+    notes: tuple[str, ...] = ()
+    """What a person should know of the classes."""
+
     first_fingerprint: Callable[[], str] | None = None
     """Makes the fingerprint of version 1, where that saw other parts of the images."""
 
@@ -76,6 +96,19 @@ class Source:
         """
         return are_equal(known, self.fingerprint, self.first_fingerprint)
 
+    def without(self, unreadable: Mapping[Split, Collection[str]]) -> Source:
+        """Return the source without some images of its splits; the cuts stay as they are."""
+        kept = {
+            split: [index for index, name in enumerate(names) if name not in unreadable.get(split, ())]
+            for split, names in self.names.items()
+        }
+        return replace(
+            self,
+            names={split: tuple(self.names[split][index] for index in items) for split, items in kept.items()},
+            labels={split: self.labels[split][items] for split, items in kept.items()},
+            read=lambda split, index: self.read(split, kept[split][index]),
+        )
+
 
 def assemble(
     *,
@@ -88,6 +121,9 @@ def assemble(
     read: Callable[[int], Image],
     fingerprint: str,
     first_fingerprint: Callable[[], str] | None = None,
+    skips_unreadable: bool = False,
+    left_out: tuple[LeftOut, ...] = (),
+    notes: tuple[str, ...] = (),
     **cuts: Any,
 ) -> Source:
     """Cut numbered items (names [N], labels [N], `read` by number) into the splits of a source.
@@ -104,6 +140,9 @@ def assemble(
         read=lambda split, index: read(int(splits[split][index])),
         fingerprint=fingerprint,
         first_fingerprint=first_fingerprint,
+        skips_unreadable=skips_unreadable,
+        left_out=left_out,
+        notes=notes,
     )
 
 

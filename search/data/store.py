@@ -65,6 +65,31 @@ class Prepared:
     repeated_for_example: tuple[str, ...] = ()
     """The names of one of them and of its twin."""
 
+    twins: int = 0
+    """Training and validation images with the very pixels of an image of another class."""
+
+    twins_for_example: tuple[str, ...] = ()
+    blank: int = 0
+    """Training and validation images that show almost nothing."""
+
+    blank_for_example: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
+    """Training and validation images that were left out since they cannot be read, each with the reason."""
+
+    def findings(self) -> list[str]:
+        """Return what a person should know of the pixels, a line each."""
+        found = []
+        if self.unreadable:
+            found.append(f"left out {len(self.unreadable):,} images that cannot be read: {', '.join(self.unreadable)}")
+        if self.twins:
+            found.append(
+                f"{self.twins:,} images are in two classes with the same pixels, for example "
+                f"{self.twins_for_example[0]}: nothing can tell them apart"
+            )
+        if self.blank:
+            found.append(f"{self.blank:,} images are almost blank, for example {self.blank_for_example[0]}")
+        return found
+
     @property
     def num_bytes(self) -> int:
         """The size of the decoded images that a search reads."""
@@ -137,15 +162,28 @@ def prepare(
         classes=source.classes,
         image_size=image_size,
         channels=channels,
-        counts={split: len(names) for split, names in source.names.items()},
-        class_counts=tuple(np.bincount(source.labels["train"], minlength=len(source.classes)).tolist()),
+        counts={split: facts.get(split, {}).get("count", len(names)) for split, names in source.names.items()},
+        class_counts=tuple(
+            facts["train"].get("class_counts")
+            or np.bincount(source.labels["train"], minlength=len(source.classes)).tolist()
+        ),
         mean=tuple(facts["train"]["mean"]),
         std=tuple(facts["train"]["std"]),
         folder=str(folder),
         repeated=facts["val"].get("repeated", 0),
         repeated_for_example=tuple(facts["val"].get("repeated_for_example", ())),
+        **_summed(facts, "twins"),
+        **_summed(facts, "blank"),
+        unreadable=tuple(name for split in facts.values() for name in split.get("unreadable", ())),
         streamed_from={"name": origin.name, "args": dict(origin.args)} if origin and is_streamed else None,
     )
+
+
+def _summed(facts: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Return a count over all splits and its first example; stores of earlier versions have none."""
+    examples = [name for split in facts.values() for name in split.get(f"{what}_for_example", ())]
+    count = sum(split.get(what, 0) for split in facts.values())
+    return {what: count, f"{what}_for_example": tuple(examples[:1])}
 
 
 def stored(cache: Path) -> dict[Path, int]:
@@ -192,9 +230,11 @@ def open_test(source: Source, prepared: Prepared, progress: Progress | None = No
     _must_be(source, prepared)
     sealed = folder.with_name(f"{folder.name}-test")
     side, channels = prepared.image_size, prepared.channels
-    _ensure(sealed, source, ("test",), side, channels, progress)
+    facts = _ensure(sealed, source, ("test",), side, channels, progress)
+    # How many of them can be read is known only now.
+    count = facts["test"].get("count", len(source.names["test"]))
     reader = source if prepared.streamed_from is not None else None
-    return _load(sealed, "test", prepared.counts["test"], side, channels, reader)
+    return _load(sealed, "test", count, side, channels, reader)
 
 
 def open_all(
@@ -219,24 +259,26 @@ def open_all(
     is_streamed = not folder.exists() and needed + sum(stored(folder.parent).values()) > most_bytes
     if is_streamed:
         folder = folder.with_name(f"{folder.name}{STREAMED}")
-    _ensure(folder, source, splits, image_size, channels, progress)
-    counts = {split: len(source.names[split]) for split in splits}
+    facts = _ensure(folder, source, splits, image_size, channels, progress)
+    counts = {split: facts[split].get("count", len(source.names[split])) for split in splits}
     reader = source if is_streamed else None
     return [_load(folder, split, counts[split], image_size, channels, reader) for split in splits]
 
 
-def look_at_test(source: Source, prepared: Prepared, progress: Progress | None = None) -> None:
+def look_at_test(source: Source, prepared: Prepared, progress: Progress | None = None) -> list[str]:
     """See once that the files of the test split can be read; nothing of them is kept, and the split stays sealed.
+
+    Returns those that will be left out since they cannot be read, each with the reason.
 
     Raises:
         DataError: some cannot; they are named.
     """
     folder = Path(prepared.folder)
     mark = folder.with_name(f"{folder.name.removesuffix(STREAMED)}{READABLE}")
-    if mark.exists():
-        return
+    if (known := _read_mark(mark)) is not None:
+        return known
     broken = unreadable(source, "test", prepared.image_size, prepared.channels, progress)
-    if broken:
+    if broken and not source.skips_unreadable:
         shown = ", ".join(broken[: arrays.SHOWN])
         more = f" and {len(broken) - arrays.SHOWN} more" if len(broken) > arrays.SHOWN else ""
         raise DataError(
@@ -244,9 +286,21 @@ def look_at_test(source: Source, prepared: Prepared, progress: Progress | None =
             "mend or remove them before the search, which remembers what images it had"
         )
     try:
-        mark.touch()
+        mark.write_text(json.dumps(broken))
     except OSError as error:
         raise DataError(f"{mark}: cannot be written ({error.strerror})") from error
+    return broken
+
+
+def _read_mark(mark: Path) -> list[str] | None:
+    """Return what a look at the test files found; None where there was none, or it cannot be read."""
+    try:
+        text = mark.read_text()
+        # The first ones were empty files.
+        found = json.loads(text) if text else []
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, list) else None
 
 
 def _streaming_source(prepared: Prepared) -> Source | None:
@@ -275,7 +329,9 @@ def _must_be(source: Source, prepared: Prepared) -> None:
 def _key(source: Source, image_size: int, channels: int) -> str:
     # The names in the splits stand for the settings of the cuts.
     names = {split: list(names) for split, names in sorted(source.names.items())}
-    text = json.dumps([VERSION, source.fingerprint, names, image_size, channels])
+    facts = [VERSION, source.fingerprint, names, image_size, channels]
+    # Only where it is so, since stores of before have no such part.
+    text = json.dumps([*facts, "skips unreadable"] if source.skips_unreadable else facts)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -286,7 +342,8 @@ def _load(folder: Path, split: Split, count: int, side: int, channels: int, sour
         if source is None:
             pixels = np.load(folder / f"{split}.images.npy", mmap_mode="r")
         else:
-            items = [(split, index) for index in range(count)]
+            kept = set(json.loads((folder / f"{split}.names.json").read_bytes()))
+            items = [(split, index) for index, name in enumerate(source.names[split]) if name in kept]
             pixels = Streamed(source, items, side, channels)
         labels = np.load(folder / f"{split}.labels.npy")
         names = tuple(json.loads((folder / f"{split}.names.json").read_bytes()))

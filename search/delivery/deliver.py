@@ -41,7 +41,7 @@ def deliver(trained: Trained, out: Path, cache: Path, say: Callable[[str], None]
     """
     with _folder(out) as folder:
         path = folder / bundle.FILES["model"]
-        images, are_same = _validation_images(trained, cache)
+        images, are_same = _validation_images(trained, cache, say)
         say(f"exporting {trained.title}")
         _place_model(trained, path)
         artifact = Artifact.load(path)
@@ -73,9 +73,9 @@ def _folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _validation_images(trained: Trained, cache: Path) -> tuple[Images, bool]:
+def _validation_images(trained: Trained, cache: Path, say: Callable[[str], None]) -> tuple[Images, bool]:
     """Return the validation images, and whether they are those that the training had."""
-    found = pipeline.prepare_data(trained.config, cache)
+    found = pipeline.prepare_data(trained.config, cache, say=say)
     if found.classes != trained.data.classes:
         raise DeployError(f"{trained.weights}: the images have other classes now than when it was trained")
     return load(found, "val"), pipeline.has_fingerprint(trained.config, found, trained.data.fingerprint)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from search.data.decode import THREADS, decode, reason, unlimited_pillow
-from search.data.folders import EXTENSIONS, image_files
+from search.data.folders import Tally, image_files
+from search.data.opening import EXTENSIONS, open_image
+from search.data.source import LeftOut
 from search.deploy.bundle import Bundle
 
 BATCH = 64
@@ -35,10 +37,19 @@ class Skipped:
     reason: str
 
 
-def classify(bundle: Bundle, paths: Iterable[Path], *, top: int) -> Iterator[Prediction | Skipped]:
-    """Yield the `top` labels of every image, in order; folders stand for the images below them."""
+def classify(
+    bundle: Bundle,
+    paths: Iterable[Path],
+    *,
+    top: int,
+    on_left_out: Callable[[Path, Sequence[LeftOut]], None] = lambda folder, found: None,
+) -> Iterator[Prediction | Skipped]:
+    """Yield the `top` labels of every image, in order; folders stand for the images below them.
+
+    What a folder holds besides images is handed to `on_left_out`.
+    """
     with unlimited_pillow(), ThreadPoolExecutor(THREADS) as pool:
-        files = itertools.chain.from_iterable(map(_files, paths))
+        files = itertools.chain.from_iterable(_files(path, on_left_out) for path in paths)
         while batch := list(itertools.islice(files, BATCH)):
             yield from _classify(bundle, list(pool.map(lambda file: _decode(file, bundle), batch)), top)
 
@@ -66,16 +77,21 @@ def _ranked(bundle: Bundle, image: str, probabilities: npt.NDArray[np.float64], 
     return Prediction(image=image, ranked=tuple((bundle.labels[k], float(probabilities[k])) for k in order))
 
 
-def _files(path: Path) -> Iterator[Path | Skipped]:
+def _files(path: Path, on_left_out: Callable[[Path, Sequence[LeftOut]], None]) -> Iterator[Path | Skipped]:
     try:
         if not path.is_dir():
             yield path
             return
-        found = sorted(image_files(path))
+        tally = Tally(path)
+        found = sorted(image_files(path, tally))
     except OSError as error:
         yield Skipped(image=str(path), reason=error.strerror or type(error).__name__)
         return
+    if tally.counts:
+        on_left_out(path, tally.left_out())
     yield from found
+    for name in tally.broken_links:
+        yield Skipped(image=str(path / name), reason="a broken link")
     if not found:
         yield Skipped(image=str(path), reason=f"no image in this folder; looked for {' '.join(EXTENSIONS)}")
 
@@ -83,10 +99,8 @@ def _files(path: Path) -> Iterator[Path | Skipped]:
 def _decode(file: Path | Skipped, bundle: Bundle) -> _Decoded:
     if isinstance(file, Skipped):
         return file
-    from PIL import Image
-
     try:
-        with Image.open(file) as image:
+        with open_image(file) as image:
             return str(file), decode(image, bundle.size, bundle.channels)
     except OSError as error:
         return Skipped(image=str(file), reason=error.strerror or reason(error))

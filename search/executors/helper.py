@@ -82,16 +82,24 @@ class Helper:
         found: str = self._ask("hardware", {"device": device})
         return found
 
-    def prepare(self, config: TrialConfig, progress: Progress | None = None) -> Prepared:
+    def prepare(
+        self, config: TrialConfig, progress: Progress | None = None, say: Callable[[str], None] | None = None
+    ) -> Prepared:
         """Return the data set of a configuration, its images decoded at the configured size.
+
+        The first time, `say` is told what there is to read, and what was found in it.
 
         Raises:
             DataError: the images are missing, damaged or unusable.
         """
         key = config.digest("data", "image")
         if key not in self.prepared:
-            question = {"config": config.to_dict(), "cache": str(image_cache(self.root))}
-            self.prepared[key] = Prepared.from_dict(self._ask("prepare", question, progress))
+            question = {
+                "config": config.to_dict(),
+                "cache": str(image_cache(self.root)),
+                "is_described": say is not None,
+            }
+            self.prepared[key] = Prepared.from_dict(self._ask("prepare", question, progress, say))
         return self.prepared[key]
 
     def has_fingerprint(self, config: TrialConfig, known: str) -> bool:
@@ -180,9 +188,15 @@ class Helper:
             self.process.join()
             self.connection.close()
 
-    def _ask(self, question: str, arguments: Mapping[str, Any], progress: Progress | None = None) -> Any:
+    def _ask(
+        self,
+        question: str,
+        arguments: Mapping[str, Any],
+        progress: Progress | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> Any:
         self._send(question, arguments)
-        return _value(self._receive(progress))
+        return _value(self._receive(progress, say))
 
     def _send(self, question: str, arguments: Mapping[str, Any]) -> None:
         self._settle()
@@ -205,12 +219,16 @@ class Helper:
             except HelperDiedError as error:
                 later.death = str(error)
 
-    def _receive(self, progress: Progress | None = None) -> tuple[str, Any]:
+    def _receive(self, progress: Progress | None = None, say: Callable[[str], None] | None = None) -> tuple[str, Any]:
         while True:
             try:
                 kind, answer = self.connection.recv()
             except (EOFError, OSError):
                 self._ask_another()
+                continue
+            if kind == "said":
+                if say is not None:
+                    say(answer)
                 continue
             if kind != "progress":
                 return kind, answer
@@ -270,13 +288,17 @@ def _hardware(connection: Connection, device: str) -> str:
     return hardware(device)
 
 
-def _prepare(connection: Connection, config: Mapping[str, Any], cache: str) -> dict[str, Any]:
+def _prepare(connection: Connection, config: Mapping[str, Any], cache: str, is_described: bool) -> dict[str, Any]:
     from search.pipeline import prepare_data
 
     def progress(done: int, total: int) -> None:
         connection.send(("progress", (done, total)))
 
-    return prepare_data(TrialConfig.from_dict(config), Path(cache), progress, looks_at_test=True).to_dict()
+    def say(text: str) -> None:
+        connection.send(("said", text))
+
+    trial = TrialConfig.from_dict(config)
+    return prepare_data(trial, Path(cache), progress, say if is_described else None, looks_at_test=True).to_dict()
 
 
 def _has_fingerprint(connection: Connection, config: Mapping[str, Any], cache: str, known: str) -> bool:

@@ -103,8 +103,8 @@ def _without(source: Source, unreadable: Mapping[Split, Mapping[str, str]]) -> S
         DataError: a class is left with none to train on, or a split with none at all.
     """
     kept = source.without(unreadable)
-    counts = np.bincount(kept.labels["train"], minlength=len(source.classes))
-    if empty := [repr(source.classes[number]) for number in np.flatnonzero(counts == 0)]:
+    had, has = (np.bincount(each.labels["train"], minlength=len(source.classes)) for each in (source, kept))
+    if empty := [repr(source.classes[number]) for number in np.flatnonzero((had > 0) & (has == 0))]:
         raise DataError(f"{source.place}: no image of class {', '.join(empty[:SHOWN])} to train on can be read")
     for split, names in kept.names.items():
         if not names and source.names[split]:

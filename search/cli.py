@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from search import terminal
+from search import durations, terminal
 from search.cli_results import COMMANDS as RESULTS
 from search.errors import NoResultError, SearchError, UserError, disk_trouble, path_trouble
 from search.output import STUDIES, AsJson, Storage, Studies, StudyName, echo
@@ -60,6 +61,10 @@ Data = Annotated[
 SkipUnreadable = Annotated[
     bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read, and list them.")
 ]
+Timeout = Annotated[
+    str | None,
+    typer.Option("--timeout", metavar="DURATION", help=f"Stop this call after seconds, or {durations.EXAMPLES}."),
+]
 Name = Annotated[
     str | None,
     typer.Option("--name", help="Name of the study; default: SPACE-DATA, or SPACE-FOLDER, as in vit-photos."),
@@ -101,6 +106,7 @@ def run(
             help="Train on a Ray cluster: this machine's, one of this machine alone, or by its address.",
         ),
     ] = None,
+    timeout: Timeout = None,
 ) -> None:
     """Run a search, or go on with one that was interrupted.
 
@@ -108,6 +114,7 @@ def run(
     imgcls-search run spaces/vit.yaml
     imgcls-search run spaces/vit.yaml --data folder:photos --set image.size=32
     imgcls-search run spaces/vit.yaml --set study.trials=100
+    imgcls-search run spaces/vit.yaml --timeout 1h30m
     imgcls-search run spaces/vit.yaml --storage postgresql://me@host/studies
 
     The same command again goes on where the search stands. Ctrl-C saves and stops; twice stops now.
@@ -118,8 +125,7 @@ def run(
     processes.warm_up()
     from rich.console import Console
 
-    if workers is not None:
-        overrides = [*(overrides or []), f"study.workers={workers}"]
+    overrides = _with_options(overrides, workers, timeout)
     space = _space(space_file, overrides, data, name, skip_unreadable=skip_unreadable)
     if space.is_config:
         raise UserError(f"{space_file}: nothing is searched in it; train it with: imgcls-search train {space_file}")
@@ -152,6 +158,7 @@ def plan(
     workers: Annotated[
         int | None, typer.Option("--workers", help="Trials at a time; default: one per core or GPU.")
     ] = None,
+    timeout: Timeout = None,
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Epochs to train for it, of all trials.")] = 6,
     as_json: AsJson = False,
 ) -> None:
@@ -159,7 +166,7 @@ def plan(
 
     \b
     imgcls-search plan spaces/vit.yaml
-    imgcls-search plan spaces/vit.yaml --set study.timeout=3600 --epochs 20
+    imgcls-search plan spaces/vit.yaml --timeout 1h --epochs 20
 
     Keeps the decoded images and nothing else.
     """
@@ -171,8 +178,7 @@ def plan(
     from search.plan import plan as make_plan
     from search.screen import PlanScreen
 
-    if workers is not None:
-        overrides = [*(overrides or []), f"study.workers={workers}"]
+    overrides = _with_options(overrides, workers, timeout)
     space = _space(space_file, overrides, data, None, skip_unreadable=skip_unreadable)
     if space.is_config:
         raise UserError(f"{space_file}: nothing is searched in it; train it with: imgcls-search train {space_file}")
@@ -184,16 +190,18 @@ def plan(
         _print_json(asdict(found))
         return
     echo(
-        f"{found.measured_epochs} epochs of {found.measured_trials} random trials: {found.epoch_seconds:.3g} s an "
-        f"epoch ({found.fastest_seconds:.3g} to {found.slowest_seconds:.3g}), {found.workers} trial(s) at a time"
+        f"{found.measured_epochs} epochs of {found.measured_trials} random trials: "
+        f"{durations.show(found.epoch_seconds)} an epoch ({durations.show(found.fastest_seconds)} to "
+        f"{durations.show(found.slowest_seconds)}), {found.workers} trial(s) at a time"
     )
     echo(
         f"a full trial has {found.epochs_of_full_trial} epochs; with pruner {space.pruner.name} one gets about "
         f"{found.epochs_of_trial:.1f}"
     )
-    echo(f"study.trials: {found.trials} take about {found.seconds / 60:,.1f} min")
+    echo(f"study.trials: {found.trials} take about {durations.show(found.seconds)}")
     if found.timeout is not None:
-        echo(f"study.timeout: {_plain(found.timeout)} s afford about {found.trials_in_timeout} trials")
+        shown = durations.show(found.timeout, exact=True)
+        echo(f"study.timeout: {shown} afford about {found.trials_in_timeout} trials")
 
 
 @app.command()
@@ -727,7 +735,7 @@ def _replayed(found: Replayed) -> tuple[str, ...]:
     best_value = "-" if found.best is None else f"{found.best:.4f}"
     after = str(found.bests[-1][0]) if found.bests else "-"
     counts = (found.trials, found.complete, found.epochs, found.extended)
-    return (found.strategy, *map(str, counts), best_value, after, f"{found.seconds:,.0f} s")
+    return (found.strategy, *map(str, counts), best_value, after, durations.show(found.seconds))
 
 
 @app.command()
@@ -928,6 +936,19 @@ def _space(
     refuse_idle_sections(space)
     refuse_password(space.study["storage"], space.locate("study"))
     return space
+
+
+def _with_options(overrides: list[str] | None, workers: int | None, timeout: str | None) -> list[str]:
+    """Return what `--set` changes, with what `--workers` and `--timeout` stand for."""
+    found = list(overrides or [])
+    if workers is not None:
+        found.append(f"study.workers={workers}")
+    if timeout is not None:
+        seconds = durations.parse(timeout)
+        if not seconds or not math.isfinite(seconds):
+            raise UserError(f"--timeout {timeout}: is no duration > 0; allowed: seconds, or {durations.EXAMPLES}")
+        found.append(f"study.timeout={seconds!r}")
+    return found
 
 
 def _override(text: str) -> tuple[str, str]:

@@ -11,6 +11,7 @@ import contextlib
 import math
 from collections.abc import Callable
 
+from search import durations
 from search.errors import NoResultError, StudyError, UserError
 from search.protocol import FEWEST_IMAGES, Failed, WorkerDied
 from search.study.database import SAFE
@@ -48,14 +49,14 @@ class Faults:
         limit = self.settings.trial_timeout
         if limit is None or seconds + sum(epoch["seconds"] for epoch in trial.epochs) <= limit:
             return None
-        return f"trained longer than study.trial_timeout: {limit:g} s"
+        return f"trained longer than study.trial_timeout: {durations.show(limit, exact=True)}"
 
     def over_epoch_time(self, seconds: float) -> str | None:
         """Return why a silence of so many seconds is too long for an epoch."""
         limit = self.settings.epoch_timeout
         if limit is None or seconds <= limit:
             return None
-        return f"an epoch took longer than study.epoch_timeout: {limit:g} s"
+        return f"an epoch took longer than study.epoch_timeout: {durations.show(limit, exact=True)}"
 
     def take_failure(self, trial: Trial, event: Failed) -> bool:
         """Decide about a trial whose training failed; True if it is to be tried again.

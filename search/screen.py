@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from search import durations
 from search.study import best
 from search.terminal import shown
 from search.trial import Trial
@@ -116,7 +117,7 @@ class SearchScreen:
         timeout = search.settings.timeout
         if timeout is not None:
             seconds = min(seconds, max(0.0, timeout - (search.executor.clock() - search.started_at)))
-        return f"about {_duration(seconds)} left"
+        return f"about {durations.show(seconds)} left"
 
     def _table(self, search: Search) -> RenderableType:
         progress = Progress(TextColumn(search.space.name), BarColumn(), MofNCompleteColumn(), auto_refresh=False)
@@ -265,9 +266,3 @@ def _params(trial: Trial) -> str:
 
 def _style(trial: Trial) -> str:
     return {"complete": "green", "pruned": "dim", "fail": "red", "running": "bold"}.get(trial.state, "")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

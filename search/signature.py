@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from search import durations
 from search.config import Component, Value
 from search.errors import BuildError
 
@@ -46,6 +47,9 @@ class Arg:
 
     fixed: bool = False
     """True for an argument that may be given but not searched, such as `training.epochs`."""
+
+    duration: bool = False
+    """True for seconds, which people may also write as `90m`."""
 
     def bounds(self) -> str:
         """Return the bounds as people write them, for example `>= 1 and < 10`; empty without any."""
@@ -92,6 +96,8 @@ class Leaf:
         return " or ".join(part for part in (self._typed(self.types), many, words) if part)
 
     def _typed(self, kinds: tuple[type, ...]) -> str:
+        if self.arg.duration:
+            return f"seconds {self.arg.bounds()}, as a number or as in {durations.EXAMPLES}"
         names = " or ".join(kind.__name__ for kind in kinds)
         return f"{names} {self.arg.bounds()}".strip() if names else ""
 

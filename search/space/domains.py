@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, cast
 
+from search import durations
 from search.config import Scalar, Value
 from search.signature import REQUIRED, Leaf
 from search.space.parameters import MAX_STEPS, Choice, Fixed, Float, Int, Searched, exact, finest_step, same
@@ -239,9 +241,14 @@ def _is_misread(leaf: Leaf, node: ScalarNode) -> bool:
 
 
 def _normal(leaf: Leaf, value: Value) -> Value:
-    """Return a value with whole numbers as floats where the builder takes floats only: 1 and 1.0 are one setting."""
+    """Return a value with whole numbers as floats where the builder takes floats only: 1 and 1.0 are one setting.
+
+    A duration such as `90m` becomes its seconds.
+    """
     if isinstance(value, tuple):
         return tuple(_normal(replace(leaf, types=leaf.items), item) for item in value)
+    if leaf.arg.duration and isinstance(value, str) and re.fullmatch(durations.PATTERN, value):
+        return cast(float, durations.parse(value))
     literal = any(same(value, other) and isinstance(value, type(other)) for other in leaf.literals)
     if type(value) is int and float in leaf.types and int not in leaf.types and not literal:
         return float(value)

@@ -1,8 +1,8 @@
 """The space language as a JSON schema, for editors: completion, hover text, and errors while one types.
 
 What the parser accepts, the schema accepts. What a schema cannot say, the parser alone refuses: `low <= high`, a step
-that divides its range, `low > 0` with `log`, 2.0 where a whole number is needed, 1 beside true in a choice, a number in
-quotes with `_` in it, and a `start` that is outside the space of its own file.
+that divides its range, `low > 0` with `log`, a duration of `0s`, 2.0 where a whole number is needed, 1 beside true in a
+choice, a number in quotes with `_` in it, and a `start` that is outside the space of its own file.
 
 `defaultSnippets`, `markdownDescription`, `errorMessage` and `patternErrorMessage` are words of yaml-language-server;
 other readers of a schema pass over them.
@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from search import durations
 from search.signature import REQUIRED, Arg, Catalog, Fields, Leaf, OneOf
 from search.space.problems import join, plain
 from search.space.scalars import DECIMAL, FLOAT
@@ -134,8 +135,12 @@ def _scalar(kinds: tuple[type, ...], arg: Arg, *, null: bool = False) -> Schema:
     number = float if float in kinds else int if int in kinds else None
     wanted = " or ".join([*(kind.__name__ for kind in kinds), *(["null"] if null else [])])
     message = f"allowed: {wanted} {arg.bounds()}".strip()
-    grouped = {}
-    if number and str not in kinds:
+    grouped: Schema = {}
+    if number and arg.duration:
+        names.append("string")
+        message = "allowed: " + Leaf(arg=arg, types=kinds, literals=(None,) if null else ()).describe()
+        grouped = {"pattern": f"{_GROUPED[number]}|^{durations.PATTERN}$", "patternErrorMessage": message}
+    elif number and str not in kinds:
         names.append("string")
         grouped = {"pattern": _GROUPED[number], "patternErrorMessage": message}
     names += ["null"] if null else []

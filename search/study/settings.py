@@ -13,12 +13,15 @@ class StudySettings:
     """How much to search, and what to keep."""
 
     trials: Annotated[int, Arg("trials in all, over every run of the study", ge=1, fixed=True)] = 40
-    timeout: Annotated[float | None, Arg("seconds that one call of `run` may take", gt=0, fixed=True)] = None
+    timeout: Annotated[float | None, Arg("time that one call of `run` may take", gt=0, fixed=True, duration=True)] = (
+        None
+    )
     epoch_timeout: Annotated[
-        float | None, Arg("seconds that an epoch may take before its worker is replaced; null: any", gt=0, fixed=True)
+        float | None,
+        Arg("time that an epoch may take before its worker is replaced; null: any", gt=0, fixed=True, duration=True),
     ] = 7200.0
     trial_timeout: Annotated[
-        float | None, Arg("seconds of training after which a trial fails; null: any", gt=0, fixed=True)
+        float | None, Arg("training time after which a trial fails; null: any", gt=0, fixed=True, duration=True)
     ] = None
     max_epochs: Annotated[
         int | None, Arg("epochs that all trials together may train, over every run of the study", ge=1, fixed=True)

@@ -207,7 +207,7 @@ def _processes() -> dict[int, tuple[int, str]]:
 
 
 def _command(space: Path, name: str, *options: str) -> list[str]:
-    command = [sys.executable, "-m", "search", "run", str(space), "--name", name, "--workers", "2", *options]
+    command = [sys.executable, "-m", "imgcls_search", "run", str(space), "--name", name, "--workers", "2", *options]
     return [*command, "--studies", str(space.parent / "studies")]
 
 

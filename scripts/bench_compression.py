@@ -22,18 +22,17 @@ from typing import Any
 import bench_common
 import numpy as np
 import torch
+from imgcls_search.catalog import catalog
+from imgcls_search.compress.prune import shrink
+from imgcls_search.compress.quantize import quantize
+from imgcls_search.data import Images, InputShape, load
+from imgcls_search.deploy.artifact import Artifact, archive_kb, size_kb
+from imgcls_search.deploy.onnx import export_onnx
+from imgcls_search.models import MODELS
+from imgcls_search.space import parse
+from imgcls_search.train import loop
+from imgcls_search.worker import pipeline
 from torch import nn
-
-from search import pipeline
-from search.catalog import catalog
-from search.compress.prune import shrink
-from search.compress.quantize import quantize
-from search.data import Images, InputShape, load
-from search.deploy.artifact import Artifact, archive_kb, size_kb
-from search.deploy.onnx import export_onnx
-from search.models import MODELS
-from search.space import parse
-from search.train import loop
 
 VITS: Mapping[str, tuple[int, dict[str, Any]]] = {
     "ViT 8 px, width 96, depth 3, patch 4": (8, {"width": 96, "depth": 3, "patch_size": 4}),
@@ -149,7 +148,8 @@ class _Bench:
         np.save(self.folder / "pixels.npy", np.asarray(images.pixels[np.arange(len(images.labels))]))
         np.save(self.folder / "labels.npy", images.labels)
         code = (
-            "import sys; import numpy as np; from pathlib import Path; from search.deploy.artifact import Artifact; "
+            "import sys; import numpy as np; from pathlib import Path; from imgcls_search.deploy.artifact import "
+            "Artifact; "
             "file, pixels, labels = sys.argv[1:]; logits = Artifact.load(Path(file)).logits(np.load(pixels)); "
             "print((logits.argmax(1) == np.load(labels)).sum())"
         )

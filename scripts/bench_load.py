@@ -30,15 +30,14 @@ from typing import Any
 from unittest import mock
 
 import bench_common
+import imgcls_search.orchestrator.search
 import numpy as np
 import optuna
+from imgcls_search.catalog import catalog
+from imgcls_search.space import parse
+from imgcls_search.study import database
+from imgcls_search.study.files import StudyFiles
 from simulation import EPOCHS, SPACE, Nobody, Simulated, attributes_like_the_record, fill, make_trials
-
-import search.run
-from search.catalog import catalog
-from search.space import parse
-from search.study import database
-from search.study.files import StudyFiles
 
 NAME = "load"
 RUN = ("run", "space.yaml", "--name", NAME, "--workers", "1", "--set", "data.digits.max_train=100")
@@ -110,7 +109,7 @@ def measure_commands(held: int, sampler: str) -> dict[str, Any]:
 def measure_dashboard(folder: Path) -> tuple[dict[str, float], dict[str, Any]]:
     """Return the seconds of the dashboard from its start to the study with all its trials, and what it showed."""
     started = _seconds()
-    arguments = [sys.executable, "-m", "search", "dashboard", NAME, "--port", "0"]
+    arguments = [sys.executable, "-m", "imgcls_search", "dashboard", NAME, "--port", "0"]
     with subprocess.Popen(arguments, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
         try:
             address = re.findall(r"http://\S+/", next(iter(process.stdout or ())))[0]
@@ -132,7 +131,7 @@ def command(folder: Path, *arguments: str) -> tuple[dict[str, float], str]:
     """Return the seconds of a command and what it printed."""
     started = _seconds()
     done = subprocess.run(
-        [sys.executable, "-m", "search", *arguments], cwd=folder, stdout=subprocess.PIPE, text=True, check=True
+        [sys.executable, "-m", "imgcls_search", *arguments], cwd=folder, stdout=subprocess.PIPE, text=True, check=True
     )
     return _since(started), done.stdout
 
@@ -174,9 +173,11 @@ def measure_memory(count: int, sampler: str) -> dict[str, Any]:
     ]
     space = parse(SPACE.format(sampler=sampler, epochs=EPOCHS), catalog(), source="bench_load", overrides=overrides)
     watcher = Weighing()
-    simulated = mock.patch.object(search.run, "LocalExecutor", lambda devices: Simulated(len(devices), 1.0, EPOCHS))
+    simulated = mock.patch.object(
+        imgcls_search.orchestrator.search, "LocalExecutor", lambda devices: Simulated(len(devices), 1.0, EPOCHS)
+    )
     with tempfile.TemporaryDirectory() as folder, simulated:
-        outcome = search.run.run(space, Path(folder), watcher)
+        outcome = imgcls_search.orchestrator.search.run(space, Path(folder), watcher)
     points = np.array(watcher.points)
     slope = _slope(points[len(points) // 4 :])
     found = {

@@ -26,7 +26,19 @@ from typing import Any
 from unittest import mock
 
 import bench_common
+import imgcls_search.orchestrator.search
 import optuna
+from imgcls_search.catalog import catalog
+from imgcls_search.config import TrialConfig
+from imgcls_search.signature import build
+from imgcls_search.space import Space, parse
+from imgcls_search.strategy.propose import Proposer
+from imgcls_search.strategy.pruners import PRUNERS, Pruner
+from imgcls_search.strategy.samplers import SAMPLERS
+from imgcls_search.study import database
+from imgcls_search.study import record as records
+from imgcls_search.study.files import StudyFiles
+from imgcls_search.trial import SIZES, Trial
 from optuna.storages import RDBStorage
 from simulation import (
     EPOCHS,
@@ -39,19 +51,6 @@ from simulation import (
     make_trials,
     new_record,
 )
-
-import search.run
-from search.catalog import catalog
-from search.config import TrialConfig
-from search.signature import build
-from search.space import Space, parse
-from search.strategy.propose import Proposer
-from search.strategy.pruners import PRUNERS, Pruner
-from search.strategy.samplers import SAMPLERS
-from search.study import database
-from search.study import record as records
-from search.study.files import StudyFiles
-from search.trial import SIZES, Trial
 
 MOST_OF_PLAIN = 0.4
 """Our time per trial at 1,000 trials / plain Optuna's that is asked for."""
@@ -236,10 +235,10 @@ def measure_coordination(seconds: float, workers: int, count: int) -> dict[str, 
         text = SPACE.format(sampler="tpe", epochs=EPOCHS)
         space = parse(text, catalog(), source="bench_overhead", overrides=overrides)
         simulated = mock.patch.object(
-            search.run, "LocalExecutor", lambda devices: Simulated(len(devices), seconds, EPOCHS)
+            imgcls_search.orchestrator.search, "LocalExecutor", lambda devices: Simulated(len(devices), seconds, EPOCHS)
         )
         with tempfile.TemporaryDirectory() as folder, simulated:
-            outcome = search.run.run(space, Path(folder), Nobody())
+            outcome = imgcls_search.orchestrator.search.run(space, Path(folder), Nobody())
         (call,) = outcome.record.facts["runs"]
         shares[pruner] = round(call["writer_seconds"] / call["seconds"], 5)
     most = MOST_OF_WALL[seconds]

@@ -25,19 +25,18 @@ from pathlib import Path
 from typing import Any
 
 import bench_common
+from imgcls_search.catalog import catalog
+from imgcls_search.cli.screen import SearchScreen
+from imgcls_search.config import TrialConfig
+from imgcls_search.executors.replay import ReplayExecutor
+from imgcls_search.jobs.replay import Idle
+from imgcls_search.orchestrator.search import Search
+from imgcls_search.protocol import Event, Job, MilestoneReached
+from imgcls_search.space import parse
+from imgcls_search.study import record as records
+from imgcls_search.study.address import settle
+from imgcls_search.study.files import StudyFiles
 from rich.console import Console
-
-from search.catalog import catalog
-from search.config import TrialConfig
-from search.executors.replay import ReplayExecutor
-from search.protocol import Event, Job, MilestoneReached
-from search.replay import Idle
-from search.run import Search
-from search.screen import SearchScreen
-from search.space import parse
-from search.study import record as records
-from search.study.address import settle
-from search.study.files import StudyFiles
 
 MOST_IDLE = {(64, 10.0): 0.05}
 """The share of the workers' time that may be idle, by workers and seconds an epoch, that is asked for."""

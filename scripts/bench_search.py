@@ -18,12 +18,11 @@ from statistics import mean
 from typing import Any
 
 import bench_common
-
-from search.catalog import catalog
-from search.replay import Steps
-from search.run import run
-from search.space import read_space
-from search.study.record import Record
+from imgcls_search.catalog import catalog
+from imgcls_search.jobs.replay import Steps
+from imgcls_search.orchestrator.search import run
+from imgcls_search.space import read_space
+from imgcls_search.study.record import Record
 
 SPACE = Path(__file__).parent.parent / "spaces" / "cifar10.yaml"
 STRATEGIES: Mapping[str, Mapping[str, str]] = {

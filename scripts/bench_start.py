@@ -83,7 +83,17 @@ def bare_imports() -> float:
 def first_epoch(space: Path, data: str | None) -> tuple[float, float]:
     """Return the seconds until the first epoch is recorded, and that epoch's own."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "search", "run", str(space.resolve()), "--studies", folder, "--name", "start"]
+        command = [
+            sys.executable,
+            "-m",
+            "imgcls_search",
+            "run",
+            str(space.resolve()),
+            "--studies",
+            folder,
+            "--name",
+            "start",
+        ]
         started = time.perf_counter()
         process = subprocess.Popen(
             [*command, *(["--data", data] if data else [])], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE

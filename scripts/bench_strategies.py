@@ -28,10 +28,9 @@ from typing import Any
 
 import bench_common
 import numpy as np
-
-from search.config import TrialConfig
-from search.replay import replay, table_catalog
-from search.space import parse
+from imgcls_search.config import TrialConfig
+from imgcls_search.jobs.replay import replay, table_catalog
+from imgcls_search.space import parse
 
 EPOCHS = 52
 """Of a training that the surrogate knows."""
@@ -176,7 +175,7 @@ def run_one(asked: tuple[Path, Budget, str, str, int]) -> dict[str, Any]:
 
 def top_k(space: Any, curves: Curves, screened: int, budget: int) -> list[tuple[int, float]]:
     """Return the best-so-far of the plain habit: look at everything for a few epochs, then train the best."""
-    from search.strategy.samplers import View, draw_random
+    from imgcls_search.strategy.samplers import View, draw_random
 
     configs = [draw_random(View(space, [], [], space.study["seed"]), n, 0).config for n in range(space.study["trials"])]
     configs.sort(key=lambda config: -curves.at(config, screened)["accuracy"])

@@ -33,20 +33,19 @@ from typing import Any
 import bench_common
 import numpy as np
 import torch
+from imgcls_search.catalog import catalog
+from imgcls_search.config import TrialConfig
+from imgcls_search.data import Prepared, load
+from imgcls_search.errors import StoppedError
+from imgcls_search.space import parse
+from imgcls_search.train.device import settle_in
+from imgcls_search.train.loop import fit, train_epoch
+from imgcls_search.worker import pipeline
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
-
-from search import pipeline
-from search.catalog import catalog
-from search.config import TrialConfig
-from search.data import Prepared, load
-from search.errors import StoppedError
-from search.space import parse
-from search.train.device import settle_in
-from search.train.loop import fit, train_epoch
 
 BATCH = 128
 BARE_IMAGES = 10_000
@@ -383,7 +382,7 @@ class Group:
         # Like a search's workers: one process imports torch, the others are forked off it before it computed anything.
         context = multiprocessing.get_context("forkserver" if os.name == "posix" else "spawn")
         if os.name == "posix":
-            context.set_forkserver_preload(["search.executors.warm"])
+            context.set_forkserver_preload(["imgcls_search.executors.warm"])
         barrier = context.Barrier(count)
         self.connections, self.processes = [], []
         for _ in range(count):

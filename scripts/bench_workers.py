@@ -86,7 +86,7 @@ training: {{epochs: {arguments.epochs}, batch_size: 128, device: {arguments.devi
 def _search(space: Path, folder: str, workers: int) -> tuple[float, float]:
     """Return trials an hour, and the seconds of the whole command; decoded images are kept from search to search."""
     studies = space.parent / "studies"
-    command = [sys.executable, "-m", "search", "run", str(space), "--name", folder, "--workers", str(workers)]
+    command = [sys.executable, "-m", "imgcls_search", "run", str(space), "--name", folder, "--workers", str(workers)]
     started = time.perf_counter()
     subprocess.run([*command, "--studies", str(studies)], check=True, stdout=subprocess.DEVNULL)
     took = time.perf_counter() - started

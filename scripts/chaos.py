@@ -32,9 +32,8 @@ from typing import Any
 
 import optuna
 import sqlalchemy
-
-from search.study import address
-from search.train import checkpoint
+from imgcls_search.study import address
+from imgcls_search.train import checkpoint
 
 EPOCHS = 9
 SPACE = """
@@ -126,10 +125,14 @@ class Search:
 
     def begin(self) -> None:
         """Give the command."""
-        command = [sys.executable, "-m", "search", "run", "space.yaml", "--name", self.name]
+        command = [sys.executable, "-m", "imgcls_search", "run", "space.yaml", "--name", self.name]
         command += ["--workers", str(self.workers)]
         with (self.folder / "run.log").open("ab") as log:
-            environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent.parent)}
+            environment = {
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "PYTHONPATH": str(Path(__file__).parent.parent / "search"),
+            }
             if self.at is not None:
                 environment[address.VARIABLE] = self.at.url().render_as_string(hide_password=False)
             self.process = subprocess.Popen(command, cwd=self.folder, stdout=log, stderr=log, env=environment)

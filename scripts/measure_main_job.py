@@ -145,7 +145,7 @@ def search(studies: Path, space: str, *arguments: str) -> float:
 
 def imgcls(*arguments: str | Path) -> str:
     """Run the command line and return what it printed."""
-    command = [sys.executable, "-m", "search", *map(str, arguments)]
+    command = [sys.executable, "-m", "imgcls_search", *map(str, arguments)]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 

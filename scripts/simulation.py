@@ -14,19 +14,18 @@ from typing import Any
 
 import optuna
 import sqlalchemy
+from imgcls_search.protocol import CheckpointSaved, EpochEnded, Event, Job, MilestoneReached, Started, Stopped
+from imgcls_search.space import Space
+from imgcls_search.strategy.samplers import View, draw_random
+from imgcls_search.study import record as records
+from imgcls_search.study.files import StudyFiles
+from imgcls_search.study.record import Record
+from imgcls_search.study.rows import Rows
+from imgcls_search.trial import SIZES, Trial
 from optuna.distributions import distribution_to_json
 from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import TrialState
-
-from search.protocol import CheckpointSaved, EpochEnded, Event, Job, MilestoneReached, Started, Stopped
-from search.space import Space
-from search.strategy.samplers import View, draw_random
-from search.study import record as records
-from search.study.files import StudyFiles
-from search.study.record import Record
-from search.study.rows import Rows
-from search.trial import SIZES, Trial
 
 Attributes = Callable[[Trial], Mapping[str, str]]
 """What is kept beside a trial: names and JSON texts."""

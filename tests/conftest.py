@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from imgcls_search.cli import app as cli
 
-from search import cli
 from tests.warm import Command, Warm
 
 # Two tests run at a time; two threads in each of them would wait for each other, a hundred times as long at worst.
@@ -78,7 +78,7 @@ def begin_command(
     """Start the command line in a fork of `warm`, or in a new interpreter if that is None."""
     if warm is not None:
         return warm.start(arguments, folder, env)
-    command = [sys.executable, "-m", "search", *arguments]
+    command = [sys.executable, "-m", "imgcls_search", *arguments]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=folder, env=dict(env), stdout=pipe, stderr=pipe, text=True)
 

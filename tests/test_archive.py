@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-from search import archive
-from search.config import Component
-from search.errors import CheckpointError
-from search.models import pretrained
-from search.train import checkpoint
+from imgcls_search import archive
+from imgcls_search.config import Component
+from imgcls_search.errors import CheckpointError
+from imgcls_search.models import pretrained
+from imgcls_search.train import checkpoint
 
 STATE = {"model": {"weight": torch.arange(3000.0)}, "about": "digits", "history": [{"epoch": 1}]}
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.conftest import PATIENCE
-from tests.test_run import children, is_alive, linux_only, wait_for
+from tests.orchestrator.test_run import children, is_alive, linux_only, wait_for
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "test-busy"
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
-from search.confidence import difference, estimate, interval, optimism, share_interval
+from imgcls_search.confidence import difference, estimate, interval, optimism, share_interval
 
 SEARCHES, TRIALS, TOP, SEEDS, NOISE = 3000, 40, 3, 3, 0.01
 

@@ -6,8 +6,7 @@ import json
 from typing import Any
 
 import pytest
-
-from search.config import Component, TrialConfig
+from imgcls_search.config import Component, TrialConfig
 
 TREE: dict[str, Any] = {
     "model": {"resnet": {"depths": [1, 1, 1], "width": 16}},

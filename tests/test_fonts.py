@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-from search import figures, fonts, preview
+from imgcls_search import fonts
+from imgcls_search.jobs import preview
+from imgcls_search.worker import figures
 
 STRANGE = ["cat", "猫", "🦊", "قطة", "e\u0301\u0302", "\U000f1234"]
 
@@ -139,7 +140,7 @@ def test_matplotlib_reads_no_settings_of_the_user(tmp_path: Path) -> None:
     (tmp_path / "matplotlibrc").write_text(damaged)
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "matplotlibrc").write_text(damaged)
-    code = "from search import figures; import matplotlib as mpl; print(mpl.rcParams['axes.facecolor'])"
+    code = "from imgcls_search.worker import figures; import matplotlib as mpl; print(mpl.rcParams['axes.facecolor'])"
     code += "; figures.to_png(figures.bars({'a': 1.0}, 'x')); import os; print(os.environ['MPLBACKEND'])"
     variables = {
         "PYTHONPATH": str(Path(__file__).parent.parent),

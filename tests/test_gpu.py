@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from imgcls_search.catalog import catalog
+from imgcls_search.config import TrialConfig
+from imgcls_search.data import Prepared
+from imgcls_search.executors.packing import free_memory
+from imgcls_search.protocol import Job
+from imgcls_search.space import parse
+from imgcls_search.train import checkpoint
+from imgcls_search.train.loop import ImageSet, Session, fit, train_epoch
+from imgcls_search.worker import pipeline
+from imgcls_search.worker.main import Bench
 from PIL import Image
 
-from search import pipeline
-from search.catalog import catalog
-from search.config import TrialConfig
-from search.data import Prepared
-from search.executors.packing import free_memory
-from search.protocol import Job
-from search.space import parse
-from search.train import checkpoint
-from search.train.loop import ImageSet, Session, fit, train_epoch
-from search.worker import Bench
 from tests.conftest import Answer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -20,27 +20,28 @@ ROOT = Path(__file__).parent.parent
 def test_layer_contracts_hold_and_fail_on_a_wrong_import(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "search", tmp_path / "search", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    package = tmp_path / "search" / "imgcls_search"
     # The copy must be looked at, not the installed package.
     command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as lint; lint(['--no-cache'])"]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "search")}
 
     def lint() -> int:
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False).returncode
 
     assert lint() == 0
     # A module without a floor is as wrong as one that reaches up.
-    (tmp_path / "search" / "stray.py").write_text("")
+    (package / "stray.py").write_text("")
     assert lint() != 0
-    (tmp_path / "search" / "stray.py").unlink()
+    (package / "stray.py").unlink()
     assert lint() == 0
-    with (tmp_path / "search" / "space" / "space.py").open("a") as file:
-        file.write("\nfrom search.study import best\n")
+    with (package / "space" / "space.py").open("a") as file:
+        file.write("\nfrom imgcls_search.study import best\n")
     assert lint() != 0
 
 
 def test_dashboard_serves_the_study(tiny: Path, imgcls: Callable[..., Answer]) -> None:
     assert imgcls("run", tiny, "--set", "study.trials=1", "--workers", "1").code == 0
-    command = [sys.executable, "-m", "search", "dashboard", "tiny-digits", "--port", "0"]
+    command = [sys.executable, "-m", "imgcls_search", "dashboard", "tiny-digits", "--port", "0"]
     server = subprocess.Popen(command, cwd=tiny.parent, stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None

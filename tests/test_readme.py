@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from imgcls_search.catalog import catalog
+from imgcls_search.cli.app import app
+from imgcls_search.space import parse
 from PIL import Image
 from typer.main import get_command
 
-from search.catalog import catalog
-from search.cli import app
-from search.space import parse
 from tests.conftest import Answer
 
 ROOT = Path(__file__).parent.parent

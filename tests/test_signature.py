@@ -6,12 +6,11 @@ import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pytest
-
-from search.config import Component
-from search.errors import BuildError, SpaceError
-from search.signature import REQUIRED, Arg, Catalog, Fields, Leaf, OneOf, first_sentence, options, read
-from search.signature import build as call
-from search.space import parse
+from imgcls_search.config import Component
+from imgcls_search.errors import BuildError, SpaceError
+from imgcls_search.signature import REQUIRED, Arg, Catalog, Fields, Leaf, OneOf, first_sentence, options, read
+from imgcls_search.signature import build as call
+from imgcls_search.space import parse
 
 if TYPE_CHECKING:
     from nowhere import Tensor

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from imgcls_search.catalog import catalog
+from imgcls_search.config import Scalar, TrialConfig
+from imgcls_search.data import InputShape, Prepared, known_shape
+from imgcls_search.space import Space, read_space
+from imgcls_search.strategy.samplers import View, draw_random
+from imgcls_search.train.loop import ImageSet, train_epoch
+from imgcls_search.trial import MEASURED
+from imgcls_search.worker import pipeline
 
-from search import pipeline
-from search.catalog import catalog
-from search.config import Scalar, TrialConfig
-from search.data import InputShape, Prepared, known_shape
-from search.space import Space, read_space
-from search.strategy.samplers import View, draw_random
-from search.train.loop import ImageSet, train_epoch
-from search.trial import MEASURED
 from tests.conftest import Answer
 
 PATHS = {path.stem: path for path in sorted((Path(__file__).parent.parent / "spaces").glob("*.yaml"))}
@@ -154,7 +154,7 @@ def take_step(config: TrialConfig) -> None:
 
 
 def test_there_is_a_space_for_each_family_and_one_across_them() -> None:
-    from search.models import MODELS
+    from imgcls_search.models import MODELS
 
     own = set(MODELS) - {"timm"}
     assert own | {"mixed", "cifar10", "photos", "compressed"} == set(PATHS)

@@ -1,8 +1,8 @@
 """Command lines that start from a process in which torch and Optuna are imported already; Linux only.
 
 `Warm` starts one such process. For each command it forks a child with the folder, environment, arguments and streams of
-the command, which then runs as `python -m search` would: it has a process id, signals, an exit code and a way to its
-end of its own, and its fork server, forked too instead of imported anew, starts helper and workers as ever. What is not
+the command, which then runs as `python -m imgcls_search` would: it has a process id, signals, an exit code and a way
+to its end of its own, and its fork server, forked too instead of imported anew, starts helper and workers as ever. What is not
 as in a new interpreter: modules are imported already, and all commands of one `Warm` hash strings with one seed.
 """
 
@@ -128,11 +128,11 @@ class Command:
 
 def import_all() -> None:
     """Import what commands, helpers and workers import."""
-    import search
+    import imgcls_search
 
-    for module in pkgutil.walk_packages(search.__path__, "search."):
+    for module in pkgutil.walk_packages(imgcls_search.__path__, "imgcls_search."):
         # Ray reads its environment when it is imported; only who asks for a cluster imports it.
-        if module.name != "search.__main__" and not module.name.startswith("search.executors.ray."):
+        if module.name != "imgcls_search.__main__" and not module.name.startswith("imgcls_search.executors.ray."):
             importlib.import_module(module.name)
     for name in LIBRARIES:
         importlib.import_module(name)
@@ -206,7 +206,7 @@ def fork_server() -> None:
     """Start the process that helpers and workers are forked from, now: later there may be locks that a fork breaks."""
     from multiprocessing import util
 
-    from search.executors import processes
+    from imgcls_search.executors import processes
 
     started, util.spawnv_passfds = util.spawnv_passfds, fork_python
     processes.warm_up()
@@ -249,9 +249,9 @@ def main() -> None:
 
 
 def run_search() -> int:
-    """Be `python -m search`; return the exit code."""
+    """Be `python -m imgcls_search`; return the exit code."""
     try:
-        runpy.run_module("search", run_name="__main__", alter_sys=True)
+        runpy.run_module("imgcls_search", run_name="__main__", alter_sys=True)
     except SystemExit as ending:
         if ending.code is None or isinstance(ending.code, int):
             return ending.code or 0

@@ -1,0 +1,55 @@
+"""`python -m imgcls_search` is `imgcls-search`: what has to be in order before anything large is imported."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+
+def main() -> None:
+    """Run the command line, with modules, signals and streams that nothing outside of this program can spoil."""
+    _leave_quietly_on_interrupt()
+    _forget_working_folder()
+    from imgcls_search import terminal
+
+    terminal.settle_streams()
+    terminal.show_plain_warnings()
+    from imgcls_search.cli.app import main as run
+
+    try:
+        run()
+    finally:
+        # Nothing is left to save while the interpreter takes itself apart.
+        _leave_quietly_on_interrupt()
+
+
+def _leave_quietly_on_interrupt() -> None:
+    """Let Ctrl-C end the program without a traceback, wherever an import stands; a shell that ignores it is heard."""
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, _leave)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    os._exit(130)
+
+
+def _forget_working_folder() -> None:
+    """Keep the files of the folder that a user works in from being imported, here and in processes started later."""
+    # Python 3.10 does not know it; `executors.processes` sees to that.
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        folder = os.path.realpath(os.getcwd())  # noqa: PTH109 - pathlib is not imported yet
+    except OSError:
+        folder = ""
+    package = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120
+    # What `python -m` and `python -c` put first. A PYTHONPATH that names the folder is the user's wish.
+    if sys.path and not getattr(sys.flags, "safe_path", False) and folder != package:
+        first = sys.path[0]
+        if not first or os.path.realpath(first) == folder:
+            del sys.path[0]
+
+
+if __name__ == "__main__":
+    main()

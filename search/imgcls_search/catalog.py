@@ -1,0 +1,83 @@
+"""Everything a space file may say, gathered from the builders' signatures."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from imgcls_search import signature
+from imgcls_search.compress.sections import DISTILL, PRUNE, QUANTIZE
+from imgcls_search.data import DATASETS, POLICIES, augment, mixing
+from imgcls_search.data.image import ImageShape
+from imgcls_search.errors import UserError
+from imgcls_search.models import families
+from imgcls_search.signature import Catalog, Fields, Leaf, OneOf
+from imgcls_search.space import Space
+from imgcls_search.strategy.pruners import PRUNERS
+from imgcls_search.strategy.samplers import SAMPLERS
+from imgcls_search.study.settings import Limits, StudySettings
+from imgcls_search.train.losses import LOSSES
+from imgcls_search.train.metrics import METRICS
+from imgcls_search.train.optimizers import OPTIMIZERS, SCHEDULES
+from imgcls_search.train.recipe import Finetune, Training
+from imgcls_search.trial import MEASURED, SIZES
+
+
+def catalog() -> Catalog:
+    """Return the catalog of this package: its families, data sets, optimizers and so on."""
+    policy = OneOf(options=signature.options(POLICIES), default="none", doc="a policy of several operations an image")
+    settings = signature.read(StudySettings)
+    return Catalog(
+        config=Fields(
+            fields={
+                "data": OneOf(options=signature.options(DATASETS), default="digits", fixed=True, doc="the images"),
+                "image": signature.read(ImageShape),
+                "augment": _with(signature.read(augment), **signature.read(mixing).fields, policy=policy),
+                "model": OneOf(options=signature.options(families()), doc="the family of networks"),
+                "optimizer": OneOf(options=signature.options(OPTIMIZERS), default="adamw", doc="the optimizer"),
+                "schedule": OneOf(
+                    options=signature.options(SCHEDULES), default="cosine", doc="the learning rate over the epochs"
+                ),
+                "loss": OneOf(options=signature.options(LOSSES), default="cross_entropy", doc="the loss"),
+                "training": signature.read(Training),
+                "finetune": signature.read(Finetune),
+                "distill": OneOf(
+                    options=signature.options(DISTILL), default="none", doc="a trained network to learn from"
+                ),
+                "prune": OneOf(
+                    options=signature.options(PRUNE), default="none", doc="what is removed after the training"
+                ),
+                "quantize": OneOf(
+                    options=signature.options(QUANTIZE), default="none", doc="the arithmetic of the exported network"
+                ),
+            }
+        ),
+        study=_with(settings, **strategy()),
+        limits=signature.read(Limits),
+        metrics={**METRICS, **SIZES, **MEASURED},
+    )
+
+
+def strategy() -> dict[str, OneOf]:
+    """Return what a study section may say of the strategy, with the defaults."""
+    return {
+        "sampler": OneOf(options=signature.options(SAMPLERS), default="auto", fixed=True, doc="draws configurations"),
+        "pruner": OneOf(options=signature.options(PRUNERS), default="asha", fixed=True, doc="stops or pauses trials"),
+    }
+
+
+def refuse_idle_sections(space: Space) -> None:
+    """Refuse a space that says how to train pretrained weights on while no model starts from any.
+
+    Raises:
+        UserError: the section to take out.
+    """
+    given = space.document["finetune"]
+    if given != dataclasses.asdict(Finetune()) and not space.gives("weights"):
+        raise UserError(
+            f"{space.locate('finetune')}: finetune: no model here starts from pretrained weights; "
+            "give one, such as weights: imagenet, or leave the section out"
+        )
+
+
+def _with(fields: Fields, **more: Leaf | OneOf | Fields) -> Fields:
+    return Fields(fields={**fields.fields, **more}, doc=fields.doc)

@@ -1,0 +1,268 @@
+"""What a person sees while a search or a training runs: a live table on a terminal, plain lines anywhere else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from imgcls_search import durations
+from imgcls_search.study import best
+from imgcls_search.terminal import shown
+from imgcls_search.trial import Trial
+
+if TYPE_CHECKING:
+    from imgcls_search.orchestrator.search import Search
+
+LIVE_SECONDS = 0.25
+"""A search is looked at no more often, since it takes time that workers may be waiting for."""
+
+PLAIN_SECONDS = 10.0
+"""At most one line this often where the output is no terminal, apart from trials that end."""
+
+
+class SearchScreen:
+    """Shows a search; use as a context."""
+
+    def __init__(self, console: Console) -> None:
+        """Draw on a console; a console that is no terminal gets plain lines."""
+        self.console = console
+        self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self.started = time.monotonic()
+        self.told_at = self.looked_at = 0.0
+        self.latest: Search | None = None
+        """What has changed since it was looked at."""
+
+        self.done_before: int | None = None
+        self.told: set[int] = set()
+
+    def __enter__(self) -> SearchScreen:
+        """Start drawing."""
+        if self.live is not None:
+            self.live.start()
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        """Stop drawing."""
+        if self.live is not None:
+            self.live.stop()
+        elif self.latest is not None:
+            self._look(self.latest)
+
+    def say(self, text: str) -> None:
+        """Print a line above the table."""
+        self.console.print(Text(shown(text)))
+
+    def decoding(self, done: int, total: int) -> None:
+        """Show images being decoded."""
+        if self.live is not None:
+            self.live.update(Text(f"decoding images: {done:,} of {total:,}"))
+        elif self._is_time():
+            self.say(f"decoding images: {done:,} of {total:,}")
+
+    def changed(self, search: Search) -> None:
+        """Show the search as it stands, now or soon."""
+        self.latest = search
+        if time.monotonic() - self.looked_at >= LIVE_SECONDS:
+            self._look(search)
+
+    def _look(self, search: Search) -> None:
+        self.latest, self.looked_at = None, time.monotonic()
+        trials = search.record.trials
+        if self.done_before is None:
+            self.done_before = _num_done(search) - 1
+            self.told = {trial.number for trial in trials if not trial.is_open}
+        if self.live is not None:
+            self.live.update(self._table(search))
+            return
+        for trial in trials:
+            if not trial.is_open and trial.number not in self.told:
+                self.told.add(trial.number)
+                self.say(f"{_sentence(trial)}  |  {self._state(search)}")
+        if self._is_time():
+            self.say(self._state(search))
+
+    def _is_time(self) -> bool:
+        if time.monotonic() - self.told_at < PLAIN_SECONDS:
+            return False
+        self.told_at = time.monotonic()
+        return True
+
+    def _state(self, search: Search) -> str:
+        trials = search.record.trials
+        counts = {state: sum(trial.state == state for trial in trials) for state in ("paused", "pruned", "fail")}
+        done = _num_done(search)
+        parts = [f"{done}/{search.settings.trials} trials", f"{len(search.working)} running"]
+        parts += [f"{count} {state}" for state, count in counts.items() if count]
+        ranking = best.ranked(search.record)
+        if ranking:
+            parts.append(f"best {_values(ranking[0], search)} (trial {ranking[0].number})")
+        elif leader := _leader(search):
+            shown = f"{leader.metric} {leader.value_at(leader.last_shown):.4g}"
+            parts.append(f"leading {shown} at epoch {leader.last_shown} (trial {leader.number})")
+        parts.append(self._time_left(search, done))
+        return ", ".join(parts)
+
+    def _time_left(self, search: Search, done: int) -> str:
+        since = done - (self.done_before or 0)
+        if since <= 0:
+            return "time left unknown"
+        seconds = (time.monotonic() - self.started) / since * max(0, search.settings.trials - done)
+        timeout = search.settings.timeout
+        if timeout is not None:
+            seconds = min(seconds, max(0.0, timeout - (search.executor.clock() - search.started_at)))
+        return f"about {durations.show(seconds)} left"
+
+    def _table(self, search: Search) -> RenderableType:
+        progress = Progress(TextColumn(search.space.name), BarColumn(), MofNCompleteColumn(), auto_refresh=False)
+        progress.add_task("", total=search.settings.trials, completed=_num_done(search))
+        table = Table(box=None, padding=(0, 2, 0, 0), expand=True)
+        for heading in ("trial", "state", "epoch", search.space.objectives[0][0]):
+            # A terminal that is too narrow cuts the configuration, never these.
+            table.add_column(heading, no_wrap=True, min_width=max(8, len(heading)))
+        table.add_column("configuration", no_wrap=True, ratio=1)
+        for trial in self._shown(search):
+            value = f"{trial.value_at(trial.last_shown):.4f}" if trial.last_shown else "-"
+            epochs = f"{trial.epoch}/{search.epochs}"
+            table.add_row(str(trial.number), trial.state, epochs, value, _params(trial), style=_style(trial))
+        return Group(progress.get_renderable(), Text(self._state(search)), table)
+
+    def _shown(self, search: Search) -> list[Trial]:
+        """Return the best three, then what runs, then the latest that ended or rest."""
+        top = best.ranked(search.record)[:3]
+        running = list(search.working.values())
+        # By number: to compare trials whole takes long where there are thousands.
+        known = {trial.number for trial in (*top, *running)}
+        others = [trial for trial in search.record.trials if trial.number not in known][-5:]
+        return [*top, *running, *others]
+
+
+class PlanScreen:
+    """Shows the epochs that a plan is made from; use as a context."""
+
+    def __init__(self, console: Console, epochs: int) -> None:
+        """Draw on a console; one that is no terminal gets what is said only."""
+        self.console = console
+        self.progress = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=console, transient=True
+        )
+        self.epochs = epochs
+        self.task = self.progress.add_task("timing epochs", total=epochs)
+
+    def __enter__(self) -> PlanScreen:
+        """Start drawing."""
+        if self.console.is_terminal:
+            self.progress.start()
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        """Stop drawing."""
+        if self.console.is_terminal:
+            self.progress.stop()
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self.console.print(Text(shown(text)))
+
+    def decoding(self, done: int, total: int) -> None:
+        """Show images being decoded."""
+        self.progress.update(self.task, description="decoding images", completed=done, total=total)
+
+    def changed(self, search: Search) -> None:
+        """Show how many epochs came to their end."""
+        done = sum(trial.epoch for trial in search.record.trials)
+        self.progress.update(self.task, description="timing epochs", completed=done, total=self.epochs)
+
+
+class SurveyScreen:
+    """Shows configurations being built; use as a context."""
+
+    def __init__(self, console: Console) -> None:
+        """Draw on a console that is a terminal; say nothing on any other."""
+        self.progress = Progress(
+            TextColumn("building"), BarColumn(), MofNCompleteColumn(), console=console, transient=True
+        )
+        self.task = self.progress.add_task("building", total=None)
+        self.is_shown = console.is_terminal
+
+    def __enter__(self) -> SurveyScreen:
+        """Start drawing."""
+        if self.is_shown:
+            self.progress.start()
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        """Stop drawing."""
+        if self.is_shown:
+            self.progress.stop()
+
+    def built(self, done: int, total: int) -> None:
+        """Show how far it is."""
+        self.progress.update(self.task, completed=done, total=total)
+
+
+class TrainingScreen:
+    """Shows a training of several seeds as lines."""
+
+    def __init__(self, console: Console) -> None:
+        """Print on a console."""
+        self.console = console
+        self.told_at: dict[int, float] = {}
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        self.console.print(Text(shown(text)))
+
+    def decoding(self, done: int, total: int) -> None:
+        """Print how many images are decoded, now and then."""
+        if time.monotonic() - self.told_at.get(-1, 0.0) > PLAIN_SECONDS:
+            self.told_at[-1] = time.monotonic()
+            self.say(f"decoding images: {done:,} of {total:,}")
+
+    def epoch_ended(self, seed: int, metrics: Mapping[str, float], epochs: int) -> None:
+        """Print an epoch, not more often than a person reads."""
+        epoch = int(metrics["epoch"])
+        if epoch < epochs and time.monotonic() - self.told_at.get(seed, 0.0) < 2.0:
+            return
+        self.told_at[seed] = time.monotonic()
+        shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("train_loss", "accuracy") if name in metrics)
+        self.say(f"seed {seed}: epoch {epoch}/{epochs}, {shown}")
+
+
+def _num_done(search: Search) -> int:
+    """Return how many trials ended or rest, as most that rest never go on."""
+    return sum(trial.state != "running" for trial in search.record.trials)
+
+
+def _leader(search: Search) -> Trial | None:
+    shown = [trial for trial in search.record.trials if trial.last_shown]
+    return max(shown, key=lambda t: (t.last_shown, search.sign * t.value_at(t.last_shown), -t.number), default=None)
+
+
+def _sentence(trial: Trial) -> str:
+    value = f", {trial.metric} {trial.value_at(trial.last_shown):.4f}" if trial.last_shown else ""
+    reason = f" ({trial.reason})" if trial.state == "fail" else ""
+    return f"trial {trial.number} {trial.state} at epoch {trial.epoch}{value}{reason}"
+
+
+def _values(trial: Trial, search: Search) -> str:
+    pairs = zip(search.record.objectives, trial.values or (), strict=True)
+    return ", ".join(f"{metric} {value:.4g}" for (metric, _), value in pairs)
+
+
+def _params(trial: Trial) -> str:
+    parts = []
+    for name, value in trial.candidate.params.items():
+        short = f"{value:.3g}" if isinstance(value, float) else shown(value)
+        parts.append(f"{name.rpartition('.')[2]}={short}")
+    return " ".join(parts)
+
+
+def _style(trial: Trial) -> str:
+    return {"complete": "green", "pruned": "dim", "fail": "red", "running": "bold"}.get(trial.state, "")

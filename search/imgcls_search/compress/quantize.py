@@ -1,0 +1,210 @@
+"""Eight-bit integers in place of floats, by ONNX Runtime's quantizer. Never torch."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from imgcls_search.errors import DeployError
+from imgcls_search.external_data import must_be_alone
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+Mode = Literal["dynamic", "static", "auto"]
+Pixels = npt.NDArray[np.uint8]
+
+MATRIX_PRODUCTS = ["MatMul", "Gemm"]
+WEIGHTED = ["Conv", *MATRIX_PRODUCTS]
+
+LEAST_WEIGHTS = 8192
+LEAST_MACS = 100_000
+"""Smaller products lose more by finding the range of their inputs than they gain (ViTs of width 32 to 192)."""
+
+
+def quantize(source: Path, target: Path, *, mode: Mode, calibration: Pixels) -> str:
+    """Write an exported file with 8-bit weights, per channel; return the mode used, which `auto` leaves open.
+
+    `static` fixes the range of every activation by the calibration images, uint8 [N, C, H, W]; `dynamic` finds the
+    ranges anew for each image, in matrix products only. `auto` takes static for networks whose work is mostly
+    convolutions, dynamic for others, in products that are large enough to gain by it, and `none` where there are none:
+    the file is then copied. The normalisation at the head stays in floats.
+
+    Raises:
+        DeployError: the quantizer cannot take the model, a tensor of it is in another file, or there are no calibration
+            images.
+    """
+    if not source.is_file():
+        raise DeployError(f"{source}: no such ONNX file")
+    if len(calibration) == 0:
+        raise DeployError(f"{source}: no images to calibrate by")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".quantize-", dir=target.parent) as folder, _quiet():
+        prepared, result = Path(folder) / "prepared.onnx", Path(folder) / "model.onnx"
+        try:
+            must_be_alone(source, source.read_bytes())
+            _prepare(source, prepared)
+            used = _write(prepared, result, mode, calibration)
+            if used == "none":
+                shutil.copyfile(source, result)
+            else:
+                _mark(result, used)
+        except DeployError:
+            raise
+        # The quantizer raises whatever its parts raise.
+        except Exception as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise DeployError(f"{source}: the quantizer cannot take this model ({reason})") from error
+        result.replace(target)
+    return used
+
+
+def _write(prepared: Path, result: Path, mode: Mode, calibration: Pixels) -> str:
+    import onnx
+
+    model = onnx.load(str(prepared))
+    products = [node.name for node in model.graph.node if node.op_type in MATRIX_PRODUCTS]
+    if mode == "auto":
+        work = _work(model)
+        convolutions = sum(part.macs for part in work if part.kind == "Conv")
+        mode = "static" if 2 * convolutions > sum(part.macs for part in work) else "dynamic"
+        products = [p.name for p in work if p.kind != "Conv" and p.weights >= LEAST_WEIGHTS and p.macs >= LEAST_MACS]
+    if mode == "static":
+        _static(prepared, result, calibration, head=_head(model))
+    elif products:
+        _dynamic(prepared, result, products)
+    return mode if mode == "static" or products else "none"
+
+
+def _static(prepared: Path, result: Path, calibration: Pixels, *, head: list[str]) -> None:
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    quantize_static(
+        str(prepared),
+        str(result),
+        _reader(calibration),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        # Without VNNI two products of 8 bits overflow 16: weights of 7 bits are safe on every processor.
+        reduce_range=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        nodes_to_exclude=head,
+    )
+
+
+def _dynamic(prepared: Path, result: Path, products: list[str]) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    quantize_dynamic(
+        prepared,
+        result,
+        op_types_to_quantize=MATRIX_PRODUCTS,
+        # The quantizer replaces every Gemm by a MatMul of this name before it looks.
+        nodes_to_quantize=[*products, *(f"{name}_MatMul" for name in products)],
+        per_channel=True,
+        reduce_range=True,
+        weight_type=QuantType.QInt8,
+    )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A node that multiplies by weights."""
+
+    name: str
+    kind: str
+    weights: int
+    macs: int
+    """Multiply-accumulates for one image."""
+
+
+def _work(model: ModelProto) -> list[_Part]:
+    """Return the nodes with weights of a model, by the shapes that one image gives."""
+    import onnx
+
+    single = onnx.ModelProto()
+    single.CopyFrom(model)
+    single.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    # What was inferred for any number of images stands in the way.
+    del single.graph.value_info[:], single.graph.output[0].type.tensor_type.shape.dim[:]
+    graph = onnx.shape_inference.infer_shapes(single, data_prop=True).graph
+    shapes = {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in (*graph.value_info, *graph.output)}
+    weights = {value.name: list(value.dims) for value in graph.initializer}
+    return [
+        _part(node, weights[node.input[1]], shapes.get(node.output[0], []))
+        for node in graph.node
+        if node.op_type in WEIGHTED and node.input[1] in weights
+    ]
+
+
+def _part(node: NodeProto, weights: list[int], outputs: list[int]) -> _Part:
+    # Each number that comes out is a sum over the weights of one output channel.
+    count, out = math.prod(weights), outputs[1 if node.op_type == "Conv" else -1] if outputs else 1
+    return _Part(node.name, node.op_type, count, math.prod(outputs) * count // max(out, 1))
+
+
+def _prepare(source: Path, prepared: Path) -> None:
+    """Write a copy in which every tensor's shape is known, without which the quantizer leaves it in floats."""
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    # The exporter notes all shapes with symbols in them; to find them symbolically would import torch.
+    quant_pre_process(str(source), str(prepared), skip_optimization=True, skip_symbolic_shape=True)
+    import onnx
+
+    model = onnx.load(str(prepared))
+    if not any(node.op_type in WEIGHTED for node in model.graph.node):
+        raise DeployError(f"{source}: nothing in it can be quantized; quantizable: {', '.join(WEIGHTED)}")
+
+
+def _head(model: ModelProto) -> list[str]:
+    """Return the names of the nodes that normalise the pixels: all before the first one with weights."""
+    names = []
+    for node in model.graph.node:
+        if node.op_type in WEIGHTED:
+            break
+        names.append(node.name)
+    return names
+
+
+def _mark(result: Path, mode: str) -> None:
+    """Note the mode in the file: whoever runs it must know how images may be put together."""
+    import onnx
+
+    model = onnx.load(str(result))
+    onnx.helper.set_model_props(model, {"quantized": mode})
+    onnx.save(model, str(result))
+
+
+def _reader(calibration: Pixels) -> Any:
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.images = iter(calibration)
+
+        def get_next(self) -> dict[str, Pixels] | None:
+            image = next(self.images, None)
+            return None if image is None else {"pixels": np.asarray(image)[None]}
+
+    return Reader()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the quantizer's advice, which goes to the root logger; errors are raised."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)

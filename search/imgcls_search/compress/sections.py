@@ -1,0 +1,168 @@
+"""What the sections `distill`, `prune` and `quantize` may say, and what a configuration says there. Without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from imgcls_search.config import TrialConfig
+from imgcls_search.signature import Arg, build
+
+Temperature = Annotated[
+    float, Arg("what both networks' logits are divided by; 1 leaves them", gt=0, search="{float: [1, 8], log: true}")
+]
+Alpha = Annotated[
+    float, Arg("share of the teacher's part in the loss; 0 ignores it", ge=0, le=1, search="{float: [0.1, 0.9]}")
+]
+Amount = Annotated[float, Arg("share that is removed", ge=0, lt=1, search="{float: [0.2, 0.8]}")]
+FinetuneEpochs = Annotated[
+    int, Arg("epochs of training after the removal; 0: one-shot", ge=0, search="{choice: [0, 1, 3]}")
+]
+FinetuneRate = Annotated[float, Arg("peak learning rate of these epochs / the optimizer's own", gt=0, le=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation:
+    """A loss that takes a teacher's answers for a part of the truth."""
+
+    kind: Literal["file", "study"]
+    source: str
+    """The weights file, or the name of the study."""
+
+    temperature: float
+    alpha: float
+
+    @property
+    def key(self) -> str:
+        """The teacher's name in what a study remembers."""
+        return f"{self.kind}:{self.source}"
+
+    @property
+    def path(self) -> str:
+        """The key of a space file that names the teacher."""
+        return "distill.file.path" if self.kind == "file" else "distill.study.name"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruning:
+    """What is removed of a trained network, and how long it is trained afterwards."""
+
+    kind: Literal["unstructured", "structured"]
+    amount: float
+    finetune_epochs: int
+    finetune_lr_factor: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantization:
+    """How an exported network is brought to 8-bit integers."""
+
+    mode: Literal["auto", "static", "dynamic"]
+    calibration_images: int
+
+
+def no_distillation() -> Distillation | None:
+    """Learn from the labels alone."""
+    return None
+
+
+def from_file(
+    *,
+    path: Annotated[str, Arg("weights that `train` or a search saved, for example trained/best/seed-1.pt")],
+    temperature: Temperature = 4.0,
+    alpha: Alpha = 0.5,
+) -> Distillation | None:
+    """Learn from a teacher in a weights file too (Hinton et al. 2015)."""
+    return Distillation(kind="file", source=path, temperature=temperature, alpha=alpha)
+
+
+def from_study(
+    *,
+    name: Annotated[str, Arg("a study, whose best trial teaches; it lies beside this one")],
+    temperature: Temperature = 4.0,
+    alpha: Alpha = 0.5,
+) -> Distillation | None:
+    """Learn from a teacher that another study found, its best trial, too (Hinton et al. 2015)."""
+    return Distillation(kind="study", source=name, temperature=temperature, alpha=alpha)
+
+
+def no_pruning() -> Pruning | None:
+    """Remove nothing."""
+    return None
+
+
+def unstructured(
+    *, amount: Amount = 0.5, finetune_epochs: FinetuneEpochs = 0, finetune_lr_factor: FinetuneRate = 1.0
+) -> Pruning | None:
+    """Set the smallest weights of the whole network to zero (global L1); neither smaller as a file nor faster."""
+    return Pruning(
+        kind="unstructured",
+        amount=amount,
+        finetune_epochs=finetune_epochs,
+        finetune_lr_factor=finetune_lr_factor,
+    )
+
+
+def structured(
+    *, amount: Amount = 0.5, finetune_epochs: FinetuneEpochs = 0, finetune_lr_factor: FinetuneRate = 1.0
+) -> Pruning | None:
+    """Take out whole channels of convolutions, or heads and hidden features of a transformer: smaller and faster."""
+    return Pruning(
+        kind="structured", amount=amount, finetune_epochs=finetune_epochs, finetune_lr_factor=finetune_lr_factor
+    )
+
+
+def no_quantization() -> Quantization | None:
+    """Keep 32-bit arithmetic."""
+    return None
+
+
+def int8(
+    *,
+    mode: Annotated[
+        Literal["auto", "static", "dynamic"],
+        Arg("static: convolutions and all, calibrated on training images; dynamic: matrices only; auto: by the model"),
+    ] = "auto",
+    calibration_images: Annotated[int, Arg("training images that ranges are measured on", ge=1, fixed=True)] = 128,
+) -> Quantization | None:
+    """Quantize the exported network to 8-bit integers, weights by channel (ONNX Runtime's quantizer)."""
+    return Quantization(mode=mode, calibration_images=calibration_images)
+
+
+DISTILL: Mapping[str, Callable[..., Distillation | None]] = {
+    "none": no_distillation,
+    "file": from_file,
+    "study": from_study,
+}
+
+PRUNE: Mapping[str, Callable[..., Pruning | None]] = {
+    "none": no_pruning,
+    "unstructured": unstructured,
+    "structured": structured,
+}
+
+QUANTIZE: Mapping[str, Callable[..., Quantization | None]] = {"none": no_quantization, "int8": int8}
+
+
+def distillation(config: TrialConfig) -> Distillation | None:
+    """Return how a configuration distils, None where it does not."""
+    found: Distillation | None = _plan(config, "distill", DISTILL)
+    return found
+
+
+def pruning(config: TrialConfig) -> Pruning | None:
+    """Return how a configuration prunes, None where it does not."""
+    found: Pruning | None = _plan(config, "prune", PRUNE)
+    return found
+
+
+def quantization(config: TrialConfig) -> Quantization | None:
+    """Return how a configuration quantizes, None where it does not."""
+    found: Quantization | None = _plan(config, "quantize", QUANTIZE)
+    return found
+
+
+def _plan(config: TrialConfig, section: str, registry: Mapping[str, Callable[..., Any]]) -> Any:
+    # Configurations that are older than these sections say nothing of them.
+    return build(registry, config.component(section)) if section in config.tree else None

@@ -1,0 +1,119 @@
+"""The narrow waist: one frozen configuration, the same object sampled, replayed, exported and retrained."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from imgcls_search.errors import UserError
+
+Scalar = None | bool | int | float | str
+Value = Scalar | tuple["Value", ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """One chosen key of a registry, for example `vit` under `model`, with the arguments of its builder."""
+
+    path: str
+    """Where it stands in the configuration, for example `model.vit`; errors name it."""
+
+    name: str
+    args: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TrialConfig:
+    """Everything that decides a training but its seed: a space with no choice left, as a frozen nested mapping.
+
+    A component is a mapping with one key, its name: `{"model": {"vit": {"depth": 4}}}`; a section is a mapping of
+    values: `{"training": {"epochs": 15}}`. Which components and sections there are is the catalog's business.
+    """
+
+    tree: Mapping[str, Any]
+
+    @classmethod
+    def from_dict(cls, tree: Mapping[str, Any]) -> TrialConfig:
+        """Freeze a nested mapping of JSON values (lists become tuples)."""
+        return cls(_freeze(tree))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain dictionaries and lists, ready for JSON or for another process."""
+        plain: dict[str, Any] = _thaw(self.tree)
+        return plain
+
+    def section(self, path: str) -> dict[str, Any]:
+        """Return the values under a dotted path as a plain dictionary."""
+        node: Any = self.tree
+        for key in path.split("."):
+            node = node[key]
+        return dict(node)
+
+    def component(self, path: str) -> Component:
+        """Return the component chosen under a dotted path such as `model` or `augment.policy`."""
+        ((name, args),) = self.section(path).items()
+        return Component(path=f"{path}.{name}", name=name, args=dict(args))
+
+    def digest(self, *sections: str) -> str:
+        """Return a short hash of the named top-level sections (default: all), equal for equal contents."""
+        chosen = {key: self.tree[key] for key in (sections or sorted(self.tree))}
+        text = json.dumps(_thaw(chosen), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def __hash__(self) -> int:
+        return hash(self._identity)
+
+    @cached_property
+    def _identity(self) -> str:
+        # A search asks for the hash of every earlier trial with each new one.
+        return self.digest()
+
+
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
+
+
+def expand_path(text: str, key: str) -> Path:
+    """Return the path that a space names, with `~` and every `${VARIABLE}` replaced; `key` is where it stands.
+
+    Raises:
+        UserError: a variable is not set, or there is no such user.
+    """
+
+    def value(found: re.Match[str]) -> str:
+        known = os.environ.get(found[1], "")
+        if not known:
+            raise UserError(f"{key}: {text}: the environment variable {found[1]} is not set")
+        return known
+
+    try:
+        return Path(_VARIABLE.sub(value, text)).expanduser()
+    except RuntimeError:
+        raise UserError(f"{key}: {text}: this user has no home folder here") from None
+
+
+def _freeze(node: Any) -> Any:
+    match node:
+        case Mapping():
+            return MappingProxyType({key: _freeze(value) for key, value in node.items()})
+        case list() | tuple():
+            return tuple(_freeze(value) for value in node)
+        case _:
+            return node
+
+
+def _thaw(node: Any) -> Any:
+    match node:
+        case Mapping():
+            return {key: _thaw(value) for key, value in node.items()}
+        case list() | tuple():
+            return [_thaw(value) for value in node]
+        case _:
+            return node

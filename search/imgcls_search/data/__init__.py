@@ -1,0 +1,163 @@
+"""Images: where they come from, how they are split and sealed, decoded once and augmented."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from imgcls_search.config import Component, expand_path
+from imgcls_search.data import fingerprint
+from imgcls_search.data.augment import Augment, Moment, augment
+from imgcls_search.data.decode import decode
+from imgcls_search.data.digits import digits
+from imgcls_search.data.folders import ALLOWED, folder, has_split, whole_folder
+from imgcls_search.data.image import InputShape
+from imgcls_search.data.mixing import Mix, mix_nothing, mixing
+from imgcls_search.data.policies import POLICIES, Policy
+from imgcls_search.data.source import LeftOut, Source, Split
+from imgcls_search.data.store import Images, Prepared, load, look_at_test, open_all, open_test, prepare, remove, stored
+from imgcls_search.data.stream import Streamed
+from imgcls_search.data.summary import Summary, choose_shape, describe_left_out, native_shape, read_headers, summarise
+from imgcls_search.data.torchvision_sets import SHAPES, cifar10, torchvision_set
+from imgcls_search.errors import BuildError, DataError, closest
+
+__all__ = [
+    "DATASETS",
+    "POLICIES",
+    "Augment",
+    "Images",
+    "InputShape",
+    "LeftOut",
+    "Mix",
+    "Moment",
+    "Policy",
+    "Prepared",
+    "Source",
+    "Split",
+    "Streamed",
+    "Summary",
+    "augment",
+    "choose_shape",
+    "comes_with",
+    "decode",
+    "describe",
+    "describe_left_out",
+    "describe_whole",
+    "is_there",
+    "known_shape",
+    "load",
+    "look_at_test",
+    "mix_nothing",
+    "mixing",
+    "must_exist",
+    "native_shape",
+    "open_all",
+    "open_test",
+    "prepare",
+    "read_headers",
+    "remove",
+    "stored",
+    "summarise",
+]
+
+DATASETS: Mapping[str, Callable[..., Source]] = {
+    "digits": digits,
+    "cifar10": cifar10,
+    "folder": folder,
+    "torchvision": torchvision_set,
+}
+"""Builders take everything from the space file and return a `Source`; no image is decoded yet."""
+
+
+def known_shape(component: Component, cache: Path | None = None) -> tuple[int | None, int | None, int | None]:
+    """Return the side of a data set's images, their channels and the number of classes, None for what is not known.
+
+    Nothing is read but the names in a folder that is there.
+    """
+    match component.name:
+        case "digits":
+            return 8, 1, 10
+        case "cifar10":
+            return SHAPES["CIFAR10"]
+        case "torchvision":
+            return SHAPES[component.args["name"]]
+        case _ if is_there(component):
+            return None, None, len(describe(component, cache).classes)
+        case _:
+            return None, None, None
+
+
+def is_there(component: Component) -> bool:
+    """Tell whether the images of a data section are on this machine, in files."""
+    return component.name == "folder" and Path(_located(component).args["root"]).is_dir()
+
+
+def must_exist(component: Component) -> None:
+    """Refuse a data set whose folder is not there, without looking into it.
+
+    Raises:
+        DataError: there is no such folder, or it is none, and nothing says to fetch it.
+    """
+    root = component.args.get("root")
+    if root is None or component.args.get("download"):
+        return
+    top = expand_path(root, f"{component.path}.root").resolve()
+    wanted = f"a folder with {ALLOWED}" if component.name == "folder" else "a folder that has it, or download: true"
+    if not top.exists():
+        raise DataError(f"{component.path}: {top}: does not exist; allowed: {wanted}")
+    if not top.is_dir():
+        raise DataError(f"{component.path}: {top}: is not a folder; allowed: {wanted}")
+
+
+def describe(component: Component, cache: Path | None = None) -> Source:
+    """Build the source that a configuration's `data` section names; hashes of its files are remembered in `cache`.
+
+    Raises:
+        BuildError: there is no such data set, or it has no use for an argument's value.
+        DataError: the images are missing or cannot be split.
+    """
+    if component.name not in DATASETS:
+        known = ", ".join(DATASETS)
+        raise BuildError(component.path, f"no such data set{closest(component.name, DATASETS)}; allowed: {known}")
+    located = _located(component)
+    remembering = fingerprint.remembering(cache) if cache is not None else contextlib.nullcontext()
+    try:
+        with remembering:
+            return DATASETS[component.name](**located.args)
+    except BuildError as error:
+        # A builder knows its argument, not where in the file it stands.
+        raise BuildError(f"{component.path}.{error.path}", error.message) from error
+
+
+def comes_with(component: Component, split: Split) -> bool:
+    """Tell whether a data set is a folder that has a split of its own, where nothing need be cut for it.
+
+    Raises:
+        BuildError: the folder's path names a variable that is not set.
+    """
+    return component.name == "folder" and has_split(_located(component).args["root"], split)
+
+
+def describe_whole(component: Component, only: Split | None = None) -> Source:
+    """Build a source to look at all of its images: a folder need not have enough of them to be cut into splits.
+
+    `only` is a split that the folder comes with, see `comes_with`.
+
+    Raises:
+        BuildError: there is no such data set, or it has no use for an argument's value.
+        DataError: the images are missing.
+    """
+    if component.name != "folder":
+        return describe(component)
+    located = _located(component)
+    return whole_folder(located.args["root"], only, skip_unreadable=located.args.get("skip_unreadable", False))
+
+
+def _located(component: Component) -> Component:
+    """Return a data section whose folder is a path of this machine."""
+    if "root" not in component.args:
+        return component
+    root = expand_path(component.args["root"], f"{component.path}.root")
+    return replace(component, args={**component.args, "root": str(root)})

@@ -1,0 +1,302 @@
+"""The files of one folder of the store: written whole or not at all, with checksums."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from imgcls_search.data.decode import THREADS, blank, decode, reason, unlimited_pillow
+from imgcls_search.data.source import Source, Split
+from imgcls_search.errors import DataError
+
+BATCH = 256
+SHOWN = 10
+"""Damaged images named in an error."""
+
+Progress = Callable[[int, int], None]
+"""Called with the number of images done and of all."""
+
+
+def intact(folder: Path) -> dict[str, Any] | None:
+    """Return the facts that `build` returned for a folder, None if it is not there, not whole or damaged."""
+    try:
+        meta = json.loads((folder / "meta.json").read_bytes())
+        sound = all(_checksum(folder / name) == checksum for name, checksum in meta["files"].items())
+        facts: dict[str, Any] = meta["facts"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return facts if sound else None
+
+
+def build(
+    folder: Path,
+    source: Source,
+    splits: Sequence[Split],
+    size: int,
+    channels: int,
+    progress: Progress | None,
+    *,
+    keeps_pixels: bool,
+) -> dict[str, Any]:
+    """Decode splits into a folder and return the mean and std of each; the caller holds the folder's lock.
+
+    Without `keeps_pixels` the images are only looked at, so that a damaged one is found before any training.
+
+    Raises:
+        DataError: images that cannot be read, or too little space; nothing is kept then.
+    """
+    partial = folder.with_name(f"{folder.name}.partial")
+    for stale in (folder, partial):
+        shutil.rmtree(stale, ignore_errors=True)
+    if keeps_pixels:
+        _check_space(folder.parent, num_bytes(source, splits, size, channels))
+    partial.mkdir()
+    try:
+        try:
+            facts = _Writer(partial, source, splits, size, channels, progress, keeps_pixels).write()
+        except _UnreadableError as error:
+            if not source.skips_unreadable:
+                raise
+            # Once more without them: an array's header says first how many images follow.
+            kept = _without(source, error.found)
+            writer = _Writer(partial, kept, splits, size, channels, progress, keeps_pixels)
+            writer.left_out = error.found
+            facts = writer.write()
+        partial.replace(folder)
+        _sync(folder.parent)
+    except OSError as error:
+        raise DataError(f"{folder.parent}: decoded images cannot be written ({error.strerror})") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return facts
+
+
+class _UnreadableError(DataError):
+    """Images of a source cannot be read."""
+
+    def __init__(self, message: str, found: Mapping[Split, Mapping[str, str]]) -> None:
+        super().__init__(message)
+        self.found = found
+        """Reasons by split and name."""
+
+    def __reduce__(self) -> tuple[type[DataError], tuple[str]]:
+        # Exceptions cross process boundaries; whoever gets it there needs the words alone.
+        return DataError, (str(self),)
+
+
+def _without(source: Source, unreadable: Mapping[Split, Mapping[str, str]]) -> Source:
+    """Return a source without images that cannot be read.
+
+    Raises:
+        DataError: a class is left with none to train on, or a split with none at all.
+    """
+    kept = source.without(unreadable)
+    had, has = (np.bincount(each.labels["train"], minlength=len(source.classes)) for each in (source, kept))
+    if empty := [repr(source.classes[number]) for number in np.flatnonzero((had > 0) & (has == 0))]:
+        raise DataError(f"{source.place}: no image of class {', '.join(empty[:SHOWN])} to train on can be read")
+    for split, names in kept.names.items():
+        if not names and source.names[split]:
+            raise DataError(f"{source.place}: no image in {split} can be read")
+    return kept
+
+
+def num_bytes(source: Source, splits: Sequence[Split], size: int, channels: int) -> int:
+    """Return how large the decoded images of some splits are."""
+    return sum(len(source.names[split]) for split in splits) * channels * size * size
+
+
+class _Writer:
+    """Decodes splits in order, image by image in threads, and sums up what it sees."""
+
+    def __init__(
+        self,
+        folder: Path,
+        source: Source,
+        splits: Sequence[Split],
+        size: int,
+        channels: int,
+        progress: Progress | None,
+        keeps_pixels: bool,
+    ) -> None:
+        self.keeps_pixels = keeps_pixels
+        self.folder, self.source, self.splits = folder, source, splits
+        self.size, self.channels = size, channels
+        self.progress = progress or (lambda done, total: None)
+        self.done, self.total = 0, sum(len(source.names[split]) for split in splits)
+        self.broken: dict[Split, dict[str, str]] = {}
+        """Why images cannot be read, by split and name."""
+        self.left_out: Mapping[Split, Mapping[str, str]] = {}
+        """Images that the source had before those that cannot be read were taken out, with the reasons."""
+        self.checksums: dict[str, int] = {}
+        self.seen: dict[bytes, str] = {}
+        """Training images by a hash of their pixels."""
+        self.labels: dict[bytes, tuple[str, int]] = {}
+        """The first image with some pixels in any split, and its class."""
+        self.blank: dict[str, str] = {}
+        """Why images are almost blank, by name."""
+
+    def write(self) -> dict[str, Any]:
+        with unlimited_pillow(), ThreadPoolExecutor(THREADS) as pool:
+            facts: dict[str, Any] = {split: self.write_split(split, pool) for split in self.splits}
+        if self.broken:
+            broken = [f"{name} ({why})" for found in self.broken.values() for name, why in found.items()]
+            more = f" and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
+            raise _UnreadableError(
+                f"{self.source.place}: {len(broken)} of {self.total} images cannot be read: "
+                f"{', '.join(broken[:SHOWN])}{more}",
+                self.broken,
+            )
+        # Last, so that a folder with this file has the others.
+        self.save("meta.json", [json.dumps({"files": self.checksums, "facts": facts}).encode()])
+        _sync(self.folder)
+        return facts
+
+    def write_split(self, split: Split, pool: ThreadPoolExecutor) -> dict[str, Any]:
+        histogram = np.zeros((self.channels, 256), dtype=np.int64)
+        repeated: list[str] = []
+        twins: list[str] = []
+        chunks = self.stream(split, pool, histogram, repeated, twins)
+        if self.keeps_pixels:
+            self.save(f"{split}.images.npy", chunks)
+        else:
+            deque(chunks, maxlen=0)
+        self.save(f"{split}.labels.npy", [_npy(self.source.labels[split])])
+        self.save(f"{split}.names.json", [json.dumps(self.source.names[split]).encode()])
+        blank = [f"{name} ({self.blank[name]})" for name in self.source.names[split] if name in self.blank]
+        return {
+            **_moments(histogram),
+            "count": len(self.source.names[split]),
+            "class_counts": np.bincount(self.source.labels[split], minlength=len(self.source.classes)).tolist(),
+            "repeated": len(repeated),
+            "repeated_for_example": repeated[:1],
+            "twins": len(twins),
+            "twins_for_example": twins[:1],
+            "blank": len(blank),
+            "blank_for_example": blank[:1],
+            "unreadable": [f"{name} ({why})" for name, why in self.left_out.get(split, {}).items()],
+        }
+
+    def stream(
+        self,
+        split: Split,
+        pool: ThreadPoolExecutor,
+        histogram: npt.NDArray[np.int64],
+        repeated: list[str],
+        twins: list[str],
+    ) -> Iterator[bytes]:
+        """Yield the bytes of an .npy file of uint8 [N, channels, size, size].
+
+        Values are counted [channels, 256]; what is also a training image, or an image of another class, is noted with
+        that one's name.
+        """
+        # Written from front to end instead of through a memory map: a full disk is then an error, not a SIGBUS.
+        count = len(self.source.names[split])
+        yield _npy_header((count, self.channels, self.size, self.size))
+        for start in range(0, count, BATCH):
+            rows = list(pool.map(lambda index: self.decode(split, index), range(start, min(start + BATCH, count))))
+            self.done += len(rows)
+            self.progress(self.done, self.total)
+            for name, row in zip(self.source.names[split][start:], rows, strict=False):
+                if isinstance(row, str):
+                    self.broken.setdefault(split, {})[name] = row
+            if not self.broken:
+                batch = np.stack([row for row in rows if not isinstance(row, str)])
+                for channel, counts in enumerate(histogram):
+                    counts += np.bincount(batch[:, channel].ravel(), minlength=256)
+                labels = self.source.labels[split][start : start + len(batch)].tolist()
+                for name, label, pixels in zip(self.source.names[split][start:], labels, batch, strict=False):
+                    digest = hashlib.blake2b(pixels.tobytes(), digest_size=12).digest()
+                    self.look_up(split, name, digest, repeated)
+                    # Blank images are equal without being the same picture, and are counted as what they are.
+                    first, other = self.labels.setdefault(digest, (name, label))
+                    if other != label and name not in self.blank:
+                        twins.append(f"{name} = {first}")
+                yield batch.tobytes()
+
+    def look_up(self, split: Split, name: str, digest: bytes, repeated: list[str]) -> None:
+        if split == "train":
+            self.seen.setdefault(digest, name)
+        elif digest in self.seen:
+            repeated.append(f"{name} = {self.seen[digest]}")
+
+    def decode(self, split: Split, index: int) -> npt.NDArray[np.uint8] | str:
+        """Return the pixels of an image, or why it has none."""
+        try:
+            with self.source.read(split, index) as image:
+                mode = image.mode
+                pixels = decode(image, self.size, self.channels)
+        # Damaged files make Pillow raise nearly anything: OSError, SyntaxError, struct.error, IndexError.
+        except Exception as error:
+            return reason(error)
+        if (why := blank(pixels, mode)) is not None:
+            self.blank[self.source.names[split][index]] = why
+        return pixels
+
+    def save(self, name: str, chunks: Iterable[bytes]) -> None:
+        checksum = 0
+        with (self.folder / name).open("wb") as file:
+            for chunk in chunks:
+                file.write(chunk)
+                checksum = zlib.crc32(chunk, checksum)
+            file.flush()
+            os.fsync(file.fileno())
+        self.checksums[name] = checksum
+
+
+def _moments(histogram: npt.NDArray[np.int64]) -> dict[str, list[float]]:
+    """Return mean and std, in 0..1, of the values counted in a histogram [channels, 256]."""
+    share = histogram / np.maximum(histogram.sum(axis=1, keepdims=True), 1)
+    levels = np.arange(256) / 255
+    mean = share @ levels
+    # Images of one colour have none; one level keeps a division by it harmless.
+    std = np.sqrt(np.maximum(share @ levels**2 - mean**2, (1 / 255) ** 2))
+    return {"mean": mean.tolist(), "std": std.tolist()}
+
+
+def _npy(array: npt.NDArray[np.generic]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _npy_header(shape: tuple[int, ...]) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
+
+
+def _checksum(path: Path) -> int:
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
+
+
+def _sync(folder: Path) -> None:
+    """Make a folder's entries survive a power cut, where the system lets folders be synced."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _check_space(cache: Path, needed: int) -> None:
+    free = shutil.disk_usage(cache).free
+    if needed > free:
+        raise DataError(f"{cache}: decoded images need {needed / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free")

@@ -1,0 +1,251 @@
+"""Augmentation of whole batches, each image by random numbers of its own."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from imgcls_search.data.policies import Policy
+from imgcls_search.signature import Arg
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from imgcls_search.data.operations import Window
+
+Flip = Literal["none", "horizontal", "horizontal_vertical", "alternating"]
+
+ASPECT_OF_CROP = (3 / 4, 4 / 3)
+ASPECT_OF_ERASING = (0.3, 3.3)
+SHARE_OF_ERASING = (0.02, 0.33)
+"""Height / width and the share of the area, as in torchvision (RandomResizedCrop and RandomErasing)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """Where a training stands when a batch is augmented."""
+
+    index: Tensor
+    """The number of each image in the training split, int64 [N]."""
+
+    epoch: int
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """Augments uint8 images [N, C, H, W] on any device; crops by padding and flips are for floats too.
+
+    Random numbers come from torch's global generator on the CPU, so that one seed gives one result everywhere. What is
+    off draws none.
+    """
+
+    policy: Policy
+    flip: Flip
+    crop_padding: int
+    resized_crop: float
+    rotation: float
+    brightness: float
+    contrast: float
+    saturation: float
+    hue: float
+    erasing: float
+
+    def __call__(self, images: Tensor, moment: Moment | None = None) -> Tensor:
+        """Return augmented images of the same shape, type and device; an alternating flip needs the moment."""
+        # Whole pixels are moved by indexing, which is exact and fast; the rest needs a grid.
+        if self.crop_padding:
+            images = _crop(images, self.crop_padding)
+        if self.resized_crop < 1 or self.rotation:
+            images = _cut(images, self.resized_crop, self.rotation)
+        if self.flip == "alternating":
+            assert moment is not None, "an alternating flip goes by the epoch and by the image"
+            images = _mirror(images, -1, _turns(moment))
+        elif self.flip != "none":
+            images = _flip(images, -1)
+        if self.flip == "horizontal_vertical":
+            images = _flip(images, -2)
+        images = self._jitter(self.policy(images))
+        return _erase(images, self.erasing) if self.erasing else images
+
+    def _jitter(self, images: Tensor) -> Tensor:
+        """Change the colours: each image by factors of its own, the batch in one random order."""
+        import torch
+
+        from imgcls_search.data import operations
+
+        steps = [
+            (operations.brightness, max(0.0, 1 - self.brightness), 1 + self.brightness),
+            (operations.contrast, max(0.0, 1 - self.contrast), 1 + self.contrast),
+            (operations.saturation, max(0.0, 1 - self.saturation), 1 + self.saturation),
+            (operations.hue, -self.hue, self.hue),
+        ]
+        steps = [step for step in steps if step[1] < step[2]]
+        for place in torch.randperm(len(steps)).tolist() if steps else ():
+            change, low, high = steps[place]
+            images = change(images, _uniform((len(images),), low, high))
+        return images
+
+
+def augment(
+    *,
+    policy: Policy,
+    flip: Annotated[
+        Flip,
+        Arg(
+            "mirror half of the images, left to right or along both axes; "
+            "alternating: left to right, each image in every other epoch"
+        ),
+    ] = "none",
+    crop_padding: Annotated[
+        int, Arg("pixels of black around an image before a random crop of its size", ge=0, search="{int: [0, 4]}")
+    ] = 0,
+    resized_crop: Annotated[
+        float,
+        Arg(
+            "crop a random window and resize it; the smallest share of the area; 1: off",
+            gt=0,
+            le=1,
+            search="{float: [0.3, 1]}",
+        ),
+    ] = 1.0,
+    rotation: Annotated[
+        float, Arg("largest random rotation, degrees either way", ge=0, le=180, search="{float: [0, 30]}")
+    ] = 0.0,
+    brightness: Annotated[
+        float, Arg("random factor of brightness, from 1 - this to 1 + this", ge=0, search="{float: [0, 0.4]}")
+    ] = 0.0,
+    contrast: Annotated[
+        float, Arg("random factor of contrast, from 1 - this to 1 + this", ge=0, search="{float: [0, 0.4]}")
+    ] = 0.0,
+    saturation: Annotated[
+        float,
+        Arg(
+            "random factor of saturation, from 1 - this to 1 + this; none for grey images",
+            ge=0,
+            search="{float: [0, 0.4]}",
+        ),
+    ] = 0.0,
+    hue: Annotated[
+        float,
+        Arg(
+            "largest random turn of the colour circle, of length 1; none for grey images",
+            ge=0,
+            le=0.5,
+            search="{float: [0, 0.1]}",
+        ),
+    ] = 0.0,
+    erasing: Annotated[
+        float, Arg("probability that a random window becomes black", ge=0, le=1, search="{float: [0, 0.5]}")
+    ] = 0.0,
+) -> Augment:
+    """Build the augmentation of a batch; by default nothing is done, as a mirrored digit is another one."""
+    return Augment(
+        policy=policy,
+        flip=flip,
+        crop_padding=crop_padding,
+        resized_crop=resized_crop,
+        rotation=rotation,
+        brightness=brightness,
+        contrast=contrast,
+        saturation=saturation,
+        hue=hue,
+        erasing=erasing,
+    )
+
+
+def _flip(images: Tensor, axis: int) -> Tensor:
+    import torch
+
+    return _mirror(images, axis, torch.rand(len(images)) < 0.5)
+
+
+def _mirror(images: Tensor, axis: int, chosen: Tensor) -> Tensor:
+    import torch
+
+    from imgcls_search.data.operations import beside
+
+    return torch.where(beside(chosen, images)[:, None, None, None], images.flip(axis), images)
+
+
+def _turns(moment: Moment) -> Tensor:
+    """Tell which images are mirrored in this epoch (Jordan 2024, airbench): the others are in the next one."""
+    # The generator begins anew in each epoch; the first turn must not, so the bits of (seed, index) are scrambled.
+    bits = moment.index.long() + (moment.seed * 0x9E3779B9) % 2**32
+    for _ in range(2):
+        bits = ((bits ^ (bits >> 16)) * 0x45D9F3B) % 2**32
+    return ((bits >> 15) + moment.epoch) % 2 == 1
+
+
+def _crop(images: Tensor, padding: int) -> Tensor:
+    """Cut a window of the image's own size at random out of the image with `padding` zeros around it."""
+    import torch
+    from torch.nn import functional
+
+    from imgcls_search.data.operations import beside
+
+    count, _, height, width = images.shape
+    top, left = beside(torch.randint(2 * padding + 1, (2, count)), images)
+    padded = functional.pad(images, (padding, padding, padding, padding))
+    # A view [N, C, 2p+1, 2p+1, H, W]; indexing then copies one window per image.
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+    return windows[torch.arange(count, device=images.device), :, top, left]
+
+
+def _cut(images: Tensor, share: float, degrees: float) -> Tensor:
+    import torch
+
+    from imgcls_search.data import operations
+
+    count, _, height, width = images.shape
+    nought = torch.zeros(count)
+    window = operations.Window(nought, nought, nought + height, nought + width)
+    if share < 1:
+        drawn, fits = _windows(count, height, width, share=(share, 1.0), aspect=ASPECT_OF_CROP)
+        window = operations.Window(*(torch.where(fits, side, full) for side, full in zip(drawn, window, strict=True)))
+    turn = _uniform((count,), -degrees, degrees) if degrees else nought
+    return operations.cut(images, window, turn)
+
+
+def _erase(images: Tensor, probability: float) -> Tensor:
+    import torch
+
+    from imgcls_search.data import operations
+
+    count, _, height, width = images.shape
+    chosen = torch.rand(count) < probability
+    window, fits = _windows(count, height, width, share=SHARE_OF_ERASING, aspect=ASPECT_OF_ERASING, is_smaller=True)
+    return operations.erase(images, window._replace(height=window.height * (chosen & fits)))
+
+
+def _windows(
+    count: int,
+    height: int,
+    width: int,
+    *,
+    share: tuple[float, float],
+    aspect: tuple[float, float],
+    is_smaller: bool = False,
+) -> tuple[Window, Tensor]:
+    """Draw a window for every image, and tell whether one was found that fits into it."""
+    import torch
+
+    from imgcls_search.data.operations import Window
+
+    # Ten tries an image, as in torchvision; the first that fits is taken.
+    area = _uniform((10, count), *share) * (height * width)
+    ratio = _uniform((10, count), math.log(aspect[0]), math.log(aspect[1])).exp()
+    tall, wide = (area * ratio).sqrt().round(), (area / ratio).sqrt().round()
+    fits = (tall <= height - is_smaller) & (wide <= width - is_smaller) & (tall > 0) & (wide > 0)
+    first = fits.int().argmax(dim=0, keepdim=True)
+    tall, wide = tall.gather(0, first)[0], wide.gather(0, first)[0]
+    top, left = (_uniform((2, count), 0, 1) * torch.stack([height - tall + 1, width - wide + 1])).floor()
+    return Window(top, left, tall, wide), fits.any(dim=0)
+
+
+def _uniform(size: tuple[int, ...], low: float, high: float) -> Tensor:
+    import torch
+
+    # Doubles: times a whole number they stay below it.
+    return torch.rand(size, dtype=torch.float64) * (high - low) + low

@@ -1,0 +1,186 @@
+"""From an image file of any kind to a square of uint8 pixels."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from imgcls_search.data.opening import reopened
+from imgcls_search.data.source import Source, Split
+from imgcls_search.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MAX_PIXELS = 200_000_000
+"""Larger images are refused: a file of a few kilobytes can claim to be any size."""
+
+STEPS: Mapping[str, str] = {
+    "orientation": "as the EXIF tag says",
+    "frames": "the first",
+    "bits": "16-bit gray is divided by 257 and rounded",
+    "transparency": "laid on white",
+    "colours": "one channel: ITU-R 601-2 luma; three: RGB",
+    "resize": "the shorter side to the size, antialiased bilinear filter",
+    "crop": "the middle of the longer side",
+    "large JPEG": "decoded at the smallest of 1/8, 1/4 and 1/2 of its size that keeps twice the size",
+}
+"""What `decode` does, in words, for those who must do the same elsewhere; Pillow's `ImageOps.fit` resizes and crops."""
+
+GRAY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
+THREADS = 8
+
+BLANK_LEVELS = 4
+BLANK_SHARE = 0.995
+"""An image is almost blank when this share of each channel's values is within so many neighbouring levels of 256."""
+
+
+def decode(image: Image.Image, size: int, channels: int) -> npt.NDArray[np.uint8]:
+    """Return the centre square of an image as uint8 [channels, size, size]; the same pixels if it has that size.
+
+    The shorter side is resized to `size` with antialiased bilinear filtering and the longer one cropped at its middle.
+    EXIF rotation is undone; what is transparent is laid on white; 16-bit gray is scaled to 8 bits; the first frame
+    of an animation counts. The image may be used up: do not read from it again.
+
+    Raises:
+        DataError: it has more than `MAX_PIXELS` pixels or values of an unknown range (floats).
+        OSError, SyntaxError, ValueError and others of Pillow's: the file is damaged.
+    """
+    try:
+        return _decode(image, size, channels)
+    except DataError:
+        raise
+    # Metadata in the middle of a file are read with its pixels, and make Pillow raise nearly anything.
+    except Exception as error:
+        try:
+            bare = reopened(image)
+            if bare is not None:
+                with bare:
+                    return _decode(bare, size, channels)
+        except Exception:  # noqa: S110 the first error says what is wrong with the file
+            pass
+        raise error
+
+
+def _decode(image: Image.Image, size: int, channels: int) -> npt.NDArray[np.uint8]:
+    from PIL import Image, ImageOps
+
+    _check_size(image)
+    # A JPEG of 12 megapixels decodes some ten times faster at an eighth of its size; twice the wanted size is kept,
+    # so that the filter below still has something to average.
+    image.draft(None, (2 * size, 2 * size))
+    upright = _upright(image)
+    plain = _opaque(upright).convert("L" if channels == 1 else "RGB")
+    square = ImageOps.fit(plain, (size, size), Image.Resampling.BILINEAR)
+    pixels = np.asarray(square, dtype=np.uint8).reshape(size, size, channels)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def unreadable(
+    source: Source, split: Split, size: int, channels: int, progress: Callable[[int, int], None] | None = None
+) -> list[str]:
+    """Return the names of the images of a split that cannot be decoded, each with the reason; no pixel is kept."""
+
+    def trouble(index: int) -> str | None:
+        try:
+            with source.read(split, index) as image:
+                decode(image, size, channels)
+        # Damaged files make Pillow raise nearly anything.
+        except Exception as error:
+            return f"{source.names[split][index]} ({reason(error)})"
+        return None
+
+    count, found = len(source.names[split]), []
+    with unlimited_pillow(), ThreadPoolExecutor(THREADS) as pool:
+        for done, troubled in enumerate(pool.map(trouble, range(count)), start=1):
+            if troubled is not None:
+                found.append(troubled)
+            if progress is not None and (done % 256 == 0 or done == count):
+                progress(done, count)
+    return found
+
+
+@contextlib.contextmanager
+def unlimited_pillow() -> Iterator[None]:
+    """Let `MAX_PIXELS` be the one limit: Pillow warns at 89 megapixels and refuses at 179, and warnings are errors."""
+    from PIL import Image
+
+    limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = None
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of metadata that it cannot read, which is no matter of a person who trains on the pixels.
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _check_size(image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise DataError(
+            f"{image.width}x{image.height} pixels are too many; allowed: {MAX_PIXELS // 1_000_000} megapixels"
+        )
+
+
+_TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+"""Values of Pillow's `Transpose` for each EXIF orientation."""
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Return an image as its EXIF orientation says; one whose metadata cannot be read stays as it is."""
+    from PIL import Image
+
+    image.load()
+    try:
+        turn = _TURNS.get(image.getexif().get(0x0112, 1))
+    # Ill-typed tags make Pillow raise SyntaxError, struct.error, TypeError and others.
+    except Exception:
+        turn = None
+    return image if turn is None else image.transpose(Image.Transpose(turn))
+
+
+def blank(pixels: npt.NDArray[np.uint8], mode: str) -> str | None:
+    """Return why a decoded image shows almost nothing, judged by the mode that its file had; None if it shows more."""
+    deep = mode.startswith("I")
+    levels = 17 if deep and pixels.max() < 17 else BLANK_LEVELS
+    for channel in pixels:
+        counts = np.bincount(channel.ravel(), minlength=256).cumsum()
+        within = counts[levels - 1 :] - np.concatenate([[0], counts[:-levels]])
+        if within.max() < BLANK_SHARE * channel.size:
+            return None
+    if deep:
+        return "its 16- or 32-bit values fill a small part of their range or are beyond it"
+    if mode in ("LA", "RGBA", "PA", "La", "RGBa", "P"):
+        return "it may be transparent everywhere"
+    return "one colour"
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    from PIL import Image
+
+    if image.mode.startswith("I"):
+        # Pillow would clip at 255 instead of scaling.
+        wide = np.clip(np.asarray(image), 0, 65535).astype(np.uint32)
+        return Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+    if image.mode == "F":
+        raise DataError("pixels are floats, whose range is unknown; allowed: 8- or 16-bit images")
+    if not image.has_transparency_data:
+        return image
+    clear = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", clear.size, "white"), clear)
+
+
+def reason(error: Exception) -> str:
+    """Return in a few words why an image could not be read."""
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,373 @@
+"""Folders of images, one subfolder per class, as people and torchvision's ImageFolder keep them."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import numpy.typing as npt
+
+from imgcls_search.data import fingerprint
+from imgcls_search.data.opening import EXTENSIONS, open_image
+from imgcls_search.data.source import LeftOut, MaxTrain, Source, Split, SplitSeed, Test, Val, assemble
+from imgcls_search.errors import DataError
+from imgcls_search.signature import Arg
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SYSTEM_FOLDERS = (
+    "__macosx", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "recycler", "recycled", "system volume information",
+    "lost+found", "__pycache__", "@recycle", "@tmp", "lost.dir", "found.000", "config.msi", "network trash folder",
+    "temporary items",
+)  # fmt: skip
+"""Folders that systems, network drives and tools leave beside images, in lower case."""
+
+SYSTEM_FILES = ("thumbs.db", "desktop.ini", "icon\r", "ehthumbs.db")
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+ALIASES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
+"""Names that would be taken for classes, or overlooked, if nothing were said."""
+
+ALLOWED = "one subfolder of images per class, or train/ (and val/, test/) with one subfolder per class"
+
+
+def folder(
+    *,
+    root: Annotated[str, Arg(f"a folder with {ALLOWED}", fixed=True)],
+    val: Val = 0.15,
+    test: Test = 0.2,
+    split_seed: SplitSeed = 0,
+    max_train: MaxTrain = None,
+    skip_unreadable: Annotated[
+        bool, Arg("leave out images that cannot be read, and list them, instead of refusing the folder", fixed=True)
+    ] = False,
+) -> Source:
+    """Read a folder of images, one subfolder per class; val and test are cut from train where it has none of its own.
+
+    Classes are the names of the training subfolders, sorted. Folders inside a class belong to it; hidden and system
+    files and folders and files without an image's extension do not.
+
+    Raises:
+        DataError: there is no such folder, its layout is not one of the allowed, or a class is too small to cut.
+    """
+    found = _list(root)
+    return assemble(
+        name=found.top.name,
+        place=found.place,
+        classes=found.classes,
+        names=found.names,
+        labels=found.labels,
+        given=found.given,
+        read=from_files(found.paths),
+        fingerprint=found.fingerprint,
+        first_fingerprint=found.first_fingerprint,
+        skips_unreadable=skip_unreadable,
+        left_out=found.left_out,
+        notes=found.notes,
+        val=val,
+        test=test,
+        split_seed=split_seed,
+        max_train=max_train,
+    )
+
+
+def has_split(root: str, split: Split) -> bool:
+    """Tell whether a folder comes with a split of its own, in a subfolder of that name."""
+    return (_top(root) / split).is_dir()
+
+
+def whole_folder(root: str, only: Split | None = None, *, skip_unreadable: bool = False) -> Source:
+    """Read a folder as one split, `test`, that holds all its images, or those of one split that it comes with.
+
+    Nothing is cut, so one image a class is enough, and `train` need not be there.
+
+    Raises:
+        DataError: there is no such folder, or its layout is not one of the allowed.
+    """
+    found = _list(root, needs_train=False)
+    items = np.arange(len(found.paths)) if only is None else found.given[only]
+    nothing = np.array([], dtype=np.int64)
+    return Source(
+        name=found.top.name,
+        place=found.place,
+        classes=tuple(found.classes),
+        labels={"train": nothing, "val": nothing, "test": found.labels[items]},
+        names={"train": (), "val": (), "test": tuple(found.names[item] for item in items)},
+        read=lambda split, index: from_files(found.paths)(int(items[index])),
+        fingerprint=found.fingerprint,
+        first_fingerprint=found.first_fingerprint,
+        skips_unreadable=skip_unreadable,
+        left_out=found.left_out,
+        notes=found.notes,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Listing:
+    """The images of a folder, in order."""
+
+    top: Path
+    place: str
+    classes: Sequence[str]
+    paths: Sequence[Path]
+    names: Sequence[str]
+    """The paths below `top`."""
+
+    labels: npt.NDArray[np.int64]
+    given: Mapping[Split, npt.NDArray[np.int64]]
+    """The numbers of the images in each split that the folder comes with."""
+
+    fingerprint: str
+    first_fingerprint: Callable[[], str]
+    left_out: tuple[LeftOut, ...]
+    notes: tuple[str, ...]
+
+
+def _top(root: str) -> Path:
+    return Path(root).expanduser().resolve()
+
+
+def _list(root: str, *, needs_train: bool = True) -> _Listing:
+    top = _top(root)
+    place = f"data.folder: {top}"
+    tally = Tally(top)
+    try:
+        trees = _trees(top, place, needs_train=needs_train)
+        found = {split: _tree(tree, place, tally) for split, tree in trees.items()}
+        _look_beside(top, trees, tally)
+        tally.refuse_broken_links(place)
+        _check_classes(found, place)
+        classes = _classes(found)
+        number = {name: index for index, name in enumerate(classes)}
+        rows = sorted((path, number[name], split) for path, name, split in _flat(found))
+        paths = [path for path, _, _ in rows]
+        names = [path.relative_to(top).as_posix() for path in paths]
+        labels = np.array([label for _, label, _ in rows], dtype=np.int64)
+        contents = fingerprint.of_files(classes, names, labels, paths)
+        first = partial(fingerprint.of_files_by_edges, classes, names, labels, paths)
+    except OSError as error:
+        raise DataError(f"{place}: cannot be read: {error}") from error
+    splits = np.array([split for _, _, split in rows])
+    return _Listing(
+        top=top,
+        place=place,
+        classes=classes,
+        paths=paths,
+        names=names,
+        labels=labels,
+        given={split: np.flatnonzero(splits == split) for split in found},
+        fingerprint=contents,
+        first_fingerprint=first,
+        left_out=tally.left_out(),
+        notes=(
+            *_similar_names(classes),
+            *(_second_trees(trees["train"], classes, found["train"]) if "train" in trees else ()),
+        ),
+    )
+
+
+def from_files(paths: Sequence[Path]) -> Callable[[int], Image]:
+    """Return a reader of image files; only their headers are read until pixels are asked for."""
+    return lambda item: open_image(paths[item])
+
+
+class Tally:
+    """Counts what a folder holds besides the images that are read, by reason."""
+
+    def __init__(self, top: Path) -> None:
+        """Examples are named as they are seen from `top`."""
+        self.top = top
+        self.counts: dict[str, int] = {}
+        self.examples: dict[str, str] = {}
+        self.broken_links: list[str] = []
+
+    def add(self, reason: str, path: str | Path) -> None:
+        """Count something that is not read."""
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        self.examples.setdefault(reason, self.name(path))
+
+    def name(self, path: str | Path) -> str:
+        """Return a path as it is seen from the top."""
+        return Path(path).relative_to(self.top).as_posix()
+
+    def left_out(self) -> tuple[LeftOut, ...]:
+        """Return the counts, the largest first."""
+        found = [
+            LeftOut(reason=reason, count=count, example=self.examples[reason]) for reason, count in self.counts.items()
+        ]
+        return tuple(sorted(found, key=lambda entry: (-entry.count, entry.reason)))
+
+    def refuse_broken_links(self, place: str) -> None:
+        """Raise DataError if there are links that lead nowhere."""
+        if self.broken_links:
+            raise DataError(
+                f"{place}: {len(self.broken_links)} broken link(s): {_some(sorted(self.broken_links))}; "
+                "restore what they point to, or delete them"
+            )
+
+    def skips(self, entry: os.DirEntry[str], *, counts_files: bool = True) -> bool:
+        """Return whether an entry is hidden, a system's own or a broken link, and count it."""
+        name = entry.name
+        if name.startswith(".") or name.lower() in (*SYSTEM_FOLDERS, *SYSTEM_FILES):
+            is_folder = entry.is_dir()
+            if is_folder or counts_files:
+                self.add("hidden or system folder" if is_folder else "hidden or system file", entry.path)
+            return True
+        if entry.is_symlink() and not Path(entry.path).exists():
+            self.broken_links.append(self.name(entry.path))
+            return True
+        return False
+
+    def add_other(self, name: str, path: str | Path) -> None:
+        """Count a file that is no image by its ending."""
+        ending = Path(name).suffix.lower()
+        self.add(f"file ending in {ending}" if ending else "file without an ending", path)
+
+
+def _trees(top: Path, place: str, *, needs_train: bool) -> dict[Split, Path]:
+    """Return the folder of classes of every split that is given; `train` alone for one tree without splits."""
+    if not top.exists():
+        raise DataError(f"{place}: does not exist; allowed: a folder with {ALLOWED}")
+    if not top.is_dir():
+        raise DataError(f"{place}: is not a folder; allowed: a folder with {ALLOWED}")
+    given = {split: top / split for split in SPLITS if (top / split).is_dir()}
+    for name in _subfolders(top, Tally(top)):
+        meant = ALIASES.get(name.lower(), name.lower())
+        if meant in SPLITS and meant != name:
+            raise DataError(f"{place}: has a folder {name!r}; rename it to {meant!r} if it holds the {meant} split")
+    if needs_train and given and "train" not in given:
+        raise DataError(f"{place}: has {' and '.join(given)} but no train folder; allowed: {ALLOWED}")
+    return given or {"train": top}
+
+
+def _tree(top: Path, place: str, tally: Tally) -> dict[str, list[Path]]:
+    """Return the image files of every class folder."""
+    names = _subfolders(top, tally)
+    classes = {name: sorted(image_files(top / name, tally)) for name in names}
+    if not classes:
+        tally.refuse_broken_links(place)
+        raise DataError(f"{place}: no class folders in {top}; allowed: {ALLOWED}")
+    return classes
+
+
+def _look_beside(top: Path, trees: Mapping[Split, Path], tally: Tally) -> None:
+    """Count the files beside the class folders, and what is beside the folders of the splits."""
+    for tree in dict.fromkeys((top, *trees.values())):
+        is_above = "train" in trees and trees["train"] != top and tree == top
+        for entry in sorted(os.scandir(tree), key=lambda entry: entry.name):
+            # Where classes are looked for, hidden folders and broken links were counted on the way.
+            if is_above and (entry.name in trees or tally.skips(entry)):
+                continue
+            if not is_above and (entry.is_dir() or (entry.is_symlink() and not Path(entry.path).exists())):
+                continue
+            if entry.is_dir():
+                tally.add(f"folder beside {trees['train'].name}/", entry.path)
+            elif not is_above and tally.skips(entry):
+                continue
+            elif entry.name.lower().endswith(EXTENSIONS):
+                tally.add("image outside of the class folders", entry.path)
+            else:
+                tally.add_other(entry.name, entry.path)
+
+
+def _similar_names(classes: Sequence[str]) -> Iterator[str]:
+    """Yield what is to be said of classes whose names look the same."""
+    groups: dict[str, list[str]] = {}
+    for name in classes:
+        key = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+        groups.setdefault(" ".join(key.split()), []).append(name)
+    for names in groups.values():
+        if len(names) > 1:
+            forms = {unicodedata.normalize("NFC", name) for name in names}
+            way = "Unicode form" if len(forms) == 1 else "case, spaces or Unicode form"
+            # As escapes, since the names look alike otherwise.
+            yield f"classes {', '.join(map(ascii, names))} differ in {way} only"
+
+
+def _second_trees(top: Path, classes: Sequence[str], found: Mapping[str, Sequence[Path]]) -> Iterator[str]:
+    """Yield what is to be said of class folders that look like whole trees of classes, or of splits."""
+    inside: dict[str, set[str]] = {}
+    for name in classes:
+        if not any(path.parent == top / name for path in found[name]):
+            inside[name] = set(_subfolders(top / name, Tally(top)))
+    for names in inside.values():
+        if len(names) > 1 and len(alike := [name for name in inside if inside[name] == names]) > 1:
+            yield (
+                f"classes {_some(alike)} hold the same folders ({_some(sorted(names))}): if those are the classes, "
+                "give one of the trees as the folder"
+            )
+            return
+    for name in classes:
+        folders = set(_subfolders(top / name, Tally(top)))
+        if len(twins := sorted(folders & (set(classes) - {name}))) > 1:
+            yield f"class {name!r} holds folders named like other classes ({_some(twins)}): it may be a second tree"
+        elif len(splits := sorted(folders & {*SPLITS, *ALIASES})) > 1:
+            yield f"class {name!r} holds folders named like splits ({_some(splits)}): all of them are read as one class"
+
+
+def _check_classes(found: Mapping[Split, Mapping[str, Sequence[Path]]], place: str) -> None:
+    trained = found.get("train", {})
+    empty = [name for name, paths in trained.items() if not paths]
+    if empty:
+        raise DataError(f"{place}: no image in class {_some(empty)}; allowed: files ending in {' '.join(EXTENSIONS)}")
+    for split, tree in found.items():
+        strange = [name for name in tree if name not in trained]
+        if trained and strange:
+            raise DataError(f"{place}: class {_some(strange)} is in {split} but not in train; allowed: train's classes")
+        if not any(tree.values()):
+            raise DataError(f"{place}: no image in {split}; fill it or remove it")
+
+
+def _classes(found: Mapping[Split, Mapping[str, Sequence[Path]]]) -> list[str]:
+    """Return the classes of the training images; without any, those that have an image in another split."""
+    if "train" in found:
+        return sorted(found["train"])
+    return sorted({name for tree in found.values() for name, paths in tree.items() if paths})
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(repr(name) for name in names[:10]) + more
+
+
+def _flat(found: Mapping[Split, Mapping[str, Sequence[Path]]]) -> Iterator[tuple[Path, str, Split]]:
+    for split, tree in found.items():
+        for name, paths in tree.items():
+            yield from ((path, name, split) for path in paths)
+
+
+def _subfolders(top: Path, tally: Tally) -> list[str]:
+    """Return the names of the folders that may be classes, and count the others."""
+    entries = sorted(os.scandir(top), key=lambda entry: entry.name)
+    return [entry.name for entry in entries if not tally.skips(entry, counts_files=False) and entry.is_dir()]
+
+
+def image_files(top: Path, tally: Tally) -> Iterator[Path]:
+    """Yield the image files below a folder, entering every real folder once: links may run in circles.
+
+    What else is there is counted.
+    """
+    seen: set[tuple[int, int]] = set()
+    waiting = [top]
+    while waiting:
+        here = waiting.pop()
+        status = here.stat()
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        # Sorted, so that the same tree gives the same names where two links lead to one folder.
+        for entry in sorted(os.scandir(here), key=lambda entry: entry.name):
+            if tally.skips(entry):
+                continue
+            if entry.is_dir():
+                waiting.append(Path(entry.path))
+            elif entry.name.lower().endswith(EXTENSIONS):
+                yield Path(entry.path)
+            else:
+                tally.add_other(entry.name, entry.path)

@@ -1,0 +1,153 @@
+"""What is known of a data set before an image is decoded: names, labels, splits and a fingerprint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from imgcls_search.data.fingerprint import are_equal
+from imgcls_search.data.splits import Split, divide
+from imgcls_search.signature import Arg
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["LeftOut", "MaxTrain", "Source", "Split", "SplitSeed", "Test", "Val", "assemble", "from_arrays"]
+
+Val = Annotated[
+    float,
+    Arg(
+        "share of the training images held out for validation, where the data has none of its own",
+        gt=0,
+        lt=1,
+        fixed=True,
+    ),
+]
+Test = Annotated[
+    float,
+    Arg("share of all images sealed as the test split, where the data has none of its own", gt=0, lt=1, fixed=True),
+]
+SplitSeed = Annotated[int, Arg("seed of the cuts into splits", ge=0, le=2**32 - 1, fixed=True)]
+MaxTrain = Annotated[
+    int | None, Arg("use only so many training images, drawn class by class; null: all", ge=2, fixed=True)
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """Files or folders that were not counted as images, for one reason."""
+
+    reason: str
+    """Of one of them: `file ending in .txt`."""
+
+    count: int
+    example: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Source:
+    """A data set cut into splits, its images still where they lie."""
+
+    name: str
+    """For people, for example in a study's name: `digits`, or the last part of a folder's path."""
+
+    place: str
+    """Where errors say that it lies: `data.folder: /photos`."""
+
+    classes: tuple[str, ...]
+    labels: Mapping[Split, npt.NDArray[np.int64]]
+    """Class numbers [N] of every split."""
+
+    names: Mapping[Split, tuple[str, ...]]
+    """Paths below the folder, or `train/123`, of every split."""
+
+    read: Callable[[Split, int], Image]
+    """Opens one image of a split; close it, as files are read when their pixels are asked for."""
+
+    fingerprint: str
+    """Equal for equal contents, wherever they lie and whatever the splits."""
+
+    skips_unreadable: bool = False
+    """Whether images that cannot be read are left out instead of refused."""
+
+    left_out: tuple[LeftOut, ...] = ()
+    """What the place holds besides the images."""
+
+    notes: tuple[str, ...] = ()
+    """What a person should know of the classes."""
+
+    first_fingerprint: Callable[[], str] | None = None
+    """Makes the fingerprint of version 1, where that saw other parts of the images."""
+
+    @property
+    def is_in_files(self) -> bool:
+        """Whether each image is a file of its own, which may be damaged."""
+        return self.first_fingerprint is not None
+
+    def has_fingerprint(self, known: str) -> bool:
+        """Tell whether these are the images of a fingerprint, of whichever version it is.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        return are_equal(known, self.fingerprint, self.first_fingerprint)
+
+    def without(self, unreadable: Mapping[Split, Collection[str]]) -> Source:
+        """Return the source without some images of its splits; the cuts stay as they are."""
+        kept = {
+            split: [index for index, name in enumerate(names) if name not in unreadable.get(split, ())]
+            for split, names in self.names.items()
+        }
+        return replace(
+            self,
+            names={split: tuple(self.names[split][index] for index in items) for split, items in kept.items()},
+            labels={split: self.labels[split][items] for split, items in kept.items()},
+            read=lambda split, index: self.read(split, kept[split][index]),
+        )
+
+
+def assemble(
+    *,
+    name: str,
+    place: str,
+    classes: Sequence[str],
+    names: Sequence[str],
+    labels: npt.NDArray[np.int64],
+    given: Mapping[Split, npt.NDArray[np.int64]],
+    read: Callable[[int], Image],
+    fingerprint: str,
+    first_fingerprint: Callable[[], str] | None = None,
+    skips_unreadable: bool = False,
+    left_out: tuple[LeftOut, ...] = (),
+    notes: tuple[str, ...] = (),
+    **cuts: Any,
+) -> Source:
+    """Cut numbered items (names [N], labels [N], `read` by number) into the splits of a source.
+
+    `given` holds the numbers of the splits that the data comes with; `cuts` are the arguments of `divide`.
+    """
+    splits = divide(labels, given, classes=classes, place=place, **cuts)
+    return Source(
+        name=name,
+        place=place,
+        classes=tuple(classes),
+        labels={split: labels[items] for split, items in splits.items()},
+        names={split: tuple(names[item] for item in items) for split, items in splits.items()},
+        read=lambda split, index: read(int(splits[split][index])),
+        fingerprint=fingerprint,
+        first_fingerprint=first_fingerprint,
+        skips_unreadable=skips_unreadable,
+        left_out=left_out,
+        notes=notes,
+    )
+
+
+def from_arrays(pixels: npt.NDArray[np.uint8]) -> Callable[[int], Image]:
+    """Return a reader of images that lie in memory as [N, H, W] or [N, H, W, 3]."""
+    from PIL import Image
+
+    return lambda item: Image.fromarray(pixels[item])

@@ -1,0 +1,88 @@
+"""Cuts of a data set into train, val and test: seeded, stratified, every class in every part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from imgcls_search.errors import DataError
+
+Split = Literal["train", "val", "test"]
+Numbers = npt.NDArray[np.int64]
+
+
+def divide(
+    labels: Numbers,
+    given: Mapping[Split, Numbers],
+    *,
+    classes: Sequence[str],
+    place: str,
+    val: float,
+    split_seed: int,
+    max_train: int | None,
+    test: float = 0.0,
+) -> dict[Split, Numbers]:
+    """Return the item numbers of train, val and test, cutting what is not given from `train`.
+
+    The sealed test split depends on `test` and `split_seed` only, val also on `val`: neither moves with `max_train`.
+
+    Raises:
+        DataError: one class only, a class too small for the cuts, or fewer `max_train` than classes.
+    """
+    if len(classes) < 2:
+        raise DataError(f"{place}: only one class, {classes[0]!r}; a classifier needs at least 2")
+    parts = ["train", *(part for part in ("val", "test") if part not in given)]
+    train = given["train"]
+    _check_room(labels[train], classes, place, parts)
+    if max_train is not None and max_train < len(classes):
+        raise DataError(f"{place}: max_train is {max_train}; allowed: at least {len(classes)}, one image per class")
+    sealed, held = given.get("test"), given.get("val")
+    if sealed is None:
+        sealed, train = _cut(labels, train, share=test, spare=len(parts) - 1, seed=(split_seed, 0))
+    if held is None:
+        held, train = _cut(labels, train, share=val, spare=1, seed=(split_seed, 1))
+    if max_train is not None and max_train < len(train):
+        train, _ = _draw(labels, train, max_train, spare=0, seed=(split_seed, 2))
+    return {"train": train, "val": held, "test": sealed}
+
+
+def _check_room(labels: Numbers, classes: Sequence[str], place: str, parts: Sequence[str]) -> None:
+    counts = np.bincount(labels, minlength=len(classes))
+    small = [f"{classes[number]!r} ({count})" for number, count in enumerate(counts) if count < len(parts)]
+    if small:
+        few = ", ".join(small[:10]) + (f" and {len(small) - 10} more" if len(small) > 10 else "")
+        raise DataError(
+            f"{place}: too few images in class {few}; needed: at least {len(parts)}, one each for {', '.join(parts)}"
+        )
+
+
+def _cut(labels: Numbers, pool: Numbers, *, share: float, spare: int, seed: tuple[int, int]) -> tuple[Numbers, Numbers]:
+    counts = np.unique(labels[pool], return_counts=True)[1]
+    total = int(np.clip(round(share * len(pool)), len(counts), len(pool) - spare * len(counts)))
+    return _draw(labels, pool, total, spare=spare, seed=seed)
+
+
+def _draw(labels: Numbers, pool: Numbers, total: int, *, spare: int, seed: tuple[int, int]) -> tuple[Numbers, Numbers]:
+    """Return `total` items of the pool and the rest, both in the pool's order."""
+    # Not scikit-learn's train_test_split: it may leave a small class out of a part. And RandomState, because numpy
+    # has frozen its stream (NEP 19): a sealed test split must stay the same one for years.
+    random = np.random.RandomState(seed)
+    numbers, counts = np.unique(labels[pool], return_counts=True)
+    drawn = np.zeros(len(pool), dtype=bool)
+    for number, count in zip(numbers, _allocate(counts, total, spare), strict=True):
+        drawn[random.permutation(np.flatnonzero(labels[pool] == number))[:count]] = True
+    return pool[drawn], pool[~drawn]
+
+
+def _allocate(counts: Numbers, total: int, spare: int) -> Numbers:
+    """Share `total` among classes: one each, the others in proportion, by largest remainder; `spare` stay of each."""
+    room = counts - 1 - spare
+    left = total - len(counts)
+    quota = left * room / max(int(room.sum()), 1)
+    taken = np.floor(quota).astype(np.int64)
+    largest = np.argsort(taken - quota, kind="stable")
+    taken[largest[: left - int(taken.sum())]] += 1
+    return 1 + taken

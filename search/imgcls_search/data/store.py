@@ -1,0 +1,392 @@
+"""The store of decoded images: every image is decoded once, then read from memory-mapped arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from imgcls_search.config import Component
+from imgcls_search.data import arrays, fingerprint
+from imgcls_search.data.arrays import Progress
+from imgcls_search.data.decode import unreadable
+from imgcls_search.data.image import InputShape
+from imgcls_search.data.source import Source, Split
+from imgcls_search.data.stream import Streamed
+from imgcls_search.errors import BuildError, DataError
+
+READABLE = "-test-is-readable"
+"""Ends the names of empty files that say so of the test split."""
+
+STREAMED = "-streamed"
+"""Ends the names of folders that hold names and labels but no pixels."""
+
+VERSION = 1
+"""Part of every key: raise it when `decode` gives other pixels or the files another layout."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What workers need to know of a prepared data set, as JSON-able values."""
+
+    fingerprint: str
+    classes: tuple[str, ...]
+    image_size: int
+    channels: int
+    counts: Mapping[str, int]
+    """Images of every split: train, val, test."""
+
+    class_counts: tuple[int, ...]
+    """Images of every class in the training split."""
+
+    mean: tuple[float, ...]
+    """Of every channel of the training split, in 0..1."""
+
+    std: tuple[float, ...]
+    folder: str
+    """Where the arrays lie."""
+
+    streamed_from: Mapping[str, Any] | None = None
+    """The `data` component, by name and arguments, where the images are decoded anew in each epoch."""
+
+    repeated: int = 0
+    """Validation images with the very pixels of a training image."""
+
+    repeated_for_example: tuple[str, ...] = ()
+    """The names of one of them and of its twin."""
+
+    twins: int = 0
+    """Training and validation images with the very pixels of an image of another class."""
+
+    twins_for_example: tuple[str, ...] = ()
+    blank: int = 0
+    """Training and validation images that show almost nothing."""
+
+    blank_for_example: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
+    """Training and validation images that were left out since they cannot be read, each with the reason."""
+
+    def findings(self) -> list[str]:
+        """Return what a person should know of the pixels, a line each."""
+        found = []
+        if self.unreadable:
+            found.append(f"left out {len(self.unreadable):,} images that cannot be read: {', '.join(self.unreadable)}")
+        if self.twins:
+            found.append(
+                f"{self.twins:,} images are in two classes with the same pixels, for example "
+                f"{self.twins_for_example[0]}: nothing can tell them apart"
+            )
+        if self.blank:
+            found.append(f"{self.blank:,} images are almost blank, for example {self.blank_for_example[0]}")
+        return found
+
+    @property
+    def num_bytes(self) -> int:
+        """The size of the decoded images that a search reads."""
+        return (self.counts["train"] + self.counts["val"]) * self.channels * self.image_size**2
+
+    @property
+    def shape(self) -> InputShape:
+        """What a model for these images is built for."""
+        return InputShape(image_size=self.image_size, channels=self.channels, classes=len(self.classes))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain dictionaries and lists, ready for JSON."""
+        values = dataclasses.asdict(self)
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Prepared:
+        """Build from what `to_dict` returned."""
+        plain: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return cls(**plain)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Images:
+    """One split, decoded."""
+
+    pixels: npt.NDArray[np.uint8] | Streamed
+    """[N, channels, size, size], mapped from disk and read-only, or decoded where they are indexed."""
+
+    labels: npt.NDArray[np.int64]
+    """Class numbers [N]."""
+
+    names: tuple[str, ...]
+
+
+def prepare(
+    source: Source,
+    *,
+    image_size: int,
+    channels: int,
+    cache: Path,
+    progress: Progress | None = None,
+    most_bytes: float = math.inf,
+    origin: Component | None = None,
+) -> Prepared:
+    """Decode train and val into arrays below `cache`, once for all processes; the test split stays closed.
+
+    Where all that lies there would become larger than `most_bytes`, the images are looked at and not kept; workers
+    then read them again from `origin`, the component that the source was built from.
+
+    Raises:
+        BuildError: a size or a number of channels that images cannot have.
+        DataError: images that cannot be read, or a cache that cannot be written.
+    """
+    if image_size < 1:
+        raise BuildError("image.size", f"{image_size} is not allowed; allowed: int >= 1")
+    if channels not in (1, 3):
+        raise BuildError("image.channels", f"{channels} is not allowed; allowed: 1, 3")
+    folder = cache.expanduser().resolve() / _key(source, image_size, channels)
+    needed = arrays.num_bytes(source, ("train", "val"), image_size, channels)
+    is_streamed = not folder.exists() and needed + sum(stored(folder.parent).values()) > most_bytes
+    if is_streamed:
+        assert origin is not None, "who sets a bound tells where to read again"
+        folder = folder.with_name(f"{folder.name}{STREAMED}")
+    facts = _ensure(folder, source, ("train", "val"), image_size, channels, progress)
+    return Prepared(
+        fingerprint=source.fingerprint,
+        classes=source.classes,
+        image_size=image_size,
+        channels=channels,
+        counts={split: facts.get(split, {}).get("count", len(names)) for split, names in source.names.items()},
+        class_counts=tuple(
+            facts["train"].get("class_counts")
+            or np.bincount(source.labels["train"], minlength=len(source.classes)).tolist()
+        ),
+        mean=tuple(facts["train"]["mean"]),
+        std=tuple(facts["train"]["std"]),
+        folder=str(folder),
+        repeated=facts["val"].get("repeated", 0),
+        repeated_for_example=tuple(facts["val"].get("repeated_for_example", ())),
+        **_summed(facts, "twins"),
+        **_summed(facts, "blank"),
+        unreadable=tuple(name for split in facts.values() for name in split.get("unreadable", ())),
+        streamed_from={"name": origin.name, "args": dict(origin.args)} if origin and is_streamed else None,
+    )
+
+
+def _summed(facts: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Return a count over all splits and its first example; stores of earlier versions have none."""
+    examples = [name for split in facts.values() for name in split.get(f"{what}_for_example", ())]
+    count = sum(split.get(what, 0) for split in facts.values())
+    return {what: count, f"{what}_for_example": tuple(examples[:1])}
+
+
+def stored(cache: Path) -> dict[Path, int]:
+    """Return the folders of decoded images below `cache` with their sizes in bytes."""
+    folders = sorted(path for path in cache.glob("*") if path.is_dir())
+    return {folder: sum(file.stat().st_size for file in folder.iterdir()) for folder in folders}
+
+
+def remove(folder: Path) -> None:
+    """Delete a folder of decoded images; whoever reads it goes on, whoever wants it next decodes anew.
+
+    Raises:
+        DataError: it cannot be deleted.
+    """
+    from filelock import FileLock
+
+    lock = folder.with_name(f"{folder.name}.lock")
+    try:
+        with FileLock(lock):
+            shutil.rmtree(folder)
+        lock.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be deleted ({error.strerror})") from error
+
+
+def load(prepared: Prepared, split: Literal["train", "val"]) -> Images:
+    """Map a prepared split.
+
+    Raises:
+        DataError: the store is gone or damaged.
+    """
+    count = prepared.counts[split]
+    source = _streaming_source(prepared)
+    return _load(Path(prepared.folder), split, count, prepared.image_size, prepared.channels, source)
+
+
+def open_test(source: Source, prepared: Prepared, progress: Progress | None = None) -> Images:
+    """Break the seal: decode the test split of the data that `prepared` was made of, or map it if that was done.
+
+    Raises:
+        DataError: `source` is other data or other splits than `prepared`, or has images that cannot be read.
+    """
+    folder = Path(prepared.folder)
+    _must_be(source, prepared)
+    sealed = folder.with_name(f"{folder.name}-test")
+    side, channels = prepared.image_size, prepared.channels
+    facts = _ensure(sealed, source, ("test",), side, channels, progress)
+    # How many of them can be read is known only now.
+    count = facts["test"].get("count", len(source.names["test"]))
+    reader = source if prepared.streamed_from is not None else None
+    return _load(sealed, "test", count, side, channels, reader)
+
+
+def open_all(
+    source: Source,
+    *,
+    image_size: int,
+    channels: int,
+    cache: Path,
+    most_bytes: float = math.inf,
+    progress: Progress | None = None,
+) -> list[Images]:
+    """Decode the images of all splits, also of the sealed one, and return the splits that have any.
+
+    Where all that is kept below `cache` would become larger than `most_bytes`, they are decoded where they are read.
+
+    Raises:
+        DataError: images that cannot be read, or a cache that cannot be written.
+    """
+    splits: list[Split] = [split for split in ("train", "val", "test") if source.names[split]]
+    folder = cache.expanduser().resolve() / f"{_key(source, image_size, channels)}-all"
+    needed = arrays.num_bytes(source, splits, image_size, channels)
+    is_streamed = not folder.exists() and needed + sum(stored(folder.parent).values()) > most_bytes
+    if is_streamed:
+        folder = folder.with_name(f"{folder.name}{STREAMED}")
+    facts = _ensure(folder, source, splits, image_size, channels, progress)
+    counts = {split: facts[split].get("count", len(source.names[split])) for split in splits}
+    reader = source if is_streamed else None
+    return [_load(folder, split, counts[split], image_size, channels, reader) for split in splits]
+
+
+def look_at_test(source: Source, prepared: Prepared, progress: Progress | None = None) -> list[str]:
+    """See once that the files of the test split can be read; nothing of them is kept, and the split stays sealed.
+
+    Returns those that will be left out since they cannot be read, each with the reason.
+
+    Raises:
+        DataError: some cannot; they are named.
+    """
+    folder = Path(prepared.folder)
+    mark = folder.with_name(f"{folder.name.removesuffix(STREAMED)}{READABLE}")
+    if (known := _read_mark(mark)) is not None:
+        return known
+    broken = unreadable(source, "test", prepared.image_size, prepared.channels, progress)
+    if broken and not source.skips_unreadable:
+        shown = ", ".join(broken[: arrays.SHOWN])
+        more = f" and {len(broken) - arrays.SHOWN} more" if len(broken) > arrays.SHOWN else ""
+        raise DataError(
+            f"{source.place}: {len(broken)} of {len(source.names['test'])} test images cannot be read: {shown}{more}; "
+            "mend or remove them before the search, which remembers what images it had"
+        )
+    try:
+        mark.write_text(json.dumps(broken))
+    except OSError as error:
+        raise DataError(f"{mark}: cannot be written ({error.strerror})") from error
+    return broken
+
+
+def _read_mark(mark: Path) -> list[str] | None:
+    """Return what a look at the test files found; None where there was none, or it cannot be read."""
+    try:
+        text = mark.read_text()
+        # The first ones were empty files.
+        found = json.loads(text) if text else []
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, list) else None
+
+
+def _streaming_source(prepared: Prepared) -> Source | None:
+    if prepared.streamed_from is None:
+        return None
+    with fingerprint.remembering(Path(prepared.folder).parent):
+        source = _described(json.dumps(prepared.streamed_from))
+    _must_be(source, prepared)
+    return source
+
+
+@lru_cache(maxsize=1)
+def _described(component: str) -> Source:
+    # A worker asks with each job; looking through a large folder takes seconds.
+    from imgcls_search.data import describe
+
+    found = json.loads(component)
+    return describe(Component(path=f"data.{found['name']}", **found))
+
+
+def _must_be(source: Source, prepared: Prepared) -> None:
+    if _key(source, prepared.image_size, prepared.channels) != Path(prepared.folder).name.removesuffix(STREAMED):
+        raise DataError(f"{source.place}: not the data that was prepared: images or splits have changed since")
+
+
+def _key(source: Source, image_size: int, channels: int) -> str:
+    # The names in the splits stand for the settings of the cuts.
+    names = {split: list(names) for split, names in sorted(source.names.items())}
+    facts = [VERSION, source.fingerprint, names, image_size, channels]
+    # Only where it is so, since stores of before have no such part.
+    text = json.dumps([*facts, "skips unreadable"] if source.skips_unreadable else facts)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _load(folder: Path, split: Split, count: int, side: int, channels: int, source: Source | None) -> Images:
+    """Map a split of `count` images, or read them from a source where no pixels are kept."""
+    pixels: npt.NDArray[np.uint8] | Streamed
+    try:
+        if source is None:
+            pixels = np.load(folder / f"{split}.images.npy", mmap_mode="r")
+        else:
+            kept = set(json.loads((folder / f"{split}.names.json").read_bytes()))
+            items = [(split, index) for index, name in enumerate(source.names[split]) if name in kept]
+            pixels = Streamed(source, items, side, channels)
+        labels = np.load(folder / f"{split}.labels.npy")
+        names = tuple(json.loads((folder / f"{split}.names.json").read_bytes()))
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{folder}: {split} images are missing or damaged; run again to decode them anew") from error
+    if pixels.shape != (count, channels, side, side) or (len(labels), len(names)) != (count, count):
+        raise DataError(f"{folder}: {split} images are damaged; run again to decode them anew")
+    return Images(pixels=pixels, labels=labels, names=names)
+
+
+def _ensure(
+    folder: Path, source: Source, splits: Sequence[Split], size: int, channels: int, progress: Progress | None
+) -> dict[str, Any]:
+    """Return what is known of the splits' pixels, decoding them unless the folder holds them unharmed."""
+    from filelock import FileLock
+
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f"{folder.name}.lock")):
+            keeps_pixels = STREAMED not in folder.name
+            facts = arrays.intact(folder)
+            if facts is not None and not _fits(facts, splits, channels):
+                facts = None
+            return facts or arrays.build(folder, source, splits, size, channels, progress, keeps_pixels=keeps_pixels)
+    except OSError as error:
+        raise DataError(f"{folder.parent}: decoded images cannot be kept there: {error}") from error
+
+
+def _fits(facts: Any, splits: Sequence[Split], channels: int) -> bool:
+    """Tell whether facts are as `build` returns them: no checksum covers them, and they can be made again."""
+    try:
+        for split in splits:
+            known = facts[split]
+            moments = [*known["mean"], *known["std"]]
+            if len(known["mean"]) != channels or len(moments) != 2 * channels:
+                return False
+            if not all(type(value) is float and 0 <= value <= 1 for value in moments) or min(known["std"]) <= 0:
+                return False
+            examples = known.get("repeated_for_example", [])
+            if type(known.get("repeated", 0)) is not int or not all(isinstance(name, str) for name in examples):
+                return False
+            if known.get("repeated", 0) and not examples:
+                return False
+    except (KeyError, TypeError, AttributeError):
+        return False
+    return True

@@ -1,0 +1,56 @@
+"""Images too many to keep decoded: read from their files again in each epoch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from imgcls_search.data.decode import THREADS, decode, reason, unlimited_pillow
+from imgcls_search.data.source import Source, Split
+from imgcls_search.errors import DataError
+
+
+class Streamed:
+    """Stands for an array uint8 [N, channels, size, size] that is decoded where it is indexed."""
+
+    def __init__(self, source: Source, items: Sequence[tuple[Split, int]], size: int, channels: int) -> None:
+        """`items` are splits and numbers within them."""
+        self.source = source
+        self.items = items
+        self.shape = (len(items), channels, size, size)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Return the images of some numbers [B], decoded by several threads.
+
+        Raises:
+            DataError: a file has gone or changed since it was looked at.
+        """
+        with unlimited_pillow():
+            return np.stack(list(self._pool.map(self._decode, index.tolist())))
+
+    def joined(self, other: Streamed) -> Streamed:
+        """Return the images of both."""
+        _, channels, size, _ = self.shape
+        return Streamed(self.source, [*self.items, *other.items], size, channels)
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1))
+
+    def _decode(self, number: int) -> npt.NDArray[np.uint8]:
+        split, index = self.items[number]
+        try:
+            with self.source.read(split, index) as image:
+                return decode(image, self.shape[2], self.shape[1])
+        # Damaged files make Pillow raise nearly anything.
+        except Exception as error:
+            name = self.source.names[split][index]
+            raise DataError(f"{self.source.place}: cannot read {name}: {reason(error)}") from error

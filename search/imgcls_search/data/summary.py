@@ -1,0 +1,229 @@
+"""What a person is told of a data set before anything slow: classes, images, sizes, and what was not counted."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from imgcls_search.data.decode import GRAY_MODES, MAX_PIXELS, THREADS, reason, unlimited_pillow
+from imgcls_search.data.source import LeftOut, Source, Split
+from imgcls_search.errors import DataError
+
+LARGEST_CHOICE = 224
+"""Pixels of the largest side that is chosen where none is given: what networks for photographs are built for."""
+
+SMALLEST_CHOICE = 4
+
+FAR_OFF = 3.0
+"""An image counts as an outlier when a side is so many times the median, or less than such a part of it."""
+
+SHOWN = 4
+"""Reasons that are named; the other ones are summed up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Headers:
+    """What the headers of the training and validation images say."""
+
+    names: tuple[str, ...]
+    sizes: tuple[tuple[int, int], ...]
+    """Width and height of each image."""
+
+    all_gray: bool
+    unreadable: tuple[str, ...]
+    """Each with its reason; these have no size."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Width and height in pixels."""
+
+    median: tuple[int, int]
+    smallest: tuple[int, int]
+    """The least width and the least height."""
+
+    largest: tuple[int, int]
+    outliers: int
+    """Images with a side more than `FAR_OFF` times, or less than 1 / `FAR_OFF` of, the median."""
+
+    outlier: str | None
+    """The name and size of one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What is known of a data set before its pixels are decoded."""
+
+    name: str
+    classes: int
+    images: Mapping[str, int]
+    """Of each split."""
+
+    smallest_class: tuple[str, int]
+    """A class with the fewest images over all splits, and their number."""
+
+    largest_class: tuple[str, int]
+    sizes: Sizes | None
+    """None where no header could be read."""
+
+    unreadable: tuple[str, ...]
+    """Images whose headers cannot be read, each with the reason."""
+
+    left_out: tuple[LeftOut, ...]
+    notes: tuple[str, ...]
+    chosen_size: int | None = None
+    """The side that was chosen since the configuration gives none and the images differ."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    def lines(self) -> list[str]:
+        """Return at most five lines for a person."""
+        few, many = self.smallest_class, self.largest_class
+        counts = ", ".join(f"{split} {count:,}" for split, count in self.images.items())
+        found = [
+            f"data {self.name}: {self.classes:,} classes, images: {counts}",
+            f"smallest class {few[0]!r} ({few[1]:,} images), largest {many[0]!r} ({many[1]:,})",
+        ]
+        if self.sizes is not None:
+            found.append(self._sized(self.sizes))
+        if self.left_out:
+            shown = [f"{entry.count:,} x {entry.reason} ({entry.example})" for entry in self.left_out[:SHOWN]]
+            if rest := sum(entry.count for entry in self.left_out[SHOWN:]):
+                shown.append(f"{rest:,} more for other reasons")
+            found.append(f"not counted: {'; '.join(shown)}")
+        if self.notes or self.unreadable:
+            notes = [*self.notes]
+            if self.unreadable:
+                notes.insert(0, f"{len(self.unreadable):,} images cannot be read, for example {self.unreadable[0]}")
+            found.append(f"note: {'; '.join(notes)}")
+        return found
+
+    def _sized(self, sizes: Sizes) -> str:
+        if sizes.smallest == sizes.largest:
+            text = f"sizes: all {_by(sizes.median)}"
+        else:
+            text = f"sizes: median {_by(sizes.median)}, sides from {_by(sizes.smallest)} to {_by(sizes.largest)}"
+        if sizes.outliers:
+            text += f"; {sizes.outliers:,} far from the median, for example {sizes.outlier}"
+        if self.chosen_size is not None:
+            text += f"; image.size is not given: {self.chosen_size}, from the median"
+        return text
+
+
+def read_headers(source: Source, splits: Sequence[Split] = ("train", "val")) -> Headers:
+    """Read the headers of the training and validation images; no pixel is decoded, the test split stays closed.
+
+    Raises:
+        DataError: a header cannot be read, and the source does not skip such images; or none can.
+    """
+    items = [(split, index) for split in splits for index in range(len(source.names[split]))]
+    with unlimited_pillow(), ThreadPoolExecutor(THREADS) as pool:
+        found = list(pool.map(lambda item: _header(source, *item), items))
+    names = [source.names[split][index] for split, index in items]
+    unreadable = tuple(f"{name} ({header})" for name, header in zip(names, found, strict=True) if _is_reason(header))
+    if unreadable and (not source.skips_unreadable or len(unreadable) == len(items)):
+        more = f" and {len(unreadable) - 10} more" if len(unreadable) > 10 else ""
+        raise DataError(
+            f"{source.place}: cannot read {len(unreadable)} of {len(items)} images: {', '.join(unreadable[:10])}{more}"
+            "; mend or delete them" + (", or give --skip-unreadable" if source.place.startswith("data.folder") else "")
+        )
+    good = [(name, header) for name, header in zip(names, found, strict=True) if not isinstance(header, str)]
+    return Headers(
+        names=tuple(name for name, _ in good),
+        sizes=tuple(size for _, (size, _) in good),
+        all_gray=all(gray for _, (_, gray) in good),
+        unreadable=unreadable,
+    )
+
+
+def choose_shape(headers: Headers) -> tuple[int, int, bool]:
+    """Return the side and the channels for images of which neither is given, and whether the side had to be chosen.
+
+    Square images of one size keep it; else the side is the median of the shorter sides, at most `LARGEST_CHOICE`.
+    """
+    channels = 1 if headers.all_gray else 3
+    sizes = set(headers.sizes)
+    if len(sizes) == 1 and (width := headers.sizes[0][0]) == headers.sizes[0][1]:
+        return width, channels, False
+    median = int(np.median([min(size) for size in headers.sizes]))
+    return min(max(median, SMALLEST_CHOICE), LARGEST_CHOICE), channels, True
+
+
+def native_shape(source: Source) -> tuple[int, int]:
+    """Return the side and channels for the training and validation images of a source, from their headers.
+
+    Raises:
+        DataError: a header cannot be read.
+    """
+    side, channels, _ = choose_shape(read_headers(source))
+    return side, channels
+
+
+def summarise(source: Source, headers: Headers, *, chosen_size: int | None = None) -> Summary:
+    """Return what is to be said of a source whose headers were read."""
+    counts = np.zeros(len(source.classes), dtype=np.int64)
+    for labels in source.labels.values():
+        counts += np.bincount(labels, minlength=len(source.classes))
+    few, many = int(counts.argmin()), int(counts.argmax())
+    return Summary(
+        name=source.name,
+        classes=len(source.classes),
+        images={split: len(names) for split, names in source.names.items()},
+        smallest_class=(source.classes[few], int(counts[few])),
+        largest_class=(source.classes[many], int(counts[many])),
+        sizes=_sizes(headers),
+        unreadable=headers.unreadable,
+        left_out=source.left_out,
+        notes=source.notes,
+        chosen_size=chosen_size,
+    )
+
+
+def describe_left_out(left_out: Sequence[LeftOut]) -> str:
+    """Return what was not counted, in one line."""
+    return "; ".join(f"{entry.count:,} x {entry.reason} ({entry.example})" for entry in left_out)
+
+
+def _sizes(headers: Headers) -> Sizes | None:
+    if not headers.sizes:
+        return None
+    sides = np.array(headers.sizes)
+    median = np.median(sides, axis=0)
+    far = ((sides > FAR_OFF * median) | (sides * FAR_OFF < median)).any(axis=1)
+    # The farthest one is the best example.
+    distance = np.abs(np.log(np.maximum(sides, 1) / median)).max(axis=1)
+    worst = int(distance.argmax())
+    return Sizes(
+        median=(int(median[0]), int(median[1])),
+        smallest=(int(sides[:, 0].min()), int(sides[:, 1].min())),
+        largest=(int(sides[:, 0].max()), int(sides[:, 1].max())),
+        outliers=int(far.sum()),
+        outlier=f"{headers.names[worst]} ({_by(headers.sizes[worst])})" if far.any() else None,
+    )
+
+
+def _header(source: Source, split: Split, index: int) -> tuple[tuple[int, int], bool] | str:
+    """Return the size of an image and whether it is gray, or why its header cannot be read."""
+    try:
+        with source.read(split, index) as image:
+            if image.width * image.height > MAX_PIXELS:
+                return f"{_by(image.size)} pixels are too many; allowed: {MAX_PIXELS // 1_000_000} megapixels"
+            return image.size, image.mode in GRAY_MODES
+    # Damaged files make Pillow raise nearly anything.
+    except Exception as error:
+        return reason(error)
+
+
+def _is_reason(header: tuple[tuple[int, int], bool] | str) -> bool:
+    return isinstance(header, str)
+
+
+def _by(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"

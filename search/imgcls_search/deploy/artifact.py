@@ -1,0 +1,190 @@
+"""An exported file in the runtime that will serve it: its logits, its latency, its size. Never torch."""
+
+from __future__ import annotations
+
+import platform
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from imgcls_search.errors import DeployError
+from imgcls_search.external_data import must_be_alone
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+INPUT = "pixels"
+OUTPUT = "logits"
+
+QUANTIZED = "quantized"
+"""The key in a file's metadata under which the quantizer notes its mode."""
+
+BATCH = 64
+"""Images that are computed together; always the same number, as sums over a batch are rounded by its size."""
+
+WARM_UP_SECONDS = 0.2
+LEAST_RUNS = 50
+MOST_RUNS = 1000
+SECONDS = 1.0
+
+
+class Pixels(Protocol):
+    """Images, uint8 [N, C, H, W]: an array, or what decodes them where it is indexed."""
+
+    def __len__(self) -> int:
+        """Return N."""
+
+    def __getitem__(self, index: npt.NDArray[np.int64], /) -> npt.NDArray[np.uint8]:
+        """Return the images of some numbers [B]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latency:
+    """How long one image takes, by the clock, ms."""
+
+    median_ms: float
+    low_ms: float
+    """One run in ten was faster."""
+
+    high_ms: float
+    """One run in ten was slower."""
+
+    runs: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Artifact:
+    """A loaded file: it takes `pixels`, uint8 [N, C, H, W], and gives `logits`, float32 [N, classes]."""
+
+    path: Path
+    session: InferenceSession
+
+    @classmethod
+    def load(cls, path: Path) -> Artifact:
+        """Load a file into ONNX Runtime, on one thread of the CPU.
+
+        Raises:
+            DeployError: the file is missing, damaged, not one that this program exported, or has tensors in others.
+        """
+        if not path.is_file():
+            raise DeployError(f"{path}: no such ONNX file")
+        import onnxruntime
+
+        try:
+            content = path.read_bytes()
+            # From memory alone ONNX Runtime still reads a file that is named without a folder from the working folder.
+            must_be_alone(path, content)
+            session = onnxruntime.InferenceSession(content, _options(), providers=["CPUExecutionProvider"])
+        except DeployError:
+            raise
+        # The runtime raises half a dozen classes of its own, which have no common one.
+        except Exception as error:
+            raise DeployError(f"{path}: not an ONNX model, or damaged ({type(error).__name__})") from error
+        artifact = cls(path=path, session=session)
+        artifact._check()
+        return artifact
+
+    @property
+    def pixel_shape(self) -> tuple[int, int, int]:
+        """The (channels, height, width) of an image."""
+        _, channels, height, width = self.session.get_inputs()[0].shape
+        return int(channels), int(height), int(width)
+
+    @property
+    def classes(self) -> int:
+        """How many classes the logits stand for."""
+        return int(self.session.get_outputs()[0].shape[1])
+
+    @property
+    def quantized(self) -> str:
+        """How the file was quantized: `static`, `dynamic`, or `none`."""
+        return str(self.session.get_modelmeta().custom_metadata_map.get(QUANTIZED, "none"))
+
+    def logits(self, pixels: Pixels) -> npt.NDArray[np.float32]:
+        """Return float32 [N, classes] for uint8 [N, C, H, W], in order; an image's do not depend on the others."""
+        # Dynamic quantization takes one range for all images of a batch.
+        batch = 1 if self.quantized == "dynamic" else BATCH
+        starts = range(0, len(pixels), batch)
+        parts = [self._run(pixels[np.arange(start, min(start + batch, len(pixels)))]) for start in starts]
+        return np.concatenate([np.zeros((0, self.classes), dtype=np.float32), *parts])
+
+    def _run(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        (logits,) = self.session.run([OUTPUT], {INPUT: pixels})
+        values: npt.NDArray[np.float32] = np.asarray(logits)
+        return values
+
+    def _check(self) -> None:
+        signature = [
+            (value.name, value.type, len(value.shape))
+            for value in (*self.session.get_inputs(), *self.session.get_outputs())
+        ]
+        if signature != [(INPUT, "tensor(uint8)", 4), (OUTPUT, "tensor(float)", 2)]:
+            raise DeployError(f"{self.path}: not a model that this program exported; it takes and gives {signature}")
+
+
+def _options() -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    # What goes wrong is raised; the runtime would print it too.
+    options.log_severity_level = 4
+    return options
+
+
+def conditions() -> dict[str, str | int]:
+    """Return what a latency depends on besides the file."""
+    import onnxruntime
+
+    runtime = f"onnxruntime {onnxruntime.__version__}"
+    return {"processor": _processor(), "runtime": runtime, "threads": 1, "batch": 1}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def measure_latency(artifact: Artifact, pixels: npt.NDArray[np.uint8]) -> Latency:
+    """Time single images, uint8 [N, C, H, W] taken in turns, on one thread after a warm-up."""
+    images = [np.ascontiguousarray(pixels[place : place + 1]) for place in range(len(pixels))]
+    _time(artifact, images, seconds=WARM_UP_SECONDS, least=3)
+    times = 1000 * np.array(_time(artifact, images, seconds=SECONDS, least=LEAST_RUNS))
+    low, median, high = (float(value) for value in np.quantile(times, (0.1, 0.5, 0.9)))
+    return Latency(median_ms=median, low_ms=low, high_ms=high, runs=len(times))
+
+
+def _time(artifact: Artifact, images: list[npt.NDArray[np.uint8]], *, seconds: float, least: int) -> list[float]:
+    times: list[float] = []
+    ending = time.perf_counter() + seconds
+    while len(times) < least or (time.perf_counter() < ending and len(times) < MOST_RUNS):
+        started = time.perf_counter()
+        artifact._run(images[len(times) % len(images)])
+        times.append(time.perf_counter() - started)
+    return times
+
+
+def size_kb(path: Path) -> float:
+    """Return the size of a file in KB of 1024 bytes."""
+    return path.stat().st_size / 1024
+
+
+def archive_kb(path: Path) -> float:
+    """Return the size in KB of 1024 bytes that a file has in a compressed archive (deflate, as in zip and gzip).
+
+    Zeros of unstructured pruning take room in a file and next to none in an archive; they make nothing faster.
+    """
+    packer = zlib.compressobj()
+    with path.open("rb") as file:
+        size = sum(len(packer.compress(part)) for part in iter(lambda: file.read(2**20), b""))
+    return (size + len(packer.flush())) / 1024

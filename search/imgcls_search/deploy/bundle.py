@@ -1,0 +1,164 @@
+"""A folder that holds all that is needed to serve a model: its contents, and a reader that takes nothing on trust."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imgcls_search.data.decode import STEPS
+from imgcls_search.deploy.artifact import INPUT, OUTPUT, Artifact
+from imgcls_search.errors import DeployError
+
+FORMAT = 1
+DESCRIPTION = "bundle.json"
+FILES: Mapping[str, str] = {
+    "model": "model.onnx",
+    "labels": "labels.json",
+    "config": "config.yaml",
+    "metrics": "metrics.json",
+    "card": "MODEL_CARD.md",
+}
+EDITABLE = ("card",)
+"""What people are meant to write in; of the others a checksum is kept."""
+
+MOST_BYTES = 2**24
+"""A larger description or list of labels is refused unread."""
+
+LARGEST_SIZE = 4096
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Bundle:
+    """A model that is ready to classify images."""
+
+    artifact: Artifact
+    labels: tuple[str, ...]
+    size: int
+    """Side of the square images that it takes, pixels."""
+
+    channels: int
+
+
+def describe(
+    folder: Path, *, size: int, channels: int, mean: Sequence[float], std: Sequence[float], quantized: str
+) -> dict[str, Any]:
+    """Return what `bundle.json` says of the files that lie in a folder."""
+    return {
+        "format": FORMAT,
+        "files": {
+            role: {"name": name} | ({} if role in EDITABLE else {"sha256": _checksum(folder / name)})
+            for role, name in FILES.items()
+        },
+        "input": {
+            "name": INPUT,
+            "type": "uint8",
+            "layout": "NCHW",
+            "channels": channels,
+            "size": size,
+            "range": [0, 255],
+        },
+        "output": {"name": OUTPUT, "type": "float32", "probabilities": "softmax"},
+        "preprocessing": dict(STEPS),
+        "normalisation": {"in_model": True, "mean": list(mean), "std": list(std)},
+        "quantized": quantized,
+    }
+
+
+def read(folder: Path) -> Bundle:
+    """Read a bundle, whoever made it: its files lie in it, are whole and fit together.
+
+    Raises:
+        DeployError: it is not a bundle, or one of its files is missing, damaged, of another bundle or out of place.
+    """
+    if not folder.is_dir():
+        raise DeployError(f"{folder}: no such folder; allowed: one that `imgcls-search export --bundle` wrote")
+    about = _json(folder, DESCRIPTION)
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise DeployError(f"{folder / DESCRIPTION}: not a bundle of format {FORMAT} of this program")
+    names = {role: _file(folder, about, role) for role in FILES}
+    bundle = Bundle(
+        artifact=Artifact.load(folder / names["model"]),
+        labels=_labels(folder, names["labels"]),
+        size=_number(folder, about, "size", range(1, LARGEST_SIZE + 1)),
+        channels=_number(folder, about, "channels", (1, 3)),
+    )
+    _check_fit(folder, bundle)
+    return bundle
+
+
+def _json(folder: Path, name: str) -> Any:
+    path = folder / name
+    _must_be_inside(folder, name, str(path))
+    if not path.is_file():
+        raise DeployError(f"{path}: missing; the bundle is not whole")
+    if path.stat().st_size > MOST_BYTES:
+        raise DeployError(f"{path}: {path.stat().st_size:,} bytes are too many; allowed: at most {MOST_BYTES:,}")
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise DeployError(f"{path}: damaged, not JSON ({type(error).__name__})") from error
+
+
+def _file(folder: Path, about: Mapping[str, Any], role: str) -> str:
+    """Return the name of a file that plays a role, having seen that it lies in the folder and is whole."""
+    place = f"{folder / DESCRIPTION}: files.{role}"
+    entry = about.get("files", {}).get(role) if isinstance(about.get("files"), dict) else None
+    name = entry.get("name") if isinstance(entry, dict) else None
+    if not isinstance(name, str) or not isinstance(entry, dict):
+        raise DeployError(f"{place}: names no file; the bundle is damaged")
+    # Both kinds of slashes: a bundle may have been made for another system.
+    if not name or name != Path(name).name or name in (".", "..") or "\\" in name or ":" in name or "\0" in name:
+        raise DeployError(f"{place}: {name!r} is not the name of a file in the bundle; allowed: no folders, no '..'")
+    path = folder / name
+    _must_be_inside(folder, name, f"{place}: {name!r}")
+    if not path.is_file():
+        raise DeployError(f"{path}: missing; the bundle is not whole")
+    if role not in EDITABLE and entry.get("sha256") != _checksum(path):
+        raise DeployError(f"{path}: damaged, or changed since the bundle was written")
+    return name
+
+
+def _must_be_inside(folder: Path, name: str, shown: str) -> None:
+    # A link may turn in a circle, which `resolve` answers with an error of its own.
+    try:
+        is_inside = (folder / name).resolve().parent == folder.resolve()
+    except (OSError, RuntimeError):
+        is_inside = False
+    if not is_inside:
+        raise DeployError(f"{shown} is a link that leads out of the bundle")
+
+
+def _labels(folder: Path, name: str) -> tuple[str, ...]:
+    labels = _json(folder, name)
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise DeployError(f"{folder / name}: not a list of names")
+    return tuple(labels)
+
+
+def _number(folder: Path, about: Mapping[str, Any], key: str, allowed: Sequence[int]) -> int:
+    given = about.get("input")
+    value = given.get(key) if isinstance(given, dict) else None
+    if type(value) is not int or value not in allowed:
+        shown = f"{allowed[0]} to {allowed[-1]}" if isinstance(allowed, range) else "1, 3"
+        raise DeployError(f"{folder / DESCRIPTION}: input.{key}: {value!r:.50} is not allowed; allowed: {shown}")
+    return value
+
+
+def _check_fit(folder: Path, bundle: Bundle) -> None:
+    expected = (bundle.channels, bundle.size, bundle.size)
+    if bundle.artifact.pixel_shape != expected:
+        raise DeployError(f"{folder}: the model takes {bundle.artifact.pixel_shape}, {DESCRIPTION} says {expected}")
+    if bundle.artifact.classes != len(bundle.labels):
+        raise DeployError(f"{folder}: the model has {bundle.artifact.classes} classes, but {len(bundle.labels)} labels")
+
+
+def _checksum(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,90 @@
+"""From a torch model to an ONNX file that takes images as they are decoded."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+from torch import Tensor, nn
+
+from imgcls_search.data import InputShape
+from imgcls_search.deploy.artifact import INPUT, OUTPUT
+from imgcls_search.errors import DeployError
+
+
+def export_onnx(
+    model: nn.Module, path: Path, *, shape: InputShape, mean: Sequence[float], std: Sequence[float]
+) -> None:
+    """Write a model with its normalisation as an ONNX file, whole or not at all; the model stays as it is.
+
+    The file takes `pixels`, uint8 [N, channels, size, size] with any N, and gives `logits`, float32 [N, classes].
+
+    Raises:
+        DeployError: the exporter cannot take the model.
+    """
+    served = _Served(copy.deepcopy(model).cpu().float(), mean, std).eval()
+    # Two images: a size of one would be taken for a constant.
+    pixels = torch.zeros(2, shape.channels, shape.image_size, shape.image_size, dtype=torch.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with _quiet(), torch.no_grad():
+            # Traced here: torch.onnx would try a second way after a failure, and answer with a page on both.
+            shapes = {"pixels": {0: torch.export.Dim("N")}}
+            traced = torch.export.export(served, (pixels,), dynamic_shapes=shapes, strict=False)
+            program = torch.onnx.export(traced, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False)
+            assert program is not None
+            # Behind every node it notes lines of code, with the paths of this machine: a third of a small file.
+            ClearMetadataAndDocStringPass()(program.model)
+            program.save(temporary)
+        temporary.replace(path)
+    except Exception as error:
+        # The exporter wraps whatever went wrong in pages of advice; the first line names it.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DeployError(f"{path}: the model cannot be exported to ONNX ({reason})") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class _Served(nn.Module):
+    """A model behind the normalisation that its training images had."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        means, stds = (torch.tensor(values).view(1, -1, 1, 1) for values in (mean, std))
+        self.model = model
+        self.register_buffer("scale", 1 / (255 * stds))
+        self.register_buffer("shift", -means / stds)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        # The same arithmetic as in training, to the last bit.
+        logits: Tensor = self.model(pixels.float() * self.scale + self.shift)
+        return logits.float()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what the exporter says of its own internals."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        # Deprecations inside torch and onnxscript are theirs to mend.
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.filterwarnings("ignore", category=category, module=r"(torch|onnxscript|onnx_ir|copyreg)(\.|$)")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,109 @@
+"""Image files classified with a bundle, decoded as the training images were. Never torch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from imgcls_search.data.decode import THREADS, decode, reason, unlimited_pillow
+from imgcls_search.data.folders import Tally, image_files
+from imgcls_search.data.opening import EXTENSIONS, open_image
+from imgcls_search.data.source import LeftOut
+from imgcls_search.deploy.bundle import Bundle
+
+BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """What a model says of one image."""
+
+    image: str
+    ranked: tuple[tuple[str, float], ...]
+    """Labels with their probabilities, the likeliest first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """An image that has no prediction, and why."""
+
+    image: str
+    reason: str
+
+
+def classify(
+    bundle: Bundle,
+    paths: Iterable[Path],
+    *,
+    top: int,
+    on_left_out: Callable[[Path, Sequence[LeftOut]], None] = lambda folder, found: None,
+) -> Iterator[Prediction | Skipped]:
+    """Yield the `top` labels of every image, in order; folders stand for the images below them.
+
+    What a folder holds besides images is handed to `on_left_out`.
+    """
+    with unlimited_pillow(), ThreadPoolExecutor(THREADS) as pool:
+        files = itertools.chain.from_iterable(_files(path, on_left_out) for path in paths)
+        while batch := list(itertools.islice(files, BATCH)):
+            yield from _classify(bundle, list(pool.map(lambda file: _decode(file, bundle), batch)), top)
+
+
+def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Return probabilities [N, classes], in double precision, from logits [N, classes]."""
+    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    probabilities: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+_Decoded = tuple[str, npt.NDArray[np.uint8]] | Skipped
+
+
+def _classify(bundle: Bundle, items: Sequence[_Decoded], top: int) -> Iterator[Prediction | Skipped]:
+    pixels = [item[1] for item in items if not isinstance(item, Skipped)]
+    rows = iter(softmax(bundle.artifact.logits(np.stack(pixels)))) if pixels else iter(())
+    for item in items:
+        yield item if isinstance(item, Skipped) else _ranked(bundle, item[0], next(rows), top)
+
+
+def _ranked(bundle: Bundle, image: str, probabilities: npt.NDArray[np.float64], top: int) -> Prediction:
+    # Stable, so that of equal ones the first class comes first, as in argmax.
+    order = np.argsort(-probabilities, kind="stable")[:top]
+    return Prediction(image=image, ranked=tuple((bundle.labels[k], float(probabilities[k])) for k in order))
+
+
+def _files(path: Path, on_left_out: Callable[[Path, Sequence[LeftOut]], None]) -> Iterator[Path | Skipped]:
+    try:
+        if not path.is_dir():
+            yield path
+            return
+        tally = Tally(path)
+        found = sorted(image_files(path, tally))
+    except OSError as error:
+        yield Skipped(image=str(path), reason=error.strerror or type(error).__name__)
+        return
+    if tally.counts:
+        on_left_out(path, tally.left_out())
+    yield from found
+    for name in tally.broken_links:
+        yield Skipped(image=str(path / name), reason="a broken link")
+    if not found:
+        yield Skipped(image=str(path), reason=f"no image in this folder; looked for {' '.join(EXTENSIONS)}")
+
+
+def _decode(file: Path | Skipped, bundle: Bundle) -> _Decoded:
+    if isinstance(file, Skipped):
+        return file
+    try:
+        with open_image(file) as image:
+            return str(file), decode(image, bundle.size, bundle.channels)
+    except OSError as error:
+        return Skipped(image=str(file), reason=error.strerror or reason(error))
+    # Damaged files make Pillow raise nearly anything.
+    except Exception as error:
+        return Skipped(image=str(file), reason=reason(error))

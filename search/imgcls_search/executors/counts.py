@@ -1,0 +1,118 @@
+"""What models cost, remembered by architecture in one small file that all studies under a folder share."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import sqlite3
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from imgcls_search.errors import BuildError
+from imgcls_search.models import ENTRY_POINTS
+
+
+class Counts:
+    """A memory of answers; where its file cannot be written it forgets them with the process."""
+
+    def __init__(self, path: Path) -> None:
+        """Answers are kept in the SQLite file `path`, which need not exist."""
+        self.known: dict[str, Any] = {}
+        self.file: sqlite3.Connection | None = None
+        with contextlib.suppress(OSError, sqlite3.Error):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Several helpers and several runs write it; each answer is one statement.
+            self.file = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
+            self.file.execute("PRAGMA journal_mode=WAL")
+            self.file.execute("PRAGMA synchronous=OFF")
+            self.file.execute("CREATE TABLE IF NOT EXISTS counts (key TEXT PRIMARY KEY, answer TEXT NOT NULL)")
+
+    def get(self, question: Mapping[str, Any]) -> Any:
+        """Return the remembered answer to a question, or None.
+
+        Raises:
+            BuildError: that was the answer.
+        """
+        key = _key(question)
+        if key not in self.known:
+            self.known[key] = self._read(key)
+        return _thaw(self.known[key])
+
+    def ask(self, question: Mapping[str, Any], answer: Callable[[], Any]) -> Any:
+        """Return the remembered answer, or a new one (plain JSON), which is remembered.
+
+        Raises:
+            BuildError: that is the answer.
+        """
+        known = self.get(question)
+        if known is not None:
+            return known
+        try:
+            found: dict[str, Any] = {"answer": answer()}
+        except BuildError as error:
+            found = {"error": [error.path, error.message]}
+        key = _key(question)
+        self.known[key] = found
+        self._write(key, found)
+        return _thaw(found)
+
+    def _read(self, key: str) -> Any:
+        if self.file is not None:
+            with contextlib.suppress(sqlite3.Error, ValueError, TypeError, RecursionError):
+                row = self.file.execute("SELECT answer FROM counts WHERE key = ?", (key,)).fetchone()
+                found = json.loads(row[0]) if row else None
+                return found if _is_whole(found) else None
+        return None
+
+    def _write(self, key: str, found: Mapping[str, Any]) -> None:
+        if self.file is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self.file.execute("INSERT OR REPLACE INTO counts VALUES (?, ?)", (key, json.dumps(found)))
+
+
+def _is_whole(found: Any) -> bool:
+    """Tell whether what was remembered is an answer or an error; anything else is asked again."""
+    if not isinstance(found, dict):
+        return False
+    error = found.get("error", ["", ""])
+    is_error = isinstance(error, list) and len(error) == 2 and all(isinstance(part, str) for part in error)
+    return is_error and ("error" in found or found.get("answer") is not None)
+
+
+def _thaw(found: Any) -> Any:
+    if found is None:
+        return None
+    if "error" in found:
+        raise BuildError(*found["error"])
+    return found["answer"]
+
+
+def _key(question: Mapping[str, Any]) -> str:
+    text = json.dumps([_versions(), question], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@cache
+def _versions() -> dict[str, str]:
+    """Return what may change the answers: libraries that build models, and the text of our own builders."""
+    found = {}
+    for name in ("torch", "torchvision", "timm", "torch-pruning"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    package = Path(__file__).parent.parent
+    paths = [
+        *sorted((package / "models").glob("*.py")),
+        package / "train" / "optimizers.py",
+        package / "compress" / "prune.py",
+    ]
+    for entry in metadata.entry_points(group=ENTRY_POINTS):
+        spec = find_spec(entry.module)
+        if spec is not None and spec.origin is not None:
+            paths.append(Path(spec.origin))
+    texts = [path.read_bytes() for path in paths]
+    return {**found, "builders": hashlib.sha256(b"".join(texts)).hexdigest()}

@@ -1,0 +1,135 @@
+"""How the run starts processes that need torch."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from multiprocessing import util
+from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from imgcls_search import terminal
+from imgcls_search.errors import UserError
+
+MOST_FOLDER_BYTES = 60
+"""A socket's path has 107 bytes at most, 103 on a Mac, of which multiprocessing takes 33 and Ray's fork server 43."""
+
+
+def start(target: Callable[..., None], name: str, *arguments: Any) -> tuple[BaseProcess, Connection]:
+    """Start `target(connection, *arguments)` in a process of its own; return it and our end of the connection."""
+    context = _context()
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_begin, args=(target, theirs, *arguments), name=name, daemon=True)  # type: ignore[attr-defined]
+    with deaf_to_terminal():
+        process.start()
+    # Only the process may hold its end: that is how each side sees the other's death.
+    theirs.close()
+    return process, ours
+
+
+def _begin(target: Callable[..., None], *arguments: Any) -> None:
+    """Run the target in a process that shows warnings as the program does, however it was started."""
+    terminal.show_plain_warnings()
+    target(*arguments)
+
+
+def warm_up() -> None:
+    """Begin what the first `start` would wait for, and return at once."""
+    if _context().get_start_method() == "forkserver":
+        from multiprocessing import forkserver
+
+        with deaf_to_terminal():
+            forkserver.ensure_running()
+
+
+@cache
+def _context() -> BaseContext:
+    _keep_folder_out()
+    # Importing torch and what a training needs takes seconds. On Linux one process does it once and forks the others,
+    # a replacement for a dead worker too. It never touches a GPU, whose state would not outlive a fork.
+    if not sys.platform.startswith("linux"):
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    _find_short_folder()
+    context.set_forkserver_preload(["imgcls_search.executors.warm"])
+    return context
+
+
+def _keep_folder_out() -> None:
+    """Keep the working folder, where a user may have a file of any name, from being searched for modules.
+
+    `python -c`, which multiprocessing starts its processes with, puts it before all others. Python 3.10 has no setting
+    against that, and up to 3.12 the fork server is not told where this process finds its modules.
+    """
+    spawn = util.spawnv_passfds
+
+    def spawn_clean(path: bytes, arguments: Sequence[Any], passed: Sequence[int]) -> int:
+        *start, option, code = arguments
+        if option == "-c":
+            code = f"import sys; sys.path[:] = {sys.path!r}; {code}"
+        return int(spawn(path, [*start, option, code], passed))
+
+    util.spawnv_passfds = spawn_clean  # type: ignore[assignment]
+
+
+def _find_short_folder() -> None:
+    """Choose where multiprocessing's sockets are: a path of some 100 characters is all that the system takes.
+
+    Raises:
+        UserError: the folder of temporary files is too long, and there is no other one.
+    """
+    usual = tempfile.gettempdir()
+    if len(os.fsencode(usual)) <= MOST_FOLDER_BYTES:
+        return
+    try:
+        tempfile.tempdir = short_folder()
+        util.get_temp_dir()
+    finally:
+        tempfile.tempdir = usual
+
+
+def short_folder() -> str:
+    """Return a folder of temporary files with a path that leaves room for a socket's name.
+
+    Raises:
+        UserError: there is none.
+    """
+    usual = tempfile.gettempdir()
+    for folder in (usual, os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp", "/var/tmp", "/dev/shm"):  # noqa: S108
+        is_short = 0 < len(os.fsencode(folder)) <= MOST_FOLDER_BYTES
+        if is_short and Path(folder).is_dir() and os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    raise UserError(
+        f"TMPDIR: {usual} is too long for the sockets of processes; allowed: at most {MOST_FOLDER_BYTES} bytes"
+    )
+
+
+@contextlib.contextmanager
+def deaf_to_terminal() -> Iterator[None]:
+    """Let a process be born that ignores Ctrl-C and the terminal's end, which reach all processes; the run decides."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    if hasattr(signal, "pthread_sigmask"):
+        # What comes meanwhile is heard afterwards; the new process never unblocks them.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGHUP])
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)

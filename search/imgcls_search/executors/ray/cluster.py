@@ -1,0 +1,207 @@
+"""Which Ray cluster a search runs on, whether it is fit for it, and how many workers it holds."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import imgcls_search
+from imgcls_search.errors import ClusterError
+from imgcls_search.executors import processes
+
+ANSWER_SECONDS = 5.0
+"""How long an address may take to answer."""
+
+LOOK_SECONDS = 60.0
+"""How long the nodes may take to tell what they are: each starts a process for it."""
+
+OBJECT_STORE_BYTES = 128 * 2**20
+"""For a cluster on this machine alone, whose workers write their files themselves."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The workers of a search on a cluster."""
+
+    count: int
+    device: str
+    """What each trains on, as it sees it."""
+
+    resources: Mapping[str, float]
+    """What Ray is to set aside for each."""
+
+    hardware: str
+    """The cluster in words."""
+
+
+def join(address: str) -> None:
+    """Connect to the cluster at an address or to the one that this machine is of (`auto`), or start one here (`local`).
+
+    Raises:
+        ClusterError: Ray is not installed, nobody answers, or the cluster does not take this process.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # What Ray has to say of workers and nodes that died, pages of it, is said by the run in a line.
+    os.environ["RAY_DEDUP_LOGS_SKIP_REGEX"] = "."
+    if address == "local":
+        # The way of Ray's desktop installations: all its ports are then open to this machine only.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        # Trials are what this cluster is for; by Ray's own setting they would give way to anything else.
+        os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so
+    try:
+        import ray
+    except ModuleNotFoundError:
+        raise ClusterError("--cluster: Ray is not installed; pip install 'imgcls-search[ray]'") from None
+    if address.startswith("ray://"):
+        raise ClusterError(
+            f"--cluster {address}: a search cannot be steered through Ray Client; run the command on a node of the "
+            "cluster, with --cluster auto"
+        )
+    if address not in ("auto", "local"):
+        _must_answer(address)
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    own: dict[str, Any] = {}
+    if address == "local":
+        own = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+        if (folder := processes.short_folder()) != tempfile.gettempdir():
+            own["_temp_dir"] = str(Path(folder) / "ray")
+    try:
+        with processes.deaf_to_terminal(), _working_beside_package():
+            ray.init(address=address, log_to_driver=False, configure_logging=False, **own)
+    except Exception as error:
+        # Ray has no class of its own for what can go wrong here.
+        raise ClusterError(f"--cluster {address}: {_first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _working_beside_package() -> Iterator[None]:
+    """Have Ray's processes look for modules where this package is, and not in the user's working folder.
+
+    Ray puts the folder in which `ray.init` is called first on the path of every worker.
+    """
+    before = Path.cwd()
+    os.chdir(Path(imgcls_search.__file__).resolve().parent.parent)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+
+
+def leave() -> None:
+    """Disconnect; a cluster that `join` started ends."""
+    import ray
+
+    ray.shutdown()
+
+
+def lay_out(wanted: str, workers: int | None, most: int) -> Layout:
+    """Return what workers the cluster holds, at most `most`: one a GPU or a CPU, or more `workers` that share them.
+
+    Raises:
+        ClusterError: the cluster does not have the device that `training.device` asks for.
+    """
+    nodes = _nodes()
+    gpus, cpus = (int(sum(node["Resources"].get(kind, 0) for node in nodes)) for kind in ("GPU", "CPU"))
+    had = f"the cluster has {len(nodes)} node(s) with {cpus} CPU(s) and {gpus} GPU(s)"
+    if wanted not in ("auto", "cpu", "cuda") or (wanted == "cuda" and not gpus):
+        raise ClusterError(f"training.device: {wanted} is not on the cluster; {had}")
+    kind, held = ("GPU", gpus) if gpus and wanted != "cpu" else ("CPU", cpus)
+    if not held:
+        raise ClusterError(f"--cluster: no CPU for a worker; {had}")
+    count = workers or held
+    # Ray counts in ten-thousandths.
+    share = 10_000 // math.ceil(count / held) / 10_000
+    return Layout(
+        count=max(1, min(count, most)),
+        device="cuda:0" if kind == "GPU" else "cpu",
+        resources={"num_gpus": share, "num_cpus": 0} if kind == "GPU" else {"num_cpus": share},
+        hardware=f"Ray cluster: {had.removeprefix('the cluster has ')}",
+    )
+
+
+def only_node(layout: Layout) -> str:
+    """Return the one node that has the device of a layout's workers.
+
+    Raises:
+        ClusterError: there are several.
+    """
+    kind = "CPU" if layout.device == "cpu" else "GPU"
+    having = [node["NodeID"] for node in _nodes() if node["Resources"].get(kind, 0)]
+    if len(having) > 1:
+        raise ClusterError(
+            f"latency_ms: is timed while nothing else works, on one machine, and the cluster has {len(having)} nodes; "
+            "use --cluster local, or leave it out of study.objectives and limits"
+        )
+    return str(having[0])
+
+
+def refuse_strangers(nodes: Sequence[str] | None = None) -> None:
+    """Refuse nodes, all unless they are named, that have another version of this package.
+
+    Raises:
+        ClusterError: one does; or one does not answer.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    def told() -> tuple[str, str] | None:
+        # Pickled whole, as the package may not be there.
+        import hashlib
+        import pathlib
+
+        try:
+            import imgcls_search
+        except ImportError:
+            return None
+        top = pathlib.Path(imgcls_search.__file__).parent
+        content = b"".join(path.read_bytes() for path in sorted(top.rglob("*.py")))
+        return imgcls_search.__version__, hashlib.sha256(content).hexdigest()[:8]
+
+    ask = ray.remote(told)
+    asked = {}
+    for node in _nodes():
+        if nodes is None or node["NodeID"] in nodes:
+            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            options = {"num_cpus": 0, "max_retries": 0, "scheduling_strategy": there}
+            asked[node["NodeManagerAddress"], node["NodeID"]] = ask.options(**options).remote()
+    ours = told()
+    for (ip, _), answer in asked.items():
+        try:
+            theirs = ray.get(answer, timeout=LOOK_SECONDS)
+        except ray.exceptions.RayError as error:
+            raise ClusterError(f"--cluster: node {ip} cannot start a process ({_first_line(error)})") from error
+        if theirs != ours:
+            raise ClusterError(f"--cluster: node {ip} has {_named(theirs)}, this machine {_named(ours)}")
+
+
+def _nodes() -> list[dict[str, Any]]:
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _must_answer(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ClusterError(f"--cluster {address}: not an address; allowed: auto, local, HOST:PORT")
+    try:
+        with contextlib.closing(socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS)):
+            pass
+    except (OSError, OverflowError) as error:
+        raise ClusterError(f"--cluster {address}: nobody answers there ({error})") from error
+
+
+def _named(version: tuple[str, str] | None) -> str:
+    return f"imgcls-search {version[0]} (its files: {version[1]})" if version is not None else "no imgcls-search"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).split("\n", 1)[0]

@@ -1,0 +1,289 @@
+"""Trials on the nodes of a Ray cluster: one actor a slot, which lives for many trials."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from imgcls_search.errors import ClusterError
+from imgcls_search.executors.ray import cluster, parcels
+from imgcls_search.executors.ray.cluster import Layout
+from imgcls_search.executors.ray.parcels import Errand
+from imgcls_search.executors.ray.station import Meeting, Report, Station
+from imgcls_search.executors.slots import Message, Slot, SlotsExecutor
+from imgcls_search.protocol import Event, Job, Stopped, WorkerDied
+
+PATIENCE_SECONDS = 15.0
+"""A worker that says nothing for so long, not even that there is nothing to say, is taken for lost."""
+
+LISTENING_SECONDS = 1.0
+"""The run listens at least this often while it is at work."""
+
+RETRY_SECONDS = 0.5
+"""After so long a station that could not be reached is asked again."""
+
+MOST_STILLBORN = 3
+"""Actors of one slot in a row that may die before they say a word."""
+
+END_SECONDS = 2.0
+"""How long an actor may take to end its worker process before it is killed."""
+
+WAITING_SECONDS = 5.0
+"""How often it is said of a job that it waits for a worker, which is no fault of its trial's."""
+
+
+class RayExecutor(SlotsExecutor["_RaySlot"]):
+    """Runs jobs in actors; a dead one is replaced at once, wherever Ray finds room for it."""
+
+    def __init__(self, layout: Layout, folder: Path, say: Callable[[str], None], *, node: str | None = None) -> None:
+        """Ask Ray for the workers of a layout, all on one `node` if it is named.
+
+        `folder` is the study's; nodes that see it work there, to and from others the files travel.
+        """
+        self.root = folder.parent.resolve()
+        self.say = say
+        self.images: dict[str, Mapping[str, list[Any]]] = {}
+        """Decoded images that were put into the object store, by their folder."""
+        self.known_nodes = {entry["NodeID"] for entry in ray.nodes()}
+        self.waiting: Job | None = None
+        """A job that came while no worker was there."""
+        self.told_at = self.listened_at = self.clock()
+        self.marker = folder.resolve() / "meeting"
+        token = secrets.token_hex(16)
+        self.marker.write_text(token)
+        meeting = Meeting(folder=str(Path.cwd()), root=str(self.root), marker=str(self.marker), token=token)
+        placed = NodeAffinitySchedulingStrategy(node, soft=False) if node else "SPREAD"
+        actor = ray.remote(Station).options(**layout.resources, scheduling_strategy=placed, max_restarts=0)
+
+        def hire(name: str) -> Any:
+            return actor.remote(name, layout.device, meeting)
+
+        super().__init__([_RaySlot(f"worker-{index}", hire, self._errand) for index in range(layout.count)])
+
+    def free_slots(self) -> int:
+        """Return how many workers have nothing to do; one job is taken too while no worker is there at all."""
+        if self.waiting is not None:
+            return 0
+        nobody = self.alone is None and not any(slot.is_ready for slot in self.workers)
+        return super().free_slots() or int(nobody)
+
+    def start(self, job: Job) -> None:
+        """Hand a job to a free worker, or keep it until there is one."""
+        job = replace(
+            job,
+            checkpoint=_absolute(job.checkpoint),
+            log=_absolute(job.log),
+            artifact=_absolute(job.artifact),
+            pictures=_absolute(job.pictures),
+            teacher=_absolute(job.teacher) if job.teacher else None,
+        )
+        if job.kind == "train" and not self._free():
+            self.waiting = job
+        else:
+            super().start(job)
+
+    def stop(self, trial: int) -> None:
+        """Ask the worker of a trial to save and stop."""
+        if self._is_waiting(trial):
+            self.waiting = None
+            self.events.append(Stopped(trial=trial))
+        super().stop(trial)
+
+    def kill(self, trial: int, reason: str) -> None:
+        """End the actor of a trial at once; a `WorkerDied` event with the reason follows."""
+        if self._is_waiting(trial):
+            self.waiting = None
+            self.events.append(WorkerDied(trial=trial, reason=reason))
+        super().kill(trial, reason)
+
+    def clock(self) -> float:
+        """Return seconds since an arbitrary moment."""
+        return time.monotonic()
+
+    def close(self) -> None:
+        """End all workers now."""
+        self.marker.unlink(missing_ok=True)
+        for slot in self.workers:
+            slot.end()
+
+    def _is_waiting(self, trial: int) -> bool:
+        return self.waiting is not None and self.waiting.trial == trial
+
+    def _listen(self, timeout: float) -> None:
+        now = self.clock()
+        for slot in self.workers:
+            slot.ask_again(now)
+        by_reply = {slot.reply: slot for slot in self.workers if slot.reply is not None}
+        if not by_reply:
+            time.sleep(min(timeout, RETRY_SECONDS))
+            return
+        ray.wait(list(by_reply), num_returns=1, timeout=timeout)
+        ready, _ = ray.wait(list(by_reply), num_returns=len(by_reply), timeout=0)
+        for reply in ready:
+            self._open(by_reply[reply], reply)
+        self._look_after([by_reply[reply] for reply in ready])
+
+    def _open(self, slot: _RaySlot, reply: Any) -> None:
+        try:
+            report: Report = ray.get(reply)
+        except (ActorUnavailableError, ObjectLostError):
+            # A network that may heal; nothing is lost, as all is said again until it is answered.
+            slot.ask_later(self.clock())
+        except RayActorError as error:
+            self._lose(slot, _why(error))
+        else:
+            self._read(slot, report)
+
+    def _read(self, slot: _RaySlot, report: Report) -> None:
+        if report.node not in self.known_nodes:
+            cluster.refuse_strangers([report.node])
+            self.known_nodes.add(report.node)
+        for event in slot.read(report, self.root):
+            self._take_in(event)
+        if self.waiting is not None and (free := self._free()):
+            job, self.waiting = self.waiting, None
+            self.events.append(Event(trial=job.trial))
+            free[0].take(job)
+        self._attend_alone()
+
+    def _look_after(self, heard: Sequence[_RaySlot]) -> None:
+        """Take notice of those that were not heard of."""
+        # A run that was stopped itself, or waited for a lock, has not listened meanwhile.
+        seconds = min(self.clock() - self.listened_at, LISTENING_SECONDS)
+        self.listened_at = self.clock()
+        for slot in self.workers:
+            slot.silence += 0 if slot in heard else seconds
+            if slot.is_ready and slot.silence > PATIENCE_SECONDS:
+                self._lose(slot, f"nothing was heard of it for {PATIENCE_SECONDS:g} s")
+        if self.waiting is not None and self.clock() - self.told_at > WAITING_SECONDS:
+            self.told_at = self.clock()
+            self.events.append(Event(trial=self.waiting.trial))
+
+    def _lose(self, slot: _RaySlot, why: str) -> None:
+        """Take note of an actor's death, and ask for another."""
+        if not slot.is_ready:
+            slot.stillborn += 1
+            if slot.stillborn == MOST_STILLBORN:
+                raise ClusterError(f"--cluster: {slot.name} cannot be started ({why})")
+        job, place = slot.job, slot.place
+        self.say(f"{place} was lost: {why}")
+        slot.replace()
+        if job is not None:
+            self._take_in(WorkerDied(trial=job.trial, worker=place, reason=f"{place} died ({why})"))
+
+    def _errand(self, job: Job, *, is_shared: bool, is_new_there: bool) -> Errand:
+        """Return a job with what its node cannot read by itself."""
+        if is_shared:
+            return Errand(job=job)
+        paths = [job.teacher, job.checkpoint, job.artifact] if is_new_there else []
+        files = [parcels.below(self.root, Path(path)) for path in paths if path and Path(path).is_file()]
+        return Errand(job=job, files=files, images=self._images(Path(job.data["folder"])))
+
+    def _images(self, folder: Path) -> Mapping[str, list[Any]]:
+        if str(folder) not in self.images:
+            self.say(f"nodes that do not see {self.root} get the decoded images through Ray's object store")
+            self.images[str(folder)] = {
+                path.name: [ray.put(chunk) for chunk in parcels.chunks(path)] for path in sorted(folder.iterdir())
+            }
+        return self.images[str(folder)]
+
+
+class _RaySlot(Slot):
+    """The run's end of one actor. What is said is numbered and said again until the actor has it."""
+
+    def __init__(self, name: str, hire: Callable[[str], Any], errand: Callable[..., Errand]) -> None:
+        super().__init__(name)
+        self.hire = hire
+        self.errand = errand
+        self.stillborn = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        self.place = self.name
+        self.is_ready = False
+        self.is_shared = True
+        self.trial_there = -1
+        self.silence = 0.0
+        self.said = self.known = 0
+        self.unheard: list[tuple[int, Any]] = []
+        self.retry_at: float | None = None
+        self.actor = self.hire(self.name)
+        # Answered as soon as the actor lives.
+        self.reply: Any = self.actor.listen.remote(-1)
+
+    def tell(self, message: Message) -> None:
+        """Send a message."""
+        told: Errand | Message = message
+        if isinstance(message, Job):
+            told = self.errand(message, is_shared=self.is_shared, is_new_there=self.trial_there != message.trial)
+            self.trial_there = message.trial
+        self.said += 1
+        self.unheard.append((self.said, told))
+        self.actor.hear.remote(self.unheard[-1:])
+
+    def read(self, report: Report, root: Path) -> list[Event]:
+        """Take a report; return the events in it that are new, after writing the files that came with them."""
+        self.is_ready, self.is_shared, self.place = True, report.is_shared, f"{self.name}@{report.ip}"
+        self.silence, self.stillborn = 0.0, 0
+        self.unheard = [entry for entry in self.unheard if entry[0] > report.heard]
+        fresh = [news for news in report.news if news.number > self.known]
+        for news in fresh:
+            parcels.write(root, news.files)
+            self.known = news.number
+            self.note(news.event)
+        self.reply = self.actor.listen.remote(self.known)
+        return [news.event for news in fresh]
+
+    def ask_later(self, now: float) -> None:
+        """Take note that the actor could not be reached."""
+        self.reply, self.retry_at = None, now + RETRY_SECONDS
+
+    def ask_again(self, now: float) -> None:
+        """Say again what may be lost, if it is time for it."""
+        if self.retry_at is not None and now >= self.retry_at:
+            self.retry_at = None
+            if self.unheard:
+                self.actor.hear.remote(self.unheard)
+            self.reply = self.actor.listen.remote(self.known)
+
+    def kill(self) -> None:
+        """End the actor and its worker now; another takes their place."""
+        self.end()
+        self.replace()
+
+    def end(self) -> None:
+        """End the actor and its worker now."""
+        # A process of its own outlives an actor that is killed by the moment in which it notices.
+        ray.wait([self.actor.end.remote()], timeout=END_SECONDS if self.is_ready else 0)
+        ray.kill(self.actor)
+
+    def replace(self) -> None:
+        """Ask for another actor in place of one that is dead or out of reach."""
+        with contextlib.suppress(ValueError):
+            ray.kill(self.actor)
+        self.job = None
+        self.is_held = self.is_resting = False
+        self._begin()
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).resolve()) if path else ""
+
+
+def _why(error: RayActorError) -> str:
+    """Return in few words why an actor is dead."""
+    text = str(error)
+    if "node has died" in text:
+        return "its node was lost"
+    if "worker process has died" in text:
+        return "its process was killed, or crashed"
+    return text.strip().split("\n")[-1]

@@ -1,0 +1,188 @@
+"""What a run's worker processes on a node are forked from; Linux only.
+
+It outlives the actors, so that the worker of a new one does not wait until torch is imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import multiprocessing
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+LINGER_SECONDS = 60.0
+"""How long it waits for the next actor while none has a process."""
+
+
+class ForkServer:
+    """An actor's way to it."""
+
+    def __init__(self, folder: Path, key: str) -> None:
+        """Take the one of a key, which all actors of a run on a node share; only the user may enter `folder`."""
+        self.lock = FileLock(folder / "fork-server.lock")
+        self.address = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.socket"
+
+    def start(self, target: Callable[..., None], _name: str, *arguments: Any) -> tuple[Forked, Connection]:
+        """Start `target(connection, *arguments)` in a process of its own, without waiting for it; see `processes`."""
+        ours, theirs = multiprocessing.Pipe()
+        line = self._call()
+        socket.send_fds(line, [b"fork"], [theirs.fileno()])
+        theirs.close()
+        ours.send((target, arguments, dict(os.environ)))
+        return Forked(line), ours
+
+    def _call(self) -> socket.socket:
+        line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with self.lock:
+            try:
+                line.connect(str(self.address))
+            except OSError:
+                # It was not started yet, or was killed.
+                self._begin()
+                line.connect(str(self.address))
+        return line
+
+    def _begin(self) -> None:
+        self.address.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+            listener.bind(str(self.address))
+            listener.listen()
+            number = listener.fileno()
+            # Ray has told this process where the run finds its modules.
+            code = (
+                f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main({os.getppid()}, {number})"
+            )
+            command = [sys.executable, "-c", code]
+            subprocess.run(command, pass_fds=[number], start_new_session=True, check=True)  # noqa: S603
+
+
+class Forked:
+    """A forked process, with what is used of `multiprocessing`'s. Where this object ends, the process is killed."""
+
+    def __init__(self, line: socket.socket) -> None:
+        self.line = line
+        self.exitcode: int | None = None
+
+    def is_alive(self) -> bool:
+        """Tell whether nothing was heard of its end."""
+        try:
+            self.line.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            pass
+        return False
+
+    def kill(self) -> None:
+        """Have it ended now."""
+        with contextlib.suppress(OSError):
+            self.line.shutdown(socket.SHUT_WR)
+
+    def join(self) -> None:
+        """Wait until it has ended; nobody knows its exit code if the server has ended before."""
+        with self.line, contextlib.suppress(OSError):
+            answer = self.line.recv(100)
+            self.exitcode = int(answer) if answer else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Child:
+    pid: int
+    end: int
+    """A file descriptor that can be read from once the process has ended."""
+
+    line: socket.socket
+
+
+class _Server:
+    def __init__(self, listener: socket.socket, parent: int) -> None:
+        self.listener = listener
+        self.parent = parent
+        """A file descriptor of a process that this one must not outlive."""
+        self.selector = selectors.DefaultSelector()
+        for source in (listener, parent):
+            self.selector.register(source, selectors.EVENT_READ)
+        self.living = 0
+
+    def serve(self) -> None:
+        """Fork for each request until nobody has a process for long."""
+        while ready := self.selector.select(None if self.living else LINGER_SECONDS):
+            key = ready[0][0]
+            child: _Child | None = key.data
+            if key.fd == self.parent:
+                return
+            if child is None:
+                self._fork()
+            elif key.fd == child.end:
+                self._bury(child)
+            else:
+                # Its actor has no more use for it, or is dead.
+                signal.pidfd_send_signal(child.end, signal.SIGKILL)
+                self.selector.unregister(child.line)
+
+    def _fork(self) -> None:
+        line, _ = self.listener.accept()
+        _, passed, _, _ = socket.recv_fds(line, 100, 1)
+        if not passed:
+            line.close()
+            return
+        pid = os.fork()
+        if pid == 0:
+            for fd in [*(key.fd for key in self.selector.get_map().values()), line.fileno()]:
+                os.close(fd)
+            os._exit(_be_worker(Connection(passed[0])))
+        os.close(passed[0])
+        child = _Child(pid=pid, end=os.pidfd_open(pid), line=line)
+        for source in (child.end, child.line):
+            self.selector.register(source, selectors.EVENT_READ, child)
+        self.living += 1
+
+    def _bury(self, child: _Child) -> None:
+        _, status = os.waitpid(child.pid, 0)
+        with contextlib.suppress(OSError):
+            child.line.send(str(os.waitstatus_to_exitcode(status)).encode())
+        self.selector.unregister(child.end)
+        with contextlib.suppress(KeyError):
+            self.selector.unregister(child.line)
+        os.close(child.end)
+        child.line.close()
+        self.living -= 1
+
+
+def _be_worker(connection: Connection) -> int:
+    """Do what was asked for, and return the exit code."""
+    try:
+        target, arguments, environment = connection.recv()
+        os.environ.clear()
+        os.environ.update(environment)
+        target(connection, *arguments)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def main(parent: int, number: int) -> None:
+    """Serve the listening socket of a number for no longer than a process lives."""
+    listener, end = socket.socket(fileno=number), os.pidfd_open(parent)
+    # When Ray ends an actor, it ends the actor's children too.
+    if os.fork():
+        os._exit(0)
+    # Ctrl-C is for the run to decide about.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    _Server(listener, end).serve()
+    Path(listener.getsockname()).unlink(missing_ok=True)

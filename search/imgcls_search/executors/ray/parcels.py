@@ -1,0 +1,177 @@
+"""Files on their way between the run and nodes that do not see the study's folder."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from imgcls_search.errors import ClusterError
+from imgcls_search.executors import processes
+from imgcls_search.protocol import CheckpointSaved, Drawn, Event, Job, Scored
+
+CHUNK_BYTES = 64 * 2**20
+"""How much of an image array travels at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A file, or what was added to it."""
+
+    path: str
+    """Below the studies' folder."""
+
+    content: bytes
+    is_added: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Errand:
+    """A job with what a node needs for it that cannot read it where it lies."""
+
+    job: Job
+    files: Sequence[Piece] = ()
+    images: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    """The decoded images: by the file's name, references to its chunks in the object store."""
+
+
+def below(root: Path, path: Path) -> Piece:
+    """Return a file as it is."""
+    return Piece(path=str(path.relative_to(root)), content=path.read_bytes())
+
+
+def write(root: Path, pieces: Sequence[Piece]) -> None:
+    """Write what came below a folder; a crash leaves each file as it was or as it is sent.
+
+    Raises:
+        ClusterError: a path leads out of the folder.
+    """
+    for piece in pieces:
+        path = root / piece.path
+        if not path.resolve().is_relative_to(root.resolve()):
+            raise ClusterError(f"--cluster: a node sent a file that leads out of the study: {piece.path!r}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if piece.is_added:
+            with path.open("ab") as file:
+                file.write(piece.content)
+            continue
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(piece.content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def chunks(path: Path) -> Iterator[bytes]:
+    """Read a file bit by bit."""
+    with path.open("rb") as file:
+        while content := file.read(CHUNK_BYTES):
+            yield content
+
+
+def own_folder() -> Path:
+    """Return a folder on this node that only this user may enter.
+
+    Raises:
+        ClusterError: it belongs to somebody else.
+    """
+    folder = Path(processes.short_folder()) / f"imgcls-search-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise ClusterError(f"--cluster: {folder} belongs to another user")
+    return folder
+
+
+class Nest:
+    """The folder of one worker on a node that does not see the run's: the same files under another root."""
+
+    def __init__(self, root: Path, name: str) -> None:
+        """Stand in for `root` on the run's machine, for the worker of a name."""
+        self.root = root
+        base = own_folder()
+        self.images = base / "images"
+        self.here = base / hashlib.sha256(f"{root} {name}".encode()).hexdigest()[:16]
+        self.trial = -1
+        self.sent: dict[Path, tuple[int, int]] = {}
+        self.log_sent = 0
+
+    def take(self, errand: Errand) -> Job:
+        """Make room for a job, lay out what came with it, and return it with this node's paths."""
+        job = errand.job
+        if job.trial != self.trial:
+            self.clear()
+            self.trial = job.trial
+        write(self.here, errand.files)
+        self.sent = {path: _state(path) for path in self._results()}
+        moved = replace(
+            job,
+            checkpoint=self._moved(job.checkpoint),
+            log=self._moved(job.log),
+            artifact=self._moved(job.artifact),
+            pictures=self._moved(job.pictures),
+            teacher=self._moved(job.teacher) if job.teacher else None,
+            data={**job.data, "folder": str(self._fetch_images(errand))},
+        )
+        Path(moved.log).unlink(missing_ok=True)
+        self.log, self.log_sent = Path(moved.log), 0
+        return moved
+
+    def clear(self) -> None:
+        """Delete the files of the trials."""
+        shutil.rmtree(self.here, ignore_errors=True)
+
+    def pack(self, event: Event) -> list[Piece]:
+        """Return what a worker has written by the time of an event and the run has not seen."""
+        pieces = []
+        with contextlib.suppress(FileNotFoundError), self.log.open("rb") as file:
+            file.seek(self.log_sent)
+            if added := file.read():
+                self.log_sent += len(added)
+                pieces.append(Piece(path=str(self.log.relative_to(self.here)), content=added, is_added=True))
+        if isinstance(event, (CheckpointSaved, Scored, Drawn)):
+            for path in self._results():
+                state = _state(path)
+                if self.sent.get(path) != state:
+                    self.sent[path] = state
+                    pieces.append(below(self.here, path))
+        return pieces
+
+    def _moved(self, path: str) -> str:
+        return str(self.here / Path(path).relative_to(self.root)) if path else ""
+
+    def _results(self) -> list[Path]:
+        found = [path for path in self.here.rglob("*") if path.is_file() and path.suffix not in (".tmp", ".log")]
+        return sorted(found)
+
+    def _fetch_images(self, errand: Errand) -> Path:
+        """Return where the decoded images lie on this node, after fetching them if nobody else has."""
+        import ray
+        from filelock import FileLock
+
+        folder = self.images / Path(errand.job.data["folder"]).name
+        self.images.mkdir(exist_ok=True)
+        with FileLock(folder.with_name(f"{folder.name}.lock")):
+            if not folder.is_dir():
+                part = folder.with_name(f"{folder.name}.part")
+                shutil.rmtree(part, ignore_errors=True)
+                part.mkdir()
+                for name, references in errand.images.items():
+                    with (part / name).open("wb") as file:
+                        for reference in references:
+                            file.write(ray.get(reference))
+                part.rename(folder)
+        return folder
+
+
+def _state(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_mtime_ns, found.st_size

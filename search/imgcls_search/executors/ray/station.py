@@ -1,0 +1,164 @@
+"""What holds a worker process on a node of the cluster, and passes on what the run and the worker say."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from imgcls_search.errors import disk_trouble
+from imgcls_search.executors import processes
+from imgcls_search.executors.ray.fork_server import ForkServer
+from imgcls_search.executors.ray.parcels import Errand, Nest, Piece, own_folder
+from imgcls_search.executors.slots import Message
+from imgcls_search.executors.worker_process import WorkerProcess
+from imgcls_search.protocol import Event, Failed
+
+SILENCE_SECONDS = 5.0
+"""After so long without news a station says that there are none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class News:
+    """An event, and the files that go with it."""
+
+    number: int
+    event: Event
+    files: Sequence[Piece]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a station has to say."""
+
+    heard: int
+    """The number of the last message that it has taken."""
+
+    news: Sequence[News]
+    node: str
+    ip: str
+    is_shared: bool
+    """Whether it sees the studies' folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Meeting:
+    """How a station finds the run's files."""
+
+    folder: str
+    """Where the run was started: relative paths in a configuration are meant from there."""
+
+    root: str
+    """The studies' folder,"""
+
+    marker: str
+    """a file in it,"""
+
+    token: str
+    """and what that holds, which no other does."""
+
+    def is_here(self) -> bool:
+        """Tell whether this machine sees the studies' folder."""
+        try:
+            return Path(self.marker).read_text() == self.token
+        except OSError:
+            return False
+
+
+class Station:
+    """A Ray actor. Each message and each event has a number, so that what a network lost or doubled counts once."""
+
+    def __init__(self, name: str, device: str, meeting: Meeting) -> None:
+        """Start the worker process."""
+        with contextlib.suppress(OSError):
+            os.chdir(meeting.folder)
+        # The worker process would otherwise run Ray's own main module again, and import Ray.
+        sys.modules["__main__"].__dict__.pop("__file__", None)
+        context = ray.get_runtime_context()
+        self.node, self.ip = context.get_node_id(), ray.util.get_node_ip_address()
+        self.nest = None if meeting.is_here() else Nest(Path(meeting.root), name)
+        start: Callable[..., tuple[Any, Connection]] = processes.start
+        if sys.platform.startswith("linux"):
+            start = ForkServer(own_folder(), f"{meeting.token} {self.node}").start
+        self.worker = WorkerProcess(f"{name}@{self.ip}", device, start)
+        self.watched: int | None = None
+        self.heard = self.number = 0
+        self.news: deque[News] = deque()
+        self.bell = asyncio.Event()
+        self.one_at_a_time = asyncio.Lock()
+
+    async def listen(self, known: int) -> Report:
+        """Return the news after the event of a number; at once where there are some, or for -1."""
+        self._watch()
+        while self.news and self.news[0].number <= known:
+            self.news.popleft()
+        if not self.news and known >= 0:
+            self.bell = asyncio.Event()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.bell.wait(), SILENCE_SECONDS)
+        return Report(heard=self.heard, news=list(self.news), node=self.node, ip=self.ip, is_shared=self.nest is None)
+
+    async def hear(self, messages: Sequence[tuple[int, Errand | Message]]) -> None:
+        """Take numbered messages, each only once."""
+        async with self.one_at_a_time:
+            for number, message in messages:
+                if number > self.heard:
+                    self.heard = number
+                    await self._take(message)
+
+    async def end(self) -> None:
+        """End the worker process, and leave nothing behind but the images."""
+        self.worker.kill()
+        if self.nest is not None:
+            self.nest.clear()
+
+    async def _take(self, message: Errand | Message) -> None:
+        if not isinstance(message, Errand):
+            self.worker.tell(message)
+            return
+        job = message.job
+        try:
+            if self.nest is not None:
+                job = await asyncio.to_thread(self.nest.take, message)
+        except OSError as error:
+            trouble = disk_trouble(error)
+            self._add(Failed(trial=job.trial, kind="disk" if trouble else "error", reason=trouble or str(error)))
+            return
+
+        # It may be a new process, whose connection can have the number of the old one's.
+        self._unwatch()
+        self.worker.take(job)
+        self._watch()
+
+    def _watch(self) -> None:
+        """See to it that the event loop calls when the worker says something."""
+        if self.watched is None and self.worker.connection is not None:
+            self.watched = self.worker.connection.fileno()
+            asyncio.get_running_loop().add_reader(self.watched, self._receive)
+
+    def _unwatch(self) -> None:
+        if self.watched is not None:
+            asyncio.get_running_loop().remove_reader(self.watched)
+            self.watched = None
+
+    def _receive(self) -> None:
+        self._unwatch()
+        event = self.worker.receive()
+        self._watch()
+        if event is not None:
+            self._add(event)
+
+    def _add(self, event: Event) -> None:
+        self.number += 1
+        files = self.nest.pack(event) if self.nest is not None else []
+        self.news.append(News(number=self.number, event=event, files=files))
+        self.bell.set()

@@ -1,0 +1,146 @@
+"""What executors with real workers share: who is free, whose trial is whose, and jobs that must run alone."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Generic, Literal, TypeVar
+
+from imgcls_search.protocol import Event, Failed, Held, Job, MilestoneReached, Stopped, WorkerDied
+
+Message = Job | Literal["stop", "hold", "go on"]
+"""What a worker is told."""
+
+_ENDS = (MilestoneReached, Stopped, Failed, WorkerDied)
+"""What is said last of a job."""
+
+
+class Slot:
+    """An executor's end of one worker."""
+
+    is_ready = True
+    """False while there is nobody yet who could take a job."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.job: Job | None = None
+        self.is_held = False
+        self.is_resting = False
+        self.last_trial = -1
+
+    def take(self, job: Job) -> None:
+        """Hand a job to the worker."""
+        self.job, self.last_trial = job, job.trial
+        self.is_held = self.is_resting = False
+        self.tell(job)
+
+    def hold(self) -> None:
+        """Ask the worker to rest between two steps; it answers, or its job ends before."""
+        self.is_held = True
+        self.tell("hold")
+
+    def go_on(self) -> None:
+        """Let a worker that was held go on."""
+        if self.is_held:
+            self.is_held = self.is_resting = False
+            self.tell("go on")
+
+    def note(self, event: Event) -> None:
+        """Learn from an event of the worker where its job stands."""
+        if isinstance(event, Held):
+            # Unless it was told to go on in the meantime.
+            self.is_resting = self.is_held
+        elif isinstance(event, _ENDS):
+            self.job = None
+
+    def tell(self, message: Message) -> None:
+        """Send a message to the worker; where it is dead, that is noticed by listening."""
+        raise NotImplementedError
+
+    def kill(self) -> None:
+        """End the worker now."""
+        raise NotImplementedError
+
+
+AnySlot = TypeVar("AnySlot", bound=Slot)
+
+
+class SlotsExecutor(Generic[AnySlot]):
+    """Hands jobs to slots; what a slot is and how it is listened to is for the executors to say."""
+
+    def __init__(self, slots: Sequence[AnySlot]) -> None:
+        self.workers = slots
+        self.events: deque[Event] = deque()
+        self.alone: Job | None = None
+        """A job that must run alone: it waits until all others rest, or runs."""
+        self.alone_worker: AnySlot | None = None
+
+    def free_slots(self) -> int:
+        """Return how many workers have nothing to do; none is free while a job runs alone."""
+        return len(self._free()) if self.alone is None else 0
+
+    def start(self, job: Job) -> None:
+        """Hand a job to a free worker; to the one that had the trial last, if that is free."""
+        if job.kind == "time":
+            self.alone = job
+            for busy in (slot for slot in self.workers if slot.job is not None):
+                busy.hold()
+            self._attend_alone()
+            return
+        free = self._free()
+        assert free, "start was called without a free slot"
+        slot = next((slot for slot in free if slot.last_trial == job.trial), free[0])
+        slot.take(job)
+
+    def next_event(self, timeout: float) -> Event | None:
+        """Return the next event, or None after `timeout` seconds without one."""
+        if not self.events:
+            self._listen(timeout)
+        return self.events.popleft() if self.events else None
+
+    def stop(self, trial: int) -> None:
+        """Ask the worker of a trial to save and stop."""
+        if self.alone is not None and self.alone.trial == trial and self.alone_worker is None:
+            self.events.append(Stopped(trial=trial))
+            self._end_alone()
+        for slot in self._of(trial):
+            slot.tell("stop")
+
+    def kill(self, trial: int, reason: str) -> None:
+        """End the worker of a trial at once; a `WorkerDied` event with the reason follows."""
+        for slot in self._of(trial):
+            slot.kill()
+            self.events.append(WorkerDied(trial=trial, worker=slot.name, reason=reason))
+        self._attend_alone()
+
+    def _free(self) -> list[AnySlot]:
+        return [slot for slot in self.workers if slot.job is None and slot.is_ready]
+
+    def _of(self, trial: int) -> list[AnySlot]:
+        return [slot for slot in self.workers if slot.job is not None and slot.job.trial == trial]
+
+    def _listen(self, timeout: float) -> None:
+        """Wait so many seconds for something to happen, and `_take_in` what the workers say."""
+        raise NotImplementedError
+
+    def _take_in(self, event: Event | None) -> None:
+        """Take what a worker said; None where it died without a job."""
+        if event is not None and not isinstance(event, Held):
+            self.events.append(event)
+        self._attend_alone()
+
+    def _attend_alone(self) -> None:
+        """Start the job that must run alone once all others rest; when it ended, let them go on."""
+        if self.alone is None:
+            return
+        if self.alone_worker is not None:
+            if self.alone_worker.job is None:
+                self._end_alone()
+        elif all(slot.job is None or slot.is_resting for slot in self.workers) and self._free():
+            self.alone_worker = self._free()[0]
+            self.alone_worker.take(self.alone)
+
+    def _end_alone(self) -> None:
+        self.alone = self.alone_worker = None
+        for slot in self.workers:
+            slot.go_on()

@@ -1,0 +1,154 @@
+"""What each change from the first known-good setting to the winner brought: they are made one by one and retrained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imgcls_search.confidence import interval
+from imgcls_search.config import TrialConfig
+from imgcls_search.errors import BuildError, UserError
+from imgcls_search.executors.helper import Helper
+from imgcls_search.executors.local import LocalExecutor, usable_slots
+from imgcls_search.jobs.confirm import TRAINED, fresh_seeds, searched_images
+from imgcls_search.jobs.export import find_trial, now
+from imgcls_search.jobs.retrain import TrainingWatcher, train_jobs, training_job
+from imgcls_search.orchestrator import teachers
+from imgcls_search.space import differences
+from imgcls_search.study import best
+from imgcls_search.study.files import StudyFiles
+from imgcls_search.study.record import load
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A configuration on the way, and the changes that lead to it from the one before."""
+
+    changes: tuple[str, ...]
+    config: TrialConfig
+
+
+def ablate(files: StudyFiles, *, seeds: int, watcher: TrainingWatcher, trial: int | None = None) -> dict[str, Any]:
+    """Train the first setting, every step from it to the winner, and the winner, on fresh seeds; the study keeps it.
+
+    `trial` is the winner's number; by default that of the best.
+
+    The test split stays sealed. One that was interrupted goes on from its checkpoints; one that is there already, of
+    the same winner and as many seeds, is returned.
+
+    Raises:
+        StudyError: there is no such study, or other images lie where its own did.
+        NoResultError: no trial is complete and feasible, or a training failed.
+        UserError: the winner is the first setting, or no seed changes the first objective.
+    """
+    record = load(files)
+    winner, first = best.the_best(record) if trial is None else find_trial(record, trial), record.trials[0]
+    metric, direction = record.objectives[0]
+    if metric not in TRAINED:
+        raise UserError(f"the first objective is {metric}, which no seed changes; allowed: {', '.join(TRAINED)}")
+    if winner.number == first.number:
+        raise UserError(
+            f"--ablation: the winner is trial {first.number}, the first setting; there is no step to retrain"
+        )
+    known = record.facts.get("ablation")
+    if known is not None and (known["winner"], len(known["seeds"])) == (winner.number, seeds):
+        return dict(known)
+    with ExitStack() as stack:
+        stack.enter_context(files.taken())
+        helper = Helper(files.root)
+        stack.callback(helper.close)
+        config = winner.candidate.config
+        searched_images(files, record, config, helper, watcher)
+
+        def can_be_built(config: TrialConfig) -> bool:
+            try:
+                helper.measure(config, helper.prepare(config, watcher.decoding, watcher.say).shape)
+            except BuildError:
+                return False
+            return True
+
+        way = list(steps(first.candidate.config, config, can_be_built))
+        executor = LocalExecutor(
+            usable_slots(helper.devices(config.section("training")["device"]), None, len(way) * seeds)
+        )
+        stack.callback(executor.close)
+        drawn = fresh_seeds(record, seeds)
+        watcher.say(f"{len(way)} settings on {seeds} fresh seed(s) each; the test split stays sealed")
+        jobs = [
+            training_job(
+                number,
+                step.config,
+                helper.prepare(step.config, watcher.decoding, watcher.say),
+                seed=seed,
+                weights=_weights_path(files, step.config, seed),
+                teacher=teachers.path_of(step.config, files, record.facts.get("teachers", {})),
+            )
+            for number, (step, seed) in enumerate((step, seed) for step in way for seed in drawn)
+        ]
+        histories = train_jobs(jobs, executor, watcher)
+    scores = [histories[number][-1][metric] for number in range(len(jobs))]
+    found = {
+        "at": now(),
+        "metric": metric,
+        "direction": direction,
+        "first": first.number,
+        "winner": winner.number,
+        "seeds": drawn,
+        "steps": [
+            {"changes": list(step.changes), "scores": part, **interval(part)}
+            for step, part in zip(way, _parts(scores, seeds), strict=True)
+        ],
+    }
+    record.set_fact("ablation", found)
+    return found
+
+
+def steps(first: TrialConfig, last: TrialConfig, can_be_built: Callable[[TrialConfig], bool]) -> Iterator[Step]:
+    """Yield the first configuration, then others with one more change each, in the order of the sections, to the last.
+
+    Another branch (another family, optimizer, policy) is one change, with all its settings. What cannot be built by
+    itself, as a width without the number of heads that divides it, is made together with the next change.
+    """
+    yield Step(changes=(), config=first)
+    tree, wanted = first.to_dict(), last.to_dict()
+    pending: list[str] = []
+    paths = list(_changed(tree, wanted))
+    for place, path in enumerate(paths):
+        *above, key = path
+        node, goal = _node(tree, above), _node(wanted, above)
+        made = differences({key: node[key]}, {key: goal[key]})
+        pending += [".".join([*above, str(change)]) for change in made]
+        node[key] = goal[key]
+        config = TrialConfig.from_dict(tree)
+        if place == len(paths) - 1 or can_be_built(config):
+            yield Step(changes=tuple(pending), config=config)
+            pending = []
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Yield the paths at which two trees of the same sections differ, down to where their keys do."""
+    for key, value in old.items():
+        below = (*above, key)
+        both = isinstance(value, Mapping) and isinstance(new[key], Mapping)
+        if both and value.keys() == new[key].keys():
+            yield from _changed(value, new[key], below)
+        elif value != new[key]:
+            yield below
+
+
+def _node(tree: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    for key in path:
+        tree = tree[key]
+    return tree
+
+
+def _parts(scores: Sequence[float], size: int) -> Iterator[list[float]]:
+    for start in range(0, len(scores), size):
+        yield list(scores[start : start + size])
+
+
+def _weights_path(files: StudyFiles, config: TrialConfig, seed: int) -> Path:
+    return files.folder / "ablation" / f"{config.digest()}-seed-{seed}.pt"

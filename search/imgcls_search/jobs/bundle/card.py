@@ -1,0 +1,128 @@
+"""The model card of a bundle: what somebody must know who did not train the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from imgcls_search.terminal import shown
+
+MOST_CLASSES = 50
+"""More are counted, not listed: `labels.json` has them all."""
+
+
+_ARITHMETIC = {
+    "none": "32-bit floats",
+    "static": "8-bit integers, ranges fixed by training images",
+    "dynamic": "8-bit integers in large matrix products, ranges found for each image; otherwise 32-bit floats",
+}
+
+
+def card(facts: Mapping[str, Any], labels: Sequence[str]) -> str:
+    """Return a model card in Markdown, from the contents of `metrics.json` and the labels."""
+    parts = [
+        f"# {facts['title']}",
+        _what(facts),
+        "## Classes\n\n" + _classes(labels),
+        "## How good it is\n\n" + "\n".join(_scores(facts)),
+        "## Size and speed\n\n" + "\n".join(_costs(facts)),
+        "## How to use it\n\n" + _USE.format(size=facts["input"]["size"], channels=facts["input"]["channels"]),
+        "## Limits\n\n" + "\n".join(_limits(facts)),
+        "## Where it comes from\n\n" + "\n".join(_provenance(facts)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+_USE = """\
+With the program that made it (torch is not needed for this):
+
+    imgcls-search predict DIR photo.jpg folder-of-photos
+
+With ONNX Runtime alone: `model.onnx` takes `pixels`, uint8 [N, {channels}, {size}, {size}] with any N, values 0 to 255,
+and gives `logits`, float32 [N, classes] in the order of `labels.json`; their softmax are probabilities. The
+normalisation is in the file. `bundle.json` says how an image is brought to this shape; another way of resizing costs
+accuracy."""
+
+
+def _what(facts: Mapping[str, Any]) -> str:
+    shape, data = facts["input"], facts["data"]
+    colours = "colour" if shape["channels"] == 3 else "gray"
+    return (
+        f"An image classifier: a {facts['model']['family']} network of {facts['model']['params']:,} parameters"
+        f"{_compression(facts)}, for {colours} images of {shape['size']}x{shape['size']} pixels. "
+        f"It was trained on {data['counts']['train']:,} images of the data set `{data['name']}` "
+        f"({data['counts']['val']:,} more for validation, {data['counts']['test']:,} sealed as a test)."
+    )
+
+
+def _compression(facts: Mapping[str, Any]) -> str:
+    sections = [name for name, value in facts["model"]["compression"].items() if value != "none"]
+    steps = ", ".join(f"{name}: {facts['model']['compression'][name]}" for name in sections)
+    return f" ({steps})" if sections else ""
+
+
+def _classes(labels: Sequence[str]) -> str:
+    shown = ", ".join(_code(label) for label in labels[:MOST_CLASSES])
+    rest = f" and {len(labels) - MOST_CLASSES} more, see `labels.json`" if len(labels) > MOST_CLASSES else ""
+    return f"{len(labels)}: {shown}{rest}."
+
+
+def _scores(facts: Mapping[str, Any]) -> Iterator[str]:
+    yield "| measured on | split | images | accuracy | 95 % interval | macro F1 |"
+    yield "|---|---|---|---|---|---|"
+    for score in facts["scores"]:
+        low, high = score["accuracy_interval_95"]
+        yield (
+            f"| {score['of']} | {score['split']} | {score['images']:,} | {score['accuracy']:.4f} "
+            f"| {low:.4f} to {high:.4f} | {score['macro_f1']:.4f} |"
+        )
+    yield ""
+    yield "The intervals are Wilson's, for the number of images; another training would differ by more."
+    if spread := facts.get("seeds"):
+        yield (
+            f"Over {spread['count']} trainings that differ in nothing but the seed, test accuracy is "
+            f"{spread['mean']:.4f} ± {spread['ci95']:.4f} (95 % interval of the mean, Student's t)."
+        )
+    yield from ("", _parity(facts["parity"]))
+
+
+def _parity(parity: Mapping[str, Any]) -> str:
+    same = f"the same class on {parity['equal_top1']:,} of {parity['images']:,} validation images"
+    if parity["is_quantized"]:
+        return f"Against the same weights before they were quantized, in torch, it gives {same}."
+    return (
+        f"Against the same weights in torch it gives {same}; logits differ by at most {parity['max_difference']:.1e}."
+    )
+
+
+def _costs(facts: Mapping[str, Any]) -> Iterator[str]:
+    latency, conditions, size = facts["latency"], facts["latency"]["conditions"], facts["size"]
+    yield f"- `model.onnx`: {size['file_kb']:,.0f} KB of 1,024 bytes, {size['archive_kb']:,.0f} in a compressed archive"
+    yield (
+        f"- {latency['median_ms']:.3g} ms for one image (median of {latency['runs']} runs; one in ten below "
+        f"{latency['low_ms']:.3g}, one in ten above {latency['high_ms']:.3g}): {conditions['processor']}, "
+        f"{conditions['runtime']}, one thread, batch of 1, after a warm-up, other work on the machine not excluded"
+    )
+    if facts["model"]["macs"] is not None:
+        yield f"- {facts['model']['macs']:,} multiply-accumulates for one image"
+    yield f"- arithmetic: {_ARITHMETIC[facts['model']['quantized']]}"
+    if "unstructured" in facts["model"]["compression"]["prune"]:
+        yield "- single weights are zero: that makes the archive smaller, not the file, and nothing faster"
+
+
+def _limits(facts: Mapping[str, Any]) -> Iterator[str]:
+    yield f"- It names one of its {facts['data']['classes']} classes for any image, also one that shows none of them."
+    yield "- Probabilities are not calibrated."
+    yield "- Other cameras, crops or light than in the training images may lower the accuracy; no such test was made."
+    yield from (f"- {note}" for note in facts["notes"])
+
+
+def _provenance(facts: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in facts["provenance"].items():
+        yield f"- {name}: {_code(str(value))}"
+    yield "- configuration: `config.yaml`, which `imgcls-search train` takes"
+
+
+def _code(text: str) -> str:
+    """Return a name as code: whatever stands in it, no markup and no line break."""
+    return f"`{shown(text).replace('`', chr(39)) or ' '}`"

@@ -1,0 +1,139 @@
+"""From trained weights to a bundle, written whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from imgcls_search.data import Images, load
+from imgcls_search.deploy import bundle
+from imgcls_search.deploy.artifact import Artifact
+from imgcls_search.deploy.onnx import export_onnx
+from imgcls_search.errors import DeployError, UserError
+from imgcls_search.jobs.bundle.card import card
+from imgcls_search.jobs.bundle.facts import describe
+from imgcls_search.jobs.bundle.weights import Trained
+from imgcls_search.jobs.export import write_text
+from imgcls_search.space import dump
+from imgcls_search.train.loop import predict
+from imgcls_search.worker import pipeline
+
+PARITY_IMAGES = 1000
+TOLERANCE = 1e-3
+"""Largest difference from torch's logits, as a share of the largest logit: sums are rounded in another order."""
+
+
+def deliver(trained: Trained, out: Path, cache: Path, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """Write a bundle, whole or not at all, and return the contents of its `metrics.json`.
+
+    Raises:
+        UserError: the folder is taken or cannot be written.
+        DataError: the training's images, by which the file is checked, are not there any more.
+        DeployError: the model cannot be exported, or the exported file does not agree with torch.
+    """
+    with _folder(out) as folder:
+        path = folder / bundle.FILES["model"]
+        images, are_same = _validation_images(trained, cache, say)
+        say(f"exporting {trained.title}")
+        _place_model(trained, path)
+        artifact = Artifact.load(path)
+        parity = _compare(trained, artifact, images)
+        say(f"measuring on {len(images.labels)} validation images")
+        facts = describe(trained, artifact, images, parity=parity, are_same=are_same)
+        _write_rest(trained, folder, facts)
+        # As whoever gets it will.
+        bundle.read(folder)
+    return facts
+
+
+@contextmanager
+def _folder(out: Path) -> Iterator[Path]:
+    """Give a folder beside the wanted one, which takes its place when all went well."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{out}: exists already; choose another folder, or remove it")
+    beside = out.absolute().with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        beside.mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror})") from error
+    try:
+        yield beside
+        beside.replace(out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror})") from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _validation_images(trained: Trained, cache: Path, say: Callable[[str], None]) -> tuple[Images, bool]:
+    """Return the validation images, and whether they are those that the training had."""
+    found = pipeline.prepare_data(trained.config, cache, say=say)
+    if found.classes != trained.data.classes:
+        raise DeployError(f"{trained.weights}: the images have other classes now than when it was trained")
+    return load(found, "val"), pipeline.has_fingerprint(trained.config, found, trained.data.fingerprint)
+
+
+def _place_model(trained: Trained, path: Path) -> None:
+    """Take the very file that the training was scored by, or export the weights where it was scored without one."""
+    if trained.scored is not None:
+        shutil.copyfile(trained.scored.path, path)
+        return
+    export_onnx(trained.model, path, shape=trained.data.shape, mean=trained.data.mean, std=trained.data.std)
+
+
+def _compare(trained: Trained, artifact: Artifact, images: Images) -> dict[str, Any]:
+    """Compare the file with torch on real images.
+
+    Raises:
+        DeployError: they differ by more than rounding.
+    """
+    count = min(PARITY_IMAGES, len(images.labels))
+    pixels = images.pixels[np.arange(count)]
+    compared = dataclasses.replace(images, pixels=pixels, labels=images.labels[:count], names=images.names[:count])
+    reference = predict(trained.model, pipeline.on_device(compared, trained.data, "cpu"))
+    logits = artifact.logits(pixels)
+    difference = float(np.abs(logits - reference).max())
+    is_quantized = artifact.quantized != "none"
+    if not is_quantized and not difference <= TOLERANCE * max(1.0, float(np.abs(reference).max())):
+        raise DeployError(
+            f"{trained.weights}: the exported file does not agree with torch: logits differ by {difference:.2g} "
+            f"on {len(pixels)} validation images"
+        )
+    return {
+        "images": len(pixels),
+        "max_difference": difference,
+        "equal_top1": int((logits.argmax(1) == reference.argmax(1)).sum()),
+        "is_quantized": is_quantized,
+    }
+
+
+def _write_rest(trained: Trained, folder: Path, facts: dict[str, Any]) -> None:
+    data = trained.data
+    comments = [f"The configuration of {trained.title}, exported by imgcls-search."]
+    if trained.origin is not None:
+        comments.append(f"origin: {json.dumps(dict(trained.origin))}")
+    texts = {
+        "labels": json.dumps(data.classes, indent=0, ensure_ascii=False) + "\n",
+        "config": dump(trained.config, comments=comments),
+        "metrics": json.dumps(facts, indent=2, ensure_ascii=False) + "\n",
+        "card": card(facts, data.classes),
+    }
+    for role, text in texts.items():
+        write_text(folder / bundle.FILES[role], text)
+    about = bundle.describe(
+        folder,
+        size=data.image_size,
+        channels=data.channels,
+        mean=data.mean,
+        std=data.std,
+        quantized=facts["model"]["quantized"],
+    )
+    write_text(folder / bundle.DESCRIPTION, json.dumps(about, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,109 @@
+"""What is measured and known of an exported model: the contents of a bundle's `metrics.json`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from imgcls_search.config import TrialConfig
+from imgcls_search.data import Images
+from imgcls_search.deploy.artifact import Artifact, archive_kb, conditions, measure_latency, size_kb
+from imgcls_search.jobs.bundle.weights import Trained
+from imgcls_search.jobs.export import now
+from imgcls_search.train.metrics import score
+from imgcls_search.trial import compresses
+from imgcls_search.worker import pipeline
+
+LATENCY_IMAGES = 64
+
+
+def describe(
+    trained: Trained, artifact: Artifact, images: Images, *, parity: Mapping[str, Any], are_same: bool
+) -> dict[str, Any]:
+    """Measure a loaded file on the validation images, and tell what else is known of it, as JSON-able values."""
+    measured = score(artifact.logits(images.pixels), images.labels)
+    scores = [_score("this file", "validation", measured, len(images.labels))]
+    if trained.tested is not None:
+        of = "the weights, by train" if compresses(trained.config) else "the same weights, by train"
+        scores.append(_score(of, "test", trained.tested, trained.data.counts["test"]))
+    notes = list(trained.notes)
+    if not are_same:
+        notes.append(
+            "The images have changed since the training: some that the score is from may have been trained on."
+        )
+    return {
+        "title": trained.title,
+        "model": _model(trained, artifact),
+        "input": {"size": trained.data.image_size, "channels": trained.data.channels},
+        "data": _data(trained),
+        "scores": scores,
+        "seeds": trained.seeds,
+        "parity": dict(parity),
+        "size": {"file_kb": size_kb(artifact.path), "archive_kb": archive_kb(artifact.path)},
+        "latency": _latency(artifact, images),
+        "notes": notes,
+        "provenance": {
+            **trained.provenance,
+            "data fingerprint": trained.data.fingerprint,
+            "written": now(),
+            "versions": ", ".join(f"{name} {version}" for name, version in _versions().items()),
+        },
+    }
+
+
+def _score(of: str, split: str, metrics: Mapping[str, float], images: int) -> dict[str, Any]:
+    from scipy.stats import binomtest
+
+    right = round(metrics["accuracy"] * images)
+    interval = binomtest(right, images).proportion_ci(method="wilson")
+    return {
+        "of": of,
+        "split": split,
+        "images": images,
+        **metrics,
+        "accuracy_interval_95": [float(interval.low), float(interval.high)],
+    }
+
+
+def _model(trained: Trained, artifact: Artifact) -> dict[str, Any]:
+    component = trained.config.component("model")
+    is_compressed = compresses(trained.config)
+    return {
+        "family": component.name,
+        "params": sum(parameter.numel() for parameter in trained.model.parameters()),
+        "macs": None if is_compressed else pipeline.count(component, trained.data.shape).macs,
+        "compression": {name: _choice(trained.config, name) for name in ("distill", "prune", "quantize")},
+        "quantized": artifact.quantized,
+    }
+
+
+def _choice(config: TrialConfig, section: str) -> str:
+    """Return a section in a line: `structured, amount 0.5`."""
+    # Configurations that are older than these sections say nothing of them.
+    if section not in config.tree:
+        return "none"
+    component = config.component(section)
+    return ", ".join([component.name, *(f"{name} {value}" for name, value in component.args.items())])
+
+
+def _data(trained: Trained) -> dict[str, Any]:
+    component = trained.config.component("data")
+    # Of a folder the name alone: the rest of its path is nobody's business.
+    place = component.args.get("name") or Path(str(component.args.get("root", ""))).name
+    name = component.name if component.name in ("digits", "cifar10") else f"{component.name}: {place}"
+    return {"name": name, "classes": len(trained.data.classes), "counts": dict(trained.data.counts)}
+
+
+def _latency(artifact: Artifact, images: Images) -> dict[str, Any]:
+    pixels = images.pixels[np.arange(min(LATENCY_IMAGES, len(images.labels)))]
+    return {**dataclasses.asdict(measure_latency(artifact, pixels)), "conditions": conditions()}
+
+
+def _versions() -> dict[str, str]:
+    runtime = {name: metadata.version(name) for name in ("onnx", "onnxruntime")}
+    return {**pipeline.versions(), **runtime}

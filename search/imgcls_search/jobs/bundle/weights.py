@@ -1,0 +1,185 @@
+"""Trained weights with what is known of them: from a study's trial, or from a file that `train` saved."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from imgcls_search.config import TrialConfig
+from imgcls_search.data import Prepared
+from imgcls_search.deploy.artifact import Artifact
+from imgcls_search.errors import CheckpointError, StudyError
+from imgcls_search.jobs.export import find_trial, is_origin
+from imgcls_search.study import best
+from imgcls_search.study.files import StudyFiles
+from imgcls_search.study.record import Record, load
+from imgcls_search.train import checkpoint
+from imgcls_search.trial import Trial
+from imgcls_search.worker import pipeline
+from imgcls_search.worker.finish import find_artifact
+
+_SEED = re.compile(r"seed-(\d+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """Weights with what is known of them."""
+
+    weights: Path
+    model: nn.Module
+    scored: Artifact | None
+    """The exported network that the training was scored by, where that is what it was scored by."""
+
+    config: TrialConfig
+    data: Prepared
+    """The images that it was trained on."""
+
+    title: str
+    origin: Mapping[str, Any] | None
+    """The study and trial that its configuration is from, where that is known."""
+
+    provenance: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+    """What a reader of the scores must know."""
+
+    tested: Mapping[str, float] | None = None
+    """What `train` measured on the test split."""
+
+    seeds: Mapping[str, Any] | None = None
+    """The mean test accuracy over several seeds, and its interval."""
+
+
+def from_trial(files: StudyFiles, number: int | None) -> Trained:
+    """Return the weights of a finished trial, by default of the best.
+
+    Raises:
+        StudyError: there is no such study or trial, or the trial is not finished.
+        CheckpointError: its weights are gone or damaged.
+        NoResultError: no trial is finished.
+    """
+    record = load(files)
+    trial = best.the_best(record) if number is None else find_trial(record, number)
+    if trial.state != "complete":
+        raise StudyError(f"trial {trial.number} of study {files.name!r} is {trial.state}; allowed: a complete trial")
+    weights = files.checkpoint(trial.number)
+    if not weights.is_file():
+        raise CheckpointError(
+            f"{weights}: the weights of trial {trial.number} are not kept (study.keep: those of the best); train it "
+            f"again: imgcls-search export {files.name} --trial {trial.number} -o trial.yaml, imgcls-search train "
+            "trial.yaml, imgcls-search export trained/trial/seed-1.pt --bundle DIR"
+        )
+    state = checkpoint.load(weights)
+    model, config, data = pipeline.load_finished(state, str(weights))
+    return Trained(
+        weights=weights,
+        model=model,
+        scored=find_artifact(state, weights),
+        config=config,
+        data=data,
+        title=f"{files.name}, trial {trial.number}",
+        origin={"study": files.name, "trial": trial.number},
+        provenance={
+            "study": files.name,
+            "trial": trial.number,
+            "seed": trial.seed,
+            "objectives": _values(record, trial),
+            "trials of the search": len(record.trials),
+        },
+        notes=(
+            "Its configuration was chosen among many by their scores on the validation images, so the score on them is "
+            "an optimistic one; no test image was looked at.",
+        ),
+    )
+
+
+def from_weights(weights: Path) -> Trained:
+    """Return weights that `train` saved, with what it noted beside them.
+
+    Raises:
+        CheckpointError: the file is not a trained model of this program, or its exported network is missing.
+    """
+    state = checkpoint.load(weights)
+    model, config, data = pipeline.load_finished(state, str(weights))
+    report = _report(weights)
+    named = _SEED.fullmatch(weights.stem)
+    seed = named[1] if named else None
+    origin = report.get("origin")
+    on = report.get("trained_on", "unknown")
+    seen = "were" if on == "train+val" else "may have been"
+    notes = () if on == "train" else (f"The validation images {seen} trained on, so the score on them says little.",)
+    return Trained(
+        weights=weights,
+        model=model,
+        scored=find_artifact(state, weights),
+        config=config,
+        data=data,
+        title=f"{weights.parent.name}, {weights.stem}",
+        origin=origin,
+        provenance={**(origin or {}), "weights": weights.name, "seed": seed or "unknown", "trained on": on},
+        notes=notes,
+        tested=report.get("test", {}).get(seed),
+        seeds=_spread(report),
+    )
+
+
+def _report(weights: Path) -> dict[str, Any]:
+    """Return what `train` wrote beside the weights; nothing where they were moved away from it.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    path = weights.parent / "metrics.json"
+    try:
+        report = json.loads(path.read_bytes())
+        problem = _problem(report)
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        problem = f"cannot be read as JSON ({type(error).__name__})"
+    if problem is not None:
+        raise CheckpointError(f"{path}: damaged, {problem}; put a copy of it back, or move it away to go on without it")
+    return dict(report)
+
+
+def _problem(report: Any) -> str | None:
+    """Return what of a report is not as `train` writes it, None where all that is read of it is."""
+    if not isinstance(report, dict):
+        return f"it holds a {type(report).__name__}"
+    seeds, test, summary = report.get("seeds", []), report.get("test", {}), report.get("summary", {})
+    accuracy = summary.get("accuracy", {}) if isinstance(summary, dict) else None
+    spread = [accuracy.get("mean", 0), accuracy.get("ci95") or 0] if isinstance(accuracy, dict) else [None]
+    is_right = {
+        "origin": report.get("origin") is None or is_origin(report["origin"]),
+        "trained_on": isinstance(report.get("trained_on", ""), str),
+        "seeds": isinstance(seeds, list) and all(type(seed) is int for seed in seeds),
+        "test": isinstance(test, dict) and all(map(_are_metrics, test.values())),
+        "summary": all(_is_number(value) for value in spread),
+    }
+    wrong = [name for name, right in is_right.items() if not right]
+    return f"{wrong[0]} is not as train writes it" if wrong else None
+
+
+def _are_metrics(found: Any) -> bool:
+    return isinstance(found, dict) and {"accuracy", "macro_f1"} <= found.keys() and all(map(_is_number, found.values()))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _spread(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    accuracy = report.get("summary", {}).get("accuracy", {})
+    if accuracy.get("ci95") is None or "mean" not in accuracy:
+        return None
+    return {"count": len(report["seeds"]), "mean": accuracy["mean"], "ci95": accuracy["ci95"]}
+
+
+def _values(record: Record, trial: Trial) -> str:
+    pairs = zip(record.objectives, trial.values or (), strict=True)
+    return ", ".join(f"{direction} {metric}: {value:.6g}" for (metric, direction), value in pairs)

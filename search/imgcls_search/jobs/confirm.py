@@ -1,0 +1,220 @@
+"""A winner one can trust: the best few trained again on fresh seeds, then the sealed test split, opened once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imgcls_search.confidence import difference, estimate, interval, optimism, share_interval
+from imgcls_search.config import TrialConfig
+from imgcls_search.data import Prepared
+from imgcls_search.errors import StudyError, UserError
+from imgcls_search.executors.helper import Helper
+from imgcls_search.executors.local import LocalExecutor, usable_slots
+from imgcls_search.jobs.export import find_trial, now
+from imgcls_search.jobs.retrain import TrainingWatcher, train_jobs, training_job
+from imgcls_search.orchestrator import study_data, teachers
+from imgcls_search.protocol import Job
+from imgcls_search.study import best
+from imgcls_search.study.files import StudyFiles
+from imgcls_search.study.record import Record, load
+from imgcls_search.trial import Trial
+
+TRAINED = ("accuracy", "top5_accuracy", "macro_f1", "loss")
+"""Objectives that another seed changes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Bench:
+    """What every training of a confirmation needs."""
+
+    files: StudyFiles
+    record: Record
+    helper: Helper
+    executor: LocalExecutor
+    watcher: TrainingWatcher
+    metric: str
+
+    def train(self, trials: Sequence[Trial], seeds: Sequence[int]) -> dict[int, list[float]]:
+        """Train every trial's configuration with every seed; return the metric of the last epochs by trial."""
+        pairs = [(trial, seed) for trial in trials for seed in seeds]
+        jobs = [self._job(number, trial, seed) for number, (trial, seed) in enumerate(pairs)]
+        histories = train_jobs(jobs, self.executor, self.watcher)
+        scores: dict[int, list[float]] = {trial.number: [] for trial in trials}
+        for number, (trial, _) in enumerate(pairs):
+            scores[trial.number].append(histories[number][-1][self.metric])
+        return scores
+
+    def data(self, trial: Trial) -> Prepared:
+        """Return the images, as long as they are those of the study."""
+        return searched_images(self.files, self.record, trial.candidate.config, self.helper, self.watcher)
+
+    def _job(self, number: int, trial: Trial, seed: int) -> Job:
+        config = trial.candidate.config
+        return training_job(
+            number,
+            config,
+            self.data(trial),
+            seed=seed,
+            weights=weights_path(self.files, trial.number, seed),
+            teacher=teachers.path_of(config, self.files, self.record.facts.get("teachers", {})),
+        )
+
+
+def confirm(
+    files: StudyFiles, *, top: int, seeds: int, again: bool, watcher: TrainingWatcher, trial: int | None = None
+) -> dict[str, Any]:
+    """Train the best few on fresh seeds, choose by their mean, train the chosen one on seeds that had no part in the
+    choice, and only then open the test split, once, for it; the study remembers what came out.
+
+    `trial` takes the place of the best few; with several objectives it is needed to choose from the front.
+
+    A confirmation that was interrupted goes on from its checkpoints; one that is there already is returned.
+
+    Raises:
+        StudyError: there is no such study, another process works on it, or it was confirmed otherwise before.
+        NoResultError: no trial is complete and feasible, or a training failed.
+    """
+    record = load(files)
+    chosen_from = _candidates(record, top, trial)
+    metric, direction = record.objectives[0]
+    if metric not in TRAINED:
+        raise UserError(
+            f"the first objective is {metric}, which no seed changes; confirm needs one of {_list(TRAINED)}"
+        )
+    known = record.facts.get("confirmed")
+    if known is not None and not again:
+        return _known(known, [trial.number for trial in chosen_from], seeds)
+    with ExitStack() as stack:
+        stack.enter_context(files.taken())
+        helper = Helper(files.root)
+        stack.callback(helper.close)
+        devices = helper.devices(chosen_from[0].candidate.config.section("training")["device"])
+        executor = LocalExecutor(usable_slots(devices, None, len(chosen_from) * seeds))
+        stack.callback(executor.close)
+        bench = _Bench(files=files, record=record, helper=helper, executor=executor, watcher=watcher, metric=metric)
+        found = _choose(bench, chosen_from, seeds, 1 if direction == "maximize" else -1)
+        data = bench.data(record.by_number[found["chosen"]])
+    _open_test(record, files, found, data)
+    record.set_fact("confirmed", found)
+    return found
+
+
+def _candidates(record: Record, top: int, number: int | None) -> list[Trial]:
+    """Return the trials that may be chosen: the named one, or the best few by the one objective there is."""
+    if number is None:
+        best.the_best(record)
+        return best.ranked(record)[:top]
+    trial = find_trial(record, number)
+    if trial.state != "complete":
+        raise StudyError(
+            f"trial {number} of study {record.study.study_name!r} is {trial.state}; allowed: a complete one"
+        )
+    return [trial]
+
+
+def searched_images(
+    files: StudyFiles, record: Record, config: TrialConfig, helper: Helper, watcher: TrainingWatcher
+) -> Prepared:
+    """Return the images of a configuration, as long as they are those of the study.
+
+    Raises:
+        StudyError: they are not.
+    """
+    found = helper.prepare(config, watcher.decoding, watcher.say)
+    study_data.refuse_other(record, config, found, helper)
+    return found
+
+
+def weights_path(files: StudyFiles, trial: int, seed: int) -> Path:
+    """Return where the weights of a confirming training are kept."""
+    return files.folder / "confirm" / f"trial-{trial:05d}-seed-{seed}.pt"
+
+
+def fresh_seeds(record: Record, count: int) -> list[int]:
+    """Return seeds that no trial of a study was trained with, the same at each call."""
+    import numpy as np
+
+    used = {trial.seed for trial in record.trials}
+    stream = np.random.SeedSequence([record.facts.get("space", {}).get("study", {}).get("seed", 0), 2])
+    drawn = [int(seed) // 2 for seed in stream.generate_state(count + len(used))]
+    return list(dict.fromkeys(seed for seed in drawn if seed not in used))[:count]
+
+
+def _known(known: Mapping[str, Any], trials: Sequence[int], seeds: int) -> dict[str, Any]:
+    asked = sorted(trials), seeds
+    then = sorted(entry["trial"] for entry in known["ranking"]), len(known["seeds"]["choosing"])
+    if asked != then:
+        raise StudyError(
+            f"confirmed before, with trials {_list(then[0])} and {then[1]} seeds; now it would be trials "
+            f"{_list(asked[0])} and {asked[1]} seeds; --again does so, and opens the test split once more"
+        )
+    return dict(known)
+
+
+def _choose(bench: _Bench, trials: Sequence[Trial], seeds: int, sign: int) -> dict[str, Any]:
+    drawn = fresh_seeds(bench.record, 2 * seeds)
+    choosing, fresh = drawn[:seeds], drawn[seeds:]
+    bench.watcher.say(f"{len(trials)} trial(s) on {seeds} fresh seeds each; the test split stays sealed")
+    scores = bench.train(trials, choosing)
+    order = sorted(trials, key=lambda trial: -sign * sum(scores[trial.number]))
+    chosen = order[0]
+    bench.watcher.say(f"trial {chosen.number} is chosen; {seeds} more seeds, that had no part in it, measure it")
+    measured = bench.train([chosen], fresh)[chosen.number]
+    confirmed = estimate(measured, scores[chosen.number])
+    searched = _searched(chosen)
+    lucky = optimism(searched, confirmed, sign)
+    return {
+        "at": now(),
+        "metric": bench.metric,
+        "seeds": {"choosing": choosing, "fresh": fresh},
+        "ranking": [_rank(trial, scores, chosen) for trial in order],
+        "chosen": chosen.number,
+        "scores": measured,
+        "confirmed": {"mean": confirmed.mean, "ci95": confirmed.half, "std": confirmed.std},
+        "searched": searched,
+        "optimism": {"mean": lucky.mean, "ci95": lucky.half},
+    }
+
+
+def _rank(trial: Trial, scores: Mapping[int, Sequence[float]], chosen: Trial) -> dict[str, Any]:
+    gap = difference(scores[chosen.number], scores[trial.number])
+    return {
+        "trial": trial.number,
+        "searched": _searched(trial),
+        "scores": list(scores[trial.number]),
+        **interval(scores[trial.number]),
+        # By these seeds alone it may be as good as the chosen one.
+        "is_tied": trial is not chosen and abs(gap.mean) <= gap.half,
+    }
+
+
+def _searched(trial: Trial) -> float:
+    assert trial.values is not None
+    return trial.values[0]
+
+
+def _open_test(record: Record, files: StudyFiles, found: dict[str, Any], data: Prepared) -> None:
+    """Measure the chosen configuration's fresh trainings on the test split; that is written down first."""
+    from dataclasses import replace
+
+    from imgcls_search.jobs.evaluate import measure_on, read_network
+
+    seeds = found["seeds"]["fresh"]
+    opening = {"by": "confirm", "at": now(), "seeds": seeds, "portion": "train", "trial": found["chosen"]}
+    record.append_fact("test_openings", opening)
+    scores = []
+    for seed in seeds:
+        network, config, known = read_network(weights_path(files, found["chosen"], seed))
+        evaluation = measure_on(network, config, replace(data, mean=known.mean, std=known.std), "test")
+        scores.append(evaluation.metrics[found["metric"]])
+    found["test"] = {"scores": scores, **interval(scores), "images": len(evaluation.labels)}
+    if found["metric"] in ("accuracy", "top5_accuracy"):
+        found["test"]["images_interval"] = share_interval(found["test"]["mean"], found["test"]["images"])
+
+
+def _list(values: Sequence[Any]) -> str:
+    return ", ".join(map(str, values))

@@ -1,0 +1,203 @@
+"""Trained weights measured on images: the validation split, or the sealed test split when asked."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torch import nn
+
+from imgcls_search.config import Component, TrialConfig
+from imgcls_search.data import Images, Prepared, comes_with, describe, describe_whole, load, open_test
+from imgcls_search.deploy.artifact import Artifact
+from imgcls_search.errors import DataError, UserError
+from imgcls_search.jobs.export import append_line, now
+from imgcls_search.terminal import shown
+from imgcls_search.train import checkpoint
+from imgcls_search.train.device import available_devices
+from imgcls_search.train.loop import predict
+from imgcls_search.train.metrics import score, softmax
+from imgcls_search.worker import finish, pipeline
+
+SplitName = Literal["val", "test", "all"]
+
+CUTS = ("val", "test", "split_seed", "max_train")
+"""The arguments of a data set that decide which images are in which split."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What a model says of every image of a split."""
+
+    split: SplitName
+    metrics: dict[str, float]
+    names: tuple[str, ...]
+    labels: np.ndarray[Any, Any]
+    """Class numbers [N]."""
+
+    probabilities: np.ndarray[Any, Any]
+    """[N, classes]."""
+
+    classes: tuple[str, ...]
+
+
+def evaluate_weights(
+    weights: Path,
+    split: SplitName,
+    cache: Path,
+    *,
+    data: Component | None = None,
+    skip_unreadable: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> Evaluation:
+    """Measure a weights file on a split of its own data set, or of another that has some of its classes.
+
+    Classes are matched by name. `all` takes every image, and cuts nothing; neither does a split that a folder comes
+    with. Other splits are cut as those of the training were: in a folder that was moved they hold the same images.
+
+    `say` is told what there is to read.
+
+    Raises:
+        CheckpointError: the file is not a trained model of this program, or its exported network has gone.
+        DataError: the images are missing or damaged, or some are of a class that was not trained.
+    """
+    network, config, trained_on = read_network(weights)
+    # Of the size and with the normalisation that the weights were trained with, whatever the images are.
+    image = {**config.section("image"), "size": trained_on.image_size, "channels": trained_on.channels}
+    component = config.component("data") if data is None else _cut_alike(data, config.component("data"))
+    if skip_unreadable:
+        if component.name != "folder":
+            raise UserError(f"--skip-unreadable: goes with a folder of images (data.folder), got {component.path}")
+        component = replace(component, args={**component.args, "skip_unreadable": True})
+    tree = {**config.to_dict(), "data": {component.name: dict(component.args)}, "image": image}
+    config = TrialConfig.from_dict(tree)
+    is_given = data is not None and split != "all" and comes_with(component, split)
+    if split == "all" or is_given:
+        source = describe_whole(component, split if split != "all" else None)
+        classes, parts = source.classes, pipeline.open_whole(config, source, cache, say)
+    else:
+        try:
+            found = pipeline.prepare_data(config, cache, say=say)
+        except DataError as error:
+            raise DataError(f"{error} ({_instead(component)})") from error
+        classes, parts = found.classes, _images(config, found, split)
+    numbers = _class_numbers(classes, trained_on.classes, f"{weights}: {component.path}")
+    parts = [replace(part, labels=numbers[part.labels]) for part in parts]
+    if split != "val":
+        record_opening(weights.parent / "test-openings.jsonl", {"weights": weights.name, "split": split})
+    return _measure(network, config, trained_on, parts, split)
+
+
+def _cut_alike(data: Component, trained: Component) -> Component:
+    """Return a data set that is cut into splits as the one of the training, where both are of one kind."""
+    if data.name != trained.name:
+        return data
+    cuts = {name: trained.args[name] for name in CUTS if name in data.args and name in trained.args}
+    return replace(data, args={**data.args, **cuts})
+
+
+def _instead(component: Component) -> str:
+    """Return what can be measured where a split cannot be cut."""
+    given = [split for split in ("val", "test") if comes_with(component, split)]
+    shown = "".join(f"--split {split} measures {split}/; " for split in given)
+    return f"{shown}--split all measures all images, and cuts nothing"
+
+
+def _class_numbers(found: Sequence[str], trained: Sequence[str], place: str) -> np.ndarray[Any, Any]:
+    """Return the number that each class of some images has among the trained ones.
+
+    Raises:
+        DataError: one is not among them.
+    """
+    numbers = {name: number for number, name in enumerate(trained)}
+    strange = [name for name in found if name not in numbers]
+    if strange:
+        raise DataError(f"{place}: the weights were not trained on class {_show(strange)}; allowed: {_show(trained)}")
+    return np.array([numbers[name] for name in found], dtype=np.int64)
+
+
+def read_network(weights: Path) -> tuple[nn.Module | Artifact, TrialConfig, Prepared]:
+    """Return what saved weights were scored by, their configuration and the data set they were trained on.
+
+    That is the model, or, where it was compressed or measured as a file, the exported network beside it.
+
+    Raises:
+        CheckpointError: the file is not a trained model of this program, or its exported network has gone.
+        DeployError: the exported network is damaged.
+    """
+    state = checkpoint.load(weights)
+    model, config, data = pipeline.load_finished(state, str(weights))
+    return finish.find_artifact(state, weights) or model, config, data
+
+
+def measure_on(network: nn.Module | Artifact, config: TrialConfig, data: Prepared, split: SplitName) -> Evaluation:
+    """Measure a network on a split; asking for `test` or `all` opens the sealed split."""
+    return _measure(network, config, data, _images(config, data, split), split)
+
+
+def _measure(
+    network: nn.Module | Artifact, config: TrialConfig, data: Prepared, parts: Sequence[Images], split: SplitName
+) -> Evaluation:
+    """Measure a network on images with the class numbers and the normalisation of the data it was trained on."""
+    labels = np.concatenate([part.labels for part in parts])
+    if not len(labels):
+        raise DataError(f"{config.component('data').path}: the {split} split is empty")
+    logits = np.concatenate(_logits(network, config, data, [part for part in parts if len(part.labels)]))
+    return Evaluation(
+        split=split,
+        metrics=score(logits, labels),
+        names=tuple(name for part in parts for name in part.names),
+        labels=labels,
+        probabilities=softmax(logits),
+        classes=data.classes,
+    )
+
+
+def _logits(
+    network: nn.Module | Artifact, config: TrialConfig, data: Prepared, parts: Sequence[Images]
+) -> list[np.ndarray[Any, Any]]:
+    if isinstance(network, Artifact):
+        return [finish.logits(network, part) for part in parts]
+    device = available_devices(config.section("training")["device"])[0]
+    model = network.to(device)
+    return [predict(model, pipeline.on_device(part, data, device)) for part in parts]
+
+
+def predictions_csv(evaluation: Evaluation) -> str:
+    """Return one line an image: its name, its class, the predicted class and the probability of each class."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    classes = [_as_text(name) for name in evaluation.classes]
+    writer.writerow(["image", "label", "predicted", *(f"p({shown(name)})" for name in evaluation.classes)])
+    for name, label, row in zip(evaluation.names, evaluation.labels, evaluation.probabilities, strict=True):
+        writer.writerow([_as_text(name), classes[label], classes[row.argmax()], *(f"{p:.6f}" for p in row)])
+    return text.getvalue()
+
+
+def _as_text(cell: str) -> str:
+    """Return a cell that a spreadsheet does not take for a formula: file names come from anybody."""
+    cell = shown(cell)
+    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+
+
+def record_opening(path: Path, about: dict[str, Any]) -> None:
+    """Add a line to the list of times that the test split was looked at."""
+    append_line(path, json.dumps({"at": now(), **about}))
+
+
+def _images(config: TrialConfig, data: Prepared, split: SplitName) -> list[Images]:
+    if split == "val":
+        return [load(data, "val")]
+    test = open_test(describe(config.component("data"), Path(data.folder).parent), data)
+    return [test] if split == "test" else [load(data, "train"), load(data, "val"), test]
+
+
+def _show(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:5])
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown

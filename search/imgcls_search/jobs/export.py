@@ -1,0 +1,155 @@
+"""A trial leaves its study as a file that trains alone."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from imgcls_search.errors import StudyError, UserError
+from imgcls_search.space import dump
+from imgcls_search.study import best
+from imgcls_search.study.files import StudyFiles
+from imgcls_search.study.record import Record, load
+from imgcls_search.trial import Trial
+
+_ORIGIN = re.compile(r"^#[ \t]*origin:[ \t]*(.*?)[ \t\r]*$", re.MULTILINE)
+
+
+def export_trial(files: StudyFiles, number: int | None) -> str:
+    """Return a trial of a study, by default the best, as YAML in the space language.
+
+    Raises:
+        StudyError: there is no such study or trial, or several are on its front and none is named.
+        NoResultError: no trial is complete.
+    """
+    record = load(files)
+    trial = best.the_best(record) if number is None else find_trial(record, number)
+    origin = {"study": files.name, "trial": trial.number}
+    comments = [
+        f"Trial {trial.number} of study {files.name}, exported by imgcls-search.",
+        f"Searched on the validation split: {_values(trial, record)}.",
+        f"origin: {json.dumps(origin)}",
+    ]
+    return dump(trial.candidate.config, comments=comments)
+
+
+def find_trial(record: Record, number: int) -> Trial:
+    """Return a trial by its number.
+
+    Raises:
+        StudyError: the study has no such trial.
+    """
+    if number in record.strangers:
+        raise StudyError(f"trial {number} of study {record.study.study_name!r} was not made by imgcls-search")
+    if number not in record.by_number:
+        allowed = f"0 to {max(record.by_number)}" if record.trials else "none yet"
+        raise StudyError(f"study {record.study.study_name!r} has no trial {number}; allowed: {allowed}")
+    return record.by_number[number]
+
+
+def read_origin(text: str) -> tuple[dict[str, Any] | None, str | None]:
+    """Return the study and trial that an exported file came from, None where it does not say; and what is wrong there.
+
+    It is a comment, which people may change: one that makes no sense stops no training.
+    """
+    found = _ORIGIN.search(text)
+    if found is None:
+        return None, None
+    with contextlib.suppress(ValueError, RecursionError):
+        origin = json.loads(found[1])
+        if is_origin(origin):
+            return origin, None
+    example = json.dumps({"study": "NAME", "trial": 7})
+    line = text.count("\n", 0, found.start()) + 1
+    return None, f"{line}: the comment {found[0]!r:.120} names no study and trial; allowed: # origin: {example}"
+
+
+def is_origin(value: Any) -> bool:
+    """Tell whether a value names a study and a trial."""
+    if not isinstance(value, dict) or not isinstance(value.get("study"), str) or type(value.get("trial")) is not int:
+        return False
+    with contextlib.suppress(StudyError):
+        StudyFiles(Path(), value["study"])
+        return bool(value["trial"] >= 0)
+    return False
+
+
+def must_be_writable(path: Path) -> None:
+    """Refuse a file that cannot be written before the work is done that it is for.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        temporary.touch()
+        temporary.unlink()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        # A name that is not UTF-8 is written with a backslash, as it is shown, and as JSON escapes it.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    finally:
+        # Where the folder is a file, this fails as the writing did.
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file, whole or not at all; nothing of what is there is read, and others may add at once.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    from filelock import FileLock
+
+    try:
+        with FileLock(path.with_name(f".{path.name}.lock")), path.open("a+b") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 1))
+            # Half a line, which somebody left, keeps to itself.
+            begin = b"" if file.read(1) in (b"", b"\n") else b"\n"
+            try:
+                file.write(begin + line.encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            except OSError:
+                os.ftruncate(file.fileno(), size)
+                raise
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def now() -> str:
+    """Return the time in UTC, as ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _values(trial: Trial, record: Record) -> str:
+    if trial.values is None:
+        return f"none, the trial is {trial.state}"
+    shown = ", ".join(
+        f"{metric} {value:.4g}" for (metric, _), value in zip(record.objectives, trial.values, strict=True)
+    )
+    over = best.over_limits(trial)
+    return f"{shown}, which is over {', '.join(over)}" if over else shown

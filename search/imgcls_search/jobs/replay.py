@@ -1,0 +1,283 @@
+"""Searches on recorded curves: the same loop, strategy and record, in milliseconds a trial.
+
+`replay` runs any space on any `Curves`; `replay_study` asks what another strategy would have cost and found on the
+curves of a study that is there.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from imgcls_search.catalog import strategy
+from imgcls_search.config import TrialConfig
+from imgcls_search.data import InputShape, Prepared
+from imgcls_search.errors import StudyError
+from imgcls_search.executors.replay import Curves, ReplayExecutor
+from imgcls_search.orchestrator.search import Ending, Outcome, Search
+from imgcls_search.signature import Arg, Catalog, Fields, Leaf, build, read
+from imgcls_search.space import Space, parse
+from imgcls_search.strategy.encoding import Encoding
+from imgcls_search.strategy.samplers import SAMPLERS, Sampler, View, draw_random
+from imgcls_search.study.files import StudyFiles
+from imgcls_search.study.memory import unwritten_record
+from imgcls_search.study.record import Record
+from imgcls_search.study.settings import Limits, StudySettings
+from imgcls_search.trial import MEASURED, SIZES, Candidate, Trial
+
+OPEN_VALUE = Leaf(arg=Arg("anything that the curves know"), types=(bool, int, float, str), items=(int, float, str))
+
+
+def table_catalog(metrics: Mapping[str, str] | None = None) -> Catalog:
+    """Return the catalog of spaces for curves that are no trainings: any parameters under `config`, and the epochs.
+
+    study: {objectives: {accuracy: maximize}}
+    config: {lr: {float: [1e-4, 1e-1], log: true}, layers: {int: [1, 5]}}
+    training: {epochs: 52}
+    """
+    epochs = Leaf(arg=Arg("epochs of a full training", ge=1, fixed=True), types=(int,))
+    study = read(StudySettings)
+    return Catalog(
+        config=Fields(fields={"config": Fields(others=OPEN_VALUE), "training": Fields(fields={"epochs": epochs})}),
+        study=Fields(fields={**study.fields, **strategy()}, doc=study.doc),
+        limits=read(Limits),
+        metrics=metrics or {"accuracy": "what the curves call accuracy", **SIZES},
+    )
+
+
+def replay(
+    space: Space,
+    curves: Curves,
+    *,
+    workers: int = 1,
+    sampler: Sampler | None = None,
+    sizes: Mapping[TrialConfig, Mapping[str, float]] | None = None,
+) -> tuple[Outcome, Steps]:
+    """Run a search on curves, without any file that stays, and return its outcome and its steps."""
+    steps = Steps()
+    # The clock of a replay makes leaps, and nothing in it hangs.
+    space = replace(space, study={**space.study, "epoch_timeout": None, "trial_timeout": None})
+    with tempfile.TemporaryDirectory() as folder:
+        search = Search(
+            space=space,
+            files=StudyFiles(Path(folder), space.name),
+            record=unwritten_record(space.name, space.objectives),
+            executor=ReplayExecutor(curves, workers),
+            helper=Idle(),
+            watcher=steps,
+            num_classes=0,
+            sampler=sampler,
+            weigh=_Known(sizes or {}),
+        )
+        search.files.log(0).parent.mkdir(parents=True)
+        ending: Ending = search.run()
+        steps.seconds = search.executor.clock()
+        return Outcome(ending=ending, record=search.record), steps
+
+
+@dataclass
+class Steps:
+    """Watches a replay: the best complete trial's value after so many epochs of all trials together."""
+
+    bests: list[tuple[int, float]] = field(default_factory=list)
+    """Epochs trained, and the first objective's best value from then on."""
+
+    seconds: float = 0.0
+    """What the trainings would have taken."""
+
+    said: list[str] = field(default_factory=list)
+    completed: set[int] = field(default_factory=set)
+
+    def say(self, text: str) -> None:
+        """Keep a line."""
+        self.said.append(text)
+
+    def decoding(self, done: int, total: int) -> None:
+        """Do nothing: there are no images."""
+
+    def changed(self, search: Search) -> None:
+        """Note a new best."""
+        for trial in search.record.trials:
+            if trial.state == "complete" and trial.number not in self.completed:
+                self.completed.add(trial.number)
+                self._note(search, trial)
+
+    def _note(self, search: Search, trial: Trial) -> None:
+        (value, *_) = trial.values or ()
+        if not self.bests or search.sign * value > search.sign * self.bests[-1][1]:
+            self.bests.append((sum(each.epoch for each in search.record.trials), value))
+
+
+class Idle:
+    """Stands in for the helper process: there are no images, and nothing to build."""
+
+    is_measuring = False
+
+    def prepare(self, config: TrialConfig) -> Prepared:
+        """Return an empty data set."""
+        return Prepared(
+            fingerprint="", classes=(), image_size=0, channels=0, counts={}, class_counts=(), mean=(), std=(), folder=""
+        )
+
+    def measuring(self, config: TrialConfig, shape: InputShape) -> Generator[None, None, dict[str, float]]:
+        """Return no sizes."""
+        yield from ()
+        return dict.fromkeys(SIZES, 0.0)
+
+    def wait(self, seconds: float | None) -> None:
+        """Return at once."""
+
+
+class _Known:
+    """Answers with sizes that are known; a configuration without any has none."""
+
+    def __init__(self, sizes: Mapping[TrialConfig, Mapping[str, float]]) -> None:
+        self.sizes = sizes
+
+    def __call__(self, config: TrialConfig) -> Generator[None, None, Mapping[str, float] | str]:
+        yield from ()
+        return self.sizes.get(config, dict.fromkeys(SIZES, 0.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replayed:
+    """What a strategy cost and found on a study's curves."""
+
+    strategy: str
+    trials: int
+    complete: int
+    epochs: int
+    extended: int
+    """Epochs that were never trained, taken from the most similar complete trial."""
+
+    seconds: float
+    best: float | None
+    bests: tuple[tuple[int, float], ...]
+
+
+def replay_study(record: Record, space: Space, *, workers: int = 1) -> Replayed:
+    """Run a strategy on the curves of a study: its configurations are all that can be drawn.
+
+    Raises:
+        StudyError: the study has too few curves, or networks that were compressed.
+    """
+    _refuse_measured(record)
+    pool = [trial for trial in record.trials if trial.epoch and not trial.compresses]
+    if len(pool) < 2 or not any(trial.state == "complete" for trial in pool):
+        raise StudyError(
+            f"study {record.study.study_name!r} has {len(pool)} uncompressed trial(s) with epochs; a replay needs at "
+            "least 2, one of them complete"
+        )
+    curves = Recorded(pool)
+    sizes = {trial.candidate.config: trial.sizes for trial in pool}
+    sampler = FromPool(build(SAMPLERS, space.sampler, space=space), [trial.candidate for trial in pool])
+    space = replace(space, study={**space.study, "trials": len(pool), "timeout": None}, start=())
+    outcome, steps = replay(space, curves, workers=workers, sampler=sampler, sizes=sizes)
+    trials = outcome.record.trials
+    return Replayed(
+        strategy=f"{space.sampler.name} + {space.pruner.name}",
+        trials=len(trials),
+        complete=sum(trial.state == "complete" for trial in trials),
+        epochs=sum(trial.epoch for trial in trials),
+        extended=curves.num_extended(trials),
+        seconds=steps.seconds,
+        best=steps.bests[-1][1] if steps.bests else None,
+        bests=tuple(steps.bests),
+    )
+
+
+def _refuse_measured(record: Record) -> None:
+    measured = [metric for metric, _ in record.objectives if metric in MEASURED]
+    if measured:
+        raise StudyError(
+            f"study {record.study.study_name!r} has objectives that only exported networks show, which no curve holds: "
+            f"{', '.join(measured)}"
+        )
+
+
+def as_it_was(record: Record) -> Replayed:
+    """Return what the study itself cost and found, in the order of its trials."""
+    sign = 1 if record.objectives[0][1] == "maximize" else -1
+    bests: list[tuple[int, float]] = []
+    spent = 0
+    for trial in record.trials:
+        spent += trial.epoch
+        if trial.state == "complete" and trial.values:
+            value = trial.values[0]
+            if not bests or sign * value > sign * bests[-1][1]:
+                bests.append((spent, value))
+    return Replayed(
+        strategy="as it was",
+        trials=len(record.trials),
+        complete=sum(trial.state == "complete" for trial in record.trials),
+        epochs=spent,
+        extended=0,
+        seconds=sum(epoch["seconds"] for trial in record.trials for epoch in trial.epochs),
+        best=bests[-1][1] if bests else None,
+        bests=tuple(bests),
+    )
+
+
+class Recorded:
+    """The curves of a study; one that was stopped goes on as the complete trial that stood nearest to it there did."""
+
+    def __init__(self, trials: Sequence[Trial]) -> None:
+        """Read the epochs of trials that have at least one; one or more must be complete."""
+        self.trials = {trial.candidate.config: trial for trial in trials}
+        self.complete = [trial for trial in trials if trial.state == "complete"]
+
+    def at(self, config: TrialConfig, epoch: int) -> Mapping[str, float]:
+        """Return what the trial of a configuration showed, or would have shown as far as is known."""
+        trial = self.trials[config]
+        if epoch <= trial.epoch:
+            return trial.epochs[epoch - 1]
+        last = trial.epochs[-1]
+        model = min(self.complete, key=lambda other: abs(other.value_at(trial.epoch) - last[trial.metric]))
+        here, there = model.epochs[trial.epoch - 1], model.epochs[epoch - 1]
+        gained = {name: last[name] + there[name] - here[name] for name in last if name in here and name in there}
+        # An accuracy that would rise beyond 1 stays there.
+        bounded = {name: min(value, 1.0) if last[name] <= 1 else value for name, value in gained.items()}
+        return {**last, **bounded, "epoch": float(epoch), "seconds": last["seconds"]}
+
+    def num_extended(self, trials: Sequence[Trial]) -> int:
+        """Return how many epochs of a replay were never trained."""
+        return sum(max(0, trial.epoch - self.trials[trial.candidate.config].epoch) for trial in trials)
+
+
+class FromPool:
+    """Draws what a sampler would draw, moved to the nearest configuration of a pool that was not drawn yet."""
+
+    def __init__(self, sampler: Sampler, pool: Sequence[Candidate]) -> None:
+        """`pool` is all that can be drawn."""
+        self.sampler = sampler
+        self.pool = pool
+
+    def draw(self, view: View, number: int, attempt: int) -> Candidate | None:
+        """Return the nearest one left, None when none is."""
+        drawn = {trial.candidate.config for trial in view.trials}
+        left = [candidate for candidate in self.pool if candidate.config not in drawn]
+        wanted = self.sampler.draw(view, number, attempt) or draw_random(view, number, attempt)
+        if not left:
+            return None
+        encoding = Encoding(view.space)
+        rows = encoding.rows([wanted.params, *(candidate.params for candidate in left)])
+        nearest = ((rows[1:] - rows[0]) ** 2).sum(axis=1).argmin()
+        return replace(wanted, **{name: getattr(left[int(nearest)], name) for name in _DRAWN})
+
+
+_DRAWN = ("params", "distributions", "config")
+
+
+def space_of(record: Record, catalog: Catalog, overrides: Sequence[tuple[str, str]]) -> Space:
+    """Return the space of a study with changes as `--set` takes them, without its start settings and limits.
+
+    Raises:
+        SpaceError: a change is no part of the space language.
+    """
+    document = {name: section for name, section in record.fact("space").items() if name not in ("start", "limits")}
+    study = {name: value for name, value in document["study"].items() if name in ("name", "seed", "sampler", "pruner")}
+    document["study"] = {**study, "objectives": dict(record.objectives)}
+    return parse(json.dumps(document), catalog, source=f"study {record.study.study_name}", overrides=overrides)

@@ -1,0 +1,287 @@
+"""A configuration trained for good: several seeds, then the sealed test split."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from imgcls_search.confidence import interval
+from imgcls_search.config import TrialConfig
+from imgcls_search.data import Prepared, must_exist
+from imgcls_search.errors import CheckpointError, NoResultError, StudyError, UserError
+from imgcls_search.executors.helper import Helper
+from imgcls_search.executors.local import LocalExecutor, usable_slots
+from imgcls_search.jobs.export import now, write_text
+from imgcls_search.orchestrator import teachers
+from imgcls_search.orchestrator.faults import more_parts
+from imgcls_search.protocol import (
+    EpochEnded,
+    Event,
+    Executor,
+    Failed,
+    Job,
+    MilestoneReached,
+    Portion,
+    Scored,
+    Started,
+    WorkerDied,
+)
+from imgcls_search.study.address import Address
+from imgcls_search.study.files import find_study
+from imgcls_search.study.record import load
+from imgcls_search.trial import compresses
+
+MOST_DEATHS = 2
+"""Workers that may die under one seed before the training is given up."""
+
+
+PARTIAL = ".partial.pt"
+"""Ends the name of weights that are still being trained."""
+
+
+class TrainingWatcher(Protocol):
+    """Somebody who looks on."""
+
+    def say(self, text: str) -> None:
+        """Take a line that a person should see."""
+
+    def decoding(self, done: int, total: int) -> None:
+        """Take notice of images being decoded."""
+
+    def epoch_ended(self, seed: int, metrics: Mapping[str, float], epochs: int) -> None:
+        """Take notice of an epoch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What to train, how often and where the results go."""
+
+    config: TrialConfig
+    seeds: Sequence[int]
+    portion: Portion
+    out: Path
+    studies: Path
+    """Where studies and decoded images lie."""
+
+    origin: Mapping[str, Any] | None
+    """The study and trial that the configuration was exported from, where that is known."""
+
+    at: Address | None = None
+    """The database of studies on a server, if that is where they are."""
+
+
+def train(training: Training, watcher: TrainingWatcher) -> dict[str, Any]:
+    """Train with every seed, save the weights, open the test split once and write `metrics.json`.
+
+    Raises:
+        UserError: the configuration, the data or the folder is not fit for it.
+        NoResultError: a training diverged or failed.
+    """
+    must_exist(training.config.component("data"))
+    _claim(training.out)
+    with ExitStack() as stack:
+        helper = Helper(training.studies)
+        stack.callback(helper.close)
+        devices = helper.devices(training.config.section("training")["device"])
+        executor = LocalExecutor(usable_slots(devices, None, len(training.seeds)))
+        stack.callback(executor.close)
+        _refuse_other_images(training, helper)
+        data = helper.prepare(training.config, watcher.decoding, watcher.say)
+        helper.measure(training.config, data.shape)
+        taught = teachers.settle_one(training.config, training.studies, training.at, training.origin, data, helper)
+        teacher = taught[0] if taught is not None else None
+        jobs = [
+            training_job(
+                seed,
+                training.config,
+                data,
+                seed=seed,
+                weights=weights_path(training.out, seed),
+                teacher=teacher,
+                portion=training.portion,
+            )
+            for seed in training.seeds
+        ]
+        histories = train_jobs(jobs, executor, watcher)
+        versions = helper.versions()
+    # From here on the test split is open; that is written down where the search can be asked about it.
+    opening = {"by": "train", "at": now(), "seeds": list(training.seeds), "portion": training.portion}
+    is_noted = _note_opening(training, opening, watcher)
+    report = _report(training, data, histories, versions)
+    if taught is not None:
+        report["teacher"] = taught[1]
+    report["test_openings"] = [{**opening, "noted_in_study": is_noted}]
+    write_text(training.out / "metrics.json", json.dumps(report, indent=2) + "\n")
+    return report
+
+
+def weights_path(out: Path, seed: int) -> Path:
+    """Return where the weights of a seed are saved."""
+    return out / f"seed-{seed}.pt"
+
+
+def _claim(out: Path) -> None:
+    if (out / "metrics.json").exists():
+        raise StudyError(f"{out}: holds the results of a training already; choose another folder with --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / ".writable").touch()
+        (out / ".writable").unlink()
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror})") from error
+
+
+def _refuse_other_images(training: Training, helper: Helper) -> None:
+    """Refuse to go on with what an earlier call trained on other images.
+
+    Raises:
+        StudyError: there is such a training.
+    """
+    for seed in training.seeds:
+        path = weights_path(training.out, seed)
+        try:
+            known = helper.describe_weights(path)
+        except CheckpointError:
+            # Not there, or damaged: the training begins from the start.
+            continue
+        if not helper.has_fingerprint(training.config, known.fingerprint):
+            raise StudyError(
+                f"{path}: was trained on other images than are there now (then {dict(known.counts)}, fingerprint "
+                f"{known.fingerprint}); put them back, choose another folder with --out, or delete {training.out} to "
+                "train from the start"
+            )
+
+
+def train_jobs(jobs: Sequence[Job], executor: Executor, watcher: TrainingWatcher) -> dict[int, list[dict[str, float]]]:
+    """Train every job to its last epoch and return what each epoch measured, by the job's number.
+
+    Raises:
+        NoResultError: a training diverged or failed, or its workers keep dying.
+    """
+    jobs_by_number = {job.trial: job for job in jobs}
+    histories: dict[int, list[dict[str, float]]] = {number: [] for number in jobs_by_number}
+    waiting = list(jobs_by_number)
+    deaths = dict.fromkeys(jobs_by_number, 0)
+    unfinished = set(jobs_by_number)
+    while unfinished:
+        while waiting and executor.free_slots():
+            executor.start(jobs_by_number[waiting.pop(0)])
+        event = executor.next_event(0.5)
+        if event is None:
+            continue
+        number = event.trial
+        job = jobs_by_number[number]
+        match event:
+            case Started(history=history):
+                histories[number] = [dict(metrics) for metrics in history]
+            case EpochEnded(metrics=metrics):
+                histories[number].append(dict(metrics))
+                watcher.epoch_ended(job.seed, metrics, job.until_epoch)
+            case Scored(metrics=metrics):
+                # As it is deployed, and so what it is worth.
+                histories[number].append({**histories[number][-1], **metrics})
+            case MilestoneReached():
+                _name_finished(Path(job.checkpoint))
+                unfinished.discard(number)
+            case Failed(kind="out_of_memory", reason=reason) | WorkerDied(is_out_of_memory=True, reason=reason) if (
+                more := more_parts(job.config.section("training")["batch_size"], job.micro_batches)
+            ):
+                jobs_by_number[number] = replace(job, micro_batches=more)
+                watcher.say(f"seed {job.seed}: {reason}; it goes on with {more} micro-batches a batch")
+                waiting.insert(0, number)
+            case Failed(reason=reason):
+                raise NoResultError(f"seed {job.seed}: {reason} (log: {job.log})")
+            case WorkerDied(reason=reason):
+                deaths[number] += 1
+                if deaths[number] > MOST_DEATHS:
+                    raise NoResultError(f"seed {job.seed}: {reason}, {deaths[number]} times")
+                watcher.say(f"seed {job.seed}: {reason}; it goes on from its last checkpoint")
+                waiting.insert(0, number)
+            case Event():
+                pass
+    return histories
+
+
+def training_job(
+    number: int,
+    config: TrialConfig,
+    data: Prepared,
+    *,
+    seed: int,
+    weights: Path,
+    teacher: str | None,
+    portion: Portion = "train",
+) -> Job:
+    """Return a training from the start to its last epoch, or from the checkpoint that an interrupted one left.
+
+    Until it is finished its weights have another name, so that nobody takes them for finished ones.
+    """
+    exports = compresses(config)
+    return Job(
+        trial=number,
+        config=config,
+        data=data.to_dict(),
+        seed=seed,
+        portion=portion,
+        until_epoch=config.section("training")["epochs"],
+        from_epoch=0,
+        checkpoint=str(weights if weights.exists() else weights.with_suffix(PARTIAL)),
+        log=str(weights.with_suffix(".log")),
+        is_scored=exports,
+        artifact=str(weights.with_suffix(".onnx")) if exports else "",
+        teacher=teacher,
+    )
+
+
+def _name_finished(checkpoint: Path) -> None:
+    """Give the weights of a finished training the name that they are looked for by."""
+    if checkpoint.name.endswith(PARTIAL):
+        checkpoint.replace(checkpoint.with_name(f"{checkpoint.name.removesuffix(PARTIAL)}.pt"))
+
+
+def _report(
+    training: Training,
+    data: Prepared,
+    histories: Mapping[int, Sequence[Mapping[str, float]]],
+    versions: Mapping[str, str],
+) -> dict[str, Any]:
+    # Imported when the workers are done: until then this process needs no torch.
+    from imgcls_search.jobs.evaluate import measure_on, read_network
+
+    test: dict[int, dict[str, float]] = {}
+    for seed in training.seeds:
+        path = weights_path(training.out, seed)
+        network, config, known = read_network(path)
+        # What starts from pretrained weights is normalised as they are.
+        seen = replace(data, mean=known.mean, std=known.std)
+        test[seed] = measure_on(network, config, seen, "test").metrics
+    names = list(test[training.seeds[0]])
+    return {
+        "config": training.config.to_dict(),
+        "origin": dict(training.origin) if training.origin is not None else None,
+        "trained_on": training.portion,
+        "seeds": list(training.seeds),
+        "images": dict(data.counts),
+        "fingerprint": data.fingerprint,
+        "validation": {str(seed): dict(history[-1]) for seed, history in histories.items() if history},
+        "test": {str(seed): metrics for seed, metrics in test.items()},
+        "summary": {name: interval([test[seed][name] for seed in training.seeds]) for name in names},
+        "versions": dict(versions),
+    }
+
+
+def _note_opening(training: Training, opening: Mapping[str, Any], watcher: TrainingWatcher) -> bool:
+    """Record in the study that its test split was opened; False where the study cannot be found."""
+    if training.origin is None:
+        return False
+    try:
+        record = load(find_study(training.studies, training.origin["study"], training.at))
+        record.append_fact("test_openings", {**opening, "trial": training.origin["trial"]})
+    except UserError as error:
+        watcher.say(f"the opening of the test split is noted in metrics.json and not in a study: {error}")
+        return False
+    return True

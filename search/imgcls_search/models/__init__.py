@@ -1,0 +1,70 @@
+"""Model families: one file each, one builder each, and this table; other packages add theirs as entry points."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+from imgcls_search.errors import UserError
+from imgcls_search.models.alexnet import alexnet
+from imgcls_search.models.convnext import convnext
+from imgcls_search.models.densenet import densenet
+from imgcls_search.models.efficientnet import efficientnet
+from imgcls_search.models.lenet5 import lenet5
+from imgcls_search.models.mobilenetv3 import mobilenetv3
+from imgcls_search.models.resnet import resnet
+from imgcls_search.models.timm import timm
+from imgcls_search.models.vgg import vgg
+from imgcls_search.models.vit import vit
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["ENTRY_POINTS", "MODELS", "families"]
+
+ENTRY_POINTS = "imgcls_search.models"
+"""The group in which a package names its builders: `name = "package.module:builder"`."""
+
+MODELS: Mapping[str, Callable[..., nn.Module]] = {
+    "vit": vit,
+    "resnet": resnet,
+    "lenet5": lenet5,
+    "alexnet": alexnet,
+    "vgg": vgg,
+    "densenet": densenet,
+    "efficientnet": efficientnet,
+    "mobilenetv3": mobilenetv3,
+    "convnext": convnext,
+    "timm": timm,
+}
+"""Builders take `image_size`, `channels` and `classes` from the data and everything else from the space.
+
+A builder imports torch in its body, so that reading its signature, and with it `check` and `--help`, stays fast.
+It raises `BuildError` with the name of the argument to blame.
+"""
+
+
+@cache
+def families() -> Mapping[str, Callable[..., nn.Module]]:
+    """Return all families: the built-in ones, and those that installed packages add.
+
+    Raises:
+        UserError: a package's builder cannot be loaded, or takes the name of another family.
+    """
+    found = dict(MODELS)
+    for entry in entry_points(group=ENTRY_POINTS):
+        package = entry.dist.name if entry.dist is not None else entry.value
+        if entry.name in found:
+            raise UserError(f"the package {package} adds a model family {entry.name!r}, but there is one of that name")
+        try:
+            found[entry.name] = entry.load()
+        # Whatever somebody else's module raises when it is imported.
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(
+                f"the model family {entry.name!r} of the package {package} cannot be loaded ({reason}); "
+                "mend or remove that package"
+            ) from error
+    return found

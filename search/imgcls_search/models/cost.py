@@ -1,0 +1,148 @@
+"""What a model costs, counted on the meta device, which holds shapes and no numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import flop_registry, shape_wrapper
+
+from imgcls_search.models.anatomy import Anatomy
+
+BATCH = 2
+"""Images in the counted step: batch normalisation cannot train on one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Counts that do not depend on the training."""
+
+    params: int
+    macs: int
+    """Multiply-accumulates of convolutions, matrix products and attention, for one image."""
+
+    largest_activation: int
+    """Numbers in the largest tensor that one image makes."""
+
+    saved_bytes: int
+    """What the forward pass keeps for the backward pass, for one image in 32-bit arithmetic."""
+
+    buffer_bytes: int
+    """Running statistics and the like."""
+
+    num_stages: int | None
+    """Stages of the model's anatomy, None where it tells none."""
+
+
+def count(model: nn.Module, *, channels: int, image_size: int) -> Cost:
+    """Return the cost of a model on the meta device, from one training step's forward pass.
+
+    MACs are half of the operations that torch's own formulas give, which its flop counter sums by module and slower.
+    """
+    weights = [*model.parameters(), *model.buffers()]
+    images = torch.empty(BATCH, channels, image_size, image_size, device="meta")
+    seen = _SeenTensors([*weights, images])
+    anatomy = getattr(model, "anatomy", None)
+    with seen, _fused_attention(), torch.autograd.graph.saved_tensors_hooks(seen.keep, lambda kept: kept):
+        model.train()(images)
+    return Cost(
+        params=sum(parameter.numel() for parameter in model.parameters()),
+        macs=seen.flops // 2 // BATCH,
+        largest_activation=seen.largest // BATCH,
+        saved_bytes=sum(seen.saved.values()) // BATCH,
+        buffer_bytes=sum(buffer.nbytes for buffer in model.buffers()),
+        num_stages=len(anatomy.stages) if isinstance(anatomy, Anatomy) else None,
+    )
+
+
+def peak_bytes(cost: Cost, *, pixels: int, batch_size: int, optimizer_states: int, averages: bool) -> int:
+    """Return an estimate of the memory that training takes at its peak, in 32-bit arithmetic, in bytes.
+
+    Weights, their gradients, what the optimizer keeps of each, an average of the weights where there is one; and for
+    each image of a batch the input, all that is saved for the backward pass, and one gradient of the largest activation
+    together with the activation it is computed for.
+    """
+    weights = 4 * cost.params * (2 + optimizer_states + averages) + cost.buffer_bytes * (1 + averages)
+    return weights + batch_size * (4 * pixels + cost.saved_bytes + 2 * 4 * cost.largest_activation)
+
+
+_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+
+
+@contextmanager
+def _fused_attention() -> Iterator[None]:
+    """Let attention be as processors and GPUs compute it, without a matrix of all pairs; the meta device makes one.
+
+    torch's own modes do not reach it inside of `nn.MultiheadAttention`, so the function itself is exchanged.
+    """
+    plain = functional.scaled_dot_product_attention
+
+    def fused(query: Any, key: Any, value: Any, attn_mask: Any = None, *rest: Any, **more: Any) -> Any:
+        if attn_mask is not None or query.dim() != 4:
+            return plain(query, key, value, attn_mask, *rest, **more)
+        return _ATTENTION(query, key, value)[0]
+
+    functional.scaled_dot_product_attention = fused
+    try:
+        yield
+    finally:
+        functional.scaled_dot_product_attention = plain
+
+
+def _attention_flops(query: Any, key: Any, value: Any, *rest: Any, **more: Any) -> int:
+    """Return the operations of both matrix products, of shapes [..., T, D] and [..., S, D]."""
+    *outer, length, width = query
+    return 2 * int(math.prod(outer)) * int(length) * int(key[-2]) * int(width + value[-1])
+
+
+_FLOPS = {**flop_registry, _ATTENTION: shape_wrapper(_attention_flops)}  # type: ignore[no-untyped-call]
+
+_BATCH_NORM = torch.ops.aten.native_batch_norm.default
+
+
+def _normalised(images: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Return shapes as batch normalisation in training does: its output, and each channel's mean and scale.
+
+    torch computes them by a dozen operations in Python, which took most of the time of a count.
+    """
+    return torch.empty_like(images), images.new_empty(images.shape[1]), images.new_empty(images.shape[1])
+
+
+class _SeenTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Looks at every tensor that an operation makes or saves."""
+
+    def __init__(self, given: list[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.largest = 0
+        self.flops = 0
+        self.given = {_storage(tensor) for tensor in given}
+        self.saved: dict[int, int] = {}
+        """Bytes of each storage that is kept for the backward pass."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = _normalised(*args) if func is _BATCH_NORM and args[5] else func(*args, **(kwargs or {}))
+        if func.overloadpacket in _FLOPS:
+            self.flops += _FLOPS[func.overloadpacket](*args, **(kwargs or {}), out_val=result)
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and _storage(tensor) not in self.given:
+                self.largest = max(self.largest, tensor.numel())
+        return result
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        # Layers share what they save, for example a normalisation's output and the activation that works in place.
+        if _storage(tensor) not in self.given:
+            self.saved[_storage(tensor)] = tensor.untyped_storage().nbytes()
+        return tensor
+
+
+def _storage(tensor: Tensor) -> int:
+    identity: int = tensor.untyped_storage()._cdata
+    return identity

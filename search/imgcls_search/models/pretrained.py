@@ -1,0 +1,425 @@
+"""Pretrained weights: fetched by torchvision or timm, or read from a file, and put into a model without their head."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from imgcls_search import archive
+from imgcls_search.config import Component, expand_path
+from imgcls_search.errors import BuildError, CheckpointError, closest
+from imgcls_search.models.anatomy import Anatomy
+
+IMAGENET = "imagenet"
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+WRAPPERS = ("model", "state_dict", "model_state_dict")
+"""Under these keys training scripts save the weights beside other things."""
+
+PREFIXES = ("module.", "_orig_mod.", "model.")
+"""What DataParallel, torch.compile and Lightning put before the name of each tensor."""
+
+ANSWER_SECONDS = 5
+"""A server of weights that says nothing for as long is not there."""
+
+# EfficientNet's first PyTorch version names its parts like this; timm like that.
+_OUTER = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+_SQUEEZE = {"_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
+_PLAIN = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2", **_SQUEEZE}
+_EXPANDING = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+    **_SQUEEZE,
+}
+
+Tensors = Mapping[str, Tensor]
+
+
+def is_wanted(component: Component) -> bool:
+    """Tell whether a model component starts from pretrained weights."""
+    return component.args.get("weights") is not None
+
+
+def is_file(component: Component) -> bool:
+    """Tell whether they are to be read from a file."""
+    return component.args.get("weights") not in (None, IMAGENET)
+
+
+def find(component: Component, model: nn.Module, *, image_size: int, channels: int, classes: int) -> Tensors:
+    """Return the weights that a component asks for, all but the head, position embeddings resized to the image.
+
+    `model` is built from the component; it may be on the meta device, and is not changed.
+
+    Raises:
+        CheckpointError: they cannot be fetched or read.
+        BuildError: they do not fit the model.
+    """
+    path, wanted = f"{component.path}.weights", str(component.args["weights"])
+    anatomy = _anatomy(path, model)
+    if component.name == "timm":
+        tensors = _from_timm(component, model, anatomy, image_size, channels, classes)
+    elif wanted == IMAGENET:
+        tensors = _from_torchvision(path, anatomy)
+    else:
+        tensors = _without_wrapping_prefix(_from_file(path, wanted), model)
+    tensors = _resized(tensors, model, image_size)
+    tensors = {name: tensor for name, tensor in tensors.items() if not _is_head(name, anatomy)}
+    _must_fit(path, wanted, tensors, model, anatomy)
+    return tensors
+
+
+def normalisation(component: Component, model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and deviation of each channel, in 0..1, by which the weights' own images were normalised.
+
+    A file that is not of this program does not tell; nearly all are trained with ImageNet's, or what timm notes.
+
+    Raises:
+        CheckpointError: the weights cannot be read.
+    """
+    path, wanted = f"{component.path}.weights", str(component.args["weights"])
+    if component.name == "timm":
+        settings: Any = model.pretrained_cfg
+        usual = tuple(settings["mean"]), tuple(settings["std"])
+        return usual if wanted == IMAGENET else _noted_normalisation(path, wanted) or usual
+    if wanted == IMAGENET:
+        preset = _torchvision_weights(_anatomy(path, model)).transforms()
+        return tuple(preset.mean), tuple(preset.std)
+    return _noted_normalisation(path, wanted) or (IMAGENET_MEAN, IMAGENET_STD)
+
+
+def _noted_normalisation(path: str, wanted: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        data = json.loads(_read(path, wanted)["about"])["data"]
+        return tuple(data["mean"]), tuple(data["std"])
+    return None
+
+
+def load_into(model: nn.Module, tensors: Tensors) -> None:
+    """Give a model the weights that `find` returned; its head keeps its fresh ones."""
+    model.load_state_dict(dict(tensors), strict=False)
+
+
+def _anatomy(path: str, model: nn.Module) -> Anatomy:
+    found = getattr(model, "anatomy", None)
+    if not isinstance(found, Anatomy):
+        raise BuildError(path, "this family does not tell where its head is, so no pretrained weights fit it")
+    return found
+
+
+def _torchvision_weights(anatomy: Anatomy) -> Any:
+    from torchvision.models import get_model_weights
+
+    assert anatomy.twin is not None, "the builder refuses what has no pretrained weights"
+    return get_model_weights(anatomy.twin).DEFAULT
+
+
+def _from_torchvision(path: str, anatomy: Anatomy) -> Tensors:
+    return _fetched(path, str(anatomy.twin), _torchvision_weights(anatomy), torch.hub.get_dir())
+
+
+@lru_cache(maxsize=2)
+def _fetched(path: str, name: str, weights: Any, hub: str) -> Tensors:
+    # Other folders of torch's hold other files of the same name.
+    folder = Path(hub) / "checkpoints"
+    try:
+        state: Tensors = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+    # Whatever a network, a hash or a damaged file can raise.
+    except Exception as error:
+        file = weights.url.rpartition("/")[2]
+        raise CheckpointError(
+            f"{path}: the pretrained weights of {name} cannot be fetched ({_reason(error)}); "
+            f"connect to a network, or put {file} into {folder}"
+        ) from error
+    return {_modern(name): tensor for name, tensor in state.items()}
+
+
+def _modern(name: str) -> str:
+    # The files of DenseNet are older than its layers' names: denselayer1.norm.1.weight is denselayer1.norm1.weight now.
+    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", name)
+
+
+def _from_timm(
+    component: Component, model: nn.Module, anatomy: Anatomy, image_size: int, channels: int, classes: int
+) -> Tensors:
+    path, wanted = f"{component.path}.weights", str(component.args["weights"])
+    arguments = {name: value for name, value in component.args.items() if name != "weights"}
+    shape: dict[str, Any] = {"image_size": image_size, "channels": channels, "classes": classes}
+    file = _placed(_timm_settings(component)) if wanted == IMAGENET else wanted
+    if file is None:
+        return _fetched_by_timm(component, arguments, shape)
+    tensors = _in_timms_names(_without_wrapping_prefix(_from_file(path, str(file)), model), model)
+    return _adapted_by_timm(tensors, anatomy, arguments, shape)
+
+
+def _adapted_by_timm(
+    tensors: Tensors, anatomy: Anatomy, arguments: Mapping[str, Any], shape: Mapping[str, Any]
+) -> Tensors:
+    """Return the tensors of a file as timm would load them: in its present names, for these channels and this size."""
+    from imgcls_search.models.timm import create
+
+    body = {name: tensor for name, tensor in tensors.items() if not _is_head(name, anatomy)}
+    # A number of classes that no model has: timm then leaves the head out, whatever the file was trained for.
+    overlay = {"state_dict": body, "num_classes": -1}
+    try:
+        with torch.device("cpu"), _loading_nothing() as loaded:
+            create(**{**arguments, **shape}, pretrained=True, pretrained_cfg_overlay=overlay)
+    except BuildError:
+        raise
+    except Exception:
+        # What timm makes of a file of another model; that it does not fit is told from its own names.
+        return body
+    return loaded[-1] if loaded else body
+
+
+@contextlib.contextmanager
+def _loading_nothing() -> Iterator[list[dict[str, Tensor]]]:
+    """Collect what models are given to load in place of loading it: timm leaves out in silence what does not fit."""
+    loaded: list[dict[str, Tensor]] = []
+    original = nn.Module.load_state_dict
+
+    def collect(self: nn.Module, state: Mapping[str, Tensor], *_: Any, **__: Any) -> Any:
+        loaded.append(dict(state))
+        return original(self, {}, strict=False)
+
+    nn.Module.load_state_dict = collect  # type: ignore[method-assign,assignment]
+    try:
+        yield loaded
+    finally:
+        nn.Module.load_state_dict = original  # type: ignore[method-assign]
+
+
+def _fetched_by_timm(component: Component, arguments: Mapping[str, Any], shape: Mapping[str, Any]) -> Tensors:
+    from imgcls_search.models.timm import create
+
+    settings = _timm_settings(component)
+    try:
+        _must_be_reachable(settings)
+        # timm's own loading adapts the first layer to the channels and resizes what depends on the image's size.
+        with torch.device("cpu"):
+            model = create(**{**arguments, **shape}, pretrained=True)
+    except BuildError:
+        raise
+    except Exception as error:
+        folder, names = _hub_folder(), _placeable(settings)
+        raise CheckpointError(
+            f"{component.path}.weights: the pretrained weights of {component.args['name']} cannot be fetched "
+            f"({_reason(error)}); connect to a network, or put {_source(settings)} into {folder} as {names[0]}"
+        ) from error
+    return model.state_dict()
+
+
+def _timm_settings(component: Component) -> Any:
+    import timm
+
+    return timm.get_pretrained_cfg(component.args["name"])
+
+
+def _hub_folder() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def _placeable(settings: Any) -> list[str]:
+    """Return the names under which somebody may put timm's weights by hand."""
+    names = [f"{settings.architecture}{f'.{settings.tag}' if settings.tag else ''}.safetensors"]
+    return [*names, settings.url.rpartition("/")[2]] if settings.url else names
+
+
+def _placed(settings: Any) -> Path | None:
+    files = [_hub_folder() / name for name in _placeable(settings)]
+    return next((file for file in files if file.is_file()), None)
+
+
+def _source(settings: Any) -> str:
+    """Return the address of timm's weights, to be fetched on another machine."""
+    if not settings.hf_hub_id:
+        return str(settings.url)
+    from huggingface_hub import hf_hub_url
+
+    repository, _, revision = settings.hf_hub_id.partition("@")
+    return str(hf_hub_url(repository, settings.hf_hub_filename or "model.safetensors", revision=revision or None))
+
+
+def _must_be_reachable(settings: Any) -> None:
+    """Raise an OSError at once where there is no network; the hub's own client tries again for minutes."""
+    if not settings.hf_hub_id or _is_cached(settings):
+        return
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise OSError("HF_HUB_OFFLINE forbids it")
+    request = urllib.request.Request(_source(settings), method="HEAD")  # noqa: S310 - the hub's own address
+    try:
+        urllib.request.urlopen(request, timeout=ANSWER_SECONDS).close()  # noqa: S310
+    except urllib.error.HTTPError as error:
+        # Some server is there; the client knows better what to make of its answer.
+        error.close()
+    except urllib.error.URLError as error:
+        # Certificates are the client's business too.
+        if not isinstance(error.reason, ssl.SSLError):
+            raise OSError(f"no network: {error.reason}") from error
+
+
+def _is_cached(settings: Any) -> bool:
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    repository, _, revision = settings.hf_hub_id.partition("@")
+    names = (settings.hf_hub_filename,) if settings.hf_hub_filename else ("model.safetensors", "pytorch_model.bin")
+    found = (
+        try_to_load_from_cache(repository, name, cache_dir=constants.HF_HUB_CACHE, revision=revision or None)
+        for name in names
+    )
+    return any(isinstance(each, str) for each in found)
+
+
+def _from_file(path: str, wanted: str) -> Tensors:
+    state = _read(path, wanted)
+    while inner := next((state[key] for key in WRAPPERS if isinstance(state.get(key), Mapping)), None):
+        state = inner
+    tensors = {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+    if not tensors:
+        raise CheckpointError(f"{path}: {wanted}: holds no tensors; its entries: {_examples(list(map(str, state)))}")
+    return tensors
+
+
+def _read(path: str, wanted: str) -> Mapping[str, Any]:
+    file = expand_path(wanted, path)
+    if not file.is_file():
+        known = closest(wanted, [IMAGENET])
+        raise CheckpointError(f"{path}: {str(file)!r}: no such file{known}; allowed: imagenet, or the path of a file")
+    try:
+        archive.verify(file)
+        state = _read_safetensors(file) if _is_safetensors(file) else None
+        if state is None:
+            # Opened here: by some names torch would choose another format.
+            with file.open("rb") as opened:
+                state = torch.load(opened, map_location="cpu", weights_only=True)
+    except archive.DamagedError as error:
+        raise CheckpointError(f"{path}: {file}: not a weights file, or damaged ({error})") from error
+    # torch answers a damaged file with half a dozen unrelated exceptions.
+    except Exception as error:
+        raise CheckpointError(f"{path}: {file}: not a weights file, or damaged ({type(error).__name__})") from error
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"{path}: {file}: not a weights file; it holds a {type(state).__name__}")
+    return state
+
+
+def _is_safetensors(file: Path) -> bool:
+    # By its contents: a file that was put in another's place may have that one's name.
+    with file.open("rb") as opened:
+        head = opened.read(9)
+    return head[8:9] == b"{" and not head.startswith(b"PK")
+
+
+def _read_safetensors(file: Path) -> Mapping[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(file, device="cpu")
+
+
+def _without_wrapping_prefix(tensors: Tensors, model: nn.Module) -> Tensors:
+    """Return the tensors without what DataParallel, torch.compile and Lightning put before each name."""
+    # Not where the model's own names begin so.
+    prefixes = [prefix for prefix in PREFIXES if not any(name.startswith(prefix) for name in model.state_dict())]
+    while prefix := next((each for each in prefixes if all(name.startswith(each) for name in tensors)), None):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def _in_timms_names(tensors: Tensors, model: nn.Module) -> Tensors:
+    """Return the tensors of an EfficientNet in the names of its first PyTorch version under those that timm gives them.
+
+    There the blocks are counted through, here within stages; what a name stands for depends on whether a block expands.
+    """
+    if "_conv_stem.weight" not in tensors or "_blocks.0._depthwise_conv.weight" not in tensors:
+        return tensors
+    places = [match.groups() for name in model.state_dict() if (match := re.match(r"blocks\.(\d+)\.(\d+)\.", name))]
+    blocks = list(dict.fromkeys(places))
+    if not blocks:
+        return tensors
+    renamed = {}
+    for name, tensor in tensors.items():
+        first, _, rest = name.partition(".")
+        inside = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(.+)", name)
+        if inside and int(inside[1]) < len(blocks):
+            inner = _EXPANDING if f"_blocks.{inside[1]}._expand_conv.weight" in tensors else _PLAIN
+            stage, block = blocks[int(inside[1])]
+            renamed[f"blocks.{stage}.{block}.{inner.get(inside[2], inside[2])}.{inside[3]}"] = tensor
+        else:
+            renamed[f"{_OUTER.get(first, first)}.{rest}"] = tensor
+    return renamed
+
+
+def _resized(tensors: Tensors, model: nn.Module, image_size: int) -> Tensors:
+    """Return the tensors with torchvision's position embeddings brought to the number of patches of the model."""
+    name = "encoder.pos_embedding"
+    patch = getattr(model, "patch_size", None)
+    if name not in tensors or not isinstance(patch, int) or tensors[name].shape == model.state_dict()[name].shape:
+        return tensors
+    from torchvision.models.vision_transformer import interpolate_embeddings
+
+    resized: Tensors = interpolate_embeddings(image_size, patch, dict(tensors))
+    return resized
+
+
+def _is_head(name: str, anatomy: Anatomy) -> bool:
+    return name.startswith(f"{anatomy.head}.")
+
+
+def _must_fit(path: str, wanted: str, tensors: Tensors, model: nn.Module, anatomy: Anatomy) -> None:
+    # Older files do not count batches; only a moving average without a momentum would need it.
+    needed = {
+        name: tensor
+        for name, tensor in model.state_dict().items()
+        if not _is_head(name, anatomy) and (name in tensors or not name.endswith("num_batches_tracked"))
+    }
+    missing = [name for name in needed if name not in tensors]
+    strange = [name for name in tensors if name not in needed]
+    shapes = {
+        name: (tuple(tensors[name].shape), tuple(tensor.shape))
+        for name, tensor in needed.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    }
+    said = []
+    if missing:
+        said.append(f"it lacks {len(missing)} of {len(needed)} tensors, as {_examples(missing)}")
+    if strange:
+        said.append(f"it has {len(strange)} tensors more, as {_examples(strange)}")
+    if shapes:
+        name, (theirs, ours) = next(iter(shapes.items()))
+        more = f" ({len(shapes)} tensors have other shapes)" if len(shapes) > 1 else ""
+        said.append(f"{name} is {theirs} there and {ours} here{more}")
+    if missing and (prefix := _common_prefix(tensors)):
+        fitting = sum(name.removeprefix(prefix) in needed for name in tensors)
+        said.append(f"every name begins with {prefix}, and {fitting} of {len(tensors)} names fit without it")
+    if said:
+        raise BuildError(path, f"{wanted}: does not fit: {'; '.join(said)}")
+
+
+def _common_prefix(tensors: Tensors) -> str:
+    firsts = {name.partition(".")[0] for name in tensors}
+    return f"{firsts.pop()}." if len(firsts) == 1 else ""
+
+
+def _examples(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,62 @@
+"""The choice between a small and a large stem, and the mobile networks' way of leaving out early strides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from imgcls_search.errors import BuildError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Stem = Literal["auto", "small", "large"]
+
+MOBILE_SHRINK = {"small": 8, "large": 32}
+"""How many times smaller a mobile network makes its images: of its five strides of 2, a small stem keeps three."""
+
+
+def choose_stem(stem: Stem, image_size: int, weights: str | None) -> Literal["small", "large"]:
+    """Return what `auto` stands for: small up to 64 pixels; large above, and for weights trained with it."""
+    if stem != "auto":
+        return stem
+    return "small" if image_size <= 64 and weights != "imagenet" else "large"
+
+
+def check_mobile_size(image_size: int, stem: str) -> None:
+    """Refuse an image that the strides would make smaller than a pixel; padding would still give one, of zeros.
+
+    Raises:
+        BuildError: the image is smaller than the stem allows.
+    """
+    least = MOBILE_SHRINK[stem]
+    if image_size < least:
+        sizes = ", ".join(f"{name} {size}" for name, size in MOBILE_SHRINK.items())
+        raise BuildError(
+            "stem", f"{stem!r} needs images of at least {least} pixels, got {image_size}; smallest sizes: {sizes}"
+        )
+
+
+def mobile_strides(strides: Sequence[int], stem: str) -> list[int]:
+    """Return the strides of the blocks behind the stem: a small one also leaves out the first stride of 2."""
+    left_out = strides.index(2) if stem == "small" else None
+    return [1 if place == left_out else stride for place, stride in enumerate(strides)]
+
+
+def fit_mobile_stem(model: Any, channels: int, stem: str) -> nn.Module:
+    """Give a mobile network of torchvision, which has three channels and stride 2, the stem for these images."""
+    from torch import nn
+
+    if channels != 3 or stem == "small":
+        convolution = nn.Conv2d(
+            channels,
+            model.features[0][0].out_channels,
+            kernel_size=3,
+            stride=1 if stem == "small" else 2,
+            padding=1,
+            bias=False,
+        )
+        nn.init.kaiming_normal_(convolution.weight, mode="fan_out")
+        model.features[0][0] = convolution
+    fitted: nn.Module = model
+    return fitted

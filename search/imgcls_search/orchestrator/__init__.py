@@ -1,0 +1,1 @@
+"""One search, from opening its study to its end."""

@@ -1,0 +1,132 @@
+"""What becomes of a trial whose training or worker came to a bad end: tried again, so many times, or failed.
+
+A training that ran out of memory goes on with smaller micro-batches, a worker that died is replaced, and a loss that is
+no number prunes its trial, so that the sampler learns from it. Everything else fails the trial. Each is noted on the
+trial with its reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable
+
+from imgcls_search import durations
+from imgcls_search.errors import NoResultError, StudyError, UserError
+from imgcls_search.protocol import FEWEST_IMAGES, Failed, WorkerDied
+from imgcls_search.study.database import SAFE
+from imgcls_search.study.files import StudyFiles
+from imgcls_search.study.record import Record
+from imgcls_search.study.settings import StudySettings
+from imgcls_search.trial import Trial
+
+SAME_FAILURES = 3
+"""Trials in a row that may fail with the same words, and none reach a milestone, before the search is called broken."""
+
+
+def more_parts(batch_size: int, parts: int) -> int | None:
+    """Return twice as many micro-batches a batch, or None where they would hold too few images."""
+    return 2 * parts if batch_size // (2 * parts) >= FEWEST_IMAGES else None
+
+
+class Faults:
+    """Decides about trials in trouble, and stops a search that only fails."""
+
+    def __init__(self, record: Record, files: StudyFiles, settings: StudySettings, say: Callable[[str], None]) -> None:
+        """`say` takes a line that a person should see."""
+        self.record = record
+        self.files = files
+        self.settings = settings
+        self.say = say
+        self.failures: list[str] = []
+
+    def note_progress(self) -> None:
+        """Take note that a trial reached a milestone: the search as a whole is not broken."""
+        self.failures.clear()
+
+    def over_trial_time(self, trial: Trial, seconds: float) -> str | None:
+        """Return why a trial that has been silent for so many seconds is over its time; a second try mends nothing."""
+        limit = self.settings.trial_timeout
+        if limit is None or seconds + sum(epoch["seconds"] for epoch in trial.epochs) <= limit:
+            return None
+        return f"trained longer than study.trial_timeout: {durations.show(limit, exact=True)}"
+
+    def over_epoch_time(self, seconds: float) -> str | None:
+        """Return why a silence of so many seconds is too long for an epoch."""
+        limit = self.settings.epoch_timeout
+        if limit is None or seconds <= limit:
+            return None
+        return f"an epoch took longer than study.epoch_timeout: {durations.show(limit, exact=True)}"
+
+    def take_failure(self, trial: Trial, event: Failed) -> bool:
+        """Decide about a trial whose training failed; True if it is to be tried again.
+
+        Raises:
+            UserError: every trial would meet the same.
+            StudyError: the disk is full; the trial stays as it is recorded, to go on from its last checkpoint.
+            NoResultError: several trials in a row failed alike.
+        """
+        if event.kind == "disk":
+            raise StudyError(f"trial {trial.number}: {event.reason}; {SAFE}")
+        if event.kind == "out_of_memory":
+            return self._shrink(trial, event.reason)
+        if event.kind == "diverged":
+            self._note_trouble(trial, event.reason)
+            self.record.prune(trial, event.reason)
+            return False
+        self.fail(trial, event.reason, is_everybodys=event.kind == "setup")
+        return False
+
+    def take_death(self, trial: Trial, event: WorkerDied) -> bool:
+        """Decide about a trial whose worker died; True if it is to go on from its last checkpoint.
+
+        Raises:
+            NoResultError: several trials in a row failed alike.
+        """
+        # The reason is on the trial too; a full disk shall not end the search here.
+        with contextlib.suppress(OSError), self.files.log(trial.number).open("a") as log:
+            log.write(f"{event.reason}\n")
+        if event.is_out_of_memory:
+            return self._shrink(trial, event.reason)
+        trial.deaths += 1
+        if trial.deaths > self.settings.retries:
+            self.fail(trial, f"{event.reason}, {trial.deaths} times without a new checkpoint")
+            return False
+        self._note_trouble(trial, event.reason)
+        self.record.note(trial, deaths=trial.deaths)
+        self.say(f"trial {trial.number}: {event.reason}; it goes on from its last checkpoint")
+        return trial.is_open
+
+    def fail(self, trial: Trial, reason: str, *, is_everybodys: bool = False) -> None:
+        """End a trial that came to nothing.
+
+        Raises:
+            UserError: every trial would meet the same.
+            NoResultError: several trials in a row failed alike.
+        """
+        self.record.fail(trial, reason)
+        self.say(f"trial {trial.number} failed: {reason} (traceback: {self.files.log(trial.number)})")
+        if is_everybodys:
+            raise UserError(f"trial {trial.number}: {reason}")
+        self.failures.append(reason)
+        if self.failures[-SAME_FAILURES:] == [reason] * SAME_FAILURES:
+            raise NoResultError(f"{SAME_FAILURES} trials in a row failed alike, the last is {trial.number}: {reason}")
+
+    def _shrink(self, trial: Trial, reason: str) -> bool:
+        """Let a trial go on with micro-batches of half the size, as long as they hold enough images."""
+        batch_size = trial.candidate.config.section("training")["batch_size"]
+        parts = more_parts(batch_size, trial.micro_batches)
+        if parts is None:
+            self.fail(trial, f"{reason} (with micro-batches of {math.ceil(batch_size / trial.micro_batches)} images)")
+            return False
+        trial.micro_batches = parts
+        self._note_trouble(trial, reason)
+        self.record.note(trial, micro_batches=parts)
+        self.say(
+            f"trial {trial.number}: {reason}; it goes on with micro-batches of {math.ceil(batch_size / parts)} images"
+        )
+        return trial.is_open
+
+    def _note_trouble(self, trial: Trial, reason: str) -> None:
+        trial.troubles.append(reason)
+        self.record.note(trial, troubles=trial.troubles)

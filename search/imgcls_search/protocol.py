@@ -1,0 +1,167 @@
+"""What the run and its workers say to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from imgcls_search.config import TrialConfig
+
+FEWEST_IMAGES = 2
+"""Images that a micro-batch holds at least, as batch normalisation needs."""
+
+Portion = Literal["train", "train+val"]
+"""Which images a training sees: `train` leaves the validation split for its metrics, `train+val` measures nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Train one configuration up to a milestone, or time or draw the network that came out of it."""
+
+    trial: int
+    config: TrialConfig
+    data: Mapping[str, Any]
+    """A `Prepared` data set as plain values."""
+
+    seed: int
+    portion: Portion
+    until_epoch: int
+    from_epoch: int
+    """Epochs that are recorded already; above 0 the worker goes on from the checkpoint."""
+
+    checkpoint: str
+    log: str
+    micro_batches: int = 1
+    """Parts that a batch is trained in, after more images at a time needed too much memory."""
+
+    kind: Literal["train", "time", "draw"] = "train"
+    """`time` is to run while nothing else does: executors hold the other jobs between two steps."""
+
+    pictures: str = ""
+    """The folder that `draw` writes to."""
+
+    is_scored: bool = False
+    """Whether the network is to be measured at the milestone as it would be deployed."""
+
+    artifact: str = ""
+    """Where the exported network goes, or is found; empty where the milestone asks for no file."""
+
+    teacher: str | None = None
+    """The weights file of the network to learn from."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "config": self.config.to_dict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # Frozen mappings cannot be pickled; the configuration travels as plain values.
+        self.__dict__.update({**state, "config": TrialConfig.from_dict(state["config"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something happened to a trial on a worker."""
+
+    trial: int
+    worker: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started(Event):
+    """A worker took the job; `history` holds the epochs that its checkpoint already contains."""
+
+    history: Sequence[Mapping[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochEnded(Event):
+    """An epoch was trained and measured."""
+
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSaved(Event):
+    """The trial's progress up to an epoch is on disk."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored(Event):
+    """The network as it would be deployed was measured after an epoch."""
+
+    epoch: int
+    metrics: Mapping[str, float]
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn(Event):
+    """Pictures of the trial are in the folder."""
+
+    pictures: Mapping[str, str]
+    """What each shows, by the name of its file."""
+
+    reason: str = ""
+    """Why there are none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held(Event):
+    """The worker rests between two steps, as it was asked to; only its executor hears of it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MilestoneReached(Event):
+    """The worker reached the job's last epoch, saved it and is free."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stopped(Event):
+    """The worker stopped because it was asked to; what it saved is on disk."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed(Event):
+    """The training itself came to a bad end."""
+
+    kind: Literal["diverged", "out_of_memory", "setup", "disk", "error"]
+    """`setup` is a user's mistake that every trial would meet; `disk` one that cannot be written, so that the trial can
+    go on once it can; `error` anything unforeseen."""
+
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerDied(Event):
+    """The worker's process ended under the trial."""
+
+    reason: str
+    is_out_of_memory: bool = False
+    """True where the system killed it because memory ran out."""
+
+
+class Executor(Protocol):
+    """Where trials run: worker processes, recorded curves, a cluster."""
+
+    def free_slots(self) -> int:
+        """Return how many jobs could start now."""
+
+    def start(self, job: Job) -> None:
+        """Hand a job to a free slot."""
+
+    def next_event(self, timeout: float) -> Event | None:
+        """Return the next event, or None after `timeout` seconds without one."""
+
+    def stop(self, trial: int) -> None:
+        """Ask the worker of a trial to save and stop; a `Stopped` event follows."""
+
+    def kill(self, trial: int, reason: str) -> None:
+        """End the worker of a trial at once; a `WorkerDied` event with the reason follows."""
+
+    def clock(self) -> float:
+        """Return seconds on this executor's clock."""
+
+    def close(self) -> None:
+        """End all workers now."""

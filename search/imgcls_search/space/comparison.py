@@ -1,0 +1,69 @@
+"""What changed between two documents of a space, key by key."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from imgcls_search.space.parameters import same
+
+
+class _Missing:
+    def __repr__(self) -> str:
+        return "MISSING"
+
+
+MISSING = _Missing()
+"""Stands for a key that one of the documents does not have."""
+
+_KINDS = ("choice", "int", "float")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """One key that is not the same in two documents."""
+
+    path: str
+    old: Any
+    """The value, a range as `{"int": [2, 6]}`, or MISSING."""
+
+    new: Any
+
+    def __str__(self) -> str:
+        return f"{self.path}: was {_show(self.old)}, is now {_show(self.new)}"
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Difference]:
+    """Return what changed, in the order of the old document, what is new last."""
+    return _differences(old, new, "")
+
+
+def _differences(old: Any, new: Any, path: str) -> list[Difference]:
+    if not (_has_keys(old) and _has_keys(new)):
+        return [] if _equal(old, new) else [Difference(path=path, old=old, new=new)]
+    found = []
+    for key in dict.fromkeys([*old, *new]):
+        below = f"{path}.{key}" if path else key
+        found += _differences(old.get(key, MISSING), new.get(key, MISSING), below)
+    return found
+
+
+def _has_keys(node: Any) -> bool:
+    """Tell whether a node is a mapping of keys; a range or a choice is one value, though written as a mapping."""
+    return isinstance(node, Mapping) and not any(isinstance(node.get(kind), list | tuple) for kind in _KINDS)
+
+
+def _equal(old: Any, new: Any) -> bool:
+    match old, new:
+        case Mapping(), Mapping():
+            return old.keys() == new.keys() and all(_equal(value, new[key]) for key, value in old.items())
+        case ((list() | tuple()), (list() | tuple())):
+            return len(old) == len(new) and all(_equal(*pair) for pair in zip(old, new, strict=True))
+        case _:
+            return same(old, new)
+
+
+def _show(value: Any) -> str:
+    return "not there" if value is MISSING else json.dumps(value)

@@ -1,0 +1,320 @@
+"""The leaves of a space: a value that is given, or one of three kinds that are searched.
+
+A node does not know its path: it is told, so that one name serves YAML, Optuna and the configuration.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal, Protocol
+
+from imgcls_search.config import Scalar, Value
+from imgcls_search.space.problems import canonical, plain, show
+
+When = tuple[tuple[str, str], ...]
+"""The branches that must have been chosen, for example `(("model", "vit"),)`."""
+
+MAX_STEPS = 2**53
+"""Optuna keeps parameters as floats, which cannot tell whole numbers beyond this apart."""
+
+
+class Suggests(Protocol):
+    """What a space is sampled with: Optuna's `Trial`, its `FixedTrial`, or anything that answers like them."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any], /) -> Any:
+        """Return one of the choices."""
+
+    def suggest_int(self, name: str, low: int, high: int, /, *, step: int = 1, log: bool = False) -> int:
+        """Return a whole number, both ends included."""
+
+    def suggest_float(
+        self, name: str, low: float, high: float, /, *, step: float | None = None, log: bool = False
+    ) -> float:
+        """Return a number, both ends included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """One thing that a search may vary."""
+
+    path: str
+    kind: Literal["choice", "int", "float"]
+    choices: tuple[Scalar, ...] = ()
+    """What Optuna sees: lists stand here as strings such as `[1, 1, 1]`."""
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    step: float | None = None
+    when: When = ()
+    """The branches under which it exists; empty where it always does."""
+
+    num_values: int | None
+    """None where it is continuous."""
+
+    domain: str
+    """In words, for example `int 2..6` or `one of [1, 1, 1], [2, 2, 2]`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed:
+    """A value that is given."""
+
+    value: Value
+
+    def sample(self, path: str, trial: Suggests) -> Value:
+        """Return the value; the trial is not asked."""
+        return self.value
+
+    def num_combinations(self) -> int | None:
+        """Return 1."""
+        return 1
+
+    def combinations(self, path: str) -> Iterator[dict[str, Scalar]]:
+        """Yield no parameters, once."""
+        yield {}
+
+    def document(self) -> Any:
+        """Return the value as plain JSON."""
+        return plain(self.value)
+
+
+class Searched(ABC):
+    """A leaf that is searched; each kind says what it suggests, contains and means."""
+
+    @abstractmethod
+    def suggest(self, path: str, trial: Suggests) -> Scalar:
+        """Return what the trial suggests, as the study records it."""
+
+    @abstractmethod
+    def contains(self, value: Any) -> bool:
+        """Tell whether a recorded value belongs here."""
+
+    @abstractmethod
+    def decode(self, value: Any) -> Value:
+        """Return what a recorded value means in a configuration."""
+
+    @abstractmethod
+    def values(self) -> Iterator[Scalar]:
+        """Yield every value as the study records it; ValueError where they cannot be counted."""
+
+    @abstractmethod
+    def parameter(self, path: str, when: When = ()) -> Parameter:
+        """Return what is searched here."""
+
+    @abstractmethod
+    def document(self) -> Any:
+        """Return the leaf as it stands in a file, as plain JSON."""
+
+    def sample(self, path: str, trial: Suggests) -> Value:
+        """Return the value that the trial suggests.
+
+        Raises:
+            ValueError: the trial gave what does not belong here.
+        """
+        value = self.suggest(path, trial)
+        if not self.contains(value):
+            raise ValueError(f"{path}: {show(value)} is not in {self.parameter(path).domain}")
+        return self.decode(value)
+
+    def num_combinations(self) -> int | None:
+        """Return how many values there are, None where they cannot be counted."""
+        return self.parameter("").num_values
+
+    def combinations(self, path: str) -> Iterator[dict[str, Scalar]]:
+        """Yield each value under its path."""
+        return ({path: value} for value in self.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice(Searched):
+    """One of several values, which may be lists."""
+
+    options: tuple[Value, ...]
+
+    def suggest(self, path: str, trial: Suggests) -> Scalar:
+        """Return one of the options, a list as its string."""
+        chosen: Scalar = trial.suggest_categorical(path, tuple(self.values()))
+        return chosen
+
+    def contains(self, value: Any) -> bool:
+        """Tell whether a value is one of the options."""
+        return any(same(value, option) for option in self.values())
+
+    def decode(self, value: Any) -> Value:
+        """Return the option that a recorded value stands for."""
+        return next(option for option in self.options if same(canonical(option), value))
+
+    def values(self) -> Iterator[Scalar]:
+        """Yield the options, lists as strings."""
+        return (canonical(option) for option in self.options)
+
+    def parameter(self, path: str, when: When = ()) -> Parameter:
+        """Return what is searched here."""
+        choices = tuple(self.values())
+        return Parameter(
+            path=path, kind="choice", choices=choices, when=when, num_values=len(choices), domain=one_of(choices)
+        )
+
+    def document(self) -> Any:
+        """Return `{"choice": [...]}`."""
+        return {"choice": plain(self.options)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int(Searched):
+    """A whole number, both ends included."""
+
+    low: int
+    high: int
+    step: int = 1
+    log: bool = False
+    as_float: bool = False
+    """True where the builder takes floats only: a configuration says 2.0 then, as it would for a given 2."""
+
+    def suggest(self, path: str, trial: Suggests) -> Scalar:
+        """Return a whole number."""
+        return trial.suggest_int(path, self.low, self.high, step=self.step, log=self.log)
+
+    def contains(self, value: Any) -> bool:
+        """Tell whether a value is a whole number in the range and on a step."""
+        is_whole = isinstance(value, int) and not isinstance(value, bool)
+        return is_whole and self.low <= value <= self.high and (value - self.low) % self.step == 0
+
+    def decode(self, value: Any) -> Value:
+        """Return the number as the builder takes it."""
+        return float(value) if self.as_float else int(value)
+
+    def values(self) -> Iterator[Scalar]:
+        """Yield the numbers from low to high."""
+        return iter(range(self.low, self.high + 1, self.step))
+
+    def parameter(self, path: str, when: When = ()) -> Parameter:
+        """Return what is searched here."""
+        return Parameter(
+            path=path,
+            kind="int",
+            low=self.low,
+            high=self.high,
+            log=self.log,
+            step=self.step,
+            when=when,
+            num_values=(self.high - self.low) // self.step + 1,
+            domain=_range("int", self.low, self.high, self.step if self.step > 1 else None, self.log),
+        )
+
+    def document(self) -> Any:
+        """Return `{"int": [low, high]}`, with `step` or `log` where it is not the default."""
+        return _described("int", self.low, self.high, self.step if self.step > 1 else None, self.log)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Float(Searched):
+    """A number, both ends included; continuous, or in steps from `low`."""
+
+    low: float
+    high: float
+    step: float | None = None
+    log: bool = False
+
+    def suggest(self, path: str, trial: Suggests) -> Scalar:
+        """Return a number."""
+        return trial.suggest_float(path, self.low, self.high, step=self.step, log=self.log)
+
+    def contains(self, value: Any) -> bool:
+        """Tell whether a value is a number in the range and, within rounding, on a step."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return False
+        hair = self._hair()
+        inside = self.low - hair <= value <= self.high + hair
+        return inside and (self.step is None or abs(value - self._on_step(value)) <= hair)
+
+    def decode(self, value: Any) -> Value:
+        """Return the number inside the range, on its step exactly: equal settings have equal digests."""
+        if self.step is None:
+            return min(max(float(value), self.low), self.high) + 0.0  # no -0.0, whose digest is another
+        return self._on_step(value)
+
+    def values(self) -> Iterator[Scalar]:
+        """Yield the numbers from low to high.
+
+        Raises:
+            ValueError: the range is continuous.
+        """
+        num_values = self.parameter("").num_values
+        if num_values is None:
+            raise ValueError("a continuous range cannot be counted out")
+        return (self._at(index) for index in range(num_values))
+
+    def parameter(self, path: str, when: When = ()) -> Parameter:
+        """Return what is searched here."""
+        return Parameter(
+            path=path,
+            kind="float",
+            low=self.low,
+            high=self.high,
+            log=self.log,
+            step=self.step,
+            when=when,
+            num_values=1 if self.low == self.high else self._num_steps() + 1 if self.step else None,
+            domain=_range("float", self.low, self.high, self.step, self.log),
+        )
+
+    def document(self) -> Any:
+        """Return `{"float": [low, high]}`, with `step` or `log` where there is one."""
+        return _described("float", self.low, self.high, self.step, self.log)
+
+    def _hair(self) -> float:
+        largest = max(abs(self.low), abs(self.high))
+        if self.step is None:
+            # exp(log(low)) may fall short of low by a hair, and Optuna cuts such values off only above.
+            return 1e-12 * largest
+        # Samplers add up steps in floating point: 0.1 + 2 * 0.1 stands for a high of 0.3. Where a step is small beside
+        # the numbers themselves, their own rounding is most of it.
+        return max(1e-8 * self.step, 8 * math.ulp(largest))
+
+    def _on_step(self, value: float) -> float:
+        assert self.step is not None
+        return self._at(round((value - self.low) / self.step))
+
+    def _num_steps(self) -> int:
+        assert self.step is not None
+        return round((exact(self.high) - exact(self.low)) / exact(self.step))
+
+    def _at(self, index: int) -> float:
+        return self.low if self.step is None else float(exact(self.low) + index * exact(self.step))
+
+
+def exact(number: float) -> Fraction:
+    """Return a number as it is written, so that 0.3 is three times 0.1."""
+    return Fraction(str(number))
+
+
+def finest_step(low: float, high: float) -> float:
+    """Return the smallest step whose values a float tells apart, rounding in a sampler included."""
+    return 64 * math.ulp(max(abs(low), abs(high)))
+
+
+def same(value: Any, other: Any) -> bool:
+    """Tell whether two values are equal to a person: 1 is 1.0, but `true` is not 1."""
+    if isinstance(value, tuple) and isinstance(other, tuple):
+        return len(value) == len(other) and all(same(*pair) for pair in zip(value, other, strict=True))
+    return isinstance(value, bool) == isinstance(other, bool) and bool(value == other)
+
+
+def one_of(choices: Sequence[Scalar]) -> str:
+    """Return choices in words, as in `one of none, rand`."""
+    return "one of " + ", ".join(choice if isinstance(choice, str) else show(choice) for choice in choices)
+
+
+def _range(kind: str, low: float, high: float, step: float | None, log: bool) -> str:
+    return f"{kind} {low!r}..{high!r}" + (f" step {step!r}" if step is not None else "") + (" log" if log else "")
+
+
+def _described(kind: str, low: float, high: float, step: float | None, log: bool) -> dict[str, Any]:
+    extras = {"step": step} if step is not None else {"log": True} if log else {}
+    return {kind: [low, high], **extras}

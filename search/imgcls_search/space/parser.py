@@ -1,0 +1,119 @@
+"""From a YAML text and a catalog to a space, with every problem of the file reported at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from imgcls_search.errors import Problem, SpaceError
+from imgcls_search.signature import Catalog
+from imgcls_search.space.domains import At
+from imgcls_search.space.overrides import with_data, with_value
+from imgcls_search.space.problems import Place, Report, join
+from imgcls_search.space.sections import read_fields
+from imgcls_search.space.space import Space
+from imgcls_search.space.start import read_start
+from imgcls_search.space.study_section import read_limits, read_study, study_name
+from imgcls_search.space.yaml_nodes import ListNode, MapNode, ScalarNode, read
+
+MAX_BYTES = 1_000_000
+
+
+def read_space(
+    path: Path, catalog: Catalog, *, overrides: Sequence[tuple[str, str]] = (), data: str | None = None
+) -> Space:
+    """Read a space from a file.
+
+    Raises:
+        SpaceError: the file cannot be read, or what it says has problems.
+    """
+    return parse(_text(path), catalog, source=str(path), overrides=overrides, data=data)
+
+
+def parse(
+    text: str,
+    catalog: Catalog,
+    *,
+    source: str,
+    overrides: Sequence[tuple[str, str]] = (),
+    data: str | None = None,
+) -> Space:
+    """Return the space that a text describes, after what `--data` and `--set` change in it.
+
+    Raises:
+        SpaceError: what it says has problems; all of them are named.
+    """
+    report = Report(source)
+    root = _root(text, report)
+    if data is not None:
+        root = with_data(root, data, catalog.config.fields["data"], report)
+    for path, value in overrides:
+        root = with_value(root, path, value, report)
+    space = _space(root, catalog, report)
+    report.raise_any()
+    return space
+
+
+def _text(path: Path) -> str:
+    def refuse(message: str) -> SpaceError:
+        return SpaceError(str(path), [Problem(message=message)])
+
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except IsADirectoryError:
+        raise refuse("is a directory; a YAML file is needed") from None
+    except FileNotFoundError:
+        raise refuse("no such file") from None
+    except (OSError, ValueError) as error:
+        raise refuse(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    if len(content) > MAX_BYTES:
+        raise refuse(f"larger than {MAX_BYTES:,} bytes, which no space needs")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise refuse(f"is not UTF-8 text (byte {error.start} is {content[error.start]:#04x})") from None
+
+
+def _root(text: str, report: Report) -> MapNode:
+    root = read(text, report)
+    match root:
+        case MapNode():
+            return root
+        case ScalarNode(text="", quoted=False):
+            report.add(Place(), "", "is empty; a space needs at least its data and its model")
+        case ListNode() | ScalarNode():
+            kind = "a list" if isinstance(root, ListNode) else "a single value"
+            report.add(root.place, "", f"a space is a mapping of sections such as data and model, but got {kind}")
+        case None:
+            pass
+    report.raise_any()
+    raise AssertionError("a file that is no mapping has been reported")
+
+
+def _space(root: MapNode, catalog: Catalog, report: Report) -> Space:
+    at = At(place=root.place, path="")
+    tree = read_fields(catalog.config, root, at, report, also=("study", "limits", "start"))
+    study = read_study(root, catalog, report)
+    name, former_name = study_name(study, tree, root, report)
+    return Space(
+        name=name,
+        former_name=former_name,
+        source=report.source,
+        study=study.values,
+        objectives=study.objectives,
+        limits=read_limits(root, catalog, report),
+        start=read_start(root.values.get("start"), tree, report),
+        root=tree,
+        places=dict(_places(root, "", report.source)),
+    )
+
+
+def _places(node: MapNode, path: str, source: str) -> Iterator[tuple[str, str]]:
+    for key, place in node.keys.items():
+        below = join(path, key)
+        # What came from the command line has no line; it says so itself.
+        yield below, place.origin or f"{source}:{place.line}:{place.column}"
+        value = node.values[key]
+        if isinstance(value, MapNode):
+            yield from _places(value, below, source)

@@ -1,0 +1,49 @@
+"""What a plain scalar means: the core schema of YAML 1.2, plus `500_000` and the switches of YAML 1.1."""
+
+from __future__ import annotations
+
+import re
+
+from imgcls_search.config import Scalar
+
+_NULLS = frozenset({"", "~", "null", "Null", "NULL"})
+_TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_DIGITS = r"[0-9]+(?:_[0-9]+)*"
+DECIMAL = re.compile(rf"[-+]?{_DIGITS}")
+_BASED = re.compile(r"0x[0-9a-fA-F]+|0o[0-7]+")
+FLOAT = re.compile(rf"[-+]?(?:\.{_DIGITS}|{_DIGITS}(?:\.(?:{_DIGITS})?)?)(?:[eE][-+]?[0-9]+)?")
+_NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
+
+_WIDEST = 2**63
+"""Whole numbers beyond it become floats: no argument needs them, and Python refuses to print the very long ones."""
+
+
+def resolve(text: str) -> Scalar:
+    """Return the value of a scalar written without quotes; dates, `12:30` and all else are strings."""
+    if text in _NULLS:
+        return None
+    if is_switch(text) or text in ("true", "True", "TRUE", "false", "False", "FALSE"):
+        return _TRUTHS[text.lower()]
+    if DECIMAL.fullmatch(text):
+        return _whole(text, 10)
+    if _BASED.fullmatch(text):
+        return _whole(text, 0)
+    if FLOAT.fullmatch(text):
+        return float(text) + 0.0  # -0.0 is 0.0: one setting, one digest
+    if _NOT_FINITE.fullmatch(text):
+        return float(text.replace(".", ""))
+    return text
+
+
+def is_switch(text: str) -> bool:
+    """Tell whether a word is one that YAML 1.1 reads as a truth value and people mean as a name, such as `off`."""
+    word = text.lower()
+    return word in ("yes", "no", "on", "off") and text in (word, word.title(), word.upper())
+
+
+def _whole(text: str, base: int) -> int | float:
+    # Python refuses to read more than 4,300 digits as an int; a float takes them all.
+    if len(text) > 80:
+        return float(text) if base == 10 else float("inf")
+    number = int(text, base)
+    return number if abs(number) < _WIDEST else float(number)

@@ -1,0 +1,175 @@
+"""The `start` section: known-good settings, checked against the space and turned into Optuna's parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from imgcls_search.config import Scalar, Value
+from imgcls_search.errors import closest
+from imgcls_search.space.parameters import Choice, Fixed, Float, Int, Searched, When, one_of, same
+from imgcls_search.space.problems import Place, Report, canonical, join, show
+from imgcls_search.space.scalars import is_switch
+from imgcls_search.space.tree import Branch, Group, Node, walk
+from imgcls_search.space.yaml_nodes import ListNode, MapNode, ScalarNode, advice
+from imgcls_search.space.yaml_nodes import Node as YamlNode
+
+ADVICE = "start takes a list of settings, as in [{model: vit, model.vit.depth: 4}]"
+
+
+def read_start(section: YamlNode | None, root: Group, report: Report) -> tuple[dict[str, Scalar], ...]:
+    """Return each setting as parameters, with the branches that it implies."""
+    match section:
+        case None | ScalarNode(value=None):
+            return ()
+        case ListNode():
+            known = {path: _Known(node=node, when=when) for path, node, when in walk(root) if path}
+            return tuple(_entry(item, f"start[{index}]", known, report) for index, item in enumerate(section.items))
+        case _:
+            report.add(section.place, "start", ADVICE)
+            return ()
+
+
+def start_of(setting: Mapping[str, Any], root: Group) -> dict[str, Scalar]:
+    """Return a setting that was not read from a file as parameters, with the branches that it implies.
+
+    Raises:
+        SpaceError: the space has no such setting.
+    """
+    report = Report("not of this space")
+    node = MapNode(
+        place=Place(),
+        values={path: _node(value) for path, value in setting.items()},
+        keys=dict.fromkeys(setting, Place()),
+    )
+    known = {path: _Known(node=found, when=when) for path, found, when in walk(root) if path}
+    params = _entry(node, "", known, report)
+    report.raise_any()
+    return params
+
+
+def _node(value: Any) -> YamlNode:
+    match value:
+        case list() | tuple():
+            return ListNode(place=Place(), items=tuple(map(_node, value)))
+        case dict():
+            return MapNode(place=Place())
+    return ScalarNode(place=Place(), value=value, text=str(value), quoted=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Known:
+    """What stands at a path of the space, and under which branches."""
+
+    node: Node
+    when: When
+
+
+def _entry(entry: YamlNode, path: str, known: dict[str, _Known], report: Report) -> dict[str, Scalar]:
+    if not isinstance(entry, MapNode):
+        report.add(entry.place, path, ADVICE)
+        return {}
+    setting = _Setting(path, report)
+    for key, node in _named_first(entry, known):
+        if report.concerns(key):
+            continue  # what it would be checked against has problems of its own
+        where = join(path, key)
+        if key not in known:
+            report.add(entry.keys[key], where, f"the space has no such path{closest(key, known)}")
+        elif refusal := _refusal(known[key].node, node):
+            report.add(node.place, where, refusal)
+        else:
+            setting.imply(key, entry.keys[key], known[key].when)
+            if _is_parameter(known[key].node):
+                setting.params[key] = _recorded(known[key].node, node)
+    return setting.params
+
+
+class _Setting:
+    """The parameters that one entry names, and the branches that they imply."""
+
+    def __init__(self, path: str, report: Report) -> None:
+        self.params: dict[str, Scalar] = {}
+        self._path = path
+        self._report = report
+        self._sayers: dict[str, str] = {}
+
+    def imply(self, key: str, place: Place, when: When) -> None:
+        """Note the branches that a key stands under; two different ones for one component contradict each other."""
+        for component, name in when:
+            chosen = self.params.setdefault(component, name)
+            sayer = self._sayers.setdefault(component, key)
+            if chosen != name:
+                other = f"but the entry has {component}: {chosen}"
+                because = f" (for {sayer})" if sayer != key else ""
+                self._report.add(place, join(self._path, key), f"needs {component}: {name}, {other}{because}")
+
+
+def _named_first(entry: MapNode, known: dict[str, _Known]) -> list[tuple[str, YamlNode]]:
+    # What names a branch is read before what implies one, so that a contradiction is told of the latter; of two
+    # nested components the outer one has the shorter path.
+    def rank(item: tuple[str, YamlNode]) -> tuple[bool, int]:
+        key = item[0]
+        names = key in known and isinstance(known[key].node, Branch)
+        return not names, len(key) if names else 0
+
+    return sorted(entry.values.items(), key=rank)
+
+
+def _is_parameter(known: Node) -> bool:
+    return isinstance(known, Searched) or (isinstance(known, Branch) and known.parameter("") is not None)
+
+
+def _refusal(known: Node, node: YamlNode) -> str | None:
+    """Return why a value may not stand in an entry, None if it may."""
+    value = _recorded(known, node)
+    match known:
+        case Group():
+            return "takes no value; name the parameters below it"
+        case Branch() if value not in known.options:
+            return f"{_got(node)}; allowed: {one_of(tuple(known.options))}"
+        case Searched() if not known.contains(value):
+            return f"{_got(node)}; allowed: {known.parameter('').domain}"
+        case Fixed() if not same(_value(node), known.value):
+            return f"{_got(node)}; the space fixes it to {show(known.value)}"
+        case _:
+            return None
+
+
+def _recorded(known: Node, node: YamlNode) -> Scalar:
+    """Return a value as the study records it: a list as its string, 1 as 1.0 where the parameter is a float."""
+    match known, _value(node):
+        case Choice(), value:
+            option = next((option for option in known.options if same(option, value)), value)
+            return canonical(option)
+        case Float(), int() | float() as value if not isinstance(value, bool):
+            return float(value)
+        case Int(), float() as value if value.is_integer():
+            return int(value)
+        case _:
+            return canonical(_value(node))
+
+
+def _value(node: YamlNode) -> Value:
+    match node:
+        case ScalarNode():
+            return node.value
+        case ListNode():
+            return tuple(_value(item) for item in node.items)
+        case MapNode():
+            return _NO_VALUE
+
+
+def _got(node: YamlNode) -> str:
+    match node:
+        case MapNode():
+            return "got a mapping; write dotted paths, as in model.vit.depth"
+        case ScalarNode() if not isinstance(node.value, str) and is_switch(node.text):
+            return f"got {advice(node)}"
+        case _:
+            return f"{show(_value(node))} is not allowed"
+
+
+_NO_VALUE = "\0"
+"""YAML holds no such character, so that it equals no value of a file."""

@@ -1,0 +1,156 @@
+"""The parts of a file that steer the search and are never searched: `study` and `limits`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import PurePath
+from types import MappingProxyType
+from typing import Any
+
+from imgcls_search.config import TrialConfig
+from imgcls_search.errors import closest
+from imgcls_search.signature import REQUIRED, Arg, Catalog, Fields, Leaf, OneOf
+from imgcls_search.space.domains import At
+from imgcls_search.space.parameters import Fixed
+from imgcls_search.space.problems import Place, Report, show
+from imgcls_search.space.sections import read_fields
+from imgcls_search.space.tree import Branch, Group
+from imgcls_search.space.yaml_nodes import MapNode, Node, ScalarNode
+
+NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_NAME_RULE = "a letter or digit, then up to 99 letters, digits, '.', '_' or '-', without '..'"
+_NAME_LEAF = Leaf(arg=Arg("name of the study"), types=(str,), literals=(None,), default=None)
+DIRECTIONS = ("maximize", "minimize")
+DEFAULT_METRIC = "accuracy"
+
+Objectives = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """The study section with its defaults."""
+
+    values: Mapping[str, Any]
+    objectives: Objectives
+
+
+def study_fields(catalog: Catalog) -> Fields:
+    """Return what a study section may say besides `objectives`; `name` is known whatever the catalog says."""
+    known = {"name": _NAME_LEAF, **catalog.study.fields}
+    known.pop("objectives", None)
+    return Fields(fields=known, doc=catalog.study.doc)
+
+
+def limit_fields(catalog: Catalog) -> Fields:
+    """Return what a limits section may say; no limit is required."""
+    fields = {key: _optional(entry) for key, entry in catalog.limits.fields.items()}
+    return Fields(fields=fields, doc=catalog.limits.doc)
+
+
+def read_study(root: MapNode, catalog: Catalog, report: Report) -> Study:
+    """Return the study section with its objectives."""
+    node, at = _section(root, "study")
+    group = read_fields(study_fields(catalog), node, at, report, also=("objectives",))
+    given = node.values.get("objectives") if isinstance(node, MapNode) else None
+    objectives = _read_objectives(given, at.below("objectives"), catalog, report)
+    values = TrialConfig.from_dict({**group.document(), "objectives": dict(objectives)})
+    return Study(values=values.tree, objectives=objectives)
+
+
+def read_limits(root: MapNode, catalog: Catalog, report: Report) -> Mapping[str, float]:
+    """Return the limits that are set; none is required."""
+    node, at = _section(root, "limits")
+    document = read_fields(limit_fields(catalog), node, at, report).document()
+    return MappingProxyType({key: value for key, value in document.items() if value is not None})
+
+
+def study_name(study: Study, tree: Group, root: MapNode, report: Report) -> tuple[str, str | None]:
+    """Return the study's name, and the one that it had before folders were named in it, where that is another.
+
+    It is the name that the file gives, or else the file's own name with the data's: `vit-digits`, or `vit-my-photos`
+    for a folder `My photos`.
+    """
+    node, _ = _section(root, "study")
+    given = study.values.get("name")
+    if given is not None:
+        place = node.values["name"].place if isinstance(node, MapNode) and "name" in node.values else Place()
+        _check_name(str(given), show(given), place, report)
+        return str(given), None
+    data = tree.children.get("data")
+    options = data.options if isinstance(data, Branch) else {}
+    stem = PurePath(report.source).stem
+    former = "-".join([stem, *options])
+    name = "-".join([stem, *(_data_name(name, group, len(stem)) for name, group in options.items())])
+    _check_name(name, f"{show(name)}, made of the file's name and the data's,", Place(), report)
+    return name, former if former != name and NAME.fullmatch(former) else None
+
+
+def _data_name(name: str, group: Group, taken: int) -> str:
+    """Return what a study's name says of its data: the name of the folder, or of the data set."""
+    root = group.children.get("root")
+    if name != "folder" or not isinstance(root, Fixed) or not isinstance(root.value, str):
+        return name
+    return slug(root.value)[: max(1, 99 - taken)].rstrip(".-_") or name
+
+
+def slug(root: str) -> str:
+    """Return the name of a folder as a study's name may hold it: small letters, digits, '.', '_' and '-'.
+
+    A name in another script has no such letters; it becomes `folder` and a number of its own.
+    """
+    # Of the path as it is written, links and all: that is the name that its user knows.
+    name = PurePath(os.path.abspath(os.path.expanduser(os.path.expandvars(root)))).name  # noqa: PTH100, PTH111
+    plain = unicodedata.normalize("NFKD", name.casefold()).encode("ascii", "ignore").decode()
+    found = re.sub(r"\.{2,}", ".", re.sub(r"[^a-z0-9._]+", "-", plain)).strip("._-")
+    if found or not name:
+        return found or "folder"
+    spelled = unicodedata.normalize("NFC", name).encode("utf-8", "surrogateescape")
+    return f"folder-{hashlib.sha256(spelled).hexdigest()[:6]}"
+
+
+def _check_name(name: str, shown: str, place: Place, report: Report) -> None:
+    if not NAME.fullmatch(name):
+        report.add(place, "study.name", f"{shown} is not allowed; allowed: {_NAME_RULE}")
+
+
+def _section(root: MapNode, key: str) -> tuple[Node | None, At]:
+    return root.values.get(key), At(place=root.keys.get(key, root.place), path=key, fixed=True)
+
+
+def _optional(entry: Leaf | OneOf | Fields) -> Leaf | OneOf | Fields:
+    return replace(entry, default=None) if isinstance(entry, Leaf) and entry.default is REQUIRED else entry
+
+
+def _read_objectives(node: Node | None, at: At, catalog: Catalog, report: Report) -> Objectives:
+    metrics = ", ".join(catalog.metrics)
+    match node:
+        case None | ScalarNode(value=None) if DEFAULT_METRIC in catalog.metrics:
+            return ((DEFAULT_METRIC, "maximize"),)
+        case MapNode() if node.values:
+            given = {metric: _direction(metric, node, at, catalog, report) for metric in node.values}
+            return tuple(given.items())
+        case None | ScalarNode(value=None):
+            report.add(at.place, at.path, f"required; metrics: {metrics}")
+        case _:
+            example = f"{{{DEFAULT_METRIC}: maximize}}"
+            report.add(node.place, at.path, f"takes metrics with a direction, as in {example}; metrics: {metrics}")
+    return ()
+
+
+def _direction(metric: str, objectives: MapNode, at: At, catalog: Catalog, report: Report) -> str:
+    here = at.below(metric, objectives.keys[metric])
+    if metric not in catalog.metrics:
+        known = ", ".join(catalog.metrics)
+        report.add(here.place, here.path, f"unknown metric; allowed: {known}{closest(metric, catalog.metrics)}")
+    node = objectives.values[metric]
+    value = node.value if isinstance(node, ScalarNode) else None
+    if value not in DIRECTIONS:
+        got = show(value) if isinstance(node, ScalarNode) else "a list or a mapping"
+        near = closest(str(value), DIRECTIONS)
+        report.add(node.place, here.path, f"{got} is not allowed; allowed: maximize, minimize{near}")
+    return str(value)

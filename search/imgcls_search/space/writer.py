@@ -1,0 +1,46 @@
+"""A configuration written as a file in the space language, which the same parser reads again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import yaml
+
+from imgcls_search.config import TrialConfig
+from imgcls_search.space.scalars import resolve
+from imgcls_search.terminal import shown
+
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
+
+
+def dump(config: TrialConfig, *, comments: Sequence[str] = ()) -> str:
+    """Return a configuration as YAML, after comments, each on a line (or lines) of its own."""
+    lines = [line for comment in comments for line in comment.splitlines() or [""]]
+    header = "".join(f"# {shown(line)}".rstrip() + "\n" for line in lines)
+    body = yaml.dump(
+        config.to_dict(), Dumper=_Dumper, sort_keys=False, default_flow_style=False, allow_unicode=True, width=100_000
+    )
+    return header + str(body)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes mappings in blocks, lists in one line, and quotes around every string that is not a plain word."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write equal values in full each time."""
+        return True
+
+
+def _string(dumper: _Dumper, text: str) -> yaml.Node:
+    is_word = _WORD.fullmatch(text) and isinstance(resolve(text), str)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if is_word else '"')
+
+
+def _list(dumper: _Dumper, items: Sequence[Any]) -> yaml.Node:
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=True)
+
+
+_Dumper.add_representer(str, _string)
+_Dumper.add_representer(list, _list)

@@ -1,0 +1,41 @@
+"""The end of a budget: what can no longer be trained to its end is not begun; the best that rests is finished."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from imgcls_search.trial import Trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class Left:
+    """What is left of a budget; infinite where there is none."""
+
+    epochs: float
+    """Of all trials together, without those that trials under way are about to train."""
+
+    seconds: float
+
+
+def finisher(trials: Sequence[Trial], epochs: int, sign: int, left: Left) -> Trial | None:
+    """Return the best paused trial that can still be trained to its end once a new one no longer can.
+
+    A paused trial is worth nothing as it stands: the best of the highest rung goes first, as far as its own epochs fit
+    in. None: a new trial may begin, or nothing that rests can end in time.
+    """
+    seen = [trial.epochs[-1]["seconds"] for trial in trials if trial.epochs]
+    if not seen or (left.epochs >= epochs and left.seconds >= epochs * median(seen)):
+        return None
+    fit = [trial for trial in trials if trial.state == "paused" and _fits(trial, epochs - trial.epoch, left)]
+    return foremost(fit, sign)
+
+
+def foremost(paused: Sequence[Trial], sign: int) -> Trial | None:
+    """Return the best trial of the highest rung."""
+    return max(paused, key=lambda trial: (trial.epoch, sign * trial.value_at(trial.epoch), -trial.number), default=None)
+
+
+def _fits(trial: Trial, missing: int, left: Left) -> bool:
+    return missing <= left.epochs and missing * trial.epochs[-1]["seconds"] <= left.seconds

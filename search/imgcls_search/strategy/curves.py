@@ -1,0 +1,170 @@
+"""A sampler that learns from partial curves: it draws what a surrogate expects to end above all that is known."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from imgcls_search.space import Space
+from imgcls_search.strategy.changes import Changes
+from imgcls_search.strategy.encoding import Encoding
+from imgcls_search.strategy.samplers import View, draw_evenly, fixed_candidate
+from imgcls_search.strategy.surrogate import Points, Surrogate, expected_improvement, squash, times_of
+from imgcls_search.trial import Candidate, Trial
+
+if TYPE_CHECKING:
+    from imgcls_search.strategy.encoding import Array
+
+CANDIDATES = 300
+"""Random configurations that a draw chooses from."""
+
+NEIGHBOURS = 150
+"""And this many beside the best trials."""
+
+MOST_TRIALS = 400
+"""As many are learned from, the best half of them and others by chance: the time grows with the cube."""
+
+BEST_TRIALS = 6
+FEWEST_TRIALS = 8
+"""As many must have come to an epoch before a draw may learn from that and later ones alone."""
+
+STEP = 0.1
+"""How far neighbours are moved: a share of a number's range, and the probability that a choice is drawn anew."""
+
+BELOW_ONE = 1 - 1e-9
+"""The largest coordinate of a point."""
+
+Standing = tuple[int, float, int]
+"""The epoch that counts and the value there, both less where they are better, and the trial's number."""
+
+
+class CurveSampler:
+    """Spreads trials evenly at first and now and then later, else draws by expected improvement at the last epoch."""
+
+    def __init__(self, space: Space, *, epochs: int, n_startup_trials: int, random_share: float) -> None:
+        """`epochs` is what a curve is expected at."""
+        self.epochs = epochs
+        self.n_startup_trials = n_startup_trials
+        self.random_share = random_share
+        self.encoding = Encoding(space)
+        self.places: dict[int, list[float]] = {}
+        """The points of the trials seen so far, by number."""
+
+        self.changes = Changes()
+        self.standings: dict[int, Standing] = {}
+        self.ordered: list[Standing] = []
+        """The same, the best first; a large study's would take long to collect and to sort for each draw."""
+
+    def draw(self, view: View, number: int, attempt: int) -> Candidate | None:
+        """Return a candidate."""
+        import numpy as np
+
+        rng = np.random.default_rng(view.derive(number, attempt, 7))
+        sign = 1 if view.space.objectives[0][1] == "maximize" else -1
+        if number < self.n_startup_trials or rng.random() < self.random_share:
+            return draw_evenly(view, number, attempt)
+        self._look(view.trials, sign)
+        if len(self.ordered) < 3:
+            return draw_evenly(view, number, attempt)
+        standings = _few(self.ordered, rng)
+        shown = [view.trials[standing[-1]] for standing in standings]
+        known = np.array([self._place(trial) for trial in shown])
+        several = self._candidates(standings, known, rng)
+        chosen = several[self._choose(shown, known, several, sign, rng)]
+        return fixed_candidate(view, self.encoding.params_at(chosen))
+
+    def _look(self, trials: Sequence[Trial], sign: int) -> None:
+        for trial, _ in self.changes.take(trials):
+            if (known := self.standings.pop(trial.number, None)) is not None:
+                del self.ordered[bisect_left(self.ordered, known)]
+            if (new := _standing(trial, sign)) is not None:
+                self.standings[trial.number] = new
+                insort(self.ordered, new)
+
+    def _place(self, trial: Trial) -> list[float]:
+        if trial.number not in self.places:
+            self.places[trial.number] = self.encoding.point(trial.candidate.params)
+        return self.places[trial.number]
+
+    def _choose(self, shown: Sequence[Trial], known: Array, several: Array, sign: int, rng: Any) -> int:
+        """Return the index of the point that is expected to improve most on what is known."""
+        import numpy as np
+
+        rows = self.encoding.rows_at(known)
+        points = self._points(shown, rows, sign, rng)
+        surrogate = Surrogate(points, rng)
+        time = float(times_of([self.epochs], self.epochs)[0])
+        best = float(surrogate.means(rows, points.owners, time).max())
+        strangers = np.full(len(several), -1.0)
+        expected = surrogate.predict(self.encoding.rows_at(several), strangers, time)
+        return int(expected_improvement(*expected, best).argmax())
+
+    def _points(self, shown: Sequence[Trial], rows: Array, sign: int, rng: Any) -> Points:
+        import numpy as np
+
+        ends = [_rung(trial) for trial in shown]
+        rungs = sorted(set(ends))
+        shows = {
+            rung: [index for index, trial in enumerate(shown) if rung <= ends[index] and _shows(trial, rung)]
+            for rung in rungs
+        }
+        # Early epochs say most where they rank as the last one does, and lead astray where late bloomers win; which of
+        # the two it is nobody knows, so that draws take turns by chance in what they leave out.
+        known_well = [rung for rung in rungs if len(shows[rung]) >= FEWEST_TRIALS]
+        first = known_well[int(rng.integers(len(known_well)))] if known_well else 0
+        places = sorted((index, rung) for rung in rungs if rung >= first for index in shows[rung])
+        values = np.array([sign * shown[index].value_at(rung) for index, rung in places])
+        return Points(
+            rows=rows,
+            owners=np.array([trial.number for trial in shown], dtype=float),
+            which=np.array([index for index, _ in places]),
+            times=times_of([rung for _, rung in places], self.epochs),
+            values=squash(values),
+        )
+
+    def _candidates(self, standings: Sequence[Standing], known: Array, rng: Any) -> Array:
+        """Return points anywhere, and points beside the best trials."""
+        import numpy as np
+
+        parameters = self.encoding.parameters
+        best = sorted(range(len(known)), key=lambda index: standings[index])[:BEST_TRIALS]
+        points = rng.random((CANDIDATES + NEIGHBOURS, len(parameters)))
+        centres = known[best][rng.integers(len(best), size=NEIGHBOURS)]
+        moved = centres + STEP * rng.standard_normal(centres.shape)
+        is_choice = np.array([bool(parameter.choices) for parameter in parameters], dtype=bool)
+        stays = ~np.isnan(centres) & (~is_choice | (rng.random(centres.shape) >= STEP))
+        beside = np.where(is_choice, centres, np.clip(moved, 0, BELOW_ONE))
+        # What a centre's branch does not have is drawn from all, like a choice that is not kept.
+        points[CANDIDATES:] = np.where(stays, beside, points[CANDIDATES:])
+        self.encoding.reach(points)
+        return np.asarray(points)
+
+
+def _few(ordered: Sequence[Standing], rng: Any) -> Sequence[Standing]:
+    """Return those that are learned from, by number."""
+    few = ordered
+    if len(ordered) > MOST_TRIALS:
+        best, others = ordered[: MOST_TRIALS // 2], ordered[MOST_TRIALS // 2 :]
+        chosen = rng.choice(len(others), MOST_TRIALS - len(best), replace=False)
+        few = [*best, *(others[index] for index in chosen)]
+    return sorted(few, key=lambda standing: standing[-1])
+
+
+def _standing(trial: Trial, sign: int) -> Standing | None:
+    """Return what trials are ordered by, the best first; None for one that has shown nothing yet."""
+    rung = _rung(trial)
+    value = trial.value_at(rung) if rung else math.nan
+    return (-rung, -sign * value, trial.number) if math.isfinite(value) else None
+
+
+def _rung(trial: Trial) -> int:
+    """Return the last epoch that counts: of a trial under way the one that was judged, whatever came after it."""
+    return (
+        trial.judged if trial.is_open and trial.has_value_at(trial.judged) else 0 if trial.is_open else trial.last_shown
+    )
+
+
+def _shows(trial: Trial, rung: int) -> bool:
+    return trial.has_value_at(rung) and math.isfinite(trial.value_at(rung))

@@ -1,0 +1,104 @@
+"""Stopping with several objectives: a trial ends when even an optimistic continuation of it would be beaten."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from imgcls_search.strategy.pruners import Decision, Pruner
+from imgcls_search.trial import MEASURED, SIZES, Trial
+
+LEAST_CURVES = 10
+"""Complete trials that a rung must know before anything is stopped there."""
+
+CONFIDENCE = 0.99
+"""Probability that one more curve, were all alike, ends below the optimistic continuation."""
+
+NEAREST = 1e-4
+"""Distance to the ideal that counts as none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dominance:
+    """Stops a trial at a rung when a complete, feasible one beats its costs and the best that it can hope for.
+
+    Costs that are known before training stand as they are. What is learned is continued by what complete trials gained
+    between this rung and the end, in two ways of which the more hopeful counts: as a part of the distance to the ideal
+    (1 for a share, 0 for a loss), and as a difference. Of each, the largest gain that any trial had counts, or the
+    upper bound of the prediction interval for one more trial (Student's t), whichever is more; with few curves that
+    interval is wide.
+    """
+
+    rungs: Pruner
+    """Says at which epochs trials are looked at."""
+
+    objectives: tuple[tuple[str, str], ...]
+    """Metrics and directions, at least one that epochs show; the others known before training."""
+
+    def milestone(self, trial: Trial) -> int:
+        """Return the next rung."""
+        return self.rungs.milestone(trial)
+
+    def judge(self, trial: Trial, others: Sequence[Trial]) -> Decision:
+        """Prune it if it would be no part of the front even then."""
+        done = [other for other in others if other.state == "complete"]
+        hoped = [self._hoped(trial, done, place) for place in range(len(self.objectives))]
+        ends = [[self._goodness(place, value) for place, value in enumerate(other.values or ())] for other in done]
+        beaten = any(other.is_feasible and _beats(end, hoped) for other, end in zip(done, ends, strict=True))
+        return "prune" if beaten else "continue"
+
+    def promote(self, trials: Sequence[Trial]) -> Trial | None:
+        """Return None: nothing is ever paused."""
+        return None
+
+    def _goodness(self, place: int, value: float) -> float:
+        return value if self.objectives[place][1] == "maximize" else -value
+
+    def _hoped(self, trial: Trial, done: Sequence[Trial], place: int) -> float:
+        """Return the best that an objective may come to, larger is better; infinity where too little is known."""
+        metric, direction = self.objectives[place]
+        if metric in SIZES:
+            return self._goodness(place, trial.sizes[metric])
+        there = [
+            (t.shown_at(trial.epoch)[metric], t.values[place]) for t in done if t.values and _shows(t, trial, metric)
+        ]
+        if len(there) < LEAST_CURVES or not _shows(trial, trial, metric):
+            return math.inf
+        ideal = 1.0 if direction == "maximize" else 0.0
+        own = trial.shown_at(trial.epoch)[metric]
+        before, after = ([abs(ideal - pair[side]) for pair in there] for side in (0, 1))
+        if any((ideal - value) * (1 if ideal else -1) < 0 for pair in (*there, (own, own)) for value in pair):
+            return math.inf
+        start = abs(ideal - own)
+        part = _most([math.log(max(a, NEAREST) / max(b, NEAREST)) for b, a in zip(before, after, strict=True)])
+        difference = _most([a - b for b, a in zip(before, after, strict=True)])
+        left = min(start * math.exp(part), start + difference)
+        return self._goodness(place, abs(ideal - left) if left > NEAREST else ideal)
+
+
+def why_all_train_on(objectives: Sequence[tuple[str, str]]) -> str | None:
+    """Return in few words why no trial can be stopped early for such objectives, None where some can."""
+    metrics = [metric for metric, _ in objectives]
+    if all(metric in SIZES or metric in MEASURED for metric in metrics):
+        return f"{', '.join(metrics)}: not learned from epoch to epoch"
+    late = [metric for metric in metrics if metric in MEASURED]
+    return f"{', '.join(late)}: known only at the end of a trial" if late else None
+
+
+def _most(changes: Sequence[float]) -> float:
+    """Return the furthest below zero that one more change should lie."""
+    import numpy as np
+    from scipy.special import stdtrit
+
+    count, changed = len(changes), np.array(changes)
+    reach = float(stdtrit(count - 1, CONFIDENCE)) * changed.std(ddof=1) * math.sqrt(1 + 1 / count)
+    return float(min(changed.min(), changed.mean() - reach))
+
+
+def _shows(trial: Trial, judged: Trial, metric: str) -> bool:
+    return math.isfinite(trial.shown_at(judged.epoch).get(metric, math.nan))
+
+
+def _beats(a: Sequence[float], b: Sequence[float]) -> bool:
+    return all(x >= y for x, y in zip(a, b, strict=True)) and any(x > y for x, y in zip(a, b, strict=True))

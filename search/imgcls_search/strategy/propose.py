@@ -1,0 +1,107 @@
+"""From draws to trials: the next configuration that is new, can be built and keeps the limits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from imgcls_search.config import TrialConfig
+from imgcls_search.errors import NoResultError
+from imgcls_search.space import Space
+from imgcls_search.strategy.samplers import Ended, Sampler, View, draw_random, draw_start, draw_unseen
+from imgcls_search.trial import Candidate, Rejection, Trial
+
+Weigh = Callable[[TrialConfig], "Generator[None, None, Mapping[str, float] | str]"]
+"""Yields while it waits, then returns the sizes of a configuration, or in few words why it can be no trial."""
+
+PATIENCE = 20
+"""Draws from the sampler before others help out: by then it repeats itself."""
+
+MOST_DRAWS = 200
+"""Draws for one trial before the search is given up."""
+
+LEAST_FIT = 0.02
+"""The share of all draws that must be fit, looked at after `MOST_DRAWS`: a search is no way to find the few others."""
+
+MOST_COMBINATIONS = 20_000
+"""Combinations that are counted through one by one to find a new one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """A candidate that may become a trial, what is known of it, and what was rejected on the way."""
+
+    candidate: Candidate
+    sizes: Mapping[str, float]
+    rejections: tuple[Rejection, ...]
+
+
+class Proposer:
+    """Asks the sampler until a configuration is fit to be trained."""
+
+    def __init__(self, space: Space, sampler: Sampler, seed: int, weigh: Weigh) -> None:
+        """`weigh` answers for limits and impossible combinations without training."""
+        self.space = space
+        self.sampler = sampler
+        self.seed = seed
+        self.weigh = weigh
+        self.ended: Ended = {}
+        self.seen: set[TrialConfig] = set()
+        """The configurations of the trials; in a large study a set made anew takes long."""
+        combinations = space.num_combinations()
+        self.is_countable = combinations is not None and combinations <= MOST_COMBINATIONS
+
+    def proposals(self, trials: Sequence[Trial]) -> Iterator[Proposal | None]:
+        """Draw for the next trial, step by step: yield None while nothing fit is found, and at last the fit candidate.
+
+        It ends without a proposal when every combination of the space was tried or rejected. The last trial counts as
+        if it had just begun: the draw may then be made while it runs, and made again after a restart, with one result.
+
+        Raises:
+            NoResultError: nothing that was drawn keeps the limits or can be built.
+        """
+        number = len(trials)
+        trials = [*trials[:-1], *(trial.as_begun() for trial in trials[-1:])]
+        self.seen.update(trial.candidate.config for trial in trials[len(self.seen) :])
+        earlier = [rejection for trial in trials for rejection in trial.rejected_before]
+        rejections: list[Rejection] = []
+        rejected: set[TrialConfig] = set()
+        for attempt in range(MOST_DRAWS):
+            candidate = self._draw(View(self.space, trials, rejections, self.seed, self.ended), number, attempt)
+            if candidate is None:
+                break
+            if candidate.config not in self.seen and candidate.config not in rejected:
+                answer = yield from self.weigh(candidate.config)
+                if not isinstance(answer, str):
+                    yield Proposal(candidate=candidate, sizes=answer, rejections=tuple(rejections))
+                    return
+                rejected.add(candidate.config)
+                rejections.append(
+                    Rejection(params=candidate.params, distributions=candidate.distributions, reason=answer)
+                )
+            drawn = number + len(earlier) + len(rejections)
+            if drawn >= MOST_DRAWS and number < LEAST_FIT * drawn:
+                raise NoResultError(_too_little_fits(number, [*earlier, *rejections]))
+            yield None
+        if rejections and not (self.is_countable and trials):
+            raise NoResultError(_too_little_fits(number, [*earlier, *rejections]))
+
+    def _draw(self, view: View, number: int, attempt: int) -> Candidate | None:
+        if attempt == 0 and number < len(self.space.start):
+            return draw_start(view, self.space.start[number], number)
+        if attempt < PATIENCE:
+            return self.sampler.draw(view, number, attempt)
+        if self.is_countable:
+            return draw_unseen(view, number)
+        return draw_random(view, number, attempt)
+
+
+def _too_little_fits(number: int, rejections: Sequence[Rejection]) -> str:
+    counts = Counter(rejection.reason for rejection in rejections).most_common(3)
+    shown = "; ".join(f"{count} x {reason}" for reason, count in counts)
+    drawn = number + len(rejections)
+    return (
+        f"only {number} of {drawn} configurations that were drawn can be trials: {shown}; "
+        "see where they fail: imgcls-search check"
+    )

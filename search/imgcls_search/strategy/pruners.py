@@ -1,0 +1,290 @@
+"""Which trials go on: pruners are asked at milestones, and decide by recorded epochs only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import mean
+from typing import Annotated, Literal, Protocol
+
+from imgcls_search.signature import Arg
+from imgcls_search.strategy.ladder import Ladder
+from imgcls_search.trial import Trial
+
+Decision = Literal["continue", "pause", "prune"]
+
+Eta = Annotated[int, Arg("one of this many trials passes a rung, and rungs are this factor apart", ge=2)]
+MinEpochs = Annotated[int | None, Arg("epochs of the first rung; default: 7.5 % of the epochs, at least 2", ge=1)]
+EarlyEpochs = Annotated[int | None, Arg("epochs of the first rung; default: the epochs over eta^3, at least 2", ge=1)]
+
+
+class Pruner(Protocol):
+    """Decides how far each trial may train."""
+
+    def milestone(self, trial: Trial) -> int:
+        """Return the epoch that a trial which stands at `trial.epoch` may train up to next."""
+
+    def judge(self, trial: Trial, others: Sequence[Trial]) -> Decision:
+        """Say what becomes of a trial that reached a milestone before its last epoch."""
+
+    def promote(self, trials: Sequence[Trial]) -> Trial | None:
+        """Return a paused trial that has earned to go on, if there is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunToEnd:
+    """Lets every trial train to its last epoch."""
+
+    epochs: int
+
+    def milestone(self, trial: Trial) -> int:
+        """Return the last epoch."""
+        return self.epochs
+
+    def judge(self, trial: Trial, others: Sequence[Trial]) -> Decision:
+        """Let it go on."""
+        return "continue"
+
+    def promote(self, trials: Sequence[Trial]) -> Trial | None:
+        """Return None: nothing is ever paused."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rungs(RunToEnd):
+    """Epochs, each some eta times the one before, at which one in eta trials passes."""
+
+    rungs: tuple[int, ...]
+    """They rise and are below `epochs`."""
+
+    eta: int
+    sign: int
+    """1 where larger values are better, -1 where smaller ones are."""
+
+    def milestone(self, trial: Trial) -> int:
+        """Return the next rung, or the last epoch when no rung is left."""
+        return next((rung for rung in self.rungs if rung > trial.epoch), self.epochs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stopping(Rungs):
+    """Successive halving that stops: at a rung, a trial outside the best 1/eta seen there so far ends."""
+
+    def judge(self, trial: Trial, others: Sequence[Trial]) -> Decision:
+        """Prune it unless it is among the best 1/eta, of which there is always at least one."""
+        there = [other for other in others if other.number != trial.number and other.was_judged_at(trial.epoch)]
+        value = self.sign * trial.value_at(trial.epoch)
+        better = sum(self.sign * other.value_at(trial.epoch) > value for other in there)
+        return "continue" if better < max(1, (len(there) + 1) // self.eta) else "prune"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promoting(Rungs):
+    """Asynchronous successive halving that resumes: a trial rests at each rung until it is among its best 1/eta."""
+
+    ladder: Ladder = field(init=False, repr=False, compare=False)
+    """What is remembered from one promotion to the next; nothing that the trials do not tell."""
+
+    def __post_init__(self) -> None:
+        """Begin with no trial."""
+        object.__setattr__(self, "ladder", Ladder(self.eta, self.sign))
+
+    def judge(self, trial: Trial, others: Sequence[Trial]) -> Decision:
+        """Pause it; `promote` takes it further as soon as it has earned that."""
+        return "pause"
+
+    def promote(self, trials: Sequence[Trial]) -> Trial | None:
+        """Return the best paused trial of the highest rung that lets one pass: one among its best 1/eta."""
+        return self.ladder.promote(trials)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Staggered(Promoting):
+    """Promotion with a second bracket: every so many-th trial passes over the first rung, whose order may mislead."""
+
+    every: int
+
+    def milestone(self, trial: Trial) -> int:
+        """Return the next rung."""
+        if trial.epoch == 0 and trial.number % self.every == self.every - 1:
+            return next(iter(self.rungs[1:]), self.epochs)
+        return super().milestone(trial)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Brackets:
+    """Hyperband: trials take turns between halvings that start at different rungs, each judged in its own."""
+
+    brackets: tuple[Stopping, ...]
+
+    def milestone(self, trial: Trial) -> int:
+        """Return the next rung of the trial's bracket."""
+        return self._of(trial).milestone(trial)
+
+    def judge(self, trial: Trial, others: Sequence[Trial]) -> Decision:
+        """Judge it among the trials of its bracket."""
+        mine = self._of(trial)
+        return mine.judge(trial, [other for other in others if self._of(other) is mine])
+
+    def promote(self, trials: Sequence[Trial]) -> Trial | None:
+        """Return None: nothing is ever paused."""
+        return None
+
+    def _of(self, trial: Trial) -> Stopping:
+        turns = self.turns
+        return turns[trial.number % len(turns)]
+
+    @property
+    def turns(self) -> list[Stopping]:
+        """The brackets of trials in turn."""
+        # A bracket that starts at eta times more epochs gets fewer trials, so that all get about the same epochs.
+        starts = [next(iter(bracket.rungs), bracket.epochs) for bracket in self.brackets]
+        each = zip(self.brackets, starts, strict=True)
+        return [bracket for bracket, start in each for _ in range(max(1, round(starts[-1] / start)))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Percentile(RunToEnd):
+    """Stops a trial whose best epoch so far is worse than a percentile of the complete trials at the same epoch."""
+
+    percentile: float
+    n_startup_trials: int
+    n_warmup_epochs: int
+    interval: int
+    sign: int
+
+    def milestone(self, trial: Trial) -> int:
+        """Return the next epoch at which trials are compared."""
+        next_one = self.n_warmup_epochs + 1
+        while next_one <= trial.epoch:
+            next_one += self.interval
+        return min(next_one, self.epochs)
+
+    def judge(self, trial: Trial, others: Sequence[Trial]) -> Decision:
+        """Prune it below the percentile, as Optuna's PercentilePruner and MedianPruner do."""
+        done = [other for other in others if other.state == "complete"]
+        there = [self.sign * other.value_at(trial.epoch) for other in done if other.has_value_at(trial.epoch)]
+        if len(done) < self.n_startup_trials or not there:
+            return "continue"
+        import numpy as np
+
+        bar = float(np.percentile(there, 100 - self.percentile))
+        shown = [epoch for epoch in range(1, trial.epoch + 1) if trial.has_value_at(epoch)]
+        best = max(self.sign * trial.value_at(epoch) for epoch in shown)
+        return "prune" if best < bar else "continue"
+
+
+def none(*, epochs: int, sign: int) -> Pruner:
+    """Train every trial to its end."""
+    return RunToEnd(epochs=epochs)
+
+
+def halving(*, epochs: int, sign: int, min_epochs: MinEpochs = None, eta: Eta = 3) -> Pruner:
+    """Stop a trial at a rung unless it is among the best 1/eta there (Li et al. 2018, the stopping form of ASHA)."""
+    return Stopping(epochs=epochs, rungs=_rungs(_first_rung(min_epochs, epochs), epochs, eta), eta=eta, sign=sign)
+
+
+def asha(*, epochs: int, sign: int, min_epochs: EarlyEpochs = None, eta: Eta = 3) -> Pruner:
+    """Pause every trial at each rung and resume the best 1/eta from their checkpoints (Li et al. 2018, algorithm 2)."""
+    return Promoting(epochs=epochs, rungs=_early_rungs(min_epochs, epochs, eta), eta=eta, sign=sign)
+
+
+def hyperband(*, epochs: int, sign: int, min_epochs: MinEpochs = None, eta: Eta = 3) -> Pruner:
+    """Halve in brackets that start at different rungs (Li et al. 2016), in case early epochs mislead."""
+    first = _first_rung(min_epochs, epochs)
+    starts = [first * eta**k for k in range(32) if first * eta**k <= epochs] or [epochs]
+    each = [_rungs(start, epochs, eta) for start in starts]
+    return Brackets(brackets=tuple(Stopping(epochs=epochs, rungs=rungs, eta=eta, sign=sign) for rungs in each))
+
+
+def brackets(
+    *,
+    epochs: int,
+    sign: int,
+    min_epochs: EarlyEpochs = None,
+    eta: Eta = 3,
+    every: Annotated[int, Arg("one of this many trials starts at the second rung", ge=2)] = 4,
+) -> Pruner:
+    """Asynchronous halving that resumes, in two of Hyperband's brackets, in case early epochs mislead."""
+    return Staggered(epochs=epochs, rungs=_early_rungs(min_epochs, epochs, eta), eta=eta, sign=sign, every=every)
+
+
+Startup = Annotated[int, Arg("complete trials before anything is pruned", ge=0)]
+Warmup = Annotated[int, Arg("first epochs of a trial in which it is not pruned", ge=0)]
+Interval = Annotated[int, Arg("epochs from one comparison to the next", ge=1)]
+
+
+def median(
+    *, epochs: int, sign: int, n_startup_trials: Startup = 5, n_warmup_epochs: Warmup = 0, interval: Interval = 1
+) -> Pruner:
+    """Stop a trial whose best epoch is worse than the median of the complete trials at this epoch."""
+    return percentile(
+        epochs=epochs,
+        sign=sign,
+        percentile=50.0,
+        n_startup_trials=n_startup_trials,
+        n_warmup_epochs=n_warmup_epochs,
+        interval=interval,
+    )
+
+
+def percentile(
+    *,
+    epochs: int,
+    sign: int,
+    percentile: Annotated[float, Arg("share of the complete trials that count as good, percent", gt=0, lt=100)] = 25.0,
+    n_startup_trials: Startup = 5,
+    n_warmup_epochs: Warmup = 0,
+    interval: Interval = 1,
+) -> Pruner:
+    """Stop a trial whose best epoch is outside the best percentile of the complete trials at this epoch."""
+    return Percentile(
+        epochs=epochs,
+        sign=sign,
+        percentile=percentile,
+        n_startup_trials=n_startup_trials,
+        n_warmup_epochs=n_warmup_epochs,
+        interval=interval,
+    )
+
+
+PRUNERS: Mapping[str, Callable[..., Pruner]] = {
+    "none": none,
+    "median": median,
+    "percentile": percentile,
+    "halving": halving,
+    "asha": asha,
+    "hyperband": hyperband,
+    "brackets": brackets,
+}
+"""Builders take the number of `epochs` and the `sign` of the objective: 1 to maximize, -1 to minimize."""
+
+
+def expected_epochs(pruner: Pruner, epochs: int) -> float:
+    """Return how many epochs a trial gets on average if one in eta passes each rung; all where nobody can tell."""
+    match pruner:
+        case Brackets(turns=turns):
+            return mean(expected_epochs(bracket, epochs) for bracket in turns)
+        case Staggered(rungs=rungs, eta=eta, every=every):
+            return ((every - 1) * _expected(rungs, eta, epochs) + _expected(rungs[1:], eta, epochs)) / every
+        case Rungs(rungs=rungs, eta=eta):
+            return _expected(rungs, eta, epochs)
+    return float(epochs)
+
+
+def _expected(rungs: Sequence[int], eta: int, epochs: int) -> float:
+    steps = zip((0, *rungs), (*rungs, epochs), strict=True)
+    return sum((until - start) / float(eta) ** passed for passed, (start, until) in enumerate(steps))
+
+
+def _first_rung(min_epochs: int | None, epochs: int) -> int:
+    return min_epochs if min_epochs is not None else max(2, round(0.075 * epochs))
+
+
+def _rungs(first: int, epochs: int, eta: int) -> tuple[int, ...]:
+    return tuple(first * eta**k for k in range(32) if first * eta**k < epochs)
+
+
+def _early_rungs(min_epochs: int | None, epochs: int, eta: int) -> tuple[int, ...]:
+    # Where a trial rests, an early rung costs less than where it ends: what was misjudged there may still go on.
+    return _rungs(min_epochs if min_epochs is not None else max(2, round(epochs / eta**3)), epochs, eta)

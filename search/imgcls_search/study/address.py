@@ -1,0 +1,123 @@
+"""Where a study's database is, if it is no file: on a server, under an address that never shows its password."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from imgcls_search.errors import UserError
+
+if TYPE_CHECKING:
+    import sqlalchemy
+
+VARIABLE = "IMGCLS_STORAGE"
+"""The environment variable that says where studies are, unless an option does."""
+
+EXAMPLE = "postgresql://USER@HOST/DATABASE"
+
+_SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")
+
+
+@dataclass(frozen=True)
+class Address:
+    """The address of a PostgreSQL database."""
+
+    text: str
+    """With a user's name and without a password."""
+
+    password: str | None = field(default=None, repr=False, compare=False)
+
+    def __str__(self) -> str:
+        return self.text
+
+    def url(self) -> sqlalchemy.URL:
+        """Return what connections are made with, the password in it."""
+        import sqlalchemy
+
+        url = sqlalchemy.make_url(self.text)
+        return url if self.password is None else url.set(password=self.password)
+
+
+def is_address(text: str) -> bool:
+    """Tell whether a text is meant as the address of a database, and not as a path."""
+    return "://" in text
+
+
+def parse(text: str, where: str) -> Address:
+    """Return an address; nothing of one that is wrong is shown, as a password may be anywhere in it.
+
+    Raises:
+        UserError: it is no address of a PostgreSQL database.
+    """
+    import sqlalchemy
+
+    try:
+        url = sqlalchemy.make_url(text)
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        raise UserError(f"{where}: not an address of a database; allowed: {EXAMPLE}") from None
+    if url.drivername not in _SCHEMES:
+        scheme = url.drivername if url.drivername.replace("+", "").isalnum() else "something else"
+        raise UserError(
+            f"{where}: got an address of {scheme}; allowed: {EXAMPLE}, or nothing for SQLite files, which are found "
+            "by --studies"
+        )
+    if any("password" in key for key in url.query):
+        raise UserError(f"{where}: a password belongs before the @, as USER:PASSWORD@, or in PGPASSWORD or ~/.pgpass")
+    if "@" in (url.host or "") or not url.database:
+        raise UserError(
+            f"{where}: not an address of a database; allowed: {EXAMPLE}, in which a password has its @ written as %40 "
+            "and its / as %2F"
+        )
+    bare = url.set(drivername="postgresql+psycopg")._replace(password=None)
+    password = None if url.password is None else str(url.password)
+    return Address(bare.render_as_string(hide_password=False), password or None)
+
+
+def settle(option: str | None, in_space: str | None = None) -> Address | None:
+    """Return where studies are: what `--storage` says, else the environment, else the space; None is SQLite files.
+
+    Raises:
+        UserError: it is no address, or a space file holds a password.
+    """
+    if option is not None:
+        return parse(option, "--storage")
+    if os.environ.get(VARIABLE):
+        return parse(os.environ[VARIABLE], VARIABLE)
+    return parse(in_space, "study.storage") if in_space is not None else None
+
+
+def refuse_password(text: str | None, where: str) -> None:
+    """Refuse an address with a password where others will read it: a study remembers its space.
+
+    Raises:
+        UserError: there is one, or it is no address.
+    """
+    if text is not None and parse(text, f"{where}: study.storage").password is not None:
+        raise UserError(
+            f"{where}: study.storage: holds a password, which the study would keep; leave it out and put it in "
+            f"PGPASSWORD or ~/.pgpass, or the whole address in {VARIABLE}"
+        )
+
+
+def without_passwords(arguments: Sequence[str]) -> tuple[list[str], Mapping[str, str]]:
+    """Return arguments without the password of an address, and the variables of the environment that hold it.
+
+    Raises:
+        UserError: there are two different ones, or an address is none.
+    """
+    bare, found = [], set()
+    for number, argument in enumerate(arguments):
+        start = argument.find("postgres")
+        if start < 0 or not is_address(argument) or (start > 0 and argument[start - 1] != "="):
+            bare.append(argument)
+            continue
+        before = argument[: start - 1] if start else (arguments[number - 1] if number else "")
+        address = parse(argument[start:], before)
+        if address.password is not None:
+            found.add(address.password)
+        bare.append(argument[:start] + address.text)
+    if len(found) > 1:
+        raise UserError("two addresses with different passwords; put them into ~/.pgpass")
+    return bare, {"PGPASSWORD": found.pop()} if found else {}

@@ -1,0 +1,129 @@
+"""Which trials are best: among complete ones that keep the measured limits, by the objectives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from imgcls_search.errors import NoResultError, StudyError
+from imgcls_search.study.record import Record
+from imgcls_search.trial import Trial
+
+LISTED = 5
+"""Trials of a front that a message names."""
+
+BLOCK = 256
+"""Trials that are compared with the others at a time; bounds the memory."""
+
+
+def ranked(record: Record) -> list[Trial]:
+    """Return the complete, feasible trials, best first; with several objectives, those that nothing beats come first.
+
+    Ties go to the smaller model, then to the earlier trial.
+    """
+    return _in_order([trial for trial in record.trials if trial.state == "complete" and trial.is_feasible], record)
+
+
+def is_among(trial: Trial, values: Sequence[float], record: Record, count: int) -> bool:
+    """Tell whether a trial would be among the best few if it were complete with such values."""
+    done = [other for other in record.trials if other.state == "complete" and other.is_feasible]
+    candidate = replace(trial, values=tuple(values))
+    return any(other is candidate for other in _in_order([*done, candidate], record)[:count])
+
+
+def _in_order(done: Sequence[Trial], record: Record) -> list[Trial]:
+    scores = _scores(done, record)
+    # With one objective the order of the scores says it.
+    beaten_by = num_dominating(np.array(scores)) if len(record.objectives) > 1 and done else [0] * len(done)
+    keys = [
+        (beaten, [-number for number in score], trial.sizes["params"], trial.number)
+        for trial, score, beaten in zip(done, scores, beaten_by, strict=True)
+    ]
+    return [done[index] for index in sorted(range(len(done)), key=keys.__getitem__)]
+
+
+def front(record: Record) -> list[Trial]:
+    """Return the complete and feasible trials that no other beats in every objective; one trial for one objective.
+
+    Raises:
+        NoResultError: no trial is complete and feasible.
+    """
+    order = ranked(record)
+    if not order:
+        raise NoResultError(f"study {record.study.study_name!r} has no {_what_lacks(record)}; {_how_it_stands(record)}")
+    if len(record.objectives) == 1:
+        return order[:1]
+    beaten_by = num_dominating(np.array(_scores(order, record)))
+    return [trial for trial, beaten in zip(order, beaten_by, strict=True) if not beaten]
+
+
+def the_best(record: Record) -> Trial:
+    """Return the best trial, where there is one: with several objectives, the only one on the front.
+
+    Raises:
+        NoResultError: no trial is complete and feasible.
+        StudyError: the front has several trials, and only a person can choose among them.
+    """
+    found = front(record)
+    if len(found) > 1:
+        raise StudyError(
+            f"study {record.study.study_name!r} has {len(found)} trials on its front, and none beats another in every "
+            f"objective: {listed(found, record)}; choose one with --trial (see: imgcls-search front "
+            f"{record.study.study_name})"
+        )
+    return found[0]
+
+
+def listed(trials: Sequence[Trial], record: Record) -> str:
+    """Return the numbers and values of a few trials in one line."""
+    names = [metric for metric, _ in record.objectives]
+    shown = [
+        f"{trial.number} ({', '.join(f'{n} {v:.4g}' for n, v in zip(names, trial.values or (), strict=True))})"
+        for trial in trials[:LISTED]
+    ]
+    return ", ".join(shown) + (f" and {len(trials) - LISTED} more" if len(trials) > LISTED else "")
+
+
+def num_dominating(scores: Any) -> Any:
+    """Return for each row how many rows are as good in every column and better in one; larger is better.
+
+    Shapes: (rows, columns) to (rows,). Rows are sorted first, so that each is compared with later ones only.
+    """
+    different, which, repeats = np.unique(scores, axis=0, return_inverse=True, return_counts=True)
+    ordered = np.repeat(different, repeats, axis=0)
+    first = np.cumsum(repeats) - repeats
+    counts = np.empty(len(different), dtype=int)
+    for start in range(0, len(different), BLOCK):
+        block, later = different[start : start + BLOCK], ordered[first[start] :]
+        as_good = np.ones((len(block), len(later)), dtype=bool)
+        for column in range(different.shape[1]):
+            as_good &= later[None, :, column] >= block[:, None, column]
+        # Each is as good as itself and its equals.
+        counts[start : start + BLOCK] = np.count_nonzero(as_good, axis=1) - repeats[start : start + BLOCK]
+    return counts[which.ravel()]
+
+
+def _scores(trials: Sequence[Trial], record: Record) -> list[list[float]]:
+    """Return the values of trials, turned so that larger is better."""
+    signs = [1 if direction == "maximize" else -1 for _, direction in record.objectives]
+    return [[sign * value for sign, value in zip(signs, trial.values or (), strict=True)] for trial in trials]
+
+
+def over_limits(trial: Trial) -> tuple[str, ...]:
+    """Return the measured limits that a trial breaks."""
+    return tuple(name for name, excess in trial.constraints.items() if excess > 0)
+
+
+def _what_lacks(record: Record) -> str:
+    over = [over_limits(trial) for trial in record.trials if trial.state == "complete"]
+    broken = dict.fromkeys(name for names in over for name in names)
+    return f"finished trial within {', '.join(broken)}" if over else "finished trial"
+
+
+def _how_it_stands(record: Record) -> str:
+    states = [trial.state for trial in record.trials]
+    counts = {state: states.count(state) for state in dict.fromkeys(states)}
+    return ", ".join(f"{count} {state}" for state, count in counts.items()) or "it has no trial at all"

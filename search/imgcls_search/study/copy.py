@@ -1,0 +1,123 @@
+"""A study copied while a search may be writing it, or moved to another database."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+from imgcls_search.errors import StudyError
+from imgcls_search.study import database
+from imgcls_search.study.address import Address
+from imgcls_search.study.files import StudyFiles
+from imgcls_search.study.pour import pour
+from imgcls_search.study.sqlite import SqliteFile
+
+LEFT_OUT = re.compile(r"lock|lock\.pid|storage|new\.db.*|.*\.tmp")
+"""What of a study's folder belongs to the run that is under way, or to the database that it is in."""
+
+
+def copy_study(files: StudyFiles, to: Path, *, with_folder: bool = False) -> Path:
+    """Copy the database as it stands at one moment to a file or into a folder, and return where it is now.
+
+    The pictures go along, or the whole folder; it follows: each checkpoint is whole, and what it holds beyond the
+    database a search fills in. Where the copy takes the study's own place, the folder is there already.
+
+    Raises:
+        StudyError: there is no such study, it is damaged, a link leads out of its folder, or the copy cannot be written
+            or would overwrite a file.
+    """
+    files.must_exist()
+    target = to / files.database.name if to.is_dir() or with_folder else to
+    folder = target.with_suffix("") if target.suffix else target.with_name(f"{target.name}-files")
+    is_home = target.absolute() == files.database.absolute()
+    copied = () if is_home else (folder,) if with_folder else (folder / files.pictures.name,)
+    for path in (target, *copied):
+        if path.exists():
+            raise StudyError(f"{path}: exists already; name another place")
+    source = files.folder if with_folder else files.pictures
+    if copied:
+        _must_hold_no_links(files, source)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if is_home:
+            with files.locked():
+                _copy_database(files, target)
+                StudyFiles(files.root, files.name).take_over()
+            return target
+        _copy_database(files, target)
+        _copy_folder(source, *copied)
+    except (OSError, shutil.Error) as error:
+        shown = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise StudyError(f"{target}: cannot be written ({shown})") from error
+    return target
+
+
+def move_study(files: StudyFiles, to: Address) -> None:
+    """Copy the database to one on a server, to which the folder belongs from then on; the old one stays as it is.
+
+    Raises:
+        StudyError: there is no such study, a run works on it, or there is one of its name in that database.
+    """
+    files.must_exist()
+    target = StudyFiles(files.root, files.name, to)
+    if target.store.exists():
+        raise StudyError(f"{to}: has a study {files.name!r} already; name another database")
+    files.folder.mkdir(parents=True, exist_ok=True)
+    with files.locked(), target.store.held(), target.store.making() as (storage, draft):
+        pour(files, storage.engine, draft)
+    target.take_over()
+
+
+def _copy_database(files: StudyFiles, target: Path) -> None:
+    partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    with _without_leftovers(partial):
+        if files.address is not None:
+            with SqliteFile(target, partial, files.name).making() as (storage, name):
+                pour(files, storage.engine, name)
+            return
+        # A place where nothing can be made is no trouble of the study's.
+        partial.touch()
+        with (
+            database.explaining(files.database, "copied"),
+            closing(
+                sqlite3.connect(database.sound_url(files.database), uri=True, timeout=database.LOCK_SECONDS)
+            ) as ours,
+            closing(sqlite3.connect(partial)) as theirs,
+        ):
+            # All pages in one step: one moment of the study, and no writer is held up.
+            ours.backup(theirs)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.replace(target)
+
+
+@contextmanager
+def _without_leftovers(partial: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        for leftover in partial.parent.glob(f"{partial.name}*"):
+            leftover.unlink()
+
+
+def _must_hold_no_links(files: StudyFiles, source: Path) -> None:
+    # A study may come from anybody: a link in it would put files of this machine's into what is given away.
+    home = files.folder.resolve()
+    for path in (source, *sorted(source.rglob("*"))):
+        if path.is_symlink() and path != files.folder and not path.resolve().is_relative_to(home):
+            raise StudyError(f"{path}: a link that leads out of the study's folder; put the files there, or delete it")
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    for path in sorted(source.rglob("*")):
+        if path.is_file() and not LEFT_OUT.fullmatch(path.name):
+            copied = target / path.relative_to(source)
+            copied.parent.mkdir(parents=True, exist_ok=True)
+            # A search deletes checkpoints that it needs no more.
+            with suppress(FileNotFoundError):
+                shutil.copy2(path, copied)

@@ -1,0 +1,270 @@
+"""Where a study keeps what: a record in a database, and all else in a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from imgcls_search.errors import StudyError, UserError
+from imgcls_search.study import address, place
+from imgcls_search.study.address import Address
+
+if TYPE_CHECKING:
+    from imgcls_search.study.postgres import PostgresStudy
+    from imgcls_search.study.sqlite import SqliteFile
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+_OWNER = "this file says in which database the study is: write its address into it, without a password"
+
+
+@dataclass(frozen=True)
+class StudyFiles:
+    """`<root>/<name>.db`, or a database on a server, is the record; `<root>/<name>/` holds checkpoints and logs."""
+
+    root: Path
+    name: str
+    address: Address | None = None
+    """Of the server's database, where it is one."""
+
+    def __post_init__(self) -> None:
+        """Refuse names that could leave the folder."""
+        if not _NAME.fullmatch(self.name) or ".." in self.name:
+            raise StudyError(
+                f"study name {self.name!r}: allowed: letters, digits, '.', '_' and '-', at most 100, no '..', "
+                "starting with a letter or digit"
+            )
+
+    @cached_property
+    def store(self) -> SqliteFile | PostgresStudy:
+        """The database; it is opened when it is asked something.
+
+        Raises:
+            UserError: what connects to it is not installed.
+        """
+        # Imported when asked for: each takes a second with all that is beneath it.
+        if self.address is not None:
+            from imgcls_search.study.postgres import PostgresStudy
+
+            return PostgresStudy(self.address, self.name)
+        from imgcls_search.study.sqlite import SqliteFile
+
+        return SqliteFile(self.database, self.folder / "new.db", self.name)
+
+    @property
+    def database(self) -> Path:
+        """The SQLite file, where that is the record."""
+        return self.root / f"{self.name}.db"
+
+    @property
+    def owner(self) -> Path:
+        """Says in which database on a server the study of the folder is; without it, that is the SQLite file."""
+        return self.folder / "storage"
+
+    @property
+    def folder(self) -> Path:
+        """What is not in the database."""
+        return self.root / self.name
+
+    def checkpoint(self, trial: int) -> Path:
+        """The state of a trial's training."""
+        return self.folder / "checkpoints" / f"trial-{trial:05d}.pt"
+
+    def artifact(self, trial: int) -> Path:
+        """The exported network of a trial, where it has one."""
+        return self.checkpoint(trial).with_suffix(".onnx")
+
+    @property
+    def pictures(self) -> Path:
+        """Optuna's artifacts: pictures of trials, under their artifacts' ids."""
+        return self.folder / "artifacts"
+
+    def teacher(self, digest: str) -> Path:
+        """The copy of a teacher's weights, named by what they are."""
+        return self.folder / "teachers" / f"{digest[:16]}.pt"
+
+    def log(self, trial: int) -> Path:
+        """What a trial printed, with the traceback of its failure."""
+        return self.folder / "logs" / f"trial-{trial:05d}.log"
+
+    def make(self) -> None:
+        """Create the folders.
+
+        Raises:
+            StudyError: they cannot be created, are where a study is not safe, or hold one without its database.
+        """
+        for folder in (self.root, self.folder):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise StudyError(f"{folder}: cannot be created ({error.strerror})") from error
+            place.refuse_unfit(folder, holds_database=self.address is None)
+        self._refuse_folder_of_another()
+        self._refuse_lost_database()
+
+    @contextlib.contextmanager
+    def taken(self, say: Callable[[str], None] | None = None) -> Iterator[None]:
+        """Create the folders, and hold the study and them for this process alone, see `make` and `locked`.
+
+        Raises:
+            StudyError: they cannot be created, or another process holds them.
+        """
+        self.make()
+        with self.locked(say):
+            if self.address is not None:
+                # Only now: an address where nobody answers was mistyped, and is not to be remembered.
+                self.take_over()
+            yield
+
+    def take_over(self) -> None:
+        """Note in which database the study of the folder is.
+
+        Raises:
+            StudyError: the folder cannot be written.
+        """
+        try:
+            if self.address is None:
+                self.owner.unlink(missing_ok=True)
+            else:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self.owner.write_text(f"{self.address}\n")
+        except OSError as error:
+            raise StudyError(f"{self.owner}: cannot be written ({error.strerror})") from error
+
+    def _refuse_folder_of_another(self) -> None:
+        known = _read_owner(self.owner)
+        if known is not None and known != self.address:
+            raise StudyError(
+                f"{self.folder}: belongs to the study in {known}, and not to {self.address or self.database}; copy "
+                f"that one: imgcls-search copy {self.name} --to ..., name another study with --name, or, where both "
+                f"are one database, delete {self.owner}"
+            )
+        if known is None and self.address is not None and self.database.exists():
+            raise StudyError(
+                f"{self.folder}: belongs to the study in {self.database}, and not to {self.address}; copy that one: "
+                f"imgcls-search copy {self.name} --to {self.address}, or name another study with --name"
+            )
+
+    def _refuse_lost_database(self) -> None:
+        # A checkpoint is never written before the database is there.
+        saved = len(list(self.checkpoint(0).parent.glob("trial-*.pt")))
+        if saved and not self.store.exists():
+            raise StudyError(
+                f"{self.store}: is gone, but {self.folder} holds checkpoints of {saved} trial(s); put the database "
+                "or a copy of it back, or begin anew: move that folder away, or name another study with --name"
+            )
+
+    def must_exist(self) -> None:
+        """Refuse a study that is not there.
+
+        Raises:
+            StudyError: there is no such study; names near ones.
+        """
+        self.store.must_exist()
+
+    @contextlib.contextmanager
+    def locked(self, say: Callable[[str], None] | None = None) -> Iterator[None]:
+        """Hold the study and its folder for this process alone; released if the process dies.
+
+        A server that goes away meanwhile is waited for, and that is said.
+
+        Raises:
+            StudyError: another process holds it.
+        """
+        with self.folder_locked(), self.store.held(say):
+            yield
+
+    @contextlib.contextmanager
+    def folder_locked(self) -> Iterator[None]:
+        """Hold the study's folder for this process alone.
+
+        Raises:
+            StudyError: another process holds it.
+        """
+        path = self.folder / "lock"
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            shown = self.address or self.database
+            raise StudyError(f"{shown}: another run is working on this study ({_holder(path)})") from None
+        except OSError as error:
+            raise StudyError(f"{path}: cannot be locked ({error.strerror})") from error
+        try:
+            _write_holder(path)
+            yield
+        finally:
+            lock.release()
+
+
+def refuse_if_any_runs(root: Path) -> None:
+    """Refuse while a run works on any study of a folder.
+
+    Raises:
+        StudyError: one does; it is named.
+    """
+    for name in study_names(root):
+        files = find_study(root, name, None)
+        if files.folder.is_dir():
+            with files.folder_locked():
+                pass
+
+
+def study_names(root: Path, at: Address | None = None) -> list[str]:
+    """Return the studies of a database on a server, or of a folder, those included that are on a server.
+
+    Raises:
+        StudyError: the database cannot be reached, or is not ours.
+    """
+    if at is not None:
+        from imgcls_search.study.postgres import studies_of
+
+        return studies_of(at)
+    files = {path.stem for path in root.glob("*.db")}
+    return sorted(files | {path.parent.name for path in root.glob("*/storage") if not path.parent.name.startswith(".")})
+
+
+def find_study(root: Path, name: str, at: Address | None) -> StudyFiles:
+    """Return a study where it is: at an address, where its folder says, or in a file.
+
+    Raises:
+        StudyError: there can be no study of such a name.
+    """
+    files = StudyFiles(root, name, at)
+    return files if at is not None else StudyFiles(root, name, _read_owner(files.owner))
+
+
+def _read_owner(path: Path) -> Address | None:
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        shown = (error.strerror if isinstance(error, OSError) else None) or "damaged, not UTF-8"
+        raise StudyError(f"{path}: cannot be read ({shown}); {_OWNER}") from error
+    try:
+        return address.parse(text, str(path))
+    except UserError as error:
+        raise StudyError(f"{error}; {_OWNER}") from None
+
+
+def _write_holder(path: Path) -> None:
+    # Only for the message of whoever comes second; a full disk shall not end a search over it.
+    with contextlib.suppress(OSError):
+        path.with_suffix(".pid").write_text(f"{os.getpid()}\n")
+
+
+def _holder(path: Path) -> str:
+    try:
+        return f"process {int(path.with_suffix('.pid').read_text())}"
+    except (OSError, ValueError):
+        return "process unknown"

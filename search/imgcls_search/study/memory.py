@@ -1,0 +1,68 @@
+"""A record that is written nowhere, for replays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
+
+from imgcls_search.study.record import Record
+
+
+class Unwritten:
+    """Takes what `Rows` takes and forgets it; the record's own trials are all that is left."""
+
+    engine = None
+
+    def read(self, after: int = -1) -> list[FrozenTrial]:
+        """Return no trials."""
+        return []
+
+    def add(self, number: int, params: Any, distributions: Any, attributes: Mapping[str, Any]) -> int:
+        """Return the trial's number as its id."""
+        return number
+
+    def claim(self, trial_id: int, params: Any, distributions: Any, attributes: Mapping[str, Any]) -> None:
+        """Never asked: nothing waits in a replay."""
+        raise NotImplementedError
+
+    def refuse(self, trial_id: int, reason: str) -> None:
+        """Never asked: nothing waits in a replay."""
+        raise NotImplementedError
+
+    def update(self, trial_id: int, attributes: Mapping[str, Any], *, value: tuple[int, float] | None = None) -> None:
+        """Do nothing."""
+
+    def read_end(self, trial_id: int) -> Any:
+        """Never asked: nobody else ends a trial of a replay."""
+        raise NotImplementedError
+
+    def set_fact(self, name: str, value: Any) -> None:
+        """Do nothing."""
+
+    def append_fact(self, name: str, entry: Mapping[str, Any]) -> list[Any]:
+        """Return the entry alone."""
+        return [entry]
+
+    def end(
+        self,
+        trial_id: int,
+        state: Any,
+        values: Sequence[float],
+        attributes: Mapping[str, Any],
+        system_attributes: Mapping[str, Any],
+    ) -> None:
+        """Do nothing."""
+
+
+def unwritten_record(name: str, objectives: Sequence[tuple[str, str]]) -> Record:
+    """Return an empty record in memory."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        study_name=name, directions=[StudyDirection[direction.upper()] for _, direction in objectives]
+    )
+    study.set_user_attr("objectives", [list(objective) for objective in objectives])
+    return Record(study, Unwritten())

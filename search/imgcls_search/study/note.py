@@ -1,0 +1,97 @@
+"""The note that optuna-dashboard shows beside a study: what was searched, on what images, and what is best."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from imgcls_search.study.record import Record
+from imgcls_search.study.rows import Rows
+from imgcls_search.study.summary import summarise
+
+PART = 2045
+"""Characters of an attribute in which optuna-dashboard keeps a part of a note."""
+
+VERSION, PREFIX = "dashboard:note_ver", "dashboard:note_str:"
+DIGEST = "imgcls_search:note_digest"
+"""Of the text that we wrote last, by which one that a person changed is known."""
+
+MOST_SHOWN = 20
+
+
+def write_note(record: Record) -> None:
+    """Write the note anew in one transaction; one that a person has written or changed is left alone.
+
+    The attributes are those of `optuna_dashboard.save_note`, which would import scikit-learn for this.
+    """
+    rows = record.rows
+    assert isinstance(rows, Rows)
+    known = rows.read_system_facts()
+    num_parts = sum(key.startswith(PREFIX) for key in known)
+    # A part that is missing, or is no text, was changed by somebody.
+    old = "".join(str(known.get(f"{PREFIX}{number}", "")) for number in range(num_parts))
+    text = "\n".join(_lines(record)) + "\n"
+    if text == old or (old and _digest(old) != known.get(DIGEST)):
+        return
+    parts = [text[start : start + PART] for start in range(0, len(text), PART)]
+    # A part that is no longer needed is emptied, as the dashboard does it.
+    parts += [""] * (num_parts - len(parts))
+    written = {f"{PREFIX}{number}": part for number, part in enumerate(parts)}
+    version = known.get(VERSION)
+    rows.set_system_facts({VERSION: version + 1 if type(version) is int else 1, DIGEST: _digest(text), **written})
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:16]
+
+
+def _lines(record: Record) -> Iterator[str]:
+    found, data = summarise(record), record.fact("data")
+    images = ", ".join(f"{count:,} {split}" for split, count in data["images"].items())
+    states = ", ".join(f"{count} {state}" for state, count in found["trials"].items() if state != "total" and count)
+    yield f"**Images**: {images}; {len(data['classes'])} classes; fingerprint `{data['fingerprint']}`\n"
+    yield f"**Trials**: {found['trials']['total']} ({states or 'none'}), {found['epochs']:,} epochs\n"
+    yield from _best(record, found)
+    yield "**Searched**\n"
+    yield from _parameters(record)
+    yield "\n*Written by imgcls-search when a run ends; once you change it, it is left as it is.*"
+
+
+def _best(record: Record, found: Mapping[str, Any]) -> Iterator[str]:
+    objectives = ", ".join(f"{direction} {metric}" for metric, direction in record.objectives)
+    which = "Best" if len(record.objectives) == 1 else "Pareto front"
+    yield f"**{which}** ({objectives})\n"
+    if not found["best"]:
+        yield "no complete trial within the limits yet\n"
+        return
+    for entry in found["best"][:MOST_SHOWN]:
+        values = ", ".join(f"{metric} {value:.6g}" for metric, value in entry["values"].items())
+        yield f"- trial {entry['trial']}: {values}; {entry['sizes']['params']:,.0f} parameters"
+    if len(found["best"]) > MOST_SHOWN:
+        yield f"- and {len(found['best']) - MOST_SHOWN} more"
+    confirmed = record.facts.get("confirmed")
+    if confirmed is None:
+        yield "\nNot confirmed: scores are on the validation split, and luck is in them.\n"
+    else:
+        yield f"\nConfirmed: trial {confirmed['chosen']}, {confirmed['metric']} {confirmed['confirmed']['mean']:.4f}.\n"
+
+
+def _parameters(record: Record) -> Iterator[str]:
+    ranges: dict[str, BaseDistribution] = {}
+    for trial in record.trials:
+        ranges |= trial.candidate.distributions
+    for name, distribution in sorted(ranges.items()):
+        # Between backticks nothing is markup but a backtick.
+        yield f"- `{name}`: `{_range(distribution).replace('`', chr(39))}`"
+
+
+def _range(distribution: BaseDistribution) -> str:
+    match distribution:
+        case CategoricalDistribution():
+            return ", ".join(str(choice) for choice in distribution.choices)
+        case FloatDistribution() | IntDistribution():
+            return f"{distribution.low:g} to {distribution.high:g}" + (", log" if distribution.log else "")
+    return str(distribution)

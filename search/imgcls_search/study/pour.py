@@ -1,0 +1,93 @@
+"""A study poured from one database into another of any kind, row by row of Optuna's tables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import sqlalchemy
+from optuna.storages._rdb import models
+
+from imgcls_search.study.files import StudyFiles
+
+_STUDIES: Any = models.StudyModel.__table__
+_TRIALS: Any = models.TrialModel.__table__
+_NOTES: Any = models.StudySystemAttributeModel.__table__
+
+_OF_STUDY: tuple[Any, ...] = (
+    models.StudyDirectionModel.__table__,
+    models.StudyUserAttributeModel.__table__,
+    _NOTES,
+)
+_OF_TRIALS: tuple[Any, ...] = (
+    models.TrialParamModel.__table__,
+    models.TrialValueModel.__table__,
+    models.TrialIntermediateValueModel.__table__,
+    models.TrialUserAttributeModel.__table__,
+    models.TrialSystemAttributeModel.__table__,
+)
+
+BLOCK = 2000
+"""Rows that are held and written at a time."""
+
+_OF_TRIAL = re.compile(r"dashboard:(\d+):")
+"""How optuna-dashboard names what is noted beside a trial, by the trial's id."""
+
+
+def pour(files: StudyFiles, target: sqlalchemy.Engine, name: str) -> None:
+    """Write a study, as it stands at one moment, under a name into a database with Optuna's tables, in one transaction.
+
+    Raises:
+        StudyError: it cannot be read.
+    """
+    storage = files.store.open()
+    which = sqlalchemy.select(_STUDIES.c.study_id).where(_STUDIES.c.study_name == files.name)
+    try:
+        with files.store.access.reading(storage.engine) as ours, target.begin() as theirs:
+            old = ours.execute(which).scalar_one()
+            new = theirs.execute(_STUDIES.insert().returning(_STUDIES.c.study_id), {"study_name": name}).scalar_one()
+            ids: dict[int, int] = {}
+
+            def write_trials(rows: list[dict[str, Any]]) -> None:
+                bare = [{key: value for key, value in row.items() if key != "trial_id"} for row in rows]
+                adding = _TRIALS.insert().returning(_TRIALS.c.trial_id, sort_by_parameter_order=True)
+                ids.update(zip((row["trial_id"] for row in rows), theirs.execute(adding, bare).scalars(), strict=True))
+
+            in_study = _TRIALS.c.study_id == old
+            _carry(ours, _TRIALS, in_study, {"study_id": lambda _: new}, write_trials, keeps_key=True)
+            of_trials = sqlalchemy.select(_TRIALS.c.trial_id).where(in_study)
+            for table in _OF_STUDY:
+                changes: dict[str, Callable[[Any], Any]] = {"study_id": lambda _: new}
+                if table is _NOTES:
+                    changes["key"] = lambda key: _OF_TRIAL.sub(lambda it: f"dashboard:{ids.get(int(it[1]))}:", key)
+                _carry(ours, table, table.c.study_id == old, changes, _writing(theirs, table))
+            for table in _OF_TRIALS:
+                _carry(ours, table, table.c.trial_id.in_(of_trials), {"trial_id": ids.get}, _writing(theirs, table))
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+
+
+def _writing(connection: sqlalchemy.Connection, table: Any) -> Callable[[list[dict[str, Any]]], None]:
+    def write(rows: list[dict[str, Any]]) -> None:
+        connection.execute(table.insert(), rows)
+
+    return write
+
+
+def _carry(
+    source: sqlalchemy.Connection,
+    table: Any,
+    which: Any,
+    changes: Mapping[str, Callable[[Any], Any]],
+    write: Callable[[list[dict[str, Any]]], None],
+    *,
+    keeps_key: bool = False,
+) -> None:
+    """Hand on rows in the order in which they were written, blocks at a time, some of their columns changed."""
+    (key,) = table.primary_key.columns
+    columns = [column for column in table.c if keeps_key or column is not key]
+    found = source.execute(sqlalchemy.select(*columns).where(which).order_by(key))
+    for block in found.mappings().partitions(BLOCK):
+        write([{**row, **{name: change(row[name]) for name, change in changes.items()}} for row in block])

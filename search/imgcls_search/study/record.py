@@ -1,0 +1,468 @@
+"""The record: every trial in an Optuna study that people, optuna-dashboard and plain Optuna can read.
+
+Only the run process writes it. What is in the database and what is in `Record.trials` are the same at all times; the
+run decides by the latter and never reads the former back.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import optuna
+from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from imgcls_search.config import Scalar, TrialConfig
+from imgcls_search.errors import StudyError
+from imgcls_search.study import database
+from imgcls_search.study.files import StudyFiles
+from imgcls_search.study.rows import EndedError, NumberTakenError, Rows
+from imgcls_search.study.shape import refuse_misshapen
+from imgcls_search.trial import SIZES, Candidate, Rejection, State, Trial
+
+_STATES: Mapping[TrialState, State] = {
+    TrialState.RUNNING: "running",
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "fail",
+}
+
+
+_LOG = logging.getLogger(__name__)
+
+_PLACE = "place"
+"""Attribute of a trial that had waited: how many had begun before it, which its number does not tell."""
+
+_ARTIFACT = "artifacts:"
+"""How Optuna begins the names of attributes that tell of artifacts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stranger:
+    """A trial that something else than a search added to the study: plain Optuna, a dashboard."""
+
+    number: int
+    id: int
+    state: str
+    """Optuna's, in small letters."""
+
+    params: Mapping[str, Any]
+    """What it was given, where it waits to be tried."""
+
+
+class Writes(Protocol):
+    """Where a record's steps go: `Rows`, or nowhere in a replay."""
+
+    engine: Any
+    """What holds the connection, None where there is none."""
+
+    def read(self, after: int = -1, /) -> list[FrozenTrial]:
+        """Return all trials by their numbers, or those of a higher id than `after`."""
+
+    def claim(
+        self,
+        trial_id: int,
+        params: Mapping[str, Scalar],
+        distributions: Mapping[str, BaseDistribution],
+        attributes: Mapping[str, Any],
+        /,
+    ) -> None:
+        """Make a waiting trial a running one."""
+
+    def refuse(self, trial_id: int, reason: str, /) -> None:
+        """End a waiting trial as failed."""
+
+    def add(
+        self,
+        number: int,
+        params: Mapping[str, Scalar],
+        distributions: Mapping[str, BaseDistribution],
+        attributes: Mapping[str, Any],
+        /,
+    ) -> int:
+        """Write a running trial whole, and return its id."""
+
+    def update(
+        self, trial_id: int, attributes: Mapping[str, Any], /, *, value: tuple[int, float] | None = None
+    ) -> None:
+        """Write attributes of a running trial."""
+
+    def set_fact(self, name: str, value: Any, /) -> None:
+        """Write a fact about the study as a whole."""
+
+    def append_fact(self, name: str, entry: Mapping[str, Any], /) -> list[Any]:
+        """Add an entry to a list that is a fact about the study as a whole, and return the list."""
+
+    def read_end(self, trial_id: int, /) -> tuple[TrialState, tuple[float, ...] | None]:
+        """Return the state of a trial, and its values where it has some."""
+
+    def end(
+        self,
+        trial_id: int,
+        state: TrialState,
+        values: Sequence[float],
+        attributes: Mapping[str, Any],
+        system_attributes: Mapping[str, Any],
+        /,
+    ) -> None:
+        """Write the end of a running trial."""
+
+
+class Record:
+    """The trials of one study and the facts that it was started with."""
+
+    def __init__(self, study: optuna.Study, rows: Writes) -> None:
+        """Read everything once."""
+        self.study = study
+        self.rows = rows
+        self.facts: dict[str, Any] = dict(study.user_attrs)
+        self.objectives = _objectives(self.facts)
+        self.ids: dict[int, int] = {}
+        self.trials: list[Trial] = []
+        """The trials of searches, in the order in which they began; others may have numbers in between."""
+        self.by_number: dict[int, Trial] = {}
+        self.strangers: dict[int, Stranger] = {}
+        """Trials that no search made, by number."""
+        self.last_id = -1
+        placed = []
+        for frozen in rows.read():
+            self.last_id = max(self.last_id, frozen._trial_id)
+            if not _is_ours(frozen):
+                self.strangers[frozen.number] = _stranger(frozen)
+                continue
+            self.ids[frozen.number] = frozen._trial_id
+            trial = self.by_number[frozen.number] = self._thaw(frozen)
+            if (place := frozen.user_attrs.get(_PLACE)) is None:
+                self.trials.append(trial)
+            else:
+                placed.append((place, trial.number))
+        for place, number in sorted(placed):
+            self.trials.insert(place, self.by_number[number])
+
+    @property
+    def next_number(self) -> int:
+        """The number that Optuna gives to the next trial of the study."""
+        return len(self.by_number) + len(self.strangers)
+
+    def fact(self, name: str) -> Any:
+        """Return a fact that every search notes when it makes its study.
+
+        Raises:
+            StudyError: it is gone.
+        """
+        if name not in self.facts:
+            engine = self.rows.engine
+            place = self.study.study_name if engine is None else database.public_name(engine.url)
+            raise database.damaged(place, f"the study's {name} is missing")
+        return self.facts[name]
+
+    def look_again(self) -> None:
+        """Take note of trials that others have added since."""
+        for frozen in self.rows.read(self.last_id):
+            self.last_id = frozen._trial_id
+            if frozen.number not in self.by_number:
+                self.strangers[frozen.number] = _stranger(frozen)
+
+    def note_about_strangers(self) -> str | None:
+        """Return a line about trials that no search made, None where there are none."""
+        if not self.strangers:
+            return None
+        shown = ", ".join(f"{other.number} ({other.state})" for other in list(self.strangers.values())[:5])
+        more = f" and {len(self.strangers) - 5} more" if len(self.strangers) > 5 else ""
+        waits = any(other.state == "waiting" for other in self.strangers.values())
+        return (
+            f"study {self.study.study_name}: {len(self.strangers)} trial(s) that imgcls-search did not make are left "
+            f"out: {shown}{more}" + ("; run tries those that wait" if waits else "")
+        )
+
+    def claim(self, stranger: Stranger, trial: Trial) -> bool:
+        """Record a waiting trial as one of ours that has begun; False where it waits no more."""
+        attributes = {**self._attributes(trial), _PLACE: len(self.trials)}
+        try:
+            self.rows.claim(stranger.id, trial.candidate.params, trial.candidate.distributions, attributes)
+        except EndedError:
+            self.strangers[stranger.number] = replace(stranger, state="no longer waiting")
+            return False
+        del self.strangers[stranger.number]
+        self.ids[trial.number] = stranger.id
+        self._take(trial)
+        return True
+
+    def refuse(self, stranger: Stranger, reason: str) -> None:
+        """End a waiting trial that cannot be tried as failed."""
+        with suppress(EndedError):
+            self.rows.refuse(stranger.id, reason)
+        self.strangers[stranger.number] = replace(stranger, state="fail")
+
+    def add(self, trial: Trial) -> None:
+        """Record a new trial, whole, in one write; where others took its number meanwhile, it gets the next one."""
+        while True:
+            try:
+                self.ids[trial.number] = self.rows.add(
+                    trial.number, trial.candidate.params, trial.candidate.distributions, self._attributes(trial)
+                )
+                break
+            except NumberTakenError:
+                self.look_again()
+                trial.number = self.next_number
+        self.last_id = max(self.last_id, self.ids[trial.number])
+        self._take(trial)
+
+    def _take(self, trial: Trial) -> None:
+        self.trials.append(trial)
+        self.by_number[trial.number] = trial
+
+    @staticmethod
+    def _attributes(trial: Trial) -> dict[str, Any]:
+        attributes = {
+            "config": trial.candidate.config.to_dict(),
+            "seed": trial.seed,
+            "plan": _plan(trial),
+            "sampler_state": dict(trial.candidate.sampler_state),
+            "rejected_before": [_freeze_rejection(rejection) for rejection in trial.rejected_before],
+            **trial.sizes,
+        }
+        return {key: value for key, value in attributes.items() if value not in ({}, [])}
+
+    def add_epoch(self, trial: Trial, metrics: Mapping[str, float]) -> None:
+        """Record an epoch in one write: its metrics, and the value that dashboards draw."""
+        trial.epochs.append(dict(metrics))
+        # Optuna refuses intermediate values in a study with several objectives. What a network shows before it is
+        # compressed is no value to compare by.
+        is_drawn = len(self.objectives) == 1 and trial.metric in metrics and not trial.compresses
+        value = (len(trial.epochs), metrics[trial.metric]) if is_drawn else None
+        with self._accepting_an_end(trial):
+            self.rows.update(self.ids[trial.number], {"epochs": trial.epochs}, value=value)
+
+    def add_score(
+        self, trial: Trial, epoch: int, metrics: Mapping[str, float], notes: Mapping[str, str] | None = None
+    ) -> None:
+        """Record in one write what the network as it would be deployed showed after an epoch."""
+        is_first = epoch not in trial.scores
+        trial.scores[epoch] = {**trial.scores.get(epoch, {}), **metrics}
+        is_drawn = len(self.objectives) == 1 and trial.compresses and is_first and trial.metric in metrics
+        value = (epoch, metrics[trial.metric]) if is_drawn else None
+        with self._accepting_an_end(trial):
+            said = {"scores": _freeze_scores(trial.scores), **(notes or {})}
+            self.rows.update(self.ids[trial.number], said, value=value)
+
+    def note(self, trial: Trial, **attributes: Any) -> None:
+        """Record something about an open trial in one write."""
+        with self._accepting_an_end(trial):
+            self.rows.update(self.ids[trial.number], attributes)
+
+    def set_plan(self, trial: Trial, *, until: int, paused: bool) -> None:
+        """Record in one write what was decided about a trial at its last epoch: how far it may go, or that it rests."""
+        if trial.is_open:
+            trial.judged, trial.until = trial.epoch, until
+            trial.state = "paused" if paused else "running"
+            self.note(trial, plan=_plan(trial))
+
+    def complete(self, trial: Trial, values: Sequence[float], constraints: Mapping[str, float] | None = None) -> None:
+        """End a trial with its values, and by how much it is over each measured limit."""
+        trial.values = tuple(values)
+        trial.constraints = dict(constraints or {})
+        self._end(trial, "complete", TrialState.COMPLETE, values)
+
+    def prune(self, trial: Trial, reason: str) -> None:
+        """End a trial early; the last value that it showed stays its value for the sampler."""
+        # Optuna gives a pruned trial the last value that it showed.
+        shown = [trial.value_at(trial.last_shown)] if len(self.objectives) == 1 and trial.last_shown else []
+        self._end(trial, "pruned", TrialState.PRUNED, [v for v in shown if not math.isnan(v)], reason)
+
+    def fail(self, trial: Trial, reason: str) -> None:
+        """End a trial that came to nothing."""
+        self._end(trial, "fail", TrialState.FAIL, [], reason)
+
+    def set_fact(self, name: str, value: Any) -> None:
+        """Record a fact about the study as a whole."""
+        self.rows.set_fact(name, value)
+        self.facts[name] = value
+
+    def append_fact(self, name: str, entry: Mapping[str, Any]) -> None:
+        """Add an entry to a list of facts about the study as a whole, to which other processes may add at once."""
+        self.facts[name] = self.rows.append_fact(name, entry)
+
+    def _end(
+        self, trial: Trial, state: State, told: TrialState, values: Sequence[float], reason: str | None = None
+    ) -> None:
+        trial.reason = reason
+        said: dict[str, Any] = {"seconds": round(sum(epoch["seconds"] for epoch in trial.epochs), 3)}
+        if reason is not None:
+            said["reason"] = reason
+        with self._accepting_an_end(trial):
+            told_by_name: dict[str, Any] = {f"constraints:{name}": over for name, over in trial.constraints.items()}
+            # As `optuna.artifacts.upload_artifact` notes them, in one transaction with the end of the trial.
+            for key, name in (trial.pictures or {}).items():
+                meta = {"artifact_id": key, "filename": name, "mimetype": "image/png", "encoding": None}
+                told_by_name[f"{_ARTIFACT}{key}"] = json.dumps(meta)
+            self.rows.end(self.ids[trial.number], told, values, said, told_by_name)
+            trial.state = state
+
+    @contextmanager
+    def _accepting_an_end(self, trial: Trial) -> Iterator[None]:
+        """Let a trial be written to; if somebody ended it from outside, as the dashboard can, take that as its end."""
+        try:
+            yield
+        except EndedError:
+            state, trial.values = self.rows.read_end(self.ids[trial.number])
+            trial.state = _STATES[state]
+            trial.reason = trial.reason or "ended from outside"
+
+    def _thaw(self, frozen: FrozenTrial) -> Trial:
+        attributes = frozen.user_attrs
+        state = _STATES[frozen.state]
+        plan = attributes["plan"]
+        return Trial(
+            number=frozen.number,
+            candidate=Candidate(
+                params=frozen.params,
+                distributions=frozen.distributions,
+                config=TrialConfig.from_dict(attributes["config"]),
+                sampler_state=attributes.get("sampler_state", {}),
+            ),
+            seed=attributes["seed"],
+            sizes={name: attributes[name] for name in SIZES},
+            metric=self.objectives[0][0],
+            state="paused" if state == "running" and plan["paused"] else state,
+            epochs=list(attributes.get("epochs", [])),
+            judged=plan["judged"],
+            until=plan["until"],
+            scores={entry["epoch"]: entry["metrics"] for entry in attributes.get("scores", [])},
+            constraints=dict(frozen.constraints),
+            values=tuple(frozen.values) if frozen.values is not None else None,
+            reason=attributes.get("reason"),
+            deaths=attributes.get("deaths", 0),
+            micro_batches=attributes.get("micro_batches", 1),
+            troubles=list(attributes.get("troubles", [])),
+            pictures=_thaw_pictures(frozen) if frozen.state.is_finished() else None,
+            rejected_before=tuple(_thaw_rejection(entry) for entry in attributes.get("rejected_before", [])),
+        )
+
+
+def _is_ours(frozen: FrozenTrial) -> bool:
+    """Tell whether a search wrote a trial; other people's may have attributes of the same names, but not all."""
+    return frozen.state != TrialState.WAITING and {"config", "seed", "plan"} <= frozen.user_attrs.keys()
+
+
+def _stranger(frozen: FrozenTrial) -> Stranger:
+    # As `enqueue_trial` keeps them.
+    params = frozen.system_attrs.get("fixed_params", frozen.params)
+    return Stranger(
+        number=frozen.number,
+        id=frozen._trial_id,
+        state=frozen.state.name.lower(),
+        params=params if isinstance(params, dict) else {},
+    )
+
+
+def create(files: StudyFiles, objectives: Sequence[tuple[str, str]], facts: Mapping[str, Any]) -> Record:
+    """Create a study with its facts.
+
+    It is made in a file or under a name of its own and moved into place when whole: whoever finds a study finds all of
+    it, and nobody who looks too early makes tables in it.
+
+    Raises:
+        StudyError: the database cannot be created.
+    """
+    with files.store.making() as (storage, draft):
+        study = optuna.create_study(
+            storage=storage,
+            study_name=draft,
+            directions=[StudyDirection[direction.upper()] for _, direction in objectives],
+        )
+        if len(objectives) > 1:
+            with warnings.catch_warnings():
+                # Optuna may yet change it; what a study loses without it is the objectives' names in the dashboard.
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                study.set_metric_names([metric for metric, _ in objectives])
+        for name, value in {**facts, "objectives": [list(objective) for objective in objectives]}.items():
+            study.set_user_attr(name, value)
+    return load(files)
+
+
+def load(files: StudyFiles) -> Record:
+    """Open a study that exists.
+
+    Raises:
+        StudyError: there is no such study, or its database is damaged or not ours.
+    """
+    files.must_exist()
+    storage = files.store.open()
+    try:
+        with (
+            database.explaining(str(files.store), "read as a study"),
+            database.explaining_damage(str(files.store)),
+        ):
+            try:
+                study = optuna.load_study(storage=storage, study_name=files.name)
+            except KeyError:
+                raise StudyError(f"{files.store}: holds no study of the name {files.name!r}") from None
+            facts = study.user_attrs
+            if "objectives" not in facts:
+                raise StudyError(f"{files.store}: this study was not made by imgcls-search")
+            record = _read(study, Rows(storage.engine, study._study_id, files.store.access))
+        if (note := record.note_about_strangers()) is not None:
+            _LOG.warning(note)
+        return record
+    finally:
+        if files.address is not None:
+            # A search writes through a connection of its own; this one would lie idle until somebody drops it.
+            storage.engine.dispose()
+
+
+def load_again(files: StudyFiles, record: Record) -> Record:
+    """Return a record as it stands now, read through the connection of an earlier one.
+
+    Raises:
+        StudyError: its database cannot be read, or was damaged since.
+    """
+    store = str(files.store)
+    with database.explaining(store, "read as a study"), database.explaining_damage(store):
+        return _read(record.study, record.rows)
+
+
+def _read(study: optuna.Study, rows: Writes) -> Record:
+    record = Record(study, rows)
+    refuse_misshapen(record)
+    return record
+
+
+def _objectives(facts: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple((metric, direction) for metric, direction in facts["objectives"])
+
+
+def _plan(trial: Trial) -> dict[str, Any]:
+    return {"judged": trial.judged, "until": trial.until, "paused": trial.state == "paused"}
+
+
+def _freeze_scores(scores: Mapping[int, Mapping[str, float]]) -> list[dict[str, Any]]:
+    return [{"epoch": epoch, "metrics": dict(metrics)} for epoch, metrics in scores.items()]
+
+
+def _freeze_rejection(rejection: Rejection) -> dict[str, Any]:
+    distributions = {name: distribution_to_json(found) for name, found in rejection.distributions.items()}
+    return {"params": dict(rejection.params), "distributions": distributions, "reason": rejection.reason}
+
+
+def _thaw_rejection(entry: Mapping[str, Any]) -> Rejection:
+    distributions = {name: json_to_distribution(text) for name, text in entry["distributions"].items()}
+    return Rejection(params=entry["params"], distributions=distributions, reason=entry["reason"])
+
+
+def _thaw_pictures(frozen: FrozenTrial) -> dict[str, str]:
+    notes = [text for key, text in frozen.system_attrs.items() if key.startswith(_ARTIFACT)]
+    return {note["artifact_id"]: note["filename"] for note in map(json.loads, notes)}
+
+
+def to_json(value: Any) -> Any:
+    """Return a value as it comes back from the database, for comparisons with one that was there."""
+    return json.loads(json.dumps(value))

@@ -1,0 +1,384 @@
+"""What a search writes down, each step in one transaction, in Optuna's own tables.
+
+Optuna's storage takes a transaction for every attribute, value and state, and looks a trial up anew for each; together
+they cost more than the decisions that they record. What is written here reads the same to Optuna; the tests hold it to
+what Optuna itself writes.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from functools import lru_cache
+from typing import Any
+
+import sqlalchemy
+from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
+from optuna.storages._rdb import models
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.dialects import postgresql, sqlite
+
+from imgcls_search.config import Scalar
+from imgcls_search.errors import StudyError
+from imgcls_search.study.database import Access, FileAccess, Step, T, explaining_damage, public_name
+
+_STUDIES: Any = models.StudyModel.__table__
+_TRIALS: Any = models.TrialModel.__table__
+_PARAMS: Any = models.TrialParamModel.__table__
+_VALUES: Any = models.TrialValueModel.__table__
+_STEPS: Any = models.TrialIntermediateValueModel.__table__
+_USER: Any = models.TrialUserAttributeModel.__table__
+_FACTS: Any = models.StudyUserAttributeModel.__table__
+_NOTES: Any = models.StudySystemAttributeModel.__table__
+_SYSTEM: Any = models.TrialSystemAttributeModel.__table__
+
+_INSERTS: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+
+
+class EndedError(Exception):
+    """The trial was ended by somebody else, and takes no more."""
+
+
+class NumberTakenError(Exception):
+    """Somebody else has added a trial, and with it taken the number that another was to have."""
+
+
+class Rows:
+    """The trials of one study in the database."""
+
+    def __init__(self, engine: sqlalchemy.Engine, study_id: int, access: Access | None = None) -> None:
+        """The engine is that of an Optuna storage which holds the study."""
+        self.engine = engine
+        self.study_id = study_id
+        self.access = access or FileAccess()
+        self.insert = _INSERTS[engine.name]
+        self.upserts = {table: _upsert(self.insert, table) for table in (_USER, _SYSTEM, _FACTS, _NOTES)}
+
+    def read(self, after: int = -1) -> list[FrozenTrial]:
+        """Return all trials by their numbers, as they stand at one moment, without the values that dashboards draw.
+
+        With `after` only trials of a higher id are read: those that were added since.
+
+        Optuna's own reading parses every distribution of every trial anew and takes several times as long.
+
+        Raises:
+            StudyError: the database cannot be read.
+        """
+        with self.access.reading(self.engine) as connection:
+            which = (_TRIALS.c.study_id == self.study_id) & (_TRIALS.c.trial_id > after)
+            trials = connection.execute(sqlalchemy.select(_TRIALS).where(which).order_by(_TRIALS.c.number)).all()
+            if not trials:
+                return []
+            params = self._by_trial(connection, which, _PARAMS, "param_name", "param_value", "distribution_json")
+            values = self._by_trial(connection, which, _VALUES, "objective", "value", "value_type")
+            user, system = (self._by_trial(connection, which, table, "key", "value_json") for table in (_USER, _SYSTEM))
+        return [
+            _freeze(row, params[row.trial_id], values[row.trial_id], user[row.trial_id], system[row.trial_id])
+            for row in trials
+        ]
+
+    def add(
+        self,
+        number: int,
+        params: Mapping[str, Scalar],
+        distributions: Mapping[str, BaseDistribution],
+        attributes: Mapping[str, Any],
+    ) -> int:
+        """Write a running trial whole, and return its id.
+
+        Raises:
+            NumberTakenError: somebody else has added trials since they were read; nothing was written.
+            StudyError: the database cannot be written.
+        """
+        trial = {"number": number, "study_id": self.study_id, "state": TrialState.RUNNING, "datetime_start": _now()}
+        its_number = (_TRIALS.c.study_id == self.study_id) & (_TRIALS.c.number == number)
+
+        def step(connection: sqlalchemy.Connection, again: bool) -> int:
+            if again and (
+                known := connection.execute(sqlalchemy.select(_TRIALS.c.trial_id).where(its_number)).scalar()
+            ):
+                # The earlier try was committed: who holds the study is alone to add trials.
+                return int(known)
+            trial_id = int(connection.execute(_TRIALS.insert().returning(_TRIALS.c.trial_id), trial).scalar_one())
+            count = sqlalchemy.select(sqlalchemy.func.count()).where(_TRIALS.c.study_id == self.study_id)
+            if connection.execute(count).scalar_one() != number + 1:
+                raise NumberTakenError
+            self._set_params(connection, trial_id, params, distributions)
+            self._set_attributes(connection, _USER, trial_id, attributes)
+            return trial_id
+
+        return self._transact(step)
+
+    def claim(
+        self,
+        trial_id: int,
+        params: Mapping[str, Scalar],
+        distributions: Mapping[str, BaseDistribution],
+        attributes: Mapping[str, Any],
+    ) -> None:
+        """Make a waiting trial, which somebody else added, a running one of ours.
+
+        Raises:
+            EndedError: it waits no more.
+            StudyError: the database cannot be written.
+        """
+        begun = {"state": TrialState.RUNNING, "datetime_start": _now()}
+
+        def step(connection: sqlalchemy.Connection, again: bool) -> None:
+            if again and self._is_ended_so(connection, trial_id, TrialState.RUNNING, attributes):
+                return
+            self._hold(connection, trial_id, TrialState.WAITING)
+            connection.execute(_PARAMS.delete().where(_PARAMS.c.trial_id == trial_id))
+            self._set_params(connection, trial_id, params, distributions)
+            self._set_attributes(connection, _USER, trial_id, attributes)
+            connection.execute(_TRIALS.update().where(_TRIALS.c.trial_id == trial_id), begun)
+
+        self._transact(step)
+
+    def refuse(self, trial_id: int, reason: str) -> None:
+        """End a waiting trial, which somebody else added, as failed.
+
+        Raises:
+            EndedError: it waits no more.
+            StudyError: the database cannot be written.
+        """
+        ended = {"state": TrialState.FAIL, "datetime_complete": _now()}
+
+        def step(connection: sqlalchemy.Connection, again: bool) -> None:
+            if again and self._is_ended_so(connection, trial_id, TrialState.FAIL, {"reason": reason}):
+                return
+            self._hold(connection, trial_id, TrialState.WAITING)
+            self._set_attributes(connection, _USER, trial_id, {"reason": reason})
+            connection.execute(_TRIALS.update().where(_TRIALS.c.trial_id == trial_id), ended)
+
+        self._transact(step, durable=True)
+
+    def update(self, trial_id: int, attributes: Mapping[str, Any], *, value: tuple[int, float] | None = None) -> None:
+        """Write attributes of a running trial, and with them the value that it showed at an epoch.
+
+        Raises:
+            EndedError: somebody ended the trial.
+            StudyError: the database cannot be written.
+        """
+
+        def step(connection: sqlalchemy.Connection, again: bool) -> None:
+            self._hold(connection, trial_id)
+            self._set_attributes(connection, _USER, trial_id, attributes)
+            if value is not None:
+                shown, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(value[1])
+                if again:
+                    # Attributes replace each other; a step that an earlier try wrote would be refused.
+                    is_there = (_STEPS.c.trial_id == trial_id) & (_STEPS.c.step == value[0])
+                    connection.execute(_STEPS.delete().where(is_there))
+                entry = {"trial_id": trial_id, "step": value[0], "intermediate_value": shown}
+                connection.execute(_STEPS.insert(), {**entry, "intermediate_value_type": kind})
+
+        self._transact(step)
+
+    def end(
+        self,
+        trial_id: int,
+        state: TrialState,
+        values: Sequence[float],
+        attributes: Mapping[str, Any],
+        system_attributes: Mapping[str, Any],
+    ) -> None:
+        """Write the end of a running trial and all that is to be said with it; it is on the disk when this returns.
+
+        Raises:
+            EndedError: somebody ended the trial.
+            StudyError: the database cannot be written.
+        """
+        ended = {"state": state, "datetime_complete": _now()}
+
+        def step(connection: sqlalchemy.Connection, again: bool) -> None:
+            if again and self._is_ended_so(connection, trial_id, state, attributes):
+                return
+            self._hold(connection, trial_id)
+            self._set_attributes(connection, _USER, trial_id, attributes)
+            self._set_attributes(connection, _SYSTEM, trial_id, system_attributes)
+            for objective, value in enumerate(values):
+                shown, kind = models.TrialValueModel.value_to_stored_repr(value)
+                entry = {"trial_id": trial_id, "objective": objective, "value": shown, "value_type": kind}
+                connection.execute(_VALUES.insert(), entry)
+            connection.execute(_TRIALS.update().where(_TRIALS.c.trial_id == trial_id), ended)
+
+        self._transact(step, durable=True)
+
+    def set_fact(self, name: str, value: Any) -> None:
+        """Write an attribute of the study as a whole.
+
+        Raises:
+            StudyError: the database cannot be written.
+        """
+        row = {"study_id": self.study_id, "key": name, "value_json": json.dumps(value)}
+        self._replace(_FACTS, [row])
+
+    def append_fact(self, name: str, entry: Mapping[str, Any]) -> list[Any]:
+        """Add an entry to a list that is an attribute of the study, whoever else adds to it, and return the list.
+
+        Raises:
+            StudyError: the database cannot be written, or the attribute is no list.
+        """
+        mark = {**entry, "id": uuid.uuid4().hex[:12]}
+        mine = (_FACTS.c.study_id == self.study_id) & (_FACTS.c.key == name)
+        study = _STUDIES.update().where(_STUDIES.c.study_id == self.study_id)
+
+        def step(connection: sqlalchemy.Connection, again: bool) -> list[Any]:
+            # A write that changes nothing: others wait here until this list is theirs to read.
+            connection.execute(study.values(study_name=_STUDIES.c.study_name))
+            text = connection.execute(sqlalchemy.select(_FACTS.c.value_json).where(mine)).scalar()
+            known = [] if text is None else json.loads(text)
+            if not isinstance(known, list):
+                raise StudyError(f"{public_name(self.engine.url)}: the study's {name!r} is damaged: not a list")
+            if again and mark in known:
+                return known
+            known.append(mark)
+            row = {"study_id": self.study_id, "key": name, "value_json": json.dumps(known)}
+            connection.execute(self.upserts[_FACTS], [row])
+            return known
+
+        return self._transact(step)
+
+    def read_system_facts(self) -> dict[str, Any]:
+        """Return what Optuna and its dashboard keep about the study.
+
+        Raises:
+            StudyError: the database cannot be read.
+        """
+        query = sqlalchemy.select(_NOTES.c["key", "value_json"]).where(_NOTES.c.study_id == self.study_id)
+        with explaining_damage(public_name(self.engine.url)), self.access.reading(self.engine) as connection:
+            return {key: json.loads(text) for key, text in connection.execute(query)}
+
+    def set_system_facts(self, facts: Mapping[str, Any]) -> None:
+        """Write several of what Optuna and its dashboard keep about the study, in one transaction.
+
+        Raises:
+            StudyError: the database cannot be written.
+        """
+        rows = [
+            {"study_id": self.study_id, "key": key, "value_json": json.dumps(value)} for key, value in facts.items()
+        ]
+        self._replace(_NOTES, rows)
+
+    def read_end(self, trial_id: int) -> tuple[TrialState, tuple[float, ...] | None]:
+        """Return the state of a trial, and its values where it has some.
+
+        Raises:
+            StudyError: the database cannot be read.
+        """
+        which = sqlalchemy.select(_TRIALS.c.state).where(_TRIALS.c.trial_id == trial_id)
+        told = sqlalchemy.select(_VALUES.c["value", "value_type"]).where(_VALUES.c.trial_id == trial_id)
+
+        def step(connection: sqlalchemy.Connection, again: bool) -> tuple[TrialState, tuple[float, ...] | None]:
+            read = models.TrialValueModel.stored_repr_to_value
+            values = connection.execute(told.order_by(_VALUES.c.objective)).all()
+            return connection.execute(which).scalar_one(), tuple(read(*value) for value in values) or None
+
+        return self._transact(step)
+
+    def _replace(self, table: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+        def step(connection: sqlalchemy.Connection, again: bool) -> None:
+            connection.execute(self.upserts[table], rows)
+
+        self._transact(step)
+
+    def _transact(self, step: Step[T], *, durable: bool = False) -> T:
+        return self.access.transact(self.engine, self.study_id, step, durable=durable)
+
+    def _is_ended_so(
+        self, connection: sqlalchemy.Connection, trial_id: int, state: TrialState, attributes: Mapping[str, Any]
+    ) -> bool:
+        """Tell whether an earlier try of an end was committed: the trial then has its attributes too."""
+        ended = sqlalchemy.select(_TRIALS.c.state).where(_TRIALS.c.trial_id == trial_id)
+        known = sqlalchemy.select(_USER.c.key, _USER.c.value_json).where(_USER.c.trial_id == trial_id)
+        written: dict[str, str] = dict(map(tuple, connection.execute(known)))
+        return connection.execute(ended).scalar_one() is state and all(
+            written.get(key) == json.dumps(value) for key, value in attributes.items()
+        )
+
+    @staticmethod
+    def _by_trial(connection: sqlalchemy.Connection, which: Any, table: Any, *names: str) -> dict[int, list[Any]]:
+        found: dict[int, list[Any]] = defaultdict(list)
+        ours = sqlalchemy.select(_TRIALS.c.trial_id).where(which)
+        # In the order in which they were written.
+        order = next(iter(table.primary_key.columns))
+        query = sqlalchemy.select(table.c.trial_id, *table.c[names]).where(table.c.trial_id.in_(ours)).order_by(order)
+        for trial_id, *rest in connection.execute(query):
+            found[trial_id].append(rest)
+        return found
+
+    def _hold(self, connection: sqlalchemy.Connection, trial_id: int, state: TrialState = TrialState.RUNNING) -> None:
+        """Take the lock on a trial by a write that changes nothing, and see that it runs, or waits."""
+        is_so = (_TRIALS.c.trial_id == trial_id) & (_TRIALS.c.state == state)
+        held = connection.execute(_TRIALS.update().where(is_so).values(number=_TRIALS.c.number))
+        if held.rowcount == 0:
+            raise EndedError
+
+    @staticmethod
+    def _set_params(
+        connection: sqlalchemy.Connection,
+        trial_id: int,
+        params: Mapping[str, Scalar],
+        distributions: Mapping[str, BaseDistribution],
+    ) -> None:
+        rows = [
+            {
+                "trial_id": trial_id,
+                "param_name": name,
+                "param_value": distributions[name].to_internal_repr(value),
+                "distribution_json": distribution_to_json(distributions[name]),
+            }
+            for name, value in params.items()
+        ]
+        if rows:
+            connection.execute(_PARAMS.insert(), rows)
+
+    def _set_attributes(
+        self, connection: sqlalchemy.Connection, table: Any, trial_id: int, attributes: Mapping[str, Any]
+    ) -> None:
+        rows = [
+            {"trial_id": trial_id, "key": key, "value_json": json.dumps(value)} for key, value in attributes.items()
+        ]
+        if rows:
+            connection.execute(self.upserts[table], rows)
+
+
+def _freeze(row: Any, params: Any, values: Any, user: Any, system: Any) -> FrozenTrial:
+    distributions = {name: _distribution(text) for name, _, text in params}
+    read = models.TrialValueModel.stored_repr_to_value
+    return FrozenTrial(
+        number=row.number,
+        trial_id=row.trial_id,
+        state=row.state,
+        value=None,
+        values=[read(value, kind) for _, value, kind in sorted(values, key=lambda entry: entry[0])] or None,
+        datetime_start=row.datetime_start,
+        datetime_complete=row.datetime_complete,
+        params={name: distributions[name].to_external_repr(value) for name, value, _ in params},
+        distributions=distributions,
+        user_attrs={key: json.loads(text) for key, text in user},
+        system_attrs={key: json.loads(text) for key, text in system},
+        intermediate_values={},
+    )
+
+
+@lru_cache(maxsize=4096)
+def _distribution(text: str) -> BaseDistribution:
+    return json_to_distribution(text)
+
+
+def _upsert(insert: Any, table: Any) -> Any:
+    statement = insert(table)
+    owner = table.c.study_id if table in (_FACTS, _NOTES) else table.c.trial_id
+    return statement.on_conflict_do_update(
+        index_elements=[owner, table.c.key], set_={"value_json": statement.excluded.value_json}
+    )
+
+
+def _now() -> datetime:
+    # Optuna keeps times in UTC without saying so.
+    return datetime.now(timezone.utc).replace(tzinfo=None)

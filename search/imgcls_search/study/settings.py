@@ -1,0 +1,89 @@
+"""What the `study` and `limits` sections may say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from imgcls_search.signature import Arg
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySettings:
+    """How much to search, and what to keep."""
+
+    trials: Annotated[int, Arg("trials in all, over every run of the study", ge=1, fixed=True)] = 40
+    timeout: Annotated[float | None, Arg("time that one call of `run` may take", gt=0, fixed=True, duration=True)] = (
+        None
+    )
+    epoch_timeout: Annotated[
+        float | None,
+        Arg("time that an epoch may take before its worker is replaced; null: any", gt=0, fixed=True, duration=True),
+    ] = 7200.0
+    trial_timeout: Annotated[
+        float | None, Arg("training time after which a trial fails; null: any", gt=0, fixed=True, duration=True)
+    ] = None
+    max_epochs: Annotated[
+        int | None, Arg("epochs that all trials together may train, over every run of the study", ge=1, fixed=True)
+    ] = None
+    target: Annotated[
+        float | None, Arg("value of the first objective; the search stops when a complete trial has it", fixed=True)
+    ] = None
+    min_gain: Annotated[
+        float | None,
+        Arg("the search stops when as many trials again are likely to gain less; null: never", gt=0, fixed=True),
+    ] = None
+    seed: Annotated[int, Arg("decides every draw of the search", ge=0, le=2**31 - 1, fixed=True)] = 0
+    name: Annotated[
+        str | None, Arg("name of the study; default: the file's name and the data's or the folder's", fixed=True)
+    ] = None
+    storage: Annotated[
+        str | None, Arg("address of a PostgreSQL database for the study; null: an SQLite file", fixed=True)
+    ] = None
+    workers: Annotated[
+        int | None, Arg("trials at a time; default: one per CPU core, or one per GPU", ge=1, fixed=True)
+    ] = None
+    retries: Annotated[int, Arg("workers that may die under a trial without a new checkpoint", ge=0, fixed=True)] = 2
+    keep: Annotated[int, Arg("best trials whose weights are kept", ge=0, fixed=True)] = 3
+    pictures: Annotated[
+        bool, Arg("whether trials that are among the best when they end are drawn for the dashboard", fixed=True)
+    ] = True
+    disk_gb: Annotated[float, Arg("largest size of all checkpoints together, GB", gt=0, fixed=True)] = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Limits: the first three are checked before any training, the others on the exported network of a trial."""
+
+    params: Annotated[float | None, Arg("largest number of parameters", gt=0, fixed=True)] = None
+    macs: Annotated[float | None, Arg("most multiply-accumulates for one image", gt=0, fixed=True)] = None
+    memory: Annotated[
+        float | None, Arg("largest estimated peak of memory in training, bytes, 32-bit arithmetic", gt=0, fixed=True)
+    ] = None
+    latency_ms: Annotated[
+        float | None, Arg("longest time for one image, milliseconds; a trial over it is not best", gt=0, fixed=True)
+    ] = None
+    size_kb: Annotated[
+        float | None, Arg("largest file, kilobytes of 1,024 bytes; a trial over it is not best", gt=0, fixed=True)
+    ] = None
+
+
+FREE_TO_CHANGE = (
+    "study.trials",
+    "study.timeout",
+    "study.max_epochs",
+    "study.target",
+    "study.min_gain",
+    "study.workers",
+    "study.retries",
+    "study.epoch_timeout",
+    "study.trial_timeout",
+    "study.keep",
+    "study.disk_gb",
+    "study.pictures",
+    "study.name",
+    "study.storage",
+    "training.device",
+    "image.cache_gb",
+)
+"""What may differ from one run of a study to the next; anything else would mix two searches in one table."""

@@ -1,0 +1,79 @@
+"""A study in an SQLite file of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from optuna.storages import RDBStorage
+
+from imgcls_search.errors import StudyError, closest
+from imgcls_search.study import database
+from imgcls_search.study.database import FileAccess
+
+
+class SqliteFile:
+    """The file `<root>/<name>.db`."""
+
+    def __init__(self, path: Path, draft: Path, name: str) -> None:
+        """The file is made under the name of the draft, in a folder that is there by then."""
+        self.path = path
+        self.draft = draft
+        self.name = name
+        self.access = FileAccess()
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def exists(self) -> bool:
+        """Tell whether the study is there."""
+        return self.path.is_file()
+
+    def must_exist(self) -> None:
+        """Refuse a study that is not there.
+
+        Raises:
+            StudyError: there is no such database; names near ones.
+        """
+        if not self.exists():
+            known = sorted(path.stem for path in self.path.parent.glob("*.db"))
+            shown = f"; studies there: {', '.join(known)}" if known else "; there is no study there yet"
+            raise StudyError(f"{self}: no such study{closest(self.path.stem, known)}{shown}")
+
+    def open(self) -> RDBStorage:
+        """Open the database of a study that exists.
+
+        Raises:
+            StudyError: it is damaged, or not ours.
+        """
+        return database.open_storage(self.path)
+
+    @contextmanager
+    def making(self) -> Iterator[tuple[RDBStorage, str]]:
+        """Yield a new database and the name of the study to make in it; it is moved into place when whole.
+
+        Raises:
+            StudyError: it cannot be made.
+        """
+        for leftover in self.draft.parent.glob(f"{self.draft.name}*"):
+            leftover.unlink()
+        storage = database.make(self.draft)
+        try:
+            with database.explaining(self.draft, "written"):
+                yield storage, self.name
+        finally:
+            # The last connection to close writes the log into the database and deletes it.
+            storage.engine.dispose()
+        self.draft.replace(self.path)
+
+    @contextmanager
+    def held(self, say: Callable[[str], None] | None = None) -> Iterator[None]:
+        """Do nothing: the lock on the study's folder holds the file too."""
+        yield
+
+    def stamp(self) -> Any:
+        """Return what changes when the database does."""
+        paths = [path for path in (self.path, self.path.with_name(f"{self.path.name}-wal")) if path.exists()]
+        return [(found.st_mtime_ns, found.st_size) for found in (path.stat() for path in paths)]

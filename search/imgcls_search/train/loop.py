@@ -1,0 +1,289 @@
+"""The one train/evaluate loop, shared by search and retraining."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from imgcls_search.data import Augment, Mix, Moment, mix_nothing
+from imgcls_search.errors import DivergedError, StoppedError
+from imgcls_search.protocol import FEWEST_IMAGES
+from imgcls_search.train.average import Average
+from imgcls_search.train.device import autocast
+from imgcls_search.train.finetune import Hold, hold_nothing
+from imgcls_search.train.losses import Loss
+from imgcls_search.train.metrics import score
+from imgcls_search.train.optimizers import Schedule
+from imgcls_search.train.recipe import Training
+
+EVALUATION_BATCH = 512
+"""Images a step without gradients."""
+
+AUGMENTED_BYTES = 2**23
+"""Pixels that a GPU augments at a time, a byte each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """Images as a training sees them, on its device or mapped from disk, normalised batch by batch."""
+
+    pixels: np.ndarray[Any, Any] | Tensor
+    """uint8 [N, C, H, W]."""
+
+    labels: np.ndarray[Any, Any] | Tensor
+    """Class numbers, int64 [N]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    device: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def home(self) -> str:
+        """Where the images are, and so the numbers that choose among them."""
+        return self.device if isinstance(self.pixels, Tensor) else "cpu"
+
+    def shuffled(self) -> Tensor:
+        """Return the numbers of all images in random order."""
+        return torch.randperm(len(self)).to(self.home)
+
+    def batches(self, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield for each part of the images their numbers [B], pixels, uint8 [B, C, H, W], and class numbers [B]."""
+        if isinstance(self.pixels, Tensor):
+            yield from ((index, self.pixels[index], self.labels[index]) for index in parts)
+        elif self.device == "cpu":
+            yield from ((index, *self._read(index)) for index in parts)
+        else:
+            # The next two batches are read, or decoded, while the device computes.
+            with ThreadPoolExecutor(1) as reader:
+                ahead = deque(reader.submit(self._read, index) for index in parts[:2])
+                for number, index in enumerate(parts):
+                    pixels, labels = ahead.popleft().result()
+                    ahead.extend(reader.submit(self._read, later) for later in parts[number + 2 : number + 3])
+                    yield index, self._send(pixels), self._send(labels)
+
+    def _read(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        # Indexing copies from the mapped file, so that no process holds the whole set.
+        pixels = torch.from_numpy(self.pixels[index.numpy()])
+        labels = torch.from_numpy(np.asarray(self.labels)[index.numpy()])
+        # Only from pinned memory does a copy go on while the host goes on.
+        return (pixels.pin_memory(), labels.pin_memory()) if self._is_cuda else (pixels, labels)
+
+    def _send(self, values: Tensor) -> Tensor:
+        return values.to(self.device, non_blocking=self._is_cuda)
+
+    @property
+    def _is_cuda(self) -> bool:
+        return self.device.startswith("cuda")
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Return float [B, C, H, W] with the training split's mean 0 and deviation 1 per channel."""
+        scale, shift = self._scale_and_shift
+        return pixels.float().mul_(scale).add_(shift)
+
+    @cached_property
+    def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        # Made once: a copy to a GPU in each step would hold up the host.
+        mean, std = (torch.tensor(values, device=self.device).view(1, -1, 1, 1) for values in (self.mean, self.std))
+        return 1 / (255 * std), -mean / std
+
+
+Teach = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Returns a loss with a teacher's part in it, from the loss, the logits [B, classes] and the inputs they are for."""
+
+
+@dataclass(kw_only=True)
+class Session:
+    """A training under way: everything that changes from step to step, and what each step needs."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    schedule: Schedule
+    loss: Loss
+    augment: Augment
+    recipe: Training
+    device: str
+    precision: str
+    seed: int
+    is_compiled: bool = False
+    mix: Mix = mix_nothing
+    micro_batches: int = 1
+    """Parts that a batch goes through the model in, one after the other, to need less memory; one step follows."""
+
+    hold: Hold = hold_nothing
+    """Freezes what is to be frozen in an epoch."""
+    teach: Teach | None = None
+    history: list[dict[str, float]] = field(default_factory=list)
+    """What each finished epoch measured, the first epoch first."""
+
+    def __post_init__(self) -> None:
+        self.average = Average(self.model, self.recipe.ema) if self.recipe.ema > 0 else None
+        self.scaler = torch.amp.GradScaler(enabled=self.precision == "fp16")
+        self.forward = torch.compile(self.model) if self.is_compiled else self.model
+        self.peak_rates = [group["lr"] for group in self.optimizer.param_groups]
+
+    @property
+    def epoch(self) -> int:
+        """Epochs finished."""
+        return len(self.history)
+
+    @property
+    def deployed(self) -> nn.Module:
+        """The weights that are evaluated and saved: the average where there is one."""
+        return self.average.module if self.average is not None else self.model
+
+    def set_rate(self, progress: float) -> None:
+        """Set the learning rates for a moment of the training, in epochs done."""
+        factor = self.schedule(progress)
+        for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
+            group["lr"] = peak * factor
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the next epoch depends on, as tensors and plain values; `model` is what is deployed."""
+        return {
+            "model": self.deployed.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "raw": self.model.state_dict() if self.average is not None else None,
+            "steps_averaged": self.average.steps if self.average is not None else 0,
+            "scaler": self.scaler.state_dict(),
+            "seed": self.seed,
+            "history": self.history,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to a saved state; one without an `optimizer` is finished and can be measured, not trained on."""
+        self.deployed.load_state_dict(state["model"])
+        if self.average is not None:
+            self.model.load_state_dict(state["raw"])
+            self.average.steps = state["steps_averaged"]
+        if "optimizer" in state:
+            self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.seed = state["seed"]
+        self.history = list(state["history"])
+
+
+def fit(
+    session: Session,
+    train: ImageSet,
+    validation: ImageSet | None,
+    *,
+    until_epoch: int,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[dict[str, float]]:
+    """Train up to and including an epoch; after each, yield what it measured.
+
+    Raises:
+        DivergedError: the loss became NaN or infinite.
+        StoppedError: `should_stop` said so in the middle of an epoch.
+    """
+    while session.epoch < until_epoch:
+        started = time.perf_counter()
+        train_loss = train_epoch(session, train, should_stop)
+        measured = evaluate(session.deployed, validation, precision=session.precision) if validation else {}
+        seconds = time.perf_counter() - started
+        session.history.append(
+            {"epoch": session.epoch + 1, "train_loss": train_loss, **measured, "seconds": round(seconds, 4)}
+        )
+        yield session.history[-1]
+
+
+def train_epoch(session: Session, images: ImageSet, should_stop: Callable[[], bool]) -> float:
+    """Show the model every image once; return the mean loss."""
+    # All randomness of an epoch (order, augmentation, dropout) comes from (seed, epoch): a resumed training draws the
+    # same without carrying generators from process to process.
+    torch.manual_seed(session.seed * 1_000_003 + session.epoch)
+    # Parts of nearly equal size, none larger than a batch: a rest of one image would break batch normalisation.
+    steps = math.ceil(len(images) / session.recipe.batch_size)
+    order = images.shuffled().tensor_split(steps)
+    total = torch.zeros((), device=session.device)
+    session.model.train()
+    session.hold(session.model, session.epoch)
+    for step, (inputs, labels) in enumerate(augmented(session, images, order)):
+        if should_stop():
+            raise StoppedError(f"stopped in epoch {session.epoch + 1}")
+        # The rate of the middle of the step: neither the first nor the last is wasted on a rate of zero.
+        session.set_rate(session.epoch + (step + 0.5) / steps)
+        inputs, targets = session.mix(inputs, labels)
+        session.optimizer.zero_grad(set_to_none=True)
+        # Forward and backward: gradients of several micro-batches add up to that of the batch.
+        for part, wanted in micro_batches(inputs, targets, session.micro_batches):
+            with autocast(session.device, session.precision):
+                logits = session.forward(part)
+                loss = session.loss(logits, wanted)
+                if session.teach is not None:
+                    loss = session.teach(loss, logits, part)
+                loss = loss * (len(part) / len(inputs))
+            session.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach() * len(labels)
+        # Step.
+        if session.recipe.clip > 0:
+            session.scaler.unscale_(session.optimizer)
+            nn.utils.clip_grad_norm_(session.model.parameters(), session.recipe.clip)
+        session.scaler.step(session.optimizer)
+        session.scaler.update()
+        if session.average is not None:
+            session.average.update(session.model)
+    mean = float(total) / len(images)
+    if not math.isfinite(mean):
+        raise DivergedError(f"the training loss became {mean} in epoch {session.epoch + 1}")
+    return mean
+
+
+def micro_batches(inputs: Tensor, targets: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield a batch in parts of nearly equal size, none of fewer than `FEWEST_IMAGES` images."""
+    parts = max(1, min(count, len(inputs) // FEWEST_IMAGES))
+    yield from zip(inputs.tensor_split(parts), targets.tensor_split(parts), strict=True)
+
+
+def augmented(session: Session, images: ImageSet, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield inputs, augmented and normalised on the device, float [B, C, H, W], and class numbers [B] of each part."""
+    # A GPU spends no more time on many small images than on a few: several parts go through it together.
+    pixels_each = math.prod(images.pixels.shape[1:]) * len(parts[0])
+    together = max(1, AUGMENTED_BYTES // pixels_each) if session.device != "cpu" else 1
+    several = [torch.cat(list(parts[first : first + together])) for first in range(0, len(parts), together)]
+    sizes = iter([len(part) for part in parts])
+    for index, pixels, labels in images.batches(several):
+        pixels = session.augment(pixels, Moment(index=index, epoch=session.epoch, seed=session.seed))
+        inputs = images.normalise(pixels)
+        split = list(itertools.islice(sizes, together))
+        yield from zip(torch.split(inputs, split), torch.split(labels, split), strict=True)
+
+
+def evaluate(model: nn.Module, images: ImageSet, *, precision: str = "fp32") -> dict[str, float]:
+    """Return the metrics of a model on a set of images.
+
+    Raises:
+        DivergedError: the model gives NaN or infinite logits.
+    """
+    logits = predict(model, images, precision=precision)
+    if not np.isfinite(logits).all():
+        raise DivergedError("the model gives NaN or infinite logits")
+    labels = images.labels.cpu().numpy() if isinstance(images.labels, Tensor) else np.asarray(images.labels)
+    return score(logits, labels)
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, images: ImageSet, *, precision: str = "fp32") -> np.ndarray[Any, Any]:
+    """Return logits, float32 [N, classes], of every image in order."""
+    model.eval()
+    parts = []
+    for _, pixels, _ in images.batches(torch.split(torch.arange(len(images), device=images.home), EVALUATION_BATCH)):
+        with autocast(images.device, precision):
+            parts.append(model(images.normalise(pixels)).float())
+    logits: np.ndarray[Any, Any] = torch.cat(parts).cpu().numpy()
+    return logits

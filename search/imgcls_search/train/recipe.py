@@ -1,0 +1,46 @@
+"""How to train, whatever the model: the `training` section."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from imgcls_search.signature import Arg
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How long, in what batches and with what arithmetic a model is trained."""
+
+    epochs: Annotated[int, Arg("passes over the training images; the same for all trials", ge=1, fixed=True)] = 15
+    batch_size: Annotated[int, Arg("images a step", ge=1, search="{choice: [32, 64, 128]}")] = 64
+    clip: Annotated[float, Arg("largest norm of the gradient; 0 does not clip", ge=0)] = 0.0
+    ema: Annotated[float, Arg("decay a step of the averaged weights that are evaluated; 0: none", ge=0, lt=1)] = 0.0
+    precision: Annotated[
+        Literal["auto", "fp32", "bf16", "fp16"],
+        Arg("auto: bf16 or fp16 on a CUDA device, fp32 elsewhere", fixed=True),
+    ] = "auto"
+    compile: Annotated[
+        Literal["auto"] | bool,
+        Arg("torch.compile; auto: on a CUDA device where a trial is long enough to pay for compiling", fixed=True),
+    ] = "auto"
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Arg("auto: cuda, else mps, else cpu", fixed=True)] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune:
+    """How pretrained weights are trained on; a trial that starts from scratch is not touched by it."""
+
+    freeze: Annotated[
+        Literal["none", "backbone"] | int,
+        Arg(
+            "what keeps its pretrained weights: none; backbone, all but the head; or so many stages, from the image on",
+            ge=1,
+            search="{choice: [none, backbone]}",
+        ),
+    ] = "none"
+    freeze_epochs: Annotated[int | None, Arg("epochs that it keeps them for; null: to the end", ge=1)] = None
+    backbone_lr_factor: Annotated[
+        float,
+        Arg("learning rate of everything but the head / that of the head", gt=0, le=1, search="{choice: [0.1, 1]}"),
+    ] = 1.0

@@ -1,0 +1,178 @@
+"""Studies and trials looked through: lists, tables, and what differs between two of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from imgcls_search.errors import SearchError, UserError, closest
+from imgcls_search.jobs.export import find_trial
+from imgcls_search.space import differences
+from imgcls_search.study import best
+from imgcls_search.study.address import Address
+from imgcls_search.study.files import StudyFiles, find_study, study_names
+from imgcls_search.study.record import Record, load
+from imgcls_search.study.summary import describe, summarise
+from imgcls_search.terminal import shown
+from imgcls_search.trial import Trial
+
+
+def list_studies(root: Path, at: Address | None = None) -> list[dict[str, Any]]:
+    """Return how each study of a folder, or of a database, stands; one that cannot be read is listed with the reason.
+
+    Raises:
+        StudyError: the database cannot be reached.
+    """
+    found: list[dict[str, Any]] = []
+    for name in study_names(root, at):
+        try:
+            record = load(find_study(root, name, at))
+        except SearchError as error:
+            found.append({"study": name, "problem": str(error)})
+            continue
+        confirmed = record.facts.get("confirmed")
+        found.append({**summarise(record), "confirmed": confirmed["chosen"] if confirmed else None})
+    return found
+
+
+def trial_rows(files: StudyFiles, *, top: int | None, family: str | None) -> list[dict[str, Any]]:
+    """Return the trials of a study: in their order, or the best few, those that finished first.
+
+    Raises:
+        StudyError: there is no such study.
+        UserError: no trial is of such a family.
+    """
+    record = load(files)
+    trials = record.trials if top is None else _best_first(record)
+    if family is not None:
+        known = sorted({family_of(trial) for trial in record.trials})
+        if family not in known:
+            raise UserError(
+                f"--family {family}: no trial is of it{closest(family, known)}; there are: {', '.join(known)}"
+            )
+        trials = [trial for trial in trials if family_of(trial) == family]
+    return [row_of(trial, record) for trial in trials[:top]]
+
+
+def family_of(trial: Trial) -> str:
+    """Return the family of networks that a trial's belongs to."""
+    return trial.candidate.config.component("model").name
+
+
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return rows as CSV, a column for every key and every key of their mappings."""
+    flat = [
+        {
+            **{key: value for key, value in row.items() if not isinstance(value, Mapping)},
+            **{name: value for entry in row.values() if isinstance(entry, Mapping) for name, value in entry.items()},
+        }
+        for row in rows
+    ]
+    text = io.StringIO()
+    names = list(dict.fromkeys(name for row in flat for name in row))
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: shown(v) if isinstance(v, str) else v for name, v in row.items()} for row in flat)
+    return text.getvalue()
+
+
+def compare(root: Path, first: str, second: str, at: Address | None = None) -> dict[str, Any]:
+    """Tell what differs between two trials (`study:7`) or two studies, and what it did to the score.
+
+    Of each study it takes the best trial; from several on a front, the best by the first objective that both studies
+    have, or by the first of its own.
+
+    Raises:
+        UserError: one names a trial and the other a study, or there is no such trial or study.
+    """
+    (a, trial_a), (b, trial_b) = (_open(root, name, at) for name in (first, second))
+    if (trial_a is None) != (trial_b is None):
+        raise UserError(f"{first}, {second}: a trial and a study; compare two trials (study:7) or two studies")
+    if trial_a is not None and trial_b is not None:
+        return {"kind": "trials", "names": [first, second], **_compare_trials(a, trial_a, b, trial_b)}
+    fronts = [best.front(record) for record in (a, b)]
+    shared = next((objective for objective in a.objectives if objective in b.objectives), None)
+    by = [shared or record.objectives[0] for record in (a, b)]
+    bests = [_first_by(objective, front, record) for objective, front, record in zip(by, fronts, (a, b), strict=True)]
+    return {
+        "kind": "studies",
+        "names": [first, second],
+        "space": _changes(a.fact("space"), b.fact("space")),
+        "facts": _changes(*({name: record.facts.get(name) for name in ("data", "versions")} for record in (a, b))),
+        "trials": [summarise(record)["trials"] for record in (a, b)],
+        "epochs": [sum(trial.epoch for trial in record.trials) for record in (a, b)],
+        "chosen": {"by": [list(objective) for objective in by], "of": [len(front) for front in fronts]},
+        "best": _compare_trials(a, bests[0], b, bests[1]),
+    }
+
+
+def _first_by(objective: tuple[str, str], front: Sequence[Trial], record: Record) -> Trial:
+    """Return the best trial of a front by one objective; among equal ones that which is first on it."""
+    place = list(record.objectives).index(objective)
+    sign = 1 if objective[1] == "minimize" else -1
+    return min(front, key=lambda trial: sign * trial.values[place] if trial.values else 0)
+
+
+def _open(root: Path, name: str, at: Address | None) -> tuple[Record, Trial | None]:
+    study, colon, number = name.partition(":")
+    record = load(find_study(root, study, at))
+    if not colon:
+        return record, None
+    if not number.isdecimal():
+        raise UserError(f"{name}: {number!r} is no trial; allowed: STUDY:NUMBER, for example vit-digits:7")
+    return record, find_trial(record, int(number))
+
+
+def _compare_trials(a: Record, first: Trial, b: Record, second: Trial) -> dict[str, Any]:
+    shown = [row_of(first, a), row_of(second, b)]
+    measured = [{**row["sizes"], **row["metrics"], **row["values"]} for row in shown]
+    return {
+        "trials": [row["trial"] for row in shown],
+        "states": [row["state"] for row in shown],
+        "epochs": [row["epochs"] for row in shown],
+        "config": _changes(first.candidate.config.to_dict(), second.candidate.config.to_dict()),
+        "measured": {
+            name: {"first": measured[0][name], "second": measured[1][name], "change": measured[1][name] - value}
+            for name, value in measured[0].items()
+            if name in measured[1] and name not in ("epoch",)
+        },
+        # Curves of another length say nothing about the settings.
+        "noise": _noise(a, b, measured) if first.epoch == second.epoch else None,
+    }
+
+
+def _noise(a: Record, b: Record, measured: Sequence[Mapping[str, float]]) -> float | None:
+    """Return by how much two accuracies may differ for the choice of validation images alone (95 %)."""
+    counts = [record.fact("data")["images"].get("val", 0) for record in (a, b)]
+    if not all(counts) or not all("accuracy" in values for values in measured):
+        return None
+    shares = [values["accuracy"] for values in measured]
+    return 1.96 * math.sqrt(sum(share * (1 - share) / count for share, count in zip(shares, counts, strict=True)))
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    return [str(change) for change in differences(old, new)]
+
+
+def _best_first(record: Record) -> list[Trial]:
+    """Return finished trials that keep the limits, then the others by what they last showed."""
+    done = best.ranked(record)
+    numbers = {trial.number for trial in done}
+    rest = [trial for trial in record.trials if trial.number not in numbers]
+    sign = 1 if record.objectives[0][1] == "maximize" else -1
+    rest.sort(
+        key=lambda trial: (-trial.last_shown, -sign * trial.value_at(trial.last_shown) if trial.last_shown else 0)
+    )
+    return [*done, *rest]
+
+
+def row_of(trial: Trial, record: Record) -> dict[str, Any]:
+    """Return what a table shows of a trial."""
+    row = describe(trial, record)
+    last = trial.last_shown
+    shown = {trial.metric: trial.value_at(last)} if last else {}
+    return {**row, "family": family_of(trial), "values": row["values"] or shown}

@@ -1,0 +1,276 @@
+"""optuna-dashboard on one study, for this machine alone unless told otherwise."""
+
+from __future__ import annotations
+
+import copy
+import ipaddress
+import json
+import os
+import re
+import shutil
+import socket
+import socketserver
+import stat
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+from bottle import HTTPError
+from optuna.artifacts import FileSystemArtifactStore
+from optuna.artifacts.exceptions import ArtifactNotFound
+
+from imgcls_search.errors import NoResultError, StudyError, UserError
+from imgcls_search.study import best
+from imgcls_search.study.files import StudyFiles
+from imgcls_search.study.record import Record, load, load_again
+
+_ARTIFACT = re.compile(r"[0-9A-Za-z-]+")
+
+Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+class _Server(socketserver.ThreadingMixIn, WSGIServer):
+    """Answers several requests at a time; optuna-dashboard's own server answers one."""
+
+    daemon_threads = True
+
+
+class _Quiet(WSGIRequestHandler):
+    """Logs no requests; the page polls."""
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
+        pass
+
+
+def make_dashboard(files: StudyFiles, host: str, port: int, say: Callable[[str], None]) -> WSGIServer:
+    """Return a server, bound and not yet serving; say what it cannot show.
+
+    Raises:
+        StudyError: there is no such study, or it is damaged or not ours.
+        UserError: the port is taken or not allowed.
+    """
+    from optuna_dashboard import wsgi
+
+    latest = Latest(files, say)
+    _tell_lost_pictures(files, latest.record, say)
+    store = _Pictures(files.pictures)
+    application = agreeing_on_best(wsgi(files.store.open(), artifact_store=store), latest)
+    application = refusing_strangers(application, host)
+    try:
+        return make_server(host, port, application, server_class=_Server, handler_class=_Quiet)
+    except OSError as error:
+        raise UserError(f"--port {port}: cannot be used on {host} ({error.strerror}); try another") from error
+
+
+class _Pictures(FileSystemArtifactStore):
+    """Serves the plain files of one folder; what is not there gets an answer, where Optuna's own would raise."""
+
+    def open_reader(self, artifact_id: str) -> BinaryIO:
+        """Open an artifact, which is a file in the folder itself and no link: a study may come from anybody."""
+        path = self._inside(artifact_id)
+        try:
+            # Not waiting for whoever writes into a pipe. Not every system has these flags.
+            flags = (
+                os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+            )
+            file = os.fdopen(os.open(path, flags), "rb")
+        except OSError:
+            raise _missing() from None
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise _missing()
+        return file
+
+    def write(self, artifact_id: str, content_body: BinaryIO) -> None:
+        """Write an artifact that somebody adds to a trial."""
+        self._base_path.mkdir(parents=True, exist_ok=True)
+        with self._inside(artifact_id).open("xb") as file:
+            shutil.copyfileobj(content_body, file)
+
+    def remove(self, artifact_id: str) -> None:
+        """Delete an artifact."""
+        try:
+            self._inside(artifact_id).unlink()
+        except (HTTPError, OSError) as error:
+            raise ArtifactNotFound("not found") from error
+
+    def _inside(self, artifact_id: str) -> Path:
+        """Return the path of an artifact, having seen that the folder of artifacts is no link to another one."""
+        # The study's folder may be a link of the user's own, to a larger disk.
+        base = self._base_path.parent.resolve() / self._base_path.name
+        if base.is_symlink() or not _ARTIFACT.fullmatch(artifact_id):
+            raise _missing()
+        return base / artifact_id
+
+
+def _open_without_following(path: str, flags: int) -> int:
+    # Not every system has these flags. Without the second, a pipe would keep the server waiting for a writer.
+    if Path(path).is_symlink():
+        raise FileNotFoundError(path)
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+
+
+def _missing() -> HTTPError:
+    return HTTPError(404, "This picture is not in the study's folder.")
+
+
+def _tell_lost_pictures(files: StudyFiles, record: Record, say: Callable[[str], None]) -> None:
+    lacking = [
+        trial.number
+        for trial in record.trials
+        if not all(_is_plain(files.pictures / key) for key in trial.pictures or ())
+    ]
+    if lacking:
+        say(
+            f"{files.pictures}: lacks pictures of {len(lacking)} trial(s), for example {lacking[0]}; put the folder "
+            "back, or look where the study was searched"
+        )
+
+
+def _is_plain(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink() and not path.parent.is_symlink()
+
+
+class Latest:
+    """A study as it stands, read again when its database has changed."""
+
+    def __init__(self, files: StudyFiles, say: Callable[[str], None]) -> None:
+        self.files = files
+        self.say = say
+        self.stamp = files.store.stamp()
+        self.record = load(files)
+
+    def read(self) -> Record:
+        """Return the record; it is not to be changed."""
+        # What is written while it is read is read again the next time.
+        stamp = self.files.store.stamp()
+        if stamp != self.stamp:
+            try:
+                self.record = load_again(self.files, self.record)
+            except StudyError as error:
+                # The page goes on with what was read before; it must not end for what somebody wrote.
+                self.say(str(error))
+            self.stamp = stamp
+        return self.record
+
+
+def agreeing_on_best(application: Application, latest: Latest) -> Application:
+    """Let optuna-dashboard show the best trials that `best` and `front` tell, and what is over a limit as infeasible.
+
+    It knows nothing of limits that have names: what breaks one would be the best, and hide what keeps them.
+    """
+    seen: dict[int, Any] = {}
+
+    def ask(environ: dict[str, Any], after: int) -> tuple[str, list[tuple[str, str]], bytes]:
+        said: list[tuple[str, list[tuple[str, str]]]] = []
+        question = {**environ, "QUERY_STRING": f"after={after}"}
+        body = b"".join(application(question, lambda status, headers, trouble=None: said.append((status, headers))))
+        return *said[-1], body
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        query = re.fullmatch(r"(?:after=(\d+))?", environ.get("QUERY_STRING", ""))
+        is_study = re.fullmatch(r"/api/studies/\d+/?", environ.get("PATH_INFO", ""))
+        if environ["REQUEST_METHOD"] != "GET" or not is_study or not query:
+            return application(environ, start_response)
+        after = int(query[1] or 0)
+        status, headers, body = ask(environ, after)
+        page = json.loads(body) if status.startswith("200") else None
+        if page is not None and page["name"] == latest.files.name:
+            record = latest.read()
+            _tell_limits(page["trials"], record)
+            numbers = _best_of(page["trials"], after, record)
+            seen.update((entry["number"], entry) for entry in page["trials"] if entry["number"] in numbers)
+            if missing := set(numbers) - set(seen):
+                # The page asks for new trials only, and the best ones may be older.
+                older = json.loads(ask(environ, min(missing))[2])["trials"]
+                _tell_limits(older, record)
+                seen.update((entry["number"], entry) for entry in older if entry["number"] in missing)
+            page["best_trials"] = [seen[number] for number in numbers]
+            body = json.dumps(page).encode()
+        kept = [(name, value) for name, value in headers if name.lower() != "content-length"]
+        start_response(status, [*kept, ("Content-Length", str(len(body)))])
+        return [body]
+
+    return answer
+
+
+def _tell_limits(entries: Sequence[dict[str, Any]], record: Record) -> None:
+    for entry in entries:
+        # The record may be the older of the two.
+        if (trial := record.by_number.get(entry["number"])) is not None:
+            entry["constraints"] = list(trial.constraints.values())
+
+
+def _best_of(entries: Sequence[dict[str, Any]], after: int, record: Record) -> list[int]:
+    """Return the numbers of the best trials among those that the page, which is some seconds old, knows as complete."""
+    new = {entry["number"] for entry in entries if entry["state"] == "Complete"}
+    as_shown = copy.copy(record)
+    as_shown.trials = [
+        trial for trial in record.trials if trial.state == "complete" and (trial.number < after or trial.number in new)
+    ]
+    try:
+        return [trial.number for trial in best.front(as_shown)]
+    except NoResultError:
+        return []
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def refusing_strangers(application: Application, host: str) -> Application:
+    """Refuse requests under a name that is not this server's, or from a page of another server's.
+
+    The page of a stranger could otherwise read and delete studies through the browser of whoever looks at it: by a name
+    that comes to mean this machine (DNS rebinding), by sending forms here, or from another port of this machine.
+    """
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if _is_ours(environ.get("HTTP_HOST", ""), host) and _is_from_itself(environ):
+            return application(environ, start_response)
+        start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
+        return [b"This dashboard answers only under its own address.\n"]
+
+    return answer
+
+
+def _is_from_itself(environ: Mapping[str, Any]) -> bool:
+    """Tell whether a request is from this server's own page, or from no page at all.
+
+    A page is of the server that the browser has in its address bar, by name and port: the one that it sends as Host.
+    """
+    origin = environ.get("HTTP_ORIGIN")
+    if origin is not None:
+        return _address(origin) == _address(f"http://{environ.get('HTTP_HOST', '')}")
+    # Browsers send no Origin with a GET for a picture or a script, but most tell this; a link to here may be followed.
+    is_foreign = environ.get("HTTP_SEC_FETCH_SITE", "none") not in ("none", "same-origin")
+    is_link = environ.get("HTTP_SEC_FETCH_MODE") == "navigate" and environ["REQUEST_METHOD"] in ("GET", "HEAD")
+    return is_link or not is_foreign
+
+
+def _address(url: str) -> tuple[str, str, int] | None:
+    """Return scheme, name and port, None where it is not the origin of a page."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+    except (KeyError, ValueError):
+        return None
+    is_bare = parts.hostname and not (parts.path or parts.query or parts.fragment or "@" in parts.netloc)
+    return (parts.scheme, str(parts.hostname), port) if is_bare else None
+
+
+def _is_ours(name: str, host: str) -> bool:
+    bare = re.sub(r":\d+$", "", name.lower()).strip("[]")
+    if is_loopback(bare) or bare == host.lower():
+        return True
+    if is_loopback(host):
+        return False
+    # Nobody can make a number mean another machine.
+    with_numbers = re.fullmatch(r"[\d.]+|[0-9a-f:]+:[0-9a-f:.]*", bare) is not None
+    return with_numbers or bare in (socket.gethostname().lower(), socket.getfqdn().lower())

@@ -1,0 +1,232 @@
+"""What becomes of a trained network: pruned, tuned, exported, quantized, loaded again by the runtime, measured."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from imgcls_search.compress import prune, sections
+from imgcls_search.compress.quantize import quantize
+from imgcls_search.config import TrialConfig
+from imgcls_search.data import Images, Prepared, load
+from imgcls_search.deploy.artifact import Artifact, archive_kb, measure_latency, size_kb
+from imgcls_search.deploy.onnx import export_onnx
+from imgcls_search.errors import CheckpointError, DeployError, DivergedError
+from imgcls_search.train.loop import ImageSet, evaluate, fit
+from imgcls_search.train.metrics import score
+from imgcls_search.worker import pipeline
+
+LATENCY_IMAGES = 16
+"""Images that a latency is measured on, one at a time, in turns."""
+
+BLOCK = 512
+"""Images that are read together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A trained network and all that its end depends on."""
+
+    config: TrialConfig
+    data: Prepared
+    epoch: int
+    """Epochs that it was trained for; the random numbers of what follows depend on it."""
+
+    seed: int
+    device: str
+    teacher: str | None
+    micro_batches: int
+    train: ImageSet
+    validation: ImageSet | None
+    should_stop: Callable[[], bool]
+    live: Callable[[], None] = lambda: None
+    """Called between two parts of the work."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """The network as it would be deployed."""
+
+    model: nn.Module
+    shapes: prune.Shapes | None
+    """What structured pruning has changed, None where it was not asked for."""
+
+    metrics: dict[str, float]
+    notes: dict[str, str]
+    """What is worth knowing and no number."""
+
+
+def finish(model: nn.Module, task: Task, artifact: Path | None) -> Finished:
+    """Compress a copy of a network as its configuration says, and measure what comes out.
+
+    With `artifact` it is exported there, and measured as the runtime loads it from there; without, a quantized network
+    is exported to a temporary file, and any other measured as it is.
+
+    Raises:
+        DivergedError: it gives NaN or infinite logits.
+        DeployError: it cannot be exported or quantized.
+        StoppedError: `should_stop` said so.
+    """
+    # Neither the pruner nor the exporter expects the channels last.
+    plain = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
+    model, shapes = _prune(plain, task)
+    if artifact is not None:
+        notes = _export(model, task, artifact)
+        metrics = {**_measure_file(artifact, task), "size_kb": size_kb(artifact), "archive_kb": archive_kb(artifact)}
+    elif sections.quantization(task.config) is not None:
+        with tempfile.TemporaryDirectory(prefix="imgcls-search-") as folder:
+            path = Path(folder) / "copy.onnx"
+            notes = _export(model, task, path)
+            metrics = _measure_file(path, task)
+    else:
+        notes = {}
+        metrics = evaluate(model.to(task.device), task.validation) if task.validation is not None else {}
+    if sections.pruning(task.config) is not None:
+        metrics["sparsity"] = prune.sparsity(model)
+    return Finished(model=model, shapes=shapes, metrics=metrics, notes=notes)
+
+
+def time_artifact(path: Path, data: Prepared) -> dict[str, float]:
+    """Return how long an exported network takes for one image, and how that spreads.
+
+    Raises:
+        DeployError: the file is missing or damaged.
+    """
+    images = load(data, "train")
+    pixels = _pixels(images, np.arange(min(LATENCY_IMAGES, len(images.labels))))
+    found = measure_latency(Artifact.load(path), pixels)
+    return {
+        "latency_ms": found.median_ms,
+        "latency_low_ms": found.low_ms,
+        "latency_high_ms": found.high_ms,
+        "latency_runs": found.runs,
+    }
+
+
+def artifact_path(weights: Path) -> Path:
+    """Return where the exported network of a weights file lies: beside it."""
+    return weights.with_suffix(".onnx")
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal digits."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def find_artifact(state: Mapping[str, Any], weights: Path) -> Artifact | None:
+    """Return the exported network that a saved training was scored by, None where it was scored as it is.
+
+    Raises:
+        CheckpointError: the file is missing, or another one than then.
+        DeployError: the file is damaged.
+    """
+    if "artifact" not in state:
+        return None
+    path = artifact_path(weights)
+    if not path.is_file():
+        raise CheckpointError(f"{weights}: its compressed network is missing: {path}")
+    if digest(path) != state["artifact"]:
+        raise CheckpointError(f"{path}: not the network that {weights} was scored by; it was changed or damaged")
+    return Artifact.load(path)
+
+
+def logits(artifact: Artifact, images: Images | ImageSet) -> np.ndarray[Any, Any]:
+    """Return logits, float32 [N, classes], of every image in order, by the runtime."""
+    # Images may lie on a GPU, or be decoded anew when they are asked for.
+    places = [np.arange(start, min(start + BLOCK, len(images.labels))) for start in range(0, len(images.labels), BLOCK)]
+    return np.concatenate([artifact.logits(_pixels(images, index)) for index in places])
+
+
+def _pixels(images: Images | ImageSet, index: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    if isinstance(images.pixels, Tensor):
+        return images.pixels[torch.from_numpy(index).to(images.pixels.device)].cpu().numpy()
+    return np.asarray(images.pixels[index])
+
+
+def _prune(model: nn.Module, task: Task) -> tuple[nn.Module, prune.Shapes | None]:
+    plan = sections.pruning(task.config)
+    if plan is None:
+        return model, None
+    sides = {"channels": task.data.channels, "image_size": task.data.image_size}
+    shapes = prune.prune(model, plan.kind, plan.amount, **sides)
+    if plan.finetune_epochs:
+        model = _tune(model, task, plan)
+    return model, shapes if plan.kind == "structured" else None
+
+
+def _tune(model: nn.Module, task: Task, plan: sections.Pruning) -> nn.Module:
+    seed = int(np.random.SeedSequence([task.seed, task.epoch]).generate_state(1)[0] // 2)
+    session = pipeline.tuning_session(
+        task.config,
+        task.data,
+        model,
+        seed=seed,
+        device=task.device,
+        teacher=task.teacher,
+        micro_batches=task.micro_batches,
+    )
+    if plan.kind == "unstructured":
+        keep = prune.keep_zeros(session.model)
+        session.optimizer.register_step_post_hook(lambda *_: keep())
+    for metrics in fit(session, task.train, None, until_epoch=plan.finetune_epochs, should_stop=task.should_stop):
+        print(f"after pruning at epoch {task.epoch}: {metrics}", flush=True)  # noqa: T201 - the trial's log
+        task.live()
+    return session.deployed.cpu().to(memory_format=torch.contiguous_format)
+
+
+def _export(model: nn.Module, task: Task, path: Path) -> dict[str, str]:
+    """Write a network as it is to be served; return what is worth knowing of it."""
+    plan = sections.quantization(task.config)
+    target = path if plan is None else path.with_name(f".{path.stem}.fp32.onnx")
+    _lock_threads_only()
+    try:
+        export_onnx(model, target, shape=task.data.shape, mean=task.data.mean, std=task.data.std)
+        task.live()
+        if plan is None:
+            return {}
+        images = _calibration(task, plan.calibration_images)
+        return {"quantized": quantize(target, path, mode=plan.mode, calibration=images)}
+    except DeployError as error:
+        # The same reason in the same words, whichever trial it is.
+        raise DeployError(str(error).removeprefix(f"{target}: ")) from error
+    finally:
+        if plan is not None:
+            target.unlink(missing_ok=True)
+
+
+def _lock_threads_only() -> None:
+    # The exporter's progress bar, which is off, otherwise makes a lock between processes; a worker that is ended
+    # leaves that behind, and Python warns of it on the user's terminal.
+    with contextlib.suppress(ImportError):
+        from tqdm import tqdm
+
+        tqdm.set_lock(threading.RLock())
+
+
+def _calibration(task: Task, count: int) -> np.ndarray[Any, Any]:
+    """Return images of the training split, drawn without repeats, the same for the same seed."""
+    images = load(task.data, "train")
+    drawn = np.random.default_rng(task.seed).permutation(len(images.labels))[:count]
+    return np.asarray(images.pixels[np.sort(drawn)])
+
+
+def _measure_file(path: Path, task: Task) -> dict[str, float]:
+    artifact = Artifact.load(path)
+    if task.validation is None:
+        return {}
+    found = logits(artifact, task.validation)
+    if not np.isfinite(found).all():
+        raise DivergedError("the exported network gives NaN or infinite logits")
+    labels = task.validation.labels
+    return score(found, labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels))

@@ -1,0 +1,75 @@
+"""Pictures of a finished trial, as optuna-dashboard shows them: learning curves, confusion matrix, mistakes."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import softmax
+from sklearn.metrics import confusion_matrix
+
+from imgcls_search.terminal import shown
+from imgcls_search.worker import figures
+
+WORST = 16
+"""Mistakes that are shown, the most confident first."""
+
+
+def draw(
+    folder: Path,
+    trial: int,
+    *,
+    history: Sequence[Mapping[str, float]],
+    logits: np.ndarray[Any, Any],
+    labels: np.ndarray[Any, Any],
+    pixels: Any,
+    classes: Sequence[str],
+) -> dict[str, str]:
+    """Write the pictures, each whole or not at all, and return their names by the names of their files.
+
+    `logits` [N, classes] are those of the validation images `pixels`, uint8 [N, C, H, W], of classes `labels` [N].
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    predicted = logits.argmax(axis=1)
+    matrix = confusion_matrix(labels, predicted, labels=np.arange(len(classes)))
+    drawn = {
+        "learning-curves.png": figures.learning(history),
+        "confusion-matrix.png": figures.confusion(matrix, list(map(shown, classes))),
+        "confident-mistakes.png": figures.mistakes(worst(logits, labels, pixels, classes)),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {}
+    for name, figure in drawn.items():
+        # Optuna's ids are random; these are the same for the same trial, so that one drawn again takes its place.
+        key = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{trial}/{name}"))
+        partial = folder / f"{key}.tmp"
+        partial.write_bytes(figures.to_png(figure))
+        partial.replace(folder / key)
+        found[key] = name
+    return found
+
+
+def worst(
+    logits: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], pixels: Any, classes: Sequence[str]
+) -> list[tuple[np.ndarray[Any, Any], str]]:
+    """Return the images [C, H, W] that a network is most sure of and wrong about, each with what is said of it."""
+    shares = softmax(logits, axis=1)
+    predicted, confidence = shares.argmax(axis=1), shares.max(axis=1)
+    return [
+        (
+            np.asarray(pixels[np.array([index])])[0],
+            f"{shown(classes[predicted[index]])} {confidence[index]:.0%},\nis {shown(classes[labels[index]])}",
+        )
+        for index in mistakes(shares, labels)[:WORST].tolist()
+    ]
+
+
+def mistakes(probabilities: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return the numbers of the wrongly classified images, the most confident first; `probabilities` [N, classes]."""
+    wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
+    return wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")]

@@ -1,0 +1,449 @@
+"""One trial's work in order: images, model, training state; and what is known before training."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from imgcls_search.compress import prune, sections
+from imgcls_search.compress.distill import Teaching
+from imgcls_search.config import Component, TrialConfig
+from imgcls_search.data import (
+    POLICIES,
+    Augment,
+    Images,
+    InputShape,
+    Mix,
+    Prepared,
+    Source,
+    Streamed,
+    augment,
+    choose_shape,
+    describe,
+    load,
+    look_at_test,
+    mixing,
+    open_all,
+    prepare,
+    read_headers,
+    summarise,
+)
+from imgcls_search.data.image import CACHE_GB
+from imgcls_search.errors import BuildError, CheckpointError, SearchError
+from imgcls_search.models import cost, families, pretrained
+from imgcls_search.models.anatomy import Anatomy
+from imgcls_search.models.cost import Cost
+from imgcls_search.protocol import Portion
+from imgcls_search.signature import build
+from imgcls_search.train import checkpoint, finetune
+from imgcls_search.train.device import fastest_layout, pays_to_compile, resolve_precision
+from imgcls_search.train.loop import ImageSet, Session, Teach
+from imgcls_search.train.losses import LOSSES
+from imgcls_search.train.optimizers import OPTIMIZERS, SCHEDULES
+from imgcls_search.train.recipe import Finetune, Training
+
+GPU_SHARE = 0.25
+"""The share of a GPU's free memory that a data set may take to live there."""
+
+
+def prepare_data(
+    config: TrialConfig,
+    cache: Path,
+    progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] | None = None,
+    *,
+    looks_at_test: bool = False,
+) -> Prepared:
+    """Decode the images of a configuration once; later calls find them under `cache`.
+
+    What there is to read is said before anything slow, what was found while decoding after it. Before a search or a
+    training, the files of the test split are looked at too, whether they can be read.
+
+    Raises:
+        DataError: the images are missing, damaged or unusable.
+    """
+    component = config.component("data")
+    source = describe(component, cache)
+    image = config.section("image")
+    size, channels = image["size"], image["channels"]
+    if say is not None or size is None or channels is None:
+        headers = read_headers(source)
+        own_size, own_channels, is_chosen = choose_shape(headers)
+        chosen_size = own_size if is_chosen and size is None else None
+        size, channels = size or own_size, channels or own_channels
+        for line in summarise(source, headers, chosen_size=chosen_size).lines() if say is not None else ():
+            say(line)  # type: ignore[misc]
+    prepared = prepare(
+        source,
+        origin=component,
+        image_size=size,
+        channels=channels,
+        cache=cache,
+        most_bytes=cache_bytes(config),
+        progress=progress,
+    )
+    if looks_at_test and source.is_in_files:
+        left_out = look_at_test(source, prepared, progress)
+        if left_out and say is not None:
+            say(f"test images that cannot be read will be left out: {len(left_out)}: {', '.join(left_out)}")
+    for line in prepared.findings() if say is not None else ():
+        say(line)  # type: ignore[misc]
+    return prepared
+
+
+def open_whole(
+    config: TrialConfig, source: Source, cache: Path, say: Callable[[str], None] | None = None
+) -> list[Images]:
+    """Return all images of a source in the shape that a configuration names, the sealed split among them.
+
+    Raises:
+        DataError: the images are damaged, or the cache cannot be written.
+    """
+    image = config.section("image")
+    for line in summarise(source, read_headers(source, ("train", "val", "test"))).lines() if say is not None else ():
+        say(line)  # type: ignore[misc]
+    return open_all(
+        source,
+        image_size=image["size"],
+        channels=image["channels"],
+        cache=cache,
+        most_bytes=cache_bytes(config),
+    )
+
+
+def cache_bytes(config: TrialConfig) -> float:
+    """Return the most bytes of decoded images that a configuration allows on disk."""
+    gigabytes: float = config.section("image").get("cache_gb", CACHE_GB)
+    return gigabytes * 1e9
+
+
+def has_fingerprint(config: TrialConfig, data: Prepared, known: str) -> bool:
+    """Tell whether a data set has a recorded fingerprint, of whichever version that is.
+
+    Raises:
+        DataError: its images are missing or cannot be read.
+    """
+    if known == data.fingerprint:
+        return True
+    return describe(config.component("data"), Path(data.folder).parent).has_fingerprint(known)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a training's numbers depend on."""
+    names = ("imgcls-search", "torch", "torchvision", "optuna", "numpy", "scikit-learn", "pillow")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+
+
+def count(component: Component, shape: InputShape, *, pruned: float = 0.0) -> Cost:
+    """Return what a model costs, from one on the meta device, which holds no numbers.
+
+    `pruned` is the share of channels that structured pruning will take out; which ones changes nothing.
+
+    Raises:
+        BuildError: no model can be built from the component, or it cannot be pruned.
+    """
+    sides = {"channels": shape.channels, "image_size": shape.image_size}
+    try:
+        model = _meta_model(component, shape)
+        if pruned:
+            prune.shrink(model, pruned, **sides)
+        return cost.count(model, **sides)
+    except SearchError:
+        raise
+    except Exception as error:
+        # Families from elsewhere, timm's too, refuse what they cannot do in words of their own.
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise BuildError(component.path, f"cannot be built ({reason})") from error
+
+
+def structured_amount(config: TrialConfig) -> float:
+    """Return the share of channels that a configuration takes out, 0 where it takes out none."""
+    plan = sections.pruning(config)
+    return plan.amount if plan is not None and plan.kind == "structured" else 0.0
+
+
+def measure(config: TrialConfig, shape: InputShape, found: Cost, *, deployed: Cost | None = None) -> dict[str, float]:
+    """Return what is known before training, see `imgcls_search.trial.SIZES`.
+
+    `found` is the cost of the network that is trained, `deployed` that of the pruned one, where it is another.
+
+    Raises:
+        BuildError: no optimizer, schedule or loss can be built from the configuration.
+    """
+    build(LOSSES, config.component("loss"), class_counts=(1,) * shape.classes)
+    build(SCHEDULES, config.component("schedule"), epochs=config.section("training")["epochs"])
+    if pretrained.is_wanted(config.component("model")):
+        finetune.check_freeze(Finetune(**config.section("finetune")), found.num_stages)
+    recipe = Training(**config.section("training"))
+    pixels = shape.channels * shape.image_size**2
+    return {
+        "params": (deployed or found).params,
+        "macs": (deployed or found).macs,
+        "largest_activation": found.largest_activation,
+        "memory": cost.peak_bytes(
+            found,
+            pixels=pixels,
+            batch_size=recipe.batch_size,
+            optimizer_states=_optimizer_states(config.component("optimizer")),
+            averages=recipe.ema > 0,
+        ),
+    }
+
+
+def check_weights(component: Component, shape: InputShape) -> None:
+    """Fetch or read the pretrained weights of a model component, and see that they fit.
+
+    Raises:
+        CheckpointError: they cannot be fetched or read.
+        BuildError: they do not fit the model.
+    """
+    pretrained.find(component, _meta_model(component, shape), **dataclasses.asdict(shape))
+
+
+def with_normalisation(config: TrialConfig, data: Prepared) -> Prepared:
+    """Return the data set with the normalisation of the pretrained weights, where the model starts from some.
+
+    Raises:
+        CheckpointError: the weights cannot be read.
+    """
+    component = config.component("model")
+    if not pretrained.is_wanted(component):
+        return data
+    mean, std = pretrained.normalisation(component, _meta_model(component, data.shape))
+    return replace(data, mean=mean, std=std)
+
+
+def _meta_model(component: Component, shape: InputShape) -> nn.Module:
+    with torch.device("meta"):
+        model: nn.Module = build(families(), component, **dataclasses.asdict(shape))
+    return model
+
+
+def _optimizer_states(component: Component) -> int:
+    """Return how many numbers an optimizer keeps for each parameter, by letting it take a step."""
+    tiny = nn.Linear(2, 2, bias=False)
+    optimizer = build(OPTIMIZERS, component, model=tiny)
+    tiny(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    state = optimizer.state[tiny.weight]
+    return sum(isinstance(value, torch.Tensor) and value.shape == tiny.weight.shape for value in state.values())
+
+
+def build_model(config: TrialConfig, shape: InputShape) -> nn.Module:
+    """Build the model that a configuration describes for images of a shape.
+
+    Raises:
+        BuildError: the family refuses an argument.
+    """
+    model: nn.Module = build(families(), config.component("model"), **dataclasses.asdict(shape))
+    return model
+
+
+def build_augmentation(config: TrialConfig, shape: InputShape) -> tuple[Augment, Mix]:
+    """Build what a configuration does to a batch: to each image, then to images with each other."""
+    section = config.section("augment")
+    del section["policy"]
+    # Weights saved before there was any mixing say nothing of it.
+    mixed = {name: section.pop(name) for name in ("mixup", "cutmix") if name in section}
+    policy = build(POLICIES, config.component("augment.policy"))
+    return augment(policy=policy, **section), mixing(classes=shape.classes, **mixed)
+
+
+def new_session(
+    config: TrialConfig,
+    data: Prepared,
+    *,
+    seed: int,
+    device: str,
+    from_pretrained: bool = True,
+    micro_batches: int = 1,
+    teacher: str | None = None,
+) -> Session:
+    """Return an untrained session; the same seed gives the same weights.
+
+    A session that goes on from a checkpoint does not need the pretrained weights that it started with. `teacher` is the
+    weights file of the network to learn from, where the configuration distils.
+
+    Raises:
+        BuildError: the configuration cannot be built.
+        CheckpointError: the pretrained weights cannot be fetched or read, or the teacher's.
+        DeviceError: the precision is not available on the device.
+    """
+    recipe = Training(**config.section("training"))
+    augmentation, mix = build_augmentation(config, data.shape)
+    torch.manual_seed(seed)
+    model = build_model(config, data.shape)
+    component = config.component("model")
+    if from_pretrained and pretrained.is_wanted(component):
+        pretrained.load_into(model, pretrained.find(component, model, **dataclasses.asdict(data.shape)))
+    model = model.to(device, memory_format=fastest_layout(model))  # type: ignore[call-overload]
+    optimizer = build(OPTIMIZERS, config.component("optimizer"), model=model)
+    return Session(
+        model=model,
+        optimizer=optimizer,
+        schedule=build(SCHEDULES, config.component("schedule"), epochs=recipe.epochs),
+        loss=build(LOSSES, config.component("loss"), class_counts=data.class_counts),
+        augment=augmentation,
+        mix=mix,
+        hold=_hold(config, model, optimizer),
+        micro_batches=micro_batches,
+        is_compiled=pays_to_compile(
+            recipe.compile, device, recipe.epochs * math.ceil(data.counts["train"] / recipe.batch_size)
+        ),
+        recipe=recipe,
+        device=device,
+        precision=resolve_precision(recipe.precision, device),
+        seed=seed,
+        teach=_teaching(config, data, teacher, device),
+    )
+
+
+def tuning_session(
+    config: TrialConfig,
+    data: Prepared,
+    model: nn.Module,
+    *,
+    seed: int,
+    device: str,
+    teacher: str | None,
+    micro_batches: int,
+) -> Session:
+    """Return a session that trains a pruned model on, with the whole schedule squeezed into its few epochs."""
+    plan = sections.pruning(config)
+    assert plan is not None, "only what is pruned is tuned"
+    recipe = Training(**config.section("training"))
+    augmentation, mix = build_augmentation(config, data.shape)
+    # Parts may have been frozen, and an average never learns.
+    model = model.requires_grad_(True)
+    model = model.to(device, memory_format=fastest_layout(model))  # type: ignore[call-overload, unused-ignore]
+    optimizer = build(OPTIMIZERS, config.component("optimizer"), model=model)
+    _hold(config, model, optimizer)
+    for group in optimizer.param_groups:
+        group["lr"] *= plan.finetune_lr_factor
+    whole = build(SCHEDULES, config.component("schedule"), epochs=recipe.epochs)
+    return Session(
+        model=model,
+        optimizer=optimizer,
+        schedule=lambda progress: float(whole(progress * recipe.epochs / plan.finetune_epochs)),
+        loss=build(LOSSES, config.component("loss"), class_counts=data.class_counts),
+        augment=augmentation,
+        mix=mix,
+        micro_batches=micro_batches,
+        recipe=recipe,
+        device=device,
+        precision=resolve_precision(recipe.precision, device),
+        seed=seed,
+        teach=_teaching(config, data, teacher, device),
+    )
+
+
+def _teaching(config: TrialConfig, data: Prepared, teacher: str | None, device: str) -> Teach | None:
+    plan = sections.distillation(config)
+    if plan is None:
+        return None
+    assert teacher is not None, "whoever starts a training has settled its teacher"
+    model, _, known = load_weights(checkpoint.load(Path(teacher)), teacher)
+    model = model.to(memory_format=fastest_layout(model))
+    return Teaching(
+        model,
+        temperature=plan.temperature,
+        alpha=plan.alpha,
+        seen_as=(data.mean, data.std),
+        taught_as=(known.mean, known.std),
+        device=device,
+    )
+
+
+def _hold(config: TrialConfig, model: nn.Module, optimizer: Optimizer) -> finetune.Hold:
+    """Prepare an optimizer for pretrained weights, and return what freezes a part of them."""
+    if not pretrained.is_wanted(config.component("model")):
+        return finetune.hold_nothing
+    recipe = Finetune(**config.section("finetune"))
+    anatomy = getattr(model, "anatomy", None)
+    finetune.check_freeze(recipe, len(anatomy.stages) if isinstance(anatomy, Anatomy) else None)
+    assert isinstance(anatomy, Anatomy), "pretrained weights need to know the head"
+    finetune.slow_backbone(optimizer, model, anatomy.head, recipe.backbone_lr_factor)
+    return finetune.hold(finetune.frozen_parts(anatomy, recipe), recipe)
+
+
+def image_sets(data: Prepared, portion: Portion, device: str) -> tuple[ImageSet, ImageSet | None]:
+    """Return the images to train on, and those to measure by where the portion leaves any."""
+    train, validation = load(data, "train"), load(data, "val")
+    if portion == "train":
+        return on_device(train, data, device), on_device(validation, data, device)
+    pixels: Any
+    if isinstance(train.pixels, Streamed) and isinstance(validation.pixels, Streamed):
+        pixels = train.pixels.joined(validation.pixels)
+    else:
+        pixels = np.concatenate([train.pixels, validation.pixels])
+    labels = np.concatenate([train.labels, validation.labels])
+    return on_device(replace(train, pixels=pixels, labels=labels), data, device), None
+
+
+def on_device(images: Images, data: Prepared, device: str) -> ImageSet:
+    """Return images ready for training: on a GPU as a whole where they fit, otherwise mapped from disk."""
+    pixels: Any = images.pixels
+    labels: Any = images.labels
+    is_stored = isinstance(pixels, np.ndarray)
+    if device.startswith("cuda") and is_stored and pixels.nbytes < GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
+        pixels = torch.from_numpy(np.array(pixels)).to(device)
+        labels = torch.from_numpy(np.array(images.labels)).to(device)
+    return ImageSet(pixels=pixels, labels=labels, mean=data.mean, std=data.std, device=device)
+
+
+def describe_weights(config: TrialConfig, data: Prepared, shapes: prune.Shapes | None = None) -> dict[str, str]:
+    """Return what a saved training carries besides its state, so that it can be used without a study.
+
+    `shapes` tells what structured pruning has changed, None where the model is as its builder makes it.
+    """
+    about = {"config": config.to_dict(), "data": data.to_dict()}
+    return {"about": json.dumps(about if shapes is None else {**about, "shapes": shapes})}
+
+
+def load_weights(state: Mapping[str, Any], source: str) -> tuple[nn.Module, TrialConfig, Prepared]:
+    """Return the model of a saved training, its configuration and the data set it was trained on.
+
+    Raises:
+        CheckpointError: the file's contents are not a trained model of this program.
+    """
+    try:
+        about = json.loads(state["about"])
+        config = TrialConfig.from_dict(about["config"])
+        data = Prepared.from_dict(about["data"])
+        model = build_model(config, data.shape)
+        if "shapes" in about:
+            prune.rebuild(model, about["shapes"], state["model"])
+        else:
+            model.load_state_dict(state["model"])
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise CheckpointError(f"{source}: not a trained model of this program ({type(error).__name__})") from error
+    return model, config, data
+
+
+def load_finished(state: Mapping[str, Any], source: str) -> tuple[nn.Module, TrialConfig, Prepared]:
+    """Return what `load_weights` does, of a training that came to its end.
+
+    Raises:
+        CheckpointError: it did not, or the file's contents are not a trained model of this program.
+    """
+    model, config, data = load_weights(state, source)
+    history, last = state.get("history"), config.section("training")["epochs"]
+    # A file may come from anybody, or be older than histories.
+    if isinstance(history, list) and len(history) < last:
+        raise CheckpointError(
+            f"{source}: a training that was interrupted after {len(history)} of {last} epochs; run the command that "
+            "made it again to finish it"
+        )
+    return model, config, data

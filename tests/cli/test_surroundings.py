@@ -1,0 +1,211 @@
+"""What surrounds a command: streams, signals, folders and variables that may be there or not."""
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from imgcls_search.cli.output import print_table
+from imgcls_search.config import expand_path
+from imgcls_search.errors import UserError
+from PIL import Image
+
+from tests.conftest import PATIENCE, TINY, Answer, linux_only
+
+PACKAGE = str(Path(__file__).parents[2])
+COMMAND = f"{shlex.quote(sys.executable)} -m search"
+
+
+def shell(line: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a line of the shell in which `imgcls-search` is the command."""
+    env = {**os.environ, "PYTHONPATH": PACKAGE, **environment}
+    line = line.replace("imgcls-search", COMMAND)
+    return subprocess.run(["bash", "-c", line], cwd=folder, env=env, capture_output=True, text=True, timeout=PATIENCE)
+
+
+@linux_only
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-", "<&- >&- 2>&-"])
+def test_closed_streams_do_no_harm(closed: str, tmp_path: Path) -> None:
+    done = shell(f"imgcls-search families vit {closed}; echo $? >code; imgcls-search status no {closed}", tmp_path)
+    assert (tmp_path / "code").read_text() == "0\n"
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert ("num" in done.stdout or "depth" in done.stdout) == (">&-" not in closed.split())
+
+
+@linux_only
+@pytest.mark.slow
+def test_search_with_closed_streams_writes_nothing_into_its_database(tiny: Path, tmp_path: Path) -> None:
+    done = shell(f"imgcls-search run {tiny} <&- >&- 2>&-", tmp_path)
+    assert done.returncode == 0
+    assert "4 trials (" in shell("imgcls-search status tiny-digits", tmp_path).stdout
+
+
+@linux_only
+@pytest.mark.slow
+def test_search_goes_on_when_nobody_reads_it(tiny: Path, tmp_path: Path) -> None:
+    done = shell(f"imgcls-search run {tiny} | head -1; echo ${{PIPESTATUS[0]}}", tmp_path)
+    first, code = done.stdout.splitlines()
+    assert first.startswith("study tiny-digits")
+    assert code == "0"
+    assert done.stderr == "warning: standard output cannot be written (Broken pipe); going on without it\n"
+    found = shell("imgcls-search status tiny-digits --json", tmp_path).stdout
+    assert '"running": 0' in found
+    assert '"total": 4' in found
+
+
+@linux_only
+def test_command_that_only_prints_ends_with_its_reader(tmp_path: Path) -> None:
+    line = "imgcls-search families > /dev/null; imgcls-search schema | head -1; echo ${PIPESTATUS[0]}"
+    done = shell(line, tmp_path)
+    assert done.stdout.splitlines()[-1] == "0"
+    assert done.stderr == ""
+
+
+@linux_only
+def test_full_disk_behind_the_output_is_said(tmp_path: Path) -> None:
+    done = shell("imgcls-search families > /dev/full", tmp_path)
+    assert done.returncode == 2
+    assert "error: standard output: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@linux_only
+def test_deleted_working_folder_is_one_line(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    for command in ("run space.yaml", "status x", "check s.yaml", "list", "predict m i.png"):
+        done = shell(f"mkdir {gone}; cd {gone}; rmdir {gone}; imgcls-search {command}", tmp_path)
+        assert done.returncode == 2
+        assert done.stderr == f"error: {gone}: this folder, in which the command was started, was deleted\n"
+    assert shell(f"mkdir {gone}; cd {gone}; rmdir {gone}; imgcls-search --help", tmp_path).returncode == 0
+
+
+@linux_only
+@pytest.mark.slow
+@pytest.mark.parametrize("options", ["", "--cluster local"])
+def test_long_folder_of_temporary_files_is_no_obstacle(tmp_path: Path, tiny: Path, options: str) -> None:
+    if options:
+        pytest.importorskip("ray")
+    folder = tmp_path / ("long-" * 30)
+    folder.mkdir()
+    done = shell(f"imgcls-search run {tiny} {options}", tmp_path, TMPDIR=str(folder))
+    assert done.returncode == 0, done.stderr
+    assert "finished: 4 trials" in done.stdout
+
+
+@linux_only
+def test_hangup_saves_as_a_termination_does(
+    start: Callable[..., subprocess.Popen[str]], imgcls: Callable[..., Answer], tmp_path: Path
+) -> None:
+    space = tmp_path / "long.yaml"
+    space.write_text(TINY.replace("epochs: 5", "epochs: 400").replace("min_epochs: 2", "min_epochs: 300"))
+    process = start("run", space)
+    checkpoints = tmp_path / "studies" / "long-digits"
+    wait_for(lambda: any(checkpoints.rglob("*.pt")))
+    process.send_signal(signal.SIGHUP)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert "the same command goes on from here" in out
+    assert process.returncode == 143, err
+
+
+@linux_only
+def test_interrupt_while_it_starts_shows_no_traceback(tmp_path: Path, tiny: Path) -> None:
+    # Before its first line Python itself answers; what is swept is all that this program does.
+    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); print(flush=True); from imgcls_search.__main__ import main; main()"
+    script = tmp_path / "script.py"
+    script.write_text(f"import sys\nif __name__ == '__main__':\n    {code}\n")
+    for number in range(12):
+        process = subprocess.Popen(
+            [sys.executable, str(script), PACKAGE, "run", str(tiny), "--studies", f"s{number}"],
+            cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )  # fmt: skip
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.01 + number * 0.08)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=PATIENCE)
+        assert "Traceback" not in err, (number, err)
+        assert "Exception ignored" not in err, (number, err)
+        assert process.returncode == 130, (number, process.returncode, err)
+
+
+def wait_for(is_so: Callable[[], bool], seconds: float = PATIENCE) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_tables_are_not_wrapped_where_there_is_no_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    value = "0.123456789 " * 40
+    print_table(("a", "b"), [(value, value)])
+    assert capsys.readouterr().out.splitlines()[1].split() == value.split() * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("~/photos", "/home/me/photos"),
+        ("${PHOTOS}", "/data/my photos"),
+        ("${PHOTOS}/${KIND}", "/data/my photos/cats"),
+        ("a/$PHOTOS/~", "a/$PHOTOS/~"),
+        ("plain", "plain"),
+    ],
+)
+def test_variables_and_home_stand_for_what_they_are(text: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: Mapping[str, str] = {"HOME": "/home/me", "PHOTOS": "/data/my photos", "KIND": "cats"}
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    assert expand_path(text, "data.folder.root") == Path(expected)
+
+
+@pytest.mark.parametrize("text", ["${NOT_THERE}/x", "~nobody-of-this-name/x", "${EMPTY}/x"])
+def test_variable_that_is_not_set_is_named_with_its_key(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMPTY", "")
+    with pytest.raises(UserError, match=rf"^data\.folder\.root: {re.escape(text)}: "):
+        expand_path(text, "data.folder.root")
+
+
+def test_paths_of_a_space_know_variables(
+    here: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for label in ("cat", "dog"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for number in range(12):
+            pixels = np.full((8, 8, 3), number, dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / label / f"{number}.png")
+    space = tmp_path / "space.yaml"
+    text = TINY.replace("{digits: {max_train: 200}}", "{folder: {root: '${PLACE}/photos'}}")
+    space.write_text(text + "image: {size: 16}\n")
+    monkeypatch.setenv("PLACE", str(tmp_path))
+    answer = here("augment-preview", space, "-o", "sheet.png")
+    assert answer.code == 0, answer.err
+    monkeypatch.delenv("PLACE")
+    for command in (("augment-preview", space, "-o", "sheet.png"), ("check", space), ("run", space)):
+        answer = here(*command)
+        assert answer.code == 2
+        assert "data.folder.root: ${PLACE}/photos: the environment variable PLACE is not set" in answer.err
+    space.write_text(
+        TINY.replace(
+            "lenet5: {width: {choice: [0.5, 1]}, activation: {choice: [relu, tanh]}}",
+            "resnet: {weights: '${PLACE}/w.pt'}",
+        )
+    )
+    answer = here("run", space)
+    assert answer.code == 2
+    assert "model.resnet.weights: ${PLACE}/w.pt: the environment variable PLACE is not set" in answer.err
+    space.write_text(TINY + "distill: {file: {path: '${PLACE}/w.pt'}}\n")
+    answer = here("run", space)
+    assert answer.code == 2
+    assert "distill.file.path: ${PLACE}/w.pt: the environment variable PLACE is not set" in answer.err

@@ -1,0 +1,89 @@
+"""What libraries warn of reaches a user as plain lines, without paths of installed packages."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+PROVOKE = """
+import io, logging, multiprocessing, os, sys, warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from imgcls_search import terminal
+from imgcls_search.executors import processes
+
+
+def provoke(connection):
+    Image.MAX_IMAGE_PIXELS = 150
+    damaged = io.BytesIO()
+    exif = Image.Exif()
+    exif[270] = "x" * 50
+    # A TIFF header that promises more entries than there are.
+    Image.new("RGB", (4, 4)).save(damaged, "JPEG", exif=b"Exif\\0\\0" + exif.tobytes()[6:20])
+    Image.open(damaged).getexif()
+    palette = Image.new("P", (4, 4))
+    palette.info["transparency"] = bytes(range(4))
+    palette.convert("RGB")
+    buffer = io.BytesIO()
+    Image.new("L", (15, 15)).save(buffer, "PNG")
+    Image.open(buffer)
+    logging.getLogger("some.library").warning("cannot read %s", np.__file__)
+    for _ in range(2):
+        warnings.warn_explicit("see " + np.__file__, FutureWarning, np.__file__, 1, registry={})
+    if connection is not None:
+        connection.send("done")
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "here":
+        terminal.show_plain_warnings()
+        provoke(None)
+    else:
+        process, connection = processes.start(provoke, "provoker")
+        assert connection.recv() == "done"
+        process.join()
+"""
+
+
+def provoked(folder: Path, where: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Let libraries warn of everything that they warn of, in this process or one that is started."""
+    (folder / "provoke.py").write_text(PROVOKE)
+    path = os.pathsep.join([str(folder), str(Path(__file__).parents[2])])
+    env = {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "", **variables}
+    command = [sys.executable, str(folder / "provoke.py"), where]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=120)
+
+
+def is_plain(err: str) -> bool:
+    """Tell whether each of the warnings is one plain line, once."""
+    lines = err.splitlines()
+    assert all(line.startswith("warning: ") for line in lines), err
+    assert any("DecompressionBomb" in line or "exceeds limit of 150 pixels" in line for line in lines), err
+    assert any(line.startswith("warning: PIL: Palette images with Transparency") for line in lines), err
+    assert any(line.startswith("warning: some: cannot read numpy") for line in lines), err
+    assert [line for line in lines if "numpy: see " in line] == [f"warning: numpy: see numpy{os.sep}__init__.py"]
+    assert "site-packages" not in err
+    return True
+
+
+def test_warnings_are_plain_lines(tmp_path: Path) -> None:
+    answer = provoked(tmp_path, "here")
+    assert answer.returncode == 0, answer.stderr
+    assert is_plain(answer.stderr)
+
+
+def test_warnings_of_started_processes_are_plain_lines(tmp_path: Path) -> None:
+    answer = provoked(tmp_path, "started")
+    assert answer.returncode == 0, answer.stderr
+    assert is_plain(answer.stderr)
+
+
+def test_warnings_can_be_errors_or_silent(tmp_path: Path) -> None:
+    assert provoked(tmp_path, "here", PYTHONWARNINGS="error").returncode != 0
+    answer = provoked(tmp_path, "here", PYTHONWARNINGS="ignore")
+    assert (answer.returncode, answer.stderr) == (0, f"warning: some: cannot read numpy{os.sep}__init__.py\n")

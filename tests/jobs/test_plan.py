@@ -1,0 +1,50 @@
+"""How far a budget goes: worked out from made epochs, and asked of the command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from imgcls_search.jobs.plan import work_out
+from imgcls_search.study.memory import unwritten_record
+
+from tests.conftest import Answer
+from tests.jobs.test_replay import space
+from tests.strategy.test_strategy import trial
+
+
+@pytest.mark.parametrize(
+    ("study", "epochs"),
+    [
+        ("pruner: none", 18),
+        ("pruner: median", 18),
+        ("pruner: {halving: {min_epochs: 2, eta: 3}}", 2 + 4 / 3 + 12 / 9),
+        ("pruner: {asha: {min_epochs: 2, eta: 3}}", 2 + 4 / 3 + 12 / 9),
+        ("pruner: {brackets: {min_epochs: 2, eta: 3, every: 4}}", 0.75 * (2 + 4 / 3 + 12 / 9) + 0.25 * (6 + 12 / 3)),
+        ("pruner: halving, objectives: {accuracy: maximize, params: minimize}", 18),
+    ],
+)
+def test_plan_follows_the_rungs_and_leaves_out_the_first_epoch(study: str, epochs: float) -> None:
+    made = unwritten_record("x", (("accuracy", "maximize"),))
+    for number, seconds in enumerate((2.0, 4.0)):
+        ran = trial(number, 0.1, 0.2)
+        made.trials.append(replace(ran, epochs=[{**ran.epochs[0], "seconds": 99.0}, {"seconds": seconds}]))
+    found = work_out(space(f"trials: 30, timeout: 600, {study}"), made, workers=2)
+    assert found.epoch_seconds == 3.0
+    assert found.epochs_of_trial == pytest.approx(epochs)
+    assert found.seconds == pytest.approx(30 * epochs * 3.0 / 2)
+    assert found.trials_in_timeout == int(600 * 2 / (3.0 * epochs))
+
+
+@pytest.mark.slow
+def test_command_times_a_few_epochs_and_leaves_no_study(tiny: Path, imgcls: Callable[..., Answer]) -> None:
+    answer = imgcls("plan", tiny, "--json", "--workers", 1, "--epochs", 2, "--set", "study.timeout=6000")
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)
+    assert found["measured_epochs"] == 2
+    assert 0 < found["fastest_seconds"] <= found["epoch_seconds"] <= found["slowest_seconds"]
+    assert found["trials_in_timeout"] > 0
+    assert [path.name for path in (tiny.parent / "studies").iterdir()] == [".images"]

@@ -1,0 +1,184 @@
+"""The sampler that learns from partial curves, and promotion in two brackets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from imgcls_search.catalog import catalog
+from imgcls_search.config import TrialConfig
+from imgcls_search.errors import BuildError
+from imgcls_search.jobs.replay import replay, table_catalog
+from imgcls_search.signature import build
+from imgcls_search.space import Space, parse, read_space
+from imgcls_search.strategy.curves import CurveSampler
+from imgcls_search.strategy.encoding import Encoding
+from imgcls_search.strategy.pruners import PRUNERS
+from imgcls_search.strategy.samplers import SAMPLERS, OptunaSampler, View, draw_random, fixed_candidate
+from imgcls_search.strategy.surrogate import Points, Surrogate, _Loss, squash, times_of
+from imgcls_search.trial import Candidate
+from scipy.optimize import check_grad
+
+from tests.strategy.test_strategy import trial
+
+TEXT = """
+config: {x: {float: [0.0, 1.0]}, y: {float: [0.001, 1.0], log: true}, kind: {choice: [a, b]}}
+training: {epochs: 27}
+"""
+
+
+class Hill:
+    """A narrow hill whose height shows from early on."""
+
+    def at(self, config: TrialConfig, epoch: int) -> Mapping[str, float]:
+        values = config.section("config")
+        far = (values["x"] - 0.7) ** 2 + (np.log10(values["y"]) / 3 + 0.5) ** 2 + 0.1 * (values["kind"] == "a")
+        return {"accuracy": float(np.exp(-8 * far) * (1 - 0.6 ** (epoch + 1)))}
+
+
+def search(sampler: str, pruner: str, seed: int, epochs: int = 400) -> list[tuple[dict[str, object], int]]:
+    study = f"study: {{name: x, trials: 500, max_epochs: {epochs}, seed: {seed}, sampler: {sampler}, pruner: {pruner}}}"
+    outcome, _ = replay(parse(study + TEXT, table_catalog(), source="x"), Hill())
+    return [(dict(t.candidate.params), t.epoch) for t in outcome.record.trials]
+
+
+def best(found: list[tuple[dict[str, object], int]]) -> float:
+    configs = (
+        TrialConfig.from_dict({"config": {k.removeprefix("config."): v for k, v in p.items()}}) for p, _ in found
+    )
+    return max(Hill().at(config, 27)["accuracy"] for config in configs)
+
+
+def test_curves_finds_the_top_that_random_misses_and_draws_the_same_again() -> None:
+    found = search("curves", "brackets", 0)
+    assert found == search("curves", "brackets", 0)
+    assert best(found) > 0.97
+    assert best(found) > best(search("random", "none", 0))
+
+
+class Compared:
+    """Draws with a sampler that remembers, and holds it to one that sees the search for the first time."""
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+        self.remembers = self.fresh()
+        self.draws = 0
+
+    def fresh(self) -> CurveSampler:
+        return CurveSampler(self.space, epochs=27, n_startup_trials=5, random_share=0.1)
+
+    def draw(self, view: View, number: int, attempt: int) -> Candidate | None:
+        found, again = (sampler.draw(view, number, attempt) for sampler in (self.remembers, self.fresh()))
+        assert found == again
+        self.draws += 1
+        return found
+
+
+def test_what_curves_remembers_is_no_more_than_what_the_trials_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imgcls_search.strategy.curves.MOST_TRIALS", 30)
+    wanted = parse("study: {trials: 80, max_epochs: 700, pruner: asha}" + TEXT, table_catalog(), source="x")
+    sampler = Compared(wanted)
+    replay(wanted, Hill(), sampler=sampler, workers=3)
+    assert sampler.draws >= 75
+
+
+def test_every_fourth_trial_passes_over_the_first_rung() -> None:
+    brackets = PRUNERS["brackets"](epochs=52, sign=1)
+    assert [brackets.milestone(trial(number, state="running")) for number in range(8)] == [2, 2, 2, 6, 2, 2, 2, 6]
+    assert brackets.milestone(trial(3, *[0.5] * 6, state="running")) == 18
+
+
+def points(count: int = 20) -> Points:
+    rng = np.random.default_rng(0)
+    rows = rng.random((count, 2))
+    owners = np.arange(count, dtype=float)
+    values = squash(np.sin(3 * rows[:, 0]))
+    return Points(rows=rows, owners=owners, which=np.arange(count), times=times_of([27] * count, 27), values=values)
+
+
+def test_fit_follows_the_gradient_of_its_density() -> None:
+    loss = _Loss(points(), np.zeros(8), np.ones(8))
+    theta = np.random.default_rng(1).normal(-0.5, 0.3, 8)
+    assert check_grad(lambda t: loss(t)[0], lambda t: loss(t)[1], theta) < 1e-4 * np.abs(loss(theta)[1]).max()
+
+
+def test_surrogate_knows_what_it_saw_and_doubts_what_it_did_not() -> None:
+    given = points()
+    surrogate = Surrogate(given, np.random.default_rng(0))
+    means, near = surrogate.predict(given.rows, given.owners, 2.0)
+    assert np.abs(means - given.values).max() < 0.3
+    _, far = surrogate.predict(np.full((1, 2), 9.0), np.array([-1.0]), 2.0)
+    assert far[0] > 2 * near.max()
+
+
+@pytest.mark.parametrize(
+    ("study", "startup"),
+    [
+        ("trials: 3", 5),
+        ("trials: 12", 5),
+        ("trials: 40", 13),
+        ("trials: 500", 20),
+        # A trial gets 2 + 4 / 3 + 12 / 9 + 9 / 27 = 5 epochs.
+        ("trials: 500, max_epochs: 135", 9),
+        ("trials: 500, max_epochs: 27", 5),
+        ("trials: 500, max_epochs: 540", 20),
+        ("trials: 500, max_epochs: 540, pruner: {asha: {min_epochs: 9}}", 12),
+    ],
+)
+def test_default_is_curves_which_learns_from_a_third_of_the_trials_on(study: str, startup: int) -> None:
+    space = parse(f"study: {{name: x, {study}}}" + TEXT, table_catalog(), source="x")
+    sampler = build(SAMPLERS, space.sampler, space=space)
+    assert isinstance(sampler, CurveSampler)
+    assert sampler.n_startup_trials == startup
+    assert space.pruner.name == "asha"
+    several = "study: {name: x, objectives: {accuracy: maximize, params: minimize}}" + TEXT
+    space = parse(several, table_catalog(), source="x")
+    assert isinstance(build(SAMPLERS, space.sampler, space=space), OptunaSampler)
+
+
+def test_several_objectives_are_refused() -> None:
+    text = "study: {name: x, sampler: curves, objectives: {accuracy: maximize, params: minimize}}" + TEXT
+    space = parse(text, table_catalog(), source="x")
+    with pytest.raises(BuildError, match="handles one objective only"):
+        build(SAMPLERS, space.sampler, space=space)
+
+
+MIXED = """
+study: {name: x}
+config:
+  x: {float: [0.0, 1.0]}
+  y: {float: [0.001, 1.0], log: true}
+  steps: {float: [0.1, 0.5], step: 0.1}
+  whole: {int: [3, 9], step: 2}
+  counts: {int: [1, 500], log: true}
+  kind: {choice: [true, 2, a, [1, 2]]}
+  same: {int: [4, 4]}
+training: {epochs: 27}
+"""
+
+
+@pytest.mark.parametrize(
+    "space",
+    [parse(MIXED, table_catalog(), source="x"), read_space(Path(__file__).parents[2] / "spaces/mixed.yaml", catalog())],
+    ids=["all kinds", "branches"],
+)
+def test_points_tell_the_configurations_that_they_stand_for(space: Space) -> None:
+    encoding = Encoding(space)
+    drawn = [draw_random(View(space, [], [], 0), number, 0) for number in range(300)]
+    points = np.array([encoding.point(candidate.params) for candidate in drawn])
+    for candidate, point in zip(drawn, points, strict=True):
+        assert encoding.params_at(point) == pytest.approx(dict(candidate.params))
+    untouched = points.copy()
+    encoding.reach(points)
+    assert np.array_equal(points, untouched, equal_nan=True)
+    rows = encoding.rows_at(points)
+    assert len(np.unique(rows.round(9), axis=0)) == len({candidate.config for candidate in drawn})
+    # Anywhere in the cube a point stands for what its row says: the row of the values themselves.
+    anywhere = np.random.default_rng(1).random((300, len(encoding.parameters)))
+    encoding.reach(anywhere)
+    several = [encoding.params_at(point) for point in anywhere]
+    assert np.allclose(encoding.rows_at(anywhere), encoding.rows(several))
+    for params in several:
+        assert fixed_candidate(View(space, [], [], 0), params).params == params

@@ -1,0 +1,135 @@
+"""Optimizers, schedules and losses against torch's and scikit-learn's own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from imgcls_search.errors import BuildError
+from imgcls_search.train.losses import LOSSES
+from imgcls_search.train.metrics import score
+from imgcls_search.train.optimizers import OPTIMIZERS, SCHEDULES
+from sklearn.utils.class_weight import compute_class_weight
+from torch import nn
+from torch.nn import functional
+from torch.optim.lr_scheduler import CosineAnnealingLR, StepLR
+
+
+def test_cosine_and_step_equal_torch() -> None:
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
+    reference = CosineAnnealingLR(optimizer, T_max=12)
+    ours = SCHEDULES["cosine"](epochs=12)
+    for epoch in range(12):
+        assert ours(epoch) == pytest.approx(reference.get_last_lr()[0])
+        optimizer.step()
+        reference.step()
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
+    falling = StepLR(optimizer, step_size=3, gamma=0.1)
+    ours = SCHEDULES["step"](epochs=9, steps=2, gamma=0.1)
+    for epoch in range(9):
+        assert ours(epoch) == pytest.approx(falling.get_last_lr()[0])
+        optimizer.step()
+        falling.step()
+
+
+@pytest.mark.parametrize("name", ["cosine", "constant", "step"])
+def test_warmup_rises_to_the_peak_and_never_above(name: str) -> None:
+    schedule = SCHEDULES[name](epochs=10, warmup_epochs=2)
+    factors = [schedule(progress) for progress in np.linspace(0, 10, 101)]
+    assert factors[0] == 0
+    assert factors[10] == pytest.approx(0.5)
+    assert max(factors) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_vectors_do_not_decay(name: str) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, 2))
+    groups = OPTIMIZERS[name](model=model, weight_decay=0.3).param_groups
+    decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    assert len(decays) == len(list(model.parameters()))
+    assert all(decays[id(p)] == (0.3 if p.ndim > 1 else 0.0) for p in model.parameters())
+
+
+def test_nesterov_needs_momentum() -> None:
+    with pytest.raises(BuildError, match="nesterov: true needs momentum"):
+        OPTIMIZERS["sgd"](model=nn.Linear(1, 1), momentum=0.0, nesterov=True)
+
+
+@pytest.fixture
+def batch() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(64, 4, generator=generator), torch.randint(0, 4, (64,), generator=generator)
+
+
+COUNTS = (10, 20, 30, 40)
+
+
+def test_cross_entropy_equals_torch_with_scikit_learns_weights(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    labels = np.repeat(np.arange(4), COUNTS)
+    weight = torch.tensor(compute_class_weight("balanced", classes=np.arange(4), y=labels), dtype=torch.float32)
+    ours = LOSSES["cross_entropy"](class_counts=COUNTS, label_smoothing=0.1, class_weights="balanced")
+    assert torch.allclose(ours(*batch), functional.cross_entropy(*batch, weight=weight, label_smoothing=0.1))
+
+
+@pytest.mark.parametrize("class_weights", ["none", "balanced"])
+def test_focal_without_focus_is_cross_entropy(batch: tuple[torch.Tensor, torch.Tensor], class_weights: str) -> None:
+    focal = LOSSES["focal"](class_counts=COUNTS, gamma=0.0, class_weights=class_weights)
+    plain = LOSSES["cross_entropy"](class_counts=COUNTS, class_weights=class_weights)
+    assert torch.allclose(focal(*batch), plain(*batch))
+
+
+def test_focal_is_the_papers_formula(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    logits, labels = batch
+    p = logits.softmax(1)[torch.arange(64), labels]
+    expected = (-((1 - p) ** 2) * p.log()).mean()
+    assert torch.allclose(LOSSES["focal"](class_counts=COUNTS, gamma=2.0)(logits, labels), expected)
+
+
+@pytest.mark.parametrize("class_weights", ["none", "balanced"])
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("cross_entropy", {"label_smoothing": 0.1}), ("focal", {"gamma": 2.0})], ids=["ce", "focal"]
+)
+def test_whole_classes_as_shares_cost_what_class_numbers_do(
+    name: str, arguments: dict[str, float], class_weights: str, batch: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    logits, labels = batch
+    loss = LOSSES[name](class_counts=COUNTS, class_weights=class_weights, **arguments)
+    assert torch.allclose(loss(logits, functional.one_hot(labels, 4).float()), loss(logits, labels))
+
+
+def test_cross_entropy_of_shares_equals_torch(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
+    logits, labels = batch
+    eye = functional.one_hot(labels, 4).float()
+    shares = 0.3 * eye + 0.7 * eye.roll(1, 0)
+    ours = LOSSES["cross_entropy"](class_counts=COUNTS, label_smoothing=0.1)
+    assert torch.allclose(ours(logits, shares), functional.cross_entropy(logits, shares, label_smoothing=0.1))
+    # Linear in the shares, and so a blend of the losses of both classes.
+    plain = LOSSES["cross_entropy"](class_counts=COUNTS)
+    blend = 0.3 * plain(logits, labels) + 0.7 * plain(logits, labels.roll(1, 0))
+    assert torch.allclose(plain(logits, shares), blend)
+
+
+def test_losses_of_shares_by_hand() -> None:
+    logits = torch.tensor([[0.5, 0.25, 0.25], [0.2, 0.6, 0.2]]).log()
+    shares = torch.tensor([[0.75, 0.25, 0.0], [0.0, 0.0, 1.0]])
+    terms = [(0.75, 0.5, 0), (0.25, 0.25, 1), (1.0, 0.2, 2)]
+    focal = LOSSES["focal"](class_counts=(1, 1, 1), gamma=2.0)
+    assert focal(logits, shares).item() == pytest.approx(sum(-s * (1 - p) ** 2 * np.log(p) for s, p, _ in terms) / 2)
+    # Images of classes 0, 1 and 2 weigh 4/3, 2/3 and 4/3.
+    weights = [4 / 3, 2 / 3, 4 / 3]
+    total = sum(s * weights[c] for s, _, c in terms)
+    for name, gamma in (("cross_entropy", 0), ("focal", 2)):
+        expected = sum(-s * weights[c] * (1 - p) ** gamma * np.log(p) for s, p, c in terms) / total
+        loss = LOSSES[name](class_counts=(1, 2, 1), class_weights="balanced")
+        assert loss(logits, shares).item() == pytest.approx(expected)
+
+
+def test_metrics_by_hand() -> None:
+    logits = np.log(np.array([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.6, 0.3, 0.1], [0.2, 0.2, 0.6]]))
+    found = score(logits, np.array([0, 1, 1, 2]))
+    assert found["accuracy"] == 0.75
+    assert found["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 1) / 3)
+    assert found["loss"] == pytest.approx(-np.log([0.7, 0.8, 0.3, 0.6]).mean())
+    assert "top5_accuracy" not in found
+    eye = np.eye(10)
+    assert score(eye, np.arange(10))["top5_accuracy"] == 1.0

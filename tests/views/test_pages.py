@@ -1,0 +1,250 @@
+"""The dashboard and the report in a real browser: what is on the screen, and what must not happen there."""
+
+from __future__ import annotations
+
+import functools
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from imgcls_search.study import best
+from imgcls_search.study import record as records
+from imgcls_search.study.files import StudyFiles
+from imgcls_search.study.record import Record
+from imgcls_search.views.report import write_report
+from imgcls_search.worker import figures, pictures
+
+from scripts import simulation
+from tests.views.test_dashboard import SPACE, TWO, serving, study_with
+
+pytestmark = pytest.mark.slow
+
+MARKUP = "<img src=x onerror=alert(1)><script>alert(2)</script>"
+NARROW, WIDE = {"width": 360, "height": 740}, {"width": 1200, "height": 900}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Yield one browser for all pages."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = shutil.which("chromium")
+    if path is None:
+        pytest.skip("chromium is not installed; scripts/test --all installs it where it can")
+    with sync_api.sync_playwright() as playwright:
+        # The sandbox does not start for root, and these pages are our own.
+        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@dataclass
+class Seen:
+    """A page and what it did."""
+
+    page: Any
+    requests: list[str] = field(default_factory=list)
+    troubles: list[str] = field(default_factory=list)
+    """Errors on the console, exceptions, dialogs."""
+
+
+@pytest.fixture
+def look(browser: Any) -> Iterator[Callable[..., Seen]]:
+    """Open a page and write down what it asks the network for and what goes wrong."""
+    contexts = []
+
+    def opened(address: str, **settings: Any) -> Seen:
+        contexts.append(browser.new_context(**{"viewport": WIDE, **settings}))
+        page = contexts[-1].new_page()
+        seen = Seen(page)
+        page.on("request", lambda request: seen.requests.append(request.url))
+        page.on("pageerror", lambda error: seen.troubles.append(str(error)))
+        page.on("console", lambda line: seen.troubles.append(line.text) if line.type == "error" else None)
+
+        def refuse(dialog: Any) -> None:
+            seen.troubles.append(f"dialog {dialog.message}")
+            dialog.dismiss()
+
+        page.on("dialog", refuse)
+        page.goto(address)
+        return seen
+
+    yield opened
+    for context in contexts:
+        context.close()
+
+
+def full_study(files: StudyFiles, count: int, objectives: Sequence[tuple[str, str]] = TWO[:1]) -> Record:
+    """Make a study of complete trials that came to their end."""
+    values = [(trial.values or (0.0,))[0] for trial in simulation.make_trials(SPACE, count)]
+    ends = [((value, 1 + value)[: len(objectives)], 0.0) for value in values]
+    record = study_with(files, objectives, ends)
+    data = {"images": {"train": 800, "val": 200}, "classes": [MARKUP, "dog"], "fingerprint": "0123"}
+    record.set_fact("data", data)
+    record.set_fact("versions", {"torch": MARKUP})
+    return record
+
+
+def test_dashboard_shows_our_best_and_markup_as_text(look: Callable[..., Seen], tmp_path: Path) -> None:
+    files = StudyFiles(tmp_path, "s")
+    record = study_with(files, TWO[:1], [([0.5], 0.0), ([0.8125], -1.0), ([0.9], 0.1)])
+    trial = simulation.make_trials(SPACE, 4)[3]
+    trial.epochs, trial.state, trial.values = [], "running", None
+    record.add(trial)
+    record.note(trial, **{MARKUP: MARKUP})
+    drawn = simulation.make_trials(SPACE, 5)[4]
+    history, drawn.epochs, drawn.state, drawn.values = drawn.epochs, [], "running", None
+    record.add(drawn)
+    pixels, labels = np.zeros((3, 1, 8, 8), np.uint8), np.array([0, 1, 1])
+    drawn.pictures = pictures.draw(
+        files.pictures,
+        4,
+        history=history,
+        logits=np.eye(2)[[0, 1, 0]],
+        labels=labels,
+        pixels=pixels,
+        classes=[MARKUP, "$x$"],
+    )
+    record.complete(drawn, [0.25])
+    record.set_fact(MARKUP, MARKUP)
+    from optuna_dashboard import save_note
+
+    save_note(record.study, f"# What was searched\n\n{MARKUP}\n")
+    (winner,) = best.front(record)
+    with serving(files) as port:
+        seen = look(f"http://127.0.0.1:{port}/dashboard/studies/1")
+        seen.page.get_by_text(f"Best Trial (number={winner.number})").wait_for()
+        assert winner.values == (0.8125,)
+        text = seen.page.inner_text("body")
+        assert "0.8125" in text
+        assert text.count("Best Trial (") == 1
+        # What is over the limit stands in the legend of the plot.
+        assert "Infeasible" in text
+        assert MARKUP in text
+        seen.page.goto(f"http://127.0.0.1:{port}/dashboard/studies/1/trials?numbers=3")
+        seen.page.get_by_text("onerror").first.wait_for()
+        assert MARKUP in seen.page.inner_text("body")
+        seen.page.goto(f"http://127.0.0.1:{port}/dashboard/studies/1/trials?numbers=4")
+        seen.page.get_by_text("confusion-matrix.png").first.wait_for()
+        shown = (
+            "() => [...document.images].filter(i => i.src.includes('/artifacts/') && i.naturalWidth > 100).length == 3"
+        )
+        seen.page.wait_for_function(shown)
+        seen.page.goto(f"http://127.0.0.1:{port}/dashboard/studies/1/note")
+        seen.page.get_by_text("What was searched").wait_for()
+        assert seen.page.locator("img[src=x]").count() == 0
+    assert [trouble for trouble in seen.troubles if "dialog" in trouble or "alert" in trouble] == []
+    assert all(url.startswith((f"http://127.0.0.1:{port}/", "data:", "blob:")) for url in seen.requests)
+
+
+@pytest.fixture(scope="module")
+def big(tmp_path_factory: pytest.TempPathFactory) -> tuple[Record, Path]:
+    """Return a study of 1,000 trials, and its report."""
+    folder = tmp_path_factory.mktemp("big")
+    record = simulation.new_record(folder, SPACE, "s")
+    simulation.fill(
+        record.rows,  # type: ignore[arg-type]
+        record.study,
+        simulation.make_trials(SPACE, 1000),
+        simulation.attributes_like_the_record(folder, SPACE),
+    )
+    record.set_fact("data", {"images": {"train": 800, "val": 200}, "classes": [MARKUP, "dog"], "fingerprint": MARKUP})
+    record.set_fact("versions", {MARKUP: MARKUP})
+    files = StudyFiles(folder, "s")
+    assert write_report(files, folder / "report.html") < 3_000_000
+    return records.load(files), folder / "report.html"
+
+
+def test_report_of_1000_trials_needs_no_network_and_tells_what_the_database_holds(
+    look: Callable[..., Seen], big: tuple[Record, Path]
+) -> None:
+    record, path = big
+    seen = look(path.as_uri())
+    winner = best.front(record)[0]
+    shown = functools.partial(seen.page.inner_text)
+    assert int(shown("#best-trial")) == winner.number
+    assert shown("#best-accuracy") == f"{(winner.values or ())[0]:.4f}"
+    assert shown("#best-params") == f"{winner.sizes['params']:,.0f}"
+    assert shown("#num-complete") == "1000"
+    rows = [
+        int(cell) for cell in seen.page.locator("h2:text('The best trials') + div td:first-child").all_inner_texts()
+    ]
+    assert rows == [trial.number for trial in best.ranked(record)[:20]]
+    # Markup is text, and there is no script at all.
+    assert MARKUP in shown("body")
+    assert seen.page.locator("script, img[src=x]").count() == 0
+    assert seen.requests == [path.as_uri()]
+    assert seen.troubles == []
+
+
+def test_report_is_readable_on_a_phone_in_the_dark_and_on_paper(
+    look: Callable[..., Seen], big: tuple[Record, Path], tmp_path: Path
+) -> None:
+    _, path = big
+    page = look(path.as_uri(), viewport=NARROW, color_scheme="dark").page
+    widths = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+    scroll, client = page.evaluate(widths)
+    assert scroll <= client == NARROW["width"]
+    colours = "(e => [getComputedStyle(e).backgroundColor, getComputedStyle(e).color])(document.body)"
+    back, ink = page.evaluate(colours)
+    assert brightness(back) < 60 < 180 < brightness(ink)
+    # The text of the pictures has the page's colour.
+    labels = page.evaluate("getComputedStyle(document.querySelector('svg.plot text')).fill")
+    assert brightness(labels) > 180
+    page.emulate_media(media="print")
+    back, ink = page.evaluate(colours)
+    assert brightness(back) > 240 > 60 > brightness(ink)
+    assert page.pdf(format="A4").startswith(b"%PDF")
+
+
+def brightness(colour: str) -> float:
+    """Return the mean of a colour's red, green and blue."""
+    return sum(map(float, re.findall(r"[\d.]+", colour)[:3])) / 3
+
+
+def test_report_shows_the_front(look: Callable[..., Seen], tmp_path: Path) -> None:
+    files = StudyFiles(tmp_path, "s")
+    record = full_study(files, 12, TWO)
+    write_report(files, tmp_path / "report.html")
+    seen = look((tmp_path / "report.html").as_uri())
+    front = best.front(record)
+    assert len(front) > 1
+    caption = seen.page.inner_text("h2:text('Pareto front') + div figcaption")
+    assert f"this page is about trial {front[0].number}" in caption
+    assert seen.troubles == []
+    # The study's folder holds no weights, as after a move: the page says so in a line.
+    (line,) = seen.page.locator("h2:text('What the best one gets wrong') + .warn").all_inner_texts()
+    assert line.startswith(f"The weights of trial {front[0].number} could not be looked at: ")
+    assert "\n" not in line
+
+
+def test_names_in_pictures_are_text(look: Callable[..., Seen], tmp_path: Path) -> None:
+    names = ["<b>x</b>", "$\\frac$", "&amp;", "a$b$"]
+    path = tmp_path / "picture.html"
+    path.write_text(figures.to_svg(figures.confusion(np.eye(4, dtype=int), names), "c"))
+    seen = look(path.as_uri())
+    texts = seen.page.locator("svg text").all_text_contents()
+    assert [text for text in texts if text in names] == names * 2
+    assert seen.page.locator("b").count() == 0
+    assert seen.troubles == []
+
+
+def test_axes_and_names_in_pictures_are_shown_as_they_are_meant(look: Callable[..., Seen], tmp_path: Path) -> None:
+    scores = [0.5, 0.6, 0.7]
+    drawn = {
+        "a": figures.scatter({"vit": ([1e-4, 1e-2, 1.0], scores)}, "latency", "accuracy", log=True),
+        "b": figures.slices({"optim.lr": ([1e-4, 1e-2, 1.0], scores, True)}, "accuracy"),
+        "c": figures.confusion(np.eye(2, dtype=int), ["\U000f1234", "dog"]),
+    }
+    path = tmp_path / "pictures.html"
+    path.write_text("".join(figures.to_svg(figure, name) for name, figure in drawn.items()))
+    seen = look(path.as_uri())
+    texts = seen.page.locator("svg text").all_text_contents()
+    assert texts.count("0.01") == 2
+    assert texts.count("\\U000f1234") == 2
+    assert not [text for text in texts if "$" in text or "mathdefault" in text]
+    assert seen.troubles == []

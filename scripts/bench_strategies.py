@@ -175,7 +175,8 @@ def run_one(asked: tuple[Path, Budget, str, str, int]) -> dict[str, Any]:
 
 def top_k(space: Any, curves: Curves, screened: int, budget: int) -> list[tuple[int, float]]:
     """Return the best-so-far of the plain habit: look at everything for a few epochs, then train the best."""
-    from imgcls_search.strategy.samplers import View, draw_random
+    from imgcls_search.strategy.draws import draw_random
+    from imgcls_search.strategy.view import View
 
     configs = [draw_random(View(space, [], [], space.study["seed"]), n, 0).config for n in range(space.study["trials"])]
     configs.sort(key=lambda config: -curves.at(config, screened)["accuracy"])

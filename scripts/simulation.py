@@ -16,7 +16,8 @@ import optuna
 import sqlalchemy
 from imgcls_search.protocol import CheckpointSaved, EpochEnded, Event, Job, MilestoneReached, Started, Stopped
 from imgcls_search.space import Space
-from imgcls_search.strategy.samplers import View, draw_random
+from imgcls_search.strategy.draws import draw_random
+from imgcls_search.strategy.view import View
 from imgcls_search.study import record as records
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record

@@ -17,7 +17,8 @@ from imgcls_search.catalog import catalog
 from imgcls_search.config import Scalar, TrialConfig
 from imgcls_search.data import InputShape, Prepared, known_shape
 from imgcls_search.space import Space, read_space
-from imgcls_search.strategy.samplers import View, draw_random
+from imgcls_search.strategy.draws import draw_random
+from imgcls_search.strategy.view import View
 from imgcls_search.train.loop import ImageSet, train_epoch
 from imgcls_search.trial import MEASURED
 from imgcls_search.worker import pipeline

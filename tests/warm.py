@@ -2,8 +2,8 @@
 
 `Warm` starts one such process. For each command it forks a child with the folder, environment, arguments and streams of
 the command, which then runs as `python -m imgcls_search` would: it has a process id, signals, an exit code and a way
-to its end of its own, and its fork server, forked too instead of imported anew, starts helper and workers as ever. What is not
-as in a new interpreter: modules are imported already, and all commands of one `Warm` hash strings with one seed.
+to its end of its own, and its fork server, forked too instead of imported anew, starts helper and workers as ever. What
+is not as in a new interpreter: modules are imported already, and all commands of one `Warm` hash strings with one seed.
 """
 
 from __future__ import annotations

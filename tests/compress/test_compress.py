@@ -19,8 +19,9 @@ from imgcls_search.errors import BuildError, CheckpointError, NoResultError, Spa
 from imgcls_search.executors.helper import Helper, image_cache
 from imgcls_search.orchestrator import teachers
 from imgcls_search.space import Space, parse
+from imgcls_search.strategy.draws import draw_random
 from imgcls_search.strategy.pruners import halving
-from imgcls_search.strategy.samplers import View, draw_random
+from imgcls_search.strategy.view import View
 from imgcls_search.study import best, record
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.train import checkpoint

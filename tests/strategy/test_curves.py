@@ -14,10 +14,12 @@ from imgcls_search.jobs.replay import replay, table_catalog
 from imgcls_search.signature import build
 from imgcls_search.space import Space, parse, read_space
 from imgcls_search.strategy.curves import CurveSampler
+from imgcls_search.strategy.draws import draw_random, fixed_candidate
 from imgcls_search.strategy.encoding import Encoding
 from imgcls_search.strategy.pruners import PRUNERS
-from imgcls_search.strategy.samplers import SAMPLERS, OptunaSampler, View, draw_random, fixed_candidate
+from imgcls_search.strategy.samplers import SAMPLERS, OptunaSampler
 from imgcls_search.strategy.surrogate import Points, Surrogate, _Loss, squash, times_of
+from imgcls_search.strategy.view import View
 from imgcls_search.trial import Candidate
 from scipy.optimize import check_grad
 

@@ -11,8 +11,9 @@ from imgcls_search.jobs.replay import replay, table_catalog
 from imgcls_search.orchestrator.search import Outcome
 from imgcls_search.space import Space, parse
 from imgcls_search.strategy.dominance import LEAST_CURVES, Dominance, why_all_train_on
+from imgcls_search.strategy.draws import draw_random
 from imgcls_search.strategy.pruners import PRUNERS
-from imgcls_search.strategy.samplers import View, draw_random
+from imgcls_search.strategy.view import View
 from imgcls_search.study import best
 from imgcls_search.trial import SIZES, Trial
 

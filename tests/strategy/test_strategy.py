@@ -14,7 +14,8 @@ from imgcls_search.signature import build
 from imgcls_search.space import Space, parse
 from imgcls_search.strategy.propose import Proposal, Proposer, Weigh
 from imgcls_search.strategy.pruners import PRUNERS, Pruner
-from imgcls_search.strategy.samplers import SAMPLERS, Ended, View
+from imgcls_search.strategy.samplers import SAMPLERS
+from imgcls_search.strategy.view import Ended, View
 from imgcls_search.trial import Candidate, Trial
 
 CONFIG = TrialConfig.from_dict({"model": {"lenet5": {}}})

@@ -17,7 +17,8 @@ from imgcls_search.config import TrialConfig
 from imgcls_search.data import Moment, Prepared, load
 from imgcls_search.errors import UserError
 from imgcls_search.space import Space
-from imgcls_search.strategy.samplers import View, draw_random
+from imgcls_search.strategy.draws import draw_random
+from imgcls_search.strategy.view import View
 from imgcls_search.terminal import shown
 from imgcls_search.worker import pipeline
 

@@ -20,8 +20,10 @@ from imgcls_search.executors.replay import Curves, ReplayExecutor
 from imgcls_search.orchestrator.search import Ending, Outcome, Search
 from imgcls_search.signature import Arg, Catalog, Fields, Leaf, build, read
 from imgcls_search.space import Space, parse
+from imgcls_search.strategy.draws import draw_random
 from imgcls_search.strategy.encoding import Encoding
-from imgcls_search.strategy.samplers import SAMPLERS, Sampler, View, draw_random
+from imgcls_search.strategy.samplers import SAMPLERS, Sampler
+from imgcls_search.strategy.view import View
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.memory import unwritten_record
 from imgcls_search.study.record import Record

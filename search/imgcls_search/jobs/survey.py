@@ -17,7 +17,8 @@ from imgcls_search.errors import BuildError, UserError
 from imgcls_search.executors.helper import Helper, image_cache
 from imgcls_search.executors.local import usable_slots
 from imgcls_search.space import Space
-from imgcls_search.strategy.samplers import View, draw_random, draw_start
+from imgcls_search.strategy.draws import draw_random, draw_start
+from imgcls_search.strategy.view import View
 from imgcls_search.trial import SIZES
 
 ASSUMED_CLASSES = 10

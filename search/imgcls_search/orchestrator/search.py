@@ -39,9 +39,11 @@ from imgcls_search.signature import build
 from imgcls_search.space import Space, differences, start_of
 from imgcls_search.strategy.closing import Left, finisher, foremost
 from imgcls_search.strategy.dominance import Dominance, why_all_train_on
+from imgcls_search.strategy.draws import draw_random, draw_start
 from imgcls_search.strategy.propose import Proposal, Proposer, Weigh
 from imgcls_search.strategy.pruners import PRUNERS, Pruner
-from imgcls_search.strategy.samplers import SAMPLERS, Sampler, View, draw_random, draw_start
+from imgcls_search.strategy.samplers import SAMPLERS, Sampler
+from imgcls_search.strategy.view import View
 from imgcls_search.study import best, outlook
 from imgcls_search.study import record as records
 from imgcls_search.study.address import Address

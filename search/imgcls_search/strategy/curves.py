@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from imgcls_search.space import Space
 from imgcls_search.strategy.changes import Changes
+from imgcls_search.strategy.draws import draw_evenly, fixed_candidate
 from imgcls_search.strategy.encoding import Encoding
-from imgcls_search.strategy.samplers import View, draw_evenly, fixed_candidate
 from imgcls_search.strategy.surrogate import Points, Surrogate, expected_improvement, squash, times_of
+from imgcls_search.strategy.view import View
 from imgcls_search.trial import Candidate, Trial
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from imgcls_search.config import Scalar
 from imgcls_search.space import Parameter, Space
-from imgcls_search.strategy.samplers import value_at
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,3 +120,22 @@ def _place(parameter: Parameter, value: Scalar) -> float:
 
 def _is(value: Scalar, choice: Scalar) -> bool:
     return value == choice and isinstance(value, bool) == isinstance(choice, bool)
+
+
+def value_at(parameter: Parameter, u: float) -> Scalar:
+    """Return the value of a parameter at a point in [0, 1)."""
+    if parameter.kind == "choice":
+        return parameter.choices[int(u * len(parameter.choices))]
+    low, high = parameter.low, parameter.high
+    assert low is not None
+    assert high is not None
+    if parameter.log:
+        # A whole number k stands for the stretch from k to k + 1.
+        top = high + 1 if parameter.kind == "int" else high
+        # exp(log(low)) may fall short of low by a hair.
+        value = max(low, min(high, math.exp(math.log(low) + u * (math.log(top) - math.log(low)))))
+    elif parameter.num_values is not None:
+        value = min(high, low + (parameter.step or 1) * int(u * parameter.num_values))
+    else:
+        value = low + u * (high - low)
+    return int(value) if parameter.kind == "int" else value

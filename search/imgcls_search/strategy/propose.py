@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from imgcls_search.config import TrialConfig
 from imgcls_search.errors import NoResultError
 from imgcls_search.space import Space
-from imgcls_search.strategy.samplers import Ended, Sampler, View, draw_random, draw_start, draw_unseen
+from imgcls_search.strategy.draws import draw_random, draw_start, draw_unseen
+from imgcls_search.strategy.samplers import Sampler
+from imgcls_search.strategy.view import Ended, View
 from imgcls_search.trial import Candidate, Rejection, Trial
 
 Weigh = Callable[[TrialConfig], "Generator[None, None, Mapping[str, float] | str]"]

@@ -30,7 +30,7 @@ from typing import Any
 from unittest import mock
 
 import bench_common
-import imgcls_search.orchestrator.search
+import imgcls_search.orchestrator.begin
 import numpy as np
 import optuna
 from imgcls_search.catalog import catalog
@@ -174,10 +174,10 @@ def measure_memory(count: int, sampler: str) -> dict[str, Any]:
     space = parse(SPACE.format(sampler=sampler, epochs=EPOCHS), catalog(), source="bench_load", overrides=overrides)
     watcher = Weighing()
     simulated = mock.patch.object(
-        imgcls_search.orchestrator.search, "LocalExecutor", lambda devices: Simulated(len(devices), 1.0, EPOCHS)
+        imgcls_search.orchestrator.begin, "LocalExecutor", lambda devices: Simulated(len(devices), 1.0, EPOCHS)
     )
     with tempfile.TemporaryDirectory() as folder, simulated:
-        outcome = imgcls_search.orchestrator.search.run(space, Path(folder), watcher)
+        outcome = imgcls_search.orchestrator.begin.run(space, Path(folder), watcher)
     points = np.array(watcher.points)
     slope = _slope(points[len(points) // 4 :])
     found = {

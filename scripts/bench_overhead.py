@@ -26,7 +26,7 @@ from typing import Any
 from unittest import mock
 
 import bench_common
-import imgcls_search.orchestrator.search
+import imgcls_search.orchestrator.begin
 import optuna
 from imgcls_search.catalog import catalog
 from imgcls_search.config import TrialConfig
@@ -235,10 +235,10 @@ def measure_coordination(seconds: float, workers: int, count: int) -> dict[str, 
         text = SPACE.format(sampler="tpe", epochs=EPOCHS)
         space = parse(text, catalog(), source="bench_overhead", overrides=overrides)
         simulated = mock.patch.object(
-            imgcls_search.orchestrator.search, "LocalExecutor", lambda devices: Simulated(len(devices), seconds, EPOCHS)
+            imgcls_search.orchestrator.begin, "LocalExecutor", lambda devices: Simulated(len(devices), seconds, EPOCHS)
         )
         with tempfile.TemporaryDirectory() as folder, simulated:
-            outcome = imgcls_search.orchestrator.search.run(space, Path(folder), Nobody())
+            outcome = imgcls_search.orchestrator.begin.run(space, Path(folder), Nobody())
         (call,) = outcome.record.facts["runs"]
         shares[pruner] = round(call["writer_seconds"] / call["seconds"], 5)
     most = MOST_OF_WALL[seconds]

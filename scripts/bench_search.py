@@ -20,7 +20,7 @@ from typing import Any
 import bench_common
 from imgcls_search.catalog import catalog
 from imgcls_search.jobs.replay import Steps
-from imgcls_search.orchestrator.search import run
+from imgcls_search.orchestrator.begin import run
 from imgcls_search.space import read_space
 from imgcls_search.study.record import Record
 

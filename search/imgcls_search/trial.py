@@ -15,7 +15,7 @@ OPEN: tuple[State, ...] = ("running", "paused")
 """States in which a trial may train on."""
 
 ENDED = -1
-"""The stage of a trial that trains no more."""
+"""What `Trial.decided_at` says of a trial that trains no more."""
 
 SIZES: Mapping[str, str] = {
     "params": "number of parameters; known before training",
@@ -130,7 +130,7 @@ class Trial:
         return self.state in OPEN
 
     @property
-    def stage(self) -> int:
+    def decided_at(self) -> int:
         """The last epoch at which it was judged, and `ENDED` at its end: in between strategies learn nothing new."""
         return self.judged if self.state in OPEN else ENDED
 

@@ -118,7 +118,7 @@ def test_hangup_saves_as_a_termination_does(
 @linux_only
 def test_interrupt_while_it_starts_shows_no_traceback(tmp_path: Path, tiny: Path) -> None:
     # Before its first line Python itself answers; what is swept is all that this program does.
-    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); print(flush=True); import imgcls_search.__main__ as m; m.main()"
+    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); print(flush=True); import imgcls_search.__main__ as p; p.main()"  # noqa: E501
     script = tmp_path / "script.py"
     script.write_text(f"import sys\nif __name__ == '__main__':\n    {code}\n")
     for number in range(12):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from imgcls_search.config import TrialConfig
 from imgcls_search.jobs.replay import replay, table_catalog
-from imgcls_search.orchestrator.search import Outcome
+from imgcls_search.orchestrator.begin import Outcome
 from imgcls_search.space import Space, parse
 from imgcls_search.strategy.dominance import LEAST_CURVES, Dominance, why_all_train_on
 from imgcls_search.strategy.draws import draw_random

@@ -12,7 +12,7 @@ import pytest
 from imgcls_search.catalog import catalog
 from imgcls_search.errors import UserError
 from imgcls_search.jobs.replay import Steps, replay
-from imgcls_search.orchestrator.search import run
+from imgcls_search.orchestrator.begin import run
 from imgcls_search.space import parse
 from imgcls_search.study.memory import unwritten_record
 from imgcls_search.study.outlook import LEAST_TRIALS, expected_best, outlook

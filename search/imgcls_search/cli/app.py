@@ -27,7 +27,7 @@ from imgcls_search.errors import NoResultError, SearchError, UserError, disk_tro
 if TYPE_CHECKING:
     from imgcls_search.data import LeftOut, Summary
     from imgcls_search.jobs.replay import Replayed
-    from imgcls_search.orchestrator.search import Outcome
+    from imgcls_search.orchestrator.begin import Outcome
     from imgcls_search.space import Space
 
 USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
@@ -133,7 +133,7 @@ def run(
 
     must_exist(space.first().component("data"))
     from imgcls_search.cli.screen import SearchScreen
-    from imgcls_search.orchestrator.search import run as run_search
+    from imgcls_search.orchestrator.begin import run as run_search
     from imgcls_search.orchestrator.study_data import with_known_name
     from imgcls_search.study.address import settle
     from imgcls_search.study.files import find_study

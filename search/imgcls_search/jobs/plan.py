@@ -9,7 +9,8 @@ from statistics import mean
 
 from imgcls_search.errors import NoResultError
 from imgcls_search.executors.helper import image_cache
-from imgcls_search.orchestrator.search import Search, Watcher, run
+from imgcls_search.orchestrator.begin import run
+from imgcls_search.orchestrator.search import Search, Watcher
 from imgcls_search.signature import build
 from imgcls_search.space import Space
 from imgcls_search.strategy.pruners import PRUNERS, expected_epochs

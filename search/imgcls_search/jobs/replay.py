@@ -17,7 +17,9 @@ from imgcls_search.config import TrialConfig
 from imgcls_search.data import InputShape, Prepared
 from imgcls_search.errors import StudyError
 from imgcls_search.executors.replay import Curves, ReplayExecutor
-from imgcls_search.orchestrator.search import Ending, Outcome, Search
+from imgcls_search.orchestrator.begin import Outcome
+from imgcls_search.orchestrator.endings import Ending
+from imgcls_search.orchestrator.search import Search
 from imgcls_search.signature import Arg, Catalog, Fields, Leaf, build, read
 from imgcls_search.space import Space, parse
 from imgcls_search.strategy.draws import draw_random

@@ -12,11 +12,13 @@ class Changes:
 
     def __init__(self) -> None:
         """Know no trial yet."""
-        self.stages: dict[int, int] = {}
+        self.decided_at: dict[int, int] = {}
 
     def take(self, trials: Sequence[Trial]) -> list[tuple[Trial, int]]:
-        """Return the trials whose stage is another than it was the last time, each with that one; 0 for new trials."""
-        stages = self.stages
-        changed = [(trial, stages.get(trial.number, 0)) for trial in trials if stages.get(trial.number) != trial.stage]
-        stages.update((trial.number, trial.stage) for trial, _ in changed)
+        """Return the trials that were decided about since the last call, each with the epoch of its decision before."""
+        known = self.decided_at
+        changed = [
+            (trial, known.get(trial.number, 0)) for trial in trials if known.get(trial.number) != trial.decided_at
+        ]
+        known.update((trial.number, trial.decided_at) for trial, _ in changed)
         return changed

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from optuna.study import StudyDirection
 
-if TYPE_CHECKING:
-    from imgcls_search.study.record import Record
-    from imgcls_search.trial import Trial
+from imgcls_search.trial import Trial
 
 
 class _Number:
@@ -65,7 +63,19 @@ _FACTS: Mapping[str, Any] = {
 """Facts of a study; a key with a question mark may be missing, and others may be there."""
 
 
-def refuse_misshapen(record: Record) -> None:
+class Readable(Protocol):
+    """What is looked at of a record."""
+
+    objectives: tuple[tuple[str, str], ...]
+    facts: dict[str, Any]
+    trials: list[Trial]
+
+    @property
+    def strangers(self) -> Mapping[int, Any]:
+        """Trials of others, by number."""
+
+
+def refuse_misshapen(record: Readable) -> None:
     """See that a record holds what commands read without a further look.
 
     Raises:

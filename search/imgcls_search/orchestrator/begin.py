@@ -1,0 +1,266 @@
+"""The beginning of one search: open the study or make it, refuse what does not fit, settle the data, find workers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from imgcls_search import __version__
+from imgcls_search.config import TrialConfig
+from imgcls_search.data import InputShape, Prepared, must_exist
+from imgcls_search.errors import BuildError, StudyError, UserError
+from imgcls_search.executors import packing
+from imgcls_search.executors.helper import Helper, image_cache
+from imgcls_search.executors.local import LocalExecutor, usable_slots
+from imgcls_search.orchestrator import study_data, teachers
+from imgcls_search.orchestrator.context import study_settings
+from imgcls_search.orchestrator.endings import Ending
+from imgcls_search.orchestrator.search import Search, Watcher
+from imgcls_search.protocol import Executor
+from imgcls_search.space import Space, differences
+from imgcls_search.strategy.draws import draw_random
+from imgcls_search.strategy.view import View
+from imgcls_search.study import record as records
+from imgcls_search.study.address import Address
+from imgcls_search.study.files import StudyFiles, find_study
+from imgcls_search.study.note import write_note
+from imgcls_search.study.record import Record
+from imgcls_search.study.settings import FREE_TO_CHANGE, StudySettings
+
+WEIGHTS_DRAWS = 50
+"""Random configurations that are looked at for the pretrained weights they start from."""
+
+PACKING_DRAWS = 20
+"""Random configurations whose memory is estimated before several workers share a GPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a call of `run` ended."""
+
+    ending: Ending
+    record: Record
+
+
+def run(
+    space: Space, root: Path, watcher: Watcher, address: Address | None = None, *, cluster: str | None = None
+) -> Outcome:
+    """Run a search, or go on with it, until it ends or is asked to stop; the study is at the address, if one is given.
+
+    Trials run on this machine, or on the Ray cluster at the address `cluster`, see `executors.ray.cluster.join`.
+
+    Raises:
+        UserError: the space, the data, the device or the study is not fit for it.
+        NoResultError: no configuration can be tried, or trials keep failing alike.
+        KeyboardInterrupt: Ctrl-C came twice, or before the first trial.
+    """
+    settings = study_settings(space)
+    if settings.min_gain is not None and len(space.objectives) > 1:
+        raise UserError(f"{space.locate('study')}: study.min_gain: needs one objective, got {len(space.objectives)}")
+    must_exist(space.first().component("data"))
+    files = find_study(root, space.name, address)
+    with ExitStack() as stack:
+        stack.enter_context(files.taken(watcher.say))
+        record = _reopen(files, space)
+        if record is not None and _is_done(record, settings):
+            study_data.refuse_other_unopened(record, space.first().component("data"), image_cache(root))
+            waiting = sum(other.state == "waiting" for other in record.strangers.values())
+            if waiting:
+                watcher.say(
+                    f"{waiting} waiting trial(s) are not tried, since study.trials={settings.trials} are done; "
+                    f"--set study.trials={len(record.trials) + waiting} tries them"
+                )
+            return Outcome(ending="finished", record=record)
+        helper = Helper(root)
+        stack.callback(helper.close)
+        ended = sum(not trial.is_open for trial in record.trials) if record is not None else 0
+        most = settings.trials - ended
+        # The workers import torch while the images are looked at.
+        if cluster is None:
+            engine = _local_engine(space, helper, most)
+        else:
+            engine = _cluster_engine(cluster, space, files, watcher, most, stack)
+        stack.callback(engine.executor.close)
+        asked, (space, data) = space, _settle_data(space, helper, watcher)
+        fetch_weights(space, helper, len(data.classes))
+        needs = _memory_needs(space, helper, len(data.classes)) if engine.free_memory else []
+        for line in packing.advise(engine.devices, engine.free_memory, needs):
+            watcher.say(line)
+        known = record.facts.get("teachers", {}) if record is not None else {}
+        taught_by = teachers.settle(space, files, data, helper, known)
+        if record is None:
+            facts = _facts(asked, data, helper, engine.hardware or helper.hardware(engine.devices[0]))
+            record = records.create(files, space.objectives, {**facts, "teachers": taught_by} if taught_by else facts)
+        study_data.refuse_other(record, space.first(), data, helper)
+        search = Search(
+            space=space,
+            files=files,
+            record=record,
+            executor=engine.executor,
+            helper=helper,
+            watcher=watcher,
+            num_classes=len(data.classes),
+            draws=settings.pictures,
+        )
+        ending = search.run()
+        write_note(record)
+        return Outcome(ending=ending, record=record)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Engine:
+    """Where the trials of a search run."""
+
+    executor: Executor
+    devices: Sequence[str]
+    """Of the workers on this machine."""
+
+    free_memory: Mapping[str, float]
+    """Of the GPUs that several of them share, bytes, before they took their part of it."""
+
+    hardware: str | None = None
+    """In words, where it is not this machine's."""
+
+
+def _local_engine(space: Space, helper: Helper, most: int) -> _Engine:
+    devices = helper.devices(space.first().section("training")["device"])
+    slots = usable_slots(devices, study_settings(space).workers, most)
+    free = packing.free_memory(slots)
+    return _Engine(executor=LocalExecutor(slots), devices=slots, free_memory=free)
+
+
+def _cluster_engine(
+    address: str, space: Space, files: StudyFiles, watcher: Watcher, most: int, stack: ExitStack
+) -> _Engine:
+    from imgcls_search.executors.ray import cluster
+
+    cluster.join(address)
+    stack.callback(cluster.leave)
+    cluster.refuse_strangers()
+    layout = cluster.lay_out(space.first().section("training")["device"], study_settings(space).workers, most)
+    metrics = {metric for metric, _ in space.objectives} | set(space.limits)
+    node = cluster.only_node(layout) if "latency_ms" in metrics else None
+    watcher.say(f"{layout.hardware}; {layout.count} worker(s)")
+    # It imports Ray, which is there only now.
+    from imgcls_search.executors.ray.executor import RayExecutor
+
+    executor = RayExecutor(layout, files.folder, watcher.say, node=node)
+    return _Engine(executor=executor, devices=[], free_memory={}, hardware=layout.hardware)
+
+
+def _reopen(files: StudyFiles, space: Space) -> Record | None:
+    """Return the study if it exists; refuse one that was made from another space."""
+    if not files.store.exists():
+        return None
+    record = records.load(files)
+    new = records.to_json(space.document)
+    old = _with_later_sections(record, new)
+    changes = [change for change in differences(old, new) if not _is_free(change.path)]
+    if changes:
+        raise StudyError(
+            *(f"{files.store}: {change}" for change in changes),
+            f"{files.store}: these differ from what the study was started with; "
+            "put them back, or name another study with --name",
+        )
+    return record
+
+
+_LATER_SECTIONS = ("distill", "prune", "quantize")
+"""Sections that the first studies did not know; there they stand for `none`."""
+
+
+_LATER_ARGUMENTS: Mapping[str, Mapping[str, Any]] = {"folder": {"skip_unreadable": False}}
+
+
+def _with_later_sections(record: Record, new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the space that a study was started with, and give its trials the sections that it did not know."""
+    old = record.fact("space")
+    missing: dict[str, Any] = {name: {"none": {}} for name in _LATER_SECTIONS if name in new and name not in old}
+    for trial in record.trials if missing else ():
+        config = TrialConfig.from_dict({**trial.candidate.config.to_dict(), **missing})
+        trial.candidate = replace(trial.candidate, config=config)
+    return {**old, **missing, "data": _with_later_arguments(old["data"])}
+
+
+def _with_later_arguments(old: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a data section with the arguments that earlier versions did not know, as they were meant then."""
+    return {name: {**_LATER_ARGUMENTS.get(name, {}), **arguments} for name, arguments in old.items()}
+
+
+def _is_free(path: str) -> bool:
+    # A folder of images may move; whether the images are the same is told by their fingerprint.
+    return path in FREE_TO_CHANGE or (path.startswith("data.") and path.endswith((".root", ".download")))
+
+
+def _is_done(record: Record, settings: StudySettings) -> bool:
+    return len(record.trials) >= settings.trials and not any(trial.is_open for trial in record.trials)
+
+
+def _settle_data(space: Space, helper: Helper, watcher: Watcher) -> tuple[Space, Prepared]:
+    """Decode the images and write their own shape into the space where it asks for that."""
+    data = helper.prepare(space.first(), watcher.decoding, watcher.say)
+    if data.streamed_from is not None:
+        watcher.say(
+            f"decoded images of {data.num_bytes / 1e9:,.1f} GB do not fit into image.cache_gb: "
+            f"{space.first().section('image')['cache_gb']:g}; they are decoded anew in each epoch"
+        )
+    if data.repeated:
+        watcher.say(
+            f"{data.repeated} of {data.counts['val']} validation images are among the training images too, for example "
+            f"{data.repeated_for_example[0]}: scores are too good by what was learned by heart"
+        )
+    for metric, _ in space.objectives:
+        if metric == "top5_accuracy" and len(data.classes) <= 5:
+            raise UserError(f"study.objectives: top5_accuracy needs more than 5 classes, got {len(data.classes)}")
+    return space.fill({"image.size": data.image_size, "image.channels": data.channels}), data
+
+
+def _facts(space: Space, data: Prepared, helper: Helper, hardware: str) -> dict[str, Any]:
+    """Return what a study remembers of its beginning."""
+    return {
+        "imgcls_search": __version__,
+        "space": records.to_json(space.document),
+        "data": {
+            "fingerprint": data.fingerprint,
+            "classes": list(data.classes),
+            "images": dict(data.counts),
+        },
+        "versions": helper.versions(),
+        "hardware": hardware,
+    }
+
+
+def _memory_needs(space: Space, helper: Helper, num_classes: int) -> list[float]:
+    """Return the estimated peak of memory in training, bytes, of random draws that can be built."""
+    needs = []
+    for config, shape in _random_configs(space, PACKING_DRAWS, num_classes):
+        with contextlib.suppress(BuildError):
+            needs.append(helper.measure(config, shape)["memory"])
+    return needs or [0.0]
+
+
+def _random_configs(space: Space, count: int, num_classes: int) -> Iterator[tuple[TrialConfig, InputShape]]:
+    for number in range(count):
+        config = draw_random(View(space, [], [], 0), number, 0).config
+        image = config.section("image")
+        yield config, InputShape(image_size=image["size"], channels=image["channels"], classes=num_classes)
+
+
+def fetch_weights(space: Space, helper: Helper, num_classes: int) -> None:
+    """Fetch the pretrained weights that the trials of a space start from, as far as random draws show which.
+
+    Raises:
+        CheckpointError: they cannot be fetched or read.
+    """
+    if not space.gives("weights"):
+        return
+    seen = set()
+    for config, shape in _random_configs(space, WEIGHTS_DRAWS, num_classes):
+        if config.digest("model", "image") not in seen:
+            seen.add(config.digest("model", "image"))
+            with contextlib.suppress(BuildError):
+                helper.fetch_weights(config, shape)

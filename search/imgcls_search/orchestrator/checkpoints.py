@@ -1,0 +1,45 @@
+"""Which weights of a study are kept: those of the best trials and of trials that may go on, within a budget of disk."""
+
+from __future__ import annotations
+
+from imgcls_search.orchestrator.context import SearchContext
+from imgcls_search.study import best
+
+
+class Checkpoints:
+    """Keeps the folder of checkpoints small."""
+
+    def __init__(self, context: SearchContext) -> None:
+        self.record, self.files, self.settings = context.record, context.files, context.settings
+        self.sign, self.say = context.sign, context.say
+        self.folder = self.files.checkpoint(0).parent
+
+    def clear_leftovers(self) -> None:
+        """Delete what a killed worker was in the middle of writing."""
+        for path in self.folder.glob("*.tmp"):
+            path.unlink(missing_ok=True)
+
+    def tidy(self) -> None:
+        """Keep the weights of the best trials and of those that may go on; delete the others."""
+        kept = {trial.number for trial in best.ranked(self.record)[: self.settings.keep]}
+        kept |= {trial.number for trial in self.record.trials if trial.is_open}
+        for path in self.folder.glob("trial-*.*"):
+            if int(path.name[6:11]) not in kept:
+                path.unlink(missing_ok=True)
+        self._keep_within_budget()
+
+    def _keep_within_budget(self) -> None:
+        """Prune paused trials, from the worst up, until the checkpoints fit into `study.disk_gb`."""
+        sizes = {path: path.stat().st_size for path in self.folder.glob("trial-*.pt")}
+        paused = [trial for trial in self.record.trials if trial.state == "paused"]
+        paused.sort(key=lambda trial: (trial.epoch, self.sign * trial.value_at(trial.epoch)))
+        for trial in paused:
+            if sum(sizes.values()) <= self.settings.disk_gb * 1e9:
+                return
+            self.record.prune(
+                trial, f"its checkpoint was deleted to stay within study.disk_gb={self.settings.disk_gb:g}"
+            )
+            self.say(f"trial {trial.number}: {trial.reason}")
+            path = self.files.checkpoint(trial.number)
+            path.unlink(missing_ok=True)
+            sizes.pop(path, None)

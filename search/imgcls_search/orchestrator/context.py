@@ -1,0 +1,61 @@
+"""What all parts of one search share, and the role of the helper beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+from imgcls_search.config import TrialConfig
+from imgcls_search.data import InputShape, Prepared
+from imgcls_search.space import Space
+from imgcls_search.study.files import StudyFiles
+from imgcls_search.study.record import Record
+from imgcls_search.study.settings import StudySettings
+
+
+class Assistant(Protocol):
+    """Who answers what needs torch or the images: a process, or in a replay nobody."""
+
+    @property
+    def is_measuring(self) -> bool:
+        """True while somebody waits for an answer."""
+
+    def prepare(self, config: TrialConfig) -> Prepared:
+        """Return the data set of a configuration."""
+
+    def measuring(self, config: TrialConfig, shape: InputShape) -> Generator[None, None, dict[str, float]]:
+        """Return the sizes of a configuration; yield as long as they are not there."""
+
+    def wait(self, seconds: float | None) -> None:
+        """Return when an answer is there, or after so many seconds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchContext:
+    """One study, its space and its settings."""
+
+    space: Space
+    files: StudyFiles
+    record: Record
+    settings: StudySettings
+    say: Callable[[str], None]
+    """Takes a line that a person should see."""
+
+    @cached_property
+    def epochs(self) -> int:
+        """Epochs of a full training."""
+        epochs: int = self.space.first().section("training")["epochs"]
+        return epochs
+
+    @cached_property
+    def sign(self) -> int:
+        """1 where the first objective is maximized, -1 where it is minimized."""
+        return 1 if self.space.objectives[0][1] == "maximize" else -1
+
+
+def study_settings(space: Space) -> StudySettings:
+    """Return the settings of the `study` section without its components."""
+    known = StudySettings.__dataclass_fields__
+    return StudySettings(**{name: value for name, value in space.study.items() if name in known})

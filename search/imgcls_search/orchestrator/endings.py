@@ -1,0 +1,63 @@
+"""Why a call of `run` ends: a budget is spent, a target is reached, or somebody says stop."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Literal
+
+from imgcls_search.orchestrator.context import SearchContext
+from imgcls_search.study import outlook
+
+Ending = Literal["finished", "exhausted", "timeout", "epochs", "target", "gain", "interrupted", "terminated"]
+"""`epochs`: `study.max_epochs` are trained; `target`: a complete trial has `study.target`; `gain`: see `min_gain`."""
+
+
+def reached_end(context: SearchContext, seconds: float) -> Ending | None:
+    """Return why a search is over after so many seconds of this call, or None while it is not."""
+    settings, trials = context.settings, context.record.trials
+    if settings.timeout is not None and seconds > settings.timeout:
+        return "timeout"
+    if settings.max_epochs is not None and sum(trial.epoch for trial in trials) >= settings.max_epochs:
+        return "epochs"
+    if settings.target is not None and _has_reached(context, settings.target):
+        return "target"
+    if settings.min_gain is not None:
+        found = outlook.outlook(context.record)
+        if found is not None and found.gain < settings.min_gain:
+            return "gain"
+    return None
+
+
+def _has_reached(context: SearchContext, target: float) -> bool:
+    """Tell whether a complete trial within all limits is as good as the target."""
+    return any(
+        trial.values is not None and context.sign * trial.values[0] >= context.sign * target
+        for trial in context.record.trials
+        if trial.state == "complete" and trial.is_feasible
+    )
+
+
+@contextmanager
+def stopping_on_signals(stop: Callable[[Ending], bool]) -> Iterator[None]:
+    """Turn the first Ctrl-C, SIGTERM or SIGHUP into a request.
+
+    `stop` returns False to a second one, which ends the run now.
+    """
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        if not stop("interrupted" if number == signal.SIGINT else "terminated"):
+            raise KeyboardInterrupt
+
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        # The terminal was closed, or the connection to it; `nohup` makes a program ignore that.
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, ask) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

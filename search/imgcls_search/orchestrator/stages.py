@@ -1,0 +1,111 @@
+"""What a trial needs next: to train to its milestone, to be scored, timed and drawn there, and then a decision.
+
+```
+TRAIN ──> SCORE ──> TIME ──> DRAW ──> DECIDE ──> TRAIN (it goes on, or is promoted later), or its end
+```
+
+A trial passes the stages that its study asks for and skips the others. Its stage follows from what is recorded of it,
+so that a restart finds every trial where it was; `Stages.move` checks each step against the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from enum import Enum
+from typing import Literal
+
+from imgcls_search.trial import Trial
+
+
+class Stage(Enum):
+    """What a trial needs next."""
+
+    TRAIN = "train"
+    """Epochs up to its milestone."""
+
+    SCORE = "score"
+    """To be compressed, exported and measured as it would be deployed."""
+
+    TIME = "time"
+    """Its latency, while no other trial computes."""
+
+    DRAW = "draw"
+    """Pictures, since it is about to end among the best."""
+
+    DECIDE = "decide"
+    """A decision of the pruner, or its end: all that this needs is known."""
+
+
+TRANSITIONS: Mapping[Stage, frozenset[Stage]] = {
+    Stage.TRAIN: frozenset({Stage.SCORE, Stage.DRAW, Stage.DECIDE}),
+    Stage.SCORE: frozenset({Stage.TIME, Stage.DRAW, Stage.DECIDE}),
+    Stage.TIME: frozenset({Stage.DRAW, Stage.DECIDE}),
+    # A better trial may end meanwhile.
+    Stage.DRAW: frozenset({Stage.DECIDE}),
+    Stage.DECIDE: frozenset({Stage.TRAIN}),
+}
+"""Which stages may follow a stage."""
+
+WORK: Mapping[Stage, Literal["train", "time", "draw"]] = {
+    Stage.TRAIN: "train",
+    # The worker that trained it has it in memory; another one reads its checkpoint.
+    Stage.SCORE: "train",
+    Stage.TIME: "time",
+    Stage.DRAW: "draw",
+}
+"""The kind of job that does what a stage needs."""
+
+
+class Stages:
+    """Tells the stage of each trial of one study."""
+
+    def __init__(
+        self,
+        *,
+        epochs: int,
+        is_measured: bool,
+        is_timed: bool,
+        deserves_pictures: Callable[[Trial], bool],
+    ) -> None:
+        """`epochs` are those of a full training.
+
+        `is_measured` says whether the study asks for numbers of the exported network, `is_timed` whether latency is
+        one of them. `deserves_pictures` is asked once a trial is trained and measured.
+        """
+        self.epochs = epochs
+        self.is_measured = is_measured
+        self.is_timed = is_timed
+        self.deserves_pictures = deserves_pictures
+        self.stages: dict[int, Stage] = {}
+        """The stage of each trial that has moved, by number."""
+
+    def of(self, trial: Trial) -> Stage:
+        """Return the stage that follows from what is recorded of an open trial."""
+        if trial.epoch < trial.until:
+            return Stage.TRAIN
+        if self.is_scored_at(trial, trial.epoch) and trial.epoch not in trial.scores:
+            return Stage.SCORE
+        if self.is_timed and trial.epoch == self.epochs and "latency_ms" not in trial.scores[trial.epoch]:
+            return Stage.TIME
+        if trial.epoch == self.epochs and trial.pictures is None and self.deserves_pictures(trial):
+            return Stage.DRAW
+        return Stage.DECIDE
+
+    def move(self, trial: Trial) -> Stage:
+        """Move an open trial to the stage where its record says that it is, and return that."""
+        before, now = self.stages.get(trial.number), self.of(trial)
+        assert before in (None, now) or now in TRANSITIONS[before], f"trial {trial.number}: {before} to {now}"
+        self.stages[trial.number] = now
+        return now
+
+    def now(self, trial: Trial) -> Stage | None:
+        """Return the stage that a trial was last moved to, None before that."""
+        return self.stages.get(trial.number)
+
+    def exports(self, trial: Trial) -> bool:
+        """Tell whether what a trial is worth at its end is read from its exported network."""
+        return trial.compresses or self.is_measured
+
+    def is_scored_at(self, trial: Trial, epoch: int) -> bool:
+        """Tell whether a milestone asks for more than the epoch's own metrics."""
+        return trial.compresses or (epoch == self.epochs and self.exports(trial))

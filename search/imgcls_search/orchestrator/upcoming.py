@@ -1,0 +1,199 @@
+"""The next trial: a new one, drawn and measured before a worker is free, or a paused one that goes on instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from imgcls_search.config import TrialConfig
+from imgcls_search.data import InputShape
+from imgcls_search.errors import BuildError, NoResultError, SpaceError
+from imgcls_search.orchestrator.context import Assistant, SearchContext
+from imgcls_search.space import start_of
+from imgcls_search.strategy.closing import Left, finisher, foremost
+from imgcls_search.strategy.draws import draw_start
+from imgcls_search.strategy.propose import Proposal, Proposer
+from imgcls_search.strategy.view import View
+from imgcls_search.study.record import Stranger
+from imgcls_search.trial import Trial
+
+if TYPE_CHECKING:
+    from imgcls_search.strategy.pruners import Pruner
+
+POLL_SECONDS = 0.2
+"""How long a Ctrl-C may go unnoticed."""
+
+
+class Upcoming:
+    """Draws new trials one ahead, and promotes paused ones."""
+
+    def __init__(
+        self,
+        context: SearchContext,
+        proposer: Proposer,
+        pruner: Pruner,
+        helper: Assistant,
+        *,
+        left: Callable[[], Left | None],
+        must_rest: Callable[[], bool],
+    ) -> None:
+        """`left` tells what is left of a budget, `must_rest` whether nothing may compute beside a measurement."""
+        self.context = context
+        self.record = context.record
+        self.proposer = proposer
+        self.pruner = pruner
+        self.helper = helper
+        self.left = left
+        self.must_rest = must_rest
+        self.drawn: Trial | None = None
+        """The next new trial, drawn and measured but not yet recorded."""
+        self.claimed: Stranger | None = None
+        """The waiting trial that the next one is made of, if it is."""
+        self.drawing: Iterator[None] | None = None
+        """The search for it, if under way."""
+        self.is_exhausted = False
+
+    def next(self) -> Trial | None:
+        """Return the trial that a free worker should take, recorded as such; None where there is none now."""
+        while self.drawing is not None:
+            # A promotion now would change what the next trial is drawn by.
+            self.look_ahead()
+            self.helper.wait(POLL_SECONDS)
+        left = self.left()
+        last = finisher(self.record.trials, self.context.epochs, self.context.sign, left) if left is not None else None
+        if last is not None:
+            return self.finish(last)
+        promoted = self.pruner.promote(self.record.trials)
+        if promoted is not None:
+            self.record.set_plan(promoted, until=self.pruner.milestone(promoted), paused=False)
+            return promoted
+        while True:
+            while self.can_look_ahead():
+                self.look_ahead()
+                self.helper.wait(POLL_SECONDS)
+            if self.drawn is None:
+                return None
+            if (trial := self._new_trial()) is not None:
+                return trial
+
+    def best_paused(self) -> Trial | None:
+        """Return the best paused trial, to train to its end, where no trial is complete."""
+        paused = [trial for trial in self.record.trials if trial.state == "paused"]
+        if not paused or any(trial.state == "complete" for trial in self.record.trials):
+            return None
+        best = foremost(paused, self.context.sign)
+        return self.finish(best) if best is not None else None
+
+    def finish(self, trial: Trial) -> Trial:
+        """Let a paused trial train to its end."""
+        self.record.set_plan(trial, until=self.context.epochs, paused=False)
+        return trial
+
+    def can_look_ahead(self) -> bool:
+        """Tell whether another new trial may be drawn now."""
+        is_wanted = len(self.record.trials) < self.context.settings.trials
+        return self.drawn is None and not self.is_exhausted and is_wanted and not self.must_rest()
+
+    def look_ahead(self) -> None:
+        """Take one step towards the next new trial, so that it is ready before a worker is free."""
+        if not self.can_look_ahead():
+            return
+        if self.drawing is None:
+            self.drawing = self._draw()
+        if next(self.drawing, "over") == "over":
+            self.drawing = None
+
+    def _draw(self) -> Iterator[None]:
+        """Draw and measure candidates, one a step, until one is fit to be the next trial."""
+        try:
+            if (yield from self._draw_waiting()):
+                return
+            for proposal in self.proposer.proposals(self.record.trials):
+                if proposal is not None:
+                    self.drawn = self._trial_of(proposal)
+                    return
+                yield
+        except NoResultError as error:
+            if not self.record.trials:
+                raise
+            self.context.say(str(error))
+        self.is_exhausted = True
+
+    def _draw_waiting(self) -> Generator[None, None, bool]:
+        """Make the next trial of one that others put into the study to be tried; False where none can be."""
+        # The space's own start settings are known by their place among the trials.
+        if len(self.record.trials) < len(self.context.space.start):
+            return False
+        self.record.look_again()
+        for stranger in [other for other in self.record.strangers.values() if other.state == "waiting"]:
+            answer = yield from self._proposal_of(stranger)
+            if not isinstance(answer, str):
+                self.drawn, self.claimed = replace(self._trial_of(answer), number=stranger.number), stranger
+                return True
+            self.record.refuse(stranger, answer)
+            self.context.say(f"trial {stranger.number}: waited to be tried, and failed: {answer}")
+        return False
+
+    def _proposal_of(self, stranger: Stranger) -> Generator[None, None, Proposal | str]:
+        """Return what a waiting trial asks for, or why it cannot be tried."""
+        space = self.context.space
+        try:
+            params = start_of(stranger.params, space.root)
+        except SpaceError as error:
+            return "; ".join(str(error).splitlines())
+        view = View(space, self.record.trials, [], self.context.settings.seed)
+        candidate = draw_start(view, params, len(self.record.trials))
+        sizes = yield from self.proposer.weigh(candidate.config)
+        return sizes if isinstance(sizes, str) else Proposal(candidate=candidate, sizes=sizes, rejections=())
+
+    def _trial_of(self, proposal: Proposal) -> Trial:
+        return Trial(
+            number=self.record.next_number,
+            candidate=proposal.candidate,
+            seed=_training_seed(self.context.settings.seed, len(self.record.trials)),
+            sizes=proposal.sizes,
+            metric=self.context.space.objectives[0][0],
+            rejected_before=proposal.rejections,
+        )
+
+    def _new_trial(self) -> Trial | None:
+        """Record the next new trial; None where it waited in the study and somebody else has taken it."""
+        trial, self.drawn = self.drawn, None
+        claimed, self.claimed = self.claimed, None
+        assert trial is not None
+        # What is known to be good trains to its end, whatever its early epochs say: all else must beat it.
+        is_start = claimed is not None or len(self.record.trials) < len(self.context.space.start)
+        trial.until = self.context.epochs if is_start else self.pruner.milestone(trial)
+        if claimed is None:
+            self.record.add(trial)
+        elif not self.record.claim(claimed, trial):
+            return None
+        else:
+            self.context.say(f"trial {trial.number}: waited in the study to be tried; it begins")
+        # A leftover of a study of the same name that was deleted.
+        self.context.files.log(trial.number).unlink(missing_ok=True)
+        return trial
+
+
+def sizes_within_limits(
+    context: SearchContext, helper: Assistant, config: TrialConfig, num_classes: int
+) -> Generator[None, None, Mapping[str, float] | str]:
+    """Return the sizes of a configuration, or why it can be no trial; yield while they are being measured."""
+    try:
+        image = config.section("image")
+        shape = InputShape(image_size=image["size"], channels=image["channels"], classes=num_classes)
+        sizes = yield from helper.measuring(config, shape)
+    except BuildError as error:
+        return str(error)
+    for name, limit in context.space.limits.items():
+        if sizes.get(name, 0) > limit:
+            return f"limits.{name}: over {limit:g}"
+    return sizes
+
+
+def _training_seed(study_seed: int, number: int) -> int:
+    """Return the seed of a trial's training: another for each trial, the same after a restart."""
+    import numpy as np
+
+    return int(np.random.SeedSequence([study_seed, number, 1]).generate_state(1)[0] // 2)

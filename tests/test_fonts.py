@@ -143,7 +143,7 @@ def test_matplotlib_reads_no_settings_of_the_user(tmp_path: Path) -> None:
     code = "from imgcls_search.worker import figures; import matplotlib as mpl; print(mpl.rcParams['axes.facecolor'])"
     code += "; figures.to_png(figures.bars({'a': 1.0}, 'x')); import os; print(os.environ['MPLBACKEND'])"
     variables = {
-        "PYTHONPATH": str(Path(__file__).parent.parent),
+        "PYTHONPATH": str(Path(__file__).parent.parent / "search"),
         "MPLBACKEND": "nonsense",
         "MATPLOTLIBRC": str(tmp_path / "home"),
         "MPLCONFIGDIR": str(tmp_path / "home"),

@@ -17,6 +17,9 @@ OPEN: tuple[State, ...] = ("running", "paused")
 ENDED = -1
 """What `Trial.decided_at` says of a trial that trains no more."""
 
+NOT_PROMOTED = "the search ended before it was promoted"
+"""Why a paused trial is pruned at the end of a search."""
+
 SIZES: Mapping[str, str] = {
     "params": "number of parameters; known before training",
     "macs": "multiply-accumulates for one image; known before training",

@@ -93,7 +93,7 @@ def test_streams_of_a_narrow_encoding_take_any_name(tmp_path: Path, settings: di
         "echo(name); echo(name, error=True); print_table((name,), [(name,)]); TrainingScreen(Console()).say(name)\n"
         "print(name)\n"
     )
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), **settings}
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "search"), **settings}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(r"\udce9 ") == 5

@@ -21,14 +21,14 @@ from typer.main import get_command
 from tests.conftest import TINY, Answer, begin_command, is_one_line
 from tests.warm import Warm
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 README = (TESTS.parent / "README.md").read_text()
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
 
 
 def command_lines() -> Iterator[list[str]]:
     """Yield the strings of every call and sequence in the tests that begins with a command, and the README's lines."""
-    for path in TESTS.glob("test_*.py"):
+    for path in TESTS.rglob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             match node:
                 case ast.Call():

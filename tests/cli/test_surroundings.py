@@ -19,7 +19,7 @@ from PIL import Image
 
 from tests.conftest import PATIENCE, TINY, Answer, linux_only
 
-PACKAGE = str(Path(__file__).parents[2])
+PACKAGE = str(Path(__file__).parents[2] / "search")
 COMMAND = f"{shlex.quote(sys.executable)} -m search"
 
 

@@ -12,10 +12,25 @@ import pytest
 from tests.conftest import PATIENCE, linux_only
 
 LIBRARIES = (
-    *("search", "torch", "torchvision", "numpy", "scipy", "sklearn", "optuna", "optuna_dashboard", "sqlalchemy", "ray"),
+    *(
+        "search",
+        "imgcls_search",
+        "torch",
+        "torchvision",
+        "numpy",
+        "scipy",
+        "sklearn",
+        "optuna",
+        "optuna_dashboard",
+        "sqlalchemy",
+        "ray",
+    ),
     *("alembic", "typer", "rich", "yaml", "PIL", "filelock", "matplotlib", "jinja2", "onnx", "onnxscript", "psutil"),
     *("onnxruntime", "timm", "msgpack", "google", "bottle", "sitecustomize", "usercustomize", "tests", "setup"),
 )
+
+SOURCE = str(Path(__file__).parents[2] / "search")
+"""Where the package is."""
 
 SPACE = """
 study: {trials: 2, pictures: true}
@@ -56,7 +71,7 @@ def command(hostile: Path, script: Path) -> Callable[..., str]:
     """Run the installed command in the folder, and look what was imported from there."""
 
     def run(*arguments: str, start: tuple[str, ...] = (str(script),), **environment: str) -> str:
-        package = str(Path(__file__).parents[2])
+        package = SOURCE
         paths = os.pathsep.join([package, *([p] if (p := os.environ.get("PYTHONPATH")) else [])])
         env = {**os.environ, "PYTHONPATH": paths, **environment}
         env.pop("PYTHONSAFEPATH", None)
@@ -101,7 +116,13 @@ def test_module_started_by_its_name_imports_no_library_from_the_working_folder(
 ) -> None:
     # What Python itself imports to start a module is beyond the module.
     for path in hostile.glob("*.py"):
-        if path.stem == "search" or path.stem not in (*LIBRARIES, "json", "logging", "socket", "multiprocessing"):
+        if path.stem == "imgcls_search" or path.stem not in (
+            *LIBRARIES,
+            "json",
+            "logging",
+            "socket",
+            "multiprocessing",
+        ):
             path.unlink()
     assert "2 complete" in command("run", "space.yaml", start=("-m", "imgcls_search"))
 
@@ -109,7 +130,7 @@ def test_module_started_by_its_name_imports_no_library_from_the_working_folder(
 def test_path_that_the_user_names_stays(command: Callable[..., str], hostile: Path) -> None:
     (hostile / "extra").mkdir()
     (hostile / "extra" / "sitecustomize.py").write_text("import os; os.environ['SEEN'] = '1'; open('seen', 'a')")
-    paths = os.pathsep.join([str(Path(__file__).parents[2]), str(hostile / "extra")])
+    paths = os.pathsep.join([SOURCE, str(hostile / "extra")])
     command("check", "space.yaml", "--samples", "0", PYTHONPATH=paths)
     assert (hostile / "seen").exists()
 
@@ -119,7 +140,7 @@ def test_processes_are_kept_from_the_folder_without_python_having_a_setting_for_
     # As Python 3.10 has none; what is started first is the tracker of resources, then the fork server.
     script = hostile.parent / "start.py"
     script.write_text(
-        f"import sys\nsys.path[0] = {str(Path(__file__).parents[2])!r}\n"
+        f"import sys\nsys.path[0] = {SOURCE!r}\n"
         "from pathlib import Path\nfrom imgcls_search.executors.helper import Helper\n"
         "if __name__ == '__main__':\n    print(Helper(Path('studies')).versions())\n"
     )

@@ -250,6 +250,8 @@ def test_asha_pauses_promotes_and_closes(tiny: Path, imgcls: Callable[..., Answe
     answer = imgcls("run", tiny, *settings)
     assert answer.code == 0, answer.err
     trials = open_study(tiny.parent / "studies").trials
+    # Said once, whatever their number.
+    assert answer.out.count("the search ended before they were promoted") == 1
     lengths = [len(trial.user_attrs["epochs"]) for trial in trials]
     assert len(trials) == 7
     assert set(lengths) <= {1, 2, 4, 5}

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 
 import pytest
-
 from imgcls_search.orchestrator.stages import TRANSITIONS, WORK, Stage, Stages
 from imgcls_search.trial import Trial
+
 from tests.strategy.test_strategy import trial
 
 EPOCHS = 4

@@ -15,7 +15,7 @@ from rich.text import Text
 from imgcls_search import durations
 from imgcls_search.study import best
 from imgcls_search.terminal import shown
-from imgcls_search.trial import Trial
+from imgcls_search.trial import NOT_PROMOTED, Trial
 
 if TYPE_CHECKING:
     from imgcls_search.orchestrator.search import Search
@@ -76,15 +76,19 @@ class SearchScreen:
         self.latest, self.looked_at = None, time.monotonic()
         trials = search.record.trials
         if self.done_before is None:
-            self.done_before = _num_done(search) - 1
+            self.done_before = _num_settled(search) - 1
             self.told = {trial.number for trial in trials if not trial.is_open}
         if self.live is not None:
             self.live.update(self._table(search))
             return
-        for trial in trials:
-            if not trial.is_open and trial.number not in self.told:
-                self.told.add(trial.number)
+        ended = [trial for trial in trials if not trial.is_open and trial.number not in self.told]
+        self.told |= {trial.number for trial in ended}
+        unpromoted = [trial for trial in ended if trial.reason == NOT_PROMOTED]
+        for trial in ended:
+            if trial not in unpromoted:
                 self.say(f"{_sentence(trial)}  |  {self._state(search)}")
+        if unpromoted:
+            self.say(f"{len(unpromoted)} paused trial(s) pruned: the search ended before they were promoted")
         if self._is_time():
             self.say(self._state(search))
 
@@ -97,7 +101,7 @@ class SearchScreen:
     def _state(self, search: Search) -> str:
         trials = search.record.trials
         counts = {state: sum(trial.state == state for trial in trials) for state in ("paused", "pruned", "fail")}
-        done = _num_done(search)
+        done = _num_ended(search)
         parts = [f"{done}/{search.settings.trials} trials", f"{len(search.working)} running"]
         parts += [f"{count} {state}" for state, count in counts.items() if count]
         ranking = best.ranked(search.record)
@@ -106,7 +110,7 @@ class SearchScreen:
         elif leader := _leader(search):
             shown = f"{leader.metric} {leader.value_at(leader.last_shown):.4g}"
             parts.append(f"leading {shown} at epoch {leader.last_shown} (trial {leader.number})")
-        parts.append(self._time_left(search, done))
+        parts.append(self._time_left(search, _num_settled(search)))
         return ", ".join(parts)
 
     def _time_left(self, search: Search, done: int) -> str:
@@ -121,7 +125,7 @@ class SearchScreen:
 
     def _table(self, search: Search) -> RenderableType:
         progress = Progress(TextColumn(search.space.name), BarColumn(), MofNCompleteColumn(), auto_refresh=False)
-        progress.add_task("", total=search.settings.trials, completed=_num_done(search))
+        progress.add_task("", total=search.settings.trials, completed=_num_ended(search))
         table = Table(box=None, padding=(0, 2, 0, 0), expand=True)
         for heading in ("trial", "state", "epoch", search.space.objectives[0][0]):
             # A terminal that is too narrow cuts the configuration, never these.
@@ -235,8 +239,12 @@ class TrainingScreen:
         self.say(f"seed {seed}: epoch {epoch}/{epochs}, {shown}")
 
 
-def _num_done(search: Search) -> int:
-    """Return how many trials ended or rest, as most that rest never go on."""
+def _num_ended(search: Search) -> int:
+    return sum(not trial.is_open for trial in search.record.trials)
+
+
+def _num_settled(search: Search) -> int:
+    """Return how many trials ended or are paused, by which the time left is told: most paused ones never go on."""
     return sum(trial.state != "running" for trial in search.record.trials)
 
 

@@ -39,7 +39,7 @@ from imgcls_search.strategy.samplers import SAMPLERS, Sampler
 from imgcls_search.study import best
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
-from imgcls_search.trial import LATENCY_CONDITIONS, MEASURED, OPEN, Trial
+from imgcls_search.trial import LATENCY_CONDITIONS, MEASURED, NOT_PROMOTED, OPEN, Trial
 
 GLANCE_SECONDS = 0.01
 """How long to listen for events before looking whether the helper has measured the next candidate."""
@@ -156,7 +156,7 @@ class Search:
                     if self.stopping is None:
                         self.upcoming.look_ahead()
         if self.stopping is None:
-            self._close_paused("the search ended before it was promoted")
+            self._close_paused(NOT_PROMOTED)
         self._note_run()
         return self.stopping or ("exhausted" if self.upcoming.is_exhausted else "finished")
 

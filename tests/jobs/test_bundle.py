@@ -178,7 +178,9 @@ def test_predict_takes_folders_and_skips_what_is_no_image(here: Run, tmp_path: P
     assert answer.code == 0
     assert [line.split(": ")[0] for line in answer.out.splitlines()] == ["more/a.png", "more/deep/b.jpg"]
     assert all(len(line.split(": ")[1].split(", ")) == 1 for line in answer.out.splitlines())
-    reasons = dict(line.split(": ")[1:3] for line in answer.err.splitlines())
+    told, *skipped = answer.err.splitlines()
+    assert told == "more: not counted: 1 x file ending in .txt (notes.txt)"
+    reasons = dict(line.split(": ")[1:3] for line in skipped)
     assert reasons.keys() == {"more/c.jpg", "more/d.png", "more/float.tiff", "empty", "missing.jpg", "model/model.onnx"}
     assert reasons["more/d.png"] == reasons["model/model.onnx"] == "not an image"
     assert reasons["missing.jpg"] == "No such file or directory"

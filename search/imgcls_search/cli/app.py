@@ -427,7 +427,7 @@ def _export_bundle(
         trained = from_weights(Path(source))
     else:
         trained = from_trial(find_study(studies, source, settle(storage)), trial)
-    found = deliver(trained, out, image_cache(studies), partial(echo, error=True))
+    found = deliver(trained, out, image_cache(studies), partial(echo, error=as_json))
     if as_json:
         _print_json(found)
         return

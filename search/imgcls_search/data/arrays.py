@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imgcls_search.data.decode import THREADS, blank, decode, reason, unlimited_pillow
-from imgcls_search.data.source import Source, Split
+from imgcls_search.data.source import Source, Split, advice
 from imgcls_search.errors import DataError
 
 BATCH = 256
@@ -155,7 +155,7 @@ class _Writer:
             more = f" and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
             raise _UnreadableError(
                 f"{self.source.place}: {len(broken)} of {self.total} images cannot be read: "
-                f"{', '.join(broken[:SHOWN])}{more}",
+                f"{', '.join(broken[:SHOWN])}{more}{advice(self.source, self.total - len(broken))}",
                 self.broken,
             )
         # Last, so that a folder with this file has the others.

@@ -215,11 +215,11 @@ class Tally:
         """Return whether an entry is hidden, a system's own or a broken link, and count it."""
         name = entry.name
         if name.startswith(".") or name.lower() in (*SYSTEM_FOLDERS, *SYSTEM_FILES):
-            is_folder = entry.is_dir()
+            is_folder = not _is_broken(entry) and entry.is_dir()
             if is_folder or counts_files:
                 self.add("hidden or system folder" if is_folder else "hidden or system file", entry.path)
             return True
-        if entry.is_symlink() and not Path(entry.path).exists():
+        if _is_broken(entry):
             self.broken_links.append(self.name(entry.path))
             return True
         return False
@@ -228,6 +228,11 @@ class Tally:
         """Count a file that is no image by its ending."""
         ending = Path(name).suffix.lower()
         self.add(f"file ending in {ending}" if ending else "file without an ending", path)
+
+
+def _is_broken(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a link that leads nowhere, or to itself."""
+    return entry.is_symlink() and not Path(entry.path).exists()
 
 
 def _trees(top: Path, place: str, *, needs_train: bool) -> dict[Split, Path]:
@@ -264,7 +269,7 @@ def _look_beside(top: Path, trees: Mapping[Split, Path], tally: Tally) -> None:
             # Where classes are looked for, hidden folders and broken links were counted on the way.
             if is_above and (entry.name in trees or tally.skips(entry)):
                 continue
-            if not is_above and (entry.is_dir() or (entry.is_symlink() and not Path(entry.path).exists())):
+            if not is_above and (_is_broken(entry) or entry.is_dir()):
                 continue
             if entry.is_dir():
                 tally.add(f"folder beside {trees['train'].name}/", entry.path)

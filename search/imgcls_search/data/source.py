@@ -110,6 +110,17 @@ class Source:
         )
 
 
+def advice(source: Source, readable: int) -> str:
+    """Return what a person can do about images of a source that cannot be read, to end a message with."""
+    can_skip = source.place.startswith("data.folder") and not source.skips_unreadable and readable
+    return "; mend or delete them, or leave them out with --skip-unreadable" if can_skip else ""
+
+
+def counted(word: str, count: int) -> str:
+    """Return a number with its word: `1 image`, `2 classes`."""
+    return f"{count:,} {word}" if count == 1 else f"{count:,} {word}{'es' if word.endswith('s') else 's'}"
+
+
 def assemble(
     *,
     name: str,

@@ -21,7 +21,7 @@ from imgcls_search.data import arrays, fingerprint
 from imgcls_search.data.arrays import Progress
 from imgcls_search.data.decode import unreadable
 from imgcls_search.data.image import InputShape
-from imgcls_search.data.source import Source, Split
+from imgcls_search.data.source import Source, Split, counted
 from imgcls_search.data.stream import Streamed
 from imgcls_search.errors import BuildError, DataError
 
@@ -80,14 +80,17 @@ class Prepared:
         """Return what a person should know of the pixels, a line each."""
         found = []
         if self.unreadable:
-            found.append(f"left out {len(self.unreadable):,} images that cannot be read: {', '.join(self.unreadable)}")
+            number = counted("image", len(self.unreadable))
+            found.append(f"left out {number} that cannot be read: {', '.join(self.unreadable)}")
         if self.twins:
             found.append(
-                f"{self.twins:,} images are in two classes with the same pixels, for example "
-                f"{self.twins_for_example[0]}: nothing can tell them apart"
+                f"{counted('image', self.twins)} with the pixels of an image of another class, for example "
+                f"{self.twins_for_example[0]}: the same picture in two classes cannot be learned"
             )
         if self.blank:
-            found.append(f"{self.blank:,} images are almost blank, for example {self.blank_for_example[0]}")
+            verb = "is" if self.blank == 1 else "are"
+            example = self.blank_for_example[0]
+            found.append(f"{counted('image', self.blank)} {verb} almost blank, for example {example}")
         return found
 
     @property

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from imgcls_search.data.decode import GRAY_MODES, MAX_PIXELS, THREADS, reason, unlimited_pillow
-from imgcls_search.data.source import LeftOut, Source, Split
+from imgcls_search.data.source import LeftOut, Source, Split, advice, counted
 from imgcls_search.errors import DataError
 
 LARGEST_CHOICE = 224
@@ -87,9 +87,10 @@ class Summary:
         """Return at most five lines for a person."""
         few, many = self.smallest_class, self.largest_class
         counts = ", ".join(f"{split} {count:,}" for split, count in self.images.items())
+        between = f"smallest class {few[0]!r} ({counted('image', few[1])}), largest {many[0]!r} ({many[1]:,})"
         found = [
-            f"data {self.name}: {self.classes:,} classes, images: {counts}",
-            f"smallest class {few[0]!r} ({few[1]:,} images), largest {many[0]!r} ({many[1]:,})",
+            f"data {self.name}: {counted('class', self.classes)}, images: {counts}",
+            between if few[1] < many[1] else f"{counted('image', few[1])} of each class",
         ]
         if self.sizes is not None:
             found.append(self._sized(self.sizes))
@@ -101,7 +102,8 @@ class Summary:
         if self.notes or self.unreadable:
             notes = [*self.notes]
             if self.unreadable:
-                notes.insert(0, f"{len(self.unreadable):,} images cannot be read, for example {self.unreadable[0]}")
+                number = counted("image", len(self.unreadable))
+                notes.insert(0, f"{number} cannot be read, for example {self.unreadable[0]}")
             found.append(f"note: {'; '.join(notes)}")
         return found
 
@@ -132,7 +134,7 @@ def read_headers(source: Source, splits: Sequence[Split] = ("train", "val")) -> 
         more = f" and {len(unreadable) - 10} more" if len(unreadable) > 10 else ""
         raise DataError(
             f"{source.place}: cannot read {len(unreadable)} of {len(items)} images: {', '.join(unreadable[:10])}{more}"
-            "; mend or delete them" + (", or give --skip-unreadable" if source.place.startswith("data.folder") else "")
+            f"{advice(source, len(items) - len(unreadable))}"
         )
     good = [(name, header) for name, header in zip(names, found, strict=True) if not isinstance(header, str)]
     return Headers(

@@ -20,7 +20,7 @@ from PIL import Image
 from tests.conftest import PATIENCE, TINY, Answer, linux_only
 
 PACKAGE = str(Path(__file__).parents[2] / "search")
-COMMAND = f"{shlex.quote(sys.executable)} -m search"
+COMMAND = f"{shlex.quote(sys.executable)} -m imgcls_search"
 
 
 def shell(line: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,29 +1,16 @@
-"""What the commands share: the options that many take, and how values are printed."""
+"""How the commands print: lines, tables, JSON, and sentences that several of them say."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from imgcls_search.terminal import shown
 
-StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="The name of a study, for example vit-digits.")]
-Studies = Annotated[Path, typer.Option("--studies", metavar="DIR", help="Where studies lie.")]
-Storage = Annotated[
-    str | None,
-    typer.Option(
-        "--storage",
-        metavar="URL",
-        help="A PostgreSQL database of studies; default: $IMGCLS_STORAGE, else SQLite files.",
-    ),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-STUDIES = Path("studies")
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Cell = str | tuple[str, ...]
 """A cell of a table: a line, or several."""
@@ -70,3 +57,34 @@ def print_json(value: Any) -> None:
     """Print a value for scripts."""
     # As ASCII: an escape sequence or half a pair in a name can do no harm there, and comes back as it was.
     print(json.dumps(value, indent=2))
+
+
+def warn(text: str) -> None:
+    """Print one line of warning to standard error."""
+    echo(f"warning: {text}", error=True)
+
+
+def make_console(*, error: bool = False) -> Console:
+    """Return what a screen draws on; with `error` beside the JSON of a command, on standard error."""
+    from rich.console import Console
+
+    return Console(soft_wrap=True, highlight=False, stderr=error)
+
+
+def plain(number: float) -> str:
+    """Return a limit as people write it: no decimals where there are none."""
+    return f"{number:,.0f}" if number == int(number) else f"{number:,}"
+
+
+def best_lines(best: list[dict[str, Any]]) -> Iterable[str]:
+    """Return a line for the best trial, or for each of the first trials of a front."""
+    what = "on the front" if len(best) > 1 else "best"
+    return (f"{what}: trial {trial['trial']}, {pairs(trial['values'])}" for trial in best[:5])
+
+
+def going_on(outlook: dict[str, Any]) -> str:
+    """Return what more trials are likely to bring."""
+    return (
+        f"going on: as many trials again as the {outlook['trials']} that ended are likely to gain at most "
+        f"{outlook['gain']:.2g} {outlook['metric']}"
+    )

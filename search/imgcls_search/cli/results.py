@@ -1,111 +1,125 @@
-"""Commands that look at results: confirm, reproduce, list, trials, compare, report."""
+"""Commands that look at what was found: status, best, front, list, trials, compare, report, dashboard."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from imgcls_search.cli.output import STUDIES, AsJson, Storage, Studies, StudyName, echo, pairs, print_json, print_table
+from imgcls_search.cli.options import (
+    STUDIES,
+    AsJson,
+    Storage,
+    Studies,
+    StudyName,
+    study_files,
+)
+from imgcls_search.cli.output import best_lines, echo, going_on, make_console, pairs, print_json, print_table, warn
 from imgcls_search.errors import UserError
 
 
-def confirm(
-    study: StudyName,
-    top: Annotated[int, typer.Option("--top", min=1, help="How many of the best trials to train again.")] = 3,
-    seeds: Annotated[int, typer.Option("--seeds", min=2, help="Fresh seeds of each; as many again measure.")] = 3,
-    trial: Annotated[
-        int | None, typer.Option("--trial", min=0, help="Train this trial only, for example one of a Pareto front.")
-    ] = None,
-    again: Annotated[bool, typer.Option("--again", help="Confirm anew; opens the test split once more.")] = False,
-    studies: Studies = STUDIES,
-    storage: Storage = None,
-    as_json: AsJson = False,
-) -> None:
-    """Train the best few on fresh seeds, say how much luck was in the winner, then open the test split once.
+def status(study: StudyName, studies: Studies = STUDIES, storage: Storage = None, as_json: AsJson = False) -> None:
+    """Tell how a study stands: trials by state, rejections, troubles, failures, the best so far.
 
     \b
-    imgcls-search confirm vit-digits
-    imgcls-search confirm vit-digits --top 5 --seeds 4
-    imgcls-search confirm compressed-digits --trial 12
-
-    The chosen one is measured by seeds that had no part in the choice. An interrupted confirmation goes on.
+    imgcls-search status vit-digits
+    imgcls-search status vit-digits --json
     """
-    from rich.console import Console
+    from imgcls_search.study.record import load
+    from imgcls_search.study.summary import STATES, summarise
 
-    from imgcls_search.cli.screen import TrainingScreen
-    from imgcls_search.jobs.confirm import confirm as confirm_study
-    from imgcls_search.study.address import settle
-    from imgcls_search.study.files import find_study
-
-    screen = TrainingScreen(Console(stderr=True, soft_wrap=True, highlight=False))
-    found = confirm_study(
-        find_study(studies, study, settle(storage)), top=top, seeds=seeds, again=again, watcher=screen, trial=trial
-    )
-    if as_json:
-        print_json({"study": study, **found})
-        return
-    metric = found["metric"]
-    rows = [
-        (
-            str(entry["trial"]),
-            f"{entry['searched']:.4f}",
-            f"{entry['mean']:.4f} ± {entry['ci95']:.4f}",
-            "chosen" if entry["trial"] == found["chosen"] else "may be as good" if entry["is_tied"] else "",
-        )
-        for entry in found["ranking"]
-    ]
-    print_table(("trial", f"searched {metric}", f"fresh seeds (n={len(found['seeds']['choosing'])})", ""), rows)
-    confirmed, luck, test = found["confirmed"], found["optimism"], found["test"]
-    echo(
-        f"trial {found['chosen']} is confirmed: validation {metric} {confirmed['mean']:.4f} ± {confirmed['ci95']:.4f} "
-        f"(95 %, {len(found['scores'])} seeds that had no part in the choice; std {confirmed['std']:.4f})"
-    )
-    echo(f"optimism of its searched score: {luck['mean']:+.4f} ± {luck['ci95']:.4f} (better than it is by so much)")
-    echo(f"test {metric}: {test['mean']:.4f} ± {test['ci95']:.4f} over seeds, {test['images']} images, opened once")
-
-
-def reproduce(
-    study: StudyName,
-    trial: Annotated[int, typer.Option("--trial", min=0, help="The number of the trial.")],
-    seeds: Annotated[int, typer.Option("--seeds", min=2, help="Other seeds that show the noise, if needed.")] = 3,
-    studies: Studies = STUDIES,
-    storage: Storage = None,
-    as_json: AsJson = False,
-) -> None:
-    """Train a trial again from what the study holds: identical, within the noise of seeds, or different.
-
-    \b
-    imgcls-search reproduce vit-digits --trial 7
-
-    On a CPU with the same versions it is identical. Exit code 1 where it is different.
-    """
-    from rich.console import Console
-
-    from imgcls_search.cli.screen import TrainingScreen
-    from imgcls_search.jobs.reproduce import reproduce as train_again
-    from imgcls_search.study.address import settle
-    from imgcls_search.study.files import find_study
-
-    screen = TrainingScreen(Console(stderr=True, soft_wrap=True, highlight=False))
-    found = train_again(find_study(studies, study, settle(storage)), trial, seeds=seeds, watcher=screen)
+    found = summarise(load(study_files(study, studies, storage)))
     if as_json:
         print_json(found)
-    else:
-        echo(
-            f"{found['verdict']}: trial {trial}, {found['epochs']} epochs, {found['metric']} was {found['then']:.6g}, "
-            f"is now {found['now']:.6g}"
+        return
+    counts = ", ".join(f"{found['trials'][state]} {state}" for state in STATES if found["trials"][state])
+    echo(f"{study}: {found['trials']['total']} trials ({counts or 'none yet'}), {found['epochs']} epochs trained")
+    for reason, count in found["rejected"].items():
+        echo(f"rejected before training: {count} x {reason}")
+    for reason, count in found["troubles"].items():
+        echo(f"trouble on the way: {count} x {reason}")
+    for failure in found["failures"]:
+        echo(f"trial {failure['trial']} failed: {failure['reason']}")
+    for limit, count in found["over_limits"].items():
+        echo(f"complete but over a limit, and so never best: {count} x {limit}")
+    for line in best_lines(found["best"]):
+        echo(line)
+    if found["outlook"]:
+        echo(going_on(found["outlook"]))
+    if found["test_openings"]:
+        echo(f"the test split was opened {len(found['test_openings'])} time(s)")
+
+
+def best(study: StudyName, studies: Studies = STUDIES, storage: Storage = None, as_json: AsJson = False) -> None:
+    """Show the best trial of a study, or its Pareto front where there are several objectives.
+
+    \b
+    imgcls-search best vit-digits
+    imgcls-search best vit-digits --json
+    """
+    from imgcls_search.study.best import front
+    from imgcls_search.study.record import load
+    from imgcls_search.study.summary import describe
+
+    record = load(study_files(study, studies, storage))
+    found = [describe(trial, record) for trial in front(record)]
+    confirmed = record.facts.get("confirmed")
+    if as_json:
+        print_json({"study": study, "best": found, "confirmed": confirmed})
+        return
+    for trial in found:
+        echo(f"trial {trial['trial']}: {pairs(trial['values'])}, {trial['sizes']['params']:,.0f} parameters")
+        for path, value in trial["params"].items():
+            echo(f"  {path}: {value}")
+        for line in _as_deployed(trial["deployed"]):
+            echo(f"  {line}")
+    echo(_trust(confirmed, [trial["trial"] for trial in found], study))
+
+
+def front(
+    study: StudyName,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Draw it as a .png, .svg or .pdf too.")
+    ] = None,
+    studies: Studies = STUDIES,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the Pareto front of a study: the trials that no other beats in every objective.
+
+    \b
+    imgcls-search front compressed-digits
+    imgcls-search front compressed-digits -o front.png
+    imgcls-search front compressed-digits --json
+
+    Trials over a measured limit (latency_ms, size_kb) are never on it.
+    """
+    from imgcls_search.study.record import load
+    from imgcls_search.views.front import describe_front, draw_front
+
+    record = load(study_files(study, studies, storage))
+    found = describe_front(record)
+    if output is not None:
+        draw_front(record, output)
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (
+            str(trial["trial"]),
+            *(f"{value:,.4f}" if value < 1000 else f"{value:,.0f}" for value in trial["values"].values()),
+            f"{trial['sizes']['params']:,.0f}",
         )
-        if found["verdict"] != "identical":
-            echo(
-                f"epoch {found['first_different_epoch']} is the first to differ; noise of seeds ± {found['margin']:.4g}"
-            )
-        for line in found["differs"]:
-            echo(f"differs: {line}")
-    raise typer.Exit(1 if found["verdict"] == "different" else 0)
+        for trial in found["front"]
+    ]
+    print_table(("trial", *((name, f"({how})") for name, how in found["objectives"].items()), "parameters"), rows)
+    echo(f"{len(rows)} of {found['complete']} complete trials; {len(found['over_limits'])} are over a limit")
+    echo(f"what they are: imgcls-search best {study}")
+    if output is not None:
+        echo(f"wrote {output}")
 
 
 def list_studies(studies: Studies = STUDIES, storage: Storage = None, as_json: AsJson = False) -> None:
@@ -155,13 +169,11 @@ def trials(
     imgcls-search trials vit-digits --top 10
     imgcls-search trials mixed-digits --family resnet --csv
     """
-    from imgcls_search.study.address import settle
-    from imgcls_search.study.files import find_study
     from imgcls_search.views.browse import to_csv, trial_rows
 
     if as_json and as_csv:
         raise UserError("--json and --csv: only one of them")
-    rows = trial_rows(find_study(studies, study, settle(storage)), top=top, family=family)
+    rows = trial_rows(study_files(study, studies, storage), top=top, family=family)
     if as_json:
         print_json(rows)
     elif as_csv:
@@ -216,6 +228,90 @@ def compare(
         )
 
 
+def report(
+    study: StudyName,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="HTML", help="The page to write.")],
+    trial: Annotated[
+        int | None, typer.Option("--trial", min=0, help="The trial that the page is about; default: the best.")
+    ] = None,
+    ablation: Annotated[bool, typer.Option("--ablation", help="Retrain the way to the winner, step by step.")] = False,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Fresh seeds of each step of --ablation.")] = 3,
+    studies: Studies = STUDIES,
+    storage: Storage = None,
+) -> None:
+    """Write a study as one page that opens anywhere: the winner, why, how sure, its mistakes, how to go on.
+
+    \b
+    imgcls-search report vit-digits -o report.html
+    imgcls-search report vit-digits -o report.html --ablation
+
+    --ablation trains the first known-good setting and every change that leads from it to the winner, one by one.
+    """
+
+    from imgcls_search.cli.screen import TrainingScreen
+    from imgcls_search.jobs.ablation import ablate
+    from imgcls_search.jobs.export import must_be_writable
+    from imgcls_search.views.report import write_report
+
+    files = study_files(study, studies, storage)
+    files.must_exist()
+    must_be_writable(output)
+    if ablation:
+        screen = TrainingScreen(make_console(error=True))
+        ablate(files, seeds=seeds, watcher=screen, trial=trial)
+    size = write_report(files, output, trial)
+    echo(f"wrote {output}: {size / 1e6:.1f} MB, one file that needs no network")
+
+
+def dashboard(
+    study: StudyName,
+    studies: Studies = STUDIES,
+    storage: Storage = None,
+    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8080,
+) -> None:
+    """Open optuna-dashboard on a study, also while it runs.
+
+    \b
+    imgcls-search dashboard vit-digits
+    imgcls-search dashboard vit-digits --port 9000
+    """
+    from imgcls_search.views.dashboard import is_loopback, make_dashboard
+
+    server = make_dashboard(study_files(study, studies, storage), host, port, warn)
+    if not is_loopback(host):
+        warn("whoever reaches this address can read and delete studies")
+    echo(f"optuna-dashboard on http://{host}:{server.server_port}/ (Ctrl-C ends it)")
+    server.serve_forever()
+
+
+def _trust(confirmed: dict[str, Any] | None, numbers: list[int], study: str) -> str:
+    """Return whether a winner was confirmed, and what that showed."""
+    if confirmed is None:
+        which = " --trial N" if len(numbers) > 1 else ""
+        return (
+            "not confirmed: scores are on the validation split, and luck is in them; "
+            f"imgcls-search confirm {study}{which}"
+        )
+    found, test = confirmed["confirmed"], confirmed["test"]
+    shown = f"{confirmed['metric']} {found['mean']:.4f} ± {found['ci95']:.4f} on fresh seeds, test {test['mean']:.4f}"
+    if confirmed["chosen"] in numbers:
+        return f"confirmed: trial {confirmed['chosen']}, {shown}"
+    return f"not the confirmed winner, which is trial {confirmed['chosen']}: {shown}"
+
+
+def _as_deployed(score: dict[str, float]) -> Iterable[str]:
+    """Return what is to be said of an exported network besides its values."""
+    if "size_kb" in score:
+        yield f"file: {score['size_kb']:,.1f} KB, in a compressed archive {score['archive_kb']:,.1f} KB"
+    if "latency_ms" in score:
+        spread = f"{score['latency_low_ms']:.3f} to {score['latency_high_ms']:.3f}"
+        yield f"latency: {score['latency_ms']:.3f} ms for one image on one thread (10 to 90 %: {spread} ms)"
+    if score.get("sparsity", 0) > 0:
+        share = f"{score['sparsity']:.0%} of the weights"
+        yield f"zeros: {share}; they make the archive smaller, but neither the file, nor the network faster"
+
+
 def _chosen(found: dict[str, Any]) -> str:
     """Return which trials stand for two studies; where several are on a front, by what they were chosen."""
     by, of = found["chosen"]["by"], found["chosen"]["of"]
@@ -246,51 +342,3 @@ def _trial_cells(row: dict[str, Any]) -> tuple[str, ...]:
         f"{row['sizes']['params']:,.0f}",
         settings,
     )
-
-
-def report(
-    study: StudyName,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="HTML", help="The page to write.")],
-    trial: Annotated[
-        int | None, typer.Option("--trial", min=0, help="The trial that the page is about; default: the best.")
-    ] = None,
-    ablation: Annotated[bool, typer.Option("--ablation", help="Retrain the way to the winner, step by step.")] = False,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Fresh seeds of each step of --ablation.")] = 3,
-    studies: Studies = STUDIES,
-    storage: Storage = None,
-) -> None:
-    """Write a study as one page that opens anywhere: the winner, why, how sure, its mistakes, how to go on.
-
-    \b
-    imgcls-search report vit-digits -o report.html
-    imgcls-search report vit-digits -o report.html --ablation
-
-    --ablation trains the first known-good setting and every change that leads from it to the winner, one by one.
-    """
-    from rich.console import Console
-
-    from imgcls_search.cli.screen import TrainingScreen
-    from imgcls_search.jobs.ablation import ablate
-    from imgcls_search.jobs.export import must_be_writable
-    from imgcls_search.study.address import settle
-    from imgcls_search.study.files import find_study
-    from imgcls_search.views.report import write_report
-
-    files = find_study(studies, study, settle(storage))
-    files.must_exist()
-    must_be_writable(output)
-    if ablation:
-        screen = TrainingScreen(Console(stderr=True, soft_wrap=True, highlight=False))
-        ablate(files, seeds=seeds, watcher=screen, trial=trial)
-    size = write_report(files, output, trial)
-    echo(f"wrote {output}: {size / 1e6:.1f} MB, one file that needs no network")
-
-
-COMMANDS: dict[str, Callable[..., None]] = {
-    "confirm": confirm,
-    "reproduce": reproduce,
-    "list": list_studies,
-    "trials": trials,
-    "compare": compare,
-    "report": report,
-}

@@ -1,0 +1,132 @@
+"""Commands that hand on what was found: export, predict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from imgcls_search.cli.options import (
+    STUDIES,
+    AsJson,
+    Storage,
+    Studies,
+    study_files,
+)
+from imgcls_search.cli.output import echo, print_json
+from imgcls_search.errors import NoResultError, UserError
+
+if TYPE_CHECKING:
+    from imgcls_search.data import LeftOut
+
+
+def export(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="STUDY|WEIGHTS", help="The name of a study; with --bundle also a file that train saved."
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="The YAML file to write.")
+    ] = None,
+    bundle: Annotated[
+        Path | None, typer.Option("--bundle", metavar="DIR", help="The folder to write, with the network as ONNX.")
+    ] = None,
+    trial: Annotated[int | None, typer.Option("--trial", help="A trial's number; default: the best.")] = None,
+    studies: Studies = STUDIES,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a trial's configuration as YAML that trains alone, or a trained network as a folder that serves alone.
+
+    \b
+    imgcls-search export vit-digits -o best.yaml
+    imgcls-search export vit-digits --trial 7 -o seven.yaml
+    imgcls-search export vit-digits --bundle model
+    imgcls-search export trained/best/seed-1.pt --bundle model
+
+    A bundle holds model.onnx, labels, configuration, metrics and a model card; predict classifies images with it.
+    """
+    if (output is None) == (bundle is None):
+        raise UserError("export: needs either -o FILE, for the configuration, or --bundle DIR, for the trained network")
+    if bundle is not None:
+        _export_bundle(source, bundle, trial, studies, storage, as_json)
+        return
+    from imgcls_search.jobs.export import export_trial, write_text
+
+    assert output is not None
+    write_text(output, export_trial(study_files(source, studies, storage), trial))
+    echo(f"wrote {output}; retrain it with: imgcls-search train {output} --seeds 3")
+
+
+def _export_bundle(
+    source: str, out: Path, trial: int | None, studies: Path, storage: str | None, as_json: bool
+) -> None:
+    is_weights = source.endswith(".pt")
+    if is_weights and trial is not None:
+        raise UserError(f"--trial {trial}: {source} is one training; --trial goes with the name of a study")
+    from imgcls_search.executors.helper import image_cache
+    from imgcls_search.jobs.bundle.deliver import deliver
+    from imgcls_search.jobs.bundle.weights import from_trial, from_weights
+
+    trained = from_weights(Path(source)) if is_weights else from_trial(study_files(source, studies, storage), trial)
+    found = deliver(trained, out, image_cache(studies), partial(echo, error=as_json))
+    if as_json:
+        print_json(found)
+        return
+    latency, parity, score = found["latency"], found["parity"], found["scores"][0]
+    echo(
+        f"wrote {out}: {found['title']}, {found['size']['file_kb']:,.0f} KB, {latency['median_ms']:.3g} ms an image on "
+        f"one thread ({latency['low_ms']:.3g} to {latency['high_ms']:.3g})"
+    )
+    echo(f"the exported file on {score['images']} validation images: accuracy {score['accuracy']:.4f}")
+    echo(
+        f"against torch{' before quantization' if parity['is_quantized'] else ''}: the same class on "
+        f"{parity['equal_top1']} of {parity['images']} images, logits differ by at most {parity['max_difference']:.1e}"
+    )
+    echo(f"next: imgcls-search predict {out} IMAGES... (model card: {out / 'MODEL_CARD.md'})")
+
+
+def predict(
+    bundle: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that export --bundle wrote.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")],
+    top: Annotated[int, typer.Option("--top", min=1, help="Classes to show of each image.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Classify images with an exported bundle, without torch.
+
+    \b
+    imgcls-search predict model photo.jpg
+    imgcls-search predict model photos more/*.png --top 1
+    imgcls-search predict model photos --json
+
+    Unreadable images are named and skipped; the exit code is 1 if none could be read.
+    """
+    from imgcls_search.deploy.bundle import read
+    from imgcls_search.deploy.predict import Prediction, classify
+
+    predicted, skipped = [], []
+    for found in classify(read(bundle), images, top=top, on_left_out=_say_left_out):
+        if isinstance(found, Prediction):
+            predicted.append(
+                {"image": found.image, "classes": [{"label": n, "probability": p} for n, p in found.ranked]}
+            )
+            if not as_json:
+                echo(f"{found.image}: {', '.join(f'{n} {p:.4f}' for n, p in found.ranked)}")
+        else:
+            skipped.append({"image": found.image, "reason": found.reason})
+            echo(f"skipped: {found.image}: {found.reason}", error=True)
+    if as_json:
+        print_json({"bundle": str(bundle), "predictions": predicted, "skipped": skipped})
+    if not predicted:
+        raise NoResultError(f"{bundle}: none of {len(skipped)} image(s) could be read")
+
+
+def _say_left_out(folder: Path, found: Sequence[LeftOut]) -> None:
+    from imgcls_search.data import describe_left_out
+
+    echo(f"{folder}: not counted: {describe_left_out(found)}", error=True)

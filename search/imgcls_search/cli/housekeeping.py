@@ -1,0 +1,79 @@
+"""Commands that keep order among studies: copy, clean."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imgcls_search.cli.options import (
+    STUDIES,
+    Storage,
+    Studies,
+    StudyName,
+    study_files,
+)
+from imgcls_search.cli.output import echo
+from imgcls_search.errors import UserError
+
+
+def copy(
+    study: StudyName,
+    to: Annotated[str, typer.Option("--to", metavar="FILE|DIR|URL", help="Where the copy goes; nothing is replaced.")],
+    with_folder: Annotated[
+        bool, typer.Option("--with-folder", help="Checkpoints and logs too; --to is a folder then.")
+    ] = False,
+    studies: Studies = STUDIES,
+    storage: Storage = None,
+) -> None:
+    """Copy a study as it stands at one moment, also while a run writes it; a plain `cp` would miss trials.
+
+    \b
+    imgcls-search copy vit-digits --to backup.db
+    imgcls-search copy vit-digits --to elsewhere/ --with-folder
+    imgcls-search copy vit-digits --to postgresql://me@host/studies
+    imgcls-search copy vit-digits --to studies/
+
+    Pictures go along, beside the file. To a database on a server, and from there back into its own folder, a study
+    moves: the folder with its checkpoints belongs to the new database, and no run may work on it meanwhile.
+    """
+    from imgcls_search.study.address import is_address, parse
+    from imgcls_search.study.copy import copy_study, move_study
+
+    files = study_files(study, studies, storage)
+    if not is_address(to):
+        # A path forgets the stroke at its end.
+        place = Path(to) / files.database.name if to.endswith(os.sep) and not with_folder else Path(to)
+        echo(f"wrote {copy_study(files, place, with_folder=with_folder)}")
+        return
+    if with_folder:
+        raise UserError(f"--with-folder: {files.folder} stays where it is when the study moves to a server")
+    address = parse(to, "--to")
+    move_study(files, address)
+    echo(f"wrote {address}; {files.folder} belongs to the study there now, and {files.store} stays as it was")
+
+
+def clean(
+    studies: Studies = STUDIES,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
+) -> None:
+    """Delete decoded images, which the next command that needs them makes anew; studies and weights stay.
+
+    \b
+    imgcls-search clean --dry-run
+    imgcls-search clean
+    """
+    from imgcls_search.data import remove, stored
+    from imgcls_search.executors.helper import image_cache
+    from imgcls_search.study.files import refuse_if_any_runs
+
+    if not dry_run:
+        refuse_if_any_runs(studies)
+    sizes = stored(image_cache(studies))
+    for folder, size in sizes.items():
+        if not dry_run:
+            remove(folder)
+        echo(f"{'would delete' if dry_run else 'deleted'} {folder}: {size / 1e6:,.1f} MB")
+    echo(f"{sum(sizes.values()) / 1e6:,.1f} MB of decoded images in {len(sizes)} folder(s)")

@@ -1,0 +1,128 @@
+"""Options and arguments that several commands take, and what they stand for."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from imgcls_search import durations
+from imgcls_search.errors import UserError
+
+if TYPE_CHECKING:
+    from imgcls_search.space import Space
+    from imgcls_search.study.files import StudyFiles
+
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="The name of a study, for example vit-digits.")]
+Studies = Annotated[Path, typer.Option("--studies", metavar="DIR", help="Where studies lie.")]
+Storage = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        metavar="URL",
+        help="A PostgreSQL database of studies; default: $IMGCLS_STORAGE, else SQLite files.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+STUDIES = Path("studies")
+SpaceFile = Annotated[
+    Path, typer.Argument(metavar="SPACE", help="A search-space YAML file, for example spaces/vit.yaml.")
+]
+
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Change one value for this run; may be repeated."),
+]
+
+
+Data = Annotated[
+    str | None, typer.Option("--data", metavar="NAME[:ROOT]", help="Other images, for example folder:photos.")
+]
+
+
+SkipUnreadable = Annotated[
+    bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read, and list them.")
+]
+
+
+Timeout = Annotated[
+    str | None,
+    typer.Option("--timeout", metavar="DURATION", help=f"Stop this call after seconds, or {durations.EXAMPLES}."),
+]
+
+
+Name = Annotated[
+    str | None,
+    typer.Option("--name", help="Name of the study; default: SPACE-DATA, or SPACE-FOLDER, as in vit-photos."),
+]
+
+
+def read(
+    path: Path, overrides: list[str] | None, data: str | None, name: str | None, *, skip_unreadable: bool = False
+) -> Space:
+    """Return the space of a file, with what the options of a command change.
+
+    Raises:
+        SpaceError, UserError: the file, or an option, says something that is not allowed.
+    """
+    from imgcls_search.catalog import catalog, refuse_idle_sections
+    from imgcls_search.space import read_space
+    from imgcls_search.study.address import refuse_password
+
+    pairs = [override(text) for text in overrides or []]
+    if name is not None:
+        pairs.append(("study.name", json.dumps(name)))
+    space = read_space(path, catalog(), overrides=pairs, data=data)
+    if skip_unreadable:
+        component = space.first().component("data")
+        if component.name != "folder":
+            raise UserError(f"--skip-unreadable: goes with a folder of images (data.folder), got {component.path}")
+        pairs.append(("data.folder.skip_unreadable", "true"))
+        space = read_space(path, catalog(), overrides=pairs, data=data)
+    refuse_idle_sections(space)
+    refuse_password(space.study["storage"], space.locate("study"))
+    return space
+
+
+def data_component(text: str) -> Any:
+    """Return the data component that `--data` names, checked as a space file's would be."""
+    from imgcls_search.catalog import catalog
+    from imgcls_search.space import parse
+
+    # A study's name would be made of the source's; this space is no study's.
+    unnamed = [("study.name", "unnamed")]
+    space = parse("model: {lenet5: {}}", catalog(), source=f"--data {text}", overrides=unnamed, data=text)
+    return space.first().component("data")
+
+
+def with_options(overrides: list[str] | None, workers: int | None, timeout: str | None) -> list[str]:
+    """Return what `--set` changes, with what `--workers` and `--timeout` stand for."""
+    found = list(overrides or [])
+    if workers is not None:
+        found.append(f"study.workers={workers}")
+    if timeout is not None:
+        seconds = durations.parse(timeout)
+        if not seconds or not math.isfinite(seconds):
+            raise UserError(f"--timeout {timeout}: is no duration > 0; allowed: seconds, or {durations.EXAMPLES}")
+        found.append(f"study.timeout={seconds!r}")
+    return found
+
+
+def override(text: str) -> tuple[str, str]:
+    """Return the path and the value that one `--set` names."""
+    path, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"--set {text}: needs PATH=VALUE, for example --set study.trials=10")
+    return path, value
+
+
+def study_files(study: str, studies: Path, storage: str | None) -> StudyFiles:
+    """Return where a study is that a command names."""
+    from imgcls_search.study.address import settle
+    from imgcls_search.study.files import find_study
+
+    return find_study(studies, study, settle(storage))

@@ -1,0 +1,240 @@
+"""Commands about a space before anything is trained: check, families, schema, augment-preview."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from imgcls_search.cli.options import (
+    STUDIES,
+    AsJson,
+    Data,
+    Name,
+    Overrides,
+    SkipUnreadable,
+    SpaceFile,
+    Studies,
+    read,
+)
+from imgcls_search.cli.output import echo, plain, print_json, print_table
+
+if TYPE_CHECKING:
+    from imgcls_search.data import Summary
+    from imgcls_search.space import Space
+
+
+def check(
+    space_file: SpaceFile,
+    overrides: Overrides = None,
+    data: Data = None,
+    skip_unreadable: SkipUnreadable = False,
+    name: Name = None,
+    samples: Annotated[
+        int, typer.Option("--samples", min=0, help="Configurations to build; 0 only validates the file.")
+    ] = 200,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Decides which configurations are drawn.")] = 0,
+    studies: Studies = STUDIES,
+    as_json: AsJson = False,
+) -> None:
+    """Validate a space, show what it searches, and build samples of it without any training.
+
+    \b
+    imgcls-search check spaces/vit.yaml
+    imgcls-search check spaces/mixed.yaml --samples 1000
+    imgcls-search check best.yaml --json
+
+    Needs no images and no GPU. Counts are remembered under the studies folder.
+    """
+    from rich.console import Console
+
+    from imgcls_search.cli.screen import SurveyScreen
+    from imgcls_search.jobs.survey import summarise, survey
+    from imgcls_search.signature import build
+    from imgcls_search.strategy.pruners import PRUNERS
+    from imgcls_search.strategy.samplers import SAMPLERS
+
+    space = read(space_file, overrides, data, name, skip_unreadable=skip_unreadable)
+    build(SAMPLERS, space.sampler, space=space)
+    build(PRUNERS, space.pruner, epochs=space.first().section("training")["epochs"], sign=1)
+    images = _images_there(space, studies)
+    if not as_json:
+        for line in images.lines() if images is not None else ():
+            echo(line)
+        _show_space(space, space_file)
+    found = None
+    if samples:
+        with SurveyScreen(Console(stderr=True)) as screen:
+            found = summarise(survey(space, studies, samples=samples, seed=seed, progress=screen.built), space)
+    if as_json:
+        parameters = [
+            {"path": p.path, "kind": p.kind, "domain": p.domain, "when": dict(p.when)} for p in space.parameters()
+        ]
+        typed = {"space": dict(space.document), "parameters": parameters, "combinations": space.num_combinations()}
+        data_found = None if images is None else images.to_dict()
+        print_json({"name": space.name, "is_config": space.is_config, **typed, "data": data_found, "survey": found})
+    elif found is not None:
+        _show_survey(found, space)
+
+
+def augment_preview(
+    space_file: SpaceFile,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="PNG", help="The picture to write.")],
+    rows: Annotated[int, typer.Option("--rows", min=1, max=100, help="Images to show, of several classes.")] = 8,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Decides the configuration and the random numbers.")] = 0,
+    first: Annotated[
+        bool, typer.Option("--first", help="The first choice and lowest value of everything, nothing drawn.")
+    ] = False,
+    overrides: Overrides = None,
+    data: Data = None,
+    skip_unreadable: SkipUnreadable = False,
+    studies: Studies = STUDIES,
+) -> None:
+    """Draw training images beside what augmentation makes of them, as a contact sheet.
+
+    \b
+    imgcls-search augment-preview spaces/vit.yaml -o sheet.png
+    imgcls-search augment-preview spaces/vit.yaml -o sheet.png --set augment.policy=trivial
+    imgcls-search augment-preview spaces/vit.yaml -o sheet.png --rows 12 --seed 7
+
+    Shows one configuration drawn from the space, and only images of the training split.
+    """
+    from imgcls_search.executors.helper import image_cache
+    from imgcls_search.jobs.preview import draw_config, write_preview
+
+    space = read(space_file, overrides, data, None, skip_unreadable=skip_unreadable)
+    config = space.first() if first or space.is_config else draw_config(space, seed)
+    shown = write_preview(config, image_cache(studies), output, rows=rows, seed=seed, say=echo)
+    echo(f"wrote {output}: {shown.rows} images; {', '.join(shown.settings) or 'nothing is on'}")
+
+
+def families(
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="A family, for example vit; default: all.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what the families of networks are, or what one takes: defaults, and ranges that make sense.
+
+    \b
+    imgcls-search families
+    imgcls-search families vit
+    imgcls-search families vit --json
+    """
+    from imgcls_search.catalog import catalog
+    from imgcls_search.space.families import families as sentences
+    from imgcls_search.space.families import family
+
+    if name is None:
+        found = sentences(catalog())
+        if as_json:
+            print_json(found)
+            return
+        print_table(("family", "what it is"), found.items())
+        return
+    taken = family(catalog(), name)
+    if as_json:
+        print_json(taken)
+        return
+    echo(f"{taken['name']}: {taken['doc']}")
+    rows = [(argument["name"], _facts(argument)) for argument in taken["arguments"]]
+    if others := taken["others"]:
+        rows.append(("any other", (others["doc"], others["allowed"])))
+    print_table(("argument", "what it is"), rows)
+
+
+def schema() -> None:
+    """Print the JSON schema of space files, which gives editors completion, hover text and errors.
+
+    \b
+    imgcls-search schema > space.schema.json
+
+    A space whose first line names it is checked by editors with yaml-language-server while you type:
+
+    \b
+    # yaml-language-server: $schema=space.schema.json
+    """
+    from imgcls_search.catalog import catalog
+    from imgcls_search.space.schema import render, schema
+
+    print(render(schema(catalog())), end="")  # noqa: T201 - JSON
+
+
+def _images_there(space: Space, studies: Path) -> Summary | None:
+    """Return what there is to read of a folder of images; None of other data, and of a folder that is not there."""
+    from imgcls_search.data import choose_shape, describe, is_there, read_headers, summarise
+    from imgcls_search.executors.helper import image_cache
+
+    component = space.first().component("data")
+    if not is_there(component):
+        return None
+    source = describe(component, image_cache(studies))
+    headers = read_headers(source)
+    size, _, is_chosen = choose_shape(headers)
+    chosen = size if is_chosen and space.first().section("image")["size"] is None else None
+    return summarise(source, headers, chosen_size=chosen)
+
+
+def _show_space(space: Space, path: Path) -> None:
+    if space.is_config:
+        echo(f"{path}: a configuration, nothing is searched; train it with: imgcls-search train {path}")
+        return
+    rows = [(p.path, p.domain, ", ".join(f"{k}: {v}" for k, v in p.when)) for p in space.parameters()]
+    print_table(("parameter", "domain", "only when"), rows)
+    combinations = space.num_combinations()
+    count = "without end (a float without a step)" if combinations is None else f"{combinations:,}"
+    echo(f"combinations: {count}")
+    echo(f"objectives: {', '.join(f'{direction} {metric}' for metric, direction in space.objectives)}")
+    for limit, value in space.limits.items():
+        echo(f"limit: {limit} <= {plain(value)}")
+    echo(
+        f"sampler {space.sampler.name}, pruner {space.pruner.name}, {space.study['trials']} trials, "
+        f"{len(space.start)} start setting(s); study {space.name}"
+    )
+
+
+def _show_survey(found: dict[str, Any], space: Space) -> None:
+    echo("")
+    what = "every combination" if found["every_combination"] else f"{found['samples']} random configurations"
+    guess = " (no images there: 10 classes assumed)" if found["assumed"] else ""
+    sizes = ", ".join(map(str, found["image_sizes"]))
+    echo(f"built {what} for {sizes} pixels, {found['classes']} classes{guess}: {found['fit']} fit")
+    rows = []
+    for family, facts in found["families"].items():
+        row = [family, f"{facts['fit']} of {facts['samples']}"]
+        if "params" in facts:
+            row.append(("min", "median", "max"))
+            row += [
+                tuple(f"{_short(value)}{unit}" for value in facts[size].values())
+                for size, unit in (("params", ""), ("macs", ""), ("largest_activation", ""), ("memory", "B"))
+            ]
+        rows.append(tuple(row))
+    print_table(("family", "fit", "", "parameters", "MACs", "activation", "memory"), rows)
+    echo(
+        "activation: numbers in the largest tensor of one image; memory: estimated peak in training, 32-bit arithmetic"
+    )
+    for entry in found["impossible"]:
+        echo(f"impossible: {entry['share']:.1%}: {entry['place']}: {entry['path']}: for example {entry['example']}")
+    for limit, count in found["over_limits"].items():
+        echo(f"over the limit: {count / found['samples']:.1%}: {limit} > {plain(space.limits[limit])}")
+    for entry in found["start"]:
+        over = f"over limits: {', '.join(entry['over'])}"
+        echo(f"start setting {entry['number']} can be no trial: {entry['problem'] or over}")
+
+
+def _short(number: float) -> str:
+    """Return three digits and a letter: 1.23 M."""
+    letters = ["", "k", "M", "G", "T", "P"]
+    while number >= 999.5 and len(letters) > 1:
+        number /= 1000
+        letters.pop(0)
+    return f"{number:.3g} {letters[0]}"
+
+
+def _facts(argument: dict[str, Any]) -> tuple[str, str]:
+    """Return what an argument of a family means, and below it what it may be."""
+    default = "required" if argument["required"] else f"default: {json.dumps(argument['default'])}"
+    search = f"; worth searching: {argument['search']}" if argument["search"] else ""
+    return argument["doc"], f"{argument['allowed']}; {default}{search}"

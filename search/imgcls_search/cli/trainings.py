@@ -1,0 +1,231 @@
+"""Commands that train or measure one configuration: train, evaluate, confirm, reproduce."""
+
+from __future__ import annotations
+
+from enum import Enum
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imgcls_search.cli.options import (
+    STUDIES,
+    AsJson,
+    Data,
+    Overrides,
+    SkipUnreadable,
+    Storage,
+    Studies,
+    StudyName,
+    data_component,
+    read,
+    study_files,
+)
+from imgcls_search.cli.output import echo, make_console, pairs, print_json, print_table
+
+
+class Portion(str, Enum):
+    """Which images `train` trains on."""
+
+    train = "train"
+    train_val = "train+val"
+
+
+class Split(str, Enum):
+    """Which images `evaluate` looks at."""
+
+    val = "val"
+    test = "test"
+    all = "all"
+
+
+def train(
+    config_file: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="A space with no choice left, as export writes it.")
+    ],
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many trainings, each with a seed of its own.")] = 1,
+    on: Annotated[
+        Portion, typer.Option("--on", help="Train on the training images, or on the validation images too.")
+    ] = (Portion.train),
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where results go; default: trained/NAME.")
+    ] = None,
+    overrides: Overrides = None,
+    data: Data = None,
+    skip_unreadable: SkipUnreadable = False,
+    studies: Studies = STUDIES,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train one configuration for good and open the test split: mean and spread over seeds.
+
+    \b
+    imgcls-search train best.yaml --seeds 3
+    imgcls-search train best.yaml --on train+val --out final
+    """
+
+    from imgcls_search.cli.screen import TrainingScreen
+    from imgcls_search.jobs.export import read_origin
+    from imgcls_search.jobs.retrain import Training
+    from imgcls_search.jobs.retrain import train as train_all
+    from imgcls_search.study.address import settle
+
+    config = read(config_file, overrides, data, None, skip_unreadable=skip_unreadable).config()
+    screen = TrainingScreen(make_console(error=True))
+    origin, problem = read_origin(config_file.read_text(encoding="utf-8"))
+    if problem is not None:
+        screen.say(f"{config_file}:{problem}; no study will know that its test split was opened")
+    training = Training(
+        config=config,
+        seeds=tuple(range(1, seeds + 1)),
+        portion="train" if on is Portion.train else "train+val",
+        out=out or Path("trained") / config_file.stem,
+        studies=studies,
+        origin=origin,
+        at=settle(storage),
+    )
+    report = train_all(training, screen)
+    if as_json:
+        print_json(report)
+        return
+    for metric, value in report["summary"].items():
+        spread = f" ± {value['ci95']:.4f} (95 % interval, std {value['std']:.4f})" if value["std"] is not None else ""
+        echo(f"test {metric}: {value['mean']:.4f}{spread}")
+    echo(
+        f"{len(report['seeds'])} seed(s), trained on {report['trained_on']}; weights and metrics.json in {training.out}"
+    )
+
+
+def evaluate(
+    weights: Annotated[
+        Path, typer.Argument(metavar="WEIGHTS", help="A weights file, for example trained/best/seed-1.pt.")
+    ],
+    data: Data = None,
+    skip_unreadable: SkipUnreadable = False,
+    split: Annotated[Split, typer.Option("--split", help="test and all open the sealed test split.")] = Split.val,
+    predictions: Annotated[
+        Path | None, typer.Option("--predictions", metavar="CSV", help="Write every image's prediction.")
+    ] = None,
+    studies: Studies = STUDIES,
+    as_json: AsJson = False,
+) -> None:
+    """Measure saved weights on images: their own validation split, the test split, or other images.
+
+    \b
+    imgcls-search evaluate trained/best/seed-1.pt
+    imgcls-search evaluate trained/best/seed-1.pt --split test --predictions test.csv
+    imgcls-search evaluate trained/best/seed-1.pt --data folder:more-photos --split all
+    """
+    from imgcls_search.executors.helper import image_cache
+    from imgcls_search.jobs.evaluate import evaluate_weights, predictions_csv
+    from imgcls_search.jobs.export import write_text
+
+    component = data_component(data) if data is not None else None
+    found = evaluate_weights(
+        weights,
+        split.value,
+        image_cache(studies),
+        data=component,
+        skip_unreadable=skip_unreadable,
+        say=partial(echo, error=as_json),
+    )
+    if predictions is not None:
+        write_text(predictions, predictions_csv(found))
+    if as_json:
+        counts = {name: int((found.labels == number).sum()) for number, name in enumerate(found.classes)}
+        measured = {"split": found.split, "images": len(found.labels), "classes": counts, "metrics": found.metrics}
+        print_json(measured)
+        return
+    seen, known = len(set(found.labels.tolist())), len(found.classes)
+    of = f" of {seen} of the {known} trained classes" if seen < known else ""
+    echo(f"{found.split} split, {len(found.labels)} images{of}: {pairs(found.metrics)}")
+
+
+def confirm(
+    study: StudyName,
+    top: Annotated[int, typer.Option("--top", min=1, help="How many of the best trials to train again.")] = 3,
+    seeds: Annotated[int, typer.Option("--seeds", min=2, help="Fresh seeds of each; as many again measure.")] = 3,
+    trial: Annotated[
+        int | None, typer.Option("--trial", min=0, help="Train this trial only, for example one of a Pareto front.")
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Confirm anew; opens the test split once more.")] = False,
+    studies: Studies = STUDIES,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train the best few on fresh seeds, say how much luck was in the winner, then open the test split once.
+
+    \b
+    imgcls-search confirm vit-digits
+    imgcls-search confirm vit-digits --top 5 --seeds 4
+    imgcls-search confirm compressed-digits --trial 12
+
+    The chosen one is measured by seeds that had no part in the choice. An interrupted confirmation goes on.
+    """
+
+    from imgcls_search.cli.screen import TrainingScreen
+    from imgcls_search.jobs.confirm import confirm as confirm_study
+
+    screen = TrainingScreen(make_console(error=True))
+    found = confirm_study(
+        study_files(study, studies, storage), top=top, seeds=seeds, again=again, watcher=screen, trial=trial
+    )
+    if as_json:
+        print_json({"study": study, **found})
+        return
+    metric = found["metric"]
+    rows = [
+        (
+            str(entry["trial"]),
+            f"{entry['searched']:.4f}",
+            f"{entry['mean']:.4f} ± {entry['ci95']:.4f}",
+            "chosen" if entry["trial"] == found["chosen"] else "may be as good" if entry["is_tied"] else "",
+        )
+        for entry in found["ranking"]
+    ]
+    print_table(("trial", f"searched {metric}", f"fresh seeds (n={len(found['seeds']['choosing'])})", ""), rows)
+    confirmed, luck, test = found["confirmed"], found["optimism"], found["test"]
+    echo(
+        f"trial {found['chosen']} is confirmed: validation {metric} {confirmed['mean']:.4f} ± {confirmed['ci95']:.4f} "
+        f"(95 %, {len(found['scores'])} seeds that had no part in the choice; std {confirmed['std']:.4f})"
+    )
+    echo(f"optimism of its searched score: {luck['mean']:+.4f} ± {luck['ci95']:.4f} (better than it is by so much)")
+    echo(f"test {metric}: {test['mean']:.4f} ± {test['ci95']:.4f} over seeds, {test['images']} images, opened once")
+
+
+def reproduce(
+    study: StudyName,
+    trial: Annotated[int, typer.Option("--trial", min=0, help="The number of the trial.")],
+    seeds: Annotated[int, typer.Option("--seeds", min=2, help="Other seeds that show the noise, if needed.")] = 3,
+    studies: Studies = STUDIES,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a trial again from what the study holds: identical, within the noise of seeds, or different.
+
+    \b
+    imgcls-search reproduce vit-digits --trial 7
+
+    On a CPU with the same versions it is identical. Exit code 1 where it is different.
+    """
+
+    from imgcls_search.cli.screen import TrainingScreen
+    from imgcls_search.jobs.reproduce import reproduce as train_again
+
+    screen = TrainingScreen(make_console(error=True))
+    found = train_again(study_files(study, studies, storage), trial, seeds=seeds, watcher=screen)
+    if as_json:
+        print_json(found)
+    else:
+        echo(
+            f"{found['verdict']}: trial {trial}, {found['epochs']} epochs, {found['metric']} was {found['then']:.6g}, "
+            f"is now {found['now']:.6g}"
+        )
+        if found["verdict"] != "identical":
+            echo(
+                f"epoch {found['first_different_epoch']} is the first to differ; noise of seeds ± {found['margin']:.4g}"
+            )
+        for line in found["differs"]:
+            echo(f"differs: {line}")
+    raise typer.Exit(1 if found["verdict"] == "different" else 0)

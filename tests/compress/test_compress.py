@@ -194,6 +194,7 @@ def trial(number: int, space: Space, *accuracies: float, scores: dict[int, float
         metric="accuracy",
         state="pruned",
         judged=len(epochs),
+        until=len(epochs),
         epochs=epochs,
         scores={epoch: {"accuracy": value} for epoch, value in (scores or {}).items()},
     )

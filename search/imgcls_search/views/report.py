@@ -12,6 +12,8 @@ from typing import Any
 import jinja2
 import numpy as np
 import optuna
+from optuna.importance import FanovaImportanceEvaluator
+from optuna.study import StudyDirection
 
 from imgcls_search.confidence import share_interval
 from imgcls_search.errors import SearchError, StudyError
@@ -278,14 +280,20 @@ def _front(record: Record, winner: Trial, done: Sequence[Trial]) -> tuple[Any, s
 
 
 def _importances(record: Record) -> tuple[dict[str, float], str]:
-    study = record.study
+    """Return the share that each parameter has in the spread of the first objective (fANOVA), or why there is none."""
+    # Of what was loaded and looked at: trials of others tell nothing about this search.
+    study = optuna.create_study(directions=[StudyDirection[way.upper()] for _, way in record.objectives])
     try:
+        for trial in record.trials:
+            if trial.state == "complete":
+                params, domains = dict(trial.candidate.params), dict(trial.candidate.distributions)
+                study.add_trial(optuna.create_trial(params=params, distributions=domains, values=trial.values))
         target = _first_value if len(record.objectives) > 1 else None
         with warnings.catch_warnings():
             # Few trials make them rough; that is plain from the number of trials on the page.
             warnings.simplefilter("ignore")
             importances: Any = optuna.importance.get_param_importances
-            found = importances(study, target=target)
+            found = importances(study, evaluator=FanovaImportanceEvaluator(seed=0), target=target)
     except (ValueError, RuntimeError) as error:
         return {}, f"Importances cannot be told yet: {error}"
     if not found or sum(found.values()) == 0:

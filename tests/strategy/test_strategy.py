@@ -12,11 +12,14 @@ from imgcls_search.config import Component, TrialConfig
 from imgcls_search.errors import BuildError, NoResultError
 from imgcls_search.signature import build
 from imgcls_search.space import Space, parse
+from imgcls_search.strategy.draws import draw_evenly
+from imgcls_search.strategy.encoding import value_at
 from imgcls_search.strategy.propose import Proposal, Proposer, Weigh
 from imgcls_search.strategy.pruners import PRUNERS, Pruner
 from imgcls_search.strategy.samplers import SAMPLERS
 from imgcls_search.strategy.view import Ended, View
-from imgcls_search.trial import Candidate, Trial
+from imgcls_search.trial import Candidate, Rejection, Trial
+from scipy.stats import qmc
 
 CONFIG = TrialConfig.from_dict({"model": {"lenet5": {}}})
 
@@ -92,9 +95,14 @@ def test_halving_decides_as_optuna_does(sign: int) -> None:
         study.tell(asked, state=optuna.trial.TrialState.PRUNED)
 
 
-def test_median_decides_as_optuna_does() -> None:
-    study = optuna.create_study(direction="maximize", pruner=optuna.pruners.MedianPruner(n_startup_trials=3))
-    ours = PRUNERS["median"](epochs=4, sign=1, n_startup_trials=3)
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("percentile", [10.0, 25.0, 50.0, 80.0])
+def test_percentile_decides_as_optuna_does(percentile: float, sign: int) -> None:
+    reference = optuna.pruners.PercentilePruner(percentile, n_startup_trials=3)
+    study = optuna.create_study(direction="maximize" if sign == 1 else "minimize", pruner=reference)
+    ours = PRUNERS["percentile"](epochs=4, sign=sign, percentile=percentile, n_startup_trials=3)
+    if percentile == 50:
+        assert ours == PRUNERS["median"](epochs=4, sign=sign, n_startup_trials=3)
     random = np.random.default_rng(1)
     seen: list[Trial] = []
     decisions = []
@@ -113,7 +121,8 @@ def test_median_decides_as_optuna_does() -> None:
         seen.append(trial(number, *values, state="pruned" if pruned else "complete"))
         state = optuna.trial.TrialState.PRUNED if pruned else None
         study.tell(asked, None if pruned else values[-1], state=state)
-    assert 5 < sum(decisions) < 35
+    # The smaller the share that counts as good, the more are pruned.
+    assert 0.3 * (100 - percentile) < 100 * sum(decisions) / len(decisions) < 98
 
 
 def test_asha_promotes_the_best_of_the_highest_rung_that_may_pass_one() -> None:
@@ -272,6 +281,28 @@ def test_qmc_fills_each_choice_evenly() -> None:
         trials.append(done)
     assert sum(t.candidate.params["model"] == "vit" for t in trials) == 0
     assert 31 <= sum(t.candidate.params["model"] == "resnet" for t in trials) <= 33
+
+
+def test_qmc_counts_rejected_and_repeated_draws_so_that_no_point_comes_twice() -> None:
+    wide = space(WIDE)
+    parameters = wide.parameters()
+    # scipy's own sequence, of which each draw takes the next point.
+    points = qmc.Sobol(d=len(parameters), rng=7).random(16)
+    trials: list[Trial] = []
+    seen: list[int] = []
+    for number, (rejected, attempt) in enumerate([(0, 0), (2, 0), (0, 1), (1, 2), (0, 0)]):
+        index = number + attempt + sum(len(done.rejected_before) for done in trials)
+        view = View(wide, trials, [], 7)
+        candidate = draw_evenly(view, number, attempt)
+        expected = {p.path: value_at(p, float(u)) for p, u in zip(parameters, points[index], strict=True)}
+        assert dict(candidate.params) == {path: expected[path] for path in candidate.params}
+        seen.append(index)
+        done = trial(number, 0.1)
+        done.candidate = candidate
+        again = Rejection(params=candidate.params, distributions=candidate.distributions, reason="too large")
+        done.rejected_before = (again,) * rejected
+        trials.append(done)
+    assert seen == [0, 1, 5, 7, 7]
 
 
 def test_rejected_candidates_are_kept_and_counted_and_the_next_fits() -> None:

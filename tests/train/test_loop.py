@@ -100,6 +100,21 @@ def test_training_learns(digits: Prepared, images: tuple[ImageSet, ImageSet]) ->
     assert history[-1]["accuracy"] > 0.7
 
 
+def test_rate_of_a_step_is_that_of_its_middle(digits: Prepared, images: tuple[ImageSet, ImageSet]) -> None:
+    session = new_session(
+        BASE + "model: lenet5\noptimizer: {sgd: {lr: 0.4}}\nschedule: {cosine: {warmup_epochs: 1}}\n"
+        "training: {epochs: 3, batch_size: 51}",
+        digits,
+    )
+    rates: list[float] = []
+    session.optimizer.register_step_pre_hook(lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"]))
+    list(fit(session, *images, until_epoch=3))
+    # Four steps an epoch: up in a straight line over one epoch, then down half a cosine over two.
+    rising = [0.4 * (step + 0.5) / 4 for step in range(4)]
+    falling = [0.2 * (1 + math.cos(math.pi * (step + 0.5) / 8)) for step in range(8)]
+    assert rates == pytest.approx([*rising, *falling])
+
+
 def test_every_image_is_seen_once_an_epoch_in_batches_of_nearly_equal_size(digits: Prepared) -> None:
     class Watched(ImageSet):
         def batches(self, parts: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, ...]]:

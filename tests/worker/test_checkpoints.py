@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def saved(data: Prepared, folder: Path, until: int = EPOCHS) -> list[int]:
     """Return the epochs after which a checkpoint was written, and see that each is told before its epoch."""
     events = list(main.Bench("cpu").work(job(data, folder, until), threading.Event()))
     assert [event.metrics["epoch"] for event in events if isinstance(event, EpochEnded)] == [*range(1, until + 1)]
-    for event, following in zip(events, events[1:], strict=False):
+    for event, following in itertools.pairwise(events):
         if isinstance(event, CheckpointSaved):
             # A run that knows an epoch must find it on the disk, and never the other way around.
             assert isinstance(following, EpochEnded)

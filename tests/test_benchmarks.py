@@ -1,4 +1,4 @@
-"""Every benchmark runs at a tiny size and writes its JSON; times are nobody's business here."""
+"""Every benchmark runs at a tiny size and writes its JSON; how fast it went is not looked at."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
+SCRIPTS = Path(__file__).parent.parent / "scripts" / "bench"
 
 pytestmark = pytest.mark.slow
 
 
 def bench(name: str, out: Path, *arguments: str) -> dict[str, Any]:
     """Run a benchmark and return what it wrote."""
-    command = [sys.executable, str(SCRIPTS / f"bench_{name}.py"), "--out", str(out), *arguments]
+    command = [sys.executable, str(SCRIPTS / f"{name}.py"), "--out", str(out), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=3600, cwd=out)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads((out / f"{name}.json").read_text())
@@ -26,12 +30,17 @@ def bench(name: str, out: Path, *arguments: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", ["throughput", "overhead", "start", "compression", "load", "scale"])
+BENCHMARKS = sorted(
+    path.stem for path in SCRIPTS.glob("*.py") if path.stem not in ("frame", "simulation") and path.stem != "__init__"
+)
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
 def test_help_teaches_by_example(name: str) -> None:
-    command = [sys.executable, str(SCRIPTS / f"bench_{name}.py"), "--help"]
+    command = [sys.executable, str(SCRIPTS / f"{name}.py"), "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    assert f"python scripts/bench_{name}.py" in done.stdout
+    assert f"python scripts/bench/{name}.py" in done.stdout
 
 
 def test_throughput_compares_four_ways_holds_the_images_once_and_compares_accuracies(tmp_path: Path) -> None:
@@ -75,7 +84,7 @@ def test_start_is_measured_to_the_first_epoch(tmp_path: Path) -> None:
 
 
 def test_compression_measures_sizes_speeds_and_accuracy(tmp_path: Path) -> None:
-    trained = bench("compression", tmp_path, "--only", "trained", "--epochs", "1", "--turns", "3")["trained"]
+    trained = bench("compress", tmp_path, "--only", "trained", "--epochs", "1", "--turns", "3")["trained"]
     assert all(trained[name]["right"] == trained[name]["right_in_a_new_process"] for name in ("fp32", "static", "auto"))
     # The exported file is the trained network.
     assert trained["fp32"]["right"] == round(trained["torch"] * trained["images"]["val"])
@@ -89,6 +98,63 @@ def test_large_study_goes_on_and_is_shown(tmp_path: Path) -> None:
     assert found["exported"]
     assert found["top"] == 5
     assert found["dashboard"] == {"page": True, "study": "load", "trials": 10_002}
+
+
+def test_workers_are_compared(tmp_path: Path) -> None:
+    few = ("--trials", "2", "--epochs", "1", "--max-train", "100", "--rounds", "1")
+    found = bench("workers", tmp_path, "--device", "cpu", "--workers", "1", "2", *few)
+    assert all(found[f"{count} workers"]["trials_per_hour"]["median"] > 0 for count in (1, 2))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A tree of 32x32 pictures of two colours, with train/ and test/."""
+    root = tmp_path / "images"
+    for split, count in (("train", 30), ("test", 6)):
+        for label, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
+            (root / split / label).mkdir(parents=True)
+            for number in range(count):
+                shade = tuple(min(255, part + number) for part in colour)
+                Image.new("RGB", (32, 32), shade).save(root / split / label / f"{number}.png")
+    return root
+
+
+def test_searches_are_compared_on_images(images: Path, tmp_path: Path) -> None:
+    small = ("--max-train", "40", "--max-epochs", "17", "--seeds", "1", "--without-start")
+    found = bench("search", tmp_path, "--images", str(images), *small)
+    assert len(found["bests"]) == 2
+    # Two full trainings have 16 epochs.
+    assert all(len(curve) >= 1 for curves in found["bests"].values() for curve in curves)
+    assert (tmp_path / "search.png").stat().st_size > 1000
+
+
+def test_strategies_are_compared_on_a_surrogate(tmp_path: Path) -> None:
+    # In place of LCBench's: an accuracy that rises with the epochs and falls with the batch size.
+    weights = np.zeros((8, 2), np.float32)
+    weights[0, 1], weights[1, 1] = 0.5, -0.05
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x_cont", "weights"], ["y"])],
+        "surrogate",
+        [
+            helper.make_tensor_value_info("x_cat", TensorProto.INT32, ["n", 1]),
+            helper.make_tensor_value_info("x_cont", TensorProto.FLOAT, ["n", 8]),
+        ],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 2])],
+        [numpy_helper.from_array(weights, "weights")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, tmp_path / "model.onnx")
+    (tmp_path / "encoding.json").write_text('{"OpenML_task_id": {"7": 0}}')
+    small = ("--seeds", "1", "--trainings", "3", "--methods", "tpe+median", "default", "--processes", "1")
+    found = bench("strategies", tmp_path, "--lcbench", str(tmp_path), "--tasks", "7", *small)
+    assert found["tasks"] == ["7"]
+    assert {"random", "default", "tpe+median"} <= set(found["methods"])
+
+
+def test_losses_on_a_cluster_are_timed(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    small = ("--rounds", "1", "--trials", "2", "--epochs", "2", "--losses", "0")
+    assert bench("cluster", tmp_path, *small)["throughput"]["ray_over_local"]["median"] > 0
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads memory from /proc")

@@ -1,4 +1,4 @@
-"""The short form of `scripts/chaos.py`: a search that is broken on purpose loses nothing."""
+"""The short form of `scripts/bench/chaos.py`: a search that is broken on purpose loses nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-SCRIPT = Path(__file__).parent.parent / "scripts" / "chaos.py"
+SCRIPT = Path(__file__).parent.parent / "scripts" / "bench" / "chaos.py"
 
 pytestmark = [
     pytest.mark.slow,

@@ -9,7 +9,7 @@ from imgcls_search.space import parse
 from imgcls_search.study import best
 from imgcls_search.study.memory import unwritten_record
 
-from scripts import simulation
+from scripts.bench import simulation
 
 OBJECTIVES = [("study.objectives", "{accuracy: maximize, params: minimize, loss: minimize}")]
 

@@ -16,7 +16,7 @@ from imgcls_search.study.copy import copy_study
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
 
-from scripts import simulation
+from scripts.bench import simulation
 from tests.conftest import PATIENCE, Answer
 from tests.views.test_dashboard import ask, serving
 

@@ -10,7 +10,7 @@ from imgcls_search.space import parse
 from imgcls_search.study import note
 from imgcls_search.study.note import write_note
 
-from scripts import simulation
+from scripts.bench import simulation
 
 SPACE = parse(simulation.SPACE.format(sampler="random", epochs=simulation.EPOCHS), catalog(), source="test")
 

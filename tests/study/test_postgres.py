@@ -30,7 +30,7 @@ from imgcls_search.study.files import StudyFiles, find_study
 from imgcls_search.study.record import Record
 from imgcls_search.views.dashboard import Latest
 
-from scripts import simulation
+from scripts.bench import simulation
 from tests.conftest import PATIENCE, Answer, is_one_line, linux_only
 from tests.orchestrator.test_run import SLOW_TRIALS, wait_for
 from tests.study.test_copy import PICTURE, add_trial_with_picture

@@ -33,7 +33,7 @@ from imgcls_search.study.record import Record
 from imgcls_search.study.settings import StudySettings
 from imgcls_search.trial import Trial
 
-from scripts import simulation
+from scripts.bench import simulation
 from tests.conftest import PATIENCE, Answer
 from tests.orchestrator.test_run import LONG_EPOCHS
 

@@ -25,7 +25,7 @@ from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
 from imgcls_search.views.dashboard import is_loopback, make_dashboard, refusing_strangers
 
-from scripts import simulation
+from scripts.bench import simulation
 from tests.conftest import PATIENCE
 
 SPACE = parse(simulation.SPACE.format(sampler="random", epochs=simulation.EPOCHS), catalog(), source="test")

@@ -19,7 +19,7 @@ from imgcls_search.study.record import Record
 from imgcls_search.views.report import write_report
 from imgcls_search.worker import figures, pictures
 
-from scripts import simulation
+from scripts.bench import simulation
 from tests.views.test_dashboard import SPACE, TWO, serving, study_with
 
 pytestmark = pytest.mark.slow

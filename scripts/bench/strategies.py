@@ -1,9 +1,9 @@
 """Search strategies on recorded learning curves (LCBench), through the run loop of a real search.
 
-    python scripts/bench_strategies.py --lcbench data/lcbench                  # the 17 tasks for development
-    python scripts/bench_strategies.py --lcbench data/lcbench --tasks held-out --seeds 12 --processes 2
-    python scripts/bench_strategies.py --lcbench data/lcbench --tasks 3945 --seeds 2 --methods default tpe+median
-    python scripts/bench_strategies.py --lcbench data/lcbench --epochs 8 --trainings 12    # short trainings, few
+    python scripts/bench/strategies.py --lcbench data/lcbench                  # the 17 tasks for development
+    python scripts/bench/strategies.py --lcbench data/lcbench --tasks held-out --seeds 12 --processes 2
+    python scripts/bench/strategies.py --lcbench data/lcbench --tasks 3945 --seeds 2 --methods default tpe+median
+    python scripts/bench/strategies.py --lcbench data/lcbench --epochs 8 --trainings 12    # short trainings, few
 
 The folder holds `model.onnx` and `encoding.json` of the surrogate of LCBench (YAHPO Gym, slds-lmu/yahpo_data). The
 budget is 20 full trainings of 52 epochs, counted in epochs (`--epochs 8`: the same trainings, reported in 8 steps); the
@@ -14,7 +14,6 @@ epochs it takes to the mean that random search has after all of them. Writes a t
 
 from __future__ import annotations
 
-import argparse
 import json
 import multiprocessing
 import time
@@ -26,7 +25,7 @@ from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
-import bench_common
+import frame
 import numpy as np
 from imgcls_search.config import TrialConfig
 from imgcls_search.jobs.replay import replay, table_catalog
@@ -299,7 +298,7 @@ def collect(asked: Sequence[tuple[Path, Budget, str, str, int]], processes: int,
 
 def main() -> None:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = frame.make_parser(__doc__)
     parser.add_argument("--lcbench", type=Path, required=True, help="the folder with model.onnx and encoding.json")
     parser.add_argument("--tasks", nargs="+", default=["development"], help="development, held-out, or task ids")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
@@ -308,29 +307,22 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"that report a training; default: {EPOCHS}")
     parser.add_argument("--trainings", type=int, default=20, help="full ones that the budget is for; default: 20")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path("bench"))
     given = parser.parse_args()
     groups = {"development": DEVELOPMENT, "held-out": HELD_OUT}
     tasks = [task for name in given.tasks for task in groups.get(name, [name])]
     methods = [name for name in METHODS if name in {*given.methods, "random", given.judge}]
-    started = bench_common.conditions()
-    given.out.mkdir(parents=True, exist_ok=True)
     budget = Budget(given.epochs, given.trainings)
     asked = [(given.lcbench, budget, t, m, s) for t in tasks for m in methods for s in range(given.seeds)]
-    results = collect(asked, given.processes, given.out / "strategies.jsonl")
-    found = summarise(results, tasks, methods, budget.total)
-    show(found, tasks)
-    thinking = [1e3 * r["seconds"] for r in results if r["method"] == given.judge]
-    ends = {**verdicts(found, tasks, given.judge), "ms_a_trial": round(mean(thinking), 1)}
-    ends["ms_a_trial_deviation"] = round(stdev(thinking), 1) if len(thinking) > 1 else 0.0
-    print(json.dumps(ends))
-    written = {
-        "conditions": {**started, "load_at_end": bench_common.load()},
-        "seeds": given.seeds,
-        "tasks": tasks,
-        "budget": vars(budget),
-    }
-    bench_common.write({**written, "methods": found, "verdicts": ends}, given.out, "strategies")
+    given.out.mkdir(parents=True, exist_ok=True)
+    with frame.results("strategies", given.out) as written:
+        results = collect(asked, given.processes, given.out / "strategies.jsonl")
+        found = summarise(results, tasks, methods, budget.total)
+        show(found, tasks)
+        thinking = [1e3 * r["seconds"] for r in results if r["method"] == given.judge]
+        ends = {**verdicts(found, tasks, given.judge), "ms_a_trial": round(mean(thinking), 1)}
+        ends["ms_a_trial_deviation"] = round(stdev(thinking), 1) if len(thinking) > 1 else 0.0
+        print(json.dumps(ends))
+        written |= {"seeds": given.seeds, "tasks": tasks, "budget": vars(budget), "methods": found, "verdicts": ends}
     draw(results, tasks, methods, budget.total, given.out / "strategies.png")
 
 

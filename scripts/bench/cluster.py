@@ -1,8 +1,8 @@
 """Measure a Ray cluster on this machine: trials per hour beside the local executor, and the seconds that losses cost.
 
-python scripts/bench_cluster.py                                  half an hour on two cores; trials of some 30 s each
-python scripts/bench_cluster.py --epochs 4 --trials 2 --rounds 1  a try of a few minutes
-python scripts/bench_cluster.py --rounds 0                       the losses alone
+python scripts/bench/cluster.py                                  half an hour on two cores; trials of some 30 s each
+python scripts/bench/cluster.py --epochs 4 --trials 2 --rounds 1  a try of a few minutes
+python scripts/bench/cluster.py --rounds 0                       the losses alone
 
 Trials per hour count from the first trial's start to the last one's end, two workers, the two ways in turns. Losses are
 those in a search on two nodes of one CPU: SIGKILL of a worker process, of an actor, and of all processes of a node; and
@@ -26,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import bench_common
+import frame
 import optuna
 
 LEAST_RATIO = 0.9
@@ -42,26 +42,23 @@ TRIES_SECONDS = 120.0
 def main() -> None:
     """Measure what was asked for, print it and write it."""
     arguments = _arguments()
-    results: dict[str, Any] = {"conditions": bench_common.conditions()}
-    # Ray reads them when it is imported, and hands them on.
-    os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0")
-    with tempfile.TemporaryDirectory() as folder:
-        space = Path(folder) / "space.yaml"
-        if arguments.rounds:
-            results["throughput"] = _compare(space, arguments)
-        if arguments.losses:
-            results["losses"] = _lose(space, arguments.losses)
-    results["conditions"]["load_at_end"] = bench_common.load()
-    bench_common.write(results, arguments.out, "cluster")
+    with frame.results("cluster", arguments.out) as results:
+        # Ray reads them when it is imported, and hands them on.
+        os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0")
+        with tempfile.TemporaryDirectory() as folder:
+            space = Path(folder) / "space.yaml"
+            if arguments.rounds:
+                results["throughput"] = _compare(space, arguments)
+            if arguments.losses:
+                results["losses"] = _lose(space, arguments.losses)
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = frame.make_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="searches each way; default: 3")
     parser.add_argument("--trials", type=int, default=8, help="of each search; default: 8")
     parser.add_argument("--epochs", type=int, default=75, help="of each trial; default: 75")
     parser.add_argument("--losses", type=int, default=3, help="of each kind; default: 3")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks"), help="a folder; default: benchmarks")
     return parser.parse_args()
 
 
@@ -88,14 +85,14 @@ def _compare(space: Path, arguments: argparse.Namespace) -> dict[str, Any]:
             seconds[way] += took
             whole = max(trial.datetime_complete for trial in trials) - min(trial.datetime_start for trial in trials)
             rates[way].append(len(trials) / whole.total_seconds() * 3600)
-    ratios = bench_common.spread([ray / local for ray, local in zip(rates["ray"], rates["local"], strict=True)], 3)
+    ratios = frame.spread([ray / local for ray, local in zip(rates["ray"], rates["local"], strict=True)], 3)
     for way, found in rates.items():
-        length = bench_common.spread(seconds[way], 1)["median"]
+        length = frame.spread(seconds[way], 1)["median"]
         print(f"{way}: {', '.join(f'{rate:.0f}' for rate in found)} trials an hour of {length} s each")
-    print(f"ray / local: {ratios['median']} ({bench_common.verdict(ratios['median'], at_least=LEAST_RATIO)})")
+    print(f"ray / local: {ratios['median']} ({frame.verdict(ratios['median'], at_least=LEAST_RATIO)})")
     return {
-        "trials_per_hour": {way: bench_common.spread(found, 1) for way, found in rates.items()},
-        "trial_seconds": {way: bench_common.spread(found, 1) for way, found in seconds.items()},
+        "trials_per_hour": {way: frame.spread(found, 1) for way, found in rates.items()},
+        "trial_seconds": {way: frame.spread(found, 1) for way, found in seconds.items()},
         "ray_over_local": ratios,
     }
 
@@ -129,9 +126,9 @@ def _lose(space: Path, times: int) -> dict[str, Any]:
     for kind, seconds in found.items():
         print(
             f"{kind}: its trial trains again after {', '.join(f'{one:.1f}' for one in seconds)} s "
-            f"({bench_common.verdict(max(seconds), at_most=MOST_SECONDS[kind])})"
+            f"({frame.verdict(max(seconds), at_most=MOST_SECONDS[kind])})"
         )
-    return {kind: bench_common.spread(seconds, 2) for kind, seconds in found.items()}
+    return {kind: frame.spread(seconds, 2) for kind, seconds in found.items()}
 
 
 def _seconds_until_training(lost: list[int], logs: list[Path], number: int = signal.SIGKILL) -> float:

@@ -6,10 +6,10 @@ habit   what most people write, the reference: ImageFolder, PIL transforms image
 each    the same habit by somebody who has packed it: a process a worker, with one thread and one loader each
 bare    the same model and optimizer on ready tensors in memory and nothing else, as many processes as ours: the ceiling
 
-python scripts/bench_throughput.py --images cifar10-images            about eight minutes on two cores
-python scripts/bench_throughput.py --images cifar10-images --models resnet8 --policy none rand trivial
-python scripts/bench_throughput.py --images cifar10-images --accuracy --memory --rounds 0
-python scripts/bench_throughput.py --models lenet5 --rounds 2 --seconds 1    without images: random ones
+python scripts/bench/throughput.py --images cifar10-images            about eight minutes on two cores
+python scripts/bench/throughput.py --images cifar10-images --models resnet8 --policy none rand trivial
+python scripts/bench/throughput.py --images cifar10-images --accuracy --memory --rounds 0
+python scripts/bench/throughput.py --models lenet5 --rounds 2 --seconds 1    without images: random ones
 
 Writes throughput.json and throughput.png.
 """
@@ -30,7 +30,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
-import bench_common
+import frame
 import numpy as np
 import torch
 from imgcls_search.catalog import catalog
@@ -128,33 +128,34 @@ class Case:
 def main() -> None:
     """Measure what was asked for, print it and write it."""
     arguments = _arguments()
-    results: dict[str, Any] = {"conditions": bench_common.conditions(), "settings": _settings(arguments)}
-    with tempfile.TemporaryDirectory() as folder:
-        root = arguments.images.resolve() if arguments.images else make_images(Path(folder) / "images")
-        results["images"] = "an ImageFolder tree" if arguments.images else "random ones: speeds only, no accuracy"
-        print(f"conditions: {results['conditions']}\nimages: {results['images']}")
-        if arguments.rounds:
-            results["cases"] = [
-                measure_case(make_case(arguments, name, policy, root, Path(folder)), name, arguments)
-                for name in arguments.models
-                for policy in arguments.policy
-            ]
-        if arguments.memory:
-            case = make_case(arguments, arguments.models[0], "none", root, Path(folder))
-            results["memory"] = [measure_memory(case, workers) for workers in (1, 2, 4)]
-        if arguments.accuracy:
-            results["accuracy"] = [
-                compare_accuracy(make_case(arguments, name, "none", root, Path(folder), small=True), name, arguments)
-                for name in arguments.models
-            ]
-    results["conditions"]["load_at_end"] = bench_common.load()
-    bench_common.write(results, arguments.out, "throughput")
+    with frame.results("throughput", arguments.out) as results:
+        results["settings"] = _settings(arguments)
+        with tempfile.TemporaryDirectory() as folder:
+            root = arguments.images.resolve() if arguments.images else make_images(Path(folder) / "images")
+            results["images"] = "an ImageFolder tree" if arguments.images else "random ones: speeds only, no accuracy"
+            print(f"conditions: {results['conditions']}\nimages: {results['images']}")
+            if arguments.rounds:
+                results["cases"] = [
+                    measure_case(make_case(arguments, name, policy, root, Path(folder)), name, arguments)
+                    for name in arguments.models
+                    for policy in arguments.policy
+                ]
+            if arguments.memory:
+                case = make_case(arguments, arguments.models[0], "none", root, Path(folder))
+                results["memory"] = [measure_memory(case, workers) for workers in (1, 2, 4)]
+            if arguments.accuracy:
+                results["accuracy"] = [
+                    compare_accuracy(
+                        make_case(arguments, name, "none", root, Path(folder), small=True), name, arguments
+                    )
+                    for name in arguments.models
+                ]
     if arguments.rounds:
         plot(results["cases"], arguments.out / "throughput.png")
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = frame.make_parser(__doc__)
     parser.add_argument("--images", type=Path, help="an ImageFolder tree of 32x32 images; default: random ones")
     parser.add_argument("--workers", type=int, default=2, help="processes of ours and of the bare loop; default: 2")
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each; 0: none; default: 5")
@@ -167,7 +168,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--accuracy", action="store_true", help="also whether ours learns as habit does")
     parser.add_argument("--seeds", type=int, default=5, help="trainings a side for --accuracy; default: 5")
     parser.add_argument("--accuracy-images", type=int, default=5000, help="they train on; default: 5000")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks"), help="a folder; default: benchmarks")
     return parser.parse_args()
 
 
@@ -456,7 +456,7 @@ def measure_case(case: Case, name: str, arguments: argparse.Namespace) -> dict[s
         "model": name,
         "policy": policy,
         "images_per_second": {
-            way: {**bench_common.spread(found, 1), "rounds": [round(rate, 1) for rate in found]}
+            way: {**frame.spread(found, 1), "rounds": [round(rate, 1) for rate in found]}
             for way, found in rates.items()
         },
         "ours_over_habit": _ratio(rates["ours"], rates["habit"]),
@@ -474,7 +474,7 @@ def measure_case(case: Case, name: str, arguments: argparse.Namespace) -> dict[s
         result[which]["asked_at_least"] = least
         print(
             f"    {which.replace('_', ' ')}: {ratio['of_medians']:.2f} (rounds {ratio['min']:.2f} to "
-            f"{ratio['max']:.2f}) {bench_common.verdict(ratio['of_medians'], at_least=least)}"
+            f"{ratio['max']:.2f}) {frame.verdict(ratio['of_medians'], at_least=least)}"
         )
     return result
 
@@ -484,7 +484,7 @@ def _ratio(ours: Sequence[float], other: Sequence[float]) -> dict[str, Any]:
     of_medians = statistics.median(ours) / statistics.median(other)
     return {
         "of_medians": round(of_medians, 4),
-        **bench_common.spread([a / b for a, b in zip(ours, other, strict=True)]),
+        **frame.spread([a / b for a, b in zip(ours, other, strict=True)]),
     }
 
 

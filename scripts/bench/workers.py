@@ -1,7 +1,7 @@
 """Measure trials per hour with 1, 2 and 4 workers on one device, taking turns within one run.
 
-python scripts/bench_workers.py --images cifar10-images --device cuda      one GPU
-python scripts/bench_workers.py --workers 1 2 --device cpu                 scikit-learn's digits
+python scripts/bench/workers.py --images cifar10-images --device cuda      one GPU
+python scripts/bench/workers.py --workers 1 2 --device cpu                 scikit-learn's digits
 
 A search is `imgcls-search run` in a process of its own, from its start to its end: random draws of ResNets around
 ResNet-8 of width 16, no pruning. The rate counts from the first trial's start to the last one's end, so that the
@@ -20,40 +20,39 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import bench_common
+import frame
 import optuna
 
 
 def main() -> None:
     """Measure what was asked for, print it and write it."""
     arguments = _arguments()
-    results: dict[str, Any] = {"conditions": bench_common.conditions(), "device": _device(arguments.device)}
-    rates: dict[int, list[float]] = {workers: [] for workers in arguments.workers}
-    seconds: dict[int, list[float]] = {workers: [] for workers in arguments.workers}
-    with tempfile.TemporaryDirectory() as folder:
-        space = Path(folder) / "space.yaml"
-        space.write_text(_space(arguments))
-        for turn in range(arguments.rounds):
-            for workers in arguments.workers:
-                rate, took = _search(space, f"round{turn}-{workers}", workers)
-                rates[workers].append(rate)
-                seconds[workers].append(took)
-    for workers, found in rates.items():
-        results[f"{workers} workers"] = {
-            "trials_per_hour": bench_common.spread(found, 1),
-            "command_seconds": bench_common.spread(seconds[workers], 1),
-        }
-        ratio = bench_common.spread([a / b for a, b in zip(found, rates[arguments.workers[0]], strict=True)], 2)
-        print(
-            f"{workers} worker(s): {results[f'{workers} workers']['trials_per_hour']['median']:.0f} trials an hour "
-            f"({min(found):.0f} to {max(found):.0f}), {ratio['median']:.2f} times those of {arguments.workers[0]}"
-        )
-    results["conditions"]["load_at_end"] = bench_common.load()
-    bench_common.write(results, arguments.out, "workers")
+    with frame.results("workers", arguments.out) as results:
+        results["device"] = _device(arguments.device)
+        rates: dict[int, list[float]] = {workers: [] for workers in arguments.workers}
+        seconds: dict[int, list[float]] = {workers: [] for workers in arguments.workers}
+        with tempfile.TemporaryDirectory() as folder:
+            space = Path(folder) / "space.yaml"
+            space.write_text(_space(arguments))
+            for turn in range(arguments.rounds):
+                for workers in arguments.workers:
+                    rate, took = _search(space, f"round{turn}-{workers}", workers)
+                    rates[workers].append(rate)
+                    seconds[workers].append(took)
+        for workers, found in rates.items():
+            results[f"{workers} workers"] = {
+                "trials_per_hour": frame.spread(found, 1),
+                "command_seconds": frame.spread(seconds[workers], 1),
+            }
+            ratio = frame.spread([a / b for a, b in zip(found, rates[arguments.workers[0]], strict=True)], 2)
+            print(
+                f"{workers} worker(s): {results[f'{workers} workers']['trials_per_hour']['median']:.0f} trials an hour "
+                f"({min(found):.0f} to {max(found):.0f}), {ratio['median']:.2f} times those of {arguments.workers[0]}"
+            )
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = frame.make_parser(__doc__)
     parser.add_argument("--images", type=Path, help="an ImageFolder tree of 32x32 images; default: digits")
     parser.add_argument("--device", default="cuda", help="cuda, mps or cpu; default: cuda")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
@@ -61,7 +60,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=5, help="of each trial; default: 5")
     parser.add_argument("--max-train", type=int, default=20_000, help="training images; default: 20000")
     parser.add_argument("--rounds", type=int, default=3, help="searches with each number of workers; default: 3")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks"), help="a folder; default: benchmarks")
     return parser.parse_args()
 
 

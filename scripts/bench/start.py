@@ -1,7 +1,7 @@
 """Measure the time from the command to the first finished epoch, beside the bare imports plus that epoch, in turns.
 
-python scripts/bench_start.py                   about two minutes on two cores
-python scripts/bench_start.py --rounds 3 --space spaces/cifar10.yaml --data folder:cifar10-images
+python scripts/bench/start.py                   about two minutes on two cores
+python scripts/bench/start.py --rounds 3 --space spaces/cifar10.yaml --data folder:cifar10-images
 
 The command is `imgcls-search run`, every time in an empty folder, so that it also decodes the images; the epoch counts
 as finished when it stands in the study's database. The bare imports are one `python -c "import ..."` of what any such
@@ -20,11 +20,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
-import bench_common
+import frame
 
-SPACE = Path(__file__).parent.parent / "spaces" / "vit.yaml"
+SPACE = Path(__file__).parents[2] / "spaces" / "vit.yaml"
 IMPORTS = "import torch, torchvision, optuna, sklearn.metrics"
 MOST = 1.3
 PATIENCE = 300.0
@@ -34,42 +33,39 @@ PATIENCE = 300.0
 def main() -> None:
     """Measure in turns, print it and write it."""
     arguments = _arguments()
-    results: dict[str, Any] = {"conditions": bench_common.conditions(), "space": arguments.space.name}
-    print(f"conditions: {results['conditions']}")
-    commands, bares, epochs = [], [], []
-    # The first turn fills the system's cache of files.
-    for turn in range(arguments.rounds + 1):
-        imports = bare_imports()
-        seconds, epoch = first_epoch(arguments.space, arguments.data)
-        if turn:
-            commands.append(seconds)
-            epochs.append(epoch)
-            bares.append(imports + epoch)
-    ratio = statistics.median(commands) / statistics.median(bares)
-    results |= {
-        "command_to_first_epoch_seconds": bench_common.spread(commands),
-        "imports_and_epoch_seconds": bench_common.spread(bares),
-        "epoch_seconds": bench_common.spread(epochs),
-        "ratio": round(ratio, 4),
-        "ratio_by_turn": bench_common.spread([a / b for a, b in zip(commands, bares, strict=True)]),
-        "asked_at_most": MOST,
-    }
-    print(
-        f"{arguments.space.name}: command to first epoch {statistics.median(commands):.2f} s "
-        f"({min(commands):.2f} to {max(commands):.2f}); bare imports plus that epoch {statistics.median(bares):.2f} s "
-        f"({min(bares):.2f} to {max(bares):.2f}), of which the epoch {statistics.median(epochs):.2f} s; "
-        f"ratio {ratio:.2f} {bench_common.verdict(ratio, at_most=MOST)}"
-    )
-    results["conditions"]["load_at_end"] = bench_common.load()
-    bench_common.write(results, arguments.out, "start")
+    with frame.results("start", arguments.out) as results:
+        results["space"] = arguments.space.name
+        commands, bares, epochs = [], [], []
+        # The first turn fills the system's cache of files.
+        for turn in range(arguments.rounds + 1):
+            imports = bare_imports()
+            seconds, epoch = first_epoch(arguments.space, arguments.data)
+            if turn:
+                commands.append(seconds)
+                epochs.append(epoch)
+                bares.append(imports + epoch)
+        ratio = statistics.median(commands) / statistics.median(bares)
+        results |= {
+            "command_to_first_epoch_seconds": frame.spread(commands),
+            "imports_and_epoch_seconds": frame.spread(bares),
+            "epoch_seconds": frame.spread(epochs),
+            "ratio": round(ratio, 4),
+            "ratio_by_turn": frame.spread([a / b for a, b in zip(commands, bares, strict=True)]),
+            "asked_at_most": MOST,
+        }
+        print(
+            f"{arguments.space.name}: command to first epoch {statistics.median(commands):.2f} s "
+            f"({min(commands):.2f} to {max(commands):.2f}); bare imports plus that epoch "
+            f"{statistics.median(bares):.2f} s ({min(bares):.2f} to {max(bares):.2f}), of which the epoch "
+            f"{statistics.median(epochs):.2f} s; ratio {ratio:.2f} {frame.verdict(ratio, at_most=MOST)}"
+        )
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = frame.make_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="measurements of each; default: 5")
     parser.add_argument("--space", type=Path, default=SPACE, help="default: spaces/vit.yaml, which is of digits")
     parser.add_argument("--data", help="as in imgcls-search run, for example folder:photos")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks"), help="a folder; default: benchmarks")
     return parser.parse_args()
 
 

@@ -1,43 +1,42 @@
 """Measure what the README claims of the main job, with the commands that a user types:
 
-python scripts/measure_main_job.py                      about ten minutes on two cores
-python scripts/measure_main_job.py --cifar10 PATH       also a search on an ImageFolder tree of CIFAR-10
+python scripts/bench/main_job.py                      about ten minutes on two cores
+python scripts/bench/main_job.py --cifar10 PATH       also a search on an ImageFolder tree of CIFAR-10
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
+import frame
 import optuna
 
-SPACES = Path(__file__).parent.parent / "spaces"
+SPACES = Path(__file__).parents[2] / "spaces"
 
 
 def main() -> None:
     """Run the measurements one after the other and print a line for each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = frame.make_parser(__doc__)
     parser.add_argument("--cifar10", type=Path, help="an ImageFolder tree with train/ and test/")
     arguments = parser.parse_args()
-    print(f"conditions: {os.cpu_count()} cores, Python {sys.version.split()[0]}, one measurement at a time")
-    with tempfile.TemporaryDirectory() as folder:
+    with frame.results("main_job", arguments.out) as results, tempfile.TemporaryDirectory() as folder:
         studies = Path(folder) / "studies"
-        measure_search(studies)
-        measure_retraining(studies, Path(folder))
-        measure_writer(studies)
+        results["search"] = measure_search(studies)
+        results["retraining"] = measure_retraining(studies, Path(folder))
+        results["writer"] = measure_writer(studies)
         if arguments.cifar10 is not None:
-            measure_cifar10(studies, arguments.cifar10.resolve())
+            results["cifar10"] = measure_cifar10(studies, arguments.cifar10.resolve())
 
 
-def measure_search(studies: Path) -> None:
+def measure_search(studies: Path) -> dict[str, Any]:
     """Compare the shipped search with random trials of the same space that all train to their end."""
     seconds = search(studies, "vit.yaml", "--name", "shipped")
     search(
@@ -68,6 +67,7 @@ def measure_search(studies: Path) -> None:
         f"random trials of the space, all trained to the end: {len(values)} trials, {epochs['random']} epochs; "
         f"mean {statistics.fmean(values):.4f} (std {statistics.stdev(values):.4f}), best {max(values):.4f}"
     )
+    return {"seconds": round(seconds, 1), "epochs": epochs, "best": shipped.best_value, "random": frame.spread(values)}
 
 
 def wilson(share: float, images: int) -> str:
@@ -78,7 +78,7 @@ def wilson(share: float, images: int) -> str:
     return f"[{centre - half:.4f}, {centre + half:.4f}]"
 
 
-def measure_retraining(studies: Path, folder: Path) -> None:
+def measure_retraining(studies: Path, folder: Path) -> dict[str, Any]:
     """Retrain the best configuration with three fresh seeds and open the test split."""
     imgcls("export", "shipped", "--studies", studies, "-o", folder / "best.yaml")
     report = json.loads(
@@ -97,9 +97,10 @@ def measure_retraining(studies: Path, folder: Path) -> None:
         f"95 % over images {wilson(found['mean'], images['test'])} ({images['test']} images), "
         f"over seeds +- {found['ci95']:.4f}"
     )
+    return {"searched": searched, "validation": validation, "test": found, "images": images}
 
 
-def measure_writer(studies: Path) -> None:
+def measure_writer(studies: Path) -> dict[str, Any]:
     """Measure the share of the wall time in which the run process itself works, with trials of about five seconds."""
     fixed = {
         "model.vit.patch_size": 4,
@@ -120,9 +121,10 @@ def measure_writer(studies: Path) -> None:
         f"the writer's own time: {100 * call['writer_seconds'] / call['seconds']:.1f} % of the wall time, "
         f"two workers, trials of {median:.1f} s (median)"
     )
+    return {**call, "trial_seconds": round(median, 2)}
 
 
-def measure_cifar10(studies: Path, root: Path) -> None:
+def measure_cifar10(studies: Path, root: Path) -> dict[str, Any]:
     """Search small nets on CIFAR-10 as the shipped space says."""
     seconds = search(
         studies, "cifar10.yaml", "--data", f"folder:{root}", "--set", "data.folder.max_train=10000", "--name", "cifar10"
@@ -134,6 +136,7 @@ def measure_cifar10(studies: Path, root: Path) -> None:
         f"spaces/cifar10.yaml on CIFAR-10 (JPEG), 10,000 training images: {len(study.trials)} trials ({counts}), "
         f"{seconds:.0f} s; best validation accuracy {study.best_value:.4f}"
     )
+    return {"seconds": round(seconds, 1), "trials": counts, "best": study.best_value}
 
 
 def search(studies: Path, space: str, *arguments: str) -> float:

@@ -1,8 +1,8 @@
 """How many workers one writer keeps at work: a real search, record and screen on simulated workers, 10,000 trials.
 
-    python scripts/bench_scale.py                                     SQLite, some 20 minutes
-    python scripts/bench_scale.py --storage postgresql://me@host/db   on a server
-    python scripts/bench_scale.py --trials 500 --workers 64 --seconds 10 --strategies default
+    python scripts/bench/scale.py                                     SQLite, some 20 minutes
+    python scripts/bench/scale.py --storage postgresql://me@host/db   on a server
+    python scripts/bench/scale.py --trials 500 --workers 64 --seconds 10 --strategies default
 
 Curves answer in place of trainings, on a clock that leaps over all waiting and counts all that the run process does: a
 worker whose trial has come to a rung is idle until the writer has heard of it, decided, drawn and handed it another.
@@ -12,7 +12,6 @@ process does, and the network. Each row is one search; `events` are epochs and r
 
 from __future__ import annotations
 
-import argparse
 import math
 import multiprocessing
 import os
@@ -24,7 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import bench_common
+import frame
 from imgcls_search.catalog import catalog
 from imgcls_search.cli.screen import SearchScreen
 from imgcls_search.config import TrialConfig
@@ -125,29 +124,30 @@ class OnTheClock(ReplayExecutor):
 
 def main() -> None:
     """Measure what was asked for, print it and write it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = frame.make_parser(__doc__)
     parser.add_argument("--trials", type=int, default=10_000, help="of each search; default: 10000")
     parser.add_argument("--workers", type=int, nargs="+", default=[8, 64, 512])
     parser.add_argument("--seconds", type=float, nargs="+", default=[1.0, 10.0, 60.0], help="of an epoch")
     parser.add_argument("--strategies", nargs="+", choices=list(STRATEGIES), default=list(STRATEGIES))
     parser.add_argument("--storage", help="a PostgreSQL address; default: an SQLite file")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks"), help="a folder; default: benchmarks")
     given = parser.parse_args()
-    results: dict[str, Any] = {"conditions": bench_common.conditions(), "searches": []}
-    each = [
-        (s, w, t, given.trials, given.storage) for s in given.strategies for w in given.workers for t in given.seconds
-    ]
-    # Each in a process of its own, whose memory is its own too.
-    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        for arguments in each:
-            results["searches"].append(pool.apply(measure, arguments))
-    results["conditions"]["load_at_end"] = bench_common.load()
-    bench_common.write(results, given.out, "scale")
+    with frame.results("scale", given.out) as results:
+        results["searches"] = []
+        each = [
+            (s, w, t, given.trials, given.storage)
+            for s in given.strategies
+            for w in given.workers
+            for t in given.seconds
+        ]
+        # Each in a process of its own, whose memory is its own too.
+        with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+            for arguments in each:
+                results["searches"].append(pool.apply(measure, arguments))
 
 
 def measure(strategy: str, workers: int, seconds: float, trials: int, storage: str | None) -> dict[str, Any]:
     """Run one search."""
-    space = parse(SPACE.format(strategy=STRATEGIES[strategy], trials=trials), catalog(), source="bench_scale")
+    space = parse(SPACE.format(strategy=STRATEGIES[strategy], trials=trials), catalog(), source="scale")
     executor = OnTheClock(Rising(seconds), workers)
     with tempfile.TemporaryDirectory() as folder:
         # A database on a server may hold the studies of earlier calls.
@@ -187,7 +187,7 @@ def measure(strategy: str, workers: int, seconds: float, trials: int, storage: s
         f"{result['storage']}, {strategy}, {workers} workers, {seconds:g} s an epoch: {executor.events:,} events, "
         f"{result['events_a_second']:.1f} a second; the writer is at work {100 * result['writer_at_work']:.1f} % "
         f"and takes {result['events_a_second_of_work']:.0f} a second; workers idle {100 * result['idle_share']:.2f} % "
-        f"{bench_common.verdict(result['idle_share'], at_most=MOST_IDLE.get((workers, seconds)))}; "
+        f"{frame.verdict(result['idle_share'], at_most=MOST_IDLE.get((workers, seconds)))}; "
         f"{result['memory_kb_a_trial']:.1f} KB a trial",
         flush=True,
     )

@@ -1,12 +1,14 @@
-"""What the benchmarks share: the conditions of a run, medians with their spread, files for the results."""
+"""What the benchmarks share: arguments, the conditions of a run, medians with their spread, files for the results."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,25 @@ from typing import Any
 LIBRARIES = ("torch", "torchvision", "optuna", "sqlalchemy", "numpy", "pillow")
 
 
+def make_parser(doc: str | None) -> argparse.ArgumentParser:
+    """Return a parser whose help is a script's docstring, with the option that all scripts have."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks"), help="a folder; default: benchmarks")
+    return parser
+
+
+@contextmanager
+def results(name: str, folder: Path) -> Iterator[dict[str, Any]]:
+    """Yield what takes the figures, and write it as NAME.json with the conditions, the load at the end among them."""
+    found: dict[str, Any] = {"conditions": conditions()}
+    print(f"conditions: {found['conditions']}")
+    yield found
+    found["conditions"]["load_at_end"] = load()
+    write(found, folder, name)
+
+
 def conditions() -> dict[str, Any]:
-    """Return what the numbers of a run depend on; call it first, and `load` again at the end."""
+    """Return what the numbers of a run depend on."""
     return {
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "processor": _processor(),
@@ -52,18 +71,18 @@ def write(results: dict[str, Any], folder: Path, name: str) -> None:
 
 
 def verdict(figure: float, *, at_least: float | None = None, at_most: float | None = None) -> str:
-    """Return how a figure compares with the one asked for."""
+    """Return how a figure compares with its bound."""
     if at_least is not None:
-        return f"asked: at least {at_least:g}{'' if figure >= at_least else ', MISSED'}"
+        return f"bound: at least {at_least:g}{'' if figure >= at_least else ', MISSED'}"
     if at_most is not None:
-        return f"asked: at most {at_most:g}{'' if figure <= at_most else ', MISSED'}"
+        return f"bound: at most {at_most:g}{'' if figure <= at_most else ', MISSED'}"
     return ""
 
 
 def _processor() -> str:
-    for path in (Path("/proc/cpuinfo"),):
-        if path.exists():
-            names = [line.split(":", 1)[1].strip() for line in path.read_text().splitlines() if "model name" in line]
-            if names:
-                return names[0]
+    path = Path("/proc/cpuinfo")
+    if path.exists():
+        names = [line.split(":", 1)[1].strip() for line in path.read_text().splitlines() if "model name" in line]
+        if names:
+            return names[0]
     return platform.processor()

@@ -1,9 +1,9 @@
 """Break a search on purpose, over and over, and see that nothing is lost.
 
-python scripts/chaos.py                                 200 blows to a search with two workers, then 60 with one
-python scripts/chaos.py --kills 20 --kills-alone 10     a short form
-python scripts/chaos.py --seed 7 --keep broken          other blows; the folder of the search is kept
-python scripts/chaos.py --storage postgresql://...      the studies in a PostgreSQL database, where they stay
+python scripts/bench/chaos.py                                 200 blows to a search with two workers, then 60 with one
+python scripts/bench/chaos.py --kills 20 --kills-alone 10     a short form
+python scripts/bench/chaos.py --seed 7 --keep broken          other blows; the folder of the search is kept
+python scripts/bench/chaos.py --storage postgresql://...      the studies in a PostgreSQL database, where they stay
 
 A search on the digits is started; by seeded chance its workers and its `run` process get SIGKILL, SIGTERM, or SIGSTOP
 and a little later SIGCONT: at any moment, while a checkpoint is being written, or right after something was recorded.
@@ -131,7 +131,7 @@ class Search:
             environment = {
                 **os.environ,
                 "OMP_NUM_THREADS": "1",
-                "PYTHONPATH": str(Path(__file__).parent.parent / "search"),
+                "PYTHONPATH": str(Path(__file__).parents[2] / "search"),
             }
             if self.at is not None:
                 environment[address.VARIABLE] = self.at.url().render_as_string(hide_password=False)

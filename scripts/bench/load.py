@@ -1,8 +1,8 @@
 """Measure what a large study costs: the seconds of commands on one of 10,000 trials, and the memory of a long run.
 
-python scripts/bench_load.py                                  some minutes on two cores
-python scripts/bench_load.py --trials 1000 10000 --tiny-trials 0    seconds only, of two sizes
-python scripts/bench_load.py --trials --tiny-trials 2000 --sampler tpe    memory only; tpe takes a quarter of an hour
+python scripts/bench/load.py                                  some minutes on two cores
+python scripts/bench/load.py --trials 1000 10000 --tiny-trials 0    seconds only, of two sizes
+python scripts/bench/load.py --trials --tiny-trials 2000 --sampler tpe    memory only; tpe takes a quarter of an hour
 
 A study of the digits is begun with one trial by `imgcls-search run`, filled by inserting rows into Optuna's tables, and
 then used by the commands themselves: `run` goes on with two more trials, `best`, `export`, `trials --top 5`, and the
@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import bench_common
+import frame
 import imgcls_search.orchestrator.begin
 import numpy as np
 import optuna
@@ -53,22 +53,18 @@ def main() -> None:
     """Measure what was asked for, print it and write it."""
     arguments = _arguments()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    results: dict[str, Any] = {"conditions": bench_common.conditions()}
-    print(f"conditions: {results['conditions']}")
-    # Before a large study has been in this process: what it leaves free would hide growth.
-    if arguments.tiny_trials:
-        results["memory"] = measure_memory(arguments.tiny_trials, arguments.sampler)
-    results["commands"] = [measure_commands(held, arguments.sampler) for held in arguments.trials]
-    results["conditions"]["load_at_end"] = bench_common.load()
-    bench_common.write(results, arguments.out, "load")
+    with frame.results("load", arguments.out) as results:
+        # Before a large study has been in this process: what it leaves free would hide growth.
+        if arguments.tiny_trials:
+            results["memory"] = measure_memory(arguments.tiny_trials, arguments.sampler)
+        results["commands"] = [measure_commands(held, arguments.sampler) for held in arguments.trials]
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = frame.make_parser(__doc__)
     parser.add_argument("--trials", type=int, nargs="*", default=[10_000], help="in the study; default: 10000")
     parser.add_argument("--tiny-trials", type=int, default=2000, help="of the long run; default: 2000")
     parser.add_argument("--sampler", choices=["random", "tpe"], default="random")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks"), help="a folder; default: benchmarks")
     return parser.parse_args()
 
 
@@ -80,7 +76,7 @@ def measure_commands(held: int, sampler: str) -> dict[str, Any]:
         (folder / "space.yaml").write_text(text)
         command(folder, *RUN, "--set", "study.trials=1")
         started = time.perf_counter()
-        space = parse(text, catalog(), source="bench_load").fill({"image.size": 8, "image.channels": 1})
+        space = parse(text, catalog(), source="load").fill({"image.size": 8, "image.channels": 1})
         storage = database.open_storage(StudyFiles(folder / "studies", NAME).database)
         study = optuna.load_study(storage=storage, study_name=NAME)
         trials = make_trials(space, held - 1)
@@ -101,7 +97,7 @@ def measure_commands(held: int, sampler: str) -> dict[str, Any]:
         asked = MOST_SECONDS[what] if held == 10_000 else None
         print(
             f"{held:6} trials, {what:9}: {seconds['clock']:6.1f} s by the clock, {seconds['processor']:6.1f} s of "
-            f"processors {bench_common.verdict(seconds['processor'], at_most=asked)}"
+            f"processors {frame.verdict(seconds['processor'], at_most=asked)}"
         )
     return found
 
@@ -171,7 +167,7 @@ def measure_memory(count: int, sampler: str) -> dict[str, Any]:
         # Few networks, so that they need not be measured anew for each trial.
         ("model", "{lenet5: {width: {choice: [0.5, 1]}, activation: {choice: [relu, tanh]}}}"),
     ]
-    space = parse(SPACE.format(sampler=sampler, epochs=EPOCHS), catalog(), source="bench_load", overrides=overrides)
+    space = parse(SPACE.format(sampler=sampler, epochs=EPOCHS), catalog(), source="load", overrides=overrides)
     watcher = Weighing()
     simulated = mock.patch.object(
         imgcls_search.orchestrator.begin, "LocalExecutor", lambda devices: Simulated(len(devices), 1.0, EPOCHS)
@@ -190,7 +186,7 @@ def measure_memory(count: int, sampler: str) -> dict[str, Any]:
     }
     print(
         f"{found['trials']} tiny trials, {sampler}: the run process grows by {slope:.1f} KB a trial (by quarters "
-        f"{found['kb_per_trial_by_quarter']}), {found['resident_mb']} MB {bench_common.verdict(slope, at_most=MOST_KB)}"
+        f"{found['kb_per_trial_by_quarter']}), {found['resident_mb']} MB {frame.verdict(slope, at_most=MOST_KB)}"
     )
     return found
 

@@ -1,8 +1,8 @@
 """Measure the writer: what a trial costs the run process besides training, beside plain Optuna doing the same.
 
-python scripts/bench_overhead.py                              10, 1,000 and 10,000 trials in the study: some minutes
-python scripts/bench_overhead.py --trials 1000 --samplers tpe --repeat 30
-python scripts/bench_overhead.py --trials --coordination      only the run's share of simulated trials of 5 s and 60 s
+python scripts/bench/overhead.py                              10, 1,000 and 10,000 trials in the study: some minutes
+python scripts/bench/overhead.py --trials 1000 --samplers tpe --repeat 30
+python scripts/bench/overhead.py --trials --coordination      only the run's share of simulated trials of 5 s and 60 s
 
 A trial is: draw 10 parameters, record it, report 10 epochs, ask the pruner, end it. `ours` does it with the proposer,
 the record and the pruner that a search uses; `plain` is ask, 10 suggestions, 10 reports with should_prune and tell on
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import bench_common
+import frame
 import imgcls_search.orchestrator.begin
 import optuna
 from imgcls_search.catalog import catalog
@@ -63,21 +63,21 @@ def main() -> None:
     """Measure what was asked for, print it and write it."""
     arguments = _arguments()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    results: dict[str, Any] = {"conditions": bench_common.conditions()}
-    print(f"conditions: {results['conditions']}")
-    results["writer"] = [
-        measure_writer(sampler, held, arguments.repeat) for held in arguments.trials for sampler in arguments.samplers
-    ]
-    if arguments.coordination:
-        results["coordination"] = [
-            measure_coordination(seconds, arguments.workers, arguments.coordination_trials) for seconds in MOST_OF_WALL
+    with frame.results("overhead", arguments.out) as results:
+        results["writer"] = [
+            measure_writer(sampler, held, arguments.repeat)
+            for held in arguments.trials
+            for sampler in arguments.samplers
         ]
-    results["conditions"]["load_at_end"] = bench_common.load()
-    bench_common.write(results, arguments.out, "overhead")
+        if arguments.coordination:
+            results["coordination"] = [
+                measure_coordination(seconds, arguments.workers, arguments.coordination_trials)
+                for seconds in MOST_OF_WALL
+            ]
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = frame.make_parser(__doc__)
     parser.add_argument(
         "--trials", type=int, nargs="*", default=[10, 1000, 10_000], help="trials in the study; default: 10 1000 10000"
     )
@@ -86,7 +86,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--coordination", action="store_true", help="also the run's share of simulated searches")
     parser.add_argument("--coordination-trials", type=int, default=40, help="of a simulated search; default: 40")
     parser.add_argument("--workers", type=int, default=2, help="of a simulated search; default: 2")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks"), help="a folder; default: benchmarks")
     return parser.parse_args()
 
 
@@ -117,10 +116,10 @@ def measure_writer(sampler: str, held: int, repeat: int) -> dict[str, Any]:
         "sampler": sampler,
         "trials_in_study": held,
         "repeat": repeat,
-        "milliseconds": {side: bench_common.spread([1000 * s for s in found], 2) for side, found in seconds.items()},
+        "milliseconds": {side: frame.spread([1000 * s for s in found], 2) for side, found in seconds.items()},
         "milliseconds_of_ours": {part: round(1000 * statistics.median(found), 2) for part, found in parts.items()},
         "ours_over_plain": round(ratio, 4),
-        "ours_over_plain_by_turn": bench_common.spread(
+        "ours_over_plain_by_turn": frame.spread(
             [a / b for a, b in zip(seconds["ours"], seconds["plain"], strict=True)]
         ),
         "asked_at_most": asked,
@@ -130,7 +129,7 @@ def measure_writer(sampler: str, held: int, repeat: int) -> dict[str, Any]:
         f"{held:6} trials in the study, {sampler:6}: ours {milliseconds['ours']['median']:8.1f} ms a trial "
         f"({', '.join(f'{part} {value:.1f}' for part, value in result['milliseconds_of_ours'].items())}), "
         f"plain Optuna {milliseconds['plain']['median']:8.1f} ms, ratio {ratio:.2f} "
-        f"{bench_common.verdict(ratio, at_most=asked)}"
+        f"{frame.verdict(ratio, at_most=asked)}"
     )
     return result
 
@@ -245,7 +244,7 @@ def measure_coordination(seconds: float, workers: int, count: int) -> dict[str, 
     print(
         f"coordination, {count} simulated trials of {seconds:g} s, {workers} workers, tpe: "
         f"{100 * shares['none']:.2f} % of the wall time (with halving, whose trials are mostly shorter: "
-        f"{100 * shares['halving']:.2f} %) {bench_common.verdict(shares['none'], at_most=most)}"
+        f"{100 * shares['halving']:.2f} %) {frame.verdict(shares['none'], at_most=most)}"
     )
     return {"trial_seconds": seconds, "workers": workers, "trials": count, "share": shares, "asked_at_most": most}
 

@@ -1,7 +1,7 @@
 """Measure what compression brings in the runtime that serves: sizes, speeds and accuracy of exported files.
 
-python scripts/bench_compression.py --images cifar10-images                everything, on photographs
-python scripts/bench_compression.py --images cifar10-images --epochs 12    a better trained network
+python scripts/bench/compress.py --images cifar10-images                everything, on photographs
+python scripts/bench/compress.py --images cifar10-images --epochs 12    a better trained network
 
 One run on the CPU. Speeds are ratios of medians: single images on one thread of ONNX Runtime, both files in turns, in
 processor time of that thread, which leaves out what other work on the machine takes but for its use of the caches.
@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import bench_common
+import frame
 import numpy as np
 import torch
 from imgcls_search.catalog import catalog
@@ -52,24 +52,21 @@ def main() -> None:
     """Measure what was asked for, print it and write it."""
     arguments = _arguments()
     torch.set_num_threads(1)
-    conditions = bench_common.conditions() | {"vnni": _has_vnni()}
-    with tempfile.TemporaryDirectory() as folder:
+    with frame.results("compress", arguments.out) as results, tempfile.TemporaryDirectory() as folder:
+        results["conditions"]["vnni"] = _has_vnni()
         bench = _Bench(Path(folder), arguments)
         parts = {"resnet18": bench.resnet18, "vits": bench.vits, "trained": bench.trained}
-        results = {"conditions": conditions, **{name: parts[name]() for name in arguments.only}}
-    conditions["load_at_end"] = bench_common.load()
-    _print(results)
-    bench_common.write(results, arguments.out, "compression")
+        results |= {name: parts[name]() for name in arguments.only}
+        _print(results)
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = frame.make_parser(__doc__)
     parser.add_argument("--images", type=Path, help="an ImageFolder tree of photographs; default: digits")
     parser.add_argument("--turns", type=int, default=100, help="images timed in each comparison; default: 100")
     parser.add_argument("--epochs", type=int, default=6, help="of the trained network; default: 6")
     parser.add_argument("--train-images", type=int, default=10_000, help="that it is trained on; default: 10000")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="parts of it; default: all")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks"), help="where compression.json goes")
     return parser.parse_args()
 
 
@@ -139,8 +136,8 @@ class _Bench:
         return {
             **_sizes(other),
             "size_ratio": round(size_kb(other) / size_kb(whole), 4),
-            "fp32_ms": bench_common.spread(times[0]),
-            "ms": bench_common.spread(times[1]),
+            "fp32_ms": frame.spread(times[0]),
+            "ms": frame.spread(times[1]),
             "times_as_fast": round(float(np.median(times[0]) / np.median(times[1])), 3),
         }
 
@@ -241,7 +238,7 @@ def _print_trained(trained: dict[str, Any]) -> None:
 
 
 def _say(what: str, figure: float, **asked: float) -> None:
-    said = bench_common.verdict(figure, **asked)
+    said = frame.verdict(figure, **asked)
     print(f"  {what}: {figure:.3g}{f' ({said})' if said else ''}")
 
 

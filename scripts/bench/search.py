@@ -1,7 +1,7 @@
 """Real searches on images: the default strategy against Optuna's, TPE with MedianPruner, at equal epochs.
 
-    python scripts/bench_search.py --images cifar10-images              some two hours on two quiet cores
-    python scripts/bench_search.py --images cifar10-images --max-train 1000 --max-epochs 24 --seeds 1
+    python scripts/bench/search.py --images cifar10-images              some two hours on two quiet cores
+    python scripts/bench/search.py --images cifar10-images --max-train 1000 --max-epochs 24 --seeds 1
 
 Runs spaces/cifar10.yaml, as `imgcls-search run` does, with each strategy and seed until `--max-epochs` are trained, and
 follows the best complete trial's validation accuracy over the epochs of all trials. Both begin with the space's start
@@ -15,16 +15,15 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Any
 
-import bench_common
+import frame
 from imgcls_search.catalog import catalog
 from imgcls_search.jobs.replay import Steps
 from imgcls_search.orchestrator.begin import run
 from imgcls_search.space import read_space
 from imgcls_search.study.record import Record
 
-SPACE = Path(__file__).parent.parent / "spaces" / "cifar10.yaml"
+SPACE = Path(__file__).parents[2] / "spaces" / "cifar10.yaml"
 STRATEGIES: Mapping[str, Mapping[str, str]] = {
     "default": {},
     "tpe+median": {"study.sampler": "tpe", "study.pruner": "median"},
@@ -33,39 +32,34 @@ STRATEGIES: Mapping[str, Mapping[str, str]] = {
 
 def main() -> None:
     """Run the searches one after the other."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = frame.make_parser(__doc__)
     parser.add_argument("--images", type=Path, required=True, help="an ImageFolder tree with train/ and test/")
     parser.add_argument("--max-train", type=int, default=4000, help="training images; default: 4000")
     parser.add_argument("--max-epochs", type=int, default=96, help="of one search; default: 96, 12 full trainings")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--without-start", action="store_true", help="leave out the space's start settings")
     parser.add_argument("--strategies", nargs="+", choices=list(STRATEGIES), default=list(STRATEGIES))
-    parser.add_argument("--out", type=Path, default=Path("benchmarks"), help="a folder; default: benchmarks")
     given = parser.parse_args()
-    results: dict[str, Any] = {
-        "conditions": bench_common.conditions(),
-        "asked": {"max_train": given.max_train, "start": not given.without_start},
-    }
-    found: dict[str, list[list[tuple[int, float]]]] = {name: [] for name in given.strategies}
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in range(given.seeds):
-            for name in given.strategies:
-                record, bests = search(Path(folder), name, seed, given)
-                found[name].append(bests)
-                states = [trial.state for trial in record.trials]
-                counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
-                print(f"{name}, seed {seed}: {counts}; best {bests[-1:]}", flush=True)
-    results["bests"] = dict(found)
-    for share in (0.25, 0.5, 0.75, 1.0):
-        epochs = round(share * given.max_epochs)
-        for name, several in found.items():
-            values = [value_after(curve, epochs) for curve in several]
-            shown = ", ".join("none" if value is None else f"{value:.4f}" for value in values)
-            known = [value for value in values if value is not None]
-            ends = f"mean {mean(known):.4f}" if len(known) == len(values) else "no mean"
-            print(f"after {epochs:4d} epochs, {name:10}: {ends} ({shown})")
-    results["conditions"]["load_at_end"] = bench_common.load()
-    bench_common.write(results, given.out, "search")
+    with frame.results("search", given.out) as results:
+        results["asked"] = {"max_train": given.max_train, "start": not given.without_start}
+        found: dict[str, list[list[tuple[int, float]]]] = {name: [] for name in given.strategies}
+        with tempfile.TemporaryDirectory() as folder:
+            for seed in range(given.seeds):
+                for name in given.strategies:
+                    record, bests = search(Path(folder), name, seed, given)
+                    found[name].append(bests)
+                    states = [trial.state for trial in record.trials]
+                    counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
+                    print(f"{name}, seed {seed}: {counts}; best {bests[-1:]}", flush=True)
+        results["bests"] = dict(found)
+        for share in (0.25, 0.5, 0.75, 1.0):
+            epochs = round(share * given.max_epochs)
+            for name, several in found.items():
+                values = [value_after(curve, epochs) for curve in several]
+                shown = ", ".join("none" if value is None else f"{value:.4f}" for value in values)
+                known = [value for value in values if value is not None]
+                ends = f"mean {mean(known):.4f}" if len(known) == len(values) else "no mean"
+                print(f"after {epochs:4d} epochs, {name:10}: {ends} ({shown})")
     draw(found, given.max_epochs, given.out / "search.png")
 
 
@@ -104,7 +98,8 @@ def draw(found: dict[str, list[list[tuple[int, float]]]], budget: int, path: Pat
 
     figure, axis = pyplot.subplots(figsize=(6, 4))
     for (name, several), colour in zip(found.items(), ("tab:blue", "tab:orange"), strict=False):
-        for index, curve in enumerate(several):
+        # A search may end before a trial is complete.
+        for index, curve in enumerate(curve for curve in several if curve):
             xs, ys = zip(*curve, (budget, curve[-1][1]), strict=True)
             axis.step(xs, ys, where="post", color=colour, alpha=0.7, label=name if index == 0 else None)
     axis.set_xlabel("epochs of all trials together")

@@ -19,8 +19,10 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 
 class SearchError(Exception):
@@ -157,6 +159,23 @@ _PATH = frozenset(
 def path_trouble(error: OSError) -> str | None:
     """Return what is wrong with a path if an error comes from one that is missing, closed to the user or of no use."""
     return f"{error.filename}: {error.strerror}" if error.filename and error.errno in _PATH else None
+
+
+@contextmanager
+def writing(path: Path, kind: type[UserError] = UserError) -> Iterator[None]:
+    """Make an error of the system's, while a file or folder is written, a line that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def first_line(error: BaseException, otherwise: str | None = None) -> str:
+    """Return the first line of what an exception says: libraries add pages of advice.
+
+    One that says nothing is answered with `otherwise`, or with its own name.
+    """
+    return (str(error).strip() or otherwise or type(error).__name__).splitlines()[0]
 
 
 def closest(name: str, known: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from imgcls_search import atomic
 from imgcls_search.cli.options import (
     STUDIES,
     AsJson,
@@ -17,7 +18,7 @@ from imgcls_search.cli.options import (
     study_files,
 )
 from imgcls_search.cli.output import echo, print_json
-from imgcls_search.errors import NoResultError, UserError
+from imgcls_search.errors import NoResultError, UserError, writing
 
 if TYPE_CHECKING:
     from imgcls_search.data import LeftOut
@@ -56,10 +57,12 @@ def export(
     if bundle is not None:
         _export_bundle(source, bundle, trial, studies, storage, as_json)
         return
-    from imgcls_search.jobs.export import export_trial, write_text
+    from imgcls_search.jobs.export import export_trial
 
     assert output is not None
-    write_text(output, export_trial(study_files(source, studies, storage), trial))
+    exported = export_trial(study_files(source, studies, storage), trial)
+    with writing(output):
+        atomic.write_text(output, exported)
     echo(f"wrote {output}; retrain it with: imgcls-search train {output} --seeds 3")
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from imgcls_search import atomic
 from imgcls_search.cli.options import (
     STUDIES,
     AsJson,
@@ -18,7 +19,7 @@ from imgcls_search.cli.options import (
     study_files,
 )
 from imgcls_search.cli.output import best_lines, echo, going_on, make_console, pairs, print_json, print_table, warn
-from imgcls_search.errors import UserError
+from imgcls_search.errors import UserError, writing
 
 
 def status(study: StudyName, studies: Studies = STUDIES, storage: Storage = None, as_json: AsJson = False) -> None:
@@ -250,12 +251,12 @@ def report(
 
     from imgcls_search.cli.screen import TrainingScreen
     from imgcls_search.jobs.ablation import ablate
-    from imgcls_search.jobs.export import must_be_writable
     from imgcls_search.views.report import write_report
 
     files = study_files(study, studies, storage)
     files.must_exist()
-    must_be_writable(output)
+    with writing(output):
+        atomic.check_writable(output)
     if ablation:
         screen = TrainingScreen(make_console(error=True))
         ablate(files, seeds=seeds, watcher=screen, trial=trial)

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from imgcls_search import atomic
 from imgcls_search.cli.options import (
     STUDIES,
     AsJson,
@@ -23,6 +24,7 @@ from imgcls_search.cli.options import (
     study_files,
 )
 from imgcls_search.cli.output import echo, make_console, pairs, print_json, print_table
+from imgcls_search.errors import writing
 
 
 class Portion(str, Enum):
@@ -119,7 +121,6 @@ def evaluate(
     """
     from imgcls_search.executors.helper import image_cache
     from imgcls_search.jobs.evaluate import evaluate_weights, predictions_csv
-    from imgcls_search.jobs.export import write_text
 
     component = data_component(data) if data is not None else None
     found = evaluate_weights(
@@ -131,7 +132,8 @@ def evaluate(
         say=partial(echo, error=as_json),
     )
     if predictions is not None:
-        write_text(predictions, predictions_csv(found))
+        with writing(predictions):
+            atomic.write_text(predictions, predictions_csv(found))
     if as_json:
         counts = {name: int((found.labels == number).sum()) for number, name in enumerate(found.classes)}
         measured = {"split": found.split, "images": len(found.labels), "classes": counts, "metrics": found.metrics}

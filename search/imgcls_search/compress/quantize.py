@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from imgcls_search.errors import DeployError
+from imgcls_search import atomic
+from imgcls_search.errors import DeployError, first_line
 from imgcls_search.external_data import must_be_alone
 
 if TYPE_CHECKING:
@@ -63,9 +64,8 @@ def quantize(source: Path, target: Path, *, mode: Mode, calibration: Pixels) -> 
             raise
         # The quantizer raises whatever its parts raise.
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise DeployError(f"{source}: the quantizer cannot take this model ({reason})") from error
-        result.replace(target)
+            raise DeployError(f"{source}: the quantizer cannot take this model ({first_line(error)})") from error
+        atomic.publish(result, target)
     return used
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import shutil
 import zlib
 from collections import deque
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from imgcls_search import atomic
 from imgcls_search.data.decode import THREADS, blank, decode, reason, unlimited_pillow
 from imgcls_search.data.source import Source, Split, advice
 from imgcls_search.errors import DataError
@@ -59,27 +59,24 @@ def build(
     """
     partial = folder.with_name(f"{folder.name}.partial")
     for stale in (folder, partial):
-        shutil.rmtree(stale, ignore_errors=True)
+        atomic.remove(stale)
     if keeps_pixels:
         _check_space(folder.parent, num_bytes(source, splits, size, channels))
-    partial.mkdir()
     try:
-        try:
-            facts = _Writer(partial, source, splits, size, channels, progress, keeps_pixels).write()
-        except _UnreadableError as error:
-            if not source.skips_unreadable:
-                raise
-            # Once more without them: an array's header says first how many images follow.
-            kept = _without(source, error.found)
-            writer = _Writer(partial, kept, splits, size, channels, progress, keeps_pixels)
-            writer.left_out = error.found
-            facts = writer.write()
-        partial.replace(folder)
-        _sync(folder.parent)
+        with atomic.replacing(folder, draft=partial):
+            partial.mkdir()
+            try:
+                facts = _Writer(partial, source, splits, size, channels, progress, keeps_pixels).write()
+            except _UnreadableError as error:
+                if not source.skips_unreadable:
+                    raise
+                # Once more without them: an array's header says first how many images follow.
+                kept = _without(source, error.found)
+                writer = _Writer(partial, kept, splits, size, channels, progress, keeps_pixels)
+                writer.left_out = error.found
+                facts = writer.write()
     except OSError as error:
         raise DataError(f"{folder.parent}: decoded images cannot be written ({error.strerror})") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return facts
 
 
@@ -160,7 +157,6 @@ class _Writer:
             )
         # Last, so that a folder with this file has the others.
         self.save("meta.json", [json.dumps({"files": self.checksums, "facts": facts}).encode()])
-        _sync(self.folder)
         return facts
 
     def write_split(self, split: Split, pool: ThreadPoolExecutor) -> dict[str, Any]:
@@ -250,8 +246,6 @@ class _Writer:
             for chunk in chunks:
                 file.write(chunk)
                 checksum = zlib.crc32(chunk, checksum)
-            file.flush()
-            os.fsync(file.fileno())
         self.checksums[name] = checksum
 
 
@@ -283,17 +277,6 @@ def _checksum(path: Path) -> int:
         while block := file.read(1 << 20):
             checksum = zlib.crc32(block, checksum)
     return checksum
-
-
-def _sync(folder: Path) -> None:
-    """Make a folder's entries survive a power cut, where the system lets folders be synced."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _check_space(cache: Path, needed: int) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from imgcls_search import atomic
 from imgcls_search.config import Component
 from imgcls_search.data import arrays, fingerprint
 from imgcls_search.data.arrays import Progress
@@ -23,7 +24,7 @@ from imgcls_search.data.decode import unreadable
 from imgcls_search.data.image import InputShape
 from imgcls_search.data.source import Source, Split, counted
 from imgcls_search.data.stream import Streamed
-from imgcls_search.errors import BuildError, DataError
+from imgcls_search.errors import BuildError, DataError, writing
 
 READABLE = "-test-is-readable"
 """Ends the names of empty files that say so of the test split."""
@@ -288,10 +289,8 @@ def look_at_test(source: Source, prepared: Prepared, progress: Progress | None =
             f"{source.place}: {len(broken)} of {len(source.names['test'])} test images cannot be read: {shown}{more}; "
             "mend or remove them before the search, which remembers what images it had"
         )
-    try:
-        mark.write_text(json.dumps(broken))
-    except OSError as error:
-        raise DataError(f"{mark}: cannot be written ({error.strerror})") from error
+    with writing(mark, DataError):
+        atomic.write_text(mark, json.dumps(broken))
     return broken
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,9 +13,10 @@ import torch
 from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
+from imgcls_search import atomic
 from imgcls_search.data import InputShape
 from imgcls_search.deploy.artifact import INPUT, OUTPUT
-from imgcls_search.errors import DeployError
+from imgcls_search.errors import DeployError, first_line
 
 
 def export_onnx(
@@ -33,9 +33,8 @@ def export_onnx(
     # Two images: a size of one would be taken for a constant.
     pixels = torch.zeros(2, shape.channels, shape.image_size, shape.image_size, dtype=torch.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with _quiet(), torch.no_grad():
+        with atomic.replacing(path) as draft, _quiet(), torch.no_grad():
             # Traced here: torch.onnx would try a second way after a failure, and answer with a page on both.
             shapes = {"pixels": {0: torch.export.Dim("N")}}
             traced = torch.export.export(served, (pixels,), dynamic_shapes=shapes, strict=False)
@@ -43,14 +42,9 @@ def export_onnx(
             assert program is not None
             # Behind every node it notes lines of code, with the paths of this machine: a third of a small file.
             ClearMetadataAndDocStringPass()(program.model)
-            program.save(temporary)
-        temporary.replace(path)
+            program.save(draft)
     except Exception as error:
-        # The exporter wraps whatever went wrong in pages of advice; the first line names it.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DeployError(f"{path}: the model cannot be exported to ONNX ({reason})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise DeployError(f"{path}: the model cannot be exported to ONNX ({first_line(error)})") from error
 
 
 class _Served(nn.Module):

@@ -13,11 +13,12 @@ from typing import Any, Literal
 import numpy as np
 from torch import nn
 
+from imgcls_search import atomic
 from imgcls_search.config import Component, TrialConfig
 from imgcls_search.data import Images, Prepared, comes_with, describe, describe_whole, load, open_test
 from imgcls_search.deploy.artifact import Artifact
-from imgcls_search.errors import DataError, UserError
-from imgcls_search.jobs.export import append_line, now
+from imgcls_search.errors import DataError, UserError, writing
+from imgcls_search.jobs.export import now
 from imgcls_search.terminal import shown
 from imgcls_search.train import checkpoint
 from imgcls_search.train.device import available_devices
@@ -188,7 +189,8 @@ def _as_text(cell: str) -> str:
 
 def record_opening(path: Path, about: dict[str, Any]) -> None:
     """Add a line to the list of times that the test split was looked at."""
-    append_line(path, json.dumps({"at": now(), **about}))
+    with writing(path):
+        atomic.append_line(path, json.dumps({"at": now(), **about}))
 
 
 def _images(config: TrialConfig, data: Prepared, split: SplitName) -> list[Images]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
-import os
 import re
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from imgcls_search.errors import StudyError, UserError
+from imgcls_search.errors import StudyError
 from imgcls_search.space import dump
 from imgcls_search.study import best
 from imgcls_search.study.files import StudyFiles
@@ -78,66 +76,6 @@ def is_origin(value: Any) -> bool:
         StudyFiles(Path(), value["study"])
         return bool(value["trial"] >= 0)
     return False
-
-
-def must_be_writable(path: Path) -> None:
-    """Refuse a file that cannot be written before the work is done that it is for.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        temporary.touch()
-        temporary.unlink()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        # A name that is not UTF-8 is written with a backslash, as it is shown, and as JSON escapes it.
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
-    finally:
-        # Where the folder is a file, this fails as the writing did.
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def append_line(path: Path, line: str) -> None:
-    """Add a line to a file, whole or not at all; nothing of what is there is read, and others may add at once.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    from filelock import FileLock
-
-    try:
-        with FileLock(path.with_name(f".{path.name}.lock")), path.open("a+b") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 1))
-            # Half a line, which somebody left, keeps to itself.
-            begin = b"" if file.read(1) in (b"", b"\n") else b"\n"
-            try:
-                file.write(begin + line.encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            except OSError:
-                os.ftruncate(file.fileno(), size)
-                raise
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def now() -> str:

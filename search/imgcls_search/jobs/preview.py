@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from imgcls_search import fonts
+from imgcls_search import atomic, fonts
 from imgcls_search.config import TrialConfig
 from imgcls_search.data import Moment, Prepared, load
-from imgcls_search.errors import UserError
+from imgcls_search.errors import UserError, writing
 from imgcls_search.space import Space
 from imgcls_search.strategy.draws import draw_random
 from imgcls_search.strategy.view import View
@@ -160,11 +159,5 @@ def _tile(image: torch.Tensor) -> Image.Image:
 
 
 def _save(sheet: Image.Image, output: Path) -> None:
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
-        sheet.save(temporary, format="PNG")
-        temporary.replace(output)
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written ({error.strerror or error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(output), atomic.replacing(output) as draft:
+        sheet.save(draft, format="PNG")

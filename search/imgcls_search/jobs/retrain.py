@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from imgcls_search import atomic
 from imgcls_search.confidence import interval
 from imgcls_search.config import TrialConfig
 from imgcls_search.data import Prepared, must_exist
-from imgcls_search.errors import CheckpointError, NoResultError, StudyError, UserError
+from imgcls_search.errors import CheckpointError, NoResultError, StudyError, UserError, writing
 from imgcls_search.executors.helper import Helper
 from imgcls_search.executors.local import LocalExecutor, usable_slots
-from imgcls_search.jobs.export import now, write_text
+from imgcls_search.jobs.export import now
 from imgcls_search.orchestrator import teachers
 from imgcls_search.orchestrator.faults import more_parts
 from imgcls_search.protocol import (
@@ -115,7 +116,9 @@ def train(training: Training, watcher: TrainingWatcher) -> dict[str, Any]:
     if taught is not None:
         report["teacher"] = taught[1]
     report["test_openings"] = [{**opening, "noted_in_study": is_noted}]
-    write_text(training.out / "metrics.json", json.dumps(report, indent=2) + "\n")
+    metrics = training.out / "metrics.json"
+    with writing(metrics):
+        atomic.write_text(metrics, json.dumps(report, indent=2) + "\n")
     return report
 
 
@@ -127,12 +130,9 @@ def weights_path(out: Path, seed: int) -> Path:
 def _claim(out: Path) -> None:
     if (out / "metrics.json").exists():
         raise StudyError(f"{out}: holds the results of a training already; choose another folder with --out")
-    try:
+    with writing(out):
         out.mkdir(parents=True, exist_ok=True)
-        (out / ".writable").touch()
-        (out / ".writable").unlink()
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror})") from error
+        atomic.check_writable(out / "metrics.json")
 
 
 def _refuse_other_images(training: Training, helper: Helper) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from imgcls_search import atomic
 from imgcls_search.orchestrator.context import SearchContext
 from imgcls_search.study import best
 
@@ -16,8 +17,9 @@ class Checkpoints:
 
     def clear_leftovers(self) -> None:
         """Delete what a killed worker was in the middle of writing."""
-        for path in self.folder.glob("*.tmp"):
-            path.unlink(missing_ok=True)
+        for folder in (self.folder, self.files.pictures):
+            for path in folder.glob(f"*{atomic.SUFFIX}"):
+                path.unlink(missing_ok=True)
 
     def tidy(self) -> None:
         """Keep the weights of the best trials and of those that may go on; delete the others."""

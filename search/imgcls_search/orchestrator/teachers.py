@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from imgcls_search import atomic
 from imgcls_search.compress.sections import DISTILL, Distillation, distillation
 from imgcls_search.config import Component, TrialConfig, expand_path
 from imgcls_search.data import Prepared
@@ -48,7 +48,9 @@ def settle(
                     "study with --name"
                 )
             entry = fresh
-            _keep(path, files.teacher(fresh["sha256"]))
+            kept = files.teacher(fresh["sha256"])
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            atomic.copy(path, kept)
         found[plan.key] = dict(entry)
         _must_fit(plan, files.teacher(entry["sha256"]), data, _sizes(space, data), helper)
     return found
@@ -182,11 +184,3 @@ def _show(names: Sequence[str]) -> str:
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _keep(source: Path, target: Path) -> None:
-    """Copy a file, whole or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_suffix(".tmp")
-    shutil.copyfile(source, draft)
-    draft.replace(target)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+from imgcls_search import atomic
 from imgcls_search.errors import StudyError
 from imgcls_search.study import database
 from imgcls_search.study.address import Address
@@ -91,9 +92,7 @@ def _copy_database(files: StudyFiles, target: Path) -> None:
         ):
             # All pages in one step: one moment of the study, and no writer is held up.
             ours.backup(theirs)
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(target)
+        atomic.publish(partial, target)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
+from imgcls_search import atomic
 from imgcls_search.errors import StudyError, UserError
 from imgcls_search.study import address, place
 from imgcls_search.study.address import Address
@@ -136,7 +137,7 @@ class StudyFiles:
                 self.owner.unlink(missing_ok=True)
             else:
                 self.folder.mkdir(parents=True, exist_ok=True)
-                self.owner.write_text(f"{self.address}\n")
+                atomic.write_text(self.owner, f"{self.address}\n")
         except OSError as error:
             raise StudyError(f"{self.owner}: cannot be written ({error.strerror})") from error
 

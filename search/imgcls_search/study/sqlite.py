@@ -9,6 +9,7 @@ from typing import Any
 
 from optuna.storages import RDBStorage
 
+from imgcls_search import atomic
 from imgcls_search.errors import StudyError, closest
 from imgcls_search.study import database
 from imgcls_search.study.database import FileAccess
@@ -66,7 +67,7 @@ class SqliteFile:
         finally:
             # The last connection to close writes the log into the database and deletes it.
             storage.engine.dispose()
-        self.draft.replace(self.path)
+        atomic.publish(self.draft, self.path)
 
     @contextmanager
     def held(self, say: Callable[[str], None] | None = None) -> Iterator[None]:

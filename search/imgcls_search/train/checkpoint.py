@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from imgcls_search import archive
+from imgcls_search import archive, atomic
 from imgcls_search.errors import CheckpointError
 
 
 def save(state: Mapping[str, Any], path: Path) -> None:
     """Write a state of tensors and plain values; a crash leaves the old file or the new one, never half of one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w+b") as file:
-            torch.save(dict(state), file)
-            archive.seal(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    with atomic.replacing(path) as draft, draft.open("w+b") as file:
+        torch.save(dict(state), file)
+        archive.seal(file)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -50,15 +41,3 @@ def load(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: not a weights file of this program; it holds a {type(state).__name__}")
     return state
-
-
-def _sync_folder(folder: Path) -> None:
-    # The rename itself is on disk only when the folder is; not every system lets a folder be opened.
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,7 +6,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgcls_search.errors import UserError
+from imgcls_search.errors import UserError, writing
 from imgcls_search.study import best
 from imgcls_search.study.record import Record
 from imgcls_search.study.summary import describe
@@ -57,14 +57,8 @@ def draw_front(record: Record, path: Path) -> None:
         _draw(panel, record, members, pair)
     panels[0].legend(fontsize="small")
     figure.suptitle(f"{record.study.study_name}: {len(members)} trial(s) on the front")
-    draft = path.with_name(f".{path.stem}.tmp{path.suffix}")
-    try:
-        figures.save(figure, draft)
-        draft.replace(path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
-    finally:
-        draft.unlink(missing_ok=True)
+    with writing(path):
+        figures.save(figure, path)
 
 
 def _draw(panel: Axes, record: Record, members: list[Trial], pair: tuple[int, int]) -> None:

@@ -15,10 +15,11 @@ import optuna
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.study import StudyDirection
 
+from imgcls_search import atomic
 from imgcls_search.confidence import share_interval
-from imgcls_search.errors import SearchError, StudyError
+from imgcls_search.errors import SearchError, StudyError, writing
 from imgcls_search.jobs.evaluate import measure_on, read_network
-from imgcls_search.jobs.export import find_trial, write_text
+from imgcls_search.jobs.export import find_trial
 from imgcls_search.space import differences
 from imgcls_search.study import best
 from imgcls_search.study.files import StudyFiles
@@ -52,7 +53,8 @@ def write_report(files: StudyFiles, output: Path, trial: int | None = None) -> i
     page = _render(
         {**_facts(record, winner, front), **_winner(record, winner, files), "sections": _sections(record, winner)}
     )
-    write_text(output, page)
+    with writing(output):
+        atomic.write_text(output, page)
     return output.stat().st_size
 
 

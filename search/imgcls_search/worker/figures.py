@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from imgcls_search import fonts
+from imgcls_search import atomic, fonts
 
 # isort: split
 import matplotlib as mpl
@@ -105,14 +105,14 @@ def make_legible(figure: Figure, files: Sequence[str] | None = None) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure as the kind of file that its name ends in, on white.
+    """Write a figure, whole or not at all, as the kind of file that its name ends in, on white.
 
     Raises:
         OSError: it cannot be written.
     """
     make_legible(figure)
-    with mpl.rc_context({"text.parse_math": False}):
-        figure.savefig(path, dpi=150)
+    with mpl.rc_context({"text.parse_math": False}), atomic.replacing(path) as draft:
+        figure.savefig(draft, dpi=150, format=path.suffix[1:].lower())
 
 
 def to_svg(figure: Figure, name: str) -> str:

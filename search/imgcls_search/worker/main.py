@@ -31,6 +31,7 @@ from imgcls_search.errors import (
     StoppedError,
     UserError,
     disk_trouble,
+    first_line,
 )
 from imgcls_search.protocol import (
     CheckpointSaved,
@@ -164,10 +165,10 @@ class Bench:
             if trouble is not None:
                 yield self._fail(job, "disk", trouble)
             elif _is_out_of_memory(error):
-                yield self._fail(job, "out_of_memory", f"out of memory: {_first_line(error)}")
+                yield self._fail(job, "out_of_memory", f"out of memory: {first_line(error, 'no message')}")
                 self._free_memory()
             else:
-                yield self._fail(job, "error", f"{type(error).__name__}: {_first_line(error)}")
+                yield self._fail(job, "error", f"{type(error).__name__}: {first_line(error, 'no message')}")
 
     def _time(self, job: Job) -> Any:
         metrics = finish.time_artifact(Path(job.artifact), Prepared.from_dict(job.data))
@@ -182,7 +183,9 @@ class Bench:
         except Exception as error:
             # The trial is trained and measured; it is not to be lost for a picture.
             traceback.print_exc()
-            yield Drawn(trial=job.trial, pictures={}, reason=f"{type(error).__name__}: {_first_line(error)}")
+            yield Drawn(
+                trial=job.trial, pictures={}, reason=f"{type(error).__name__}: {first_line(error, 'no message')}"
+            )
         yield MilestoneReached(trial=job.trial)
 
     def _pictures(self, job: Job) -> dict[str, str]:
@@ -395,10 +398,6 @@ def _is_of_same_images(job: Job, state: dict[str, Any]) -> bool:
 def _is_out_of_memory(error: BaseException) -> bool:
     # On a CPU torch reports it as a plain RuntimeError.
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or "no message").split("\n", 1)[0]
 
 
 class _logging_to:  # noqa: N801 - used as a function

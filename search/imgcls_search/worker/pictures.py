@@ -11,6 +11,7 @@ import numpy as np
 from scipy.special import softmax
 from sklearn.metrics import confusion_matrix
 
+from imgcls_search import atomic
 from imgcls_search.terminal import shown
 from imgcls_search.worker import figures
 
@@ -47,9 +48,7 @@ def draw(
     for name, figure in drawn.items():
         # Optuna's ids are random; these are the same for the same trial, so that one drawn again takes its place.
         key = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{trial}/{name}"))
-        partial = folder / f"{key}.tmp"
-        partial.write_bytes(figures.to_png(figure))
-        partial.replace(folder / key)
+        atomic.write_bytes(folder / key, figures.to_png(figure))
         found[key] = name
     return found
 

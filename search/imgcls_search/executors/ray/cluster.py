@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import imgcls_search
-from imgcls_search.errors import ClusterError
+from imgcls_search.errors import ClusterError, first_line
 from imgcls_search.executors import processes
 
 ANSWER_SECONDS = 5.0
@@ -78,7 +78,7 @@ def join(address: str) -> None:
             ray.init(address=address, log_to_driver=False, configure_logging=False, **own)
     except Exception as error:
         # Ray has no class of its own for what can go wrong here.
-        raise ClusterError(f"--cluster {address}: {_first_line(error)}") from error
+        raise ClusterError(f"--cluster {address}: {first_line(error)}") from error
 
 
 @contextlib.contextmanager
@@ -177,7 +177,7 @@ def refuse_strangers(nodes: Sequence[str] | None = None) -> None:
         try:
             theirs = ray.get(answer, timeout=LOOK_SECONDS)
         except ray.exceptions.RayError as error:
-            raise ClusterError(f"--cluster: node {ip} cannot start a process ({_first_line(error)})") from error
+            raise ClusterError(f"--cluster: node {ip} cannot start a process ({first_line(error)})") from error
         if theirs != ours:
             raise ClusterError(f"--cluster: node {ip} has {_named(theirs)}, this machine {_named(ours)}")
 
@@ -201,7 +201,3 @@ def _must_answer(address: str) -> None:
 
 def _named(version: tuple[str, str] | None) -> str:
     return f"imgcls-search {version[0]} (its files: {version[1]})" if version is not None else "no imgcls-search"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).split("\n", 1)[0]

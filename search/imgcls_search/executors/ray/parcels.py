@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from imgcls_search import atomic
 from imgcls_search.errors import ClusterError
 from imgcls_search.executors import processes
 from imgcls_search.protocol import CheckpointSaved, Drawn, Event, Job, Scored
@@ -60,15 +61,7 @@ def write(root: Path, pieces: Sequence[Piece]) -> None:
             with path.open("ab") as file:
                 file.write(piece.content)
             continue
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                file.write(piece.content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        atomic.write_bytes(path, piece.content)
 
 
 def chunks(path: Path) -> Iterator[bytes]:
@@ -149,7 +142,7 @@ class Nest:
         return str(self.here / Path(path).relative_to(self.root)) if path else ""
 
     def _results(self) -> list[Path]:
-        found = [path for path in self.here.rglob("*") if path.is_file() and path.suffix not in (".tmp", ".log")]
+        found = [path for path in self.here.rglob("*") if path.is_file() and path.suffix not in (atomic.SUFFIX, ".log")]
         return sorted(found)
 
     def _fetch_images(self, errand: Errand) -> Path:
@@ -161,14 +154,12 @@ class Nest:
         self.images.mkdir(exist_ok=True)
         with FileLock(folder.with_name(f"{folder.name}.lock")):
             if not folder.is_dir():
-                part = folder.with_name(f"{folder.name}.part")
-                shutil.rmtree(part, ignore_errors=True)
-                part.mkdir()
-                for name, references in errand.images.items():
-                    with (part / name).open("wb") as file:
-                        for reference in references:
-                            file.write(ray.get(reference))
-                part.rename(folder)
+                with atomic.replacing(folder, draft=folder.with_name(f"{folder.name}.part")) as draft:
+                    draft.mkdir()
+                    for name, references in errand.images.items():
+                        with (draft / name).open("wb") as file:
+                            for reference in references:
+                                file.write(ray.get(reference))
         return folder
 
 

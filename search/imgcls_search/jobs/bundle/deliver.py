@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
+from imgcls_search import atomic
 from imgcls_search.data import Images, load
 from imgcls_search.deploy import bundle
 from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.deploy.onnx import export_onnx
-from imgcls_search.errors import DeployError, UserError
+from imgcls_search.errors import DeployError, UserError, writing
 from imgcls_search.jobs.bundle.card import card
 from imgcls_search.jobs.bundle.facts import describe
 from imgcls_search.jobs.bundle.weights import Trained
-from imgcls_search.jobs.export import write_text
 from imgcls_search.space import dump
 from imgcls_search.train.loop import predict
 from imgcls_search.worker import pipeline
@@ -59,18 +58,9 @@ def _folder(out: Path) -> Iterator[Path]:
     """Give a folder beside the wanted one, which takes its place when all went well."""
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out}: exists already; choose another folder, or remove it")
-    beside = out.absolute().with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        beside.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror})") from error
-    try:
-        yield beside
-        beside.replace(out)
-    except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror})") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    with writing(out), atomic.replacing(out) as draft:
+        draft.mkdir(parents=True)
+        yield draft
 
 
 def _validation_images(trained: Trained, cache: Path, say: Callable[[str], None]) -> tuple[Images, bool]:
@@ -127,7 +117,7 @@ def _write_rest(trained: Trained, folder: Path, facts: dict[str, Any]) -> None:
         "card": card(facts, data.classes),
     }
     for role, text in texts.items():
-        write_text(folder / bundle.FILES[role], text)
+        atomic.write_text(folder / bundle.FILES[role], text)
     about = bundle.describe(
         folder,
         size=data.image_size,
@@ -136,4 +126,4 @@ def _write_rest(trained: Trained, folder: Path, facts: dict[str, Any]) -> None:
         std=data.std,
         quantized=facts["model"]["quantized"],
     )
-    write_text(folder / bundle.DESCRIPTION, json.dumps(about, indent=2, ensure_ascii=False) + "\n")
+    atomic.write_text(folder / bundle.DESCRIPTION, json.dumps(about, indent=2, ensure_ascii=False) + "\n")

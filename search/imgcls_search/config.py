@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -13,6 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from imgcls_search import digests
 from imgcls_search.errors import UserError
 
 Scalar = None | bool | int | float | str
@@ -66,7 +66,7 @@ class TrialConfig:
         """Return a short hash of the named top-level sections (default: all), equal for equal contents."""
         chosen = {key: self.tree[key] for key in (sections or sorted(self.tree))}
         text = json.dumps(_thaw(chosen), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return digests.of_text(text)[:16]
 
     def __hash__(self) -> int:
         return hash(self._identity)

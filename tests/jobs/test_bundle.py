@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from imgcls_search import digests
 from imgcls_search.catalog import catalog
 from imgcls_search.cli import app as cli
 from imgcls_search.compress.quantize import quantize
@@ -220,11 +221,10 @@ def sized(**values: Any) -> Callable[[Path], None]:
 
 def relabelled(folder: Path) -> None:
     """Exchange the labels and mend the checksum, as somebody would who means it."""
-    from imgcls_search.deploy import bundle
 
     (folder / "labels.json").write_text('["a", "b", "c"]')
     about = json.loads((folder / "bundle.json").read_text())
-    about["files"]["labels"]["sha256"] = bundle._checksum(folder / "labels.json")
+    about["files"]["labels"]["sha256"] = digests.of_file(folder / "labels.json")
     (folder / "bundle.json").write_text(json.dumps(about))
 
 
@@ -246,7 +246,6 @@ def circled(folder: Path) -> None:
 def split_up(folder: Path) -> None:
     """Move a tensor to a file in the working folder, named without a folder, and mend the checksum."""
     import onnx
-    from imgcls_search.deploy import bundle
 
     model = onnx.load(str(folder / "model.onnx"))
     tensor = model.graph.initializer[0]
@@ -255,7 +254,7 @@ def split_up(folder: Path) -> None:
     tensor.ClearField("raw_data")
     (folder / "model.onnx").write_bytes(model.SerializeToString())
     about = json.loads((folder / "bundle.json").read_text())
-    about["files"]["model"]["sha256"] = bundle._checksum(folder / "model.onnx")
+    about["files"]["model"]["sha256"] = digests.of_file(folder / "model.onnx")
     (folder / "bundle.json").write_text(json.dumps(about))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 import shutil
@@ -16,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from imgcls_search import atomic
+from imgcls_search import atomic, digests
 from imgcls_search.config import Component
 from imgcls_search.data import arrays, fingerprint
 from imgcls_search.data.arrays import Progress
@@ -334,7 +333,7 @@ def _key(source: Source, image_size: int, channels: int) -> str:
     facts = [VERSION, source.fingerprint, names, image_size, channels]
     # Only where it is so, since stores of before have no such part.
     text = json.dumps([*facts, "skips unreadable"] if source.skips_unreadable else facts)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digests.of_text(text)[:16]
 
 
 def _load(folder: Path, split: Split, count: int, side: int, channels: int, source: Source | None) -> Images:

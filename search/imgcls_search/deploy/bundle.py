@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from imgcls_search import digests
 from imgcls_search.data.decode import STEPS
 from imgcls_search.deploy.artifact import INPUT, OUTPUT, Artifact
 from imgcls_search.errors import DeployError
@@ -50,7 +50,7 @@ def describe(
     return {
         "format": FORMAT,
         "files": {
-            role: {"name": name} | ({} if role in EDITABLE else {"sha256": _checksum(folder / name)})
+            role: {"name": name} | ({} if role in EDITABLE else {"sha256": digests.of_file(folder / name)})
             for role, name in FILES.items()
         },
         "input": {
@@ -117,7 +117,7 @@ def _file(folder: Path, about: Mapping[str, Any], role: str) -> str:
     _must_be_inside(folder, name, f"{place}: {name!r}")
     if not path.is_file():
         raise DeployError(f"{path}: missing; the bundle is not whole")
-    if role not in EDITABLE and entry.get("sha256") != _checksum(path):
+    if role not in EDITABLE and entry.get("sha256") != digests.of_file(path):
         raise DeployError(f"{path}: damaged, or changed since the bundle was written")
     return name
 
@@ -154,11 +154,3 @@ def _check_fit(folder: Path, bundle: Bundle) -> None:
         raise DeployError(f"{folder}: the model takes {bundle.artifact.pixel_shape}, {DESCRIPTION} says {expected}")
     if bundle.artifact.classes != len(bundle.labels):
         raise DeployError(f"{folder}: the model has {bundle.artifact.classes} classes, but {len(bundle.labels)} labels")
-
-
-def _checksum(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from imgcls_search import digests
 from imgcls_search.errors import BuildError
 from imgcls_search.models import ENTRY_POINTS
 
@@ -94,7 +95,7 @@ def _thaw(found: Any) -> Any:
 
 def _key(question: Mapping[str, Any]) -> str:
     text = json.dumps([_versions(), question], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digests.of_text(text)
 
 
 @cache

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from imgcls_search import atomic
+from imgcls_search import atomic, digests
 from imgcls_search.compress.sections import DISTILL, Distillation, distillation
 from imgcls_search.config import Component, TrialConfig, expand_path
 from imgcls_search.data import Prepared
@@ -130,7 +129,7 @@ def _find(plan: Distillation, root: Path, at: Address | None) -> tuple[dict[str,
         path = expand_path(plan.source, plan.path)
         if not path.is_file():
             raise CheckpointError(f"{plan.path}: {path}: no such weights file; train writes one")
-        return {"sha256": _digest(path), "file": str(path)}, path
+        return {"sha256": digests.of_file(path), "file": str(path)}, path
     try:
         files = find_study(root, plan.source, at)
         record = load(files)
@@ -149,7 +148,7 @@ def _find(plan: Distillation, root: Path, at: Address | None) -> tuple[dict[str,
             f"{plan.path}: study {plan.source!r} kept no weights of its best trial {teacher.number}; allowed: a study "
             "with study.keep of at least 1, or distil from a file that train writes"
         )
-    return {"sha256": _digest(path), "study": plan.source, "trial": teacher.number}, path
+    return {"sha256": digests.of_file(path), "study": plan.source, "trial": teacher.number}, path
 
 
 def _must_fit(plan: Distillation, path: Path, data: Prepared, sizes: Sequence[int], helper: Helper) -> None:
@@ -180,7 +179,3 @@ def _shape(channels: int, size: int) -> str:
 def _show(names: Sequence[str]) -> str:
     shown = ", ".join(names[:5])
     return f"{len(names)} ({shown}{', ...' if len(names) > 5 else ''})"
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from imgcls_search import digests
 from imgcls_search.study.record import Record
 from imgcls_search.study.rows import Rows
 from imgcls_search.study.summary import summarise
@@ -45,7 +45,7 @@ def write_note(record: Record) -> None:
 
 
 def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()[:16]
+    return digests.of_text(text)[:16]
 
 
 def _lines(record: Record) -> Iterator[str]:

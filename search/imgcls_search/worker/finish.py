@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from imgcls_search import digests
 from imgcls_search.compress import prune, sections
 from imgcls_search.compress.quantize import quantize
 from imgcls_search.config import TrialConfig
@@ -119,11 +119,6 @@ def artifact_path(weights: Path) -> Path:
     return weights.with_suffix(".onnx")
 
 
-def digest(path: Path) -> str:
-    """Return the SHA-256 of a file in hexadecimal digits."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def find_artifact(state: Mapping[str, Any], weights: Path) -> Artifact | None:
     """Return the exported network that a saved training was scored by, None where it was scored as it is.
 
@@ -136,7 +131,7 @@ def find_artifact(state: Mapping[str, Any], weights: Path) -> Artifact | None:
     path = artifact_path(weights)
     if not path.is_file():
         raise CheckpointError(f"{weights}: its compressed network is missing: {path}")
-    if digest(path) != state["artifact"]:
+    if digests.of_file(path) != state["artifact"]:
         raise CheckpointError(f"{path}: not the network that {weights} was scored by; it was changed or damaged")
     return Artifact.load(path)
 

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from imgcls_search import terminal
+from imgcls_search import digests, terminal
 from imgcls_search.data import Prepared, load
 from imgcls_search.errors import (
     CheckpointError,
@@ -275,7 +275,7 @@ class Bench:
                 **pipeline.describe_weights(job.config, data, found.shapes),
                 "job": _identity(job),
                 "history": session.history,
-                "artifact": finish.digest(Path(job.artifact)),
+                "artifact": digests.of_file(Path(job.artifact)),
                 "metrics": metrics,
                 "notes": found.notes,
             }
@@ -354,7 +354,7 @@ def _read_finished(job: Job) -> list[Event] | None:
     if state is None or "artifact" not in state:
         return None
     artifact = Path(job.artifact)
-    if not artifact.is_file() or finish.digest(artifact) != state["artifact"]:
+    if not artifact.is_file() or digests.of_file(artifact) != state["artifact"]:
         return None
     trial, history = job.trial, list(state["history"])
     return [

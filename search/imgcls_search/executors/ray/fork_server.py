@@ -6,7 +6,6 @@ It outlives the actors, so that the worker of a new one does not wait until torc
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import multiprocessing
 import os
 import selectors
@@ -23,6 +22,8 @@ from typing import Any
 
 from filelock import FileLock
 
+from imgcls_search import digests
+
 LINGER_SECONDS = 60.0
 """How long it waits for the next actor while none has a process."""
 
@@ -33,7 +34,7 @@ class ForkServer:
     def __init__(self, folder: Path, key: str) -> None:
         """Take the one of a key, which all actors of a run on a node share; only the user may enter `folder`."""
         self.lock = FileLock(folder / "fork-server.lock")
-        self.address = folder / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.socket"
+        self.address = folder / f"{digests.of_text(key)[:16]}.socket"
 
     def start(self, target: Callable[..., None], _name: str, *arguments: Any) -> tuple[Forked, Connection]:
         """Start `target(connection, *arguments)` in a process of its own, without waiting for it; see `processes`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from imgcls_search import atomic
+from imgcls_search import atomic, digests
 from imgcls_search.errors import ClusterError
 from imgcls_search.executors import processes
 from imgcls_search.protocol import CheckpointSaved, Drawn, Event, Job, Scored
@@ -92,7 +91,7 @@ class Nest:
         self.root = root
         base = own_folder()
         self.images = base / "images"
-        self.here = base / hashlib.sha256(f"{root} {name}".encode()).hexdigest()[:16]
+        self.here = base / digests.of_text(f"{root} {name}")[:16]
         self.trial = -1
         self.sent: dict[Path, tuple[int, int]] = {}
         self.log_sent = 0

@@ -1,0 +1,26 @@
+"""SHA-256 of files and texts, in hexadecimal digits."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+_BLOCK = 2**20
+
+
+def of_file(path: Path) -> str:
+    """Return the digest of a file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def of_text(text: str) -> str:
+    """Return the digest of a text as UTF-8; what is not UTF-8 in it counts as backslashes."""
+    return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()

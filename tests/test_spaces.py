@@ -21,7 +21,7 @@ from imgcls_search.strategy.draws import draw_random
 from imgcls_search.strategy.view import View
 from imgcls_search.train.loop import ImageSet, train_epoch
 from imgcls_search.trial import MEASURED
-from imgcls_search.worker import pipeline
+from imgcls_search.worker import measuring, pipeline
 
 from tests.conftest import Answer
 
@@ -122,7 +122,7 @@ def shape_of(config: TrialConfig) -> InputShape:
 
 
 def sizes(config: TrialConfig) -> tuple[int, int]:
-    found = pipeline.count(config.component("model"), shape_of(config))
+    found = measuring.count(config.component("model"), shape_of(config))
     return found.params, found.macs
 
 
@@ -181,7 +181,7 @@ def test_start_settings_are_possible_and_within_the_limits(name: str) -> None:
     for told in space.start:
         config = space.sample(Pick(told))
         shape = shape_of(config)
-        measured = pipeline.measure(config, shape, pipeline.count(config.component("model"), shape))
+        measured = measuring.measure(config, shape, measuring.count(config.component("model"), shape))
         assert all(measured[limit] <= value for limit, value in space.limits.items() if limit not in MEASURED)
 
 

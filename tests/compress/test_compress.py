@@ -26,7 +26,7 @@ from imgcls_search.study import best, record
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.train import checkpoint
 from imgcls_search.trial import SIZES, Candidate, Trial
-from imgcls_search.worker import pipeline
+from imgcls_search.worker import measuring, pipeline
 from torch import nn
 from torch.nn import functional
 from torchvision.models.vision_transformer import EncoderBlock
@@ -61,9 +61,9 @@ def test_structured_pruning_is_known_before_training_and_can_be_rebuilt(family: 
     shapes = prune.shrink(model, 0.5, channels=1, image_size=8)
     params = sum(parameter.numel() for parameter in model.parameters())
     assert params < 0.8 * sum(parameter.numel() for parameter in whole.parameters())
-    known = pipeline.count(component(family), SHAPE, pruned=0.5)
+    known = measuring.count(component(family), SHAPE, pruned=0.5)
     assert known.params == params
-    assert known.macs < pipeline.count(component(family), SHAPE).macs
+    assert known.macs < measuring.count(component(family), SHAPE).macs
     # As from a file: another model of the same builder takes the shape and the weights.
     prune.rebuild(whole, shapes, model.state_dict())
     images = torch.randn(3, 1, 8, 8)

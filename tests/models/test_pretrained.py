@@ -18,7 +18,7 @@ from imgcls_search.errors import BuildError, CheckpointError
 from imgcls_search.models import MODELS
 from imgcls_search.space import parse
 from imgcls_search.train.loop import fit
-from imgcls_search.worker import pipeline
+from imgcls_search.worker import measuring, pipeline
 
 from tests.conftest import Answer
 
@@ -328,7 +328,7 @@ def test_more_frozen_stages_than_there_are_is_an_impossible_combination(tmp_path
     trial = config(f"{section}finetune: {{freeze: 4}}\n")
     shape = data(16).shape
     with pytest.raises(BuildError, match=r"^finetune.freeze: 4 stages, but the model has 3; allowed: 1 to 3"):
-        pipeline.measure(trial, shape, pipeline.count(trial.component("model"), shape))
+        measuring.measure(trial, shape, measuring.count(trial.component("model"), shape))
 
 
 def test_finetune_without_pretrained_weights_is_refused(tiny: Path, imgcls: Callable[..., Answer]) -> None:

@@ -17,6 +17,15 @@ from imgcls_search import digests
 from imgcls_search.errors import BuildError
 from imgcls_search.models import ENTRY_POINTS
 
+COUNTED_BY = (
+    "imgcls_search.models",
+    "imgcls_search.compress",
+    "imgcls_search.train.optimizers",
+    "imgcls_search.train.losses",
+    "imgcls_search.worker.measuring",
+)
+"""Modules, and packages with all their modules, whose code decides on an answer; a test follows one to them."""
+
 
 class Counts:
     """A memory of answers; where its file cannot be written it forgets them with the process."""
@@ -100,20 +109,26 @@ def _key(question: Mapping[str, Any]) -> str:
 
 @cache
 def _versions() -> dict[str, str]:
-    """Return what may change the answers: libraries that build models, and the text of our own builders."""
+    """Return what may change the answers: libraries that build models, and the text of our own code that answers."""
     found = {}
     for name in ("torch", "torchvision", "timm", "torch-pruning"):
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-    package = Path(__file__).parent.parent
-    paths = [
-        *sorted((package / "models").glob("*.py")),
-        package / "train" / "optimizers.py",
-        package / "compress" / "prune.py",
-    ]
+    texts = [path.read_bytes() for path in counted_files()]
+    return {**found, "builders": hashlib.sha256(b"".join(texts)).hexdigest()}
+
+
+def counted_files() -> list[Path]:
+    """Return the files of `COUNTED_BY`, and those of families that other packages bring."""
+    paths: list[Path] = []
+    for name in COUNTED_BY:
+        spec = find_spec(name)
+        assert spec is not None, f"{name} has moved: name it in COUNTED_BY where it is now"
+        assert spec.origin is not None
+        file = Path(spec.origin)
+        paths += sorted(file.parent.glob("*.py")) if spec.submodule_search_locations else [file]
     for entry in metadata.entry_points(group=ENTRY_POINTS):
         spec = find_spec(entry.module)
         if spec is not None and spec.origin is not None:
             paths.append(Path(spec.origin))
-    texts = [path.read_bytes() for path in paths]
-    return {**found, "builders": hashlib.sha256(b"".join(texts)).hexdigest()}
+    return paths

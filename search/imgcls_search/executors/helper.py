@@ -312,31 +312,31 @@ def _measure(
 ) -> dict[str, float]:
     from imgcls_search.models import pretrained
     from imgcls_search.models.cost import Cost
-    from imgcls_search.worker import pipeline
+    from imgcls_search.worker import measuring, pipeline
 
     counts = _COUNTS.setdefault(root, Counts(counts_file(Path(root))))
     trial, input_shape = TrialConfig.from_dict(config), InputShape(**shape)
     model = trial.component("model")
     found = counts.ask(
         {"model": config["model"], "shape": dict(shape)},
-        lambda: dataclasses.asdict(pipeline.count(model, input_shape)),
+        lambda: dataclasses.asdict(measuring.count(model, input_shape)),
     )
     if pretrained.is_file(model):
         pipeline.check_weights(model, input_shape)
-    return pipeline.measure(trial, input_shape, Cost(**found), deployed=_deployed(counts, trial, input_shape))
+    return measuring.measure(trial, input_shape, Cost(**found), deployed=_deployed(counts, trial, input_shape))
 
 
 def _deployed(counts: Counts, trial: TrialConfig, shape: InputShape) -> Any:
     """Return the cost of the network that structured pruning leaves, None where there is none."""
     from imgcls_search.models.cost import Cost
-    from imgcls_search.worker import pipeline
+    from imgcls_search.worker import measuring
 
-    amount = pipeline.structured_amount(trial)
+    amount = measuring.structured_amount(trial)
     if not amount:
         return None
     model = trial.component("model")
     question = {"model": trial.to_dict()["model"], "shape": dataclasses.asdict(shape), "pruned": amount}
-    return Cost(**counts.ask(question, lambda: dataclasses.asdict(pipeline.count(model, shape, pruned=amount))))
+    return Cost(**counts.ask(question, lambda: dataclasses.asdict(measuring.count(model, shape, pruned=amount))))
 
 
 def _fetch_weights(connection: Connection, config: Mapping[str, Any], shape: Mapping[str, Any]) -> None:

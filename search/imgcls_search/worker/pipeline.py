@@ -41,10 +41,9 @@ from imgcls_search.data import (
     summarise,
 )
 from imgcls_search.data.image import CACHE_GB
-from imgcls_search.errors import BuildError, CheckpointError, SearchError
-from imgcls_search.models import cost, families, pretrained
+from imgcls_search.errors import CheckpointError
+from imgcls_search.models import families, pretrained
 from imgcls_search.models.anatomy import Anatomy
-from imgcls_search.models.cost import Cost
 from imgcls_search.protocol import Portion
 from imgcls_search.signature import build
 from imgcls_search.train import checkpoint, finetune
@@ -53,6 +52,7 @@ from imgcls_search.train.loop import ImageSet, Session, Teach
 from imgcls_search.train.losses import LOSSES
 from imgcls_search.train.optimizers import OPTIMIZERS, SCHEDULES
 from imgcls_search.train.recipe import Finetune, Training
+from imgcls_search.worker.measuring import meta_model
 
 GPU_SHARE = 0.25
 """The share of a GPU's free memory that a data set may take to live there."""
@@ -146,62 +146,6 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
 
 
-def count(component: Component, shape: InputShape, *, pruned: float = 0.0) -> Cost:
-    """Return what a model costs, from one on the meta device, which holds no numbers.
-
-    `pruned` is the share of channels that structured pruning will take out; which ones changes nothing.
-
-    Raises:
-        BuildError: no model can be built from the component, or it cannot be pruned.
-    """
-    sides = {"channels": shape.channels, "image_size": shape.image_size}
-    try:
-        model = _meta_model(component, shape)
-        if pruned:
-            prune.shrink(model, pruned, **sides)
-        return cost.count(model, **sides)
-    except SearchError:
-        raise
-    except Exception as error:
-        # Families from elsewhere, timm's too, refuse what they cannot do in words of their own.
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise BuildError(component.path, f"cannot be built ({reason})") from error
-
-
-def structured_amount(config: TrialConfig) -> float:
-    """Return the share of channels that a configuration takes out, 0 where it takes out none."""
-    plan = sections.pruning(config)
-    return plan.amount if plan is not None and plan.kind == "structured" else 0.0
-
-
-def measure(config: TrialConfig, shape: InputShape, found: Cost, *, deployed: Cost | None = None) -> dict[str, float]:
-    """Return what is known before training, see `imgcls_search.trial.SIZES`.
-
-    `found` is the cost of the network that is trained, `deployed` that of the pruned one, where it is another.
-
-    Raises:
-        BuildError: no optimizer, schedule or loss can be built from the configuration.
-    """
-    build(LOSSES, config.component("loss"), class_counts=(1,) * shape.classes)
-    build(SCHEDULES, config.component("schedule"), epochs=config.section("training")["epochs"])
-    if pretrained.is_wanted(config.component("model")):
-        finetune.check_freeze(Finetune(**config.section("finetune")), found.num_stages)
-    recipe = Training(**config.section("training"))
-    pixels = shape.channels * shape.image_size**2
-    return {
-        "params": (deployed or found).params,
-        "macs": (deployed or found).macs,
-        "largest_activation": found.largest_activation,
-        "memory": cost.peak_bytes(
-            found,
-            pixels=pixels,
-            batch_size=recipe.batch_size,
-            optimizer_states=_optimizer_states(config.component("optimizer")),
-            averages=recipe.ema > 0,
-        ),
-    }
-
-
 def check_weights(component: Component, shape: InputShape) -> None:
     """Fetch or read the pretrained weights of a model component, and see that they fit.
 
@@ -209,7 +153,7 @@ def check_weights(component: Component, shape: InputShape) -> None:
         CheckpointError: they cannot be fetched or read.
         BuildError: they do not fit the model.
     """
-    pretrained.find(component, _meta_model(component, shape), **dataclasses.asdict(shape))
+    pretrained.find(component, meta_model(component, shape), **dataclasses.asdict(shape))
 
 
 def with_normalisation(config: TrialConfig, data: Prepared) -> Prepared:
@@ -221,24 +165,8 @@ def with_normalisation(config: TrialConfig, data: Prepared) -> Prepared:
     component = config.component("model")
     if not pretrained.is_wanted(component):
         return data
-    mean, std = pretrained.normalisation(component, _meta_model(component, data.shape))
+    mean, std = pretrained.normalisation(component, meta_model(component, data.shape))
     return replace(data, mean=mean, std=std)
-
-
-def _meta_model(component: Component, shape: InputShape) -> nn.Module:
-    with torch.device("meta"):
-        model: nn.Module = build(families(), component, **dataclasses.asdict(shape))
-    return model
-
-
-def _optimizer_states(component: Component) -> int:
-    """Return how many numbers an optimizer keeps for each parameter, by letting it take a step."""
-    tiny = nn.Linear(2, 2, bias=False)
-    optimizer = build(OPTIMIZERS, component, model=tiny)
-    tiny(torch.ones(1, 2)).sum().backward()
-    optimizer.step()
-    state = optimizer.state[tiny.weight]
-    return sum(isinstance(value, torch.Tensor) and value.shape == tiny.weight.shape for value in state.values())
 
 
 def build_model(config: TrialConfig, shape: InputShape) -> nn.Module:

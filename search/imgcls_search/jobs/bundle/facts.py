@@ -17,7 +17,7 @@ from imgcls_search.jobs.bundle.weights import Trained
 from imgcls_search.jobs.export import now
 from imgcls_search.train.metrics import score
 from imgcls_search.trial import compresses
-from imgcls_search.worker import pipeline
+from imgcls_search.worker import measuring, pipeline
 
 LATENCY_IMAGES = 64
 
@@ -76,7 +76,7 @@ def _model(trained: Trained, artifact: Artifact) -> dict[str, Any]:
     return {
         "family": component.name,
         "params": sum(parameter.numel() for parameter in trained.model.parameters()),
-        "macs": None if is_compressed else pipeline.count(component, trained.data.shape).macs,
+        "macs": None if is_compressed else measuring.count(component, trained.data.shape).macs,
         "compression": {name: _choice(trained.config, name) for name in ("distill", "prune", "quantize")},
         "quantized": artifact.quantized,
     }

@@ -333,7 +333,7 @@ def test_train_does_not_go_on_with_what_was_trained_on_other_images(
 
 def test_worker_does_not_go_on_from_a_checkpoint_of_other_images(tmp_path: Path) -> None:
     from imgcls_search.executors.helper import image_cache
-    from imgcls_search.jobs.retrain import training_job
+    from imgcls_search.jobs.job_runner import training_job
     from imgcls_search.worker.main import Bench
     from imgcls_search.worker.pipeline import prepare_data
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,9 @@ from typing import Any
 from imgcls_search.confidence import interval
 from imgcls_search.config import TrialConfig
 from imgcls_search.errors import BuildError, UserError
-from imgcls_search.executors.helper import Helper
-from imgcls_search.executors.local import LocalExecutor, usable_slots
 from imgcls_search.jobs.confirm import TRAINED, fresh_seeds, searched_images
 from imgcls_search.jobs.export import find_trial, now
-from imgcls_search.jobs.retrain import TrainingWatcher, train_jobs, training_job
+from imgcls_search.jobs.job_runner import JobRunner, TrainingWatcher, training_job
 from imgcls_search.orchestrator import teachers
 from imgcls_search.space import differences
 from imgcls_search.study import best
@@ -56,40 +53,33 @@ def ablate(files: StudyFiles, *, seeds: int, watcher: TrainingWatcher, trial: in
     known = record.facts.get("ablation")
     if known is not None and (known["winner"], len(known["seeds"])) == (winner.number, seeds):
         return dict(known)
-    with ExitStack() as stack:
-        stack.enter_context(files.taken())
-        helper = Helper(files.root)
-        stack.callback(helper.close)
+    with files.taken(), JobRunner(files.root, watcher) as runner:
         config = winner.candidate.config
-        searched_images(files, record, config, helper, watcher)
+        searched_images(record, config, runner)
 
         def can_be_built(config: TrialConfig) -> bool:
             try:
-                helper.measure(config, helper.prepare(config, watcher.decoding, watcher.say).shape)
+                runner.helper.measure(config, runner.images(config).shape)
             except BuildError:
                 return False
             return True
 
         way = list(steps(first.candidate.config, config, can_be_built))
-        executor = LocalExecutor(
-            usable_slots(helper.devices(config.section("training")["device"]), None, len(way) * seeds)
-        )
-        stack.callback(executor.close)
+        runner.hire(config, len(way) * seeds)
         drawn = fresh_seeds(record, seeds)
         watcher.say(f"{len(way)} settings on {seeds} fresh seed(s) each; the test split stays sealed")
         jobs = [
             training_job(
                 number,
                 step.config,
-                helper.prepare(step.config, watcher.decoding, watcher.say),
+                runner.images(step.config),
                 seed=seed,
                 weights=_weights_path(files, step.config, seed),
                 teacher=teachers.path_of(step.config, files, record.facts.get("teachers", {})),
             )
             for number, (step, seed) in enumerate((step, seed) for step in way for seed in drawn)
         ]
-        histories = train_jobs(jobs, executor, watcher)
-    scores = [histories[number][-1][metric] for number in range(len(jobs))]
+        scores = [history[-1][metric] for history in runner.train(jobs)]
     found = {
         "at": now(),
         "metric": metric,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,8 @@ from imgcls_search.confidence import difference, estimate, interval, optimism, s
 from imgcls_search.config import TrialConfig
 from imgcls_search.data import Prepared
 from imgcls_search.errors import StudyError, UserError
-from imgcls_search.executors.helper import Helper
-from imgcls_search.executors.local import LocalExecutor, usable_slots
 from imgcls_search.jobs.export import find_trial, now
-from imgcls_search.jobs.retrain import TrainingWatcher, train_jobs, training_job
+from imgcls_search.jobs.job_runner import JobRunner, TrainingWatcher, training_job
 from imgcls_search.orchestrator import study_data, teachers
 from imgcls_search.protocol import Job
 from imgcls_search.study import best
@@ -28,29 +25,27 @@ TRAINED = ("accuracy", "top5_accuracy", "macro_f1", "loss")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Bench:
-    """What every training of a confirmation needs."""
+class _Trainer:
+    """Trains trials of a study again, for a confirmation."""
 
     files: StudyFiles
     record: Record
-    helper: Helper
-    executor: LocalExecutor
-    watcher: TrainingWatcher
+    runner: JobRunner
     metric: str
 
     def train(self, trials: Sequence[Trial], seeds: Sequence[int]) -> dict[int, list[float]]:
         """Train every trial's configuration with every seed; return the metric of the last epochs by trial."""
         pairs = [(trial, seed) for trial in trials for seed in seeds]
         jobs = [self._job(number, trial, seed) for number, (trial, seed) in enumerate(pairs)]
-        histories = train_jobs(jobs, self.executor, self.watcher)
+        histories = self.runner.train(jobs)
         scores: dict[int, list[float]] = {trial.number: [] for trial in trials}
-        for number, (trial, _) in enumerate(pairs):
-            scores[trial.number].append(histories[number][-1][self.metric])
+        for (trial, _), history in zip(pairs, histories, strict=True):
+            scores[trial.number].append(history[-1][self.metric])
         return scores
 
     def data(self, trial: Trial) -> Prepared:
         """Return the images, as long as they are those of the study."""
-        return searched_images(self.files, self.record, trial.candidate.config, self.helper, self.watcher)
+        return searched_images(self.record, trial.candidate.config, self.runner)
 
     def _job(self, number: int, trial: Trial, seed: int) -> Job:
         config = trial.candidate.config
@@ -88,16 +83,11 @@ def confirm(
     known = record.facts.get("confirmed")
     if known is not None and not again:
         return _known(known, [trial.number for trial in chosen_from], seeds)
-    with ExitStack() as stack:
-        stack.enter_context(files.taken())
-        helper = Helper(files.root)
-        stack.callback(helper.close)
-        devices = helper.devices(chosen_from[0].candidate.config.section("training")["device"])
-        executor = LocalExecutor(usable_slots(devices, None, len(chosen_from) * seeds))
-        stack.callback(executor.close)
-        bench = _Bench(files=files, record=record, helper=helper, executor=executor, watcher=watcher, metric=metric)
-        found = _choose(bench, chosen_from, seeds, 1 if direction == "maximize" else -1)
-        data = bench.data(record.by_number[found["chosen"]])
+    with files.taken(), JobRunner(files.root, watcher) as runner:
+        runner.hire(chosen_from[0].candidate.config, len(chosen_from) * seeds)
+        trainer = _Trainer(files=files, record=record, runner=runner, metric=metric)
+        found = _choose(trainer, chosen_from, seeds, 1 if direction == "maximize" else -1)
+        data = trainer.data(record.by_number[found["chosen"]])
     _open_test(record, files, found, data)
     record.set_fact("confirmed", found)
     return found
@@ -116,16 +106,14 @@ def _candidates(record: Record, top: int, number: int | None) -> list[Trial]:
     return [trial]
 
 
-def searched_images(
-    files: StudyFiles, record: Record, config: TrialConfig, helper: Helper, watcher: TrainingWatcher
-) -> Prepared:
+def searched_images(record: Record, config: TrialConfig, runner: JobRunner) -> Prepared:
     """Return the images of a configuration, as long as they are those of the study.
 
     Raises:
         StudyError: they are not.
     """
-    found = helper.prepare(config, watcher.decoding, watcher.say)
-    study_data.refuse_other(record, config, found, helper)
+    found = runner.images(config)
+    study_data.refuse_other(record, config, found, runner.helper)
     return found
 
 
@@ -155,21 +143,23 @@ def _known(known: Mapping[str, Any], trials: Sequence[int], seeds: int) -> dict[
     return dict(known)
 
 
-def _choose(bench: _Bench, trials: Sequence[Trial], seeds: int, sign: int) -> dict[str, Any]:
-    drawn = fresh_seeds(bench.record, 2 * seeds)
+def _choose(trainer: _Trainer, trials: Sequence[Trial], seeds: int, sign: int) -> dict[str, Any]:
+    drawn = fresh_seeds(trainer.record, 2 * seeds)
     choosing, fresh = drawn[:seeds], drawn[seeds:]
-    bench.watcher.say(f"{len(trials)} trial(s) on {seeds} fresh seeds each; the test split stays sealed")
-    scores = bench.train(trials, choosing)
+    trainer.runner.watcher.say(f"{len(trials)} trial(s) on {seeds} fresh seeds each; the test split stays sealed")
+    scores = trainer.train(trials, choosing)
     order = sorted(trials, key=lambda trial: -sign * sum(scores[trial.number]))
     chosen = order[0]
-    bench.watcher.say(f"trial {chosen.number} is chosen; {seeds} more seeds, that had no part in it, measure it")
-    measured = bench.train([chosen], fresh)[chosen.number]
+    trainer.runner.watcher.say(
+        f"trial {chosen.number} is chosen; {seeds} more seeds, that had no part in it, measure it"
+    )
+    measured = trainer.train([chosen], fresh)[chosen.number]
     confirmed = estimate(measured, scores[chosen.number])
     searched = _searched(chosen)
     lucky = optimism(searched, confirmed, sign)
     return {
         "at": now(),
-        "metric": bench.metric,
+        "metric": trainer.metric,
         "seeds": {"choosing": choosing, "fresh": fresh},
         "ranking": [_rank(trial, scores, chosen) for trial in order],
         "chosen": chosen.number,

@@ -6,18 +6,14 @@ import math
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, Literal
 
 from imgcls_search.catalog import catalog
 from imgcls_search.confidence import t_quantile
-from imgcls_search.errors import SearchError, StudyError
-from imgcls_search.executors.helper import Helper
-from imgcls_search.executors.local import LocalExecutor, usable_slots
+from imgcls_search.errors import SearchError, StudyError, first_line
 from imgcls_search.jobs.confirm import fresh_seeds
 from imgcls_search.jobs.export import find_trial
-from imgcls_search.jobs.retrain import TrainingWatcher, train_jobs
+from imgcls_search.jobs.job_runner import JobRunner, TrainingWatcher
 from imgcls_search.orchestrator import teachers
 from imgcls_search.protocol import Job
 from imgcls_search.space import dump, parse
@@ -29,7 +25,7 @@ from imgcls_search.trial import Trial
 Verdict = Literal["identical", "within noise", "different"]
 
 
-def reproduce(files: StudyFiles, number: int, *, seeds: int, watcher: TrainingWatcher) -> dict[str, Any]:
+def reproduce(files: StudyFiles, trial_number: int, *, seeds: int, watcher: TrainingWatcher) -> dict[str, Any]:
     """Train a trial again with its seed to its last epoch, and tell how that compares with what is recorded.
 
     Where it is not identical, so many other seeds are trained as well: what differs by no more than they do is noise.
@@ -39,38 +35,32 @@ def reproduce(files: StudyFiles, number: int, *, seeds: int, watcher: TrainingWa
         NoResultError: the training failed.
     """
     record = load(files)
-    trial = find_trial(record, number)
+    trial = find_trial(record, trial_number)
     if not trial.epochs:
-        raise StudyError(f"trial {number} is {trial.state} and has no epoch to compare with")
-    with ExitStack() as stack:
-        helper = Helper(files.root)
-        stack.callback(helper.close)
-        config = trial.candidate.config
-        devices = helper.devices(config.section("training")["device"])
-        executor = LocalExecutor(usable_slots(devices, None, seeds))
-        stack.callback(executor.close)
-        data = helper.prepare(config, watcher.decoding, watcher.say)
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="imgcls-search-")))
+        raise StudyError(f"trial {trial.number} is {trial.state} and has no epoch to compare with")
+    with JobRunner(files.root, watcher) as runner, tempfile.TemporaryDirectory(prefix="imgcls-search-") as folder:
+        config, helper = trial.candidate.config, runner.helper
+        devices = runner.hire(config, seeds)
+        data = runner.images(config)
 
         def train(chosen: Sequence[int]) -> list[list[dict[str, float]]]:
             jobs = [
                 Job(
-                    trial=place,
+                    trial=number,
                     config=config,
                     data=data.to_dict(),
                     seed=seed,
                     portion="train",
                     until_epoch=trial.epoch,
                     from_epoch=0,
-                    checkpoint=str(folder / f"{place}-{seed}.pt"),
-                    log=str(folder / f"{place}-{seed}.log"),
+                    checkpoint=f"{folder}/{number}-{seed}.pt",
+                    log=f"{folder}/{number}-{seed}.log",
                     micro_batches=trial.micro_batches,
                     teacher=teachers.path_of(config, files, record.facts.get("teachers", {})),
                 )
-                for place, seed in enumerate(chosen)
+                for number, seed in enumerate(chosen)
             ]
-            found = train_jobs(jobs, executor, watcher)
-            return [found[place] for place in range(len(chosen))]
+            return runner.train(jobs)
 
         (again,) = train([trial.seed])
         first = _first_difference(trial.epochs, again)
@@ -86,7 +76,7 @@ def reproduce(files: StudyFiles, number: int, *, seeds: int, watcher: TrainingWa
     verdict: Verdict = "different" if abs(then - now) > margin else "within noise"
     return {
         "study": files.name,
-        "trial": number,
+        "trial": trial.number,
         "verdict": "identical" if first is None else verdict,
         "epochs": trial.epoch,
         "metric": _metric(trial),
@@ -118,7 +108,7 @@ def _changes(record: Record, trial: Trial, fingerprint: str, versions: Mapping[s
         changed = differences(trial.candidate.config.to_dict(), read.to_dict())
         found += [f"config: {change}" for change in changed]
     except SearchError as error:
-        found.append(f"config: this version cannot read it ({str(error).splitlines()[0]})")
+        found.append(f"config: this version cannot read it ({first_line(error)})")
     if record.fact("data")["fingerprint"] != fingerprint:
         found.append(f"data: fingerprint was {record.facts['data']['fingerprint']}, is now {fingerprint}")
     old = record.facts.get("versions", {})

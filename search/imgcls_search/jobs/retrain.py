@@ -4,57 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from imgcls_search import atomic
 from imgcls_search.confidence import interval
 from imgcls_search.config import TrialConfig
 from imgcls_search.data import Prepared, must_exist
-from imgcls_search.errors import CheckpointError, NoResultError, StudyError, UserError, writing
+from imgcls_search.errors import CheckpointError, StudyError, UserError, writing
 from imgcls_search.executors.helper import Helper
-from imgcls_search.executors.local import LocalExecutor, usable_slots
 from imgcls_search.jobs.export import now
+from imgcls_search.jobs.job_runner import JobRunner, TrainingWatcher, training_job
 from imgcls_search.orchestrator import teachers
-from imgcls_search.orchestrator.faults import more_parts
 from imgcls_search.protocol import (
-    EpochEnded,
-    Event,
-    Executor,
-    Failed,
-    Job,
-    MilestoneReached,
     Portion,
-    Scored,
-    Started,
-    WorkerDied,
 )
 from imgcls_search.study.address import Address
 from imgcls_search.study.files import find_study
 from imgcls_search.study.record import load
-from imgcls_search.trial import compresses
-
-MOST_DEATHS = 2
-"""Workers that may die under one seed before the training is given up."""
-
-
-PARTIAL = ".partial.pt"
-"""Ends the name of weights that are still being trained."""
-
-
-class TrainingWatcher(Protocol):
-    """Somebody who looks on."""
-
-    def say(self, text: str) -> None:
-        """Take a line that a person should see."""
-
-    def decoding(self, done: int, total: int) -> None:
-        """Take notice of images being decoded."""
-
-    def epoch_ended(self, seed: int, metrics: Mapping[str, float], epochs: int) -> None:
-        """Take notice of an epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,20 +52,17 @@ def train(training: Training, watcher: TrainingWatcher) -> dict[str, Any]:
     """
     must_exist(training.config.component("data"))
     _claim(training.out)
-    with ExitStack() as stack:
-        helper = Helper(training.studies)
-        stack.callback(helper.close)
-        devices = helper.devices(training.config.section("training")["device"])
-        executor = LocalExecutor(usable_slots(devices, None, len(training.seeds)))
-        stack.callback(executor.close)
+    with JobRunner(training.studies, watcher) as runner:
+        runner.hire(training.config, len(training.seeds))
+        helper = runner.helper
         _refuse_other_images(training, helper)
-        data = helper.prepare(training.config, watcher.decoding, watcher.say)
+        data = runner.images(training.config)
         helper.measure(training.config, data.shape)
         taught = teachers.settle_one(training.config, training.studies, training.at, training.origin, data, helper)
         teacher = taught[0] if taught is not None else None
         jobs = [
             training_job(
-                seed,
+                number,
                 training.config,
                 data,
                 seed=seed,
@@ -105,9 +70,9 @@ def train(training: Training, watcher: TrainingWatcher) -> dict[str, Any]:
                 teacher=teacher,
                 portion=training.portion,
             )
-            for seed in training.seeds
+            for number, seed in enumerate(training.seeds)
         ]
-        histories = train_jobs(jobs, executor, watcher)
+        histories = dict(zip(training.seeds, runner.train(jobs), strict=True))
         versions = helper.versions()
     # From here on the test split is open; that is written down where the search can be asked about it.
     opening = {"by": "train", "at": now(), "seeds": list(training.seeds), "portion": training.portion}
@@ -154,93 +119,6 @@ def _refuse_other_images(training: Training, helper: Helper) -> None:
                 f"{known.fingerprint}); put them back, choose another folder with --out, or delete {training.out} to "
                 "train from the start"
             )
-
-
-def train_jobs(jobs: Sequence[Job], executor: Executor, watcher: TrainingWatcher) -> dict[int, list[dict[str, float]]]:
-    """Train every job to its last epoch and return what each epoch measured, by the job's number.
-
-    Raises:
-        NoResultError: a training diverged or failed, or its workers keep dying.
-    """
-    jobs_by_number = {job.trial: job for job in jobs}
-    histories: dict[int, list[dict[str, float]]] = {number: [] for number in jobs_by_number}
-    waiting = list(jobs_by_number)
-    deaths = dict.fromkeys(jobs_by_number, 0)
-    unfinished = set(jobs_by_number)
-    while unfinished:
-        while waiting and executor.free_slots():
-            executor.start(jobs_by_number[waiting.pop(0)])
-        event = executor.next_event(0.5)
-        if event is None:
-            continue
-        number = event.trial
-        job = jobs_by_number[number]
-        match event:
-            case Started(history=history):
-                histories[number] = [dict(metrics) for metrics in history]
-            case EpochEnded(metrics=metrics):
-                histories[number].append(dict(metrics))
-                watcher.epoch_ended(job.seed, metrics, job.until_epoch)
-            case Scored(metrics=metrics):
-                # As it is deployed, and so what it is worth.
-                histories[number].append({**histories[number][-1], **metrics})
-            case MilestoneReached():
-                _name_finished(Path(job.checkpoint))
-                unfinished.discard(number)
-            case Failed(kind="out_of_memory", reason=reason) | WorkerDied(is_out_of_memory=True, reason=reason) if (
-                more := more_parts(job.config.section("training")["batch_size"], job.micro_batches)
-            ):
-                jobs_by_number[number] = replace(job, micro_batches=more)
-                watcher.say(f"seed {job.seed}: {reason}; it goes on with {more} micro-batches a batch")
-                waiting.insert(0, number)
-            case Failed(reason=reason):
-                raise NoResultError(f"seed {job.seed}: {reason} (log: {job.log})")
-            case WorkerDied(reason=reason):
-                deaths[number] += 1
-                if deaths[number] > MOST_DEATHS:
-                    raise NoResultError(f"seed {job.seed}: {reason}, {deaths[number]} times")
-                watcher.say(f"seed {job.seed}: {reason}; it goes on from its last checkpoint")
-                waiting.insert(0, number)
-            case Event():
-                pass
-    return histories
-
-
-def training_job(
-    number: int,
-    config: TrialConfig,
-    data: Prepared,
-    *,
-    seed: int,
-    weights: Path,
-    teacher: str | None,
-    portion: Portion = "train",
-) -> Job:
-    """Return a training from the start to its last epoch, or from the checkpoint that an interrupted one left.
-
-    Until it is finished its weights have another name, so that nobody takes them for finished ones.
-    """
-    exports = compresses(config)
-    return Job(
-        trial=number,
-        config=config,
-        data=data.to_dict(),
-        seed=seed,
-        portion=portion,
-        until_epoch=config.section("training")["epochs"],
-        from_epoch=0,
-        checkpoint=str(weights if weights.exists() else weights.with_suffix(PARTIAL)),
-        log=str(weights.with_suffix(".log")),
-        is_scored=exports,
-        artifact=str(weights.with_suffix(".onnx")) if exports else "",
-        teacher=teacher,
-    )
-
-
-def _name_finished(checkpoint: Path) -> None:
-    """Give the weights of a finished training the name that they are looked for by."""
-    if checkpoint.name.endswith(PARTIAL):
-        checkpoint.replace(checkpoint.with_name(f"{checkpoint.name.removesuffix(PARTIAL)}.pt"))
 
 
 def _report(

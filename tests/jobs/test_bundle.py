@@ -22,7 +22,6 @@ from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.space import parse
 from imgcls_search.train import checkpoint, loop
 from imgcls_search.worker import pipeline
-from imgcls_search.worker.finish import digest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -333,7 +332,7 @@ def rescore(top: Path, change: Callable[[Any], Any] = lambda state: None) -> Non
     """Let the weights have been scored by their exported file, as those of a compressed trial are."""
     weights = top / "trained" / "best" / "seed-1.pt"
     shutil.copy(top / "model" / "model.onnx", weights.with_suffix(".onnx"))
-    state = checkpoint.load(weights) | {"artifact": digest(weights.with_suffix(".onnx"))}
+    state = checkpoint.load(weights) | {"artifact": digests.of_file(weights.with_suffix(".onnx"))}
     change(state)
     checkpoint.save(state, weights)
 
@@ -345,7 +344,7 @@ def test_file_that_was_scored_is_the_one_in_the_bundle(here: Run, tmp_path: Path
     answer = here("export", "trained/best/seed-1.pt", "--bundle", "new")
     assert is_one_line(answer), answer
     assert "changed or damaged" in answer.err
-    state = checkpoint.load(tmp_path / "trained" / "best" / "seed-1.pt") | {"artifact": digest(scored)}
+    state = checkpoint.load(tmp_path / "trained" / "best" / "seed-1.pt") | {"artifact": digests.of_file(scored)}
     checkpoint.save(state, tmp_path / "trained" / "best" / "seed-1.pt")
     assert here("export", "trained/best/seed-1.pt", "--bundle", "new").code == 0
     assert (tmp_path / "new" / "model.onnx").read_bytes() == scored.read_bytes()

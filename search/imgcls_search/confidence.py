@@ -11,6 +11,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 LEVEL = 0.95
 """How often an interval holds the true value."""
@@ -26,7 +27,15 @@ class Estimate:
     """Standard deviation of a single training."""
 
 
-def interval(values: Sequence[float]) -> dict[str, float | None]:
+class Interval(TypedDict):
+    """The mean of some values, their standard deviation and the half-width of its interval; one value has neither."""
+
+    mean: float
+    std: float | None
+    ci95: float | None
+
+
+def interval(values: Sequence[float]) -> Interval:
     """Return the mean, the standard deviation and the half-width of the 95 % interval (Student's t) of some values."""
     n = len(values)
     std = statistics.stdev(values) if n > 1 else None

@@ -20,6 +20,7 @@ from imgcls_search.cli.options import (
 )
 from imgcls_search.cli.output import best_lines, echo, going_on, make_console, pairs, print_json, print_table, warn
 from imgcls_search.errors import UserError, writing
+from imgcls_search.study.facts import Confirmation
 
 
 def status(study: StudyName, studies: Studies = STUDIES, storage: Storage = None, as_json: AsJson = False) -> None:
@@ -286,7 +287,7 @@ def dashboard(
     server.serve_forever()
 
 
-def _trust(confirmed: dict[str, Any] | None, numbers: list[int], study: str) -> str:
+def _trust(confirmed: Confirmation | None, numbers: list[int], study: str) -> str:
     """Return whether a winner was confirmed, and what that showed."""
     if confirmed is None:
         which = " --trial N" if len(numbers) > 1 else ""

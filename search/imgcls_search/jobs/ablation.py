@@ -16,6 +16,7 @@ from imgcls_search.jobs.job_runner import JobRunner, TrainingWatcher, training_j
 from imgcls_search.orchestrator import teachers
 from imgcls_search.space import differences
 from imgcls_search.study import best
+from imgcls_search.study.facts import Ablation
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import load
 
@@ -28,7 +29,7 @@ class Step:
     config: TrialConfig
 
 
-def ablate(files: StudyFiles, *, seeds: int, watcher: TrainingWatcher, trial: int | None = None) -> dict[str, Any]:
+def ablate(files: StudyFiles, *, seeds: int, watcher: TrainingWatcher, trial: int | None = None) -> Ablation:
     """Train the first setting, every step from it to the winner, and the winner, on fresh seeds; the study keeps it.
 
     `trial` is the winner's number; by default that of the best.
@@ -52,7 +53,7 @@ def ablate(files: StudyFiles, *, seeds: int, watcher: TrainingWatcher, trial: in
         )
     known = record.facts.get("ablation")
     if known is not None and (known["winner"], len(known["seeds"])) == (winner.number, seeds):
-        return dict(known)
+        return known
     with files.taken(), JobRunner(files.root, watcher) as runner:
         config = winner.candidate.config
         searched_images(record, config, runner)
@@ -80,7 +81,7 @@ def ablate(files: StudyFiles, *, seeds: int, watcher: TrainingWatcher, trial: in
             for number, (step, seed) in enumerate((step, seed) for step in way for seed in drawn)
         ]
         scores = [history[-1][metric] for history in runner.train(jobs)]
-    found = {
+    found: Ablation = {
         "at": now(),
         "metric": metric,
         "direction": direction,

@@ -16,6 +16,7 @@ from imgcls_search.jobs.job_runner import JobRunner, TrainingWatcher, training_j
 from imgcls_search.orchestrator import study_data, teachers
 from imgcls_search.protocol import Job
 from imgcls_search.study import best
+from imgcls_search.study.facts import Choice, Confirmation, Opening, RankedTrial, SpreadOfSeeds, TestScores
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record, load
 from imgcls_search.trial import Trial
@@ -61,7 +62,7 @@ class _Trainer:
 
 def confirm(
     files: StudyFiles, *, top: int, seeds: int, again: bool, watcher: TrainingWatcher, trial: int | None = None
-) -> dict[str, Any]:
+) -> Confirmation:
     """Train the best few on fresh seeds, choose by their mean, train the chosen one on seeds that had no part in the
     choice, and only then open the test split, once, for it; the study remembers what came out.
 
@@ -88,9 +89,9 @@ def confirm(
         trainer = _Trainer(files=files, record=record, runner=runner, metric=metric)
         found = _choose(trainer, chosen_from, seeds, 1 if direction == "maximize" else -1)
         data = trainer.data(record.by_number[found["chosen"]])
-    _open_test(record, files, found, data)
-    record.set_fact("confirmed", found)
-    return found
+    confirmation: Confirmation = {**found, "test": _open_test(record, files, found, data)}
+    record.set_fact("confirmed", confirmation)
+    return confirmation
 
 
 def _candidates(record: Record, top: int, number: int | None) -> list[Trial]:
@@ -132,7 +133,7 @@ def fresh_seeds(record: Record, count: int) -> list[int]:
     return list(dict.fromkeys(seed for seed in drawn if seed not in used))[:count]
 
 
-def _known(known: Mapping[str, Any], trials: Sequence[int], seeds: int) -> dict[str, Any]:
+def _known(known: Confirmation, trials: Sequence[int], seeds: int) -> Confirmation:
     asked = sorted(trials), seeds
     then = sorted(entry["trial"] for entry in known["ranking"]), len(known["seeds"]["choosing"])
     if asked != then:
@@ -140,10 +141,10 @@ def _known(known: Mapping[str, Any], trials: Sequence[int], seeds: int) -> dict[
             f"confirmed before, with trials {_list(then[0])} and {then[1]} seeds; now it would be trials "
             f"{_list(asked[0])} and {asked[1]} seeds; --again does so, and opens the test split once more"
         )
-    return dict(known)
+    return known
 
 
-def _choose(trainer: _Trainer, trials: Sequence[Trial], seeds: int, sign: int) -> dict[str, Any]:
+def _choose(trainer: _Trainer, trials: Sequence[Trial], seeds: int, sign: int) -> Choice:
     drawn = fresh_seeds(trainer.record, 2 * seeds)
     choosing, fresh = drawn[:seeds], drawn[seeds:]
     trainer.runner.watcher.say(f"{len(trials)} trial(s) on {seeds} fresh seeds each; the test split stays sealed")
@@ -170,13 +171,13 @@ def _choose(trainer: _Trainer, trials: Sequence[Trial], seeds: int, sign: int) -
     }
 
 
-def _rank(trial: Trial, scores: Mapping[int, Sequence[float]], chosen: Trial) -> dict[str, Any]:
+def _rank(trial: Trial, scores: Mapping[int, Sequence[float]], chosen: Trial) -> RankedTrial:
     gap = difference(scores[chosen.number], scores[trial.number])
     return {
         "trial": trial.number,
         "searched": _searched(trial),
         "scores": list(scores[trial.number]),
-        **interval(scores[trial.number]),
+        **_spread(scores[trial.number]),
         # By these seeds alone it may be as good as the chosen one.
         "is_tied": trial is not chosen and abs(gap.mean) <= gap.half,
     }
@@ -187,23 +188,39 @@ def _searched(trial: Trial) -> float:
     return trial.values[0]
 
 
-def _open_test(record: Record, files: StudyFiles, found: dict[str, Any], data: Prepared) -> None:
-    """Measure the chosen configuration's fresh trainings on the test split; that is written down first."""
+def _open_test(record: Record, files: StudyFiles, found: Choice, data: Prepared) -> TestScores:
+    """Return what the chosen configuration's fresh trainings make of the test split; that is written down first."""
     from dataclasses import replace
 
     from imgcls_search.jobs.evaluate import measure_on, read_network
 
     seeds = found["seeds"]["fresh"]
-    opening = {"by": "confirm", "at": now(), "seeds": seeds, "portion": "train", "trial": found["chosen"]}
-    record.append_fact("test_openings", opening)
+    record.append_fact(
+        "test_openings", Opening(by="confirm", at=now(), seeds=seeds, portion="train", trial=found["chosen"])
+    )
     scores = []
     for seed in seeds:
         network, config, known = read_network(weights_path(files, found["chosen"], seed))
         evaluation = measure_on(network, config, replace(data, mean=known.mean, std=known.std), "test")
         scores.append(evaluation.metrics[found["metric"]])
-    found["test"] = {"scores": scores, **interval(scores), "images": len(evaluation.labels)}
+    spread = _spread(scores)
+    test: TestScores = {
+        "scores": scores,
+        "mean": spread["mean"],
+        "std": spread["std"],
+        "ci95": spread["ci95"],
+        "images": len(evaluation.labels),
+    }
     if found["metric"] in ("accuracy", "top5_accuracy"):
-        found["test"]["images_interval"] = share_interval(found["test"]["mean"], found["test"]["images"])
+        test["images_interval"] = list(share_interval(test["mean"], test["images"]))
+    return test
+
+
+def _spread(scores: Sequence[float]) -> SpreadOfSeeds:
+    found = interval(scores)
+    assert found["std"] is not None
+    assert found["ci95"] is not None, "a confirmation has two seeds at least"
+    return {"mean": found["mean"], "std": found["std"], "ci95": found["ci95"]}
 
 
 def _list(values: Sequence[Any]) -> str:

@@ -281,7 +281,9 @@ def space_of(record: Record, catalog: Catalog, overrides: Sequence[tuple[str, st
     Raises:
         SpaceError: a change is no part of the space language.
     """
-    document = {name: section for name, section in record.fact("space").items() if name not in ("start", "limits")}
-    study = {name: value for name, value in document["study"].items() if name in ("name", "seed", "sampler", "pruner")}
+    sections: Mapping[str, object] = record.fact("space")
+    document = {name: section for name, section in sections.items() if name not in ("start", "limits")}
+    rules: Mapping[str, object] = record.fact("space")["study"]
+    study = {name: value for name, value in rules.items() if name in ("name", "seed", "sampler", "pruner")}
     document["study"] = {**study, "objectives": dict(record.objectives)}
     return parse(json.dumps(document), catalog, source=f"study {record.study.study_name}", overrides=overrides)

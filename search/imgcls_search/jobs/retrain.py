@@ -21,6 +21,7 @@ from imgcls_search.protocol import (
     Portion,
 )
 from imgcls_search.study.address import Address
+from imgcls_search.study.facts import Opening
 from imgcls_search.study.files import find_study
 from imgcls_search.study.record import load
 
@@ -75,7 +76,7 @@ def train(training: Training, watcher: TrainingWatcher) -> dict[str, Any]:
         histories = dict(zip(training.seeds, runner.train(jobs), strict=True))
         versions = helper.versions()
     # From here on the test split is open; that is written down where the search can be asked about it.
-    opening = {"by": "train", "at": now(), "seeds": list(training.seeds), "portion": training.portion}
+    opening = Opening(by="train", at=now(), seeds=list(training.seeds), portion=training.portion)
     is_noted = _note_opening(training, opening, watcher)
     report = _report(training, data, histories, versions)
     if taught is not None:
@@ -152,7 +153,7 @@ def _report(
     }
 
 
-def _note_opening(training: Training, opening: Mapping[str, Any], watcher: TrainingWatcher) -> bool:
+def _note_opening(training: Training, opening: Opening, watcher: TrainingWatcher) -> bool:
     """Record in the study that its test split was opened; False where the study cannot be found."""
     if training.origin is None:
         return False

@@ -26,6 +26,7 @@ from imgcls_search.strategy.draws import draw_random
 from imgcls_search.strategy.view import View
 from imgcls_search.study import record as records
 from imgcls_search.study.address import Address
+from imgcls_search.study.facts import StudyFacts
 from imgcls_search.study.files import StudyFiles, find_study
 from imgcls_search.study.note import write_note
 from imgcls_search.study.record import Record
@@ -94,7 +95,9 @@ def run(
         taught_by = teachers.settle(space, files, data, helper, known)
         if record is None:
             facts = _facts(asked, data, helper, engine.hardware or helper.hardware(engine.devices[0]))
-            record = records.create(files, space.objectives, {**facts, "teachers": taught_by} if taught_by else facts)
+            if taught_by:
+                facts["teachers"] = taught_by
+            record = records.create(files, space.objectives, facts)
         study_data.refuse_other(record, space.first(), data, helper)
         search = Search(
             space=space,
@@ -219,7 +222,7 @@ def _settle_data(space: Space, helper: Helper, watcher: Watcher) -> tuple[Space,
     return space.fill({"image.size": data.image_size, "image.channels": data.channels}), data
 
 
-def _facts(space: Space, data: Prepared, helper: Helper, hardware: str) -> dict[str, Any]:
+def _facts(space: Space, data: Prepared, helper: Helper, hardware: str) -> StudyFacts:
     """Return what a study remembers of its beginning."""
     return {
         "imgcls_search": __version__,

@@ -37,6 +37,7 @@ from imgcls_search.strategy.propose import Proposer, Weigh
 from imgcls_search.strategy.pruners import PRUNERS, Pruner
 from imgcls_search.strategy.samplers import SAMPLERS, Sampler
 from imgcls_search.study import best
+from imgcls_search.study.facts import Run
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
 from imgcls_search.trial import LATENCY_CONDITIONS, MEASURED, NOT_PROMOTED, OPEN, Trial
@@ -363,8 +364,8 @@ class Search:
     def _note_run(self) -> None:
         """Record how long this call took, and how much of that the run process itself computed."""
         seconds = self._seconds()
-        entry = {"seconds": round(seconds, 3), "writer_seconds": round(seconds - self.idle_seconds, 3)}
-        self.record.append_fact("runs", entry)
+        run = Run(seconds=round(seconds, 3), writer_seconds=round(seconds - self.idle_seconds, 3))
+        self.record.append_fact("runs", run)
 
     def _seconds(self) -> float:
         """Return how long this call has taken, on the executor's clock."""

@@ -16,15 +16,16 @@ from imgcls_search.signature import build
 from imgcls_search.space import Space
 from imgcls_search.study import best
 from imgcls_search.study.address import Address
+from imgcls_search.study.facts import KnownTeacher
 from imgcls_search.study.files import StudyFiles, find_study
 from imgcls_search.study.record import load
 
-Teachers = dict[str, dict[str, Any]]
-"""What a study remembers of its teachers: by name, the digest of their weights, and the trial they come from."""
+Teachers = dict[str, KnownTeacher]
+"""What a study remembers of its teachers, by name."""
 
 
 def settle(
-    space: Space, files: StudyFiles, data: Prepared, helper: Helper, known: Mapping[str, Mapping[str, Any]]
+    space: Space, files: StudyFiles, data: Prepared, helper: Helper, known: Mapping[str, KnownTeacher]
 ) -> Teachers:
     """Return every teacher that the trials of a space may have, its weights copied into the study.
 
@@ -50,12 +51,12 @@ def settle(
             kept = files.teacher(fresh["sha256"])
             kept.parent.mkdir(parents=True, exist_ok=True)
             atomic.copy(path, kept)
-        found[plan.key] = dict(entry)
+        found[plan.key] = entry
         _must_fit(plan, files.teacher(entry["sha256"]), data, _sizes(space, data), helper)
     return found
 
 
-def path_of(config: TrialConfig, files: StudyFiles, teachers: Mapping[str, Mapping[str, Any]]) -> str | None:
+def path_of(config: TrialConfig, files: StudyFiles, teachers: Mapping[str, KnownTeacher]) -> str | None:
     """Return the study's copy of the weights that a configuration learns from, None where it learns from labels."""
     plan = distillation(config)
     return None if plan is None else str(files.teacher(teachers[plan.key]["sha256"]))
@@ -68,7 +69,7 @@ def settle_one(
     origin: Mapping[str, Any] | None,
     data: Prepared,
     helper: Helper,
-) -> tuple[str, dict[str, Any]] | None:
+) -> tuple[str, KnownTeacher] | None:
     """Return the weights that one configuration learns from, and what is known of them; None where there are none.
 
     A configuration that was exported learns from the teacher that its study kept, where that can be found.
@@ -88,7 +89,7 @@ def settle_one(
 
 def _kept(
     plan: Distillation, root: Path, at: Address | None, origin: Mapping[str, Any] | None
-) -> tuple[dict[str, Any], Path] | None:
+) -> tuple[KnownTeacher, Path] | None:
     if origin is None:
         return None
     try:
@@ -98,7 +99,7 @@ def _kept(
         return None
     if entry is None or not files.teacher(entry["sha256"]).is_file():
         return None
-    return dict(entry), files.teacher(entry["sha256"])
+    return entry, files.teacher(entry["sha256"])
 
 
 def _plans(space: Space) -> list[Distillation]:
@@ -124,7 +125,7 @@ def _values(entry: Any) -> list[Any]:
     return list(entry.get("choice") or entry.get("int") or ())
 
 
-def _find(plan: Distillation, root: Path, at: Address | None) -> tuple[dict[str, Any], Path]:
+def _find(plan: Distillation, root: Path, at: Address | None) -> tuple[KnownTeacher, Path]:
     if plan.kind == "file":
         path = expand_path(plan.source, plan.path)
         if not path.is_file():

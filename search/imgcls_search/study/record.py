@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, cast, overload
 
 import optuna
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
@@ -23,6 +23,7 @@ from optuna.trial import FrozenTrial, TrialState
 from imgcls_search.config import Scalar, TrialConfig
 from imgcls_search.errors import StudyError
 from imgcls_search.study import database
+from imgcls_search.study.facts import Ablation, Confirmation, DataFact, Opening, Run, SpaceFact, StudyFacts
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.rows import EndedError, NumberTakenError, Rows
 from imgcls_search.study.shape import refuse_misshapen
@@ -123,7 +124,7 @@ class Record:
         """Read everything once."""
         self.study = study
         self.rows = rows
-        self.facts: dict[str, Any] = dict(study.user_attrs)
+        self.facts = cast(StudyFacts, dict(study.user_attrs))
         self.objectives = _objectives(self.facts)
         self.ids: dict[int, int] = {}
         self.trials: list[Trial] = []
@@ -152,7 +153,13 @@ class Record:
         """The number that Optuna gives to the next trial of the study."""
         return len(self.by_number) + len(self.strangers)
 
-    def fact(self, name: str) -> Any:
+    @overload
+    def fact(self, name: Literal["space"]) -> SpaceFact: ...
+
+    @overload
+    def fact(self, name: Literal["data"]) -> DataFact: ...
+
+    def fact(self, name: Literal["space", "data"]) -> SpaceFact | DataFact:
         """Return a fact that every search notes when it makes its study.
 
         Raises:
@@ -282,12 +289,27 @@ class Record:
         """End a trial that came to nothing."""
         self._end(trial, "fail", TrialState.FAIL, [], reason)
 
-    def set_fact(self, name: str, value: Any) -> None:
+    @overload
+    def set_fact(self, name: Literal["confirmed"], value: Confirmation) -> None: ...
+
+    @overload
+    def set_fact(self, name: Literal["ablation"], value: Ablation) -> None: ...
+
+    @overload
+    def set_fact(self, name: Literal["data_root"], value: str) -> None: ...
+
+    def set_fact(self, name: Literal["confirmed", "ablation", "data_root"], value: Any) -> None:
         """Record a fact about the study as a whole."""
         self.rows.set_fact(name, value)
         self.facts[name] = value
 
-    def append_fact(self, name: str, entry: Mapping[str, Any]) -> None:
+    @overload
+    def append_fact(self, name: Literal["runs"], entry: Run) -> None: ...
+
+    @overload
+    def append_fact(self, name: Literal["test_openings"], entry: Opening) -> None: ...
+
+    def append_fact(self, name: Literal["runs", "test_openings"], entry: Any) -> None:
         """Add an entry to a list of facts about the study as a whole, to which other processes may add at once."""
         self.facts[name] = self.rows.append_fact(name, entry)
 
@@ -364,7 +386,7 @@ def _stranger(frozen: FrozenTrial) -> Stranger:
     )
 
 
-def create(files: StudyFiles, objectives: Sequence[tuple[str, str]], facts: Mapping[str, Any]) -> Record:
+def create(files: StudyFiles, objectives: Sequence[tuple[str, str]], facts: StudyFacts) -> Record:
     """Create a study with its facts.
 
     It is made in a file or under a name of its own and moved into place when whole: whoever finds a study finds all of
@@ -436,7 +458,7 @@ def _read(study: optuna.Study, rows: Writes) -> Record:
     return record
 
 
-def _objectives(facts: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+def _objectives(facts: StudyFacts) -> tuple[tuple[str, str], ...]:
     return tuple((metric, direction) for metric, direction in facts["objectives"])
 
 

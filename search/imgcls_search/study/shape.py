@@ -3,71 +3,41 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from types import UnionType
+from typing import Annotated, Any, Protocol, TypedDict, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from optuna.study import StudyDirection
 
+from imgcls_search.study.facts import Finite, Kind, Measured, SpaceFact, StudyFacts, Whole
 from imgcls_search.trial import Trial
 
 
-class _Number:
-    """A finite number."""
+class _Epoch(TypedDict):
+    """What every epoch has beside its metrics."""
+
+    seconds: Finite
+    epoch: Finite
 
 
-class _Measured:
-    """What a training measured, which may be infinite, or no number where nothing could be measured."""
+class _Config(TypedDict, total=False):
+    """What is read of a trial's configuration without building it."""
+
+    model: Mapping[str, Mapping[str, Any]]
 
 
-class _OrNone:
-    """A finite number, or nothing."""
+class _Folder(TypedDict):
+    """The `folder` of a data section."""
 
-
-class _Whole:
-    """A whole number that is not negative."""
-
-
-class _Each:
-    """A mapping whose values all look alike."""
-
-    def __init__(self, shape: Any) -> None:
-        self.shape = shape
-
-
-_ESTIMATE = {"mean": _Number, "ci95": _Number}
-_FACTS: Mapping[str, Any] = {
-    "space?": {"study?": {"sampler": {}, "pruner": {}}},
-    "data?": {"fingerprint": str, "classes": [str], "images": _Each(_Whole)},
-    "versions?": _Each(str),
-    "hardware?": str,
-    "teachers?": _Each({"sha256": str}),
-    "runs?": [{}],
-    "test_openings?": [{}],
-    "confirmed?": {
-        "metric": str,
-        "chosen": _Whole,
-        "seeds": {"choosing": [_Whole], "fresh": [_Whole]},
-        "ranking": [{"trial": _Whole, "searched": _Number, **_ESTIMATE}],
-        "scores": [_Number],
-        "confirmed": {**_ESTIMATE, "std": _Number},
-        "optimism": _ESTIMATE,
-        "test": {**_ESTIMATE, "images": _Whole},
-    },
-    "ablation?": {
-        "metric": str,
-        "winner": _Whole,
-        "seeds": [_Whole],
-        "steps": [{"changes": [str], "mean": _Number, "ci95": _OrNone}],
-    },
-}
-"""Facts of a study; a key with a question mark may be missing, and others may be there."""
+    root: str
 
 
 class Readable(Protocol):
     """What is looked at of a record."""
 
     objectives: tuple[tuple[str, str], ...]
-    facts: dict[str, Any]
+    facts: StudyFacts
     trials: list[Trial]
 
     @property
@@ -86,7 +56,7 @@ def refuse_misshapen(record: Readable) -> None:
         raise ValueError(f"objectives of the study are {names!r:.80}")
     for _, direction in record.objectives:
         StudyDirection[direction.upper()]
-    _must_be(record.facts, _FACTS, "study")
+    _must_be(record.facts, StudyFacts, "study")
     _refuse_misshapen_folder(record.facts.get("space", {}))
     numbers = [*(trial.number for trial in record.trials), *record.strangers]
     if sorted(numbers) != list(range(len(numbers))):
@@ -94,14 +64,13 @@ def refuse_misshapen(record: Readable) -> None:
     for trial in record.trials:
         _look_at(trial, len(names))
     for stranger in record.strangers.values():
-        _must_be(stranger.params, _Each(object), "params")
+        _must_be(stranger.params, Mapping[str, Any], "params")
 
 
-def _refuse_misshapen_folder(space: Mapping[str, Any]) -> None:
+def _refuse_misshapen_folder(space: SpaceFact) -> None:
     data = space.get("data", {})
-    _must_be(data, {}, "space.data")
     if "folder" in data:
-        _must_be(data["folder"], {"root": str}, "space.data.folder")
+        _must_be(data["folder"], _Folder, "space.data.folder")
 
 
 def _look_at(trial: Trial, num_objectives: int) -> None:
@@ -113,68 +82,96 @@ def _look_at(trial: Trial, num_objectives: int) -> None:
 
 def _look_into(trial: Trial, num_objectives: int) -> None:
     for whole in (trial.number, trial.seed, trial.judged, trial.until, trial.deaths):
-        _must_be(whole, _Whole, "its plan")
+        _must_be(whole, Whole, "its plan")
     if trial.judged > trial.until or trial.micro_batches < 1 or type(trial.micro_batches) is not int:
         raise ValueError("its plan is not as it was written")
-    _must_be(list(trial.values or ()), [_Measured], "values")
+    _must_be(list(trial.values or ()), list[Measured], "values")
     if trial.state == "complete" and len(trial.values or ()) != num_objectives:
         raise ValueError("it is complete without its values")
-    for place, epoch in enumerate(trial.epochs, start=1):
-        _must_be(epoch, _Each(_Measured), f"epoch {place}")
-        _must_be(epoch, {"seconds": _Number, "epoch": _Number}, f"epoch {place}")
-        if epoch["epoch"] != place:
-            raise ValueError(f"epoch {place} is missing")
+    for number, epoch in enumerate(trial.epochs, start=1):
+        _must_be(epoch, Mapping[str, Measured], f"epoch {number}")
+        _must_be(epoch, _Epoch, f"epoch {number}")
+        if epoch["epoch"] != number:
+            raise ValueError(f"epoch {number} is missing")
     for after, metrics in trial.scores.items():
-        _must_be(after, _Whole, "epoch of a score")
-        _must_be(metrics, _Each(_Measured), "score")
-    _must_be(trial.sizes, _Each(_Number), "sizes")
-    _must_be(trial.constraints, _Each(_Measured), "constraints")
-    _must_be(trial.candidate.sampler_state, {}, "sampler_state")
+        _must_be(after, Whole, "epoch of a score")
+        _must_be(metrics, Mapping[str, Measured], "score")
+    _must_be(trial.sizes, Mapping[str, Finite], "sizes")
+    _must_be(trial.constraints, Mapping[str, Measured], "constraints")
+    _must_be(trial.candidate.sampler_state, Mapping[str, Any], "sampler_state")
     for rejection in trial.rejected_before:
-        _must_be(rejection.params, {}, "params of a rejection")
+        _must_be(rejection.params, Mapping[str, Any], "params of a rejection")
         _must_be(rejection.reason, str, "reason of a rejection")
-    _must_be([text for text in (trial.reason, *trial.troubles) if text is not None], [str], "reason")
-    _must_be(dict(trial.pictures or {}), _Each(str), "pictures")
+    _must_be([text for text in (trial.reason, *trial.troubles) if text is not None], list[str], "reason")
+    _must_be(dict(trial.pictures or {}), Mapping[str, str], "pictures")
     config = trial.candidate.config
-    _must_be(config.tree, _Each({}), "config")
-    _must_be(config.tree, {"model?": _Each({})}, "config")
+    _must_be(config.tree, Mapping[str, Mapping[str, Any]], "config")
+    _must_be(config.tree, _Config, "config")
     if len(config.tree.get("model", {"": {}})) != 1:
         raise ValueError("its config has not one model")
 
 
 def _must_be(value: Any, shape: Any, what: str) -> None:
-    match shape:
-        case _Each():
-            for key, part in _mapping(value, what).items():
-                _must_be(part, shape.shape, f"{what}.{key}")
-        case Mapping():
-            _mapping(value, what)
-            for name, inner in shape.items():
-                key = name.removesuffix("?")
-                if key in value:
-                    _must_be(value[key], inner, f"{what}.{key}")
-                elif key == name:
-                    raise ValueError(f"{what}.{key} is missing")
-        case [inner]:
-            if not isinstance(value, Sequence) or isinstance(value, str):
-                raise TypeError(f"{what} is {_shown(value)}, and not a list")
-            for place, part in enumerate(value):
-                _must_be(part, inner, f"{what}[{place}]")
-        case _:
-            if not _is(value, shape):
-                raise TypeError(f"{what} is {_shown(value)}")
+    """Compare a value with a type as it is declared: a class, a `TypedDict`, a list or mapping of types, a kind."""
+    if (test := _test(shape)) is not None:
+        if not test(value):
+            raise TypeError(f"{what} is {_shown(value)}")
+    elif is_typeddict(shape):
+        _mapping(value, what)
+        for key, inner in _keys(shape).items():
+            if key in value:
+                _must_be(value[key], inner, f"{what}.{key}")
+            elif key in shape.__required_keys__:
+                raise ValueError(f"{what}.{key} is missing")
+    elif get_origin(shape) is list:
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise TypeError(f"{what} is {_shown(value)}, and not a list")
+        (inner,) = get_args(shape)
+        for number, part in enumerate(value):
+            _must_be(part, inner, f"{what}[{number}]")
+    else:
+        _, inner = get_args(shape)
+        test = _test(inner)
+        for key, part in _mapping(value, what).items():
+            # Of a large study there are a million of them.
+            if test is None or not test(part):
+                _must_be(part, inner, f"{what}.{key}")
 
 
-def _is(value: Any, kind: type[Any]) -> bool:
-    if kind is _OrNone and value is None:
-        return True
-    if kind in (_Number, _OrNone):
-        return type(value) in (int, float) and abs(value) <= sys.float_info.max
-    if kind is _Measured:
-        return type(value) is float or _is(value, _Number)
-    if kind is _Whole:
-        return type(value) is int and 0 <= value <= sys.maxsize
-    return isinstance(value, kind)
+@cache
+def _keys(shape: Any) -> dict[str, Any]:
+    return get_type_hints(shape, include_extras=True)
+
+
+@cache
+def _test(shape: Any) -> Callable[[Any], bool] | None:
+    """Return what tells whether a value is of a type, None for types that have parts to look at."""
+    origin = get_origin(shape)
+    if shape is Any:
+        return lambda value: True
+    if origin is Annotated:
+        return _TESTS[shape.__metadata__[0]]
+    if origin in (Union, UnionType):
+        tests = [test for part in get_args(shape) if (test := _test(part)) is not None]
+        return lambda value: any(test(value) for test in tests)
+    if origin is not None or is_typeddict(shape):
+        return None
+    return lambda value: isinstance(value, shape)
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+def _is_measured(value: Any) -> bool:
+    return type(value) is float or _is_finite(value)
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= sys.maxsize
+
+
+_TESTS = {Kind.FINITE: _is_finite, Kind.MEASURED: _is_measured, Kind.WHOLE: _is_whole}
 
 
 def _mapping(value: Any, what: str) -> Mapping[Any, Any]:

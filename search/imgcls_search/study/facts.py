@@ -1,0 +1,189 @@
+"""What a study says of itself as a whole: the values in its database, by name, each with the shape that it has there.
+
+`shape` compares what is loaded with these declarations, so that whoever reads a fact need not look again.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Annotated, Any, TypedDict
+
+
+class Kind(Enum):
+    """What a number may be."""
+
+    FINITE = "a finite number"
+    MEASURED = "what a training measured, which may be infinite, or no number where nothing could be measured"
+    WHOLE = "a whole number that is not negative"
+
+
+Finite = Annotated[float, Kind.FINITE]
+Measured = Annotated[float, Kind.MEASURED]
+Whole = Annotated[int, Kind.WHOLE]
+
+
+class _Rules(TypedDict):
+    sampler: dict[str, Any]
+    pruner: dict[str, Any]
+
+
+class Rules(_Rules, total=False):
+    """How a study searches, as its space says."""
+
+    name: str
+    seed: int
+
+
+class SpaceFact(TypedDict, total=False):
+    """What of a space file is read without parsing it; its other sections are there too."""
+
+    study: Rules
+    start: Any
+    data: dict[str, Any]
+
+
+class DataFact(TypedDict):
+    """The images that a study was started with."""
+
+    fingerprint: str
+    classes: list[str]
+    images: dict[str, Whole]
+    """How many, by split."""
+
+
+class TeacherFact(TypedDict, total=False):
+    """Weights that trials learn from."""
+
+    file: str
+    study: str
+    trial: Whole
+
+
+class KnownTeacher(TeacherFact):
+    """The same, with the digest under which the study keeps them."""
+
+    sha256: str
+
+
+class Run(TypedDict, total=False):
+    """One call of `run`."""
+
+    seconds: Finite
+    writer_seconds: Finite
+    """What the run process itself computed."""
+
+
+class Opening(TypedDict, total=False):
+    """Somebody looked at the test split."""
+
+    by: str
+    at: str
+    seeds: list[Whole]
+    portion: str
+    trial: Whole
+
+
+class Spread(TypedDict):
+    """A mean and the half-width of its 95 % interval."""
+
+    mean: Finite
+    ci95: Finite
+
+
+class SpreadOfSeeds(Spread):
+    """The same, with the standard deviation of a single training."""
+
+    std: Finite
+
+
+class SeedsOfConfirmation(TypedDict):
+    """Those by which a trial was chosen, and those that had no part in it."""
+
+    choosing: list[Whole]
+    fresh: list[Whole]
+
+
+class RankedTrial(SpreadOfSeeds):
+    """A trial that could be chosen, with what the choosing seeds made of it."""
+
+    trial: Whole
+    searched: Finite
+    scores: list[Finite]
+    is_tied: bool
+
+
+class _TestScores(SpreadOfSeeds):
+    scores: list[Finite]
+    images: Whole
+
+
+class TestScores(_TestScores, total=False):
+    """What the test split showed, by seed."""
+
+    images_interval: list[Finite]
+
+
+class Choice(TypedDict):
+    """The trial that fresh seeds chose, before the test split is opened."""
+
+    at: str
+    metric: str
+    seeds: SeedsOfConfirmation
+    ranking: list[RankedTrial]
+    chosen: Whole
+    scores: list[Finite]
+    """Of the fresh seeds."""
+
+    confirmed: SpreadOfSeeds
+    searched: Finite
+    optimism: Spread
+
+
+class Confirmation(Choice):
+    """What `confirm` found."""
+
+    test: TestScores
+
+
+class AblationStep(TypedDict):
+    """A setting between the first and the winner."""
+
+    changes: list[str]
+    scores: list[Finite]
+    mean: Finite
+    std: Finite | None
+    ci95: Finite | None
+    """None where there was one seed."""
+
+
+class Ablation(TypedDict):
+    """What each change from the first setting to the winner brought."""
+
+    at: str
+    metric: str
+    direction: str
+    first: Whole
+    winner: Whole
+    seeds: list[Whole]
+    steps: list[AblationStep]
+
+
+class StudyFacts(TypedDict, total=False):
+    """All of them; older studies lack some."""
+
+    imgcls_search: str
+    objectives: list[list[str]]
+    space: SpaceFact
+    data: DataFact
+    versions: dict[str, str]
+    hardware: str
+    teachers: dict[str, KnownTeacher]
+    """By the key of the `distill` section that names them."""
+
+    data_root: str
+    """The folder in which its images were last found, where that is not the one in its space."""
+
+    runs: list[Run]
+    test_openings: list[Opening]
+    confirmed: Confirmation
+    ablation: Ablation

@@ -22,7 +22,7 @@ from imgcls_search.space import parse
 from imgcls_search.train import checkpoint
 from imgcls_search.train.loop import ImageSet, Session, fit, train_epoch
 from imgcls_search.worker import pipeline
-from imgcls_search.worker.main import Bench
+from imgcls_search.worker.main import JobRunner
 from PIL import Image
 
 from tests.conftest import Answer
@@ -138,7 +138,7 @@ def test_a_compiled_model_trains_as_the_plain_one(digits: Prepared, images: tupl
 
 
 def test_a_worker_reads_the_images_once_for_all_its_trials(digits: Prepared, tmp_path: Path) -> None:
-    bench = Bench("cuda:0")
+    runner = JobRunner("cuda:0")
     sets = []
     for trial in range(2):
         job = Job(
@@ -152,10 +152,10 @@ def test_a_worker_reads_the_images_once_for_all_its_trials(digits: Prepared, tmp
             checkpoint=str(tmp_path / f"{trial}.pt"),
             log=str(tmp_path / "log"),
         )
-        events = list(bench.work(job, threading.Event()))
+        events = list(runner.work(job, threading.Event()))
         assert type(events[-1]).__name__ == "MilestoneReached", events
-        assert bench.images is not None
-        sets.append(bench.images[1])
+        assert runner.images is not None
+        sets.append(runner.images[1])
     assert sets[0] is sets[1]
 
 

@@ -333,8 +333,8 @@ def test_train_does_not_go_on_with_what_was_trained_on_other_images(
 
 def test_worker_does_not_go_on_from_a_checkpoint_of_other_images(tmp_path: Path) -> None:
     from imgcls_search.executors.helper import image_cache
-    from imgcls_search.jobs.job_runner import training_job
-    from imgcls_search.worker.main import Bench
+    from imgcls_search.jobs.trainer import training_job
+    from imgcls_search.worker.main import JobRunner
     from imgcls_search.worker.pipeline import prepare_data
 
     (tmp_path / "tiny.yaml").write_text(TINY)
@@ -346,7 +346,7 @@ def test_worker_does_not_go_on_from_a_checkpoint_of_other_images(tmp_path: Path)
     def known_epochs() -> int:
         data = prepare_data(space.config(), image_cache(tmp_path))
         job = training_job(0, space.config(), data, seed=1, weights=tmp_path / "seed-1.pt", teacher=None)
-        started, *_ = Bench("cpu").work(job, threading.Event())
+        started, *_ = JobRunner("cpu").work(job, threading.Event())
         return len(started.history)
 
     assert [known_epochs(), known_epochs()] == [0, 2]

@@ -23,7 +23,7 @@ from imgcls_search.protocol import Failed, Job
 from imgcls_search.space import parse
 from imgcls_search.train.loop import ImageSet, fit, micro_batches
 from imgcls_search.worker import pipeline
-from imgcls_search.worker.main import Bench
+from imgcls_search.worker.main import JobRunner
 from PIL import Image
 
 from tests.conftest import PATIENCE, Answer
@@ -230,7 +230,7 @@ def test_image_that_vanished_during_a_search_fails_the_trial_and_not_the_search(
         checkpoint=str(tmp_path / "0.pt"),
         log=str(tmp_path / "log"),
     )
-    *_, last = Bench("cpu").work(job, threading.Event())
+    *_, last = JobRunner("cpu").work(job, threading.Event())
     assert isinstance(last, Failed)
     assert last.kind == "error"
     assert Path(gone).name in last.reason

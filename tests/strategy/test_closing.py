@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from imgcls_search.strategy.closing import Left, finisher
+from imgcls_search.strategy.closing import RemainingBudget, to_finish_now
 from imgcls_search.trial import Trial
 
 from tests.strategy.test_strategy import trial
@@ -38,25 +38,25 @@ TRIALS = (timed(0, 1.0, 0.3, 0.5), timed(1, 2.0, 0.3, 0.4), timed(2, 9.0, 0.3, 0
     ],
 )
 def test_time_left_is_judged_by_a_usual_epoch(seconds: float, expected: int | None) -> None:
-    found = finisher(TRIALS, EPOCHS, 1, Left(epochs=math.inf, seconds=seconds))
+    found = to_finish_now(TRIALS, EPOCHS, 1, RemainingBudget(epochs=math.inf, seconds=seconds))
     assert (None if found is None else found.number) == expected
 
 
 @pytest.mark.parametrize(("epochs", "expected"), [(8, None), (7, 2), (6, 2), (5, None)])
 def test_epochs_left_go_to_the_best_that_rests(epochs: int, expected: int | None) -> None:
-    found = finisher(TRIALS, EPOCHS, 1, Left(epochs=epochs, seconds=math.inf))
+    found = to_finish_now(TRIALS, EPOCHS, 1, RemainingBudget(epochs=epochs, seconds=math.inf))
     assert (None if found is None else found.number) == expected
 
 
 def test_the_highest_rung_goes_before_a_better_value_below_and_smaller_is_better_where_it_is() -> None:
     higher = timed(3, 1.0, 0.1, 0.2, 0.3, 0.2)
-    left = Left(epochs=7, seconds=math.inf)
-    assert finisher([*TRIALS, higher], EPOCHS, 1, left) is higher
-    assert finisher(TRIALS, EPOCHS, -1, left) is TRIALS[1]
+    remaining = RemainingBudget(epochs=7, seconds=math.inf)
+    assert to_finish_now([*TRIALS, higher], EPOCHS, 1, remaining) is higher
+    assert to_finish_now(TRIALS, EPOCHS, -1, remaining) is TRIALS[1]
 
 
 def test_trials_that_ended_are_no_candidates_and_before_the_first_epoch_nothing_is_known() -> None:
-    left = Left(epochs=7, seconds=math.inf)
+    remaining = RemainingBudget(epochs=7, seconds=math.inf)
     ended = [timed(0, 1.0, 0.5, state="pruned"), timed(1, 1.0, 0.5, state="running")]
-    assert finisher(ended, EPOCHS, 1, left) is None
-    assert finisher([trial(0, state="running")], EPOCHS, 1, left) is None
+    assert to_finish_now(ended, EPOCHS, 1, remaining) is None
+    assert to_finish_now([trial(0, state="running")], EPOCHS, 1, remaining) is None

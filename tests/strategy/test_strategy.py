@@ -14,7 +14,7 @@ from imgcls_search.signature import build
 from imgcls_search.space import Space, parse
 from imgcls_search.strategy.draws import draw_evenly
 from imgcls_search.strategy.encoding import value_at
-from imgcls_search.strategy.propose import Proposal, Proposer, Weigh
+from imgcls_search.strategy.propose import MeasureSizes, Proposal, Proposer
 from imgcls_search.strategy.pruners import PRUNERS, Pruner
 from imgcls_search.strategy.samplers import SAMPLERS
 from imgcls_search.strategy.view import Ended, View
@@ -212,14 +212,14 @@ optimizer: {adamw: {lr: {float: [1e-4, 1e-2], log: true}, weight_decay: {float: 
 """
 
 
-def waited(answer: Callable[[TrialConfig], dict[str, float] | str]) -> Weigh:
+def waited(answer: Callable[[TrialConfig], dict[str, float] | str]) -> MeasureSizes:
     """Answer as the helper process does: not at once."""
 
-    def weigh(config: TrialConfig) -> Generator[None, None, dict[str, float] | str]:
+    def measure_sizes(config: TrialConfig) -> Generator[None, None, dict[str, float] | str]:
         yield
         return answer(config)
 
-    return weigh
+    return measure_sizes
 
 
 def following(proposer: Proposer, trials: list[Trial]) -> Proposal | None:
@@ -341,12 +341,12 @@ def test_space_in_which_nearly_nothing_fits_is_given_up_with_the_numbers() -> No
     wide = space(WIDE + "study: {sampler: random}")
     calls = 0
 
-    def weigh(config: TrialConfig) -> dict[str, float] | str:
+    def measure_sizes(config: TrialConfig) -> dict[str, float] | str:
         nonlocal calls
         calls += 1
         return {"params": 1} if calls % 120 == 0 else "limits.macs: over 5"
 
-    proposer = Proposer(wide, build(SAMPLERS, wide.sampler, space=wide), 0, waited(weigh))
+    proposer = Proposer(wide, build(SAMPLERS, wide.sampler, space=wide), 0, waited(measure_sizes))
     proposal = following(proposer, [])
     assert proposal is not None
     done = trial(0, 0.5, state="complete")

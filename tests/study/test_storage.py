@@ -229,7 +229,7 @@ def test_full_disk_under_a_worker_fails_no_trial(
     what: str, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from imgcls_search.worker import pipeline
-    from imgcls_search.worker.main import Bench, _logging_to
+    from imgcls_search.worker.main import JobRunner, _logging_to
 
     text = (
         "data: {digits: {max_train: 100}}\nmodel: {lenet5: {}}\nimage: {size: 8, channels: 1}\ntraining: {epochs: 3}\n"
@@ -252,7 +252,7 @@ def test_full_disk_under_a_worker_fails_no_trial(
     # As in a worker, where nobody captures what is printed.
     monkeypatch.setattr(sys, "stdout", open(1, "w", closefd=False))  # noqa: SIM115
     with _logging_to(where["log"]):
-        events = list(Bench("cpu").work(job, threading.Event()))
+        events = list(JobRunner("cpu").work(job, threading.Event()))
     assert isinstance(events[-1], Failed)
     assert events[-1].kind == "disk", events[-1]
     assert "No space left on device" in events[-1].reason

@@ -44,7 +44,7 @@ def job(data: Prepared, folder: Path, until: int = EPOCHS) -> Job:
 
 def saved(data: Prepared, folder: Path, until: int = EPOCHS) -> list[int]:
     """Return the epochs after which a checkpoint was written, and see that each is told before its epoch."""
-    events = list(main.Bench("cpu").work(job(data, folder, until), threading.Event()))
+    events = list(main.JobRunner("cpu").work(job(data, folder, until), threading.Event()))
     assert [event.metrics["epoch"] for event in events if isinstance(event, EpochEnded)] == [*range(1, until + 1)]
     for event, following in itertools.pairwise(events):
         if isinstance(event, CheckpointSaved):
@@ -88,7 +88,7 @@ def test_stop_saves_the_epoch_under_way_and_ends(
     monkeypatch.setattr(main, "SAVE_SHARE", 0.0)
     monkeypatch.setattr(main, "SAVE_SECONDS", 1e9)
     stop, seen = threading.Event(), []
-    for event in main.Bench("cpu").work(job(data, tmp_path), stop):
+    for event in main.JobRunner("cpu").work(job(data, tmp_path), stop):
         seen.append(event)
         if isinstance(event, EpochEnded) and event.metrics["epoch"] == 2:
             # The second is on no disk: the third is trained to its end, saved and told.

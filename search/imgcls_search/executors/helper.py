@@ -63,7 +63,7 @@ class Helper:
         self.counts = Counts(counts_file(root))
         self.prepared: dict[str, Prepared] = {}
         self.process: BaseProcess | None = None
-        self.deadly: dict[str, str] = {}
+        self.fatal_models: dict[str, str] = {}
         """Models that no process survives, by digest, and what to say of them."""
         self.later: _Later | None = None
         """An answer that somebody waits for while doing other things."""
@@ -134,8 +134,8 @@ class Helper:
         sizes: dict[str, float] | None = self.counts.get(question)
         if sizes is None:
             model = config.digest("model", "image")
-            if model in self.deadly:
-                raise BuildError("model", self.deadly[model])
+            if model in self.fatal_models:
+                raise BuildError("model", self.fatal_models[model])
             later = _Later()
             self._send("measure", {**question, "config": config.to_dict(), "root": str(self.root)})
             self.later = later
@@ -143,8 +143,8 @@ class Helper:
                 yield
             self._settle()
             if later.death is not None:
-                self.deadly[model] = f"{later.death} while it was measured"
-                raise BuildError("model", self.deadly[model])
+                self.fatal_models[model] = f"{later.death} while it was measured"
+                raise BuildError("model", self.fatal_models[model])
             sizes = self.counts.ask(question, lambda: _value(later.found))
         return sizes
 

@@ -12,7 +12,7 @@ from imgcls_search.config import TrialConfig
 from imgcls_search.errors import BuildError, UserError
 from imgcls_search.jobs.confirm import TRAINED, fresh_seeds, searched_images
 from imgcls_search.jobs.export import find_trial, now
-from imgcls_search.jobs.job_runner import JobRunner, TrainingWatcher, training_job
+from imgcls_search.jobs.trainer import Trainer, TrainingWatcher, training_job
 from imgcls_search.orchestrator import teachers
 from imgcls_search.space import differences
 from imgcls_search.study import best
@@ -54,33 +54,33 @@ def ablate(files: StudyFiles, *, seeds: int, watcher: TrainingWatcher, trial: in
     known = record.facts.get("ablation")
     if known is not None and (known["winner"], len(known["seeds"])) == (winner.number, seeds):
         return known
-    with files.taken(), JobRunner(files.root, watcher) as runner:
+    with files.taken(), Trainer(files.root, watcher) as trainer:
         config = winner.candidate.config
-        searched_images(record, config, runner)
+        searched_images(record, config, trainer)
 
         def can_be_built(config: TrialConfig) -> bool:
             try:
-                runner.helper.measure(config, runner.images(config).shape)
+                trainer.helper.measure(config, trainer.images(config).shape)
             except BuildError:
                 return False
             return True
 
         way = list(steps(first.candidate.config, config, can_be_built))
-        runner.hire(config, len(way) * seeds)
+        trainer.hire(config, len(way) * seeds)
         drawn = fresh_seeds(record, seeds)
         watcher.say(f"{len(way)} settings on {seeds} fresh seed(s) each; the test split stays sealed")
         jobs = [
             training_job(
                 number,
                 step.config,
-                runner.images(step.config),
+                trainer.images(step.config),
                 seed=seed,
                 weights=_weights_path(files, step.config, seed),
                 teacher=teachers.path_of(step.config, files, record.facts.get("teachers", {})),
             )
             for number, (step, seed) in enumerate((step, seed) for step in way for seed in drawn)
         ]
-        scores = [history[-1][metric] for history in runner.train(jobs)]
+        scores = [history[-1][metric] for history in trainer.train(jobs)]
     found: Ablation = {
         "at": now(),
         "metric": metric,

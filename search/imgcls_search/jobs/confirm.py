@@ -12,7 +12,7 @@ from imgcls_search.config import TrialConfig
 from imgcls_search.data import Prepared
 from imgcls_search.errors import StudyError, UserError
 from imgcls_search.jobs.export import find_trial, now
-from imgcls_search.jobs.job_runner import JobRunner, TrainingWatcher, training_job
+from imgcls_search.jobs.trainer import Trainer, TrainingWatcher, training_job
 from imgcls_search.orchestrator import study_data, teachers
 from imgcls_search.protocol import Job
 from imgcls_search.study import best
@@ -26,19 +26,19 @@ TRAINED = ("accuracy", "top5_accuracy", "macro_f1", "loss")
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Trainer:
+class _Retraining:
     """Trains trials of a study again, for a confirmation."""
 
     files: StudyFiles
     record: Record
-    runner: JobRunner
+    trainer: Trainer
     metric: str
 
     def train(self, trials: Sequence[Trial], seeds: Sequence[int]) -> dict[int, list[float]]:
         """Train every trial's configuration with every seed; return the metric of the last epochs by trial."""
         pairs = [(trial, seed) for trial in trials for seed in seeds]
         jobs = [self._job(number, trial, seed) for number, (trial, seed) in enumerate(pairs)]
-        histories = self.runner.train(jobs)
+        histories = self.trainer.train(jobs)
         scores: dict[int, list[float]] = {trial.number: [] for trial in trials}
         for (trial, _), history in zip(pairs, histories, strict=True):
             scores[trial.number].append(history[-1][self.metric])
@@ -46,7 +46,7 @@ class _Trainer:
 
     def data(self, trial: Trial) -> Prepared:
         """Return the images, as long as they are those of the study."""
-        return searched_images(self.record, trial.candidate.config, self.runner)
+        return searched_images(self.record, trial.candidate.config, self.trainer)
 
     def _job(self, number: int, trial: Trial, seed: int) -> Job:
         config = trial.candidate.config
@@ -84,11 +84,11 @@ def confirm(
     known = record.facts.get("confirmed")
     if known is not None and not again:
         return _known(known, [trial.number for trial in chosen_from], seeds)
-    with files.taken(), JobRunner(files.root, watcher) as runner:
-        runner.hire(chosen_from[0].candidate.config, len(chosen_from) * seeds)
-        trainer = _Trainer(files=files, record=record, runner=runner, metric=metric)
-        found = _choose(trainer, chosen_from, seeds, 1 if direction == "maximize" else -1)
-        data = trainer.data(record.by_number[found["chosen"]])
+    with files.taken(), Trainer(files.root, watcher) as trainer:
+        trainer.hire(chosen_from[0].candidate.config, len(chosen_from) * seeds)
+        retraining = _Retraining(files=files, record=record, trainer=trainer, metric=metric)
+        found = _choose(retraining, chosen_from, seeds, 1 if direction == "maximize" else -1)
+        data = retraining.data(record.by_number[found["chosen"]])
     confirmation: Confirmation = {**found, "test": _open_test(record, files, found, data)}
     record.set_fact("confirmed", confirmation)
     return confirmation
@@ -107,14 +107,14 @@ def _candidates(record: Record, top: int, number: int | None) -> list[Trial]:
     return [trial]
 
 
-def searched_images(record: Record, config: TrialConfig, runner: JobRunner) -> Prepared:
+def searched_images(record: Record, config: TrialConfig, trainer: Trainer) -> Prepared:
     """Return the images of a configuration, as long as they are those of the study.
 
     Raises:
         StudyError: they are not.
     """
-    found = runner.images(config)
-    study_data.refuse_other(record, config, found, runner.helper)
+    found = trainer.images(config)
+    study_data.refuse_other(record, config, found, trainer.helper)
     return found
 
 
@@ -144,23 +144,23 @@ def _known(known: Confirmation, trials: Sequence[int], seeds: int) -> Confirmati
     return known
 
 
-def _choose(trainer: _Trainer, trials: Sequence[Trial], seeds: int, sign: int) -> Choice:
-    drawn = fresh_seeds(trainer.record, 2 * seeds)
+def _choose(retraining: _Retraining, trials: Sequence[Trial], seeds: int, sign: int) -> Choice:
+    drawn = fresh_seeds(retraining.record, 2 * seeds)
     choosing, fresh = drawn[:seeds], drawn[seeds:]
-    trainer.runner.watcher.say(f"{len(trials)} trial(s) on {seeds} fresh seeds each; the test split stays sealed")
-    scores = trainer.train(trials, choosing)
+    retraining.trainer.watcher.say(f"{len(trials)} trial(s) on {seeds} fresh seeds each; the test split stays sealed")
+    scores = retraining.train(trials, choosing)
     order = sorted(trials, key=lambda trial: -sign * sum(scores[trial.number]))
     chosen = order[0]
-    trainer.runner.watcher.say(
+    retraining.trainer.watcher.say(
         f"trial {chosen.number} is chosen; {seeds} more seeds, that had no part in it, measure it"
     )
-    measured = trainer.train([chosen], fresh)[chosen.number]
+    measured = retraining.train([chosen], fresh)[chosen.number]
     confirmed = estimate(measured, scores[chosen.number])
     searched = _searched(chosen)
     lucky = optimism(searched, confirmed, sign)
     return {
         "at": now(),
-        "metric": trainer.metric,
+        "metric": retraining.metric,
         "seeds": {"choosing": choosing, "fresh": fresh},
         "ranking": [_rank(trial, scores, chosen) for trial in order],
         "chosen": chosen.number,

@@ -74,7 +74,7 @@ def replay(
             watcher=steps,
             num_classes=0,
             sampler=sampler,
-            weigh=_Known(sizes or {}),
+            measure_sizes=_Known(sizes or {}),
         )
         search.files.log(0).parent.mkdir(parents=True)
         ending: Ending = search.run()

@@ -13,7 +13,7 @@ from imgcls_search.confidence import t_quantile
 from imgcls_search.errors import SearchError, StudyError, first_line
 from imgcls_search.jobs.confirm import fresh_seeds
 from imgcls_search.jobs.export import find_trial
-from imgcls_search.jobs.job_runner import JobRunner, TrainingWatcher
+from imgcls_search.jobs.trainer import Trainer, TrainingWatcher
 from imgcls_search.orchestrator import teachers
 from imgcls_search.protocol import Job
 from imgcls_search.space import dump, parse
@@ -38,10 +38,10 @@ def reproduce(files: StudyFiles, trial_number: int, *, seeds: int, watcher: Trai
     trial = find_trial(record, trial_number)
     if not trial.epochs:
         raise StudyError(f"trial {trial.number} is {trial.state} and has no epoch to compare with")
-    with JobRunner(files.root, watcher) as runner, tempfile.TemporaryDirectory(prefix="imgcls-search-") as folder:
-        config, helper = trial.candidate.config, runner.helper
-        devices = runner.hire(config, seeds)
-        data = runner.images(config)
+    with Trainer(files.root, watcher) as trainer, tempfile.TemporaryDirectory(prefix="imgcls-search-") as folder:
+        config, helper = trial.candidate.config, trainer.helper
+        devices = trainer.hire(config, seeds)
+        data = trainer.images(config)
 
         def train(chosen: Sequence[int]) -> list[list[dict[str, float]]]:
             jobs = [
@@ -60,7 +60,7 @@ def reproduce(files: StudyFiles, trial_number: int, *, seeds: int, watcher: Trai
                 )
                 for number, seed in enumerate(chosen)
             ]
-            return runner.train(jobs)
+            return trainer.train(jobs)
 
         (again,) = train([trial.seed])
         first = _first_difference(trial.epochs, again)

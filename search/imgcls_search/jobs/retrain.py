@@ -15,7 +15,7 @@ from imgcls_search.data import Prepared, must_exist
 from imgcls_search.errors import CheckpointError, StudyError, UserError, writing
 from imgcls_search.executors.helper import Helper
 from imgcls_search.jobs.export import now
-from imgcls_search.jobs.job_runner import JobRunner, TrainingWatcher, training_job
+from imgcls_search.jobs.trainer import Trainer, TrainingWatcher, training_job
 from imgcls_search.orchestrator import teachers
 from imgcls_search.protocol import (
     Portion,
@@ -53,11 +53,11 @@ def train(training: Training, watcher: TrainingWatcher) -> dict[str, Any]:
     """
     must_exist(training.config.component("data"))
     _claim(training.out)
-    with JobRunner(training.studies, watcher) as runner:
-        runner.hire(training.config, len(training.seeds))
-        helper = runner.helper
+    with Trainer(training.studies, watcher) as trainer:
+        trainer.hire(training.config, len(training.seeds))
+        helper = trainer.helper
         _refuse_other_images(training, helper)
-        data = runner.images(training.config)
+        data = trainer.images(training.config)
         helper.measure(training.config, data.shape)
         taught = teachers.settle_one(training.config, training.studies, training.at, training.origin, data, helper)
         teacher = taught[0] if taught is not None else None
@@ -73,7 +73,7 @@ def train(training: Training, watcher: TrainingWatcher) -> dict[str, Any]:
             )
             for number, seed in enumerate(training.seeds)
         ]
-        histories = dict(zip(training.seeds, runner.train(jobs), strict=True))
+        histories = dict(zip(training.seeds, trainer.train(jobs), strict=True))
         versions = helper.versions()
     # From here on the test split is open; that is written down where the search can be asked about it.
     opening = Opening(by="train", at=now(), seeds=list(training.seeds), portion=training.portion)

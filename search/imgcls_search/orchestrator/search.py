@@ -31,9 +31,9 @@ from imgcls_search.protocol import (
 )
 from imgcls_search.signature import build
 from imgcls_search.space import Space
-from imgcls_search.strategy.closing import Left
+from imgcls_search.strategy.closing import RemainingBudget
 from imgcls_search.strategy.dominance import Dominance, why_all_train_on
-from imgcls_search.strategy.propose import Proposer, Weigh
+from imgcls_search.strategy.propose import MeasureSizes, Proposer
 from imgcls_search.strategy.pruners import PRUNERS, Pruner
 from imgcls_search.strategy.samplers import SAMPLERS, Sampler
 from imgcls_search.study import best
@@ -73,7 +73,7 @@ class Search:
     sampler: Sampler | None = None
     """What draws in place of the space's own sampler."""
 
-    weigh: Weigh | None = None
+    measure_sizes: MeasureSizes | None = None
     """What answers for sizes and limits in place of the helper."""
 
     draws: bool = False
@@ -102,10 +102,10 @@ class Search:
         sampler = self.sampler or build(SAMPLERS, self.space.sampler, space=self.space)
         self.upcoming = Upcoming(
             self.context,
-            Proposer(self.space, sampler, self.settings.seed, self.weigh or self._weigh),
+            Proposer(self.space, sampler, self.settings.seed, self.measure_sizes or self._measure_sizes),
             self.pruner,
             self.helper,
-            left=self._left,
+            remaining=self._remaining_budget,
             must_rest=self._is_timing,
         )
         self.checkpoints = Checkpoints(self.context)
@@ -373,14 +373,14 @@ class Search:
 
     # What the search for the next trial asks.
 
-    def _left(self) -> Left | None:
+    def _remaining_budget(self) -> RemainingBudget | None:
         """Return what is left of the budget, None where there is no budget."""
         most, timeout = self.settings.max_epochs, self.settings.timeout
         if most is None and timeout is None:
             return None
         spoken_for = sum(trial.epoch for trial in self.record.trials)
         spoken_for += sum(trial.until - trial.epoch for trial in self.working.values())
-        return Left(
+        return RemainingBudget(
             epochs=math.inf if most is None else most - spoken_for,
             seconds=math.inf if timeout is None else timeout - self._seconds(),
         )
@@ -388,5 +388,5 @@ class Search:
     def _is_timing(self) -> bool:
         return any(self.stages.now(trial) is Stage.TIME for trial in self.working.values())
 
-    def _weigh(self, config: TrialConfig) -> Generator[None, None, Mapping[str, float] | str]:
+    def _measure_sizes(self, config: TrialConfig) -> Generator[None, None, Mapping[str, float] | str]:
         return sizes_within_limits(self.context, self.helper, config, self.num_classes)

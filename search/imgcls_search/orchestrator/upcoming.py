@@ -11,7 +11,7 @@ from imgcls_search.data import InputShape
 from imgcls_search.errors import BuildError, NoResultError, SpaceError
 from imgcls_search.orchestrator.context import Assistant, SearchContext
 from imgcls_search.space import start_of
-from imgcls_search.strategy.closing import Left, finisher, foremost
+from imgcls_search.strategy.closing import RemainingBudget, best_paused, to_finish_now
 from imgcls_search.strategy.draws import draw_start
 from imgcls_search.strategy.propose import Proposal, Proposer
 from imgcls_search.strategy.view import View
@@ -35,16 +35,16 @@ class Upcoming:
         pruner: Pruner,
         helper: Assistant,
         *,
-        left: Callable[[], Left | None],
+        remaining: Callable[[], RemainingBudget | None],
         must_rest: Callable[[], bool],
     ) -> None:
-        """`left` tells what is left of a budget, `must_rest` whether nothing may compute beside a measurement."""
+        """`remaining` tells what is left of a budget, `must_rest` whether nothing may compute beside a measurement."""
         self.context = context
         self.record = context.record
         self.proposer = proposer
         self.pruner = pruner
         self.helper = helper
-        self.left = left
+        self.remaining = remaining
         self.must_rest = must_rest
         self.drawn: Trial | None = None
         """The next new trial, drawn and measured but not yet recorded."""
@@ -60,8 +60,12 @@ class Upcoming:
             # A promotion now would change what the next trial is drawn by.
             self.look_ahead()
             self.helper.wait(POLL_SECONDS)
-        left = self.left()
-        last = finisher(self.record.trials, self.context.epochs, self.context.sign, left) if left is not None else None
+        remaining = self.remaining()
+        last = (
+            to_finish_now(self.record.trials, self.context.epochs, self.context.sign, remaining)
+            if remaining is not None
+            else None
+        )
         if last is not None:
             return self.finish(last)
         promoted = self.pruner.promote(self.record.trials)
@@ -82,7 +86,7 @@ class Upcoming:
         paused = [trial for trial in self.record.trials if trial.state == "paused"]
         if not paused or any(trial.state == "complete" for trial in self.record.trials):
             return None
-        best = foremost(paused, self.context.sign)
+        best = best_paused(paused, self.context.sign)
         return self.finish(best) if best is not None else None
 
     def finish(self, trial: Trial) -> Trial:
@@ -144,7 +148,7 @@ class Upcoming:
             return "; ".join(str(error).splitlines())
         view = View(space, self.record.trials, [], self.context.settings.seed)
         candidate = draw_start(view, params, len(self.record.trials))
-        sizes = yield from self.proposer.weigh(candidate.config)
+        sizes = yield from self.proposer.measure_sizes(candidate.config)
         return sizes if isinstance(sizes, str) else Proposal(candidate=candidate, sizes=sizes, rejections=())
 
     def _trial_of(self, proposal: Proposal) -> Trial:

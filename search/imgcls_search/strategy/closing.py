@@ -10,7 +10,7 @@ from imgcls_search.trial import Trial
 
 
 @dataclass(frozen=True, kw_only=True)
-class Left:
+class RemainingBudget:
     """What is left of a budget; infinite where there is none."""
 
     epochs: float
@@ -19,23 +19,23 @@ class Left:
     seconds: float
 
 
-def finisher(trials: Sequence[Trial], epochs: int, sign: int, left: Left) -> Trial | None:
+def to_finish_now(trials: Sequence[Trial], epochs: int, sign: int, remaining: RemainingBudget) -> Trial | None:
     """Return the best paused trial that can still be trained to its end once a new one no longer can.
 
     A paused trial is worth nothing as it stands: the best of the highest rung goes first, as far as its own epochs fit
     in. None: a new trial may begin, or nothing that rests can end in time.
     """
     seen = [trial.epochs[-1]["seconds"] for trial in trials if trial.epochs]
-    if not seen or (left.epochs >= epochs and left.seconds >= epochs * median(seen)):
+    if not seen or (remaining.epochs >= epochs and remaining.seconds >= epochs * median(seen)):
         return None
-    fit = [trial for trial in trials if trial.state == "paused" and _fits(trial, epochs - trial.epoch, left)]
-    return foremost(fit, sign)
+    fit = [trial for trial in trials if trial.state == "paused" and _fits(trial, epochs - trial.epoch, remaining)]
+    return best_paused(fit, sign)
 
 
-def foremost(paused: Sequence[Trial], sign: int) -> Trial | None:
+def best_paused(paused: Sequence[Trial], sign: int) -> Trial | None:
     """Return the best trial of the highest rung."""
     return max(paused, key=lambda trial: (trial.epoch, sign * trial.value_at(trial.epoch), -trial.number), default=None)
 
 
-def _fits(trial: Trial, missing: int, left: Left) -> bool:
-    return missing <= left.epochs and missing * trial.epochs[-1]["seconds"] <= left.seconds
+def _fits(trial: Trial, missing: int, remaining: RemainingBudget) -> bool:
+    return missing <= remaining.epochs and missing * trial.epochs[-1]["seconds"] <= remaining.seconds

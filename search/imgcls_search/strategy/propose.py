@@ -14,7 +14,7 @@ from imgcls_search.strategy.samplers import Sampler
 from imgcls_search.strategy.view import Ended, View
 from imgcls_search.trial import Candidate, Rejection, Trial
 
-Weigh = Callable[[TrialConfig], "Generator[None, None, Mapping[str, float] | str]"]
+MeasureSizes = Callable[[TrialConfig], "Generator[None, None, Mapping[str, float] | str]"]
 """Yields while it waits, then returns the sizes of a configuration, or in few words why it can be no trial."""
 
 PATIENCE = 20
@@ -42,12 +42,12 @@ class Proposal:
 class Proposer:
     """Asks the sampler until a configuration is fit to be trained."""
 
-    def __init__(self, space: Space, sampler: Sampler, seed: int, weigh: Weigh) -> None:
-        """`weigh` answers for limits and impossible combinations without training."""
+    def __init__(self, space: Space, sampler: Sampler, seed: int, measure_sizes: MeasureSizes) -> None:
+        """`measure_sizes` answers for limits and impossible combinations without training."""
         self.space = space
         self.sampler = sampler
         self.seed = seed
-        self.weigh = weigh
+        self.measure_sizes = measure_sizes
         self.ended: Ended = {}
         self.seen: set[TrialConfig] = set()
         """The configurations of the trials; in a large study a set made anew takes long."""
@@ -74,7 +74,7 @@ class Proposer:
             if candidate is None:
                 break
             if candidate.config not in self.seen and candidate.config not in rejected:
-                answer = yield from self.weigh(candidate.config)
+                answer = yield from self.measure_sizes(candidate.config)
                 if not isinstance(answer, str):
                     yield Proposal(candidate=candidate, sizes=answer, rejections=tuple(rejections))
                     return

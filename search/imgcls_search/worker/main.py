@@ -70,11 +70,11 @@ def main(connection: Connection, name: str, device: str) -> None:
     terminal.show_all_characters()
     settle_in(device)
     inbox = Inbox(connection)
-    bench = Bench(device)
+    runner = JobRunner(device)
     while True:
         job = inbox.jobs.get()
         with _logging_to(Path(job.log)):
-            for event in bench.work(job, inbox.stop_requested, rest=inbox.rest, live=inbox.live):
+            for event in runner.work(job, inbox.stop_requested, rest=inbox.rest, live=inbox.live):
                 connection.send(dataclasses.replace(event, worker=name))
 
 
@@ -117,7 +117,7 @@ class Inbox:
                 self.may_go_on.set()
 
 
-class Bench:
+class JobRunner:
     """Where a worker's current training stands between two jobs."""
 
     def __init__(self, device: str) -> None:

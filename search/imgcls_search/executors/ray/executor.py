@@ -17,8 +17,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from imgcls_search.errors import ClusterError
 from imgcls_search.executors.ray import cluster, parcels
 from imgcls_search.executors.ray.cluster import Layout
-from imgcls_search.executors.ray.parcels import Errand
-from imgcls_search.executors.ray.station import Meeting, Report, Station
+from imgcls_search.executors.ray.parcels import JobParcel
+from imgcls_search.executors.ray.station import Report, Station, StudyLocation
 from imgcls_search.executors.slots import Message, Slot, SlotsExecutor
 from imgcls_search.protocol import Event, Job, Stopped, WorkerDied
 
@@ -31,7 +31,7 @@ LISTENING_SECONDS = 1.0
 RETRY_SECONDS = 0.5
 """After so long a station that could not be reached is asked again."""
 
-MOST_STILLBORN = 3
+MOST_FAILED_STARTS = 3
 """Actors of one slot in a row that may die before they say a word."""
 
 END_SECONDS = 2.0
@@ -60,14 +60,14 @@ class RayExecutor(SlotsExecutor["_RaySlot"]):
         self.marker = folder.resolve() / "meeting"
         token = secrets.token_hex(16)
         self.marker.write_text(token)
-        meeting = Meeting(folder=str(Path.cwd()), root=str(self.root), marker=str(self.marker), token=token)
+        location = StudyLocation(folder=str(Path.cwd()), root=str(self.root), marker=str(self.marker), token=token)
         placed = NodeAffinitySchedulingStrategy(node, soft=False) if node else "SPREAD"
         actor = ray.remote(Station).options(**layout.resources, scheduling_strategy=placed, max_restarts=0)
 
         def hire(name: str) -> Any:
-            return actor.remote(name, layout.device, meeting)
+            return actor.remote(name, layout.device, location)
 
-        super().__init__([_RaySlot(f"worker-{index}", hire, self._errand) for index in range(layout.count)])
+        super().__init__([_RaySlot(f"worker-{index}", hire, self._parcel) for index in range(layout.count)])
 
     def free_slots(self) -> int:
         """Return how many workers have nothing to do; one job is taken too while no worker is there at all."""
@@ -171,22 +171,22 @@ class RayExecutor(SlotsExecutor["_RaySlot"]):
     def _lose(self, slot: _RaySlot, why: str) -> None:
         """Take note of an actor's death, and ask for another."""
         if not slot.is_ready:
-            slot.stillborn += 1
-            if slot.stillborn == MOST_STILLBORN:
+            slot.failed_starts += 1
+            if slot.failed_starts == MOST_FAILED_STARTS:
                 raise ClusterError(f"--cluster: {slot.name} cannot be started ({why})")
-        job, place = slot.job, slot.place
-        self.say(f"{place} was lost: {why}")
+        job, label = slot.job, slot.label
+        self.say(f"{label} was lost: {why}")
         slot.replace()
         if job is not None:
-            self._take_in(WorkerDied(trial=job.trial, worker=place, reason=f"{place} died ({why})"))
+            self._take_in(WorkerDied(trial=job.trial, worker=label, reason=f"{label} died ({why})"))
 
-    def _errand(self, job: Job, *, is_shared: bool, is_new_there: bool) -> Errand:
+    def _parcel(self, job: Job, *, is_shared: bool, is_new_there: bool) -> JobParcel:
         """Return a job with what its node cannot read by itself."""
         if is_shared:
-            return Errand(job=job)
+            return JobParcel(job=job)
         paths = [job.teacher, job.checkpoint, job.artifact] if is_new_there else []
         files = [parcels.below(self.root, Path(path)) for path in paths if path and Path(path).is_file()]
-        return Errand(job=job, files=files, images=self._images(Path(job.data["folder"])))
+        return JobParcel(job=job, files=files, images=self._images(Path(job.data["folder"])))
 
     def _images(self, folder: Path) -> Mapping[str, list[Any]]:
         if str(folder) not in self.images:
@@ -200,15 +200,15 @@ class RayExecutor(SlotsExecutor["_RaySlot"]):
 class _RaySlot(Slot):
     """The run's end of one actor. What is said is numbered and said again until the actor has it."""
 
-    def __init__(self, name: str, hire: Callable[[str], Any], errand: Callable[..., Errand]) -> None:
+    def __init__(self, name: str, hire: Callable[[str], Any], parcel: Callable[..., JobParcel]) -> None:
         super().__init__(name)
         self.hire = hire
-        self.errand = errand
-        self.stillborn = 0
+        self.parcel = parcel
+        self.failed_starts = 0
         self._begin()
 
     def _begin(self) -> None:
-        self.place = self.name
+        self.label = self.name
         self.is_ready = False
         self.is_shared = True
         self.trial_there = -1
@@ -222,9 +222,9 @@ class _RaySlot(Slot):
 
     def tell(self, message: Message) -> None:
         """Send a message."""
-        told: Errand | Message = message
+        told: JobParcel | Message = message
         if isinstance(message, Job):
-            told = self.errand(message, is_shared=self.is_shared, is_new_there=self.trial_there != message.trial)
+            told = self.parcel(message, is_shared=self.is_shared, is_new_there=self.trial_there != message.trial)
             self.trial_there = message.trial
         self.said += 1
         self.unheard.append((self.said, told))
@@ -232,8 +232,8 @@ class _RaySlot(Slot):
 
     def read(self, report: Report, root: Path) -> list[Event]:
         """Take a report; return the events in it that are new, after writing the files that came with them."""
-        self.is_ready, self.is_shared, self.place = True, report.is_shared, f"{self.name}@{report.ip}"
-        self.silence, self.stillborn = 0.0, 0
+        self.is_ready, self.is_shared, self.label = True, report.is_shared, f"{self.name}@{report.ip}"
+        self.silence, self.failed_starts = 0.0, 0
         self.unheard = [entry for entry in self.unheard if entry[0] > report.heard]
         fresh = [news for news in report.news if news.number > self.known]
         for news in fresh:

@@ -31,7 +31,7 @@ class Piece:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Errand:
+class JobParcel:
     """A job with what a node needs for it that cannot read it where it lies."""
 
     job: Job
@@ -83,7 +83,7 @@ def own_folder() -> Path:
     return folder
 
 
-class Nest:
+class RemoteFolder:
     """The folder of one worker on a node that does not see the run's: the same files under another root."""
 
     def __init__(self, root: Path, name: str) -> None:
@@ -96,13 +96,13 @@ class Nest:
         self.sent: dict[Path, tuple[int, int]] = {}
         self.log_sent = 0
 
-    def take(self, errand: Errand) -> Job:
+    def take(self, parcel: JobParcel) -> Job:
         """Make room for a job, lay out what came with it, and return it with this node's paths."""
-        job = errand.job
+        job = parcel.job
         if job.trial != self.trial:
             self.clear()
             self.trial = job.trial
-        write(self.here, errand.files)
+        write(self.here, parcel.files)
         self.sent = {path: _state(path) for path in self._results()}
         moved = replace(
             job,
@@ -111,7 +111,7 @@ class Nest:
             artifact=self._moved(job.artifact),
             pictures=self._moved(job.pictures),
             teacher=self._moved(job.teacher) if job.teacher else None,
-            data={**job.data, "folder": str(self._fetch_images(errand))},
+            data={**job.data, "folder": str(self._fetch_images(parcel))},
         )
         Path(moved.log).unlink(missing_ok=True)
         self.log, self.log_sent = Path(moved.log), 0
@@ -144,18 +144,18 @@ class Nest:
         found = [path for path in self.here.rglob("*") if path.is_file() and path.suffix not in (atomic.SUFFIX, ".log")]
         return sorted(found)
 
-    def _fetch_images(self, errand: Errand) -> Path:
+    def _fetch_images(self, parcel: JobParcel) -> Path:
         """Return where the decoded images lie on this node, after fetching them if nobody else has."""
         import ray
         from filelock import FileLock
 
-        folder = self.images / Path(errand.job.data["folder"]).name
+        folder = self.images / Path(parcel.job.data["folder"]).name
         self.images.mkdir(exist_ok=True)
         with FileLock(folder.with_name(f"{folder.name}.lock")):
             if not folder.is_dir():
                 with atomic.replacing(folder, draft=folder.with_name(f"{folder.name}.part")) as draft:
                     draft.mkdir()
-                    for name, references in errand.images.items():
+                    for name, references in parcel.images.items():
                         with (draft / name).open("wb") as file:
                             for reference in references:
                                 file.write(ray.get(reference))

@@ -18,7 +18,7 @@ import ray
 from imgcls_search.errors import disk_trouble
 from imgcls_search.executors import processes
 from imgcls_search.executors.ray.fork_server import ForkServer
-from imgcls_search.executors.ray.parcels import Errand, Nest, Piece, own_folder
+from imgcls_search.executors.ray.parcels import JobParcel, Piece, RemoteFolder, own_folder
 from imgcls_search.executors.slots import Message
 from imgcls_search.executors.worker_process import WorkerProcess
 from imgcls_search.protocol import Event, Failed
@@ -51,7 +51,7 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Meeting:
+class StudyLocation:
     """How a station finds the run's files."""
 
     folder: str
@@ -77,18 +77,18 @@ class Meeting:
 class Station:
     """A Ray actor. Each message and each event has a number, so that what a network lost or doubled counts once."""
 
-    def __init__(self, name: str, device: str, meeting: Meeting) -> None:
+    def __init__(self, name: str, device: str, location: StudyLocation) -> None:
         """Start the worker process."""
         with contextlib.suppress(OSError):
-            os.chdir(meeting.folder)
+            os.chdir(location.folder)
         # The worker process would otherwise run Ray's own main module again, and import Ray.
         sys.modules["__main__"].__dict__.pop("__file__", None)
         context = ray.get_runtime_context()
         self.node, self.ip = context.get_node_id(), ray.util.get_node_ip_address()
-        self.nest = None if meeting.is_here() else Nest(Path(meeting.root), name)
+        self.folder = None if location.is_here() else RemoteFolder(Path(location.root), name)
         start: Callable[..., tuple[Any, Connection]] = processes.start
         if sys.platform.startswith("linux"):
-            start = ForkServer(own_folder(), f"{meeting.token} {self.node}").start
+            start = ForkServer(own_folder(), f"{location.token} {self.node}").start
         self.worker = WorkerProcess(f"{name}@{self.ip}", device, start)
         self.watched: int | None = None
         self.heard = self.number = 0
@@ -105,9 +105,9 @@ class Station:
             self.bell = asyncio.Event()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self.bell.wait(), SILENCE_SECONDS)
-        return Report(heard=self.heard, news=list(self.news), node=self.node, ip=self.ip, is_shared=self.nest is None)
+        return Report(heard=self.heard, news=list(self.news), node=self.node, ip=self.ip, is_shared=self.folder is None)
 
-    async def hear(self, messages: Sequence[tuple[int, Errand | Message]]) -> None:
+    async def hear(self, messages: Sequence[tuple[int, JobParcel | Message]]) -> None:
         """Take numbered messages, each only once."""
         async with self.one_at_a_time:
             for number, message in messages:
@@ -118,17 +118,17 @@ class Station:
     async def end(self) -> None:
         """End the worker process, and leave nothing behind but the images."""
         self.worker.kill()
-        if self.nest is not None:
-            self.nest.clear()
+        if self.folder is not None:
+            self.folder.clear()
 
-    async def _take(self, message: Errand | Message) -> None:
-        if not isinstance(message, Errand):
+    async def _take(self, message: JobParcel | Message) -> None:
+        if not isinstance(message, JobParcel):
             self.worker.tell(message)
             return
         job = message.job
         try:
-            if self.nest is not None:
-                job = await asyncio.to_thread(self.nest.take, message)
+            if self.folder is not None:
+                job = await asyncio.to_thread(self.folder.take, message)
         except OSError as error:
             trouble = disk_trouble(error)
             self._add(Failed(trial=job.trial, kind="disk" if trouble else "error", reason=trouble or str(error)))
@@ -159,6 +159,6 @@ class Station:
 
     def _add(self, event: Event) -> None:
         self.number += 1
-        files = self.nest.pack(event) if self.nest is not None else []
+        files = self.folder.pack(event) if self.folder is not None else []
         self.news.append(News(number=self.number, event=event, files=files))
         self.bell.set()

@@ -49,7 +49,7 @@ class TrainingWatcher(Protocol):
         """Take notice of an epoch."""
 
 
-class JobRunner:
+class Trainer:
     """Trains jobs to their last epochs in workers on this machine; use it in a `with` statement."""
 
     def __init__(self, studies: Path, watcher: TrainingWatcher) -> None:
@@ -58,7 +58,7 @@ class JobRunner:
         self.helper = Helper(studies)
         self.executor: LocalExecutor | None = None
 
-    def __enter__(self) -> JobRunner:
+    def __enter__(self) -> Trainer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -58,6 +58,25 @@ class Job:
         self.__dict__.update({**state, "config": TrialConfig.from_dict(state["config"])})
 
 
+@dataclass(frozen=True)
+class Stop:
+    """Save the training and end the job."""
+
+
+@dataclass(frozen=True)
+class Hold:
+    """Rest between two steps until `GoOn`, another job or `Stop`."""
+
+
+@dataclass(frozen=True)
+class GoOn:
+    """Go on after `Hold`."""
+
+
+Message = Job | Stop | Hold | GoOn
+"""What a worker is told."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Event:
     """Something happened to a trial on a worker."""

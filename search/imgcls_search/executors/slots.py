@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Generic, Literal, TypeVar
+from typing import Generic, TypeVar
 
-from imgcls_search.protocol import Event, Failed, Held, Job, MilestoneReached, Stopped, WorkerDied
-
-Message = Job | Literal["stop", "hold", "go on"]
-"""What a worker is told."""
+from imgcls_search.protocol import (
+    Event,
+    Failed,
+    GoOn,
+    Held,
+    Hold,
+    Job,
+    Message,
+    MilestoneReached,
+    Stop,
+    Stopped,
+    WorkerDied,
+)
 
 _ENDS = (MilestoneReached, Stopped, Failed, WorkerDied)
 """What is said last of a job."""
@@ -37,13 +46,13 @@ class Slot:
     def hold(self) -> None:
         """Ask the worker to rest between two steps; it answers, or its job ends before."""
         self.is_held = True
-        self.tell("hold")
+        self.tell(Hold())
 
     def go_on(self) -> None:
         """Let a worker that was held go on."""
         if self.is_held:
             self.is_held = self.is_resting = False
-            self.tell("go on")
+            self.tell(GoOn())
 
     def note(self, event: Event) -> None:
         """Learn from an event of the worker where its job stands."""
@@ -104,7 +113,7 @@ class SlotsExecutor(Generic[AnySlot]):
             self.events.append(Stopped(trial=trial))
             self._end_alone()
         for slot in self._of(trial):
-            slot.tell("stop")
+            slot.tell(Stop())
 
     def kill(self, trial: int, reason: str) -> None:
         """End the worker of a trial at once; a `WorkerDied` event with the reason follows."""

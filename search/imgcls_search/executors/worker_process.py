@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from imgcls_search.executors import processes
-from imgcls_search.executors.slots import Message, Slot
-from imgcls_search.protocol import Event, Job, WorkerDied
+from imgcls_search.executors.slots import Slot
+from imgcls_search.protocol import Event, Job, Message, WorkerDied
 
 
 class WorkerProcess(Slot):

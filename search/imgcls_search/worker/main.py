@@ -39,12 +39,16 @@ from imgcls_search.protocol import (
     EpochEnded,
     Event,
     Failed,
+    GoOn,
     Held,
+    Hold,
     Job,
+    Message,
     MilestoneReached,
     Portion,
     Scored,
     Started,
+    Stop,
     Stopped,
 )
 from imgcls_search.train import checkpoint
@@ -102,18 +106,21 @@ class Inbox:
     def _listen(self) -> None:
         while True:
             try:
-                message = self.connection.recv()
+                message: Message = self.connection.recv()
             except (EOFError, OSError):
                 # The run is gone; an orphan would go on training and overwrite checkpoints.
                 os._exit(1)
-            if isinstance(message, Job):
-                self.stop_requested.clear()
-                self.jobs.put(message)
-            elif message == "stop":
-                self.stop_requested.set()
-            if message == "hold":
-                self.may_go_on.clear()
-            else:
+            match message:
+                case Job():
+                    self.stop_requested.clear()
+                    self.jobs.put(message)
+                case Stop():
+                    self.stop_requested.set()
+                case Hold():
+                    self.may_go_on.clear()
+                case GoOn():
+                    pass
+            if not isinstance(message, Hold):
                 self.may_go_on.set()
 
 

@@ -19,8 +19,8 @@ from imgcls_search.executors.ray import cluster, parcels
 from imgcls_search.executors.ray.cluster import Layout
 from imgcls_search.executors.ray.parcels import JobParcel
 from imgcls_search.executors.ray.station import Report, Station, StudyLocation
-from imgcls_search.executors.slots import Message, Slot, SlotsExecutor
-from imgcls_search.protocol import Event, Job, Stopped, WorkerDied
+from imgcls_search.executors.slots import Slot, SlotsExecutor
+from imgcls_search.protocol import Event, Job, Message, Stopped, WorkerDied
 
 PATIENCE_SECONDS = 15.0
 """A worker that says nothing for so long, not even that there is nothing to say, is taken for lost."""

@@ -19,9 +19,8 @@ from imgcls_search.errors import disk_trouble
 from imgcls_search.executors import processes
 from imgcls_search.executors.ray.fork_server import ForkServer
 from imgcls_search.executors.ray.parcels import JobParcel, Piece, RemoteFolder, own_folder
-from imgcls_search.executors.slots import Message
 from imgcls_search.executors.worker_process import WorkerProcess
-from imgcls_search.protocol import Event, Failed
+from imgcls_search.protocol import Event, Failed, Message
 
 SILENCE_SECONDS = 5.0
 """After so long without news a station says that there are none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -49,6 +49,10 @@ class TrialConfig:
         """Return plain dictionaries and lists, ready for JSON or for another process."""
         plain: dict[str, Any] = _thaw(self.tree)
         return plain
+
+    def __reduce__(self) -> tuple[Callable[[Mapping[str, Any]], TrialConfig], tuple[dict[str, Any]]]:
+        # Frozen mappings cannot be pickled; between processes the configuration travels as plain values.
+        return TrialConfig.from_dict, (self.to_dict(),)
 
     def section(self, path: str) -> dict[str, Any]:
         """Return the values under a dotted path as a plain dictionary."""

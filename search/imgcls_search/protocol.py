@@ -50,13 +50,6 @@ class Job:
     teacher: str | None = None
     """The weights file of the network to learn from."""
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "config": self.config.to_dict()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        # Frozen mappings cannot be pickled; the configuration travels as plain values.
-        self.__dict__.update({**state, "config": TrialConfig.from_dict(state["config"])})
-
 
 @dataclass(frozen=True)
 class Stop:

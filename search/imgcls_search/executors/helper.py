@@ -5,21 +5,38 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from imgcls_search.config import TrialConfig, expand_path
 from imgcls_search.data import InputShape, Prepared
 from imgcls_search.errors import BuildError, SearchError
 from imgcls_search.executors import processes
 from imgcls_search.executors.counts import Counts
+from imgcls_search.executors.questions import (
+    Answer,
+    CompareFingerprint,
+    Decoding,
+    DescribeWeights,
+    FetchWeights,
+    FindDevices,
+    Measure,
+    NameHardware,
+    NameVersions,
+    Prepare,
+    Question,
+    Refusal,
+    Reply,
+    Said,
+)
 
 Progress = Callable[[int, int], None]
 """Called with images decoded and images in all."""
 
+T = TypeVar("T")
 
 MOST_DEATHS = 3
 """Processes that may die of one question."""
@@ -74,13 +91,11 @@ class Helper:
         Raises:
             DeviceError: the wanted kind is not on this machine.
         """
-        found: list[str] = self._ask("devices", {"wanted": wanted})
-        return found
+        return self._ask(FindDevices(wanted=wanted))
 
     def hardware(self, device: str) -> str:
         """Return the name of a device's hardware."""
-        found: str = self._ask("hardware", {"device": device})
-        return found
+        return self._ask(NameHardware(device=device))
 
     def prepare(
         self, config: TrialConfig, progress: Progress | None = None, say: Callable[[str], None] | None = None
@@ -94,12 +109,8 @@ class Helper:
         """
         key = config.digest("data", "image")
         if key not in self.prepared:
-            question = {
-                "config": config.to_dict(),
-                "cache": str(image_cache(self.root)),
-                "is_described": say is not None,
-            }
-            self.prepared[key] = Prepared.from_dict(self._ask("prepare", question, progress, say))
+            question = Prepare(config=config, cache=image_cache(self.root), is_described=say is not None)
+            self.prepared[key] = self._ask(question, progress, say)
         return self.prepared[key]
 
     def has_fingerprint(self, config: TrialConfig, known: str) -> bool:
@@ -110,9 +121,7 @@ class Helper:
         Raises:
             DataError: the images are missing or unusable.
         """
-        question = {"config": config.to_dict(), "cache": str(image_cache(self.root)), "known": known}
-        found: bool = self._ask("has_fingerprint", question)
-        return found
+        return self._ask(CompareFingerprint(config=config, cache=image_cache(self.root), known=known))
 
     def measure(self, config: TrialConfig, shape: InputShape) -> dict[str, float]:
         """Return the sizes that are known before training, see `imgcls_search.trial.SIZES`, without training.
@@ -137,7 +146,7 @@ class Helper:
             if model in self.fatal_models:
                 raise BuildError("model", self.fatal_models[model])
             later = _Later()
-            self._send("measure", {**question, "config": config.to_dict(), "root": str(self.root)})
+            self._send(Measure(config=config, shape=shape, counts=counts_file(self.root)))
             self.later = later
             while later.found is None and not self.connection.poll():
                 yield
@@ -166,7 +175,7 @@ class Helper:
             BuildError: they do not fit the model.
         """
         if config.component("model").args.get("weights") is not None:
-            self._ask("fetch_weights", {"config": config.to_dict(), "shape": dataclasses.asdict(shape)})
+            self._ask(FetchWeights(config=config, shape=shape))
 
     def describe_weights(self, path: Path) -> Prepared:
         """Return the data set that saved weights were trained on; the weights themselves are read and built too.
@@ -174,12 +183,11 @@ class Helper:
         Raises:
             CheckpointError: the file is missing, damaged, or not a trained model of this program.
         """
-        return Prepared.from_dict(self._ask("describe_weights", {"path": str(path)}))
+        return self._ask(DescribeWeights(path=path))
 
     def versions(self) -> dict[str, str]:
         """Return the versions that a training's numbers depend on."""
-        found: dict[str, str] = self._ask("versions", {})
-        return found
+        return self._ask(NameVersions())
 
     def close(self) -> None:
         """End the process now."""
@@ -189,18 +197,15 @@ class Helper:
             self.connection.close()
 
     def _ask(
-        self,
-        question: str,
-        arguments: Mapping[str, Any],
-        progress: Progress | None = None,
-        say: Callable[[str], None] | None = None,
-    ) -> Any:
-        self._send(question, arguments)
-        return _value(self._receive(progress, say))
+        self, question: Question[T], progress: Progress | None = None, say: Callable[[str], None] | None = None
+    ) -> T:
+        self._send(question)
+        found: T = _value(self._receive(progress, say))
+        return found
 
-    def _send(self, question: str, arguments: Mapping[str, Any]) -> None:
+    def _send(self, question: Question[Any]) -> None:
         self._settle()
-        self.asked, self.deaths = (question, dict(arguments)), 0
+        self.asked, self.deaths = question, 0
         self._deliver()
 
     def _deliver(self) -> None:
@@ -219,21 +224,22 @@ class Helper:
             except HelperDiedError as error:
                 later.death = str(error)
 
-    def _receive(self, progress: Progress | None = None, say: Callable[[str], None] | None = None) -> tuple[str, Any]:
+    def _receive(self, progress: Progress | None = None, say: Callable[[str], None] | None = None) -> Answer | Refusal:
         while True:
             try:
-                kind, answer = self.connection.recv()
+                reply: Reply = self.connection.recv()
             except (EOFError, OSError):
                 self._ask_another()
                 continue
-            if kind == "said":
-                if say is not None:
-                    say(answer)
-                continue
-            if kind != "progress":
-                return kind, answer
-            if progress is not None:
-                progress(*answer)
+            match reply:
+                case Said(text=text):
+                    if say is not None:
+                        say(text)
+                case Decoding(done=done, total=total):
+                    if progress is not None:
+                        progress(done, total)
+                case Answer() | Refusal():
+                    return reply
 
     def _ask_another(self) -> None:
         """Put the question to a new process in place of one that died."""
@@ -251,125 +257,26 @@ class Helper:
 class _Later:
     """A place for an answer that is not there yet."""
 
-    found: tuple[str, Any] | None = None
+    found: Answer | Refusal | None = None
     death: str | None = None
     """Why there is none."""
 
 
-def _value(found: tuple[str, Any] | None) -> Any:
+def _value(found: Answer | Refusal | None) -> Any:
     assert found is not None
-    kind, answer = found
-    if kind == "error":
-        raise answer
-    return answer
+    if isinstance(found, Refusal):
+        raise found.error
+    return found.value
 
 
 def _answer_all(connection: Connection) -> None:
     with contextlib.suppress(EOFError, OSError):
         while True:
-            question, arguments = connection.recv()
+            question: Question[Any] = connection.recv()
             try:
-                connection.send(("answer", _ANSWERS[question](connection, **arguments)))
+                reply: Reply = Answer(question.answer(connection.send))
             except SearchError as error:
-                connection.send(("error", error))
+                reply = Refusal(error)
+            connection.send(reply)
     # The run is gone; taking torch apart in good order would outlive it by seconds.
     os._exit(0)
-
-
-def _devices(connection: Connection, wanted: str) -> list[str]:
-    from imgcls_search.train.device import available_devices
-
-    return available_devices(wanted)
-
-
-def _hardware(connection: Connection, device: str) -> str:
-    from imgcls_search.train.device import hardware
-
-    return hardware(device)
-
-
-def _prepare(connection: Connection, config: Mapping[str, Any], cache: str, is_described: bool) -> dict[str, Any]:
-    from imgcls_search.worker.pipeline import prepare_data
-
-    def progress(done: int, total: int) -> None:
-        connection.send(("progress", (done, total)))
-
-    def say(text: str) -> None:
-        connection.send(("said", text))
-
-    trial = TrialConfig.from_dict(config)
-    return prepare_data(trial, Path(cache), progress, say if is_described else None, looks_at_test=True).to_dict()
-
-
-def _has_fingerprint(connection: Connection, config: Mapping[str, Any], cache: str, known: str) -> bool:
-    from imgcls_search.data import describe
-
-    return describe(TrialConfig.from_dict(config).component("data"), Path(cache)).has_fingerprint(known)
-
-
-def _measure(
-    connection: Connection, config: Mapping[str, Any], shape: Mapping[str, Any], root: str
-) -> dict[str, float]:
-    from imgcls_search.models import pretrained
-    from imgcls_search.models.cost import Cost
-    from imgcls_search.worker import measuring, pipeline
-
-    counts = _COUNTS.setdefault(root, Counts(counts_file(Path(root))))
-    trial, input_shape = TrialConfig.from_dict(config), InputShape(**shape)
-    model = trial.component("model")
-    found = counts.ask(
-        {"model": config["model"], "shape": dict(shape)},
-        lambda: dataclasses.asdict(measuring.count(model, input_shape)),
-    )
-    if pretrained.is_file(model):
-        pipeline.check_weights(model, input_shape)
-    return measuring.measure(trial, input_shape, Cost(**found), deployed=_deployed(counts, trial, input_shape))
-
-
-def _deployed(counts: Counts, trial: TrialConfig, shape: InputShape) -> Any:
-    """Return the cost of the network that structured pruning leaves, None where there is none."""
-    from imgcls_search.models.cost import Cost
-    from imgcls_search.worker import measuring
-
-    amount = measuring.structured_amount(trial)
-    if not amount:
-        return None
-    model = trial.component("model")
-    question = {"model": trial.to_dict()["model"], "shape": dataclasses.asdict(shape), "pruned": amount}
-    return Cost(**counts.ask(question, lambda: dataclasses.asdict(measuring.count(model, shape, pruned=amount))))
-
-
-def _fetch_weights(connection: Connection, config: Mapping[str, Any], shape: Mapping[str, Any]) -> None:
-    from imgcls_search.worker.pipeline import check_weights
-
-    check_weights(TrialConfig.from_dict(config).component("model"), InputShape(**shape))
-
-
-def _describe_weights(connection: Connection, path: str) -> dict[str, Any]:
-    from imgcls_search.train import checkpoint
-    from imgcls_search.worker.pipeline import load_finished
-
-    _, _, data = load_finished(checkpoint.load(Path(path)), path)
-    return data.to_dict()
-
-
-_COUNTS: dict[str, Counts] = {}
-"""In the helper's process: what it counted, by folder."""
-
-
-def _versions(connection: Connection) -> dict[str, str]:
-    from imgcls_search.worker.pipeline import versions
-
-    return versions()
-
-
-_ANSWERS: Mapping[str, Callable[..., Any]] = {
-    "devices": _devices,
-    "hardware": _hardware,
-    "prepare": _prepare,
-    "has_fingerprint": _has_fingerprint,
-    "measure": _measure,
-    "fetch_weights": _fetch_weights,
-    "describe_weights": _describe_weights,
-    "versions": _versions,
-}

@@ -1,0 +1,217 @@
+"""What the run asks its helper process, and what that answers: one class a question, with the code that answers it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from imgcls_search.config import TrialConfig
+from imgcls_search.data import InputShape, Prepared
+from imgcls_search.errors import SearchError
+from imgcls_search.executors.counts import Counts
+
+if TYPE_CHECKING:
+    from imgcls_search.models.cost import Cost
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """So many images of all are decoded."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Said:
+    """A line that a person should see."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The last thing that is heard of a question."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Instead of an answer: it is raised where the question was asked."""
+
+    error: SearchError
+
+
+Reply = Decoding | Said | Answer | Refusal
+
+Tell = Callable[[Decoding | Said], None]
+"""Takes what is to be heard before the answer."""
+
+
+class Question(Generic[T_co]):
+    """Something that needs torch or the images to be answered."""
+
+    def answer(self, tell: Tell) -> T_co:
+        """Return the answer; called in the helper process.
+
+        Raises:
+            SearchError: there is none.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class FindDevices(Question[list[str]]):
+    """Which devices may trials use?"""
+
+    wanted: str
+
+    def answer(self, tell: Tell) -> list[str]:
+        """Return the devices."""
+        from imgcls_search.train.device import available_devices
+
+        return available_devices(self.wanted)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NameHardware(Question[str]):
+    """What is the name of a device's hardware?"""
+
+    device: str
+
+    def answer(self, tell: Tell) -> str:
+        """Return the name."""
+        from imgcls_search.train.device import hardware
+
+        return hardware(self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepare(Question[Prepared]):
+    """Which data set does a configuration have, once its images are decoded?"""
+
+    config: TrialConfig
+    cache: Path
+    is_described: bool
+    """Whether lines about the images are wanted."""
+
+    def answer(self, tell: Tell) -> Prepared:
+        """Decode the images and return the data set."""
+        from imgcls_search.worker.pipeline import prepare_data
+
+        return prepare_data(
+            self.config,
+            self.cache,
+            lambda done, total: tell(Decoding(done, total)),
+            (lambda text: tell(Said(text))) if self.is_described else None,
+            looks_at_test=True,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareFingerprint(Question[bool]):
+    """Has the data set of a configuration a recorded fingerprint?"""
+
+    config: TrialConfig
+    cache: Path
+    known: str
+
+    def answer(self, tell: Tell) -> bool:
+        """Return whether it has."""
+        from imgcls_search.data import describe
+
+        return describe(self.config.component("data"), self.cache).has_fingerprint(self.known)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure(Question[dict[str, float]]):
+    """What is known of a configuration before it is trained, see `imgcls_search.trial.SIZES`?"""
+
+    config: TrialConfig
+    shape: InputShape
+    counts: Path
+    """Where counts are remembered."""
+
+    def answer(self, tell: Tell) -> dict[str, float]:
+        """Count, or remember, and return the sizes."""
+        from imgcls_search.models import pretrained
+        from imgcls_search.models.cost import Cost
+        from imgcls_search.worker import measuring, pipeline
+
+        known = _COUNTS.setdefault(self.counts, Counts(self.counts))
+        model = self.config.component("model")
+        found = known.ask(
+            {"model": self.config.to_dict()["model"], "shape": dataclasses.asdict(self.shape)},
+            lambda: dataclasses.asdict(measuring.count(model, self.shape)),
+        )
+        if pretrained.is_file(model):
+            pipeline.check_weights(model, self.shape)
+        return measuring.measure(self.config, self.shape, Cost(**found), deployed=self._deployed(known))
+
+    def _deployed(self, known: Counts) -> Cost | None:
+        """Return the cost of the network that structured pruning leaves, None where there is none."""
+        from imgcls_search.models.cost import Cost
+        from imgcls_search.worker import measuring
+
+        amount = measuring.structured_amount(self.config)
+        if not amount:
+            return None
+        model = self.config.component("model")
+        question = {
+            "model": self.config.to_dict()["model"],
+            "shape": dataclasses.asdict(self.shape),
+            "pruned": amount,
+        }
+        return Cost(
+            **known.ask(question, lambda: dataclasses.asdict(measuring.count(model, self.shape, pruned=amount)))
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchWeights(Question[None]):
+    """Can the pretrained weights of a configuration be read, and do they fit?"""
+
+    config: TrialConfig
+    shape: InputShape
+
+    def answer(self, tell: Tell) -> None:
+        """Fetch or read them."""
+        from imgcls_search.worker.pipeline import check_weights
+
+        check_weights(self.config.component("model"), self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescribeWeights(Question[Prepared]):
+    """Which data set were saved weights trained on?"""
+
+    path: Path
+
+    def answer(self, tell: Tell) -> Prepared:
+        """Read and build them, and return the data set."""
+        from imgcls_search.train import checkpoint
+        from imgcls_search.worker.pipeline import load_finished
+
+        _, _, data = load_finished(checkpoint.load(self.path), str(self.path))
+        return data
+
+
+@dataclass(frozen=True, kw_only=True)
+class NameVersions(Question[dict[str, str]]):
+    """Which versions do a training's numbers depend on?"""
+
+    def answer(self, tell: Tell) -> dict[str, str]:
+        """Return the versions by name."""
+        from imgcls_search.worker.pipeline import versions
+
+        return versions()
+
+
+_COUNTS: dict[Path, Counts] = {}
+"""In the helper's process: what it counted, by file."""

@@ -13,37 +13,33 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Protocol, cast, overload
+from typing import Any, Literal, cast, overload
 
 import optuna
-from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from imgcls_search.config import Scalar, TrialConfig
 from imgcls_search.errors import StudyError
 from imgcls_search.study import database
 from imgcls_search.study.facts import Ablation, Confirmation, DataFact, Opening, Run, SpaceFact, StudyFacts
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.rows import EndedError, NumberTakenError, Rows
 from imgcls_search.study.shape import refuse_misshapen
-from imgcls_search.trial import SIZES, Candidate, Rejection, State, Trial
-
-_STATES: Mapping[TrialState, State] = {
-    TrialState.RUNNING: "running",
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "fail",
-}
-
+from imgcls_search.study.trial_attributes import (
+    STATES,
+    artifact_attributes,
+    attributes_of,
+    freeze_scores,
+    plan_of,
+    read_trial,
+)
+from imgcls_search.study.writes import Writes
+from imgcls_search.trial import State, Trial
 
 _LOG = logging.getLogger(__name__)
 
 _PLACE = "place"
 """Attribute of a trial that had waited: how many had begun before it, which its number does not tell."""
-
-_ARTIFACT = "artifacts:"
-"""How Optuna begins the names of attributes that tell of artifacts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,64 +53,6 @@ class Stranger:
 
     params: Mapping[str, Any]
     """What it was given, where it waits to be tried."""
-
-
-class Writes(Protocol):
-    """Where a record's steps go: `Rows`, or nowhere in a replay."""
-
-    engine: Any
-    """What holds the connection, None where there is none."""
-
-    def read(self, after: int = -1, /) -> list[FrozenTrial]:
-        """Return all trials by their numbers, or those of a higher id than `after`."""
-
-    def claim(
-        self,
-        trial_id: int,
-        params: Mapping[str, Scalar],
-        distributions: Mapping[str, BaseDistribution],
-        attributes: Mapping[str, Any],
-        /,
-    ) -> None:
-        """Make a waiting trial a running one."""
-
-    def refuse(self, trial_id: int, reason: str, /) -> None:
-        """End a waiting trial as failed."""
-
-    def add(
-        self,
-        number: int,
-        params: Mapping[str, Scalar],
-        distributions: Mapping[str, BaseDistribution],
-        attributes: Mapping[str, Any],
-        /,
-    ) -> int:
-        """Write a running trial whole, and return its id."""
-
-    def update(
-        self, trial_id: int, attributes: Mapping[str, Any], /, *, value: tuple[int, float] | None = None
-    ) -> None:
-        """Write attributes of a running trial."""
-
-    def set_fact(self, name: str, value: Any, /) -> None:
-        """Write a fact about the study as a whole."""
-
-    def append_fact(self, name: str, entry: Mapping[str, Any], /) -> list[Any]:
-        """Add an entry to a list that is a fact about the study as a whole, and return the list."""
-
-    def read_end(self, trial_id: int, /) -> tuple[TrialState, tuple[float, ...] | None]:
-        """Return the state of a trial, and its values where it has some."""
-
-    def end(
-        self,
-        trial_id: int,
-        state: TrialState,
-        values: Sequence[float],
-        attributes: Mapping[str, Any],
-        system_attributes: Mapping[str, Any],
-        /,
-    ) -> None:
-        """Write the end of a running trial."""
 
 
 class Record:
@@ -140,7 +78,7 @@ class Record:
                 self.strangers[frozen.number] = _stranger(frozen)
                 continue
             self.ids[frozen.number] = frozen._trial_id
-            trial = self.by_number[frozen.number] = self._thaw(frozen)
+            trial = self.by_number[frozen.number] = read_trial(frozen, self.objectives[0][0])
             if (place := frozen.user_attrs.get(_PLACE)) is None:
                 self.trials.append(trial)
             else:
@@ -192,7 +130,7 @@ class Record:
 
     def claim(self, stranger: Stranger, trial: Trial) -> bool:
         """Record a waiting trial as one of ours that has begun; False where it waits no more."""
-        attributes = {**self._attributes(trial), _PLACE: len(self.trials)}
+        attributes = {**attributes_of(trial), _PLACE: len(self.trials)}
         try:
             self.rows.claim(stranger.id, trial.candidate.params, trial.candidate.distributions, attributes)
         except EndedError:
@@ -214,7 +152,7 @@ class Record:
         while True:
             try:
                 self.ids[trial.number] = self.rows.add(
-                    trial.number, trial.candidate.params, trial.candidate.distributions, self._attributes(trial)
+                    trial.number, trial.candidate.params, trial.candidate.distributions, attributes_of(trial)
                 )
                 break
             except NumberTakenError:
@@ -226,18 +164,6 @@ class Record:
     def _take(self, trial: Trial) -> None:
         self.trials.append(trial)
         self.by_number[trial.number] = trial
-
-    @staticmethod
-    def _attributes(trial: Trial) -> dict[str, Any]:
-        attributes = {
-            "config": trial.candidate.config.to_dict(),
-            "seed": trial.seed,
-            "plan": _plan(trial),
-            "sampler_state": dict(trial.candidate.sampler_state),
-            "rejected_before": [_freeze_rejection(rejection) for rejection in trial.rejected_before],
-            **trial.sizes,
-        }
-        return {key: value for key, value in attributes.items() if value not in ({}, [])}
 
     def add_epoch(self, trial: Trial, metrics: Mapping[str, float]) -> None:
         """Record an epoch in one write: its metrics, and the value that dashboards draw."""
@@ -258,7 +184,7 @@ class Record:
         is_drawn = len(self.objectives) == 1 and trial.compresses and is_first and trial.metric in metrics
         value = (epoch, metrics[trial.metric]) if is_drawn else None
         with self._accepting_an_end(trial):
-            said = {"scores": _freeze_scores(trial.scores), **(notes or {})}
+            said = {"scores": freeze_scores(trial.scores), **(notes or {})}
             self.rows.update(self.ids[trial.number], said, value=value)
 
     def note(self, trial: Trial, **attributes: Any) -> None:
@@ -271,7 +197,7 @@ class Record:
         if trial.is_open:
             trial.judged, trial.until = trial.epoch, until
             trial.state = "paused" if paused else "running"
-            self.note(trial, plan=_plan(trial))
+            self.note(trial, plan=plan_of(trial))
 
     def complete(self, trial: Trial, values: Sequence[float], constraints: Mapping[str, float] | None = None) -> None:
         """End a trial with its values, and by how much it is over each measured limit."""
@@ -322,10 +248,8 @@ class Record:
             said["reason"] = reason
         with self._accepting_an_end(trial):
             told_by_name: dict[str, Any] = {f"constraints:{name}": over for name, over in trial.constraints.items()}
-            # As `optuna.artifacts.upload_artifact` notes them, in one transaction with the end of the trial.
-            for key, name in (trial.pictures or {}).items():
-                meta = {"artifact_id": key, "filename": name, "mimetype": "image/png", "encoding": None}
-                told_by_name[f"{_ARTIFACT}{key}"] = json.dumps(meta)
+            # In one transaction with the end of the trial.
+            told_by_name |= artifact_attributes(trial)
             self.rows.end(self.ids[trial.number], told, values, said, told_by_name)
             trial.state = state
 
@@ -336,38 +260,8 @@ class Record:
             yield
         except EndedError:
             state, trial.values = self.rows.read_end(self.ids[trial.number])
-            trial.state = _STATES[state]
+            trial.state = STATES[state]
             trial.reason = trial.reason or "ended from outside"
-
-    def _thaw(self, frozen: FrozenTrial) -> Trial:
-        attributes = frozen.user_attrs
-        state = _STATES[frozen.state]
-        plan = attributes["plan"]
-        return Trial(
-            number=frozen.number,
-            candidate=Candidate(
-                params=frozen.params,
-                distributions=frozen.distributions,
-                config=TrialConfig.from_dict(attributes["config"]),
-                sampler_state=attributes.get("sampler_state", {}),
-            ),
-            seed=attributes["seed"],
-            sizes={name: attributes[name] for name in SIZES},
-            metric=self.objectives[0][0],
-            state="paused" if state == "running" and plan["paused"] else state,
-            epochs=list(attributes.get("epochs", [])),
-            judged=plan["judged"],
-            until=plan["until"],
-            scores={entry["epoch"]: entry["metrics"] for entry in attributes.get("scores", [])},
-            constraints=dict(frozen.constraints),
-            values=tuple(frozen.values) if frozen.values is not None else None,
-            reason=attributes.get("reason"),
-            deaths=attributes.get("deaths", 0),
-            micro_batches=attributes.get("micro_batches", 1),
-            troubles=list(attributes.get("troubles", [])),
-            pictures=_thaw_pictures(frozen) if frozen.state.is_finished() else None,
-            rejected_before=tuple(_thaw_rejection(entry) for entry in attributes.get("rejected_before", [])),
-        )
 
 
 def _is_ours(frozen: FrozenTrial) -> bool:
@@ -460,29 +354,6 @@ def _read(study: optuna.Study, rows: Writes) -> Record:
 
 def _objectives(facts: StudyFacts) -> tuple[tuple[str, str], ...]:
     return tuple((metric, direction) for metric, direction in facts["objectives"])
-
-
-def _plan(trial: Trial) -> dict[str, Any]:
-    return {"judged": trial.judged, "until": trial.until, "paused": trial.state == "paused"}
-
-
-def _freeze_scores(scores: Mapping[int, Mapping[str, float]]) -> list[dict[str, Any]]:
-    return [{"epoch": epoch, "metrics": dict(metrics)} for epoch, metrics in scores.items()]
-
-
-def _freeze_rejection(rejection: Rejection) -> dict[str, Any]:
-    distributions = {name: distribution_to_json(found) for name, found in rejection.distributions.items()}
-    return {"params": dict(rejection.params), "distributions": distributions, "reason": rejection.reason}
-
-
-def _thaw_rejection(entry: Mapping[str, Any]) -> Rejection:
-    distributions = {name: json_to_distribution(text) for name, text in entry["distributions"].items()}
-    return Rejection(params=entry["params"], distributions=distributions, reason=entry["reason"])
-
-
-def _thaw_pictures(frozen: FrozenTrial) -> dict[str, str]:
-    notes = [text for key, text in frozen.system_attrs.items() if key.startswith(_ARTIFACT)]
-    return {note["artifact_id"]: note["filename"] for note in map(json.loads, notes)}
 
 
 def to_json(value: Any) -> Any:

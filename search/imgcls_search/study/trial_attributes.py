@@ -1,0 +1,103 @@
+"""How a trial is written into the attributes of its row, and read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from optuna.distributions import distribution_to_json, json_to_distribution
+from optuna.trial import FrozenTrial, TrialState
+
+from imgcls_search.config import TrialConfig
+from imgcls_search.trial import SIZES, Candidate, Rejection, State, Trial
+
+STATES: Mapping[TrialState, State] = {
+    TrialState.RUNNING: "running",
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "fail",
+}
+"""Ours by Optuna's."""
+
+_ARTIFACT = "artifacts:"
+"""How Optuna begins the names of attributes that tell of artifacts."""
+
+
+def attributes_of(trial: Trial) -> dict[str, Any]:
+    """Return what is written of a trial that begins."""
+    attributes = {
+        "config": trial.candidate.config.to_dict(),
+        "seed": trial.seed,
+        "plan": plan_of(trial),
+        "sampler_state": dict(trial.candidate.sampler_state),
+        "rejected_before": [_freeze_rejection(rejection) for rejection in trial.rejected_before],
+        **trial.sizes,
+    }
+    return {key: value for key, value in attributes.items() if value not in ({}, [])}
+
+
+def read_trial(frozen: FrozenTrial, metric: str) -> Trial:
+    """Return a trial that a search wrote; `metric` is the first objective."""
+    attributes = frozen.user_attrs
+    state = STATES[frozen.state]
+    plan = attributes["plan"]
+    return Trial(
+        number=frozen.number,
+        candidate=Candidate(
+            params=frozen.params,
+            distributions=frozen.distributions,
+            config=TrialConfig.from_dict(attributes["config"]),
+            sampler_state=attributes.get("sampler_state", {}),
+        ),
+        seed=attributes["seed"],
+        sizes={name: attributes[name] for name in SIZES},
+        metric=metric,
+        state="paused" if state == "running" and plan["paused"] else state,
+        epochs=list(attributes.get("epochs", [])),
+        judged=plan["judged"],
+        until=plan["until"],
+        scores={entry["epoch"]: entry["metrics"] for entry in attributes.get("scores", [])},
+        constraints=dict(frozen.constraints),
+        values=tuple(frozen.values) if frozen.values is not None else None,
+        reason=attributes.get("reason"),
+        deaths=attributes.get("deaths", 0),
+        micro_batches=attributes.get("micro_batches", 1),
+        troubles=list(attributes.get("troubles", [])),
+        pictures=_thaw_pictures(frozen) if frozen.state.is_finished() else None,
+        rejected_before=tuple(_thaw_rejection(entry) for entry in attributes.get("rejected_before", [])),
+    )
+
+
+def artifact_attributes(trial: Trial) -> dict[str, str]:
+    """Return what `optuna.artifacts.upload_artifact` would note of a trial's pictures."""
+    notes = {}
+    for key, name in (trial.pictures or {}).items():
+        meta = {"artifact_id": key, "filename": name, "mimetype": "image/png", "encoding": None}
+        notes[f"{_ARTIFACT}{key}"] = json.dumps(meta)
+    return notes
+
+
+def plan_of(trial: Trial) -> dict[str, Any]:
+    """Return what is decided about an open trial."""
+    return {"judged": trial.judged, "until": trial.until, "paused": trial.state == "paused"}
+
+
+def freeze_scores(scores: Mapping[int, Mapping[str, float]]) -> list[dict[str, Any]]:
+    """Return scores by epoch as JSON values."""
+    return [{"epoch": epoch, "metrics": dict(metrics)} for epoch, metrics in scores.items()]
+
+
+def _freeze_rejection(rejection: Rejection) -> dict[str, Any]:
+    distributions = {name: distribution_to_json(found) for name, found in rejection.distributions.items()}
+    return {"params": dict(rejection.params), "distributions": distributions, "reason": rejection.reason}
+
+
+def _thaw_rejection(entry: Mapping[str, Any]) -> Rejection:
+    distributions = {name: json_to_distribution(text) for name, text in entry["distributions"].items()}
+    return Rejection(params=entry["params"], distributions=distributions, reason=entry["reason"])
+
+
+def _thaw_pictures(frozen: FrozenTrial) -> dict[str, str]:
+    notes = [text for key, text in frozen.system_attrs.items() if key.startswith(_ARTIFACT)]
+    return {note["artifact_id"]: note["filename"] for note in map(json.loads, notes)}

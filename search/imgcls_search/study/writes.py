@@ -1,0 +1,69 @@
+"""The steps in which a record is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from imgcls_search.config import Scalar
+
+
+class Writes(Protocol):
+    """Where a record's steps go: `Rows`, or nowhere in a replay."""
+
+    engine: Any
+    """What holds the connection, None where there is none."""
+
+    def read(self, after: int = -1, /) -> list[FrozenTrial]:
+        """Return all trials by their numbers, or those of a higher id than `after`."""
+
+    def claim(
+        self,
+        trial_id: int,
+        params: Mapping[str, Scalar],
+        distributions: Mapping[str, BaseDistribution],
+        attributes: Mapping[str, Any],
+        /,
+    ) -> None:
+        """Make a waiting trial a running one."""
+
+    def refuse(self, trial_id: int, reason: str, /) -> None:
+        """End a waiting trial as failed."""
+
+    def add(
+        self,
+        number: int,
+        params: Mapping[str, Scalar],
+        distributions: Mapping[str, BaseDistribution],
+        attributes: Mapping[str, Any],
+        /,
+    ) -> int:
+        """Write a running trial whole, and return its id."""
+
+    def update(
+        self, trial_id: int, attributes: Mapping[str, Any], /, *, value: tuple[int, float] | None = None
+    ) -> None:
+        """Write attributes of a running trial."""
+
+    def set_fact(self, name: str, value: Any, /) -> None:
+        """Write a fact about the study as a whole."""
+
+    def append_fact(self, name: str, entry: Mapping[str, Any], /) -> list[Any]:
+        """Add an entry to a list that is a fact about the study as a whole, and return the list."""
+
+    def read_end(self, trial_id: int, /) -> tuple[TrialState, tuple[float, ...] | None]:
+        """Return the state of a trial, and its values where it has some."""
+
+    def end(
+        self,
+        trial_id: int,
+        state: TrialState,
+        values: Sequence[float],
+        attributes: Mapping[str, Any],
+        system_attributes: Mapping[str, Any],
+        /,
+    ) -> None:
+        """Write the end of a running trial."""

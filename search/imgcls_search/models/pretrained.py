@@ -5,9 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import ssl
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +16,7 @@ from torch import Tensor, nn
 from imgcls_search import archive
 from imgcls_search.config import Component, expand_path
 from imgcls_search.errors import BuildError, CheckpointError, closest
+from imgcls_search.models import timm_hub
 from imgcls_search.models.anatomy import Anatomy
 
 IMAGENET = "imagenet"
@@ -31,9 +29,6 @@ WRAPPERS = ("model", "state_dict", "model_state_dict")
 
 PREFIXES = ("module.", "_orig_mod.", "model.")
 """What DataParallel, torch.compile and Lightning put before the name of each tensor."""
-
-ANSWER_SECONDS = 5
-"""A server of weights that says nothing for as long is not there."""
 
 # EfficientNet's first PyTorch version names its parts like this; timm like that.
 _OUTER = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
@@ -161,7 +156,7 @@ def _from_timm(
     path, wanted = f"{component.path}.weights", str(component.args["weights"])
     arguments = {name: value for name, value in component.args.items() if name != "weights"}
     shape: dict[str, Any] = {"image_size": image_size, "channels": channels, "classes": classes}
-    file = _placed(_timm_settings(component)) if wanted == IMAGENET else wanted
+    file = timm_hub.placed_file(timm_hub.settings_of(component)) if wanted == IMAGENET else wanted
     if file is None:
         return _fetched_by_timm(component, arguments, shape)
     tensors = _in_timms_names(_without_wrapping_prefix(_from_file(path, str(file)), model), model)
@@ -208,84 +203,21 @@ def _loading_nothing() -> Iterator[list[dict[str, Tensor]]]:
 def _fetched_by_timm(component: Component, arguments: Mapping[str, Any], shape: Mapping[str, Any]) -> Tensors:
     from imgcls_search.models.timm import create
 
-    settings = _timm_settings(component)
+    settings = timm_hub.settings_of(component)
     try:
-        _must_be_reachable(settings)
+        timm_hub.must_be_reachable(settings)
         # timm's own loading adapts the first layer to the channels and resizes what depends on the image's size.
         with torch.device("cpu"):
             model = create(**{**arguments, **shape}, pretrained=True)
     except BuildError:
         raise
     except Exception as error:
-        folder, names = _hub_folder(), _placeable(settings)
+        folder, names = timm_hub.folder(), timm_hub.file_names(settings)
         raise CheckpointError(
             f"{component.path}.weights: the pretrained weights of {component.args['name']} cannot be fetched "
-            f"({_reason(error)}); connect to a network, or put {_source(settings)} into {folder} as {names[0]}"
+            f"({_reason(error)}); connect to a network, or put {timm_hub.address(settings)} into {folder} as {names[0]}"
         ) from error
     return model.state_dict()
-
-
-def _timm_settings(component: Component) -> Any:
-    import timm
-
-    return timm.get_pretrained_cfg(component.args["name"])
-
-
-def _hub_folder() -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints"
-
-
-def _placeable(settings: Any) -> list[str]:
-    """Return the names under which somebody may put timm's weights by hand."""
-    names = [f"{settings.architecture}{f'.{settings.tag}' if settings.tag else ''}.safetensors"]
-    return [*names, settings.url.rpartition("/")[2]] if settings.url else names
-
-
-def _placed(settings: Any) -> Path | None:
-    files = [_hub_folder() / name for name in _placeable(settings)]
-    return next((file for file in files if file.is_file()), None)
-
-
-def _source(settings: Any) -> str:
-    """Return the address of timm's weights, to be fetched on another machine."""
-    if not settings.hf_hub_id:
-        return str(settings.url)
-    from huggingface_hub import hf_hub_url
-
-    repository, _, revision = settings.hf_hub_id.partition("@")
-    return str(hf_hub_url(repository, settings.hf_hub_filename or "model.safetensors", revision=revision or None))
-
-
-def _must_be_reachable(settings: Any) -> None:
-    """Raise an OSError at once where there is no network; the hub's own client tries again for minutes."""
-    if not settings.hf_hub_id or _is_cached(settings):
-        return
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        raise OSError("HF_HUB_OFFLINE forbids it")
-    request = urllib.request.Request(_source(settings), method="HEAD")  # noqa: S310 - the hub's own address
-    try:
-        urllib.request.urlopen(request, timeout=ANSWER_SECONDS).close()  # noqa: S310
-    except urllib.error.HTTPError as error:
-        # Some server is there; the client knows better what to make of its answer.
-        error.close()
-    except urllib.error.URLError as error:
-        # Certificates are the client's business too.
-        if not isinstance(error.reason, ssl.SSLError):
-            raise OSError(f"no network: {error.reason}") from error
-
-
-def _is_cached(settings: Any) -> bool:
-    from huggingface_hub import constants, try_to_load_from_cache
-
-    repository, _, revision = settings.hf_hub_id.partition("@")
-    names = (settings.hf_hub_filename,) if settings.hf_hub_filename else ("model.safetensors", "pytorch_model.bin")
-    found = (
-        try_to_load_from_cache(repository, name, cache_dir=constants.HF_HUB_CACHE, revision=revision or None)
-        for name in names
-    )
-    return any(isinstance(each, str) for each in found)
 
 
 def _from_file(path: str, wanted: str) -> Tensors:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,7 +23,9 @@ from imgcls_search.cli.output import echo, plain, print_json, print_table
 
 if TYPE_CHECKING:
     from imgcls_search.data import Summary
+    from imgcls_search.jobs.survey import Range, SurveySummary
     from imgcls_search.space import Space
+    from imgcls_search.space.families import Argument
 
 
 def check(
@@ -139,7 +141,7 @@ def families(
         print_json(taken)
         return
     echo(f"{taken['name']}: {taken['doc']}")
-    rows = [(argument["name"], _facts(argument)) for argument in taken["arguments"]]
+    rows = [(argument["name"], _described(argument)) for argument in taken["arguments"]]
     if others := taken["others"]:
         rows.append(("any other", (others["doc"], others["allowed"])))
     print_table(("argument", "what it is"), rows)
@@ -195,21 +197,19 @@ def _show_space(space: Space, path: Path) -> None:
     )
 
 
-def _show_survey(found: dict[str, Any], space: Space) -> None:
+def _show_survey(found: SurveySummary, space: Space) -> None:
     echo("")
     what = "every combination" if found["every_combination"] else f"{found['samples']} random configurations"
     guess = " (no images there: 10 classes assumed)" if found["assumed"] else ""
     sizes = ", ".join(map(str, found["image_sizes"]))
     echo(f"built {what} for {sizes} pixels, {found['classes']} classes{guess}: {found['fit']} fit")
     rows = []
-    for family, facts in found["families"].items():
-        row = [family, f"{facts['fit']} of {facts['samples']}"]
-        if "params" in facts:
+    for family, summary in found["families"].items():
+        row: list[str | tuple[str, ...]] = [family, f"{summary['fit']} of {summary['samples']}"]
+        if "params" in summary:
             row.append(("min", "median", "max"))
-            row += [
-                tuple(f"{_short(value)}{unit}" for value in facts[size].values())
-                for size, unit in (("params", ""), ("macs", ""), ("largest_activation", ""), ("memory", "B"))
-            ]
+            row += [_shown(summary[size]) for size in ("params", "macs", "largest_activation")]
+            row.append(_shown(summary["memory"], "B"))
         rows.append(tuple(row))
     print_table(("family", "fit", "", "parameters", "MACs", "activation", "memory"), rows)
     echo(
@@ -219,9 +219,13 @@ def _show_survey(found: dict[str, Any], space: Space) -> None:
         echo(f"impossible: {entry['share']:.1%}: {entry['place']}: {entry['path']}: for example {entry['example']}")
     for limit, count in found["over_limits"].items():
         echo(f"over the limit: {count / found['samples']:.1%}: {limit} > {plain(space.limits[limit])}")
-    for entry in found["start"]:
-        over = f"over limits: {', '.join(entry['over'])}"
-        echo(f"start setting {entry['number']} can be no trial: {entry['problem'] or over}")
+    for unfit in found["start"]:
+        over = f"over limits: {', '.join(unfit['over'])}"
+        echo(f"start setting {unfit['number']} can be no trial: {unfit['problem'] or over}")
+
+
+def _shown(size: Range, unit: str = "") -> tuple[str, ...]:
+    return tuple(f"{_short(value)}{unit}" for value in (size["min"], size["median"], size["max"]))
 
 
 def _short(number: float) -> str:
@@ -233,7 +237,7 @@ def _short(number: float) -> str:
     return f"{number:.3g} {letters[0]}"
 
 
-def _facts(argument: dict[str, Any]) -> tuple[str, str]:
+def _described(argument: Argument) -> tuple[str, str]:
     """Return what an argument of a family means, and below it what it may be."""
     default = "required" if argument["required"] else f"default: {json.dumps(argument['default'])}"
     search = f"; worth searching: {argument['search']}" if argument["search"] else ""

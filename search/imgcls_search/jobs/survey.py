@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from imgcls_search.config import TrialConfig
 from imgcls_search.data import InputShape, describe, known_shape, native_shape
@@ -19,7 +19,6 @@ from imgcls_search.executors.local import usable_slots
 from imgcls_search.space import Space
 from imgcls_search.strategy.draws import draw_random, draw_start
 from imgcls_search.strategy.view import View
-from imgcls_search.trial import SIZES
 
 ASSUMED_CLASSES = 10
 """Where the images are not there to be counted."""
@@ -66,6 +65,68 @@ class Survey:
     """Whether the images are not there, so that channels or classes are assumed."""
 
 
+class Range(TypedDict):
+    """A size of all networks that were built."""
+
+    min: float
+    median: float
+    max: float
+
+
+class _FamilyCounts(TypedDict):
+    samples: int
+    impossible: int
+    over_limits: int
+    fit: int
+
+
+class FamilySummary(_FamilyCounts, total=False):
+    """What became of a family's samples, and their sizes where any was built."""
+
+    params: Range
+    macs: Range
+    largest_activation: Range
+    memory: Range
+
+
+class Refusal(TypedDict):
+    """A path that impossible combinations are refused for."""
+
+    path: str
+    place: str
+    """Its line in the space file."""
+
+    count: int
+    share: float
+    example: str
+
+
+class UnfitStart(TypedDict):
+    """A start setting that can be no trial."""
+
+    number: int | None
+    problem: str | None
+    over: Sequence[str]
+
+
+class SurveySummary(TypedDict):
+    """A survey as plain values, ready for JSON."""
+
+    samples: int
+    every_combination: bool
+    fit: int
+    image_sizes: list[int]
+    channels: int
+    classes: int
+    assumed: bool
+    families: dict[str, FamilySummary]
+    impossible: list[Refusal]
+    """The most frequent first."""
+
+    over_limits: dict[str, int]
+    start: list[UnfitStart]
+
+
 def survey(space: Space, root: Path, *, samples: int, seed: int, progress: Progress) -> Survey:
     """Build samples of a space on the meta device, without data and without training.
 
@@ -89,8 +150,8 @@ def survey(space: Space, root: Path, *, samples: int, seed: int, progress: Progr
     )
 
 
-def summarise(found: Survey, space: Space) -> dict[str, Any]:
-    """Return a survey as plain values, ready for JSON."""
+def summarise(found: Survey, space: Space) -> SurveySummary:
+    """Return a survey as plain values."""
     total = len(found.samples)
     return {
         "samples": total,
@@ -186,35 +247,41 @@ def _sample(helper: Helper, space: Space, shape: InputShape, config: TrialConfig
     return Sample(family=family, image_size=own.image_size, sizes=sizes, problem=None, over=over, start=start)
 
 
-def _family(samples: Sequence[Sample]) -> dict[str, Any]:
+def _family(samples: Sequence[Sample]) -> FamilySummary:
     built = [sample.sizes for sample in samples if sample.sizes is not None]
-    return {
+    found: FamilySummary = {
         "samples": len(samples),
         "impossible": len(samples) - len(built),
         "over_limits": sum(bool(sample.over) for sample in samples),
         "fit": sum(sample.is_fit for sample in samples),
-        **{name: _spread([sizes[name] for sizes in built]) for name in SIZES if built},
     }
+    if built:
+        found["params"] = _range(built, "params")
+        found["macs"] = _range(built, "macs")
+        found["largest_activation"] = _range(built, "largest_activation")
+        found["memory"] = _range(built, "memory")
+    return found
 
 
-def _spread(values: Sequence[float]) -> dict[str, float]:
+def _range(built: Sequence[Mapping[str, float]], size: str) -> Range:
+    values = [sizes[size] for sizes in built]
     return {"min": min(values), "median": statistics.median(values), "max": max(values)}
 
 
-def _blame(samples: Sequence[Sample], space: Space) -> list[dict[str, Any]]:
+def _blame(samples: Sequence[Sample], space: Space) -> list[Refusal]:
     """Return the paths that impossible combinations are refused for, the most frequent first."""
     messages: dict[str, Counter[str]] = {}
     for sample in samples:
         if sample.problem is not None:
             messages.setdefault(sample.problem.path, Counter())[sample.problem.message] += 1
     found = [
-        {
-            "path": path,
-            "place": space.locate(path),
-            "count": counts.total(),
-            "share": counts.total() / len(samples),
-            "example": counts.most_common(1)[0][0],
-        }
+        Refusal(
+            path=path,
+            place=space.locate(path),
+            count=counts.total(),
+            share=counts.total() / len(samples),
+            example=counts.most_common(1)[0][0],
+        )
         for path, counts in messages.items()
     ]
-    return sorted(found, key=lambda entry: (-int(entry["count"]), str(entry["path"])))
+    return sorted(found, key=lambda entry: (-entry["count"], entry["path"]))

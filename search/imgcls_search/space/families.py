@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict
 
 from imgcls_search.errors import UserError, closest
 from imgcls_search.signature import REQUIRED, Catalog, Fields, Leaf, OneOf
 from imgcls_search.space.problems import plain, printable
+
+
+class Argument(TypedDict):
+    """What a builder takes under a name."""
+
+    name: str
+    allowed: str
+    required: bool
+    default: Any
+    search: str | None
+    """A range that makes sense, None where none is named."""
+
+    doc: str
+
+
+class OtherArguments(TypedDict):
+    """What further arguments of any name may be."""
+
+    allowed: str
+    doc: str
+
+
+class Family(TypedDict):
+    """What a family takes, as plain JSON."""
+
+    name: str
+    doc: str
+    arguments: list[Argument]
+    others: OtherArguments | None
 
 
 def families(catalog: Catalog) -> dict[str, str]:
@@ -14,10 +43,8 @@ def families(catalog: Catalog) -> dict[str, str]:
     return {name: fields.doc for name, fields in _families(catalog).items()}
 
 
-def family(catalog: Catalog, name: str) -> dict[str, Any]:
-    """Return what a family takes, as plain JSON; `search` is a range that makes sense, None where none is named.
-
-    `others` is what further arguments of any name may be, None where the family takes none.
+def family(catalog: Catalog, name: str) -> Family:
+    """Return what a family takes.
 
     Raises:
         UserError: there is no such family.
@@ -28,7 +55,9 @@ def family(catalog: Catalog, name: str) -> dict[str, Any]:
         raise UserError(f"{printable(name)}: no such family; allowed: {', '.join(known)}{near}")
     fields = known[name]
     arguments = [_argument(*entry) for entry in fields.fields.items()]
-    others = None if fields.others is None else {"allowed": fields.others.describe(), "doc": fields.others.arg.doc}
+    others: OtherArguments | None = None
+    if fields.others is not None:
+        others = {"allowed": fields.others.describe(), "doc": fields.others.arg.doc}
     return {"name": name, "doc": fields.doc, "arguments": arguments, "others": others}
 
 
@@ -38,7 +67,7 @@ def _families(catalog: Catalog) -> dict[str, Fields]:
     return dict(model.options)
 
 
-def _argument(name: str, entry: Leaf | OneOf | Fields) -> dict[str, Any]:
+def _argument(name: str, entry: Leaf | OneOf | Fields) -> Argument:
     assert isinstance(entry, Leaf), "a builder's arguments are leaves"
     required = entry.default is REQUIRED
     return {

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -29,15 +29,41 @@ Progress = Callable[[int, int], None]
 """Called with the number of images done and of all."""
 
 
-def intact(folder: Path) -> dict[str, Any] | None:
-    """Return the facts that `build` returned for a folder, None if it is not there, not whole or damaged."""
+class SplitSummary(TypedDict, total=False):
+    """What is known of a decoded split; stores of earlier versions lack some of it."""
+
+    mean: list[float]
+    """Of every channel, in 0..1."""
+
+    std: list[float]
+    count: int
+    class_counts: list[int]
+    repeated: int
+    """Images that are training images too."""
+
+    repeated_for_example: list[str]
+    twins: int
+    """Images that are in another class too."""
+
+    twins_for_example: list[str]
+    blank: int
+    blank_for_example: list[str]
+    unreadable: list[str]
+    """What was left out, each with the reason."""
+
+
+Summaries = dict[Split, SplitSummary]
+
+
+def intact(folder: Path) -> Summaries | None:
+    """Return what `build` returned for a folder, None if it is not there, not whole or damaged."""
     try:
         meta = json.loads((folder / "meta.json").read_bytes())
         sound = all(_checksum(folder / name) == checksum for name, checksum in meta["files"].items())
-        facts: dict[str, Any] = meta["facts"]
+        summaries: Summaries = meta["facts"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return facts if sound else None
+    return summaries if sound else None
 
 
 def build(
@@ -49,8 +75,8 @@ def build(
     progress: Progress | None,
     *,
     keeps_pixels: bool,
-) -> dict[str, Any]:
-    """Decode splits into a folder and return the mean and std of each; the caller holds the folder's lock.
+) -> Summaries:
+    """Decode splits into a folder and return what was seen of each; the caller holds the folder's lock.
 
     Without `keeps_pixels` the images are only looked at, so that a damaged one is found before any training.
 
@@ -66,7 +92,7 @@ def build(
         with atomic.replacing(folder, draft=partial):
             partial.mkdir()
             try:
-                facts = _Writer(partial, source, splits, size, channels, progress, keeps_pixels).write()
+                summaries = _Writer(partial, source, splits, size, channels, progress, keeps_pixels).write()
             except _UnreadableError as error:
                 if not source.skips_unreadable:
                     raise
@@ -74,10 +100,10 @@ def build(
                 kept = _without(source, error.found)
                 writer = _Writer(partial, kept, splits, size, channels, progress, keeps_pixels)
                 writer.left_out = error.found
-                facts = writer.write()
+                summaries = writer.write()
     except OSError as error:
         raise DataError(f"{folder.parent}: decoded images cannot be written ({error.strerror})") from error
-    return facts
+    return summaries
 
 
 class _UnreadableError(DataError):
@@ -144,9 +170,9 @@ class _Writer:
         self.blank: dict[str, str] = {}
         """Why images are almost blank, by name."""
 
-    def write(self) -> dict[str, Any]:
+    def write(self) -> Summaries:
         with unlimited_pillow(), ThreadPoolExecutor(THREADS) as pool:
-            facts: dict[str, Any] = {split: self.write_split(split, pool) for split in self.splits}
+            summaries: Summaries = {split: self.write_split(split, pool) for split in self.splits}
         if self.broken:
             broken = [f"{name} ({why})" for found in self.broken.values() for name, why in found.items()]
             more = f" and {len(broken) - SHOWN} more" if len(broken) > SHOWN else ""
@@ -156,10 +182,10 @@ class _Writer:
                 self.broken,
             )
         # Last, so that a folder with this file has the others.
-        self.save("meta.json", [json.dumps({"files": self.checksums, "facts": facts}).encode()])
-        return facts
+        self.save("meta.json", [json.dumps({"files": self.checksums, "facts": summaries}).encode()])
+        return summaries
 
-    def write_split(self, split: Split, pool: ThreadPoolExecutor) -> dict[str, Any]:
+    def write_split(self, split: Split, pool: ThreadPoolExecutor) -> SplitSummary:
         histogram = np.zeros((self.channels, 256), dtype=np.int64)
         repeated: list[str] = []
         twins: list[str] = []
@@ -171,8 +197,10 @@ class _Writer:
         self.save(f"{split}.labels.npy", [_npy(self.source.labels[split])])
         self.save(f"{split}.names.json", [json.dumps(self.source.names[split]).encode()])
         blank = [f"{name} ({self.blank[name]})" for name in self.source.names[split] if name in self.blank]
+        mean, std = _moments(histogram)
         return {
-            **_moments(histogram),
+            "mean": mean,
+            "std": std,
             "count": len(self.source.names[split]),
             "class_counts": np.bincount(self.source.labels[split], minlength=len(self.source.classes)).tolist(),
             "repeated": len(repeated),
@@ -249,14 +277,14 @@ class _Writer:
         self.checksums[name] = checksum
 
 
-def _moments(histogram: npt.NDArray[np.int64]) -> dict[str, list[float]]:
+def _moments(histogram: npt.NDArray[np.int64]) -> tuple[list[float], list[float]]:
     """Return mean and std, in 0..1, of the values counted in a histogram [channels, 256]."""
     share = histogram / np.maximum(histogram.sum(axis=1, keepdims=True), 1)
     levels = np.arange(256) / 255
     mean = share @ levels
     # Images of one colour have none; one level keeps a division by it harmless.
     std = np.sqrt(np.maximum(share @ levels**2 - mean**2, (1 / 255) ** 2))
-    return {"mean": mean.tolist(), "std": std.tolist()}
+    return mean.tolist(), std.tolist()
 
 
 def _npy(array: npt.NDArray[np.generic]) -> bytes:

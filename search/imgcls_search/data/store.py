@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from imgcls_search import atomic, digests
 from imgcls_search.config import Component
 from imgcls_search.data import arrays, fingerprint
-from imgcls_search.data.arrays import Progress
+from imgcls_search.data.arrays import Progress, Summaries
 from imgcls_search.data.decode import unreadable
 from imgcls_search.data.image import InputShape
 from imgcls_search.data.source import Source, Split, counted
@@ -175,18 +175,18 @@ def prepare(
         folder=str(folder),
         repeated=facts["val"].get("repeated", 0),
         repeated_for_example=tuple(facts["val"].get("repeated_for_example", ())),
-        **_summed(facts, "twins"),
-        **_summed(facts, "blank"),
+        twins=sum(split.get("twins", 0) for split in facts.values()),
+        twins_for_example=_first(split.get("twins_for_example", ()) for split in facts.values()),
+        blank=sum(split.get("blank", 0) for split in facts.values()),
+        blank_for_example=_first(split.get("blank_for_example", ()) for split in facts.values()),
         unreadable=tuple(name for split in facts.values() for name in split.get("unreadable", ())),
         streamed_from={"name": origin.name, "args": dict(origin.args)} if origin and is_streamed else None,
     )
 
 
-def _summed(facts: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """Return a count over all splits and its first example; stores of earlier versions have none."""
-    examples = [name for split in facts.values() for name in split.get(f"{what}_for_example", ())]
-    count = sum(split.get(what, 0) for split in facts.values())
-    return {what: count, f"{what}_for_example": tuple(examples[:1])}
+def _first(examples: Iterable[Sequence[str]]) -> tuple[str, ...]:
+    """Return the first example of all splits, if there is one."""
+    return tuple(name for names in examples for name in names)[:1]
 
 
 def stored(cache: Path) -> dict[Path, int]:
@@ -357,7 +357,7 @@ def _load(folder: Path, split: Split, count: int, side: int, channels: int, sour
 
 def _ensure(
     folder: Path, source: Source, splits: Sequence[Split], size: int, channels: int, progress: Progress | None
-) -> dict[str, Any]:
+) -> Summaries:
     """Return what is known of the splits' pixels, decoding them unless the folder holds them unharmed."""
     from filelock import FileLock
 
@@ -365,19 +365,19 @@ def _ensure(
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f"{folder.name}.lock")):
             keeps_pixels = STREAMED not in folder.name
-            facts = arrays.intact(folder)
-            if facts is not None and not _fits(facts, splits, channels):
-                facts = None
-            return facts or arrays.build(folder, source, splits, size, channels, progress, keeps_pixels=keeps_pixels)
+            known = arrays.intact(folder)
+            if known is not None and not _fits(known, splits, channels):
+                known = None
+            return known or arrays.build(folder, source, splits, size, channels, progress, keeps_pixels=keeps_pixels)
     except OSError as error:
         raise DataError(f"{folder.parent}: decoded images cannot be kept there: {error}") from error
 
 
-def _fits(facts: Any, splits: Sequence[Split], channels: int) -> bool:
-    """Tell whether facts are as `build` returns them: no checksum covers them, and they can be made again."""
+def _fits(summaries: Summaries, splits: Sequence[Split], channels: int) -> bool:
+    """Tell whether they are as `build` returns them: no checksum covers them, and they can be made again."""
     try:
         for split in splits:
-            known = facts[split]
+            known = summaries[split]
             moments = [*known["mean"], *known["std"]]
             if len(known["mean"]) != channels or len(moments) != 2 * channels:
                 return False

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
+from imgcls_search.jobs.bundle.metrics import BundleMetrics, Parity
 from imgcls_search.terminal import shown
 
 MOST_CLASSES = 50
@@ -18,7 +18,7 @@ _ARITHMETIC = {
 }
 
 
-def card(facts: Mapping[str, Any], labels: Sequence[str]) -> str:
+def card(facts: BundleMetrics, labels: Sequence[str]) -> str:
     """Return a model card in Markdown, from the contents of `metrics.json` and the labels."""
     parts = [
         f"# {facts['title']}",
@@ -44,7 +44,7 @@ normalisation is in the file. `bundle.json` says how an image is brought to this
 accuracy."""
 
 
-def _what(facts: Mapping[str, Any]) -> str:
+def _what(facts: BundleMetrics) -> str:
     shape, data = facts["input"], facts["data"]
     colours = "colour" if shape["channels"] == 3 else "gray"
     return (
@@ -55,7 +55,7 @@ def _what(facts: Mapping[str, Any]) -> str:
     )
 
 
-def _compression(facts: Mapping[str, Any]) -> str:
+def _compression(facts: BundleMetrics) -> str:
     sections = [name for name, value in facts["model"]["compression"].items() if value != "none"]
     steps = ", ".join(f"{name}: {facts['model']['compression'][name]}" for name in sections)
     return f" ({steps})" if sections else ""
@@ -67,7 +67,7 @@ def _classes(labels: Sequence[str]) -> str:
     return f"{len(labels)}: {shown}{rest}."
 
 
-def _scores(facts: Mapping[str, Any]) -> Iterator[str]:
+def _scores(facts: BundleMetrics) -> Iterator[str]:
     yield "| measured on | split | images | accuracy | 95 % interval | macro F1 |"
     yield "|---|---|---|---|---|---|"
     for score in facts["scores"]:
@@ -86,7 +86,7 @@ def _scores(facts: Mapping[str, Any]) -> Iterator[str]:
     yield from ("", _parity(facts["parity"]))
 
 
-def _parity(parity: Mapping[str, Any]) -> str:
+def _parity(parity: Parity) -> str:
     same = f"the same class on {parity['equal_top1']:,} of {parity['images']:,} validation images"
     if parity["is_quantized"]:
         return f"Against the same weights before they were quantized, in torch, it gives {same}."
@@ -95,7 +95,7 @@ def _parity(parity: Mapping[str, Any]) -> str:
     )
 
 
-def _costs(facts: Mapping[str, Any]) -> Iterator[str]:
+def _costs(facts: BundleMetrics) -> Iterator[str]:
     latency, conditions, size = facts["latency"], facts["latency"]["conditions"], facts["size"]
     yield f"- `model.onnx`: {size['file_kb']:,.0f} KB of 1,024 bytes, {size['archive_kb']:,.0f} in a compressed archive"
     yield (
@@ -110,14 +110,14 @@ def _costs(facts: Mapping[str, Any]) -> Iterator[str]:
         yield "- single weights are zero: that makes the archive smaller, not the file, and nothing faster"
 
 
-def _limits(facts: Mapping[str, Any]) -> Iterator[str]:
+def _limits(facts: BundleMetrics) -> Iterator[str]:
     yield f"- It names one of its {facts['data']['classes']} classes for any image, also one that shows none of them."
     yield "- Probabilities are not calibrated."
     yield "- Other cameras, crops or light than in the training images may lower the accuracy; no such test was made."
     yield from (f"- {note}" for note in facts["notes"])
 
 
-def _provenance(facts: Mapping[str, Any]) -> Iterator[str]:
+def _provenance(facts: BundleMetrics) -> Iterator[str]:
     for name, value in facts["provenance"].items():
         yield f"- {name}: {_code(str(value))}"
     yield "- configuration: `config.yaml`, which `imgcls-search train` takes"

@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,7 +18,7 @@ from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.deploy.onnx import export_onnx
 from imgcls_search.errors import DeployError, UserError, writing
 from imgcls_search.jobs.bundle.card import card
-from imgcls_search.jobs.bundle.facts import describe
+from imgcls_search.jobs.bundle.metrics import BundleMetrics, Parity, describe
 from imgcls_search.jobs.bundle.weights import Trained
 from imgcls_search.space import dump
 from imgcls_search.train.loop import predict
@@ -30,7 +29,7 @@ TOLERANCE = 1e-3
 """Largest difference from torch's logits, as a share of the largest logit: sums are rounded in another order."""
 
 
-def deliver(trained: Trained, out: Path, cache: Path, say: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+def deliver(trained: Trained, out: Path, cache: Path, say: Callable[[str], None] = lambda text: None) -> BundleMetrics:
     """Write a bundle, whole or not at all, and return the contents of its `metrics.json`.
 
     Raises:
@@ -79,7 +78,7 @@ def _place_model(trained: Trained, path: Path) -> None:
     export_onnx(trained.model, path, shape=trained.data.shape, mean=trained.data.mean, std=trained.data.std)
 
 
-def _compare(trained: Trained, artifact: Artifact, images: Images) -> dict[str, Any]:
+def _compare(trained: Trained, artifact: Artifact, images: Images) -> Parity:
     """Compare the file with torch on real images.
 
     Raises:
@@ -105,7 +104,7 @@ def _compare(trained: Trained, artifact: Artifact, images: Images) -> dict[str, 
     }
 
 
-def _write_rest(trained: Trained, folder: Path, facts: dict[str, Any]) -> None:
+def _write_rest(trained: Trained, folder: Path, facts: BundleMetrics) -> None:
     data = trained.data
     comments = [f"The configuration of {trained.title}, exported by imgcls-search."]
     if trained.origin is not None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 import numpy as np
 
@@ -22,10 +21,102 @@ from imgcls_search.worker import measuring, pipeline
 LATENCY_IMAGES = 64
 
 
-def describe(
-    trained: Trained, artifact: Artifact, images: Images, *, parity: Mapping[str, Any], are_same: bool
-) -> dict[str, Any]:
-    """Measure a loaded file on the validation images, and tell what else is known of it, as JSON-able values."""
+class _ScoredFile(TypedDict):
+    of: str
+    """What was measured."""
+
+    split: str
+    images: int
+    accuracy: float
+    macro_f1: float
+    accuracy_interval_95: list[float]
+
+
+class Score(_ScoredFile, total=False):
+    """What a file or its weights reach on a split."""
+
+    loss: float
+    top5_accuracy: float
+
+
+class Parity(TypedDict):
+    """How an exported file compares with torch on real images."""
+
+    images: int
+    max_difference: float
+    """Of their logits."""
+
+    equal_top1: int
+    is_quantized: bool
+
+
+class ModelMetrics(TypedDict):
+    """The network."""
+
+    family: str
+    params: int
+    macs: int | None
+    compression: dict[str, str]
+    """What each section of compression says, in a line."""
+
+    quantized: str
+
+
+class InputMetrics(TypedDict):
+    """The images that the file takes."""
+
+    size: int
+    channels: int
+
+
+class DataMetrics(TypedDict):
+    """The images that it was trained on."""
+
+    name: str
+    classes: int
+    counts: dict[str, int]
+
+
+class Size(TypedDict):
+    """The file, and the same in a compressed archive, KB of 1,024 bytes."""
+
+    file_kb: float
+    archive_kb: float
+
+
+class LatencyMetrics(TypedDict):
+    """How long one image takes, see `deploy.artifact.Latency`."""
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    runs: int
+    conditions: dict[str, str | int]
+
+
+class BundleMetrics(TypedDict):
+    """The contents of `metrics.json`."""
+
+    title: str
+    model: ModelMetrics
+    input: InputMetrics
+    data: DataMetrics
+    scores: list[Score]
+    """The first is that of the exported file on the validation images."""
+
+    seeds: Mapping[str, Any] | None
+    """The mean test accuracy over several seeds, and its interval."""
+
+    parity: Parity
+    size: Size
+    latency: LatencyMetrics
+    notes: list[str]
+    provenance: dict[str, Any]
+    """What it was made of, by names that people read."""
+
+
+def describe(trained: Trained, artifact: Artifact, images: Images, *, parity: Parity, are_same: bool) -> BundleMetrics:
+    """Measure a loaded file on the validation images, and tell what else is known of it."""
     measured = score(artifact.logits(images.pixels), images.labels)
     scores = [_score("this file", "validation", measured, len(images.labels))]
     if trained.tested is not None:
@@ -43,7 +134,7 @@ def describe(
         "data": _data(trained),
         "scores": scores,
         "seeds": trained.seeds,
-        "parity": dict(parity),
+        "parity": parity,
         "size": {"file_kb": size_kb(artifact.path), "archive_kb": archive_kb(artifact.path)},
         "latency": _latency(artifact, images),
         "notes": notes,
@@ -56,21 +147,23 @@ def describe(
     }
 
 
-def _score(of: str, split: str, metrics: Mapping[str, float], images: int) -> dict[str, Any]:
+def _score(of: str, split: str, metrics: Mapping[str, float], images: int) -> Score:
     from scipy.stats import binomtest
 
     right = round(metrics["accuracy"] * images)
     interval = binomtest(right, images).proportion_ci(method="wilson")
-    return {
+    found = {
         "of": of,
         "split": split,
         "images": images,
         **metrics,
         "accuracy_interval_95": [float(interval.low), float(interval.high)],
     }
+    # Which metrics there are depends on the number of classes.
+    return cast(Score, found)
 
 
-def _model(trained: Trained, artifact: Artifact) -> dict[str, Any]:
+def _model(trained: Trained, artifact: Artifact) -> ModelMetrics:
     component = trained.config.component("model")
     is_compressed = compresses(trained.config)
     return {
@@ -91,7 +184,7 @@ def _choice(config: TrialConfig, section: str) -> str:
     return ", ".join([component.name, *(f"{name} {value}" for name, value in component.args.items())])
 
 
-def _data(trained: Trained) -> dict[str, Any]:
+def _data(trained: Trained) -> DataMetrics:
     component = trained.config.component("data")
     # Of a folder the name alone: the rest of its path is nobody's business.
     place = component.args.get("name") or Path(str(component.args.get("root", ""))).name
@@ -99,9 +192,16 @@ def _data(trained: Trained) -> dict[str, Any]:
     return {"name": name, "classes": len(trained.data.classes), "counts": dict(trained.data.counts)}
 
 
-def _latency(artifact: Artifact, images: Images) -> dict[str, Any]:
+def _latency(artifact: Artifact, images: Images) -> LatencyMetrics:
     pixels = images.pixels[np.arange(min(LATENCY_IMAGES, len(images.labels)))]
-    return {**dataclasses.asdict(measure_latency(artifact, pixels)), "conditions": conditions()}
+    found = measure_latency(artifact, pixels)
+    return {
+        "median_ms": found.median_ms,
+        "low_ms": found.low_ms,
+        "high_ms": found.high_ms,
+        "runs": found.runs,
+        "conditions": conditions(),
+    }
 
 
 def _versions() -> dict[str, str]:

@@ -23,7 +23,7 @@ import optuna
 import pytest
 import sqlalchemy
 from imgcls_search.errors import StudyError
-from imgcls_search.study import postgres
+from imgcls_search.study import postgres, postgres_connection
 from imgcls_search.study import record as records
 from imgcls_search.study.address import parse as parse_address
 from imgcls_search.study.files import StudyFiles, find_study
@@ -329,7 +329,7 @@ def test_connection_that_breaks_in_the_middle_of_a_commit_doubles_and_loses_noth
 ) -> None:
     if when == "late":
         # Nothing of the connection ends but the patience with it; the server holds the lock for it on and on.
-        monkeypatch.setattr(postgres, "ANSWER_SECONDS", 0.3)
+        monkeypatch.setattr(postgres_connection, "ANSWER_SECONDS", 0.3)
         monkeypatch.setattr(postgres, "PATIENCE_SECONDS", 60.0)
     files = files_at(server.new("broken").replace(str(server.folder), str(proxy.folder)), tmp_path)
     said: list[str] = []

@@ -12,9 +12,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import os
-import socket
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -29,16 +26,14 @@ from sqlalchemy.dialects import postgresql
 
 from imgcls_search.errors import StudyError, UserError, closest
 from imgcls_search.study.address import Address
-from imgcls_search.study.database import SAFE, Remedies, Step, T, explaining, innermost, refuse_other_version
+from imgcls_search.study.database import SAFE, Step, T, explaining, innermost, refuse_other_version
+from imgcls_search.study.postgres_connection import NAME, REMEDIES, answering, make_engine, make_storage, passes
 
 PATIENCE_SECONDS = 90.0
 """How long a search waits for a server that went away."""
 
 LONGEST_PAUSE = 2.0
 """Seconds between two tries to connect, at most; the first are sooner."""
-
-ANSWER_SECONDS = 30.0
-"""How long an answer is waited for before the connection counts as lost, whatever lies between here and the server."""
 
 BUSY_SECONDS = 2.0
 """How long a lock is waited for: a server needs a moment to notice that a process was killed."""
@@ -50,39 +45,6 @@ _STUDIES: Any = models.StudyModel.__table__
 _NOTES: Any = models.StudySystemAttributeModel.__table__
 _TRIALS: Any = models.TrialModel.__table__
 _VALUES: Any = models.TrialValueModel.__table__
-
-_REMEDIES: Remedies = (
-    ("password", "give the right one in PGPASSWORD, ~/.pgpass or the address"),
-    ("pg_hba.conf", "the server allows no such login"),
-    ("resolve host", "see whether the host's name is right"),
-    ("translate host", "see whether the host's name is right"),
-    ("refused", "see whether a server runs there"),
-    ("No such file", "see whether a server runs there"),
-    ("timeout", "see whether a server runs there"),
-    ("role", "name another user, or make this one: createuser"),
-    ("does not exist", "make it: createdb"),
-    ("No space left", f"free some space on the server; {SAFE}"),
-)
-
-_PATIENT = {
-    "connect_timeout": 10,
-    # A server that vanished without a word is noticed within `ANSWER_SECONDS`.
-    "keepalives_idle": 15,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 30_000,
-}
-"""How a connection is watched, unless the address says otherwise."""
-
-_SESSION = (
-    # A lock of somebody else's is no lost connection: its end comes before `ANSWER_SECONDS`.
-    "lock_timeout = '20s'",
-    "tcp_keepalives_idle = 15",
-    "tcp_keepalives_interval = 5",
-    "tcp_keepalives_count = 3",
-    "tcp_user_timeout = 30000",
-)
-"""The same for the server's side, which holds the lock of a machine that vanished."""
 
 Say = Callable[[str], None]
 """Takes a line that a person should see."""
@@ -104,7 +66,7 @@ class PostgresStudy:
         self.address = address
         self.name = name
         self.access = _Session(address, name)
-        self.engine = _engine(address, poolclass=sqlalchemy.NullPool)
+        self.engine = make_engine(address, poolclass=sqlalchemy.NullPool)
 
     def __str__(self) -> str:
         return str(self.address)
@@ -123,7 +85,7 @@ class PostgresStudy:
         Raises:
             StudyError: the database cannot be reached, or is not ours.
         """
-        with explaining(str(self), "opened", _REMEDIES), self.engine.connect() as connection:
+        with explaining(str(self), "opened", REMEDIES), self.engine.connect() as connection:
             if not self._has_tables(connection):
                 return []
             names = connection.execute(sqlalchemy.select(_STUDIES.c.study_name)).scalars().all()
@@ -146,8 +108,8 @@ class PostgresStudy:
         Raises:
             StudyError: it cannot be reached.
         """
-        with explaining(str(self), "opened", _REMEDIES):
-            return _storage(self.address, skip_table_creation=True)
+        with explaining(str(self), "opened", REMEDIES):
+            return make_storage(self.address, skip_table_creation=True)
 
     @contextmanager
     def making(self) -> Iterator[tuple[RDBStorage, str]]:
@@ -157,11 +119,11 @@ class PostgresStudy:
             StudyError: it cannot be made.
         """
         draft = self.name + _DRAFT
-        with explaining(str(self), "written", _REMEDIES):
+        with explaining(str(self), "written", REMEDIES):
             with self.engine.begin() as connection:
                 # Two that begin at once would both make Optuna's tables. The lock ends with the transaction.
                 connection.execute(sqlalchemy.select(sqlalchemy.func.pg_advisory_xact_lock(_key("tables"))))
-                storage = _storage(self.address, skip_table_creation=self._has_tables(connection))
+                storage = make_storage(self.address, skip_table_creation=self._has_tables(connection))
             try:
                 with suppress(KeyError):
                     optuna.delete_study(study_name=draft, storage=storage)
@@ -196,7 +158,7 @@ class PostgresStudy:
             .group_by(_TRIALS.c.state)
             .order_by(_TRIALS.c.state)
         )
-        with explaining(str(self), "read", _REMEDIES), self.engine.connect() as connection:
+        with explaining(str(self), "read", REMEDIES), self.engine.connect() as connection:
             return connection.execute(query).all()
 
     def _has_tables(self, connection: sqlalchemy.Connection) -> bool:
@@ -247,7 +209,7 @@ class _Session:
         Raises:
             StudyError: the database cannot be read.
         """
-        with explaining(str(self.address), "read", _REMEDIES), engine.connect() as connection:
+        with explaining(str(self.address), "read", REMEDIES), engine.connect() as connection:
             yield connection.execution_options(isolation_level="REPEATABLE READ")
             connection.rollback()
 
@@ -264,7 +226,7 @@ class _Session:
                 with engine.begin() as connection:
                     return step(connection, again)
             connection = self._connected(study_id)
-            with _answering(connection), connection.begin():
+            with answering(connection), connection.begin():
                 return step(connection, again)
 
         return self._until_it_is_back(attempt)
@@ -276,9 +238,9 @@ class _Session:
             StudyError: another process holds it, or the server cannot be reached.
         """
         self.say = say
-        self.engine = _engine(self.address, poolclass=sqlalchemy.NullPool)
+        self.engine = make_engine(self.address, poolclass=sqlalchemy.NullPool)
         try:
-            with explaining(str(self.address), "opened", _REMEDIES):
+            with explaining(str(self.address), "opened", REMEDIES):
                 self._connect()
         except _BusyError:
             holder = self._holder()
@@ -296,13 +258,13 @@ class _Session:
 
     def _until_it_is_back(self, attempt: Callable[[bool], T]) -> T:
         lost_at, pause = None, 0.1
-        with explaining(str(self.address), "written", _REMEDIES):
+        with explaining(str(self.address), "written", REMEDIES):
             while True:
                 try:
                     found = attempt(lost_at is not None)
                     break
                 except (sqlalchemy.exc.DBAPIError, _BusyError) as error:
-                    if self.engine is None or (isinstance(error, sqlalchemy.exc.DBAPIError) and not _passes(error)):
+                    if self.engine is None or (isinstance(error, sqlalchemy.exc.DBAPIError) and not passes(error)):
                         raise
                     now = time.monotonic()
                     if lost_at is None:
@@ -331,7 +293,7 @@ class _Session:
         if not self.has_signed:
             row = {"study_id": study_id, "key": SIGNATURE, "value_json": json.dumps(self.signature)}
             signing = postgresql.insert(_NOTES).values(row)
-            with _answering(connection), connection.begin():
+            with answering(connection), connection.begin():
                 connection.execute(
                     signing.on_conflict_do_update(
                         index_elements=[_NOTES.c.study_id, _NOTES.c.key],
@@ -340,7 +302,7 @@ class _Session:
                 )
             self.has_signed = self.is_checked = True
         if not self.is_checked:
-            with _answering(connection), connection.begin():
+            with answering(connection), connection.begin():
                 signed = connection.execute(sqlalchemy.select(_NOTES.c.value_json).where(ours)).scalar()
             if signed != json.dumps(self.signature):
                 raise StudyError(f"{self.address}: {self._taken()}")
@@ -354,7 +316,7 @@ class _Session:
         self.is_checked = False
         deadline = time.monotonic() + BUSY_SECONDS
         taking = sqlalchemy.text("SELECT pg_try_advisory_lock(:key), pg_backend_pid()")
-        with _answering(self.connection):
+        with answering(self.connection):
             while True:
                 with self.connection.begin():
                     is_ours, backend = self.connection.execute(taking, {"key": self.key}).one()
@@ -384,7 +346,7 @@ class _Session:
         assert self.connection is not None
         with self.connection.begin():
             found: str | None = self.connection.execute(query, {"key": self.key}).scalar()
-        return (found or "").removeprefix(_NAME) or "process unknown"
+        return (found or "").removeprefix(NAME) or "process unknown"
 
     def _taken(self) -> str:
         return f"another run took this study while the connection was lost; {SAFE}"
@@ -397,8 +359,6 @@ class _BusyError(Exception):
 _DRAFT = "~new"
 """No name of a study holds such a sign."""
 
-_NAME = "imgcls-search: "
-
 _HOLDER = (
     "FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory' AND granted AND datname = "
     "current_database() AND ((classid::bigint << 32) | objid::bigint) = :key"
@@ -410,75 +370,3 @@ def _key(what: str) -> int:
     """Return a number of 64 bits for what is locked; locks of one database are nothing to another."""
     digest = hashlib.sha256(f"imgcls-search: {what}".encode()).digest()
     return int.from_bytes(digest[:8], "big", signed=True)
-
-
-def _options(address: Address) -> dict[str, Any]:
-    process = f"{_NAME}process {os.getpid()} on {socket.gethostname()}"[:63]
-    options = {**_PATIENT, "application_name": process}
-    query = address.url().query
-    return {name: value for name, value in options.items() if name not in query}
-
-
-def _engine(address: Address, **settings: Any) -> sqlalchemy.Engine:
-    # The pool looks whether a connection that lay idle still works before it gives it out.
-    engine = sqlalchemy.create_engine(
-        address.url(), pool_pre_ping=True, connect_args=_options(address), hide_parameters=True, **settings
-    )
-    sqlalchemy.event.listen(engine, "connect", _settle_in)
-    return engine
-
-
-def _storage(address: Address, *, skip_table_creation: bool) -> RDBStorage:
-    # Optuna otherwise announces every study it makes.
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = RDBStorage(
-        # Optuna fills in what stands in braces.
-        address.url().render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}"),
-        {"pool_pre_ping": True, "connect_args": _options(address), "hide_parameters": True},
-        skip_table_creation=skip_table_creation,
-    )
-    sqlalchemy.event.listen(storage.engine, "connect", _settle_in)
-    storage.engine.dispose()
-    return storage
-
-
-def _settle_in(connection: Any, _: Any) -> None:
-    with _answering(connection), connection.cursor() as cursor:
-        for setting in _SESSION:
-            cursor.execute(f"SET {setting}")
-        connection.commit()
-
-
-@contextmanager
-def _answering(connection: Any) -> Iterator[None]:
-    """Break a connection that gives no answer in time; a proxy on the way may keep it open for ever."""
-    if isinstance(connection, sqlalchemy.Connection):
-        connection = connection.connection.driver_connection
-    # A copy of its number: nobody else's socket can come to have it.
-    with socket.socket(fileno=os.dup(connection.fileno())) as wire:
-        is_cut = threading.Event()
-
-        def cut() -> None:
-            is_cut.set()
-            with suppress(OSError):
-                wire.shutdown(socket.SHUT_RDWR)
-
-        timer = threading.Timer(ANSWER_SECONDS, cut)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        except sqlalchemy.exc.DBAPIError as error:
-            if is_cut.is_set():
-                error.orig = TimeoutError(f"no answer for {ANSWER_SECONDS:g} s")
-            raise
-        finally:
-            timer.cancel()
-
-
-def _passes(error: sqlalchemy.exc.DBAPIError) -> bool:
-    """Tell whether an error says that the server went away or is held up, and not that it refuses something."""
-    state = getattr(error.orig, "sqlstate", None)
-    # No state: there was no connection. 57P01 to 57P03: the server is going down, or is not up yet. 55P03: a lock.
-    is_absence = isinstance(error, sqlalchemy.exc.OperationalError) and state is None
-    return error.connection_invalidated or is_absence or (state or "").startswith(("08", "57P0", "55P03"))

@@ -1,0 +1,130 @@
+"""Connections to a PostgreSQL server: how they are made, watched, cut when nobody answers, and what an error means."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.storages import RDBStorage
+
+from imgcls_search.study.address import Address
+from imgcls_search.study.database import SAFE, Remedies
+
+ANSWER_SECONDS = 30.0
+"""How long an answer is waited for before the connection counts as lost, whatever lies between here and the server."""
+
+REMEDIES: Remedies = (
+    ("password", "give the right one in PGPASSWORD, ~/.pgpass or the address"),
+    ("pg_hba.conf", "the server allows no such login"),
+    ("resolve host", "see whether the host's name is right"),
+    ("translate host", "see whether the host's name is right"),
+    ("refused", "see whether a server runs there"),
+    ("No such file", "see whether a server runs there"),
+    ("timeout", "see whether a server runs there"),
+    ("role", "name another user, or make this one: createuser"),
+    ("does not exist", "make it: createdb"),
+    ("No space left", f"free some space on the server; {SAFE}"),
+)
+
+_PATIENT = {
+    "connect_timeout": 10,
+    # A server that vanished without a word is noticed within `ANSWER_SECONDS`.
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+"""How a connection is watched, unless the address says otherwise."""
+
+_SESSION = (
+    # A lock of somebody else's is no lost connection: its end comes before `ANSWER_SECONDS`.
+    "lock_timeout = '20s'",
+    "tcp_keepalives_idle = 15",
+    "tcp_keepalives_interval = 5",
+    "tcp_keepalives_count = 3",
+    "tcp_user_timeout = 30000",
+)
+"""The same for the server's side, which holds the lock of a machine that vanished."""
+
+NAME = "imgcls-search: "
+"""How the server's list of connections begins the names of ours."""
+
+
+def _options(address: Address) -> dict[str, Any]:
+    process = f"{NAME}process {os.getpid()} on {socket.gethostname()}"[:63]
+    options = {**_PATIENT, "application_name": process}
+    query = address.url().query
+    return {name: value for name, value in options.items() if name not in query}
+
+
+def make_engine(address: Address, **settings: Any) -> sqlalchemy.Engine:
+    """Return what connects to a database."""
+    # The pool looks whether a connection that lay idle still works before it gives it out.
+    engine = sqlalchemy.create_engine(
+        address.url(), pool_pre_ping=True, connect_args=_options(address), hide_parameters=True, **settings
+    )
+    sqlalchemy.event.listen(engine, "connect", _settle_in)
+    return engine
+
+
+def make_storage(address: Address, *, skip_table_creation: bool) -> RDBStorage:
+    """Return Optuna's view of a database, which connects when it is asked something."""
+    # Optuna otherwise announces every study it makes.
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = RDBStorage(
+        # Optuna fills in what stands in braces.
+        address.url().render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}"),
+        {"pool_pre_ping": True, "connect_args": _options(address), "hide_parameters": True},
+        skip_table_creation=skip_table_creation,
+    )
+    sqlalchemy.event.listen(storage.engine, "connect", _settle_in)
+    storage.engine.dispose()
+    return storage
+
+
+def _settle_in(connection: Any, _: Any) -> None:
+    with answering(connection), connection.cursor() as cursor:
+        for setting in _SESSION:
+            cursor.execute(f"SET {setting}")
+        connection.commit()
+
+
+@contextmanager
+def answering(connection: Any) -> Iterator[None]:
+    """Break a connection that gives no answer in time; a proxy on the way may keep it open for ever."""
+    if isinstance(connection, sqlalchemy.Connection):
+        connection = connection.connection.driver_connection
+    # A copy of its number: nobody else's socket can come to have it.
+    with socket.socket(fileno=os.dup(connection.fileno())) as wire:
+        is_cut = threading.Event()
+
+        def cut() -> None:
+            is_cut.set()
+            with suppress(OSError):
+                wire.shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(ANSWER_SECONDS, cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except sqlalchemy.exc.DBAPIError as error:
+            if is_cut.is_set():
+                error.orig = TimeoutError(f"no answer for {ANSWER_SECONDS:g} s")
+            raise
+        finally:
+            timer.cancel()
+
+
+def passes(error: sqlalchemy.exc.DBAPIError) -> bool:
+    """Tell whether an error says that the server went away or is held up, and not that it refuses something."""
+    state = getattr(error.orig, "sqlstate", None)
+    # No state: there was no connection. 57P01 to 57P03: the server is going down, or is not up yet. 55P03: a lock.
+    is_absence = isinstance(error, sqlalchemy.exc.OperationalError) and state is None
+    return error.connection_invalidated or is_absence or (state or "").startswith(("08", "57P0", "55P03"))

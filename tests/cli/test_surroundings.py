@@ -18,6 +18,7 @@ from imgcls_search.errors import UserError
 from PIL import Image
 
 from tests.conftest import PATIENCE, TINY, Answer, linux_only
+from tests.orchestrator.test_run import epochs_recorded
 
 PACKAGE = str(Path(__file__).parents[2] / "search")
 COMMAND = f"{shlex.quote(sys.executable)} -m imgcls_search"
@@ -105,10 +106,9 @@ def test_hangup_saves_as_a_termination_does(
     start: Callable[..., subprocess.Popen[str]], imgcls: Callable[..., Answer], tmp_path: Path
 ) -> None:
     space = tmp_path / "long.yaml"
-    space.write_text(TINY.replace("epochs: 5", "epochs: 400").replace("min_epochs: 2", "min_epochs: 300"))
+    space.write_text(TINY.replace("epochs: 5", "epochs: 4000").replace("min_epochs: 2", "min_epochs: 3000"))
     process = start("run", space)
-    checkpoints = tmp_path / "studies" / "long-digits"
-    wait_for(lambda: any(checkpoints.rglob("*.pt")))
+    wait_for(lambda: epochs_recorded(tmp_path / "studies", "long-digits") >= 3)
     process.send_signal(signal.SIGHUP)
     out, err = process.communicate(timeout=PATIENCE)
     assert "the same command goes on from here" in out

@@ -25,6 +25,7 @@ from imgcls_search.strategy.view import View
 from imgcls_search.study import best, record
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.train import checkpoint
+from imgcls_search.train.loop import fit
 from imgcls_search.trial import SIZES, Candidate, Trial
 from imgcls_search.worker import measuring, pipeline
 from torch import nn
@@ -256,12 +257,14 @@ def helper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Helper]:
 
 def write_teacher(path: Path, helper: Helper, **image: int) -> Prepared:
     config = parse(
-        f"data: {{digits: {{max_train: 50}}}}\nmodel: {{lenet5: {{}}}}\nimage: {{size: {image.get('size', 8)}}}",
+        f"data: {{digits: {{max_train: 50}}}}\nmodel: {{lenet5: {{}}}}\nimage: {{size: {image.get('size', 8)}}}\n"
+        "training: {epochs: 1}",
         catalog(),
         source="t.yaml",
     ).config()
     data = pipeline.prepare_data(config, image_cache(helper.root))
     session = pipeline.new_session(config, data, seed=0, device="cpu")
+    list(fit(session, *pipeline.image_sets(data, "train", "cpu"), until_epoch=1))
     checkpoint.save({**session.state_dict(), **pipeline.describe_weights(config, data)}, path)
     return data
 

@@ -1214,7 +1214,7 @@ def test_fill_replaces_what_is_fixed_to_none_only() -> None:
 def test_dump_writes_blocks_with_comments_and_lists_in_a_line() -> None:
     config = TrialConfig.from_dict({"model": {"resnet": {"depths": (1, 2), "width": 1e-5}}, "data": {"digits": {}}})
     assert dump(config, comments=["from study a\nmodel: vit", "b\x00\x1b"]) == (
-        "# from study a\n# model: vit\n# b\n"
+        "# from study a\n# model: vit\n# b\\x00\\x1b\n"
         "model:\n  resnet:\n    depths: [1, 2]\n    width: 1.0e-05\ndata:\n  digits: {}\n"
     )
 

@@ -250,6 +250,9 @@ class Search:
                     trial.deaths = 0
                     self.record.note(trial, deaths=0)
             case Scored(epoch=epoch, metrics=metrics, notes=notes):
+                if trial.is_open:
+                    # The job that trains a trial to its milestone scores it there too.
+                    self.stages.move(trial)
                 self.record.add_score(trial, epoch, metrics, notes)
                 if "latency_ms" in metrics:
                     # While it was taken the others rested, which is no fault of theirs.

@@ -87,9 +87,9 @@ def _component(component: OneOf, *, fixed: bool) -> Schema:
         **({"maxProperties": 1} if fixed else {}),
     }
     names = f"{'exactly one' if fixed else 'one'} of {', '.join(component.options)}"
-    facts = {"allowed": names if fixed else f"{names}; several keys are a choice", "default": component.default or ""}
+    notes = {"allowed": names if fixed else f"{names}; several keys are a choice", "default": component.default or ""}
     default = {"default": component.default} if component.default in bare else {}
-    return {**_text(component.doc, **facts), **default, **_any([*([{"enum": bare}] if bare else []), keys])}
+    return {**_text(component.doc, **notes), **default, **_any([*([{"enum": bare}] if bare else []), keys])}
 
 
 def _leaf(leaf: Leaf, *, fixed: bool) -> Schema:
@@ -280,9 +280,9 @@ def _leaf_text(leaf: Leaf, *, fixed: bool) -> Schema:
     )
 
 
-def _text(doc: str, **facts: str) -> Schema:
-    """Return what an editor shows: a sentence, and below it the facts that are known."""
-    known = {name: fact for name, fact in facts.items() if fact}
+def _text(doc: str, **notes: str) -> Schema:
+    """Return what an editor shows: a sentence, and below it what else is known."""
+    known = {name: note for name, note in notes.items() if note}
     if not doc and not known:
         return {}
     lines = [doc, *(f"{name}: {fact}" for name, fact in known.items())]

@@ -95,11 +95,18 @@ def test_wrong_timeout_option_is_one_line(command: str, text: str, tiny: Path, h
 
 
 def test_timeout_limits_one_call(tiny: Path, imgcls: Callable[..., Answer]) -> None:
-    answer = imgcls("run", tiny, "--set", "training.epochs=2000", "--set", "study.pruner=none", "--timeout", "0.05m")
-    assert answer.code in (0, 1)
-    assert "timeout: " in answer.out
-    again = imgcls("status", "tiny-digits", "--json")
-    assert json.loads(again.out)["trials"]["complete"] == 0
+    for calls in (1, 2):
+        answer = imgcls(
+            "run", tiny, "--set", "training.epochs=2000", "--set", "study.pruner=none", "--timeout", "0.05m"
+        )
+        assert answer.code in (0, 1)
+        assert "timeout: " in answer.out
+        status = json.loads(imgcls("status", "tiny-digits", "--json").out)
+        assert len(status["runs"]) == calls
+        # Three seconds, and as many again for the second call: not 0.05 s, not minutes or hours, and not in all.
+        assert 3 <= status["runs"][-1]["seconds"] < 170
+        assert status["stands"].startswith("stopped by study.timeout, ")
+        assert status["trials"]["complete"] == 0
 
 
 def test_plan_says_durations_as_people_do(tiny: Path, imgcls: Callable[..., Answer]) -> None:

@@ -50,11 +50,16 @@ if __name__ == "__main__":
 """
 
 
-def provoked(folder: Path, where: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Let libraries warn of everything that they warn of, in this process or one that is started."""
+def provoking(folder: Path, **variables: str) -> dict[str, str]:
+    """Write a module that lets libraries warn of everything that they warn of; return the environment to use it in."""
     (folder / "provoke.py").write_text(PROVOKE)
     path = os.pathsep.join([str(folder), str(Path(__file__).parents[2] / "search")])
-    env = {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "", **variables}
+    return {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "", **variables}
+
+
+def provoked(folder: Path, where: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Let libraries warn in this process or one that is started."""
+    env = provoking(folder, **variables)
     command = [sys.executable, str(folder / "provoke.py"), where]
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=120)
 

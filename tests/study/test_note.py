@@ -35,7 +35,7 @@ def test_note_says_what_was_searched_and_what_is_best_and_is_kept_once_changed(t
     try:
         record.set_fact("confirmed", {"chosen": 1, "metric": "accuracy", "confirmed": {"mean": 0.5}})
         write_note(record)
-        assert "Confirmed: trial 1, accuracy 0.5000." in optuna_dashboard.get_note(record.study)
+        assert "Confirmed: trial 1, accuracy 0.500." in optuna_dashboard.get_note(record.study)
     finally:
         note.PART = old
     record.facts.pop("confirmed")

@@ -27,7 +27,9 @@ from imgcls_search.study import postgres, postgres_connection
 from imgcls_search.study import record as records
 from imgcls_search.study.address import parse as parse_address
 from imgcls_search.study.files import StudyFiles, find_study
+from imgcls_search.study.holder import Holder
 from imgcls_search.study.record import Record
+from imgcls_search.study.summary import summarise
 from imgcls_search.views.dashboard import Latest
 
 from scripts.bench import simulation
@@ -401,6 +403,23 @@ def test_run_whose_lock_another_took_while_the_connection_was_lost_stops(server:
     found = records.load(mine)
     assert found.study.get_trials()[0].user_attrs["worker"] == "x"
     close(found)
+
+
+def test_another_folder_sees_who_works_on_a_study(server: Server, tmp_path: Path) -> None:
+    address = server.new("seen")
+    mine, theirs = files_at(address, tmp_path / "mine"), files_at(address, tmp_path / "theirs")
+    process = f"process {os.getpid()} on {socket.gethostname()}"
+    with recorded(mine) as record:
+        running(record)
+        assert theirs.holder() == mine.holder() == Holder(process=process, task="run")
+        latest = records.load(theirs)
+        assert summarise(latest)["stands"] == f"running, {process} is working"
+    # The server needs a moment to notice that a connection has ended.
+    wait_for(lambda: theirs.holder() is None)
+    assert summarise(latest)["stands"] == "interrupted, 1 trial to resume, nobody is working"
+    with mine.locked(task="confirm"):
+        assert theirs.holder() == Holder(process=process, task="confirm")
+    close(latest)
 
 
 def test_search_goes_on_through_a_kill_and_a_restart_of_the_server(

@@ -167,7 +167,8 @@ def test_report_of_1000_trials_needs_no_network_and_tells_what_the_database_hold
     winner = best.front(record)[0]
     shown = functools.partial(seen.page.inner_text)
     assert int(shown("#best-trial")) == winner.number
-    assert shown("#best-accuracy") == f"{(winner.values or ())[0]:.4f}"
+    # On 200 images there is no fourth decimal.
+    assert shown("#best-accuracy") == f"{(winner.values or ())[0]:.3f}"
     assert shown("#best-params") == f"{winner.sizes['params']:,.0f}"
     assert shown("#num-complete") == "1000"
     rows = [
@@ -247,4 +248,59 @@ def test_axes_and_names_in_pictures_are_shown_as_they_are_meant(look: Callable[.
     assert texts.count("0.01") == 2
     assert texts.count("\\U000f1234") == 2
     assert not [text for text in texts if "$" in text or "mathdefault" in text]
+    assert seen.troubles == []
+
+
+def test_report_of_several_objectives_is_whole_and_without_needless_digits(
+    look: Callable[..., Seen], tmp_path: Path
+) -> None:
+    files = StudyFiles(tmp_path, "s")
+    objectives = (("accuracy", "maximize"), ("params", "minimize"))
+    values = [(0.361111, 19_822.0), (0.222222, 5_198.0), (0.305556, 328_766.0), (0.277778, 20_996.0)]
+    record = study_with(files, objectives, [(each, 0.0) for each in values])
+    names = ["纸", "玻璃 🍾", "プラスチック", "Karton ünd"]
+    record.set_fact("data", {"images": {"train": 204, "val": 36, "test": 60}, "classes": names, "fingerprint": "2-e7"})
+    spread = {"mean": 0.3611, "ci95": 0.7123, "std": 0.0786, "scores": [0.3055555, 0.4166666]}
+    confirmed = {
+        "at": "2026-11-29T10:00:00+00:00",
+        "metric": "accuracy",
+        "chosen": 0,
+        "seeds": {"choosing": [1, 2], "fresh": [3, 4]},
+        "ranking": [{"trial": 0, "searched": 0.361111, "is_tied": False, **spread}],
+        "scores": spread["scores"],
+        "confirmed": {name: spread[name] for name in ("mean", "ci95", "std")},
+        "searched": 0.361111,
+        "optimism": {"mean": 0.000011, "ci95": 0.7123},
+        "test": {**spread, "images": 60},
+    }
+    record.set_fact("confirmed", confirmed)
+    change = "optimizer.adamw.lr: was 0.001, is now 0.006605128001842014"
+    steps = [{"changes": [], **spread}, {"changes": [change, "model.lenet5: was not there, is now {}"], **spread}]
+    ablation = {"metric": "accuracy", "first": 1, "winner": 0, "seeds": [5, 6], "steps": steps}
+    record.set_fact("ablation", {"at": "2026-11-29T10:00:00+00:00", "direction": "maximize", **ablation})
+    write_report(files, tmp_path / "report.html")
+    seen = look((tmp_path / "report.html").as_uri())
+    page, body = seen.page, seen.page.inner_text("body")
+    # Two seeds are two values.
+    assert "±" not in body
+    assert "reached accuracy 0.31 and 0.42 on 2 fresh seeds" in body
+    assert "was +0.06 and -0.06 too good" in body
+    assert page.inner_text("#confirmed-test") == "0.31 and 0.42"
+    assert page.inner_text("#best-accuracy") == "0.36"
+    assert "lr: was 0.001, is now 0.006605" in body
+    assert not re.search(r"\d\.\d{7,}", body.split("How to reproduce it")[0])
+    # What is known beforehand is not of the validation split, and is told once.
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
+    assert len(ids) == len(set(ids))
+    texts = page.locator("svg text").all_text_contents()
+    assert "300k" in texts
+    assert not [text for text in texts if re.search(r"(?<![\d.])\d{6}|e\+|mathdefault|\$", text)]
+    assert any(text.startswith(("seconds of training", "minutes of training")) for text in texts)
+    assert "by fANOVA" in body or "Importances cannot be told" in body
+    # No heading and no number is broken into lines.
+    broken = """[...document.querySelectorAll('th, td.few')].filter(e => {
+        const range = document.createRange(); range.selectNodeContents(e);
+        return new Set([...range.getClientRects()].map(box => Math.round(box.top))).size > 1
+    }).map(e => e.innerText)"""
+    assert page.evaluate(broken) == []
     assert seen.troubles == []

@@ -17,8 +17,9 @@ from imgcls_search.cli.options import (
     Studies,
     study_files,
 )
-from imgcls_search.cli.output import echo, print_json
+from imgcls_search.cli.output import echo, make_console, print_json
 from imgcls_search.errors import NoResultError, UserError, writing
+from imgcls_search.rounding import share
 
 if TYPE_CHECKING:
     from imgcls_search.data import LeftOut
@@ -72,12 +73,14 @@ def _export_bundle(
     is_weights = source.endswith(".pt")
     if is_weights and trial is not None:
         raise UserError(f"--trial {trial}: {source} is one training; --trial goes with the name of a study")
+    from imgcls_search.cli.screen import StepScreen
     from imgcls_search.executors.helper import image_cache
     from imgcls_search.jobs.bundle.deliver import deliver
     from imgcls_search.jobs.bundle.weights import from_trial, from_weights
 
     trained = from_weights(Path(source)) if is_weights else from_trial(study_files(source, studies, storage), trial)
-    found = deliver(trained, out, image_cache(studies), partial(echo, error=as_json))
+    with StepScreen(make_console(error=as_json)) as steps:
+        found = deliver(trained, out, image_cache(studies), partial(echo, error=as_json), steps.step)
     if as_json:
         print_json(found)
         return
@@ -86,7 +89,8 @@ def _export_bundle(
         f"wrote {out}: {found['title']}, {found['size']['file_kb']:,.0f} KB, {latency['median_ms']:.3g} ms an image on "
         f"one thread ({latency['low_ms']:.3g} to {latency['high_ms']:.3g})"
     )
-    echo(f"the exported file on {score['images']} validation images: accuracy {score['accuracy']:.4f}")
+    accuracy = share(score["accuracy"], score["images"])
+    echo(f"the exported file on {score['images']} validation images: accuracy {accuracy}")
     echo(
         f"against torch{' before quantization' if parity['is_quantized'] else ''}: the same class on "
         f"{parity['equal_top1']} of {parity['images']} images, logits differ by at most {parity['max_difference']:.1e}"

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from imgcls_search.rounding import pairs
 from imgcls_search.terminal import shown
 
 if TYPE_CHECKING:
@@ -17,13 +18,6 @@ Cell = str | tuple[str, ...]
 
 WIDE = 100_000
 """Columns of what is no terminal: a program that reads a table needs whole numbers in whole lines."""
-
-
-def pairs(values: dict[str, float]) -> str:
-    """Return names and numbers in one line."""
-    return ", ".join(
-        f"{name} {value:.4f}" if value < 1000 else f"{name} {value:,.0f}" for name, value in values.items()
-    )
 
 
 def echo(text: str, *, error: bool = False) -> None:
@@ -76,10 +70,10 @@ def plain(number: float) -> str:
     return f"{number:,.0f}" if number == int(number) else f"{number:,}"
 
 
-def best_lines(best: list[dict[str, Any]]) -> Iterable[str]:
-    """Return a line for the best trial, or for each of the first trials of a front."""
+def best_lines(best: list[dict[str, Any]], images: int | None) -> Iterable[str]:
+    """Return a line for the best trial, or for each of the first trials of a front, of so many validation images."""
     what = "on the front" if len(best) > 1 else "best"
-    return (f"{what}: trial {trial['trial']}, {pairs(trial['values'])}" for trial in best[:5])
+    return (f"{what}: trial {trial['trial']}, {pairs(trial['values'], images)}" for trial in best[:5])
 
 
 def going_on(outlook: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from imgcls_search import atomic
+from imgcls_search import atomic, durations
 from imgcls_search.cli.options import (
     STUDIES,
     AsJson,
@@ -18,8 +18,9 @@ from imgcls_search.cli.options import (
     StudyName,
     study_files,
 )
-from imgcls_search.cli.output import best_lines, echo, going_on, make_console, pairs, print_json, print_table, warn
+from imgcls_search.cli.output import best_lines, echo, going_on, make_console, print_json, print_table, warn
 from imgcls_search.errors import UserError, writing
+from imgcls_search.rounding import measured, pairs, rounded, spread, without_long_numbers
 from imgcls_search.study.facts import Confirmation
 
 
@@ -38,7 +39,11 @@ def status(study: StudyName, studies: Studies = STUDIES, storage: Storage = None
         print_json(found)
         return
     counts = ", ".join(f"{found['trials'][state]} {state}" for state in STATES if found["trials"][state])
-    echo(f"{study}: {found['trials']['total']} trials ({counts or 'none yet'}), {found['epochs']} epochs trained")
+    spent = f" in {durations.show(found['training_seconds'])}" if found["training_seconds"] else ""
+    echo(
+        f"{study}: {found['trials']['total']} trials ({counts or 'none yet'}), {found['epochs']} epochs trained{spent}"
+    )
+    echo(found["stands"] + ("; run it again to go on" if found["state"] == "interrupted" else ""))
     for reason, count in found["rejected"].items():
         echo(f"rejected before training: {count} x {reason}")
     for reason, count in found["troubles"].items():
@@ -47,7 +52,7 @@ def status(study: StudyName, studies: Studies = STUDIES, storage: Storage = None
         echo(f"trial {failure['trial']} failed: {failure['reason']}")
     for limit, count in found["over_limits"].items():
         echo(f"complete but over a limit, and so never best: {count} x {limit}")
-    for line in best_lines(found["best"]):
+    for line in best_lines(found["best"], found["val_images"]):
         echo(line)
     if found["outlook"]:
         echo(going_on(found["outlook"]))
@@ -62,23 +67,27 @@ def best(study: StudyName, studies: Studies = STUDIES, storage: Storage = None, 
     imgcls-search best vit-digits
     imgcls-search best vit-digits --json
     """
+    from imgcls_search.study.activity import activity
     from imgcls_search.study.best import front
     from imgcls_search.study.record import load
     from imgcls_search.study.summary import describe
 
     record = load(study_files(study, studies, storage))
     found = [describe(trial, record) for trial in front(record)]
-    confirmed = record.facts.get("confirmed")
+    confirmed, now = record.facts.get("confirmed"), activity(record)
     if as_json:
-        print_json({"study": study, "best": found, "confirmed": confirmed})
+        print_json({"study": study, "state": now.state, "stands": str(now), "best": found, "confirmed": confirmed})
         return
     for trial in found:
-        echo(f"trial {trial['trial']}: {pairs(trial['values'])}, {trial['sizes']['params']:,.0f} parameters")
+        values = pairs(trial["values"], record.val_images)
+        echo(f"trial {trial['trial']}: {values}, {trial['sizes']['params']:,.0f} parameters")
         for path, value in trial["params"].items():
-            echo(f"  {path}: {value}")
+            echo(f"  {path}: {without_long_numbers(str(value))}")
         for line in _as_deployed(trial["deployed"]):
             echo(f"  {line}")
-    echo(_trust(confirmed, [trial["trial"] for trial in found], study))
+    if now.state != "finished":
+        echo(f"the search: {now}")
+    echo(_trust(confirmed, [trial["trial"] for trial in found], study, record.val_images))
 
 
 def front(
@@ -112,7 +121,7 @@ def front(
     rows = [
         (
             str(trial["trial"]),
-            *(f"{value:,.4f}" if value < 1000 else f"{value:,.0f}" for value in trial["values"].values()),
+            *(measured(name, value, record.val_images) for name, value in trial["values"].items()),
             f"{trial['sizes']['params']:,.0f}",
         )
         for trial in found["front"]
@@ -145,15 +154,15 @@ def list_studies(studies: Studies = STUDIES, storage: Storage = None, as_json: A
     rows = []
     for entry in found:
         if "problem" in entry:
-            rows.append((entry["study"], "", "", entry["problem"]))
+            rows.append((entry["study"], "", "", "", entry["problem"]))
             continue
         top = entry["best"][0] if entry["best"] else None
-        shown = f"trial {top['trial']}, {pairs(top['values'])}" if top else "none yet"
+        shown = f"trial {top['trial']}, {pairs(top['values'], entry['val_images'])}" if top else "none yet"
         counts = entry["trials"]
         state = f"{counts['total']} ({counts['complete']} complete)"
         confirmed = "" if entry["confirmed"] is None else f"trial {entry['confirmed']} confirmed"
-        rows.append((entry["study"], state, shown, confirmed))
-    print_table(("study", "trials", "best", ""), rows)
+        rows.append((entry["study"], state, entry["stands"], shown, confirmed))
+    print_table(("study", "trials", "state", "best", ""), rows)
 
 
 def trials(
@@ -171,18 +180,20 @@ def trials(
     imgcls-search trials vit-digits --top 10
     imgcls-search trials mixed-digits --family resnet --csv
     """
+    from imgcls_search.study.record import load
     from imgcls_search.views.browse import to_csv, trial_rows
 
     if as_json and as_csv:
         raise UserError("--json and --csv: only one of them")
-    rows = trial_rows(study_files(study, studies, storage), top=top, family=family)
+    record = load(study_files(study, studies, storage))
+    rows = trial_rows(record, top=top, family=family)
     if as_json:
         print_json(rows)
     elif as_csv:
         sys.stdout.write(to_csv(rows))
     else:
         headings = ("trial", "state", "epochs", "value", "parameters", "settings")
-        print_table(headings, (_trial_cells(row) for row in rows))
+        print_table(headings, (_trial_cells(row, record.val_images) for row in rows))
 
 
 def compare(
@@ -207,7 +218,7 @@ def compare(
         return
     if found["kind"] == "studies":
         for line in [*found["space"], *found["facts"]]:
-            echo(line)
+            echo(without_long_numbers(line))
         counts = [
             f"{count['total']} trials, {epochs} epochs"
             for count, epochs in zip(found["trials"], found["epochs"], strict=True)
@@ -216,18 +227,23 @@ def compare(
         echo(_chosen(found))
         found = found["best"]
     for line in found["config"] or ["the configurations are equal"]:
-        echo(line)
+        echo(without_long_numbers(line))
+    images = found["val_images"]
     rows = [
-        (name, f"{entry['first']:,.6g}", f"{entry['second']:,.6g}", f"{entry['change']:+,.4g}")
+        (
+            name,
+            measured(name, entry["first"], images),
+            measured(name, entry["second"], images),
+            measured(name, entry["change"], images, signed=True),
+        )
         for name, entry in found["measured"].items()
     ]
     print_table(("", first, second, "change"), rows)
     if found["epochs"][0] != found["epochs"][1]:
         echo(f"they trained for {found['epochs'][0]} and {found['epochs'][1]} epochs: their scores do not compare")
     if found["noise"] is not None:
-        echo(
-            f"accuracies that differ by less than {found['noise']:.4f} may do so for the choice of images alone (95 %)"
-        )
+        noise = rounded(found["noise"])
+        echo(f"accuracies that differ by less than {noise} may do so for the choice of images alone (95 %)")
 
 
 def report(
@@ -250,7 +266,7 @@ def report(
     --ablation trains the first known-good setting and every change that leads from it to the winner, one by one.
     """
 
-    from imgcls_search.cli.screen import TrainingScreen
+    from imgcls_search.cli.screen import StepScreen, TrainingScreen
     from imgcls_search.jobs.ablation import ablate
     from imgcls_search.views.report import write_report
 
@@ -259,9 +275,10 @@ def report(
     with writing(output):
         atomic.check_writable(output)
     if ablation:
-        screen = TrainingScreen(make_console(error=True))
-        ablate(files, seeds=seeds, watcher=screen, trial=trial)
-    size = write_report(files, output, trial)
+        with TrainingScreen(make_console(error=True)) as screen:
+            ablate(files, seeds=seeds, watcher=screen, trial=trial)
+    with StepScreen(make_console()) as steps:
+        size = write_report(files, output, trial, steps.step)
     echo(f"wrote {output}: {size / 1e6:.1f} MB, one file that needs no network")
 
 
@@ -287,7 +304,7 @@ def dashboard(
     server.serve_forever()
 
 
-def _trust(confirmed: Confirmation | None, numbers: list[int], study: str) -> str:
+def _trust(confirmed: Confirmation | None, numbers: list[int], study: str, images: int | None) -> str:
     """Return whether a winner was confirmed, and what that showed."""
     if confirmed is None:
         which = " --trial N" if len(numbers) > 1 else ""
@@ -296,7 +313,10 @@ def _trust(confirmed: Confirmation | None, numbers: list[int], study: str) -> st
             f"imgcls-search confirm {study}{which}"
         )
     found, test = confirmed["confirmed"], confirmed["test"]
-    shown = f"{confirmed['metric']} {found['mean']:.4f} ± {found['ci95']:.4f} on fresh seeds, test {test['mean']:.4f}"
+    metric = confirmed["metric"]
+    scores = spread(metric, confirmed["scores"], found["mean"], found["ci95"], images)
+    tested = spread(metric, test.get("scores", []), test["mean"], test["ci95"], test["images"])
+    shown = f"{metric} {scores} on fresh seeds, test {tested}"
     if confirmed["chosen"] in numbers:
         return f"confirmed: trial {confirmed['chosen']}, {shown}"
     return f"not the confirmed winner, which is trial {confirmed['chosen']}: {shown}"
@@ -307,8 +327,8 @@ def _as_deployed(score: dict[str, float]) -> Iterable[str]:
     if "size_kb" in score:
         yield f"file: {score['size_kb']:,.1f} KB, in a compressed archive {score['archive_kb']:,.1f} KB"
     if "latency_ms" in score:
-        spread = f"{score['latency_low_ms']:.3f} to {score['latency_high_ms']:.3f}"
-        yield f"latency: {score['latency_ms']:.3f} ms for one image on one thread (10 to 90 %: {spread} ms)"
+        low, middle, high = (f"{score[f'latency_{name}ms']:.3g}" for name in ("low_", "", "high_"))
+        yield f"latency: {middle} ms for one image on one thread (10 to 90 %: {low} to {high} ms)"
     if score.get("sparsity", 0) > 0:
         share = f"{score['sparsity']:.0%} of the weights"
         yield f"zeros: {share}; they make the archive smaller, but neither the file, nor the network faster"
@@ -330,7 +350,7 @@ def _chosen(found: dict[str, Any]) -> str:
     return f"their best, each by its own first objective, {' and '.join(parts)}; others: compare STUDY:N STUDY:N"
 
 
-def _trial_cells(row: dict[str, Any]) -> tuple[str, ...]:
+def _trial_cells(row: dict[str, Any], images: int | None) -> tuple[str, ...]:
     settings = ", ".join(
         f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
         for name, value in row["params"].items()
@@ -340,7 +360,7 @@ def _trial_cells(row: dict[str, Any]) -> tuple[str, ...]:
         str(row["trial"]),
         state,
         str(row["epochs"]),
-        pairs(row["values"]),
+        pairs(row["values"], images),
         f"{row['sizes']['params']:,.0f}",
         settings,
     )

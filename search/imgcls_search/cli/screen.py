@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 from imgcls_search import durations
+from imgcls_search.rounding import pairs
 from imgcls_search.study import best
 from imgcls_search.terminal import shown
 from imgcls_search.trial import NOT_PROMOTED, Trial
 
 if TYPE_CHECKING:
+    from imgcls_search.jobs.pace import Epoch
     from imgcls_search.orchestrator.search import Search
 
 LIVE_SECONDS = 0.25
@@ -86,7 +88,7 @@ class SearchScreen:
         unpromoted = [trial for trial in ended if trial.reason == NOT_PROMOTED]
         for trial in ended:
             if trial not in unpromoted:
-                self.say(f"{_sentence(trial)}  |  {self._state(search)}")
+                self.say(f"{_sentence(trial, search)}  |  {self._state(search)}")
         if unpromoted:
             self.say(f"{len(unpromoted)} paused trial(s) pruned: the search ended before they were promoted")
         if self._is_time():
@@ -106,9 +108,9 @@ class SearchScreen:
         parts += [f"{count} {state}" for state, count in counts.items() if count]
         ranking = best.ranked(search.record)
         if ranking:
-            parts.append(f"best {_values(ranking[0], search)} (trial {ranking[0].number})")
+            parts.append(f"best {best.values_in_words(ranking[0], search.record)} (trial {ranking[0].number})")
         elif leader := _leader(search):
-            shown = f"{leader.metric} {leader.value_at(leader.last_shown):.4g}"
+            shown = _last_value(leader, search)
             parts.append(f"leading {shown} at epoch {leader.last_shown} (trial {leader.number})")
         parts.append(self._time_left(search, _num_settled(search)))
         return ", ".join(parts)
@@ -121,7 +123,7 @@ class SearchScreen:
         timeout = search.settings.timeout
         if timeout is not None:
             seconds = min(seconds, max(0.0, timeout - (search.executor.clock() - search.started_at)))
-        return f"about {durations.show(seconds)} left"
+        return _left(seconds)
 
     def _table(self, search: Search) -> RenderableType:
         progress = Progress(TextColumn(search.space.name), BarColumn(), MofNCompleteColumn(), auto_refresh=False)
@@ -132,7 +134,7 @@ class SearchScreen:
             table.add_column(heading, no_wrap=True, min_width=max(8, len(heading)))
         table.add_column("configuration", no_wrap=True, ratio=1)
         for trial in self._shown(search):
-            value = f"{trial.value_at(trial.last_shown):.4f}" if trial.last_shown else "-"
+            value = _last_value(trial, search).partition(" ")[2] if trial.last_shown else "-"
             epochs = f"{trial.epoch}/{search.epochs}"
             table.add_row(str(trial.number), trial.state, epochs, value, _params(trial), style=_style(trial))
         return Group(progress.get_renderable(), Text(self._state(search)), table)
@@ -212,12 +214,25 @@ class SurveyScreen:
 
 
 class TrainingScreen:
-    """Shows a training of several seeds as lines."""
+    """Shows several trainings: a bar on a terminal, lines anywhere else; use as a context."""
 
     def __init__(self, console: Console) -> None:
-        """Print on a console."""
+        """Draw on a console."""
         self.console = console
-        self.told_at: dict[int, float] = {}
+        self.progress = Progress(
+            BarColumn(), MofNCompleteColumn(), TextColumn("epochs; {task.description}"), console=console, transient=True
+        )
+        self.task: TaskID | None = None
+        self.told_at: dict[str, float] = {}
+
+    def __enter__(self) -> TrainingScreen:
+        """Start drawing, once there is something to draw."""
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        """Stop drawing."""
+        if self.task is not None:
+            self.progress.stop()
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -225,18 +240,63 @@ class TrainingScreen:
 
     def decoding(self, done: int, total: int) -> None:
         """Print how many images are decoded, now and then."""
-        if time.monotonic() - self.told_at.get(-1, 0.0) > PLAIN_SECONDS:
-            self.told_at[-1] = time.monotonic()
+        if time.monotonic() - self.told_at.get("", 0.0) > PLAIN_SECONDS:
+            self.told_at[""] = time.monotonic()
             self.say(f"decoding images: {done:,} of {total:,}")
 
-    def epoch_ended(self, seed: int, metrics: Mapping[str, float], epochs: int) -> None:
-        """Print an epoch, not more often than a person reads."""
-        epoch = int(metrics["epoch"])
-        if epoch < epochs and time.monotonic() - self.told_at.get(seed, 0.0) < 2.0:
-            return
-        self.told_at[seed] = time.monotonic()
-        shown = ", ".join(f"{name} {metrics[name]:.4f}" for name in ("train_loss", "accuracy") if name in metrics)
-        self.say(f"seed {seed}: epoch {epoch}/{epochs}, {shown}")
+    def epoch_ended(self, epoch: Epoch) -> None:
+        """Show an epoch; as lines not more often than a person reads."""
+        scores = {name: epoch.metrics[name] for name in ("train_loss", "accuracy") if name in epoch.metrics}
+        what = f"epoch {epoch.number}/{epoch.of} of {epoch.training}, {pairs(scores, epoch.val_images)}"
+        if epoch.done < epoch.total:
+            what += f", {_left(epoch.seconds_left)}"
+        if self.console.is_terminal:
+            self.progress.start()
+            self.task = self.task if self.task is not None else self.progress.add_task("")
+            self.progress.update(self.task, completed=epoch.done, total=epoch.total, description=shown(what))
+        elif epoch.number == epoch.of or time.monotonic() - self.told_at.get(epoch.training, 0.0) >= 2.0:
+            self.told_at[epoch.training] = time.monotonic()
+            self.say(what)
+
+
+class StepScreen:
+    """Shows the steps of a work: a bar on a terminal, lines anywhere else; use as a context."""
+
+    def __init__(self, console: Console) -> None:
+        """Draw on a console."""
+        self.console = console
+        # Drawn by this thread alone: one of its own would be at work beside what is measured.
+        self.progress = Progress(
+            BarColumn(), TextColumn("{task.description}"), console=console, transient=True, auto_refresh=False
+        )
+        self.task: TaskID | None = None
+        self.started = time.monotonic()
+
+    def __enter__(self) -> StepScreen:
+        """Start drawing, once there is something to draw."""
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        """Stop drawing."""
+        if self.task is not None:
+            self.progress.stop()
+
+    def step(self, what: str, number: int, of: int) -> None:
+        """Show a step that begins, counted from one."""
+        line = f"step {number}/{of}: {what}"
+        if number > 1:
+            seconds = (time.monotonic() - self.started) / (number - 1) * (of - number + 1)
+            line += f", {_left(seconds)}"
+        if self.console.is_terminal:
+            self.progress.start()
+            self.task = self.task if self.task is not None else self.progress.add_task("")
+            self.progress.update(self.task, completed=number - 1, total=of, description=shown(line), refresh=True)
+        else:
+            self.console.print(Text(shown(line)))
+
+
+def _left(seconds: float) -> str:
+    return f"about {durations.show(math.ceil(seconds))} left"
 
 
 def _num_ended(search: Search) -> int:
@@ -253,15 +313,14 @@ def _leader(search: Search) -> Trial | None:
     return max(shown, key=lambda t: (t.last_shown, search.sign * t.value_at(t.last_shown), -t.number), default=None)
 
 
-def _sentence(trial: Trial) -> str:
-    value = f", {trial.metric} {trial.value_at(trial.last_shown):.4f}" if trial.last_shown else ""
+def _last_value(trial: Trial, search: Search) -> str:
+    return pairs({trial.metric: trial.value_at(trial.last_shown)}, search.record.val_images)
+
+
+def _sentence(trial: Trial, search: Search) -> str:
+    value = f", {_last_value(trial, search)}" if trial.last_shown else ""
     reason = f" ({trial.reason})" if trial.state == "fail" else ""
     return f"trial {trial.number} {trial.state} at epoch {trial.epoch}{value}{reason}"
-
-
-def _values(trial: Trial, search: Search) -> str:
-    pairs = zip(search.record.objectives, trial.values or (), strict=True)
-    return ", ".join(f"{metric} {value:.4g}" for (metric, _), value in pairs)
 
 
 def _params(trial: Trial) -> str:

@@ -27,10 +27,12 @@ from imgcls_search.cli.options import (
 )
 from imgcls_search.cli.output import best_lines, echo, going_on, make_console, print_json, print_table
 from imgcls_search.errors import NoResultError, UserError
+from imgcls_search.rounding import measured
 
 if TYPE_CHECKING:
     from imgcls_search.jobs.replay import Replayed
     from imgcls_search.orchestrator.begin import Outcome
+    from imgcls_search.study.record import Record
 
 
 def run(
@@ -191,14 +193,15 @@ def replay(
         print_json({"study": study, "replays": [asdict(each) for each in found]})
         return
     headings = ("strategy", "trials", "complete", "epochs", "extended", "best", "found after", "time")
-    print_table(headings, [_replayed(each) for each in found])
+    print_table(headings, [_replayed(each, record) for each in found])
     echo(
         "extended: epochs that were never trained, guessed from complete trials; found after: epochs; time: of training"
     )
 
 
-def _replayed(found: Replayed) -> tuple[str, ...]:
-    best_value = "-" if found.best is None else f"{found.best:.4f}"
+def _replayed(found: Replayed, record: Record) -> tuple[str, ...]:
+    metric = record.objectives[0][0]
+    best_value = "-" if found.best is None else measured(metric, found.best, record.val_images)
     after = str(found.bests[-1][0]) if found.bests else "-"
     counts = (found.trials, found.complete, found.epochs, found.extended)
     return (found.strategy, *map(str, counts), best_value, after, durations.show(found.seconds))
@@ -216,7 +219,7 @@ def _conclude(outcome: Outcome, studies: Path) -> int:
         f"{outcome.ending}: {counts['total']} trials ({counts['complete']} complete, {counts['pruned']} pruned, "
         f"{counts['fail']} failed), {sum(found['rejected'].values())} rejected before training"
     )
-    for line in best_lines(found["best"]):
+    for line in best_lines(found["best"], found["val_images"]):
         echo(f"{line} on the validation split")
     if found["outlook"]:
         echo(going_on(found["outlook"]))

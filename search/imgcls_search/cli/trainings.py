@@ -23,8 +23,9 @@ from imgcls_search.cli.options import (
     read,
     study_files,
 )
-from imgcls_search.cli.output import echo, make_console, pairs, print_json, print_table
+from imgcls_search.cli.output import echo, make_console, print_json, print_table
 from imgcls_search.errors import writing
+from imgcls_search.rounding import measured, pairs, rounded, spread
 
 
 class Portion(str, Enum):
@@ -87,13 +88,16 @@ def train(
         origin=origin,
         at=settle(storage),
     )
-    report = train_all(training, screen)
+    with screen:
+        report = train_all(training, screen)
     if as_json:
         print_json(report)
         return
     for metric, value in report["summary"].items():
-        spread = f" ± {value['ci95']:.4f} (95 % interval, std {value['std']:.4f})" if value["std"] is not None else ""
-        echo(f"test {metric}: {value['mean']:.4f}{spread}")
+        values = [report["test"][str(seed)][metric] for seed in report["seeds"]]
+        shown = spread(metric, values, value["mean"], value["ci95"], report["images"].get("test"))
+        interval = f" (95 % interval, std {rounded(value['std'])})" if len(values) > 2 else ""
+        echo(f"test {metric}: {shown}{interval}")
     echo(
         f"{len(report['seeds'])} seed(s), trained on {report['trained_on']}; weights and metrics.json in {training.out}"
     )
@@ -141,7 +145,7 @@ def evaluate(
         return
     seen, known = len(set(found.labels.tolist())), len(found.classes)
     of = f" of {seen} of the {known} trained classes" if seen < known else ""
-    echo(f"{found.split} split, {len(found.labels)} images{of}: {pairs(found.metrics)}")
+    echo(f"{found.split} split, {len(found.labels)} images{of}: {pairs(found.metrics, len(found.labels))}")
 
 
 def confirm(
@@ -168,32 +172,37 @@ def confirm(
 
     from imgcls_search.cli.screen import TrainingScreen
     from imgcls_search.jobs.confirm import confirm as confirm_study
+    from imgcls_search.jobs.confirm import optimism_of_each
+    from imgcls_search.study.record import load
 
-    screen = TrainingScreen(make_console(error=True))
-    found = confirm_study(
-        study_files(study, studies, storage), top=top, seeds=seeds, again=again, watcher=screen, trial=trial
-    )
+    files = study_files(study, studies, storage)
+    with TrainingScreen(make_console(error=True)) as screen:
+        found = confirm_study(files, top=top, seeds=seeds, again=again, watcher=screen, trial=trial)
     if as_json:
         print_json({"study": study, **found})
         return
-    metric = found["metric"]
+    metric, images = found["metric"], load(files).val_images
     rows = [
         (
             str(entry["trial"]),
-            f"{entry['searched']:.4f}",
-            f"{entry['mean']:.4f} ± {entry['ci95']:.4f}",
+            measured(metric, entry["searched"], images),
+            spread(metric, entry["scores"], entry["mean"], entry["ci95"], images),
             "chosen" if entry["trial"] == found["chosen"] else "may be as good" if entry["is_tied"] else "",
         )
         for entry in found["ranking"]
     ]
     print_table(("trial", f"searched {metric}", f"fresh seeds (n={len(found['seeds']['choosing'])})", ""), rows)
-    confirmed, luck, test = found["confirmed"], found["optimism"], found["test"]
+    confirmed, luck, test, count = found["confirmed"], found["optimism"], found["test"], len(found["scores"])
+    interval = f"95 %, std {rounded(confirmed['std'])}, " if count > 2 else ""
+    scores = spread(metric, found["scores"], confirmed["mean"], confirmed["ci95"], images)
     echo(
-        f"trial {found['chosen']} is confirmed: validation {metric} {confirmed['mean']:.4f} ± {confirmed['ci95']:.4f} "
-        f"(95 %, {len(found['scores'])} seeds that had no part in the choice; std {confirmed['std']:.4f})"
+        f"trial {found['chosen']} is confirmed: validation {metric} {scores} "
+        f"({interval}{count} seeds that had no part in the choice)"
     )
-    echo(f"optimism of its searched score: {luck['mean']:+.4f} ± {luck['ci95']:.4f} (better than it is by so much)")
-    echo(f"test {metric}: {test['mean']:.4f} ± {test['ci95']:.4f} over seeds, {test['images']} images, opened once")
+    lucks = spread(metric, optimism_of_each(found), luck["mean"], luck["ci95"], images, signed=True)
+    echo(f"optimism of its searched score: {lucks} (better than it is by so much)")
+    tested = spread(metric, test["scores"], test["mean"], test["ci95"], test["images"])
+    echo(f"test {metric}: {tested} over seeds, {test['images']} images, opened once")
 
 
 def reproduce(
@@ -215,19 +224,19 @@ def reproduce(
     from imgcls_search.cli.screen import TrainingScreen
     from imgcls_search.jobs.reproduce import reproduce as train_again
 
-    screen = TrainingScreen(make_console(error=True))
-    found = train_again(study_files(study, studies, storage), trial, seeds=seeds, watcher=screen)
+    with TrainingScreen(make_console(error=True)) as screen:
+        found = train_again(study_files(study, studies, storage), trial, seeds=seeds, watcher=screen)
     if as_json:
         print_json(found)
     else:
-        echo(
-            f"{found['verdict']}: trial {trial}, {found['epochs']} epochs, {found['metric']} was {found['then']:.6g}, "
-            f"is now {found['now']:.6g}"
-        )
+        metric, images = found["metric"], found["val_images"]
+        then, now = (measured(metric, found[when], images) for when in ("then", "now"))
+        echo(f"{found['verdict']}: trial {trial}, {found['epochs']} epochs, {metric} was {then}, is now {now}")
         if found["verdict"] != "identical":
-            echo(
-                f"epoch {found['first_different_epoch']} is the first to differ; noise of seeds ± {found['margin']:.4g}"
-            )
+            noise = f"noise of seeds ± {rounded(found['margin'])}"
+            if len(found["noise"]) == 2:
+                noise = f"two other seeds: {spread(metric, found['noise'], 0, None, images)}"
+            echo(f"epoch {found['first_different_epoch']} is the first to differ; {noise}")
         for line in found["differs"]:
             echo(f"differs: {line}")
     raise typer.Exit(1 if found["verdict"] == "different" else 0)

@@ -12,6 +12,7 @@ from imgcls_search.config import TrialConfig
 from imgcls_search.errors import BuildError, UserError
 from imgcls_search.jobs.confirm import TRAINED, fresh_seeds, searched_images
 from imgcls_search.jobs.export import find_trial, now
+from imgcls_search.jobs.pace import numbered
 from imgcls_search.jobs.trainer import Trainer, TrainingWatcher, training_job
 from imgcls_search.orchestrator import teachers
 from imgcls_search.space import differences
@@ -54,7 +55,7 @@ def ablate(files: StudyFiles, *, seeds: int, watcher: TrainingWatcher, trial: in
     known = record.facts.get("ablation")
     if known is not None and (known["winner"], len(known["seeds"])) == (winner.number, seeds):
         return known
-    with files.taken(), Trainer(files.root, watcher) as trainer:
+    with files.taken(task="report --ablation"), Trainer(files.root, watcher) as trainer:
         config = winner.candidate.config
         searched_images(record, config, trainer)
 
@@ -80,7 +81,8 @@ def ablate(files: StudyFiles, *, seeds: int, watcher: TrainingWatcher, trial: in
             )
             for number, (step, seed) in enumerate((step, seed) for step in way for seed in drawn)
         ]
-        scores = [history[-1][metric] for history in trainer.train(jobs)]
+        names = [f"{setting}, {seed}" for setting in numbered("setting", len(way)) for seed in numbered("seed", seeds)]
+        scores = [history[-1][metric] for history in trainer.train(jobs, names)]
     found: Ablation = {
         "at": now(),
         "metric": metric,

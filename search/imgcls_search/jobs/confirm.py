@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,12 @@ from imgcls_search.config import TrialConfig
 from imgcls_search.data import Prepared
 from imgcls_search.errors import StudyError, UserError
 from imgcls_search.jobs.export import find_trial, now
+from imgcls_search.jobs.pace import Pace, numbered
 from imgcls_search.jobs.trainer import Trainer, TrainingWatcher, training_job
 from imgcls_search.orchestrator import study_data, teachers
 from imgcls_search.protocol import Job
 from imgcls_search.study import best
+from imgcls_search.study.activity import shown_state
 from imgcls_search.study.facts import Choice, Confirmation, Opening, RankedTrial, SpreadOfSeeds, TestScores
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record, load
@@ -33,12 +36,14 @@ class _Retraining:
     record: Record
     trainer: Trainer
     metric: str
+    pace: Pace
 
     def train(self, trials: Sequence[Trial], seeds: Sequence[int]) -> dict[int, list[float]]:
         """Train every trial's configuration with every seed; return the metric of the last epochs by trial."""
         pairs = [(trial, seed) for trial in trials for seed in seeds]
         jobs = [self._job(number, trial, seed) for number, (trial, seed) in enumerate(pairs)]
-        histories = self.trainer.train(jobs)
+        names = [f"trial {trial.number}, {seed}" for trial in trials for seed in numbered("seed", len(seeds))]
+        histories = self.trainer.train(jobs, names, self.pace)
         scores: dict[int, list[float]] = {trial.number: [] for trial in trials}
         for (trial, _), history in zip(pairs, histories, strict=True):
             scores[trial.number].append(history[-1][self.metric])
@@ -84,14 +89,22 @@ def confirm(
     known = record.facts.get("confirmed")
     if known is not None and not again:
         return _known(known, [trial.number for trial in chosen_from], seeds)
-    with files.taken(), Trainer(files.root, watcher) as trainer:
+    with files.taken(task="confirm"), Trainer(files.root, watcher) as trainer:
         trainer.hire(chosen_from[0].candidate.config, len(chosen_from) * seeds)
-        retraining = _Retraining(files=files, record=record, trainer=trainer, metric=metric)
+        pace = Pace(_num_epochs(chosen_from, seeds))
+        retraining = _Retraining(files=files, record=record, trainer=trainer, metric=metric, pace=pace)
         found = _choose(retraining, chosen_from, seeds, 1 if direction == "maximize" else -1)
         data = retraining.data(record.by_number[found["chosen"]])
+    watcher.say("measuring on the test split")
     confirmation: Confirmation = {**found, "test": _open_test(record, files, found, data)}
     record.set_fact("confirmed", confirmation)
     return confirmation
+
+
+def _num_epochs(trials: Sequence[Trial], seeds: int) -> int:
+    """Return the epochs of all trainings; which trial is chosen to be measured is not known yet."""
+    epochs = [int(trial.candidate.config.section("training")["epochs"]) for trial in trials]
+    return seeds * (sum(epochs) + max(epochs))
 
 
 def _candidates(record: Record, top: int, number: int | None) -> list[Trial]:
@@ -101,9 +114,8 @@ def _candidates(record: Record, top: int, number: int | None) -> list[Trial]:
         return best.ranked(record)[:top]
     trial = find_trial(record, number)
     if trial.state != "complete":
-        raise StudyError(
-            f"trial {number} of study {record.study.study_name!r} is {trial.state}; allowed: a complete one"
-        )
+        state = shown_state(trial, record)
+        raise StudyError(f"trial {number} of study {record.study.study_name!r} is {state}; allowed: a complete one")
     return [trial]
 
 
@@ -131,6 +143,14 @@ def fresh_seeds(record: Record, count: int) -> list[int]:
     stream = np.random.SeedSequence([record.facts.get("space", {}).get("study", {}).get("seed", 0), 2])
     drawn = [int(seed) // 2 for seed in stream.generate_state(count + len(used))]
     return list(dict.fromkeys(seed for seed in drawn if seed not in used))[:count]
+
+
+def optimism_of_each(found: Confirmation) -> list[float]:
+    """Return how much better the searched score of a confirmed trial was than each of its fresh trainings."""
+    searched, mean = found["searched"], found["confirmed"]["mean"]
+    # Better may mean larger or smaller; the optimism of the mean has the right sign already.
+    sign = math.copysign(1, found["optimism"]["mean"] * (searched - mean))
+    return [sign * (searched - score) for score in found["scores"]]
 
 
 def _known(known: Confirmation, trials: Sequence[int], seeds: int) -> Confirmation:

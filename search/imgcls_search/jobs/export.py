@@ -12,6 +12,7 @@ from typing import Any
 from imgcls_search.errors import StudyError
 from imgcls_search.space import dump
 from imgcls_search.study import best
+from imgcls_search.study.activity import shown_state
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record, load
 from imgcls_search.trial import Trial
@@ -85,9 +86,7 @@ def now() -> str:
 
 def _values(trial: Trial, record: Record) -> str:
     if trial.values is None:
-        return f"none, the trial is {trial.state}"
-    shown = ", ".join(
-        f"{metric} {value:.4g}" for (metric, _), value in zip(record.objectives, trial.values, strict=True)
-    )
+        return f"none, the trial is {shown_state(trial, record)}"
+    shown = best.values_in_words(trial, record)
     over = best.over_limits(trial)
     return f"{shown}, which is over {', '.join(over)}" if over else shown

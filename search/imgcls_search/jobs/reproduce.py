@@ -13,11 +13,13 @@ from imgcls_search.confidence import t_quantile
 from imgcls_search.errors import SearchError, StudyError, first_line
 from imgcls_search.jobs.confirm import fresh_seeds
 from imgcls_search.jobs.export import find_trial
+from imgcls_search.jobs.pace import numbered
 from imgcls_search.jobs.trainer import Trainer, TrainingWatcher
 from imgcls_search.orchestrator import teachers
 from imgcls_search.protocol import Job
 from imgcls_search.space import dump, parse
 from imgcls_search.space.comparison import differences
+from imgcls_search.study.activity import shown_state
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record, load
 from imgcls_search.trial import Trial
@@ -37,13 +39,14 @@ def reproduce(files: StudyFiles, trial_number: int, *, seeds: int, watcher: Trai
     record = load(files)
     trial = find_trial(record, trial_number)
     if not trial.epochs:
-        raise StudyError(f"trial {trial.number} is {trial.state} and has no epoch to compare with")
+        state = shown_state(trial, record)
+        raise StudyError(f"trial {trial.number} is {state} and has no epoch to compare with")
     with Trainer(files.root, watcher) as trainer, tempfile.TemporaryDirectory(prefix="imgcls-search-") as folder:
         config, helper = trial.candidate.config, trainer.helper
         devices = trainer.hire(config, seeds)
         data = trainer.images(config)
 
-        def train(chosen: Sequence[int]) -> list[list[dict[str, float]]]:
+        def train(chosen: Sequence[int], names: Sequence[str]) -> list[list[dict[str, float]]]:
             jobs = [
                 Job(
                     trial=number,
@@ -60,14 +63,17 @@ def reproduce(files: StudyFiles, trial_number: int, *, seeds: int, watcher: Trai
                 )
                 for number, seed in enumerate(chosen)
             ]
-            return trainer.train(jobs)
+            return trainer.train(jobs, names)
 
-        (again,) = train([trial.seed])
+        (again,) = train([trial.seed], [f"trial {trial_number}"])
         first = _first_difference(trial.epochs, again)
         noise: list[float] = []
         if first is not None:
             watcher.say(f"epoch {first} differs; {seeds} other seeds show how much seeds alone change")
-            noise = [history[-1][_metric(trial)] for history in train(fresh_seeds(record, seeds))]
+            noise = [
+                history[-1][_metric(trial)]
+                for history in train(fresh_seeds(record, seeds), numbered("other seed", seeds))
+            ]
         known = record.fact("data")["fingerprint"]
         now_is = known if helper.has_fingerprint(config, known) else data.fingerprint
         changes = _changes(record, trial, now_is, helper.versions(), helper.hardware(devices[0]))
@@ -83,6 +89,8 @@ def reproduce(files: StudyFiles, trial_number: int, *, seeds: int, watcher: Trai
         "then": then,
         "now": now,
         "margin": margin,
+        "noise": noise,
+        "val_images": record.val_images,
         "first_different_epoch": first,
         "differs": changes,
     }

@@ -15,6 +15,7 @@ from imgcls_search.data import Prepared, must_exist
 from imgcls_search.errors import CheckpointError, StudyError, UserError, writing
 from imgcls_search.executors.helper import Helper
 from imgcls_search.jobs.export import now
+from imgcls_search.jobs.pace import numbered
 from imgcls_search.jobs.trainer import Trainer, TrainingWatcher, training_job
 from imgcls_search.orchestrator import teachers
 from imgcls_search.protocol import (
@@ -73,7 +74,8 @@ def train(training: Training, watcher: TrainingWatcher) -> dict[str, Any]:
             )
             for number, seed in enumerate(training.seeds)
         ]
-        histories = dict(zip(training.seeds, trainer.train(jobs), strict=True))
+        histories = dict(zip(training.seeds, trainer.train(jobs, numbered("seed", len(jobs))), strict=True))
+        watcher.say("measuring on the test split")
         versions = helper.versions()
     # From here on the test split is open; that is written down where the search can be asked about it.
     opening = Opening(by="train", at=now(), seeds=list(training.seeds), portion=training.portion)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -14,6 +14,7 @@ from imgcls_search.data import Prepared
 from imgcls_search.errors import NoResultError
 from imgcls_search.executors.helper import Helper
 from imgcls_search.executors.local import LocalExecutor, usable_slots
+from imgcls_search.jobs.pace import Epoch, Pace
 from imgcls_search.orchestrator.faults import more_parts
 from imgcls_search.protocol import (
     EpochEnded,
@@ -45,7 +46,7 @@ class TrainingWatcher(Protocol):
     def decoding(self, done: int, total: int) -> None:
         """Take notice of images being decoded."""
 
-    def epoch_ended(self, seed: int, metrics: Mapping[str, float], epochs: int) -> None:
+    def epoch_ended(self, epoch: Epoch) -> None:
         """Take notice of an epoch."""
 
 
@@ -84,17 +85,21 @@ class Trainer:
         """
         return self.helper.prepare(config, self.watcher.decoding, self.watcher.say)
 
-    def train(self, jobs: Sequence[Job]) -> list[list[dict[str, float]]]:
+    def train(
+        self, jobs: Sequence[Job], names: Sequence[str], pace: Pace | None = None
+    ) -> list[list[dict[str, float]]]:
         """Train every job to its last epoch and return what each epoch measured, by job.
 
-        Each job has its place in the list as its number.
+        Each job has its place in the list as its number. `names` are what a person calls them; `pace` counts epochs
+        where more jobs follow on these.
 
         Raises:
             NoResultError: a training diverged or failed, or its workers keep dying.
         """
         assert self.executor is not None, "workers are hired before jobs are trained"
         assert [job.trial for job in jobs] == list(range(len(jobs)))
-        trainings = [_Training(job) for job in jobs]
+        pace = pace or Pace(sum(job.until_epoch for job in jobs))
+        trainings = [_Training(job, name, pace) for job, name in zip(jobs, names, strict=True)]
         waiting = list(trainings)
         while not all(training.is_finished for training in trainings):
             while waiting and self.executor.free_slots():
@@ -113,9 +118,10 @@ class Trainer:
         match event:
             case Started(history=history):
                 training.history = [dict(metrics) for metrics in history]
+                training.pace.begins(training.job, len(history))
             case EpochEnded(metrics=metrics):
                 training.history.append(dict(metrics))
-                self.watcher.epoch_ended(training.job.seed, metrics, training.job.until_epoch)
+                self.watcher.epoch_ended(training.pace.ended(training.job, training.name, metrics))
             case Scored(metrics=metrics):
                 # As it is deployed, and so what it is worth.
                 training.history.append({**training.history[-1], **metrics})
@@ -135,6 +141,8 @@ class _Training:
     """How far a job has come."""
 
     job: Job
+    name: str
+    pace: Pace
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
     deaths: int = 0
     is_finished: bool = False

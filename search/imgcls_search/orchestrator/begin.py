@@ -12,7 +12,7 @@ from typing import Any
 from imgcls_search import __version__
 from imgcls_search.config import TrialConfig
 from imgcls_search.data import InputShape, Prepared, must_exist
-from imgcls_search.errors import BuildError, StudyError, UserError
+from imgcls_search.errors import BuildError, NoResultError, StudyError, UserError
 from imgcls_search.executors import packing
 from imgcls_search.executors.helper import Helper, image_cache
 from imgcls_search.executors.local import LocalExecutor, usable_slots
@@ -109,7 +109,13 @@ def run(
             num_classes=len(data.classes),
             draws=settings.pictures,
         )
-        ending = search.run()
+        write_note(record, files.holder())
+        try:
+            ending = search.run()
+        except NoResultError:
+            write_note(record)
+            raise
+        # As it stands from now on.
         write_note(record)
         return Outcome(ending=ending, record=record)
 

@@ -37,6 +37,7 @@ from imgcls_search.strategy.propose import MeasureSizes, Proposer
 from imgcls_search.strategy.pruners import PRUNERS, Pruner
 from imgcls_search.strategy.samplers import SAMPLERS, Sampler
 from imgcls_search.study import best
+from imgcls_search.study.activity import progress_of
 from imgcls_search.study.facts import Run
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
@@ -158,8 +159,9 @@ class Search:
                         self.upcoming.look_ahead()
         if self.stopping is None:
             self._close_paused(NOT_PROMOTED)
-        self._note_run()
-        return self.stopping or ("exhausted" if self.upcoming.is_exhausted else "finished")
+        ending = self.stopping or ("exhausted" if self.upcoming.is_exhausted else "finished")
+        self._note_run(ending)
+        return ending
 
     def _fill_slots(self) -> None:
         while self.stopping is None and self.executor.free_slots() > 0:
@@ -364,10 +366,17 @@ class Search:
                 self.record.prune(trial, reason)
         self.checkpoints.tidy()
 
-    def _note_run(self) -> None:
-        """Record how long this call took, and how much of that the run process itself computed."""
+    def _note_run(self, ending: Ending) -> None:
+        """Record how this call ended, how long it took, and how much of that the run process itself computed."""
         seconds = self._seconds()
-        run = Run(seconds=round(seconds, 3), writer_seconds=round(seconds - self.idle_seconds, 3))
+        progress = progress_of(self.record)
+        run = Run(
+            seconds=round(seconds, 3),
+            writer_seconds=round(seconds - self.idle_seconds, 3),
+            ending=ending,
+            trials=progress["trials"],
+            epochs=progress["epochs"],
+        )
         self.record.append_fact("runs", run)
 
     def _seconds(self) -> float:

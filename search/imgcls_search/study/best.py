@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from imgcls_search import rounding
 from imgcls_search.errors import NoResultError, StudyError
+from imgcls_search.study.activity import shown_state
 from imgcls_search.study.record import Record
 from imgcls_search.trial import Trial
 
@@ -79,12 +81,14 @@ def the_best(record: Record) -> Trial:
 
 def listed(trials: Sequence[Trial], record: Record) -> str:
     """Return the numbers and values of a few trials in one line."""
-    names = [metric for metric, _ in record.objectives]
-    shown = [
-        f"{trial.number} ({', '.join(f'{n} {v:.4g}' for n, v in zip(names, trial.values or (), strict=True))})"
-        for trial in trials[:LISTED]
-    ]
+    shown = [f"{trial.number} ({values_in_words(trial, record)})" for trial in trials[:LISTED]]
     return ", ".join(shown) + (f" and {len(trials) - LISTED} more" if len(trials) > LISTED else "")
+
+
+def values_in_words(trial: Trial, record: Record) -> str:
+    """Return the values of a complete trial in one line."""
+    values = zip(record.objectives, trial.values or (), strict=True)
+    return rounding.pairs({metric: value for (metric, _), value in values}, record.val_images)
 
 
 def num_dominating(scores: Any) -> Any:
@@ -124,6 +128,6 @@ def _what_lacks(record: Record) -> str:
 
 
 def _how_it_stands(record: Record) -> str:
-    states = [trial.state for trial in record.trials]
+    states = [shown_state(trial, record) for trial in record.trials]
     counts = {state: states.count(state) for state in dict.fromkeys(states)}
     return ", ".join(f"{count} {state}" for state, count in counts.items()) or "it has no trial at all"

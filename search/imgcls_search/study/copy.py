@@ -46,7 +46,7 @@ def copy_study(files: StudyFiles, to: Path, *, with_folder: bool = False) -> Pat
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if is_home:
-            with files.locked():
+            with files.locked(task="copy"):
                 _copy_database(files, target)
                 StudyFiles(files.root, files.name).take_over()
             return target
@@ -69,7 +69,7 @@ def move_study(files: StudyFiles, to: Address) -> None:
     if target.store.exists():
         raise StudyError(f"{to}: has a study {files.name!r} already; name another database")
     files.folder.mkdir(parents=True, exist_ok=True)
-    with files.locked(), target.store.held(), target.store.making() as (storage, draft):
+    with files.locked(task="copy"), target.store.held(task="copy"), target.store.making() as (storage, draft):
         pour(files, storage.engine, draft)
     target.take_over()
 

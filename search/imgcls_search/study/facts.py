@@ -32,6 +32,7 @@ class Rules(_Rules, total=False):
 
     name: str
     seed: int
+    trials: Whole
 
 
 class SpaceFact(TypedDict, total=False):
@@ -71,6 +72,11 @@ class Run(TypedDict, total=False):
     seconds: Finite
     writer_seconds: Finite
     """What the run process itself computed."""
+
+    ending: str
+    trials: Whole
+    epochs: Whole
+    """Of all trials together, as they stood at its end."""
 
 
 class Opening(TypedDict, total=False):

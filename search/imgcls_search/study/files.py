@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from imgcls_search import atomic
 from imgcls_search.errors import StudyError, UserError
 from imgcls_search.study import address, place
 from imgcls_search.study.address import Address
+from imgcls_search.study.holder import RUN, Holder, marking, read_mark
 
 if TYPE_CHECKING:
     from imgcls_search.study.postgres import PostgresStudy
@@ -113,14 +113,14 @@ class StudyFiles:
         self._refuse_lost_database()
 
     @contextlib.contextmanager
-    def taken(self, say: Callable[[str], None] | None = None) -> Iterator[None]:
+    def taken(self, say: Callable[[str], None] | None = None, *, task: str = RUN) -> Iterator[None]:
         """Create the folders, and hold the study and them for this process alone, see `make` and `locked`.
 
         Raises:
             StudyError: they cannot be created, or another process holds them.
         """
         self.make()
-        with self.locked(say):
+        with self.locked(say, task=task):
             if self.address is not None:
                 # Only now: an address where nobody answers was mistyped, and is not to be remembered.
                 self.take_over()
@@ -173,7 +173,7 @@ class StudyFiles:
         self.store.must_exist()
 
     @contextlib.contextmanager
-    def locked(self, say: Callable[[str], None] | None = None) -> Iterator[None]:
+    def locked(self, say: Callable[[str], None] | None = None, *, task: str = RUN) -> Iterator[None]:
         """Hold the study and its folder for this process alone; released if the process dies.
 
         A server that goes away meanwhile is waited for, and that is said.
@@ -181,28 +181,41 @@ class StudyFiles:
         Raises:
             StudyError: another process holds it.
         """
-        with self.folder_locked(), self.store.held(say):
+        with self.folder_locked(task=task), self.store.held(say, task=task):
             yield
 
+    def holder(self) -> Holder | None:
+        """Return who works on the study now; looking takes no lock, and so is in nobody's way.
+
+        Raises:
+            StudyError: the database cannot be reached.
+        """
+        return self.store.holder(self._mark)
+
+    @property
+    def _mark(self) -> Path:
+        """Says who holds the folder."""
+        return self.folder / "lock.pid"
+
     @contextlib.contextmanager
-    def folder_locked(self) -> Iterator[None]:
+    def folder_locked(self, *, task: str = RUN) -> Iterator[None]:
         """Hold the study's folder for this process alone.
 
         Raises:
             StudyError: another process holds it.
         """
-        path = self.folder / "lock"
+        path, mark = self.folder / "lock", self._mark
         lock = FileLock(path)
         try:
             lock.acquire(timeout=0)
         except Timeout:
             shown = self.address or self.database
-            raise StudyError(f"{shown}: another run is working on this study ({_holder(path)})") from None
+            raise StudyError(f"{shown}: another run is working on this study ({read_mark(mark).process})") from None
         except OSError as error:
             raise StudyError(f"{path}: cannot be locked ({error.strerror})") from error
         try:
-            _write_holder(path)
-            yield
+            with marking(mark, task):
+                yield
         finally:
             lock.release()
 
@@ -216,7 +229,7 @@ def refuse_if_any_runs(root: Path) -> None:
     for name in study_names(root):
         files = find_study(root, name, None)
         if files.folder.is_dir():
-            with files.folder_locked():
+            with files.folder_locked(task="clean"):
                 pass
 
 
@@ -256,16 +269,3 @@ def _read_owner(path: Path) -> Address | None:
         return address.parse(text, str(path))
     except UserError as error:
         raise StudyError(f"{error}; {_OWNER}") from None
-
-
-def _write_holder(path: Path) -> None:
-    # Only for the message of whoever comes second; a full disk shall not end a search over it.
-    with contextlib.suppress(OSError):
-        path.with_suffix(".pid").write_text(f"{os.getpid()}\n")
-
-
-def _holder(path: Path) -> str:
-    try:
-        return f"process {int(path.with_suffix('.pid').read_text())}"
-    except (OSError, ValueError):
-        return "process unknown"

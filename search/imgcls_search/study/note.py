@@ -7,7 +7,9 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from imgcls_search import digests
+from imgcls_search import digests, rounding
+from imgcls_search.study.activity import Activity, standing
+from imgcls_search.study.holder import Holder
 from imgcls_search.study.record import Record
 from imgcls_search.study.rows import Rows
 from imgcls_search.study.summary import summarise
@@ -21,9 +23,14 @@ DIGEST = "imgcls_search:note_digest"
 
 MOST_SHOWN = 20
 
+_ASK = " (`imgcls-search status` tells whether it still is)"
+"""A process that is killed writes nothing more."""
 
-def write_note(record: Record) -> None:
-    """Write the note anew in one transaction; one that a person has written or changed is left alone.
+
+def write_note(record: Record, holder: Holder | None = None) -> None:
+    """Write the note again in one transaction; one that a person has written or changed is left alone.
+
+    `holder` is who works on the study from now on, None where nobody does.
 
     The attributes are those of `optuna_dashboard.save_note`, which would import scikit-learn for this.
     """
@@ -33,7 +40,7 @@ def write_note(record: Record) -> None:
     num_parts = sum(key.startswith(PREFIX) for key in known)
     # A part that is missing, or is no text, was changed by somebody.
     old = "".join(str(known.get(f"{PREFIX}{number}", "")) for number in range(num_parts))
-    text = "\n".join(_lines(record)) + "\n"
+    text = note_text(record, holder)
     if text == old or (old and _digest(old) != known.get(DIGEST)):
         return
     parts = [text[start : start + PART] for start in range(0, len(text), PART)]
@@ -44,20 +51,36 @@ def write_note(record: Record) -> None:
     rows.set_system_facts({VERSION: version + 1 if type(version) is int else 1, DIGEST: _digest(text), **written})
 
 
+def note_text(record: Record, holder: Holder | None) -> str:
+    """Return the note as it is to be while a process works on the study, or nobody."""
+    return "\n".join(_lines(record, standing(record, holder))) + "\n"
+
+
+def is_ours(text: str, record: Record) -> bool:
+    """Tell whether a note is what we wrote last, and nothing that a person did to it.
+
+    Raises:
+        StudyError: the database cannot be read.
+    """
+    assert isinstance(record.rows, Rows)
+    return _digest(text) == record.rows.read_system_facts().get(DIGEST)
+
+
 def _digest(text: str) -> str:
     return digests.of_text(text)[:16]
 
 
-def _lines(record: Record) -> Iterator[str]:
-    found, data = summarise(record), record.fact("data")
+def _lines(record: Record, now: Activity) -> Iterator[str]:
+    found, data = summarise(record, now), record.fact("data")
     images = ", ".join(f"{count:,} {split}" for split, count in data["images"].items())
     states = ", ".join(f"{count} {state}" for state, count in found["trials"].items() if state != "total" and count)
     yield f"**Images**: {images}; {len(data['classes'])} classes; fingerprint `{data['fingerprint']}`\n"
+    yield f"**State**: {now}{_ASK if now.state == 'running' else ''}\n"
     yield f"**Trials**: {found['trials']['total']} ({states or 'none'}), {found['epochs']:,} epochs\n"
     yield from _best(record, found)
     yield "**Searched**\n"
     yield from _parameters(record)
-    yield "\n*Written by imgcls-search when a run ends; once you change it, it is left as it is.*"
+    yield "\n*Written by imgcls-search when a run begins and ends; once you change it, it is left as it is.*"
 
 
 def _best(record: Record, found: Mapping[str, Any]) -> Iterator[str]:
@@ -68,7 +91,7 @@ def _best(record: Record, found: Mapping[str, Any]) -> Iterator[str]:
         yield "no complete trial within the limits yet\n"
         return
     for entry in found["best"][:MOST_SHOWN]:
-        values = ", ".join(f"{metric} {value:.6g}" for metric, value in entry["values"].items())
+        values = rounding.pairs(entry["values"], record.val_images)
         yield f"- trial {entry['trial']}: {values}; {entry['sizes']['params']:,.0f} parameters"
     if len(found["best"]) > MOST_SHOWN:
         yield f"- and {len(found['best']) - MOST_SHOWN} more"
@@ -76,7 +99,11 @@ def _best(record: Record, found: Mapping[str, Any]) -> Iterator[str]:
     if confirmed is None:
         yield "\nNot confirmed: scores are on the validation split, and luck is in them.\n"
     else:
-        yield f"\nConfirmed: trial {confirmed['chosen']}, {confirmed['metric']} {confirmed['confirmed']['mean']:.4f}.\n"
+        found, metric = confirmed["confirmed"], confirmed["metric"]
+        scores = rounding.spread(
+            metric, confirmed.get("scores", []), found["mean"], found.get("ci95"), record.val_images
+        )
+        yield f"\nConfirmed: trial {confirmed['chosen']}, {metric} {scores}.\n"
 
 
 def _parameters(record: Record) -> Iterator[str]:

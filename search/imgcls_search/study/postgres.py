@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -27,6 +28,7 @@ from sqlalchemy.dialects import postgresql
 from imgcls_search.errors import StudyError, UserError, closest
 from imgcls_search.study.address import Address
 from imgcls_search.study.database import SAFE, Step, T, explaining, innermost, refuse_other_version
+from imgcls_search.study.holder import RUN, Holder
 from imgcls_search.study.postgres_connection import NAME, REMEDIES, answering, make_engine, make_storage, passes
 
 PATIENCE_SECONDS = 90.0
@@ -135,17 +137,28 @@ class PostgresStudy:
                 storage.engine.dispose()
 
     @contextmanager
-    def held(self, say: Say | None = None) -> Iterator[None]:
+    def held(self, say: Say | None = None, *, task: str = RUN) -> Iterator[None]:
         """Hold the study for this process alone; released by the server when the connection ends.
 
         Raises:
             StudyError: another process holds it.
         """
-        self.access.take(say)
+        self.access.take(say, task)
         try:
             yield
         finally:
             self.access.release()
+
+    def holder(self, mark: Path) -> Holder | None:
+        """Return who works on the study, on whichever machine; the server knows, whatever stands in the folder here.
+
+        Raises:
+            StudyError: the server cannot be reached.
+        """
+        query = sqlalchemy.text(f"SELECT application_name {_HOLDER}")
+        with explaining(str(self), "read", REMEDIES), self.engine.connect() as connection:
+            found = connection.execute(query, {"key": self.access.key}).first()
+        return None if found is None else _read_name(found[0] or "")
 
     def stamp(self) -> Any:
         """Return what changes when a trial begins or ends."""
@@ -231,14 +244,14 @@ class _Session:
 
         return self._until_it_is_back(attempt)
 
-    def take(self, say: Say | None) -> None:
+    def take(self, say: Say | None, task: str) -> None:
         """Take the lock; from then on a lost connection is waited for and said.
 
         Raises:
             StudyError: another process holds it, or the server cannot be reached.
         """
         self.say = say
-        self.engine = make_engine(self.address, poolclass=sqlalchemy.NullPool)
+        self.engine = make_engine(self.address, task, poolclass=sqlalchemy.NullPool)
         try:
             with explaining(str(self.address), "opened", REMEDIES):
                 self._connect()
@@ -346,7 +359,7 @@ class _Session:
         assert self.connection is not None
         with self.connection.begin():
             found: str | None = self.connection.execute(query, {"key": self.key}).scalar()
-        return (found or "").removeprefix(NAME) or "process unknown"
+        return _read_name(found or "").process
 
     def _taken(self) -> str:
         return f"another run took this study while the connection was lost; {SAFE}"
@@ -370,3 +383,10 @@ def _key(what: str) -> int:
     """Return a number of 64 bits for what is locked; locks of one database are nothing to another."""
     digest = hashlib.sha256(f"imgcls-search: {what}".encode()).digest()
     return int.from_bytes(digest[:8], "big", signed=True)
+
+
+def _read_name(name: str) -> Holder:
+    """Return who a connection belongs to, by its name."""
+    task, colon, process = name.removeprefix(NAME).partition(": ")
+    # Without a task it is of an earlier version, or has a name that the address gives it.
+    return Holder(process=process, task=task) if colon else Holder(process=task or "process unknown")

@@ -56,18 +56,22 @@ NAME = "imgcls-search: "
 """How the server's list of connections begins the names of ours."""
 
 
-def _options(address: Address) -> dict[str, Any]:
-    process = f"{NAME}process {os.getpid()} on {socket.gethostname()}"[:63]
+LOOKING = "look"
+"""The task of a connection that holds no study."""
+
+
+def _options(address: Address, task: str) -> dict[str, Any]:
+    process = f"{NAME}{task}: process {os.getpid()} on {socket.gethostname()}"[:63]
     options = {**_PATIENT, "application_name": process}
     query = address.url().query
     return {name: value for name, value in options.items() if name not in query}
 
 
-def make_engine(address: Address, **settings: Any) -> sqlalchemy.Engine:
-    """Return what connects to a database."""
+def make_engine(address: Address, task: str = LOOKING, **settings: Any) -> sqlalchemy.Engine:
+    """Return what connects to a database; the server shows the task to whoever asks who holds a study."""
     # The pool looks whether a connection that lay idle still works before it gives it out.
     engine = sqlalchemy.create_engine(
-        address.url(), pool_pre_ping=True, connect_args=_options(address), hide_parameters=True, **settings
+        address.url(), pool_pre_ping=True, connect_args=_options(address, task), hide_parameters=True, **settings
     )
     sqlalchemy.event.listen(engine, "connect", _settle_in)
     return engine
@@ -80,7 +84,7 @@ def make_storage(address: Address, *, skip_table_creation: bool) -> RDBStorage:
     storage = RDBStorage(
         # Optuna fills in what stands in braces.
         address.url().render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}"),
-        {"pool_pre_ping": True, "connect_args": _options(address), "hide_parameters": True},
+        {"pool_pre_ping": True, "connect_args": _options(address, LOOKING), "hide_parameters": True},
         skip_table_creation=skip_table_creation,
     )
     sqlalchemy.event.listen(storage.engine, "connect", _settle_in)

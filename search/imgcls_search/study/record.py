@@ -63,6 +63,8 @@ class Record:
         self.study = study
         self.rows = rows
         self.facts = cast(StudyFacts, dict(study.user_attrs))
+        self.files: StudyFiles | None = None
+        """Where the study is, if it has a place of its own."""
         self.objectives = _objectives(self.facts)
         self.ids: dict[int, int] = {}
         self.trials: list[Trial] = []
@@ -90,6 +92,11 @@ class Record:
     def next_number(self) -> int:
         """The number that Optuna gives to the next trial of the study."""
         return len(self.by_number) + len(self.strangers)
+
+    @property
+    def val_images(self) -> int | None:
+        """How many validation images a score is from, by which its digits are counted; None where nobody noted it."""
+        return self.facts["data"]["images"].get("val") if "data" in self.facts else None
 
     @overload
     def fact(self, name: Literal["space"]) -> SpaceFact: ...
@@ -326,6 +333,7 @@ def load(files: StudyFiles) -> Record:
             if "objectives" not in facts:
                 raise StudyError(f"{files.store}: this study was not made by imgcls-search")
             record = _read(study, Rows(storage.engine, study._study_id, files.store.access))
+            record.files = files
         if (note := record.note_about_strangers()) is not None:
             _LOG.warning(note)
         return record
@@ -343,7 +351,9 @@ def load_again(files: StudyFiles, record: Record) -> Record:
     """
     store = str(files.store)
     with database.explaining(store, "read as a study"), database.explaining_damage(store):
-        return _read(record.study, record.rows)
+        latest = _read(record.study, record.rows)
+        latest.files = files
+        return latest
 
 
 def _read(study: optuna.Study, rows: Writes) -> Record:

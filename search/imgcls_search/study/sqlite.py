@@ -13,6 +13,7 @@ from imgcls_search import atomic
 from imgcls_search.errors import StudyError, closest
 from imgcls_search.study import database
 from imgcls_search.study.database import FileAccess
+from imgcls_search.study.holder import RUN, Holder, holder_of
 
 
 class SqliteFile:
@@ -70,9 +71,13 @@ class SqliteFile:
         atomic.publish(self.draft, self.path)
 
     @contextmanager
-    def held(self, say: Callable[[str], None] | None = None) -> Iterator[None]:
+    def held(self, say: Callable[[str], None] | None = None, *, task: str = RUN) -> Iterator[None]:
         """Do nothing: the lock on the study's folder holds the file too."""
         yield
+
+    def holder(self, mark: Path) -> Holder | None:
+        """Return who works on the study: who keeps the mark in its folder."""
+        return holder_of(mark)
 
     def stamp(self) -> Any:
         """Return what changes when the database does."""

@@ -7,23 +7,38 @@ from dataclasses import asdict
 from typing import Any
 
 from imgcls_search.study import best
+from imgcls_search.study.activity import Activity, ShownState, activity, shown_state
 from imgcls_search.study.outlook import outlook
 from imgcls_search.study.record import Record
-from imgcls_search.trial import State, Trial
+from imgcls_search.trial import Trial
 
-STATES: tuple[State, ...] = ("complete", "running", "paused", "pruned", "fail")
+STATES: tuple[ShownState, ...] = ("complete", "running", "interrupted", "paused", "pruned", "fail")
 
 
-def summarise(record: Record) -> dict[str, Any]:
-    """Return counts by state, rejections and troubles by reason, failures, the best trials, what more may gain."""
-    states = Counter(trial.state for trial in record.trials)
+def summarise(record: Record, now: Activity | None = None) -> dict[str, Any]:
+    """Return how a study stands, counts by state, rejections and troubles by reason, failures, the best trials.
+
+    `now` is whether somebody works on it, where that is known already.
+
+    Raises:
+        StudyError: its database cannot be reached.
+    """
+    now = now or activity(record)
+    states: Counter[str] = Counter(trial.state for trial in record.trials)
+    if now.state != "running":
+        states["interrupted"] = states.pop("running", 0)
     rejections = Counter(rejection.reason for trial in record.trials for rejection in trial.rejected_before)
     troubles = Counter(reason for trial in record.trials for reason in trial.troubles)
     done = best.ranked(record)
     ahead = outlook(record)
     return {
         "study": record.study.study_name,
+        "state": now.state,
+        "stands": str(now),
+        "to_resume": now.to_resume,
+        "worked_on_by": None if now.holder is None else asdict(now.holder),
         "objectives": dict(record.objectives),
+        "val_images": record.val_images,
         "trials": {"total": len(record.trials), **{state: states[state] for state in STATES}},
         "rejected": dict(rejections.most_common()),
         "troubles": dict(troubles.most_common()),
@@ -31,6 +46,7 @@ def summarise(record: Record) -> dict[str, Any]:
             {"trial": trial.number, "reason": trial.reason} for trial in record.trials if trial.state == "fail"
         ],
         "epochs": sum(trial.epoch for trial in record.trials),
+        "training_seconds": sum(epoch.get("seconds", 0.0) for trial in record.trials for epoch in trial.epochs),
         "over_limits": dict(Counter(name for trial in record.trials for name in best.over_limits(trial)).most_common()),
         "best": [describe(trial, record) for trial in best.front(record)] if done else [],
         "outlook": None if ahead is None else asdict(ahead),
@@ -48,7 +64,7 @@ def describe(trial: Trial, record: Record) -> dict[str, Any]:
     values = trial.values or ()
     return {
         "trial": trial.number,
-        "state": trial.state,
+        "state": shown_state(trial, record),
         "values": {metric: value for (metric, _), value in zip(record.objectives, values, strict=False)},
         "sizes": dict(trial.sizes),
         "params": dict(trial.candidate.params),

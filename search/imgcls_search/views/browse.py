@@ -14,7 +14,7 @@ from imgcls_search.jobs.export import find_trial
 from imgcls_search.space import differences
 from imgcls_search.study import best
 from imgcls_search.study.address import Address
-from imgcls_search.study.files import StudyFiles, find_study, study_names
+from imgcls_search.study.files import find_study, study_names
 from imgcls_search.study.record import Record, load
 from imgcls_search.study.summary import describe, summarise
 from imgcls_search.terminal import shown
@@ -39,14 +39,12 @@ def list_studies(root: Path, at: Address | None = None) -> list[dict[str, Any]]:
     return found
 
 
-def trial_rows(files: StudyFiles, *, top: int | None, family: str | None) -> list[dict[str, Any]]:
+def trial_rows(record: Record, *, top: int | None, family: str | None) -> list[dict[str, Any]]:
     """Return the trials of a study: in their order, or the best few, those that finished first.
 
     Raises:
-        StudyError: there is no such study.
         UserError: no trial is of such a family.
     """
-    record = load(files)
     trials = record.trials if top is None else _best_first(record)
     if family is not None:
         known = sorted({family_of(trial) for trial in record.trials})
@@ -140,6 +138,7 @@ def _compare_trials(a: Record, first: Trial, b: Record, second: Trial) -> dict[s
             for name, value in measured[0].items()
             if name in measured[1] and name not in ("epoch",)
         },
+        "val_images": min(counts) if all(counts := [record.val_images or 0 for record in (a, b)]) else None,
         # Curves of another length say nothing about the settings.
         "noise": _noise(a, b, measured) if first.epoch == second.epoch else None,
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import ipaddress
 import json
@@ -24,6 +25,7 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from imgcls_search.errors import NoResultError, StudyError, UserError
 from imgcls_search.study import best
 from imgcls_search.study.files import StudyFiles
+from imgcls_search.study.note import is_ours, note_text, write_note
 from imgcls_search.study.record import Record, load, load_again
 
 _ARTIFACT = re.compile(r"[0-9A-Za-z-]+")
@@ -54,6 +56,7 @@ def make_dashboard(files: StudyFiles, host: str, port: int, say: Callable[[str],
     from optuna_dashboard import wsgi
 
     latest = Latest(files, say)
+    _write_note(latest.record, files)
     _tell_lost_pictures(files, latest.record, say)
     store = _Pictures(files.pictures)
     application = agreeing_on_best(wsgi(files.store.open(), artifact_store=store), latest)
@@ -129,6 +132,14 @@ def _tell_lost_pictures(files: StudyFiles, record: Record, say: Callable[[str], 
         )
 
 
+def _write_note(record: Record, files: StudyFiles) -> None:
+    """Say in the note how a study stands, where nobody is there to write it: a run that was killed wrote nothing."""
+    # A study that cannot be written can be looked at all the same.
+    with contextlib.suppress(StudyError):
+        if files.holder() is None:
+            write_note(record)
+
+
 def _is_plain(path: Path) -> bool:
     return path.is_file() and not path.is_symlink() and not path.parent.is_symlink()
 
@@ -188,12 +199,20 @@ def agreeing_on_best(application: Application, latest: Latest) -> Application:
                 _tell_limits(older, record)
                 seen.update((entry["number"], entry) for entry in older if entry["number"] in missing)
             page["best_trials"] = [seen[number] for number in numbers]
+            _tell_standing(page, record)
             body = json.dumps(page).encode()
         kept = [(name, value) for name, value in headers if name.lower() != "content-length"]
         start_response(status, [*kept, ("Content-Length", str(len(body)))])
         return [body]
 
     return answer
+
+
+def _tell_standing(page: dict[str, Any], record: Record) -> None:
+    """Let the note say how the study stands now: a run may have been killed since it was written."""
+    with contextlib.suppress(StudyError):
+        if record.files is not None and is_ours(page["note"]["body"], record):
+            page["note"]["body"] = note_text(record, record.files.holder())
 
 
 def _tell_limits(entries: Sequence[dict[str, Any]], record: Record) -> None:

@@ -55,7 +55,8 @@ def draw_front(record: Record, path: Path) -> None:
     figure, panels = figures.row_of_axes(len(pairs))
     for panel, pair in zip(panels, pairs, strict=True):
         _draw(panel, record, members, pair)
-    panels[0].legend(fontsize="small")
+    # Not on the axes, where a place for it would have to be searched for, and may hide trials.
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
     figure.suptitle(f"{record.study.study_name}: {len(members)} trial(s) on the front")
     with writing(path):
         figures.save(figure, path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +15,21 @@ import optuna
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.study import StudyDirection
 
-from imgcls_search import atomic
+from imgcls_search import atomic, durations
 from imgcls_search.confidence import share_interval
 from imgcls_search.errors import SearchError, StudyError, writing
+from imgcls_search.jobs.confirm import optimism_of_each
 from imgcls_search.jobs.evaluate import measure_on, read_network
 from imgcls_search.jobs.export import find_trial
+from imgcls_search.rounding import gained, measured, share, spread, without_long_numbers
 from imgcls_search.space import differences
 from imgcls_search.study import best
+from imgcls_search.study.activity import shown_state
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record, load
 from imgcls_search.study.summary import summarise
 from imgcls_search.terminal import shown
-from imgcls_search.trial import Trial
+from imgcls_search.trial import MEASURED, SIZES, Trial
 from imgcls_search.views.browse import family_of, row_of
 from imgcls_search.worker import figures
 from imgcls_search.worker.pictures import mistakes
@@ -34,7 +37,15 @@ from imgcls_search.worker.pictures import mistakes
 TOP_CURVES, TOP_ROWS, WORST, MOST_COLUMNS = 5, 20, 24, 9
 
 
-def write_report(files: StudyFiles, output: Path, trial: int | None = None) -> int:
+Step = Callable[[str, int, int], None]
+"""Takes the work that begins, its number, and how many steps there are."""
+
+STEPS = 6
+
+
+def write_report(
+    files: StudyFiles, output: Path, trial: int | None = None, step: Step = lambda what, number, of: None
+) -> int:
     """Write the page and return its size in bytes.
 
     It is about the trial of that number; by default about the best, with several objectives about the trial of the
@@ -45,14 +56,19 @@ def write_report(files: StudyFiles, output: Path, trial: int | None = None) -> i
         NoResultError: no trial is complete and feasible.
         UserError: the file cannot be written.
     """
+    step("reading the study", 1, STEPS)
     record = load(files)
     front = best.front(record)
     winner = front[0] if trial is None else find_trial(record, trial)
     if winner.state != "complete":
-        raise StudyError(f"trial {trial} of study {files.name!r} is {winner.state}; allowed: a complete one")
-    page = _render(
-        {**_facts(record, winner, front), **_winner(record, winner, files), "sections": _sections(record, winner)}
-    )
+        state = shown_state(winner, record)
+        raise StudyError(f"trial {trial} of study {files.name!r} is {state}; allowed: a complete one")
+    facts = _facts(record, winner, front)
+    step(f"measuring trial {winner.number} on the validation images", 2, STEPS)
+    about = _winner(record, winner, files)
+    sections = _sections(record, winner, step)
+    step(f"writing {output}", 6, STEPS)
+    page = _render({**facts, **about, "sections": sections})
     with writing(output):
         atomic.write_text(output, page)
     return output.stat().st_size
@@ -61,6 +77,9 @@ def write_report(files: StudyFiles, output: Path, trial: int | None = None) -> i
 def _render(values: Mapping[str, Any]) -> str:
     text = (Path(__file__).parent / "report.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
+    environment.globals.update(
+        measured=measured, share=share, spread=spread, optimism_of_each=optimism_of_each, duration=durations.show
+    )
     return environment.from_string(text).render(values)
 
 
@@ -72,8 +91,11 @@ def _facts(record: Record, winner: Trial, front: Sequence[Trial]) -> dict[str, A
     return {
         "study": found["study"],
         "objectives": [f"{direction} {metric}" for metric, direction in record.objectives],
+        "how_known": {metric: _how_known(metric) for metric, _ in record.objectives},
+        "stands": found["stands"],
         "counts": found["trials"],
         "epochs": found["epochs"],
+        "seconds": found["training_seconds"],
         "images": ", ".join(f"{number:,} {split} images" for split, number in data["images"].items()),
         "classes": len(data["classes"]),
         "fingerprint": data["fingerprint"],
@@ -89,12 +111,20 @@ def _facts(record: Record, winner: Trial, front: Sequence[Trial]) -> dict[str, A
     }
 
 
+def _how_known(metric: str) -> str:
+    """Return where the value of an objective is from, in a few words."""
+    if metric in SIZES:
+        return "known before training"
+    return "of the exported network" if metric in MEASURED else "validation split, searched"
+
+
 def _winner(record: Record, winner: Trial, files: StudyFiles) -> dict[str, Any]:
     first = record.trials[0]
     has_start = bool(record.fact("space").get("start"))
     what = "the first known-good setting" if has_start else "the first trial, as the space has no start setting"
     shown = (
-        f"{winner.metric} {first.value_at(first.last_shown):.4f} at epoch {first.last_shown}"
+        f"{winner.metric} {measured(winner.metric, first.value_at(first.last_shown), record.val_images)} "
+        f"at epoch {first.last_shown}"
         if first.last_shown
         else first.state
     )
@@ -107,7 +137,7 @@ def _winner(record: Record, winner: Trial, files: StudyFiles) -> dict[str, Any]:
         "mistakes": mistakes,
         "why_no_mistakes": why,
         "baseline": f"Against trial {first.number}, {what} ({shown}).",
-        "changed": [str(change) for change in changed] or ["nothing: it is the winner"],
+        "changed": [without_long_numbers(str(change)) for change in changed] or ["nothing: it is the winner"],
         "ablation": _ablation(record, winner),
     }
 
@@ -117,11 +147,16 @@ def _ablation(record: Record, winner: Trial) -> dict[str, Any] | None:
     found = record.facts.get("ablation")
     if found is None or found["winner"] != winner.number:
         return None
-    rows, before = [], None
+    rows: list[dict[str, Any]] = []
+    bands: list[tuple[float, float]] = []
+    before = None
     for step in found["steps"]:
-        rows.append({**step, "gain": None if before is None else step["mean"] - before})
+        half = step["ci95"] if len(found["seeds"]) > 2 else None
+        gain = "" if before is None else gained(found["metric"], step["mean"] - before, half, record.val_images)
+        changes = [without_long_numbers(change) for change in step["changes"]]
+        rows.append({**step, "changes": changes, "gain": gain})
+        bands.append((step["mean"], half or 0.0))
         before = step["mean"]
-    bands = [(step["mean"], step["ci95"] or 0.0) for step in found["steps"]]
     return {**found, "rows": rows, "svg": figures.to_svg(figures.path(bands, found["metric"]), "ablation")}
 
 
@@ -160,7 +195,7 @@ def _mistakes(trial: Trial, files: StudyFiles) -> dict[str, Any]:
     }
 
 
-def _sections(record: Record, winner: Trial) -> list[dict[str, Any]]:
+def _sections(record: Record, winner: Trial, step: Step) -> list[dict[str, Any]]:
     drawn = itertools.count()
 
     def picture(figure: Any, caption: str) -> dict[str, str]:
@@ -170,7 +205,9 @@ def _sections(record: Record, winner: Trial) -> list[dict[str, Any]]:
     metric, direction = record.objectives[0]
     columns = _columns(done)
     scores = [_value(trial) for trial in done]
+    step("finding what mattered", 3, STEPS)
     importance, why = _importances(record)
+    step("drawing the search", 4, STEPS)
     sections = [
         _section("The search", [picture(*pair) for pair in _progress(record, done, direction)]),
         _section(
@@ -181,12 +218,12 @@ def _sections(record: Record, winner: Trial) -> list[dict[str, Any]]:
     ]
     if len(record.objectives) > 1:
         sections.append(_section("Pareto front", [picture(*_front(record, winner, done))]))
-    bars = (
-        [picture(figures.bars(importance, "share of the variation explained"), "PED-ANOVA, complete trials")]
-        if importance
-        else []
-    )
+    bars = []
+    if importance:
+        caption = f"Of {metric}, by fANOVA on the complete trials"
+        bars = [picture(figures.bars(importance, "share of the variation explained"), caption)]
     sections.append(_section("What mattered", bars, text=why))
+    step("drawing the settings", 5, STEPS)
     if columns and len(done) > 1:
         lines = picture(
             figures.parallel(dict(list(columns.items())[:MOST_COLUMNS]), scores, metric),
@@ -214,6 +251,9 @@ def _section(
     return {"title": title, "figures": pictures, "text": text, "wide": wide}
 
 
+_UNITS = (("days", 86_400), ("hours", 3_600), ("minutes", 60), ("seconds", 1))
+
+
 def _value(trial: Trial) -> float:
     assert trial.values is not None
     return trial.values[0]
@@ -224,9 +264,11 @@ def _progress(record: Record, done: Sequence[Trial], direction: str) -> list[tup
     found = []
     better = max if direction == "maximize" else min
     numbers = {trial.number for trial in done}
+    seconds = sum(epoch["seconds"] for trial in record.trials for epoch in trial.epochs)
+    unit, size = next(((name, size) for name, size in _UNITS if seconds >= 2 * size), _UNITS[-1])
     for axis, cost in (
         ("epochs trained", lambda t: t.epoch),
-        ("hours of training, all workers", lambda t: sum(e["seconds"] for e in t.epochs) / 3600),
+        (f"{unit} of training, all workers", lambda t: sum(e["seconds"] for e in t.epochs) / size),
     ):
         spent = list(itertools.accumulate(cost(trial) for trial in record.trials))  # type: ignore[no-untyped-call]
         xs = [total for trial, total in zip(record.trials, spent, strict=True) if trial.number in numbers]

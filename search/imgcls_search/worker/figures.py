@@ -64,7 +64,15 @@ class _PlainLog(ticker.LogFormatter):
     """Labels a logarithmic axis with numbers instead of formulas, at the places that matplotlib chooses."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
-        return f"{x:g}" if super().__call__(x, pos) else ""
+        return _short(x) if super().__call__(x, pos) else ""
+
+
+def _short(number: float) -> str:
+    """Return a number for an axis, where six digits side by side would run into each other: 300k, 2M."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(number) >= size and abs(number) >= 10_000:
+            return f"{number / size:g}{unit}"
+    return f"{number:g}"
 
 
 class _Written(ticker.Formatter):
@@ -91,6 +99,11 @@ def make_legible(figure: Figure, files: Sequence[str] | None = None) -> None:
         if axis.get_scale() == "log":
             axis.set_major_formatter(_PlainLog(labelOnlyBase=False))
             axis.set_minor_formatter(_PlainLog(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
+        elif (
+            isinstance(axis.get_major_formatter(), ticker.ScalarFormatter)
+            and max(map(abs, axis.get_view_interval())) >= 10_000
+        ):
+            axis.set_major_formatter(ticker.FuncFormatter(lambda x, pos: _short(x)))
     labels = [label.get_text() for axis in axes for label in axis.get_ticklabels()]
     extra = fonts.families([*(text.get_text() for text in texts), *labels], files)
     for axis in axes:
@@ -137,6 +150,11 @@ def to_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def _add_legend(axes: Any) -> None:
+    """Put a legend beside the axes: on them it may hide lines, and to find a place for it takes long."""
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+
+
 @mpl.rc_context(STYLE)
 def curves(lines: Sequence[tuple[str, Sequence[float]]], faint: Sequence[Sequence[float]], metric: str) -> Figure:
     """Draw a metric by epoch: named lines above faint ones."""
@@ -151,7 +169,7 @@ def curves(lines: Sequence[tuple[str, Sequence[float]]], faint: Sequence[Sequenc
     axes.set_ylabel(metric)
     axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     if lines:
-        axes.legend(fontsize=8)
+        _add_legend(axes)
     return figure
 
 
@@ -186,7 +204,7 @@ def learning(history: Sequence[Mapping[str, float]]) -> Figure:
         for name in names:
             if name in history[-1]:
                 axes.plot(range(1, len(history) + 1), [epoch[name] for epoch in history], marker=".", label=name)
-        axes.legend()
+        _add_legend(axes)
     below.set_xlabel("epoch")
     below.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     return figure
@@ -243,7 +261,7 @@ def scatter(groups: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: st
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     if len(groups) > 1:
-        axes.legend(fontsize=8)
+        _add_legend(axes)
     return figure
 
 
@@ -257,7 +275,7 @@ def steps(
     axes.step(xs, ys, where="post", lw=2, label="best so far")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    axes.legend(fontsize=8)
+    _add_legend(axes)
     return figure
 
 

@@ -6,6 +6,7 @@ It outlives the actors, so that the worker of a new one does not wait until torc
 from __future__ import annotations
 
 import contextlib
+import importlib
 import multiprocessing
 import os
 import selectors
@@ -184,6 +185,7 @@ def main(parent: int, number: int) -> None:
         os._exit(0)
     # Ctrl-C is for the run to decide about.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
+    # Here and not above: an actor, which imports this module too, needs no torch.
+    importlib.import_module("imgcls_search.executors.warm")
     _Server(listener, end).serve()
     Path(listener.getsockname()).unlink(missing_ok=True)

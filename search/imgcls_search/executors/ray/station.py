@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 
+from imgcls_search import terminal
 from imgcls_search.errors import disk_trouble
 from imgcls_search.executors import processes
 from imgcls_search.executors.ray.fork_server import ForkServer
@@ -78,6 +79,8 @@ class Station:
 
     def __init__(self, name: str, device: str, location: StudyLocation) -> None:
         """Start the worker process."""
+        # Ray keeps what an actor prints in files of its own, which people read too.
+        terminal.show_plain_warnings()
         with contextlib.suppress(OSError):
             os.chdir(location.folder)
         # The worker process would otherwise run Ray's own main module again, and import Ray.

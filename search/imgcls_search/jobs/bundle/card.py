@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from imgcls_search import terminal
 from imgcls_search.jobs.bundle.metrics import BundleMetrics, Parity
-from imgcls_search.terminal import shown
+from imgcls_search.rounding import share, spread
 
 MOST_CLASSES = 50
 """More are counted, not listed: `labels.json` has them all."""
@@ -73,15 +74,18 @@ def _scores(facts: BundleMetrics) -> Iterator[str]:
     for score in facts["scores"]:
         low, high = score["accuracy_interval_95"]
         yield (
-            f"| {score['of']} | {score['split']} | {score['images']:,} | {score['accuracy']:.4f} "
-            f"| {low:.4f} to {high:.4f} | {score['macro_f1']:.4f} |"
+            f"| {score['of']} | {score['split']} | {score['images']:,} | {share(score['accuracy'], score['images'])} "
+            f"| {share(low, score['images'])} to {share(high, score['images'])} "
+            f"| {share(score['macro_f1'], score['images'])} |"
         )
     yield ""
     yield "The intervals are Wilson's, for the number of images; another training would differ by more."
-    if spread := facts.get("seeds"):
+    if seeds := facts.get("seeds"):
+        values = seeds["values"]
+        shown = spread("accuracy", values, seeds["mean"], seeds["ci95"], facts["data"]["counts"]["test"])
+        interval = " (95 % interval of the mean, Student's t)" if len(values) > 2 else ""
         yield (
-            f"Over {spread['count']} trainings that differ in nothing but the seed, test accuracy is "
-            f"{spread['mean']:.4f} ± {spread['ci95']:.4f} (95 % interval of the mean, Student's t)."
+            f"Over {seeds['count']} trainings that differ in nothing but the seed, test accuracy is {shown}{interval}."
         )
     yield from ("", _parity(facts["parity"]))
 
@@ -125,4 +129,4 @@ def _provenance(facts: BundleMetrics) -> Iterator[str]:
 
 def _code(text: str) -> str:
     """Return a name as code: whatever stands in it, no markup and no line break."""
-    return f"`{shown(text).replace('`', chr(39)) or ' '}`"
+    return f"`{terminal.shown(text).replace('`', chr(39)) or ' '}`"

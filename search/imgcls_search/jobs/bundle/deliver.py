@@ -29,8 +29,19 @@ TOLERANCE = 1e-3
 """Largest difference from torch's logits, as a share of the largest logit: sums are rounded in another order."""
 
 
-def deliver(trained: Trained, out: Path, cache: Path, say: Callable[[str], None] = lambda text: None) -> BundleMetrics:
+STEPS = 5
+
+
+def deliver(
+    trained: Trained,
+    out: Path,
+    cache: Path,
+    say: Callable[[str], None] = lambda text: None,
+    step: Callable[[str, int, int], None] = lambda what, number, of: None,
+) -> BundleMetrics:
     """Write a bundle, whole or not at all, and return the contents of its `metrics.json`.
+
+    `say` takes what a person should read, `step` the work that begins, its number, and how many steps there are.
 
     Raises:
         UserError: the folder is taken or cannot be written.
@@ -39,13 +50,16 @@ def deliver(trained: Trained, out: Path, cache: Path, say: Callable[[str], None]
     """
     with _folder(out) as folder:
         path = folder / bundle.FILES["model"]
+        step("reading the validation images", 1, STEPS)
         images, are_same = _validation_images(trained, cache, say)
-        say(f"exporting {trained.title}")
+        step(f"exporting {trained.title}", 2, STEPS)
         _place_model(trained, path)
         artifact = Artifact.load(path)
+        step("comparing with torch", 3, STEPS)
         parity = _compare(trained, artifact, images)
-        say(f"measuring on {len(images.labels)} validation images")
+        step(f"measuring on {len(images.labels)} validation images", 4, STEPS)
         facts = describe(trained, artifact, images, parity=parity, are_same=are_same)
+        step(f"writing {out}", 5, STEPS)
         _write_rest(trained, folder, facts)
         # As whoever gets it will.
         bundle.read(folder)

@@ -16,7 +16,9 @@ from imgcls_search.data import Prepared
 from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.errors import CheckpointError, StudyError
 from imgcls_search.jobs.export import find_trial, is_origin
+from imgcls_search.rounding import measured
 from imgcls_search.study import best
+from imgcls_search.study.activity import shown_state
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record, load
 from imgcls_search.train import checkpoint
@@ -66,7 +68,8 @@ def from_trial(files: StudyFiles, number: int | None) -> Trained:
     record = load(files)
     trial = best.the_best(record) if number is None else find_trial(record, number)
     if trial.state != "complete":
-        raise StudyError(f"trial {trial.number} of study {files.name!r} is {trial.state}; allowed: a complete trial")
+        stands = shown_state(trial, record)
+        raise StudyError(f"trial {trial.number} of study {files.name!r} is {stands}; allowed: a complete trial")
     weights = files.checkpoint(trial.number)
     if not weights.is_file():
         raise CheckpointError(
@@ -177,9 +180,12 @@ def _spread(report: Mapping[str, Any]) -> dict[str, Any] | None:
     accuracy = report.get("summary", {}).get("accuracy", {})
     if accuracy.get("ci95") is None or "mean" not in accuracy:
         return None
-    return {"count": len(report["seeds"]), "mean": accuracy["mean"], "ci95": accuracy["ci95"]}
+    values = [metrics["accuracy"] for metrics in report.get("test", {}).values()]
+    return {"count": len(report["seeds"]), "values": values, "mean": accuracy["mean"], "ci95": accuracy["ci95"]}
 
 
 def _values(record: Record, trial: Trial) -> str:
     pairs = zip(record.objectives, trial.values or (), strict=True)
-    return ", ".join(f"{direction} {metric}: {value:.6g}" for (metric, direction), value in pairs)
+    return ", ".join(
+        f"{direction} {metric}: {measured(metric, value, record.val_images)}" for (metric, direction), value in pairs
+    )

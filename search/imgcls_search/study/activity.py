@@ -1,0 +1,118 @@
+"""Whether a study is being searched now, and how it stands where nobody works on it: the one answer of all views."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from imgcls_search.study.holder import RUN, Holder
+from imgcls_search.study.record import Record
+from imgcls_search.trial import Trial
+
+Standing = Literal["running", "interrupted", "stopped", "finished"]
+"""`stopped`: a budget of the study ended the run; `interrupted`: a person or a fault did."""
+
+ShownState = Literal["complete", "running", "interrupted", "paused", "pruned", "fail"]
+"""The state of a trial as people see it: Optuna calls one that nobody trains any more running, too."""
+
+_ENDED_BY: Mapping[str, str] = {
+    "timeout": "study.timeout",
+    "epochs": "study.max_epochs",
+    "target": "study.target",
+    "gain": "study.min_gain",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activity:
+    """How a study stands."""
+
+    state: Standing
+    holder: Holder | None
+    """Who works on it, which may be another command than `run`."""
+
+    to_resume: int
+    """Trials that the next run trains on first."""
+
+    paused: int
+    """Trials that it may train on."""
+
+    ended_by: str = ""
+    """The setting of the study that ended its last run."""
+
+    def __str__(self) -> str:
+        """Return it as part of a sentence."""
+        if self.state == "running":
+            return f"running, {_worked_on(self.holder)}"
+        what = f"{self.state} by {self.ended_by}" if self.ended_by else self.state
+        if self.state == "finished":
+            return what if self.holder is None else f"{what}, {_worked_on(self.holder)}"
+        left = f"{self.to_resume or 'no'} trial{'' if self.to_resume == 1 else 's'} to resume"
+        if self.paused:
+            left += f" and {self.paused} paused"
+        return f"{what}, {left}, {_worked_on(self.holder)}"
+
+
+def _worked_on(holder: Holder | None) -> str:
+    if holder is None:
+        return "nobody is working"
+    return f"{holder.process} is working" + (f" ({holder.task})" if holder.task != RUN else "")
+
+
+def activity(record: Record) -> Activity:
+    """Return how a study stands now.
+
+    Raises:
+        StudyError: its database cannot be reached.
+    """
+    return standing(record, record.files.holder() if record.files is not None else None)
+
+
+def standing(record: Record, holder: Holder | None) -> Activity:
+    """Return how a study stands while a process works on it, or nobody."""
+    to_resume, paused = (sum(trial.state == state for trial in record.trials) for state in ("running", "paused"))
+    ending = _last_ending(record)
+    is_known_end = ending in ("finished", "exhausted", "unknown") or _has_all(record)
+    state: Standing = "interrupted"
+    if holder is not None and holder.task == RUN:
+        state = "running"
+    elif ending in ("target", "gain") or (is_known_end and not to_resume and not paused):
+        state = "finished"
+    elif ending in ("timeout", "epochs"):
+        state = "stopped"
+    ended_by = _ENDED_BY.get(ending, "") if state in ("stopped", "finished") else ""
+    return Activity(state=state, holder=holder, to_resume=to_resume, paused=paused, ended_by=ended_by)
+
+
+def shown_state(trial: Trial, record: Record) -> ShownState:
+    """Return the state of a trial as people see it.
+
+    Raises:
+        StudyError: the database of its study cannot be reached.
+    """
+    if trial.state == "running" and activity(record).state != "running":
+        return "interrupted"
+    return trial.state
+
+
+def progress_of(record: Record) -> dict[str, int]:
+    """Return what a run notes with its end, by which one that came after it is seen."""
+    return {"trials": len(record.trials), "epochs": sum(trial.epoch for trial in record.trials)}
+
+
+def _last_ending(record: Record) -> str:
+    """Return how the last run ended; empty where it was killed, and `unknown` where an earlier version noted none."""
+    runs = record.facts.get("runs", [])
+    if not runs:
+        return ""
+    last = runs[-1]
+    if "ending" not in last:
+        return "unknown"
+    is_latest = all(last.get(name) == count for name, count in progress_of(record).items())
+    return str(last["ending"]) if is_latest else ""
+
+
+def _has_all(record: Record) -> bool:
+    asked: int = record.facts.get("space", {}).get("study", {}).get("trials", 0)
+    return len(record.trials) >= asked

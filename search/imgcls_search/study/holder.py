@@ -1,0 +1,100 @@
+"""Who works on a study, told without taking its lock: a look must never make a starting run fail."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+if sys.platform != "win32":
+    import fcntl
+
+RUN = "run"
+"""The task of a search; other commands that hold a study have names of their own."""
+
+if sys.platform == "darwin":
+    _FLOCK = "qqihh", (0, 0, 0, fcntl.F_WRLCK, os.SEEK_SET), 3
+elif sys.platform != "win32":
+    _FLOCK = "hhqqi", (fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0), 0
+"""The system's `struct flock`: its layout, one that asks for a whole file, and the place of the lock's kind."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """A process that works on a study."""
+
+    process: str
+    """In words: `process 12`, or `process 12 on host`."""
+
+    task: str = RUN
+    """The command that it runs."""
+
+
+_ours: dict[Path, Holder] = {}
+"""What this process holds; a system says nothing to a process about its own locks."""
+
+
+@contextlib.contextmanager
+def marking(path: Path, task: str) -> Iterator[None]:
+    """Write this process and its task into a file, and keep that locked; only for who has the study's own lock."""
+    file = _open_locked(path)
+    ours = path.absolute()
+    _ours[ours] = Holder(process=f"process {os.getpid()}", task=task)
+    # A full disk shall not end a search over what only others read.
+    with contextlib.suppress(OSError):
+        if file is not None:
+            file.write(f"{os.getpid()}\n{task}\n")
+            file.flush()
+    try:
+        yield
+    finally:
+        del _ours[ours]
+        with contextlib.suppress(OSError):
+            if file is not None:
+                file.close()
+
+
+def _open_locked(path: Path) -> TextIO | None:
+    # It stays open: a POSIX lock ends when its process closes the file.
+    with contextlib.suppress(OSError):
+        file = path.open("w", encoding="utf-8")
+        if sys.platform != "win32":
+            # Of this kind, and not flock's: it can be asked about without being taken.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return file
+    return None
+
+
+def holder_of(path: Path) -> Holder | None:
+    """Return who keeps a file marked, None where nobody does, also after a process was killed."""
+    if (ours := _ours.get(path.absolute())) is not None:
+        return ours
+    return read_mark(path) if _is_locked(path) else None
+
+
+def read_mark(path: Path) -> Holder:
+    """Return who marked a file last."""
+    try:
+        process, *rest = path.read_text(encoding="utf-8").split()
+        return Holder(process=f"process {int(process)}", task=rest[0] if rest else RUN)
+    except (OSError, ValueError):
+        return Holder(process="process unknown")
+
+
+def _is_locked(path: Path) -> bool:
+    if sys.platform == "win32":
+        # Nothing can be written there while it is open for writing elsewhere, and nothing asks about locks.
+        return False
+    # May the whole file be locked for writing? The answer is the lock that forbids it, or that nothing does.
+    layout, question, place = _FLOCK
+    try:
+        with path.open("rb") as file:
+            answer = fcntl.fcntl(file, fcntl.F_GETLK, struct.pack(layout, *question))
+    except OSError:
+        return False
+    return bool(struct.unpack(layout, answer)[place] != fcntl.F_UNLCK)

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tests.conftest import TINY, Answer
+from tests.test_fonts import STRANGE
 
 PROVOKE = """
 import io, logging, multiprocessing, os, sys, warnings
@@ -92,3 +100,29 @@ def test_warnings_can_be_errors_or_silent(tmp_path: Path) -> None:
     assert provoked(tmp_path, "here", PYTHONWARNINGS="error").returncode != 0
     answer = provoked(tmp_path, "here", PYTHONWARNINGS="ignore")
     assert (answer.returncode, answer.stderr) == (0, f"warning: some: cannot read numpy{os.sep}__init__.py\n")
+
+
+def test_class_names_that_fonts_lack_bring_no_warning(
+    tmp_path: Path, imgcls: Callable[..., Answer], here: Callable[..., Answer]
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (36, 16, 16, 3), np.uint8)
+    for number, image in enumerate(pixels):
+        folder = tmp_path / "photos" / STRANGE[number % len(STRANGE)]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{number}.png")
+    tiny = TINY.replace("digits: {max_train: 200}", "folder: {root: photos}").replace(
+        "pictures: false", "pictures: true"
+    )
+    (tmp_path / "tiny.yaml").write_text(tiny.replace("trials: 4", "trials: 2").replace("epochs: 5", "epochs: 2"))
+    objectives = ("--set", "study.objectives={accuracy: maximize, params: minimize}")
+    answers = [imgcls("run", "tiny.yaml", "--workers", "1", *objectives)]
+    answers += [
+        here("augment-preview", "tiny.yaml", "-o", "sheet.png"),
+        here("front", "tiny-photos", "-o", "front.png"),
+        here("report", "tiny-photos", "-o", "report.html"),
+    ]
+    assert [answer.code for answer in answers] == [0] * 4, answers
+    assert list((tmp_path / "studies/tiny-photos/artifacts").iterdir())
+    logs = [path.read_text() for path in (tmp_path / "studies/tiny-photos/logs").iterdir()]
+    for text in [*logs, *(answer.out + answer.err for answer in answers)]:
+        assert not re.search("warning|site-packages|Glyph|findfont", text), text

@@ -296,7 +296,7 @@ class StepScreen:
 
 
 def _left(seconds: float) -> str:
-    return f"about {durations.show(math.ceil(seconds))} left"
+    return f"about {durations.show(round(seconds) if seconds > 1 else math.ceil(seconds))} left"
 
 
 def _num_ended(search: Search) -> int:

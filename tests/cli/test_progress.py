@@ -98,6 +98,7 @@ def test_names_of_trainings() -> None:
     assert numbered("seed", 2) == ["seed 1/2", "seed 2/2"]
 
 
+@pytest.mark.slow
 def test_commands_that_train_measure_and_draw_say_how_far_they_are(
     tmp_path: Path, imgcls: Callable[..., Answer]
 ) -> None:

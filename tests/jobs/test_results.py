@@ -156,7 +156,8 @@ start:
     page = (tmp_path / "report.html").read_text()
     table = page[page.index('id="ablation"') :].split("</table>")[0]
     assert table.count("<tr>") == 1 + len(way)
-    assert f"{way[-1]['mean']:.4f}" in table
+    # On 216 validation images there is no fourth decimal.
+    assert f">{way[-1]['mean']:.3f}<" in table
 
 
 def test_winner_that_is_the_first_setting_has_no_way_to_retrain(tiny: Path, imgcls: Callable[..., Answer]) -> None:

@@ -21,7 +21,7 @@ from imgcls_search.study.holder import Holder, holder_of
 from imgcls_search.study.record import Record, load
 from imgcls_search.study.summary import summarise
 
-from scripts import simulation
+from scripts.bench import simulation
 from tests.conftest import Answer
 from tests.orchestrator.test_run import open_study, wait_for_epochs
 from tests.views.test_dashboard import serving, shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import os
 import threading
@@ -23,6 +24,7 @@ from imgcls_search.study import best
 from imgcls_search.study import record as records
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
+from imgcls_search.views import dashboard
 from imgcls_search.views.dashboard import is_loopback, make_dashboard, refusing_strangers
 
 from scripts.bench import simulation
@@ -328,3 +330,31 @@ def test_csv_quotes_what_a_spreadsheet_would_run() -> None:
     assert ",'=SUM(1)," in lines[1]
     assert [line[:2] for line in lines[2:5]] == ["'+", "'-", "'@"]
     assert lines[5].startswith("a=b.png,")
+
+
+class _Broken(io.BytesIO):
+    """A connection that ends in the middle of an upload."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self.tell():
+            raise ConnectionResetError
+        return super().read(10)
+
+
+def test_what_is_added_to_a_trial_is_there_whole_or_not_at_all(tmp_path: Path) -> None:
+    store = dashboard._Pictures(tmp_path / "artifacts")
+    with pytest.raises(ConnectionResetError):
+        store.write(PICTURE, _Broken(b"x" * 1000))
+    assert list((tmp_path / "artifacts").iterdir()) == []
+    store.write(PICTURE, io.BytesIO(b"whole"))
+    with store.open_reader(PICTURE) as file:
+        assert file.read() == b"whole"
+    with pytest.raises(FileExistsError):
+        store.write(PICTURE, io.BytesIO(b"another"))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_bytes(b"mine")
+    (tmp_path / "artifacts" / PICTURE).unlink()
+    (tmp_path / "artifacts" / PICTURE).symlink_to(elsewhere)
+    with pytest.raises(FileExistsError):
+        store.write(PICTURE, io.BytesIO(b"another"))
+    assert elsewhere.read_bytes() == b"mine"

@@ -22,6 +22,7 @@ from bottle import HTTPError
 from optuna.artifacts import FileSystemArtifactStore
 from optuna.artifacts.exceptions import ArtifactNotFound
 
+from imgcls_search import atomic
 from imgcls_search.errors import NoResultError, StudyError, UserError
 from imgcls_search.study import best
 from imgcls_search.study.files import StudyFiles
@@ -87,9 +88,12 @@ class _Pictures(FileSystemArtifactStore):
         return file
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
-        """Write an artifact that somebody adds to a trial."""
+        """Write an artifact that somebody adds to a trial, whole or not at all."""
         self._base_path.mkdir(parents=True, exist_ok=True)
-        with self._inside(artifact_id).open("xb") as file:
+        path = self._inside(artifact_id)
+        if os.path.lexists(path):
+            raise FileExistsError(f"{path}: is there already")
+        with atomic.replacing(path) as draft, draft.open("xb") as file:
             shutil.copyfileobj(content_body, file)
 
     def remove(self, artifact_id: str) -> None:

@@ -15,6 +15,9 @@ from typing import Any
 from imgcls_search import digests
 from imgcls_search.errors import UserError
 
+PLACE = ("root", "download")
+"""The arguments of a data set that say where its images are, and nothing of what they show."""
+
 Scalar = None | bool | int | float | str
 Value = Scalar | tuple["Value", ...]
 
@@ -71,6 +74,23 @@ class TrialConfig:
         chosen = {key: self.tree[key] for key in (sections or sorted(self.tree))}
         text = json.dumps(_thaw(chosen), sort_keys=True)
         return digests.of_text(text)[:16]
+
+    def moved(self, place: Mapping[str, Any]) -> TrialConfig:
+        """Return the configuration with its images in another place, such as `{"root": "/photos"}`.
+
+        Only what says where the images are is taken, and only by a data set that knows it.
+        """
+        if "data" not in self.tree:
+            return self
+        data = self.component("data")
+        args = {name: place[name] for name in PLACE if name in place and name in data.args}
+        if all(data.args[name] == value for name, value in args.items()):
+            return self
+        return TrialConfig(_freeze({**self.tree, "data": {data.name: {**data.args, **args}}}))
+
+    def digest_anywhere(self) -> str:
+        """Return a short hash that is equal wherever the images are."""
+        return self.moved(dict.fromkeys(PLACE)).digest()
 
     def __hash__(self) -> int:
         return hash(self._identity)

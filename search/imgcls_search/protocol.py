@@ -83,6 +83,8 @@ class Started(Event):
     """A worker took the job; `history` holds the epochs that its checkpoint already contains."""
 
     history: Sequence[Mapping[str, float]]
+    dropped: str = ""
+    """Why a checkpoint that is there cannot be used, so that the training begins from the start."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -375,7 +375,7 @@ def test_files_of_the_same_size_and_time_are_read_once(tmp_path: Path, monkeypat
     assert describe(component, cache).fingerprint != first
     assert read[8:] == [changed]
     # It has changed within the last seconds, and might again within one tick.
-    describe(component, cache)
+    assert describe(component, cache).fingerprint
     assert read[9:] == [changed]
     (cache / "hashes.sqlite").write_bytes(b"no database" * 500)
     assert describe(component).fingerprint == describe(component, cache).fingerprint

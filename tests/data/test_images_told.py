@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from imgcls_search.config import Component
+from imgcls_search.config import Component, TrialConfig
 from imgcls_search.data import (
     Summary,
     choose_shape,
@@ -485,3 +485,19 @@ def test_folders_and_files_are_predicted_by_the_same_endings(tmp_path: Path) -> 
     tally = Tally(top)
     assert {path.suffix for path in image_files(top, tally)} == {".png", ".jfif"}
     assert tally.counts == {"file ending in .txt": 1}
+
+
+def test_what_there_is_is_told_before_any_file_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from imgcls_search.data import fingerprint
+    from imgcls_search.worker.pipeline import prepare_data
+
+    happened: list[str] = []
+    whole = fingerprint._whole
+    monkeypatch.setattr(fingerprint, "_whole", lambda path: (happened.append("read"), whole(path))[1])
+    config = {"data": {"folder": {"root": str(fill(tmp_path / "photos"))}}, "image": {"size": 8, "channels": 3}}
+    prepare_data(TrialConfig.from_dict(config), tmp_path / "cache", say=happened.append)
+    before = happened[: happened.index("read")]
+    assert before[0].startswith("data photos: 2 classes")
+    assert before[2].startswith("sizes: ")
+    # Once each, and remembered.
+    assert happened.count("read") == 12

@@ -781,7 +781,7 @@ def test_a_study_of_the_working_folder_has_its_name(tmp_path: Path, monkeypatch:
     (tmp_path / "Pets").mkdir()
     monkeypatch.chdir(tmp_path / "Pets")
     monkeypatch.setenv("HOME", str(tmp_path / "Pets"))
-    assert [space(MINIMAL, data=f"folder:{root}").name for root in (".", "~", "$HOME")] == ["vit-pets"] * 3
+    assert [space(MINIMAL, data=f"folder:{root}").name for root in (".", "~", "${HOME}")] == ["vit-pets"] * 3
 
 
 def test_a_given_name_and_other_data_sets_stand_as_they_are() -> None:

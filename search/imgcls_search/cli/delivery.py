@@ -13,8 +13,10 @@ from imgcls_search import atomic
 from imgcls_search.cli.options import (
     STUDIES,
     AsJson,
+    MovedData,
     Storage,
     Studies,
+    data_component,
     study_files,
 )
 from imgcls_search.cli.output import echo, make_console, print_json
@@ -39,6 +41,7 @@ def export(
         Path | None, typer.Option("--bundle", metavar="DIR", help="The folder to write, with the network as ONNX.")
     ] = None,
     trial: Annotated[int | None, typer.Option("--trial", help="A trial's number; default: the best.")] = None,
+    data: MovedData = None,
     studies: Studies = STUDIES,
     storage: Storage = None,
     as_json: AsJson = False,
@@ -56,8 +59,10 @@ def export(
     if (output is None) == (bundle is None):
         raise UserError("export: needs either -o FILE, for the configuration, or --bundle DIR, for the trained network")
     if bundle is not None:
-        _export_bundle(source, bundle, trial, studies, storage, as_json)
+        _export_bundle(source, bundle, trial, data, studies, storage, as_json)
         return
+    if data is not None:
+        raise UserError(f"--data {data}: goes with --bundle; of a configuration that was exported, train takes it")
     from imgcls_search.jobs.export import export_trial
 
     assert output is not None
@@ -68,7 +73,13 @@ def export(
 
 
 def _export_bundle(
-    source: str, out: Path, trial: int | None, studies: Path, storage: str | None, as_json: bool
+    source: str,
+    out: Path,
+    trial: int | None,
+    data: str | None,
+    studies: Path,
+    storage: str | None,
+    as_json: bool,
 ) -> None:
     is_weights = source.endswith(".pt")
     if is_weights and trial is not None:
@@ -78,9 +89,14 @@ def _export_bundle(
     from imgcls_search.jobs.bundle.deliver import deliver
     from imgcls_search.jobs.bundle.weights import from_trial, from_weights
 
-    trained = from_weights(Path(source)) if is_weights else from_trial(study_files(source, studies, storage), trial)
+    moved_to = data_component(data)
+    if is_weights:
+        trained = from_weights(Path(source), moved_to)
+    else:
+        trained = from_trial(study_files(source, studies, storage), trial, moved_to)
+    say = partial(echo, error=as_json)
     with StepScreen(make_console(error=as_json)) as steps:
-        found = deliver(trained, out, image_cache(studies), partial(echo, error=as_json), steps.step)
+        found = deliver(trained, out, image_cache(studies), say, steps.step, must_be_same=moved_to is not None)
     if as_json:
         print_json(found)
         return

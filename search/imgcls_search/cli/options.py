@@ -44,6 +44,12 @@ Data = Annotated[
 ]
 
 
+MovedData = Annotated[
+    str | None,
+    typer.Option("--data", metavar="NAME:ROOT", help="Where the images are now, for example folder:photos."),
+]
+
+
 SkipUnreadable = Annotated[
     bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read, and list them.")
 ]
@@ -88,8 +94,10 @@ def read(
     return space
 
 
-def data_component(text: str) -> Any:
-    """Return the data component that `--data` names, checked as a space file's would be."""
+def data_component(text: str | None) -> Any:
+    """Return the data component that `--data` names, checked as a space file's would be; None where it is not given."""
+    if text is None:
+        return None
     from imgcls_search.catalog import catalog
     from imgcls_search.space import parse
 

@@ -13,9 +13,11 @@ from imgcls_search import atomic, durations
 from imgcls_search.cli.options import (
     STUDIES,
     AsJson,
+    MovedData,
     Storage,
     Studies,
     StudyName,
+    data_component,
     study_files,
 )
 from imgcls_search.cli.output import best_lines, echo, going_on, make_console, print_json, print_table, warn
@@ -254,6 +256,7 @@ def report(
     ] = None,
     ablation: Annotated[bool, typer.Option("--ablation", help="Retrain the way to the winner, step by step.")] = False,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Fresh seeds of each step of --ablation.")] = 3,
+    data: MovedData = None,
     studies: Studies = STUDIES,
     storage: Storage = None,
 ) -> None:
@@ -270,13 +273,15 @@ def report(
     from imgcls_search.jobs.ablation import ablate
     from imgcls_search.views.report import write_report
 
+    if data is not None and not ablation:
+        raise UserError(f"--data {data}: goes with --ablation, which trains; the page itself needs no images")
     files = study_files(study, studies, storage)
     files.must_exist()
     with writing(output):
         atomic.check_writable(output)
     if ablation:
         with TrainingScreen(make_console(error=True)) as screen:
-            ablate(files, seeds=seeds, watcher=screen, trial=trial)
+            ablate(files, seeds=seeds, watcher=screen, trial=trial, data=data_component(data))
     with StepScreen(make_console()) as steps:
         size = write_report(files, output, trial, steps.step)
     echo(f"wrote {output}: {size / 1e6:.1f} MB, one file that needs no network")

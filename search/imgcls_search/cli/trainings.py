@@ -14,6 +14,7 @@ from imgcls_search.cli.options import (
     STUDIES,
     AsJson,
     Data,
+    MovedData,
     Overrides,
     SkipUnreadable,
     Storage,
@@ -126,12 +127,11 @@ def evaluate(
     from imgcls_search.executors.helper import image_cache
     from imgcls_search.jobs.evaluate import evaluate_weights, predictions_csv
 
-    component = data_component(data) if data is not None else None
     found = evaluate_weights(
         weights,
         split.value,
         image_cache(studies),
-        data=component,
+        data=data_component(data),
         skip_unreadable=skip_unreadable,
         say=partial(echo, error=as_json),
     )
@@ -156,6 +156,7 @@ def confirm(
         int | None, typer.Option("--trial", min=0, help="Train this trial only, for example one of a Pareto front.")
     ] = None,
     again: Annotated[bool, typer.Option("--again", help="Confirm anew; opens the test split once more.")] = False,
+    data: MovedData = None,
     studies: Studies = STUDIES,
     storage: Storage = None,
     as_json: AsJson = False,
@@ -175,9 +176,9 @@ def confirm(
     from imgcls_search.jobs.confirm import optimism_of_each
     from imgcls_search.study.record import load
 
-    files = study_files(study, studies, storage)
+    files, moved_to = study_files(study, studies, storage), data_component(data)
     with TrainingScreen(make_console(error=True)) as screen:
-        found = confirm_study(files, top=top, seeds=seeds, again=again, watcher=screen, trial=trial)
+        found = confirm_study(files, top=top, seeds=seeds, again=again, watcher=screen, trial=trial, data=moved_to)
     if as_json:
         print_json({"study": study, **found})
         return
@@ -209,6 +210,7 @@ def reproduce(
     study: StudyName,
     trial: Annotated[int, typer.Option("--trial", min=0, help="The number of the trial.")],
     seeds: Annotated[int, typer.Option("--seeds", min=2, help="Other seeds that show the noise, if needed.")] = 3,
+    data: MovedData = None,
     studies: Studies = STUDIES,
     storage: Storage = None,
     as_json: AsJson = False,
@@ -224,8 +226,9 @@ def reproduce(
     from imgcls_search.cli.screen import TrainingScreen
     from imgcls_search.jobs.reproduce import reproduce as train_again
 
+    files, moved_to = study_files(study, studies, storage), data_component(data)
     with TrainingScreen(make_console(error=True)) as screen:
-        found = train_again(study_files(study, studies, storage), trial, seeds=seeds, watcher=screen)
+        found = train_again(files, trial, seeds=seeds, watcher=screen, moved_to=moved_to)
     if as_json:
         print_json(found)
     else:

@@ -12,6 +12,7 @@ from imgcls_search.data import fingerprint
 from imgcls_search.data.augment import Augment, Moment, augment
 from imgcls_search.data.decode import decode
 from imgcls_search.data.digits import digits
+from imgcls_search.data.fingerprint import Prints
 from imgcls_search.data.folders import ALLOWED, folder, has_split, whole_folder
 from imgcls_search.data.image import InputShape
 from imgcls_search.data.mixing import Mix, mix_nothing, mixing
@@ -34,6 +35,7 @@ __all__ = [
     "Moment",
     "Policy",
     "Prepared",
+    "Prints",
     "Source",
     "Split",
     "Streamed",

@@ -25,7 +25,7 @@ def digits(*, val: Val = 0.15, test: Test = 0.2, split_seed: SplitSeed = 0, max_
         labels=labels,
         given={"train": np.arange(len(labels))},
         read=from_arrays(pixels),
-        fingerprint=fingerprint.of_arrays(classes, (pixels, labels)),
+        make_prints=lambda: fingerprint.of_arrays(classes, (pixels, labels)),
         val=val,
         test=test,
         split_seed=split_seed,

@@ -10,6 +10,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,26 @@ FILE = "hashes.sqlite"
 _folders: list[Path] = []
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prints:
+    """What a data set is recognised by."""
+
+    whole: str
+    """Of all images."""
+
+    seen: str = ""
+    """Of those that a search may see: without a test split that the data comes with. Records of earlier versions have
+    none; where the test split is cut from all images it is that of the whole."""
+
+    def are_of(self, known: Prints) -> bool:
+        """Tell whether these are of the images that a record knows, a test split of their own aside."""
+        return self.seen == known.seen if known.seen else self.whole == known.whole
+
+    def differ_in_test(self, known: Prints) -> bool:
+        """Tell whether the test split that the images come with is another than the recorded one, and nothing else."""
+        return bool(known.seen) and self.seen == known.seen and self.whole != known.whole
+
+
 @contextlib.contextmanager
 def remembering(folder: Path) -> Iterator[None]:
     """Remember hashes of files under a folder meanwhile: a file of the same size and time is not read again."""
@@ -41,22 +62,58 @@ def remembering(folder: Path) -> Iterator[None]:
         _folders.pop()
 
 
-def of_arrays(classes: Sequence[str], arrays: Iterable[npt.NDArray[np.generic]]) -> str:
+def memory() -> Path | None:
+    """Return the file in which hashes are remembered, None where they are not."""
+    return _folders[-1] / FILE if _folders else None
+
+
+def of_arrays(classes: Sequence[str], arrays: Iterable[npt.NDArray[np.generic]]) -> Prints:
     """Return the fingerprint of images and labels that are in memory."""
     digest = hashlib.sha256(json.dumps(list(classes)).encode())
     for array in arrays:
         digest.update(f"{array.shape} {array.dtype.str}".encode())
         digest.update(np.ascontiguousarray(array).data)
-    return f"{VERSION}-{digest.hexdigest()[:16]}"
+    whole = f"{VERSION}-{digest.hexdigest()[:16]}"
+    return Prints(whole=whole, seen=whole)
 
 
-def of_files(classes: Sequence[str], names: Sequence[str], labels: npt.NDArray[np.int64], paths: Sequence[Path]) -> str:
-    """Return the fingerprint of image files: their names, labels and whole contents.
+def of_files(
+    classes: Sequence[str],
+    names: Sequence[str],
+    labels: npt.NDArray[np.int64],
+    paths: Sequence[Path],
+    *,
+    sealed: npt.NDArray[np.int64] | None = None,
+    memory: Path | None = None,
+) -> Prints:
+    """Return the fingerprints of image files: their names, labels and whole contents.
+
+    `sealed` are the numbers of those of a test split that the data comes with, None where it is cut from all. Hashes
+    are remembered in the file `memory`.
 
     Raises:
         OSError: a file cannot be read.
     """
-    return f"{VERSION}-{_combined(classes, names, labels, _whole_files(paths))}"
+    contents = _whole_files(paths, memory)
+    whole = f"{VERSION}-{_combined(json.dumps(list(classes)), names, labels, contents)}"
+    if sealed is None:
+        return Prints(whole=whole, seen=whole)
+    kept = np.setdiff1d(np.arange(len(paths)), sealed)
+    # That there is such a split belongs to it: without it, test images would be cut from these.
+    begin = json.dumps({"classes": list(classes), "test": "its own"})
+    seen = _combined(begin, [names[i] for i in kept], labels[kept], [contents[i] for i in kept])
+    return Prints(whole=whole, seen=f"{VERSION}-{seen}")
+
+
+def must_be_files(paths: Iterable[Path]) -> None:
+    """Refuse what nothing can be read from; a named pipe called photo.jpg would be waited on for ever.
+
+    Raises:
+        OSError: one is no file.
+    """
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is not a file (a broken link?)")
 
 
 def of_files_by_edges(
@@ -67,7 +124,7 @@ def of_files_by_edges(
     Raises:
         OSError: a file cannot be read.
     """
-    return _combined(classes, names, labels, _mapped(_edges, paths))
+    return _combined(json.dumps(list(classes)), names, labels, _mapped(_edges, paths))
 
 
 def are_equal(known: str, now: str, first_version: Callable[[], str] | None) -> bool:
@@ -80,10 +137,8 @@ def are_equal(known: str, now: str, first_version: Callable[[], str] | None) -> 
     return known == (first_version() if first_version is not None else now.partition("-")[2])
 
 
-def _combined(
-    classes: Sequence[str], names: Sequence[str], labels: npt.NDArray[np.int64], contents: Iterable[bytes]
-) -> str:
-    digest = hashlib.sha256(json.dumps(list(classes)).encode())
+def _combined(begin: str, names: Sequence[str], labels: npt.NDArray[np.int64], contents: Iterable[bytes]) -> str:
+    digest = hashlib.sha256(begin.encode())
     for name, label, content in zip(names, labels, contents, strict=True):
         digest.update(os.fsencode(f"{name}\0{label}\0") + content)
     return digest.hexdigest()[:16]
@@ -96,9 +151,8 @@ def _mapped(hash_file: Callable[[Path], bytes], paths: Sequence[Path]) -> Iterat
             yield from pool.map(hash_file, paths[start : start + 4096], chunksize=1)
 
 
-def _whole_files(paths: Sequence[Path]) -> list[bytes]:
+def _whole_files(paths: Sequence[Path], memory: Path | None) -> list[bytes]:
     states = [_state(path) for path in paths]
-    memory = _folders[-1] / FILE if _folders else None
     known = _recall(memory)
     keys = [os.fsencode(path) for path in paths]
     found = [known.get((key, *state)) for key, state in zip(keys, states, strict=True)]
@@ -111,9 +165,7 @@ def _whole_files(paths: Sequence[Path]) -> list[bytes]:
 
 
 def _state(path: Path) -> tuple[int, int]:
-    # A named pipe called photo.jpg would be waited on for ever.
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file (a broken link?)")
+    must_be_files([path])
     status = path.stat()
     return status.st_size, status.st_mtime_ns
 
@@ -155,9 +207,7 @@ def _whole(path: Path) -> bytes:
 
 
 def _edges(path: Path) -> bytes:
-    # A named pipe called photo.jpg would be waited on for ever.
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not a file (a broken link?)")
+    must_be_files([path])
     with path.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         digest = hashlib.sha256(f"{size}\0".encode() + file.read(EDGE))

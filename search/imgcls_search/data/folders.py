@@ -6,7 +6,7 @@ import os
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,7 +65,7 @@ def folder(
         labels=found.labels,
         given=found.given,
         read=from_files(found.paths),
-        fingerprint=found.fingerprint,
+        make_prints=found.make_prints,
         first_fingerprint=found.first_fingerprint,
         skips_unreadable=skip_unreadable,
         left_out=found.left_out,
@@ -100,7 +100,7 @@ def whole_folder(root: str, only: Split | None = None, *, skip_unreadable: bool 
         labels={"train": nothing, "val": nothing, "test": found.labels[items]},
         names={"train": (), "val": (), "test": tuple(found.names[item] for item in items)},
         read=lambda split, index: from_files(found.paths)(int(items[index])),
-        fingerprint=found.fingerprint,
+        make_prints=found.make_prints,
         first_fingerprint=found.first_fingerprint,
         skips_unreadable=skip_unreadable,
         left_out=found.left_out,
@@ -123,7 +123,7 @@ class _Listing:
     given: Mapping[Split, npt.NDArray[np.int64]]
     """The numbers of the images in each split that the folder comes with."""
 
-    fingerprint: str
+    make_prints: Callable[[], fingerprint.Prints]
     first_fingerprint: Callable[[], str]
     left_out: tuple[LeftOut, ...]
     notes: tuple[str, ...]
@@ -149,11 +149,13 @@ def _list(root: str, *, needs_train: bool = True) -> _Listing:
         paths = [path for path, _, _ in rows]
         names = [path.relative_to(top).as_posix() for path in paths]
         labels = np.array([label for _, label, _ in rows], dtype=np.int64)
-        contents = fingerprint.of_files(classes, names, labels, paths)
-        first = partial(fingerprint.of_files_by_edges, classes, names, labels, paths)
+        fingerprint.must_be_files(paths)
     except OSError as error:
         raise DataError(f"{place}: cannot be read: {error}") from error
     splits = np.array([split for _, _, split in rows])
+    given = {split: np.flatnonzero(splits == split) for split in found}
+    known = (classes, names, labels, paths)
+    memory = fingerprint.memory()
     return _Listing(
         top=top,
         place=place,
@@ -161,9 +163,9 @@ def _list(root: str, *, needs_train: bool = True) -> _Listing:
         paths=paths,
         names=names,
         labels=labels,
-        given={split: np.flatnonzero(splits == split) for split in found},
-        fingerprint=contents,
-        first_fingerprint=first,
+        given=given,
+        make_prints=cache(partial(fingerprint.of_files, *known, sealed=given.get("test"), memory=memory)),
+        first_fingerprint=partial(fingerprint.of_files_by_edges, *known),
         left_out=tally.left_out(),
         notes=(
             *_similar_names(classes),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from imgcls_search.data.fingerprint import are_equal
+from imgcls_search.data.fingerprint import Prints, are_equal
 from imgcls_search.data.splits import Split, divide
+from imgcls_search.errors import DataError
 from imgcls_search.signature import Arg
 
 if TYPE_CHECKING:
@@ -68,8 +70,8 @@ class Source:
     read: Callable[[Split, int], Image]
     """Opens one image of a split; close it, as files are read when their pixels are asked for."""
 
-    fingerprint: str
-    """Equal for equal contents, wherever they lie and whatever the splits."""
+    make_prints: Callable[[], Prints]
+    """Reads all contents, which takes its time, and returns what the data set is recognised by."""
 
     skips_unreadable: bool = False
     """Whether images that cannot be read are left out instead of refused."""
@@ -83,6 +85,23 @@ class Source:
     first_fingerprint: Callable[[], str] | None = None
     """Makes the fingerprint of version 1, where that saw other parts of the images."""
 
+    @cached_property
+    def prints(self) -> Prints:
+        """Equal for equal contents, wherever they lie and whatever the splits.
+
+        Raises:
+            DataError: a file cannot be read.
+        """
+        try:
+            return self.make_prints()
+        except OSError as error:
+            raise DataError(f"{self.place}: cannot be read: {error}") from error
+
+    @property
+    def fingerprint(self) -> str:
+        """That of all images."""
+        return self.prints.whole
+
     @property
     def is_in_files(self) -> bool:
         """Whether each image is a file of its own, which may be damaged."""
@@ -95,6 +114,14 @@ class Source:
             OSError: a file cannot be read.
         """
         return are_equal(known, self.fingerprint, self.first_fingerprint)
+
+    def has_prints(self, known: Prints) -> bool:
+        """Tell whether a search sees the images of a record; one of an earlier version knows the test split too.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        return self.prints.are_of(known) if known.seen else self.has_fingerprint(known.whole)
 
     def without(self, unreadable: Mapping[Split, Collection[str]]) -> Source:
         """Return the source without some images of its splits; the cuts stay as they are."""
@@ -130,7 +157,7 @@ def assemble(
     labels: npt.NDArray[np.int64],
     given: Mapping[Split, npt.NDArray[np.int64]],
     read: Callable[[int], Image],
-    fingerprint: str,
+    make_prints: Callable[[], Prints],
     first_fingerprint: Callable[[], str] | None = None,
     skips_unreadable: bool = False,
     left_out: tuple[LeftOut, ...] = (),
@@ -149,7 +176,7 @@ def assemble(
         labels={split: labels[items] for split, items in splits.items()},
         names={split: tuple(names[item] for item in items) for split, items in splits.items()},
         read=lambda split, index: read(int(splits[split][index])),
-        fingerprint=fingerprint,
+        make_prints=make_prints,
         first_fingerprint=first_fingerprint,
         skips_unreadable=skips_unreadable,
         left_out=left_out,

@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +20,7 @@ from imgcls_search.config import Component
 from imgcls_search.data import arrays, fingerprint
 from imgcls_search.data.arrays import Progress, Summaries
 from imgcls_search.data.decode import unreadable
+from imgcls_search.data.fingerprint import Prints
 from imgcls_search.data.image import InputShape
 from imgcls_search.data.source import Source, Split, counted
 from imgcls_search.data.stream import Streamed
@@ -40,6 +41,8 @@ class Prepared:
     """What workers need to know of a prepared data set, as JSON-able values."""
 
     fingerprint: str
+    """Of all images, those of the test split too."""
+
     classes: tuple[str, ...]
     image_size: int
     channels: int
@@ -55,6 +58,9 @@ class Prepared:
     std: tuple[float, ...]
     folder: str
     """Where the arrays lie."""
+
+    seen_fingerprint: str = ""
+    """Of the images that a search may see, see `Prints`."""
 
     streamed_from: Mapping[str, Any] | None = None
     """The `data` component, by name and arguments, where the images are decoded anew in each epoch."""
@@ -92,6 +98,11 @@ class Prepared:
             example = self.blank_for_example[0]
             found.append(f"{counted('image', self.blank)} {verb} almost blank, for example {example}")
         return found
+
+    @property
+    def prints(self) -> Prints:
+        """What the images are recognised by."""
+        return Prints(whole=self.fingerprint, seen=self.seen_fingerprint)
 
     @property
     def num_bytes(self) -> int:
@@ -153,7 +164,7 @@ def prepare(
         raise BuildError("image.size", f"{image_size} is not allowed; allowed: int >= 1")
     if channels not in (1, 3):
         raise BuildError("image.channels", f"{channels} is not allowed; allowed: 1, 3")
-    folder = cache.expanduser().resolve() / _key(source, image_size, channels)
+    folder = cache.expanduser().resolve() / _seen_key(source, image_size, channels)
     needed = arrays.num_bytes(source, ("train", "val"), image_size, channels)
     is_streamed = not folder.exists() and needed + sum(stored(folder.parent).values()) > most_bytes
     if is_streamed:
@@ -162,6 +173,7 @@ def prepare(
     facts = _ensure(folder, source, ("train", "val"), image_size, channels, progress)
     return Prepared(
         fingerprint=source.fingerprint,
+        seen_fingerprint=source.prints.seen,
         classes=source.classes,
         image_size=image_size,
         channels=channels,
@@ -226,13 +238,14 @@ def load(prepared: Prepared, split: Literal["train", "val"]) -> Images:
 def open_test(source: Source, prepared: Prepared, progress: Progress | None = None) -> Images:
     """Break the seal: decode the test split of the data that `prepared` was made of, or map it if that was done.
 
+    A test split that the data comes with is taken as it is now.
+
     Raises:
         DataError: `source` is other data or other splits than `prepared`, or has images that cannot be read.
     """
-    folder = Path(prepared.folder)
     _must_be(source, prepared)
-    sealed = folder.with_name(f"{folder.name}-test")
     side, channels = prepared.image_size, prepared.channels
+    sealed = Path(prepared.folder).with_name(f"{_key(source, side, channels)}-test")
     facts = _ensure(sealed, source, ("test",), side, channels, progress)
     # How many of them can be read is known only now.
     count = facts["test"].get("count", len(source.names["test"]))
@@ -276,17 +289,19 @@ def look_at_test(source: Source, prepared: Prepared, progress: Progress | None =
     Raises:
         DataError: some cannot; they are named.
     """
-    folder = Path(prepared.folder)
-    mark = folder.with_name(f"{folder.name.removesuffix(STREAMED)}{READABLE}")
+    key = _key(source, prepared.image_size, prepared.channels)
+    mark = Path(prepared.folder).with_name(f"{key}{READABLE}")
     if (known := _read_mark(mark)) is not None:
         return known
     broken = unreadable(source, "test", prepared.image_size, prepared.channels, progress)
     if broken and not source.skips_unreadable:
         shown = ", ".join(broken[: arrays.SHOWN])
         more = f" and {len(broken) - arrays.SHOWN} more" if len(broken) > arrays.SHOWN else ""
+        is_cut = source.prints.seen == source.prints.whole
+        when = " before the search, which remembers what images it had" if is_cut else ""
         raise DataError(
             f"{source.place}: {len(broken)} of {len(source.names['test'])} test images cannot be read: {shown}{more}; "
-            "mend or remove them before the search, which remembers what images it had"
+            f"mend or remove them{when}"
         )
     with writing(mark, DataError):
         atomic.write_text(mark, json.dumps(broken))
@@ -323,8 +338,20 @@ def _described(component: str) -> Source:
 
 
 def _must_be(source: Source, prepared: Prepared) -> None:
-    if _key(source, prepared.image_size, prepared.channels) != Path(prepared.folder).name.removesuffix(STREAMED):
+    if _seen_key(source, prepared.image_size, prepared.channels) != Path(prepared.folder).name.removesuffix(STREAMED):
         raise DataError(f"{source.place}: not the data that was prepared: images or splits have changed since")
+
+
+def _seen_key(source: Source, image_size: int, channels: int) -> str:
+    """Return the name of a store that a test split which the data comes with has no part in."""
+    if source.prints.seen == source.prints.whole:
+        return _key(source, image_size, channels)
+    kept = replace(
+        source,
+        names={split: names for split, names in source.names.items() if split != "test"},
+        make_prints=lambda: Prints(whole=source.prints.seen),
+    )
+    return _key(kept, image_size, channels)
 
 
 def _key(source: Source, image_size: int, channels: int) -> str:

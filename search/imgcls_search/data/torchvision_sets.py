@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -118,7 +118,7 @@ def _source(name: str, place: str, root: Path, download: bool, content: str, cut
     first = np.cumsum([0, *(len(part) for part in labels.values())])
     given = {split: np.arange(len(part)) + start for (split, part), start in zip(labels.items(), first, strict=False)}
     in_memory = hasattr(parts["train"], "data")
-    names, read, contents, former = (_in_memory if in_memory else _on_disk)(parts, root, classes, joined)
+    names, read, make_prints, former = (_in_memory if in_memory else _on_disk)(parts, root, classes, joined)
     return assemble(
         name=name.lower(),
         place=place,
@@ -127,7 +127,7 @@ def _source(name: str, place: str, root: Path, download: bool, content: str, cut
         labels=joined,
         given=given,
         read=read,
-        fingerprint=contents,
+        make_prints=make_prints,
         first_fingerprint=former,
         **cuts,
     )
@@ -166,22 +166,22 @@ def _classes(part: Any, labels: npt.NDArray[np.int64]) -> tuple[str, ...]:
 
 def _in_memory(
     parts: Mapping[Split, Any], root: Path, classes: Sequence[str], labels: npt.NDArray[np.int64]
-) -> tuple[list[str], Reader, str, Callable[[], str] | None]:
+) -> tuple[list[str], Reader, Callable[[], fingerprint.Prints], Callable[[], str] | None]:
     stacks = [np.asarray(part.data) for part in parts.values()]
     names = [f"{split}/{item}" for split, part in parts.items() for item in range(len(part.data))]
     # STL10 and SVHN keep [N, 3, H, W], the others [N, H, W, 3] or [N, H, W].
     pixels = np.concatenate([x.transpose(0, 2, 3, 1) if x.ndim == 4 and x.shape[1] == 3 else x for x in stacks])
-    return names, from_arrays(pixels), fingerprint.of_arrays(classes, (pixels, labels)), None
+    return names, from_arrays(pixels), cache(lambda: fingerprint.of_arrays(classes, (pixels, labels))), None
 
 
 def _on_disk(
     parts: Mapping[Split, Any], root: Path, classes: Sequence[str], labels: npt.NDArray[np.int64]
-) -> tuple[list[str], Reader, str, Callable[[], str] | None]:
+) -> tuple[list[str], Reader, Callable[[], fingerprint.Prints], Callable[[], str] | None]:
     paths = [Path(path) for part in parts.values() for path in _paths(part)]
     names = [path.relative_to(root).as_posix() for path in paths]
     facts = (classes, names, labels, paths)
     first = partial(fingerprint.of_files_by_edges, *facts)
-    return names, from_files(paths), fingerprint.of_files(*facts), first
+    return names, from_files(paths), cache(partial(fingerprint.of_files, *facts, memory=fingerprint.memory())), first
 
 
 def _paths(part: Any) -> Sequence[str | Path]:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from imgcls_search.config import TrialConfig, expand_path
-from imgcls_search.data import InputShape, Prepared
+from imgcls_search.data import InputShape, Prepared, Prints
 from imgcls_search.errors import BuildError, SearchError
 from imgcls_search.executors import processes
 from imgcls_search.executors.counts import Counts
 from imgcls_search.executors.questions import (
     Answer,
-    CompareFingerprint,
+    ComparePrints,
     Decoding,
     DescribeWeights,
     FetchWeights,
@@ -113,15 +113,15 @@ class Helper:
             self.prepared[key] = self._ask(question, progress, say)
         return self.prepared[key]
 
-    def has_fingerprint(self, config: TrialConfig, known: str) -> bool:
-        """Tell whether the data set of a configuration has a recorded fingerprint, of whichever version that is.
+    def has_prints(self, config: TrialConfig, known: Prints) -> bool:
+        """Tell whether the data set of a configuration is the recorded one, see `Source.has_prints`.
 
         No image is decoded for it.
 
         Raises:
             DataError: the images are missing or unusable.
         """
-        return self._ask(CompareFingerprint(config=config, cache=image_cache(self.root), known=known))
+        return self._ask(ComparePrints(config=config, cache=image_cache(self.root), known=known))
 
     def measure(self, config: TrialConfig, shape: InputShape) -> dict[str, float]:
         """Return the sizes that are known before training, see `imgcls_search.trial.SIZES`, without training.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from imgcls_search.config import TrialConfig
-from imgcls_search.data import InputShape, Prepared
+from imgcls_search.data import InputShape, Prepared, Prints
 from imgcls_search.errors import SearchError
 from imgcls_search.executors.counts import Counts
 
@@ -115,18 +115,18 @@ class Prepare(Question[Prepared]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareFingerprint(Question[bool]):
-    """Has the data set of a configuration a recorded fingerprint?"""
+class ComparePrints(Question[bool]):
+    """Is the data set of a configuration the recorded one, as far as a search sees it?"""
 
     config: TrialConfig
     cache: Path
-    known: str
+    known: Prints
 
     def answer(self, tell: Tell) -> bool:
-        """Return whether it has."""
+        """Return whether it is."""
         from imgcls_search.data import describe
 
-        return describe(self.config.component("data"), self.cache).has_fingerprint(self.known)
+        return describe(self.config.component("data"), self.cache).has_prints(self.known)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,18 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from imgcls_search.confidence import interval
-from imgcls_search.config import TrialConfig
+from imgcls_search.config import Component, TrialConfig
 from imgcls_search.errors import BuildError, UserError
+from imgcls_search.executors.helper import image_cache
 from imgcls_search.jobs.confirm import TRAINED, fresh_seeds, searched_images
 from imgcls_search.jobs.export import find_trial, now
 from imgcls_search.jobs.pace import numbered
-from imgcls_search.jobs.trainer import Trainer, TrainingWatcher, training_job
-from imgcls_search.orchestrator import teachers
+from imgcls_search.jobs.trainer import PARTIAL, Trainer, TrainingWatcher, training_job
+from imgcls_search.orchestrator import study_data, teachers
 from imgcls_search.space import differences
 from imgcls_search.study import best
 from imgcls_search.study.facts import Ablation
 from imgcls_search.study.files import StudyFiles
-from imgcls_search.study.record import load
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +30,17 @@ class Step:
     config: TrialConfig
 
 
-def ablate(files: StudyFiles, *, seeds: int, watcher: TrainingWatcher, trial: int | None = None) -> Ablation:
+def ablate(
+    files: StudyFiles,
+    *,
+    seeds: int,
+    watcher: TrainingWatcher,
+    trial: int | None = None,
+    data: Component | None = None,
+) -> Ablation:
     """Train the first setting, every step from it to the winner, and the winner, on fresh seeds; the study keeps it.
 
-    `trial` is the winner's number; by default that of the best.
+    `trial` is the winner's number; by default that of the best. `data` says where the study's images are now.
 
     The test split stays sealed. One that was interrupted goes on from its checkpoints; one that is there already, of
     the same winner and as many seeds, is returned.
@@ -43,7 +50,7 @@ def ablate(files: StudyFiles, *, seeds: int, watcher: TrainingWatcher, trial: in
         NoResultError: no trial is complete and feasible, or a training failed.
         UserError: the winner is the first setting, or no seed changes the first objective.
     """
-    record = load(files)
+    record = study_data.load_with_images(files, data)
     winner, first = best.the_best(record) if trial is None else find_trial(record, trial), record.trials[0]
     metric, direction = record.objectives[0]
     if metric not in TRAINED:
@@ -54,7 +61,10 @@ def ablate(files: StudyFiles, *, seeds: int, watcher: TrainingWatcher, trial: in
         )
     known = record.facts.get("ablation")
     if known is not None and (known["winner"], len(known["seeds"])) == (winner.number, seeds):
+        if data is not None:
+            study_data.refuse_other_unopened(record, winner.candidate.config.component("data"), image_cache(files.root))
         return known
+    study_data.must_be_there(winner.candidate.config.component("data"))
     with files.taken(task="report --ablation"), Trainer(files.root, watcher) as trainer:
         config = winner.candidate.config
         searched_images(record, config, trainer)
@@ -69,6 +79,7 @@ def ablate(files: StudyFiles, *, seeds: int, watcher: TrainingWatcher, trial: in
         way = list(steps(first.candidate.config, config, can_be_built))
         trainer.hire(config, len(way) * seeds)
         drawn = fresh_seeds(record, seeds)
+        written = study_data.written_root(record)
         watcher.say(f"{len(way)} settings on {seeds} fresh seed(s) each; the test split stays sealed")
         jobs = [
             training_job(
@@ -76,7 +87,7 @@ def ablate(files: StudyFiles, *, seeds: int, watcher: TrainingWatcher, trial: in
                 step.config,
                 trainer.images(step.config),
                 seed=seed,
-                weights=_weights_path(files, step.config, seed),
+                weights=_weights_path(files, step.config, seed, written),
                 teacher=teachers.path_of(step.config, files, record.facts.get("teachers", {})),
             )
             for number, (step, seed) in enumerate((step, seed) for step in way for seed in drawn)
@@ -143,5 +154,12 @@ def _parts(scores: Sequence[float], size: int) -> Iterator[list[float]]:
         yield list(scores[start : start + size])
 
 
-def _weights_path(files: StudyFiles, config: TrialConfig, seed: int) -> Path:
-    return files.folder / "ablation" / f"{config.digest()}-seed-{seed}.pt"
+def _weights_path(files: StudyFiles, config: TrialConfig, seed: int, written: str | None) -> Path:
+    """Return where the weights of a step are kept; `written` is the folder of the images as the study began with it."""
+    folder = files.folder / "ablation"
+    # Earlier versions named them by the folder of the images too.
+    earlier = config if written is None else config.moved({"root": written})
+    former = folder / f"{earlier.digest()}-seed-{seed}.pt"
+    if former.exists() or former.with_suffix(PARTIAL).exists():
+        return former
+    return folder / f"{config.digest_anywhere()}-seed-{seed}.pt"

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from imgcls_search.confidence import difference, estimate, interval, optimism, share_interval
-from imgcls_search.config import TrialConfig
+from imgcls_search.config import Component, TrialConfig
 from imgcls_search.data import Prepared
 from imgcls_search.errors import StudyError, UserError
+from imgcls_search.executors.helper import image_cache
 from imgcls_search.jobs.export import find_trial, now
 from imgcls_search.jobs.pace import Pace, numbered
 from imgcls_search.jobs.trainer import Trainer, TrainingWatcher, training_job
@@ -21,7 +22,7 @@ from imgcls_search.study import best
 from imgcls_search.study.activity import shown_state
 from imgcls_search.study.facts import Choice, Confirmation, Opening, RankedTrial, SpreadOfSeeds, TestScores
 from imgcls_search.study.files import StudyFiles
-from imgcls_search.study.record import Record, load
+from imgcls_search.study.record import Record
 from imgcls_search.trial import Trial
 
 TRAINED = ("accuracy", "top5_accuracy", "macro_f1", "loss")
@@ -66,12 +67,20 @@ class _Retraining:
 
 
 def confirm(
-    files: StudyFiles, *, top: int, seeds: int, again: bool, watcher: TrainingWatcher, trial: int | None = None
+    files: StudyFiles,
+    *,
+    top: int,
+    seeds: int,
+    again: bool,
+    watcher: TrainingWatcher,
+    trial: int | None = None,
+    data: Component | None = None,
 ) -> Confirmation:
     """Train the best few on fresh seeds, choose by their mean, train the chosen one on seeds that had no part in the
     choice, and only then open the test split, once, for it; the study remembers what came out.
 
-    `trial` takes the place of the best few; with several objectives it is needed to choose from the front.
+    `trial` takes the place of the best few; with several objectives it is needed to choose from the front. `data` says
+    where the study's images are now.
 
     A confirmation that was interrupted goes on from its checkpoints; one that is there already is returned.
 
@@ -79,7 +88,7 @@ def confirm(
         StudyError: there is no such study, another process works on it, or it was confirmed otherwise before.
         NoResultError: no trial is complete and feasible, or a training failed.
     """
-    record = load(files)
+    record = study_data.load_with_images(files, data)
     chosen_from = _candidates(record, top, trial)
     metric, direction = record.objectives[0]
     if metric not in TRAINED:
@@ -88,15 +97,20 @@ def confirm(
         )
     known = record.facts.get("confirmed")
     if known is not None and not again:
+        if data is not None:
+            study_data.refuse_other_unopened(
+                record, chosen_from[0].candidate.config.component("data"), image_cache(files.root)
+            )
         return _known(known, [trial.number for trial in chosen_from], seeds)
+    study_data.must_be_there(chosen_from[0].candidate.config.component("data"))
     with files.taken(task="confirm"), Trainer(files.root, watcher) as trainer:
         trainer.hire(chosen_from[0].candidate.config, len(chosen_from) * seeds)
         pace = Pace(_num_epochs(chosen_from, seeds))
         retraining = _Retraining(files=files, record=record, trainer=trainer, metric=metric, pace=pace)
         found = _choose(retraining, chosen_from, seeds, 1 if direction == "maximize" else -1)
-        data = retraining.data(record.by_number[found["chosen"]])
+        images = retraining.data(record.by_number[found["chosen"]])
     watcher.say("measuring on the test split")
-    confirmation: Confirmation = {**found, "test": _open_test(record, files, found, data)}
+    confirmation: Confirmation = {**found, "test": _open_test(record, files, found, images, watcher)}
     record.set_fact("confirmed", confirmation)
     return confirmation
 
@@ -120,13 +134,14 @@ def _candidates(record: Record, top: int, number: int | None) -> list[Trial]:
 
 
 def searched_images(record: Record, config: TrialConfig, trainer: Trainer) -> Prepared:
-    """Return the images of a configuration, as long as they are those of the study.
+    """Return the images of a configuration, as long as they are those of the study, which remembers their place.
 
     Raises:
         StudyError: they are not.
     """
     found = trainer.images(config)
     study_data.refuse_other(record, config, found, trainer.helper)
+    study_data.note_place(record, config.component("data"))
     return found
 
 
@@ -208,19 +223,29 @@ def _searched(trial: Trial) -> float:
     return trial.values[0]
 
 
-def _open_test(record: Record, files: StudyFiles, found: Choice, data: Prepared) -> TestScores:
+def _open_test(
+    record: Record, files: StudyFiles, found: Choice, data: Prepared, watcher: TrainingWatcher
+) -> TestScores:
     """Return what the chosen configuration's fresh trainings make of the test split; that is written down first."""
     from dataclasses import replace
 
     from imgcls_search.jobs.evaluate import measure_on, read_network
 
     seeds = found["seeds"]["fresh"]
-    record.append_fact(
-        "test_openings", Opening(by="confirm", at=now(), seeds=seeds, portion="train", trial=found["chosen"])
+    opening = Opening(by="confirm", at=now(), seeds=seeds, portion="train", trial=found["chosen"])
+    component = record.by_number[found["chosen"]].candidate.config.component("data")
+    changed = study_data.look_for_other_test(
+        component, Path(data.folder).parent, record.fact("data"), f"study {files.name!r} began"
     )
+    if changed is not None:
+        opening["test_changed"] = changed[0]
+        watcher.say(changed[1])
+    record.append_fact("test_openings", opening)
     scores = []
     for seed in seeds:
         network, config, known = read_network(weights_path(files, found["chosen"], seed))
+        # Its images may have moved since it was trained.
+        config = config.moved(component.args)
         evaluation = measure_on(network, config, replace(data, mean=known.mean, std=known.std), "test")
         scores.append(evaluation.metrics[found["metric"]])
     spread = _spread(scores)

@@ -19,6 +19,8 @@ from imgcls_search.data import Images, Prepared, comes_with, describe, describe_
 from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.errors import DataError, UserError, writing
 from imgcls_search.jobs.export import now
+from imgcls_search.orchestrator import study_data
+from imgcls_search.study.facts import ChangedTest
 from imgcls_search.terminal import shown
 from imgcls_search.train import checkpoint
 from imgcls_search.train.device import available_devices
@@ -88,11 +90,21 @@ def evaluate_weights(
         except DataError as error:
             raise DataError(f"{error} ({_instead(component)})") from error
         classes, parts = found.classes, _images(config, found, split)
+    opening: dict[str, Any] = {"weights": weights.name, "split": split}
+    if split != "val" and (changed := _look_for_other_test(component, cache, trained_on)) is not None:
+        opening["test_changed"] = changed[0]
+        if say is not None:
+            say(changed[1])
     numbers = _class_numbers(classes, trained_on.classes, f"{weights}: {component.path}")
     parts = [replace(part, labels=numbers[part.labels]) for part in parts]
     if split != "val":
-        record_opening(weights.parent / "test-openings.jsonl", {"weights": weights.name, "split": split})
+        record_opening(weights.parent / "test-openings.jsonl", opening)
     return _measure(network, config, trained_on, parts, split)
+
+
+def _look_for_other_test(component: Component, cache: Path, trained_on: Prepared) -> tuple[ChangedTest, str] | None:
+    known = study_data.as_fact(trained_on)
+    return study_data.look_for_other_test(component, cache, known, "the weights were trained")
 
 
 def _cut_alike(data: Component, trained: Component) -> Component:

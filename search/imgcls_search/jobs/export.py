@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from imgcls_search.errors import StudyError
+from imgcls_search.orchestrator.study_data import load_with_images
 from imgcls_search.space import dump
 from imgcls_search.study import best
 from imgcls_search.study.activity import shown_state
 from imgcls_search.study.files import StudyFiles
-from imgcls_search.study.record import Record, load
+from imgcls_search.study.record import Record
 from imgcls_search.trial import Trial
 
 _ORIGIN = re.compile(r"^#[ \t]*origin:[ \t]*(.*?)[ \t\r]*$", re.MULTILINE)
@@ -27,7 +28,7 @@ def export_trial(files: StudyFiles, number: int | None) -> str:
         StudyError: there is no such study or trial, or several are on its front and none is named.
         NoResultError: no trial is complete.
     """
-    record = load(files)
+    record = load_with_images(files)
     trial = best.the_best(record) if number is None else find_trial(record, number)
     origin = {"study": files.name, "trial": trial.number}
     comments = [

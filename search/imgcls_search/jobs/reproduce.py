@@ -10,41 +10,48 @@ from typing import Any, Literal
 
 from imgcls_search.catalog import catalog
 from imgcls_search.confidence import t_quantile
+from imgcls_search.config import Component
 from imgcls_search.errors import SearchError, StudyError, first_line
 from imgcls_search.jobs.confirm import fresh_seeds
 from imgcls_search.jobs.export import find_trial
 from imgcls_search.jobs.pace import numbered
 from imgcls_search.jobs.trainer import Trainer, TrainingWatcher
-from imgcls_search.orchestrator import teachers
+from imgcls_search.orchestrator import study_data, teachers
 from imgcls_search.protocol import Job
 from imgcls_search.space import dump, parse
 from imgcls_search.space.comparison import differences
 from imgcls_search.study.activity import shown_state
 from imgcls_search.study.files import StudyFiles
-from imgcls_search.study.record import Record, load
+from imgcls_search.study.record import Record
 from imgcls_search.trial import Trial
 
 Verdict = Literal["identical", "within noise", "different"]
 
 
-def reproduce(files: StudyFiles, trial_number: int, *, seeds: int, watcher: TrainingWatcher) -> dict[str, Any]:
+def reproduce(
+    files: StudyFiles, trial_number: int, *, seeds: int, watcher: TrainingWatcher, moved_to: Component | None = None
+) -> dict[str, Any]:
     """Train a trial again with its seed to its last epoch, and tell how that compares with what is recorded.
 
     Where it is not identical, so many other seeds are trained as well: what differs by no more than they do is noise.
+    `moved_to` says where the study's images are now.
 
     Raises:
         StudyError: there is no such study or trial, or it has no epoch.
         NoResultError: the training failed.
     """
-    record = load(files)
+    record = study_data.load_with_images(files, moved_to)
     trial = find_trial(record, trial_number)
     if not trial.epochs:
         state = shown_state(trial, record)
         raise StudyError(f"trial {trial.number} is {state} and has no epoch to compare with")
+    study_data.must_be_there(trial.candidate.config.component("data"))
     with Trainer(files.root, watcher) as trainer, tempfile.TemporaryDirectory(prefix="imgcls-search-") as folder:
         config, helper = trial.candidate.config, trainer.helper
         devices = trainer.hire(config, seeds)
         data = trainer.images(config)
+        if moved_to is not None:
+            study_data.refuse_other(record, config, data, helper)
 
         def train(chosen: Sequence[int], names: Sequence[str]) -> list[list[dict[str, float]]]:
             jobs = [
@@ -74,8 +81,8 @@ def reproduce(files: StudyFiles, trial_number: int, *, seeds: int, watcher: Trai
                 history[-1][_metric(trial)]
                 for history in train(fresh_seeds(record, seeds), numbered("other seed", seeds))
             ]
-        known = record.fact("data")["fingerprint"]
-        now_is = known if helper.has_fingerprint(config, known) else data.fingerprint
+        is_same = helper.has_prints(config, study_data.prints_of(record))
+        now_is = record.fact("data")["fingerprint"] if is_same else data.fingerprint
         changes = _changes(record, trial, now_is, helper.versions(), helper.hardware(devices[0]))
     then, now = trial.epochs[-1][_metric(trial)], again[-1][_metric(trial)]
     margin = t_quantile(len(noise) - 1) * math.sqrt(2) * statistics.stdev(noise) if len(noise) > 1 else 0.0

@@ -17,14 +17,14 @@ from imgcls_search.executors.helper import Helper
 from imgcls_search.jobs.export import now
 from imgcls_search.jobs.pace import numbered
 from imgcls_search.jobs.trainer import Trainer, TrainingWatcher, training_job
-from imgcls_search.orchestrator import teachers
+from imgcls_search.orchestrator import study_data, teachers
 from imgcls_search.protocol import (
     Portion,
 )
 from imgcls_search.study.address import Address
-from imgcls_search.study.facts import Opening
+from imgcls_search.study.facts import ChangedTest, DataFact, Opening
 from imgcls_search.study.files import find_study
-from imgcls_search.study.record import load
+from imgcls_search.study.record import Record, load
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +77,13 @@ def train(training: Training, watcher: TrainingWatcher) -> dict[str, Any]:
         histories = dict(zip(training.seeds, trainer.train(jobs, numbered("seed", len(jobs))), strict=True))
         watcher.say("measuring on the test split")
         versions = helper.versions()
+    record = _study_of(training, watcher)
     # From here on the test split is open; that is written down where the search can be asked about it.
     opening = Opening(by="train", at=now(), seeds=list(training.seeds), portion=training.portion)
-    is_noted = _note_opening(training, opening, watcher)
+    if (changed := _look_for_other_test(training, record, data)) is not None:
+        opening["test_changed"] = changed[0]
+        watcher.say(changed[1])
+    is_noted = _note_opening(training, record, opening, watcher)
     report = _report(training, data, histories, versions)
     if taught is not None:
         report["teacher"] = taught[1]
@@ -116,7 +120,7 @@ def _refuse_other_images(training: Training, helper: Helper) -> None:
         except CheckpointError:
             # Not there, or damaged: the training begins from the start.
             continue
-        if not helper.has_fingerprint(training.config, known.fingerprint):
+        if not helper.has_prints(training.config, known.prints):
             raise StudyError(
                 f"{path}: was trained on other images than are there now (then {dict(known.counts)}, fingerprint "
                 f"{known.fingerprint}); put them back, choose another folder with --out, or delete {training.out} to "
@@ -137,6 +141,8 @@ def _report(
     for seed in training.seeds:
         path = weights_path(training.out, seed)
         network, config, known = read_network(path)
+        # Its images may have moved since it was trained.
+        config = config.moved(training.config.component("data").args)
         # What starts from pretrained weights is normalised as they are.
         seen = replace(data, mean=known.mean, std=known.std)
         test[seed] = measure_on(network, config, seen, "test").metrics
@@ -155,14 +161,43 @@ def _report(
     }
 
 
-def _note_opening(training: Training, opening: Opening, watcher: TrainingWatcher) -> bool:
-    """Record in the study that its test split was opened; False where the study cannot be found."""
+def _study_of(training: Training, watcher: TrainingWatcher) -> Record | None:
+    """Return the study that a configuration was exported from, None where it is not from one that can be found."""
     if training.origin is None:
+        return None
+    try:
+        return load(find_study(training.studies, training.origin["study"], training.at))
+    except UserError as error:
+        watcher.say(_not_noted(error))
+        return None
+
+
+def _look_for_other_test(training: Training, record: Record | None, data: Prepared) -> tuple[ChangedTest, str] | None:
+    """Return what is to be noted and said of a test split that is another than when the study or the training began."""
+    from imgcls_search.jobs.evaluate import read_network
+
+    known: list[tuple[DataFact, str]] = []
+    if record is not None:
+        known.append((record.fact("data"), f"study {record.study.study_name!r} began"))
+    for seed in training.seeds:
+        _, _, trained_on = read_network(weights_path(training.out, seed))
+        known.append((study_data.as_fact(trained_on), f"seed {seed} was trained"))
+    component, cache = training.config.component("data"), Path(data.folder).parent
+    found = (study_data.look_for_other_test(component, cache, facts, since) for facts, since in known)
+    return next((changed for changed in found if changed is not None), None)
+
+
+def _note_opening(training: Training, record: Record | None, opening: Opening, watcher: TrainingWatcher) -> bool:
+    """Record in the study that its test split was opened; False where there is none, or it cannot be written."""
+    if record is None or training.origin is None:
         return False
     try:
-        record = load(find_study(training.studies, training.origin["study"], training.at))
         record.append_fact("test_openings", {**opening, "trial": training.origin["trial"]})
     except UserError as error:
-        watcher.say(f"the opening of the test split is noted in metrics.json and not in a study: {error}")
+        watcher.say(_not_noted(error))
         return False
     return True
+
+
+def _not_noted(error: UserError) -> str:
+    return f"the opening of the test split is noted in metrics.json and not in a study: {error}"

@@ -116,7 +116,9 @@ class Trainer:
             NoResultError: the training is lost.
         """
         match event:
-            case Started(history=history):
+            case Started(history=history, dropped=dropped):
+                if dropped:
+                    self.watcher.say(f"seed {training.job.seed}: {dropped}; it is trained from the start")
                 training.history = [dict(metrics) for metrics in history]
                 training.pace.begins(training.job, len(history))
             case EpochEnded(metrics=metrics):

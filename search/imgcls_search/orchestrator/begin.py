@@ -69,6 +69,7 @@ def run(
         record = _reopen(files, space)
         if record is not None and _is_done(record, settings):
             study_data.refuse_other_unopened(record, space.first().component("data"), image_cache(root))
+            study_data.note_place(record, space.first().component("data"))
             waiting = sum(other.state == "waiting" for other in record.strangers.values())
             if waiting:
                 watcher.say(
@@ -99,6 +100,7 @@ def run(
                 facts["teachers"] = taught_by
             record = records.create(files, space.objectives, facts)
         study_data.refuse_other(record, space.first(), data, helper)
+        study_data.note_place(record, space.first().component("data"))
         search = Search(
             space=space,
             files=files,
@@ -175,6 +177,8 @@ def _reopen(files: StudyFiles, space: Space) -> Record | None:
             f"{files.store}: these differ from what the study was started with; "
             "put them back, or name another study with --name",
         )
+    # Trials go on, and draws that repeat them are recognised, wherever the images are now.
+    study_data.move(record, space.first())
     return record
 
 
@@ -233,11 +237,7 @@ def _facts(space: Space, data: Prepared, helper: Helper, hardware: str) -> Study
     return {
         "imgcls_search": __version__,
         "space": records.to_json(space.document),
-        "data": {
-            "fingerprint": data.fingerprint,
-            "classes": list(data.classes),
-            "images": dict(data.counts),
-        },
+        "data": study_data.as_fact(data),
         "versions": helper.versions(),
         "hardware": hardware,
     }

@@ -97,6 +97,11 @@ class Faults:
         self.say(f"trial {trial.number}: {event.reason}; it goes on from its last checkpoint")
         return trial.is_open
 
+    def note_dropped(self, trial: Trial, reason: str) -> None:
+        """Note and say that a trial begins again, since its checkpoint cannot be used."""
+        self._note_trouble(trial, reason)
+        self.say(f"trial {trial.number}: {reason}; it trains from the start again")
+
     def fail(self, trial: Trial, reason: str, *, is_everybodys: bool = False) -> None:
         """End a trial that came to nothing.
 

@@ -243,7 +243,10 @@ class Search:
 
     def _apply(self, event: Event, trial: Trial) -> None:
         match event:
-            case Started(history=history):
+            case Started(history=history, dropped=dropped):
+                # What a trial finds at its very beginning is of a study that was deleted.
+                if dropped and trial.epoch:
+                    self.faults.note_dropped(trial, dropped)
                 self._fill_in(trial, history, event.worker)
             case EpochEnded(metrics=metrics):
                 self._add_epoch(trial, metrics)

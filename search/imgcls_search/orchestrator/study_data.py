@@ -1,20 +1,131 @@
-"""Which images a study belongs to: found under its name, compared with what is there, found again after a move."""
+"""Which images a study belongs to: found under its name, compared with what is there, found again after a move.
+
+A study's configurations name the folder that its images were in when it began. A run that finds them elsewhere notes
+that place in the study, and every job that reads images takes its configurations from `load_with_images`.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
-from imgcls_search.config import Component, TrialConfig
-from imgcls_search.data import Prepared, describe
-from imgcls_search.errors import StudyError
+from imgcls_search.config import Component, TrialConfig, expand_path
+from imgcls_search.data import Prepared, Prints, describe, must_exist
+from imgcls_search.errors import DataError, StudyError, UserError
 from imgcls_search.executors.helper import Helper
 from imgcls_search.space import Space
 from imgcls_search.space.study_section import slug
 from imgcls_search.study.address import Address
-from imgcls_search.study.files import find_study
+from imgcls_search.study.facts import ChangedTest, DataFact
+from imgcls_search.study.files import StudyFiles, find_study
 from imgcls_search.study.record import Record, load
+
+ROOT: Final = "data_root"
+"""The fact that says in which folder the images of a study were last found."""
+
+
+def load_with_images(files: StudyFiles, data: Component | None = None) -> Record:
+    """Open a study for a job that reads its images; its configurations name the folder in which they are now.
+
+    That is the folder of `data`, or else the one in which they were last found, or else the one that was written.
+
+    Raises:
+        StudyError: there is no such study, or it is damaged.
+        UserError: `data` is another kind of data set than the study's.
+        DataError: the folder of `data` does not exist.
+    """
+    record = load(files)
+    if record.trials:
+        known = record.trials[0].candidate.config
+        move(record, known.moved(_place(known, record.facts.get(ROOT), data, f"study {files.name!r}")))
+    return record
+
+
+def move(record: Record, config: TrialConfig) -> None:
+    """Let the configurations of all trials name the place of a configuration's images; the database stays as it is."""
+    if "data" not in config.tree:
+        return
+    place = config.component("data").args
+    for trial in record.trials:
+        moved = trial.candidate.config.moved(place)
+        if moved is not trial.candidate.config:
+            trial.candidate = replace(trial.candidate, config=moved)
+
+
+def moved(config: TrialConfig, data: Component | None, owner: str) -> TrialConfig:
+    """Return a configuration whose images are read from the place that `data` names; `owner` is what it belongs to.
+
+    Raises:
+        UserError: `data` is another kind of data set.
+        DataError: its folder does not exist.
+    """
+    return config.moved(_place(config, None, data, owner))
+
+
+def note_place(record: Record, component: Component) -> None:
+    """Remember in a study where its images were found, for the jobs that come after."""
+    root = _located(component)
+    if root is not None and record.facts.get(ROOT) != root:
+        record.set_fact(ROOT, root)
+
+
+def written_root(record: Record) -> str | None:
+    """Return the folder of the images as the study began with it, None where its data needs none."""
+    if not record.trials:
+        return None
+    name = record.trials[0].candidate.config.component("data").name
+    root: str | None = record.fact("space")["data"].get(name, {}).get("root")
+    return root
+
+
+def must_be_there(component: Component) -> None:
+    """Refuse to look for images in a folder that is not there, with what to do where they have moved.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    try:
+        must_exist(component)
+    except DataError as error:
+        raise DataError(f"{error}; if they have moved, say where: --data {_shown_kind(component)}:FOLDER") from None
+
+
+def _place(config: TrialConfig, latest: str | None, data: Component | None, owner: str) -> Mapping[str, str]:
+    """Return where the images of a configuration are, as far as that is another place than it says."""
+    if "data" not in config.tree:
+        return {}
+    known = config.component("data")
+    if data is not None:
+        if (data.name, data.args.get("name")) != (known.name, known.args.get("name")):
+            shown = _shown_kind(known) + (":FOLDER" if "root" in known.args else "")
+            raise UserError(f"--data {_shown_kind(data)}: {owner} has images of another kind; allowed: {shown}")
+        must_exist(data)
+        root = _located(data)
+        return {} if root is None else {"root": root}
+    if latest is None:
+        return {}
+    try:
+        written = _located(known)
+    except UserError:
+        # It names a variable that is not set any more.
+        return {"root": latest}
+    # Where the study is on another machine, what was written may hold there, as `~` and `${PHOTOS}` do.
+    is_there = written is not None and Path(written).is_dir() and not Path(latest).is_dir()
+    return {} if written == latest or is_there else {"root": latest}
+
+
+def _located(component: Component) -> str | None:
+    """Return the absolute path of a data set's folder, links and all; None where it needs none."""
+    root = component.args.get("root")
+    return None if root is None else os.path.abspath(expand_path(root, f"{component.path}.root"))  # noqa: PTH100
+
+
+def _shown_kind(component: Component) -> str:
+    name = component.args.get("name")
+    return component.name if name is None else f"{component.name}:{name}"
 
 
 def with_known_name(space: Space, root: Path, address: Address | None) -> Space:
@@ -33,14 +144,53 @@ def with_known_name(space: Space, root: Path, address: Address | None) -> Space:
     return replace(space, name=space.former_name, former_name=None)
 
 
+def prints_of(record: Record) -> Prints:
+    """Return what a study recognises its images by."""
+    known = record.fact("data")
+    return Prints(whole=known["fingerprint"], seen=known.get("seen_fingerprint", ""))
+
+
+def as_fact(data: Prepared) -> DataFact:
+    """Return what is remembered of images."""
+    return {
+        "fingerprint": data.fingerprint,
+        "seen_fingerprint": data.seen_fingerprint,
+        "classes": list(data.classes),
+        "images": dict(data.counts),
+    }
+
+
+def look_for_other_test(
+    component: Component, cache: Path, known: DataFact, since: str
+) -> tuple[ChangedTest, str] | None:
+    """Return how many test images there were and are, with a line about it, where nothing but they have changed since.
+
+    `known` is what a study, or a training, knows of its images; `since` says when that was.
+    """
+    if component.name != "folder":
+        # What comes with a library is checked by it.
+        return None
+    prints = Prints(whole=known["fingerprint"], seen=known.get("seen_fingerprint", ""))
+    try:
+        source = describe(component, cache)
+        if not source.prints.differ_in_test(prints):
+            return None
+    except DataError:
+        # Images that cannot be cut into splits are others.
+        return None
+    then, now = known["images"]["test"], len(source.names["test"])
+    line = f"the test split has changed since {since}: then {then} images, now {now}; it is measured as it is now"
+    return {"then": then, "now": now}, line
+
+
 def refuse_other(record: Record, config: TrialConfig, data: Prepared, helper: Helper) -> None:
     """Refuse images that are not those of a study, compared as the version of its fingerprint did.
 
     Raises:
         StudyError: they are others; it says how many there were and are.
     """
-    known = record.fact("data")["fingerprint"]
-    if known != data.fingerprint and not helper.has_fingerprint(config, known):
+    known = prints_of(record)
+    if not data.prints.are_of(known) and not helper.has_prints(config, known):
         raise _others(record, data.classes, data.counts, data.fingerprint)
 
 
@@ -56,7 +206,7 @@ def refuse_other_unopened(record: Record, component: Component, cache: Path) -> 
     if component.name != "folder":
         return
     source = describe(component, cache)
-    if not source.has_fingerprint(record.fact("data")["fingerprint"]):
+    if not source.has_prints(prints_of(record)):
         counts: dict[str, int] = {split: len(names) for split, names in source.names.items()}
         raise _others(record, source.classes, counts, source.fingerprint)
 

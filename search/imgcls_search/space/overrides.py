@@ -8,9 +8,10 @@ from imgcls_search.space.yaml_nodes import MAX_DEPTH, ListNode, MapNode, Node, S
 
 
 def with_data(root: MapNode, data: str, known: Leaf | OneOf | Fields, report: Report) -> MapNode:
-    """Return the file with its data section replaced by `digits`, `folder:photos` or `torchvision:STL10:sets`.
+    """Return the file with other data: `digits`, `folder:photos` or `torchvision:STL10:sets`.
 
-    What a data set requires comes first, then its root; values are taken literally.
+    What a data set requires comes first, then its root; values are taken literally. A data set of the kind that the
+    file has keeps the file's other arguments, as the shares of its splits.
     """
     place = Place(origin=f"--data {printable(data)}")
     name, colon, location = data.partition(":")
@@ -25,8 +26,15 @@ def with_data(root: MapNode, data: str, known: Leaf | OneOf | Fields, report: Re
         key: ScalarNode(place=place, value=value, text=value, quoted=True)
         for key, value in zip(names, values, strict=False)
     }
-    arguments = MapNode(place=place, values=args, keys=dict.fromkeys(args, place))
+    own = _arguments_of(root.values.get("data"), name)
+    arguments = MapNode(place=place, values={**own.values, **args}, keys={**own.keys, **dict.fromkeys(args, place)})
     return _replaced(root, "data", _single(name, arguments, place), place)
+
+
+def _arguments_of(data: Node | None, name: str) -> MapNode:
+    """Return what a file says of a data set, nothing where its data is of another kind."""
+    found = data.values.get(name) if isinstance(data, MapNode) and len(data.values) == 1 else None
+    return found if isinstance(found, MapNode) else MapNode(place=Place())
 
 
 def _required(option: Fields) -> list[str]:

@@ -8,12 +8,12 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from types import MappingProxyType
 from typing import Any
 
-from imgcls_search.config import TrialConfig
-from imgcls_search.errors import closest
+from imgcls_search.config import TrialConfig, expand_path
+from imgcls_search.errors import UserError, closest
 from imgcls_search.signature import REQUIRED, Arg, Catalog, Fields, Leaf, OneOf
 from imgcls_search.space.domains import At
 from imgcls_search.space.parameters import Fixed
@@ -104,7 +104,12 @@ def slug(root: str) -> str:
     A name in another script has no such letters; it becomes `folder` and a number of its own.
     """
     # Of the path as it is written, links and all: that is the name that its user knows.
-    name = PurePath(os.path.abspath(os.path.expanduser(os.path.expandvars(root)))).name  # noqa: PTH100, PTH111
+    try:
+        path = expand_path(root, "data.folder.root")
+    except UserError:
+        # The variable is missed where the folder is looked for; a space can be checked without it.
+        path = Path(root)
+    name = PurePath(os.path.abspath(path)).name  # noqa: PTH100
     plain = unicodedata.normalize("NFKD", name.casefold()).encode("ascii", "ignore").decode()
     found = re.sub(r"\.{2,}", ".", re.sub(r"[^a-z0-9._]+", "-", plain)).strip("._-")
     if found or not name:

@@ -43,7 +43,12 @@ class SpaceFact(TypedDict, total=False):
     data: dict[str, Any]
 
 
-class DataFact(TypedDict):
+class _DataFact(TypedDict, total=False):
+    seen_fingerprint: str
+    """Without a test split that the data comes with; earlier versions noted none."""
+
+
+class DataFact(_DataFact):
     """The images that a study was started with."""
 
     fingerprint: str
@@ -79,6 +84,13 @@ class Run(TypedDict, total=False):
     """Of all trials together, as they stood at its end."""
 
 
+class ChangedTest(TypedDict):
+    """How many images a test split had, and has."""
+
+    then: Whole
+    now: Whole
+
+
 class Opening(TypedDict, total=False):
     """Somebody looked at the test split."""
 
@@ -87,6 +99,8 @@ class Opening(TypedDict, total=False):
     seeds: list[Whole]
     portion: str
     trial: Whole
+    test_changed: ChangedTest
+    """Where the test split is not the one of the beginning."""
 
 
 class Spread(TypedDict):
@@ -187,7 +201,7 @@ class StudyFacts(TypedDict, total=False):
     """By the key of the `distill` section that names them."""
 
     data_root: str
-    """The folder in which its images were last found, where that is not the one in its space."""
+    """The folder in which its images were last found; earlier versions noted none."""
 
     runs: list[Run]
     test_openings: list[Opening]

@@ -100,12 +100,19 @@ def compare(root: Path, first: str, second: str, at: Address | None = None) -> d
         "kind": "studies",
         "names": [first, second],
         "space": _changes(a.fact("space"), b.fact("space")),
-        "facts": _changes(*({name: record.facts.get(name) for name in ("data", "versions")} for record in (a, b))),
+        "facts": _changes(*map(_compared_facts, (a, b))),
         "trials": [summarise(record)["trials"] for record in (a, b)],
         "epochs": [sum(trial.epoch for trial in record.trials) for record in (a, b)],
         "chosen": {"by": [list(objective) for objective in by], "of": [len(front) for front in fronts]},
         "best": _compare_trials(a, bests[0], b, bests[1]),
     }
+
+
+def _compared_facts(record: Record) -> dict[str, Any]:
+    data = record.facts.get("data")
+    # Earlier versions did not note it, which is no difference between images.
+    known = data and {name: value for name, value in data.items() if name != "seen_fingerprint"}
+    return {"data": known, "versions": record.facts.get("versions")}
 
 
 def _first_by(objective: tuple[str, str], front: Sequence[Trial], record: Record) -> Trial:

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from imgcls_search import digests, terminal
+from imgcls_search.config import TrialConfig
 from imgcls_search.data import Prepared, load
 from imgcls_search.errors import (
     CheckpointError,
@@ -133,6 +134,8 @@ class JobRunner:
         self.session: Session | None = None
         self.images: tuple[Any, tuple[ImageSet, ImageSet | None]] | None = None
         """The image sets of the last job and what they were made of; the next trial's are mostly the same."""
+        self.dropped = ""
+        """Why the checkpoint of the current training could not be used."""
         self.saved_epoch = 0
         self.saved_at = 0.0
         self.save_seconds = 0.0
@@ -226,7 +229,7 @@ class JobRunner:
             yield from known
             return
         session = self._session(job, data)
-        yield Started(trial=job.trial, history=list(session.history))
+        yield Started(trial=job.trial, history=list(session.history), dropped=self.dropped)
         train, validation = self._image_sets(data, job.portion)
 
         def should_stop() -> bool:
@@ -300,12 +303,14 @@ class JobRunner:
 
     def _session(self, job: Job, data: Prepared) -> Session:
         """Return the trial's training: as this worker left it, from its checkpoint, or new."""
+        self.dropped = ""
         if self.session is not None and self.trial == job.trial and self.session.epoch == job.from_epoch:
             return self.session
-        state = _read_checkpoint(job)
+        state, self.dropped = _read_checkpoint(job)
         if state is not None and "artifact" in state:
-            print("training again from the start: the exported network has gone", flush=True)  # noqa: T201
-            state = None
+            state, self.dropped = None, "the exported network beside its checkpoint has gone"
+        if self.dropped:
+            print(f"training again from the start: {self.dropped}", flush=True)  # noqa: T201 - the trial's log
         self.session = None
         give_back_memory()
         session = pipeline.new_session(
@@ -351,13 +356,26 @@ class JobRunner:
 
 
 def _identity(job: Job) -> str:
-    """Return what must be equal for a checkpoint to belong to a job."""
-    return f"{job.config.digest()} {job.seed} {job.portion}"
+    """Return what must be equal for a checkpoint to belong to a job; where the images are does not matter."""
+    return f"{job.config.digest_anywhere()} {job.seed} {job.portion}"
+
+
+def _belongs_to(job: Job, state: dict[str, Any]) -> bool:
+    known = state.get("job")
+    if known == _identity(job):
+        return True
+    # Earlier versions noted the configuration with the place of its images.
+    try:
+        config = TrialConfig.from_dict(json.loads(state["about"])["config"])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
+    then = f"{config.digest()} {job.seed} {job.portion}"
+    return bool(known == then and config.digest_anywhere() == job.config.digest_anywhere())
 
 
 def _read_finished(job: Job) -> list[Event] | None:
     """Return the events of a job that an earlier worker did to its end, without anybody having heard of it."""
-    state = _read_checkpoint(job) if job.artifact else None
+    state = _read_checkpoint(job)[0] if job.artifact else None
     if state is None or "artifact" not in state:
         return None
     artifact = Path(job.artifact)
@@ -372,34 +390,31 @@ def _read_finished(job: Job) -> list[Event] | None:
     ]
 
 
-def _read_checkpoint(job: Job) -> dict[str, Any] | None:
-    """Return the job's saved state, or None where there is none to use, saying why in the trial's log.
+def _read_checkpoint(job: Job) -> tuple[dict[str, Any] | None, str]:
+    """Return the job's saved state, None where there is none to use, and why one that is there is of no use.
 
     A lost checkpoint costs time and nothing else: the same seed gives the same epochs again.
     """
     path = Path(job.checkpoint)
     if not path.exists():
-        return None
+        return None, ""
     try:
         state = checkpoint.load(path)
     except CheckpointError as error:
-        print(f"training again from the start: {error}", flush=True)  # noqa: T201 - the trial's log
-        return None
-    if state.get("job") != _identity(job):
-        print(f"training again from the start: {path} is of another trial", flush=True)  # noqa: T201
-        return None
+        return None, str(error)
+    if not _belongs_to(job, state):
+        return None, "its checkpoint is of another training"
     if not _is_of_same_images(job, state):
-        print(f"training again from the start: {path} was trained on other images", flush=True)  # noqa: T201
-        return None
-    return state
+        return None, "its checkpoint was trained on other images"
+    return state, ""
 
 
 def _is_of_same_images(job: Job, state: dict[str, Any]) -> bool:
     try:
-        known = json.loads(state["about"])["data"]["fingerprint"]
+        known = Prepared.from_dict(json.loads(state["about"])["data"])
     except (KeyError, TypeError, ValueError):
         return False
-    return pipeline.has_fingerprint(job.config, Prepared.from_dict(job.data), known)
+    return pipeline.has_prints(job.config, Prepared.from_dict(job.data), known.prints)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

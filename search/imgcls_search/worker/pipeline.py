@@ -27,6 +27,7 @@ from imgcls_search.data import (
     InputShape,
     Mix,
     Prepared,
+    Prints,
     Source,
     Streamed,
     augment,
@@ -129,15 +130,15 @@ def cache_bytes(config: TrialConfig) -> float:
     return gigabytes * 1e9
 
 
-def has_fingerprint(config: TrialConfig, data: Prepared, known: str) -> bool:
-    """Tell whether a data set has a recorded fingerprint, of whichever version that is.
+def has_prints(config: TrialConfig, data: Prepared, known: Prints) -> bool:
+    """Tell whether a data set is the recorded one, as far as a search sees it, by whichever version of fingerprints.
 
     Raises:
         DataError: its images are missing or cannot be read.
     """
-    if known == data.fingerprint:
+    if data.prints.are_of(known):
         return True
-    return describe(config.component("data"), Path(data.folder).parent).has_fingerprint(known)
+    return describe(config.component("data"), Path(data.folder).parent).has_prints(known)
 
 
 def versions() -> dict[str, str]:

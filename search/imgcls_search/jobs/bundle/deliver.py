@@ -20,6 +20,7 @@ from imgcls_search.errors import DeployError, UserError, writing
 from imgcls_search.jobs.bundle.card import card
 from imgcls_search.jobs.bundle.metrics import BundleMetrics, Parity, describe
 from imgcls_search.jobs.bundle.weights import Trained
+from imgcls_search.orchestrator import study_data
 from imgcls_search.space import dump
 from imgcls_search.train.loop import predict
 from imgcls_search.worker import pipeline
@@ -38,10 +39,13 @@ def deliver(
     cache: Path,
     say: Callable[[str], None] = lambda text: None,
     step: Callable[[str, int, int], None] = lambda what, number, of: None,
+    *,
+    must_be_same: bool = False,
 ) -> BundleMetrics:
     """Write a bundle, whole or not at all, and return the contents of its `metrics.json`.
 
-    `say` takes what a person should read, `step` the work that begins, its number, and how many steps there are.
+    `say` takes what a person should read, `step` the work that begins, its number, and how many steps there are. With
+    `must_be_same` other images than those of the training are refused, not noted.
 
     Raises:
         UserError: the folder is taken or cannot be written.
@@ -52,6 +56,11 @@ def deliver(
         path = folder / bundle.FILES["model"]
         step("reading the validation images", 1, STEPS)
         images, are_same = _validation_images(trained, cache, say)
+        if must_be_same and not are_same:
+            raise UserError(
+                f"--data: the images in {trained.found.component('data').args.get('root')} are not those that "
+                f"{trained.title} was trained on"
+            )
         step(f"exporting {trained.title}", 2, STEPS)
         _place_model(trained, path)
         artifact = Artifact.load(path)
@@ -78,10 +87,11 @@ def _folder(out: Path) -> Iterator[Path]:
 
 def _validation_images(trained: Trained, cache: Path, say: Callable[[str], None]) -> tuple[Images, bool]:
     """Return the validation images, and whether they are those that the training had."""
-    found = pipeline.prepare_data(trained.config, cache, say=say)
+    study_data.must_be_there(trained.found.component("data"))
+    found = pipeline.prepare_data(trained.found, cache, say=say)
     if found.classes != trained.data.classes:
         raise DeployError(f"{trained.weights}: the images have other classes now than when it was trained")
-    return load(found, "val"), pipeline.has_fingerprint(trained.config, found, trained.data.fingerprint)
+    return load(found, "val"), pipeline.has_prints(trained.found, found, trained.data.prints)
 
 
 def _place_model(trained: Trained, path: Path) -> None:

@@ -11,16 +11,17 @@ from typing import Any
 
 from torch import nn
 
-from imgcls_search.config import TrialConfig
+from imgcls_search.config import Component, TrialConfig
 from imgcls_search.data import Prepared
 from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.errors import CheckpointError, StudyError
 from imgcls_search.jobs.export import find_trial, is_origin
+from imgcls_search.orchestrator import study_data
 from imgcls_search.rounding import measured
 from imgcls_search.study import best
 from imgcls_search.study.activity import shown_state
 from imgcls_search.study.files import StudyFiles
-from imgcls_search.study.record import Record, load
+from imgcls_search.study.record import Record
 from imgcls_search.train import checkpoint
 from imgcls_search.trial import Trial
 from imgcls_search.worker import pipeline
@@ -39,6 +40,11 @@ class Trained:
     """The exported network that the training was scored by, where that is what it was scored by."""
 
     config: TrialConfig
+    """As it was trained."""
+
+    found: TrialConfig
+    """The same, with the place where its images are now."""
+
     data: Prepared
     """The images that it was trained on."""
 
@@ -57,15 +63,17 @@ class Trained:
     """The mean test accuracy over several seeds, and its interval."""
 
 
-def from_trial(files: StudyFiles, number: int | None) -> Trained:
-    """Return the weights of a finished trial, by default of the best.
+def from_trial(files: StudyFiles, number: int | None, moved_to: Component | None = None) -> Trained:
+    """Return the weights of a finished trial, by default of the best; `moved_to` says where its images are now.
 
     Raises:
+        UserError: they are of another kind there.
+        DataError: there is no such folder.
         StudyError: there is no such study or trial, or the trial is not finished.
         CheckpointError: its weights are gone or damaged.
         NoResultError: no trial is finished.
     """
-    record = load(files)
+    record = study_data.load_with_images(files, moved_to)
     trial = best.the_best(record) if number is None else find_trial(record, number)
     if trial.state != "complete":
         stands = shown_state(trial, record)
@@ -84,6 +92,7 @@ def from_trial(files: StudyFiles, number: int | None) -> Trained:
         model=model,
         scored=find_artifact(state, weights),
         config=config,
+        found=config.moved(trial.candidate.config.component("data").args),
         data=data,
         title=f"{files.name}, trial {trial.number}",
         origin={"study": files.name, "trial": trial.number},
@@ -101,10 +110,12 @@ def from_trial(files: StudyFiles, number: int | None) -> Trained:
     )
 
 
-def from_weights(weights: Path) -> Trained:
-    """Return weights that `train` saved, with what it noted beside them.
+def from_weights(weights: Path, moved_to: Component | None = None) -> Trained:
+    """Return weights that `train` saved, with what it noted beside them; `moved_to` says where its images are now.
 
     Raises:
+        UserError: they are of another kind there.
+        DataError: there is no such folder.
         CheckpointError: the file is not a trained model of this program, or its exported network is missing.
     """
     state = checkpoint.load(weights)
@@ -121,6 +132,7 @@ def from_weights(weights: Path) -> Trained:
         model=model,
         scored=find_artifact(state, weights),
         config=config,
+        found=study_data.moved(config, moved_to, str(weights)),
         data=data,
         title=f"{weights.parent.name}, {weights.stem}",
         origin=origin,

@@ -13,6 +13,8 @@ from imgcls_search.terminal import shown
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from imgcls_search.study.summary import TrialSummary
+
 Cell = str | tuple[str, ...]
 """A cell of a table: a line, or several."""
 
@@ -70,7 +72,7 @@ def plain(number: float) -> str:
     return f"{number:,.0f}" if number == int(number) else f"{number:,}"
 
 
-def best_lines(best: list[dict[str, Any]], images: int | None) -> Iterable[str]:
+def best_lines(best: list[TrialSummary], images: int | None) -> Iterable[str]:
     """Return a line for the best trial, or for each of the first trials of a front, of so many validation images."""
     what = "on the front" if len(best) > 1 else "best"
     return (f"{what}: trial {trial['trial']}, {pairs(trial['values'], images)}" for trial in best[:5])

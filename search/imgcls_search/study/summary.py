@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypedDict
 
 from imgcls_search.study import best
-from imgcls_search.study.activity import Activity, ShownState, activity, shown_state
+from imgcls_search.study.activity import Activity, ShownState, Standing, activity, shown_state
+from imgcls_search.study.facts import Opening, Run
 from imgcls_search.study.outlook import outlook
 from imgcls_search.study.record import Record
 from imgcls_search.trial import Trial
@@ -15,7 +16,72 @@ from imgcls_search.trial import Trial
 STATES: tuple[ShownState, ...] = ("complete", "running", "interrupted", "paused", "pruned", "fail")
 
 
-def summarise(record: Record, now: Activity | None = None) -> dict[str, Any]:
+class TrialSummary(TypedDict):
+    """One trial."""
+
+    trial: int
+    state: ShownState
+    values: dict[str, float]
+    """By objective; empty before its end."""
+
+    sizes: dict[str, float]
+    params: dict[str, Any]
+    epochs: int
+    metrics: dict[str, float]
+    """Of the last epoch."""
+
+    deployed: dict[str, float]
+    """What its network showed as it would be deployed."""
+
+    over_limits: list[str]
+    seed: int
+    reason: str | None
+
+
+class Failure(TypedDict):
+    """A trial that failed."""
+
+    trial: int
+    reason: str | None
+
+
+class OtherTrial(TypedDict):
+    """A trial that no search made."""
+
+    trial: int
+    state: str
+    params: dict[str, Any]
+
+
+class Summary(TypedDict):
+    """How a study stands."""
+
+    study: str
+    state: Standing
+    stands: str
+    """The same in words."""
+
+    to_resume: int
+    worked_on_by: dict[str, Any] | None
+    objectives: dict[str, str]
+    val_images: int | None
+    trials: dict[str, int]
+    """How many in all, and in each state."""
+
+    rejected: dict[str, int]
+    troubles: dict[str, int]
+    failures: list[Failure]
+    epochs: int
+    training_seconds: float
+    over_limits: dict[str, int]
+    best: list[TrialSummary]
+    outlook: dict[str, Any] | None
+    test_openings: list[Opening]
+    others: list[OtherTrial]
+    runs: list[Run]
+
+
+def summarise(record: Record, now: Activity | None = None) -> Summary:
     """Return how a study stands, counts by state, rejections and troubles by reason, failures, the best trials.
 
     `now` is whether somebody works on it, where that is known already.
@@ -59,7 +125,7 @@ def summarise(record: Record, now: Activity | None = None) -> dict[str, Any]:
     }
 
 
-def describe(trial: Trial, record: Record) -> dict[str, Any]:
+def describe(trial: Trial, record: Record) -> TrialSummary:
     """Return one trial with its values, sizes, parameters, last epoch, and what its network showed as deployed."""
     values = trial.values or ()
     return {

@@ -19,17 +19,17 @@ _ARITHMETIC = {
 }
 
 
-def card(facts: BundleMetrics, labels: Sequence[str]) -> str:
+def card(metrics: BundleMetrics, labels: Sequence[str]) -> str:
     """Return a model card in Markdown, from the contents of `metrics.json` and the labels."""
     parts = [
-        f"# {facts['title']}",
-        _what(facts),
+        f"# {metrics['title']}",
+        _what(metrics),
         "## Classes\n\n" + _classes(labels),
-        "## How good it is\n\n" + "\n".join(_scores(facts)),
-        "## Size and speed\n\n" + "\n".join(_costs(facts)),
-        "## How to use it\n\n" + _USE.format(size=facts["input"]["size"], channels=facts["input"]["channels"]),
-        "## Limits\n\n" + "\n".join(_limits(facts)),
-        "## Where it comes from\n\n" + "\n".join(_provenance(facts)),
+        "## How good it is\n\n" + "\n".join(_scores(metrics)),
+        "## Size and speed\n\n" + "\n".join(_costs(metrics)),
+        "## How to use it\n\n" + _USE.format(size=metrics["input"]["size"], channels=metrics["input"]["channels"]),
+        "## Limits\n\n" + "\n".join(_limits(metrics)),
+        "## Where it comes from\n\n" + "\n".join(_provenance(metrics)),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -45,20 +45,20 @@ normalisation is in the file. `bundle.json` says how an image is brought to this
 accuracy."""
 
 
-def _what(facts: BundleMetrics) -> str:
-    shape, data = facts["input"], facts["data"]
+def _what(metrics: BundleMetrics) -> str:
+    shape, data = metrics["input"], metrics["data"]
     colours = "colour" if shape["channels"] == 3 else "gray"
     return (
-        f"An image classifier: a {facts['model']['family']} network of {facts['model']['params']:,} parameters"
-        f"{_compression(facts)}, for {colours} images of {shape['size']}x{shape['size']} pixels. "
+        f"An image classifier: a {metrics['model']['family']} network of {metrics['model']['params']:,} parameters"
+        f"{_compression(metrics)}, for {colours} images of {shape['size']}x{shape['size']} pixels. "
         f"It was trained on {data['counts']['train']:,} images of the data set `{data['name']}` "
         f"({data['counts']['val']:,} more for validation, {data['counts']['test']:,} sealed as a test)."
     )
 
 
-def _compression(facts: BundleMetrics) -> str:
-    sections = [name for name, value in facts["model"]["compression"].items() if value != "none"]
-    steps = ", ".join(f"{name}: {facts['model']['compression'][name]}" for name in sections)
+def _compression(metrics: BundleMetrics) -> str:
+    sections = [name for name, value in metrics["model"]["compression"].items() if value != "none"]
+    steps = ", ".join(f"{name}: {metrics['model']['compression'][name]}" for name in sections)
     return f" ({steps})" if sections else ""
 
 
@@ -68,10 +68,10 @@ def _classes(labels: Sequence[str]) -> str:
     return f"{len(labels)}: {shown}{rest}."
 
 
-def _scores(facts: BundleMetrics) -> Iterator[str]:
+def _scores(metrics: BundleMetrics) -> Iterator[str]:
     yield "| measured on | split | images | accuracy | 95 % interval | macro F1 |"
     yield "|---|---|---|---|---|---|"
-    for score in facts["scores"]:
+    for score in metrics["scores"]:
         low, high = score["accuracy_interval_95"]
         yield (
             f"| {score['of']} | {score['split']} | {score['images']:,} | {share(score['accuracy'], score['images'])} "
@@ -80,14 +80,14 @@ def _scores(facts: BundleMetrics) -> Iterator[str]:
         )
     yield ""
     yield "The intervals are Wilson's, for the number of images; another training would differ by more."
-    if seeds := facts.get("seeds"):
+    if seeds := metrics.get("seeds"):
         values = seeds["values"]
-        shown = spread("accuracy", values, seeds["mean"], seeds["ci95"], facts["data"]["counts"]["test"])
+        shown = spread("accuracy", values, seeds["mean"], seeds["ci95"], metrics["data"]["counts"]["test"])
         interval = " (95 % interval of the mean, Student's t)" if len(values) > 2 else ""
         yield (
             f"Over {seeds['count']} trainings that differ in nothing but the seed, test accuracy is {shown}{interval}."
         )
-    yield from ("", _parity(facts["parity"]))
+    yield from ("", _parity(metrics["parity"]))
 
 
 def _parity(parity: Parity) -> str:
@@ -99,30 +99,30 @@ def _parity(parity: Parity) -> str:
     )
 
 
-def _costs(facts: BundleMetrics) -> Iterator[str]:
-    latency, conditions, size = facts["latency"], facts["latency"]["conditions"], facts["size"]
+def _costs(metrics: BundleMetrics) -> Iterator[str]:
+    latency, conditions, size = metrics["latency"], metrics["latency"]["conditions"], metrics["size"]
     yield f"- `model.onnx`: {size['file_kb']:,.0f} KB of 1,024 bytes, {size['archive_kb']:,.0f} in a compressed archive"
     yield (
         f"- {latency['median_ms']:.3g} ms for one image (median of {latency['runs']} runs; one in ten below "
         f"{latency['low_ms']:.3g}, one in ten above {latency['high_ms']:.3g}): {conditions['processor']}, "
         f"{conditions['runtime']}, one thread, batch of 1, after a warm-up, other work on the machine not excluded"
     )
-    if facts["model"]["macs"] is not None:
-        yield f"- {facts['model']['macs']:,} multiply-accumulates for one image"
-    yield f"- arithmetic: {_ARITHMETIC[facts['model']['quantized']]}"
-    if "unstructured" in facts["model"]["compression"]["prune"]:
+    if metrics["model"]["macs"] is not None:
+        yield f"- {metrics['model']['macs']:,} multiply-accumulates for one image"
+    yield f"- arithmetic: {_ARITHMETIC[metrics['model']['quantized']]}"
+    if "unstructured" in metrics["model"]["compression"]["prune"]:
         yield "- single weights are zero: that makes the archive smaller, not the file, and nothing faster"
 
 
-def _limits(facts: BundleMetrics) -> Iterator[str]:
-    yield f"- It names one of its {facts['data']['classes']} classes for any image, also one that shows none of them."
+def _limits(metrics: BundleMetrics) -> Iterator[str]:
+    yield f"- It names one of its {metrics['data']['classes']} classes for any image, also one that shows none of them."
     yield "- Probabilities are not calibrated."
     yield "- Other cameras, crops or light than in the training images may lower the accuracy; no such test was made."
-    yield from (f"- {note}" for note in facts["notes"])
+    yield from (f"- {note}" for note in metrics["notes"])
 
 
-def _provenance(facts: BundleMetrics) -> Iterator[str]:
-    for name, value in facts["provenance"].items():
+def _provenance(metrics: BundleMetrics) -> Iterator[str]:
+    for name, value in metrics["provenance"].items():
         yield f"- {name}: {_code(str(value))}"
     yield "- configuration: `config.yaml`, which `imgcls-search train` takes"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import re
 import selectors
@@ -14,6 +15,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -468,6 +470,56 @@ def test_search_goes_on_through_a_kill_and_a_restart_of_the_server(
         assert list(trial.intermediate_values) == list(range(1, 13))
         assert [metrics["epoch"] for metrics in trial.user_attrs["epochs"]] == list(range(1, 13))
     close(record)
+
+
+def test_openings_noted_at_once_are_all_kept(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    address = server.new("openings")
+    with recorded(files_at(address, tmp_path / "studies")) as record:
+        record.append_fact("test_openings", {"number": -1})
+        close(record)
+    # As many processes as a cluster of users would have; each opens the study itself.
+    with ProcessPoolExecutor(8, mp_context=multiprocessing.get_context("fork")) as pool:
+        list(pool.map(note_opening, [address] * 40, [tmp_path / "studies"] * 40, range(40)))
+    found = records.load(files_at(address, tmp_path / "studies"))
+    assert sorted(entry["number"] for entry in found.facts["test_openings"]) == list(range(-1, 40))
+    close(found)
+
+
+def note_opening(address: str, folder: Path, number: int) -> None:
+    record = records.load(files_at(address, folder))
+    record.append_fact("test_openings", {"number": number})
+    close(record)
+
+
+def test_trials_of_others_are_shown_tried_or_refused_on_a_server(
+    server: Server,
+    tiny: Path,
+    imgcls: Callable[..., Answer],
+    here: Callable[..., Answer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    address = server.new("strangers")
+    for name, value in in_environment(address).items():
+        monkeypatch.setenv(name, value)
+    short = ("--workers", "1", "--set", "training.epochs=2", "--set", "study.pruner=none")
+    assert imgcls("run", tiny, *short, "--set", "study.trials=1").code == 0
+    storage = optuna.storages.RDBStorage(with_password(address).replace("postgresql:", "postgresql+psycopg:"))
+    study = optuna.load_study(storage=storage, study_name="tiny-digits")
+    study.ask()
+    study.add_trial(optuna.trial.create_trial(value=0.999))
+    study.enqueue_trial({"model.lenet5.width": 0.5, "optimizer.adamw.lr": 0.002})
+    study.enqueue_trial({"model.lenet5.width": 7})
+    for command in (("status",), ("best",), ("trials",), ("export", "-o", "best.yaml")):
+        answer = here(command[0], "tiny-digits", *command[1:])
+        assert answer.code == 0, (command, answer.err)
+    answer = imgcls("run", tiny, *short, "--set", "study.trials=3")
+    assert answer.code == 0, answer.err
+    states = [trial.state.name for trial in study.get_trials(deepcopy=False)]
+    assert states == ["COMPLETE", "RUNNING", "COMPLETE", "COMPLETE", "FAIL", "COMPLETE"]
+    assert study.trials[3].params["optimizer.adamw.lr"] == 0.002
+    assert "model.lenet5.width: 7 is not allowed" in study.trials[4].user_attrs["reason"]
+    storage.engine.dispose()
 
 
 def test_study_moves_to_a_server_and_back_with_its_pictures(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from imgcls_search.errors import SpaceError
 from imgcls_search.space import parse, start_of
 from optuna.trial import TrialState, create_trial
 
-from tests.conftest import TINY, Answer, is_one_line
+from tests.conftest import PATIENCE, TINY, Answer, is_one_line
+from tests.orchestrator.test_run import wait_for
 
 SHORT = ("--workers", "1", "--set", "training.epochs=2", "--set", "study.pruner=none")
 
@@ -71,6 +73,38 @@ def test_study_with_trials_of_others_is_shown_and_goes_on(
     assert "model.lenet5.width: 7 is not allowed; allowed: one of 0.5, 1.0" in refused.user_attrs["reason"]
     assert (tiny.parent / "studies/tiny-digits/checkpoints/trial-00005.pt").is_file()
     assert here("best", "tiny-digits").code == 0
+
+
+def test_trials_added_while_a_run_is_at_work_are_tried_or_left_alone(
+    tiny: Path, start: Callable[..., Any], here: Callable[..., Answer]
+) -> None:
+    process = start("run", tiny, *SHORT, "--set", "study.trials=1000")
+    wait_for((tiny.parent / "studies/tiny-digits.db").is_file)
+    study = opened(tiny.parent)
+    # One that another program works on, and one that it has finished, better than all.
+    asked = study.ask()
+    study.add_trial(create_trial(value=0.999))
+    study.enqueue_trial({"model.lenet5.activation": "tanh", "optimizer.adamw.lr": 0.0033})
+    study.enqueue_trial({"model.lenet5.activation": "swish"})
+
+    def ends() -> list[TrialState]:
+        asked_for = (
+            {"model.lenet5.activation": "tanh", "optimizer.adamw.lr": 0.0033},
+            {"model.lenet5.activation": "swish"},
+        )
+        return [t.state for t in study.trials if t.system_attrs.get("fixed_params") in asked_for]
+
+    wait_for(lambda: ends() == [TrialState.COMPLETE, TrialState.FAIL])
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130, out + err
+    assert "waited in the study to be tried; it begins" in out + err
+    tried = next(trial for trial in study.trials if trial.params.get("optimizer.adamw.lr") == 0.0033)
+    assert len(tried.user_attrs["epochs"]) == 2
+    assert study.trials[asked.number].state is TrialState.RUNNING
+    best = json.loads(here("best", "tiny-digits", "--json").out)["best"][0]
+    assert best["values"]["accuracy"] < 0.999
+    assert here("status", "tiny-digits").code == 0
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from imgcls_search.space import parse
 from imgcls_search.train import checkpoint
 from imgcls_search.train.loop import ImageSet, Session, fit, train_epoch
 from imgcls_search.worker import pipeline
-from imgcls_search.worker.main import JobRunner
+from imgcls_search.worker.job_runner import JobRunner
 from PIL import Image
 
 from tests.conftest import Answer

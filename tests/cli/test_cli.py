@@ -334,7 +334,7 @@ def test_train_does_not_go_on_with_what_was_trained_on_other_images(
 def test_worker_does_not_go_on_from_a_checkpoint_of_other_images(tmp_path: Path) -> None:
     from imgcls_search.executors.helper import image_cache
     from imgcls_search.jobs.trainer import training_job
-    from imgcls_search.worker.main import JobRunner
+    from imgcls_search.worker.job_runner import JobRunner
     from imgcls_search.worker.pipeline import prepare_data
 
     (tmp_path / "tiny.yaml").write_text(TINY)

@@ -23,7 +23,7 @@ from imgcls_search.protocol import Failed, Job
 from imgcls_search.space import parse
 from imgcls_search.train.loop import ImageSet, fit, micro_batches
 from imgcls_search.worker import pipeline
-from imgcls_search.worker.main import JobRunner
+from imgcls_search.worker.job_runner import JobRunner
 from PIL import Image
 
 from tests.conftest import PATIENCE, Answer

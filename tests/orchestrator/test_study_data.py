@@ -204,7 +204,7 @@ def test_worker_goes_on_from_a_checkpoint_after_a_move(tmp_path: Path) -> None:
     from imgcls_search.executors.helper import image_cache
     from imgcls_search.jobs.retrain import training_job
     from imgcls_search.train import checkpoint
-    from imgcls_search.worker.main import JobRunner
+    from imgcls_search.worker.job_runner import JobRunner
     from imgcls_search.worker.pipeline import prepare_data
 
     def events(root: Path, lr: str = "0.01") -> list[Any]:

@@ -229,7 +229,8 @@ def test_full_disk_under_a_worker_fails_no_trial(
     what: str, small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from imgcls_search.worker import pipeline
-    from imgcls_search.worker.main import JobRunner, _logging_to
+    from imgcls_search.worker.job_runner import JobRunner
+    from imgcls_search.worker.main import _logging_to
 
     text = (
         "data: {digits: {max_train: 100}}\nmodel: {lenet5: {}}\nimage: {size: 8, channels: 1}\ntraining: {epochs: 3}\n"

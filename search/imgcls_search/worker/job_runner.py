@@ -1,0 +1,286 @@
+"""One job after the other, on one device: a training, a score, a measured latency, pictures. Events say how it goes."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from imgcls_search import digests
+from imgcls_search.data import Prepared, load
+from imgcls_search.errors import (
+    DataError,
+    DeployError,
+    DivergedError,
+    StoppedError,
+    UserError,
+    disk_trouble,
+    first_line,
+)
+from imgcls_search.protocol import (
+    CheckpointSaved,
+    Drawn,
+    EpochEnded,
+    Event,
+    Failed,
+    Job,
+    MilestoneReached,
+    Portion,
+    Scored,
+    Started,
+    Stopped,
+)
+from imgcls_search.train import checkpoint
+from imgcls_search.train.device import give_back_memory
+from imgcls_search.train.loop import ImageSet, Session, fit, predict
+from imgcls_search.trial import LATENCY_CONDITIONS
+from imgcls_search.worker import finish, pipeline
+from imgcls_search.worker.saved import identity, read_checkpoint, read_finished
+
+SAVE_SHARE = 0.02
+"""Checkpoints are written every epoch where that costs at most this share of the time,"""
+
+SAVE_SECONDS = 30.0
+"""and at least this often otherwise."""
+
+
+class JobRunner:
+    """Where a worker's current training stands between two jobs."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.trial = -1
+        self.session: Session | None = None
+        self.images: tuple[Any, tuple[ImageSet, ImageSet | None]] | None = None
+        """The image sets of the last job and what they were made of; the next trial's are mostly the same."""
+        self.dropped = ""
+        """Why the checkpoint of the current training could not be used."""
+        self.saved_epoch = 0
+        self.saved_at = 0.0
+        self.save_seconds = 0.0
+
+    def work(
+        self,
+        job: Job,
+        stop: threading.Event,
+        *,
+        rest: Callable[[], None] = lambda: None,
+        live: Callable[[int], None] = lambda trial: None,
+    ) -> Any:
+        """Do a job; yield its events, the last of which says how it ended.
+
+        `rest` is called between two steps, `live` with the trial between two parts of what follows the last epoch.
+        """
+        try:
+            match job.kind:
+                case "time":
+                    yield from self._time(job)
+                case "draw":
+                    yield from self._draw(job)
+                case "train":
+                    yield from self._train(job, stop, rest, live)
+        except StoppedError:
+            yield Stopped(trial=job.trial)
+        except DivergedError as error:
+            yield self._fail(job, "diverged", str(error))
+        except (DataError, DeployError) as error:
+            # The images were whole before the first trial: what happened to them may pass, or end with k such trials.
+            # Another configuration's network may be one that can be exported.
+            yield self._fail(job, "error", str(error))
+        except UserError as error:
+            yield self._fail(job, "setup", str(error))
+        except (Exception, SystemExit) as error:
+            trouble = disk_trouble(error)
+            if trouble is not None:
+                yield self._fail(job, "disk", trouble)
+            elif _is_out_of_memory(error):
+                yield self._fail(job, "out_of_memory", f"out of memory: {first_line(error, 'no message')}")
+                self._free_memory()
+            else:
+                yield self._fail(job, "error", f"{type(error).__name__}: {first_line(error, 'no message')}")
+
+    def _time(self, job: Job) -> Any:
+        metrics = finish.time_artifact(Path(job.artifact), Prepared.from_dict(job.data))
+        print(f"alone: {metrics}", flush=True)  # noqa: T201 - the trial's log
+        notes = {"latency_conditions": LATENCY_CONDITIONS}
+        yield Scored(trial=job.trial, epoch=job.until_epoch, metrics=metrics, notes=notes)
+        yield MilestoneReached(trial=job.trial)
+
+    def _draw(self, job: Job) -> Any:
+        try:
+            yield Drawn(trial=job.trial, pictures=self._pictures(job))
+        except Exception as error:
+            # The trial is trained and measured; it is not to be lost for a picture.
+            traceback.print_exc()
+            yield Drawn(
+                trial=job.trial, pictures={}, reason=f"{type(error).__name__}: {first_line(error, 'no message')}"
+            )
+        yield MilestoneReached(trial=job.trial)
+
+    def _pictures(self, job: Job) -> dict[str, str]:
+        # It brings matplotlib, which no training needs.
+        from imgcls_search.worker import pictures
+
+        data = pipeline.with_normalisation(job.config, Prepared.from_dict(job.data))
+        _, validation = self._image_sets(data, job.portion)
+        assert validation is not None
+        state = checkpoint.load(Path(job.checkpoint))
+        artifact = finish.find_artifact(state, Path(job.checkpoint))
+        if artifact is not None:
+            logits = finish.logits(artifact, validation)
+        else:
+            session = self._session(job, data)
+            logits = predict(session.deployed, validation, precision=session.precision)
+        split = load(data, "val")
+        return pictures.draw(
+            Path(job.pictures),
+            job.trial,
+            history=state["history"],
+            logits=logits,
+            labels=np.asarray(split.labels),
+            pixels=split.pixels,
+            classes=data.classes,
+        )
+
+    def _train(self, job: Job, stop: threading.Event, rest: Callable[[], None], live: Callable[[int], None]) -> Any:
+        data = pipeline.with_normalisation(job.config, Prepared.from_dict(job.data))
+        if (known := read_finished(job)) is not None:
+            yield from known
+            return
+        session = self._session(job, data)
+        yield Started(trial=job.trial, history=list(session.history), dropped=self.dropped)
+        train, validation = self._image_sets(data, job.portion)
+
+        def should_stop() -> bool:
+            rest()
+            # An epoch may be thrown away only when the one before it is on disk.
+            return stop.is_set() and self.saved_epoch == session.epoch
+
+        epochs = fit(session, train, validation, until_epoch=job.until_epoch, should_stop=should_stop)
+        for metrics in epochs:
+            stopping = stop.is_set()
+            if stopping or session.epoch == job.until_epoch or self._is_save_due(metrics["seconds"]):
+                self._save(session, job, data)
+                yield CheckpointSaved(trial=job.trial, epoch=session.epoch)
+            print(f"epoch {session.epoch}: {metrics}", flush=True)  # noqa: T201 - the trial's log
+            yield EpochEnded(trial=job.trial, metrics=metrics)
+            if stopping and session.epoch < job.until_epoch:
+                yield Stopped(trial=job.trial)
+                return
+        if job.is_scored:
+            yield self._score(job, data, session, should_stop, lambda: live(job.trial))
+        yield MilestoneReached(trial=job.trial)
+
+    def _score(
+        self,
+        job: Job,
+        data: Prepared,
+        session: Session,
+        should_stop: Callable[[], bool],
+        live: Callable[[], None],
+    ) -> Event:
+        """Compress, export and measure a copy; at the last epoch the checkpoint then holds what came out."""
+        started = time.monotonic()
+        train, validation = self._image_sets(data, job.portion)
+        task = finish.Task(
+            config=job.config,
+            data=data,
+            epoch=session.epoch,
+            seed=job.seed,
+            device=self.device,
+            teacher=job.teacher,
+            micro_batches=job.micro_batches,
+            train=train,
+            validation=validation,
+            should_stop=should_stop,
+            live=live,
+        )
+        found = finish.finish(session.deployed, task, Path(job.artifact) if job.artifact else None)
+        metrics = {**found.metrics, "seconds": round(time.monotonic() - started, 4)}
+        print(f"as deployed after epoch {session.epoch}: {metrics} {found.notes}", flush=True)  # noqa: T201
+        if job.artifact:
+            state = {
+                "model": found.model.state_dict(),
+                **pipeline.describe_weights(job.config, data, found.shapes),
+                "job": identity(job),
+                "history": session.history,
+                "artifact": digests.of_file(Path(job.artifact)),
+                "metrics": metrics,
+                "notes": found.notes,
+            }
+            checkpoint.save(state, Path(job.checkpoint))
+            self.session = None
+        return Scored(trial=job.trial, epoch=session.epoch, metrics=metrics, notes=found.notes)
+
+    def _image_sets(self, data: Prepared, portion: Portion) -> tuple[ImageSet, ImageSet | None]:
+        """Return the images; a GPU that holds them keeps them from trial to trial."""
+        if self.images is None or self.images[0] != (data, portion):
+            # Two sets at a time might not fit.
+            self.images = None
+            self.images = (data, portion), pipeline.image_sets(data, portion, self.device)
+        return self.images[1]
+
+    def _session(self, job: Job, data: Prepared) -> Session:
+        """Return the trial's training: as this worker left it, from its checkpoint, or new."""
+        self.dropped = ""
+        if self.session is not None and self.trial == job.trial and self.session.epoch == job.from_epoch:
+            return self.session
+        state, self.dropped = read_checkpoint(job)
+        if state is not None and "artifact" in state:
+            state, self.dropped = None, "the exported network beside its checkpoint has gone"
+        if self.dropped:
+            print(f"training again from the start: {self.dropped}", flush=True)  # noqa: T201 - the trial's log
+        self.session = None
+        give_back_memory()
+        session = pipeline.new_session(
+            job.config,
+            data,
+            seed=job.seed,
+            device=self.device,
+            from_pretrained=state is None,
+            micro_batches=job.micro_batches,
+            teacher=job.teacher,
+        )
+        if state is not None:
+            session.load_state_dict(state)
+        self.trial, self.session = job.trial, session
+        self.saved_epoch, self.saved_at, self.save_seconds = session.epoch, time.monotonic(), 0.0
+        return session
+
+    def _is_save_due(self, epoch_seconds: float) -> bool:
+        return self.save_seconds <= SAVE_SHARE * epoch_seconds or time.monotonic() - self.saved_at > SAVE_SECONDS
+
+    def _save(self, session: Session, job: Job, data: Prepared) -> None:
+        started = time.monotonic()
+        state = {**session.state_dict(), **pipeline.describe_weights(job.config, data), "job": identity(job)}
+        if session.epoch == job.config.section("training")["epochs"]:
+            # Nothing follows: what only a further step would need is two thirds of the file.
+            del state["optimizer"]
+        checkpoint.save(state, Path(job.checkpoint))
+        self.saved_epoch, self.saved_at = session.epoch, time.monotonic()
+        self.save_seconds = self.saved_at - started
+
+    def _fail(self, job: Job, kind: Any, reason: str) -> Event:
+        # The log may be on the disk that is full.
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+        self.session = None
+        return Failed(trial=job.trial, kind=kind, reason=reason)
+
+    def _free_memory(self) -> None:
+        """Let go of everything that the next job can make anew."""
+        self.images = None
+        if self.device.startswith("cuda"):
+            torch.cuda.empty_cache()
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # On a CPU torch reports it as a plain RuntimeError.
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

@@ -1,0 +1,86 @@
+"""What an earlier worker left of a job: a checkpoint to go on from, or all that it asks for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from imgcls_search import digests
+from imgcls_search.config import TrialConfig
+from imgcls_search.data import Prepared
+from imgcls_search.errors import (
+    CheckpointError,
+)
+from imgcls_search.protocol import (
+    CheckpointSaved,
+    Event,
+    Job,
+    MilestoneReached,
+    Scored,
+    Started,
+)
+from imgcls_search.train import checkpoint
+from imgcls_search.worker import pipeline
+
+
+def identity(job: Job) -> str:
+    """Return what must be equal for a checkpoint to belong to a job; where the images are does not matter."""
+    return f"{job.config.digest_anywhere()} {job.seed} {job.portion}"
+
+
+def _belongs_to(job: Job, state: dict[str, Any]) -> bool:
+    known = state.get("job")
+    if known == identity(job):
+        return True
+    # Earlier versions noted the configuration with the place of its images.
+    try:
+        config = TrialConfig.from_dict(json.loads(state["about"])["config"])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
+    then = f"{config.digest()} {job.seed} {job.portion}"
+    return bool(known == then and config.digest_anywhere() == job.config.digest_anywhere())
+
+
+def read_finished(job: Job) -> list[Event] | None:
+    """Return the events of a job that an earlier worker did to its end, without anybody having heard of it."""
+    state = read_checkpoint(job)[0] if job.artifact else None
+    if state is None or "artifact" not in state:
+        return None
+    artifact = Path(job.artifact)
+    if not artifact.is_file() or digests.of_file(artifact) != state["artifact"]:
+        return None
+    trial, history = job.trial, list(state["history"])
+    return [
+        Started(trial=trial, history=history),
+        CheckpointSaved(trial=trial, epoch=len(history)),
+        Scored(trial=trial, epoch=len(history), metrics=state["metrics"], notes=state["notes"]),
+        MilestoneReached(trial=trial),
+    ]
+
+
+def read_checkpoint(job: Job) -> tuple[dict[str, Any] | None, str]:
+    """Return the job's saved state, None where there is none to use, and why one that is there is of no use.
+
+    A lost checkpoint costs time and nothing else: the same seed gives the same epochs again.
+    """
+    path = Path(job.checkpoint)
+    if not path.exists():
+        return None, ""
+    try:
+        state = checkpoint.load(path)
+    except CheckpointError as error:
+        return None, str(error)
+    if not _belongs_to(job, state):
+        return None, "its checkpoint is of another training"
+    if not _is_of_same_images(job, state):
+        return None, "its checkpoint was trained on other images"
+    return state, ""
+
+
+def _is_of_same_images(job: Job, state: dict[str, Any]) -> bool:
+    try:
+        known = Prepared.from_dict(json.loads(state["about"])["data"])
+    except (KeyError, TypeError, ValueError):
+        return False
+    return pipeline.has_prints(job.config, Prepared.from_dict(job.data), known.prints)

@@ -107,7 +107,12 @@ def test_hangup_saves_as_a_termination_does(
 ) -> None:
     space = tmp_path / "long.yaml"
     space.write_text(TINY.replace("epochs: 5", "epochs: 4000").replace("min_epochs: 2", "min_epochs: 3000"))
-    process = start("run", space)
+    # Whoever starts the tests with `nohup` has all their processes ignore it.
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        process = start("run", space, cold=True)
+    finally:
+        signal.signal(signal.SIGHUP, before)
     wait_for(lambda: epochs_recorded(tmp_path / "studies", "long-digits") >= 3)
     process.send_signal(signal.SIGHUP)
     out, err = process.communicate(timeout=PATIENCE)

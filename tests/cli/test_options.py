@@ -101,10 +101,11 @@ def searched(tmp_path_factory: pytest.TempPathFactory, warm: Warm | None) -> Ite
     (folder / "tiny.yaml").write_text(TINY)
     small = ("study.trials=2", "study.pruner=none", "training.epochs=1", "data.digits.max_train=100")
     settings = [part for setting in small for part in ("--set", setting)]
+    changed = ("--set", "training.batch_size=200", "--set", "data.digits.max_train=null")
     for command in (
         ("run", "tiny.yaml", "--workers", "1", "--studies", "elsewhere", *settings),
         ("export", STUDY, "-o", "best.yaml", "--studies", "elsewhere"),
-        ("train", "best.yaml", "--studies", "elsewhere", "--set", "training.batch_size=200", "--data", "digits"),
+        ("train", "best.yaml", "--studies", "elsewhere", "--data", "digits", *changed),
     ):
         process = begin_command(command, folder, os.environ, warm)
         _, said = process.communicate(timeout=200)

@@ -122,8 +122,8 @@ def test_hangup_saves_as_a_termination_does(
 
 @linux_only
 def test_interrupt_while_it_starts_shows_no_traceback(tmp_path: Path, tiny: Path) -> None:
-    # Before its first line Python itself answers; what is swept is all that this program does.
-    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); print(flush=True); import imgcls_search.__main__ as p; p.main()"  # noqa: E501
+    # Before its first line Python itself answers, also while it reads the file; what is swept is all that is done then.
+    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); import imgcls_search.__main__ as p; print(flush=True); p.main()"  # noqa: E501
     script = tmp_path / "script.py"
     script.write_text(f"import sys\nif __name__ == '__main__':\n    {code}\n")
     for number in range(12):
@@ -134,7 +134,7 @@ def test_interrupt_while_it_starts_shows_no_traceback(tmp_path: Path, tiny: Path
         )  # fmt: skip
         assert process.stdout is not None
         process.stdout.readline()
-        time.sleep(0.01 + number * 0.08)
+        time.sleep(0.02 + number * 0.08)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=PATIENCE)
         assert "Traceback" not in err, (number, err)

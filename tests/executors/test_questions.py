@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from imgcls_search import protocol
 from imgcls_search.catalog import catalog
-from imgcls_search.data import InputShape
+from imgcls_search.data import InputShape, Prints
 from imgcls_search.errors import BuildError, SearchError, SpaceError
 from imgcls_search.executors import questions
 from imgcls_search.executors.counts import Counts
@@ -22,7 +22,7 @@ ARGUMENTS: dict[str, Any] = {
     "FindDevices": {"wanted": "cpu"},
     "NameHardware": {"device": "cpu"},
     "Prepare": {"config": CONFIG, "cache": Path("images"), "is_described": True},
-    "CompareFingerprint": {"config": CONFIG, "cache": Path("images"), "known": "2-abc"},
+    "ComparePrints": {"config": CONFIG, "cache": Path("images"), "known": Prints(whole="2-abc", seen="2-def")},
     "Measure": {"config": CONFIG, "shape": SHAPE, "counts": Path("counts")},
     "FetchWeights": {"config": CONFIG, "shape": SHAPE},
     "DescribeWeights": {"path": Path("seed-1.pt")},

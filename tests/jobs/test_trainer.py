@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from imgcls_search.config import TrialConfig
 from imgcls_search.errors import NoResultError
+from imgcls_search.jobs.pace import Pace
 from imgcls_search.jobs.trainer import MOST_DEATHS, _Training
 from imgcls_search.protocol import Failed, Job, WorkerDied
 
@@ -15,7 +16,8 @@ CONFIG = TrialConfig.from_dict({"training": {"batch_size": 8, "epochs": 3}})
 
 def training() -> _Training:
     job: dict[str, Any] = {"trial": 0, "config": CONFIG, "data": {}, "seed": 7, "portion": "train"}
-    return _Training(Job(**job, until_epoch=3, from_epoch=0, checkpoint="seed-7.partial.pt", log="seed-7.log"))
+    whole = Job(**job, until_epoch=3, from_epoch=0, checkpoint="seed-7.partial.pt", log="seed-7.log")
+    return _Training(whole, "seed 1/1", Pace(3))
 
 
 @pytest.mark.parametrize(

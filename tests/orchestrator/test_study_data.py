@@ -136,6 +136,16 @@ def test_place_that_is_none_is_one_line(
     assert said in answer.err
 
 
+def test_place_with_other_options_is_looked_at_first(photos: Path, here: Callable[..., Answer]) -> None:
+    for command in (
+        ("confirm", STUDY, "--trial", "0", "--data", "folder:nowhere"),
+        ("reproduce", STUDY, "--trial", "0", "--data", "folder:nowhere"),
+    ):
+        answer = here(*command)
+        assert is_one_line(answer), answer
+        assert "nowhere: does not exist" in answer.err
+
+
 def test_place_goes_with_what_reads_images(photos: Path, here: Callable[..., Answer]) -> None:
     assert "goes with --bundle" in here("export", STUDY, "-o", "best.yaml", "--data", f"folder:{photos}").err
     assert "goes with --ablation" in here("report", STUDY, "-o", "page.html", "--data", f"folder:{photos}").err

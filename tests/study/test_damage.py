@@ -169,7 +169,8 @@ def test_damaged_database_is_one_line(
 def test_any_damaged_database_is_one_line(
     damage: Callable[[Path, random.Random], str], study: Path, here: Callable[..., Answer]
 ) -> None:
-    assert escapes(range(1000, 1200), study, here, damage, len(VIEWS)) == []
+    # Each copy is looked at by some of the commands, each command looks at dozens of copies.
+    assert escapes(range(1000, 1200), study, here, damage, 4) == []
 
 
 # Each of these ended in a traceback.

@@ -9,6 +9,7 @@ from imgcls_search.compress.sections import DISTILL, PRUNE, QUANTIZE
 from imgcls_search.data import DATASETS, POLICIES, augment, mixing
 from imgcls_search.data.image import ImageShape
 from imgcls_search.errors import UserError
+from imgcls_search.measures import OF_CLASS
 from imgcls_search.models import families
 from imgcls_search.signature import Catalog, Fields, Leaf, OneOf
 from imgcls_search.space import Space
@@ -54,6 +55,8 @@ def catalog() -> Catalog:
         study=_with(settings, **strategy()),
         limits=signature.read(Limits),
         metrics={**METRICS, **SIZES, **MEASURED},
+        scores=METRICS,
+        class_scores=OF_CLASS,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,6 +77,10 @@ def test_scores_of_a_class_are_searched_limited_shown_and_confirmed(
     compared = imgcls("compare", "s:0", "s:1").out
     assert "recall:3" in compared
     assert "sensitivity@0.95:7" in compared
+    assert imgcls("report", "s", "-o", "r.html").code == 0
+    (measures,) = re.findall(r'<p id="measures">(.*?)</p>', (tmp_path / "r.html").read_text())
+    assert all(f"{name} " in measures for name in NAMED)
+    assert f"limited: sensitivity@0.95:7 {best['limited']['sensitivity@0.95:7']:.3f}" in measures
     # The bundle says of its own file what scikit-learn says of its predictions.
     assert imgcls("export", "s", "--bundle", "model").code == 0
     score = json.loads((tmp_path / "model" / "metrics.json").read_text())["scores"][0]

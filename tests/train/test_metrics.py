@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from imgcls_search.measures import NAMED, bounds, by_class, class_of
-from imgcls_search.train.metrics import Wanted, score
+from imgcls_search.train.metrics import Wanted, score, softmax
 from sklearn import metrics as reference
 
 CLASSES = ("a", "b", "c")
@@ -39,11 +39,13 @@ def test_full_measures_are_those_of_sums_by_hand() -> None:
     assert found["recall:b"] == 1.0
 
 
-def test_measures_are_those_of_scikit_learn_on_random_numbers() -> None:
+@pytest.mark.parametrize("rounding", [0, 9])
+def test_measures_are_those_of_scikit_learn_on_random_numbers(rounding: int) -> None:
     random = np.random.default_rng(0)
-    logits, labels = random.normal(size=(200, 7)), random.integers(0, 7, 200)
+    # Rounded, so that there are ties.
+    logits, labels = random.normal(size=(200, 7)).round(rounding), random.integers(0, 7, 200)
     found = score(logits, labels, Wanted(classes=tuple("abcdefg"), is_full=True))
-    chances, predicted = np.exp(logits) / np.exp(logits).sum(1, keepdims=True), logits.argmax(1)
+    chances, predicted = softmax(logits), logits.argmax(1)
     hot = np.eye(7)[labels]
     expected = {
         "balanced_accuracy": reference.balanced_accuracy_score(labels, predicted),
@@ -52,6 +54,9 @@ def test_measures_are_those_of_scikit_learn_on_random_numbers() -> None:
         "mcc": reference.matthews_corrcoef(labels, predicted),
         "kappa": reference.cohen_kappa_score(labels, predicted, weights="quadratic"),
     }
+    columns = reference.precision_recall_fscore_support(labels, predicted, zero_division=0.0)
+    for name, values in zip(("precision", "recall", "f1", "support"), columns, strict=True):
+        expected |= {f"{name}:{of}": value for of, value in zip("abcdefg", values, strict=True)}
     assert {name: found[name] for name in expected} == pytest.approx(expected)
     assert found.keys() >= NAMED.keys()
 

@@ -97,7 +97,7 @@ def best(study: StudyName, studies: Studies = STUDIES, storage: Storage = None, 
         for line in _as_deployed(trial["deployed"]):
             echo(f"  {line}")
         if trial["limited"]:
-            echo(f"  within its limits: {pairs(trial['limited'], record.val_images)}")
+            echo(f"  limited: {pairs(trial['limited'], record.val_images)}")
         print_classes(trial["classes"])
     if now.state != "finished":
         echo(f"the search: {now}")
@@ -120,7 +120,7 @@ def front(
     imgcls-search front compressed-digits -o front.png
     imgcls-search front compressed-digits --json
 
-    Trials over a measured limit (latency_ms, size_kb) are never on it.
+    Trials over a limit of a cost or a score (latency_ms, size_kb, recall:CLASS) are never on it.
     """
     from imgcls_search.study.record import load
     from imgcls_search.views.front import describe_front, draw_front

@@ -57,16 +57,19 @@ def check(
     from imgcls_search.cli.screen import SurveyScreen
     from imgcls_search.executors.helper import image_cache
     from imgcls_search.jobs.survey import summarise, survey
-    from imgcls_search.orchestrator.named_metrics import refuse_in_folder
+    from imgcls_search.orchestrator.named_metrics import custom, refuse_early
     from imgcls_search.signature import build
     from imgcls_search.strategy.pruners import PRUNERS
     from imgcls_search.strategy.samplers import SAMPLERS
+    from imgcls_search.train.custom_metrics import load
 
     space = read(space_file, overrides, data, name, skip_unreadable=skip_unreadable)
     build(SAMPLERS, space.sampler, space=space)
     build(PRUNERS, space.pruner, epochs=space.first().section("training")["epochs"], sign=1)
     images = _images_there(space, studies)
-    refuse_in_folder(space, image_cache(studies))
+    refuse_early(space, image_cache(studies))
+    for metric in custom(space):
+        load(metric)
     if not as_json:
         for line in images.lines() if images is not None else ():
             echo(line)

@@ -22,7 +22,7 @@ from imgcls_search.jobs.export import now
 from imgcls_search.orchestrator import study_data
 from imgcls_search.study.facts import ChangedTest
 from imgcls_search.terminal import shown
-from imgcls_search.train import checkpoint
+from imgcls_search.train import checkpoint, custom_metrics
 from imgcls_search.train.device import available_devices
 from imgcls_search.train.loop import predict
 from imgcls_search.train.metrics import Wanted, score, softmax
@@ -171,7 +171,9 @@ def _measure(
     logits = np.concatenate(_logits(network, config, data, [part for part in parts if len(part.labels)]))
     return Evaluation(
         split=split,
-        metrics=score(logits, labels, Wanted(classes=data.classes, named=named, is_full=True)),
+        metrics=score(
+            logits, labels, Wanted(classes=data.classes, named=(*named, *custom_metrics.installed()), is_full=True)
+        ),
         names=tuple(name for part in parts for name in part.names),
         labels=labels,
         probabilities=softmax(logits),

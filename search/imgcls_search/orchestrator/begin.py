@@ -215,7 +215,7 @@ def _is_done(record: Record, settings: StudySettings) -> bool:
 
 def _settle_data(space: Space, helper: Helper, watcher: Watcher) -> tuple[Space, Prepared]:
     """Decode the images and write their own shape into the space where it asks for that."""
-    named_metrics.refuse_in_folder(space, image_cache(helper.root))
+    named_metrics.refuse_early(space, image_cache(helper.root))
     data = helper.prepare(space.first(), watcher.decoding, watcher.say)
     if data.streamed_from is not None:
         watcher.say(
@@ -228,6 +228,8 @@ def _settle_data(space: Space, helper: Helper, watcher: Watcher) -> tuple[Space,
             f"{data.repeated_for_example[0]}: scores are too good by what was learned by heart"
         )
     named_metrics.refuse_undefined(space, data.classes, set(load(data, "val").labels.tolist()))
+    if custom := named_metrics.custom(space):
+        helper.try_metrics(custom, data)
     return space.fill({"image.size": data.image_size, "image.channels": data.channels}), data
 
 

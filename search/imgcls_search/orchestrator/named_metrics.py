@@ -10,12 +10,13 @@ from imgcls_search.data import describe, is_there
 from imgcls_search.errors import UserError, closest
 from imgcls_search.measures import class_of
 from imgcls_search.space import Space
+from imgcls_search.train.custom_metrics import installed
 
 MOST_CLASSES = 20
 """Classes that a message names."""
 
 
-def refuse_in_folder(space: Space, cache: Path) -> None:
+def refuse_early(space: Space, cache: Path) -> None:
     """Refuse metrics that have no value on a folder of images that is there, before an image is decoded.
 
     Raises:
@@ -49,6 +50,11 @@ def refuse_undefined(space: Space, classes: Sequence[str], seen: Collection[int]
         if problem is not None:
             path = _path(space, metric)
             raise UserError(terminal.shown(f"{space.locate(path)}: {path}: {problem}"))
+
+
+def custom(space: Space) -> tuple[str, ...]:
+    """Return the metrics of other packages that a space names."""
+    return tuple(name for name in space.named_metrics if name in installed())
 
 
 def _needs(metric: str) -> bool:

@@ -15,6 +15,7 @@ from imgcls_search.deploy.artifact import Artifact, archive_kb, conditions, meas
 from imgcls_search.jobs.bundle.weights import Trained
 from imgcls_search.jobs.export import now
 from imgcls_search.measures import by_class
+from imgcls_search.train import custom_metrics
 from imgcls_search.train.metrics import Wanted, score
 from imgcls_search.trial import compresses
 from imgcls_search.worker import measuring, pipeline
@@ -126,7 +127,7 @@ class BundleMetrics(TypedDict):
 
 def describe(trained: Trained, artifact: Artifact, images: Images, *, parity: Parity, are_same: bool) -> BundleMetrics:
     """Measure a loaded file on the validation images, and tell what else is known of it."""
-    wanted = Wanted(classes=trained.data.classes, is_full=True)
+    wanted = Wanted(classes=trained.data.classes, named=tuple(custom_metrics.installed()), is_full=True)
     measured = score(artifact.logits(images.pixels), images.labels, wanted)
     scores = [_score("this file", "validation", measured, len(images.labels))]
     if trained.tested is not None:

@@ -119,6 +119,8 @@ def test_class_that_is_not_there_is_one_line_before_anything_is_decoded(
     assert answer.err.startswith("error: s.yaml:5:3: ")
     assert problem in answer.err
     assert not list((tmp_path / "studies").glob("*.db"))
+    # A folder of arrays is made as soon as the first image is decoded.
+    assert not [path for path in (tmp_path / "studies" / ".images").glob("*") if path.is_dir()]
 
 
 def test_class_without_validation_images_and_a_single_class_are_one_line(

@@ -9,12 +9,14 @@ from imgcls_search.compress.sections import DISTILL, PRUNE, QUANTIZE
 from imgcls_search.data import DATASETS, POLICIES, augment, mixing
 from imgcls_search.data.image import ImageShape
 from imgcls_search.errors import UserError
+from imgcls_search.measures import OF_CLASS
 from imgcls_search.models import families
 from imgcls_search.signature import Catalog, Fields, Leaf, OneOf
 from imgcls_search.space import Space
 from imgcls_search.strategy.pruners import PRUNERS
 from imgcls_search.strategy.samplers import SAMPLERS
 from imgcls_search.study.settings import Limits, StudySettings
+from imgcls_search.train import custom_metrics
 from imgcls_search.train.losses import LOSSES
 from imgcls_search.train.metrics import METRICS
 from imgcls_search.train.optimizers import OPTIMIZERS, SCHEDULES
@@ -26,6 +28,7 @@ def catalog() -> Catalog:
     """Return the catalog of this package: its families, data sets, optimizers and so on."""
     policy = OneOf(options=signature.options(POLICIES), default="none", doc="a policy of several operations an image")
     settings = signature.read(StudySettings)
+    scores = {**METRICS, **custom_metrics.sentences()}
     return Catalog(
         config=Fields(
             fields={
@@ -53,7 +56,9 @@ def catalog() -> Catalog:
         ),
         study=_with(settings, **strategy()),
         limits=signature.read(Limits),
-        metrics={**METRICS, **SIZES, **MEASURED},
+        metrics={**scores, **SIZES, **MEASURED},
+        scores=scores,
+        class_scores=OF_CLASS,
     )
 
 

@@ -50,6 +50,9 @@ class Job:
     teacher: str | None = None
     """The weights file of the network to learn from."""
 
+    metrics: tuple[str, ...] = ()
+    """What to measure after each epoch beside what is always measured: what objectives and limits name."""
+
 
 @dataclass(frozen=True)
 class Stop:

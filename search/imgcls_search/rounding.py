@@ -6,8 +6,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 
-SHARES = ("accuracy", "top5_accuracy", "macro_f1")
-"""Metrics that count images: on 100 of them there is no third decimal."""
+from imgcls_search.measures import is_share
 
 MOST_DECIMALS = 4
 
@@ -22,7 +21,7 @@ def measured(metric: str, value: float, images: int | None = None, *, signed: bo
     sign = "+" if signed else ""
     if not math.isfinite(value):
         return f"{value:g}"
-    if metric in SHARES:
+    if is_share(metric):
         decimals = _share_decimals(images)
         return f"{_plain_zero(value, decimals):{sign}.{decimals}f}"
     return f"{value:{sign},.0f}" if abs(value) >= 1000 or value == int(value) else f"{value:{sign}#.4g}"

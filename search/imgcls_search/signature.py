@@ -158,6 +158,12 @@ class Catalog:
     metrics: Mapping[str, str]
     """Metrics that may be objectives, with one sentence about each."""
 
+    scores: Mapping[str, str] = field(default_factory=dict)
+    """Those of them that images are scored by, which `limits` may bound on either side."""
+
+    class_scores: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Scores of one class, such as `recall:CLASS`, each with its pattern and one sentence."""
+
 
 def read(builder: Callable[..., Any]) -> Fields:
     """Return the arguments of a builder that carry an `Arg`, in the order of its signature.

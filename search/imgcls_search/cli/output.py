@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from imgcls_search.rounding import pairs
+from imgcls_search.rounding import measured, pairs
 from imgcls_search.terminal import shown
 
 if TYPE_CHECKING:
@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 Cell = str | tuple[str, ...]
 """A cell of a table: a line, or several."""
+
+MOST_CLASSES = 20
+"""Classes whose scores are printed."""
+
+CLASS_SCORES = ("precision", "recall", "f1")
 
 WIDE = 100_000
 """Columns of what is no terminal: a program that reads a table needs whole numbers in whole lines."""
@@ -43,6 +48,26 @@ def print_table(headings: tuple[Cell, ...], rows: Iterable[tuple[Cell, ...]]) ->
         # As text, since rich takes [2, 4] for markup.
         table.add_row(*(Text(_cell(cell)) for cell in row))
     console.print(table)
+
+
+def print_classes(classes: Mapping[str, Mapping[str, float]]) -> None:
+    """Print the scores of each class; of many classes those with the lowest F1 score."""
+    seen = {name: scores for name, scores in classes.items() if "f1" in scores}
+    if not seen:
+        return
+    worst = sorted(seen, key=lambda name: seen[name]["f1"])[:MOST_CLASSES]
+    names = [name for name in seen if name in worst]
+    if len(names) < len(classes):
+        echo(f"{len(names)} of {len(classes)} classes, those with images and the lowest F1 score:")
+    rows = [
+        (
+            name,
+            *(measured(f"{key}:{name}", seen[name][key], int(seen[name]["support"])) for key in CLASS_SCORES),
+            f"{seen[name]['support']:,.0f}",
+        )
+        for name in names
+    ]
+    print_table(("class", "precision", "recall", "F1", "images"), rows)
 
 
 def _cell(cell: Cell) -> str:

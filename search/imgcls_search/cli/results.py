@@ -20,7 +20,16 @@ from imgcls_search.cli.options import (
     data_component,
     study_files,
 )
-from imgcls_search.cli.output import best_lines, echo, going_on, make_console, print_json, print_table, warn
+from imgcls_search.cli.output import (
+    best_lines,
+    echo,
+    going_on,
+    make_console,
+    print_classes,
+    print_json,
+    print_table,
+    warn,
+)
 from imgcls_search.errors import UserError, writing
 from imgcls_search.rounding import measured, pairs, rounded, spread, without_long_numbers
 from imgcls_search.study.facts import Confirmation
@@ -87,6 +96,9 @@ def best(study: StudyName, studies: Studies = STUDIES, storage: Storage = None, 
             echo(f"  {path}: {without_long_numbers(str(value))}")
         for line in _as_deployed(trial["deployed"]):
             echo(f"  {line}")
+        if trial["limited"]:
+            echo(f"  limited: {pairs(trial['limited'], record.val_images)}")
+        print_classes(trial["classes"])
     if now.state != "finished":
         echo(f"the search: {now}")
     echo(_trust(confirmed, [trial["trial"] for trial in found], study, record.val_images))
@@ -108,7 +120,7 @@ def front(
     imgcls-search front compressed-digits -o front.png
     imgcls-search front compressed-digits --json
 
-    Trials over a measured limit (latency_ms, size_kb) are never on it.
+    Trials over a limit of a cost or a score (latency_ms, size_kb, recall:CLASS) are never on it.
     """
     from imgcls_search.study.record import load
     from imgcls_search.views.front import describe_front, draw_front

@@ -21,6 +21,8 @@ from imgcls_search.cli.options import (
 )
 from imgcls_search.cli.output import echo, plain, print_json, print_table
 
+SIGNS = {"at_least": ">=", "at_most": "<="}
+
 if TYPE_CHECKING:
     from imgcls_search.data import Summary
     from imgcls_search.jobs.survey import Range, SurveySummary
@@ -53,15 +55,21 @@ def check(
     from rich.console import Console
 
     from imgcls_search.cli.screen import SurveyScreen
+    from imgcls_search.executors.helper import image_cache
     from imgcls_search.jobs.survey import summarise, survey
+    from imgcls_search.orchestrator.named_metrics import custom, refuse_early
     from imgcls_search.signature import build
     from imgcls_search.strategy.pruners import PRUNERS
     from imgcls_search.strategy.samplers import SAMPLERS
+    from imgcls_search.train.custom_metrics import load
 
     space = read(space_file, overrides, data, name, skip_unreadable=skip_unreadable)
     build(SAMPLERS, space.sampler, space=space)
     build(PRUNERS, space.pruner, epochs=space.first().section("training")["epochs"], sign=1)
     images = _images_there(space, studies)
+    refuse_early(space, image_cache(studies))
+    for metric in custom(space):
+        load(metric)
     if not as_json:
         for line in images.lines() if images is not None else ():
             echo(line)
@@ -191,6 +199,8 @@ def _show_space(space: Space, path: Path) -> None:
     echo(f"objectives: {', '.join(f'{direction} {metric}' for metric, direction in space.objectives)}")
     for limit, value in space.limits.items():
         echo(f"limit: {limit} <= {plain(value)}")
+    for metric, sides in space.score_limits.items():
+        echo(f"limit: {metric} {' and '.join(f'{SIGNS[side]} {bound:g}' for side, bound in sides.items())}")
     echo(
         f"sampler {space.sampler.name}, pruner {space.pruner.name}, {space.study['trials']} trials, "
         f"{len(space.start)} start setting(s); study {space.name}"

@@ -24,8 +24,9 @@ from imgcls_search.cli.options import (
     read,
     study_files,
 )
-from imgcls_search.cli.output import echo, make_console, print_json, print_table
+from imgcls_search.cli.output import echo, make_console, print_classes, print_json, print_table
 from imgcls_search.errors import writing
+from imgcls_search.measures import by_class
 from imgcls_search.rounding import measured, pairs, rounded, spread
 
 
@@ -94,11 +95,15 @@ def train(
     if as_json:
         print_json(report)
         return
-    for metric, value in report["summary"].items():
+    together, _ = by_class(report["summary"])
+    for metric, value in together.items():
         values = [report["test"][str(seed)][metric] for seed in report["seeds"]]
         shown = spread(metric, values, value["mean"], value["ci95"], report["images"].get("test"))
         interval = f" (95 % interval, std {rounded(value['std'])})" if len(values) > 2 else ""
         echo(f"test {metric}: {shown}{interval}")
+    if len(report["seeds"]) > 1:
+        echo("means over the seeds:")
+    print_classes(by_class({name: value["mean"] for name, value in report["summary"].items()})[1])
     echo(
         f"{len(report['seeds'])} seed(s), trained on {report['trained_on']}; weights and metrics.json in {training.out}"
     )
@@ -138,14 +143,22 @@ def evaluate(
     if predictions is not None:
         with writing(predictions):
             atomic.write_text(predictions, predictions_csv(found))
+    together, single = by_class(found.metrics)
     if as_json:
         counts = {name: int((found.labels == number).sum()) for number, name in enumerate(found.classes)}
-        measured = {"split": found.split, "images": len(found.labels), "classes": counts, "metrics": found.metrics}
+        measured = {
+            "split": found.split,
+            "images": len(found.labels),
+            "classes": counts,
+            "metrics": together,
+            "by_class": single,
+        }
         print_json(measured)
         return
     seen, known = len(set(found.labels.tolist())), len(found.classes)
     of = f" of {seen} of the {known} trained classes" if seen < known else ""
-    echo(f"{found.split} split, {len(found.labels)} images{of}: {pairs(found.metrics, len(found.labels))}")
+    echo(f"{found.split} split, {len(found.labels)} images{of}: {pairs(together, len(found.labels))}")
+    print_classes(single)
 
 
 def confirm(

@@ -31,6 +31,7 @@ from imgcls_search.executors.questions import (
     Refusal,
     Reply,
     Said,
+    TryMetrics,
 )
 
 Progress = Callable[[int, int], None]
@@ -166,6 +167,14 @@ class Helper:
         """Return when an answer that somebody waits for is there, or after so many seconds."""
         if self.later is not None:
             self.connection.poll(seconds)
+
+    def try_metrics(self, names: tuple[str, ...], data: Prepared) -> None:
+        """Call metrics of other packages once, so that mistakes in them show before a training.
+
+        Raises:
+            UserError: one cannot be loaded, fails, or does not give a finite number.
+        """
+        self._ask(TryMetrics(names=names, data=data))
 
     def fetch_weights(self, config: TrialConfig, shape: InputShape) -> None:
         """Fetch or read the pretrained weights that a configuration starts from, if any, and see that they fit.

@@ -174,6 +174,23 @@ class Measure(Question[dict[str, float]]):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TryMetrics(Question[None]):
+    """Do metrics of other packages work on the validation images of a data set?"""
+
+    names: tuple[str, ...]
+    data: Prepared
+
+    def answer(self, tell: Tell) -> None:
+        """Call them."""
+        import numpy as np
+
+        from imgcls_search.data import load
+        from imgcls_search.train.custom_metrics import try_on
+
+        try_on(self.names, len(self.data.classes), np.asarray(load(self.data, "val").labels))
+
+
+@dataclass(frozen=True, kw_only=True)
 class FetchWeights(Question[None]):
     """Can the pretrained weights of a configuration be read, and do they fit?"""
 

@@ -11,7 +11,7 @@ from imgcls_search.confidence import interval
 from imgcls_search.config import Component, TrialConfig
 from imgcls_search.errors import BuildError, UserError
 from imgcls_search.executors.helper import image_cache
-from imgcls_search.jobs.confirm import TRAINED, fresh_seeds, searched_images
+from imgcls_search.jobs.confirm import fresh_seeds, refuse_untrained, searched_images
 from imgcls_search.jobs.export import find_trial, now
 from imgcls_search.jobs.pace import numbered
 from imgcls_search.jobs.trainer import PARTIAL, Trainer, TrainingWatcher, training_job
@@ -53,8 +53,7 @@ def ablate(
     record = study_data.load_with_images(files, data)
     winner, first = best.the_best(record) if trial is None else find_trial(record, trial), record.trials[0]
     metric, direction = record.objectives[0]
-    if metric not in TRAINED:
-        raise UserError(f"the first objective is {metric}, which no seed changes; allowed: {', '.join(TRAINED)}")
+    refuse_untrained(metric, "--ablation")
     if winner.number == first.number:
         raise UserError(
             f"--ablation: the winner is trial {first.number}, the first setting; there is no step to retrain"
@@ -89,6 +88,7 @@ def ablate(
                 seed=seed,
                 weights=_weights_path(files, step.config, seed, written),
                 teacher=teachers.path_of(step.config, files, record.facts.get("teachers", {})),
+                metrics=(metric,),
             )
             for number, (step, seed) in enumerate((step, seed) for step in way for seed in drawn)
         ]

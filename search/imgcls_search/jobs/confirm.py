@@ -11,11 +11,12 @@ from typing import Any
 from imgcls_search.confidence import difference, estimate, interval, optimism, share_interval
 from imgcls_search.config import Component, TrialConfig
 from imgcls_search.data import Prepared
-from imgcls_search.errors import StudyError, UserError
+from imgcls_search.errors import DataError, StudyError, UserError
 from imgcls_search.executors.helper import image_cache
 from imgcls_search.jobs.export import find_trial, now
 from imgcls_search.jobs.pace import Pace, numbered
 from imgcls_search.jobs.trainer import Trainer, TrainingWatcher, training_job
+from imgcls_search.measures import ALWAYS
 from imgcls_search.orchestrator import study_data, teachers
 from imgcls_search.protocol import Job
 from imgcls_search.study import best
@@ -23,10 +24,20 @@ from imgcls_search.study.activity import shown_state
 from imgcls_search.study.facts import Choice, Confirmation, Opening, RankedTrial, SpreadOfSeeds, TestScores
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
-from imgcls_search.trial import Trial
+from imgcls_search.trial import MEASURED, SIZES, Trial
 
-TRAINED = ("accuracy", "top5_accuracy", "macro_f1", "loss")
-"""Objectives that another seed changes."""
+
+def refuse_untrained(metric: str, what: str) -> None:
+    """Refuse a first objective that another seed does not change.
+
+    Raises:
+        UserError: it is a size or a cost.
+    """
+    if metric in SIZES or metric in MEASURED:
+        raise UserError(
+            f"the first objective is {metric}, which no seed changes; {what} needs one of {_list(list(ALWAYS))}, "
+            "or another that images are scored by"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +74,7 @@ class _Retraining:
             seed=seed,
             weights=weights_path(self.files, trial.number, seed),
             teacher=teachers.path_of(config, self.files, self.record.facts.get("teachers", {})),
+            metrics=(self.metric,),
         )
 
 
@@ -91,10 +103,7 @@ def confirm(
     record = study_data.load_with_images(files, data)
     chosen_from = _candidates(record, top, trial)
     metric, direction = record.objectives[0]
-    if metric not in TRAINED:
-        raise UserError(
-            f"the first objective is {metric}, which no seed changes; confirm needs one of {_list(TRAINED)}"
-        )
+    refuse_untrained(metric, "confirm")
     known = record.facts.get("confirmed")
     if known is not None and not again:
         if data is not None:
@@ -246,7 +255,11 @@ def _open_test(
         network, config, known = read_network(weights_path(files, found["chosen"], seed))
         # Its images may have moved since it was trained.
         config = config.moved(component.args)
-        evaluation = measure_on(network, config, replace(data, mean=known.mean, std=known.std), "test")
+        evaluation = measure_on(
+            network, config, replace(data, mean=known.mean, std=known.std), "test", (found["metric"],)
+        )
+        if found["metric"] not in evaluation.metrics:
+            raise DataError(f"{component.path}: the test split has no image that {found['metric']} could be told of")
         scores.append(evaluation.metrics[found["metric"]])
     spread = _spread(scores)
     test: TestScores = {

@@ -22,10 +22,10 @@ from imgcls_search.jobs.export import now
 from imgcls_search.orchestrator import study_data
 from imgcls_search.study.facts import ChangedTest
 from imgcls_search.terminal import shown
-from imgcls_search.train import checkpoint
+from imgcls_search.train import checkpoint, custom_metrics
 from imgcls_search.train.device import available_devices
 from imgcls_search.train.loop import predict
-from imgcls_search.train.metrics import score, softmax
+from imgcls_search.train.metrics import Wanted, score, softmax
 from imgcls_search.worker import finish, pipeline
 
 SplitName = Literal["val", "test", "all"]
@@ -149,13 +149,20 @@ def read_network(weights: Path) -> tuple[nn.Module | Artifact, TrialConfig, Prep
     return finish.find_artifact(state, weights) or model, config, data
 
 
-def measure_on(network: nn.Module | Artifact, config: TrialConfig, data: Prepared, split: SplitName) -> Evaluation:
-    """Measure a network on a split; asking for `test` or `all` opens the sealed split."""
-    return _measure(network, config, data, _images(config, data, split), split)
+def measure_on(
+    network: nn.Module | Artifact, config: TrialConfig, data: Prepared, split: SplitName, named: tuple[str, ...] = ()
+) -> Evaluation:
+    """Measure a network on a split, also by the metrics `named`; asking for `test` or `all` opens the sealed split."""
+    return _measure(network, config, data, _images(config, data, split), split, named)
 
 
 def _measure(
-    network: nn.Module | Artifact, config: TrialConfig, data: Prepared, parts: Sequence[Images], split: SplitName
+    network: nn.Module | Artifact,
+    config: TrialConfig,
+    data: Prepared,
+    parts: Sequence[Images],
+    split: SplitName,
+    named: tuple[str, ...] = (),
 ) -> Evaluation:
     """Measure a network on images with the class numbers and the normalisation of the data it was trained on."""
     labels = np.concatenate([part.labels for part in parts])
@@ -164,7 +171,9 @@ def _measure(
     logits = np.concatenate(_logits(network, config, data, [part for part in parts if len(part.labels)]))
     return Evaluation(
         split=split,
-        metrics=score(logits, labels),
+        metrics=score(
+            logits, labels, Wanted(classes=data.classes, named=(*named, *custom_metrics.installed()), is_full=True)
+        ),
         names=tuple(name for part in parts for name in part.names),
         labels=labels,
         probabilities=softmax(logits),

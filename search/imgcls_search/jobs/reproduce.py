@@ -67,6 +67,7 @@ def reproduce(
                     log=f"{folder}/{number}-{seed}.log",
                     micro_batches=trial.micro_batches,
                     teacher=teachers.path_of(config, files, record.facts.get("teachers", {})),
+                    metrics=record.named_metrics,
                 )
                 for number, seed in enumerate(chosen)
             ]
@@ -110,7 +111,8 @@ def _metric(trial: Trial) -> str:
 
 def _first_difference(then: Sequence[Mapping[str, float]], now: Sequence[Mapping[str, float]]) -> int | None:
     for epoch, (old, new) in enumerate(zip(then, now, strict=True), start=1):
-        if {**old, "seconds": 0} != {**new, "seconds": 0}:
+        # Earlier versions measured less after the last epoch.
+        if any(new.get(name) != value for name, value in old.items() if name != "seconds"):
             return epoch
     return None
 

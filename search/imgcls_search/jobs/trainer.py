@@ -179,6 +179,7 @@ def training_job(
     weights: Path,
     teacher: str | None,
     portion: Portion = "train",
+    metrics: tuple[str, ...] = (),
 ) -> Job:
     """Return a training from the start to its last epoch, or from the checkpoint that an interrupted one left.
 
@@ -198,6 +199,7 @@ def training_job(
         is_scored=exports,
         artifact=str(weights.with_suffix(".onnx")) if exports else "",
         teacher=teacher,
+        metrics=metrics,
     )
 
 

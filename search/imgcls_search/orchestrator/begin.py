@@ -11,12 +11,12 @@ from typing import Any
 
 from imgcls_search import __version__
 from imgcls_search.config import TrialConfig
-from imgcls_search.data import InputShape, Prepared, must_exist
+from imgcls_search.data import InputShape, Prepared, load, must_exist
 from imgcls_search.errors import BuildError, NoResultError, StudyError, UserError
 from imgcls_search.executors import packing
 from imgcls_search.executors.helper import Helper, image_cache
 from imgcls_search.executors.local import LocalExecutor, usable_slots
-from imgcls_search.orchestrator import study_data, teachers
+from imgcls_search.orchestrator import named_metrics, study_data, teachers
 from imgcls_search.orchestrator.context import study_settings
 from imgcls_search.orchestrator.endings import Ending
 from imgcls_search.orchestrator.search import Search, Watcher
@@ -153,7 +153,7 @@ def _cluster_engine(
     stack.callback(cluster.leave)
     cluster.refuse_strangers()
     layout = cluster.lay_out(space.first().section("training")["device"], study_settings(space).workers, most)
-    metrics = {metric for metric, _ in space.objectives} | set(space.limits)
+    metrics = space.named_metrics
     node = cluster.only_node(layout) if "latency_ms" in metrics else None
     watcher.say(f"{layout.hardware}; {layout.count} worker(s)")
     # It imports Ray, which is there only now.
@@ -215,6 +215,7 @@ def _is_done(record: Record, settings: StudySettings) -> bool:
 
 def _settle_data(space: Space, helper: Helper, watcher: Watcher) -> tuple[Space, Prepared]:
     """Decode the images and write their own shape into the space where it asks for that."""
+    named_metrics.refuse_early(space, image_cache(helper.root))
     data = helper.prepare(space.first(), watcher.decoding, watcher.say)
     if data.streamed_from is not None:
         watcher.say(
@@ -226,9 +227,9 @@ def _settle_data(space: Space, helper: Helper, watcher: Watcher) -> tuple[Space,
             f"{data.repeated} of {data.counts['val']} validation images are among the training images too, for example "
             f"{data.repeated_for_example[0]}: scores are too good by what was learned by heart"
         )
-    for metric, _ in space.objectives:
-        if metric == "top5_accuracy" and len(data.classes) <= 5:
-            raise UserError(f"study.objectives: top5_accuracy needs more than 5 classes, got {len(data.classes)}")
+    named_metrics.refuse_undefined(space, data.classes, set(load(data, "val").labels.tolist()))
+    if custom := named_metrics.custom(space):
+        helper.try_metrics(custom, data)
     return space.fill({"image.size": data.image_size, "image.channels": data.channels}), data
 
 

@@ -91,7 +91,7 @@ class Search:
         )
         self.sign, self.epochs = self.context.sign, self.context.epochs
         self.pruner, self.why_pruned = self._make_pruner()
-        metrics = {metric for metric, _ in self.space.objectives} | set(self.space.limits)
+        metrics = self.space.named_metrics
         if "latency_ms" in metrics:
             self.watcher.say(f"latency_ms: {LATENCY_CONDITIONS}")
         self.stages = Stages(
@@ -228,6 +228,7 @@ class Search:
             is_scored=self.stages.is_scored_at(trial, trial.until),
             artifact=str(self.files.artifact(trial.number)) if exports else "",
             teacher=teachers.path_of(config, self.files, self.record.facts.get("teachers", {})),
+            metrics=self.space.named_metrics,
         )
 
     def _handle(self, event: Event) -> None:
@@ -318,6 +319,7 @@ class Search:
         last = {**trial.sizes, **trial.epochs[-1], **trial.scores.get(trial.epoch, {})}
         limits = {name: limit for name, limit in self.space.limits.items() if name in MEASURED}
         over = {f"limits.{name}": last[name] - limit for name, limit in limits.items()}
+        over |= {f"limits.{name}": excess for name, excess in self.space.over_score_limits(last).items()}
         return [last[metric] for metric, _ in self.space.objectives], over
 
     def _deserves_pictures(self, trial: Trial) -> bool:

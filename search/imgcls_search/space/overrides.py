@@ -44,7 +44,7 @@ def _required(option: Fields) -> list[str]:
 def with_value(root: MapNode, path: str, text: str, report: Report) -> MapNode:
     """Return the file with one value replaced; mappings on the way to it are made where there are none."""
     place = Place(origin=f"--set {printable(path)}={printable(text)}")
-    parts = path.split(".")
+    parts = _parts(path)
     shown = printable(path)
     if not all(parts) or len(parts) > MAX_DEPTH:
         report.add(place, shown, "a path is names joined by single dots, as in model.vit.depth")
@@ -59,6 +59,16 @@ def with_value(root: MapNode, path: str, text: str, report: Report) -> MapNode:
             place, shown, f"{printable(blocked.path)} is {blocked.kind}, not a mapping; nothing can be set below it"
         )
         return root
+
+
+def _parts(path: str) -> list[str]:
+    """Return the keys of a path; a metric's name is one key, dots and all: `limits.sensitivity@0.95:tumor.at_least`."""
+    above = next((top for top in ("limits.", "study.objectives.") if path.startswith(top)), "")
+    if not above or ":" not in path:
+        return path.split(".")
+    metric, dot, side = path.removeprefix(above).rpartition(".")
+    is_side = dot and side in ("at_least", "at_most")
+    return [*above[:-1].split("."), *([metric, side] if is_side else [path.removeprefix(above)])]
 
 
 class _BlockedError(Exception):

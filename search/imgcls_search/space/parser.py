@@ -13,7 +13,7 @@ from imgcls_search.space.problems import Place, Report, join
 from imgcls_search.space.sections import read_fields
 from imgcls_search.space.space import Space
 from imgcls_search.space.start import read_start
-from imgcls_search.space.study_section import read_limits, read_study, study_name
+from imgcls_search.space.study_section import read_limits, read_score_limits, read_study, study_name
 from imgcls_search.space.yaml_nodes import ListNode, MapNode, ScalarNode, read
 
 MAX_BYTES = 1_000_000
@@ -103,6 +103,7 @@ def _space(root: MapNode, catalog: Catalog, report: Report) -> Space:
         study=study.values,
         objectives=study.objectives,
         limits=read_limits(root, catalog, report),
+        score_limits=read_score_limits(root, catalog, report),
         start=read_start(root.values.get("start"), tree, report),
         root=tree,
         places=dict(_places(root, "", report.source)),

@@ -11,15 +11,17 @@ other readers of a schema pass over them.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from typing import Any
 
 from imgcls_search import durations
+from imgcls_search.measures import bounds
 from imgcls_search.signature import REQUIRED, Arg, Catalog, Fields, Leaf, OneOf
 from imgcls_search.space.problems import join, plain
 from imgcls_search.space.scalars import DECIMAL, FLOAT
-from imgcls_search.space.study_section import DEFAULT_METRIC, DIRECTIONS, NAME, limit_fields, study_fields
+from imgcls_search.space.study_section import DEFAULT_METRIC, DIRECTIONS, NAME, SIDES, limit_fields, study_fields
 
 Schema = dict[str, Any]
 
@@ -34,7 +36,7 @@ def schema(catalog: Catalog) -> Schema:
     sections = {
         "study": _study(catalog),
         **{key: _entry(entry, fixed=False) for key, entry in catalog.config.fields.items()},
-        "limits": _section(limit_fields(catalog), fixed=True),
+        "limits": _limits(catalog),
         "start": _start(catalog),
     }
     forms = {name: form for leaf in _searched(catalog.config) for name, form in _forms(leaf).items()}
@@ -197,16 +199,49 @@ def _study(catalog: Catalog) -> Schema:
     metrics = {name: {**_text(doc), "enum": list(DIRECTIONS)} for name, doc in catalog.metrics.items()}
     has_default = DEFAULT_METRIC in catalog.metrics
     found["properties"]["objectives"] = {
-        **_text("what the search is for; several metrics make a Pareto front", allowed=", ".join(catalog.metrics)),
+        **_text(
+            "what the search is for; several metrics make a Pareto front",
+            allowed=", ".join([*catalog.metrics, *catalog.class_scores]),
+        ),
         **({"default": {DEFAULT_METRIC: "maximize"}} if has_default else {}),
         "type": ["object", "null"] if has_default else "object",
         "properties": metrics,
+        **_patterns(
+            {name: {**_text(doc), "enum": list(DIRECTIONS)} for name, (_, doc) in catalog.class_scores.items()}, catalog
+        ),
         "additionalProperties": False,
         "minProperties": 1,
     }
     if not has_default:
         found |= {"type": "object", "required": [*found.get("required", []), "objectives"]}
     return found
+
+
+def _limits(catalog: Catalog) -> Schema:
+    """Return the schema of limits: one number for a size or a cost, one or two sides for a score."""
+    found = _section(limit_fields(catalog), fixed=True)
+    found["properties"] |= {name: _sides(name, doc) for name, doc in catalog.scores.items()}
+    return {**found, **_patterns({name: _sides(name, doc) for name, (_, doc) in catalog.class_scores.items()}, catalog)}
+
+
+def _sides(name: str, doc: str) -> Schema:
+    low, high = bounds(name) or (-math.inf, math.inf)
+    ends = {"minimum": low, "maximum": high}
+    number = {"type": "number", **{key: end for key, end in ends.items() if math.isfinite(end)}}
+    return {
+        **_text(doc),
+        "type": "object",
+        "properties": dict.fromkeys(SIDES, number),
+        "additionalProperties": False,
+        "minProperties": 1,
+    }
+
+
+def _patterns(entries: Schema, catalog: Catalog) -> Schema:
+    """Return the schemas of measures of one class by the patterns of their names."""
+    if not entries:
+        return {}
+    return {"patternProperties": {f"^{catalog.class_scores[name][0]}$": entry for name, entry in entries.items()}}
 
 
 def _start(catalog: Catalog) -> Schema:

@@ -33,7 +33,10 @@ class Space:
     """Metrics with `maximize` or `minimize`, in the order of the file."""
 
     limits: Mapping[str, float]
-    """The limits that are set."""
+    """The limits of sizes and costs that are set."""
+
+    score_limits: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """The limits of scores that are set, by metric: `{"at_least": 0.95}`, `{"at_most": 0.3}` or both."""
 
     start: tuple[Mapping[str, Scalar], ...]
     """Known-good settings as Optuna's parameters, lists as strings; what is left out is sampled."""
@@ -53,6 +56,21 @@ class Space:
     def pruner(self) -> Component:
         """The pruner with its arguments."""
         return self._component("pruner")
+
+    @property
+    def named_metrics(self) -> tuple[str, ...]:
+        """The metrics that objectives and limits name, each once."""
+        objectives = (metric for metric, _ in self.objectives)
+        return tuple(dict.fromkeys([*objectives, *self.limits, *self.score_limits]))
+
+    def over_score_limits(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Return by how much some metrics are beyond each limit of a score; above 0 it is broken."""
+        return {
+            name: max(
+                bound - metrics[name] if side == "at_least" else metrics[name] - bound for side, bound in limit.items()
+            )
+            for name, limit in self.score_limits.items()
+        }
 
     def sample(self, trial: Suggests) -> TrialConfig:
         """Return the configuration that a trial suggests.
@@ -140,7 +158,7 @@ class Space:
         return {
             # Pairs, because the order of objectives means something and that of a mapping may get lost.
             "study": {**study, "name": self.name, "objectives": [list(pair) for pair in self.objectives]},
-            "limits": dict(self.limits),
+            "limits": {**self.limits, **{name: dict(limit) for name, limit in self.score_limits.items()}},
             "start": [dict(entry) for entry in self.start],
             **self.root.document(),
         }

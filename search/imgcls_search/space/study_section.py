@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import re
 import unicodedata
@@ -14,6 +15,7 @@ from typing import Any
 
 from imgcls_search.config import TrialConfig, expand_path
 from imgcls_search.errors import UserError, closest
+from imgcls_search.measures import bounds
 from imgcls_search.signature import REQUIRED, Arg, Catalog, Fields, Leaf, OneOf
 from imgcls_search.space.domains import At
 from imgcls_search.space.parameters import Fixed
@@ -27,6 +29,7 @@ _NAME_RULE = "a letter or digit, then up to 99 letters, digits, '.', '_' or '-',
 _NAME_LEAF = Leaf(arg=Arg("name of the study"), types=(str,), literals=(None,), default=None)
 DIRECTIONS = ("maximize", "minimize")
 DEFAULT_METRIC = "accuracy"
+SIDES = ("at_least", "at_most")
 
 Objectives = tuple[tuple[str, str], ...]
 
@@ -65,8 +68,67 @@ def read_study(root: MapNode, catalog: Catalog, report: Report) -> Study:
 def read_limits(root: MapNode, catalog: Catalog, report: Report) -> Mapping[str, float]:
     """Return the limits that are set; none is required."""
     node, at = _section(root, "limits")
-    document = read_fields(limit_fields(catalog), node, at, report).document()
+    also = (*_score_names(node, catalog), *catalog.scores, *catalog.class_scores)
+    document = read_fields(limit_fields(catalog), node, at, report, also=also).document()
     return MappingProxyType({key: value for key, value in document.items() if value is not None})
+
+
+def read_score_limits(root: MapNode, catalog: Catalog, report: Report) -> Mapping[str, Mapping[str, float]]:
+    """Return the limits of scores that are set, each with its sides."""
+    node, at = _section(root, "limits")
+    names = _score_names(node, catalog)
+    assert isinstance(node, MapNode) or not names
+    found = {name: _sides(name, node, at, report) for name in names if isinstance(node, MapNode)}
+    return MappingProxyType({name: limit for name, limit in found.items() if limit})
+
+
+def _score_names(node: Node | None, catalog: Catalog) -> list[str]:
+    given = node.values if isinstance(node, MapNode) else {}
+    return [name for name in given if name in catalog.scores or _is_class_score(name, catalog)]
+
+
+def _is_class_score(name: str, catalog: Catalog) -> bool:
+    return any(re.fullmatch(pattern, name, re.DOTALL) for pattern, _ in catalog.class_scores.values())
+
+
+def _sides(name: str, limits: MapNode, at: At, report: Report) -> Mapping[str, float]:
+    """Return the sides of a limit of a score: `at_least`, `at_most` or both."""
+    here, node = at.below(name, limits.keys[name]), limits.values[name]
+    wanted = "at_least or at_most, as in {at_least: 0.9}"
+    if not isinstance(node, MapNode) or not node.values:
+        got = show(node.value) if isinstance(node, ScalarNode) else "a list or an empty mapping"
+        report.add(node.place, here.path, f"{got} does not say on which side; write {wanted}")
+        return {}
+    found: dict[str, float] = {}
+    for side, value in node.values.items():
+        below = here.below(side, node.keys[side])
+        if side not in SIDES:
+            report.add(below.place, below.path, f"unknown key; allowed: {', '.join(SIDES)}{closest(side, SIDES)}")
+        elif (problem := _bound_problem(name, value)) is not None:
+            report.add(value.place, below.path, problem)
+        elif isinstance(value, ScalarNode):
+            found[side] = float(str(value.value))
+    if found.get("at_least", -math.inf) > found.get("at_most", math.inf):
+        report.add(node.place, here.path, "at_least must not be above at_most, which no trial could keep")
+    return found
+
+
+def _bound_problem(name: str, node: Node) -> str | None:
+    """Return what is wrong with the bound of a score, None where it is one."""
+    low, high = bounds(name) or (-math.inf, math.inf)
+    value = node.value if isinstance(node, ScalarNode) else None
+    if (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and low <= value <= high
+    ):
+        return None
+    allowed = (
+        f"a number from {low:g} to {high:g}" if math.isfinite(high) else "a number >= 0" if low == 0 else "a number"
+    )
+    got = show(value) if isinstance(node, ScalarNode) else "a list or a mapping"
+    return f"{got} is not allowed; allowed: {allowed}"
 
 
 def study_name(study: Study, tree: Group, root: MapNode, report: Report) -> tuple[str, str | None]:
@@ -132,7 +194,7 @@ def _optional(entry: Leaf | OneOf | Fields) -> Leaf | OneOf | Fields:
 
 
 def _read_objectives(node: Node | None, at: At, catalog: Catalog, report: Report) -> Objectives:
-    metrics = ", ".join(catalog.metrics)
+    metrics = ", ".join([*catalog.metrics, *catalog.class_scores])
     match node:
         case None | ScalarNode(value=None) if DEFAULT_METRIC in catalog.metrics:
             return ((DEFAULT_METRIC, "maximize"),)
@@ -149,8 +211,8 @@ def _read_objectives(node: Node | None, at: At, catalog: Catalog, report: Report
 
 def _direction(metric: str, objectives: MapNode, at: At, catalog: Catalog, report: Report) -> str:
     here = at.below(metric, objectives.keys[metric])
-    if metric not in catalog.metrics:
-        known = ", ".join(catalog.metrics)
+    if metric not in catalog.metrics and not _is_class_score(metric, catalog):
+        known = ", ".join([*catalog.metrics, *catalog.class_scores])
         report.add(here.place, here.path, f"unknown metric; allowed: {known}{closest(metric, catalog.metrics)}")
     node = objectives.values[metric]
     value = node.value if isinstance(node, ScalarNode) else None

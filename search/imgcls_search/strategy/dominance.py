@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from imgcls_search.measures import bounds
 from imgcls_search.strategy.pruners import Decision, Pruner
 from imgcls_search.trial import MEASURED, SIZES, Trial
 
@@ -25,9 +26,9 @@ class Dominance:
 
     Costs that are known before training stand as they are. What is learned is continued by what complete trials gained
     between this rung and the end, in two ways of which the more hopeful counts: as a part of the distance to the ideal
-    (1 for a share, 0 for a loss), and as a difference. Of each, the largest gain that any trial had counts, or the
-    upper bound of the prediction interval for one more trial (Student's t), whichever is more; with few curves that
-    interval is wide.
+    (1 for a share, 0 for a loss; a metric without one stops no trial), and as a difference. Of each, the largest gain
+    that any trial had counts, or the upper bound of the prediction interval for one more trial (Student's t), whichever
+    is more; with few curves that interval is wide.
     """
 
     rungs: Pruner
@@ -65,16 +66,19 @@ class Dominance:
         ]
         if len(there) < LEAST_CURVES or not _shows(trial, trial, metric):
             return math.inf
-        ideal = 1.0 if direction == "maximize" else 0.0
+        sign, limits = (1 if direction == "maximize" else -1), bounds(metric)
+        ideal = math.inf if limits is None else limits[direction == "maximize"]
+        if not math.isfinite(ideal):
+            return math.inf
         own = trial.shown_at(trial.epoch)[metric]
         before, after = ([abs(ideal - pair[side]) for pair in there] for side in (0, 1))
-        if any((ideal - value) * (1 if ideal else -1) < 0 for pair in (*there, (own, own)) for value in pair):
+        if any((ideal - value) * sign < 0 for pair in (*there, (own, own)) for value in pair):
             return math.inf
         start = abs(ideal - own)
         part = _most([math.log(max(a, NEAREST) / max(b, NEAREST)) for b, a in zip(before, after, strict=True)])
         difference = _most([a - b for b, a in zip(before, after, strict=True)])
         left = min(start * math.exp(part), start + difference)
-        return self._goodness(place, abs(ideal - left) if left > NEAREST else ideal)
+        return self._goodness(place, ideal - sign * left if left > NEAREST else ideal)
 
 
 def why_all_train_on(objectives: Sequence[tuple[str, str]]) -> str | None:

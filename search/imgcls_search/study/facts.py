@@ -39,6 +39,7 @@ class SpaceFact(TypedDict, total=False):
     """What of a space file is read without parsing it; its other sections are there too."""
 
     study: Rules
+    limits: dict[str, Any]
     start: Any
     data: dict[str, Any]
 

@@ -94,6 +94,17 @@ class Record:
         return len(self.by_number) + len(self.strangers)
 
     @property
+    def score_limits(self) -> tuple[str, ...]:
+        """The scores that the limits of its space name."""
+        limits = self.facts.get("space", {}).get("limits", {})
+        return tuple(name for name, limit in limits.items() if isinstance(limit, dict))
+
+    @property
+    def named_metrics(self) -> tuple[str, ...]:
+        """The metrics that its objectives and the limits of scores name."""
+        return tuple(dict.fromkeys([*(metric for metric, _ in self.objectives), *self.score_limits]))
+
+    @property
     def val_images(self) -> int | None:
         """How many validation images a score is from, by which its digits are counted; None where nobody noted it."""
         return self.facts["data"]["images"].get("val") if "data" in self.facts else None

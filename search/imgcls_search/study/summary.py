@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Any, TypedDict
 
+from imgcls_search.measures import by_class
 from imgcls_search.study import best
 from imgcls_search.study.activity import Activity, ShownState, Standing, activity, shown_state
 from imgcls_search.study.facts import Opening, Run
@@ -28,10 +29,16 @@ class TrialSummary(TypedDict):
     params: dict[str, Any]
     epochs: int
     metrics: dict[str, float]
-    """Of the last epoch."""
+    """Of the last epoch, over all classes."""
+
+    classes: dict[str, dict[str, float]]
+    """Precision, recall, F1 and support of each class at the end of a full training; with no images support alone."""
 
     deployed: dict[str, float]
     """What its network showed as it would be deployed."""
+
+    limited: dict[str, float]
+    """The scores that limits name, once it is complete."""
 
     over_limits: list[str]
     seed: int
@@ -128,6 +135,10 @@ def summarise(record: Record, now: Activity | None = None) -> Summary:
 def describe(trial: Trial, record: Record) -> TrialSummary:
     """Return one trial with its values, sizes, parameters, last epoch, and what its network showed as deployed."""
     values = trial.values or ()
+    metrics, classes = by_class(trial.epochs[-1] if trial.epochs else {})
+    deployed, classes_deployed = by_class(trial.scores.get(trial.epoch, {}))
+    shown = {**(trial.epochs[-1] if trial.epochs else {}), **trial.scores.get(trial.epoch, {})}
+    limited = record.score_limits if trial.state == "complete" else ()
     return {
         "trial": trial.number,
         "state": shown_state(trial, record),
@@ -135,8 +146,10 @@ def describe(trial: Trial, record: Record) -> TrialSummary:
         "sizes": dict(trial.sizes),
         "params": dict(trial.candidate.params),
         "epochs": trial.epoch,
-        "metrics": dict(trial.epochs[-1]) if trial.epochs else {},
-        "deployed": dict(trial.scores.get(trial.epoch, {})),
+        "metrics": metrics,
+        "classes": classes_deployed or classes,
+        "deployed": deployed,
+        "limited": {name: shown[name] for name in limited if name in shown},
         "over_limits": list(best.over_limits(trial)),
         "seed": trial.seed,
         "reason": trial.reason,

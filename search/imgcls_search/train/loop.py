@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -24,7 +24,7 @@ from imgcls_search.train.average import Average
 from imgcls_search.train.device import autocast
 from imgcls_search.train.finetune import Hold, hold_nothing
 from imgcls_search.train.losses import Loss
-from imgcls_search.train.metrics import score
+from imgcls_search.train.metrics import Wanted, score
 from imgcls_search.train.optimizers import Schedule
 from imgcls_search.train.recipe import Training
 
@@ -184,8 +184,11 @@ def fit(
     *,
     until_epoch: int,
     should_stop: Callable[[], bool] = lambda: False,
+    wanted: Wanted | None = None,
 ) -> Iterator[dict[str, float]]:
     """Train up to and including an epoch; after each, yield what it measured.
+
+    `wanted` says what is measured beside the usual; after the training's last epoch all of it is.
 
     Raises:
         DivergedError: the loss became NaN or infinite.
@@ -194,12 +197,19 @@ def fit(
     while session.epoch < until_epoch:
         started = time.perf_counter()
         train_loss = train_epoch(session, train, should_stop)
-        measured = evaluate(session.deployed, validation, precision=session.precision) if validation else {}
+        asked = _all_of(wanted) if session.epoch + 1 == session.recipe.epochs else wanted
+        measured = {}
+        if validation:
+            measured = evaluate(session.deployed, validation, precision=session.precision, wanted=asked)
         seconds = time.perf_counter() - started
         session.history.append(
             {"epoch": session.epoch + 1, "train_loss": train_loss, **measured, "seconds": round(seconds, 4)}
         )
         yield session.history[-1]
+
+
+def _all_of(wanted: Wanted | None) -> Wanted | None:
+    return replace(wanted, is_full=True) if wanted is not None else None
 
 
 def train_epoch(session: Session, images: ImageSet, should_stop: Callable[[], bool]) -> float:
@@ -264,7 +274,9 @@ def augmented(session: Session, images: ImageSet, parts: Sequence[Tensor]) -> It
         yield from zip(torch.split(inputs, split), torch.split(labels, split), strict=True)
 
 
-def evaluate(model: nn.Module, images: ImageSet, *, precision: str = "fp32") -> dict[str, float]:
+def evaluate(
+    model: nn.Module, images: ImageSet, *, precision: str = "fp32", wanted: Wanted | None = None
+) -> dict[str, float]:
     """Return the metrics of a model on a set of images.
 
     Raises:
@@ -274,7 +286,7 @@ def evaluate(model: nn.Module, images: ImageSet, *, precision: str = "fp32") -> 
     if not np.isfinite(logits).all():
         raise DivergedError("the model gives NaN or infinite logits")
     labels = images.labels.cpu().numpy() if isinstance(images.labels, Tensor) else np.asarray(images.labels)
-    return score(logits, labels)
+    return score(logits, labels, wanted)
 
 
 @torch.inference_mode()

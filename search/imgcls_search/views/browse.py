@@ -66,7 +66,17 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     flat = [
         {
             **{key: value for key, value in row.items() if not isinstance(value, Mapping)},
-            **{name: value for entry in row.values() if isinstance(entry, Mapping) for name, value in entry.items()},
+            **{
+                name: value
+                for key, entry in row.items()
+                if isinstance(entry, Mapping) and key != "classes"
+                for name, value in entry.items()
+            },
+            **{
+                f"{measure}:{name}": value
+                for name, entry in row.get("classes", {}).items()
+                for measure, value in entry.items()
+            },
         }
         for row in rows
     ]
@@ -134,7 +144,7 @@ def _open(root: Path, name: str, at: Address | None) -> tuple[Record, Trial | No
 
 def _compare_trials(a: Record, first: Trial, b: Record, second: Trial) -> dict[str, Any]:
     shown = [row_of(first, a), row_of(second, b)]
-    measured = [{**row["sizes"], **row["metrics"], **row["values"]} for row in shown]
+    measured = [{**row["sizes"], **row["metrics"], **row["limited"], **row["values"]} for row in shown]
     return {
         "trials": [row["trial"] for row in shown],
         "states": [row["state"] for row in shown],

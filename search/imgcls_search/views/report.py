@@ -21,7 +21,8 @@ from imgcls_search.errors import SearchError, StudyError, writing
 from imgcls_search.jobs.confirm import optimism_of_each
 from imgcls_search.jobs.evaluate import measure_on, read_network
 from imgcls_search.jobs.export import find_trial
-from imgcls_search.rounding import gained, measured, share, spread, without_long_numbers
+from imgcls_search.measures import by_class
+from imgcls_search.rounding import gained, measured, pairs, share, spread, without_long_numbers
 from imgcls_search.space import differences
 from imgcls_search.study import best
 from imgcls_search.study.activity import shown_state
@@ -180,6 +181,7 @@ def _mistakes(trial: Trial, files: StudyFiles) -> dict[str, Any]:
             figures.confusion(confusion_matrix(found.labels, predicted, labels=labels), classes), "confusion"
         ),
         "scores": list(zip(classes, *scores, strict=True)),
+        "measures": pairs(by_class(found.metrics)[0], len(found.labels)),
         "wrong": len(wrong),
         "images": len(found.labels),
         "worst": [

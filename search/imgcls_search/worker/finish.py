@@ -24,7 +24,7 @@ from imgcls_search.deploy.artifact import Artifact, archive_kb, measure_latency,
 from imgcls_search.deploy.onnx import export_onnx
 from imgcls_search.errors import CheckpointError, DeployError, DivergedError
 from imgcls_search.train.loop import ImageSet, evaluate, fit
-from imgcls_search.train.metrics import score
+from imgcls_search.train.metrics import Wanted, score
 from imgcls_search.worker import pipeline
 
 LATENCY_IMAGES = 16
@@ -50,8 +50,17 @@ class Task:
     train: ImageSet
     validation: ImageSet | None
     should_stop: Callable[[], bool]
+    metrics: tuple[str, ...] = ()
+    """What to measure beside what is always measured."""
+
     live: Callable[[], None] = lambda: None
     """Called between two parts of the work."""
+
+    @property
+    def wanted(self) -> Wanted:
+        """What to measure; after the training's last epoch all there is."""
+        is_last = self.epoch == self.config.section("training")["epochs"]
+        return Wanted(classes=self.data.classes, named=self.metrics, is_full=is_last)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +100,9 @@ def finish(model: nn.Module, task: Task, artifact: Path | None) -> Finished:
             metrics = _measure_file(path, task)
     else:
         notes = {}
-        metrics = evaluate(model.to(task.device), task.validation) if task.validation is not None else {}
+        metrics = {}
+        if task.validation is not None:
+            metrics = evaluate(model.to(task.device), task.validation, wanted=task.wanted)
     if sections.pruning(task.config) is not None:
         metrics["sparsity"] = prune.sparsity(model)
     return Finished(model=model, shapes=shapes, metrics=metrics, notes=notes)
@@ -224,4 +235,4 @@ def _measure_file(path: Path, task: Task) -> dict[str, float]:
     if not np.isfinite(found).all():
         raise DivergedError("the exported network gives NaN or infinite logits")
     labels = task.validation.labels
-    return score(found, labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels))
+    return score(found, labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels), task.wanted)

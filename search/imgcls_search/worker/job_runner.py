@@ -40,6 +40,7 @@ from imgcls_search.protocol import (
 from imgcls_search.train import checkpoint
 from imgcls_search.train.device import give_back_memory
 from imgcls_search.train.loop import ImageSet, Session, fit, predict
+from imgcls_search.train.metrics import Wanted
 from imgcls_search.trial import LATENCY_CONDITIONS
 from imgcls_search.worker import finish, pipeline
 from imgcls_search.worker.saved import identity, read_checkpoint, read_finished
@@ -163,7 +164,8 @@ class JobRunner:
             # An epoch may be thrown away only when the one before it is on disk.
             return stop.is_set() and self.saved_epoch == session.epoch
 
-        epochs = fit(session, train, validation, until_epoch=job.until_epoch, should_stop=should_stop)
+        wanted = Wanted(classes=data.classes, named=job.metrics)
+        epochs = fit(session, train, validation, until_epoch=job.until_epoch, should_stop=should_stop, wanted=wanted)
         for metrics in epochs:
             stopping = stop.is_set()
             if stopping or session.epoch == job.until_epoch or self._is_save_due(metrics["seconds"]):
@@ -199,6 +201,7 @@ class JobRunner:
             micro_batches=job.micro_batches,
             train=train,
             validation=validation,
+            metrics=job.metrics,
             should_stop=should_stop,
             live=live,
         )

@@ -47,7 +47,7 @@ from imgcls_search.models import families, pretrained
 from imgcls_search.models.anatomy import Anatomy
 from imgcls_search.protocol import Portion
 from imgcls_search.signature import build
-from imgcls_search.train import checkpoint, finetune
+from imgcls_search.train import checkpoint, custom_metrics, finetune
 from imgcls_search.train.device import fastest_layout, pays_to_compile, resolve_precision
 from imgcls_search.train.loop import ImageSet, Session, Teach
 from imgcls_search.train.losses import LOSSES
@@ -144,7 +144,8 @@ def has_prints(config: TrialConfig, data: Prepared, known: Prints) -> bool:
 def versions() -> dict[str, str]:
     """Return the versions that a training's numbers depend on."""
     names = ("imgcls-search", "torch", "torchvision", "optuna", "numpy", "scikit-learn", "pillow")
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+    ours = {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+    return {**ours, **custom_metrics.versions()}
 
 
 def check_weights(component: Component, shape: InputShape) -> None:

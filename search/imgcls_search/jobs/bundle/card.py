@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 from imgcls_search import terminal
-from imgcls_search.jobs.bundle.metrics import BundleMetrics, Parity
-from imgcls_search.rounding import share, spread
+from imgcls_search.jobs.bundle.metrics import BundleMetrics, Parity, Score
+from imgcls_search.measures import NAMED
+from imgcls_search.rounding import measured, share, spread
 
 MOST_CLASSES = 50
 """More are counted, not listed: `labels.json` has them all."""
@@ -80,6 +82,7 @@ def _scores(metrics: BundleMetrics) -> Iterator[str]:
         )
     yield ""
     yield "The intervals are Wilson's, for the number of images; another training would differ by more."
+    yield from _more_scores(metrics["scores"][0])
     if seeds := metrics.get("seeds"):
         values = seeds["values"]
         shown = spread("accuracy", values, seeds["mean"], seeds["ci95"], metrics["data"]["counts"]["test"])
@@ -88,6 +91,25 @@ def _scores(metrics: BundleMetrics) -> Iterator[str]:
             f"Over {seeds['count']} trainings that differ in nothing but the seed, test accuracy is {shown}{interval}."
         )
     yield from ("", _parity(metrics["parity"]))
+
+
+def _more_scores(score: Score) -> Iterator[str]:
+    """Say what else the file was measured by, and how each class fares."""
+    known = [name for name in NAMED if name in score]
+    if known:
+        numbers = ", ".join(f"{name} {measured(name, cast(Any, score)[name], score['images'])}" for name in known)
+        yield from ("", f"{score['of'].capitalize()} on the {score['split']} images: {numbers}.")
+    classes = {name: found for name, found in score.get("classes", {}).items() if "f1" in found}
+    if not classes:
+        return
+    worst = sorted(classes, key=lambda name: classes[name]["f1"])[:MOST_CLASSES]
+    if len(worst) < len(classes):
+        yield from ("", f"The {MOST_CLASSES} classes with the lowest F1 score; `metrics.json` has all:")
+    yield from ("", "| class | precision | recall | F1 | images |", "|---|---|---|---|---|")
+    for name in (name for name in classes if name in worst):
+        found = classes[name]
+        cells = [share(found[key], int(found["support"])) for key in ("precision", "recall", "f1")]
+        yield f"| {_code(name).replace('|', chr(92) + '|')} | {' | '.join(cells)} | {found['support']:,.0f} |"
 
 
 def _parity(parity: Parity) -> str:

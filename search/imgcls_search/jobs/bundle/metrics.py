@@ -14,7 +14,9 @@ from imgcls_search.data import Images
 from imgcls_search.deploy.artifact import Artifact, archive_kb, conditions, measure_latency, size_kb
 from imgcls_search.jobs.bundle.weights import Trained
 from imgcls_search.jobs.export import now
-from imgcls_search.train.metrics import score
+from imgcls_search.measures import by_class
+from imgcls_search.train import custom_metrics
+from imgcls_search.train.metrics import Wanted, score
 from imgcls_search.trial import compresses
 from imgcls_search.worker import measuring, pipeline
 
@@ -37,6 +39,14 @@ class Score(_ScoredFile, total=False):
 
     loss: float
     top5_accuracy: float
+    balanced_accuracy: float
+    roc_auc: float
+    average_precision: float
+    mcc: float
+    kappa: float
+    ece: float
+    classes: dict[str, dict[str, float]]
+    """Precision, recall, F1 and support of each class."""
 
 
 class Parity(TypedDict):
@@ -117,7 +127,8 @@ class BundleMetrics(TypedDict):
 
 def describe(trained: Trained, artifact: Artifact, images: Images, *, parity: Parity, are_same: bool) -> BundleMetrics:
     """Measure a loaded file on the validation images, and tell what else is known of it."""
-    measured = score(artifact.logits(images.pixels), images.labels)
+    wanted = Wanted(classes=trained.data.classes, named=tuple(custom_metrics.installed()), is_full=True)
+    measured = score(artifact.logits(images.pixels), images.labels, wanted)
     scores = [_score("this file", "validation", measured, len(images.labels))]
     if trained.tested is not None:
         of = "the weights, by train" if compresses(trained.config) else "the same weights, by train"
@@ -152,11 +163,13 @@ def _score(of: str, split: str, metrics: Mapping[str, float], images: int) -> Sc
 
     right = round(metrics["accuracy"] * images)
     interval = binomtest(right, images).proportion_ci(method="wilson")
+    together, classes = by_class(metrics)
     found = {
         "of": of,
         "split": split,
         "images": images,
-        **metrics,
+        **together,
+        **({"classes": classes} if classes else {}),
         "accuracy_interval_95": [float(interval.low), float(interval.high)],
     }
     # Which metrics there are depends on the number of classes.

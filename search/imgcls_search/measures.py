@@ -1,0 +1,82 @@
+"""The names of what a model is measured by: `accuracy`, `recall:tumor`, `sensitivity@0.95:tumor`."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+ALWAYS: Mapping[str, str] = {
+    "accuracy": "share of images whose most likely class is right (top-1), 0 to 1",
+    "top5_accuracy": "share of images whose class is among the five most likely, 0 to 1; needs more than five classes",
+    "macro_f1": "F1 score of each class, averaged with equal weights, 0 to 1",
+    "loss": "log loss (cross-entropy), nats; without label smoothing, class weights or focusing, so trials compare",
+}
+"""What every epoch is measured by, each with one sentence."""
+
+NAMED: Mapping[str, str] = {
+    "balanced_accuracy": "recall of each class, averaged with equal weights, 0 to 1",
+    "roc_auc": "area under the ROC curve of each class against the others, averaged with equal weights, 0 to 1",
+    "average_precision": "average precision of each class against the others, averaged with equal weights, 0 to 1",
+    "mcc": "Matthews correlation coefficient, -1 to 1; 0 is chance",
+    "kappa": "Cohen's kappa with quadratic weights, -1 to 1; for classes in order, by their names",
+    "ece": "expected calibration error: mean distance of confidence and accuracy in 15 bins of confidence, 0 to 1",
+}
+"""What an epoch is measured by where an objective or a limit names it, and what a finished network is measured by."""
+
+OF_CLASS: Mapping[str, tuple[str, str]] = {
+    "recall:CLASS": (r"recall:(.+)", "share of the images of a class that are found (sensitivity), 0 to 1"),
+    "precision:CLASS": (r"precision:(.+)", "share right among the images that are taken for a class, 0 to 1"),
+    "f1:CLASS": (r"f1:(.+)", "harmonic mean of precision and recall of a class, 0 to 1"),
+    "sensitivity@0.95:CLASS": (
+        r"sensitivity@(?:0?\.[0-9]+|1|1\.0+):(.+)",
+        "largest recall of a class at a specificity of at least 0.95, or of another number, 0 to 1",
+    ),
+}
+"""Measures of one class, as people write them, each with its pattern and one sentence."""
+
+SUPPORT = "support"
+"""`support:CLASS` is the number of a class's images."""
+
+
+def class_of(name: str) -> str | None:
+    """Return the class that a measure is of, None where it is of all classes."""
+    found = (re.fullmatch(pattern, name, re.DOTALL) for pattern, _ in OF_CLASS.values())
+    return next((match[1] for match in found if match), None)
+
+
+def specificity(name: str) -> float:
+    """Return the specificity that a `sensitivity@0.95:CLASS` names."""
+    return float(name.partition("@")[2].partition(":")[0])
+
+
+def bounds(name: str) -> tuple[float, float] | None:
+    """Return the lowest and the highest value of a measure, None for one of somebody else's."""
+    if name in ("mcc", "kappa"):
+        return -1.0, 1.0
+    if name == "loss":
+        return 0.0, math.inf
+    is_share = name in ALWAYS or name in NAMED or class_of(name) is not None
+    return (0.0, 1.0) if is_share else None
+
+
+def is_share(name: str) -> bool:
+    """Tell whether a measure counts images: on 100 of them there is no third decimal."""
+    return name in ("accuracy", "top5_accuracy", "macro_f1", "balanced_accuracy") or class_of(name) is not None
+
+
+def by_class(metrics: Mapping[str, T]) -> tuple[dict[str, T], dict[str, dict[str, T]]]:
+    """Return the metrics of all classes together, and those of single classes by class."""
+    together: dict[str, T] = {}
+    single: dict[str, dict[str, T]] = {}
+    for name, value in metrics.items():
+        measure, _, support = name.partition(":")
+        of = support if measure == SUPPORT and support else class_of(name)
+        if of is None:
+            together[name] = value
+        else:
+            single.setdefault(of, {})[measure] = value
+    return together, single

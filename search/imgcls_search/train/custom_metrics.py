@@ -1,0 +1,113 @@
+"""Metrics of other packages: functions (probabilities, labels) -> float, named as entry points."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Collection, Mapping
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import numpy as np
+
+from imgcls_search.errors import UserError, first_line
+from imgcls_search.measures import ALWAYS, NAMED
+from imgcls_search.trial import MEASURED, SIZES
+
+ENTRY_POINTS = "imgcls_search.metrics"
+"""The group in which a package names its metrics: `cost = "package.module:function"`."""
+
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+
+Array = np.ndarray[Any, Any]
+Metric = Callable[[Array, Array], Any]
+
+
+@cache
+def installed() -> Mapping[str, EntryPoint]:
+    """Return the metrics that installed packages add, without importing one.
+
+    Raises:
+        UserError: a name is taken, or cannot be one.
+    """
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=ENTRY_POINTS):
+        if not NAME.fullmatch(entry.name):
+            allowed = "a letter, then letters, digits, '_' or '-'"
+            raise UserError(f"the package {_package(entry)} adds a metric {entry.name!r}; allowed: {allowed}")
+        if entry.name in {*ALWAYS, *NAMED, *SIZES, *MEASURED, *found, "epoch", "seconds", "train_loss"}:
+            raise UserError(
+                f"the package {_package(entry)} adds a metric {entry.name!r}, but there is one of that name"
+            )
+        found[entry.name] = entry
+    return found
+
+
+def sentences() -> dict[str, str]:
+    """Return a sentence about each metric of another package."""
+    return {name: f"a metric of the package {_package(entry)}" for name, entry in installed().items()}
+
+
+def measure(name: str, probabilities: Array, labels: Array) -> float:
+    """Return what a metric says of probabilities [N, classes], double precision, and class numbers [N].
+
+    Raises:
+        UserError: it cannot be loaded, fails, or does not give a finite number.
+    """
+    metric = load(name)
+    try:
+        # Copies: what it does to its arguments is nobody else's business.
+        value = float(metric(probabilities.copy(), labels.copy()))
+    except Exception as error:
+        raise UserError(f"{_title(name)} failed ({type(error).__name__}: {first_line(error, 'no message')})") from error
+    if not math.isfinite(value):
+        raise UserError(f"{_title(name)} gave {value}; allowed: a finite number")
+    return value
+
+
+def try_on(names: Collection[str], classes: int, labels: Array) -> None:
+    """Call metrics with the labels of some images and random probabilities, so that mistakes show before a training.
+
+    Raises:
+        UserError: one cannot be loaded, fails, or does not give a finite number.
+    """
+    chances = np.random.default_rng(0).dirichlet(np.ones(classes), len(labels))
+    for name in names:
+        if name in installed():
+            measure(name, chances, labels)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that add metrics."""
+    packages = [entry.dist for entry in installed().values() if entry.dist is not None]
+    return {package.name: package.version for package in packages}
+
+
+@cache
+def load(name: str) -> Metric:
+    """Import a metric.
+
+    Raises:
+        UserError: it cannot be imported, or is no function.
+    """
+    try:
+        found = installed()[name].load()
+    # Whatever somebody else's module raises when it is imported.
+    except Exception as error:
+        raise UserError(
+            f"{_title(name)} cannot be loaded ({type(error).__name__}: {first_line(error, 'no message')}); "
+            "mend or remove that package"
+        ) from error
+    if not callable(found):
+        raise UserError(f"{_title(name)} is no function; allowed: (probabilities, labels) -> float")
+    metric: Metric = found
+    return metric
+
+
+def _title(name: str) -> str:
+    return f"the metric {name!r} of the package {_package(installed()[name])}"
+
+
+def _package(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist is not None else entry.value

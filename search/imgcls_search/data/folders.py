@@ -168,7 +168,7 @@ def _list(root: str, *, needs_train: bool = True) -> _Listing:
         first_fingerprint=partial(fingerprint.of_files_by_edges, *known),
         left_out=tally.left_out(),
         notes=(
-            *_similar_names(classes),
+            *similar_names(classes),
             *(_second_trees(trees["train"], classes, found["train"]) if "train" in trees else ()),
         ),
     )
@@ -283,7 +283,7 @@ def _look_beside(top: Path, trees: Mapping[Split, Path], tally: Tally) -> None:
                 tally.add_other(entry.name, entry.path)
 
 
-def _similar_names(classes: Sequence[str]) -> Iterator[str]:
+def similar_names(classes: Sequence[str]) -> Iterator[str]:
     """Yield what is to be said of classes whose names look the same."""
     groups: dict[str, list[str]] = {}
     for name in classes:

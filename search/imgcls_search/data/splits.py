@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from imgcls_search.data import groups as grouping
+from imgcls_search.data.groups import Groups
 from imgcls_search.errors import DataError
 
 Split = Literal["train", "val", "test"]
@@ -26,10 +29,12 @@ def divide(
     test: float = 0.0,
     kept: Numbers | None = None,
     seen: Sequence[str] | None = None,
+    groups: Groups | None = None,
 ) -> dict[Split, Numbers]:
     """Return the item numbers of train, val and test, cutting what is not given from `train`.
 
     `kept` are training images that nothing is cut from; `seen` says of each class where it was first met.
+    All images of one of the `groups` come into one part; `max_train` draws images, not groups.
     The sealed test split depends on `test` and `split_seed` only, val also on `val`: neither moves with `max_train`.
 
     Raises:
@@ -40,13 +45,16 @@ def divide(
     parts = ["train", *(part for part in ("val", "test") if part not in given)]
     train = given["train"]
     _check_room(labels[train], classes, place, parts, seen)
+    if groups is not None and len(parts) > 1:
+        grouping.check_room(groups, labels, train, classes, place, len(parts))
     if max_train is not None and max_train < len(classes):
         raise DataError(f"{place}: max_train is {max_train}; allowed: at least {len(classes)}, one image per class")
+    cut = _cut if groups is None else partial(grouping.cut, groups, place=place)
     sealed, held = given.get("test"), given.get("val")
     if sealed is None:
-        sealed, train = _cut(labels, train, share=test, spare=len(parts) - 1, seed=(split_seed, 0))
+        sealed, train = cut(labels, train, share=test, spare=len(parts) - 1, seed=(split_seed, 0))
     if held is None:
-        held, train = _cut(labels, train, share=val, spare=1, seed=(split_seed, 1))
+        held, train = cut(labels, train, share=val, spare=1, seed=(split_seed, 1))
     if kept is not None:
         train = np.sort(np.concatenate([train, kept]))
     if max_train is not None and max_train < len(train):

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from imgcls_search.data import fingerprint
 from imgcls_search.data.folders import ALIASES, SPLITS, from_files, similar_names
+from imgcls_search.data.groups import Groups
 from imgcls_search.data.opening import EXTENSIONS
 from imgcls_search.data.source import LeftOut, MaxTrain, Source, Split, SplitSeed, Test, Val, assemble
 from imgcls_search.data.table_file import Rows, read_rows
@@ -38,6 +39,9 @@ def table(
     split: Annotated[
         str | None, Arg("the column that says train, val or test; where its cell is empty, it is cut", fixed=True)
     ] = None,
+    group: Annotated[
+        str | None, Arg("the column of groups, as patients or videos: all images of one stay in one split", fixed=True)
+    ] = None,
     root: Annotated[
         str | None, Arg("the folder that paths start from and stay in; null: the folder of the table", fixed=True)
     ] = None,
@@ -56,7 +60,7 @@ def table(
     Raises:
         DataError: the table cannot be read, a cell is not allowed, an image is missing, or a class is too small to cut.
     """
-    found = _list(file, root, image=image, label=label, split=split)
+    found = _list(file, root, image=image, label=label, split=split, group=group)
     given, kept = found.given()
     return assemble(
         name=found.path.stem,
@@ -77,6 +81,7 @@ def table(
         max_train=max_train,
         kept=kept,
         seen=found.seen,
+        groups=found.groups,
     )
 
 
@@ -162,6 +167,7 @@ class _Listing:
     splits: npt.NDArray[np.str_]
     """Of each image, empty where it is cut."""
 
+    groups: Groups | None
     seen: Sequence[str]
     """Where each class is first named: `line 7`."""
 
@@ -191,19 +197,31 @@ def _located(path: str) -> Path:
 
 
 def _list(
-    file: str, root: str | None, *, image: str, label: str, split: str | None, needs_train: bool = True
+    file: str,
+    root: str | None,
+    *,
+    image: str,
+    label: str,
+    split: str | None,
+    group: str | None = None,
+    needs_train: bool = True,
 ) -> _Listing:
     path = _located(file)
     place = f"data.table: {path}"
-    rows = read_rows(path, [name for name in dict.fromkeys((image, label, split)) if name is not None], place)
+    rows = read_rows(path, [name for name in dict.fromkeys((image, label, split, group)) if name is not None], place)
     top = path.parent if root is None else _located(root)
     if not top.is_dir():
         raise DataError(f"data.table.root: {top}: is not a folder; allowed: the folder that the paths start from")
     _refuse_empty(rows, image)
     _refuse_empty(rows, label)
+    if group is not None:
+        _refuse_empty(rows, group)
     names = _names(rows, image, top, root)
     order = sorted(range(len(rows)), key=names.__getitem__)
     splits = _splits(rows, split)
+    groups = None if group is None else Groups.of(rows.cells[group])
+    if groups is not None and split is not None:
+        splits = _follow_groups(splits, groups)
     _refuse_repeated(rows, image, label, split, names, order)
     left_out = _look_for_files(rows, image, names, top)
     classes, labels, seen = _classes(rows, label, split, splits, needs_train=needs_train)
@@ -211,6 +229,9 @@ def _list(
     paths = FilesBelow(top, names)
     # The split of a row is part of what the images are recognised by, as the folder of a split is.
     told = names if split is None else [f"{name}\0{part}" for name, part in zip(names, splits, strict=True)]
+    if group is not None and groups is not None:
+        groups = Groups(names=groups.names, numbers=groups.numbers[order])
+        told = [f"{name}\0\0{groups.names[number]}" for name, number in zip(told, groups.numbers, strict=True)]
     sealed = np.flatnonzero(splits == "test") if (splits == "test").any() else None
     known = (classes, told, labels, paths)
     return _Listing(
@@ -221,11 +242,12 @@ def _list(
         paths=paths,
         labels=labels,
         splits=splits,
+        groups=groups,
         seen=seen,
         make_prints=cache(partial(fingerprint.of_files, *known, sealed=sealed, memory=fingerprint.memory())),
         first_fingerprint=partial(fingerprint.of_files_by_edges, *known),
         left_out=left_out,
-        notes=(*similar_names(classes), *_unused(rows, {"split": split}, {image, label, split})),
+        notes=(*similar_names(classes), *_unused(rows, {"split": split, "group": group}, {image, label, split, group})),
     )
 
 
@@ -283,6 +305,14 @@ def _splits(rows: Rows, column: str | None) -> npt.NDArray[np.str_]:
         near = f" (did you mean {meant!r}?)" if meant in SPLITS else closest(cell, SPLITS)
         _refuse(rows, column, bad, f"{cell!r} is not a split{near}; allowed: train, val, test, or an empty cell")
     return np.array(cells, dtype="<U5")
+
+
+def _follow_groups(splits: npt.NDArray[np.str_], groups: Groups) -> npt.NDArray[np.str_]:
+    """Return the splits of rows; one with an empty cell goes where a row of its group says."""
+    named = np.flatnonzero(splits != "")
+    by_group = np.zeros(len(groups.names), dtype=splits.dtype)
+    by_group[groups.numbers[named]] = splits[named]
+    return np.where(splits == "", by_group[groups.numbers], splits)
 
 
 def _refuse_repeated(

@@ -15,6 +15,9 @@ from imgcls_search.errors import DataError, closest, first_line
 DELIMITERS: Mapping[str, Sequence[str]] = {".csv": (",", ";", "\t"), ".tsv": ("\t",)}
 """What may stand between the cells of a text file, by its ending; spreadsheets of many countries write CSV with `;`."""
 
+MEMORY = 100_000
+"""Different cells that are remembered, so that equal ones of a million rows are one object."""
+
 PARQUET = ".parquet"
 KINDS = "a table ending in .csv, .tsv or .parquet"
 
@@ -145,7 +148,6 @@ def _collect(
     cells: dict[str, list[str]] = {name: [] for name in at}
     adders = [(cells[name].append, place_in_row) for name, place_in_row in at.items()]
     lines = array("q")
-    # Equal labels of a million rows are one object.
     known: dict[str, str] = {}
     width = len(header)
     for line, row in records:
@@ -157,7 +159,7 @@ def _collect(
         lines.append(line)
         for add, place_in_row in adders:
             text = row[place_in_row].strip()
-            add(known.setdefault(text, text))
+            add(known.setdefault(text, text) if len(known) < MEMORY else known.get(text, text))
     return Rows(place=place, header=header, cells=cells, lines=lines, is_text=True)
 
 

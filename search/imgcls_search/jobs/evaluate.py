@@ -30,7 +30,7 @@ from imgcls_search.worker import finish, pipeline
 
 SplitName = Literal["val", "test", "all"]
 
-CUTS = ("val", "test", "split_seed", "max_train", "image", "label", "split")
+CUTS = ("val", "test", "split_seed", "max_train", "image", "label", "split", "group")
 """The arguments of a data set that decide which images are in which split, and which columns of a table say so."""
 
 

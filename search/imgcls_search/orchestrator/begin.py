@@ -186,7 +186,7 @@ _LATER_SECTIONS = ("distill", "prune", "quantize")
 """Sections that the first studies did not know; there they stand for `none`."""
 
 
-_LATER_ARGUMENTS: Mapping[str, Mapping[str, Any]] = {"folder": {"skip_unreadable": False}}
+_LATER_ARGUMENTS: Mapping[str, Mapping[str, Any]] = {"folder": {"skip_unreadable": False, "group": None}}
 
 
 def _with_later_sections(record: Record, new: Mapping[str, Any]) -> dict[str, Any]:

@@ -401,6 +401,8 @@ def test_table_goes_the_way_of_a_study(study: Path, imgcls: Callable[..., Answer
     assert is_one_line(lost), lost
     assert "labels.csv: does not exist" in lost.err
     assert "--data table:FILE" in lost.err
+    moved = imgcls("reproduce", "base-labels", "--trial", "0", "--data", f"table:new/labels.csv:{top}")
+    assert "identical" in moved.out, moved.err
     confirmed = imgcls("confirm", "base-labels", "--top", "1", "--seeds", "2", "--data", f"table:new/labels.csv:{top}")
     assert confirmed.code == 0, confirmed.err
     # The place is remembered.

@@ -59,14 +59,14 @@ def of_paths(pattern: str, names: Sequence[str], place: str) -> Groups:
     try:
         compiled = re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
-        raise BuildError("group", f"{pattern!r} is not a regular expression: {error}") from None
+        raise BuildError("group", f"'{pattern}' is not a regular expression: {error}") from None
     if not compiled.groups:
-        raise BuildError("group", f"{pattern!r} has no group; put parentheses around the part that names one")
+        raise BuildError("group", f"'{pattern}' has no group; put parentheses around the part that names one")
     found = [match and match[1] for match in map(compiled.search, names)]
     missing = [name for name, part in zip(names, found, strict=True) if not part]
     if missing:
         more = f" (and in {len(missing) - 1:,} more)" if len(missing) > 1 else ""
-        raise DataError(f"{place}: group {pattern!r} finds nothing in {missing[0]!r}{more}; allowed: one in every path")
+        raise DataError(f"{place}: group '{pattern}' finds nothing in {missing[0]!r}{more}; allowed: one in every path")
     return Groups.of([part for part in found if part])
 
 

@@ -66,11 +66,10 @@ def _check_room(
     labels: Numbers, classes: Sequence[str], place: str, parts: Sequence[str], seen: Sequence[str] | None
 ) -> None:
     counts = np.bincount(labels, minlength=len(classes))
-    first = [f", {where}" for where in seen] if seen is not None else [""] * len(classes)
-    small = [
-        f"{classes[number]!r} ({count}{first[number]})" for number, count in enumerate(counts) if count < len(parts)
-    ]
+    numbers = [number for number, count in enumerate(counts) if count < len(parts)]
+    small = [f"{classes[number]!r} ({counts[number]})" for number in numbers]
     if small:
+        place = place if seen is None else seen[numbers[0]]
         few = ", ".join(small[:10]) + (f" and {len(small) - 10} more" if len(small) > 10 else "")
         raise DataError(
             f"{place}: too few images in class {few}; needed: at least {len(parts)}, one each for {', '.join(parts)}"

@@ -169,7 +169,7 @@ class _Listing:
 
     groups: Groups | None
     seen: Sequence[str]
-    """Where each class is first named: `line 7`."""
+    """Where each class is first named, to begin an error with."""
 
     make_prints: Callable[[], fingerprint.Prints]
     first_fingerprint: Callable[[], str]
@@ -405,7 +405,7 @@ def _classes(
                 sorted(strange),
                 f"{cells[row]!r} is in {splits[row]} but not in train; allowed: labels of the training rows",
             )
-    return classes, labels, [rows.line(int(row)) for row in firsts]
+    return classes, labels, [rows.where(int(row), column) for row in firsts]
 
 
 def _unused(rows: Rows, roles: Mapping[str, str | None], used: set[str | None]) -> Iterator[str]:

@@ -256,6 +256,11 @@ def test_labels_and_splits_are_part_of_the_fingerprint(made: Path) -> None:
     known = source(path, split="part").prints
     moved = with_splits(made, (["test"] * 2 + ["train"] * 8) * 2)
     assert not source(moved, split="part").prints.are_of(known)
+    # Rows that change places between training and validation are seen by nothing but their cells.
+    held = source(with_splits(made, ["train", "train", "val", *["train"] * 7] * 2), split="part")
+    other = source(with_splits(made, ["train", "val", "train", *["train"] * 7] * 2), split="part")
+    assert not other.prints.are_of(held.prints)
+    assert not other.has_fingerprint(held.fingerprint)
     # A changed image of a test split of its own is none that a search saw; its label belongs to it.
     path = with_splits(made, (["test"] * 3 + ["train"] * 7) * 2)
     photo(made.parent / "img/000.png", 999)

@@ -15,7 +15,7 @@ from typing import Any
 from imgcls_search import digests
 from imgcls_search.errors import UserError
 
-PLACE = ("root", "download")
+PLACE = ("root", "file", "download")
 """The arguments of a data set that say where its images are, and nothing of what they show."""
 
 Scalar = None | bool | int | float | str

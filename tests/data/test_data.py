@@ -98,7 +98,7 @@ def test_every_argument_is_documented_and_every_data_argument_given() -> None:
 
 
 def test_unknown_data_set_is_answered_with_the_known_ones() -> None:
-    with refused(BuildError, "data.digit:", "did you mean 'digits'?", "cifar10, folder, torchvision"):
+    with refused(BuildError, "data.digit:", "did you mean 'digits'?", "cifar10, folder, table, torchvision"):
         source("digit")
 
 

@@ -40,13 +40,14 @@ Overrides = Annotated[
 
 
 Data = Annotated[
-    str | None, typer.Option("--data", metavar="NAME[:ROOT]", help="Other images, for example folder:photos.")
+    str | None,
+    typer.Option("--data", metavar="NAME[:PLACE]", help="Other images, for example folder:photos or table:labels.csv."),
 ]
 
 
 MovedData = Annotated[
     str | None,
-    typer.Option("--data", metavar="NAME:ROOT", help="Where the images are now, for example folder:photos."),
+    typer.Option("--data", metavar="NAME:PLACE", help="Where the images are now, for example folder:photos."),
 ]
 
 
@@ -85,9 +86,12 @@ def read(
     space = read_space(path, catalog(), overrides=pairs, data=data)
     if skip_unreadable:
         component = space.first().component("data")
-        if component.name != "folder":
-            raise UserError(f"--skip-unreadable: goes with a folder of images (data.folder), got {component.path}")
-        pairs.append(("data.folder.skip_unreadable", "true"))
+        if "skip_unreadable" not in component.args:
+            raise UserError(
+                f"--skip-unreadable: goes with a folder or a table of images (data.folder, data.table), "
+                f"got {component.path}"
+            )
+        pairs.append((f"{component.path}.skip_unreadable", "true"))
         space = read_space(path, catalog(), overrides=pairs, data=data)
     refuse_idle_sections(space)
     refuse_password(space.study["storage"], space.locate("study"))

@@ -21,6 +21,8 @@ from imgcls_search.data.source import LeftOut, Source, Split
 from imgcls_search.data.store import Images, Prepared, load, look_at_test, open_all, open_test, prepare, remove, stored
 from imgcls_search.data.stream import Streamed
 from imgcls_search.data.summary import Summary, choose_shape, describe_left_out, native_shape, read_headers, summarise
+from imgcls_search.data.table import names_split, table, whole_table
+from imgcls_search.data.table_file import KINDS
 from imgcls_search.data.torchvision_sets import SHAPES, cifar10, torchvision_set
 from imgcls_search.errors import BuildError, DataError, closest
 
@@ -47,6 +49,7 @@ __all__ = [
     "describe",
     "describe_left_out",
     "describe_whole",
+    "is_of_files",
     "is_there",
     "known_shape",
     "load",
@@ -68,6 +71,7 @@ DATASETS: Mapping[str, Callable[..., Source]] = {
     "digits": digits,
     "cifar10": cifar10,
     "folder": folder,
+    "table": table,
     "torchvision": torchvision_set,
 }
 """Builders take everything from the space file and return a `Source`; no image is decoded yet."""
@@ -91,22 +95,37 @@ def known_shape(component: Component, cache: Path | None = None) -> tuple[int | 
             return None, None, None
 
 
+def is_of_files(component: Component) -> bool:
+    """Tell whether a data set is made of a user's own files, which may change, move or be damaged."""
+    return component.name in ("folder", "table")
+
+
 def is_there(component: Component) -> bool:
     """Tell whether the images of a data section are on this machine, in files."""
-    return component.name == "folder" and Path(_located(component).args["root"]).is_dir()
+    if not is_of_files(component):
+        return False
+    args = _located(component).args
+    return Path(args["file"]).is_file() if component.name == "table" else Path(args["root"]).is_dir()
 
 
 def must_exist(component: Component) -> None:
-    """Refuse a data set whose folder is not there, without looking into it.
+    """Refuse a data set whose folder or table is not there, without looking into it.
 
     Raises:
-        DataError: there is no such folder, or it is none, and nothing says to fetch it.
+        DataError: there is no such folder or table, or it is none, and nothing says to fetch it.
     """
+    if "file" in component.args:
+        file = expand_path(component.args["file"], f"{component.path}.file").resolve()
+        if not file.is_file():
+            wrong = "is not a file" if file.exists() else "does not exist"
+            raise DataError(f"{component.path}: {file}: {wrong}; allowed: {KINDS}")
     root = component.args.get("root")
     if root is None or component.args.get("download"):
         return
     top = expand_path(root, f"{component.path}.root").resolve()
-    wanted = f"a folder with {ALLOWED}" if component.name == "folder" else "a folder that has it, or download: true"
+    wanted = {"folder": f"a folder with {ALLOWED}", "table": "the folder that its paths start from"}.get(
+        component.name, "a folder that has it, or download: true"
+    )
     if not top.exists():
         raise DataError(f"{component.path}: {top}: does not exist; allowed: {wanted}")
     if not top.is_dir():
@@ -134,32 +153,41 @@ def describe(component: Component, cache: Path | None = None) -> Source:
 
 
 def comes_with(component: Component, split: Split) -> bool:
-    """Tell whether a data set is a folder that has a split of its own, where nothing need be cut for it.
+    """Tell whether a data set is a folder or a table that has a split of its own, where nothing need be cut for it.
 
     Raises:
-        BuildError: the folder's path names a variable that is not set.
+        BuildError: the path names a variable that is not set.
+        DataError: the table cannot be read, or lacks its column of splits.
     """
+    if component.name == "table":
+        args = _located(component).args
+        return names_split(split, file=args["file"], column=args.get("split"))
     return component.name == "folder" and has_split(_located(component).args["root"], split)
 
 
 def describe_whole(component: Component, only: Split | None = None) -> Source:
-    """Build a source to look at all of its images: a folder need not have enough of them to be cut into splits.
+    """Build a source to look at all of its images: there need not be enough of them to be cut into splits.
 
-    `only` is a split that the folder comes with, see `comes_with`.
+    `only` is a split that the folder or table comes with, see `comes_with`.
 
     Raises:
         BuildError: there is no such data set, or it has no use for an argument's value.
         DataError: the images are missing.
     """
+    located = _located(component)
+    if component.name == "table":
+        whole = ("file", "root", "image", "label", "split", "skip_unreadable")
+        return whole_table(only, **{name: located.args[name] for name in whole})
     if component.name != "folder":
         return describe(component)
-    located = _located(component)
     return whole_folder(located.args["root"], only, skip_unreadable=located.args.get("skip_unreadable", False))
 
 
 def _located(component: Component) -> Component:
-    """Return a data section whose folder is a path of this machine."""
-    if "root" not in component.args:
-        return component
-    root = expand_path(component.args["root"], f"{component.path}.root")
-    return replace(component, args={**component.args, "root": str(root)})
+    """Return a data section whose folder and file are paths of this machine."""
+    paths = {
+        name: str(expand_path(component.args[name], f"{component.path}.{name}"))
+        for name in ("root", "file")
+        if component.args.get(name) is not None
+    }
+    return replace(component, args={**component.args, **paths})

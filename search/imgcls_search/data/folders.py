@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import numpy.typing as npt
 
-from imgcls_search.data import fingerprint
+from imgcls_search.data import fingerprint, groups
 from imgcls_search.data.opening import EXTENSIONS, open_image
 from imgcls_search.data.source import LeftOut, MaxTrain, Source, Split, SplitSeed, Test, Val, assemble
 from imgcls_search.errors import DataError
@@ -44,6 +44,14 @@ def folder(
     test: Test = 0.2,
     split_seed: SplitSeed = 0,
     max_train: MaxTrain = None,
+    group: Annotated[
+        str | None,
+        Arg(
+            "a regular expression on the path below root; images for which its first parentheses match the same text "
+            "stay in one split",
+            fixed=True,
+        ),
+    ] = None,
     skip_unreadable: Annotated[
         bool, Arg("leave out images that cannot be read, and list them, instead of refusing the folder", fixed=True)
     ] = False,
@@ -54,10 +62,12 @@ def folder(
     files and folders and files without an image's extension do not.
 
     Raises:
+        BuildError: `group` is no regular expression with parentheses.
         DataError: there is no such folder, its layout is not one of the allowed, or a class is too small to cut.
     """
     found = _list(root)
     return assemble(
+        groups=None if group is None else groups.of_paths(group, found.names, found.place),
         name=found.top.name,
         place=found.place,
         classes=found.classes,
@@ -168,7 +178,7 @@ def _list(root: str, *, needs_train: bool = True) -> _Listing:
         first_fingerprint=partial(fingerprint.of_files_by_edges, *known),
         left_out=tally.left_out(),
         notes=(
-            *_similar_names(classes),
+            *similar_names(classes),
             *(_second_trees(trees["train"], classes, found["train"]) if "train" in trees else ()),
         ),
     )
@@ -283,13 +293,13 @@ def _look_beside(top: Path, trees: Mapping[Split, Path], tally: Tally) -> None:
                 tally.add_other(entry.name, entry.path)
 
 
-def _similar_names(classes: Sequence[str]) -> Iterator[str]:
+def similar_names(classes: Sequence[str]) -> Iterator[str]:
     """Yield what is to be said of classes whose names look the same."""
-    groups: dict[str, list[str]] = {}
+    alike: dict[str, list[str]] = {}
     for name in classes:
         key = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
-        groups.setdefault(" ".join(key.split()), []).append(name)
-    for names in groups.values():
+        alike.setdefault(" ".join(key.split()), []).append(name)
+    for names in alike.values():
         if len(names) > 1:
             forms = {unicodedata.normalize("NFC", name) for name in names}
             way = "Unicode form" if len(forms) == 1 else "case, spaces or Unicode form"

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imgcls_search.data.fingerprint import Prints, are_equal
+from imgcls_search.data.groups import Groups, large_ones, refuse_shared
 from imgcls_search.data.splits import Split, divide
 from imgcls_search.errors import DataError
 from imgcls_search.signature import Arg
@@ -82,6 +83,9 @@ class Source:
     notes: tuple[str, ...] = ()
     """What a person should know of the classes."""
 
+    groups: Mapping[Split, int] | None = None
+    """How many groups the images of each split are of, None where nothing says what belongs together."""
+
     first_fingerprint: Callable[[], str] | None = None
     """Makes the fingerprint of version 1, where that saw other parts of the images."""
 
@@ -139,7 +143,7 @@ class Source:
 
 def advice(source: Source, readable: int) -> str:
     """Return what a person can do about images of a source that cannot be read, to end a message with."""
-    can_skip = source.place.startswith("data.folder") and not source.skips_unreadable and readable
+    can_skip = source.place.startswith(("data.folder", "data.table")) and not source.skips_unreadable and readable
     return "; mend or delete them, or leave them out with --skip-unreadable" if can_skip else ""
 
 
@@ -162,13 +166,20 @@ def assemble(
     skips_unreadable: bool = False,
     left_out: tuple[LeftOut, ...] = (),
     notes: tuple[str, ...] = (),
+    groups: Groups | None = None,
+    kept: npt.NDArray[np.int64] | None = None,
     **cuts: Any,
 ) -> Source:
     """Cut numbered items (names [N], labels [N], `read` by number) into the splits of a source.
 
     `given` holds the numbers of the splits that the data comes with; `cuts` are the arguments of `divide`.
+
+    Raises:
+        DataError: the images cannot be cut, or a group is in several of the given splits.
     """
-    splits = divide(labels, given, classes=classes, place=place, **cuts)
+    if groups is not None:
+        refuse_shared(groups, given if kept is None else {**given, "train": kept}, names, place)
+    splits = divide(labels, given, classes=classes, place=place, groups=groups, kept=kept, **cuts)
     return Source(
         name=name,
         place=place,
@@ -180,7 +191,8 @@ def assemble(
         first_fingerprint=first_fingerprint,
         skips_unreadable=skips_unreadable,
         left_out=left_out,
-        notes=notes,
+        notes=notes if groups is None else (*notes, *large_ones(groups, labels, classes)),
+        groups=None if groups is None else {split: groups.count(items) for split, items in splits.items()},
     )
 
 

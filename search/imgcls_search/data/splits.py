@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from imgcls_search.data import groups as grouping
+from imgcls_search.data.groups import Groups
 from imgcls_search.errors import DataError
 
 Split = Literal["train", "val", "test"]
@@ -24,9 +27,14 @@ def divide(
     split_seed: int,
     max_train: int | None,
     test: float = 0.0,
+    kept: Numbers | None = None,
+    seen: Sequence[str] | None = None,
+    groups: Groups | None = None,
 ) -> dict[Split, Numbers]:
     """Return the item numbers of train, val and test, cutting what is not given from `train`.
 
+    `kept` are training images that nothing is cut from; `seen` says of each class where it was first met.
+    All images of one of the `groups` come into one part; `max_train` draws images, not groups.
     The sealed test split depends on `test` and `split_seed` only, val also on `val`: neither moves with `max_train`.
 
     Raises:
@@ -36,23 +44,32 @@ def divide(
         raise DataError(f"{place}: only one class, {classes[0]!r}; a classifier needs at least 2")
     parts = ["train", *(part for part in ("val", "test") if part not in given)]
     train = given["train"]
-    _check_room(labels[train], classes, place, parts)
+    _check_room(labels[train], classes, place, parts, seen)
+    if groups is not None and len(parts) > 1:
+        grouping.check_room(groups, labels, train, classes, place, len(parts))
     if max_train is not None and max_train < len(classes):
         raise DataError(f"{place}: max_train is {max_train}; allowed: at least {len(classes)}, one image per class")
+    cut = _cut if groups is None else partial(grouping.cut, groups, place=place)
     sealed, held = given.get("test"), given.get("val")
     if sealed is None:
-        sealed, train = _cut(labels, train, share=test, spare=len(parts) - 1, seed=(split_seed, 0))
+        sealed, train = cut(labels, train, share=test, spare=len(parts) - 1, seed=(split_seed, 0))
     if held is None:
-        held, train = _cut(labels, train, share=val, spare=1, seed=(split_seed, 1))
+        held, train = cut(labels, train, share=val, spare=1, seed=(split_seed, 1))
+    if kept is not None:
+        train = np.sort(np.concatenate([train, kept]))
     if max_train is not None and max_train < len(train):
         train, _ = _draw(labels, train, max_train, spare=0, seed=(split_seed, 2))
     return {"train": train, "val": held, "test": sealed}
 
 
-def _check_room(labels: Numbers, classes: Sequence[str], place: str, parts: Sequence[str]) -> None:
+def _check_room(
+    labels: Numbers, classes: Sequence[str], place: str, parts: Sequence[str], seen: Sequence[str] | None
+) -> None:
     counts = np.bincount(labels, minlength=len(classes))
-    small = [f"{classes[number]!r} ({count})" for number, count in enumerate(counts) if count < len(parts)]
+    numbers = [number for number, count in enumerate(counts) if count < len(parts)]
+    small = [f"{classes[number]!r} ({counts[number]})" for number in numbers]
     if small:
+        place = place if seen is None else seen[numbers[0]]
         few = ", ".join(small[:10]) + (f" and {len(small) - 10} more" if len(small) > 10 else "")
         raise DataError(
             f"{place}: too few images in class {few}; needed: at least {len(parts)}, one each for {', '.join(parts)}"

@@ -79,6 +79,9 @@ class Summary:
     chosen_size: int | None = None
     """The side that was chosen since the configuration gives none and the images differ."""
 
+    groups: Mapping[Split, int] | None = None
+    """How many groups the images of each split are of, None where there are none."""
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
         return dataclasses.asdict(self)
@@ -88,8 +91,10 @@ class Summary:
         few, many = self.smallest_class, self.largest_class
         counts = ", ".join(f"{split} {count:,}" for split, count in self.images.items())
         between = f"smallest class {few[0]!r} ({counted('image', few[1])}), largest {many[0]!r} ({many[1]:,})"
+        groups = ", ".join(f"{split} {count:,}" for split, count in (self.groups or {}).items())
         found = [
-            f"data {self.name}: {counted('class', self.classes)}, images: {counts}",
+            f"data {self.name}: {counted('class', self.classes)}, images: {counts}"
+            + (f"; groups: {groups}" if groups else ""),
             between if few[1] < many[1] else f"{counted('image', few[1])} of each class",
         ]
         if self.sizes is not None:
@@ -185,6 +190,7 @@ def summarise(source: Source, headers: Headers, *, chosen_size: int | None = Non
         left_out=source.left_out,
         notes=source.notes,
         chosen_size=chosen_size,
+        groups=source.groups,
     )
 
 

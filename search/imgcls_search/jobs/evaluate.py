@@ -30,8 +30,8 @@ from imgcls_search.worker import finish, pipeline
 
 SplitName = Literal["val", "test", "all"]
 
-CUTS = ("val", "test", "split_seed", "max_train")
-"""The arguments of a data set that decide which images are in which split."""
+CUTS = ("val", "test", "split_seed", "max_train", "image", "label", "split", "group")
+"""The arguments of a data set that decide which images are in which split, and which columns of a table say so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +75,11 @@ def evaluate_weights(
     image = {**config.section("image"), "size": trained_on.image_size, "channels": trained_on.channels}
     component = config.component("data") if data is None else _cut_alike(data, config.component("data"))
     if skip_unreadable:
-        if component.name != "folder":
-            raise UserError(f"--skip-unreadable: goes with a folder of images (data.folder), got {component.path}")
+        if "skip_unreadable" not in component.args:
+            raise UserError(
+                f"--skip-unreadable: goes with a folder or a table of images (data.folder, data.table), "
+                f"got {component.path}"
+            )
         component = replace(component, args={**component.args, "skip_unreadable": True})
     tree = {**config.to_dict(), "data": {component.name: dict(component.args)}, "image": image}
     config = TrialConfig.from_dict(tree)
@@ -118,7 +121,8 @@ def _cut_alike(data: Component, trained: Component) -> Component:
 def _instead(component: Component) -> str:
     """Return what can be measured where a split cannot be cut."""
     given = [split for split in ("val", "test") if comes_with(component, split)]
-    shown = "".join(f"--split {split} measures {split}/; " for split in given)
+    of = "the rows that say {}" if component.name == "table" else "{}/"
+    shown = "".join(f"--split {split} measures {of.format(split)}; " for split in given)
     return f"{shown}--split all measures all images, and cuts nothing"
 
 

@@ -186,7 +186,7 @@ _LATER_SECTIONS = ("distill", "prune", "quantize")
 """Sections that the first studies did not know; there they stand for `none`."""
 
 
-_LATER_ARGUMENTS: Mapping[str, Mapping[str, Any]] = {"folder": {"skip_unreadable": False}}
+_LATER_ARGUMENTS: Mapping[str, Mapping[str, Any]] = {"folder": {"skip_unreadable": False, "group": None}}
 
 
 def _with_later_sections(record: Record, new: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,7 +206,7 @@ def _with_later_arguments(old: Mapping[str, Any]) -> dict[str, Any]:
 
 def _is_free(path: str) -> bool:
     # A folder of images may move; whether the images are the same is told by their fingerprint.
-    return path in FREE_TO_CHANGE or (path.startswith("data.") and path.endswith((".root", ".download")))
+    return path in FREE_TO_CHANGE or (path.startswith("data.") and path.endswith((".root", ".file", ".download")))
 
 
 def _is_done(record: Record, settings: StudySettings) -> bool:

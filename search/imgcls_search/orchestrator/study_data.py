@@ -10,10 +10,10 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from imgcls_search.config import Component, TrialConfig, expand_path
-from imgcls_search.data import Prepared, Prints, describe, must_exist
+from imgcls_search.data import Prepared, Prints, describe, is_of_files, must_exist
 from imgcls_search.errors import DataError, StudyError, UserError
 from imgcls_search.executors.helper import Helper
 from imgcls_search.space import Space
@@ -23,8 +23,8 @@ from imgcls_search.study.facts import ChangedTest, DataFact
 from imgcls_search.study.files import StudyFiles, find_study
 from imgcls_search.study.record import Record, load
 
-ROOT: Final = "data_root"
-"""The fact that says in which folder the images of a study were last found."""
+FACTS: Final[Mapping[str, Literal["data_root", "data_file"]]] = {"root": "data_root", "file": "data_file"}
+"""The facts that say in which folder, and in which table, the images of a study were last found."""
 
 
 def load_with_images(files: StudyFiles, data: Component | None = None) -> Record:
@@ -40,7 +40,8 @@ def load_with_images(files: StudyFiles, data: Component | None = None) -> Record
     record = load(files)
     if record.trials:
         known = record.trials[0].candidate.config
-        move(record, known.moved(_place(known, record.facts.get(ROOT), data, f"study {files.name!r}")))
+        latest = {name: record.facts[fact] for name, fact in FACTS.items() if fact in record.facts}
+        move(record, known.moved(_place(known, latest, data, f"study {files.name!r}")))
     return record
 
 
@@ -62,14 +63,14 @@ def moved(config: TrialConfig, data: Component | None, owner: str) -> TrialConfi
         UserError: `data` is another kind of data set.
         DataError: its folder does not exist.
     """
-    return config.moved(_place(config, None, data, owner))
+    return config.moved(_place(config, {}, data, owner))
 
 
 def note_place(record: Record, component: Component) -> None:
     """Remember in a study where its images were found, for the jobs that come after."""
-    root = _located(component)
-    if root is not None and record.facts.get(ROOT) != root:
-        record.set_fact(ROOT, root)
+    for name, place in _located(component).items():
+        if record.facts.get(FACTS[name]) != place:
+            record.set_fact(FACTS[name], place)
 
 
 def written_root(record: Record) -> str | None:
@@ -90,37 +91,57 @@ def must_be_there(component: Component) -> None:
     try:
         must_exist(component)
     except DataError as error:
-        raise DataError(f"{error}; if they have moved, say where: --data {_shown_kind(component)}:FOLDER") from None
+        raise DataError(f"{error}; if they have moved, say where: --data {_shown_place(component)}") from None
 
 
-def _place(config: TrialConfig, latest: str | None, data: Component | None, owner: str) -> Mapping[str, str]:
+def _place(config: TrialConfig, latest: Mapping[str, str], data: Component | None, owner: str) -> Mapping[str, str]:
     """Return where the images of a configuration are, as far as that is another place than it says."""
     if "data" not in config.tree:
         return {}
     known = config.component("data")
     if data is not None:
         if (data.name, data.args.get("name")) != (known.name, known.args.get("name")):
-            shown = _shown_kind(known) + (":FOLDER" if "root" in known.args else "")
+            shown = _shown_place(known)
             raise UserError(f"--data {_shown_kind(data)}: {owner} has images of another kind; allowed: {shown}")
+        if "file" in data.args and data.args["root"] is None and known.args.get("root") is not None:
+            # As in `run --data table:FILE`, a root that the study was given stays.
+            root = latest.get("root", known.args["root"])
+            data = replace(data, args={**data.args, "root": root})
         must_exist(data)
-        root = _located(data)
-        return {} if root is None else {"root": root}
-    if latest is None:
+        return _located(data)
+    if not latest:
         return {}
     try:
         written = _located(known)
     except UserError:
         # It names a variable that is not set any more.
-        return {"root": latest}
+        return latest
     # Where the study is on another machine, what was written may hold there, as `~` and `${PHOTOS}` do.
-    is_there = written is not None and Path(written).is_dir() and not Path(latest).is_dir()
-    return {} if written == latest or is_there else {"root": latest}
+    is_there = _are_there(written) and not _are_there(latest)
+    return {} if written == latest or is_there else latest
 
 
-def _located(component: Component) -> str | None:
-    """Return the absolute path of a data set's folder, links and all; None where it needs none."""
-    root = component.args.get("root")
-    return None if root is None else os.path.abspath(expand_path(root, f"{component.path}.root"))  # noqa: PTH100
+def _located(component: Component) -> dict[str, str]:
+    """Return the absolute paths of a data set's folder and table, links and all; nothing where it needs none."""
+    found = {
+        name: os.path.abspath(expand_path(component.args[name], f"{component.path}.{name}"))  # noqa: PTH100
+        for name in FACTS
+        if component.args.get(name) is not None
+    }
+    if "file" in found:
+        found.setdefault("root", str(Path(found["file"]).parent))
+    return found
+
+
+def _are_there(places: Mapping[str, str]) -> bool:
+    tests = {"root": Path.is_dir, "file": Path.is_file}
+    return bool(places) and all(tests[name](Path(place)) for name, place in places.items())
+
+
+def _shown_place(component: Component) -> str:
+    """Return what `--data` takes for a data set of this kind."""
+    kind = _shown_kind(component)
+    return f"{kind}:FILE" if "file" in component.args else f"{kind}:FOLDER" if "root" in component.args else kind
 
 
 def _shown_kind(component: Component) -> str:
@@ -167,7 +188,7 @@ def look_for_other_test(
 
     `known` is what a study, or a training, knows of its images; `since` says when that was.
     """
-    if component.name != "folder":
+    if not is_of_files(component):
         # What comes with a library is checked by it.
         return None
     prints = Prints(whole=known["fingerprint"], seen=known.get("seen_fingerprint", ""))
@@ -197,13 +218,13 @@ def refuse_other(record: Record, config: TrialConfig, data: Prepared, helper: He
 def refuse_other_unopened(record: Record, component: Component, cache: Path) -> None:
     """Do the same for a study that has nothing left to do, where no image is worth decoding.
 
-    Only folders change: what comes with a library is checked by it.
+    Only a user's own files change: what comes with a library is checked by it.
 
     Raises:
         StudyError: they are others.
         DataError: they are missing.
     """
-    if component.name != "folder":
+    if not is_of_files(component):
         return
     source = describe(component, cache)
     if not source.has_prints(prints_of(record)):

@@ -146,18 +146,20 @@ def study_name(study: Study, tree: Group, root: MapNode, report: Report) -> tupl
     data = tree.children.get("data")
     options = data.options if isinstance(data, Branch) else {}
     stem = PurePath(report.source).stem
-    former = "-".join([stem, *options])
+    # Only folders were named otherwise.
+    former = "-".join([stem, *options]) if "folder" in options else ""
     name = "-".join([stem, *(_data_name(name, group, len(stem)) for name, group in options.items())])
     _check_name(name, f"{show(name)}, made of the file's name and the data's,", Place(), report)
     return name, former if former != name and NAME.fullmatch(former) else None
 
 
 def _data_name(name: str, group: Group, taken: int) -> str:
-    """Return what a study's name says of its data: the name of the folder, or of the data set."""
-    root = group.children.get("root")
-    if name != "folder" or not isinstance(root, Fixed) or not isinstance(root.value, str):
+    """Return what a study's name says of its data: the name of the folder, of the table, or of the data set."""
+    place = group.children.get({"folder": "root", "table": "file"}.get(name, ""))
+    if not isinstance(place, Fixed) or not isinstance(place.value, str):
         return name
-    return slug(root.value)[: max(1, 99 - taken)].rstrip(".-_") or name
+    written = place.value if name == "folder" else os.path.splitext(place.value)[0]  # noqa: PTH122
+    return slug(written)[: max(1, 99 - taken)].rstrip(".-_") or name
 
 
 def slug(root: str) -> str:

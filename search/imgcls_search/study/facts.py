@@ -204,6 +204,9 @@ class StudyFacts(TypedDict, total=False):
     data_root: str
     """The folder in which its images were last found; earlier versions noted none."""
 
+    data_file: str
+    """The table in which they were last found."""
+
     runs: list[Run]
     test_openings: list[Opening]
     confirmed: Confirmation

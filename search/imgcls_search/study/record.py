@@ -240,9 +240,9 @@ class Record:
     def set_fact(self, name: Literal["ablation"], value: Ablation) -> None: ...
 
     @overload
-    def set_fact(self, name: Literal["data_root"], value: str) -> None: ...
+    def set_fact(self, name: Literal["data_root", "data_file"], value: str) -> None: ...
 
-    def set_fact(self, name: Literal["confirmed", "ablation", "data_root"], value: Any) -> None:
+    def set_fact(self, name: Literal["confirmed", "ablation", "data_root", "data_file"], value: Any) -> None:
         """Record a fact about the study as a whole."""
         self.rows.set_fact(name, value)
         self.facts[name] = value

@@ -33,6 +33,13 @@ class _Folder(TypedDict):
     root: str
 
 
+class _Table(TypedDict):
+    """The `table` of a data section."""
+
+    file: str
+    root: str | None
+
+
 class Readable(Protocol):
     """What is looked at of a record."""
 
@@ -71,6 +78,8 @@ def _refuse_misshapen_folder(space: SpaceFact) -> None:
     data = space.get("data", {})
     if "folder" in data:
         _must_be(data["folder"], _Folder, "space.data.folder")
+    if "table" in data:
+        _must_be(data["table"], _Table, "space.data.table")
 
 
 def _look_at(trial: Trial, num_objectives: int) -> None:

@@ -199,8 +199,8 @@ def _choice(config: TrialConfig, section: str) -> str:
 
 def _data(trained: Trained) -> DataMetrics:
     component = trained.config.component("data")
-    # Of a folder the name alone: the rest of its path is nobody's business.
-    place = component.args.get("name") or Path(str(component.args.get("root", ""))).name
+    # Of a folder or a table the name alone: the rest of its path is nobody's business.
+    place = component.args.get("name") or Path(str(component.args.get("file") or component.args.get("root", ""))).name
     name = component.name if component.name in ("digits", "cifar10") else f"{component.name}: {place}"
     return {"name": name, "classes": len(trained.data.classes), "counts": dict(trained.data.counts)}
 

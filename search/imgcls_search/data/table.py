@@ -1,0 +1,415 @@
+"""Images named in a table, a row for each: its path, its label and, where there is such a column, its split."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import posixpath
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Annotated, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from imgcls_search.data import fingerprint
+from imgcls_search.data.folders import ALIASES, SPLITS, from_files, similar_names
+from imgcls_search.data.groups import Groups
+from imgcls_search.data.opening import EXTENSIONS
+from imgcls_search.data.source import LeftOut, MaxTrain, Source, Split, SplitSeed, Test, Val, assemble
+from imgcls_search.data.table_file import Rows, read_rows
+from imgcls_search.errors import DataError, closest
+from imgcls_search.signature import Arg
+
+SHOWN = 10
+DRIVE = re.compile(r"[A-Za-z]:/|//")
+"""How an absolute path of Windows begins, once its backslashes are slashes."""
+
+Numbers = npt.NDArray[np.int64]
+
+
+def table(
+    *,
+    file: Annotated[str, Arg("a table with a row for each image: .csv, .tsv or .parquet", fixed=True)],
+    image: Annotated[str, Arg("the column of the images' paths", fixed=True)] = "image",
+    label: Annotated[str, Arg("the column of the classes", fixed=True)] = "label",
+    split: Annotated[
+        str | None, Arg("the column that says train, val or test; where its cell is empty, it is cut", fixed=True)
+    ] = None,
+    group: Annotated[
+        str | None, Arg("the column of groups, as patients or videos: all images of one stay in one split", fixed=True)
+    ] = None,
+    root: Annotated[
+        str | None, Arg("the folder that paths start from and stay in; null: the folder of the table", fixed=True)
+    ] = None,
+    val: Val = 0.15,
+    test: Test = 0.2,
+    split_seed: SplitSeed = 0,
+    max_train: MaxTrain = None,
+    skip_unreadable: Annotated[
+        bool, Arg("leave out images that cannot be read, and list them, instead of refusing the table", fixed=True)
+    ] = False,
+) -> Source:
+    """Read the images that a table names; splits that no row names are cut from the rows without a split.
+
+    Classes are the labels, sorted. The order of the rows changes nothing.
+
+    Raises:
+        DataError: the table cannot be read, a cell is not allowed, an image is missing, or a class is too small to cut.
+    """
+    found = _list(file, root, image=image, label=label, split=split, group=group)
+    given, kept = found.given()
+    return assemble(
+        name=found.path.stem,
+        place=found.place,
+        classes=found.classes,
+        names=found.names,
+        labels=found.labels,
+        given=given,
+        read=from_files(found.paths),
+        make_prints=found.make_prints,
+        first_fingerprint=found.first_fingerprint,
+        skips_unreadable=skip_unreadable,
+        left_out=found.left_out,
+        notes=found.notes,
+        val=val,
+        test=test,
+        split_seed=split_seed,
+        max_train=max_train,
+        kept=kept,
+        seen=found.seen,
+        groups=found.groups,
+    )
+
+
+def names_split(split: Split, *, file: str, column: str | None) -> bool:
+    """Tell whether a row of a table names a split.
+
+    Raises:
+        DataError: the table cannot be read, or has no such column.
+    """
+    if column is None:
+        return False
+    path = _located(file)
+    return split in read_rows(path, (column,), f"data.table: {path}").cells[column]
+
+
+def whole_table(
+    only: Split | None,
+    *,
+    file: str,
+    root: str | None,
+    image: str,
+    label: str,
+    split: str | None,
+    skip_unreadable: bool = False,
+) -> Source:
+    """Read a table as one split, `test`, that holds all its images, or those of one split that its rows name.
+
+    Raises:
+        DataError: the table cannot be read, a cell is not allowed, or an image is missing.
+    """
+    found = _list(file, root, image=image, label=label, split=split if only is not None else None, needs_train=False)
+    items = np.arange(len(found.names)) if only is None else np.flatnonzero(found.splits == only)
+    nothing = np.array([], dtype=np.int64)
+    return Source(
+        name=found.path.stem,
+        place=found.place,
+        classes=found.classes,
+        labels={"train": nothing, "val": nothing, "test": found.labels[items]},
+        names={"train": (), "val": (), "test": tuple(found.names[int(item)] for item in items)},
+        read=lambda split, index: from_files(found.paths)(int(items[index])),
+        make_prints=found.make_prints,
+        first_fingerprint=found.first_fingerprint,
+        skips_unreadable=skip_unreadable,
+        left_out=found.left_out,
+        notes=found.notes,
+    )
+
+
+class FilesBelow(Sequence[Path]):
+    """Paths of files below a folder, made when they are asked for: a million of them would take half a gigabyte."""
+
+    def __init__(self, top: Path, names: Sequence[str]) -> None:
+        """Keep the names only."""
+        self.top, self.names = top, names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> FilesBelow: ...
+
+    def __getitem__(self, index: int | slice) -> Path | FilesBelow:
+        if isinstance(index, slice):
+            return FilesBelow(self.top, self.names[index])
+        return self.top / self.names[index]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Listing:
+    """The images of a table, sorted by their names."""
+
+    path: Path
+    place: str
+    classes: tuple[str, ...]
+    names: Sequence[str]
+    """The paths below the root."""
+
+    paths: Sequence[Path]
+    labels: Numbers
+    splits: npt.NDArray[np.str_]
+    """Of each image, empty where it is cut."""
+
+    groups: Groups | None
+    seen: Sequence[str]
+    """Where each class is first named, to begin an error with."""
+
+    make_prints: Callable[[], fingerprint.Prints]
+    first_fingerprint: Callable[[], str]
+    left_out: tuple[LeftOut, ...]
+    notes: tuple[str, ...]
+
+    def given(self) -> tuple[dict[Split, Numbers], Numbers | None]:
+        """Return the images of the splits that are not cut, with those that others are cut from as `train`.
+
+        The second is what is trained on besides, and not cut.
+        """
+        given = {split: np.flatnonzero(self.splits == split) for split in SPLITS if (self.splits == split).any()}
+        free = np.flatnonzero(self.splits == "")
+        if not len(free):
+            return given, None
+        named = given.get("train")
+        if "val" in given and "test" in given and named is not None:
+            # Nothing is left to be cut.
+            return {**given, "train": np.sort(np.concatenate([named, free]))}, None
+        return {**given, "train": free}, named
+
+
+def _located(path: str) -> Path:
+    return Path(path).expanduser().resolve()
+
+
+def _list(
+    file: str,
+    root: str | None,
+    *,
+    image: str,
+    label: str,
+    split: str | None,
+    group: str | None = None,
+    needs_train: bool = True,
+) -> _Listing:
+    path = _located(file)
+    place = f"data.table: {path}"
+    rows = read_rows(path, [name for name in dict.fromkeys((image, label, split, group)) if name is not None], place)
+    top = path.parent if root is None else _located(root)
+    if not top.is_dir():
+        raise DataError(f"data.table.root: {top}: is not a folder; allowed: the folder that the paths start from")
+    _refuse_empty(rows, image)
+    _refuse_empty(rows, label)
+    if group is not None:
+        _refuse_empty(rows, group)
+    names = _names(rows, image, top, root)
+    order = sorted(range(len(rows)), key=names.__getitem__)
+    splits = _splits(rows, split)
+    groups = None if group is None else Groups.of(rows.cells[group])
+    if groups is not None and split is not None:
+        splits = _follow_groups(splits, groups)
+    _refuse_repeated(rows, image, label, split, names, order)
+    left_out = _look_for_files(rows, image, names, top)
+    classes, labels, seen = _classes(rows, label, split, splits, needs_train=needs_train)
+    splits, labels, names = splits[order], labels[order], [names[row] for row in order]
+    paths = FilesBelow(top, names)
+    # The split of a row is part of what the images are recognised by, as the folder of a split is.
+    told = names if split is None else [f"{name}\0{part}" for name, part in zip(names, splits, strict=True)]
+    if group is not None and groups is not None:
+        groups = Groups(names=groups.names, numbers=groups.numbers[order])
+        told = [f"{name}\0\0{groups.names[number]}" for name, number in zip(told, groups.numbers, strict=True)]
+    sealed = np.flatnonzero(splits == "test") if (splits == "test").any() else None
+    known = (classes, told, labels, paths)
+    return _Listing(
+        path=path,
+        place=place,
+        classes=classes,
+        names=names,
+        paths=paths,
+        labels=labels,
+        splits=splits,
+        groups=groups,
+        seen=seen,
+        make_prints=cache(partial(fingerprint.of_files, *known, sealed=sealed, memory=fingerprint.memory())),
+        first_fingerprint=partial(fingerprint.of_files_by_edges, *known),
+        left_out=left_out,
+        notes=(*similar_names(classes), *_unused(rows, {"split": split, "group": group}, {image, label, split, group})),
+    )
+
+
+def _refuse(rows: Rows, column: str, bad: Sequence[int], what: str) -> None:
+    """Raise DataError about cells of a column, if there are any: the first is named, the others are listed."""
+    if bad:
+        others = ", ".join(rows.line(row) for row in bad[1 : SHOWN + 1])
+        more = f" and {len(bad) - SHOWN - 1:,} more" if len(bad) > SHOWN + 1 else ""
+        raise DataError(f"{rows.where(bad[0], column)}: {what}{f'; as in {others}{more}' if others else ''}")
+
+
+def _refuse_empty(rows: Rows, column: str) -> None:
+    _refuse(rows, column, [row for row, cell in enumerate(rows.cells[column]) if not cell], "the cell is empty")
+
+
+def _names(rows: Rows, column: str, top: Path, root: str | None) -> list[str]:
+    """Return the path of each image below the root, with slashes.
+
+    Raises:
+        DataError: one is not inside of the root.
+    """
+    # A root that is a link has two names; the written one may be inside of the other.
+    written = str(top) if root is None else os.path.abspath(Path(root).expanduser())  # noqa: PTH100
+    tops = [f"{place.rstrip('/')}/" for place in dict.fromkeys((written, str(top)))]
+    names: list[str] = []
+    for row, cell in enumerate(rows.cells[column]):
+        name = _below(cell, tops)
+        if name is None:
+            raise DataError(
+                f"{rows.where(row, column)}: {cell!r} is not inside of {top}; allowed: paths below it, relative or "
+                "absolute; data.table.root names another folder"
+            )
+        names.append(name)
+    return names
+
+
+def _below(cell: str, tops: Sequence[str]) -> str | None:
+    """Return a path below the first of some folders that are one, None where it leads out of it."""
+    if "\\" in cell and not os.path.lexists(tops[0] + cell):
+        cell = cell.replace("\\", "/")
+        if DRIVE.match(cell):
+            return None
+    path = posixpath.normpath(cell if cell.startswith("/") else tops[0] + cell)
+    return next((path[len(top) :] for top in tops if path.startswith(top)), None)
+
+
+def _splits(rows: Rows, column: str | None) -> npt.NDArray[np.str_]:
+    if column is None:
+        return np.zeros(len(rows), dtype="<U5")
+    cells = rows.cells[column]
+    bad = [row for row, cell in enumerate(cells) if cell and cell not in SPLITS]
+    if bad:
+        cell = cells[bad[0]]
+        meant = ALIASES.get(cell.lower(), cell.lower())
+        near = f" (did you mean {meant!r}?)" if meant in SPLITS else closest(cell, SPLITS)
+        _refuse(rows, column, bad, f"{cell!r} is not a split{near}; allowed: train, val, test, or an empty cell")
+    return np.array(cells, dtype="<U5")
+
+
+def _follow_groups(splits: npt.NDArray[np.str_], groups: Groups) -> npt.NDArray[np.str_]:
+    """Return the splits of rows; one with an empty cell goes where a row of its group says."""
+    named = np.flatnonzero(splits != "")
+    by_group = np.zeros(len(groups.names), dtype=splits.dtype)
+    by_group[groups.numbers[named]] = splits[named]
+    return np.where(splits == "", by_group[groups.numbers], splits)
+
+
+def _refuse_repeated(
+    rows: Rows, image: str, label: str, split: str | None, names: Sequence[str], order: Sequence[int]
+) -> None:
+    """Refuse images that are in two rows; sorted by name, these are neighbours."""
+    twice = [(one, two) for one, two in itertools.pairwise(order) if names[one] == names[two]]
+    for column in (label, split, image):
+        cells = rows.cells[column] if column is not None and column != image else None
+        pairs = [(one, two) for one, two in twice if cells is None or cells[one] != cells[two]]
+        if column is None or not pairs:
+            continue
+        one, two = min(pairs, key=lambda pair: pair[1])
+        first = f"{names[two]!r} is in {rows.line(one)} too"
+        said = f"{first}, there as {cells[one]!r}, here as {cells[two]!r}" if cells is not None else first
+        count = f" ({len(pairs):,} such rows)" if len(pairs) > 1 else ""
+        raise DataError(f"{rows.where(two, column)}: {said}{count}; allowed: one row for each image")
+
+
+def _look_for_files(rows: Rows, column: str, names: Sequence[str], top: Path) -> tuple[LeftOut, ...]:
+    """Return the images beside the named ones; folder by folder, since a question for each file takes longer.
+
+    Raises:
+        DataError: files are missing.
+    """
+    wanted: dict[str, dict[str, int]] = {}
+    for row, name in enumerate(names):
+        folder, _, file = name.rpartition("/")
+        wanted.setdefault(folder, {})[file] = row
+    others = 0
+    example = ""
+    missing: list[int] = []
+    for folder, files in wanted.items():
+        here = top / folder
+        for entry in _entries(here):
+            if entry.name in files:
+                if entry.is_file():
+                    del files[entry.name]
+            elif entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith("."):
+                others += 1
+                shown = f"{folder}/{entry.name}" if folder else entry.name
+                example = min(example or shown, shown)
+        # A file system may know one under another spelling.
+        missing += [row for file, row in files.items() if not os.path.isfile(here / file)]  # noqa: PTH113
+    if missing:
+        missing.sort()
+        shown = ", ".join(f"{names[row]!r} ({rows.line(row)})" for row in missing[:SHOWN])
+        more = f" and {len(missing) - SHOWN:,} more" if len(missing) > SHOWN else ""
+        raise DataError(
+            f"{rows.where(missing[0], column)}: {len(missing):,} of {len(rows):,} images are missing: {shown}{more}; "
+            f"paths start from {top}; data.table.root names another folder"
+        )
+    return (LeftOut(reason="image that no row names", count=others, example=example),) if others else ()
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from entries
+    except OSError:
+        # Its files are asked for one by one: a folder may be open for that and not for a listing.
+        return
+
+
+def _classes(
+    rows: Rows, column: str, split: str | None, splits: npt.NDArray[np.str_], *, needs_train: bool
+) -> tuple[tuple[str, ...], Numbers, list[str]]:
+    """Return the classes, the class number of each row, and where each class is first named.
+
+    Raises:
+        DataError: a label of a held-out split is not trained on, or no row is.
+    """
+    cells = rows.cells[column]
+    classes = tuple(sorted(set(cells)))
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = np.fromiter((numbers[cell] for cell in cells), dtype=np.int64, count=len(cells))
+    firsts = np.unique(labels, return_index=True)[1]
+    if needs_train:
+        is_trained = (splits == "train") | (splits == "")
+        if not is_trained.any():
+            assert split is not None
+            raise DataError(f"{rows.place}: column {split!r}: no row says train or is empty; needed: training images")
+        trained = np.bincount(labels[is_trained], minlength=len(classes))
+        strange = [int(firsts[number]) for number in np.flatnonzero(trained == 0)]
+        if strange:
+            row = min(strange)
+            _refuse(
+                rows,
+                column,
+                sorted(strange),
+                f"{cells[row]!r} is in {splits[row]} but not in train; allowed: labels of the training rows",
+            )
+    return classes, labels, [rows.where(int(row), column) for row in firsts]
+
+
+def _unused(rows: Rows, roles: Mapping[str, str | None], used: set[str | None]) -> Iterator[str]:
+    """Yield what is to be said of columns that look as if they were meant to be used."""
+    for role, column in roles.items():
+        if column is None and role in rows.header and role not in used:
+            yield f"the column {role!r} is not used; --set data.table.{role}={role} uses it"

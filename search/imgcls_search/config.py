@@ -18,6 +18,12 @@ from imgcls_search.errors import UserError
 PLACE = ("root", "download")
 """The arguments of a data set that say where its images are, and nothing of what they show."""
 
+LATER: Mapping[str, Mapping[str, Any]] = {"image": {"fit": "crop", "fill": "mean"}}
+"""Settings of sections that earlier versions did not know, at the values that do what these versions did.
+
+A configuration that says so has the digest of one that does not: trials and checkpoints of earlier versions go on.
+"""
+
 Scalar = None | bool | int | float | str
 Value = Scalar | tuple["Value", ...]
 
@@ -71,7 +77,7 @@ class TrialConfig:
 
     def digest(self, *sections: str) -> str:
         """Return a short hash of the named top-level sections (default: all), equal for equal contents."""
-        chosen = {key: self.tree[key] for key in (sections or sorted(self.tree))}
+        chosen = {key: _as_before(key, self.tree[key]) for key in (sections or sorted(self.tree))}
         text = json.dumps(_thaw(chosen), sort_keys=True)
         return digests.of_text(text)[:16]
 
@@ -121,6 +127,14 @@ def expand_path(text: str, key: str) -> Path:
         return Path(_VARIABLE.sub(value, text)).expanduser()
     except RuntimeError:
         raise UserError(f"{key}: {text}: this user has no home folder here") from None
+
+
+def _as_before(section: str, values: Any) -> Any:
+    """Return a section without the later settings that change nothing."""
+    later = LATER.get(section)
+    if later is None or not isinstance(values, Mapping):
+        return values
+    return {key: value for key, value in values.items() if key not in later or value != later[key]}
 
 
 def _freeze(node: Any) -> Any:

@@ -2,24 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+from imgcls_search.image_size import ImageSize, normal, sides
 from imgcls_search.signature import Arg
 
 CACHE_GB = 20.0
 """What configurations mean that are older than `image.cache_gb`."""
 
+Fit = Literal["crop", "pad", "squash"]
+Fill = Literal["mean", "black", "white"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageShape:
-    """The shape that every image is resized and cropped to, once, before any training."""
+    """The shape that every image is brought to, once, before any training."""
 
     size: Annotated[
-        int | None,
-        Arg("side of the square images, pixels; default: the data's own", ge=4, le=1024, search="{choice: [64, 96]}"),
+        int | tuple[int, int] | None,
+        Arg(
+            "side of square images, or [height, width], pixels; default: the data's own, as a square",
+            ge=4,
+            le=1024,
+            search="{choice: [64, 96]}",
+        ),
     ] = None
     channels: Annotated[Literal[1, 3] | None, Arg("1: grey, 3: colour; default: the data's own")] = None
+    fit: Annotated[
+        Fit,
+        Arg(
+            "how an image of another aspect is brought to the size: crop its middle; pad: all of it with borders; "
+            "squash: all of it, stretched",
+            search="{choice: [crop, pad, squash]}",
+        ),
+    ] = "crop"
+    fill: Annotated[
+        Fill,
+        Arg(
+            "colour of the borders with fit: pad; mean: each image's own mean colour", search="{choice: [mean, black]}"
+        ),
+    ] = "mean"
     cache_gb: Annotated[
         float,
         Arg(
@@ -31,9 +55,44 @@ class ImageShape:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Frame:
+    """How an image of any shape becomes an array of one shape."""
+
+    size: ImageSize
+    """Of the arrays that a network takes."""
+
+    channels: int
+    fit: Fit = "crop"
+    fill: Fill = "mean"
+
+    @classmethod
+    def of(cls, section: Mapping[str, Any], size: ImageSize, channels: int) -> Frame:
+        """Return the frame that an `image` section names, also one of an earlier version, with a size and channels."""
+        return cls(
+            size=normal(size), channels=channels, fit=section.get("fit", "crop"), fill=section.get("fill", "mean")
+        )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of what is decoded."""
+        return (self.channels, *sides(self.size))
+
+    def settings(self) -> list[Any]:
+        """Return what decides on the pixels; equal lists, equal pixels, and those of earlier versions as they were."""
+        # A border is there with `pad` alone.
+        fit = [] if self.fit == "crop" else [self.fit, self.fill] if self.fit == "pad" else [self.fit]
+        return [self.size, self.channels, *fit]
+
+
+@dataclass(frozen=True, kw_only=True)
 class InputShape:
     """What a model is built for."""
 
-    image_size: int
+    image_size: ImageSize
     channels: int
     classes: int
+
+    @classmethod
+    def of(cls, section: Mapping[str, Any], classes: int) -> InputShape:
+        """Return the shape that an `image` section names, its size and channels given."""
+        return cls(image_size=normal(section["size"]), channels=section["channels"], classes=classes)

@@ -17,12 +17,14 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from imgcls_search import models
 from imgcls_search.compress import prune, sections
 from imgcls_search.compress.distill import Teaching
 from imgcls_search.config import Component, TrialConfig
 from imgcls_search.data import (
     POLICIES,
     Augment,
+    Frame,
     Images,
     InputShape,
     Mix,
@@ -43,7 +45,7 @@ from imgcls_search.data import (
 )
 from imgcls_search.data.image import CACHE_GB
 from imgcls_search.errors import CheckpointError
-from imgcls_search.models import families, pretrained
+from imgcls_search.models import pretrained
 from imgcls_search.models.anatomy import Anatomy
 from imgcls_search.protocol import Portion
 from imgcls_search.signature import build
@@ -86,11 +88,14 @@ def prepare_data(
         size, channels = size or own_size, channels or own_channels
         for line in summarise(source, headers, chosen_size=chosen_size).lines() if say is not None else ():
             say(line)  # type: ignore[misc]
+    frame = Frame.of(image, size, channels)
     prepared = prepare(
         source,
         origin=component,
-        image_size=size,
-        channels=channels,
+        image_size=frame.size,
+        channels=frame.channels,
+        fit=frame.fit,
+        fill=frame.fill,
         cache=cache,
         most_bytes=cache_bytes(config),
         progress=progress,
@@ -117,8 +122,7 @@ def open_whole(
         say(line)  # type: ignore[misc]
     return open_all(
         source,
-        image_size=image["size"],
-        channels=image["channels"],
+        frame=Frame.of(image, image["size"], image["channels"]),
         cache=cache,
         most_bytes=cache_bytes(config),
     )
@@ -176,8 +180,7 @@ def build_model(config: TrialConfig, shape: InputShape) -> nn.Module:
     Raises:
         BuildError: the family refuses an argument.
     """
-    model: nn.Module = build(families(), config.component("model"), **dataclasses.asdict(shape))
-    return model
+    return models.build_model(config.component("model"), **dataclasses.asdict(shape))
 
 
 def build_augmentation(config: TrialConfig, shape: InputShape) -> tuple[Augment, Mix]:

@@ -1,0 +1,165 @@
+"""`image.fit`, `image.fill` and oblong sizes: what stays of a picture, and what earlier versions wrote."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from imgcls_search.catalog import catalog
+from imgcls_search.config import LATER, Component, TrialConfig
+from imgcls_search.data import describe, prepare
+from imgcls_search.data.decode import decode
+from imgcls_search.data.image import Frame, InputShape
+from imgcls_search.data.store import Prepared, _key
+from imgcls_search.errors import SpaceError
+from imgcls_search.signature import Leaf
+from imgcls_search.space import dump, parse
+from PIL import Image, ImageOps
+
+SIZES = [32, (24, 40), (40, 24)]
+
+
+def half_white() -> Image.Image:
+    """Return a black picture of 400x200 whose left 90 pixels are white."""
+    pixels = np.zeros((200, 400, 3), dtype=np.uint8)
+    pixels[:, :90] = 255
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_pad_and_squash_keep_what_crop_cuts_off(size: Any) -> None:
+    assert decode(half_white(), 32, 3).max() < 255
+    squashed = decode(half_white(), size, 3, "squash")
+    assert (squashed == 255).any()
+    assert (squashed > 127).mean() == pytest.approx(90 / 400, abs=0.02)
+    padded = decode(half_white(), size, 3, "pad", "black")
+    assert (padded == 255).any()
+    # A white border would hide it: there are as many black pixels as the picture has.
+    assert decode(half_white(), size, 3, "pad", "white").min() == 0
+
+
+@pytest.mark.parametrize("fill", ["mean", "black", "white"])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("shape", [(37, 61), (61, 37), (50, 50), (1, 300), (300, 1), (200, 400)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_pad_is_pillow_s(shape: tuple[int, int], size: Any, fill: Any, channels: int) -> None:
+    rng = np.random.default_rng(0)
+    mode = "L" if channels == 1 else "RGB"
+    image = Image.fromarray(rng.integers(0, 256, (*shape, 3), dtype=np.uint8)).convert(mode)
+    height, width = (size, size) if isinstance(size, int) else size
+    if min(height / shape[0], width / shape[1]) * min(shape) < 0.5:
+        # Pillow fails where a side would have no pixel; one is left.
+        assert decode(image.copy(), size, channels, "pad", fill).shape == (channels, height, width)
+        return
+    inside = np.asarray(ImageOps.contain(image, (width, height), Image.Resampling.BILINEAR)).reshape(-1, channels)
+    mean = tuple(int(value) for value in np.floor(inside.astype(float).mean(axis=0) + 0.5))
+    colour = {"mean": mean, "black": (0,) * channels, "white": (255,) * channels}[fill]
+    expected = np.asarray(ImageOps.pad(image, (width, height), Image.Resampling.BILINEAR, color=colour))
+    found = decode(image, size, channels, "pad", fill)
+    assert np.array_equal(found, expected.reshape(height, width, channels).transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("orientation", [1, 6, 8])
+@pytest.mark.parametrize("fit", ["crop", "pad", "squash"])
+def test_turned_jpegs_keep_twice_the_size_in_both_directions(tmp_path: Path, orientation: int, fit: Any) -> None:
+    # Large enough that it is decoded at a fraction, by sides that its EXIF tag exchanges.
+    rng = np.random.default_rng(0)
+    smooth = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize((1600, 1200))
+    exif = Image.Exif()
+    exif[274] = orientation
+    smooth.save(tmp_path / "a.jpg", quality=95, exif=exif)
+    with Image.open(tmp_path / "a.jpg") as image:
+        found = decode(image, (20, 100), 3, fit)
+    with Image.open(tmp_path / "a.jpg") as image:
+        plain = ImageOps.exif_transpose(image).convert("RGB")
+    expected = decode(plain, (20, 100), 3, fit)
+    assert np.abs(found.astype(int) - expected).mean() < 3
+
+
+def test_a_square_is_one_number_however_it_is_written(tmp_path: Path) -> None:
+    digits = describe(Component(path="data.digits", name="digits", args={"max_train": 20}))
+    pair = prepare(digits, image_size=(8, 8), channels=1, cache=tmp_path)
+    assert pair == prepare(digits, image_size=8, channels=1, cache=tmp_path)
+    assert InputShape.of({"size": (8, 8), "channels": 1}, 10) == InputShape(image_size=8, channels=1, classes=10)
+
+
+def test_stores_of_earlier_versions_keep_their_names_and_other_frames_have_others() -> None:
+    digits = describe(Component(path="data.digits", name="digits", args={"max_train": 20}))
+    # As written by the version before `image.fit`.
+    assert _key(digits, Frame(size=8, channels=1)) == "6e14fd41ec887e0c"
+    frames = [
+        Frame(size=8, channels=1),
+        Frame(size=(8, 12), channels=1),
+        Frame(size=(12, 8), channels=1),
+        Frame(size=8, channels=1, fit="squash"),
+        *(Frame(size=8, channels=1, fit="pad", fill=fill) for fill in ("mean", "black", "white")),
+    ]
+    assert len({_key(digits, frame) for frame in frames}) == len(frames)
+    # Where there is no border its colour is no part of the name.
+    assert _key(digits, Frame(size=8, channels=1, fill="white")) == _key(digits, frames[0])
+
+
+def test_data_sets_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    digits = describe(Component(path="data.digits", name="digits", args={"max_train": 20}))
+    prepared = prepare(digits, image_size=(8, 12), channels=1, cache=tmp_path, fit="pad", fill="black")
+    assert Prepared.from_dict(prepared.to_dict()) == prepared
+    old = prepare(digits, image_size=8, channels=1, cache=tmp_path).to_dict()
+    before = {key: value for key, value in old.items() if key not in ("fit", "fill")}
+    assert Prepared.from_dict(before).to_dict() == old
+
+
+def test_settings_that_are_new_mean_what_earlier_versions_did() -> None:
+    fields = catalog().config.fields
+    for section, later in LATER.items():
+        known: Any = fields[section]
+        for name, value in later.items():
+            leaf = known.fields[name]
+            assert isinstance(leaf, Leaf)
+            assert leaf.default == value, f"{section}.{name}"
+    config = parse("image: {size: 8}\nmodel: {vit: {}}\n", catalog(), source="some").config()
+    tree = config.to_dict()
+    before = {**tree, **{name: {k: v for k, v in tree[name].items() if k not in LATER[name]} for name in LATER}}
+    assert TrialConfig.from_dict(before).digest() == config.digest()
+    other = TrialConfig.from_dict({**tree, "image": {**tree["image"], "fit": "pad"}})
+    assert other.digest() != config.digest()
+
+
+def test_sizes_of_a_space_may_be_searched_beside_each_other() -> None:
+    text = "image: {size: {choice: [64, [64, 96]]}, fit: {choice: [crop, pad, squash]}}\nmodel: {vit: {}}\n"
+    space = parse(text, catalog(), source="some")
+    configs = [space.config_of(params) for params in space.combinations()]
+    sections = [config.section("image") for config in configs]
+    assert {(each["size"], each["fit"]) for each in sections} == {
+        (size, fit) for size in (64, (64, 96)) for fit in ("crop", "pad", "squash")
+    }
+    for config in configs:
+        assert parse(dump(config), catalog(), source="again").config() == config
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        ("{size: [64]}", "[64] is not allowed"),
+        ("{size: [64, 96, 3]}", "a list of 2 of int >= 4 and <= 1024"),
+        ("{size: []}", "is not allowed"),
+        ("{size: [64, 2]}", "[64, 2] is not allowed"),
+        ("{size: [64, 96.5]}", "is not allowed"),
+        ("{size: 64x96}", "'64x96'"),
+        ("{fit: stretch}", "'crop', 'pad', 'squash'"),
+        ("{fill: red}", "'mean', 'black', 'white'"),
+        ("{size: {choice: [64, [64]]}}", "[64] is not allowed"),
+    ],
+)
+def test_impossible_shapes_are_one_line(image: str, words: str) -> None:
+    with pytest.raises(SpaceError) as error:
+        parse(f"image: {image}\nmodel: {{vit: {{}}}}\n", catalog(), source="some.yaml")
+    (line,) = str(error.value).splitlines()
+    assert line.startswith("some.yaml:1:")
+    assert words in line
+
+
+def test_frames_are_values() -> None:
+    assert dataclasses.replace(Frame(size=8, channels=3), fit="pad") == Frame(size=8, channels=3, fit="pad")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from imgcls_search.errors import BuildError
 from imgcls_search.image_size import ImageSize, normal, sides
 from imgcls_search.signature import Arg
 
@@ -44,6 +45,19 @@ class ImageShape:
             "colour of the borders with fit: pad; mean: each image's own mean colour", search="{choice: [mean, black]}"
         ),
     ] = "mean"
+    mean: Annotated[
+        Literal["auto", "data", "weights"] | tuple[float, ...],
+        Arg(
+            "subtracted from the values of each channel, which are 0 to 1: a list of numbers, or that of the training "
+            "images (data) or of the pretrained weights' images (weights); auto: weights if there are any, else data",
+            ge=0,
+            le=1,
+        ),
+    ] = "auto"
+    std: Annotated[
+        Literal["auto", "data", "weights"] | tuple[float, ...],
+        Arg("by what the values of each channel are divided afterwards, said as mean is", gt=0, le=1),
+    ] = "auto"
     cache_gb: Annotated[
         float,
         Arg(
@@ -82,6 +96,30 @@ class Frame:
         # A border is there with `pad` alone.
         fit = [] if self.fit == "crop" else [self.fit, self.fill] if self.fit == "pad" else [self.fit]
         return [self.size, self.channels, *fit]
+
+
+MOMENTS = ("mean", "std")
+
+
+def check_normalisation(section: Mapping[str, Any], channels: int, *, has_weights: bool) -> None:
+    """See that an `image` section names a mean and a deviation that there are.
+
+    Raises:
+        BuildError: numbers for other channels, or those of weights that there are not.
+    """
+    for name in MOMENTS:
+        given = section.get(name, "auto")
+        if given == "weights" and not has_weights:
+            raise BuildError(
+                f"image.{name}",
+                "'weights' needs pretrained weights, but the model starts from none; allowed: data, auto",
+            )
+        if not isinstance(given, str) and len(given) not in (1, channels):
+            raise BuildError(
+                f"image.{name}",
+                f"{list(given)} has {len(given)} numbers, but the images have {channels} channel(s); "
+                f"allowed: {'1 number' if channels == 1 else f'1 or {channels} numbers'}",
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

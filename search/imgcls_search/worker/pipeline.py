@@ -43,7 +43,7 @@ from imgcls_search.data import (
     read_headers,
     summarise,
 )
-from imgcls_search.data.image import CACHE_GB
+from imgcls_search.data.image import CACHE_GB, MOMENTS, check_normalisation
 from imgcls_search.errors import CheckpointError
 from imgcls_search.models import pretrained
 from imgcls_search.models.anatomy import Anatomy
@@ -162,16 +162,31 @@ def check_weights(component: Component, shape: InputShape) -> None:
 
 
 def with_normalisation(config: TrialConfig, data: Prepared) -> Prepared:
-    """Return the data set with the normalisation of the pretrained weights, where the model starts from some.
+    """Return the data set with the mean and deviation that a configuration names, by itself or by its weights.
 
     Raises:
         CheckpointError: the weights cannot be read.
+        BuildError: there are no such numbers.
     """
-    component = config.component("model")
-    if not pretrained.is_wanted(component):
-        return data
-    mean, std = pretrained.normalisation(component, meta_model(component, data.shape))
-    return replace(data, mean=mean, std=std)
+    component, section = config.component("model"), config.section("image")
+    has_weights = pretrained.is_wanted(component)
+    check_normalisation(section, data.channels, has_weights=has_weights)
+    wanted = {name: section.get(name, "auto") for name in MOMENTS}
+    named = {name: "weights" if value == "auto" and has_weights else value for name, value in wanted.items()}
+    if "weights" in named.values():
+        mean, std = pretrained.normalisation(component, meta_model(component, data.shape))
+        data = replace(
+            data,
+            mean=mean if named["mean"] == "weights" else data.mean,
+            std=std if named["std"] == "weights" else data.std,
+        )
+    # One number is meant for all channels.
+    given: dict[str, Any] = {
+        name: tuple(value) * (data.channels // len(value))
+        for name, value in named.items()
+        if not isinstance(value, str)
+    }
+    return replace(data, **given) if given else data
 
 
 def build_model(config: TrialConfig, shape: InputShape) -> nn.Module:

@@ -18,7 +18,9 @@ from imgcls_search.errors import UserError
 PLACE = ("root", "download")
 """The arguments of a data set that say where its images are, and nothing of what they show."""
 
-LATER: Mapping[str, Mapping[str, Any]] = {"image": {"fit": "crop", "fill": "mean", "mean": "auto", "std": "auto"}}
+LATER: Mapping[str, Mapping[str, Any]] = {
+    "image": {"fit": "crop", "fill": "mean", "mean": "auto", "std": "auto", "margin": 1.0}
+}
 """Settings of sections that earlier versions did not know, at the values that do what these versions did.
 
 A configuration that says so has the digest of one that does not: trials and checkpoints of earlier versions go on.

@@ -8,16 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from imgcls_search.catalog import catalog
 from imgcls_search.config import LATER, Component, TrialConfig
-from imgcls_search.data import describe, prepare
+from imgcls_search.data import augment, describe, operations, prepare
 from imgcls_search.data.decode import decode
 from imgcls_search.data.image import Frame, InputShape
+from imgcls_search.data.policies import none
 from imgcls_search.data.store import Prepared, _key
 from imgcls_search.errors import SpaceError
 from imgcls_search.signature import Leaf
 from imgcls_search.space import dump, parse
 from PIL import Image, ImageOps
+from torchvision.transforms.v2 import functional
 
 SIZES = [32, (24, 40), (40, 24)]
 
@@ -95,6 +98,7 @@ def test_stores_of_earlier_versions_keep_their_names_and_other_frames_have_other
         Frame(size=(8, 12), channels=1),
         Frame(size=(12, 8), channels=1),
         Frame(size=8, channels=1, fit="squash"),
+        Frame(size=8, channels=1, margin=1.5),
         *(Frame(size=8, channels=1, fit="pad", fill=fill) for fill in ("mean", "black", "white")),
     ]
     assert len({_key(digits, frame) for frame in frames}) == len(frames)
@@ -107,7 +111,7 @@ def test_data_sets_of_earlier_versions_are_read(tmp_path: Path) -> None:
     prepared = prepare(digits, image_size=(8, 12), channels=1, cache=tmp_path, fit="pad", fill="black")
     assert Prepared.from_dict(prepared.to_dict()) == prepared
     old = prepare(digits, image_size=8, channels=1, cache=tmp_path).to_dict()
-    before = {key: value for key, value in old.items() if key not in ("fit", "fill")}
+    before = {key: value for key, value in old.items() if key not in ("fit", "fill", "margin")}
     assert Prepared.from_dict(before).to_dict() == old
 
 
@@ -149,6 +153,8 @@ def test_sizes_of_a_space_may_be_searched_beside_each_other() -> None:
         ("{size: [64, 96.5]}", "is not allowed"),
         ("{size: 64x96}", "'64x96'"),
         ("{fit: stretch}", "'crop', 'pad', 'squash'"),
+        ("{margin: 0.9}", "float >= 1 and <= 2"),
+        ("{margin: 3}", "float >= 1 and <= 2"),
         ("{fill: red}", "'mean', 'black', 'white'"),
         ("{size: {choice: [64, [64]]}}", "[64] is not allowed"),
     ],
@@ -163,3 +169,36 @@ def test_impossible_shapes_are_one_line(image: str, words: str) -> None:
 
 def test_frames_are_values() -> None:
     assert dataclasses.replace(Frame(size=8, channels=3), fit="pad") == Frame(size=8, channels=3, fit="pad")
+
+
+def test_resized_crops_are_cut_from_the_margin_as_torchvision_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (64, 3, 30, 40), dtype=torch.uint8)
+    windows: list[Any] = []
+    cut = operations.cut
+
+    def watched(images: Any, window: Any, degrees: Any, size: Any = None) -> Any:
+        windows.append(window)
+        return cut(images, window, degrees, size)
+
+    monkeypatch.setattr(operations, "cut", watched)
+    change = dataclasses.replace(augment(policy=none(), resized_crop=0.3), size=(24, 32))
+    found = change(images)
+    assert found.shape == (64, 3, 24, 32)
+    (window,) = windows
+    for image, result, *box in zip(images, found, *(side.int().tolist() for side in window), strict=True):
+        expected = functional.resized_crop(image, *box, [24, 32], antialias=False)
+        assert (result.int() - expected.int()).abs().max() <= 1
+    # From beyond the middle, which evaluation sees.
+    assert (window.top < 3).any()
+    assert (window.top + window.height > 27).any()
+
+
+def test_without_random_crops_training_sees_the_middle_of_the_margin() -> None:
+    images = torch.randint(0, 256, (4, 3, 30, 40), dtype=torch.uint8)
+    plain = dataclasses.replace(augment(policy=none()), size=(24, 32))
+    rows, columns = Frame(size=(24, 32), channels=3, margin=1.25).middle
+    assert torch.equal(plain(images), images[..., rows, columns])
+    # A turn of nearly nothing leaves it where it is.
+    turned = dataclasses.replace(augment(policy=none(), rotation=1e-6), size=(24, 32))
+    assert torch.equal(turned(images), images[..., rows, columns])

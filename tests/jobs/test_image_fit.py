@@ -33,6 +33,8 @@ FRAMES = {
     "crop": "{size: 24}",
     "pad": "{size: 24, fit: pad}",
     "squash": "{size: 24, fit: squash}",
+    "margin": "{size: 24, margin: 1.25}",
+    "oblong margin": "{size: [20, 24], fit: pad, fill: black, margin: 1.25}",
     "oblong crop": "{size: [24, 32]}",
     "oblong pad": "{size: [32, 24], fit: pad, fill: white}",
     "oblong squash": "{size: [24, 32], fit: squash}",
@@ -84,7 +86,9 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def reference(path: Path, section: Mapping[str, Any]) -> np.ndarray:
     """Return what Pillow makes of a file, channels first."""
     size = section["size"]
-    height, width = (size, size) if isinstance(size, int) else size
+    sides = (size, size) if isinstance(size, int) else size
+    height, width = (round(side * section["margin"]) for side in sides)
+    top, left = ((whole - side) // 2 for whole, side in zip((height, width), sides, strict=True))
     with Image.open(path) as opened:
         image = ImageOps.exif_transpose(opened).convert("RGB")
     match section["fit"]:
@@ -97,7 +101,7 @@ def reference(path: Path, section: Mapping[str, Any]) -> np.ndarray:
             mean = tuple(int(np.floor(value + 0.5)) for value in inside.reshape(-1, 3).mean(axis=0))
             colour = {"mean": mean, "white": (255,) * 3, "black": (0,) * 3}[section["fill"]]
             found = ImageOps.pad(image, (width, height), Image.Resampling.BILINEAR, color=colour)
-    return np.asarray(found).transpose(2, 0, 1)
+    return np.asarray(found).transpose(2, 0, 1)[:, top : top + sides[0], left : left + sides[1]]
 
 
 def test_training_evaluation_and_store_see_the_pixels_that_pillow_makes(made: Made) -> None:
@@ -106,7 +110,10 @@ def test_training_evaluation_and_store_see_the_pixels_that_pillow_makes(made: Ma
         images = load(made.data, split)
         for name, pixels in zip(images.names, images.pixels, strict=True):
             assert np.array_equal(pixels, reference(made.top / "photos" / name, section)), name
-    assert np.array_equal(made.trained_on, load(made.data, "train").pixels)
+    # What crops are cut from has the margin, and the same middle.
+    rows, columns = made.data.frame.middle
+    assert made.trained_on.shape[2:] == made.data.frame.kept
+    assert np.array_equal(made.trained_on[..., rows, columns], load(made.data, "train").pixels)
 
 
 def test_evaluation_sees_them_too(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,12 +168,14 @@ def test_images_that_are_decoded_in_each_epoch_are_the_same(made: Made, monkeypa
     assert isinstance(streamed.pixels, Streamed)
     index = np.arange(len(streamed.labels))
     assert np.array_equal(streamed.pixels[index], load(made.data, "val").pixels)
+    whole = load(data, "train", whole=True).pixels
+    assert np.array_equal(whole[np.arange(len(whole))], made.trained_on)
 
 
 def test_bundle_says_how_its_images_are_made(made: Made) -> None:
     about = json.loads((made.top / "model" / "bundle.json").read_text())
     section = made.config.section("image")
-    is_old = section["fit"] == "crop" and isinstance(section["size"], int)
+    is_old = section["margin"] == 1 and section["fit"] == "crop" and isinstance(section["size"], int)
     assert about["format"] == (1 if is_old else 2)
     assert about["input"]["fit"] == section["fit"]
     size = section["size"]

@@ -138,7 +138,7 @@ def _without(source: Source, unreadable: Mapping[Split, Mapping[str, str]]) -> S
 
 def num_bytes(source: Source, splits: Sequence[Split], frame: Frame) -> int:
     """Return how large the decoded images of some splits are."""
-    return sum(len(source.names[split]) for split in splits) * math.prod(frame.shape)
+    return sum(len(source.names[split]) for split in splits) * math.prod(frame.kept_shape)
 
 
 class _Writer:
@@ -227,7 +227,7 @@ class _Writer:
         """
         # Written from front to end instead of through a memory map: a full disk is then an error, not a SIGBUS.
         count = len(self.source.names[split])
-        yield _npy_header((count, *self.frame.shape))
+        yield _npy_header((count, *self.frame.kept_shape))
         for start in range(0, count, BATCH):
             rows = list(pool.map(lambda index: self.decode(split, index), range(start, min(start + BATCH, count))))
             self.done += len(rows)

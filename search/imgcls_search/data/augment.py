@@ -51,14 +51,18 @@ class Augment:
     saturation: float
     hue: float
     erasing: float
+    size: tuple[int, int] | None = None
+    """Height and width of what is returned, where images have a margin; None: those of the images."""
 
     def __call__(self, images: Tensor, moment: Moment | None = None) -> Tensor:
-        """Return augmented images of the same shape, type and device; an alternating flip needs the moment."""
+        """Return augmented images, same type and device, cut to the size; an alternating flip needs the moment."""
         # Whole pixels are moved by indexing, which is exact and fast; the rest needs a grid.
         if self.crop_padding:
             images = _crop(images, self.crop_padding)
         if self.resized_crop < 1 or self.rotation:
-            images = _cut(images, self.resized_crop, self.rotation)
+            images = _cut(images, self.resized_crop, self.rotation, self.size)
+        elif self.size is not None and images.shape[-2:] != self.size:
+            images = _middle(images, self.size)
         if self.flip == "alternating":
             assert moment is not None, "an alternating flip goes by the epoch and by the image"
             images = _mirror(images, -1, _turns(moment))
@@ -193,19 +197,26 @@ def _crop(images: Tensor, padding: int) -> Tensor:
     return windows[torch.arange(count, device=images.device), :, top, left]
 
 
-def _cut(images: Tensor, share: float, degrees: float) -> Tensor:
+def _middle(images: Tensor, size: tuple[int, int]) -> Tensor:
+    top, left = ((whole - side) // 2 for whole, side in zip(images.shape[-2:], size, strict=True))
+    return images[..., top : top + size[0], left : left + size[1]]
+
+
+def _cut(images: Tensor, share: float, degrees: float, size: tuple[int, int] | None) -> Tensor:
     import torch
 
     from imgcls_search.data import operations
 
     count, _, height, width = images.shape
     nought = torch.zeros(count)
-    window = operations.Window(nought, nought, nought + height, nought + width)
+    tall, wide = size or (height, width)
+    top, left = (height - tall) // 2, (width - wide) // 2
+    window = operations.Window(nought + top, nought + left, nought + tall, nought + wide)
     if share < 1:
         drawn, fits = _windows(count, height, width, share=(share, 1.0), aspect=ASPECT_OF_CROP)
         window = operations.Window(*(torch.where(fits, side, full) for side, full in zip(drawn, window, strict=True)))
     turn = _uniform((count,), -degrees, degrees) if degrees else nought
-    return operations.cut(images, window, turn)
+    return operations.cut(images, window, turn, size)
 
 
 def _erase(images: Tensor, probability: float) -> Tensor:

@@ -61,7 +61,11 @@ def steps(frame: Frame) -> dict[str, str]:
         "large JPEG": STEPS["large JPEG"].replace("twice the size", "twice the larger of height and width"),
     }
     words = {**STEPS, **(oblong if height != width else {}), **FITTED[frame.fit]}
-    return {**words, "fill": FILLED[frame.fill]} if frame.fit == "pad" else words
+    if frame.fit == "pad":
+        words["fill"] = FILLED[frame.fill]
+    if frame.kept != (height, width):
+        words["margin"] = f"all of that for {frame.kept[0]}x{frame.kept[1]} pixels (height x width), then their middle"
+    return words
 
 
 GRAY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
@@ -103,8 +107,14 @@ def decode(
 
 
 def decode_in(frame: Frame, image: Image.Image) -> npt.NDArray[np.uint8]:
-    """Return an image as `decode` does, as a frame says."""
-    return decode(image, frame.size, frame.channels, frame.fit, frame.fill)
+    """Return an image as `decode` does, as a frame says, with its margin."""
+    return decode(image, frame.kept, frame.channels, frame.fit, frame.fill)
+
+
+def decode_middle(frame: Frame, image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Return an image as evaluation sees it, without the margin."""
+    rows, columns = frame.middle
+    return np.ascontiguousarray(decode_in(frame, image)[:, rows, columns])
 
 
 def _decode(image: Image.Image, size: ImageSize, channels: int, fit: Fit, fill: Fill) -> npt.NDArray[np.uint8]:

@@ -45,6 +45,15 @@ class ImageShape:
             "colour of the borders with fit: pad; mean: each image's own mean colour", search="{choice: [mean, black]}"
         ),
     ] = "mean"
+    margin: Annotated[
+        float,
+        Arg(
+            "keep images larger by this factor, for augment.resized_crop to cut from; evaluation takes their middle",
+            ge=1,
+            le=2,
+            search="{choice: [1, 1.15]}",
+        ),
+    ] = 1.0
     mean: Annotated[
         Literal["auto", "data", "weights"] | tuple[float, ...],
         Arg(
@@ -78,24 +87,51 @@ class Frame:
     channels: int
     fit: Fit = "crop"
     fill: Fill = "mean"
+    margin: float = 1.0
+    """How many times larger images are kept than the size; what is evaluated is the middle of them."""
 
     @classmethod
     def of(cls, section: Mapping[str, Any], size: ImageSize, channels: int) -> Frame:
         """Return the frame that an `image` section names, also one of an earlier version, with a size and channels."""
         return cls(
-            size=normal(size), channels=channels, fit=section.get("fit", "crop"), fill=section.get("fill", "mean")
+            size=normal(size),
+            channels=channels,
+            fit=section.get("fit", "crop"),
+            fill=section.get("fill", "mean"),
+            margin=section.get("margin", 1.0),
         )
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of what is decoded."""
+        """Channels, height and width of what a network takes."""
         return (self.channels, *sides(self.size))
+
+    @property
+    def kept(self) -> tuple[int, int]:
+        """Height and width of what is decoded, the margin included."""
+        height, width = (round(side * self.margin) for side in sides(self.size))
+        return height, width
+
+    @property
+    def kept_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of what is decoded."""
+        return (self.channels, *self.kept)
+
+    @property
+    def middle(self) -> tuple[slice, slice]:
+        """The rows and columns of what is decoded that a network takes in evaluation."""
+        rows, columns = (
+            slice((kept - side) // 2, (kept - side) // 2 + side)
+            for kept, side in zip(self.kept, sides(self.size), strict=True)
+        )
+        return rows, columns
 
     def settings(self) -> list[Any]:
         """Return what decides on the pixels; equal lists, equal pixels, and those of earlier versions as they were."""
         # A border is there with `pad` alone.
         fit = [] if self.fit == "crop" else [self.fit, self.fill] if self.fit == "pad" else [self.fit]
-        return [self.size, self.channels, *fit]
+        margin = ["kept", *self.kept] if self.kept != sides(self.size) else []
+        return [self.size, self.channels, *fit, *margin]
 
 
 MOMENTS = ("mean", "std")

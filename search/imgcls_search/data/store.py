@@ -89,6 +89,9 @@ class Prepared:
     fill: Fill = "mean"
     """The colour of their borders with `pad`."""
 
+    margin: float = 1.0
+    """How many times larger they are kept than the size."""
+
     def findings(self) -> list[str]:
         """Return what a person should know of the pixels, a line each."""
         found = []
@@ -114,12 +117,12 @@ class Prepared:
     @property
     def num_bytes(self) -> int:
         """The size of the decoded images that a search reads."""
-        return (self.counts["train"] + self.counts["val"]) * math.prod(self.frame.shape)
+        return (self.counts["train"] + self.counts["val"]) * math.prod(self.frame.kept_shape)
 
     @property
     def frame(self) -> Frame:
         """How the images were brought to their shape."""
-        return Frame(size=self.image_size, channels=self.channels, fit=self.fit, fill=self.fill)
+        return Frame(size=self.image_size, channels=self.channels, fit=self.fit, fill=self.fill, margin=self.margin)
 
     @property
     def shape(self) -> InputShape:
@@ -161,6 +164,7 @@ def prepare(
     cache: Path,
     fit: Fit = "crop",
     fill: Fill = "mean",
+    margin: float = 1.0,
     progress: Progress | None = None,
     most_bytes: float = math.inf,
     origin: Component | None = None,
@@ -178,7 +182,7 @@ def prepare(
         raise BuildError("image.size", f"{image_size} is not allowed; allowed: int >= 1")
     if channels not in (1, 3):
         raise BuildError("image.channels", f"{channels} is not allowed; allowed: 1, 3")
-    frame = Frame(size=normal(image_size), channels=channels, fit=fit, fill=fill)
+    frame = Frame(size=normal(image_size), channels=channels, fit=fit, fill=fill, margin=margin)
     folder = cache.expanduser().resolve() / _seen_key(source, frame)
     needed = arrays.num_bytes(source, ("train", "val"), frame)
     is_streamed = not folder.exists() and needed + sum(stored(folder.parent).values()) > most_bytes
@@ -194,6 +198,7 @@ def prepare(
         channels=channels,
         fit=fit,
         fill=fill,
+        margin=margin,
         counts={split: facts.get(split, {}).get("count", len(names)) for split, names in source.names.items()},
         class_counts=tuple(
             facts["train"].get("class_counts")
@@ -241,15 +246,15 @@ def remove(folder: Path) -> None:
         raise DataError(f"{folder}: cannot be deleted ({error.strerror})") from error
 
 
-def load(prepared: Prepared, split: Literal["train", "val"]) -> Images:
-    """Map a prepared split.
+def load(prepared: Prepared, split: Literal["train", "val"], *, whole: bool = False) -> Images:
+    """Map a prepared split; `whole` images have their margin, to be cut from.
 
     Raises:
         DataError: the store is gone or damaged.
     """
     count = prepared.counts[split]
     source = _streaming_source(prepared)
-    return _load(Path(prepared.folder), split, count, prepared.frame, source)
+    return _load(Path(prepared.folder), split, count, prepared.frame, source, whole=whole)
 
 
 def open_test(source: Source, prepared: Prepared, progress: Progress | None = None) -> Images:
@@ -379,22 +384,30 @@ def _key(source: Source, frame: Frame) -> str:
     return digests.of_text(text)[:16]
 
 
-def _load(folder: Path, split: Split, count: int, frame: Frame, source: Source | None) -> Images:
+def _load(
+    folder: Path, split: Split, count: int, frame: Frame, source: Source | None, *, whole: bool = False
+) -> Images:
     """Map a split of `count` images, or read them from a source where no pixels are kept."""
     pixels: npt.NDArray[np.uint8] | Streamed
     try:
         if source is None:
             pixels = np.load(folder / f"{split}.images.npy", mmap_mode="r")
+            shape = (count, *frame.kept_shape)
         else:
             kept = set(json.loads((folder / f"{split}.names.json").read_bytes()))
             items = [(split, index) for index, name in enumerate(source.names[split]) if name in kept]
-            pixels = Streamed(source, items, frame)
+            pixels = Streamed(source, items, frame, whole=whole)
+            shape = (count, *(frame.kept_shape if whole else frame.shape))
         labels = np.load(folder / f"{split}.labels.npy")
         names = tuple(json.loads((folder / f"{split}.names.json").read_bytes()))
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{folder}: {split} images are missing or damaged; run again to decode them anew") from error
-    if pixels.shape != (count, *frame.shape) or (len(labels), len(names)) != (count, count):
+    if pixels.shape != shape or (len(labels), len(names)) != (count, count):
         raise DataError(f"{folder}: {split} images are damaged; run again to decode them anew")
+    if isinstance(pixels, np.ndarray) and not whole and frame.kept_shape != frame.shape:
+        # A view: nothing is read or copied before it is asked for.
+        rows, columns = frame.middle
+        pixels = pixels[..., rows, columns]
     return Images(pixels=pixels, labels=labels, names=names)
 
 

@@ -34,6 +34,7 @@ MOST_BYTES = 2**24
 """A larger description or list of labels is refused unread."""
 
 LARGEST_SIZE = 4096
+LARGEST_MARGIN = 2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,6 +65,7 @@ def describe(
             "size": frame.size,
             "fit": frame.fit,
             "fill": frame.fill,
+            "margin": frame.margin,
             "range": [0, 255],
         },
         "output": {"name": OUTPUT, "type": "float32", "probabilities": "softmax"},
@@ -93,6 +95,7 @@ def read(folder: Path) -> Bundle:
             channels=_number(folder, about, "channels", (1, 3)),
             fit=_word(folder, about, "fit", FITTED, "crop"),
             fill=_word(folder, about, "fill", FILLED, "mean"),
+            margin=_margin(folder, about),
         ),
     )
     if about["format"] != _format(bundle.frame):
@@ -102,7 +105,8 @@ def read(folder: Path) -> Bundle:
 
 
 def _format(frame: Frame) -> int:
-    return FORMAT if frame.fit == "crop" and isinstance(frame.size, int) else FRAMED
+    is_plain = frame.fit == "crop" and frame.margin == 1 and isinstance(frame.size, int)
+    return FORMAT if is_plain else FRAMED
 
 
 def _json(folder: Path, name: str) -> Any:
@@ -184,6 +188,16 @@ def _word(folder: Path, about: Mapping[str, Any], key: str, allowed: Iterable[_W
         shown = ", ".join(allowed)
         raise DeployError(f"{folder / DESCRIPTION}: input.{key}: {value!r:.50} is not allowed; allowed: {shown}")
     return known
+
+
+def _margin(folder: Path, about: Mapping[str, Any]) -> float:
+    """Return how many times larger images are decoded; bundles of earlier versions do not say."""
+    value = about["input"].get("margin", 1.0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= LARGEST_MARGIN:
+        raise DeployError(
+            f"{folder / DESCRIPTION}: input.margin: {value!r:.50} is not allowed; allowed: 1 to {LARGEST_MARGIN}"
+        )
+    return float(value)
 
 
 def _check_fit(folder: Path, bundle: Bundle) -> None:

@@ -68,12 +68,13 @@ def write_preview(
     images = load(data, "train")
     index = _several_classes(np.asarray(images.labels), rows)
     before = torch.from_numpy(np.array(images.pixels[index]))
+    whole = torch.from_numpy(np.array(load(data, "train", whole=True).pixels[index]))
     labels = torch.from_numpy(np.asarray(images.labels)[index])
     augment, mix = pipeline.build_augmentation(config, data.shape)
     columns = []
     for epoch in range(EPOCHS):
         torch.manual_seed(seed * 1_000_003 + epoch)
-        after = augment(before, Moment(index=torch.from_numpy(index), epoch=epoch, seed=seed))
+        after = augment(whole, Moment(index=torch.from_numpy(index), epoch=epoch, seed=seed))
         # Mixing weighs by shares, so that it shows the same before normalisation as it does after.
         mixed, targets = mix(after.float(), labels)
         columns.append(

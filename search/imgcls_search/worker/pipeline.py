@@ -45,6 +45,7 @@ from imgcls_search.data import (
 )
 from imgcls_search.data.image import CACHE_GB, MOMENTS, check_normalisation
 from imgcls_search.errors import CheckpointError
+from imgcls_search.image_size import sides
 from imgcls_search.models import pretrained
 from imgcls_search.models.anatomy import Anatomy
 from imgcls_search.protocol import Portion
@@ -96,6 +97,7 @@ def prepare_data(
         channels=frame.channels,
         fit=frame.fit,
         fill=frame.fill,
+        margin=frame.margin,
         cache=cache,
         most_bytes=cache_bytes(config),
         progress=progress,
@@ -205,7 +207,8 @@ def build_augmentation(config: TrialConfig, shape: InputShape) -> tuple[Augment,
     # Weights saved before there was any mixing say nothing of it.
     mixed = {name: section.pop(name) for name in ("mixup", "cutmix") if name in section}
     policy = build(POLICIES, config.component("augment.policy"))
-    return augment(policy=policy, **section), mixing(classes=shape.classes, **mixed)
+    sized = replace(augment(policy=policy, **section), size=sides(shape.image_size))
+    return sized, mixing(classes=shape.classes, **mixed)
 
 
 def new_session(
@@ -327,9 +330,12 @@ def _hold(config: TrialConfig, model: nn.Module, optimizer: Optimizer) -> finetu
 
 def image_sets(data: Prepared, portion: Portion, device: str) -> tuple[ImageSet, ImageSet | None]:
     """Return the images to train on, and those to measure by where the portion leaves any."""
-    train, validation = load(data, "train"), load(data, "val")
+    # Crops are cut from the margin; what is measured has none.
+    train = load(data, "train", whole=True)
     if portion == "train":
+        validation = load(data, "val")
         return on_device(train, data, device), on_device(validation, data, device)
+    validation = load(data, "val", whole=True)
     pixels: Any
     if isinstance(train.pixels, Streamed) and isinstance(validation.pixels, Streamed):
         pixels = train.pixels.joined(validation.pixels)

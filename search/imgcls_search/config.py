@@ -19,7 +19,8 @@ PLACE = ("root", "download")
 """The arguments of a data set that say where its images are, and nothing of what they show."""
 
 LATER: Mapping[str, Mapping[str, Any]] = {
-    "image": {"fit": "crop", "fill": "mean", "mean": "auto", "std": "auto", "margin": 1.0}
+    "image": {"fit": "crop", "fill": "mean", "margin": 1.0, "mean": "auto", "std": "auto"},
+    "augment": {"zoom": 0.0, "grey": 0.0, "noise": 0.0},
 }
 """Settings of sections that earlier versions did not know, at the values that do what these versions did.
 

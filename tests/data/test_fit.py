@@ -202,3 +202,55 @@ def test_without_random_crops_training_sees_the_middle_of_the_margin() -> None:
     # A turn of nearly nothing leaves it where it is.
     turned = dataclasses.replace(augment(policy=none(), rotation=1e-6), size=(24, 32))
     assert torch.equal(turned(images), images[..., rows, columns])
+
+
+def test_zoom_keeps_the_aspect_and_is_torchvision_s_crop(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (32, 3, 30, 60), dtype=torch.uint8)
+    windows: list[Any] = []
+    cut = operations.cut
+
+    def watched(images: Any, window: Any, degrees: Any, size: Any = None) -> Any:
+        windows.append(window)
+        return cut(images, window, degrees, size)
+
+    monkeypatch.setattr(operations, "cut", watched)
+    found = augment(policy=none(), zoom=0.5)(images)
+    (window,) = windows
+    for image, result, *box in zip(images, found, *(side.int().tolist() for side in window), strict=True):
+        expected = functional.resized_crop(image, *box, [30, 60], antialias=False)
+        assert (result.int() - expected.int()).abs().max() <= 1
+    assert ((window.width - 2 * window.height).abs() <= 1).all()
+    assert window.height.min() >= 15
+    assert len(set(window.height.tolist())) > 5
+
+
+def test_grey_is_torchvision_s_for_some_images_and_none_for_others() -> None:
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (200, 3, 5, 5), dtype=torch.uint8)
+    found = augment(policy=none(), grey=0.25)(images)
+    grey = functional.rgb_to_grayscale(images, num_output_channels=3)
+    is_grey = (found == grey).flatten(1).all(1)
+    assert torch.equal(found[~is_grey], images[~is_grey])
+    assert 30 <= is_grey.sum() <= 70
+    one = images[:, :1]
+    assert torch.equal(augment(policy=none(), grey=1.0)(one), one)
+
+
+def test_noise_is_torchvision_s_with_a_deviation_for_each_image() -> None:
+    images = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
+    deviations = torch.tensor([0.0, 0.1, 0.4], dtype=torch.float64)
+    normal = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    found = operations.noise(images, deviations, normal.clone())
+    assert torch.equal(found[0], images[0])
+    for number, deviation in enumerate(deviations.tolist()):
+        torch.manual_seed(5)
+        expected = functional.gaussian_noise(images[number] / 255, sigma=deviation)
+        torch.manual_seed(5)
+        drawn = torch.randn(images[number].shape)
+        ours = operations.noise(images[number : number + 1], deviations[number : number + 1], drawn[None])[0]
+        assert (ours / 255 - expected).abs().max() <= 0.51 / 255
+    torch.manual_seed(0)
+    plain = torch.full((64, 1, 8, 8), 128, dtype=torch.uint8)
+    spread = augment(policy=none(), noise=0.2)(plain).float().flatten(1).std(dim=1)
+    assert spread.min() < 10 < 35 < spread.max() < 70

@@ -51,12 +51,17 @@ class Augment:
     saturation: float
     hue: float
     erasing: float
+    zoom: float = 0.0
+    grey: float = 0.0
+    noise: float = 0.0
     size: tuple[int, int] | None = None
     """Height and width of what is returned, where images have a margin; None: those of the images."""
 
     def __call__(self, images: Tensor, moment: Moment | None = None) -> Tensor:
         """Return augmented images, same type and device, cut to the size; an alternating flip needs the moment."""
         # Whole pixels are moved by indexing, which is exact and fast; the rest needs a grid.
+        if self.zoom:
+            images = _zoom(images, self.zoom, self.size)
         if self.crop_padding:
             images = _crop(images, self.crop_padding)
         if self.resized_crop < 1 or self.rotation:
@@ -71,6 +76,10 @@ class Augment:
         if self.flip == "horizontal_vertical":
             images = _flip(images, -2)
         images = self._jitter(self.policy(images))
+        if self.grey:
+            images = _make_grey(images, self.grey)
+        if self.noise:
+            images = _add_noise(images, self.noise)
         return _erase(images, self.erasing) if self.erasing else images
 
     def _jitter(self, images: Tensor) -> Tensor:
@@ -143,6 +152,22 @@ def augment(
     erasing: Annotated[
         float, Arg("probability that a random window becomes black", ge=0, le=1, search="{float: [0, 0.5]}")
     ] = 0.0,
+    zoom: Annotated[
+        float,
+        Arg(
+            "enlarge a random window of the image's own aspect, up to this share smaller than its sides",
+            ge=0,
+            lt=1,
+            search="{float: [0, 0.3]}",
+        ),
+    ] = 0.0,
+    grey: Annotated[
+        float, Arg("probability that an image loses its colours", ge=0, le=1, search="{float: [0, 0.2]}")
+    ] = 0.0,
+    noise: Annotated[
+        float,
+        Arg("largest deviation of random noise on each value, which is 0 to 1", ge=0, le=1, search="{float: [0, 0.1]}"),
+    ] = 0.0,
 ) -> Augment:
     """Build the augmentation of a batch; by default nothing is done, as a mirrored digit is another one."""
     return Augment(
@@ -156,6 +181,9 @@ def augment(
         saturation=saturation,
         hue=hue,
         erasing=erasing,
+        zoom=zoom,
+        grey=grey,
+        noise=noise,
     )
 
 
@@ -217,6 +245,34 @@ def _cut(images: Tensor, share: float, degrees: float, size: tuple[int, int] | N
         window = operations.Window(*(torch.where(fits, side, full) for side, full in zip(drawn, window, strict=True)))
     turn = _uniform((count,), -degrees, degrees) if degrees else nought
     return operations.cut(images, window, turn, size)
+
+
+def _zoom(images: Tensor, zoom: float, size: tuple[int, int] | None) -> Tensor:
+    import torch
+
+    from imgcls_search.data import operations
+
+    count, _, height, width = images.shape
+    share = _uniform((count,), 1 - zoom, 1)
+    tall, wide = (share * height).round().clamp(min=1), (share * width).round().clamp(min=1)
+    top, left = (_uniform((2, count), 0, 1) * torch.stack([height - tall + 1, width - wide + 1])).floor()
+    return operations.cut(images, operations.Window(top, left, tall, wide), torch.zeros(count), size)
+
+
+def _make_grey(images: Tensor, probability: float) -> Tensor:
+    import torch
+
+    from imgcls_search.data import operations
+
+    return operations.saturation(images, (torch.rand(len(images)) >= probability).double())
+
+
+def _add_noise(images: Tensor, most: float) -> Tensor:
+    import torch
+
+    from imgcls_search.data import operations
+
+    return operations.noise(images, _uniform((len(images),), 0, most), torch.randn(images.shape))
 
 
 def _erase(images: Tensor, probability: float) -> Tensor:

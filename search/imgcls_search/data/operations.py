@@ -111,6 +111,12 @@ def sharpness(images: Tensor, factor: Tensor) -> Tensor:
     return _pixels(result)
 
 
+def noise(images: Tensor, deviation: Tensor, normal: Tensor) -> Tensor:
+    """Add normal numbers, of the images' shape, times 255 and a deviation to all values."""
+    added = beside(normal, images).mul_(_of_each(255 * deviation, images)).add_(images)
+    return added.round_().clamp_(0, 255).to(torch.uint8)
+
+
 def hue(images: Tensor, shift: Tensor) -> Tensor:
     """Turn the colours on the colour circle, whose length is 1."""
     if images.shape[1] == 1:

@@ -18,6 +18,15 @@ from imgcls_search.errors import UserError
 PLACE = ("root", "file", "download")
 """The arguments of a data set that say where its images are, and nothing of what they show."""
 
+LATER: Mapping[str, Mapping[str, Any]] = {
+    "image": {"fit": "crop", "fill": "mean", "margin": 1.0, "mean": "auto", "std": "auto"},
+    "augment": {"zoom": 0.0, "grey": 0.0, "noise": 0.0},
+}
+"""Settings of sections that earlier versions did not know, at the values that do what these versions did.
+
+A configuration that says so has the digest of one that does not: trials and checkpoints of earlier versions go on.
+"""
+
 Scalar = None | bool | int | float | str
 Value = Scalar | tuple["Value", ...]
 
@@ -71,7 +80,7 @@ class TrialConfig:
 
     def digest(self, *sections: str) -> str:
         """Return a short hash of the named top-level sections (default: all), equal for equal contents."""
-        chosen = {key: self.tree[key] for key in (sections or sorted(self.tree))}
+        chosen = {key: _as_before(key, self.tree[key]) for key in (sections or sorted(self.tree))}
         text = json.dumps(_thaw(chosen), sort_keys=True)
         return digests.of_text(text)[:16]
 
@@ -121,6 +130,14 @@ def expand_path(text: str, key: str) -> Path:
         return Path(_VARIABLE.sub(value, text)).expanduser()
     except RuntimeError:
         raise UserError(f"{key}: {text}: this user has no home folder here") from None
+
+
+def _as_before(section: str, values: Any) -> Any:
+    """Return a section without the later settings that change nothing."""
+    later = LATER.get(section)
+    if later is None or not isinstance(values, Mapping):
+        return values
+    return {key: value for key, value in values.items() if key not in later or value != later[key]}
 
 
 def _freeze(node: Any) -> Any:

@@ -78,6 +78,9 @@ class Leaf:
     items: tuple[type, ...] = ()
     """The types of the items where the value may be a list; empty where it may not."""
 
+    num_items: int | None = None
+    """How many items a list must have; None: any number but none."""
+
     literals: tuple[Value, ...] = ()
     """Single values that are allowed besides; `None` stands here when it is allowed."""
 
@@ -92,7 +95,8 @@ class Leaf:
     def describe(self) -> str:
         """Return what is allowed in words, for example `int >= 1` or `'cls', 'mean'`."""
         words = ", ".join(_show(literal) for literal in self.literals)
-        many = f"a list of {self._typed(self.items)}" if self.items else ""
+        number = "" if self.num_items is None else f"{self.num_items} of "
+        many = f"a list of {number}{self._typed(self.items)}" if self.items else ""
         return " or ".join(part for part in (self._typed(self.types), many, words) if part)
 
     def _typed(self, kinds: tuple[type, ...]) -> str:
@@ -105,7 +109,8 @@ class Leaf:
         if any(value == literal and type(value) is type(literal) for literal in self.literals):
             return True
         if isinstance(value, (list, tuple)):
-            return bool(value) and all(self._admits_scalar(item, self.items) for item in value)
+            is_long_enough = bool(value) if self.num_items is None else len(value) == self.num_items
+            return is_long_enough and all(self._admits_scalar(item, self.items) for item in value)
         return self._admits_scalar(value, self.types)
 
     def _admits_scalar(self, value: Any, kinds: tuple[type, ...]) -> bool:
@@ -209,6 +214,7 @@ def _leaf(hint: Any, default: Any) -> Leaf:
     assert arg is not None
     kinds: list[type] = []
     items: list[type] = []
+    num_items: int | None = None
     literals: list[Value] = []
     for part in _alternatives(typing.get_args(hint)[0]):
         if part is type(None):
@@ -216,13 +222,22 @@ def _leaf(hint: Any, default: Any) -> Leaf:
         elif typing.get_origin(part) is Literal:
             literals.extend(typing.get_args(part))
         elif typing.get_origin(part) is tuple:
-            items.append(typing.get_args(part)[0])
+            within = typing.get_args(part)
+            items.append(within[0])
+            num_items = None if within[-1] is Ellipsis else len(within)
         elif part in (bool, int, float, str):
             kinds.append(part)
         else:
             raise TypeError(f"the space language has no words for an argument of type {part!r}")
     given = REQUIRED if default is inspect.Parameter.empty else default
-    return Leaf(arg=arg, types=tuple(kinds), items=tuple(items), literals=tuple(literals), default=given)
+    return Leaf(
+        arg=arg,
+        types=tuple(kinds),
+        items=tuple(items),
+        num_items=num_items,
+        literals=tuple(literals),
+        default=given,
+    )
 
 
 def _alternatives(hint: Any) -> Iterable[Any]:

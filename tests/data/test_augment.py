@@ -37,7 +37,9 @@ def test_nothing_is_done_by_default() -> None:
     images = batch(16)
     assert torch.equal(seeded(augment(policy=none()), images), images)
     assert {name: leaf.default for name, leaf in signature.read(augment).fields.items()} == {
-        **dict.fromkeys(["rotation", "brightness", "contrast", "saturation", "hue", "erasing"], 0.0),
+        **dict.fromkeys(
+            ["rotation", "brightness", "contrast", "saturation", "hue", "erasing", "zoom", "grey", "noise"], 0.0
+        ),
         "flip": "none",
         "crop_padding": 0,
         "resized_crop": 1.0,

@@ -20,6 +20,7 @@ from imgcls_search.cli.options import (
     read,
 )
 from imgcls_search.cli.output import echo, plain, print_json, print_table
+from imgcls_search.image_size import shown
 
 SIGNS = {"at_least": ">=", "at_most": "<="}
 
@@ -211,7 +212,7 @@ def _show_survey(found: SurveySummary, space: Space) -> None:
     echo("")
     what = "every combination" if found["every_combination"] else f"{found['samples']} random configurations"
     guess = " (no images there: 10 classes assumed)" if found["assumed"] else ""
-    sizes = ", ".join(map(str, found["image_sizes"]))
+    sizes = ", ".join(map(shown, found["image_sizes"]))
     echo(f"built {what} for {sizes} pixels, {found['classes']} classes{guess}: {found['fit']} fit")
     rows = []
     for family, summary in found["families"].items():

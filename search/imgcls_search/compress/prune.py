@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from imgcls_search.compress.attention import SlimAttention, slim_attentions
 from imgcls_search.errors import BuildError
+from imgcls_search.image_size import ImageSize, sides
 from imgcls_search.models.anatomy import Anatomy
 
 Shapes = dict[str, dict[str, Any]]
@@ -23,7 +24,7 @@ _NUMBERS = ("in_channels", "out_channels", "in_features", "out_features", "num_f
 _LISTS = ("normalized_shape",)
 
 
-def prune(model: nn.Module, kind: Kind, amount: float, *, channels: int, image_size: int) -> Shapes:
+def prune(model: nn.Module, kind: Kind, amount: float, *, channels: int, image_size: ImageSize) -> Shapes:
     """Prune a model in place; return what of its shape has changed.
 
     Raises:
@@ -64,7 +65,7 @@ def sparsity(model: nn.Module) -> float:
     return float(zeros / max(1, sum(weight.numel() for weight in weights)))
 
 
-def shrink(model: nn.Module, amount: float, *, channels: int, image_size: int) -> Shapes:
+def shrink(model: nn.Module, amount: float, *, channels: int, image_size: ImageSize) -> Shapes:
     """Take out the share `amount` of the channels of each layer, those with the smallest L1 norm; the head stays.
 
     Transformers lose attention heads and hidden features of their MLPs; the width of their tokens stays. On the meta
@@ -77,7 +78,7 @@ def shrink(model: nn.Module, amount: float, *, channels: int, image_size: int) -
     slim_attentions(before)
     slim_attentions(model)
     attentions = [module for module in model.modules() if isinstance(module, SlimAttention)]
-    images = torch.zeros(2, channels, image_size, image_size, device=next(model.parameters()).device)
+    images = torch.zeros(2, channels, *sides(image_size), device=next(model.parameters()).device)
     mode = model.training
     model.eval()
     if attentions:

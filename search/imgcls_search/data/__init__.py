@@ -14,7 +14,7 @@ from imgcls_search.data.decode import decode
 from imgcls_search.data.digits import digits
 from imgcls_search.data.fingerprint import Prints
 from imgcls_search.data.folders import ALLOWED, folder, has_split, whole_folder
-from imgcls_search.data.image import InputShape
+from imgcls_search.data.image import Frame, InputShape
 from imgcls_search.data.mixing import Mix, mix_nothing, mixing
 from imgcls_search.data.policies import POLICIES, Policy
 from imgcls_search.data.source import LeftOut, Source, Split
@@ -30,6 +30,7 @@ __all__ = [
     "DATASETS",
     "POLICIES",
     "Augment",
+    "Frame",
     "Images",
     "InputShape",
     "LeftOut",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import shutil
 import zlib
 from collections import deque
@@ -17,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from imgcls_search import atomic
-from imgcls_search.data.decode import THREADS, blank, decode, reason, unlimited_pillow
+from imgcls_search.data.decode import THREADS, blank, decode_in, reason, unlimited_pillow
+from imgcls_search.data.image import Frame
 from imgcls_search.data.source import Source, Split, advice
 from imgcls_search.errors import DataError
 
@@ -70,8 +72,7 @@ def build(
     folder: Path,
     source: Source,
     splits: Sequence[Split],
-    size: int,
-    channels: int,
+    frame: Frame,
     progress: Progress | None,
     *,
     keeps_pixels: bool,
@@ -87,18 +88,18 @@ def build(
     for stale in (folder, partial):
         atomic.remove(stale)
     if keeps_pixels:
-        _check_space(folder.parent, num_bytes(source, splits, size, channels))
+        _check_space(folder.parent, num_bytes(source, splits, frame))
     try:
         with atomic.replacing(folder, draft=partial):
             partial.mkdir()
             try:
-                summaries = _Writer(partial, source, splits, size, channels, progress, keeps_pixels).write()
+                summaries = _Writer(partial, source, splits, frame, progress, keeps_pixels).write()
             except _UnreadableError as error:
                 if not source.skips_unreadable:
                     raise
                 # Once more without them: an array's header says first how many images follow.
                 kept = _without(source, error.found)
-                writer = _Writer(partial, kept, splits, size, channels, progress, keeps_pixels)
+                writer = _Writer(partial, kept, splits, frame, progress, keeps_pixels)
                 writer.left_out = error.found
                 summaries = writer.write()
     except OSError as error:
@@ -135,9 +136,9 @@ def _without(source: Source, unreadable: Mapping[Split, Mapping[str, str]]) -> S
     return kept
 
 
-def num_bytes(source: Source, splits: Sequence[Split], size: int, channels: int) -> int:
+def num_bytes(source: Source, splits: Sequence[Split], frame: Frame) -> int:
     """Return how large the decoded images of some splits are."""
-    return sum(len(source.names[split]) for split in splits) * channels * size * size
+    return sum(len(source.names[split]) for split in splits) * math.prod(frame.kept_shape)
 
 
 class _Writer:
@@ -148,14 +149,13 @@ class _Writer:
         folder: Path,
         source: Source,
         splits: Sequence[Split],
-        size: int,
-        channels: int,
+        frame: Frame,
         progress: Progress | None,
         keeps_pixels: bool,
     ) -> None:
         self.keeps_pixels = keeps_pixels
         self.folder, self.source, self.splits = folder, source, splits
-        self.size, self.channels = size, channels
+        self.frame = frame
         self.progress = progress or (lambda done, total: None)
         self.done, self.total = 0, sum(len(source.names[split]) for split in splits)
         self.broken: dict[Split, dict[str, str]] = {}
@@ -186,7 +186,7 @@ class _Writer:
         return summaries
 
     def write_split(self, split: Split, pool: ThreadPoolExecutor) -> SplitSummary:
-        histogram = np.zeros((self.channels, 256), dtype=np.int64)
+        histogram = np.zeros((self.frame.channels, 256), dtype=np.int64)
         repeated: list[str] = []
         twins: list[str] = []
         chunks = self.stream(split, pool, histogram, repeated, twins)
@@ -220,14 +220,14 @@ class _Writer:
         repeated: list[str],
         twins: list[str],
     ) -> Iterator[bytes]:
-        """Yield the bytes of an .npy file of uint8 [N, channels, size, size].
+        """Yield the bytes of an .npy file of uint8 [N, channels, height, width].
 
         Values are counted [channels, 256]; what is also a training image, or an image of another class, is noted with
         that one's name.
         """
         # Written from front to end instead of through a memory map: a full disk is then an error, not a SIGBUS.
         count = len(self.source.names[split])
-        yield _npy_header((count, self.channels, self.size, self.size))
+        yield _npy_header((count, *self.frame.kept_shape))
         for start in range(0, count, BATCH):
             rows = list(pool.map(lambda index: self.decode(split, index), range(start, min(start + BATCH, count))))
             self.done += len(rows)
@@ -260,7 +260,7 @@ class _Writer:
         try:
             with self.source.read(split, index) as image:
                 mode = image.mode
-                pixels = decode(image, self.size, self.channels)
+                pixels = decode_in(self.frame, image)
         # Damaged files make Pillow raise nearly anything: OSError, SyntaxError, struct.error, IndexError.
         except Exception as error:
             return reason(error)

@@ -51,14 +51,23 @@ class Augment:
     saturation: float
     hue: float
     erasing: float
+    zoom: float = 0.0
+    grey: float = 0.0
+    noise: float = 0.0
+    size: tuple[int, int] | None = None
+    """Height and width of what is returned, where images have a margin; None: those of the images."""
 
     def __call__(self, images: Tensor, moment: Moment | None = None) -> Tensor:
-        """Return augmented images of the same shape, type and device; an alternating flip needs the moment."""
+        """Return augmented images, same type and device, cut to the size; an alternating flip needs the moment."""
         # Whole pixels are moved by indexing, which is exact and fast; the rest needs a grid.
+        if self.zoom:
+            images = _zoom(images, self.zoom, self.size)
         if self.crop_padding:
             images = _crop(images, self.crop_padding)
         if self.resized_crop < 1 or self.rotation:
-            images = _cut(images, self.resized_crop, self.rotation)
+            images = _cut(images, self.resized_crop, self.rotation, self.size)
+        elif self.size is not None and images.shape[-2:] != self.size:
+            images = _middle(images, self.size)
         if self.flip == "alternating":
             assert moment is not None, "an alternating flip goes by the epoch and by the image"
             images = _mirror(images, -1, _turns(moment))
@@ -67,6 +76,10 @@ class Augment:
         if self.flip == "horizontal_vertical":
             images = _flip(images, -2)
         images = self._jitter(self.policy(images))
+        if self.grey:
+            images = _make_grey(images, self.grey)
+        if self.noise:
+            images = _add_noise(images, self.noise)
         return _erase(images, self.erasing) if self.erasing else images
 
     def _jitter(self, images: Tensor) -> Tensor:
@@ -139,6 +152,22 @@ def augment(
     erasing: Annotated[
         float, Arg("probability that a random window becomes black", ge=0, le=1, search="{float: [0, 0.5]}")
     ] = 0.0,
+    zoom: Annotated[
+        float,
+        Arg(
+            "enlarge a random window of the image's own aspect, up to this share smaller than its sides",
+            ge=0,
+            lt=1,
+            search="{float: [0, 0.3]}",
+        ),
+    ] = 0.0,
+    grey: Annotated[
+        float, Arg("probability that an image loses its colours", ge=0, le=1, search="{float: [0, 0.2]}")
+    ] = 0.0,
+    noise: Annotated[
+        float,
+        Arg("largest deviation of random noise on each value, which is 0 to 1", ge=0, le=1, search="{float: [0, 0.1]}"),
+    ] = 0.0,
 ) -> Augment:
     """Build the augmentation of a batch; by default nothing is done, as a mirrored digit is another one."""
     return Augment(
@@ -152,6 +181,9 @@ def augment(
         saturation=saturation,
         hue=hue,
         erasing=erasing,
+        zoom=zoom,
+        grey=grey,
+        noise=noise,
     )
 
 
@@ -193,19 +225,54 @@ def _crop(images: Tensor, padding: int) -> Tensor:
     return windows[torch.arange(count, device=images.device), :, top, left]
 
 
-def _cut(images: Tensor, share: float, degrees: float) -> Tensor:
+def _middle(images: Tensor, size: tuple[int, int]) -> Tensor:
+    top, left = ((whole - side) // 2 for whole, side in zip(images.shape[-2:], size, strict=True))
+    return images[..., top : top + size[0], left : left + size[1]]
+
+
+def _cut(images: Tensor, share: float, degrees: float, size: tuple[int, int] | None) -> Tensor:
     import torch
 
     from imgcls_search.data import operations
 
     count, _, height, width = images.shape
     nought = torch.zeros(count)
-    window = operations.Window(nought, nought, nought + height, nought + width)
+    tall, wide = size or (height, width)
+    top, left = (height - tall) // 2, (width - wide) // 2
+    window = operations.Window(nought + top, nought + left, nought + tall, nought + wide)
     if share < 1:
         drawn, fits = _windows(count, height, width, share=(share, 1.0), aspect=ASPECT_OF_CROP)
         window = operations.Window(*(torch.where(fits, side, full) for side, full in zip(drawn, window, strict=True)))
     turn = _uniform((count,), -degrees, degrees) if degrees else nought
-    return operations.cut(images, window, turn)
+    return operations.cut(images, window, turn, size)
+
+
+def _zoom(images: Tensor, zoom: float, size: tuple[int, int] | None) -> Tensor:
+    import torch
+
+    from imgcls_search.data import operations
+
+    count, _, height, width = images.shape
+    share = _uniform((count,), 1 - zoom, 1)
+    tall, wide = (share * height).round().clamp(min=1), (share * width).round().clamp(min=1)
+    top, left = (_uniform((2, count), 0, 1) * torch.stack([height - tall + 1, width - wide + 1])).floor()
+    return operations.cut(images, operations.Window(top, left, tall, wide), torch.zeros(count), size)
+
+
+def _make_grey(images: Tensor, probability: float) -> Tensor:
+    import torch
+
+    from imgcls_search.data import operations
+
+    return operations.saturation(images, (torch.rand(len(images)) >= probability).double())
+
+
+def _add_noise(images: Tensor, most: float) -> Tensor:
+    import torch
+
+    from imgcls_search.data import operations
+
+    return operations.noise(images, _uniform((len(images),), 0, most), torch.randn(images.shape))
 
 
 def _erase(images: Tensor, probability: float) -> Tensor:

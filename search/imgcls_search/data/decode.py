@@ -1,4 +1,4 @@
-"""From an image file of any kind to a square of uint8 pixels."""
+"""From an image file of any kind to uint8 pixels of one shape."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from imgcls_search.data.image import Fill, Fit, Frame
 from imgcls_search.data.opening import reopened
 from imgcls_search.data.source import Source, Split
 from imgcls_search.errors import DataError
+from imgcls_search.image_size import ImageSize, sides
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,6 +35,39 @@ STEPS: Mapping[str, str] = {
 }
 """What `decode` does, in words, for those who must do the same elsewhere; Pillow's `ImageOps.fit` resizes and crops."""
 
+FITTED: Mapping[Fit, Mapping[str, str]] = {
+    "crop": {},
+    "pad": {
+        "resize": "the longest side, beside the size, to the size, the aspect kept, antialiased bilinear filter",
+        "crop": "none; equal borders, of the colour of `fill`, on both sides",
+    },
+    "squash": {"resize": "both sides to the size, whatever the aspect, antialiased bilinear filter", "crop": "none"},
+}
+"""What `fit` changes in `STEPS`; Pillow's `ImageOps.pad` does what `pad` says."""
+
+FILLED: Mapping[Fill, str] = {
+    "mean": "the mean of each channel over the resized image, rounded to the nearest, halves up",
+    "black": "0",
+    "white": "255",
+}
+
+
+def steps(frame: Frame) -> dict[str, str]:
+    """Return what `decode` does for a frame, in words, for those who must do the same elsewhere."""
+    height, width = sides(frame.size)
+    oblong = {
+        "resize": "as little as covers height and width, the aspect kept, antialiased bilinear filter",
+        "crop": "the middle of what is too long",
+        "large JPEG": STEPS["large JPEG"].replace("twice the size", "twice the larger of height and width"),
+    }
+    words = {**STEPS, **(oblong if height != width else {}), **FITTED[frame.fit]}
+    if frame.fit == "pad":
+        words["fill"] = FILLED[frame.fill]
+    if frame.kept != (height, width):
+        words["margin"] = f"all of that for {frame.kept[0]}x{frame.kept[1]} pixels (height x width), then their middle"
+    return words
+
+
 GRAY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
 THREADS = 8
 
@@ -41,10 +76,13 @@ BLANK_SHARE = 0.995
 """An image is almost blank when this share of each channel's values is within so many neighbouring levels of 256."""
 
 
-def decode(image: Image.Image, size: int, channels: int) -> npt.NDArray[np.uint8]:
-    """Return the centre square of an image as uint8 [channels, size, size]; the same pixels if it has that size.
+def decode(
+    image: Image.Image, size: ImageSize, channels: int, fit: Fit = "crop", fill: Fill = "mean"
+) -> npt.NDArray[np.uint8]:
+    """Return an image as uint8 [channels, height, width]; the same pixels if it has that size.
 
-    The shorter side is resized to `size` with antialiased bilinear filtering and the longer one cropped at its middle.
+    It is resized with antialiased bilinear filtering: with `crop` as little as covers the size, and cropped at its
+    middle; with `pad` until all of it is inside, between borders of the colour `fill`; with `squash` side by side.
     EXIF rotation is undone; what is transparent is laid on white; 16-bit gray is scaled to 8 bits; the first frame
     of an animation counts. The image may be used up: do not read from it again.
 
@@ -53,7 +91,7 @@ def decode(image: Image.Image, size: int, channels: int) -> npt.NDArray[np.uint8
         OSError, SyntaxError, ValueError and others of Pillow's: the file is damaged.
     """
     try:
-        return _decode(image, size, channels)
+        return _decode(image, size, channels, fit, fill)
     except DataError:
         raise
     # Metadata in the middle of a file are read with its pixels, and make Pillow raise nearly anything.
@@ -62,35 +100,79 @@ def decode(image: Image.Image, size: int, channels: int) -> npt.NDArray[np.uint8
             bare = reopened(image)
             if bare is not None:
                 with bare:
-                    return _decode(bare, size, channels)
+                    return _decode(bare, size, channels, fit, fill)
         except Exception:  # noqa: S110 the first error says what is wrong with the file
             pass
         raise error
 
 
-def _decode(image: Image.Image, size: int, channels: int) -> npt.NDArray[np.uint8]:
+def decode_in(frame: Frame, image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Return an image as `decode` does, as a frame says, with its margin."""
+    return decode(image, frame.kept, frame.channels, frame.fit, frame.fill)
+
+
+def decode_middle(frame: Frame, image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Return an image as evaluation sees it, without the margin."""
+    rows, columns = frame.middle
+    return np.ascontiguousarray(decode_in(frame, image)[:, rows, columns])
+
+
+def _decode(image: Image.Image, size: ImageSize, channels: int, fit: Fit, fill: Fill) -> npt.NDArray[np.uint8]:
     from PIL import Image, ImageOps
 
+    height, width = sides(size)
     _check_size(image)
     # A JPEG of 12 megapixels decodes some ten times faster at an eighth of its size; twice the wanted size is kept,
     # so that the filter below still has something to average.
-    image.draft(None, (2 * size, 2 * size))
+    # The file may be turned by its EXIF tag, so that both sides are kept for the longer one.
+    image.draft(None, (2 * max(height, width),) * 2)
     upright = _upright(image)
     plain = _opaque(upright).convert("L" if channels == 1 else "RGB")
-    square = ImageOps.fit(plain, (size, size), Image.Resampling.BILINEAR)
-    pixels = np.asarray(square, dtype=np.uint8).reshape(size, size, channels)
+    match fit:
+        case "crop":
+            fitted = ImageOps.fit(plain, (width, height), Image.Resampling.BILINEAR)
+        case "pad":
+            fitted = _padded(plain, height, width, fill)
+        case "squash":
+            fitted = plain.resize((width, height), Image.Resampling.BILINEAR)
+    pixels = np.asarray(fitted, dtype=np.uint8).reshape(height, width, channels)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
+def _padded(image: Image.Image, height: int, width: int, fill: Fill) -> Image.Image:
+    """Return an image resized until it is inside of the size, in the middle of borders; see `ImageOps.pad`."""
+    from PIL import Image
+
+    # Pillow would make a side of no pixels of an image that is a thousand times as long as high.
+    if image.width * height > image.height * width:
+        inside = (width, max(1, round(image.height / image.width * width)))
+    else:
+        inside = (max(1, round(image.width / image.height * height)), height)
+    resized = image.resize(inside, Image.Resampling.BILINEAR)
+    if resized.size == (width, height):
+        return resized
+    padded = Image.new(image.mode, (width, height), _colour(resized, fill))
+    padded.paste(resized, (round((width - resized.width) / 2), round((height - resized.height) / 2)))
+    return padded
+
+
+def _colour(image: Image.Image, fill: Fill) -> tuple[int, ...]:
+    if fill != "mean":
+        return (255 if fill == "white" else 0,) * len(image.getbands())
+    pixels = np.asarray(image, dtype=np.uint64).reshape(image.width * image.height, -1)
+    # Whole numbers: the same on every machine.
+    return tuple(((2 * pixels.sum(axis=0) + len(pixels)) // (2 * len(pixels))).tolist())
+
+
 def unreadable(
-    source: Source, split: Split, size: int, channels: int, progress: Callable[[int, int], None] | None = None
+    source: Source, split: Split, frame: Frame, progress: Callable[[int, int], None] | None = None
 ) -> list[str]:
     """Return the names of the images of a split that cannot be decoded, each with the reason; no pixel is kept."""
 
     def trouble(index: int) -> str | None:
         try:
             with source.read(split, index) as image:
-                decode(image, size, channels)
+                decode_in(frame, image)
         # Damaged files make Pillow raise nearly anything.
         except Exception as error:
             return f"{source.names[split][index]} ({reason(error)})"

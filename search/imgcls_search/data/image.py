@@ -2,24 +2,71 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
+from imgcls_search.errors import BuildError
+from imgcls_search.image_size import ImageSize, normal, sides
 from imgcls_search.signature import Arg
 
 CACHE_GB = 20.0
 """What configurations mean that are older than `image.cache_gb`."""
 
+Fit = Literal["crop", "pad", "squash"]
+Fill = Literal["mean", "black", "white"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageShape:
-    """The shape that every image is resized and cropped to, once, before any training."""
+    """The shape that every image is brought to, once, before any training."""
 
     size: Annotated[
-        int | None,
-        Arg("side of the square images, pixels; default: the data's own", ge=4, le=1024, search="{choice: [64, 96]}"),
+        int | tuple[int, int] | None,
+        Arg(
+            "side of square images, or [height, width], pixels; default: the data's own, as a square",
+            ge=4,
+            le=1024,
+            search="{choice: [64, 96]}",
+        ),
     ] = None
     channels: Annotated[Literal[1, 3] | None, Arg("1: grey, 3: colour; default: the data's own")] = None
+    fit: Annotated[
+        Fit,
+        Arg(
+            "how an image of another aspect is brought to the size: crop its middle; pad: all of it with borders; "
+            "squash: all of it, stretched",
+            search="{choice: [crop, pad, squash]}",
+        ),
+    ] = "crop"
+    fill: Annotated[
+        Fill,
+        Arg(
+            "colour of the borders with fit: pad; mean: each image's own mean colour", search="{choice: [mean, black]}"
+        ),
+    ] = "mean"
+    margin: Annotated[
+        float,
+        Arg(
+            "keep images larger by this factor, for augment.resized_crop to cut from; evaluation takes their middle",
+            ge=1,
+            le=2,
+            search="{choice: [1, 1.15]}",
+        ),
+    ] = 1.0
+    mean: Annotated[
+        Literal["auto", "data", "weights"] | tuple[float, ...],
+        Arg(
+            "subtracted from the values of each channel, which are 0 to 1: a list of numbers, or that of the training "
+            "images (data) or of the pretrained weights' images (weights); auto: weights if there are any, else data",
+            ge=0,
+            le=1,
+        ),
+    ] = "auto"
+    std: Annotated[
+        Literal["auto", "data", "weights"] | tuple[float, ...],
+        Arg("by what the values of each channel are divided afterwards, said as mean is", gt=0, le=1),
+    ] = "auto"
     cache_gb: Annotated[
         float,
         Arg(
@@ -31,9 +78,95 @@ class ImageShape:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Frame:
+    """How an image of any shape becomes an array of one shape."""
+
+    size: ImageSize
+    """Of the arrays that a network takes."""
+
+    channels: int
+    fit: Fit = "crop"
+    fill: Fill = "mean"
+    margin: float = 1.0
+    """How many times larger images are kept than the size; what is evaluated is the middle of them."""
+
+    @classmethod
+    def of(cls, section: Mapping[str, Any], size: ImageSize, channels: int) -> Frame:
+        """Return the frame that an `image` section names, also one of an earlier version, with a size and channels."""
+        return cls(
+            size=normal(size),
+            channels=channels,
+            fit=section.get("fit", "crop"),
+            fill=section.get("fill", "mean"),
+            margin=section.get("margin", 1.0),
+        )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of what a network takes."""
+        return (self.channels, *sides(self.size))
+
+    @property
+    def kept(self) -> tuple[int, int]:
+        """Height and width of what is decoded, the margin included."""
+        height, width = (round(side * self.margin) for side in sides(self.size))
+        return height, width
+
+    @property
+    def kept_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of what is decoded."""
+        return (self.channels, *self.kept)
+
+    @property
+    def middle(self) -> tuple[slice, slice]:
+        """The rows and columns of what is decoded that a network takes in evaluation."""
+        rows, columns = (
+            slice((kept - side) // 2, (kept - side) // 2 + side)
+            for kept, side in zip(self.kept, sides(self.size), strict=True)
+        )
+        return rows, columns
+
+    def settings(self) -> list[Any]:
+        """Return what decides on the pixels; equal lists, equal pixels, and those of earlier versions as they were."""
+        # A border is there with `pad` alone.
+        fit = [] if self.fit == "crop" else [self.fit, self.fill] if self.fit == "pad" else [self.fit]
+        margin = ["kept", *self.kept] if self.kept != sides(self.size) else []
+        return [self.size, self.channels, *fit, *margin]
+
+
+MOMENTS = ("mean", "std")
+
+
+def check_normalisation(section: Mapping[str, Any], channels: int, *, has_weights: bool) -> None:
+    """See that an `image` section names a mean and a deviation that there are.
+
+    Raises:
+        BuildError: numbers for other channels, or those of weights that there are not.
+    """
+    for name in MOMENTS:
+        given = section.get(name, "auto")
+        if given == "weights" and not has_weights:
+            raise BuildError(
+                f"image.{name}",
+                "'weights' needs pretrained weights, but the model starts from none; allowed: data, auto",
+            )
+        if not isinstance(given, str) and len(given) not in (1, channels):
+            raise BuildError(
+                f"image.{name}",
+                f"{list(given)} has {len(given)} numbers, but the images have {channels} channel(s); "
+                f"allowed: {'1 number' if channels == 1 else f'1 or {channels} numbers'}",
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class InputShape:
     """What a model is built for."""
 
-    image_size: int
+    image_size: ImageSize
     channels: int
     classes: int
+
+    @classmethod
+    def of(cls, section: Mapping[str, Any], classes: int) -> InputShape:
+        """Return the shape that an `image` section names, its size and channels given."""
+        return cls(image_size=normal(section["size"]), channels=section["channels"], classes=classes)

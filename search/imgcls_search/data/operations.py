@@ -63,13 +63,17 @@ def affine(images: Tensor, matrices: Tensor) -> Tensor:
     return _sample(images, grid.view(-1, height, width, 2), "nearest")
 
 
-def cut(images: Tensor, window: Window, degrees: Tensor) -> Tensor:
-    """Turn every image about its middle, cut a window and resize it to the image's size, linear between pixels."""
+def cut(images: Tensor, window: Window, degrees: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+    """Turn every image about its middle, cut a window and resize it, linear between pixels.
+
+    `size` is height and width of the result; those of the image where there is none.
+    """
     height, width = images.shape[-2:]
+    rows, columns = size or (height, width)
     top, left, tall, wide = (side[:, None] for side in window)
     # Places beyond the window's outermost pixels take these, as when the window alone is resized.
-    y = (top + (torch.arange(height) + 0.5) * (tall / height) - 0.5).clamp(min=top, max=top + tall - 1)
-    x = (left + (torch.arange(width) + 0.5) * (wide / width) - 0.5).clamp(min=left, max=left + wide - 1)
+    y = (top + (torch.arange(rows) + 0.5) * (tall / rows) - 0.5).clamp(min=top, max=top + tall - 1)
+    x = (left + (torch.arange(columns) + 0.5) * (wide / columns) - 0.5).clamp(min=left, max=left + wide - 1)
     y, x = (y - (height - 1) / 2)[:, :, None], (x - (width - 1) / 2)[:, None, :]
     angle = degrees.deg2rad()[:, None, None]
     grid = torch.stack(
@@ -105,6 +109,12 @@ def sharpness(images: Tensor, factor: Tensor) -> Tensor:
     smooth = around.add_(inner, alpha=4).div_(13).round_()
     inner.addcmul_(smooth.sub_(inner), _of_each(1 - factor, images))
     return _pixels(result)
+
+
+def noise(images: Tensor, deviation: Tensor, normal: Tensor) -> Tensor:
+    """Add normal numbers, of the images' shape, times 255 and a deviation to all values."""
+    added = beside(normal, images).mul_(_of_each(255 * deviation, images)).add_(images)
+    return added.round_().clamp_(0, 255).to(torch.uint8)
 
 
 def hue(images: Tensor, shift: Tensor) -> Tensor:

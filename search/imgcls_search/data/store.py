@@ -21,10 +21,11 @@ from imgcls_search.data import arrays, fingerprint
 from imgcls_search.data.arrays import Progress, Summaries
 from imgcls_search.data.decode import unreadable
 from imgcls_search.data.fingerprint import Prints
-from imgcls_search.data.image import InputShape
+from imgcls_search.data.image import Fill, Fit, Frame, InputShape
 from imgcls_search.data.source import Source, Split, counted
 from imgcls_search.data.stream import Streamed
 from imgcls_search.errors import BuildError, DataError, writing
+from imgcls_search.image_size import ImageSize, normal, sides
 
 READABLE = "-test-is-readable"
 """Ends the names of empty files that say so of the test split."""
@@ -44,7 +45,7 @@ class Prepared:
     """Of all images, those of the test split too."""
 
     classes: tuple[str, ...]
-    image_size: int
+    image_size: ImageSize
     channels: int
     counts: Mapping[str, int]
     """Images of every split: train, val, test."""
@@ -82,6 +83,15 @@ class Prepared:
     unreadable: tuple[str, ...] = ()
     """Training and validation images that were left out since they cannot be read, each with the reason."""
 
+    fit: Fit = "crop"
+    """How images of another aspect are brought to the size."""
+
+    fill: Fill = "mean"
+    """The colour of their borders with `pad`."""
+
+    margin: float = 1.0
+    """How many times larger they are kept than the size."""
+
     def findings(self) -> list[str]:
         """Return what a person should know of the pixels, a line each."""
         found = []
@@ -107,7 +117,12 @@ class Prepared:
     @property
     def num_bytes(self) -> int:
         """The size of the decoded images that a search reads."""
-        return (self.counts["train"] + self.counts["val"]) * self.channels * self.image_size**2
+        return (self.counts["train"] + self.counts["val"]) * math.prod(self.frame.kept_shape)
+
+    @property
+    def frame(self) -> Frame:
+        """How the images were brought to their shape."""
+        return Frame(size=self.image_size, channels=self.channels, fit=self.fit, fill=self.fill, margin=self.margin)
 
     @property
     def shape(self) -> InputShape:
@@ -133,7 +148,7 @@ class Images:
     """One split, decoded."""
 
     pixels: npt.NDArray[np.uint8] | Streamed
-    """[N, channels, size, size], mapped from disk and read-only, or decoded where they are indexed."""
+    """[N, channels, height, width], mapped from disk and read-only, or decoded where they are indexed."""
 
     labels: npt.NDArray[np.int64]
     """Class numbers [N]."""
@@ -144,9 +159,12 @@ class Images:
 def prepare(
     source: Source,
     *,
-    image_size: int,
+    image_size: ImageSize,
     channels: int,
     cache: Path,
+    fit: Fit = "crop",
+    fill: Fill = "mean",
+    margin: float = 1.0,
     progress: Progress | None = None,
     most_bytes: float = math.inf,
     origin: Component | None = None,
@@ -160,23 +178,27 @@ def prepare(
         BuildError: a size or a number of channels that images cannot have.
         DataError: images that cannot be read, or a cache that cannot be written.
     """
-    if image_size < 1:
+    if min(sides(image_size)) < 1:
         raise BuildError("image.size", f"{image_size} is not allowed; allowed: int >= 1")
     if channels not in (1, 3):
         raise BuildError("image.channels", f"{channels} is not allowed; allowed: 1, 3")
-    folder = cache.expanduser().resolve() / _seen_key(source, image_size, channels)
-    needed = arrays.num_bytes(source, ("train", "val"), image_size, channels)
+    frame = Frame(size=normal(image_size), channels=channels, fit=fit, fill=fill, margin=margin)
+    folder = cache.expanduser().resolve() / _seen_key(source, frame)
+    needed = arrays.num_bytes(source, ("train", "val"), frame)
     is_streamed = not folder.exists() and needed + sum(stored(folder.parent).values()) > most_bytes
     if is_streamed:
         assert origin is not None, "who sets a bound tells where to read again"
         folder = folder.with_name(f"{folder.name}{STREAMED}")
-    facts = _ensure(folder, source, ("train", "val"), image_size, channels, progress)
+    facts = _ensure(folder, source, ("train", "val"), frame, progress)
     return Prepared(
         fingerprint=source.fingerprint,
         seen_fingerprint=source.prints.seen,
         classes=source.classes,
-        image_size=image_size,
+        image_size=frame.size,
         channels=channels,
+        fit=fit,
+        fill=fill,
+        margin=margin,
         counts={split: facts.get(split, {}).get("count", len(names)) for split, names in source.names.items()},
         class_counts=tuple(
             facts["train"].get("class_counts")
@@ -224,15 +246,15 @@ def remove(folder: Path) -> None:
         raise DataError(f"{folder}: cannot be deleted ({error.strerror})") from error
 
 
-def load(prepared: Prepared, split: Literal["train", "val"]) -> Images:
-    """Map a prepared split.
+def load(prepared: Prepared, split: Literal["train", "val"], *, whole: bool = False) -> Images:
+    """Map a prepared split; `whole` images have their margin, to be cut from.
 
     Raises:
         DataError: the store is gone or damaged.
     """
     count = prepared.counts[split]
     source = _streaming_source(prepared)
-    return _load(Path(prepared.folder), split, count, prepared.image_size, prepared.channels, source)
+    return _load(Path(prepared.folder), split, count, prepared.frame, source, whole=whole)
 
 
 def open_test(source: Source, prepared: Prepared, progress: Progress | None = None) -> Images:
@@ -244,20 +266,19 @@ def open_test(source: Source, prepared: Prepared, progress: Progress | None = No
         DataError: `source` is other data or other splits than `prepared`, or has images that cannot be read.
     """
     _must_be(source, prepared)
-    side, channels = prepared.image_size, prepared.channels
-    sealed = Path(prepared.folder).with_name(f"{_key(source, side, channels)}-test")
-    facts = _ensure(sealed, source, ("test",), side, channels, progress)
+    frame = prepared.frame
+    sealed = Path(prepared.folder).with_name(f"{_key(source, frame)}-test")
+    facts = _ensure(sealed, source, ("test",), frame, progress)
     # How many of them can be read is known only now.
     count = facts["test"].get("count", len(source.names["test"]))
     reader = source if prepared.streamed_from is not None else None
-    return _load(sealed, "test", count, side, channels, reader)
+    return _load(sealed, "test", count, frame, reader)
 
 
 def open_all(
     source: Source,
     *,
-    image_size: int,
-    channels: int,
+    frame: Frame,
     cache: Path,
     most_bytes: float = math.inf,
     progress: Progress | None = None,
@@ -270,15 +291,15 @@ def open_all(
         DataError: images that cannot be read, or a cache that cannot be written.
     """
     splits: list[Split] = [split for split in ("train", "val", "test") if source.names[split]]
-    folder = cache.expanduser().resolve() / f"{_key(source, image_size, channels)}-all"
-    needed = arrays.num_bytes(source, splits, image_size, channels)
+    folder = cache.expanduser().resolve() / f"{_key(source, frame)}-all"
+    needed = arrays.num_bytes(source, splits, frame)
     is_streamed = not folder.exists() and needed + sum(stored(folder.parent).values()) > most_bytes
     if is_streamed:
         folder = folder.with_name(f"{folder.name}{STREAMED}")
-    facts = _ensure(folder, source, splits, image_size, channels, progress)
+    facts = _ensure(folder, source, splits, frame, progress)
     counts = {split: facts[split].get("count", len(source.names[split])) for split in splits}
     reader = source if is_streamed else None
-    return [_load(folder, split, counts[split], image_size, channels, reader) for split in splits]
+    return [_load(folder, split, counts[split], frame, reader) for split in splits]
 
 
 def look_at_test(source: Source, prepared: Prepared, progress: Progress | None = None) -> list[str]:
@@ -289,11 +310,11 @@ def look_at_test(source: Source, prepared: Prepared, progress: Progress | None =
     Raises:
         DataError: some cannot; they are named.
     """
-    key = _key(source, prepared.image_size, prepared.channels)
+    key = _key(source, prepared.frame)
     mark = Path(prepared.folder).with_name(f"{key}{READABLE}")
     if (known := _read_mark(mark)) is not None:
         return known
-    broken = unreadable(source, "test", prepared.image_size, prepared.channels, progress)
+    broken = unreadable(source, "test", prepared.frame, progress)
     if broken and not source.skips_unreadable:
         shown = ", ".join(broken[: arrays.SHOWN])
         more = f" and {len(broken) - arrays.SHOWN} more" if len(broken) > arrays.SHOWN else ""
@@ -338,52 +359,60 @@ def _described(component: str) -> Source:
 
 
 def _must_be(source: Source, prepared: Prepared) -> None:
-    if _seen_key(source, prepared.image_size, prepared.channels) != Path(prepared.folder).name.removesuffix(STREAMED):
+    if _seen_key(source, prepared.frame) != Path(prepared.folder).name.removesuffix(STREAMED):
         raise DataError(f"{source.place}: not the data that was prepared: images or splits have changed since")
 
 
-def _seen_key(source: Source, image_size: int, channels: int) -> str:
+def _seen_key(source: Source, frame: Frame) -> str:
     """Return the name of a store that a test split which the data comes with has no part in."""
     if source.prints.seen == source.prints.whole:
-        return _key(source, image_size, channels)
+        return _key(source, frame)
     kept = replace(
         source,
         names={split: names for split, names in source.names.items() if split != "test"},
         make_prints=lambda: Prints(whole=source.prints.seen),
     )
-    return _key(kept, image_size, channels)
+    return _key(kept, frame)
 
 
-def _key(source: Source, image_size: int, channels: int) -> str:
+def _key(source: Source, frame: Frame) -> str:
     # The names in the splits stand for the settings of the cuts.
     names = {split: list(names) for split, names in sorted(source.names.items())}
-    facts = [VERSION, source.fingerprint, names, image_size, channels]
+    facts = [VERSION, source.fingerprint, names, *frame.settings()]
     # Only where it is so, since stores of before have no such part.
     text = json.dumps([*facts, "skips unreadable"] if source.skips_unreadable else facts)
     return digests.of_text(text)[:16]
 
 
-def _load(folder: Path, split: Split, count: int, side: int, channels: int, source: Source | None) -> Images:
+def _load(
+    folder: Path, split: Split, count: int, frame: Frame, source: Source | None, *, whole: bool = False
+) -> Images:
     """Map a split of `count` images, or read them from a source where no pixels are kept."""
     pixels: npt.NDArray[np.uint8] | Streamed
     try:
         if source is None:
             pixels = np.load(folder / f"{split}.images.npy", mmap_mode="r")
+            shape = (count, *frame.kept_shape)
         else:
             kept = set(json.loads((folder / f"{split}.names.json").read_bytes()))
             items = [(split, index) for index, name in enumerate(source.names[split]) if name in kept]
-            pixels = Streamed(source, items, side, channels)
+            pixels = Streamed(source, items, frame, whole=whole)
+            shape = (count, *(frame.kept_shape if whole else frame.shape))
         labels = np.load(folder / f"{split}.labels.npy")
         names = tuple(json.loads((folder / f"{split}.names.json").read_bytes()))
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{folder}: {split} images are missing or damaged; run again to decode them anew") from error
-    if pixels.shape != (count, channels, side, side) or (len(labels), len(names)) != (count, count):
+    if pixels.shape != shape or (len(labels), len(names)) != (count, count):
         raise DataError(f"{folder}: {split} images are damaged; run again to decode them anew")
+    if isinstance(pixels, np.ndarray) and not whole and frame.kept_shape != frame.shape:
+        # A view: nothing is read or copied before it is asked for.
+        rows, columns = frame.middle
+        pixels = pixels[..., rows, columns]
     return Images(pixels=pixels, labels=labels, names=names)
 
 
 def _ensure(
-    folder: Path, source: Source, splits: Sequence[Split], size: int, channels: int, progress: Progress | None
+    folder: Path, source: Source, splits: Sequence[Split], frame: Frame, progress: Progress | None
 ) -> Summaries:
     """Return what is known of the splits' pixels, decoding them unless the folder holds them unharmed."""
     from filelock import FileLock
@@ -393,9 +422,9 @@ def _ensure(
         with FileLock(folder.with_name(f"{folder.name}.lock")):
             keeps_pixels = STREAMED not in folder.name
             known = arrays.intact(folder)
-            if known is not None and not _fits(known, splits, channels):
+            if known is not None and not _fits(known, splits, frame.channels):
                 known = None
-            return known or arrays.build(folder, source, splits, size, channels, progress, keeps_pixels=keeps_pixels)
+            return known or arrays.build(folder, source, splits, frame, progress, keeps_pixels=keeps_pixels)
     except OSError as error:
         raise DataError(f"{folder.parent}: decoded images cannot be kept there: {error}") from error
 

@@ -10,19 +10,23 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from imgcls_search.data.decode import THREADS, decode, reason, unlimited_pillow
+from imgcls_search.data.decode import THREADS, decode_in, decode_middle, reason, unlimited_pillow
+from imgcls_search.data.image import Frame
 from imgcls_search.data.source import Source, Split
 from imgcls_search.errors import DataError
 
 
 class Streamed:
-    """Stands for an array uint8 [N, channels, size, size] that is decoded where it is indexed."""
+    """Stands for an array uint8 [N, channels, height, width] that is decoded where it is indexed."""
 
-    def __init__(self, source: Source, items: Sequence[tuple[Split, int]], size: int, channels: int) -> None:
-        """`items` are splits and numbers within them."""
+    def __init__(
+        self, source: Source, items: Sequence[tuple[Split, int]], frame: Frame, *, whole: bool = False
+    ) -> None:
+        """`items` are splits and numbers within them; `whole` images have the frame's margin."""
         self.source = source
         self.items = items
-        self.shape = (len(items), channels, size, size)
+        self.frame, self.whole = frame, whole
+        self.shape = (len(items), *(frame.kept_shape if whole else frame.shape))
 
     def __len__(self) -> int:
         return len(self.items)
@@ -38,8 +42,7 @@ class Streamed:
 
     def joined(self, other: Streamed) -> Streamed:
         """Return the images of both."""
-        _, channels, size, _ = self.shape
-        return Streamed(self.source, [*self.items, *other.items], size, channels)
+        return Streamed(self.source, [*self.items, *other.items], self.frame, whole=self.whole)
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
@@ -49,7 +52,7 @@ class Streamed:
         split, index = self.items[number]
         try:
             with self.source.read(split, index) as image:
-                return decode(image, self.shape[2], self.shape[1])
+                return (decode_in if self.whole else decode_middle)(self.frame, image)
         # Damaged files make Pillow raise nearly anything.
         except Exception as error:
             name = self.source.names[split][index]

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from imgcls_search import digests
-from imgcls_search.data.decode import STEPS
+from imgcls_search.data.decode import FILLED, FITTED, steps
+from imgcls_search.data.image import Frame
 from imgcls_search.deploy.artifact import INPUT, OUTPUT, Artifact
 from imgcls_search.errors import DeployError
+from imgcls_search.image_size import ImageSize, normal
 
 FORMAT = 1
+FRAMED = 2
+"""The format of bundles with oblong or uncropped images, which earlier versions would decode wrongly."""
+
 DESCRIPTION = "bundle.json"
 FILES: Mapping[str, str] = {
     "model": "model.onnx",
@@ -29,6 +34,7 @@ MOST_BYTES = 2**24
 """A larger description or list of labels is refused unread."""
 
 LARGEST_SIZE = 4096
+LARGEST_MARGIN = 2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,18 +43,16 @@ class Bundle:
 
     artifact: Artifact
     labels: tuple[str, ...]
-    size: int
-    """Side of the square images that it takes, pixels."""
-
-    channels: int
+    frame: Frame
+    """How images are brought to the shape that it takes."""
 
 
 def describe(
-    folder: Path, *, size: int, channels: int, mean: Sequence[float], std: Sequence[float], quantized: str
+    folder: Path, *, frame: Frame, mean: Sequence[float], std: Sequence[float], quantized: str
 ) -> dict[str, Any]:
     """Return what `bundle.json` says of the files that lie in a folder."""
     return {
-        "format": FORMAT,
+        "format": _format(frame),
         "files": {
             role: {"name": name} | ({} if role in EDITABLE else {"sha256": digests.of_file(folder / name)})
             for role, name in FILES.items()
@@ -57,12 +61,15 @@ def describe(
             "name": INPUT,
             "type": "uint8",
             "layout": "NCHW",
-            "channels": channels,
-            "size": size,
+            "channels": frame.channels,
+            "size": frame.size,
+            "fit": frame.fit,
+            "fill": frame.fill,
+            "margin": frame.margin,
             "range": [0, 255],
         },
         "output": {"name": OUTPUT, "type": "float32", "probabilities": "softmax"},
-        "preprocessing": dict(STEPS),
+        "preprocessing": steps(frame),
         "normalisation": {"in_model": True, "mean": list(mean), "std": list(std)},
         "quantized": quantized,
     }
@@ -77,17 +84,29 @@ def read(folder: Path) -> Bundle:
     if not folder.is_dir():
         raise DeployError(f"{folder}: no such folder; allowed: one that `imgcls-search export --bundle` wrote")
     about = _json(folder, DESCRIPTION)
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
-        raise DeployError(f"{folder / DESCRIPTION}: not a bundle of format {FORMAT} of this program")
+    if not isinstance(about, dict) or about.get("format") not in (FORMAT, FRAMED):
+        raise DeployError(f"{folder / DESCRIPTION}: not a bundle of format {FORMAT} or {FRAMED} of this program")
     names = {role: _file(folder, about, role) for role in FILES}
     bundle = Bundle(
         artifact=Artifact.load(folder / names["model"]),
         labels=_labels(folder, names["labels"]),
-        size=_number(folder, about, "size", range(1, LARGEST_SIZE + 1)),
-        channels=_number(folder, about, "channels", (1, 3)),
+        frame=Frame(
+            size=_size(folder, about),
+            channels=_number(folder, about, "channels", (1, 3)),
+            fit=_word(folder, about, "fit", FITTED, "crop"),
+            fill=_word(folder, about, "fill", FILLED, "mean"),
+            margin=_margin(folder, about),
+        ),
     )
+    if about["format"] != _format(bundle.frame):
+        raise DeployError(f"{folder / DESCRIPTION}: not a bundle of format {_format(bundle.frame)} of this program")
     _check_fit(folder, bundle)
     return bundle
+
+
+def _format(frame: Frame) -> int:
+    is_plain = frame.fit == "crop" and frame.margin == 1 and isinstance(frame.size, int)
+    return FORMAT if is_plain else FRAMED
 
 
 def _json(folder: Path, name: str) -> Any:
@@ -148,8 +167,41 @@ def _number(folder: Path, about: Mapping[str, Any], key: str, allowed: Sequence[
     return value
 
 
+def _size(folder: Path, about: Mapping[str, Any]) -> ImageSize:
+    """Return the size of the images: a number, or height and width."""
+    given = about.get("input")
+    size = given.get("size") if isinstance(given, dict) else None
+    allowed = range(1, LARGEST_SIZE + 1)
+    if isinstance(size, list) and len(size) == 2 and all(type(side) is int and side in allowed for side in size):
+        return normal(size)
+    return _number(folder, about, "size", allowed)
+
+
+_Word = TypeVar("_Word", bound=str)
+
+
+def _word(folder: Path, about: Mapping[str, Any], key: str, allowed: Iterable[_Word], default: _Word) -> _Word:
+    """Return a setting of the images; bundles of earlier versions have none."""
+    value = about["input"].get(key, default)
+    known = next((word for word in allowed if word == value), None)
+    if known is None:
+        shown = ", ".join(allowed)
+        raise DeployError(f"{folder / DESCRIPTION}: input.{key}: {value!r:.50} is not allowed; allowed: {shown}")
+    return known
+
+
+def _margin(folder: Path, about: Mapping[str, Any]) -> float:
+    """Return how many times larger images are decoded; bundles of earlier versions do not say."""
+    value = about["input"].get("margin", 1.0)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 1 <= value <= LARGEST_MARGIN:
+        raise DeployError(
+            f"{folder / DESCRIPTION}: input.margin: {value!r:.50} is not allowed; allowed: 1 to {LARGEST_MARGIN}"
+        )
+    return float(value)
+
+
 def _check_fit(folder: Path, bundle: Bundle) -> None:
-    expected = (bundle.channels, bundle.size, bundle.size)
+    expected = bundle.frame.shape
     if bundle.artifact.pixel_shape != expected:
         raise DeployError(f"{folder}: the model takes {bundle.artifact.pixel_shape}, {DESCRIPTION} says {expected}")
     if bundle.artifact.classes != len(bundle.labels):

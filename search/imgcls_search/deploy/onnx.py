@@ -17,6 +17,7 @@ from imgcls_search import atomic
 from imgcls_search.data import InputShape
 from imgcls_search.deploy.artifact import INPUT, OUTPUT
 from imgcls_search.errors import DeployError, first_line
+from imgcls_search.image_size import sides
 
 
 def export_onnx(
@@ -24,14 +25,14 @@ def export_onnx(
 ) -> None:
     """Write a model with its normalisation as an ONNX file, whole or not at all; the model stays as it is.
 
-    The file takes `pixels`, uint8 [N, channels, size, size] with any N, and gives `logits`, float32 [N, classes].
+    The file takes `pixels`, uint8 [N, channels, height, width] with any N, and gives `logits`, float32 [N, classes].
 
     Raises:
         DeployError: the exporter cannot take the model.
     """
     served = _Served(copy.deepcopy(model).cpu().float(), mean, std).eval()
     # Two images: a size of one would be taken for a constant.
-    pixels = torch.zeros(2, shape.channels, shape.image_size, shape.image_size, dtype=torch.uint8)
+    pixels = torch.zeros(2, shape.channels, *sides(shape.image_size), dtype=torch.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with atomic.replacing(path) as draft, _quiet(), torch.no_grad():

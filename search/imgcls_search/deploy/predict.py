@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from imgcls_search.data.decode import THREADS, decode, reason, unlimited_pillow
+from imgcls_search.data.decode import THREADS, decode_middle, reason, unlimited_pillow
 from imgcls_search.data.folders import Tally, image_files
 from imgcls_search.data.opening import EXTENSIONS, open_image
 from imgcls_search.data.source import LeftOut
@@ -101,7 +101,7 @@ def _decode(file: Path | Skipped, bundle: Bundle) -> _Decoded:
         return file
     try:
         with open_image(file) as image:
-            return str(file), decode(image, bundle.size, bundle.channels)
+            return str(file), decode_middle(bundle.frame, image)
     except OSError as error:
         return Skipped(image=str(file), reason=error.strerror or reason(error))
     # Damaged files make Pillow raise nearly anything.

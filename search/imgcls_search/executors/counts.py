@@ -18,6 +18,7 @@ from imgcls_search.errors import BuildError
 from imgcls_search.models import ENTRY_POINTS
 
 COUNTED_BY = (
+    "imgcls_search.image_size",
     "imgcls_search.models",
     "imgcls_search.compress",
     "imgcls_search.train.optimizers",

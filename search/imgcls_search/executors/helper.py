@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from imgcls_search.config import TrialConfig, expand_path
 from imgcls_search.data import InputShape, Prepared, Prints
+from imgcls_search.data.image import check_normalisation
 from imgcls_search.errors import BuildError, SearchError
 from imgcls_search.executors import processes
 from imgcls_search.executors.counts import Counts
@@ -140,6 +141,9 @@ class Helper:
 
     def measuring(self, config: TrialConfig, shape: InputShape) -> Generator[None, None, dict[str, float]]:
         """Do what `measure` does, but yield as long as the answer is not there."""
+        has_weights = config.component("model").args.get("weights") is not None
+        # Not remembered with the sizes, which do not depend on it.
+        check_normalisation(config.section("image"), shape.channels, has_weights=has_weights)
         question = {"config": _what_counts(config), "shape": dataclasses.asdict(shape)}
         sizes: dict[str, float] | None = self.counts.get(question)
         if sizes is None:

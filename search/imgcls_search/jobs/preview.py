@@ -68,12 +68,13 @@ def write_preview(
     images = load(data, "train")
     index = _several_classes(np.asarray(images.labels), rows)
     before = torch.from_numpy(np.array(images.pixels[index]))
+    whole = torch.from_numpy(np.array(load(data, "train", whole=True).pixels[index]))
     labels = torch.from_numpy(np.asarray(images.labels)[index])
     augment, mix = pipeline.build_augmentation(config, data.shape)
     columns = []
     for epoch in range(EPOCHS):
         torch.manual_seed(seed * 1_000_003 + epoch)
-        after = augment(before, Moment(index=torch.from_numpy(index), epoch=epoch, seed=seed))
+        after = augment(whole, Moment(index=torch.from_numpy(index), epoch=epoch, seed=seed))
         # Mixing weighs by shares, so that it shows the same before normalisation as it does after.
         mixed, targets = mix(after.float(), labels)
         columns.append(
@@ -122,11 +123,11 @@ def _sheet(
     settings: tuple[str, ...],
 ) -> Image.Image:
     factor = max(1, -(-TILE // before.shape[-1]))
-    side = before.shape[-1] * factor
+    high, side = before.shape[-2] * factor, before.shape[-1] * factor
     below = 2 * LINE if any(captions is not None for _, captions in columns) else 0
     lines = ["augment:", *(f"  {line}" for line in settings)] if settings else ["augment: nothing is on"]
     top = GAP + LINE * (len(lines) + 1)
-    across, down = side + GAP, side + LINE + below + GAP
+    across, down = side + GAP, high + LINE + below + GAP
     sheet = Image.new("RGB", (GAP + across * (1 + len(columns)), top + down * len(before) + GAP), "white")
     drawing = ImageDraw.Draw(sheet)
 
@@ -147,9 +148,9 @@ def _sheet(
             y = top + row * down
             if not column:
                 write(x, y, names[row], side)
-            sheet.paste(_tile(image).resize((side, side), Image.Resampling.NEAREST), (x, y + LINE))
+            sheet.paste(_tile(image).resize((side, high), Image.Resampling.NEAREST), (x, y + LINE))
             if captions is not None:
-                write(x, y + LINE + side, captions[row], side)
+                write(x, y + LINE + high, captions[row], side)
     return sheet
 
 

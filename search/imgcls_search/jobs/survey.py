@@ -16,6 +16,7 @@ from imgcls_search.data import InputShape, describe, known_shape, native_shape
 from imgcls_search.errors import BuildError, UserError
 from imgcls_search.executors.helper import Helper, image_cache
 from imgcls_search.executors.local import usable_slots
+from imgcls_search.image_size import ImageSize, normal, sides
 from imgcls_search.space import Space
 from imgcls_search.strategy.draws import draw_random, draw_start
 from imgcls_search.strategy.view import View
@@ -32,7 +33,7 @@ class Sample:
     """One configuration and what became of it."""
 
     family: str
-    image_size: int
+    image_size: ImageSize
     sizes: Mapping[str, float] | None
     """None where nothing can be built."""
 
@@ -115,7 +116,7 @@ class SurveySummary(TypedDict):
     samples: int
     every_combination: bool
     fit: int
-    image_sizes: list[int]
+    image_sizes: list[ImageSize]
     channels: int
     classes: int
     assumed: bool
@@ -157,7 +158,7 @@ def summarise(found: Survey, space: Space) -> SurveySummary:
         "samples": total,
         "every_combination": found.is_complete,
         "fit": sum(sample.is_fit for sample in found.samples),
-        "image_sizes": sorted({sample.image_size for sample in found.samples}),
+        "image_sizes": sorted({sample.image_size for sample in found.samples}, key=sides),
         "channels": found.shape.channels,
         "classes": found.shape.classes,
         "assumed": found.is_assumed,
@@ -190,7 +191,7 @@ def _settle_shape(space: Space, cache: Path) -> tuple[Space, InputShape, bool]:
             f"{space.locate('image.size')}: image.size: null takes the size of the images, but {component.path} is not "
             "there to be looked at; give image.size, or other images with --data"
         )
-    shape = InputShape(image_size=size, channels=channels or 3, classes=classes or ASSUMED_CLASSES)
+    shape = InputShape(image_size=normal(size), channels=channels or 3, classes=classes or ASSUMED_CLASSES)
     filled = space.fill({"image.size": shape.image_size, "image.channels": shape.channels})
     return filled, shape, not is_there
 
@@ -237,8 +238,7 @@ def _build(
 
 def _sample(helper: Helper, space: Space, shape: InputShape, config: TrialConfig, start: int | None) -> Sample:
     family = config.component("model").name
-    image = config.section("image")
-    own = InputShape(image_size=image["size"], channels=image["channels"], classes=shape.classes)
+    own = InputShape.of(config.section("image"), shape.classes)
     try:
         sizes = helper.measure(config, own)
     except BuildError as error:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.metadata import entry_points
+from inspect import signature
 from typing import TYPE_CHECKING
 
-from imgcls_search.errors import UserError
+from imgcls_search.config import Component
+from imgcls_search.errors import BuildError, UserError
+from imgcls_search.image_size import ImageSize, shown
 from imgcls_search.models.alexnet import alexnet
 from imgcls_search.models.convnext import convnext
 from imgcls_search.models.densenet import densenet
@@ -18,11 +21,12 @@ from imgcls_search.models.resnet import resnet
 from imgcls_search.models.timm import timm
 from imgcls_search.models.vgg import vgg
 from imgcls_search.models.vit import vit
+from imgcls_search.signature import build
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["ENTRY_POINTS", "MODELS", "families"]
+__all__ = ["ENTRY_POINTS", "MODELS", "build_model", "families"]
 
 ENTRY_POINTS = "imgcls_search.models"
 """The group in which a package names its builders: `name = "package.module:builder"`."""
@@ -68,3 +72,22 @@ def families() -> Mapping[str, Callable[..., nn.Module]]:
                 "mend or remove that package"
             ) from error
     return found
+
+
+def build_model(component: Component, *, image_size: ImageSize, channels: int, classes: int) -> nn.Module:
+    """Build the model of a component for images of a size.
+
+    Raises:
+        BuildError: the family refuses an argument, or takes square images only.
+    """
+    known = families()
+    if not isinstance(image_size, int):
+        # A family of another package says by its own signature that it was written for squares.
+        parameter = signature(known[component.name]).parameters.get("image_size")
+        if parameter is not None and parameter.annotation in (int, "int", parameter.empty):
+            raise BuildError(
+                component.path,
+                f"this family takes square images, got image.size: {shown(image_size)}; allowed: one number",
+            )
+    model: nn.Module = build(known, component, image_size=image_size, channels=channels, classes=classes)
+    return model

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Annotated, Any
 
 from imgcls_search.errors import BuildError
+from imgcls_search.image_size import ImageSize, shorter, shown
 from imgcls_search.models.anatomy import Weights, find_twin, with_anatomy
 from imgcls_search.models.stems import Stem, choose_stem
 from imgcls_search.signature import Arg
@@ -22,7 +23,7 @@ SMALLEST = {"small": 8, "large": 63}
 
 def alexnet(
     *,
-    image_size: int,
+    image_size: ImageSize,
     channels: int,
     classes: int,
     width: Annotated[float, Arg("factor on every layer's channels", gt=0, search="{choice: [0.25, 0.5, 1]}")] = 1.0,
@@ -48,7 +49,7 @@ def alexnet(
 ) -> nn.Module:
     """Build AlexNet (Krizhevsky 2014, the one-column version) with torchvision's layers and their names.
 
-    With `stem: large` it is torchvision's. Takes [N, channels, image_size, image_size], gives logits [N, classes].
+    With `stem: large` it is torchvision's. Takes [N, channels, height, width], gives logits [N, classes].
 
     Raises:
         BuildError: the image is too small for the strides, or no pretrained weights for these arguments.
@@ -58,10 +59,11 @@ def alexnet(
         hidden = max(1, round(width * (4096 if stem == "large" else 512)))
     twin = find_twin(TWINS, weights, channels, {"width": width, "hidden": hidden, "stem": stem})
     least = SMALLEST[stem]
-    if image_size < least:
+    if shorter(image_size) < least:
         sizes = ", ".join(f"{name} {size}" for name, size in SMALLEST.items())
         raise BuildError(
-            "stem", f"{stem!r} needs images of at least {least} pixels, got {image_size}; smallest sizes: {sizes}"
+            "stem",
+            f"{stem!r} needs images of at least {least} pixels, got {shown(image_size)}; smallest sizes: {sizes}",
         )
     from torch import nn
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 from imgcls_search.errors import BuildError
+from imgcls_search.image_size import ImageSize, shorter, shown
 from imgcls_search.models.anatomy import Weights, find_twin, with_anatomy
 from imgcls_search.models.stems import Stem, choose_stem
 from imgcls_search.signature import Arg
@@ -26,7 +27,7 @@ TWINS: dict[str, dict[str, Any]] = {
 
 def convnext(
     *,
-    image_size: int,
+    image_size: ImageSize,
     channels: int,
     classes: int,
     depths: Annotated[
@@ -57,7 +58,7 @@ def convnext(
 ) -> nn.Module:
     """Build a ConvNeXt (Liu et al. 2022), torchvision's own, with any number of stages.
 
-    Takes [N, channels, image_size, image_size], gives logits [N, classes].
+    Takes [N, channels, height, width], gives logits [N, classes].
 
     Raises:
         BuildError: the image is smaller than a patch or has room for fewer stages, a network of one single block, or
@@ -89,17 +90,17 @@ def convnext(
     return with_anatomy(model, head="classifier.2", stages=stages, twin=twin)
 
 
-def _check_stages(image_size: int, depths: tuple[int, ...], stem: str) -> None:
+def _check_stages(image_size: ImageSize, depths: tuple[int, ...], stem: str) -> None:
     # Stage k works on size / 2^k pixels; a convolution without padding cannot halve a single one.
-    largest = (image_size // PATCH[stem]).bit_length()
+    largest = (shorter(image_size) // PATCH[stem]).bit_length()
     if largest == 0:
-        raise BuildError("stem", f"{stem!r} needs images of at least {PATCH[stem]} pixels, got {image_size}")
+        raise BuildError("stem", f"{stem!r} needs images of at least {PATCH[stem]} pixels, got {shown(image_size)}")
     if len(depths) > largest:
         least = PATCH[stem] * 2 ** (len(depths) - 1)
         raise BuildError(
             "depths",
-            f"{len(depths)} stages need images of at least {least} pixels behind a {stem} stem, got {image_size}; "
-            f"allowed: at most {largest}",
+            f"{len(depths)} stages need images of at least {least} pixels behind a {stem} stem, "
+            f"got {shown(image_size)}; allowed: at most {largest}",
         )
     if sum(depths) == 1:
         # torchvision spreads stochastic depth from the first block to the last and divides by the blocks between.

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, shape_wrapper
 
+from imgcls_search.image_size import ImageSize, sides
 from imgcls_search.models.anatomy import Anatomy
 
 BATCH = 2
@@ -42,13 +43,13 @@ class Cost:
     """Stages of the model's anatomy, None where it tells none."""
 
 
-def count(model: nn.Module, *, channels: int, image_size: int) -> Cost:
+def count(model: nn.Module, *, channels: int, image_size: ImageSize) -> Cost:
     """Return the cost of a model on the meta device, from one training step's forward pass.
 
     MACs are half of the operations that torch's own formulas give, which its flop counter sums by module and slower.
     """
     weights = [*model.parameters(), *model.buffers()]
-    images = torch.empty(BATCH, channels, image_size, image_size, device="meta")
+    images = torch.empty(BATCH, channels, *sides(image_size), device="meta")
     seen = _SeenTensors([*weights, images])
     anatomy = getattr(model, "anatomy", None)
     with seen, _fused_attention(), torch.autograd.graph.saved_tensors_hooks(seen.keep, lambda kept: kept):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 from imgcls_search.errors import BuildError
+from imgcls_search.image_size import ImageSize, shorter, shown
 from imgcls_search.models.anatomy import Weights, find_twin, with_anatomy
 from imgcls_search.models.stems import Stem, choose_stem
 from imgcls_search.signature import Arg
@@ -23,7 +24,7 @@ TWINS: dict[str, dict[str, Any]] = {
 
 def densenet(
     *,
-    image_size: int,
+    image_size: ImageSize,
     channels: int,
     classes: int,
     growth_rate: Annotated[
@@ -53,7 +54,7 @@ def densenet(
     """Build a densely connected network (Huang et al. 2017, DenseNet-BC), torchvision's own with any number of blocks.
 
     A transition between two blocks halves the channels and the image. The defaults with `stem: large` are
-    DenseNet-121. Takes [N, channels, image_size, image_size], gives logits [N, classes].
+    DenseNet-121. Takes [N, channels, height, width], gives logits [N, classes].
 
     Raises:
         BuildError: more blocks than the image can be halved, or no pretrained weights for these arguments.
@@ -92,23 +93,24 @@ def densenet(
     return with_anatomy(model, head="classifier", stages=stages, twin=twin)
 
 
-def _check_blocks(blocks: int, image_size: int, stem: str) -> None:
+def _check_blocks(blocks: int, image_size: ImageSize, stem: str) -> None:
     # Each transition halves the image, rounding down; the large stem halves it twice before that, rounding up.
     behind_stem = 2 ** (blocks - 1)
     smallest = {"small": behind_stem, "large": 4 * (behind_stem - 1) + 1}
     least = smallest[stem]
-    if image_size >= least:
+    pixels = shorter(image_size)
+    if pixels >= least:
         return
-    if image_size >= smallest["small"]:
+    if pixels >= smallest["small"]:
         sizes = ", ".join(f"{name} {size}" for name, size in smallest.items())
         raise BuildError(
             "stem",
-            f"{stem!r} and {blocks} blocks need images of at least {least} pixels, got {image_size}; "
+            f"{stem!r} and {blocks} blocks need images of at least {least} pixels, got {shown(image_size)}; "
             f"smallest sizes: {sizes}",
         )
-    side = image_size if stem == "small" else -(-image_size // 4)
+    side = pixels if stem == "small" else -(-pixels // 4)
     raise BuildError(
         "depths",
-        f"{blocks} blocks behind a {stem} stem need images of at least {least} pixels, got {image_size}; "
+        f"{blocks} blocks behind a {stem} stem need images of at least {least} pixels, got {shown(image_size)}; "
         f"allowed: at most {side.bit_length()} blocks",
     )

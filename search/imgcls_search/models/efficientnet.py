@@ -6,6 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from imgcls_search.errors import BuildError
+from imgcls_search.image_size import ImageSize
 from imgcls_search.models.anatomy import Weights, find_twin, with_anatomy
 from imgcls_search.models.stems import Stem, check_mobile_size, choose_stem, fit_mobile_stem, mobile_strides
 from imgcls_search.signature import Arg
@@ -47,7 +48,7 @@ _WITH_TENSORFLOW_EPS = ("efficientnet_b5", "efficientnet_b6", "efficientnet_b7")
 
 def efficientnet(
     *,
-    image_size: int,
+    image_size: ImageSize,
     channels: int,
     classes: int,
     variant: Annotated[
@@ -86,7 +87,7 @@ def efficientnet(
 ) -> nn.Module:
     """Build an EfficientNet (Tan and Le 2019), torchvision's own, of any width and depth.
 
-    Takes [N, channels, image_size, image_size], gives logits [N, classes].
+    Takes [N, channels, height, width], gives logits [N, classes].
 
     Raises:
         BuildError: a multiplier that the variant does not have, an image too small for the strides, or no pretrained

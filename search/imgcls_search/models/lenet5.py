@@ -6,6 +6,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from imgcls_search.errors import BuildError
+from imgcls_search.image_size import ImageSize, shorter, shown, sides
 from imgcls_search.models.anatomy import with_anatomy
 from imgcls_search.signature import Arg
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def lenet5(
     *,
-    image_size: int,
+    image_size: ImageSize,
     channels: int,
     classes: int,
     width: Annotated[
@@ -31,13 +32,13 @@ def lenet5(
     """Build LeNet-5 (LeCun et al. 1998) for any image size: two 5x5 convolutions, each pooled, and three linear layers.
 
     At 32x32 with one channel and `padding: valid` it has the paper's layer sizes with today's full connections and
-    softmax: 61,706 parameters for 10 classes. Takes [N, channels, image_size, image_size], gives logits [N, classes].
+    softmax: 61,706 parameters for 10 classes. Takes [N, channels, height, width], gives logits [N, classes].
 
     Raises:
         BuildError: the image is too small for the two convolutions and poolings.
     """
-    padding = ("same" if image_size < 28 else "valid") if padding == "auto" else padding
-    side = _side(image_size, padding)
+    padding = ("same" if shorter(image_size) < 28 else "valid") if padding == "auto" else padding
+    height, width_of_map = _map(image_size, padding)
     from torch import nn
 
     act = nn.Tanh if activation == "tanh" else nn.ReLU
@@ -53,7 +54,7 @@ def lenet5(
             act2=act(),
             pool2=pooling(2),
             flatten=nn.Flatten(),
-            fc1=nn.Linear(conv2 * side * side, hidden1),
+            fc1=nn.Linear(conv2 * height * width_of_map, hidden1),
             act3=act(),
             fc2=nn.Linear(hidden1, hidden2),
             act4=act(),
@@ -63,11 +64,11 @@ def lenet5(
     return with_anatomy(model, head="fc3", stages=[("conv1",), ("conv2",), ("fc1",), ("fc2",)], twin=None)
 
 
-def _side(image_size: int, padding: str) -> int:
-    """Return the side of the last feature map, pixels."""
+def _map(image_size: ImageSize, padding: str) -> tuple[int, int]:
+    """Return height and width of the last feature map, pixels."""
     shrink = 4 if padding == "valid" else 0
-    side = ((image_size - shrink) // 2 - shrink) // 2
-    if side < 1:
+    height, width = (((side - shrink) // 2 - shrink) // 2 for side in sides(image_size))
+    if min(height, width) < 1:
         least = 16 if padding == "valid" else 4
-        raise BuildError("padding", f"{padding!r} needs images of at least {least} pixels, got {image_size}")
-    return side
+        raise BuildError("padding", f"{padding!r} needs images of at least {least} pixels, got {shown(image_size)}")
+    return height, width

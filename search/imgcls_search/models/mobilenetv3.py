@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from imgcls_search.image_size import ImageSize
 from imgcls_search.models.anatomy import Weights, find_twin, with_anatomy
 from imgcls_search.models.stems import Stem, check_mobile_size, choose_stem, fit_mobile_stem, mobile_strides
 from imgcls_search.signature import Arg
@@ -59,7 +60,7 @@ TWINS: dict[str, dict[str, Any]] = {
 
 def mobilenetv3(
     *,
-    image_size: int,
+    image_size: ImageSize,
     channels: int,
     classes: int,
     size: Annotated[Literal["small", "large"], Arg("which of the paper's two networks: 11 or 15 blocks")] = "small",
@@ -81,7 +82,7 @@ def mobilenetv3(
 ) -> nn.Module:
     """Build a MobileNetV3 (Howard et al. 2019), torchvision's own, of any width.
 
-    Takes [N, channels, image_size, image_size], gives logits [N, classes].
+    Takes [N, channels, height, width], gives logits [N, classes].
 
     Raises:
         BuildError: the image is too small for the strides, or no pretrained weights for these arguments.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -12,10 +13,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from imgcls_search import archive
 from imgcls_search.config import Component, expand_path
 from imgcls_search.errors import BuildError, CheckpointError, closest
+from imgcls_search.image_size import ImageSize, sides
 from imgcls_search.models import timm_hub
 from imgcls_search.models.anatomy import Anatomy
 
@@ -57,7 +60,7 @@ def is_file(component: Component) -> bool:
     return component.args.get("weights") not in (None, IMAGENET)
 
 
-def find(component: Component, model: nn.Module, *, image_size: int, channels: int, classes: int) -> Tensors:
+def find(component: Component, model: nn.Module, *, image_size: ImageSize, channels: int, classes: int) -> Tensors:
     """Return the weights that a component asks for, all but the head, position embeddings resized to the image.
 
     `model` is built from the component; it may be on the meta device, and is not changed.
@@ -74,7 +77,8 @@ def find(component: Component, model: nn.Module, *, image_size: int, channels: i
         tensors = _from_torchvision(path, anatomy)
     else:
         tensors = _without_wrapping_prefix(_from_file(path, wanted), model)
-    tensors = _resized(tensors, model, image_size)
+    noted = _noted_grid(path, wanted) if wanted != IMAGENET and component.name != "timm" else None
+    tensors = _resized(tensors, model, image_size, path, noted)
     tensors = {name: tensor for name, tensor in tensors.items() if not _is_head(name, anatomy)}
     _must_fit(path, wanted, tensors, model, anatomy)
     return tensors
@@ -151,7 +155,7 @@ def _modern(name: str) -> str:
 
 
 def _from_timm(
-    component: Component, model: nn.Module, anatomy: Anatomy, image_size: int, channels: int, classes: int
+    component: Component, model: nn.Module, anatomy: Anatomy, image_size: ImageSize, channels: int, classes: int
 ) -> Tensors:
     path, wanted = f"{component.path}.weights", str(component.args["weights"])
     arguments = {name: value for name, value in component.args.items() if name != "weights"}
@@ -298,16 +302,54 @@ def _in_timms_names(tensors: Tensors, model: nn.Module) -> Tensors:
     return renamed
 
 
-def _resized(tensors: Tensors, model: nn.Module, image_size: int) -> Tensors:
-    """Return the tensors with torchvision's position embeddings brought to the number of patches of the model."""
+def _resized(
+    tensors: Tensors, model: nn.Module, image_size: ImageSize, path: str, noted: tuple[int, int] | None
+) -> Tensors:
+    """Return the tensors with torchvision's position embeddings brought to the patches of the model.
+
+    `noted` says in how many rows and columns they are, where the file tells it; else it is a square.
+
+    Raises:
+        BuildError: they are of no square, and nothing tells their rows and columns.
+    """
     name = "encoder.pos_embedding"
     patch = getattr(model, "patch_size", None)
-    if name not in tensors or not isinstance(patch, int) or tensors[name].shape == model.state_dict()[name].shape:
+    if name not in tensors or not isinstance(patch, int) or tensors[name].dim() != 3:
         return tensors
+    count = tensors[name].shape[1] - 1
+    side = math.isqrt(max(0, count))
+    theirs = noted if noted is not None and noted[0] * noted[1] == count else (side, side)
+    height, width = sides(image_size)
+    ours = (height // patch, width // patch)
+    is_known = theirs[0] * theirs[1] == count
+    if theirs == ours if is_known else ours[0] * ours[1] == count:
+        return tensors
+    if count < 1 or not is_known:
+        raise BuildError(path, f"its {count} position embeddings are of no square image; allowed: those of a square")
+    if theirs[0] != theirs[1] or ours[0] != ours[1]:
+        return {**tensors, name: _stretched(tensors[name], theirs, ours)}
     from torchvision.models.vision_transformer import interpolate_embeddings
 
-    resized: Tensors = interpolate_embeddings(image_size, patch, dict(tensors))
+    resized: Tensors = interpolate_embeddings(height, patch, dict(tensors))
     return resized
+
+
+def _noted_grid(path: str, wanted: str) -> tuple[int, int] | None:
+    """Return the rows and columns of patches that a file of this program was trained with, None where it tells none."""
+    with contextlib.suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
+        about = json.loads(_read(path, wanted)["about"])
+        height, width = sides(about["data"]["image_size"])
+        patch = about["config"]["model"]["vit"]["patch_size"]
+        return height // patch, width // patch
+    return None
+
+
+def _stretched(embeddings: Tensor, theirs: tuple[int, int], ours: tuple[int, int]) -> Tensor:
+    """Return position embeddings [1, tokens, width] of one grid of patches for another, as torchvision resizes them."""
+    token, patches = embeddings[:, :1], embeddings[:, 1:]
+    grid = patches.permute(0, 2, 1).reshape(1, -1, *theirs)
+    fitted = functional.interpolate(grid, size=ours, mode="bicubic", align_corners=True)
+    return torch.cat([token, fitted.flatten(2).permute(0, 2, 1)], dim=1)
 
 
 def _is_head(name: str, anatomy: Anatomy) -> bool:

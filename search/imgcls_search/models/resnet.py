@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from imgcls_search.errors import BuildError
+from imgcls_search.image_size import ImageSize, by, shorter
 from imgcls_search.models.anatomy import Weights, find_twin, with_anatomy
 from imgcls_search.models.stems import Stem, choose_stem
 from imgcls_search.signature import Arg
@@ -26,7 +27,7 @@ TWINS: dict[str, dict[str, Any]] = {
 
 def resnet(
     *,
-    image_size: int,
+    image_size: ImageSize,
     channels: int,
     classes: int,
     depth: Annotated[
@@ -65,7 +66,7 @@ def resnet(
     of the layers are torchvision's, so that `depth: 18, stem: large` is its ResNet-18. With `drop_path` training
     leaves out the branch of block k of K at the rate drop_path * k / K (Huang et al. 2016).
 
-    Takes [N, channels, image_size, image_size], gives logits [N, classes].
+    Takes [N, channels, height, width], gives logits [N, classes].
 
     Raises:
         BuildError: a depth beside depths or block, more stages than the image can be halved, or no pretrained weights
@@ -109,13 +110,13 @@ def _refuse_both(depth: int | None, **given: Any) -> None:
             raise BuildError(argument, f"{got!r} beside depth {depth}, which gives it; allowed: null, or no depth")
 
 
-def _check_stages(argument: str, stages: int, image_size: int, stem: str) -> None:
+def _check_stages(argument: str, stages: int, image_size: ImageSize, stem: str) -> None:
     # Stage k works on size / 2^k pixels; below one pixel a stage would only see padding.
-    largest = (image_size // (4 if stem == "large" else 1)).bit_length()
+    largest = (shorter(image_size) // (4 if stem == "large" else 1)).bit_length()
     if stages > largest:
         raise BuildError(
             argument,
-            f"{stages} stages are too many for a {image_size}x{image_size} image behind a {stem} stem; "
+            f"{stages} stages are too many for a {by(image_size)} image behind a {stem} stem; "
             f"allowed: at most {largest}",
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from imgcls_search.errors import BuildError
+from imgcls_search.image_size import ImageSize, shorter, shown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -16,24 +17,28 @@ MOBILE_SHRINK = {"small": 8, "large": 32}
 """How many times smaller a mobile network makes its images: of its five strides of 2, a small stem keeps three."""
 
 
-def choose_stem(stem: Stem, image_size: int, weights: str | None) -> Literal["small", "large"]:
-    """Return what `auto` stands for: small up to 64 pixels; large above, and for weights trained with it."""
+def choose_stem(stem: Stem, image_size: ImageSize, weights: str | None) -> Literal["small", "large"]:
+    """Return what `auto` stands for: small up to 64 pixels; large above, and for weights trained with it.
+
+    Of an oblong image the shorter side counts: it is the one that strides use up.
+    """
     if stem != "auto":
         return stem
-    return "small" if image_size <= 64 and weights != "imagenet" else "large"
+    return "small" if shorter(image_size) <= 64 and weights != "imagenet" else "large"
 
 
-def check_mobile_size(image_size: int, stem: str) -> None:
+def check_mobile_size(image_size: ImageSize, stem: str) -> None:
     """Refuse an image that the strides would make smaller than a pixel; padding would still give one, of zeros.
 
     Raises:
         BuildError: the image is smaller than the stem allows.
     """
     least = MOBILE_SHRINK[stem]
-    if image_size < least:
+    if shorter(image_size) < least:
         sizes = ", ".join(f"{name} {size}" for name, size in MOBILE_SHRINK.items())
         raise BuildError(
-            "stem", f"{stem!r} needs images of at least {least} pixels, got {image_size}; smallest sizes: {sizes}"
+            "stem",
+            f"{stem!r} needs images of at least {least} pixels, got {shown(image_size)}; smallest sizes: {sizes}",
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from imgcls_search.errors import BuildError, closest
+from imgcls_search.image_size import ImageSize
 from imgcls_search.models.anatomy import with_anatomy
 from imgcls_search.signature import Arg
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 def timm(
     *,
-    image_size: int,
+    image_size: ImageSize,
     channels: int,
     classes: int,
     name: Annotated[str, Arg("timm's name of the model, for example mobilenetv4_conv_small")],
@@ -27,7 +28,7 @@ def timm(
 ) -> nn.Module:
     """Build a model of the timm library (Wightman 2019) by its name, with its own keyword arguments.
 
-    Takes [N, channels, image_size, image_size], gives logits [N, classes].
+    Takes [N, channels, height, width], gives logits [N, classes].
 
     Raises:
         BuildError: timm is not installed, has no such model, or refuses an argument.
@@ -55,7 +56,7 @@ def timm(
 def create(
     name: str,
     *,
-    image_size: int,
+    image_size: ImageSize,
     channels: int,
     classes: int,
     pretrained: bool,

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from imgcls_search.errors import BuildError
+from imgcls_search.image_size import ImageSize, shorter, shown
 from imgcls_search.models.anatomy import Weights, find_twin, with_anatomy
 from imgcls_search.models.stems import Stem, choose_stem
 from imgcls_search.signature import Arg
@@ -32,7 +33,7 @@ CONVOLUTIONS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 1
 
 def vgg(
     *,
-    image_size: int,
+    image_size: ImageSize,
     channels: int,
     classes: int,
     depth: Annotated[
@@ -70,7 +71,7 @@ def vgg(
 ) -> nn.Module:
     """Build a VGG network (Simonyan and Zisserman 2014) with torchvision's layers and their names.
 
-    `depth: 16, batch_norm: false, stem: large` is torchvision's VGG-16. Takes [N, channels, image_size, image_size],
+    `depth: 16, batch_norm: false, stem: large` is torchvision's VGG-16. Takes [N, channels, height, width],
     gives logits [N, classes].
 
     Raises:
@@ -81,12 +82,13 @@ def vgg(
         hidden = width * (64 if stem == "large" else 8)
     given = {"depth": depth, "batch_norm": batch_norm, "width": width, "hidden": hidden, "stem": stem}
     twin = find_twin(TWINS, weights, channels, given)
-    if stem == "large" and image_size < 32:
+    if stem == "large" and shorter(image_size) < 32:
         raise BuildError(
-            "stem", f"'large' needs images of at least 32 pixels, got {image_size}; smallest sizes: small 1, large 32"
+            "stem",
+            f"'large' needs images of at least 32 pixels, got {shown(image_size)}; smallest sizes: small 1, large 32",
         )
     # Pooling late keeps the detail of a small image for the first convolutions.
-    poolings = min(5, image_size.bit_length() - 1)
+    poolings = min(5, shorter(image_size).bit_length() - 1)
     side = 7 if stem == "large" else 1
     from torch import nn
 

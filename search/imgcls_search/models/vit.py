@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from imgcls_search.errors import BuildError
+from imgcls_search.image_size import ImageSize, sides
 from imgcls_search.models.anatomy import Weights, find_twin, with_anatomy
 from imgcls_search.signature import Arg
 
@@ -24,10 +25,10 @@ TWINS: dict[str, dict[str, Any]] = {
 
 def vit(
     *,
-    image_size: int,
+    image_size: ImageSize,
     channels: int,
     classes: int,
-    patch_size: Annotated[int, Arg("side of a square patch, pixels; must divide the image", ge=1)] = 4,
+    patch_size: Annotated[int, Arg("side of a square patch, pixels; must divide both sides of the image", ge=1)] = 4,
     width: Annotated[
         int, Arg("features per token; the heads share them", ge=1, search="{int: [32, 192], step: 32}")
     ] = 96,
@@ -58,7 +59,7 @@ def vit(
 
     With `drop_path` training leaves out each branch of block k of K at the rate drop_path * k / K (Huang et al. 2016).
 
-    Takes [N, channels, image_size, image_size], gives logits [N, classes].
+    Takes [N, channels, height, width], gives logits [N, classes].
 
     Raises:
         BuildError: the patch does not divide the image, the heads do not divide the width, or no pretrained weights
@@ -66,7 +67,8 @@ def vit(
     """
     given = {"patch_size": patch_size, "width": width, "depth": depth, "heads": heads}
     twin = find_twin(TWINS, weights, channels, {**given, "mlp_ratio": mlp_ratio, "pooling": pooling})
-    _must_divide("patch_size", patch_size, image_size, "the image size")
+    for side in sides(image_size):
+        _must_divide("patch_size", patch_size, side, "the image size")
     _must_divide("heads", heads, width, "the width")
     from torch import nn
 

@@ -11,6 +11,8 @@ from torchvision.models import VisionTransformer
 from torchvision.models.vision_transformer import EncoderBlock
 from torchvision.ops import StochasticDepth
 
+from imgcls_search.image_size import ImageSize, shorter, sides
+
 
 class DropPathEncoderBlock(EncoderBlock):  # type: ignore[misc]
     """torchvision's block, each of whose two branches is left out at random for single images of a batch."""
@@ -29,11 +31,34 @@ class DropPathEncoderBlock(EncoderBlock):  # type: ignore[misc]
 
 
 class PoolingVisionTransformer(VisionTransformer):  # type: ignore[misc]
-    """torchvision's transformer, whose head reads the class token or the mean over the patches' tokens."""
+    """torchvision's transformer for images of any shape, whose head reads the class token or the patches' mean."""
 
-    def __init__(self, *, num_layers: int, num_heads: int, drop_path: float, pooling: str, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        image_size: ImageSize,
+        patch_size: int,
+        num_layers: int,
+        num_heads: int,
+        drop_path: float,
+        pooling: str,
+        **kwargs: Any,
+    ) -> None:
         # Where its blocks are replaced, torchvision makes none, so that nothing is initialised twice.
-        super().__init__(num_layers=0 if drop_path else num_layers, num_heads=num_heads, **kwargs)
+        super().__init__(
+            image_size=shorter(image_size),
+            patch_size=patch_size,
+            num_layers=0 if drop_path else num_layers,
+            num_heads=num_heads,
+            **kwargs,
+        )
+        self.grid = tuple(side // patch_size for side in sides(image_size))
+        if not isinstance(image_size, int):
+            # torchvision knows squares only: one more token for each patch, initialised as it does.
+            self.seq_length = self.grid[0] * self.grid[1] + 1
+            self.encoder.pos_embedding = nn.Parameter(
+                torch.empty(1, self.seq_length, self.hidden_dim).normal_(std=0.02)
+            )
         self.pooling = pooling
         if drop_path:
             self.encoder.layers = nn.Sequential(
@@ -53,8 +78,14 @@ class PoolingVisionTransformer(VisionTransformer):  # type: ignore[misc]
                 )
             )
 
+    def _process_input(self, x: torch.Tensor) -> torch.Tensor:
+        """Take images [N, channels, height, width], give tokens [N, patches, width], row by row."""
+        tokens = self.conv_proj(x)
+        torch._assert(tuple(tokens.shape[2:]) == self.grid, "wrong image size")
+        return tokens.flatten(2).permute(0, 2, 1)  # type: ignore[no-any-return]
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Take images [N, channels, size, size], give logits [N, classes]."""
+        """Take images [N, channels, height, width], give logits [N, classes]."""
         if self.pooling == "cls":
             return super().forward(x)  # type: ignore[no-any-return]
         x = self._process_input(x)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from imgcls_search import __version__
-from imgcls_search.config import TrialConfig
+from imgcls_search.config import LATER, TrialConfig
 from imgcls_search.data import InputShape, Prepared, load, must_exist
 from imgcls_search.errors import BuildError, NoResultError, StudyError, UserError
 from imgcls_search.executors import packing
@@ -193,10 +193,21 @@ def _with_later_sections(record: Record, new: Mapping[str, Any]) -> dict[str, An
     """Return the space that a study was started with, and give its trials the sections that it did not know."""
     old = record.fact("space")
     missing: dict[str, Any] = {name: {"none": {}} for name in _LATER_SECTIONS if name in new and name not in old}
+    written: Mapping[str, Any] = {**old}
+    for section, later in LATER.items():
+        if section in written and later.keys() - written[section].keys():
+            missing[section] = {**later, **written[section]}
     for trial in record.trials if missing else ():
-        config = TrialConfig.from_dict({**trial.candidate.config.to_dict(), **missing})
+        config = _with_missing(trial.candidate.config, missing)
         trial.candidate = replace(trial.candidate, config=config)
     return {**old, **missing, "data": _with_later_arguments(old["data"])}
+
+
+def _with_missing(config: TrialConfig, missing: Mapping[str, Any]) -> TrialConfig:
+    tree = config.to_dict()
+    for name, values in missing.items():
+        tree[name] = {**LATER[name], **tree.get(name, {})} if name in LATER else values
+    return TrialConfig.from_dict(tree)
 
 
 def _with_later_arguments(old: Mapping[str, Any]) -> dict[str, Any]:
@@ -256,8 +267,7 @@ def _memory_needs(space: Space, helper: Helper, num_classes: int) -> list[float]
 def _random_configs(space: Space, count: int, num_classes: int) -> Iterator[tuple[TrialConfig, InputShape]]:
     for number in range(count):
         config = draw_random(View(space, [], [], 0), number, 0).config
-        image = config.section("image")
-        yield config, InputShape(image_size=image["size"], channels=image["channels"], classes=num_classes)
+        yield config, InputShape.of(config.section("image"), num_classes)
 
 
 def fetch_weights(space: Space, helper: Helper, num_classes: int) -> None:

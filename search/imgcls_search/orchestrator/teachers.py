@@ -12,6 +12,7 @@ from imgcls_search.config import Component, TrialConfig, expand_path
 from imgcls_search.data import Prepared
 from imgcls_search.errors import BuildError, CheckpointError, NoResultError, StudyError
 from imgcls_search.executors.helper import Helper
+from imgcls_search.image_size import ImageSize, by, normal, shown
 from imgcls_search.signature import build
 from imgcls_search.space import Space
 from imgcls_search.study import best
@@ -114,8 +115,8 @@ def _plans(space: Space) -> list[Distillation]:
     return found
 
 
-def _sizes(space: Space, data: Prepared) -> Sequence[int]:
-    return [size or data.image_size for size in _values(space.document["image"]["size"])]
+def _sizes(space: Space, data: Prepared) -> Sequence[ImageSize]:
+    return [normal(size or data.image_size) for size in _values(space.document["image"]["size"])]
 
 
 def _values(entry: Any) -> list[Any]:
@@ -152,7 +153,7 @@ def _find(plan: Distillation, root: Path, at: Address | None) -> tuple[KnownTeac
     return {"sha256": digests.of_file(path), "study": plan.source, "trial": teacher.number}, path
 
 
-def _must_fit(plan: Distillation, path: Path, data: Prepared, sizes: Sequence[int], helper: Helper) -> None:
+def _must_fit(plan: Distillation, path: Path, data: Prepared, sizes: Sequence[ImageSize], helper: Helper) -> None:
     try:
         taught = helper.describe_weights(path)
     except CheckpointError as error:
@@ -169,12 +170,12 @@ def _must_fit(plan: Distillation, path: Path, data: Prepared, sizes: Sequence[in
             raise BuildError(
                 plan.path,
                 f"{plan.source}: a teacher of another input: it takes {_shape(*theirs)}, the images are "
-                f"{_shape(*ours)}; allowed: image: {{size: {theirs[1]}, channels: {theirs[0]}}}",
+                f"{_shape(*ours)}; allowed: image: {{size: {shown(theirs[1])}, channels: {theirs[0]}}}",
             )
 
 
-def _shape(channels: int, size: int) -> str:
-    return f"{size}x{size} pixels of {channels} channel(s)"
+def _shape(channels: int, size: ImageSize) -> str:
+    return f"{by(size)} pixels of {channels} channel(s)"
 
 
 def _show(names: Sequence[str]) -> str:

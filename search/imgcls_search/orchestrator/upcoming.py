@@ -185,8 +185,7 @@ def sizes_within_limits(
 ) -> Generator[None, None, Mapping[str, float] | str]:
     """Return the sizes of a configuration, or why it can be no trial; yield while they are being measured."""
     try:
-        image = config.section("image")
-        shape = InputShape(image_size=image["size"], channels=image["channels"], classes=num_classes)
+        shape = InputShape.of(config.section("image"), num_classes)
         sizes = yield from helper.measuring(config, shape)
     except BuildError as error:
         return str(error)

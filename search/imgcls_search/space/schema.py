@@ -127,7 +127,8 @@ def _values(leaf: Leaf) -> list[Schema]:
     if leaf.types:
         found.append(_scalar(leaf.types, leaf.arg, null=None in leaf.literals))
     if leaf.items:
-        found.append({"type": "array", "items": _scalar(leaf.items, leaf.arg), "minItems": 1})
+        least, most = leaf.num_items or 1, {"maxItems": leaf.num_items} if leaf.num_items else {}
+        found.append({"type": "array", "items": _scalar(leaf.items, leaf.arg), "minItems": least, **most})
     return found
 
 

@@ -242,8 +242,10 @@ def thumbnail(pixels: np.ndarray[Any, Any], side: int = 72) -> str:
     from PIL import Image
 
     image = Image.fromarray(pixels[0] if pixels.shape[0] == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-    factor = max(1, side // image.width)
-    image = image.resize((image.width * factor,) * 2, Image.Resampling.NEAREST) if factor > 1 else image
+    factor = max(1, side // max(image.size))
+    image = (
+        image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST) if factor > 1 else image
+    )
     image.thumbnail((2 * side, 2 * side))
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")

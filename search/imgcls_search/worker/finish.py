@@ -164,7 +164,7 @@ def _prune(model: nn.Module, task: Task) -> tuple[nn.Module, prune.Shapes | None
     plan = sections.pruning(task.config)
     if plan is None:
         return model, None
-    sides = {"channels": task.data.channels, "image_size": task.data.image_size}
+    sides: dict[str, Any] = {"channels": task.data.channels, "image_size": task.data.image_size}
     shapes = prune.prune(model, plan.kind, plan.amount, **sides)
     if plan.finetune_epochs:
         model = _tune(model, task, plan)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,7 +13,8 @@ from imgcls_search.compress import prune, sections
 from imgcls_search.config import Component, TrialConfig
 from imgcls_search.data import InputShape
 from imgcls_search.errors import BuildError, SearchError
-from imgcls_search.models import cost, families, pretrained
+from imgcls_search.image_size import sides
+from imgcls_search.models import build_model, cost, pretrained
 from imgcls_search.models.cost import Cost
 from imgcls_search.signature import build
 from imgcls_search.train import finetune
@@ -28,12 +31,12 @@ def count(component: Component, shape: InputShape, *, pruned: float = 0.0) -> Co
     Raises:
         BuildError: no model can be built from the component, or it cannot be pruned.
     """
-    sides = {"channels": shape.channels, "image_size": shape.image_size}
+    given: dict[str, Any] = {"channels": shape.channels, "image_size": shape.image_size}
     try:
         model = meta_model(component, shape)
         if pruned:
-            prune.shrink(model, pruned, **sides)
-        return cost.count(model, **sides)
+            prune.shrink(model, pruned, **given)
+        return cost.count(model, **given)
     except SearchError:
         raise
     except Exception as error:
@@ -61,7 +64,7 @@ def measure(config: TrialConfig, shape: InputShape, found: Cost, *, deployed: Co
     if pretrained.is_wanted(config.component("model")):
         finetune.check_freeze(Finetune(**config.section("finetune")), found.num_stages)
     recipe = Training(**config.section("training"))
-    pixels = shape.channels * shape.image_size**2
+    pixels = shape.channels * math.prod(sides(shape.image_size))
     return {
         "params": (deployed or found).params,
         "macs": (deployed or found).macs,
@@ -83,8 +86,7 @@ def meta_model(component: Component, shape: InputShape) -> nn.Module:
         BuildError: the family refuses an argument.
     """
     with torch.device("meta"):
-        model: nn.Module = build(families(), component, **dataclasses.asdict(shape))
-    return model
+        return build_model(component, **dataclasses.asdict(shape))
 
 
 def _optimizer_states(component: Component) -> int:

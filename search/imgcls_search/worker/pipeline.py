@@ -17,12 +17,14 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from imgcls_search import models
 from imgcls_search.compress import prune, sections
 from imgcls_search.compress.distill import Teaching
 from imgcls_search.config import Component, TrialConfig
 from imgcls_search.data import (
     POLICIES,
     Augment,
+    Frame,
     Images,
     InputShape,
     Mix,
@@ -41,9 +43,10 @@ from imgcls_search.data import (
     read_headers,
     summarise,
 )
-from imgcls_search.data.image import CACHE_GB
+from imgcls_search.data.image import CACHE_GB, MOMENTS, check_normalisation
 from imgcls_search.errors import CheckpointError
-from imgcls_search.models import families, pretrained
+from imgcls_search.image_size import sides
+from imgcls_search.models import pretrained
 from imgcls_search.models.anatomy import Anatomy
 from imgcls_search.protocol import Portion
 from imgcls_search.signature import build
@@ -86,11 +89,15 @@ def prepare_data(
         size, channels = size or own_size, channels or own_channels
         for line in summarise(source, headers, chosen_size=chosen_size).lines() if say is not None else ():
             say(line)  # type: ignore[misc]
+    frame = Frame.of(image, size, channels)
     prepared = prepare(
         source,
         origin=component,
-        image_size=size,
-        channels=channels,
+        image_size=frame.size,
+        channels=frame.channels,
+        fit=frame.fit,
+        fill=frame.fill,
+        margin=frame.margin,
         cache=cache,
         most_bytes=cache_bytes(config),
         progress=progress,
@@ -117,8 +124,7 @@ def open_whole(
         say(line)  # type: ignore[misc]
     return open_all(
         source,
-        image_size=image["size"],
-        channels=image["channels"],
+        frame=Frame.of(image, image["size"], image["channels"]),
         cache=cache,
         most_bytes=cache_bytes(config),
     )
@@ -159,16 +165,31 @@ def check_weights(component: Component, shape: InputShape) -> None:
 
 
 def with_normalisation(config: TrialConfig, data: Prepared) -> Prepared:
-    """Return the data set with the normalisation of the pretrained weights, where the model starts from some.
+    """Return the data set with the mean and deviation that a configuration names, by itself or by its weights.
 
     Raises:
         CheckpointError: the weights cannot be read.
+        BuildError: there are no such numbers.
     """
-    component = config.component("model")
-    if not pretrained.is_wanted(component):
-        return data
-    mean, std = pretrained.normalisation(component, meta_model(component, data.shape))
-    return replace(data, mean=mean, std=std)
+    component, section = config.component("model"), config.section("image")
+    has_weights = pretrained.is_wanted(component)
+    check_normalisation(section, data.channels, has_weights=has_weights)
+    wanted = {name: section.get(name, "auto") for name in MOMENTS}
+    named = {name: "weights" if value == "auto" and has_weights else value for name, value in wanted.items()}
+    if "weights" in named.values():
+        mean, std = pretrained.normalisation(component, meta_model(component, data.shape))
+        data = replace(
+            data,
+            mean=mean if named["mean"] == "weights" else data.mean,
+            std=std if named["std"] == "weights" else data.std,
+        )
+    # One number is meant for all channels.
+    given: dict[str, Any] = {
+        name: tuple(value) * (data.channels // len(value))
+        for name, value in named.items()
+        if not isinstance(value, str)
+    }
+    return replace(data, **given) if given else data
 
 
 def build_model(config: TrialConfig, shape: InputShape) -> nn.Module:
@@ -177,8 +198,7 @@ def build_model(config: TrialConfig, shape: InputShape) -> nn.Module:
     Raises:
         BuildError: the family refuses an argument.
     """
-    model: nn.Module = build(families(), config.component("model"), **dataclasses.asdict(shape))
-    return model
+    return models.build_model(config.component("model"), **dataclasses.asdict(shape))
 
 
 def build_augmentation(config: TrialConfig, shape: InputShape) -> tuple[Augment, Mix]:
@@ -188,7 +208,8 @@ def build_augmentation(config: TrialConfig, shape: InputShape) -> tuple[Augment,
     # Weights saved before there was any mixing say nothing of it.
     mixed = {name: section.pop(name) for name in ("mixup", "cutmix") if name in section}
     policy = build(POLICIES, config.component("augment.policy"))
-    return augment(policy=policy, **section), mixing(classes=shape.classes, **mixed)
+    sized = replace(augment(policy=policy, **section), size=sides(shape.image_size))
+    return sized, mixing(classes=shape.classes, **mixed)
 
 
 def new_session(
@@ -310,9 +331,12 @@ def _hold(config: TrialConfig, model: nn.Module, optimizer: Optimizer) -> finetu
 
 def image_sets(data: Prepared, portion: Portion, device: str) -> tuple[ImageSet, ImageSet | None]:
     """Return the images to train on, and those to measure by where the portion leaves any."""
-    train, validation = load(data, "train"), load(data, "val")
+    # Crops are cut from the margin; what is measured has none.
+    train = load(data, "train", whole=True)
     if portion == "train":
+        validation = load(data, "val")
         return on_device(train, data, device), on_device(validation, data, device)
+    validation = load(data, "val", whole=True)
     pixels: Any
     if isinstance(train.pixels, Streamed) and isinstance(validation.pixels, Streamed):
         pixels = train.pixels.joined(validation.pixels)

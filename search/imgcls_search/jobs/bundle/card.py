@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 from imgcls_search import terminal
+from imgcls_search.image_size import sides
 from imgcls_search.jobs.bundle.metrics import BundleMetrics, Parity, Score
 from imgcls_search.measures import NAMED
 from imgcls_search.rounding import measured, share, spread
@@ -29,7 +30,7 @@ def card(metrics: BundleMetrics, labels: Sequence[str]) -> str:
         "## Classes\n\n" + _classes(labels),
         "## How good it is\n\n" + "\n".join(_scores(metrics)),
         "## Size and speed\n\n" + "\n".join(_costs(metrics)),
-        "## How to use it\n\n" + _USE.format(size=metrics["input"]["size"], channels=metrics["input"]["channels"]),
+        "## How to use it\n\n" + _use(metrics),
         "## Limits\n\n" + "\n".join(_limits(metrics)),
         "## Where it comes from\n\n" + "\n".join(_provenance(metrics)),
     ]
@@ -41,10 +42,15 @@ With the program that made it (torch is not needed for this):
 
     imgcls-search predict DIR photo.jpg folder-of-photos
 
-With ONNX Runtime alone: `model.onnx` takes `pixels`, uint8 [N, {channels}, {size}, {size}] with any N, values 0 to 255,
-and gives `logits`, float32 [N, classes] in the order of `labels.json`; their softmax are probabilities. The
+With ONNX Runtime alone: `model.onnx` takes `pixels`, uint8 [N, {channels}, {height}, {width}] with any N, values 0 to
+255, and gives `logits`, float32 [N, classes] in the order of `labels.json`; their softmax are probabilities. The
 normalisation is in the file. `bundle.json` says how an image is brought to this shape; another way of resizing costs
 accuracy."""
+
+
+def _use(metrics: BundleMetrics) -> str:
+    height, width = sides(metrics["input"]["size"])
+    return _USE.format(channels=metrics["input"]["channels"], height=height, width=width)
 
 
 def _what(metrics: BundleMetrics) -> str:
@@ -52,10 +58,23 @@ def _what(metrics: BundleMetrics) -> str:
     colours = "colour" if shape["channels"] == 3 else "gray"
     return (
         f"An image classifier: a {metrics['model']['family']} network of {metrics['model']['params']:,} parameters"
-        f"{_compression(metrics)}, for {colours} images of {shape['size']}x{shape['size']} pixels. "
+        f"{_compression(metrics)}, for {colours} images of {_pixels(metrics)}. "
         f"It was trained on {data['counts']['train']:,} images of the data set `{data['name']}` "
         f"({data['counts']['val']:,} more for validation, {data['counts']['test']:,} sealed as a test)."
     )
+
+
+def _pixels(metrics: BundleMetrics) -> str:
+    height, width = sides(metrics["input"]["size"])
+    size = f"{height}x{width} pixels" + (" (height x width)" if height != width else "")
+    return size + _FITS[metrics["input"]["fit"]]
+
+
+_FITS = {
+    "crop": "",
+    "pad": ", to which whole images are brought with borders",
+    "squash": ", to which whole images are stretched",
+}
 
 
 def _compression(metrics: BundleMetrics) -> str:

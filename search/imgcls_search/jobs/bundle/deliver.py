@@ -143,8 +143,7 @@ def _write_rest(trained: Trained, folder: Path, facts: BundleMetrics) -> None:
         atomic.write_text(folder / bundle.FILES[role], text)
     about = bundle.describe(
         folder,
-        size=data.image_size,
-        channels=data.channels,
+        frame=data.frame,
         mean=data.mean,
         std=data.std,
         quantized=facts["model"]["quantized"],

@@ -12,6 +12,7 @@ import numpy as np
 from imgcls_search.config import TrialConfig
 from imgcls_search.data import Images
 from imgcls_search.deploy.artifact import Artifact, archive_kb, conditions, measure_latency, size_kb
+from imgcls_search.image_size import ImageSize
 from imgcls_search.jobs.bundle.weights import Trained
 from imgcls_search.jobs.export import now
 from imgcls_search.measures import by_class
@@ -75,7 +76,8 @@ class ModelMetrics(TypedDict):
 class InputMetrics(TypedDict):
     """The images that the file takes."""
 
-    size: int
+    size: ImageSize
+    fit: str
     channels: int
 
 
@@ -141,7 +143,7 @@ def describe(trained: Trained, artifact: Artifact, images: Images, *, parity: Pa
     return {
         "title": trained.title,
         "model": _model(trained, artifact),
-        "input": {"size": trained.data.image_size, "channels": trained.data.channels},
+        "input": {"size": trained.data.image_size, "channels": trained.data.channels, "fit": trained.data.fit},
         "data": _data(trained),
         "scores": scores,
         "seeds": trained.seeds,

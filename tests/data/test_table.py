@@ -393,6 +393,7 @@ def study(made: Path) -> Path:
     return made
 
 
+@pytest.mark.slow
 def test_table_goes_the_way_of_a_study(study: Path, imgcls: Callable[..., Answer]) -> None:
     top = study.parent
     checked = imgcls("check", "base.yaml", "--samples", "2")
@@ -426,6 +427,7 @@ def test_table_goes_the_way_of_a_study(study: Path, imgcls: Callable[..., Answer
     assert imgcls("run", "base.yaml", "--data", "digits", "--skip-unreadable").code == 2
 
 
+@pytest.mark.slow
 def test_weights_are_measured_on_another_table(study: Path, imgcls: Callable[..., Answer]) -> None:
     top = study.parent
     (top / "one.yaml").write_text(SPACE)

@@ -445,7 +445,8 @@ def test_trial_carries_everything(study: str, tmp_path: Path) -> None:
     known = optuna.load_study(storage=f"sqlite:///{tmp_path}/studies/{study}.db", study_name=study)
     for trial in known.trials:
         attributes = trial.user_attrs
-        assert attributes["config"]["image"] == {"size": 8, "channels": 1, "cache_gb": 20.0}
+        decoded = {"size": 8, "channels": 1, "fit": "crop", "fill": "mean", "margin": 1.0}
+        assert attributes["config"]["image"] == {**decoded, "mean": "auto", "std": "auto", "cache_gb": 20.0}
         assert attributes["config"]["training"]["epochs"] == 5
         assert [epoch["epoch"] for epoch in attributes["epochs"]] == list(range(1, len(trial.intermediate_values) + 1))
         assert {"loss", "accuracy", "macro_f1", "top5_accuracy", "seconds"} <= attributes["epochs"][0].keys()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from imgcls_search import protocol
 from imgcls_search.catalog import catalog
-from imgcls_search.data import InputShape, Prints
+from imgcls_search.data import InputShape, Prepared, Prints
 from imgcls_search.errors import BuildError, SearchError, SpaceError
 from imgcls_search.executors import questions
 from imgcls_search.executors.counts import Counts
@@ -18,6 +18,17 @@ from imgcls_search.space import parse
 
 CONFIG = parse("model: {lenet5: {width: 2}}\n", catalog(), source="space.yaml").first()
 SHAPE = InputShape(image_size=8, channels=1, classes=10)
+DATA = Prepared(
+    fingerprint="2-abc",
+    classes=("cat", "dog"),
+    image_size=8,
+    channels=1,
+    counts={"train": 2, "val": 1, "test": 1},
+    class_counts=(1, 1),
+    mean=(0.5,),
+    std=(0.25,),
+    folder="images",
+)
 ARGUMENTS: dict[str, Any] = {
     "FindDevices": {"wanted": "cpu"},
     "NameHardware": {"device": "cpu"},
@@ -27,6 +38,7 @@ ARGUMENTS: dict[str, Any] = {
     "FetchWeights": {"config": CONFIG, "shape": SHAPE},
     "DescribeWeights": {"path": Path("seed-1.pt")},
     "NameVersions": {},
+    "TryMetrics": {"names": ("cost",), "data": DATA},
 }
 
 

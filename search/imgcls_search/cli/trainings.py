@@ -150,7 +150,7 @@ def evaluate(
             "split": found.split,
             "images": len(found.labels),
             "classes": counts,
-            "metrics": together,
+            "metrics": found.metrics,
             "by_class": single,
         }
         print_json(measured)

@@ -83,7 +83,8 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO()
     names = list(dict.fromkeys(name for row in flat for name in row))
     writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
+    # Scores of a class have its name in theirs.
+    writer.writerow({name: shown(name) for name in names})
     writer.writerows({name: shown(v) if isinstance(v, str) else v for name, v in row.items()} for row in flat)
     return text.getvalue()
 

@@ -30,7 +30,7 @@ import frame
 import optuna
 
 LEAST_RATIO = 0.9
-"""Trials per hour on a cluster / locally that is asked for."""
+"""Lower bound of trials per hour on a cluster / locally."""
 
 MOST_SECONDS = {"worker killed": 5.0, "actor killed": 5.0, "node killed": 30.0, "node silent": 30.0}
 """What a loss may cost."""

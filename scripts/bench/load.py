@@ -46,7 +46,7 @@ MOST_SECONDS = {"resume": 60.0, "best": 15.0, "export": 15.0, "trials": 15.0, "d
 """Processor seconds that are stated for 10,000 trials in the README."""
 
 MOST_KB = 30.0
-"""Growth of the run process, KB a trial, that is asked for."""
+"""Upper bound of the run process's growth, KB a trial."""
 
 
 def main() -> None:

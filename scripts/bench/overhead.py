@@ -53,10 +53,10 @@ from simulation import (
 )
 
 MOST_OF_PLAIN = 0.4
-"""Our time per trial at 1,000 trials / plain Optuna's that is asked for."""
+"""Upper bound of our time per trial at 1,000 trials / plain Optuna's."""
 
 MOST_OF_WALL = {5.0: 0.05, 60.0: 0.01}
-"""The run process's share of the wall time that is asked for, by seconds of a trial."""
+"""Upper bound of the run process's share of the wall time, by seconds of a trial."""
 
 
 def main() -> None:

@@ -38,7 +38,7 @@ from imgcls_search.study.files import StudyFiles
 from rich.console import Console
 
 MOST_IDLE = {(64, 10.0): 0.05}
-"""The share of the workers' time that may be idle, by workers and seconds an epoch, that is asked for."""
+"""Upper bound of the share of the workers' time that is idle, by workers and seconds an epoch."""
 
 STRATEGIES = {
     "default": "",

@@ -62,10 +62,10 @@ class Model:
     """What the bare loop holds its tensors in: the faster one on a CPU."""
 
     over_habit: float
-    """ours / habit that is asked for."""
+    """Lower bound of ours / habit."""
 
     over_bare: Mapping[str, float]
-    """ours / bare that is asked for, without a policy and with any."""
+    """Lower bounds of ours / bare, without a policy and with any."""
 
 
 MODELS = {

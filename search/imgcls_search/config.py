@@ -27,6 +27,9 @@ LATER: Mapping[str, Mapping[str, Any]] = {
 A configuration that says so has the digest of one that does not: trials and checkpoints of earlier versions go on.
 """
 
+LATER_OF_DATA: Mapping[str, Any] = {"folds": None}
+"""The same of the arguments of data sets."""
+
 Scalar = None | bool | int | float | str
 Value = Scalar | tuple["Value", ...]
 
@@ -77,6 +80,19 @@ class TrialConfig:
         """Return the component chosen under a dotted path such as `model` or `augment.policy`."""
         ((name, args),) = self.section(path).items()
         return Component(path=f"{path}.{name}", name=name, args=dict(args))
+
+    @property
+    def folds(self) -> int:
+        """Networks that a trial trains one after the other, each scored on a fold of the images; 1 without folds."""
+        if "data" not in self.tree:
+            return 1
+        return self.component("data").args.get("folds") or 1
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of a trial that trains to its end: those of a training, once for each fold."""
+        each: int = self.tree["training"]["epochs"]
+        return self.folds * each
 
     def digest(self, *sections: str) -> str:
         """Return a short hash of the named top-level sections (default: all), equal for equal contents."""
@@ -134,9 +150,15 @@ def expand_path(text: str, key: str) -> Path:
 
 def _as_before(section: str, values: Any) -> Any:
     """Return a section without the later settings that change nothing."""
+    if section == "data":
+        return {name: _without_usual(args, LATER_OF_DATA) for name, args in values.items()}
     later = LATER.get(section)
     if later is None or not isinstance(values, Mapping):
         return values
+    return _without_usual(values, later)
+
+
+def _without_usual(values: Any, later: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in later or value != later[key]}
 
 

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from imgcls_search.data import folds as folding
 from imgcls_search.data import groups as grouping
 from imgcls_search.data.groups import Groups
 from imgcls_search.errors import DataError
 
 Split = Literal["train", "val", "test"]
 Numbers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cuts:
+    """A data set in parts."""
+
+    items: Mapping[Split, Numbers]
+    """The item numbers of each split."""
+
+    folds: tuple[int, ...] = ()
+    """The sizes of the folds, if there are any; the last is `val`, the others begin `train`, in order."""
+
+    notes: tuple[str, ...] = ()
 
 
 def divide(
@@ -30,20 +45,28 @@ def divide(
     kept: Numbers | None = None,
     seen: Sequence[str] | None = None,
     groups: Groups | None = None,
-) -> dict[Split, Numbers]:
+    folds: int | None = None,
+) -> Cuts:
     """Return the item numbers of train, val and test, cutting what is not given from `train`.
 
     `kept` are training images that nothing is cut from; `seen` says of each class where it was first met.
     All images of one of the `groups` come into one part; `max_train` draws images, not groups.
     The sealed test split depends on `test` and `split_seed` only, val also on `val`: neither moves with `max_train`.
+    With `folds`, `max_train` counts all images outside the test split, since each is trained on and scored.
 
     Raises:
-        DataError: one class only, a class too small for the cuts, or fewer `max_train` than classes.
+        DataError: one class only, a class too small for the cuts, or fewer `max_train` than classes; folds where there
+            is a validation split, or too few images for them.
     """
     if len(classes) < 2:
         raise DataError(f"{place}: only one class, {classes[0]!r}; a classifier needs at least 2")
     parts = ["train", *(part for part in ("val", "test") if part not in given)]
     train = given["train"]
+    if folds is not None and "val" in given:
+        raise DataError(
+            f"{place}: folds is {folds}, but a validation split is given ({len(given['val'])} images), and folds are "
+            "cut from the training images; leave out folds, or give these images no split or that of train"
+        )
     _check_room(labels[train], classes, place, parts, seen)
     if groups is not None and len(parts) > 1:
         grouping.check_room(groups, labels, train, classes, place, len(parts))
@@ -53,13 +76,28 @@ def divide(
     sealed, held = given.get("test"), given.get("val")
     if sealed is None:
         sealed, train = cut(labels, train, share=test, spare=len(parts) - 1, seed=(split_seed, 0))
+    if folds is not None:
+        kept = np.array([], dtype=np.int64) if kept is None else kept
+        pool = np.sort(np.concatenate([train, kept]))
+        if max_train is not None and max_train < len(pool):
+            pool, _ = _draw(labels, pool, max_train, spare=0, seed=(split_seed, 2))
+        parts_of = folding.cut(
+            labels, np.setdiff1d(pool, kept), folds, seed=(split_seed, 1), groups=groups, place=place
+        )
+        kept = np.intersect1d(pool, kept)
+        folding.refuse_untrained(labels, parts_of, kept, classes, place)
+        return Cuts(
+            items={"train": np.concatenate([*parts_of[:-1], kept]), "val": parts_of[-1], "test": sealed},
+            folds=tuple(len(items) for items in parts_of),
+            notes=tuple(folding.rare_classes(labels, parts_of, classes)),
+        )
     if held is None:
         held, train = cut(labels, train, share=val, spare=1, seed=(split_seed, 1))
     if kept is not None:
         train = np.sort(np.concatenate([train, kept]))
     if max_train is not None and max_train < len(train):
         train, _ = _draw(labels, train, max_train, spare=0, seed=(split_seed, 2))
-    return {"train": train, "val": held, "test": sealed}
+    return Cuts(items={"train": train, "val": held, "test": sealed})
 
 
 def _check_room(

@@ -82,6 +82,9 @@ class Summary:
     groups: Mapping[Split, int] | None = None
     """How many groups the images of each split are of, None where there are none."""
 
+    folds: tuple[int, ...] = ()
+    """How many images are in each fold, where there are folds; the last is `val`."""
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
         return dataclasses.asdict(self)
@@ -93,7 +96,7 @@ class Summary:
         between = f"smallest class {few[0]!r} ({counted('image', few[1])}), largest {many[0]!r} ({many[1]:,})"
         groups = ", ".join(f"{split} {count:,}" for split, count in (self.groups or {}).items())
         found = [
-            f"data {self.name}: {counted('class', self.classes)}, images: {counts}"
+            f"data {self.name}: {counted('class', self.classes)}, images: {counts}{self._folded()}"
             + (f"; groups: {groups}" if groups else ""),
             between if few[1] < many[1] else f"{counted('image', few[1])} of each class",
         ]
@@ -111,6 +114,13 @@ class Summary:
                 notes.insert(0, f"{number} cannot be read, for example {self.unreadable[0]}")
             found.append(f"note: {'; '.join(notes)}")
         return found
+
+    def _folded(self) -> str:
+        if not self.folds:
+            return ""
+        few, many = min(self.folds), max(self.folds)
+        each = f"{few:,}" if few == many else f"{few:,} to {many:,}"
+        return f"; train and val are {len(self.folds)} folds of {each}, each scored by a network of the others"
 
     def _sized(self, sizes: Sizes) -> str:
         if sizes.smallest == sizes.largest:
@@ -191,6 +201,7 @@ def summarise(source: Source, headers: Headers, *, chosen_size: int | None = Non
         notes=source.notes,
         chosen_size=chosen_size,
         groups=source.groups,
+        folds=source.folds,
     )
 
 

@@ -19,7 +19,7 @@ from imgcls_search.data import fingerprint
 from imgcls_search.data.folders import ALIASES, SPLITS, from_files, similar_names
 from imgcls_search.data.groups import Groups
 from imgcls_search.data.opening import EXTENSIONS
-from imgcls_search.data.source import LeftOut, MaxTrain, Source, Split, SplitSeed, Test, Val, assemble
+from imgcls_search.data.source import Folds, LeftOut, MaxTrain, Source, Split, SplitSeed, Test, Val, assemble
 from imgcls_search.data.table_file import Rows, read_rows
 from imgcls_search.errors import DataError, closest
 from imgcls_search.signature import Arg
@@ -49,6 +49,7 @@ def table(
     test: Test = 0.2,
     split_seed: SplitSeed = 0,
     max_train: MaxTrain = None,
+    folds: Folds = None,
     skip_unreadable: Annotated[
         bool, Arg("leave out images that cannot be read, and list them, instead of refusing the table", fixed=True)
     ] = False,
@@ -79,6 +80,7 @@ def table(
         test=test,
         split_seed=split_seed,
         max_train=max_train,
+        folds=folds,
         kept=kept,
         seen=found.seen,
         groups=found.groups,

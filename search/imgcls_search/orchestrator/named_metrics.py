@@ -26,7 +26,8 @@ def refuse_early(space: Space, cache: Path) -> None:
     component = space.first().component("data")
     if is_there(component) and any(_needs(metric) for metric in space.named_metrics):
         source = describe(component, cache)
-        refuse_undefined(space, source.classes, set(source.labels["val"].tolist()))
+        seen = set.intersection(*(set(labels.tolist()) for labels in source.fold_labels()))
+        refuse_undefined(space, source.classes, seen)
 
 
 def refuse_undefined(space: Space, classes: Sequence[str], seen: Collection[int]) -> None:
@@ -35,6 +36,7 @@ def refuse_undefined(space: Space, classes: Sequence[str], seen: Collection[int]
     Raises:
         UserError: a metric has none.
     """
+    folds = space.first().folds
     for metric in space.named_metrics:
         name = class_of(metric)
         problem = None
@@ -42,7 +44,8 @@ def refuse_undefined(space: Space, classes: Sequence[str], seen: Collection[int]
             known = ", ".join(classes[:MOST_CLASSES]) + (", ..." if len(classes) > MOST_CLASSES else "")
             problem = f"there is no class {name!r}; classes: {known}{closest(name, classes)}"
         elif name is not None and classes.index(name) not in seen:
-            problem = f"no validation image is of class {name!r}"
+            where = "no validation image is" if folds == 1 else "not every fold has an image"
+            problem = f"{where} of class {name!r}"
         elif _needs(metric) and metric != "top5_accuracy" and len(seen) < 2 and not _works_on_one(metric):
             problem = "needs validation images of two classes at least"
         elif metric == "top5_accuracy" and len(classes) <= 5:

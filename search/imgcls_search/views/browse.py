@@ -164,7 +164,7 @@ def _compare_trials(a: Record, first: Trial, b: Record, second: Trial) -> dict[s
 
 def _noise(a: Record, b: Record, measured: Sequence[Mapping[str, float]]) -> float | None:
     """Return by how much two accuracies may differ for the choice of validation images alone (95 %)."""
-    counts = [record.fact("data")["images"].get("val", 0) for record in (a, b)]
+    counts = [record.val_images or 0 for record in (a, b)]
     if not all(counts) or not all("accuracy" in values for values in measured):
         return None
     shares = [values["accuracy"] for values in measured]

@@ -173,3 +173,12 @@ def test_run_process_grows_by_what_it_keeps_of_a_trial_and_no_more(tmp_path: Pat
     assert found["trials"] == 400
     # 15 KB over 2,000 trials, 20 over few; whoever keeps each trial once more, or Optuna's own of it, comes over this.
     assert found["kb_per_trial"] < found["asked_at_most"] == 30
+
+
+def test_folds_compares_the_errors_of_both_at_equal_epochs(tmp_path: Path) -> None:
+    found = bench("folds", tmp_path, "--repetitions", "2", "--trials", "3", "--folds", "3", "--epochs", "1", "--more")
+    split, folds, more = (found["searches"][name] for name in ("split", "folds", "more"))
+    assert [each["images"] for each in (*split, *folds)] == [200] * 4
+    assert [each["epochs"] for each in (*split, *folds, *more)] == [3] * 6
+    assert [each["scored_by"] for each in (split[0], folds[0], more[0])] == [30, 200, 216]
+    assert found["ratio_of_deviations"] > 0

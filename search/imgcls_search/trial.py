@@ -170,6 +170,8 @@ class Trial:
     @property
     def fold_scores(self) -> list[float]:
         """The first objective on each fold that is finished; nothing without folds."""
+        if self.candidate.config.folds == 1:
+            return []
         each = self.candidate.config.epochs // self.candidate.config.folds
         ends = self.epochs[each - 1 :: each]
         return [end[f"fold_{self.metric}"] for end in ends if f"fold_{self.metric}" in end]

@@ -1,14 +1,14 @@
 """How far a searched score is from the truth with few images: one validation split against folds, at equal epochs.
 
-    python scripts/bench/folds.py                      some twenty minutes on one busy core
+    python scripts/bench/folds.py                      some minutes on one core
     python scripts/bench/folds.py --repetitions 2 --epochs 2 --trials 5
 
 Each repetition draws other digits as its images outside the test split, which has all the others, searches among
 random settings of LeNet-5, and compares the best trial's score with the accuracy on the test split of the networks that
-were scored. `split` scores `--trials` trials on one validation split; `folds` scores a part of them by cross-validation,
-for as many epochs in all. Both have the same number of images, and the usual share of them to validate by. `test_of_all`
-is the accuracy of the setting trained once on all images outside the test split, as `train` does. Writes folds.json,
-anew after each repetition.
+were scored. `split` scores `--trials` trials on one validation split, `folds` a part of them by cross-validation, for
+as many epochs in all. Both have the same number of images, and the usual share of them to validate by. `test_of_all` is
+the accuracy of the setting trained once on all images outside the test split, as `train` does. Writes folds.json, anew
+after each repetition.
 """
 
 from __future__ import annotations

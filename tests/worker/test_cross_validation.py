@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from imgcls_search.catalog import catalog
+from imgcls_search.config import TrialConfig
 from imgcls_search.data import Images, Prepared, load
 from imgcls_search.errors import CheckpointError
 from imgcls_search.protocol import EpochEnded, Event, Failed, Job, Started, Stopped
@@ -22,9 +23,10 @@ from imgcls_search.worker import job_runner, pipeline
 from imgcls_search.worker.cross_validation import out_of_fold, seed_of
 from sklearn.metrics import accuracy_score
 
-EPOCHS, FOLDS = 3, 3
+EPOCHS, FOLDS, IMAGES = 3, 3, 94
 CONFIG = parse(
-    f"data: {{digits: {{max_train: 90, folds: {FOLDS}}}}}\nmodel: {{lenet5: {{}}}}\nimage: {{size: 8, channels: 1}}\n"
+    f"data: {{digits: {{max_train: {IMAGES}, folds: {FOLDS}}}}}\nmodel: {{lenet5: {{}}}}\n"
+    "image: {size: 8, channels: 1}\n"
     "augment: {crop_padding: 1, noise: 0.05}\nloss: {cross_entropy: {class_weights: balanced}}\n"
     f"training: {{epochs: {EPOCHS}, batch_size: 20, ema: 0.9}}\n",
     catalog(),
@@ -114,7 +116,9 @@ def test_each_fold_is_a_training_of_its_own(
         assert last[name] == pytest.approx(mean(end[name] for end in ends)), name
     assert last["accuracy_std"] == pytest.approx(stdev(end["accuracy"] for end in ends))
     assert last["support:3"] == sum(end["support:3"] for end in ends)
-    assert accuracy_score(kept.labels, kept.probabilities.argmax(axis=1)) == pytest.approx(last["accuracy"])
+    assert len(set(data.folds)) > 1, "counts of classes differ from fold to fold"
+    weighed = sum(end["accuracy"] * size for end, size in zip(ends, data.folds, strict=True)) / IMAGES
+    assert accuracy_score(kept.labels, kept.probabilities.argmax(axis=1)) == pytest.approx(weighed)
 
 
 def test_first_fold_is_seeded_as_a_trial_without_folds() -> None:
@@ -172,17 +176,28 @@ def test_stopped_in_the_middle_of_an_epoch_it_goes_on_from_the_one_before(
     assert without_times(history) == without_times(undisturbed[0])
 
 
+def test_images_that_are_decoded_in_each_epoch_give_the_same(
+    undisturbed: tuple[list[dict[str, float]], Path], tmp_path: Path
+) -> None:
+    tree = CONFIG.to_dict()
+    config = TrialConfig.from_dict({**tree, "image": {**tree["image"], "cache_gb": 1e-9}})
+    streamed = pipeline.prepare_data(config, tmp_path / "images")
+    assert streamed.streamed_from is not None
+    history = shown(work(job(streamed, tmp_path, until=EPOCHS + 1, config=config)))
+    assert without_times(history) == without_times(undisturbed[0][: EPOCHS + 1])
+
+
 def test_out_of_fold_predictions_say_which_image_they_are_of(
     data: Prepared, undisturbed: tuple[list[dict[str, float]], Path]
 ) -> None:
     found = out_of_fold(undisturbed[1])
     train, val = load(data, "train"), load(data, "val")
     names, labels = [*train.names, *val.names], np.concatenate([train.labels, val.labels])
-    assert sorted(found.images.tolist()) == [*range(90)]
+    assert sorted(found.images.tolist()) == [*range(IMAGES)]
     assert list(found.names) == [names[place] for place in found.images.tolist()]
     np.testing.assert_array_equal(found.labels, labels[found.images])
     np.testing.assert_allclose(found.probabilities.sum(axis=1), 1)
-    assert found.probabilities.shape == (90, 10)
+    assert found.probabilities.shape == (IMAGES, 10)
 
 
 def test_unfinished_and_damaged_files_have_no_predictions(
@@ -237,4 +252,4 @@ def test_pictures_are_of_all_folds(
     found = out_of_fold(undisturbed[1])
     np.testing.assert_array_equal(seen["logits"], found.logits)
     pixels = np.concatenate([load(data, "train").pixels, load(data, "val").pixels])
-    np.testing.assert_array_equal(seen["pixels"][np.arange(90)], pixels[found.images])
+    np.testing.assert_array_equal(seen["pixels"][np.arange(IMAGES)], pixels[found.images])

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import nn
 
-from imgcls_search import atomic
+from imgcls_search import atomic, costs
 from imgcls_search.config import Component, TrialConfig
 from imgcls_search.data import Images, Prepared, comes_with, describe, describe_whole, load, open_test
 from imgcls_search.deploy.artifact import Artifact
@@ -46,6 +46,9 @@ class Evaluation:
 
     probabilities: np.ndarray[Any, Any]
     """[N, classes]."""
+
+    decided: np.ndarray[Any, Any]
+    """Class numbers [N] that are decided on: the likeliest, or those of least expected cost."""
 
     classes: tuple[str, ...]
 
@@ -173,14 +176,16 @@ def _measure(
     if not len(labels):
         raise DataError(f"{config.component('data').path}: the {split} split is empty")
     logits = np.concatenate(_logits(network, config, data, [part for part in parts if len(part.labels)]))
+    probabilities, stated = softmax(logits), costs.of(config.tree)
+    matrix = costs.matrix(stated, data.classes) if stated is not None else None
+    wanted = Wanted(classes=data.classes, named=(*named, *custom_metrics.installed()), costs=stated, is_full=True)
     return Evaluation(
         split=split,
-        metrics=score(
-            logits, labels, Wanted(classes=data.classes, named=(*named, *custom_metrics.installed()), is_full=True)
-        ),
+        metrics=score(logits, labels, wanted),
         names=tuple(name for part in parts for name in part.names),
         labels=labels,
-        probabilities=softmax(logits),
+        probabilities=probabilities,
+        decided=costs.decided(probabilities, matrix),
         classes=data.classes,
     )
 
@@ -201,8 +206,9 @@ def predictions_csv(evaluation: Evaluation) -> str:
     writer = csv.writer(text, lineterminator="\n")
     classes = [_as_text(name) for name in evaluation.classes]
     writer.writerow(["image", "label", "predicted", *(f"p({shown(name)})" for name in evaluation.classes)])
-    for name, label, row in zip(evaluation.names, evaluation.labels, evaluation.probabilities, strict=True):
-        writer.writerow([_as_text(name), classes[label], classes[row.argmax()], *(f"{p:.6f}" for p in row)])
+    found = zip(evaluation.names, evaluation.labels, evaluation.decided, evaluation.probabilities, strict=True)
+    for name, label, decided, row in found:
+        writer.writerow([_as_text(name), classes[label], classes[decided], *(f"{p:.6f}" for p in row)])
     return text.getvalue()
 
 

@@ -86,7 +86,7 @@ def test_values_are_set_from_the_command_line_dots_in_names_too() -> None:
         (WEIGHTS.format("{choice: [{a: 1}, {a: 1.0}]}"), "2:57", PATH, "{a: 1.0} stands twice in the choice"),
         (
             COSTS.format("{cat: {dog: -1}}"),
-            "2:29",
+            "2:30",
             "predict.costs",
             "cat.dog: -1 is not allowed; allowed: a number >= 0",
         ),

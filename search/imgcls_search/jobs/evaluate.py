@@ -15,9 +15,18 @@ from torch import nn
 
 from imgcls_search import atomic, costs
 from imgcls_search.config import Component, TrialConfig
-from imgcls_search.data import Images, Prepared, comes_with, describe, describe_whole, load, open_test
+from imgcls_search.data import (
+    Images,
+    Prepared,
+    comes_with,
+    describe,
+    describe_whole,
+    load,
+    open_test,
+    skipping_unreadable,
+)
 from imgcls_search.deploy.artifact import Artifact
-from imgcls_search.errors import DataError, UserError, writing
+from imgcls_search.errors import DataError, writing
 from imgcls_search.jobs.export import now
 from imgcls_search.orchestrator import study_data
 from imgcls_search.study.facts import ChangedTest
@@ -78,12 +87,7 @@ def evaluate_weights(
     image = {**config.section("image"), "size": trained_on.image_size, "channels": trained_on.channels}
     component = config.component("data") if data is None else _cut_alike(data, config.component("data"))
     if skip_unreadable:
-        if "skip_unreadable" not in component.args:
-            raise UserError(
-                f"--skip-unreadable: goes with a folder or a table of images (data.folder, data.table), "
-                f"got {component.path}"
-            )
-        component = replace(component, args={**component.args, "skip_unreadable": True})
+        component = skipping_unreadable(component)
     tree = {**config.to_dict(), "data": {component.name: dict(component.args)}, "image": image}
     config = TrialConfig.from_dict(tree)
     is_given = data is not None and split != "all" and comes_with(component, split)

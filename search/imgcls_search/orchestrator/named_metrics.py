@@ -40,19 +40,23 @@ def refuse_undefined(space: Space, classes: Sequence[str], seen: Collection[int]
         UserError: a metric has none.
     """
     for metric in space.named_metrics:
-        name = class_of(metric)
-        problem = None
-        if name is not None and name not in classes:
-            problem = f"there is no class {name!r}; classes: {named(classes)}{closest(name, classes)}"
-        elif name is not None and classes.index(name) not in seen:
-            problem = f"no validation image is of class {name!r}"
-        elif _needs(metric) and metric != "top5_accuracy" and len(seen) < 2 and not _works_on_one(metric):
-            problem = "needs validation images of two classes at least"
-        elif metric == "top5_accuracy" and len(classes) <= 5:
-            problem = f"needs more than 5 classes, got {len(classes)}"
-        if problem is not None:
+        if (problem := undefined(metric, classes, seen, "validation")) is not None:
             path = _path(space, metric)
             raise UserError(terminal.shown(f"{space.locate(path)}: {path}: {problem}"))
+
+
+def undefined(metric: str, classes: Sequence[str], seen: Collection[int], split: str) -> str | None:
+    """Return why a metric has no value on a split that shows the classes `seen`, None where it has one."""
+    name = class_of(metric)
+    if name is not None and name not in classes:
+        return f"there is no class {name!r}; classes: {named(classes)}{closest(name, classes)}"
+    if name is not None and classes.index(name) not in seen:
+        return f"no {split} image is of class {name!r}"
+    if _needs(metric) and metric != "top5_accuracy" and len(seen) < 2 and not _works_on_one(metric):
+        return f"needs {split} images of two classes at least"
+    if metric == "top5_accuracy" and len(classes) <= 5:
+        return f"needs more than 5 classes, got {len(classes)}"
+    return None
 
 
 def custom(space: Space) -> tuple[str, ...]:

@@ -42,7 +42,7 @@ def decide(probabilities: dict[str, float]) -> str:
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = list(csv.DictReader(path.open()))
+    rows: list[dict[str, Any]] = list(csv.DictReader(path.read_text().splitlines()))
     for row in rows:
         row["p"] = {key[2:-1]: float(value) for key, value in row.items() if key.startswith("p(")}
     return rows

@@ -20,7 +20,7 @@ from imgcls_search.train import custom_metrics
 from imgcls_search.train.losses import LOSSES
 from imgcls_search.train.metrics import METRICS
 from imgcls_search.train.optimizers import OPTIMIZERS, SCHEDULES
-from imgcls_search.train.recipe import Finetune, Training
+from imgcls_search.train.recipe import Finetune, Predict, Training
 from imgcls_search.trial import MEASURED, SIZES
 
 
@@ -42,6 +42,7 @@ def catalog() -> Catalog:
                 ),
                 "loss": OneOf(options=signature.options(LOSSES), default="cross_entropy", doc="the loss"),
                 "training": signature.read(Training),
+                "predict": signature.read(Predict),
                 "finetune": signature.read(Finetune),
                 "distill": OneOf(
                     options=signature.options(DISTILL), default="none", doc="a trained network to learn from"

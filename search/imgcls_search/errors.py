@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -176,6 +176,11 @@ def first_line(error: BaseException, otherwise: str | None = None) -> str:
     One that says nothing is answered with `otherwise`, or with its own name.
     """
     return (str(error).strip() or otherwise or type(error).__name__).splitlines()[0]
+
+
+def named(names: Sequence[str], most: int = 20) -> str:
+    """Return names as a message lists them, not all of very many."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def closest(name: str, known: Iterable[str]) -> str:

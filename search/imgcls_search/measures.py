@@ -27,6 +27,12 @@ NAMED: Mapping[str, str] = {
 }
 """What an epoch is measured by where an objective or a limit names it, and what a finished network is measured by."""
 
+COSTED: Mapping[str, str] = {
+    "cost": "mean cost of the decisions by predict.costs, 0 or more",
+    "decision_accuracy": "share of images whose class of least expected cost, by predict.costs, is right, 0 to 1",
+}
+"""The same where a configuration states costs."""
+
 OF_CLASS: Mapping[str, tuple[str, str]] = {
     "recall:CLASS": (r"recall:(.+)", "share of the images of a class that are found (sensitivity), 0 to 1"),
     "precision:CLASS": (r"precision:(.+)", "share right among the images that are taken for a class, 0 to 1"),
@@ -57,15 +63,16 @@ def bounds(name: str) -> tuple[float, float] | None:
     """Return the lowest and the highest value of a measure, None for one of somebody else's."""
     if name in ("mcc", "kappa"):
         return -1.0, 1.0
-    if name == "loss":
+    if name in ("loss", "cost"):
         return 0.0, math.inf
-    is_share = name in ALWAYS or name in NAMED or class_of(name) is not None
+    is_share = name in {*ALWAYS, *NAMED, *COSTED} or class_of(name) is not None
     return (0.0, 1.0) if is_share else None
 
 
 def is_share(name: str) -> bool:
     """Tell whether a measure counts images: on 100 of them there is no third decimal."""
-    return name in ("accuracy", "top5_accuracy", "macro_f1", "balanced_accuracy") or class_of(name) is not None
+    shares = ("accuracy", "top5_accuracy", "macro_f1", "balanced_accuracy", "decision_accuracy")
+    return name in shares or class_of(name) is not None
 
 
 def by_class(metrics: Mapping[str, T]) -> tuple[dict[str, T], dict[str, dict[str, T]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +25,7 @@ from imgcls_search.rounding import share
 
 if TYPE_CHECKING:
     from imgcls_search.data import LeftOut
+    from imgcls_search.deploy.predict import Prediction
 
 
 def export(
@@ -127,6 +128,8 @@ def predict(
     imgcls-search predict model photos more/*.png --top 1
     imgcls-search predict model photos --json
 
+    With predict.costs the class of least expected cost comes first.
+
     Unreadable images are named and skipped; the exit code is 1 if none could be read.
     """
     from imgcls_search.deploy.bundle import read
@@ -135,11 +138,9 @@ def predict(
     predicted, skipped = [], []
     for found in classify(read(bundle), images, top=top, on_left_out=_say_left_out):
         if isinstance(found, Prediction):
-            predicted.append(
-                {"image": found.image, "classes": [{"label": n, "probability": p} for n, p in found.ranked]}
-            )
+            predicted.append({"image": found.image, "classes": _ranking(found)})
             if not as_json:
-                echo(f"{found.image}: {', '.join(f'{n} {p:.4f}' for n, p in found.ranked)}")
+                echo(f"{found.image}: {', '.join(map(_in_words, _ranking(found)))}")
         else:
             skipped.append({"image": found.image, "reason": found.reason})
             echo(f"skipped: {found.image}: {found.reason}", error=True)
@@ -147,6 +148,18 @@ def predict(
         print_json({"bundle": str(bundle), "predictions": predicted, "skipped": skipped})
     if not predicted:
         raise NoResultError(f"{bundle}: none of {len(skipped)} image(s) could be read")
+
+
+def _ranking(found: Prediction) -> list[dict[str, Any]]:
+    """Return the classes of an image, the one that is decided on first."""
+    ranked: list[dict[str, Any]] = [{"label": name, "probability": p} for name, p in found.ranked]
+    prices = [{"expected_cost": cost} for cost in found.costs] if found.costs is not None else [{}] * len(ranked)
+    return [{**entry, **price} for entry, price in zip(ranked, prices, strict=True)]
+
+
+def _in_words(entry: dict[str, Any]) -> str:
+    price = f" (cost {entry['expected_cost']:.4g})" if "expected_cost" in entry else ""
+    return f"{entry['label']} {entry['probability']:.4f}{price}"
 
 
 def _say_left_out(folder: Path, found: Sequence[LeftOut]) -> None:

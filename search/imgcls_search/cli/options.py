@@ -105,12 +105,9 @@ def read(
         pairs.append(("study.name", json.dumps(name)))
     space = read_space(path, catalog(), overrides=pairs, data=data)
     if skip_unreadable:
-        component = space.first().component("data")
-        if "skip_unreadable" not in component.args:
-            raise UserError(
-                f"--skip-unreadable: goes with a folder or a table of images (data.folder, data.table), "
-                f"got {component.path}"
-            )
+        from imgcls_search.data import skipping_unreadable
+
+        component = skipping_unreadable(space.first().component("data"))
         pairs.append((f"{component.path}.skip_unreadable", "true"))
         space = read_space(path, catalog(), overrides=pairs, data=data)
     refuse_idle_sections(space)

@@ -309,8 +309,15 @@ def _num_settled(search: Search) -> int:
 
 
 def _leader(search: Search) -> Trial | None:
-    shown = [trial for trial in search.record.trials if trial.last_shown]
+    """Return the trial that would be best if all ended now: within limits, after most epochs, with the best value."""
+    shown = [trial for trial in search.record.trials if trial.last_shown and _is_within_limits(trial, search)]
     return max(shown, key=lambda t: (t.last_shown, search.sign * t.value_at(t.last_shown), -t.number), default=None)
+
+
+def _is_within_limits(trial: Trial, search: Search) -> bool:
+    if trial.state == "complete":
+        return trial.is_feasible
+    return all(excess <= 0 for excess in search.space.over_score_limits(trial.shown_at(trial.last_shown)).values())
 
 
 def _last_value(trial: Trial, search: Search) -> str:

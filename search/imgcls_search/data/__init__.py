@@ -25,7 +25,7 @@ from imgcls_search.data.summary import Summary, choose_shape, describe_left_out,
 from imgcls_search.data.table import names_split, table, whole_table
 from imgcls_search.data.table_file import KINDS
 from imgcls_search.data.torchvision_sets import SHAPES, cifar10, torchvision_set
-from imgcls_search.errors import BuildError, DataError, closest
+from imgcls_search.errors import BuildError, DataError, UserError, closest
 
 __all__ = [
     "DATASETS",
@@ -65,6 +65,7 @@ __all__ = [
     "prepare",
     "read_headers",
     "remove",
+    "skipping_unreadable",
     "stored",
     "summarise",
 ]
@@ -100,6 +101,20 @@ def known_shape(component: Component, cache: Path | None = None) -> tuple[int | 
 def is_of_files(component: Component) -> bool:
     """Tell whether a data set is made of a user's own files, which may change, move or be damaged."""
     return component.name in ("folder", "table")
+
+
+def skipping_unreadable(component: Component) -> Component:
+    """Return a data set that leaves out what cannot be read, as `--skip-unreadable` asks for.
+
+    Raises:
+        UserError: it is not made of files.
+    """
+    if not is_of_files(component):
+        raise UserError(
+            f"--skip-unreadable: goes with a folder or a table of images (data.folder, data.table), "
+            f"got {component.path}"
+        )
+    return replace(component, args={**component.args, "skip_unreadable": True})
 
 
 def is_there(component: Component) -> bool:

@@ -13,9 +13,18 @@ from typing import Any, Literal
 import numpy as np
 from torch import nn
 
-from imgcls_search import atomic
+from imgcls_search import atomic, costs
 from imgcls_search.config import Component, TrialConfig
-from imgcls_search.data import Images, Prepared, comes_with, describe, describe_whole, load, open_test
+from imgcls_search.data import (
+    Images,
+    Prepared,
+    comes_with,
+    describe,
+    describe_whole,
+    load,
+    open_test,
+    skipping_unreadable,
+)
 from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.errors import DataError, UserError, writing
 from imgcls_search.jobs.export import now
@@ -46,6 +55,9 @@ class Evaluation:
 
     probabilities: np.ndarray[Any, Any]
     """[N, classes]."""
+
+    decided: np.ndarray[Any, Any]
+    """Class numbers [N] that are decided on: the likeliest, or those of least expected cost."""
 
     classes: tuple[str, ...]
 
@@ -79,12 +91,7 @@ def evaluate_weights(
     image = {**config.section("image"), "size": trained_on.image_size, "channels": trained_on.channels}
     component = config.component("data") if data is None else _cut_alike(data, config.component("data"))
     if skip_unreadable:
-        if "skip_unreadable" not in component.args:
-            raise UserError(
-                f"--skip-unreadable: goes with a folder or a table of images (data.folder, data.table), "
-                f"got {component.path}"
-            )
-        component = replace(component, args={**component.args, "skip_unreadable": True})
+        component = skipping_unreadable(component)
     tree = {**config.to_dict(), "data": {component.name: dict(component.args)}, "image": image}
     config = TrialConfig.from_dict(tree)
     is_given = data is not None and split != "all" and comes_with(component, split)
@@ -117,14 +124,17 @@ def out_of_fold(weights: Path) -> Evaluation:
     """
     state = checkpoint.load(weights)
     found = cross_validation.read_out_of_fold(state, str(weights))
-    _, _, data = pipeline.load_finished(state, str(weights))
-    wanted = Wanted(classes=data.classes, named=tuple(custom_metrics.installed()), is_full=True)
+    _, config, data = pipeline.load_finished(state, str(weights))
+    stated = costs.of(config.tree)
+    matrix = costs.matrix(stated, data.classes) if stated is not None else None
+    wanted = Wanted(classes=data.classes, named=tuple(custom_metrics.installed()), costs=stated, is_full=True)
     return Evaluation(
         split="folds",
         metrics=score(found.logits, found.labels, wanted),
         names=found.names,
         labels=found.labels,
         probabilities=found.probabilities,
+        decided=costs.decided(found.probabilities, matrix),
         classes=data.classes,
     )
 
@@ -197,14 +207,16 @@ def _measure(
     if not len(labels):
         raise DataError(f"{config.component('data').path}: the {split} split is empty")
     logits = np.concatenate(_logits(network, config, data, [part for part in parts if len(part.labels)]))
+    probabilities, stated = softmax(logits), costs.of(config.tree)
+    matrix = costs.matrix(stated, data.classes) if stated is not None else None
+    wanted = Wanted(classes=data.classes, named=(*named, *custom_metrics.installed()), costs=stated, is_full=True)
     return Evaluation(
         split=split,
-        metrics=score(
-            logits, labels, Wanted(classes=data.classes, named=(*named, *custom_metrics.installed()), is_full=True)
-        ),
+        metrics=score(logits, labels, wanted),
         names=tuple(name for part in parts for name in part.names),
         labels=labels,
-        probabilities=softmax(logits),
+        probabilities=probabilities,
+        decided=costs.decided(probabilities, matrix),
         classes=data.classes,
     )
 
@@ -225,8 +237,9 @@ def predictions_csv(evaluation: Evaluation) -> str:
     writer = csv.writer(text, lineterminator="\n")
     classes = [_as_text(name) for name in evaluation.classes]
     writer.writerow(["image", "label", "predicted", *(f"p({shown(name)})" for name in evaluation.classes)])
-    for name, label, row in zip(evaluation.names, evaluation.labels, evaluation.probabilities, strict=True):
-        writer.writerow([_as_text(name), classes[label], classes[row.argmax()], *(f"{p:.6f}" for p in row)])
+    found = zip(evaluation.names, evaluation.labels, evaluation.decided, evaluation.probabilities, strict=True)
+    for name, label, decided, row in found:
+        writer.writerow([_as_text(name), classes[label], classes[decided], *(f"{p:.6f}" for p in row)])
     return text.getvalue()
 
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from imgcls_search.measures import ALWAYS, NAMED, SUPPORT, class_of, specificity
+from imgcls_search import costs
+from imgcls_search.measures import ALWAYS, COSTED, NAMED, SUPPORT, class_of, specificity
 from imgcls_search.train import custom_metrics
 
-METRICS: Mapping[str, str] = {**ALWAYS, **NAMED}
+METRICS: Mapping[str, str] = {**ALWAYS, **NAMED, **COSTED}
 """Metrics of one evaluation, each with one sentence."""
 
 CALIBRATION_BINS = 15
@@ -29,6 +30,9 @@ class Wanted:
 
     named: tuple[str, ...] = ()
     """Metrics that an objective or a limit names."""
+
+    costs: costs.Costs | None = None
+    """What decisions cost, by which `cost` and `decision_accuracy` are measured."""
 
     is_full: bool = False
     """Whether to measure all there is, as at the end of a training."""
@@ -65,6 +69,7 @@ def _more(probabilities: Array, predicted: Array, labels: Array, wanted: Wanted)
         value = _MEASURES[name](shown)
         if value is not None:
             found[name] = value
+    found |= _by_costs(shown, wanted)
     of_classes = [name for name in wanted.named if class_of(name) is not None]
     if wanted.is_full or of_classes:
         known = _of_each_class(shown, wanted.classes)
@@ -78,6 +83,19 @@ def _more(probabilities: Array, predicted: Array, labels: Array, wanted: Wanted)
             if value is not None:
                 found[name] = value
     return found
+
+
+def _by_costs(shown: _Shown, wanted: Wanted) -> dict[str, float]:
+    """Return what the decisions by costs cost, and how many are right, as far as it is wanted."""
+    if wanted.costs is None or not (wanted.is_full or COSTED.keys() & set(wanted.named)):
+        return {}
+    matrix = costs.matrix(wanted.costs, wanted.classes)
+    decided = costs.decided(shown.probabilities, matrix)
+    found = {
+        "cost": float(matrix[shown.labels, decided].mean()),
+        "decision_accuracy": float((decided == shown.labels).mean()),
+    }
+    return {name: value for name, value in found.items() if wanted.is_full or name in wanted.named}
 
 
 class _Shown:

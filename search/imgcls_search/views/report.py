@@ -15,7 +15,7 @@ import optuna
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.study import StudyDirection
 
-from imgcls_search import atomic, durations
+from imgcls_search import atomic, costs, durations
 from imgcls_search.confidence import share_interval
 from imgcls_search.data.chosen import Chosen
 from imgcls_search.data.folds import places
@@ -172,11 +172,11 @@ def _mistakes(trial: Trial, files: StudyFiles) -> dict[str, Any]:
 
     network, config, data = read_network(files.checkpoint(trial.number))
     found = out_of_fold(files.checkpoint(trial.number)) if data.folds else measure_on(network, config, data, "val")
-    predicted = found.probabilities.argmax(axis=1)
+    predicted = found.decided
     classes = list(map(shown, data.classes))
     labels = np.arange(len(classes))
-    confidence = found.probabilities.max(axis=1)
-    wrong = mistakes(found.probabilities, found.labels)
+    confidence = np.take_along_axis(found.probabilities, predicted[:, None], axis=1)[:, 0]
+    wrong = mistakes(found.probabilities, predicted, found.labels)
     pixels: Any = load_images(data, "val").pixels
     if data.folds:
         order = np.concatenate(places(data.folds, data.counts["train"]))
@@ -188,6 +188,7 @@ def _mistakes(trial: Trial, files: StudyFiles) -> dict[str, Any]:
         ),
         "scores": list(zip(classes, *scores, strict=True)),
         "measures": pairs(by_class(found.metrics)[0], len(found.labels)),
+        "decision": "by predict.costs: the class of least expected cost" if costs.of(config.tree) is not None else "",
         "wrong": len(wrong),
         "images": len(found.labels),
         "worst": [

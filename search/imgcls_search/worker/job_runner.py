@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from imgcls_search import digests
+from imgcls_search import costs, digests
 from imgcls_search.data import Prepared, load
 from imgcls_search.data.chosen import Chosen
 from imgcls_search.errors import (
@@ -137,7 +137,14 @@ class JobRunner:
 
         data = pipeline.with_normalisation(job.config, Prepared.from_dict(job.data))
         state = checkpoint.load(Path(job.checkpoint))
-        draw = partial(pictures.draw, Path(job.pictures), job.trial, history=state["history"], classes=data.classes)
+        draw = partial(
+            pictures.draw,
+            Path(job.pictures),
+            job.trial,
+            history=state["history"],
+            classes=data.classes,
+            stated=costs.of(job.config.tree),
+        )
         if cross_validation.KEY in state:
             known = cross_validation.read_out_of_fold(state, job.checkpoint)
             pixels = Chosen([load(data, "train").pixels, load(data, "val").pixels], known.images)
@@ -167,7 +174,7 @@ class JobRunner:
             # An epoch may be thrown away only when the one before it is on disk.
             return stop.is_set() and self.saved_epoch == session.epoch
 
-        wanted = Wanted(classes=data.classes, named=job.metrics)
+        wanted = Wanted(classes=data.classes, named=job.metrics, costs=costs.of(job.config.tree))
         if isinstance(session, CrossValidation):
             epochs = session.fit(until_epoch=job.until_epoch, should_stop=should_stop, wanted=wanted)
         else:

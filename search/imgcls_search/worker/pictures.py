@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import softmax
 from sklearn.metrics import confusion_matrix
 
-from imgcls_search import atomic
+from imgcls_search import atomic, costs
 from imgcls_search.terminal import shown
 from imgcls_search.worker import figures
 
@@ -28,20 +28,22 @@ def draw(
     labels: np.ndarray[Any, Any],
     pixels: Any,
     classes: Sequence[str],
+    stated: costs.Costs | None = None,
 ) -> dict[str, str]:
     """Write the pictures, each whole or not at all, and return their names by the names of their files.
 
     `logits` [N, classes] are those of the validation images `pixels`, uint8 [N, C, H, W], of classes `labels` [N].
+    `stated` are the costs of decisions, where there are any.
 
     Raises:
         OSError: they cannot be written.
     """
-    predicted = logits.argmax(axis=1)
+    predicted = _decided(softmax(logits, axis=1), classes, stated)
     matrix = confusion_matrix(labels, predicted, labels=np.arange(len(classes)))
     drawn = {
         "learning-curves.png": figures.learning(history),
         "confusion-matrix.png": figures.confusion(matrix, list(map(shown, classes))),
-        "confident-mistakes.png": figures.mistakes(worst(logits, labels, pixels, classes)),
+        "confident-mistakes.png": figures.mistakes(worst(logits, labels, pixels, classes, stated)),
     }
     folder.mkdir(parents=True, exist_ok=True)
     found = {}
@@ -54,21 +56,32 @@ def draw(
 
 
 def worst(
-    logits: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], pixels: Any, classes: Sequence[str]
+    logits: np.ndarray[Any, Any],
+    labels: np.ndarray[Any, Any],
+    pixels: Any,
+    classes: Sequence[str],
+    stated: costs.Costs | None = None,
 ) -> list[tuple[np.ndarray[Any, Any], str]]:
     """Return the images [C, H, W] that a network is most sure of and wrong about, each with what is said of it."""
     shares = softmax(logits, axis=1)
-    predicted, confidence = shares.argmax(axis=1), shares.max(axis=1)
+    predicted = _decided(shares, classes, stated)
+    confidence = np.take_along_axis(shares, predicted[:, None], axis=1)[:, 0]
     return [
         (
             np.asarray(pixels[np.array([index])])[0],
             f"{shown(classes[predicted[index]])} {confidence[index]:.0%},\nis {shown(classes[labels[index]])}",
         )
-        for index in mistakes(shares, labels)[:WORST].tolist()
+        for index in mistakes(shares, predicted, labels)[:WORST].tolist()
     ]
 
 
-def mistakes(probabilities: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _decided(shares: np.ndarray[Any, Any], classes: Sequence[str], stated: costs.Costs | None) -> np.ndarray[Any, Any]:
+    return costs.decided(shares, costs.matrix(stated, classes) if stated is not None else None)
+
+
+def mistakes(
+    probabilities: np.ndarray[Any, Any], predicted: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]
+) -> np.ndarray[Any, Any]:
     """Return the numbers of the wrongly classified images, the most confident first; `probabilities` [N, classes]."""
-    wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
-    return wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")]
+    wrong = np.flatnonzero(predicted != labels)
+    return wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")]

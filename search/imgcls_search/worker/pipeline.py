@@ -55,7 +55,7 @@ from imgcls_search.signature import build
 from imgcls_search.train import checkpoint, custom_metrics, finetune
 from imgcls_search.train.device import fastest_layout, pays_to_compile, resolve_precision
 from imgcls_search.train.loop import ImageSet, Session, Teach
-from imgcls_search.train.losses import LOSSES
+from imgcls_search.train.losses import LOSSES, Loss
 from imgcls_search.train.optimizers import OPTIMIZERS, SCHEDULES
 from imgcls_search.train.recipe import Finetune, Training
 from imgcls_search.worker.measuring import meta_model
@@ -247,7 +247,7 @@ def new_session(
         model=model,
         optimizer=optimizer,
         schedule=build(SCHEDULES, config.component("schedule"), epochs=recipe.epochs),
-        loss=build(LOSSES, config.component("loss"), class_counts=data.class_counts),
+        loss=_loss(config, data),
         augment=augmentation,
         mix=mix,
         hold=_hold(config, model, optimizer),
@@ -290,7 +290,7 @@ def tuning_session(
         model=model,
         optimizer=optimizer,
         schedule=lambda progress: float(whole(progress * recipe.epochs / plan.finetune_epochs)),
-        loss=build(LOSSES, config.component("loss"), class_counts=data.class_counts),
+        loss=_loss(config, data),
         augment=augmentation,
         mix=mix,
         micro_batches=micro_batches,
@@ -300,6 +300,11 @@ def tuning_session(
         seed=seed,
         teach=_teaching(config, data, teacher, device),
     )
+
+
+def _loss(config: TrialConfig, data: Prepared) -> Loss:
+    found: Loss = build(LOSSES, config.component("loss"), class_counts=data.class_counts, classes=data.classes)
+    return found
 
 
 def _teaching(config: TrialConfig, data: Prepared, teacher: str | None, device: str) -> Teach | None:

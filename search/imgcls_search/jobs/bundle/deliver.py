@@ -147,5 +147,6 @@ def _write_rest(trained: Trained, folder: Path, facts: BundleMetrics) -> None:
         mean=data.mean,
         std=data.std,
         quantized=facts["model"]["quantized"],
+        costs=facts["costs"],
     )
     atomic.write_text(folder / bundle.DESCRIPTION, json.dumps(about, indent=2, ensure_ascii=False) + "\n")

@@ -23,6 +23,9 @@ TABLES = (".csv", ".tsv", ".parquet")
 SHOWN = 10
 """Suspects, sets of copies and unreadable images that are printed; --json and the page have more."""
 
+WEAK = 0.9
+"""A model that agrees with a smaller share of the labels than this is not to be trusted far down the list."""
+
 KINDS = {
     "file": "equal files",
     "pixels": "equal pixels, other files",
@@ -69,6 +72,10 @@ def inspect(
     suspects: Annotated[
         Suspects, typer.Option("--suspects", help="What --write does with suspicious labels.")
     ] = Suspects.mark,
+    confidence: Annotated[
+        float,
+        typer.Option("--confidence", min=0, max=1, help="Relabel or drop at this probability of the likely label."),
+    ] = 0.8,
     force: Annotated[bool, typer.Option("--force", help="Let --write replace a file.")] = False,
     labels: Annotated[bool, typer.Option("--labels/--no-labels", help="Judge the labels, which takes longest.")] = True,
     study: Annotated[
@@ -127,7 +134,7 @@ def inspect(
 
     with WorkScreen(make_console(error=True)) as screen:
         found = inspect_images(images, wanted, screen.show, by_study)
-    table = write_clean(found, write, suspects.value) if write is not None else None
+    table = write_clean(found, write, suspects.value, confidence) if write is not None else None
     size = write_page(found, page) if page is not None else 0
     if as_json:
         print_json({**found.to_dict(), "page": None if page is None else str(page), "written": _written(table, write)})
@@ -316,8 +323,8 @@ def _show_labels(found: Inspection) -> None:
     without = "" if judged.with_test or found.uncut is not None else "; the test split stays sealed"
     echo(
         f"labels of {judged.images:,} images, judged by {judged.by} in {judged.folds} folds{without}: "
-        f"{share(judged.agreement, judged.images)} agree, about {share(judged.estimated_wrong, judged.images)} are "
-        f"estimated to be wrong, {len(judged.suspects):,} are suspicious"
+        f"{share(judged.agreement, judged.images)} agree, {len(judged.suspects):,} are suspicious"
+        + (" (a weak model suspects too many: look at the first ones)" if judged.agreement < WEAK else "")
     )
     if judged.left_out:
         names = ", ".join(repr(name) for name in judged.left_out[:SHOWN])

@@ -17,6 +17,9 @@ from imgcls_search.jobs.inspect.findings import Copies, ImageRef, Inspection, Su
 
 SuspectRule = Literal["mark", "relabel", "drop"]
 
+CONFIDENCE = 0.8
+"""Least probability of a likely label for which an image is dropped or relabelled: a weak model suspects too many."""
+
 HELD_OUT_FIRST = {"test": 0, "val": 1, "train": 2, "": 3}
 """Of exact copies the one that stays is of the split that is most held out: the sealed test stays whole, and what is
 trained on is not tested on."""
@@ -71,15 +74,17 @@ def check_target(found_in: Path | None, target: Path, *, force: bool) -> None:
         atomic.check_writable(target)
 
 
-def write_clean(found: Inspection, target: Path, suspects: SuspectRule) -> CleanTable:
+def write_clean(found: Inspection, target: Path, suspects: SuspectRule, confidence: float = CONFIDENCE) -> CleanTable:
     """Write the table, whole or not at all.
+
+    Suspects whose likely label has a probability of less than `confidence` are marked, whatever the rule.
 
     Raises:
         UserError: it cannot be written, or nothing is left to be written.
     """
     images = found.inventory
     assert images.root is not None, "who writes a table has checked that there are files"
-    why = _left_out(found, suspects)
+    why = _left_out(found, suspects, confidence)
     judged: Mapping[int, Suspect] = {
         suspect.image.number: suspect for suspect in (found.judgement.suspects if found.judgement else ())
     }
@@ -97,7 +102,7 @@ def write_clean(found: Inspection, target: Path, suspects: SuspectRule) -> Clean
     for number, name in enumerate(images.names):
         given = images.classes[images.labels[number]]
         suspect = judged.get(number)
-        is_changed = suspect is not None and suspects == "relabel"
+        is_changed = suspect is not None and suspects == "relabel" and suspect.confidence >= confidence
         label = suspect.likely if suspect is not None and is_changed else given
         cells = [f"{prefix}{name}", label]
         cells += [images.splits[number]] if has_splits else []
@@ -132,11 +137,12 @@ def write_clean(found: Inspection, target: Path, suspects: SuspectRule) -> Clean
     )
 
 
-def _left_out(found: Inspection, suspects: SuspectRule) -> dict[int, str]:
+def _left_out(found: Inspection, suspects: SuspectRule, confidence: float) -> dict[int, str]:
     """Return why images are not in the table, by number."""
     why = {entry.image.number: UNREAD for entry in found.unreadable}
     if suspects == "drop" and found.judgement is not None:
-        why |= {suspect.image.number: DROPPED for suspect in found.judgement.suspects}
+        sure = [suspect for suspect in found.judgement.suspects if suspect.confidence >= confidence]
+        why |= {suspect.image.number: DROPPED for suspect in sure}
     for copies in _exact(found):
         free = [image for image in copies if image.split != "test"]
         sealed = [image for image in copies if image.split == "test"]

@@ -132,7 +132,7 @@ class Judgement:
     """The most suspicious first."""
 
     estimated_wrong: float
-    """The share of wrong labels by the estimated joint distribution."""
+    """The share of wrong labels by the estimated joint distribution; far too large where the model is weak."""
 
     left_out: tuple[str, ...]
     """Classes with too few images to be judged."""

@@ -16,7 +16,7 @@ from imgcls_search.data.decode import unlimited_pillow
 from imgcls_search.data.examine import Seen, examine
 from imgcls_search.data.inventory import SPLITS, Inventory, inventory, uncut_inventory
 from imgcls_search.data.source import Source
-from imgcls_search.errors import DataError
+from imgcls_search.errors import CutError
 from imgcls_search.jobs.inspect import confident, quick_model
 from imgcls_search.jobs.inspect.findings import (
     ClassCount,
@@ -70,15 +70,15 @@ def take_inventory(component: Component) -> Inventory:
 
     Raises:
         BuildError: there is no such data set, or it has no use for an argument's value.
-        DataError: the images are missing, or a table has mistakes.
+        DataError: the images are missing, a table has mistakes, or groups cannot be kept together.
     """
     try:
         return inventory(describe(component), file_root(component))
-    except DataError as error:
-        if not is_of_files(component):
+    except CutError as error:
+        # What belongs together is known only of images that are cut.
+        if not is_of_files(component) or component.args.get("group") is not None:
             raise
         why = error
-    # Whatever is wrong with more than the cuts is raised again here.
     wholes: dict[str, Source] = {
         split: describe_whole(component, split) for split in SPLITS if comes_with(component, split)
     }

@@ -148,7 +148,7 @@ def test_odd_data_is_told_and_not_refused(tmp_path: Path, here: Callable[..., An
 def test_names_cannot_speak_to_the_terminal_or_the_page(tmp_path: Path, here: Callable[..., Answer]) -> None:
     plant(tmp_path / "photos", 6)
     photo(tmp_path / "photos" / "ash" / f"{ESCAPE}.png", 90)
-    shutil.copy(tmp_path / "photos" / "ash" / f"{ESCAPE}.png", tmp_path / "photos" / "oak" / "<script>alert(1)</b>.png")
+    shutil.copy(tmp_path / "photos" / "ash" / f"{ESCAPE}.png", tmp_path / "photos" / "oak" / "<script>alert(1)&.png")
     (tmp_path / "photos" / "oak" / f"{ESCAPE}.jpg").write_bytes(b"none")
     shown = here("inspect", "photos", "--no-labels")
     assert shown.code == 0, shown.err

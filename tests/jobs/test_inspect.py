@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -316,7 +317,7 @@ def test_images_that_cannot_be_cut_are_looked_at_all_the_same(tmp_path: Path) ->
     assert found.judgement.images == 24
     # Groups are known of images that are cut alone: nothing is judged as if there were none.
     with pytest.raises(DataError, match="too few images"):
-        take_inventory(folder(root, group="/([0-9])"))
+        take_inventory(folder(root, group="/([0-9o])"))
     alone = tmp_path / "alone"
     photo(alone / "elm" / "only.png", 1)
     assert look(folder(alone)).images == 1
@@ -438,7 +439,8 @@ def test_names_that_a_table_cannot_hold_are_left_out_and_said(tmp_path: Path) ->
     strange = ["line\nbreak.png", 'quote"s, and comma.png', "=1+1.png", "ünï.png"]
     for number, name in enumerate(strange):
         photo(root / "ash" / name, 70 + number)
-    (root / "ash" / "00.png").rename(str(root / "ash" / "bad").encode() + b"\xff.png")  # type: ignore[arg-type]
+    # No UTF-8, as names from an old system are not.
+    (root / "ash" / "00.png").rename(root / "ash" / os.fsdecode(b"bad\xff.png"))
     found = look(folder(root))
     written = write_clean(found, tmp_path / "clean.csv", "mark")
     assert written.left_out == {"name that a table cannot hold": 1}

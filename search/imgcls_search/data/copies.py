@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -77,7 +77,12 @@ def sets_of(keys: Sequence[bytes | None]) -> list[list[int]]:
 
 
 def near_sets(
-    hashes: npt.NDArray[np.uint64], shades: npt.NDArray[np.uint8], items: Numbers, *, count: int
+    hashes: npt.NDArray[np.uint64],
+    shades: npt.NDArray[np.uint8],
+    items: Numbers,
+    *,
+    count: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[list[list[int]], bool]:
     """Return sets of images that look the same, and whether some pairs were too many to be compared.
 
@@ -88,7 +93,7 @@ def near_sets(
     """
     joined = Joined(count)
     is_cut = False
-    for left, right, was_cut in _candidates(hashes):
+    for left, right, was_cut in _candidates(hashes, progress):
         is_cut |= was_cut
         near = _num_bits(hashes[left] ^ hashes[right]) <= NEAR_BITS
         left, right = left[near], right[near]
@@ -97,12 +102,15 @@ def near_sets(
     return joined.sets(), is_cut
 
 
-_BITS = np.array([bin(byte).count("1") for byte in range(256)], dtype=np.uint8)
+_BITS = np.array([bin(word).count("1") for word in range(1 << 16)], dtype=np.uint8)
 
 
-def _num_bits(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """Return how many bits of each word [N] are set; numpy has its own function from 2.0 on."""
-    return np.asarray(_BITS[np.ascontiguousarray(words).view(np.uint8).reshape(-1, 8)].sum(axis=1, dtype=np.int64))
+def _num_bits(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint8]:
+    """Return how many bits of each word [N] are set."""
+    if hasattr(np, "bitwise_count"):
+        return np.bitwise_count(words)
+    # Numpy before 2.0 has no such function.
+    return np.asarray(_BITS[np.ascontiguousarray(words).view(np.uint16).reshape(-1, 4)].sum(axis=1, dtype=np.uint8))
 
 
 def _distance(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
@@ -112,16 +120,21 @@ def _distance(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> npt.N
     return np.asarray(1 - (left * right).sum(axis=1) / np.maximum(size, 1e-9))
 
 
-def _candidates(hashes: npt.NDArray[np.uint64]) -> Iterator[tuple[Numbers, Numbers, bool]]:
+def _candidates(
+    hashes: npt.NDArray[np.uint64], progress: Callable[[int, int], None]
+) -> Iterator[tuple[Numbers, Numbers, bool]]:
     """Yield blocks of pairs of which one part of the hash is equal but for one bit, and whether any were left out."""
     if len(hashes) < 2:
         return
+    lookups = CHUNKS * (CHUNK_BITS + 1)
     for chunk in range(CHUNKS):
+        progress(chunk * (CHUNK_BITS + 1), lookups)
         part = ((hashes >> np.uint64(CHUNK_BITS * chunk)) & np.uint64(0xFFFF)).astype(np.int64)
         order = np.lexsort((hashes, part))
         keys = part[order]
         yield from _blocks(order, np.arange(1, len(keys) + 1), np.searchsorted(keys, keys, side="right"))
         for bit in range(CHUNK_BITS):
+            progress(chunk * (CHUNK_BITS + 1) + bit + 1, lookups)
             other = keys ^ (1 << bit)
             # Each pair once: from the one that lacks the bit.
             start = np.searchsorted(keys, other, side="left")

@@ -273,7 +273,6 @@ def _find_copies(images: Inventory, table: Table, progress: Progress) -> tuple[t
     shown = [seen if seen is not None and not seen.is_flat else None for seen in known]
     files = sets_of([None if seen is None else seen.file for seen in known])
     pixels = sets_of([None if seen is None else seen.pixels for seen in shown])
-    progress("comparing images", 0, 1)
     firsts: dict[bytes, list[int]] = {}
     for number, seen in enumerate(shown):
         if seen is not None:
@@ -285,8 +284,8 @@ def _find_copies(images: Inventory, table: Table, progress: Progress) -> tuple[t
         np.frombuffer(b"".join(seen.shades for seen in looks if seen is not None), dtype=np.uint8).reshape(-1, 256),
         items,
         count=len(images),
+        progress=lambda done, total: progress("comparing images", done, total),
     )
-    progress("comparing images", 1, 1)
     by_first = {numbers[0]: numbers for numbers in firsts.values()}
     several = [numbers for numbers in pixels if len({_file_of(shown, number) for number in numbers}) > 1]
     in_memory = images.root is None

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imgcls_search.data.source import LeftOut, Source, Split
+from imgcls_search.errors import DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -59,7 +60,12 @@ class Inventory:
 
 
 def inventory(source: Source, root: Path | None) -> Inventory:
-    """Return the images of a source that is cut into splits; `root` is where their names start from."""
+    """Return the images of a source that is cut into splits; `root` is where their names start from.
+
+    Raises:
+        DataError: the images have several labels each.
+    """
+    _refuse_several(source)
     counts = {split: len(source.names[split]) for split in SPLITS}
     items = [(split, index) for split in SPLITS for index in range(counts[split])]
     groups = source.group_names
@@ -83,6 +89,8 @@ def uncut_inventory(wholes: dict[str, Source], root: Path, why: str) -> Inventor
 
     Each source holds all its images as `test`.
     """
+    for source in wholes.values():
+        _refuse_several(source)
     items = [(split, index) for split, source in wholes.items() for index in range(len(source.names["test"]))]
     first = next(iter(wholes.values()))
     classes = sorted({name for source in wholes.values() for name in source.classes})
@@ -102,3 +110,8 @@ def uncut_inventory(wholes: dict[str, Source], root: Path, why: str) -> Inventor
         notes=first.notes,
         uncut=why,
     )
+
+
+def _refuse_several(source: Source) -> None:
+    if any(labels.ndim > 1 for labels in source.labels.values()):
+        raise DataError(f"{source.place}: its images have several labels each; allowed here: one label an image")

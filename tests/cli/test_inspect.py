@@ -9,10 +9,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from imgcls_search.config import Component
+from imgcls_search.data import describe
+from imgcls_search.data.inventory import inventory
+from imgcls_search.errors import DataError
 from PIL import Image
 
 from tests.conftest import Answer, is_one_line
@@ -62,8 +67,8 @@ def test_columns_and_groups_are_named(tmp_path: Path, here: Callable[..., Answer
     plant(tmp_path / "photos", 6)
     rows = [f"{name};{name[:3]};p{number % 6}" for number, name in enumerate(sorted(files(tmp_path / "photos")))]
     (tmp_path / "photos" / "labels.csv").write_text("\ufeff" + "\r\n".join(["path;kind;patient", *rows]), "utf-8")
-    columns = ("--set", "data.table.image=path", "--set", "data.table.label=kind", "--no-labels")
-    done = here("inspect", "photos/labels.csv", *columns, "--group", "patient", "--json")
+    named = ("inspect", "photos/labels.csv", "--set", "data.table.image=path", "--set", "data.table.label=kind")
+    done = here(*named, "--no-labels", "--group", "patient", "--json")
     assert done.code == 0, done.err
     assert json.loads(done.out)["groups"] == 6
     done = here("inspect", "photos", "--group", "/0([0-9])", "--no-labels", "--no-page")
@@ -205,3 +210,33 @@ def test_large_images_are_looked_at_one_at_a_time(tmp_path: Path, here: Callable
     done = here("inspect", "photos", "--no-labels", "--no-page")
     assert done.code == 0, done.err
     assert "largest 12000x1000" in done.out
+
+
+def test_everything_at_once_is_done_and_replaces_the_table_when_forced(
+    tmp_path: Path, here: Callable[..., Answer]
+) -> None:
+    plant(tmp_path / "photos", 10)
+    (tmp_path / "clean.csv").write_text("old")
+    judging = ("inspect", "photos", "--labels", "--judge-test", "--quick-epochs", "1", "--seed", "3", "--studies", "e")
+    table = ("--write", "clean.csv", "--suspects", "relabel", "--confidence", "0.7", "--force")
+    reading = ("inspect", "--skip-unreadable", "-o", "page.html")
+    done = here(*judging, *table, *reading[1:])
+    assert done.code == 0, done.err
+    assert "labels of 20 images, judged by a quick model (a small network and trees) in 5 folds:" in done.out
+    assert (tmp_path / "clean.csv").read_text().startswith("image,label,split,given_label,")
+    assert (tmp_path / "page.html").is_file()
+    assert not (tmp_path / "inspect-photos.html").exists()
+
+
+def test_study_on_a_server_that_is_not_there_is_one_line(tmp_path: Path, here: Callable[..., Answer]) -> None:
+    lost = here("inspect", "--study", "s", "--storage", "postgresql://nobody@127.0.0.1:1/none", "--no-page")
+    assert is_one_line(lost), lost.err
+
+
+def test_several_labels_of_an_image_are_refused(tmp_path: Path) -> None:
+    source = describe(Component(path="data.digits", name="digits", args={}))
+    several = replace(
+        source, labels={split: np.eye(10, dtype=np.int64)[source.labels[split]] for split in source.labels}
+    )
+    with pytest.raises(DataError, match="several labels each"):
+        inventory(several, None)

@@ -218,8 +218,8 @@ def test_everything_at_once_is_done_and_replaces_the_table_when_forced(
     plant(tmp_path / "photos", 10)
     (tmp_path / "clean.csv").write_text("old")
     judging = ("inspect", "photos", "--labels", "--judge-test", "--quick-epochs", "1", "--seed", "3", "--studies", "e")
-    table = ("--write", "clean.csv", "--suspects", "relabel", "--confidence", "0.7", "--force")
-    reading = ("inspect", "--skip-unreadable", "-o", "page.html")
+    table = ("--write", "clean.csv", "--suspects", "relabel", "--confidence", "0.7")
+    reading = ("inspect", "--force", "--skip-unreadable", "-o", "page.html")
     done = here(*judging, *table, *reading[1:])
     assert done.code == 0, done.err
     assert "labels of 20 images, judged by a quick model (a small network and trees) in 5 folds:" in done.out

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from imgcls_search.data import groups as grouping
 from imgcls_search.data.groups import Groups
-from imgcls_search.errors import DataError
+from imgcls_search.errors import CutError
 
 Split = Literal["train", "val", "test"]
 Numbers = npt.NDArray[np.int64]
@@ -38,17 +38,17 @@ def divide(
     The sealed test split depends on `test` and `split_seed` only, val also on `val`: neither moves with `max_train`.
 
     Raises:
-        DataError: one class only, a class too small for the cuts, or fewer `max_train` than classes.
+        CutError: one class only, a class too small for the cuts, or fewer `max_train` than classes.
     """
     if len(classes) < 2:
-        raise DataError(f"{place}: only one class, {classes[0]!r}; a classifier needs at least 2")
+        raise CutError(f"{place}: only one class, {classes[0]!r}; a classifier needs at least 2")
     parts = ["train", *(part for part in ("val", "test") if part not in given)]
     train = given["train"]
     _check_room(labels[train], classes, place, parts, seen)
     if groups is not None and len(parts) > 1:
         grouping.check_room(groups, labels, train, classes, place, len(parts))
     if max_train is not None and max_train < len(classes):
-        raise DataError(f"{place}: max_train is {max_train}; allowed: at least {len(classes)}, one image per class")
+        raise CutError(f"{place}: max_train is {max_train}; allowed: at least {len(classes)}, one image per class")
     cut = _cut if groups is None else partial(grouping.cut, groups, place=place)
     sealed, held = given.get("test"), given.get("val")
     if sealed is None:
@@ -71,7 +71,7 @@ def _check_room(
     if small:
         place = place if seen is None else seen[numbers[0]]
         few = ", ".join(small[:10]) + (f" and {len(small) - 10} more" if len(small) > 10 else "")
-        raise DataError(
+        raise CutError(
             f"{place}: too few images in class {few}; needed: at least {len(parts)}, one each for {', '.join(parts)}"
         )
 

@@ -50,6 +50,7 @@ __all__ = [
     "describe",
     "describe_left_out",
     "describe_whole",
+    "file_root",
     "is_of_files",
     "is_there",
     "known_shape",
@@ -99,6 +100,14 @@ def known_shape(component: Component, cache: Path | None = None) -> tuple[int | 
 def is_of_files(component: Component) -> bool:
     """Tell whether a data set is made of a user's own files, which may change, move or be damaged."""
     return component.name in ("folder", "table")
+
+
+def file_root(component: Component) -> Path | None:
+    """Return the folder that the names of a data set's images start from, None where they are not in files."""
+    args = _located(component).args
+    if component.name == "table" and args.get("root") is None:
+        return Path(args["file"]).expanduser().resolve().parent
+    return Path(args["root"]).expanduser().resolve() if args.get("root") is not None else None
 
 
 def is_there(component: Component) -> bool:

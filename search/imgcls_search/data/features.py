@@ -65,9 +65,7 @@ def _keep(folder: Path, values: Floats) -> None:
         atomic.remove(stale)
     free = shutil.disk_usage(folder.parent).free
     if values.nbytes > free:
-        raise DataError(
-            f"{folder.parent}: features need {values.nbytes / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free"
-        )
+        raise DataError(f"{folder.parent}: features need {values.nbytes / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free")
     with atomic.replacing(folder, draft=partial):
         partial.mkdir()
         np.save(partial / "features.npy", np.ascontiguousarray(values, dtype=np.float32), allow_pickle=False)

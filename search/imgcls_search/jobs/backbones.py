@@ -86,9 +86,7 @@ def compare_backbones(
     return sorted(found, key=lambda each: -each.linear_accuracy), failed
 
 
-def _probe(
-    config: TrialConfig, data: Prepared, root: Path, device: str, progress: Progress, seed: int
-) -> Probed:
+def _probe(config: TrialConfig, data: Prepared, root: Path, device: str, progress: Progress, seed: int) -> Probed:
     name = next(iter(config.to_dict()["model"].values())).get("name") or config.component("model").name
     started = time.perf_counter()
     backbone = features.backbone(config, data, device)

@@ -50,7 +50,9 @@ def backbone(config: TrialConfig, data: Prepared, device: str) -> Backbone:
     """
     component = config.component("model")
     if not pretrained.is_wanted(component):
-        raise BuildError(f"{component.path}.weights", "a backbone needs pretrained weights; allowed: imagenet, or a file")
+        raise BuildError(
+            f"{component.path}.weights", "a backbone needs pretrained weights; allowed: imagenet, or a file"
+        )
     data = pipeline.with_normalisation(config, data)
     model = pipeline.build_model(config, data.shape)
     pretrained.load_into(model, pretrained.find(component, model, **dataclasses.asdict(data.shape)))

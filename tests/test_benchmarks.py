@@ -182,3 +182,14 @@ def test_folds_compares_the_errors_of_both_at_equal_epochs(tmp_path: Path) -> No
     assert [each["epochs"] for each in (*split, *folds)] == [3] * 4
     assert [each["scored_by"] for each in (split[0], folds[0])] == [30, 200]
     assert found["score - test"]["ratio of deviations"] > 0
+
+
+def test_wrong_labels_that_were_swapped_are_counted_among_the_first_suspects(images: Path, tmp_path: Path) -> None:
+    root = images / "train"
+    found = bench("suspects", tmp_path, "--images", str(root), "--seeds", "1", "--epochs", "1", "--share", "0.1")
+    (run,) = found["runs"]
+    assert run["swapped"] == 6
+    assert run["looked_at"] == min(6, run["suspects"])
+    assert run["precision"] == pytest.approx(run["found"] / run["looked_at"], abs=1e-4)
+    # Two colours are told apart.
+    assert run["precision"] >= 0.8

@@ -5,6 +5,7 @@ SearchError
 │   ├── SpaceError       a space or config file, with every problem in it
 │   ├── BuildError       a configuration that no model, optimizer or loss can be built from
 │   ├── DataError        images that are missing, damaged or unusable
+│   │   └── CutError     images that are there, but cannot be cut into splits
 │   ├── CheckpointError  a weights file that is missing, damaged or of another model
 │   ├── DeployError      a model that cannot be exported, quantized or served, or a bundle that is not whole
 │   ├── DeviceError      a device or precision this machine does not have
@@ -95,6 +96,10 @@ class BuildError(UserError):
 
 class DataError(UserError):
     """Images that are missing, damaged or unusable."""
+
+
+class CutError(DataError):
+    """Images that are there, but cannot be cut into splits: too few of a class, or only one class."""
 
 
 class CheckpointError(UserError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -115,15 +116,18 @@ def read(
     return space
 
 
-def data_component(text: str | None) -> Any:
-    """Return the data component that `--data` names, checked as a space file's would be; None where it is not given."""
+def data_component(text: str | None, changes: Sequence[tuple[str, str]] = ()) -> Any:
+    """Return the data component that `--data` names, checked as a space file's would be; None where it is not given.
+
+    `changes` are paths below `data`, with the values that they get.
+    """
     if text is None:
         return None
     from imgcls_search.catalog import catalog
     from imgcls_search.space import parse
 
     # A study's name would be made of the source's; this space is no study's.
-    unnamed = [("study.name", "unnamed")]
+    unnamed = [("study.name", "unnamed"), *changes]
     space = parse("model: {lenet5: {}}", catalog(), source=f"--data {text}", overrides=unnamed, data=text)
     return space.first().component("data")
 

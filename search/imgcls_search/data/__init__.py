@@ -51,6 +51,7 @@ __all__ = [
     "describe",
     "describe_left_out",
     "describe_whole",
+    "file_root",
     "is_of_files",
     "is_there",
     "known_shape",
@@ -115,6 +116,14 @@ def skipping_unreadable(component: Component) -> Component:
             f"got {component.path}"
         )
     return replace(component, args={**component.args, "skip_unreadable": True})
+
+
+def file_root(component: Component) -> Path | None:
+    """Return the folder that the names of a data set's images start from, None where they are not in files."""
+    args = _located(component).args
+    if component.name == "table" and args.get("root") is None:
+        return Path(args["file"]).expanduser().resolve().parent
+    return Path(args["root"]).expanduser().resolve() if args.get("root") is not None else None
 
 
 def is_there(component: Component) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imgcls_search.data.groups import Groups
-from imgcls_search.errors import DataError
+from imgcls_search.errors import CutError
 
 Numbers = npt.NDArray[np.int64]
 
@@ -24,10 +24,10 @@ def cut(
     """Return the pool in so many folds, each class as evenly among them as whole groups allow.
 
     Raises:
-        DataError: there are fewer images or groups than folds.
+        CutError: there are fewer images or groups than folds.
     """
     if len(pool) < count:
-        raise DataError(f"{place}: folds is {count}, but there are {len(pool)} images outside the test split")
+        raise CutError(f"{place}: folds is {count}, but there are {len(pool)} images outside the test split")
     # numpy has frozen the stream of RandomState: folds must stay the same for years, as a sealed test split must.
     random = np.random.RandomState(seed)
     if groups is None:
@@ -35,7 +35,7 @@ def cut(
     else:
         numbers, group = np.unique(groups.numbers[pool], return_inverse=True)
         if len(numbers) < count:
-            raise DataError(f"{place}: folds is {count}, but there are {len(numbers)} groups outside the test split")
+            raise CutError(f"{place}: folds is {count}, but there are {len(numbers)} groups outside the test split")
         owner = _deal_groups(labels[pool], group, count, random)[group]
     return [pool[owner == number] for number in range(count)]
 
@@ -76,12 +76,12 @@ def _deal_groups(labels: Numbers, group: Numbers, count: int, random: np.random.
 def refuse_untrained(
     labels: Numbers, folds: Sequence[Numbers], kept: Numbers, classes: Sequence[str], place: str
 ) -> None:
-    """Raise DataError if a class is in one fold only, so that nothing of it is left to train on beside that fold."""
+    """Raise CutError if a class is in one fold only, so that nothing of it is left to train on beside that fold."""
     held = _counts(labels, folds, classes)
     trained = held.sum(axis=0) - held + np.bincount(labels[kept], minlength=len(classes))
     if bad := [repr(classes[number]) for number in np.flatnonzero((trained == 0).any(axis=0)).tolist()]:
         few = ", ".join(bad[:10]) + (f" and {len(bad) - 10} more" if len(bad) > 10 else "")
-        raise DataError(
+        raise CutError(
             f"{place}: all images of class {few} are in one of {len(folds)} folds; needed: at least 2 images, "
             "or groups, of each class outside the test split"
         )

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from imgcls_search.errors import BuildError, DataError
+from imgcls_search.errors import BuildError, CutError, DataError
 
 Numbers = npt.NDArray[np.int64]
 
@@ -103,13 +103,13 @@ def large_ones(groups: Groups, labels: Numbers, classes: Sequence[str]) -> Itera
 
 
 def check_room(groups: Groups, labels: Numbers, pool: Numbers, classes: Sequence[str], place: str, parts: int) -> None:
-    """Raise DataError if a class is in fewer groups than there are parts to cut into."""
+    """Raise CutError if a class is in fewer groups than there are parts to cut into."""
     pairs = np.unique(np.stack([labels[pool], groups.numbers[pool]]), axis=1)
     counts = np.bincount(pairs[0], minlength=len(classes))
     small = [f"{classes[number]!r} ({count})" for number, count in enumerate(counts.tolist()) if count < parts]
     if small:
         few = ", ".join(small[:10]) + (f" and {len(small) - 10} more" if len(small) > 10 else "")
-        raise DataError(
+        raise CutError(
             f"{place}: too few groups in class {few}; needed: at least {parts}, since all of a group is in one split"
         )
 
@@ -122,7 +122,7 @@ def cut(
     Every class is in what is cut, and in at least `spare` groups of the rest.
 
     Raises:
-        DataError: no cut was found that has every class on both sides.
+        CutError: no cut was found that has every class on both sides.
     """
     numbers, owner = np.unique(groups.numbers[pool], return_inverse=True)
     kinds, label = np.unique(labels[pool], return_inverse=True)
@@ -141,7 +141,7 @@ def cut(
             best = found
     assert best is not None
     if best.lacking():
-        raise DataError(
+        raise CutError(
             f"{place}: no cut was found that keeps every group in one split and has every class in each; "
             "more groups, or other shares of val and test, may help"
         )

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from imgcls_search.data import folds as folding
 from imgcls_search.data import groups as grouping
 from imgcls_search.data.groups import Groups
-from imgcls_search.errors import DataError
+from imgcls_search.errors import CutError
 
 Split = Literal["train", "val", "test"]
 Numbers = npt.NDArray[np.int64]
@@ -55,15 +55,15 @@ def divide(
     With `folds`, `max_train` counts all images outside the test split, since each is trained on and scored.
 
     Raises:
-        DataError: one class only, a class too small for the cuts, or fewer `max_train` than classes; folds where there
+        CutError: one class only, a class too small for the cuts, or fewer `max_train` than classes; folds where there
             is a validation split, or too few images for them.
     """
     if len(classes) < 2:
-        raise DataError(f"{place}: only one class, {classes[0]!r}; a classifier needs at least 2")
+        raise CutError(f"{place}: only one class, {classes[0]!r}; a classifier needs at least 2")
     parts = ["train", *(part for part in ("val", "test") if part not in given)]
     train = given["train"]
     if folds is not None and "val" in given:
-        raise DataError(
+        raise CutError(
             f"{place}: folds is {folds}, but a validation split is given ({len(given['val'])} images), and folds are "
             "cut from the training images; leave out folds, or give these images no split or that of train"
         )
@@ -71,7 +71,7 @@ def divide(
     if groups is not None and len(parts) > 1:
         grouping.check_room(groups, labels, train, classes, place, len(parts))
     if max_train is not None and max_train < len(classes):
-        raise DataError(f"{place}: max_train is {max_train}; allowed: at least {len(classes)}, one image per class")
+        raise CutError(f"{place}: max_train is {max_train}; allowed: at least {len(classes)}, one image per class")
     cut = _cut if groups is None else partial(grouping.cut, groups, place=place)
     sealed, held = given.get("test"), given.get("val")
     if sealed is None:
@@ -109,7 +109,7 @@ def _check_room(
     if small:
         place = place if seen is None else seen[numbers[0]]
         few = ", ".join(small[:10]) + (f" and {len(small) - 10} more" if len(small) > 10 else "")
-        raise DataError(
+        raise CutError(
             f"{place}: too few images in class {few}; needed: at least {len(parts)}, one each for {', '.join(parts)}"
         )
 

@@ -3,6 +3,7 @@
     python scripts/bench/suspects.py --images photos
     python scripts/bench/suspects.py --images photos --seeds 1 --models network
     python scripts/bench/suspects.py --images photos --share 0.1 --epochs 10
+    python scripts/bench/suspects.py --images photos --backbone '{resnet: {depth: 18, weights: imagenet}}'
 
 As many suspects as labels were swapped are looked at; fewer where fewer are named. A list in random order finds the
 share that was swapped. All images are judged, as with --judge-test, so that all that is swapped can be found. Labels
@@ -18,8 +19,10 @@ from typing import Any
 
 import frame
 import numpy as np
+import yaml
 from imgcls_search.config import Component
 from imgcls_search.data.inventory import Inventory
+from imgcls_search.jobs.inspect.by_backbone import judging_by_backbone
 from imgcls_search.jobs.inspect.inspection import Wanted, inspect_images, take_inventory
 from imgcls_search.jobs.inspect.quick_model import MODELS
 
@@ -35,14 +38,22 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="swaps to try; default: 3")
     parser.add_argument("--epochs", type=int, help="epochs of the network; default: as inspect chooses")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS), help="parts of the model")
+    parser.add_argument(
+        "--backbone", type=yaml.safe_load, help="a pretrained network instead, as under `model` in a space"
+    )
     arguments = parser.parse_args()
     root = str(arguments.images.resolve())
     images = take_inventory(Component(path="data.folder", name="folder", args={"root": root}))
     with frame.results("suspects", arguments.out) as found:
-        found |= {"images": len(images), "share": arguments.share, "models": arguments.models, "runs": []}
+        found |= {
+            "images": len(images),
+            "share": arguments.share,
+            "models": arguments.backbone or arguments.models,
+            "runs": [],
+        }
         for seed in range(arguments.seeds):
             wanted = Wanted(with_test=True, epochs=arguments.epochs, models=tuple(arguments.models), seed=seed)
-            found["runs"].append(measure(images, arguments.share, wanted))
+            found["runs"].append(measure(images, arguments.share, wanted, arguments.backbone))
         found["precision"] = frame.spread([run["precision"] for run in found["runs"]])
         found["recall"] = frame.spread([run["recall"] for run in found["runs"]])
         times = float(np.mean([run["precision"] for run in found["runs"]])) / arguments.share
@@ -50,11 +61,12 @@ def main() -> None:
         print(f"{times:.1f} times a random list; {frame.verdict(times, at_least=TIMES_RANDOM)}")
 
 
-def measure(images: Inventory, share: float, wanted: Wanted) -> dict[str, Any]:
+def measure(images: Inventory, share: float, wanted: Wanted, backbone: Any = None) -> dict[str, Any]:
     """Return what the first suspects find of labels that were swapped by a seed."""
     swapped, labels = swap(images.labels, len(images.classes), share, wanted.seed)
     started, used = time.perf_counter(), time.process_time()
-    found = inspect_images(replace(images, labels=labels), wanted, lambda what, done, total: None)
+    judge = None if backbone is None else judging_by_backbone(backbone, seed=wanted.seed)
+    found = inspect_images(replace(images, labels=labels), wanted, lambda what, done, total: None, judge)
     seconds, processor = time.perf_counter() - started, time.process_time() - used
     if found.judgement is None:
         raise SystemExit(f"labels were not judged: {found.not_judged}")

@@ -28,11 +28,14 @@ from imgcls_search.errors import NoResultError, UserError
 from imgcls_search.rounding import measured, share
 
 if TYPE_CHECKING:
+    from imgcls_search.data.inventory import Inventory
     from imgcls_search.jobs.backbones import Probed
     from imgcls_search.jobs.inspect.clean_table import CleanTable
     from imgcls_search.space import Space
 
 TABLES = (".csv", ".tsv", ".parquet")
+QUICK = "quick"
+"""Stands for the quick model among networks."""
 
 
 class Suspects(str, Enum):
@@ -83,6 +86,16 @@ def inspect(
     study: Annotated[
         str | None, typer.Option("--study", metavar="STUDY", help="Judge by the settings of a study's best trial.")
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            metavar="YAML|quick",
+            help="Judge by a pretrained network, as under `model` in a space, or by a quick model; default: for "
+            "photographs the first network of `imgcls-search weights`, else the quick model.",
+        ),
+    ] = None,
+    weights_dir: WeightsDir = None,
     quick_epochs: Annotated[
         int | None, typer.Option("--quick-epochs", min=1, help="Epochs of the quick model; default: by the images.")
     ] = None,
@@ -101,6 +114,7 @@ def inspect(
     imgcls-search inspect labels.csv --group patient -o page.html
     imgcls-search inspect photos --write clean.csv --suspects drop
     imgcls-search inspect photos --study vit-photos
+    imgcls-search inspect photos --model '{resnet: {depth: 18, weights: imagenet}}'
     imgcls-search inspect digits --no-labels --json
 
     Labels are judged by models that have not seen the image: 5 folds, copies and groups kept together. The test
@@ -108,12 +122,13 @@ def inspect(
     """
     from imgcls_search.data import must_exist
     from imgcls_search.executors.helper import image_cache
+    from imgcls_search.jobs.inspect.by_backbone import judging_by_backbone
     from imgcls_search.jobs.inspect.by_study import best_settings, judging_by
     from imgcls_search.jobs.inspect.clean_table import check_target, write_clean
     from imgcls_search.jobs.inspect.inspection import Wanted, inspect_images, take_inventory
     from imgcls_search.views.inspection import check_page, default_page, write_page
 
-    _refuse_idle(labels, study, quick_epochs, judge_test, write, suspects, force)
+    _refuse_idle(labels, study, model, quick_epochs, judge_test, write, suspects, force)
     settings = best_settings(study_files(study, studies, storage)) if study is not None else None
     component = _component(data, group, overrides, skip_unreadable) if data is not None else None
     if component is None:
@@ -127,15 +142,18 @@ def inspect(
         check_page(images, page)
     if write is not None:
         check_target(images.root, write, force=force)
-    by_study = None
+    judge = None
     if settings is not None:
         name = f"trial {settings[1]} of study {study}"
-        by_study = judging_by(settings[0], component, name, image_cache(studies), seed=seed)
+        judge = judging_by(settings[0], component, name, image_cache(studies), seed=seed)
+    elif labels and quick_epochs is None and model != QUICK:
+        chosen = _model(model) if model is not None else _usual_model(images)
+        judge = judging_by_backbone(chosen, seed=seed) if chosen is not None else None
     wanted = Wanted(labels=labels, with_test=judge_test, epochs=quick_epochs, seed=seed)
     from imgcls_search.cli.screen import WorkScreen
 
     with WorkScreen(make_console(error=True)) as screen:
-        found = inspect_images(images, wanted, screen.show, by_study)
+        found = inspect_images(images, wanted, screen.show, judge)
     table = write_clean(found, write, suspects.value, confidence) if write is not None else None
     size = write_page(found, page) if page is not None else 0
     if as_json:
@@ -250,6 +268,7 @@ def _show_backbones(found: Sequence[Probed]) -> None:
 def _refuse_idle(
     labels: bool,
     study: str | None,
+    model: str | None,
     quick_epochs: int | None,
     judge_test: bool,
     write: Path | None,
@@ -262,11 +281,16 @@ def _refuse_idle(
         UserError: the option, and what it goes with.
     """
     if not labels:
-        for name, is_given in (("--study", study), ("--quick-epochs", quick_epochs), ("--judge-test", judge_test)):
+        given = {"--study": study, "--model": model, "--quick-epochs": quick_epochs, "--judge-test": judge_test}
+        for name, is_given in given.items():
             if is_given:
                 raise UserError(f"{name}: is about judging labels; got --no-labels too")
     if study is not None and quick_epochs is not None:
         raise UserError("--quick-epochs: is of the quick model; with --study its best trial says how many there are")
+    if study is not None and model is not None:
+        raise UserError("--model: judges instead of --study; give one of them")
+    if quick_epochs is not None and model not in (None, QUICK):
+        raise UserError("--quick-epochs: is of the quick model; got --model too")
     if study is not None and judge_test:
         raise UserError("--judge-test: goes with the quick model; a study's settings never see the test split")
     if write is None:
@@ -276,6 +300,29 @@ def _refuse_idle(
             raise UserError("--force: goes with --write FILE")
     elif suspects is not Suspects.mark and not labels:
         raise UserError(f"--suspects {suspects.value}: needs judged labels; got --no-labels too")
+
+
+def _model(text: str) -> dict[str, Any]:
+    """Return the network that an option names.
+
+    Raises:
+        SpaceError, UserError: it is none, or has no pretrained weights.
+    """
+    config = _backbone_space(text, "digits", None, False).config()
+    component = config.component("model")
+    if component.args.get("weights") is None:
+        raise UserError(f"--model: {component.path}.weights: null; allowed: imagenet, or a file of pretrained weights")
+    found: dict[str, Any] = config.to_dict()["model"]
+    return found
+
+
+def _usual_model(images: Inventory) -> dict[str, Any] | None:
+    """Return the first pretrained network at hand for photographs; for small pictures the quick model is better."""
+    from imgcls_search.jobs.inspect.inspection import are_small
+    from imgcls_search.jobs.weights import at_hand
+
+    models = [one.model for one in at_hand() if one.model is not None]
+    return None if not models or are_small(images) else _model(json.dumps(models[0]))
 
 
 def _component(data: str, group: str | None, overrides: Sequence[str] | None, skip_unreadable: bool) -> Any:

@@ -50,8 +50,8 @@ class LinearHead:
         return found
 
 
-def fit_linear(features: Floats, labels: Numbers, classes: int, seed: int) -> LinearHead:
-    """Fit multinomial logistic regression with a quadratic penalty that is chosen by cross-validation.
+def fit_linear(features: Floats, labels: Numbers, classes: int, seed: int, strength: float | None = None) -> LinearHead:
+    """Fit multinomial logistic regression with a quadratic penalty, chosen by cross-validation unless it is given.
 
     Features are brought to deviation 1 for the fit; the layer takes them as they are. Classes without an image get a
     logit that no image reaches.
@@ -60,7 +60,7 @@ def fit_linear(features: Floats, labels: Numbers, classes: int, seed: int) -> Li
     # A feature that is always the same says nothing, and has no deviation to be divided by.
     std = np.where(std > 1e-6 * max(float(std.max()), 1e-12), std, np.inf)
     scaled = np.asarray((features - mean) / std, dtype=np.float32)
-    strength = _choose(scaled, labels, seed)
+    strength = _choose(scaled, labels, seed) if strength is None else strength
     with _stopping_early_is_fine():
         fitted = _regression(strength).fit(scaled, labels)
     weight = np.zeros((classes, features.shape[1]))

@@ -89,9 +89,13 @@ def features_of(
     return features(cache, facts, lambda: _compute(found, split, progress))
 
 
-@torch.inference_mode()
 def _compute(found: Backbone, split: Literal["train", "val"], progress: Progress | None) -> Floats:
-    images: ImageSet = pipeline.on_device(load(found.data, split), found.data, found.device)
+    return compute(found, pipeline.on_device(load(found.data, split), found.data, found.device), progress)
+
+
+@torch.inference_mode()
+def compute(found: Backbone, images: ImageSet, progress: Progress | None = None) -> Floats:
+    """Return what a backbone makes of some images, [N, D], kept nowhere."""
     done, parts = 0, []
     for _, pixels, _ in images.batches(torch.split(torch.arange(len(images), device=images.home), EVALUATION_BATCH)):
         parts.append(found.network(images.normalise(pixels)).float().flatten(1).cpu().numpy())

@@ -42,8 +42,8 @@ MOST_BYTES = 1 << 30
 
 BINS = 24
 
-ByStudy = Callable[[Inventory, Numbers, Numbers, Progress], tuple[Floats, str]]
-"""Returns out-of-fold probabilities of numbered images with given folds by a study's best, and what to call that."""
+Judge = Callable[[Inventory, Numbers, Numbers, Progress], tuple[Floats, str]]
+"""Returns out-of-fold probabilities of numbered images with given folds, and what they were made by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,23 +88,21 @@ def take_inventory(component: Component) -> Inventory:
     return uncut_inventory(wholes, root, str(why))
 
 
-def inspect_images(
-    images: Inventory, wanted: Wanted, progress: Progress, by_study: ByStudy | None = None
-) -> Inspection:
+def inspect_images(images: Inventory, wanted: Wanted, progress: Progress, judge: Judge | None = None) -> Inspection:
     """Return what is in a data set; the same images and seed give the same findings.
 
     Raises:
         DataError: a study's settings do not fit the images.
         DivergedError: a training that judges labels diverged.
     """
-    quick = wanted.labels and by_study is None
+    quick = wanted.labels and judge is None
     judged = _to_judge(images, wanted)
     table, pixels, trouble = _look(images, judged if quick else np.array([], dtype=np.int64), progress)
     copies, is_cut = _find_copies(images, table, progress)
     judgement: Judgement | None = None
     why = None if wanted.labels else "left out by --no-labels"
     if wanted.labels:
-        judgement, why = _judge(images, wanted, table, copies, judged, pixels, trouble, progress, by_study)
+        judgement, why = _judge(images, wanted, table, copies, judged, pixels, trouble, progress, judge)
     refs = _refs(images)
     good = [number for number, seen in enumerate(table) if isinstance(seen, Known)]
     known = [seen for seen in table if isinstance(seen, Known)]
@@ -206,12 +204,16 @@ def _look(
     return table, pixels, trouble
 
 
-def _side(images: Inventory) -> int:
+def are_small(images: Inventory) -> bool:
+    """Tell whether the images have few pixels, or none that can be read."""
     with unlimited_pillow():
         sizes = [_shorter_side(images, number) for number in range(0, len(images), max(1, len(images) // SAMPLE))]
     known = [size for size in sizes if size is not None]
-    is_small = not known or float(np.median(known)) <= SMALL
-    return quick_model.SMALL_SIDE if is_small else quick_model.LARGE_SIDE
+    return not known or float(np.median(known)) <= SMALL
+
+
+def _side(images: Inventory) -> int:
+    return quick_model.SMALL_SIDE if are_small(images) else quick_model.LARGE_SIDE
 
 
 def _shorter_side(images: Inventory, number: int) -> int | None:
@@ -314,7 +316,7 @@ def _judge(
     pixels: npt.NDArray[np.uint8] | None,
     trouble: str | None,
     progress: Progress,
-    by_study: ByStudy | None,
+    judge: Judge | None,
 ) -> tuple[Judgement | None, str | None]:
     """Return the judgement of the labels, or why there is none."""
     if trouble is not None:
@@ -327,8 +329,8 @@ def _judge(
     if len(kept) < 2:
         return None, f"fewer than two classes have {FOLDS} readable images (or groups) to be judged by"
     folds = plan_folds(labels, units[numbers], wanted.seed)
-    if by_study is not None:
-        probabilities, by = by_study(images, numbers, folds, progress)
+    if judge is not None:
+        probabilities, by = judge(images, numbers, folds, progress)
         probabilities = probabilities[:, kept]
         probabilities = probabilities / np.maximum(probabilities.sum(axis=1, keepdims=True), 1e-12)
     else:

@@ -27,6 +27,11 @@ LATER: Mapping[str, Mapping[str, Any]] = {
 A configuration that says so has the digest of one that does not: trials and checkpoints of earlier versions go on.
 """
 
+LATER_ARGUMENTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "data": {"folder": {"labels": "one"}, "table": {"separator": None}},
+}
+"""The same of arguments of components, by section and component."""
+
 Scalar = None | bool | int | float | str
 Value = Scalar | tuple["Value", ...]
 
@@ -134,9 +139,15 @@ def expand_path(text: str, key: str) -> Path:
 
 def _as_before(section: str, values: Any) -> Any:
     """Return a section without the later settings that change nothing."""
+    if section in LATER_ARGUMENTS and isinstance(values, Mapping):
+        return {name: _without(LATER_ARGUMENTS[section].get(name, {}), arguments) for name, arguments in values.items()}
     later = LATER.get(section)
     if later is None or not isinstance(values, Mapping):
         return values
+    return _without(later, values)
+
+
+def _without(later: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key not in later or value != later[key]}
 
 

@@ -186,7 +186,10 @@ _LATER_SECTIONS = ("distill", "prune", "quantize")
 """Sections that the first studies did not know; there they stand for `none`."""
 
 
-_LATER_ARGUMENTS: Mapping[str, Mapping[str, Any]] = {"folder": {"skip_unreadable": False, "group": None}}
+_LATER_ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
+    "folder": {"skip_unreadable": False, "group": None, "labels": "one"},
+    "table": {"separator": None},
+}
 
 
 def _with_later_sections(record: Record, new: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,7 +241,7 @@ def _settle_data(space: Space, helper: Helper, watcher: Watcher) -> tuple[Space,
             f"{data.repeated} of {data.counts['val']} validation images are among the training images too, for example "
             f"{data.repeated_for_example[0]}: scores are too good by what was learned by heart"
         )
-    named_metrics.refuse_undefined(space, data.classes, set(load(data, "val").labels.tolist()))
+    named_metrics.refuse_undefined(space, data.classes, load(data, "val").labels)
     if custom := named_metrics.custom(space):
         helper.try_metrics(custom, data)
     return space.fill({"image.size": data.image_size, "image.channels": data.channels}), data

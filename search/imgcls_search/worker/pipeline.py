@@ -53,7 +53,7 @@ from imgcls_search.signature import build
 from imgcls_search.train import checkpoint, custom_metrics, finetune
 from imgcls_search.train.device import fastest_layout, pays_to_compile, resolve_precision
 from imgcls_search.train.loop import ImageSet, Session, Teach
-from imgcls_search.train.losses import LOSSES
+from imgcls_search.train.losses import build_loss
 from imgcls_search.train.optimizers import OPTIMIZERS, SCHEDULES
 from imgcls_search.train.recipe import Finetune, Training
 from imgcls_search.worker.measuring import meta_model
@@ -245,7 +245,7 @@ def new_session(
         model=model,
         optimizer=optimizer,
         schedule=build(SCHEDULES, config.component("schedule"), epochs=recipe.epochs),
-        loss=build(LOSSES, config.component("loss"), class_counts=data.class_counts),
+        loss=build_loss(config.component("loss"), class_counts=data.class_counts, images=data.counts["train"]),
         augment=augmentation,
         mix=mix,
         hold=_hold(config, model, optimizer),
@@ -288,7 +288,7 @@ def tuning_session(
         model=model,
         optimizer=optimizer,
         schedule=lambda progress: float(whole(progress * recipe.epochs / plan.finetune_epochs)),
-        loss=build(LOSSES, config.component("loss"), class_counts=data.class_counts),
+        loss=build_loss(config.component("loss"), class_counts=data.class_counts, images=data.counts["train"]),
         augment=augmentation,
         mix=mix,
         micro_batches=micro_batches,

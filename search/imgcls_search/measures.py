@@ -70,6 +70,16 @@ def has_meaning(name: str, *, several: bool) -> bool:
     return name in known or class_of(name) is not None or name not in {*ALWAYS, *NAMED, *SEVERAL_ALWAYS}
 
 
+def share_of_images(known: Mapping[str, T]) -> str:
+    """Return the measure that is a share of whole images, of which intervals for their number are known."""
+    return "accuracy" if "accuracy" in known else "subset_accuracy"
+
+
+def main_measure(known: Mapping[str, T]) -> str:
+    """Return the measure that every epoch has, whatever the objective: of one class each, or of several labels."""
+    return "accuracy" if "accuracy" in known else "average_precision"
+
+
 def class_of(name: str) -> str | None:
     """Return the class that a measure is of, None where it is of all classes."""
     found = (re.fullmatch(pattern, name, re.DOTALL) for pattern, _ in OF_CLASS.values())
@@ -97,7 +107,7 @@ COUNTS = ("accuracy", "top5_accuracy", "macro_f1", "balanced_accuracy", "micro_f
 
 def is_share(name: str) -> bool:
     """Tell whether a measure counts images: on 100 of them there is no third decimal."""
-    return name in COUNTS or class_of(name) is not None
+    return name in COUNTS or (class_of(name) is not None and not name.startswith("average_precision:"))
 
 
 def by_class(metrics: Mapping[str, T]) -> tuple[dict[str, T], dict[str, dict[str, T]]]:

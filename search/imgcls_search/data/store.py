@@ -96,6 +96,14 @@ class Prepared:
     has_several_labels: bool = False
     """Whether each image may have several labels, or none, instead of one class."""
 
+    thresholds: tuple[float, ...] | None = None
+    """From which probability on an image has each label, by the weights that this comes with; None where none says."""
+
+    @property
+    def cuts(self) -> tuple[float, ...] | None:
+        """The thresholds to decide by: 0.5 where none were chosen; None where an image has one class."""
+        return (self.thresholds or (0.5,) * len(self.classes)) if self.has_several_labels else None
+
     def findings(self) -> list[str]:
         """Return what a person should know of the pixels, a line each."""
         found = []

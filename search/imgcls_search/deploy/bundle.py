@@ -19,6 +19,9 @@ FORMAT = 1
 FRAMED = 2
 """The format of bundles with oblong or uncropped images, which earlier versions would decode wrongly."""
 
+LABELLED = 3
+"""The format of bundles for several labels of an image, whose outputs earlier versions would read wrongly."""
+
 DESCRIPTION = "bundle.json"
 FILES: Mapping[str, str] = {
     "model": "model.onnx",
@@ -46,13 +49,26 @@ class Bundle:
     frame: Frame
     """How images are brought to the shape that it takes."""
 
+    thresholds: tuple[float, ...] | None = None
+    """From which probability on an image has each of several labels; None where it has one class."""
+
 
 def describe(
-    folder: Path, *, frame: Frame, mean: Sequence[float], std: Sequence[float], quantized: str
+    folder: Path,
+    *,
+    frame: Frame,
+    mean: Sequence[float],
+    std: Sequence[float],
+    quantized: str,
+    thresholds: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Return what `bundle.json` says of the files that lie in a folder."""
+    output: dict[str, Any] = {"name": OUTPUT, "type": "float32", "probabilities": "softmax"}
+    if thresholds is not None:
+        # In the order of the labels.
+        output |= {"probabilities": "sigmoid", "thresholds": list(thresholds)}
     return {
-        "format": _format(frame),
+        "format": _format(frame, thresholds),
         "files": {
             role: {"name": name} | ({} if role in EDITABLE else {"sha256": digests.of_file(folder / name)})
             for role, name in FILES.items()
@@ -68,7 +84,7 @@ def describe(
             "margin": frame.margin,
             "range": [0, 255],
         },
-        "output": {"name": OUTPUT, "type": "float32", "probabilities": "softmax"},
+        "output": output,
         "preprocessing": steps(frame),
         "normalisation": {"in_model": True, "mean": list(mean), "std": list(std)},
         "quantized": quantized,
@@ -84,8 +100,8 @@ def read(folder: Path) -> Bundle:
     if not folder.is_dir():
         raise DeployError(f"{folder}: no such folder; allowed: one that `imgcls-search export --bundle` wrote")
     about = _json(folder, DESCRIPTION)
-    if not isinstance(about, dict) or about.get("format") not in (FORMAT, FRAMED):
-        raise DeployError(f"{folder / DESCRIPTION}: not a bundle of format {FORMAT} or {FRAMED} of this program")
+    if not isinstance(about, dict) or about.get("format") not in (FORMAT, FRAMED, LABELLED):
+        raise DeployError(f"{folder / DESCRIPTION}: not a bundle of format {FORMAT} to {LABELLED} of this program")
     names = {role: _file(folder, about, role) for role in FILES}
     bundle = Bundle(
         artifact=Artifact.load(folder / names["model"]),
@@ -97,14 +113,17 @@ def read(folder: Path) -> Bundle:
             fill=_word(folder, about, "fill", FILLED, "mean"),
             margin=_margin(folder, about),
         ),
+        thresholds=_thresholds(folder, about),
     )
-    if about["format"] != _format(bundle.frame):
-        raise DeployError(f"{folder / DESCRIPTION}: not a bundle of format {_format(bundle.frame)} of this program")
+    if about["format"] != (format_ := _format(bundle.frame, bundle.thresholds)):
+        raise DeployError(f"{folder / DESCRIPTION}: not a bundle of format {format_} of this program")
     _check_fit(folder, bundle)
     return bundle
 
 
-def _format(frame: Frame) -> int:
+def _format(frame: Frame, thresholds: Sequence[float] | None) -> int:
+    if thresholds is not None:
+        return LABELLED
     is_plain = frame.fit == "crop" and frame.margin == 1 and isinstance(frame.size, int)
     return FORMAT if is_plain else FRAMED
 
@@ -200,9 +219,25 @@ def _margin(folder: Path, about: Mapping[str, Any]) -> float:
     return float(value)
 
 
+def _thresholds(folder: Path, about: Mapping[str, Any]) -> tuple[float, ...] | None:
+    """Return the thresholds of several labels of an image, None where it has one class."""
+    output = about.get("output")
+    if about["format"] != LABELLED:
+        return None
+    values = output.get("thresholds") if isinstance(output, dict) else None
+    if not isinstance(values, list) or not all(type(value) in (int, float) and 0 <= value <= 1 for value in values):
+        raise DeployError(
+            f"{folder / DESCRIPTION}: output.thresholds: {values!r:.50} is not allowed; allowed: a number from 0 to 1 "
+            "for each label"
+        )
+    return tuple(map(float, values))
+
+
 def _check_fit(folder: Path, bundle: Bundle) -> None:
     expected = bundle.frame.shape
     if bundle.artifact.pixel_shape != expected:
         raise DeployError(f"{folder}: the model takes {bundle.artifact.pixel_shape}, {DESCRIPTION} says {expected}")
     if bundle.artifact.classes != len(bundle.labels):
         raise DeployError(f"{folder}: the model has {bundle.artifact.classes} classes, but {len(bundle.labels)} labels")
+    if bundle.thresholds is not None and len(bundle.thresholds) != len(bundle.labels):
+        raise DeployError(f"{folder}: {len(bundle.thresholds)} thresholds, but {len(bundle.labels)} labels")

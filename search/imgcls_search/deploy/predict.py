@@ -28,6 +28,9 @@ class Prediction:
     ranked: tuple[tuple[str, float], ...]
     """Labels with their probabilities, the likeliest first."""
 
+    labels: tuple[str, ...] | None = None
+    """Those that the image has, where it may have several; None where it has one class."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
@@ -46,6 +49,8 @@ def classify(
 ) -> Iterator[Prediction | Skipped]:
     """Yield the `top` labels of every image, in order; folders stand for the images below them.
 
+    Where an image may have several labels, those that it has are ranked too, however many they are.
+
     What a folder holds besides images is handed to `on_left_out`.
     """
     with unlimited_pillow(), ThreadPoolExecutor(THREADS) as pool:
@@ -61,20 +66,36 @@ def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return probabilities
 
 
+def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Return probabilities [N, labels], in double precision, from logits [N, labels]."""
+    probabilities: npt.NDArray[np.float64] = np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
+    return probabilities
+
+
 _Decoded = tuple[str, npt.NDArray[np.uint8]] | Skipped
 
 
 def _classify(bundle: Bundle, items: Sequence[_Decoded], top: int) -> Iterator[Prediction | Skipped]:
     pixels = [item[1] for item in items if not isinstance(item, Skipped)]
-    rows = iter(softmax(bundle.artifact.logits(np.stack(pixels)))) if pixels else iter(())
+    into_shares = softmax if bundle.thresholds is None else sigmoid
+    rows = iter(into_shares(bundle.artifact.logits(np.stack(pixels)))) if pixels else iter(())
     for item in items:
         yield item if isinstance(item, Skipped) else _ranked(bundle, item[0], next(rows), top)
 
 
 def _ranked(bundle: Bundle, image: str, probabilities: npt.NDArray[np.float64], top: int) -> Prediction:
     # Stable, so that of equal ones the first class comes first, as in argmax.
-    order = np.argsort(-probabilities, kind="stable")[:top]
-    return Prediction(image=image, ranked=tuple((bundle.labels[k], float(probabilities[k])) for k in order))
+    order = np.argsort(-probabilities, kind="stable")
+    labels = None
+    if bundle.thresholds is not None:
+        has = probabilities >= np.array(bundle.thresholds)
+        labels = tuple(bundle.labels[k] for k in order if has[k])
+        # A label with a low threshold may stand behind one that the image has not.
+        order = np.array([k for place, k in enumerate(order) if place < top or has[k]], dtype=np.int64)
+    else:
+        order = order[:top]
+    ranked = tuple((bundle.labels[k], float(probabilities[k])) for k in order)
+    return Prediction(image=image, ranked=ranked, labels=labels)
 
 
 def _files(path: Path, on_left_out: Callable[[Path, Sequence[LeftOut]], None]) -> Iterator[Path | Skipped]:

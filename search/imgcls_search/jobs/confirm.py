@@ -255,9 +255,8 @@ def _open_test(
         network, config, known = read_network(weights_path(files, found["chosen"], seed))
         # Its images may have moved since it was trained.
         config = config.moved(component.args)
-        evaluation = measure_on(
-            network, config, replace(data, mean=known.mean, std=known.std), "test", (found["metric"],)
-        )
+        seen = replace(data, mean=known.mean, std=known.std, thresholds=known.thresholds)
+        evaluation = measure_on(network, config, seen, "test", (found["metric"],))
         if found["metric"] not in evaluation.metrics:
             raise DataError(f"{component.path}: the test split has no image that {found['metric']} could be told of")
         scores.append(evaluation.metrics[found["metric"]])
@@ -269,7 +268,7 @@ def _open_test(
         "ci95": spread["ci95"],
         "images": len(evaluation.labels),
     }
-    if found["metric"] in ("accuracy", "top5_accuracy"):
+    if found["metric"] in ("accuracy", "top5_accuracy", "subset_accuracy"):
         test["images_interval"] = list(share_interval(test["mean"], test["images"]))
     return test
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from imgcls_search import atomic
 from imgcls_search.config import Component, TrialConfig
-from imgcls_search.data import Images, Prepared, comes_with, describe, describe_whole, load, open_test
+from imgcls_search.data import Images, Prepared, comes_with, describe, describe_whole, label_sets, load, open_test
 from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.errors import DataError, UserError, writing
 from imgcls_search.jobs.export import now
@@ -25,13 +25,17 @@ from imgcls_search.terminal import shown
 from imgcls_search.train import checkpoint, custom_metrics
 from imgcls_search.train.device import available_devices
 from imgcls_search.train.loop import predict
-from imgcls_search.train.metrics import Wanted, score, softmax
+from imgcls_search.train.metrics import Wanted, probabilities_of, score
 from imgcls_search.worker import finish, pipeline
 
 SplitName = Literal["val", "test", "all"]
 
-CUTS = ("val", "test", "split_seed", "max_train", "image", "label", "split", "group")
+CUTS = ("val", "test", "split_seed", "max_train", "image", "label", "separator", "labels", "split", "group")
 """The arguments of a data set that decide which images are in which split, and which columns of a table say so."""
+
+
+SEPARATORS = (";", "|", " / ")
+"""What may stand between the labels of an image in a table of predictions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +46,22 @@ class Evaluation:
     metrics: dict[str, float]
     names: tuple[str, ...]
     labels: np.ndarray[Any, Any]
-    """Class numbers [N]."""
+    """Class numbers [N], or several labels of each image, 0 or 1 [N, classes]."""
 
     probabilities: np.ndarray[Any, Any]
     """[N, classes]."""
 
     classes: tuple[str, ...]
+    thresholds: tuple[float, ...] | None = None
+    """From which probability on an image has each of several labels; None where it has one class."""
+
+    @property
+    def predicted(self) -> np.ndarray[Any, Any]:
+        """What the model says, in the form of the labels."""
+        if self.thresholds is not None:
+            return (self.probabilities >= np.array(self.thresholds)).astype(np.uint8)
+        numbers: np.ndarray[Any, Any] = self.probabilities.argmax(axis=1)
+        return numbers
 
 
 def evaluate_weights(
@@ -99,7 +113,13 @@ def evaluate_weights(
         if say is not None:
             say(changed[1])
     numbers = _class_numbers(classes, trained_on.classes, f"{weights}: {component.path}")
-    parts = [replace(part, labels=numbers[part.labels]) for part in parts]
+    if any(label_sets.are_several(part.labels) != trained_on.has_several_labels for part in parts):
+        one, several = "one class each", "several labels each"
+        was, got = (several, one) if trained_on.has_several_labels else (one, several)
+        raise DataError(f"{weights}: {component.path}: was trained on images with {was}; these images have {got}")
+    parts = [
+        replace(part, labels=label_sets.renumbered(part.labels, numbers, len(trained_on.classes))) for part in parts
+    ]
     if split != "val":
         record_opening(weights.parent / "test-openings.jsonl", opening)
     return _measure(network, config, trained_on, parts, split)
@@ -176,12 +196,20 @@ def _measure(
     return Evaluation(
         split=split,
         metrics=score(
-            logits, labels, Wanted(classes=data.classes, named=(*named, *custom_metrics.installed()), is_full=True)
+            logits,
+            labels,
+            Wanted(
+                classes=data.classes,
+                named=(*named, *custom_metrics.installed()),
+                is_full=True,
+                thresholds=data.cuts,
+            ),
         ),
         names=tuple(name for part in parts for name in part.names),
         labels=labels,
-        probabilities=softmax(logits),
+        probabilities=probabilities_of(logits, several=data.has_several_labels),
         classes=data.classes,
+        thresholds=data.cuts,
     )
 
 
@@ -196,14 +224,27 @@ def _logits(
 
 
 def predictions_csv(evaluation: Evaluation) -> str:
-    """Return one line an image: its name, its class, the predicted class and the probability of each class."""
+    """Return one line an image: its name, its class, the predicted class and the probability of each class.
+
+    Several labels of an image, and the predicted ones, stand in one cell with a separator that is in no label.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    classes = [_as_text(name) for name in evaluation.classes]
     writer.writerow(["image", "label", "predicted", *(f"p({shown(name)})" for name in evaluation.classes)])
-    for name, label, row in zip(evaluation.names, evaluation.labels, evaluation.probabilities, strict=True):
-        writer.writerow([_as_text(name), classes[label], classes[row.argmax()], *(f"{p:.6f}" for p in row)])
+    for name, label, said, row in zip(
+        evaluation.names, evaluation.labels, evaluation.predicted, evaluation.probabilities, strict=True
+    ):
+        cells = [_joined(given, evaluation.classes) for given in (label, said)]
+        writer.writerow([_as_text(name), *cells, *(f"{p:.6f}" for p in row)])
     return text.getvalue()
+
+
+def _joined(given: Any, classes: Sequence[str]) -> str:
+    """Return the class of an image, or its labels, as a cell."""
+    if np.ndim(given) == 0:
+        return _as_text(classes[given])
+    separator = next((sign for sign in SEPARATORS if not any(sign in name for name in classes)), SEPARATORS[0])
+    return _as_text(separator.join(classes[number] for number in np.flatnonzero(given).tolist()))
 
 
 def _as_text(cell: str) -> str:

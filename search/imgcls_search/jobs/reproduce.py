@@ -16,6 +16,7 @@ from imgcls_search.jobs.confirm import fresh_seeds
 from imgcls_search.jobs.export import find_trial
 from imgcls_search.jobs.pace import numbered
 from imgcls_search.jobs.trainer import Trainer, TrainingWatcher
+from imgcls_search.measures import main_measure
 from imgcls_search.orchestrator import study_data, teachers
 from imgcls_search.protocol import Job
 from imgcls_search.space import dump, parse
@@ -105,8 +106,8 @@ def reproduce(
 
 
 def _metric(trial: Trial) -> str:
-    # Sizes and latencies are no matter of training; every epoch has an accuracy.
-    return trial.metric if trial.metric in trial.epochs[-1] else "accuracy"
+    # Sizes and latencies are no matter of training.
+    return trial.metric if trial.metric in trial.epochs[-1] else main_measure(trial.epochs[-1])
 
 
 def _first_difference(then: Sequence[Mapping[str, float]], now: Sequence[Mapping[str, float]]) -> int | None:

@@ -164,6 +164,10 @@ def _must_fit(plan: Distillation, path: Path, data: Prepared, sizes: Sequence[Im
             f"{plan.source}: a teacher of other classes: it knows {_show(taught.classes)}, the images have "
             f"{_show(data.classes)}",
         )
+    if taught.has_several_labels != data.has_several_labels:
+        one, several = "one class each", "several labels each"
+        learned, here = (several, one) if taught.has_several_labels else (one, several)
+        raise BuildError(plan.path, f"{plan.source}: a teacher of images with {learned}; these images have {here}")
     for size in sizes:
         theirs, ours = (taught.channels, taught.image_size), (data.channels, size)
         if theirs != ours:

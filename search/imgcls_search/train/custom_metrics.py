@@ -85,8 +85,9 @@ def try_on(names: Collection[str], classes: int, labels: Array) -> None:
         UserError: one cannot be loaded, fails, or does not give a finite number.
     """
     random = np.random.default_rng(0)
-    several = labels.ndim == 2
-    chances: Array = random.random(labels.shape) if several else random.dirichlet(np.ones(classes), len(labels))
+    chances: Array = random.dirichlet(np.ones(classes), len(labels))
+    if labels.ndim == 2:
+        chances = np.asarray(random.random(labels.shape))
     labels = labels.astype(np.int64)
     for name in names:
         if name in installed():

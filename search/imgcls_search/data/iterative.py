@@ -2,7 +2,8 @@
 
 Sechidis, Tsoumakas and Vlahavas 2011, On the Stratification of Multi-Label Data, algorithm 1, for two parts: of the
 label with the fewest images left, each image goes to the part that still wants most of that label. What they leave
-open is added: images without a label are taken as one more label, no label is missing in a part, sizes are exact.
+open is added: images without a label are taken as one more label, no label is missing in a part, sizes are exact, and
+images are exchanged as long as that makes the parts more even.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ STARTS = 8
 """Cuts that are tried; the most even one is taken. Fewer where there are many images, which even out by themselves."""
 
 ITEMS = 100_000
-"""Images that all tries together look at."""
+"""Images that all tries together look at; of more, no two are exchanged."""
+
+EXCHANGES = 100
 
 Numbers = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]
@@ -41,7 +44,9 @@ def _attempt(rows: Flags, total: int, spare: int, random: np.random.RandomState)
     marks = rows[:, :-1]
     order = random.permutation(len(rows))
     _complete(drawn, marks, order, spare)
-    _resize(drawn, marks, order, total, spare)
+    _resize(drawn, rows, order, total, spare)
+    if len(rows) <= ITEMS:
+        _exchange(drawn, rows, total, spare)
     return drawn
 
 
@@ -95,11 +100,17 @@ def _complete(drawn: Flags, marks: Flags, order: Numbers, spare: int) -> None:
                         counts[1 - part] -= mine
 
 
-def _resize(drawn: Flags, marks: Flags, order: Numbers, total: int, spare: int) -> None:
-    """Move images in random order until so many are drawn, as far as no label leaves a part by that."""
+def _resize(drawn: Flags, rows: Flags, order: Numbers, total: int, spare: int) -> None:
+    """Move images until so many are drawn, as far as no label leaves a part by that."""
     surplus = int(drawn.sum()) - total
+    if len(rows) <= ITEMS:
+        for _ in range(abs(surplus)):
+            if _move_best(drawn, rows, total, spare, from_drawn=surplus > 0) is None:
+                return
+        return
     is_drawn = surplus > 0
     least = 1 if is_drawn else spare
+    marks = rows[:, :-1]
     counts = marks[drawn == is_drawn].sum(axis=0)
     for item in order[drawn[order] == is_drawn].tolist():
         if not surplus:
@@ -108,3 +119,35 @@ def _resize(drawn: Flags, marks: Flags, order: Numbers, total: int, spare: int) 
             drawn[item] = not is_drawn
             counts -= marks[item]
             surplus -= 1 if is_drawn else -1
+
+
+def _exchange(drawn: Flags, rows: Flags, total: int, spare: int) -> None:
+    """Exchange an image of one part with one of the other while that makes the shares of the labels more even."""
+    cost = _cost(rows, drawn, total, spare)
+    for _ in range(EXCHANGES):
+        out = _move_best(drawn, rows, total, spare, from_drawn=True)
+        back = None if out is None else _move_best(drawn, rows, total, spare, from_drawn=False)
+        now = _cost(rows, drawn, total, spare)
+        if out is None or back is None or now >= cost - 1e-12:
+            for item in (out, back):
+                if item is not None:
+                    drawn[item] = not drawn[item]
+            return
+        cost = now
+
+
+def _move_best(drawn: Flags, rows: Flags, total: int, spare: int, *, from_drawn: bool) -> int | None:
+    """Move the image to the other part whose move is best for the shares of the labels; None where none may."""
+    counts, held = rows.sum(axis=0), rows[drawn].sum(axis=0)
+    here = held if from_drawn else counts - held
+    is_tight = here <= (1 if from_drawn else spare)
+    is_tight[-1] = False
+    may = (drawn == from_drawn) & ~rows[:, is_tight].any(axis=1)
+    if not may.any():
+        return None
+    weight = 1 / np.maximum(counts, 1)
+    far = held * weight - total / len(rows)
+    change = rows @ (weight**2 + (-2 if from_drawn else 2) * far * weight)
+    item = int(np.where(may, change, np.inf).argmin())
+    drawn[item] = not from_drawn
+    return item

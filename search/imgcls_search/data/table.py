@@ -243,7 +243,7 @@ def _list(
         splits = _follow_groups(splits, groups)
     _refuse_repeated(rows, image, of_labels, split, names, order)
     left_out = _look_for_files(rows, image, names, top)
-    classes, labels, seen = _classes(rows, label, separator)
+    classes, labels, seen = _classes(rows, label, separator, needs_train=needs_train)
     if needs_train:
         _refuse_untrained(rows, label, classes, labels, split, splits)
     splits, labels, names = splits[order], labels[order], [names[row] for row in order]
@@ -268,7 +268,11 @@ def _list(
         make_prints=cache(partial(fingerprint.of_files, *known, sealed=sealed, memory=fingerprint.memory())),
         first_fingerprint=partial(fingerprint.of_files_by_edges, *known),
         left_out=left_out,
-        notes=(*similar_names(classes), *_unused(rows, {"split": split, "group": group}, set(used))),
+        notes=(
+            *similar_names(classes),
+            *_joined(classes, label, separator),
+            *_unused(rows, {"split": split, "group": group}, set(used)),
+        ),
     )
 
 
@@ -413,7 +417,7 @@ def _check_labels(label: str | tuple[str, ...], separator: str | None, others: M
 
 
 def _classes(
-    rows: Rows, label: str | tuple[str, ...], separator: str | None
+    rows: Rows, label: str | tuple[str, ...], separator: str | None, *, needs_train: bool
 ) -> tuple[tuple[str, ...], Labels, list[str]]:
     """Return the classes, the class number or the labels of each row, and where each class is first named.
 
@@ -429,9 +433,10 @@ def _classes(
         return classes, labels, [rows.where(int(row), label) for row in firsts]
     if isinstance(label, str):
         assert separator is not None
-        classes, flags = read_separated(rows, label, separator)
+        # Of images to be measured, few may have a label.
+        classes, flags = read_separated(rows, label, separator, least=2 if needs_train else 1)
     else:
-        classes, flags = read_columns(rows, label)
+        classes, flags = read_columns(rows, label, may_lack=not needs_train)
     return classes, flags, where_first(rows, label, classes, flags)
 
 
@@ -461,6 +466,19 @@ def _refuse_untrained(
     if isinstance(label, str):
         refuse(rows, label, sorted({first[other] for other in strange}), what)
     refuse(rows, classes[number], [row], what)
+
+
+def _joined(classes: Sequence[str], label: str | tuple[str, ...], separator: str | None) -> Iterator[str]:
+    """Yield what is to be said of classes that look like several labels in one cell."""
+    if separator is not None or not isinstance(label, str):
+        return
+    for sign in (";", "|", ","):
+        if 2 * sum(sign in name for name in classes) >= len(classes):
+            yield (
+                f"most classes hold {sign!r}: if these are several labels of an image, --set "
+                f"'data.table.separator=\"{sign}\"' reads them"
+            )
+            return
 
 
 def _unused(rows: Rows, roles: Mapping[str, str | None], used: set[str | None]) -> Iterator[str]:

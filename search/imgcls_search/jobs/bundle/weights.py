@@ -133,9 +133,7 @@ def from_weights(weights: Path, moved_to: Component | None = None) -> Trained:
     if data.has_several_labels and data.thresholds is None:
         notes.append("No image was left to choose thresholds on: an image has the labels of probability 0.5 and more.")
     elif data.has_several_labels and on == "train+val":
-        notes.append(
-            "Thresholds are those of the trial that the configuration is from, chosen on its validation images."
-        )
+        notes.append("Thresholds are those that the configuration's trial chose on its validation images.")
     return Trained(
         weights=weights,
         model=model,

@@ -222,9 +222,12 @@ def _margin(folder: Path, about: Mapping[str, Any]) -> float:
 def _thresholds(folder: Path, about: Mapping[str, Any]) -> tuple[float, ...] | None:
     """Return the thresholds of several labels of an image, None where it has one class."""
     output = about.get("output")
+    output = output if isinstance(output, dict) else {}
+    if (about["format"] == LABELLED) != (output.get("probabilities") == "sigmoid"):
+        raise DeployError(f"{folder / DESCRIPTION}: not a bundle of format {about['format']} of this program")
     if about["format"] != LABELLED:
         return None
-    values = output.get("thresholds") if isinstance(output, dict) else None
+    values = output.get("thresholds")
     if not isinstance(values, list) or not all(type(value) in (int, float) and 0 <= value <= 1 for value in values):
         raise DeployError(
             f"{folder / DESCRIPTION}: output.thresholds: {values!r:.50} is not allowed; allowed: a number from 0 to 1 "

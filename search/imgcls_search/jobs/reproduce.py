@@ -123,7 +123,9 @@ def _changes(record: Record, trial: Trial, fingerprint: str, versions: Mapping[s
     found = []
     try:
         read = parse(dump(trial.candidate.config, comments=[]), catalog(), source=f"trial-{trial.number}.yaml").config()
-        changed = differences(trial.candidate.config.to_dict(), read.to_dict())
+        # Settings that a later version added, at values that change nothing, are no difference.
+        is_same = trial.candidate.config.digest() == read.digest()
+        changed = [] if is_same else differences(trial.candidate.config.to_dict(), read.to_dict())
         found += [f"config: {change}" for change in changed]
     except SearchError as error:
         found.append(f"config: this version cannot read it ({first_line(error)})")

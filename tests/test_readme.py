@@ -97,3 +97,4 @@ def make_photos(folder: Path) -> None:
     for several in ("more-photos", "folder-of-scans"):
         shutil.copytree(folder / "photos" / "cat", folder / several)
     Image.fromarray(np.full((8, 8), 90, "uint8")).save(folder / "scan.png")
+    (folder / "weights").mkdir()

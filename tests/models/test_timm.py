@@ -15,7 +15,7 @@ import torch
 from imgcls_search.catalog import catalog
 from imgcls_search.config import TrialConfig
 from imgcls_search.errors import BuildError, CheckpointError, SpaceError
-from imgcls_search.models import MODELS
+from imgcls_search.models import MODELS, weights_files
 from imgcls_search.space import parse
 from imgcls_search.worker import pipeline
 
@@ -232,6 +232,8 @@ def test_file_put_by_hand_takes_the_place_of_timms_weights(
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    # A package that holds these would come first.
+    monkeypatch.setattr(weights_files, "PACKAGES", {})
     trial = config("model: {timm: {name: tf_efficientnet_lite0, weights: imagenet}}\n")
     with pytest.raises(CheckpointError) as error:
         pipeline.check_weights(trial.component("model"), data(64).shape)

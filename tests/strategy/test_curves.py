@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,32 @@ def test_what_curves_remembers_is_no_more_than_what_the_trials_tell(monkeypatch:
     sampler = Compared(wanted)
     replay(wanted, Hill(), sampler=sampler, workers=3)
     assert sampler.draws >= 75
+
+
+class Renumbered:
+    """Draws as if others had put trials into the study between its own, and compares."""
+
+    def __init__(self, space: Space) -> None:
+        self.space = space
+        self.plain, self.with_gaps = (
+            CurveSampler(space, epochs=27, n_startup_trials=5, random_share=0.1) for _ in range(2)
+        )
+        self.draws = 0
+
+    def draw(self, view: View, number: int, attempt: int) -> Candidate | None:
+        trials = [replace(trial, number=2 * trial.number + 3) for trial in view.trials]
+        moved = View(view.space, trials, view.rejections, view.seed)
+        found = self.plain.draw(view, number, attempt)
+        assert self.with_gaps.draw(moved, number, attempt) == found
+        self.draws += 1
+        return found
+
+
+def test_trials_of_others_between_its_own_change_no_draw() -> None:
+    wanted = parse("study: {trials: 40, max_epochs: 400, pruner: asha}" + TEXT, table_catalog(), source="x")
+    sampler = Renumbered(wanted)
+    replay(wanted, Hill(), sampler=sampler, workers=1)
+    assert sampler.draws >= 20
 
 
 def test_every_fourth_trial_passes_over_the_first_rung() -> None:

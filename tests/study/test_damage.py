@@ -27,6 +27,9 @@ from tests.conftest import TINY, Answer, begin_command, is_one_line
 from tests.damage import damage_bytes, damage_row
 from tests.warm import Warm
 
+COPIES = int(os.environ.get("IMGCLS_TEST_COPIES", "200"))
+"""How many damaged copies the slow tests look at; thousands find what is rare, in hours."""
+
 VIEWS: tuple[tuple[str, ...], ...] = (
     ("status", "tiny-digits"),
     ("status", "tiny-digits", "--json"),
@@ -170,7 +173,28 @@ def test_any_damaged_database_is_one_line(
     damage: Callable[[Path, random.Random], str], study: Path, here: Callable[..., Answer]
 ) -> None:
     # Each copy is looked at by some of the commands, each command looks at dozens of copies.
-    assert escapes(range(1000, 1200), study, here, damage, 4) == []
+    assert escapes(range(1000, 1000 + COPIES), study, here, damage, 4) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", [damage_bytes, damage_row])
+def test_run_on_a_damaged_database_goes_on_or_is_one_line(
+    damage: Callable[[Path, random.Random], str], study: Path, imgcls: Callable[..., Answer], tmp_path: Path
+) -> None:
+    whole, copy = study / "studies/tiny-digits.db", tmp_path / "studies/tiny-digits.db"
+    copy.parent.mkdir()
+    shutil.copyfile(study / "tiny.yaml", tmp_path / "tiny.yaml")
+    settings = ("--set", "study.trials=10", "--set", "study.max_epochs=25")
+    found = []
+    for seed in range(2000, 2000 + COPIES // 20):
+        for leftover in copy.parent.glob("tiny-digits*"):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        shutil.copyfile(whole, copy)
+        how = damage(copy, random.Random(seed))
+        answer = imgcls("run", "tiny.yaml", "--workers", "1", *settings)
+        if not is_plain(answer):
+            found.append(f"seed {seed}, {how}: {answer.code} {answer.err}")
+    assert found == []
 
 
 # Each of these ended in a traceback.

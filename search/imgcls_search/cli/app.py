@@ -23,7 +23,21 @@ USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 """What Typer raises for a command line that it cannot read; where the class is to be had depends on its version."""
 
 ONLY_PRINT = frozenset(
-    {"best", "check", "compare", "families", "front", "list", "plan", "predict", "replay", "schema", "status", "trials"}
+    {
+        "best",
+        "check",
+        "compare",
+        "families",
+        "front",
+        "list",
+        "plan",
+        "predict",
+        "replay",
+        "schema",
+        "status",
+        "trials",
+        "weights",
+    }
 )
 """Commands that end when nobody reads what they print; all others go on without output."""
 
@@ -50,6 +64,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("evaluate", trainings.evaluate),
     ("augment-preview", spaces.augment_preview),
     ("families", spaces.families),
+    ("weights", spaces.weights),
     ("schema", spaces.schema),
     ("replay", searches.replay),
     ("dashboard", results.dashboard),

@@ -68,6 +68,26 @@ Name = Annotated[
 ]
 
 
+def _use_weights(folder: Path | None) -> Path | None:
+    if folder is not None:
+        from imgcls_search.models.weights_files import add_folder
+
+        add_folder(folder)
+    return folder
+
+
+WeightsDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights-dir",
+        metavar="DIR",
+        callback=_use_weights,
+        help="Look for pretrained weights there first; default: $IMGCLS_WEIGHTS.",
+    ),
+]
+"""Takes effect by itself, for this process and those that it starts."""
+
+
 def read(
     path: Path, overrides: list[str] | None, data: str | None, name: str | None, *, skip_unreadable: bool = False
 ) -> Space:

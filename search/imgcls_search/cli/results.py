@@ -17,6 +17,7 @@ from imgcls_search.cli.options import (
     Storage,
     Studies,
     StudyName,
+    WeightsDir,
     data_component,
     study_files,
 )
@@ -272,6 +273,7 @@ def report(
     data: MovedData = None,
     studies: Studies = STUDIES,
     storage: Storage = None,
+    weights_dir: WeightsDir = None,
 ) -> None:
     """Write a study as one page that opens anywhere: the winner, why, how sure, its mistakes, how to go on.
 

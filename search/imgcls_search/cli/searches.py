@@ -21,6 +21,7 @@ from imgcls_search.cli.options import (
     Studies,
     StudyName,
     Timeout,
+    WeightsDir,
     read,
     study_files,
     with_options,
@@ -55,6 +56,7 @@ def run(
         ),
     ] = None,
     timeout: Timeout = None,
+    weights_dir: WeightsDir = None,
 ) -> None:
     """Run a search, or go on with one that was interrupted.
 

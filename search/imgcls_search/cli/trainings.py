@@ -20,6 +20,7 @@ from imgcls_search.cli.options import (
     Storage,
     Studies,
     StudyName,
+    WeightsDir,
     data_component,
     read,
     study_files,
@@ -62,6 +63,7 @@ def train(
     studies: Studies = STUDIES,
     storage: Storage = None,
     as_json: AsJson = False,
+    weights_dir: WeightsDir = None,
 ) -> None:
     """Train one configuration for good and open the test split: mean and spread over seeds.
 
@@ -176,6 +178,7 @@ def confirm(
     studies: Studies = STUDIES,
     storage: Storage = None,
     as_json: AsJson = False,
+    weights_dir: WeightsDir = None,
 ) -> None:
     """Train the best few on fresh seeds, say how much luck was in the winner, then open the test split once.
 
@@ -230,6 +233,7 @@ def reproduce(
     studies: Studies = STUDIES,
     storage: Storage = None,
     as_json: AsJson = False,
+    weights_dir: WeightsDir = None,
 ) -> None:
     """Train a trial again from what the study holds: identical, within the noise of seeds, or different.
 

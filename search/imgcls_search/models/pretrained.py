@@ -19,7 +19,7 @@ from imgcls_search import archive
 from imgcls_search.config import Component, expand_path
 from imgcls_search.errors import BuildError, CheckpointError, closest
 from imgcls_search.image_size import ImageSize, sides
-from imgcls_search.models import timm_hub
+from imgcls_search.models import timm_hub, weights_files
 from imgcls_search.models.anatomy import Anatomy
 
 IMAGENET = "imagenet"
@@ -71,16 +71,17 @@ def find(component: Component, model: nn.Module, *, image_size: ImageSize, chann
     """
     path, wanted = f"{component.path}.weights", str(component.args["weights"])
     anatomy = _anatomy(path, model)
+    file = _file_of(component, anatomy)
     if component.name == "timm":
-        tensors = _from_timm(component, model, anatomy, image_size, channels, classes)
-    elif wanted == IMAGENET:
-        tensors = _from_torchvision(path, anatomy)
+        tensors = _from_timm(component, model, anatomy, file, image_size, channels, classes)
+    elif file is None:
+        tensors = _fetched(path, str(anatomy.twin), _torchvision_weights(anatomy), torch.hub.get_dir())
     else:
-        tensors = _without_wrapping_prefix(_from_file(path, wanted), model)
+        tensors = _modernised(_without_wrapping_prefix(_from_file(path, file), model))
     noted = _noted_grid(path, wanted) if wanted != IMAGENET and component.name != "timm" else None
     tensors = _resized(tensors, model, image_size, path, noted)
     tensors = {name: tensor for name, tensor in tensors.items() if not _is_head(name, anatomy)}
-    _must_fit(path, wanted, tensors, model, anatomy)
+    _must_fit(path, file or wanted, tensors, model, anatomy)
     return tensors
 
 
@@ -129,23 +130,43 @@ def _torchvision_weights(anatomy: Anatomy) -> Any:
     return get_model_weights(anatomy.twin).DEFAULT
 
 
-def _from_torchvision(path: str, anatomy: Anatomy) -> Tensors:
-    return _fetched(path, str(anatomy.twin), _torchvision_weights(anatomy), torch.hub.get_dir())
+def _file_of(component: Component, anatomy: Anatomy) -> str | None:
+    """Return the weights file of a component on this machine, None where the weights are a library's to bring."""
+    wanted = str(component.args["weights"])
+    if wanted != IMAGENET:
+        return wanted
+    if component.name == "timm":
+        file = timm_hub.placed_file(timm_hub.settings_of(component))
+    else:
+        file = weights_files.placed(str(anatomy.twin), [file_name(_torchvision_weights(anatomy))])
+        # What torchvision fetched itself, it reads itself.
+        file = None if file is not None and file.parent == weights_files.torch_cache() else file
+    return None if file is None else str(file)
+
+
+def file_name(weights: Any) -> str:
+    """Return the name under which torchvision publishes weights."""
+    return str(weights.url.rpartition("/")[2])
 
 
 @lru_cache(maxsize=2)
 def _fetched(path: str, name: str, weights: Any, hub: str) -> Tensors:
     # Other folders of torch's hold other files of the same name.
-    folder = Path(hub) / "checkpoints"
+    folder, file = Path(hub) / "checkpoints", file_name(weights)
     try:
+        if not (folder / file).is_file():
+            weights_files.must_answer(weights.url)
         state: Tensors = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
     # Whatever a network, a hash or a damaged file can raise.
     except Exception as error:
-        file = weights.url.rpartition("/")[2]
         raise CheckpointError(
             f"{path}: the pretrained weights of {name} cannot be fetched ({_reason(error)}); "
             f"connect to a network, or put {file} into {folder}"
         ) from error
+    return _modernised(state)
+
+
+def _modernised(state: Tensors) -> Tensors:
     return {_modern(name): tensor for name, tensor in state.items()}
 
 
@@ -155,15 +176,20 @@ def _modern(name: str) -> str:
 
 
 def _from_timm(
-    component: Component, model: nn.Module, anatomy: Anatomy, image_size: ImageSize, channels: int, classes: int
+    component: Component,
+    model: nn.Module,
+    anatomy: Anatomy,
+    file: str | None,
+    image_size: ImageSize,
+    channels: int,
+    classes: int,
 ) -> Tensors:
-    path, wanted = f"{component.path}.weights", str(component.args["weights"])
+    path = f"{component.path}.weights"
     arguments = {name: value for name, value in component.args.items() if name != "weights"}
     shape: dict[str, Any] = {"image_size": image_size, "channels": channels, "classes": classes}
-    file = timm_hub.placed_file(timm_hub.settings_of(component)) if wanted == IMAGENET else wanted
     if file is None:
         return _fetched_by_timm(component, arguments, shape)
-    tensors = _in_timms_names(_without_wrapping_prefix(_from_file(path, str(file)), model), model)
+    tensors = _in_timms_names(_without_wrapping_prefix(_from_file(path, file), model), model)
     return _adapted_by_timm(tensors, anatomy, arguments, shape)
 
 
@@ -216,7 +242,7 @@ def _fetched_by_timm(component: Component, arguments: Mapping[str, Any], shape: 
     except BuildError:
         raise
     except Exception as error:
-        folder, names = timm_hub.folder(), timm_hub.file_names(settings)
+        folder, names = weights_files.torch_cache(), timm_hub.file_names(settings)
         raise CheckpointError(
             f"{component.path}.weights: the pretrained weights of {component.args['name']} cannot be fetched "
             f"({_reason(error)}); connect to a network, or put {timm_hub.address(settings)} into {folder} as {names[0]}"
@@ -240,6 +266,18 @@ def _read(path: str, wanted: str) -> Mapping[str, Any]:
         known = closest(wanted, [IMAGENET])
         raise CheckpointError(f"{path}: {str(file)!r}: no such file{known}; allowed: imagenet, or the path of a file")
     try:
+        return read_file(file)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def read_file(file: Path) -> Mapping[str, Any]:
+    """Return what a weights file holds, with no code of it run.
+
+    Raises:
+        CheckpointError: it holds no weights, or is damaged.
+    """
+    try:
         archive.verify(file)
         state = _read_safetensors(file) if _is_safetensors(file) else None
         if state is None:
@@ -247,12 +285,12 @@ def _read(path: str, wanted: str) -> Mapping[str, Any]:
             with file.open("rb") as opened:
                 state = torch.load(opened, map_location="cpu", weights_only=True)
     except archive.DamagedError as error:
-        raise CheckpointError(f"{path}: {file}: not a weights file, or damaged ({error})") from error
+        raise CheckpointError(f"{file}: not a weights file, or damaged ({error})") from error
     # torch answers a damaged file with half a dozen unrelated exceptions.
     except Exception as error:
-        raise CheckpointError(f"{path}: {file}: not a weights file, or damaged ({type(error).__name__})") from error
+        raise CheckpointError(f"{file}: not a weights file, or damaged ({type(error).__name__})") from error
     if not isinstance(state, Mapping):
-        raise CheckpointError(f"{path}: {file}: not a weights file; it holds a {type(state).__name__}")
+        raise CheckpointError(f"{file}: not a weights file; it holds a {type(state).__name__}")
     return state
 
 

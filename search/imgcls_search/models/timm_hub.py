@@ -1,19 +1,12 @@
-"""Where timm's weights come from: a hub, its cache on this machine, or a file that somebody put there."""
+"""Where timm's weights come from: a file on this machine, a hub, or the hub's cache."""
 
 from __future__ import annotations
 
-import ssl
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from imgcls_search.config import Component
-
-ANSWER_SECONDS = 5
-"""A server of weights that says nothing for as long is not there."""
+from imgcls_search.models import weights_files
 
 
 def settings_of(component: Component) -> Any:
@@ -23,11 +16,6 @@ def settings_of(component: Component) -> Any:
     return timm.get_pretrained_cfg(component.args["name"])
 
 
-def folder() -> Path:
-    """Return where somebody may put weights by hand."""
-    return Path(torch.hub.get_dir()) / "checkpoints"
-
-
 def file_names(settings: Any) -> list[str]:
     """Return the names under which somebody may put timm's weights by hand."""
     names = [f"{settings.architecture}{f'.{settings.tag}' if settings.tag else ''}.safetensors"]
@@ -35,9 +23,12 @@ def file_names(settings: Any) -> list[str]:
 
 
 def placed_file(settings: Any) -> Path | None:
-    """Return the weights that somebody put there, None where there are none."""
-    files = [folder() / name for name in file_names(settings)]
-    return next((file for file in files if file.is_file()), None)
+    """Return the file of timm's weights on this machine, None where there is none.
+
+    Raises:
+        UserError: a folder that the person names is not there.
+    """
+    return weights_files.placed(settings.architecture, file_names(settings))
 
 
 def address(settings: Any) -> str:
@@ -58,16 +49,7 @@ def must_be_reachable(settings: Any) -> None:
 
     if constants.HF_HUB_OFFLINE:
         raise OSError("HF_HUB_OFFLINE forbids it")
-    request = urllib.request.Request(address(settings), method="HEAD")  # noqa: S310 - the hub's own address
-    try:
-        urllib.request.urlopen(request, timeout=ANSWER_SECONDS).close()  # noqa: S310
-    except urllib.error.HTTPError as error:
-        # Some server is there; the client knows better what to make of its answer.
-        error.close()
-    except urllib.error.URLError as error:
-        # Certificates are the client's business too.
-        if not isinstance(error.reason, ssl.SSLError):
-            raise OSError(f"no network: {error.reason}") from error
+    weights_files.must_answer(address(settings))
 
 
 def _is_cached(settings: Any) -> bool:

@@ -70,7 +70,9 @@ class CurveSampler:
         if len(self.ordered) < 3:
             return draw_evenly(view, number, attempt)
         standings = _few(self.ordered, rng)
-        shown = [view.trials[standing[-1]] for standing in standings]
+        # By number: trials of others, which are none of the search's, take numbers in between.
+        by_number = {trial.number: trial for trial in view.trials}
+        shown = [by_number[number] for *_, number in standings]
         known = np.array([self._place(trial) for trial in shown])
         several = self._candidates(standings, known, rng)
         chosen = several[self._choose(shown, known, several, sign, rng)]

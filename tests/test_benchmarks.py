@@ -173,3 +173,14 @@ def test_run_process_grows_by_what_it_keeps_of_a_trial_and_no_more(tmp_path: Pat
     assert found["trials"] == 400
     # 15 KB over 2,000 trials, 20 over few; whoever keeps each trial once more, or Optuna's own of it, comes over this.
     assert found["kb_per_trial"] < found["asked_at_most"] == 30
+
+
+def test_wrong_labels_that_were_swapped_are_counted_among_the_first_suspects(images: Path, tmp_path: Path) -> None:
+    root = images / "train"
+    found = bench("suspects", tmp_path, "--images", str(root), "--seeds", "1", "--epochs", "1", "--share", "0.1")
+    (run,) = found["runs"]
+    assert run["swapped"] == 6
+    assert run["looked_at"] == min(6, run["suspects"])
+    assert run["precision"] == pytest.approx(run["found"] / run["looked_at"], abs=1e-4)
+    # Two colours are told apart.
+    assert run["precision"] >= 0.8

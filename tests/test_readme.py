@@ -81,8 +81,8 @@ def test_commands_run_in_their_order(tmp_path: Path, imgcls: Callable[..., Answe
         assert answer.out, line
         if redirected:
             (tmp_path / redirected).write_text(answer.out)
-    written = "report.html best.yaml test.csv front.png sheet.png space.schema.json model/model.onnx"
-    assert [name for name in written.split() if not (tmp_path / name).is_file()] == []
+    written = "inspect-photos.html clean.csv report.html best.yaml test.csv front.png sheet.png space.schema.json"
+    assert [name for name in f"{written} model/model.onnx".split() if not (tmp_path / name).is_file()] == []
 
 
 def make_photos(folder: Path) -> None:

@@ -23,7 +23,7 @@ from imgcls_search.train import custom_metrics
 from imgcls_search.train.losses import LOSSES, SEVERAL
 from imgcls_search.train.metrics import METRICS
 from imgcls_search.train.optimizers import OPTIMIZERS, SCHEDULES
-from imgcls_search.train.recipe import Finetune, Training
+from imgcls_search.train.recipe import Finetune, Predict, Training
 from imgcls_search.trial import MEASURED, SIZES
 
 
@@ -45,6 +45,7 @@ def catalog() -> Catalog:
                 ),
                 "loss": OneOf(options=signature.options(LOSSES), default="cross_entropy", doc="the loss"),
                 "training": signature.read(Training),
+                "predict": signature.read(Predict),
                 "finetune": signature.read(Finetune),
                 "distill": OneOf(
                     options=signature.options(DISTILL), default="none", doc="a trained network to learn from"
@@ -87,6 +88,12 @@ def refuse_other_labels(space: Space) -> None:
     """
     several = has_several_labels(space.first().component("data"))
     kind = "an image that may have several labels" if several else "an image of one class"
+    if several and space.document.get("predict", {}).get("costs") is not None:
+        raise UserError(f"{space.locate('predict.costs')}: predict.costs: not for {kind}; leave it out")
+    if several and "balanced" in str(space.document["training"].get("draw")):
+        raise UserError(
+            f"{space.locate('training.draw')}: training.draw: balanced is not for {kind}; allowed: shuffled"
+        )
     for name in space.document["loss"]:
         if (name in SEVERAL) != several:
             allowed = ", ".join(loss for loss in LOSSES if (loss in SEVERAL) == several)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,22 +18,38 @@ from imgcls_search.errors import UserError
 PLACE = ("root", "file", "download")
 """The arguments of a data set that say where its images are, and nothing of what they show."""
 
-LATER: Mapping[str, Mapping[str, Any]] = {
-    "image": {"fit": "crop", "fill": "mean", "margin": 1.0, "mean": "auto", "std": "auto"},
-    "augment": {"zoom": 0.0, "grey": 0.0, "noise": 0.0},
+LATER: Mapping[str, Any] = {
+    "distill": {"none": {}},
+    "prune": {"none": {}},
+    "quantize": {"none": {}},
+    "data.folder.skip_unreadable": False,
+    "data.folder.group": None,
+    "image.fit": "crop",
+    "image.fill": "mean",
+    "image.margin": 1.0,
+    "image.mean": "auto",
+    "image.std": "auto",
+    "augment.zoom": 0.0,
+    "augment.grey": 0.0,
+    "augment.noise": 0.0,
+    "augment.blur": 0.0,
+    "augment.jpeg": 100,
+    "training.draw": "shuffled",
+    "predict.costs": None,
+    "data.folder.labels": "one",
+    "data.table.separator": None,
 }
-"""Settings of sections that earlier versions did not know, at the values that do what these versions did.
+"""Settings that earlier versions did not know, at the values that do what these versions did.
 
-A configuration that says so has the digest of one that does not: trials and checkpoints of earlier versions go on.
+A study that does not know them goes on as if it said so. Where it does say so, the digest is that of one that does not:
+trials and checkpoints of earlier versions go on.
 """
 
-LATER_ARGUMENTS: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
-    "data": {"folder": {"labels": "one"}, "table": {"separator": None}},
-}
-"""The same of arguments of components, by section and component."""
+IN_DIGESTS = ("distill", "prune", "quantize", "data.folder.skip_unreadable", "data.folder.group")
+"""The first of them, which are in the digests of checkpoints."""
 
 Scalar = None | bool | int | float | str
-Value = Scalar | tuple["Value", ...]
+Value = Scalar | tuple["Value", ...] | Mapping[str, "Value"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +102,9 @@ class TrialConfig:
     def digest(self, *sections: str) -> str:
         """Return a short hash of the named top-level sections (default: all), equal for equal contents."""
         chosen = {key: _as_before(key, self.tree[key]) for key in (sections or sorted(self.tree))}
-        text = json.dumps(_thaw(chosen), sort_keys=True)
+        # A section of which nothing is left is one that earlier versions did not have.
+        known = {key: kept for key, kept in chosen.items() if kept != {} or self.tree[key] == {}}
+        text = json.dumps(_thaw(known), sort_keys=True)
         return digests.of_text(text)[:16]
 
     def moved(self, place: Mapping[str, Any]) -> TrialConfig:
@@ -137,18 +155,41 @@ def expand_path(text: str, key: str) -> Path:
         raise UserError(f"{key}: {text}: this user has no home folder here") from None
 
 
-def _as_before(section: str, values: Any) -> Any:
-    """Return a section without the later settings that change nothing."""
-    if section in LATER_ARGUMENTS and isinstance(values, Mapping):
-        return {name: _without(LATER_ARGUMENTS[section].get(name, {}), arguments) for name, arguments in values.items()}
-    later = LATER.get(section)
-    if later is None or not isinstance(values, Mapping):
-        return values
-    return _without(later, values)
+def completed(tree: Mapping[str, Any], new: Mapping[str, Any], *, but: Collection[str] = ()) -> dict[str, Any]:
+    """Return a space or a configuration, as plain values, with the later settings that it does not know.
+
+    Sections that it lacks are those of a `new` one. Settings of the paths in `but` stay as they are.
+    """
+    found = dict(tree)
+    for path, value in LATER.items():
+        section, *keys = path.split(".")
+        if path in but:
+            continue
+        if section not in found and section in new:
+            found[section] = {} if keys else value
+        if keys and section in found:
+            found[section] = _with(found[section], keys, value)
+    return found
 
 
-def _without(later: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key not in later or value != later[key]}
+def _with(node: Mapping[str, Any], keys: Sequence[str], value: Any) -> dict[str, Any]:
+    """Return a mapping with a value where there is none; one that lacks a mapping on the way to it stays as it is."""
+    key, *below = keys
+    if not below:
+        return {**node, key: node.get(key, value)}
+    return {**node, key: _with(node[key], below, value)} if key in node else dict(node)
+
+
+def _as_before(path: str, node: Any) -> Any:
+    """Return what stands at a path without the later settings that change nothing."""
+    if not isinstance(node, Mapping):
+        return node
+    below = {key: f"{path}.{key}" for key in node}
+    return {key: _as_before(below[key], value) for key, value in node.items() if not _is_later(below[key], value)}
+
+
+def _is_later(path: str, value: Any) -> bool:
+    return path in LATER and path not in IN_DIGESTS and value == LATER[path]
 
 
 def _freeze(node: Any) -> Any:

@@ -5,6 +5,7 @@ SearchError
 │   ├── SpaceError       a space or config file, with every problem in it
 │   ├── BuildError       a configuration that no model, optimizer or loss can be built from
 │   ├── DataError        images that are missing, damaged or unusable
+│   │   └── CutError     images that are there, but cannot be cut into splits
 │   ├── CheckpointError  a weights file that is missing, damaged or of another model
 │   ├── DeployError      a model that cannot be exported, quantized or served, or a bundle that is not whole
 │   ├── DeviceError      a device or precision this machine does not have
@@ -19,7 +20,7 @@ from __future__ import annotations
 
 import difflib
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,10 @@ class BuildError(UserError):
 
 class DataError(UserError):
     """Images that are missing, damaged or unusable."""
+
+
+class CutError(DataError):
+    """Images that are there, but cannot be cut into splits: too few of a class, or only one class."""
 
 
 class CheckpointError(UserError):
@@ -176,6 +181,11 @@ def first_line(error: BaseException, otherwise: str | None = None) -> str:
     One that says nothing is answered with `otherwise`, or with its own name.
     """
     return (str(error).strip() or otherwise or type(error).__name__).splitlines()[0]
+
+
+def named(names: Sequence[str], most: int = 20) -> str:
+    """Return names as a message lists them, not all of very many."""
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def closest(name: str, known: Iterable[str]) -> str:

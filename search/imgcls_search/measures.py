@@ -44,6 +44,11 @@ AT_THRESHOLDS = ("macro_f1", "micro_f1", "subset_accuracy")
 
 THRESHOLD = "threshold"
 """`threshold:LABEL` is the probability from which an image has a label, as it was chosen on validation images."""
+COSTED: Mapping[str, str] = {
+    "cost": "mean cost of the decisions by predict.costs, 0 or more",
+    "decision_accuracy": "share of images whose class of least expected cost, by predict.costs, is right, 0 to 1",
+}
+"""The same where a configuration states costs."""
 
 OF_CLASS: Mapping[str, tuple[str, str]] = {
     "recall:CLASS": (r"recall:(.+)", "share of the images of a class that are found (sensitivity), 0 to 1"),
@@ -66,8 +71,8 @@ SUPPORT = "support"
 
 def has_meaning(name: str, *, several: bool) -> bool:
     """Tell whether a measure of this program has a meaning where an image has one class, or `several` labels."""
-    known = {*SEVERAL_ALWAYS, *SEVERAL_NAMED} if several else {*ALWAYS, *NAMED}
-    return name in known or class_of(name) is not None or name not in {*ALWAYS, *NAMED, *SEVERAL_ALWAYS}
+    known = {*SEVERAL_ALWAYS, *SEVERAL_NAMED} if several else {*ALWAYS, *NAMED, *COSTED}
+    return name in known or class_of(name) is not None or name not in {*ALWAYS, *NAMED, *COSTED, *SEVERAL_ALWAYS}
 
 
 def share_of_images(known: Mapping[str, T]) -> str:
@@ -95,13 +100,16 @@ def bounds(name: str) -> tuple[float, float] | None:
     """Return the lowest and the highest value of a measure, None for one of somebody else's."""
     if name in ("mcc", "kappa"):
         return -1.0, 1.0
-    if name == "loss":
+    if name in ("loss", "cost"):
         return 0.0, math.inf
-    is_share = name in ALWAYS or name in NAMED or name in SEVERAL_ALWAYS or class_of(name) is not None
+    is_share = name in {*ALWAYS, *NAMED, *COSTED, *SEVERAL_ALWAYS} or class_of(name) is not None
     return (0.0, 1.0) if is_share else None
 
 
-COUNTS = ("accuracy", "top5_accuracy", "macro_f1", "balanced_accuracy", "micro_f1", "subset_accuracy")
+COUNTS = (
+    *("accuracy", "top5_accuracy", "macro_f1", "balanced_accuracy", "decision_accuracy"),
+    *("micro_f1", "subset_accuracy"),
+)
 """Measures of all classes that count images."""
 
 

@@ -81,6 +81,9 @@ class Leaf:
     num_items: int | None = None
     """How many items a list must have; None: any number but none."""
 
+    names: int = 0
+    """How many names lead to a number where the value may be numbers by name: 1 in `{cat: 2}`; 0 where it may not."""
+
     literals: tuple[Value, ...] = ()
     """Single values that are allowed besides; `None` stands here when it is allowed."""
 
@@ -97,7 +100,12 @@ class Leaf:
         words = ", ".join(_show(literal) for literal in self.literals)
         number = "" if self.num_items is None else f"{self.num_items} of "
         many = f"a list of {number}{self._typed(self.items)}" if self.items else ""
-        return " or ".join(part for part in (self._typed(self.types), many, words) if part)
+        return " or ".join(part for part in (self._typed(self.types), many, words, self._named()) if part)
+
+    def _named(self) -> str:
+        """Return in words what numbers by name are; empty where there are none."""
+        example = {0: "", 1: "{cat: 2, dog: 1}", 2: "{cat: {dog: 5, bird: 2}}"}[self.names]
+        return f"numbers {self.arg.bounds()} by class, as in {example}" if self.names else ""
 
     def _typed(self, kinds: tuple[type, ...]) -> str:
         if self.arg.duration:
@@ -108,10 +116,18 @@ class Leaf:
     def _admits(self, value: Any) -> bool:
         if any(value == literal and type(value) is type(literal) for literal in self.literals):
             return True
+        if isinstance(value, Mapping):
+            return self._admits_names(value, self.names)
         if isinstance(value, (list, tuple)):
             is_long_enough = bool(value) if self.num_items is None else len(value) == self.num_items
             return is_long_enough and all(self._admits_scalar(item, self.items) for item in value)
         return self._admits_scalar(value, self.types)
+
+    def _admits_names(self, value: Any, depth: int) -> bool:
+        if not depth:
+            return self._admits_scalar(value, (float,))
+        below = value.items() if isinstance(value, Mapping) else ()
+        return bool(below) and all(isinstance(k, str) and self._admits_names(v, depth - 1) for k, v in below)
 
     def _admits_scalar(self, value: Any, kinds: tuple[type, ...]) -> bool:
         if isinstance(value, bool):
@@ -221,6 +237,7 @@ def _leaf(hint: Any, default: Any) -> Leaf:
     kinds: list[type] = []
     items: list[type] = []
     num_items: int | None = None
+    names = 0
     literals: list[Value] = []
     for part in _alternatives(typing.get_args(hint)[0]):
         if part is type(None):
@@ -231,6 +248,8 @@ def _leaf(hint: Any, default: Any) -> Leaf:
             within = typing.get_args(part)
             items.append(within[0])
             num_items = None if within[-1] is Ellipsis else len(within)
+        elif typing.get_origin(part) is Mapping:
+            names = _depth(part)
         elif part in (bool, int, float, str):
             kinds.append(part)
         else:
@@ -241,9 +260,19 @@ def _leaf(hint: Any, default: Any) -> Leaf:
         types=tuple(kinds),
         items=tuple(items),
         num_items=num_items,
+        names=names,
         literals=tuple(literals),
         default=given,
     )
+
+
+def _depth(hint: Any) -> int:
+    """Return how many names lead to a number: 1 in a `Mapping[str, float]`."""
+    if typing.get_origin(hint) is Mapping:
+        return 1 + _depth(typing.get_args(hint)[1])
+    if hint is not float:
+        raise TypeError(f"the space language has no words for {hint!r} by name")
+    return 0
 
 
 def _alternatives(hint: Any) -> Iterable[Any]:
@@ -258,6 +287,8 @@ def _show(value: Any) -> str:
             return str(value).lower().replace("none", "null")
         case tuple():
             return repr(list(value))
+        case Mapping():
+            return "{" + ", ".join(f"{name}: {_show(below)}" for name, below in value.items()) + "}"
         case _:
             return repr(value)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import torch
@@ -255,14 +257,14 @@ def helper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Helper]:
     asked.close()
 
 
-def write_teacher(path: Path, helper: Helper, **image: int) -> Prepared:
+def write_teacher(path: Path, helper: Helper, **image: Any) -> Prepared:
+    written = ", ".join(f"{name}: {value}" for name, value in {"size": 8, **image}.items())
     config = parse(
-        f"data: {{digits: {{max_train: 50}}}}\nmodel: {{lenet5: {{}}}}\nimage: {{size: {image.get('size', 8)}}}\n"
-        "training: {epochs: 1}",
+        f"data: {{digits: {{max_train: 50}}}}\nmodel: {{lenet5: {{}}}}\nimage: {{{written}}}\ntraining: {{epochs: 1}}",
         catalog(),
         source="t.yaml",
     ).config()
-    data = pipeline.prepare_data(config, image_cache(helper.root))
+    data = pipeline.with_normalisation(config, pipeline.prepare_data(config, image_cache(helper.root)))
     session = pipeline.new_session(config, data, seed=0, device="cpu")
     list(fit(session, *pipeline.image_sets(data, "train", "cpu"), until_epoch=1))
     checkpoint.save({**session.state_dict(), **pipeline.describe_weights(config, data)}, path)
@@ -292,6 +294,64 @@ def test_teachers_are_checked_before_any_trial_and_kept(tmp_path: Path, helper: 
         teachers.settle(space_of("distill: {study: {name: nobody}}"), files, data, helper, {})
     with pytest.raises(StudyError, match=r"distill\.study\.name: study name '\.\./s': allowed: letters"):
         teachers.settle(space_of("distill: {study: {name: ../s}}"), files, data, helper, {})
+
+
+@pytest.mark.parametrize(
+    ("taught", "shown", "got"),
+    [
+        ({}, "fit: squash", "fit: squash, margin: 1; allowed: image: {fit: crop, margin: 1}"),
+        ({"fit": "pad"}, "", "fit: crop, margin: 1; allowed: image: {fit: pad, fill: mean, margin: 1}"),
+        (
+            {"fit": "pad"},
+            "fit: pad, fill: black",
+            "fit: pad, fill: black, margin: 1; allowed: image: {fit: pad, fill: m",
+        ),
+        ({}, "margin: 1.25", "fit: crop, margin: 1.25; allowed: image: {fit: crop, margin: 1}"),
+        (
+            {"margin": 1.5},
+            "margin: {choice: [1.5, 1]}",
+            "fit: crop, margin: 1; allowed: image: {fit: crop, margin: 1.5}",
+        ),
+        ({}, "fit: {choice: [crop, pad]}", "fit: pad, fill: mean, margin: 1; allowed: image: {fit: crop, margin: 1}"),
+    ],
+)
+def test_teacher_that_saw_images_otherwise_is_refused(
+    taught: dict[str, Any], shown: str, got: str, tmp_path: Path, helper: Helper
+) -> None:
+    path, files = tmp_path / "teacher.pt", StudyFiles(tmp_path, "s")
+    write_teacher(path, helper, **taught)
+    text = f"image: {{{', '.join(filter(None, ['size: 8', shown]))}}}\ndistill: {{file: {{path: {path}}}}}"
+    data = pipeline.prepare_data(space_of(text).first(), image_cache(helper.root))
+    with pytest.raises(BuildError) as caught:
+        teachers.settle(space_of(text), files, data, helper, {})
+    assert got in str(caught.value)
+    assert str(caught.value).startswith("distill.file.path: ")
+    assert "a teacher of other images: it was trained with fit: " in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_teacher_of_another_normalisation_sees_images_by_its_own(tmp_path: Path, helper: Helper) -> None:
+    path, files = tmp_path / "teacher.pt", StudyFiles(tmp_path, "s")
+    write_teacher(path, helper, mean=[0.25], std=[0.75], fill="white")
+    # The colour of borders that there are not is no difference.
+    space = space_of(f"image: {{size: 8, fill: black}}\ndistill: {{file: {{path: {path}, alpha: 1, temperature: 1}}}}")
+    config = space.first()
+    data = pipeline.with_normalisation(config, pipeline.prepare_data(config, image_cache(helper.root)))
+    assert (data.mean, data.std) != ((0.25,), (0.75,))
+    assert teachers.settle(space, files, data, helper, {})
+    session = pipeline.new_session(config, data, seed=0, device="cpu", teacher=str(path))
+    assert session.teach is not None
+    images = pipeline.image_sets(data, "train", "cpu")[0]
+    pixels = torch.from_numpy(np.array(images.pixels[:16]))
+    network, _, _ = pipeline.load_weights(checkpoint.load(path), str(path))
+    with torch.no_grad():
+        told = network.eval()((pixels.float() / 255 - 0.25) / 0.75)
+        unlike = network(images.normalise(pixels))
+    # To a student that says what the teacher says, nothing is left to learn.
+    right, wrong = (float(session.teach(torch.tensor(0.0), each, images.normalise(pixels))) for each in (told, unlike))
+    assert abs(right) < 1e-7
+    assert wrong > 100 * abs(right)
+    assert wrong > 1e-6
 
 
 @pytest.mark.slow

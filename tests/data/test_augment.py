@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from imgcls_search import signature
-from imgcls_search.data import POLICIES, Moment, Policy, augment, mixing
+from imgcls_search.data import POLICIES, Moment, Policy, augment, mixing, operations
 from imgcls_search.data import policy_space as space
 from imgcls_search.data.policies import none, rand, trivial
 from PIL import Image
@@ -38,11 +40,12 @@ def test_nothing_is_done_by_default() -> None:
     assert torch.equal(seeded(augment(policy=none()), images), images)
     assert {name: leaf.default for name, leaf in signature.read(augment).fields.items()} == {
         **dict.fromkeys(
-            ["rotation", "brightness", "contrast", "saturation", "hue", "erasing", "zoom", "grey", "noise"], 0.0
+            ["rotation", "brightness", "contrast", "saturation", "hue", "erasing", "zoom", "grey", "noise", "blur"], 0.0
         ),
         "flip": "none",
         "crop_padding": 0,
         "resized_crop": 1.0,
+        "jpeg": 100,
     }
 
 
@@ -286,6 +289,69 @@ def test_erasing_blackens_one_window_in_the_share_of_images_asked_for() -> None:
         rows, columns = window[0].any(dim=1), window[0].any(dim=0)
         assert window[0].sum() == rows.sum() * columns.sum()
         assert 0.01 < window[0].float().mean() < 0.4
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 8, 8), (3, 20, 12), (3, 2, 40)])
+def test_blur_is_torchvisions_with_a_deviation_an_image(shape: tuple[int, int, int]) -> None:
+    images = torch.randint(0, 256, (16, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    deviation = torch.linspace(0, 2, 16, dtype=torch.float64)
+    ours = operations.blur(images, deviation, 2.0)
+    assert torch.equal(ours[0], images[0])
+    for image, blurred, sigma in zip(images[1:], ours[1:], deviation[1:].tolist(), strict=True):
+        # Torchvision takes the width first; the weights end three deviations away, or where the image does.
+        kernel = [2 * min(6, side - 1) + 1 for side in (shape[2], shape[1])]
+        theirs = v2.GaussianBlur(kernel, sigma=(sigma, sigma))(image)
+        difference = (blurred.int() - theirs.int()).abs()
+        # They sum in another order: a value in the middle between two may be rounded the other way.
+        assert difference.max() <= 1
+        assert (difference > 0).float().mean() < 0.01
+
+
+def test_blur_draws_a_deviation_for_each_image_up_to_the_largest() -> None:
+    images = batch(1, side=16).expand(400, -1, -1, -1)
+    blurred = seeded(augment(policy=none(), blur=1.5), images)
+    assert len({image.numpy().tobytes() for image in blurred}) > 100
+    # What an image loses of its contrast says how far it was blurred: evenly over the deviations.
+    table = operations.blur(images[:151], torch.linspace(0, 1.5, 151, dtype=torch.float64), 1.5).float()
+    contrasts = table.flatten(1).std(dim=1)
+    found = (blurred.float().flatten(1).std(dim=1)[:, None] - contrasts).abs().argmin(dim=1) / 100
+    # Below a fifth of a pixel nothing changes.
+    seen = found[found > 0.4]
+    assert len(seen) == pytest.approx(400 * 1.1 / 1.5, abs=4 * 10)
+    assert ks_2samp(seen.numpy(), torch.linspace(0.4, 1.5, 400).numpy()).pvalue > 0.01
+
+
+def as_jpeg(image: torch.Tensor, quality: int) -> torch.Tensor:
+    """Return what Pillow makes of one image, written and read."""
+    pixels = image.permute(1, 2, 0).numpy()
+    file = io.BytesIO()
+    Image.fromarray(pixels if len(image) == 3 else pixels[..., 0]).save(file, "JPEG", quality=quality)
+    with Image.open(file) as read:
+        return torch.from_numpy(np.asarray(read).copy()).view(*pixels.shape).permute(2, 0, 1)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.filterwarnings("ignore:The image decoding:DeprecationWarning")
+def test_jpeg_is_what_pillow_and_torchvision_write_and_read(channels: int) -> None:
+    images = photos(24, channels, side=36)[..., :28]
+    quality = torch.tensor([1, 5, 30, 50, 75, 90, 99, 100] * 3)
+    ours = operations.jpeg(images, quality)
+    assert ours.is_contiguous()
+    for image, lossy, number in zip(images, ours, quality.tolist(), strict=True):
+        if number == 100:
+            assert torch.equal(lossy, image)
+            continue
+        assert torch.equal(lossy, as_jpeg(image, number))
+        assert torch.equal(lossy, vision.jpeg(image, number))
+
+
+def test_jpeg_draws_a_quality_for_each_image_from_the_lowest_on() -> None:
+    images = photos(1).expand(300, -1, -1, -1)
+    known = {operations.jpeg(images[:1], torch.tensor([q])).numpy().tobytes(): q for q in range(40, 101)}
+    found = [known[image[None].numpy().tobytes()] for image in seeded(augment(policy=none(), jpeg=40), images)]
+    assert min(found) < 43
+    assert max(found) > 97
+    assert ks_2samp(found, list(range(40, 101)) * 5).pvalue > 0.01
 
 
 def test_alternating_flip_mirrors_every_image_in_every_other_epoch() -> None:

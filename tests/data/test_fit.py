@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import torch
 from imgcls_search.catalog import catalog
-from imgcls_search.config import LATER, Component, TrialConfig
+from imgcls_search.config import Component
 from imgcls_search.data import augment, describe, operations, prepare
 from imgcls_search.data.decode import decode
 from imgcls_search.data.image import Frame, InputShape
 from imgcls_search.data.policies import none
 from imgcls_search.data.store import Prepared, _key
 from imgcls_search.errors import SpaceError
-from imgcls_search.signature import Leaf
 from imgcls_search.space import dump, parse
 from PIL import Image, ImageOps
 from torchvision.transforms.v2 import functional
@@ -113,22 +112,6 @@ def test_data_sets_of_earlier_versions_are_read(tmp_path: Path) -> None:
     old = prepare(digits, image_size=8, channels=1, cache=tmp_path).to_dict()
     before = {key: value for key, value in old.items() if key not in ("fit", "fill", "margin")}
     assert Prepared.from_dict(before).to_dict() == old
-
-
-def test_settings_that_are_new_mean_what_earlier_versions_did() -> None:
-    fields = catalog().config.fields
-    for section, later in LATER.items():
-        known: Any = fields[section]
-        for name, value in later.items():
-            leaf = known.fields[name]
-            assert isinstance(leaf, Leaf)
-            assert leaf.default == value, f"{section}.{name}"
-    config = parse("image: {size: 8}\nmodel: {vit: {}}\n", catalog(), source="some").config()
-    tree = config.to_dict()
-    before = {**tree, **{name: {k: v for k, v in tree[name].items() if k not in LATER[name]} for name in LATER}}
-    assert TrialConfig.from_dict(before).digest() == config.digest()
-    other = TrialConfig.from_dict({**tree, "image": {**tree["image"], "fit": "pad"}})
-    assert other.digest() != config.digest()
 
 
 def test_sizes_of_a_space_may_be_searched_beside_each_other() -> None:

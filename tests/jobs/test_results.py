@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from imgcls_search.catalog import catalog
 from imgcls_search.config import TrialConfig
 from imgcls_search.jobs.ablation import steps
+from imgcls_search.space import parse
 from imgcls_search.study.files import StudyFiles
 
+from scripts.bench import simulation
 from tests.conftest import PATIENCE, TINY, Answer, is_one_line
 from tests.views.test_dashboard import study_with
 
@@ -158,6 +161,24 @@ start:
     assert table.count("<tr>") == 1 + len(way)
     # On 216 validation images there is no fourth decimal.
     assert f">{way[-1]['mean']:.3f}<" in table
+
+
+def test_ablation_of_a_trial_that_did_not_end_is_refused_before_anything_is_trained(
+    tmp_path: Path, here: Callable[..., Answer]
+) -> None:
+    space = parse(simulation.SPACE.format(sampler="random", epochs=simulation.EPOCHS), catalog(), source="test")
+    record = simulation.new_record(tmp_path / "studies", space, "s")
+    for made in simulation.make_trials(space, 2):
+        epochs, made.epochs, made.state, made.values = made.epochs, [], "running", None
+        record.add(made)
+        record.add_epoch(made, epochs[0])
+    record.complete(record.trials[0], [0.5], {})
+    record.prune(record.trials[1], "below the others at epoch 1")
+    record.rows.engine.dispose()
+    answer = here("report", "s", "-o", "report.html", "--ablation", "--trial", "1")
+    assert is_one_line(answer), answer.err
+    assert answer.err == "error: trial 1 of study 's' is pruned; allowed: a complete one\n"
+    assert not (tmp_path / "studies" / "s" / "ablation").exists()
 
 
 def test_winner_that_is_the_first_setting_has_no_way_to_retrain(tiny: Path, imgcls: Callable[..., Answer]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import optuna
 import pytest
 import torch
+from imgcls_search import atomic
 from imgcls_search.catalog import catalog
 from imgcls_search.config import TrialConfig
 from imgcls_search.data import Prepared, load
@@ -198,10 +199,15 @@ def test_stopped_worker_is_replaced_and_the_trial_goes_on(
     long = ("--set", "training.epochs=300", "--set", "study.pruner=none", "--set", "study.trials=1")
     process = begin(tiny, "--workers", "1", "--set", "study.epoch_timeout=10", *long)
     wait_for_epochs(process, 2, studies)
-    os.kill(worker_of(process.pid), signal.SIGSTOP)
+    worker = worker_of(process.pid)
+    os.kill(worker, signal.SIGSTOP)
+    # What it would have been writing when it is killed.
+    draft = next(studies.rglob("trial-00000.pt")).with_name(f".trial-00000.pt.{worker}-0123abcd{atomic.SUFFIX}")
+    draft.touch()
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert "study.epoch_timeout: 10 s; it goes on from its last checkpoint" in out
+    assert not draft.exists()
     (trial,) = open_study(studies).trials
     assert [epoch["epoch"] for epoch in trial.user_attrs["epochs"]] == list(range(1, 301))
 

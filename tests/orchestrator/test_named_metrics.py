@@ -153,3 +153,26 @@ def test_class_of_other_data_is_looked_for_too(tmp_path: Path, imgcls: Callable[
     assert answer.err.splitlines()[-1].startswith(
         "error: s.yaml:4:10: limits.recall:x: there is no class 'x'; classes: 0, 1"
     )
+
+
+@pytest.mark.slow
+def test_test_split_without_the_class_is_refused_before_its_opening_is_noted(
+    tmp_path: Path, imgcls: Callable[..., Answer]
+) -> None:
+    for split in ("train", "val"):
+        colours(tmp_path / "photos" / split, "red", "blue")
+    colours(tmp_path / "photos" / "test", "red")
+    (tmp_path / "s.yaml").write_text(
+        'study: {name: s, trials: 1, objectives: {"recall:blue": maximize}, pictures: false}\n'
+        "data: {folder: {root: photos}}\nmodel: {lenet5: {}}\noptimizer: {adamw: {lr: {choice: [0.1, 0.2]}}}\n"
+        "training: {epochs: 1}\n"
+    )
+    ran = imgcls("run", "s.yaml")
+    assert ran.code == 0, ran.err
+    answer = imgcls("confirm", "s", "--seeds", "2")
+    assert is_one_line(answer), answer.err
+    assert answer.err == "error: data.folder: recall:blue: no test image is of class 'blue'\n"
+    study = optuna.load_study(study_name="s", storage=f"sqlite:///{tmp_path}/studies/s.db")
+    assert not study.user_attrs.get("test_openings")
+    # Nor was anything trained for it.
+    assert not (tmp_path / "studies" / "s" / "confirm").exists()

@@ -232,6 +232,14 @@ def test_note_of_another_shape_does_not_end_a_run(key: str, text: str, study: Pa
     write_note(load(StudyFiles(tmp_path, "tiny-digits")))
 
 
+def test_key_that_is_no_text_does_not_end_a_run(study: Path, tmp_path: Path) -> None:
+    shutil.copyfile(study / "studies/tiny-digits.db", tmp_path / "tiny-digits.db")
+    with closing(sqlite3.connect(tmp_path / "tiny-digits.db")) as connection, connection:
+        connection.execute("UPDATE study_system_attributes SET key = NULL WHERE key = 'dashboard:note_str:0'")
+        assert connection.total_changes == 1
+    write_note(load(StudyFiles(tmp_path, "tiny-digits")))
+
+
 def test_dashboard_keeps_what_it_read_when_a_study_is_damaged(study: Path, tmp_path: Path) -> None:
     shutil.copyfile(study / "studies/tiny-digits.db", tmp_path / "tiny-digits.db")
     said: list[str] = []

@@ -66,10 +66,10 @@ def install(tmp_path: Path) -> Callable[..., dict[str, str]]:
 def test_metric_of_another_package_is_an_objective_a_limit_and_shown(
     install: Callable[..., dict[str, str]], tmp_path: Path, imgcls: Callable[..., Answer]
 ) -> None:
-    (code,) = re.findall(r"```python\n(# costly\.py\n.*?)```", README, re.DOTALL)
+    (code,) = re.findall(r"```python\n(# far\.py\n.*?)```", README, re.DOTALL)
     ((entry),) = re.findall(r'\[project\.entry-points\."imgcls_search\.metrics"\]\n(.*?)\n```', README)
-    env = install("costly", code, entry.replace('"', ""))
-    (tmp_path / "s.yaml").write_text(SPACE % ("cost", "cost"))
+    env = install("far", code, entry.replace('"', ""))
+    (tmp_path / "s.yaml").write_text(SPACE % ("distance", "distance"))
     assert "unknown metric" in imgcls("check", "s.yaml").err
     assert imgcls("check", "s.yaml", "--samples", "0", env=env).code == 0
     ran = imgcls("run", "s.yaml", env=env)
@@ -80,14 +80,14 @@ def test_metric_of_another_package_is_an_objective_a_limit_and_shown(
     found = json.loads(imgcls("evaluate", weights, "--predictions", "p.csv", "--json", env=env).out)
     # By hand, from the predictions: as the README's function says it.
     rows = list(csv.DictReader(io.StringIO((tmp_path / "p.csv").read_text())))
-    cost = sum(abs(int(row["label"]) - int(row["predicted"])) for row in rows) / len(rows)
-    assert found["metrics"]["cost"] == pytest.approx(cost)
-    assert best["values"]["cost"] == pytest.approx(cost)
-    assert best["limited"]["cost"] == pytest.approx(cost)
+    distance = sum(abs(int(row["label"]) - int(row["predicted"])) for row in rows) / len(rows)
+    assert found["metrics"]["distance"] == pytest.approx(distance)
+    assert best["values"]["distance"] == pytest.approx(distance)
+    assert best["limited"]["distance"] == pytest.approx(distance)
     score = json.loads((tmp_path / "model" / "metrics.json").read_text())["scores"][0]
-    assert score["cost"] == pytest.approx(cost, abs=0.05)
+    assert score["distance"] == pytest.approx(distance, abs=0.05)
     confirmed = json.loads(imgcls("confirm", "s", "--top", "1", "--seeds", "2", "--json", env=env).out)
-    assert (confirmed["metric"], len(confirmed["test"]["scores"])) == ("cost", 2)
+    assert (confirmed["metric"], len(confirmed["test"]["scores"])) == ("distance", 2)
 
 
 @pytest.mark.parametrize(

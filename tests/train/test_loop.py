@@ -6,6 +6,7 @@ import math
 import os
 import pickle
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,11 @@ training: {epochs: 4, batch_size: 40}
 """
 """Everything that draws random numbers."""
 
+BALANCED = AUGMENTED.replace("epochs: 4", "epochs: 4, draw: balanced").replace(
+    "augment:", "image: {channels: 3}\naugment:"
+)
+BALANCED = BALANCED.replace("hue: 0.1,", "hue: 0.1, blur: 1, noise: 0.05, grey: 0.3, zoom: 0.2, jpeg: 40,")
+
 
 def config_of(text: str) -> TrialConfig:
     return parse(text, catalog(), source="test.yaml").config()
@@ -69,7 +75,7 @@ def without_times(history: list[dict[str, float]]) -> list[dict[str, float]]:
     return [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in history]
 
 
-@pytest.mark.parametrize("text", [VIT, RESNET, AUGMENTED], ids=["vit", "resnet", "augmented"])
+@pytest.mark.parametrize("text", [VIT, RESNET, AUGMENTED, BALANCED], ids=["vit", "resnet", "augmented", "balanced"])
 def test_resumed_training_equals_undisturbed_bit_for_bit(
     text: str, digits: Prepared, images: tuple[ImageSet, ImageSet], tmp_path: Path
 ) -> None:
@@ -128,6 +134,60 @@ def test_every_image_is_seen_once_an_epoch_in_batches_of_nearly_equal_size(digit
     train_epoch(new_session(VIT, digits), watched, lambda: False)
     assert sorted(torch.cat(seen).tolist()) == list(range(201))
     assert {len(index) for index in seen} == {40, 41}
+
+
+def test_balanced_epochs_have_as_many_steps_and_all_classes_alike(digits: Prepared) -> None:
+    train, _ = pipeline.image_sets(digits, "train", "cpu")
+    # One class has 150 images, three have 20, 10 and 1, one has none.
+    counts = {0: 150, 1: 20, 3: 10, 4: 1}
+    labels = np.repeat(list(counts), list(counts.values()))
+    labels = np.random.default_rng(0).permutation(labels).astype(np.int64)
+    images = replace(train, pixels=np.asarray(train.pixels)[: len(labels)], labels=labels)
+    session = new_session(VIT.replace("ema: 0.9", "draw: balanced"), digits)
+    seen: list[torch.Tensor] = []
+
+    class Watched(ImageSet):
+        def batches(self, parts: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, ...]]:
+            seen.extend(parts)
+            return super().batches(parts)
+
+    orders = []
+    for epoch in (0, 0, 1):
+        seen.clear()
+        session.history = [{}] * epoch
+        train_epoch(session, Watched(**vars(images)), lambda: False)
+        assert len(seen) == math.ceil(181 / 50)
+        orders.append(torch.cat(seen))
+        drawn = labels[orders[-1].numpy()]
+        # 181 draws of four classes: 45 each, and one more of one.
+        assert sorted(np.bincount(drawn, minlength=5).tolist()) == [0, 45, 45, 45, 46]
+        times = np.bincount(orders[-1].numpy(), minlength=181)
+        for number, count in counts.items():
+            of_class = times[labels == number]
+            # No image comes again before all others of its class have come.
+            assert of_class.max() - of_class.min() <= 1, number
+            assert abs(of_class.sum() - count * of_class.mean()) < 1e-9
+        # Mixed, not class after class.
+        assert len(set(drawn[:30].tolist())) == 4
+    assert torch.equal(orders[0], orders[1])
+    assert not torch.equal(orders[0], orders[2])
+
+
+def test_balanced_draws_take_decoded_images_as_they_come(digits: Prepared) -> None:
+    """Streamed images are read by number, each as often as it is drawn, and all of a batch belong together."""
+
+    class Reads:
+        shape = (6, 1, 2, 2)
+
+        def __getitem__(self, index: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+            return np.broadcast_to(index.astype(np.uint8)[:, None, None, None], (len(index), 1, 2, 2)).copy()
+
+    labels = np.array([0, 0, 0, 0, 0, 1])
+    images = ImageSet(pixels=Reads(), labels=labels, mean=(0.0,), std=(1.0,), device="cpu")  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    for index, pixels, found in images.batches(images.balanced().tensor_split(2)):
+        assert pixels[:, 0, 0, 0].tolist() == index.tolist()
+        assert found.tolist() == labels[index.numpy()].tolist()
 
 
 def test_average_is_the_exponential_one(digits: Prepared, images: tuple[ImageSet, ImageSet]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -76,6 +78,29 @@ def test_focal_without_focus_is_cross_entropy(batch: tuple[torch.Tensor, torch.T
     focal = LOSSES["focal"](class_counts=COUNTS, gamma=0.0, class_weights=class_weights)
     plain = LOSSES["cross_entropy"](class_counts=COUNTS, class_weights=class_weights)
     assert torch.allclose(focal(*batch), plain(*batch))
+
+
+CLASSES = ("cat", "dog", "owl", "yak")
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_numbers_by_class_are_the_weights_of_torch(batch: tuple[torch.Tensor, torch.Tensor], smoothing: float) -> None:
+    # Classes that are not named count as they are; the order of the names means nothing.
+    known: dict[str, Any] = {"class_counts": COUNTS, "classes": CLASSES, "class_weights": {"owl": 3.0, "cat": 0.5}}
+    theirs = nn.CrossEntropyLoss(weight=torch.tensor([0.5, 1.0, 3.0, 1.0]), label_smoothing=smoothing)
+    ours = LOSSES["cross_entropy"](**known, label_smoothing=smoothing)
+    assert torch.allclose(ours(*batch), theirs(*batch))
+    assert not torch.allclose(ours(*batch), functional.cross_entropy(*batch, label_smoothing=smoothing))
+    if not smoothing:
+        logits, labels = batch
+        assert torch.allclose(ours(logits, functional.one_hot(labels, 4).float()), theirs(*batch))
+        assert torch.allclose(LOSSES["focal"](**known, gamma=0.0)(*batch), theirs(*batch))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_weight_of_a_class_that_is_not_there_is_refused(name: str) -> None:
+    with pytest.raises(BuildError, match="class_weights: there is no class 'cow'"):
+        LOSSES[name](class_counts=COUNTS, classes=CLASSES, class_weights={"cow": 2.0})
 
 
 def test_focal_is_the_papers_formula(batch: tuple[torch.Tensor, torch.Tensor]) -> None:

@@ -323,6 +323,7 @@ def test_csv_quotes_what_a_spreadsheet_would_run() -> None:
         names=("=cmd|'/c calc'!A1/1.png", "+1.png", "-1.png", "@x.png", "a=b.png"),
         labels=np.array([0, 1, 0, 1, 0]),
         probabilities=np.full((5, 2), 0.5),
+        decided=np.zeros(5, dtype=int),
         classes=("=SUM(1)", "dog"),
     )
     lines = predictions_csv(evaluation).splitlines()

@@ -12,14 +12,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from imgcls_search.config import Component
+from imgcls_search.jobs.inspect.inspection import Wanted, inspect_images, take_inventory
 from imgcls_search.study import best
 from imgcls_search.study import record as records
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
+from imgcls_search.views.inspection import write_page
 from imgcls_search.views.report import write_report
 from imgcls_search.worker import figures, pictures
+from PIL import Image
 
 from scripts.bench import simulation
+from tests.jobs.test_inspect import photo, plant
 from tests.views.test_dashboard import SPACE, TWO, serving, study_with
 
 pytestmark = pytest.mark.slow
@@ -303,4 +308,49 @@ def test_report_of_several_objectives_is_whole_and_without_needless_digits(
         return new Set([...range.getClientRects()].map(box => Math.round(box.top))).size > 1
     }).map(e => e.innerText)"""
     assert page.evaluate(broken) == []
+    assert seen.troubles == []
+
+
+@pytest.fixture(scope="module")
+def inspected(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the page of an inspection of a folder whose names are markup, with copies and wrong labels."""
+    top = tmp_path_factory.mktemp("inspected")
+    plant(top / "photos", 20)
+    label = "<b onclick=alert(3)>elm"
+    for number in range(8):
+        photo(top / "photos" / label / f"{MARKUP[:20].replace('/', '')}{number}.png", 300 + number, size=(300, 40))
+    photo(top / "photos" / "oak" / "a-name-of-one-very-long-word-that-has-no-place-to-break-anywhere.png", 1)
+    Image.open(top / "photos" / "ash" / "02.png").save(top / "photos" / label / "same.bmp")
+    images = take_inventory(Component(path="data.folder", name="folder", args={"root": str(top / "photos")}))
+    found = inspect_images(images, Wanted(epochs=1, models=("trees",), with_test=True), lambda what, done, total: None)
+    assert found.judgement is not None
+    assert found.judgement.suspects
+    write_page(found, top / "inspect.html")
+    return top / "inspect.html"
+
+
+@pytest.mark.parametrize("width", [400, 1600])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_inspection_is_readable_without_network_or_script(
+    look: Callable[..., Seen], inspected: Path, width: int, scheme: str
+) -> None:
+    seen = look(inspected.as_uri(), viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = seen.page
+    scroll, client = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+    assert scroll <= client == width
+    back, ink = page.evaluate("(e => [getComputedStyle(e).backgroundColor, getComputedStyle(e).color])(document.body)")
+    assert (brightness(back) < 60 < 180 < brightness(ink)) if scheme == "dark" else brightness(back) > 240 > 60
+    body = page.inner_text("body")
+    assert "<b onclick=alert(3)>elm" in body
+    assert page.locator("script, b[onclick], img[src=x]").count() == 0
+    # All pictures are there and can be seen; those of suspects say what they are given as and what they likely are.
+    page.evaluate("[...document.images].forEach(i => i.loading = 'eager')")
+    page.wait_for_function("[...document.images].every(i => i.complete && i.naturalWidth > 10)")
+    first = page.locator("#suspects figcaption").first.inner_text()
+    assert re.search(r"given .+\nlikely .+, \d+ %\n.+", first)
+    assert page.locator(".set img").count() >= 2
+    assert page.locator("#classes tr").count() == 4
+    assert page.locator(".histogram rect").count() == 24
+    assert page.locator(".histogram").bounding_box()["height"] > 100
+    assert seen.requests == [inspected.as_uri()]
     assert seen.troubles == []

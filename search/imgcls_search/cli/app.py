@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from imgcls_search import terminal
-from imgcls_search.cli import delivery, housekeeping, results, searches, spaces, trainings
+from imgcls_search.cli import delivery, housekeeping, images, results, searches, spaces, trainings
 from imgcls_search.cli.output import echo
 from imgcls_search.errors import SearchError, UserError, disk_trouble, path_trouble
 
@@ -55,6 +55,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("run", searches.run),
     ("plan", searches.plan),
     ("check", spaces.check),
+    ("inspect", images.inspect),
     ("status", results.status),
     ("best", results.best),
     ("front", results.front),

@@ -134,6 +134,8 @@ def predict(
     imgcls-search predict model photos more/*.png --top 1
     imgcls-search predict model photos --json
 
+    With predict.costs the class of least expected cost comes first.
+
     Unreadable images are named and skipped; the exit code is 1 if none could be read.
     """
     from imgcls_search.deploy.bundle import read
@@ -144,8 +146,7 @@ def predict(
         if isinstance(found, Prediction):
             # Of several labels, those that the image has, by the bundle's thresholds.
             has = {} if found.labels is None else {"labels": list(found.labels)}
-            ranked = [{"label": n, "probability": p} for n, p in found.ranked]
-            predicted.append({"image": found.image, **has, "classes": ranked})
+            predicted.append({"image": found.image, **has, "classes": _ranking(found)})
             if not as_json:
                 echo(f"{found.image}: {_said(found)}")
         else:
@@ -159,12 +160,25 @@ def predict(
 
 def _said(found: Prediction) -> str:
     """Return the likeliest classes of an image; of several labels those that it has, then others that are likely."""
+    ranking = [(entry["label"], _in_words(entry)) for entry in _ranking(found)]
     if found.labels is None:
-        return ", ".join(f"{name} {share:.4f}" for name, share in found.ranked)
-    has = [f"{name} {share:.4f}" for name, share in found.ranked if name in found.labels]
-    others = [f"{name} {share:.4f}" for name, share in found.ranked if name not in found.labels]
+        return ", ".join(text for _, text in ranking)
+    has = [text for name, text in ranking if name in found.labels]
+    others = [text for name, text in ranking if name not in found.labels]
     below = f" (below the threshold: {', '.join(others)})" if others else ""
     return (", ".join(has) or "no label") + below
+
+
+def _ranking(found: Prediction) -> list[dict[str, Any]]:
+    """Return the classes of an image, the one that is decided on first."""
+    ranked: list[dict[str, Any]] = [{"label": name, "probability": p} for name, p in found.ranked]
+    prices = [{"expected_cost": cost} for cost in found.costs] if found.costs is not None else [{}] * len(ranked)
+    return [{**entry, **price} for entry, price in zip(ranked, prices, strict=True)]
+
+
+def _in_words(entry: dict[str, Any]) -> str:
+    price = f" (cost {entry['expected_cost']:.4g})" if "expected_cost" in entry else ""
+    return f"{entry['label']} {entry['probability']:.4f}{price}"
 
 
 def _say_left_out(folder: Path, found: Sequence[LeftOut]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -105,12 +106,9 @@ def read(
         pairs.append(("study.name", json.dumps(name)))
     space = read_space(path, catalog(), overrides=pairs, data=data)
     if skip_unreadable:
-        component = space.first().component("data")
-        if "skip_unreadable" not in component.args:
-            raise UserError(
-                f"--skip-unreadable: goes with a folder or a table of images (data.folder, data.table), "
-                f"got {component.path}"
-            )
+        from imgcls_search.data import skipping_unreadable
+
+        component = skipping_unreadable(space.first().component("data"))
         pairs.append((f"{component.path}.skip_unreadable", "true"))
         space = read_space(path, catalog(), overrides=pairs, data=data)
     refuse_idle_sections(space)
@@ -119,15 +117,18 @@ def read(
     return space
 
 
-def data_component(text: str | None) -> Any:
-    """Return the data component that `--data` names, checked as a space file's would be; None where it is not given."""
+def data_component(text: str | None, changes: Sequence[tuple[str, str]] = ()) -> Any:
+    """Return the data component that `--data` names, checked as a space file's would be; None where it is not given.
+
+    `changes` are paths below `data`, with the values that they get.
+    """
     if text is None:
         return None
     from imgcls_search.catalog import catalog
     from imgcls_search.space import parse
 
     # A study's name would be made of the source's; this space is no study's.
-    unnamed = [("study.name", "unnamed")]
+    unnamed = [("study.name", "unnamed"), *changes]
     space = parse("model: {lenet5: {}}", catalog(), source=f"--data {text}", overrides=unnamed, data=text)
     return space.first().component("data")
 

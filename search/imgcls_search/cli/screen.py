@@ -297,6 +297,46 @@ class StepScreen:
             self.console.print(Text(shown(line)))
 
 
+class WorkScreen:
+    """Shows how far each part of a work is, with the time it has left: a bar on a terminal, lines anywhere else."""
+
+    def __init__(self, console: Console) -> None:
+        """Draw on a console; use as a context."""
+        self.console = console
+        self.progress = Progress(
+            BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), console=console, transient=True
+        )
+        self.task: TaskID | None = None
+        self.what = ""
+        self.started = self.told_at = time.monotonic()
+        self.first = 0
+
+    def __enter__(self) -> WorkScreen:
+        """Start drawing, once there is something to draw."""
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        """Stop drawing."""
+        if self.task is not None:
+            self.progress.stop()
+
+    def show(self, what: str, done: int, total: int) -> None:
+        """Show that so much of a part is done; as lines not more often than a person reads."""
+        now = time.monotonic()
+        if what != self.what:
+            self.what, self.started, self.first = what, now, done
+        left = ""
+        if done > self.first and done < total:
+            left = f", {_left((now - self.started) / (done - self.first) * (total - done))}"
+        if self.console.is_terminal:
+            self.progress.start()
+            self.task = self.task if self.task is not None else self.progress.add_task("")
+            self.progress.update(self.task, completed=done, total=total, description=shown(f"{what}{left}"))
+        elif now - self.told_at >= PLAIN_SECONDS and done < total:
+            self.told_at = now
+            self.console.print(Text(shown(f"{what}: {done:,} of {total:,}{left}")))
+
+
 def _left(seconds: float) -> str:
     return f"about {durations.show(round(seconds) if seconds > 1 else math.ceil(seconds))} left"
 
@@ -311,8 +351,15 @@ def _num_settled(search: Search) -> int:
 
 
 def _leader(search: Search) -> Trial | None:
-    shown = [trial for trial in search.record.trials if trial.last_shown]
+    """Return the trial that would be best if all ended now: within limits, after most epochs, with the best value."""
+    shown = [trial for trial in search.record.trials if trial.last_shown and _is_within_limits(trial, search)]
     return max(shown, key=lambda t: (t.last_shown, search.sign * t.value_at(t.last_shown), -t.number), default=None)
+
+
+def _is_within_limits(trial: Trial, search: Search) -> bool:
+    if trial.state == "complete":
+        return trial.is_feasible
+    return all(excess <= 0 for excess in search.space.over_score_limits(trial.shown_at(trial.last_shown)).values())
 
 
 def _last_value(trial: Trial, search: Search) -> str:

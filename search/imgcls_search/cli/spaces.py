@@ -27,7 +27,7 @@ from imgcls_search.image_size import shown
 SIGNS = {"at_least": ">=", "at_most": "<="}
 
 if TYPE_CHECKING:
-    from imgcls_search.data import Summary
+    from imgcls_search.data import Source, Summary
     from imgcls_search.jobs.survey import Range, SurveySummary
     from imgcls_search.space import Space
     from imgcls_search.space.families import Argument
@@ -61,6 +61,7 @@ def check(
     from imgcls_search.cli.screen import SurveyScreen
     from imgcls_search.executors.helper import image_cache
     from imgcls_search.jobs.survey import summarise, survey
+    from imgcls_search.orchestrator.named_classes import refuse_unknown
     from imgcls_search.orchestrator.named_metrics import custom, refuse_early
     from imgcls_search.signature import build
     from imgcls_search.strategy.pruners import PRUNERS
@@ -70,12 +71,14 @@ def check(
     space = read(space_file, overrides, data, name, skip_unreadable=skip_unreadable)
     build(SAMPLERS, space.sampler, space=space)
     build(PRUNERS, space.pruner, epochs=space.first().section("training")["epochs"], sign=1)
-    images = _images_there(space, studies)
-    refuse_early(space, image_cache(studies))
+    source = _source_there(space, studies)
+    refuse_early(space, image_cache(studies), source)
+    images = None if source is None else _look_at(space, source)
+    notes = refuse_unknown(space.document, source.classes, space.locate) if source is not None else []
     for metric in custom(space):
         load(metric)
     if not as_json:
-        for line in images.lines() if images is not None else ():
+        for line in [*(images.lines() if images is not None else ()), *notes]:
             echo(line)
         _show_space(space, space_file)
     found = None
@@ -211,15 +214,19 @@ def schema() -> None:
     print(render(schema(catalog())), end="")  # noqa: T201 - JSON
 
 
-def _images_there(space: Space, studies: Path) -> Summary | None:
-    """Return what there is to read of a folder of images; None of other data, and of a folder that is not there."""
-    from imgcls_search.data import choose_shape, describe, is_there, read_headers, summarise
+def _source_there(space: Space, studies: Path) -> Source | None:
+    """Return the images of a space; None of data that is to be fetched, and of a folder that is not there."""
+    from imgcls_search.data import describe, is_there
     from imgcls_search.executors.helper import image_cache
 
     component = space.first().component("data")
-    if not is_there(component):
-        return None
-    source = describe(component, image_cache(studies))
+    return describe(component, image_cache(studies)) if is_there(component) else None
+
+
+def _look_at(space: Space, source: Source) -> Summary:
+    """Return what there is to read of a folder or a table of images."""
+    from imgcls_search.data import choose_shape, read_headers, summarise
+
     headers = read_headers(source)
     size, _, is_chosen = choose_shape(headers)
     chosen = size if is_chosen and space.first().section("image")["size"] is None else None

@@ -78,7 +78,8 @@ def train(
     from imgcls_search.jobs.retrain import train as train_all
     from imgcls_search.study.address import settle
 
-    config = read(config_file, overrides, data, None, skip_unreadable=skip_unreadable).config()
+    space = read(config_file, overrides, data, None, skip_unreadable=skip_unreadable)
+    config = space.config()
     screen = TrainingScreen(make_console(error=True))
     origin, problem = read_origin(config_file.read_text(encoding="utf-8"))
     if problem is not None:
@@ -90,6 +91,7 @@ def train(
         out=out or Path("trained") / config_file.stem,
         studies=studies,
         origin=origin,
+        locate=space.locate,
         at=settle(storage),
     )
     with screen:

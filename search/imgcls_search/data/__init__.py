@@ -24,7 +24,7 @@ from imgcls_search.data.summary import Summary, choose_shape, describe_left_out,
 from imgcls_search.data.table import names_split, table, whole_table
 from imgcls_search.data.table_file import KINDS
 from imgcls_search.data.torchvision_sets import SHAPES, cifar10, torchvision_set
-from imgcls_search.errors import BuildError, DataError, closest
+from imgcls_search.errors import BuildError, DataError, UserError, closest
 
 __all__ = [
     "DATASETS",
@@ -50,6 +50,7 @@ __all__ = [
     "describe",
     "describe_left_out",
     "describe_whole",
+    "file_root",
     "has_several_labels",
     "is_of_files",
     "is_there",
@@ -65,6 +66,7 @@ __all__ = [
     "prepare",
     "read_headers",
     "remove",
+    "skipping_unreadable",
     "stored",
     "summarise",
 ]
@@ -107,6 +109,28 @@ def has_several_labels(component: Component) -> bool:
 def is_of_files(component: Component) -> bool:
     """Tell whether a data set is made of a user's own files, which may change, move or be damaged."""
     return component.name in ("folder", "table")
+
+
+def skipping_unreadable(component: Component) -> Component:
+    """Return a data set that leaves out what cannot be read, as `--skip-unreadable` asks for.
+
+    Raises:
+        UserError: it is not made of files.
+    """
+    if not is_of_files(component):
+        raise UserError(
+            f"--skip-unreadable: goes with a folder or a table of images (data.folder, data.table), "
+            f"got {component.path}"
+        )
+    return replace(component, args={**component.args, "skip_unreadable": True})
+
+
+def file_root(component: Component) -> Path | None:
+    """Return the folder that the names of a data set's images start from, None where they are not in files."""
+    args = _located(component).args
+    if component.name == "table" and args.get("root") is None:
+        return Path(args["file"]).expanduser().resolve().parent
+    return Path(args["root"]).expanduser().resolve() if args.get("root") is not None else None
 
 
 def is_there(component: Component) -> bool:

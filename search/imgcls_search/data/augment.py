@@ -54,6 +54,8 @@ class Augment:
     zoom: float = 0.0
     grey: float = 0.0
     noise: float = 0.0
+    blur: float = 0.0
+    jpeg: int = 100
     size: tuple[int, int] | None = None
     """Height and width of what is returned, where images have a margin; None: those of the images."""
 
@@ -78,8 +80,13 @@ class Augment:
         images = self._jitter(self.policy(images))
         if self.grey:
             images = _make_grey(images, self.grey)
+        # In the order of a camera: its lens, its sensor, its file.
+        if self.blur:
+            images = _blur(images, self.blur)
         if self.noise:
             images = _add_noise(images, self.noise)
+        if self.jpeg < 100:
+            images = _as_jpeg(images, self.jpeg)
         return _erase(images, self.erasing) if self.erasing else images
 
     def _jitter(self, images: Tensor) -> Tensor:
@@ -168,6 +175,19 @@ def augment(
         float,
         Arg("largest deviation of random noise on each value, which is 0 to 1", ge=0, le=1, search="{float: [0, 0.1]}"),
     ] = 0.0,
+    blur: Annotated[
+        float,
+        Arg("largest deviation of a random Gaussian blur, pixels", ge=0, le=20, search="{float: [0, 1.5]}"),
+    ] = 0.0,
+    jpeg: Annotated[
+        int,
+        Arg(
+            "lowest quality of a random JPEG encoding, of which 100 is the highest; 100: off",
+            ge=1,
+            le=100,
+            search="{int: [30, 100]}",
+        ),
+    ] = 100,
 ) -> Augment:
     """Build the augmentation of a batch; by default nothing is done, as a mirrored digit is another one."""
     return Augment(
@@ -184,6 +204,8 @@ def augment(
         zoom=zoom,
         grey=grey,
         noise=noise,
+        blur=blur,
+        jpeg=jpeg,
     )
 
 
@@ -265,6 +287,20 @@ def _make_grey(images: Tensor, probability: float) -> Tensor:
     from imgcls_search.data import operations
 
     return operations.saturation(images, (torch.rand(len(images)) >= probability).double())
+
+
+def _blur(images: Tensor, most: float) -> Tensor:
+    from imgcls_search.data import operations
+
+    return operations.blur(images, _uniform((len(images),), 0, most), most)
+
+
+def _as_jpeg(images: Tensor, lowest: int) -> Tensor:
+    import torch
+
+    from imgcls_search.data import operations
+
+    return operations.jpeg(images, torch.randint(lowest, 101, (len(images),)))
 
 
 def _add_noise(images: Tensor, most: float) -> Tensor:

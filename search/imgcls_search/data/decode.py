@@ -117,6 +117,35 @@ def decode_middle(frame: Frame, image: Image.Image) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(decode_in(frame, image)[:, rows, columns])
 
 
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """Return all of an image as `decode` sees it before it is resized: upright, RGB, 8 bits, laid on white.
+
+    Raises:
+        DataError: it has more than `MAX_PIXELS` pixels or values of an unknown range (floats).
+        OSError, SyntaxError, ValueError and others of Pillow's: the file is damaged.
+    """
+    try:
+        return _as_rgb(image)
+    except DataError:
+        raise
+    except Exception as error:
+        try:
+            bare = reopened(image)
+            if bare is not None:
+                with bare:
+                    return _as_rgb(bare)
+        except Exception:  # noqa: S110 the first error says what is wrong with the file
+            pass
+        raise error
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    _check_size(image)
+    plain = _opaque(_upright(image))
+    # A large image is not copied for nothing.
+    return plain if plain.mode == "RGB" else plain.convert("RGB")
+
+
 def _decode(image: Image.Image, size: ImageSize, channels: int, fit: Fit, fill: Fill) -> npt.NDArray[np.uint8]:
     from PIL import Image, ImageOps
 
@@ -215,16 +244,24 @@ _TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 """Values of Pillow's `Transpose` for each EXIF orientation."""
 
 
+def turn_of(image: Image.Image) -> int | None:
+    """Return how a loaded image must be turned or mirrored by its EXIF orientation, as `Transpose` counts; None: not.
+
+    One whose metadata cannot be read stays as it is.
+    """
+    try:
+        return _TURNS.get(image.getexif().get(0x0112, 1))
+    # Ill-typed tags make Pillow raise SyntaxError, struct.error, TypeError and others.
+    except Exception:
+        return None
+
+
 def _upright(image: Image.Image) -> Image.Image:
-    """Return an image as its EXIF orientation says; one whose metadata cannot be read stays as it is."""
+    """Return an image as its EXIF orientation says."""
     from PIL import Image
 
     image.load()
-    try:
-        turn = _TURNS.get(image.getexif().get(0x0112, 1))
-    # Ill-typed tags make Pillow raise SyntaxError, struct.error, TypeError and others.
-    except Exception:
-        turn = None
+    turn = turn_of(image)
     return image if turn is None else image.transpose(Image.Transpose(turn))
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from imgcls_search.data import label_sets
 from imgcls_search.data.label_sets import Labels
-from imgcls_search.errors import BuildError, DataError
+from imgcls_search.errors import BuildError, CutError, DataError
 
 Numbers = npt.NDArray[np.int64]
 
@@ -106,14 +106,14 @@ def large_ones(groups: Groups, labels: Labels, classes: Sequence[str]) -> Iterat
 
 
 def check_room(groups: Groups, labels: Labels, pool: Numbers, classes: Sequence[str], place: str, parts: int) -> None:
-    """Raise DataError if a class is in fewer groups than there are parts to cut into."""
+    """Raise CutError if a class is in fewer groups than there are parts to cut into."""
     items, numbers = label_sets.pairs(labels[pool])
     pairs = np.unique(np.stack([numbers, groups.numbers[pool][items]]), axis=1)
     counts = np.bincount(pairs[0], minlength=len(classes))
     small = [f"{classes[number]!r} ({count})" for number, count in enumerate(counts.tolist()) if count < parts]
     if small:
         few = ", ".join(small[:10]) + (f" and {len(small) - 10} more" if len(small) > 10 else "")
-        raise DataError(
+        raise CutError(
             f"{place}: too few groups in class {few}; needed: at least {parts}, since all of a group is in one split"
         )
 
@@ -126,7 +126,7 @@ def cut(
     Every class is in what is cut, and in at least `spare` groups of the rest.
 
     Raises:
-        DataError: no cut was found that has every class on both sides.
+        CutError: no cut was found that has every class on both sides.
     """
     numbers, owner = np.unique(groups.numbers[pool], return_inverse=True)
     items, found = label_sets.pairs(labels[pool])
@@ -151,7 +151,7 @@ def cut(
             best = attempt
     assert best is not None
     if best.lacking():
-        raise DataError(
+        raise CutError(
             f"{place}: no cut was found that keeps every group in one split and has every class in each; "
             "more groups, or other shares of val and test, may help"
         )

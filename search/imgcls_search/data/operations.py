@@ -7,9 +7,14 @@ CPU, where they are drawn. Colour means nothing for grey images: `saturation` an
 
 from __future__ import annotations
 
+import io
+import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -115,6 +120,54 @@ def noise(images: Tensor, deviation: Tensor, normal: Tensor) -> Tensor:
     """Add normal numbers, of the images' shape, times 255 and a deviation to all values."""
     added = beside(normal, images).mul_(_of_each(255 * deviation, images)).add_(images)
     return added.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def blur(images: Tensor, deviation: Tensor, most: float) -> Tensor:
+    """Blur every image by a Gaussian of its own deviation in pixels, mirrored at the edges; `most` is the largest.
+
+    The weights end at three times the largest deviation, or where the image does.
+    """
+    height, width = images.shape[-2:]
+    values = images.float()
+    for axis, side in ((-1, width), (-2, height)):
+        radius = min(math.ceil(3 * most), side - 1)
+        weights = beside(_bell(deviation, radius), images)
+        around = functional.pad(values, (radius, radius, 0, 0) if axis == -1 else (0, 0, radius, radius), "reflect")
+        values = torch.zeros_like(values)
+        for step in range(2 * radius + 1):
+            values.addcmul_(around.narrow(axis, step, side), weights[:, step].view(-1, 1, 1, 1))
+    return values.round_().clamp_(0, 255).to(torch.uint8)
+
+
+def _bell(deviation: Tensor, radius: int) -> Tensor:
+    """Return the weights [N, 2 radius + 1] of neighbours, which sum to 1; with no deviation all is on the middle."""
+    places = torch.arange(-radius, radius + 1, dtype=torch.float64)
+    # So narrow that nothing but the middle has a weight.
+    weights = torch.exp(-0.5 * (places / deviation[:, None].clamp(min=1e-3)) ** 2)
+    return (weights / weights.sum(dim=1, keepdim=True)).float()
+
+
+def jpeg(images: Tensor, quality: Tensor) -> Tensor:
+    """Encode every image as a JPEG of its own quality, 1 to 100, and decode it again; 100 leaves it as it is.
+
+    Pillow does this on the CPU: pixels of a GPU go there and back, and the host waits for them.
+    """
+    # As Pillow has them [N, H, W, C], or [N, H, W] where they are grey.
+    pixels = images.cpu().movedim(1, -1).contiguous().numpy()
+    pixels = pixels[..., 0].copy() if images.shape[1] == 1 else pixels.copy()
+
+    def encode(number: int, value: int) -> None:
+        with io.BytesIO() as file:
+            Image.fromarray(pixels[number]).save(file, "JPEG", quality=value)
+            with Image.open(file) as decoded:
+                pixels[number] = np.asarray(decoded)
+
+    chosen = [(number, value) for number, value in enumerate(quality.tolist()) if value < 100]
+    # A thread for each that torch may use: Pillow encodes and decodes outside of Python's lock.
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(lambda item: encode(*item), chosen))
+    found = torch.from_numpy(pixels)
+    return (found[:, None] if images.shape[1] == 1 else found.movedim(-1, 1)).contiguous().to(images.device)
 
 
 def hue(images: Tensor, shift: Tensor) -> Tensor:

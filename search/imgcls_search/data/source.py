@@ -88,6 +88,9 @@ class Source:
     groups: Mapping[Split, int] | None = None
     """How many groups the images of each split are of, None where nothing says what belongs together."""
 
+    group_names: Mapping[Split, tuple[str, ...]] | None = None
+    """The group of each image, None likewise."""
+
     first_fingerprint: Callable[[], str] | None = None
     """Makes the fingerprint of version 1, where that saw other parts of the images."""
 
@@ -144,6 +147,9 @@ class Source:
             self,
             names={split: tuple(self.names[split][index] for index in items) for split, items in kept.items()},
             labels={split: self.labels[split][items] for split, items in kept.items()},
+            group_names=None
+            if self.group_names is None
+            else {split: tuple(self.group_names[split][index] for index in items) for split, items in kept.items()},
             read=lambda split, index: self.read(split, kept[split][index]),
         )
 
@@ -200,6 +206,12 @@ def assemble(
         left_out=left_out,
         notes=notes if groups is None else (*notes, *large_ones(groups, labels, classes)),
         groups=None if groups is None else {split: groups.count(items) for split, items in splits.items()},
+        group_names=None
+        if groups is None
+        else {
+            split: tuple(groups.names[number] for number in groups.numbers[items].tolist())
+            for split, items in splits.items()
+        },
     )
 
 

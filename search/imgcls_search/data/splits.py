@@ -13,7 +13,7 @@ from imgcls_search.data import groups as grouping
 from imgcls_search.data import iterative, label_sets
 from imgcls_search.data.groups import Groups
 from imgcls_search.data.label_sets import Labels
-from imgcls_search.errors import DataError
+from imgcls_search.errors import CutError
 
 Split = Literal["train", "val", "test"]
 Numbers = npt.NDArray[np.int64]
@@ -41,17 +41,17 @@ def divide(
     The sealed test split depends on `test` and `split_seed` only, val also on `val`: neither moves with `max_train`.
 
     Raises:
-        DataError: one class only, a class too small for the cuts, or fewer `max_train` than classes.
+        CutError: one class only, a class too small for the cuts, or fewer `max_train` than classes.
     """
     if len(classes) < 2:
-        raise DataError(f"{place}: only one class, {classes[0]!r}; a classifier needs at least 2")
+        raise CutError(f"{place}: only one class, {classes[0]!r}; a classifier needs at least 2")
     parts = ["train", *(part for part in ("val", "test") if part not in given)]
     train = given["train"]
     _check_room(labels[train], classes, place, parts, seen)
     if groups is not None and len(parts) > 1:
         grouping.check_room(groups, labels, train, classes, place, len(parts))
     if max_train is not None and max_train < len(classes):
-        raise DataError(f"{place}: max_train is {max_train}; allowed: at least {len(classes)}, one image per class")
+        raise CutError(f"{place}: max_train is {max_train}; allowed: at least {len(classes)}, one image per class")
     cut = _cut if groups is None else partial(grouping.cut, groups, place=place)
     sealed, held = given.get("test"), given.get("val")
     if sealed is None:
@@ -69,11 +69,11 @@ def divide(
 
 
 def _refuse_missing(cut: Mapping[Split, Numbers], labels: Labels, classes: Sequence[str], place: str) -> None:
-    """Raise DataError if a part that was cut lacks a label, which labels that always come together may cause."""
+    """Raise CutError if a part that was cut lacks a label, which labels that always come together may cause."""
     for split, items in cut.items():
         missing = [repr(classes[number]) for number in np.flatnonzero(labels[items].sum(axis=0) == 0).tolist()]
         if missing:
-            raise DataError(
+            raise CutError(
                 f"{place}: no cut was found that has label {', '.join(missing[:10])} in {split}; more images, or other "
                 "shares of val and test, may help"
             )
@@ -88,7 +88,7 @@ def _check_room(
     if small:
         place = place if seen is None else seen[numbers[0]]
         few = ", ".join(small[:10]) + (f" and {len(small) - 10} more" if len(small) > 10 else "")
-        raise DataError(
+        raise CutError(
             f"{place}: too few images in class {few}; needed: at least {len(parts)}, one each for {', '.join(parts)}"
         )
 

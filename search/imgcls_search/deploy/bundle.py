@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from imgcls_search import digests
+from imgcls_search.costs import Costs, problem
 from imgcls_search.data.decode import FILLED, FITTED, steps
 from imgcls_search.data.image import Frame
 from imgcls_search.deploy.artifact import INPUT, OUTPUT, Artifact
 from imgcls_search.errors import DeployError
 from imgcls_search.image_size import ImageSize, normal
+from imgcls_search.terminal import shown
 
 FORMAT = 1
 FRAMED = 2
 """The format of bundles with oblong or uncropped images, which earlier versions would decode wrongly."""
 
-LABELLED = 3
+COSTED = 3
+"""The format of bundles that decide by costs, which earlier versions would not."""
+
+LABELLED = 4
 """The format of bundles for several labels of an image, whose outputs earlier versions would read wrongly."""
+
+FORMATS = (FORMAT, FRAMED, COSTED, LABELLED)
 
 DESCRIPTION = "bundle.json"
 FILES: Mapping[str, str] = {
@@ -49,6 +57,9 @@ class Bundle:
     frame: Frame
     """How images are brought to the shape that it takes."""
 
+    costs: Costs | None = None
+    """What decisions cost; None where the likeliest class is decided on."""
+
     thresholds: tuple[float, ...] | None = None
     """From which probability on an image has each of several labels; None where it has one class."""
 
@@ -60,6 +71,7 @@ def describe(
     mean: Sequence[float],
     std: Sequence[float],
     quantized: str,
+    costs: Costs | None,
     thresholds: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Return what `bundle.json` says of the files that lie in a folder."""
@@ -68,7 +80,7 @@ def describe(
         # In the order of the labels.
         output |= {"probabilities": "sigmoid", "thresholds": list(thresholds)}
     return {
-        "format": _format(frame, thresholds),
+        "format": _format(frame, costs, thresholds),
         "files": {
             role: {"name": name} | ({} if role in EDITABLE else {"sha256": digests.of_file(folder / name)})
             for role, name in FILES.items()
@@ -88,6 +100,7 @@ def describe(
         "preprocessing": steps(frame),
         "normalisation": {"in_model": True, "mean": list(mean), "std": list(std)},
         "quantized": quantized,
+        **({"decision": {"costs": costs}} if costs is not None else {}),
     }
 
 
@@ -100,12 +113,16 @@ def read(folder: Path) -> Bundle:
     if not folder.is_dir():
         raise DeployError(f"{folder}: no such folder; allowed: one that `imgcls-search export --bundle` wrote")
     about = _json(folder, DESCRIPTION)
-    if not isinstance(about, dict) or about.get("format") not in (FORMAT, FRAMED, LABELLED):
-        raise DeployError(f"{folder / DESCRIPTION}: not a bundle of format {FORMAT} to {LABELLED} of this program")
+    if not isinstance(about, dict) or about.get("format") not in FORMATS:
+        raise DeployError(
+            f"{folder / DESCRIPTION}: not a bundle of format {', '.join(map(str, FORMATS))} of this program"
+        )
     names = {role: _file(folder, about, role) for role in FILES}
+    labels = _labels(folder, names["labels"])
     bundle = Bundle(
         artifact=Artifact.load(folder / names["model"]),
-        labels=_labels(folder, names["labels"]),
+        labels=labels,
+        costs=_decision_costs(folder, about, labels),
         frame=Frame(
             size=_size(folder, about),
             channels=_number(folder, about, "channels", (1, 3)),
@@ -115,15 +132,18 @@ def read(folder: Path) -> Bundle:
         ),
         thresholds=_thresholds(folder, about),
     )
-    if about["format"] != (format_ := _format(bundle.frame, bundle.thresholds)):
-        raise DeployError(f"{folder / DESCRIPTION}: not a bundle of format {format_} of this program")
+    expected = _format(bundle.frame, bundle.costs, bundle.thresholds)
+    if about["format"] != expected:
+        raise DeployError(f"{folder / DESCRIPTION}: not a bundle of format {expected} of this program")
     _check_fit(folder, bundle)
     return bundle
 
 
-def _format(frame: Frame, thresholds: Sequence[float] | None) -> int:
+def _format(frame: Frame, costs: Costs | None, thresholds: Sequence[float] | None) -> int:
     if thresholds is not None:
         return LABELLED
+    if costs is not None:
+        return COSTED
     is_plain = frame.fit == "crop" and frame.margin == 1 and isinstance(frame.size, int)
     return FORMAT if is_plain else FRAMED
 
@@ -181,8 +201,8 @@ def _number(folder: Path, about: Mapping[str, Any], key: str, allowed: Sequence[
     given = about.get("input")
     value = given.get(key) if isinstance(given, dict) else None
     if type(value) is not int or value not in allowed:
-        shown = f"{allowed[0]} to {allowed[-1]}" if isinstance(allowed, range) else "1, 3"
-        raise DeployError(f"{folder / DESCRIPTION}: input.{key}: {value!r:.50} is not allowed; allowed: {shown}")
+        known = f"{allowed[0]} to {allowed[-1]}" if isinstance(allowed, range) else "1, 3"
+        raise DeployError(f"{folder / DESCRIPTION}: input.{key}: {value!r:.50} is not allowed; allowed: {known}")
     return value
 
 
@@ -204,8 +224,8 @@ def _word(folder: Path, about: Mapping[str, Any], key: str, allowed: Iterable[_W
     value = about["input"].get(key, default)
     known = next((word for word in allowed if word == value), None)
     if known is None:
-        shown = ", ".join(allowed)
-        raise DeployError(f"{folder / DESCRIPTION}: input.{key}: {value!r:.50} is not allowed; allowed: {shown}")
+        words = ", ".join(allowed)
+        raise DeployError(f"{folder / DESCRIPTION}: input.{key}: {value!r:.50} is not allowed; allowed: {words}")
     return known
 
 
@@ -234,6 +254,23 @@ def _thresholds(folder: Path, about: Mapping[str, Any]) -> tuple[float, ...] | N
             "for each label"
         )
     return tuple(map(float, values))
+
+
+def _decision_costs(folder: Path, about: Mapping[str, Any], labels: Sequence[str]) -> Costs | None:
+    """Return what decisions cost; None where a bundle says nothing of it, as those of earlier versions."""
+    if "decision" not in about:
+        return None
+    place, decision = f"{folder / DESCRIPTION}: decision.costs", about["decision"]
+    stated = decision.get("costs") if isinstance(decision, dict) else None
+    if not isinstance(stated, dict) or not stated or not all(isinstance(row, dict) for row in stated.values()):
+        raise DeployError(f"{place}: damaged; allowed: costs by true and by predicted class")
+    for value in (value for row in stated.values() for value in row.values()):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value) or value < 0:
+            raise DeployError(f"{place}: {value!r:.50} is not allowed; allowed: a number >= 0")
+    if (found := problem(stated, labels)) is not None:
+        raise DeployError(shown(f"{place}: {found[1]}"))
+    return stated
 
 
 def _check_fit(folder: Path, bundle: Bundle) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from imgcls_search import costs
 from imgcls_search.data.decode import THREADS, decode_middle, reason, unlimited_pillow
 from imgcls_search.data.folders import Tally, image_files
 from imgcls_search.data.opening import EXTENSIONS, open_image
@@ -26,7 +27,10 @@ class Prediction:
 
     image: str
     ranked: tuple[tuple[str, float], ...]
-    """Labels with their probabilities, the likeliest first."""
+    """Labels with their probabilities, the likeliest first, or by costs that of least expected cost."""
+
+    costs: tuple[float, ...] | None = None
+    """The expected cost of each of them; None where the bundle has no costs."""
 
     labels: tuple[str, ...] | None = None
     """Those that the image has, where it may have several; None where it has one class."""
@@ -77,25 +81,43 @@ _Decoded = tuple[str, npt.NDArray[np.uint8]] | Skipped
 
 def _classify(bundle: Bundle, items: Sequence[_Decoded], top: int) -> Iterator[Prediction | Skipped]:
     pixels = [item[1] for item in items if not isinstance(item, Skipped)]
-    into_shares = softmax if bundle.thresholds is None else sigmoid
-    rows = iter(into_shares(bundle.artifact.logits(np.stack(pixels)))) if pixels else iter(())
+    rows: Iterator[Prediction] = iter(())
+    if pixels:
+        logits = bundle.artifact.logits(np.stack(pixels))
+        if bundle.thresholds is not None:
+            rows = _labelled(bundle, bundle.thresholds, sigmoid(logits), top)
+        else:
+            rows = _ranked(bundle, softmax(logits), top)
     for item in items:
-        yield item if isinstance(item, Skipped) else _ranked(bundle, item[0], next(rows), top)
+        yield item if isinstance(item, Skipped) else replace(next(rows), image=item[0])
 
 
-def _ranked(bundle: Bundle, image: str, probabilities: npt.NDArray[np.float64], top: int) -> Prediction:
-    # Stable, so that of equal ones the first class comes first, as in argmax.
-    order = np.argsort(-probabilities, kind="stable")
-    labels = None
-    if bundle.thresholds is not None:
-        has = probabilities >= np.array(bundle.thresholds)
-        labels = tuple(bundle.labels[k] for k in order if has[k])
+def _labelled(
+    bundle: Bundle, thresholds: Sequence[float], probabilities: npt.NDArray[np.float64], top: int
+) -> Iterator[Prediction]:
+    """Yield which of several labels each image has, in order, without its name."""
+    for row in probabilities:
+        order = np.argsort(-row, kind="stable").tolist()
+        has = row >= np.array(thresholds)
         # A label with a low threshold may stand behind one that the image has not.
-        order = np.array([k for place, k in enumerate(order) if place < top or has[k]], dtype=np.int64)
-    else:
-        order = order[:top]
-    ranked = tuple((bundle.labels[k], float(probabilities[k])) for k in order)
-    return Prediction(image=image, ranked=ranked, labels=labels)
+        shown = [number for place, number in enumerate(order) if place < top or has[number]]
+        yield Prediction(
+            image="",
+            ranked=tuple((bundle.labels[number], float(row[number])) for number in shown),
+            labels=tuple(bundle.labels[number] for number in order if has[number]),
+        )
+
+
+def _ranked(bundle: Bundle, probabilities: npt.NDArray[np.float64], top: int) -> Iterator[Prediction]:
+    """Yield the prediction of each image, in order, without its name."""
+    stated = costs.matrix(bundle.costs, bundle.labels) if bundle.costs is not None else None
+    prices = costs.expected(probabilities, stated) if stated is not None else None
+    for number, order in enumerate(costs.ranked(probabilities, stated)[:, :top]):
+        yield Prediction(
+            image="",
+            ranked=tuple((bundle.labels[k], float(probabilities[number, k])) for k in order),
+            costs=tuple(prices[number, order].tolist()) if prices is not None else None,
+        )
 
 
 def _files(path: Path, on_left_out: Callable[[Path, Sequence[LeftOut]], None]) -> Iterator[Path | Skipped]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from imgcls_search.confidence import interval
 from imgcls_search.config import Component, TrialConfig
-from imgcls_search.errors import BuildError, UserError
+from imgcls_search.errors import BuildError, StudyError, UserError
 from imgcls_search.executors.helper import image_cache
 from imgcls_search.jobs.confirm import fresh_seeds, refuse_untrained, searched_images
 from imgcls_search.jobs.export import find_trial, now
@@ -18,6 +18,7 @@ from imgcls_search.jobs.trainer import PARTIAL, Trainer, TrainingWatcher, traini
 from imgcls_search.orchestrator import study_data, teachers
 from imgcls_search.space import differences
 from imgcls_search.study import best
+from imgcls_search.study.activity import shown_state
 from imgcls_search.study.facts import Ablation
 from imgcls_search.study.files import StudyFiles
 
@@ -52,6 +53,9 @@ def ablate(
     """
     record = study_data.load_with_images(files, data)
     winner, first = best.the_best(record) if trial is None else find_trial(record, trial), record.trials[0]
+    if winner.state != "complete":
+        state = shown_state(winner, record)
+        raise StudyError(f"trial {winner.number} of study {files.name!r} is {state}; allowed: a complete one")
     metric, direction = record.objectives[0]
     refuse_untrained(metric, "--ablation")
     if winner.number == first.number:

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from imgcls_search import terminal
 from imgcls_search.confidence import difference, estimate, interval, optimism, share_interval
 from imgcls_search.config import Component, TrialConfig
-from imgcls_search.data import Prepared
+from imgcls_search.data import Prepared, describe, label_sets
 from imgcls_search.errors import DataError, StudyError, UserError
 from imgcls_search.executors.helper import image_cache
 from imgcls_search.jobs.export import find_trial, now
 from imgcls_search.jobs.pace import Pace, numbered
 from imgcls_search.jobs.trainer import Trainer, TrainingWatcher, training_job
 from imgcls_search.measures import ALWAYS
-from imgcls_search.orchestrator import study_data, teachers
+from imgcls_search.orchestrator import named_metrics, study_data, teachers
 from imgcls_search.protocol import Job
 from imgcls_search.study import best
 from imgcls_search.study.activity import shown_state
@@ -111,7 +112,7 @@ def confirm(
                 record, chosen_from[0].candidate.config.component("data"), image_cache(files.root)
             )
         return _known(known, [trial.number for trial in chosen_from], seeds)
-    study_data.must_be_there(chosen_from[0].candidate.config.component("data"))
+    _refuse_other_test(chosen_from[0].candidate.config.component("data"), metric, image_cache(files.root))
     with files.taken(task="confirm"), Trainer(files.root, watcher) as trainer:
         trainer.hire(chosen_from[0].candidate.config, len(chosen_from) * seeds)
         pace = Pace(_num_epochs(chosen_from, seeds))
@@ -122,6 +123,19 @@ def confirm(
     confirmation: Confirmation = {**found, "test": _open_test(record, files, found, images, watcher)}
     record.set_fact("confirmed", confirmation)
     return confirmation
+
+
+def _refuse_other_test(component: Component, metric: str, cache: Path) -> None:
+    """Refuse a test split that a metric has no value on, before anything is trained for it and its opening is noted.
+
+    Raises:
+        DataError: there is no such folder, or the split has no image that the metric needs.
+    """
+    study_data.must_be_there(component)
+    source = describe(component, cache)
+    problem = named_metrics.undefined(metric, source.classes, label_sets.seen(source.labels["test"]), "test")
+    if problem is not None:
+        raise DataError(terminal.shown(f"{component.path}: {metric}: {problem}"))
 
 
 def _num_epochs(trials: Sequence[Trial], seeds: int) -> int:
@@ -257,8 +271,6 @@ def _open_test(
         config = config.moved(component.args)
         seen = replace(data, mean=known.mean, std=known.std, thresholds=known.thresholds)
         evaluation = measure_on(network, config, seen, "test", (found["metric"],))
-        if found["metric"] not in evaluation.metrics:
-            raise DataError(f"{component.path}: the test split has no image that {found['metric']} could be told of")
         scores.append(evaluation.metrics[found["metric"]])
     spread = _spread(scores)
     test: TestScores = {

@@ -13,11 +13,21 @@ from typing import Any, Literal
 import numpy as np
 from torch import nn
 
-from imgcls_search import atomic
+from imgcls_search import atomic, costs
 from imgcls_search.config import Component, TrialConfig
-from imgcls_search.data import Images, Prepared, comes_with, describe, describe_whole, label_sets, load, open_test
+from imgcls_search.data import (
+    Images,
+    Prepared,
+    comes_with,
+    describe,
+    describe_whole,
+    label_sets,
+    load,
+    open_test,
+    skipping_unreadable,
+)
 from imgcls_search.deploy.artifact import Artifact
-from imgcls_search.errors import DataError, UserError, writing
+from imgcls_search.errors import DataError, writing
 from imgcls_search.jobs.export import now
 from imgcls_search.orchestrator import study_data
 from imgcls_search.study.facts import ChangedTest
@@ -51,17 +61,13 @@ class Evaluation:
     probabilities: np.ndarray[Any, Any]
     """[N, classes]."""
 
+    decided: np.ndarray[Any, Any]
+    """What is decided on, in the form of the labels: the likeliest class or that of least expected cost, or each of
+    several labels that reaches its threshold."""
+
     classes: tuple[str, ...]
     thresholds: tuple[float, ...] | None = None
     """From which probability on an image has each of several labels; None where it has one class."""
-
-    @property
-    def predicted(self) -> np.ndarray[Any, Any]:
-        """What the model says, in the form of the labels."""
-        if self.thresholds is not None:
-            return (self.probabilities >= np.array(self.thresholds)).astype(np.uint8)
-        numbers: np.ndarray[Any, Any] = self.probabilities.argmax(axis=1)
-        return numbers
 
 
 def evaluate_weights(
@@ -89,12 +95,7 @@ def evaluate_weights(
     image = {**config.section("image"), "size": trained_on.image_size, "channels": trained_on.channels}
     component = config.component("data") if data is None else _cut_alike(data, config.component("data"))
     if skip_unreadable:
-        if "skip_unreadable" not in component.args:
-            raise UserError(
-                f"--skip-unreadable: goes with a folder or a table of images (data.folder, data.table), "
-                f"got {component.path}"
-            )
-        component = replace(component, args={**component.args, "skip_unreadable": True})
+        component = skipping_unreadable(component)
     tree = {**config.to_dict(), "data": {component.name: dict(component.args)}, "image": image}
     config = TrialConfig.from_dict(tree)
     is_given = data is not None and split != "all" and comes_with(component, split)
@@ -193,21 +194,26 @@ def _measure(
     if not len(labels):
         raise DataError(f"{config.component('data').path}: the {split} split is empty")
     logits = np.concatenate(_logits(network, config, data, [part for part in parts if len(part.labels)]))
+    probabilities, stated = probabilities_of(logits, several=data.has_several_labels), costs.of(config.tree)
+    matrix = costs.matrix(stated, data.classes) if stated is not None else None
+    if data.cuts is not None:
+        decided = (probabilities >= np.array(data.cuts)).astype(np.uint8)
+    else:
+        decided = costs.decided(probabilities, matrix)
+    wanted = Wanted(
+        classes=data.classes,
+        named=(*named, *custom_metrics.installed()),
+        costs=stated,
+        is_full=True,
+        thresholds=data.cuts,
+    )
     return Evaluation(
         split=split,
-        metrics=score(
-            logits,
-            labels,
-            Wanted(
-                classes=data.classes,
-                named=(*named, *custom_metrics.installed()),
-                is_full=True,
-                thresholds=data.cuts,
-            ),
-        ),
+        metrics=score(logits, labels, wanted),
         names=tuple(name for part in parts for name in part.names),
         labels=labels,
-        probabilities=probabilities_of(logits, several=data.has_several_labels),
+        probabilities=probabilities,
+        decided=decided,
         classes=data.classes,
         thresholds=data.cuts,
     )
@@ -231,10 +237,9 @@ def predictions_csv(evaluation: Evaluation) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["image", "label", "predicted", *(f"p({shown(name)})" for name in evaluation.classes)])
-    for name, label, said, row in zip(
-        evaluation.names, evaluation.labels, evaluation.predicted, evaluation.probabilities, strict=True
-    ):
-        cells = [_joined(given, evaluation.classes) for given in (label, said)]
+    found = zip(evaluation.names, evaluation.labels, evaluation.decided, evaluation.probabilities, strict=True)
+    for name, label, decided, row in found:
+        cells = [_joined(given, evaluation.classes) for given in (label, decided)]
         writer.writerow([_as_text(name), *cells, *(f"{p:.6f}" for p in row)])
     return text.getvalue()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from imgcls_search.jobs.export import now
 from imgcls_search.jobs.pace import numbered
 from imgcls_search.jobs.trainer import Trainer, TrainingWatcher, training_job
 from imgcls_search.measures import THRESHOLD
-from imgcls_search.orchestrator import study_data, teachers
+from imgcls_search.orchestrator import named_classes, study_data, teachers
 from imgcls_search.protocol import (
     Portion,
 )
@@ -43,6 +43,9 @@ class Training:
     origin: Mapping[str, Any] | None
     """The study and trial that the configuration was exported from, where that is known."""
 
+    locate: Callable[[str], str] = lambda path: "the configuration"
+    """Returns where a path of the configuration was written."""
+
     at: Address | None = None
     """The database of studies on a server, if that is where they are."""
 
@@ -61,6 +64,8 @@ def train(training: Training, watcher: TrainingWatcher) -> dict[str, Any]:
         helper = trainer.helper
         _refuse_other_images(training, helper)
         data = _with_thresholds(training, trainer.images(training.config), watcher)
+        for line in named_classes.refuse_unknown(training.config.to_dict(), data.classes, training.locate):
+            watcher.say(line)
         helper.measure(training.config, data.shape)
         taught = teachers.settle_one(training.config, training.studies, training.at, training.origin, data, helper)
         teacher = taught[0] if taught is not None else None

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from imgcls_search import __version__
-from imgcls_search.config import LATER, TrialConfig
+from imgcls_search.config import IN_DIGESTS, TrialConfig, completed
 from imgcls_search.data import InputShape, Prepared, load, must_exist
 from imgcls_search.errors import BuildError, NoResultError, StudyError, UserError
 from imgcls_search.executors import packing
 from imgcls_search.executors.helper import Helper, image_cache
 from imgcls_search.executors.local import LocalExecutor, usable_slots
-from imgcls_search.orchestrator import named_metrics, study_data, teachers
+from imgcls_search.orchestrator import named_classes, named_metrics, study_data, teachers
 from imgcls_search.orchestrator.context import study_settings
 from imgcls_search.orchestrator.endings import Ending
 from imgcls_search.orchestrator.search import Search, Watcher
@@ -169,7 +169,7 @@ def _reopen(files: StudyFiles, space: Space) -> Record | None:
         return None
     record = records.load(files)
     new = records.to_json(space.document)
-    old = _with_later_sections(record, new)
+    old = _with_later_settings(record, new)
     changes = [change for change in differences(old, new) if not _is_free(change.path)]
     if changes:
         raise StudyError(
@@ -182,40 +182,17 @@ def _reopen(files: StudyFiles, space: Space) -> Record | None:
     return record
 
 
-_LATER_SECTIONS = ("distill", "prune", "quantize")
-"""Sections that the first studies did not know; there they stand for `none`."""
-
-
-_LATER_ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
-    "folder": {"skip_unreadable": False, "group": None, "labels": "one"},
-    "table": {"separator": None},
-}
-
-
-def _with_later_sections(record: Record, new: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the space that a study was started with, and give its trials the sections that it did not know."""
+def _with_later_settings(record: Record, new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the space that a study was started with, and give its trials the settings that it did not know."""
     old = record.fact("space")
-    missing: dict[str, Any] = {name: {"none": {}} for name in _LATER_SECTIONS if name in new and name not in old}
-    written: Mapping[str, Any] = {**old}
-    for section, later in LATER.items():
-        if section in written and later.keys() - written[section].keys():
-            missing[section] = {**later, **written[section]}
-    for trial in record.trials if missing else ():
-        config = _with_missing(trial.candidate.config, missing)
-        trial.candidate = replace(trial.candidate, config=config)
-    return {**old, **missing, "data": _with_later_arguments(old["data"])}
-
-
-def _with_missing(config: TrialConfig, missing: Mapping[str, Any]) -> TrialConfig:
-    tree = config.to_dict()
-    for name, values in missing.items():
-        tree[name] = {**LATER[name], **tree.get(name, {})} if name in LATER else values
-    return TrialConfig.from_dict(tree)
-
-
-def _with_later_arguments(old: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a data section with the arguments that earlier versions did not know, as they were meant then."""
-    return {name: {**_LATER_ARGUMENTS.get(name, {}), **arguments} for name, arguments in old.items()}
+    written = completed(old, new)
+    if written != old:
+        # Checkpoints are known by the data section as it was.
+        kept = [path for path in IN_DIGESTS if path.startswith("data.")]
+        for trial in record.trials:
+            tree = completed(trial.candidate.config.to_dict(), new, but=kept)
+            trial.candidate = replace(trial.candidate, config=TrialConfig.from_dict(tree))
+    return written
 
 
 def _is_free(path: str) -> bool:
@@ -241,6 +218,8 @@ def _settle_data(space: Space, helper: Helper, watcher: Watcher) -> tuple[Space,
             f"{data.repeated} of {data.counts['val']} validation images are among the training images too, for example "
             f"{data.repeated_for_example[0]}: scores are too good by what was learned by heart"
         )
+    for line in named_classes.refuse_unknown(space.document, data.classes, space.locate):
+        watcher.say(line)
     named_metrics.refuse_undefined(space, data.classes, load(data, "val").labels)
     if custom := named_metrics.custom(space):
         helper.try_metrics(custom, data)

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from imgcls_search import terminal
-from imgcls_search.data import describe, is_there, label_sets
+from imgcls_search.data import Source, describe, is_there, label_sets
 from imgcls_search.data.label_sets import Labels
-from imgcls_search.errors import UserError, closest
+from imgcls_search.errors import UserError, closest, named
 from imgcls_search.measures import class_of
+from imgcls_search.orchestrator import named_classes
 from imgcls_search.space import Space
 from imgcls_search.train.custom_metrics import installed
 
-MOST_CLASSES = 20
-"""Classes that a message names."""
 
+def refuse_early(space: Space, cache: Path, source: Source | None = None) -> None:
+    """Refuse metrics, weights and costs that do not go with images that are there, before an image is decoded.
 
-def refuse_early(space: Space, cache: Path) -> None:
-    """Refuse metrics that have no value on a folder of images that is there, before an image is decoded.
+    `source` are these images, where they have been looked for.
 
     Raises:
-        UserError: a metric has none.
+        UserError: a metric has no value, or a class that the space names is not there.
         DataError: the images cannot be split.
     """
+    named_classes.refuse_costs(space)
     component = space.first().component("data")
-    if is_there(component) and any(_needs(metric) for metric in space.named_metrics):
-        source = describe(component, cache)
-        refuse_undefined(space, source.classes, source.labels["val"])
+    is_known = is_there(component) or component.name == "digits"
+    if not is_known or not (any(map(_needs, space.named_metrics)) or named_classes.are_in(space.document)):
+        return
+    source = source or describe(component, cache)
+    named_classes.refuse_unknown(space.document, source.classes, space.locate)
+    refuse_undefined(space, source.classes, source.labels["val"])
 
 
 def refuse_undefined(space: Space, classes: Sequence[str], labels: Labels) -> None:
@@ -40,22 +44,28 @@ def refuse_undefined(space: Space, classes: Sequence[str], labels: Labels) -> No
     if label_sets.are_several(labels) and not seen:
         raise UserError(f"{space.first().component('data').path}: no validation image has a label to measure by")
     for metric in space.named_metrics:
-        name = class_of(metric)
-        problem = None
-        if name is not None and name not in classes:
-            known = ", ".join(classes[:MOST_CLASSES]) + (", ..." if len(classes) > MOST_CLASSES else "")
-            problem = f"there is no class {name!r}; classes: {known}{closest(name, classes)}"
-        elif name is not None and classes.index(name) not in seen:
-            problem = f"no validation image is of class {name!r}"
-        elif name is not None and metric.startswith("sensitivity@") and not _has_others(classes.index(name), labels):
-            problem = f"each validation image is of class {name!r}"
-        elif _needs(metric) and metric != "top5_accuracy" and len(seen) < 2 and not _works_on_one(metric):
-            problem = "needs validation images of two classes at least"
-        elif metric == "top5_accuracy" and len(classes) <= 5:
-            problem = f"needs more than 5 classes, got {len(classes)}"
+        problem = undefined(metric, classes, seen, "validation")
+        if problem is None and metric.startswith("sensitivity@"):
+            name = class_of(metric)
+            if name is not None and not _has_others(list(classes).index(name), labels):
+                problem = f"each validation image is of class {name!r}"
         if problem is not None:
             path = _path(space, metric)
             raise UserError(terminal.shown(f"{space.locate(path)}: {path}: {problem}"))
+
+
+def undefined(metric: str, classes: Sequence[str], seen: Collection[int], split: str) -> str | None:
+    """Return why a metric has no value on a split that shows the classes `seen`, None where it has one."""
+    name = class_of(metric)
+    if name is not None and name not in classes:
+        return f"there is no class {name!r}; classes: {named(classes)}{closest(name, classes)}"
+    if name is not None and classes.index(name) not in seen:
+        return f"no {split} image is of class {name!r}"
+    if _needs(metric) and metric != "top5_accuracy" and len(seen) < 2 and not _works_on_one(metric):
+        return f"needs {split} images of two classes at least"
+    if metric == "top5_accuracy" and len(classes) <= 5:
+        return f"needs more than 5 classes, got {len(classes)}"
+    return None
 
 
 def custom(space: Space) -> tuple[str, ...]:

@@ -159,6 +159,8 @@ class Search:
                         self.upcoming.look_ahead()
         if self.stopping is None:
             self._close_paused(NOT_PROMOTED)
+        # Workers that were killed meanwhile wrote theirs, and none writes any more.
+        self.checkpoints.clear_leftovers()
         ending = self.stopping or ("exhausted" if self.upcoming.is_exhausted else "finished")
         self._note_run(ending)
         return ending

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 from imgcls_search import atomic, digests
 from imgcls_search.compress.sections import DISTILL, Distillation, distillation
 from imgcls_search.config import Component, TrialConfig, expand_path
-from imgcls_search.data import Prepared
+from imgcls_search.data import Frame, Prepared
 from imgcls_search.errors import BuildError, CheckpointError, NoResultError, StudyError
 from imgcls_search.executors.helper import Helper
-from imgcls_search.image_size import ImageSize, by, normal, shown
+from imgcls_search.image_size import ImageSize, by, shown
 from imgcls_search.signature import build
 from imgcls_search.space import Space
 from imgcls_search.study import best
@@ -53,7 +54,7 @@ def settle(
             kept.parent.mkdir(parents=True, exist_ok=True)
             atomic.copy(path, kept)
         found[plan.key] = entry
-        _must_fit(plan, files.teacher(entry["sha256"]), data, _sizes(space, data), helper)
+        _must_fit(plan, files.teacher(entry["sha256"]), data, _frames(space, data), helper)
     return found
 
 
@@ -84,7 +85,7 @@ def settle_one(
         return None
     kept = _kept(plan, root, at, origin)
     entry, path = kept if kept is not None else _find(plan, root, at)
-    _must_fit(plan, path, data, [data.image_size], helper)
+    _must_fit(plan, path, data, [data.frame], helper)
     return str(path), entry
 
 
@@ -115,15 +116,21 @@ def _plans(space: Space) -> list[Distillation]:
     return found
 
 
-def _sizes(space: Space, data: Prepared) -> Sequence[ImageSize]:
-    return [normal(size or data.image_size) for size in _values(space.document["image"]["size"])]
+def _frames(space: Space, data: Prepared) -> list[Frame]:
+    """Return how the images of trials may be brought to their shape, each end of a range for the range."""
+    section = space.document["image"]
+    names = ("size", "fit", "fill", "margin")
+    return [
+        Frame.of(dict(zip(names, values, strict=True)), values[0] or data.image_size, data.channels)
+        for values in itertools.product(*(_values(section[name]) for name in names))
+    ]
 
 
 def _values(entry: Any) -> list[Any]:
     """Return the values that an argument of a space may take: one, those of a choice, or the ends of a range."""
     if not isinstance(entry, Mapping):
         return [entry]
-    return list(entry.get("choice") or entry.get("int") or ())
+    return list(entry.get("choice") or entry.get("int") or entry.get("float") or ())
 
 
 def _find(plan: Distillation, root: Path, at: Address | None) -> tuple[KnownTeacher, Path]:
@@ -153,7 +160,11 @@ def _find(plan: Distillation, root: Path, at: Address | None) -> tuple[KnownTeac
     return {"sha256": digests.of_file(path), "study": plan.source, "trial": teacher.number}, path
 
 
-def _must_fit(plan: Distillation, path: Path, data: Prepared, sizes: Sequence[ImageSize], helper: Helper) -> None:
+def _must_fit(plan: Distillation, path: Path, data: Prepared, frames: Sequence[Frame], helper: Helper) -> None:
+    """Refuse a teacher that would not see images as it was trained on them.
+
+    Of another mean and deviation it may be: `compress.distill` gives it the images normalised by its own.
+    """
     try:
         taught = helper.describe_weights(path)
     except CheckpointError as error:
@@ -168,14 +179,26 @@ def _must_fit(plan: Distillation, path: Path, data: Prepared, sizes: Sequence[Im
         one, several = "one class each", "several labels each"
         learned, here = (several, one) if taught.has_several_labels else (one, several)
         raise BuildError(plan.path, f"{plan.source}: a teacher of images with {learned}; these images have {here}")
-    for size in sizes:
-        theirs, ours = (taught.channels, taught.image_size), (data.channels, size)
-        if theirs != ours:
+    theirs = taught.frame
+    for ours in frames:
+        if (theirs.channels, theirs.size) != (ours.channels, ours.size):
             raise BuildError(
                 plan.path,
-                f"{plan.source}: a teacher of another input: it takes {_shape(*theirs)}, the images are "
-                f"{_shape(*ours)}; allowed: image: {{size: {shown(theirs[1])}, channels: {theirs[0]}}}",
+                f"{plan.source}: a teacher of another input: it takes {_shape(theirs.channels, theirs.size)}, the "
+                f"images are {_shape(ours.channels, ours.size)}; allowed: image: {{size: {shown(theirs.size)}, "
+                f"channels: {theirs.channels}}}",
             )
+        if theirs.settings() != ours.settings():
+            raise BuildError(
+                plan.path,
+                f"{plan.source}: a teacher of other images: it was trained with {_framing(theirs)}, the images have "
+                f"{_framing(ours)}; allowed: image: {{{_framing(theirs)}}}",
+            )
+
+
+def _framing(frame: Frame) -> str:
+    fill = f", fill: {frame.fill}" if frame.fit == "pad" else ""
+    return f"fit: {frame.fit}{fill}, margin: {frame.margin:g}"
 
 
 def _shape(channels: int, size: ImageSize) -> str:

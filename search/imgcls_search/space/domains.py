@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, cast
@@ -68,7 +68,7 @@ def read_leaf(leaf: Leaf, node: Node | None, at: At, report: Report) -> Fixed | 
 
 
 def _read(leaf: Leaf, node: Node, fixed: bool) -> Fixed | Searched:
-    if not isinstance(node, MapNode):
+    if not isinstance(node, MapNode) or _is_by_name(leaf, node):
         return Fixed(value=_checked(leaf, node))
     kinds = [kind for kind in KINDS if kind in node.values]
     if fixed:
@@ -79,6 +79,11 @@ def _read(leaf: Leaf, node: Node, fixed: bool) -> Fixed | Searched:
         raise _wrong(node, f"a mapping here must be one of {FORMS}, but got {got}; allowed: {leaf.describe()}")
     read = {"choice": _choice, "int": _int, "float": _float}[kinds[0]]
     return read(leaf, node)
+
+
+def _is_by_name(leaf: Leaf, node: MapNode) -> bool:
+    """Tell whether a mapping is numbers by name: `{choice: 2}` is of a class `choice`, `{choice: [2]}` is searched."""
+    return leaf.names > 0 and not any(isinstance(node.values.get(kind), ListNode) for kind in KINDS)
 
 
 def _choice(leaf: Leaf, node: MapNode) -> Choice:
@@ -209,6 +214,8 @@ def _switch(node: Node | None) -> bool:
 
 
 def _checked(leaf: Leaf, node: Node) -> Value:
+    if leaf.names and isinstance(node, MapNode):
+        return _by_name(leaf, node, leaf.names)
     value = _value(node)
     if isinstance(node, ScalarNode) and _is_misread(leaf, node):
         raise _wrong(node, f"got {advice(node)}; allowed: {leaf.describe()}")
@@ -216,6 +223,30 @@ def _checked(leaf: Leaf, node: Node) -> Value:
     if problem := leaf.check(value):
         raise _wrong(node, problem.replace(_long(value), show(value)))
     return value
+
+
+def _by_name(leaf: Leaf, node: Node, depth: int, above: str = "") -> Mapping[str, Value]:
+    """Return numbers by name, with everything that is wrong in them reported at its place."""
+    if not isinstance(node, MapNode) or not node.values:
+        got = "an empty mapping" if isinstance(node, MapNode) else _written(node)
+        raise _wrong(node, f"{above and above + ': '}{got} is not allowed; allowed: {leaf.describe()}")
+    found: dict[str, Value] = {}
+    wrong: list[tuple[Node, str]] = []
+    for name, below in node.values.items():
+        path = join(above, name)
+        try:
+            found[name] = _by_name(leaf, below, depth - 1, path) if depth > 1 else _number_of(leaf, below, path)
+        except _WrongError as error:
+            wrong += error.problems
+    _raise(wrong)
+    return found
+
+
+def _number_of(leaf: Leaf, node: Node, path: str) -> float:
+    value = node.value if isinstance(node, ScalarNode) else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not leaf.arg.admits(value):
+        raise _wrong(node, f"{path}: {_written(node)} is not allowed; allowed: a number {leaf.arg.bounds()}")
+    return float(value)
 
 
 def _value(node: Node) -> Value:

@@ -62,7 +62,13 @@ def with_value(root: MapNode, path: str, text: str, report: Report) -> MapNode:
 
 
 def _parts(path: str) -> list[str]:
-    """Return the keys of a path; a metric's name is one key, dots and all: `limits.sensitivity@0.95:tumor.at_least`."""
+    """Return the keys of a path; a metric's name is one key, dots and all: `limits.sensitivity@0.95:tumor.at_least`.
+
+    So is the name of a class that has a weight.
+    """
+    weights, marker, name = path.partition(".class_weights.")
+    if marker:
+        return [*weights.split("."), "class_weights", name]
     above = next((top for top in ("limits.", "study.objectives.") if path.startswith(top)), "")
     if not above or ":" not in path:
         return path.split(".")

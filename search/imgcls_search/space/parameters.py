@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal, Protocol
@@ -303,6 +303,8 @@ def same(value: Any, other: Any) -> bool:
     """Tell whether two values are equal to a person: 1 is 1.0, but `true` is not 1."""
     if isinstance(value, tuple) and isinstance(other, tuple):
         return len(value) == len(other) and all(same(*pair) for pair in zip(value, other, strict=True))
+    if isinstance(value, Mapping) and isinstance(other, Mapping):
+        return value.keys() == other.keys() and all(same(below, other[name]) for name, below in value.items())
     return isinstance(value, bool) == isinstance(other, bool) and bool(value == other)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,17 +87,24 @@ def show(value: Any) -> str:
             return str(value).lower()
         case tuple():
             return _cut(f"[{', '.join(show(item) for item in value)}]")
+        case Mapping():
+            return _cut("{" + ", ".join(f"{name}: {show(below)}" for name, below in value.items()) + "}")
         case _:
             return _cut(repr(value))
 
 
 def canonical(value: Value) -> Scalar:
-    """Return a list as the string that stands for it in the study, `[1, 1, 1]`, and a scalar as it is."""
+    """Return the string that stands in the study for a list, `[1, 1, 1]`, or numbers by name; a scalar as it is."""
+    if isinstance(value, Mapping):
+        # Sorted, as their order means nothing.
+        return json.dumps(plain(value), ensure_ascii=False, sort_keys=True)
     return json.dumps(value, ensure_ascii=False) if isinstance(value, tuple) else value
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON has it: lists for tuples."""
+    """Return a value as JSON has it: lists for tuples, dictionaries for mappings."""
+    if isinstance(value, Mapping):
+        return {name: plain(below) for name, below in value.items()}
     return [plain(item) for item in value] if isinstance(value, tuple) else value
 
 

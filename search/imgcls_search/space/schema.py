@@ -129,7 +129,14 @@ def _values(leaf: Leaf) -> list[Schema]:
     if leaf.items:
         least, most = leaf.num_items or 1, {"maxItems": leaf.num_items} if leaf.num_items else {}
         found.append({"type": "array", "items": _scalar(leaf.items, leaf.arg), "minItems": least, **most})
+    if leaf.names:
+        found.append(_by_name(leaf.arg, leaf.names))
     return found
+
+
+def _by_name(arg: Arg, depth: int) -> Schema:
+    below = _by_name(arg, depth - 1) if depth > 1 else _scalar((float,), arg)
+    return {"type": "object", "additionalProperties": below, "minProperties": 1}
 
 
 def _scalar(kinds: tuple[type, ...], arg: Arg, *, null: bool = False) -> Schema:
@@ -263,8 +270,9 @@ def _start(catalog: Catalog) -> Schema:
 def _setting(entry: Leaf | OneOf) -> Schema:
     if isinstance(entry, OneOf):
         return {**_text(entry.doc), "enum": list(entry.options)}
-    # The study keeps a list as a string, and `best` prints it so; people may paste that.
+    # The study keeps a list, and numbers by name, as a string, and `best` prints it so; people may paste that.
     pasted = [{"type": "string", "pattern": r"^\["}] if entry.items else []
+    pasted += [{"type": "string", "pattern": r"^\{"}] if entry.names else []
     return {**_leaf_text(entry, fixed=True), **_any(_values(entry) + pasted)}
 
 

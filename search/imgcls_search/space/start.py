@@ -54,7 +54,8 @@ def _node(value: Any) -> YamlNode:
         case list() | tuple():
             return ListNode(place=Place(), items=tuple(map(_node, value)))
         case dict():
-            return MapNode(place=Place())
+            values = {name: _node(below) for name, below in value.items()}
+            return MapNode(place=Place(), values=values, keys=dict.fromkeys(values, Place()))
     return ScalarNode(place=Place(), value=value, text=str(value), quoted=True)
 
 
@@ -128,11 +129,11 @@ def _refusal(known: Node, node: YamlNode) -> str | None:
         case Group():
             return "takes no value; name the parameters below it"
         case Branch() if value not in known.options:
-            return f"{_got(node)}; allowed: {one_of(tuple(known.options))}"
+            return f"{_got(known, node)}; allowed: {one_of(tuple(known.options))}"
         case Searched() if not known.contains(value):
-            return f"{_got(node)}; allowed: {known.parameter('').domain}"
+            return f"{_got(known, node)}; allowed: {known.parameter('').domain}"
         case Fixed() if not same(_value(node), known.value):
-            return f"{_got(node)}; the space fixes it to {show(known.value)}"
+            return f"{_got(known, node)}; the space fixes it to {show(known.value)}"
         case _:
             return None
 
@@ -158,18 +159,16 @@ def _value(node: YamlNode) -> Value:
         case ListNode():
             return tuple(_value(item) for item in node.items)
         case MapNode():
-            return _NO_VALUE
+            return {name: _value(below) for name, below in node.values.items()}
 
 
-def _got(node: YamlNode) -> str:
+def _got(known: Node, node: YamlNode) -> str:
+    options = known.options if isinstance(known, Choice) else (known.value,) if isinstance(known, Fixed) else ()
+    takes_names = any(isinstance(option, Mapping) for option in options)
     match node:
-        case MapNode():
+        case MapNode() if not takes_names:
             return "got a mapping; write dotted paths, as in model.vit.depth"
         case ScalarNode() if not isinstance(node.value, str) and is_switch(node.text):
             return f"got {advice(node)}"
         case _:
             return f"{show(_value(node))} is not allowed"
-
-
-_NO_VALUE = "\0"
-"""YAML holds no such character, so that it equals no value of a file."""

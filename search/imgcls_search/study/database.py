@@ -6,6 +6,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -199,7 +200,8 @@ def innermost(error: BaseException) -> str:
 def _storage(url: str) -> RDBStorage:
     # Optuna otherwise announces every study it makes, in-memory views included.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": LOCK_SECONDS}})
+    # Tables that are there have been looked at, see `refuse_other_version`; Optuna's own look takes 0.1 s.
+    storage = RDBStorage(url, {"connect_args": {"timeout": LOCK_SECONDS}}, skip_compatibility_check=True)
     sqlalchemy.event.listen(storage.engine, "connect", _relax)
     # Connections made before the listener are dropped.
     storage.engine.dispose()
@@ -236,14 +238,10 @@ def refuse_other_version(database: Path | str, url: str, version: str, library: 
     Raises:
         StudyError: they are.
     """
-    # Imported here: it is slow and only Optuna's own way to know what its tables should be.
-    from alembic.script import ScriptDirectory
-    from optuna.storages import _rdb
-
-    script = ScriptDirectory(str(Path(_rdb.__file__).parent / "alembic"))
-    if version == script.get_current_head():
+    known = _known_versions()
+    if version == known[0]:
         return
-    if version in {revision.revision for revision in script.walk_revisions()}:
+    if version in known:
         remedy = f"copy it (imgcls-search copy), then: optuna storage upgrade --storage {url}"
         age = "an older"
     else:
@@ -253,6 +251,18 @@ def refuse_other_version(database: Path | str, url: str, version: str, library: 
         f"{database}: has the tables of {age} Optuna ({library}, {version or 'no version'}; here is "
         f"{optuna.__version__}); {remedy}"
     )
+
+
+@cache
+def _known_versions() -> tuple[str, ...]:
+    """Return the versions of tables that the installed Optuna knows, its own first."""
+    # Imported here: it is slow and only Optuna's own way to know what its tables should be.
+    from alembic.script import ScriptDirectory
+    from optuna.storages import _rdb
+
+    script = ScriptDirectory(str(Path(_rdb.__file__).parent / "alembic"))
+    own = str(script.get_current_head())
+    return own, *(revision.revision for revision in script.walk_revisions() if revision.revision != own)
 
 
 def _use_write_ahead_log(database: Path) -> None:

@@ -85,6 +85,8 @@ def make_storage(address: Address, *, skip_table_creation: bool) -> RDBStorage:
         # Optuna fills in what stands in braces.
         address.url().render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}"),
         {"pool_pre_ping": True, "connect_args": _options(address, LOOKING), "hide_parameters": True},
+        # Tables that are there have been looked at, see `refuse_other_version`.
+        skip_compatibility_check=True,
         skip_table_creation=skip_table_creation,
     )
     sqlalchemy.event.listen(storage.engine, "connect", _settle_in)

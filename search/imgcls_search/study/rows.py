@@ -251,7 +251,8 @@ class Rows:
         """
         query = sqlalchemy.select(_NOTES.c["key", "value_json"]).where(_NOTES.c.study_id == self.study_id)
         with explaining_damage(public_name(self.engine.url)), self.access.reading(self.engine) as connection:
-            return {key: json.loads(text) for key, text in connection.execute(query)}
+            # Keys that are no text are what damage left; nobody can ask for them.
+            return {key: json.loads(text) for key, text in connection.execute(query) if isinstance(key, str)}
 
     def set_system_facts(self, facts: Mapping[str, Any]) -> None:
         """Write several of what Optuna and its dashboard keep about the study, in one transaction.

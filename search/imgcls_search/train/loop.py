@@ -61,6 +61,25 @@ class ImageSet:
         """Return the numbers of all images in random order."""
         return torch.randperm(len(self)).to(self.home)
 
+    def balanced(self) -> Tensor:
+        """Return as many numbers as there are images, equally many of every class, in random order.
+
+        All images of a class come before one of them comes again; which classes have one image more is random.
+        """
+        count = len(self)
+        present = [members for members in self._by_class if len(members)]
+        shares = torch.full((len(present),), count // len(present))
+        shares[torch.randperm(len(present))[: count % len(present)]] += 1
+        drawn = torch.cat([_rounds(members, share) for members, share in zip(present, shares.tolist(), strict=True)])
+        return drawn[torch.randperm(count)].to(self.home)
+
+    @cached_property
+    def _by_class(self) -> list[Tensor]:
+        """The numbers of the images of each class."""
+        labels = self.labels.cpu() if isinstance(self.labels, Tensor) else torch.from_numpy(np.array(self.labels))
+        order = labels.argsort(stable=True)
+        return list(torch.split(order, torch.bincount(labels).tolist()))
+
     def batches(self, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Yield for each part of the images their numbers [B], pixels, uint8 [B, C, H, W], and class numbers [B]."""
         if isinstance(self.pixels, Tensor):
@@ -100,6 +119,12 @@ class ImageSet:
         # Made once: a copy to a GPU in each step would hold up the host.
         mean, std = (torch.tensor(values, device=self.device).view(1, -1, 1, 1) for values in (self.mean, self.std))
         return 1 / (255 * std), -mean / std
+
+
+def _rounds(members: Tensor, count: int) -> Tensor:
+    """Return so many of the members in random order, each again only after all others."""
+    rounds = [members[torch.randperm(len(members))] for _ in range(math.ceil(count / len(members)))]
+    return torch.cat([members[:0], *rounds])[:count]
 
 
 Teach = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -213,13 +238,13 @@ def _all_of(wanted: Wanted | None) -> Wanted | None:
 
 
 def train_epoch(session: Session, images: ImageSet, should_stop: Callable[[], bool]) -> float:
-    """Show the model every image once; return the mean loss."""
+    """Show the model every image once, or as many in balance; return the mean loss."""
     # All randomness of an epoch (order, augmentation, dropout) comes from (seed, epoch): a resumed training draws the
     # same without carrying generators from process to process.
     torch.manual_seed(session.seed * 1_000_003 + session.epoch)
     # Parts of nearly equal size, none larger than a batch: a rest of one image would break batch normalisation.
     steps = math.ceil(len(images) / session.recipe.batch_size)
-    order = images.shuffled().tensor_split(steps)
+    order = (images.balanced() if session.recipe.draw == "balanced" else images.shuffled()).tensor_split(steps)
     total = torch.zeros((), device=session.device)
     session.model.train()
     session.hold(session.model, session.epoch)

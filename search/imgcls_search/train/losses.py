@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from imgcls_search.config import Component
+from imgcls_search.errors import BuildError
 from imgcls_search.signature import Arg, build
 
 if TYPE_CHECKING:
@@ -18,21 +19,26 @@ Targets are class numbers [N], or shares of classes [N, classes], of which those
 """
 
 ClassWeights = Annotated[
-    Literal["none", "balanced"],
-    Arg("balanced: each class weighs images / (classes x its images), as in scikit-learn"),
+    Literal["none", "balanced"] | Mapping[str, float],
+    Arg(
+        "balanced: each class weighs images / (classes x its images), as in scikit-learn; or numbers by class, 1 for "
+        "one that is not named",
+        gt=0,
+    ),
 ]
 
 
 def cross_entropy(
     *,
     class_counts: Sequence[int],
+    classes: Sequence[str] = (),
     label_smoothing: Annotated[float, Arg("share of the target spread over all classes", ge=0, lt=1)] = 0.0,
     class_weights: ClassWeights = "none",
 ) -> Loss:
     """Build cross-entropy with label smoothing (Szegedy et al. 2015) and class weights."""
     from torch.nn import functional
 
-    weights = _Weights(class_counts, class_weights)
+    weights = _Weights(class_counts, classes, class_weights)
 
     def loss(logits: Tensor, targets: Tensor) -> Tensor:
         weight = weights.on(logits)
@@ -48,13 +54,14 @@ def cross_entropy(
 def focal(
     *,
     class_counts: Sequence[int],
+    classes: Sequence[str] = (),
     gamma: Annotated[float, Arg("how much easy images are discounted; 0 is cross-entropy", ge=0)] = 2.0,
     class_weights: ClassWeights = "none",
 ) -> Loss:
     """Build the focal loss for several classes: (1 - p)^gamma times the cross-entropy (Lin et al. 2017, eq. 4)."""
     from torch.nn import functional
 
-    weights = _Weights(class_counts, class_weights)
+    weights = _Weights(class_counts, classes, class_weights)
 
     def loss_of_shares(logits: Tensor, shares: Tensor) -> Tensor:
         # The loss of every class as if it were the target, then the mean by shares.
@@ -80,6 +87,7 @@ def focal(
 def binary_cross_entropy(
     *,
     class_counts: Sequence[int],
+    classes: Sequence[str] = (),
     images: int,
     label_smoothing: Annotated[
         float, Arg("share of each label's target, 0 or 1, that is moved to one half", ge=0, lt=1)
@@ -106,6 +114,7 @@ def binary_cross_entropy(
 def asymmetric(
     *,
     class_counts: Sequence[int],
+    classes: Sequence[str] = (),
     images: int,
     gamma_negative: Annotated[
         float, Arg("how much labels that an image does not have are discounted where that is easy", ge=0)
@@ -133,6 +142,7 @@ def asymmetric(
 def sigmoid_focal(
     *,
     class_counts: Sequence[int],
+    classes: Sequence[str] = (),
     images: int,
     gamma: Annotated[float, Arg("how much easy labels are discounted; 0 is binary cross-entropy", ge=0)] = 2.0,
     alpha: Annotated[
@@ -166,7 +176,8 @@ LOSSES: Mapping[str, Callable[..., Loss]] = {
     "asymmetric": asymmetric,
     "sigmoid_focal": sigmoid_focal,
 }
-"""Builders take the images per class of the training split as `class_counts`; those of `SEVERAL` all `images` too."""
+"""Builders take the images per class of the training split as `class_counts`, and the names as `classes`; those of
+`SEVERAL` the number of all `images` too."""
 
 SEVERAL = ("binary_cross_entropy", "asymmetric", "sigmoid_focal")
 """Losses for several labels of an image; targets are labels, 0 or 1 [N, labels], or shares of them.
@@ -175,28 +186,34 @@ Of a share each loss is what the label costs where the image has it, times the s
 """
 
 
-def build_loss(component: Component, *, class_counts: Sequence[int], images: int) -> Loss:
+def build_loss(component: Component, *, class_counts: Sequence[int], images: int, classes: Sequence[str] = ()) -> Loss:
     """Build the loss of a configuration, for a training split of so many images.
 
     Raises:
         BuildError: it refuses an argument.
     """
     supplied = {"images": images} if component.name in SEVERAL else {}
-    loss: Loss = build(LOSSES, component, class_counts=class_counts, **supplied)
+    loss: Loss = build(LOSSES, component, class_counts=class_counts, classes=classes, **supplied)
     return loss
 
 
 class _Weights:
     """Class weights [classes], moved to the logits' device once."""
 
-    def __init__(self, class_counts: Sequence[int], kind: str) -> None:
-        total, classes = sum(class_counts), len(class_counts)
-        self.values = [total / (classes * count) for count in class_counts] if kind == "balanced" else None
+    def __init__(self, class_counts: Sequence[int], classes: Sequence[str], kind: str | Mapping[str, float]) -> None:
+        total, count = sum(class_counts), len(class_counts)
+        self.values: list[float] | None = None
+        if isinstance(kind, Mapping):
+            if classes and (strange := kind.keys() - set(classes)):
+                raise BuildError("class_weights", f"there is no class {min(strange)!r}")
+            self.values = [kind.get(name, 1.0) for name in classes]
+        elif kind == "balanced":
+            self.values = [total / (count * images) for images in class_counts]
         self.tensor: Tensor | None = None
 
     @classmethod
     def of(cls, values: list[float] | None) -> _Weights:
-        found = cls((), "none")
+        found = cls((), (), "none")
         found.values = values
         return found
 

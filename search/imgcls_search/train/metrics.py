@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from imgcls_search.measures import ALWAYS, NAMED, SEVERAL_ALWAYS, SUPPORT, class_of, specificity
+from imgcls_search import costs
+from imgcls_search.measures import ALWAYS, COSTED, NAMED, SEVERAL_ALWAYS, SUPPORT, class_of, specificity
 from imgcls_search.train import custom_metrics, metrics_several
 from imgcls_search.train.ranking import average_precisions, roc_areas, sensitivity
 
 METRICS: Mapping[str, str] = {
     **ALWAYS,
     **NAMED,
+    **COSTED,
     **{name: sentence for name, sentence in SEVERAL_ALWAYS.items() if name not in {*ALWAYS, *NAMED}},
 }
 """Metrics of one evaluation, each with one sentence."""
@@ -36,6 +37,9 @@ class Wanted:
     named: tuple[str, ...] = ()
     """Metrics that an objective or a limit names."""
 
+    costs: costs.Costs | None = None
+    """What decisions cost, by which `cost` and `decision_accuracy` are measured."""
+
     is_full: bool = False
     """Whether to measure all there is, as at the end of a training."""
 
@@ -52,7 +56,15 @@ def score(logits: Array, labels: Array, wanted: Wanted | None = None) -> dict[st
     image, `roc_auc`, and `sensitivity@...` also where there is no other class.
     """
     if labels.ndim == 2:
-        return metrics_several.score(logits, labels, **(dataclasses.asdict(wanted) if wanted is not None else {}))
+        asked = wanted or Wanted()
+        return metrics_several.score(
+            logits,
+            labels,
+            classes=asked.classes,
+            named=asked.named,
+            is_full=asked.is_full,
+            thresholds=asked.thresholds,
+        )
     from sklearn.metrics import accuracy_score, f1_score, log_loss, top_k_accuracy_score
 
     classes = np.arange(logits.shape[1])
@@ -78,6 +90,7 @@ def _more(probabilities: Array, predicted: Array, labels: Array, wanted: Wanted)
         value = _MEASURES[name](shown)
         if value is not None:
             found[name] = value
+    found |= _by_costs(shown, wanted)
     of_classes = [name for name in wanted.named if class_of(name) is not None]
     if wanted.is_full or of_classes:
         known = _of_each_class(shown, wanted.classes)
@@ -94,6 +107,19 @@ def _more(probabilities: Array, predicted: Array, labels: Array, wanted: Wanted)
         elif name.startswith("average_precision:") and shown.present[number]:
             found[name] = float(average_precisions(probabilities[:, [number]], (labels == number)[:, None])[0])
     return found
+
+
+def _by_costs(shown: _Shown, wanted: Wanted) -> dict[str, float]:
+    """Return what the decisions by costs cost, and how many are right, as far as it is wanted."""
+    if wanted.costs is None or not (wanted.is_full or COSTED.keys() & set(wanted.named)):
+        return {}
+    matrix = costs.matrix(wanted.costs, wanted.classes)
+    decided = costs.decided(shown.probabilities, matrix)
+    found = {
+        "cost": float(matrix[shown.labels, decided].mean()),
+        "decision_accuracy": float((decided == shown.labels).mean()),
+    }
+    return {name: value for name, value in found.items() if wanted.is_full or name in wanted.named}
 
 
 class _Shown:

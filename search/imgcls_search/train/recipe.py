@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -14,6 +15,14 @@ class Training:
 
     epochs: Annotated[int, Arg("passes over the training images; the same for all trials", ge=1, fixed=True)] = 15
     batch_size: Annotated[int, Arg("images a step", ge=1, search="{choice: [32, 64, 128]}")] = 64
+    draw: Annotated[
+        Literal["shuffled", "balanced"],
+        Arg(
+            "shuffled: every image once an epoch; balanced: as many images an epoch, equally many of every class, so "
+            "that images of small classes come several times",
+            search="{choice: [shuffled, balanced]}",
+        ),
+    ] = "shuffled"
     clip: Annotated[float, Arg("largest norm of the gradient; 0 does not clip", ge=0)] = 0.0
     ema: Annotated[float, Arg("decay a step of the averaged weights that are evaluated; 0: none", ge=0, lt=1)] = 0.0
     precision: Annotated[
@@ -25,6 +34,21 @@ class Training:
         Arg("torch.compile; auto: on a CUDA device where a trial is long enough to pay for compiling", fixed=True),
     ] = "auto"
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Arg("auto: cuda, else mps, else cpu", fixed=True)] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predict:
+    """How a class is decided on from the probabilities of all classes."""
+
+    costs: Annotated[
+        Mapping[str, Mapping[str, float]] | None,
+        Arg(
+            "true class, predicted class, cost: the class of least expected cost is decided on; a wrong class that is "
+            "not stated costs 1, the right one nothing; null: the likeliest class",
+            ge=0,
+            fixed=True,
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ import optuna
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.study import StudyDirection
 
-from imgcls_search import atomic, durations
+from imgcls_search import atomic, costs, durations
 from imgcls_search.confidence import share_interval
 from imgcls_search.errors import SearchError, StudyError, writing
 from imgcls_search.jobs.confirm import optimism_of_each
@@ -173,11 +173,11 @@ def _mistakes(trial: Trial, files: StudyFiles) -> dict[str, Any]:
     found = measure_on(network, config, data, "val")
     if found.thresholds is not None:
         return _label_mistakes(found, load_images(data, "val").pixels)
-    predicted = found.probabilities.argmax(axis=1)
+    predicted = found.decided
     classes = list(map(shown, data.classes))
     labels = np.arange(len(classes))
-    confidence = found.probabilities.max(axis=1)
-    wrong = mistakes(found.probabilities, found.labels)
+    confidence = np.take_along_axis(found.probabilities, predicted[:, None], axis=1)[:, 0]
+    wrong = mistakes(found.probabilities, predicted, found.labels)
     pixels = load_images(data, "val").pixels
     scores = precision_recall_fscore_support(found.labels, predicted, labels=labels, zero_division=0.0)
     return {
@@ -187,6 +187,7 @@ def _mistakes(trial: Trial, files: StudyFiles) -> dict[str, Any]:
         ),
         "scores": list(zip(classes, *scores, strict=True)),
         "measures": pairs(by_class(found.metrics)[0], len(found.labels)),
+        "decision": "by predict.costs: the class of least expected cost" if costs.of(config.tree) is not None else "",
         "wrong": len(wrong),
         "images": len(found.labels),
         "worst": [
@@ -206,7 +207,7 @@ def _label_mistakes(found: Evaluation, pixels: Any) -> dict[str, Any]:
     """Return what weights say of several labels of each validation image, at the thresholds chosen on these images."""
     classes = list(map(shown, found.classes))
     single = by_class(found.metrics)[1]
-    said = found.predicted
+    said = found.decided
     rows = [(shown(name), single[name]) for name in found.classes]
     scores = {shown(name): scores for name, scores in single.items() if "f1" in scores}
     return {

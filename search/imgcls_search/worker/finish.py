@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from imgcls_search import digests
+from imgcls_search import costs, digests
 from imgcls_search.compress import prune, sections
 from imgcls_search.compress.quantize import quantize
 from imgcls_search.config import TrialConfig
@@ -60,7 +60,8 @@ class Task:
     def wanted(self) -> Wanted:
         """What to measure; after the training's last epoch all there is."""
         is_last = self.epoch == self.config.section("training")["epochs"]
-        return Wanted(classes=self.data.classes, named=self.metrics, is_full=is_last)
+        stated = costs.of(self.config.tree)
+        return Wanted(classes=self.data.classes, named=self.metrics, costs=stated, is_full=is_last)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from imgcls_search import digests
+from imgcls_search import costs, digests
 from imgcls_search.data import Prepared, load
 from imgcls_search.errors import (
     DataError,
@@ -148,6 +148,7 @@ class JobRunner:
             labels=np.asarray(split.labels),
             pixels=split.pixels,
             classes=data.classes,
+            stated=costs.of(job.config.tree),
         )
 
     def _train(self, job: Job, stop: threading.Event, rest: Callable[[], None], live: Callable[[int], None]) -> Any:
@@ -164,7 +165,7 @@ class JobRunner:
             # An epoch may be thrown away only when the one before it is on disk.
             return stop.is_set() and self.saved_epoch == session.epoch
 
-        wanted = Wanted(classes=data.classes, named=job.metrics)
+        wanted = Wanted(classes=data.classes, named=job.metrics, costs=costs.of(job.config.tree))
         epochs = fit(session, train, validation, until_epoch=job.until_epoch, should_stop=should_stop, wanted=wanted)
         for metrics in epochs:
             stopping = stop.is_set()

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import softmax
 from sklearn.metrics import confusion_matrix
 
-from imgcls_search import atomic
+from imgcls_search import atomic, costs
 from imgcls_search.measures import by_class
 from imgcls_search.terminal import shown
 from imgcls_search.train.metrics import Wanted, score
@@ -31,11 +31,12 @@ def draw(
     labels: np.ndarray[Any, Any],
     pixels: Any,
     classes: Sequence[str],
+    stated: costs.Costs | None = None,
 ) -> dict[str, str]:
     """Write the pictures, each whole or not at all, and return their names by the names of their files.
 
     `logits` [N, classes] are those of the validation images `pixels`, uint8 [N, C, H, W], of classes `labels` [N], or
-    with several labels each, 0 or 1 [N, classes].
+    with several labels each, 0 or 1 [N, classes]. `stated` are the costs of decisions, where there are any.
 
     Raises:
         OSError: they cannot be written.
@@ -44,11 +45,11 @@ def draw(
     if labels.ndim == 2:
         drawn |= _of_labels(logits, labels, pixels, classes)
         return _written(folder, trial, drawn)
-    predicted = logits.argmax(axis=1)
+    predicted = _decided(softmax(logits, axis=1), classes, stated)
     matrix = confusion_matrix(labels, predicted, labels=np.arange(len(classes)))
     drawn |= {
         "confusion-matrix.png": figures.confusion(matrix, list(map(shown, classes))),
-        "confident-mistakes.png": figures.mistakes(worst(logits, labels, pixels, classes)),
+        "confident-mistakes.png": figures.mistakes(worst(logits, labels, pixels, classes, stated)),
     }
     return _written(folder, trial, drawn)
 
@@ -103,21 +104,32 @@ def _written(folder: Path, trial: int, drawn: Mapping[str, Any]) -> dict[str, st
 
 
 def worst(
-    logits: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], pixels: Any, classes: Sequence[str]
+    logits: np.ndarray[Any, Any],
+    labels: np.ndarray[Any, Any],
+    pixels: Any,
+    classes: Sequence[str],
+    stated: costs.Costs | None = None,
 ) -> list[tuple[np.ndarray[Any, Any], str]]:
     """Return the images [C, H, W] that a network is most sure of and wrong about, each with what is said of it."""
     shares = softmax(logits, axis=1)
-    predicted, confidence = shares.argmax(axis=1), shares.max(axis=1)
+    predicted = _decided(shares, classes, stated)
+    confidence = np.take_along_axis(shares, predicted[:, None], axis=1)[:, 0]
     return [
         (
             np.asarray(pixels[np.array([index])])[0],
             f"{shown(classes[predicted[index]])} {confidence[index]:.0%},\nis {shown(classes[labels[index]])}",
         )
-        for index in mistakes(shares, labels)[:WORST].tolist()
+        for index in mistakes(shares, predicted, labels)[:WORST].tolist()
     ]
 
 
-def mistakes(probabilities: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _decided(shares: np.ndarray[Any, Any], classes: Sequence[str], stated: costs.Costs | None) -> np.ndarray[Any, Any]:
+    return costs.decided(shares, costs.matrix(stated, classes) if stated is not None else None)
+
+
+def mistakes(
+    probabilities: np.ndarray[Any, Any], predicted: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]
+) -> np.ndarray[Any, Any]:
     """Return the numbers of the wrongly classified images, the most confident first; `probabilities` [N, classes]."""
-    wrong = np.flatnonzero(probabilities.argmax(axis=1) != labels)
-    return wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")]
+    wrong = np.flatnonzero(predicted != labels)
+    return wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")]

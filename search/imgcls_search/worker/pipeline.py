@@ -54,7 +54,7 @@ from imgcls_search.signature import build
 from imgcls_search.train import checkpoint, custom_metrics, finetune
 from imgcls_search.train.device import fastest_layout, pays_to_compile, resolve_precision
 from imgcls_search.train.loop import ImageSet, Session, Teach
-from imgcls_search.train.losses import build_loss
+from imgcls_search.train.losses import Loss, build_loss
 from imgcls_search.train.optimizers import OPTIMIZERS, SCHEDULES
 from imgcls_search.train.recipe import Finetune, Training
 from imgcls_search.worker.measuring import meta_model
@@ -246,7 +246,7 @@ def new_session(
         model=model,
         optimizer=optimizer,
         schedule=build(SCHEDULES, config.component("schedule"), epochs=recipe.epochs),
-        loss=build_loss(config.component("loss"), class_counts=data.class_counts, images=data.counts["train"]),
+        loss=_loss(config, data),
         augment=augmentation,
         mix=mix,
         hold=_hold(config, model, optimizer),
@@ -289,7 +289,7 @@ def tuning_session(
         model=model,
         optimizer=optimizer,
         schedule=lambda progress: float(whole(progress * recipe.epochs / plan.finetune_epochs)),
-        loss=build_loss(config.component("loss"), class_counts=data.class_counts, images=data.counts["train"]),
+        loss=_loss(config, data),
         augment=augmentation,
         mix=mix,
         micro_batches=micro_batches,
@@ -298,6 +298,15 @@ def tuning_session(
         precision=resolve_precision(recipe.precision, device),
         seed=seed,
         teach=_teaching(config, data, teacher, device),
+    )
+
+
+def _loss(config: TrialConfig, data: Prepared) -> Loss:
+    return build_loss(
+        config.component("loss"),
+        class_counts=data.class_counts,
+        classes=data.classes,
+        images=data.counts["train"],
     )
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from imgcls_search import terminal
 from imgcls_search.image_size import sides
 from imgcls_search.jobs.bundle.metrics import BundleMetrics, Parity, Score, same_decisions
-from imgcls_search.measures import NAMED
+from imgcls_search.measures import COSTED, NAMED
 from imgcls_search.rounding import measured, share, spread
 
 MOST_CLASSES = 50
 """More are counted, not listed: `labels.json` has them all."""
+
+MOST_COSTS = 100
 
 
 _ARITHMETIC = {
@@ -56,7 +58,25 @@ def _use(metrics: BundleMetrics) -> str:
             "their sigmoids are probabilities, and an\nimage has the labels of which that is at least the threshold in "
             "`bundle.json` (`output.thresholds`)"
         )
-    return _USE.format(channels=metrics["input"]["channels"], height=height, width=width, probabilities=probabilities)
+    use = _USE.format(channels=metrics["input"]["channels"], height=height, width=width, probabilities=probabilities)
+    return use if metrics["costs"] is None else f"{use}\n\n{_decision(metrics['costs'])}"
+
+
+def _decision(costs: Mapping[str, Mapping[str, float]]) -> str:
+    """Return how a class is decided on, with the costs as a table."""
+    rows = [(true, predicted, cost) for true, row in costs.items() for predicted, cost in row.items()]
+    shown = [f"| {_cell(true)} | {_cell(predicted)} | {cost:g} |" for true, predicted, cost in rows[:MOST_COSTS]]
+    more = f"\n\nand {len(rows) - MOST_COSTS} more, see `bundle.json`" if len(rows) > MOST_COSTS else ""
+    return (
+        "`predict` decides on the class of least expected cost, which need not be the likeliest: the sum over the true "
+        "classes of probability x cost. Other wrong classes cost 1, the right class costs nothing. Accuracy, precision "
+        "and recall are those of the likeliest class; `cost` and `decision_accuracy` are those of the decision.\n\n"
+        "| true class | predicted class | cost |\n|---|---|---|\n" + "\n".join(shown) + more
+    )
+
+
+def _cell(text: str) -> str:
+    return _code(text).replace("|", chr(92) + "|")
 
 
 def _what(metrics: BundleMetrics) -> str:
@@ -154,7 +174,8 @@ def _seeds(metrics: BundleMetrics) -> Iterator[str]:
 def _more_scores(score: Score) -> Iterator[str]:
     """Say what else the file was measured by, and how each class fares."""
     # Of several labels the mean average precision stands in the table.
-    known = [name for name in NAMED if name in score and not (name == "average_precision" and "micro_f1" in score)]
+    without = {"average_precision"} if "micro_f1" in score else set()
+    known = [name for name in (*NAMED, *COSTED) if name in score and name not in without]
     if known:
         numbers = ", ".join(f"{name} {measured(name, cast(Any, score)[name], score['images'])}" for name in known)
         yield from ("", f"{score['of'].capitalize()} on the {score['split']} images: {numbers}.")
@@ -175,7 +196,7 @@ def _more_scores(score: Score) -> Iterator[str]:
         cells = [share(found[key], int(found["support"])) for key in ("precision", "recall", "f1")]
         if of_labels:
             cells += [share(found["average_precision"], int(found["support"])), f"{found['threshold']:.3f}"]
-        yield f"| {_code(name).replace('|', chr(92) + '|')} | {' | '.join(cells)} | {found['support']:,.0f} |"
+        yield f"| {_cell(name)} | {' | '.join(cells)} | {found['support']:,.0f} |"
 
 
 def _parity(parity: Parity) -> str:

@@ -148,6 +148,7 @@ def _write_rest(trained: Trained, folder: Path, facts: BundleMetrics) -> None:
         mean=data.mean,
         std=data.std,
         quantized=facts["model"]["quantized"],
+        costs=facts["costs"],
         thresholds=data.cuts,
     )
     atomic.write_text(folder / bundle.DESCRIPTION, json.dumps(about, indent=2, ensure_ascii=False) + "\n")

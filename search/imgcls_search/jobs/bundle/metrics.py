@@ -9,6 +9,7 @@ from typing import Any, TypedDict, cast
 
 import numpy as np
 
+from imgcls_search import costs
 from imgcls_search.config import TrialConfig
 from imgcls_search.data import Images
 from imgcls_search.deploy.artifact import Artifact, archive_kb, conditions, measure_latency, size_kb
@@ -51,6 +52,8 @@ class Score(_ScoredFile, total=False):
     mcc: float
     kappa: float
     ece: float
+    cost: float
+    decision_accuracy: float
     classes: dict[str, dict[str, float]]
     """Precision, recall, F1 and support of each class."""
 
@@ -143,15 +146,20 @@ class BundleMetrics(TypedDict):
     """From which probability on an image has each of several labels; None where it has one class."""
 
     notes: list[str]
+    costs: dict[str, dict[str, float]] | None
+    """What decisions cost, by true and by predicted class."""
+
     provenance: dict[str, Any]
     """What it was made of, by names that people read."""
 
 
 def describe(trained: Trained, artifact: Artifact, images: Images, *, parity: Parity, are_same: bool) -> BundleMetrics:
     """Measure a loaded file on the validation images, and tell what else is known of it."""
+    stated = costs.of(trained.config.tree)
     wanted = Wanted(
         classes=trained.data.classes,
         named=tuple(custom_metrics.installed()),
+        costs=stated,
         is_full=True,
         thresholds=trained.data.cuts,
     )
@@ -177,6 +185,7 @@ def describe(trained: Trained, artifact: Artifact, images: Images, *, parity: Pa
         "latency": _latency(artifact, images),
         "thresholds": None if trained.data.cuts is None else list(trained.data.cuts),
         "notes": notes,
+        "costs": {true: dict(row) for true, row in stated.items()} if stated is not None else None,
         "provenance": {
             **trained.provenance,
             "data fingerprint": trained.data.fingerprint,

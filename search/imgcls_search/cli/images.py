@@ -1,0 +1,354 @@
+"""Commands about a data set itself, before there is a space: inspect."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from imgcls_search.cli.options import STUDIES, AsJson, Storage, Studies, data_component, override, study_files
+from imgcls_search.cli.output import echo, make_console, print_json, print_table, warn
+from imgcls_search.errors import UserError
+from imgcls_search.rounding import share
+
+if TYPE_CHECKING:
+    from imgcls_search.jobs.inspect.clean_table import CleanTable
+    from imgcls_search.jobs.inspect.findings import Copies, Inspection
+
+TABLES = (".csv", ".tsv", ".parquet")
+SHOWN = 10
+"""Suspects, sets of copies and unreadable images that are printed; --json and the page have more."""
+
+WEAK = 0.9
+"""A model that agrees with a smaller share of the labels than this is not to be trusted far down the list."""
+
+KINDS = {
+    "file": "equal files",
+    "pixels": "equal pixels, other files",
+    "near": "near-copies",
+}
+
+
+class Suspects(str, Enum):
+    """What the table of --write does with images whose labels are suspicious."""
+
+    mark = "mark"
+    relabel = "relabel"
+    drop = "drop"
+
+
+def inspect(
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="DATA",
+            help="A folder, a table, or a data set as in --data: digits, table:labels.csv, torchvision:STL10:sets.",
+        ),
+    ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option("--group", help="The column of groups of a table, or a regular expression on a folder's paths."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Change one value of the data; may be repeated."),
+    ] = None,
+    skip_unreadable: Annotated[
+        bool, typer.Option("--skip-unreadable", help="As in other commands; inspect always lists them and goes on.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="HTML", help="The page to write; default: inspect-NAME.html here."),
+    ] = None,
+    no_page: Annotated[bool, typer.Option("--no-page", help="Write no page.")] = False,
+    write: Annotated[
+        Path | None,
+        typer.Option("--write", metavar="CSV", help="Write a table without unreadable images and exact copies."),
+    ] = None,
+    suspects: Annotated[
+        Suspects, typer.Option("--suspects", help="What --write does with suspicious labels.")
+    ] = Suspects.mark,
+    confidence: Annotated[
+        float,
+        typer.Option("--confidence", min=0, max=1, help="Relabel or drop at this probability of the likely label."),
+    ] = 0.8,
+    force: Annotated[bool, typer.Option("--force", help="Let --write replace a file.")] = False,
+    labels: Annotated[bool, typer.Option("--labels/--no-labels", help="Judge the labels, which takes longest.")] = True,
+    study: Annotated[
+        str | None, typer.Option("--study", metavar="STUDY", help="Judge by the settings of a study's best trial.")
+    ] = None,
+    quick_epochs: Annotated[
+        int | None, typer.Option("--quick-epochs", min=1, help="Epochs of the quick model; default: by the images.")
+    ] = None,
+    judge_test: Annotated[
+        bool, typer.Option("--judge-test", help="Judge labels of the test split too, which is sealed otherwise.")
+    ] = False,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Decides folds and trainings.")] = 0,
+    studies: Studies = STUDIES,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is in a folder or table of images: counts, sizes, copies, and labels that are likely wrong.
+
+    \b
+    imgcls-search inspect photos
+    imgcls-search inspect labels.csv --group patient -o page.html
+    imgcls-search inspect photos --write clean.csv --suspects drop
+    imgcls-search inspect photos --study vit-photos
+    imgcls-search inspect digits --no-labels --json
+
+    Labels are judged by models that have not seen the image: 5 folds, copies and groups kept together. The test
+    split stays sealed: its images are compared with others, but its labels are not judged.
+    """
+    from imgcls_search.data import must_exist
+    from imgcls_search.executors.helper import image_cache
+    from imgcls_search.jobs.inspect.by_study import best_settings, judging_by
+    from imgcls_search.jobs.inspect.clean_table import check_target, write_clean
+    from imgcls_search.jobs.inspect.inspection import Wanted, inspect_images, take_inventory
+    from imgcls_search.views.inspection import check_page, default_page, write_page
+
+    _refuse_idle(labels, study, quick_epochs, judge_test, write, suspects, force)
+    settings = best_settings(study_files(study, studies, storage)) if study is not None else None
+    component = _component(data, group, overrides, skip_unreadable) if data is not None else None
+    if component is None:
+        if settings is None:
+            raise UserError("inspect: needs DATA, for example a folder, or --study for the images of a study")
+        component = settings[0].component("data")
+    must_exist(component)
+    images = take_inventory(component)
+    page = None if no_page else output or default_page(images)
+    if page is not None:
+        check_page(images, page)
+    if write is not None:
+        check_target(images.root, write, force=force)
+    by_study = None
+    if settings is not None:
+        name = f"trial {settings[1]} of study {study}"
+        by_study = judging_by(settings[0], component, name, image_cache(studies), seed=seed)
+    wanted = Wanted(labels=labels, with_test=judge_test, epochs=quick_epochs, seed=seed)
+    from imgcls_search.cli.screen import WorkScreen
+
+    with WorkScreen(make_console(error=True)) as screen:
+        found = inspect_images(images, wanted, screen.show, by_study)
+    table = write_clean(found, write, suspects.value, confidence) if write is not None else None
+    size = write_page(found, page) if page is not None else 0
+    if as_json:
+        print_json({**found.to_dict(), "page": None if page is None else str(page), "written": _written(table, write)})
+        return
+    _show(found)
+    if table is not None and write is not None:
+        _show_table(table, write)
+    if page is not None:
+        echo(f"wrote {page}: {size / 1000:,.0f} KB, with pictures")
+    elif not no_page:
+        echo("no page: the working folder is one of the images; -o FILE writes it elsewhere")
+
+
+def _refuse_idle(
+    labels: bool,
+    study: str | None,
+    quick_epochs: int | None,
+    judge_test: bool,
+    write: Path | None,
+    suspects: Suspects,
+    force: bool,
+) -> None:
+    """Refuse options that would change nothing.
+
+    Raises:
+        UserError: the option, and what it goes with.
+    """
+    if not labels:
+        for name, is_given in (("--study", study), ("--quick-epochs", quick_epochs), ("--judge-test", judge_test)):
+            if is_given:
+                raise UserError(f"{name}: is about judging labels; got --no-labels too")
+    if study is not None and quick_epochs is not None:
+        raise UserError("--quick-epochs: is of the quick model; with --study its best trial says how many there are")
+    if study is not None and judge_test:
+        raise UserError("--judge-test: goes with the quick model; a study's settings never see the test split")
+    if write is None:
+        if suspects is not Suspects.mark:
+            raise UserError(f"--suspects {suspects.value}: goes with --write FILE")
+        if force:
+            raise UserError("--force: goes with --write FILE")
+    elif suspects is not Suspects.mark and not labels:
+        raise UserError(f"--suspects {suspects.value}: needs judged labels; got --no-labels too")
+
+
+def _component(data: str, group: str | None, overrides: Sequence[str] | None, skip_unreadable: bool) -> Any:
+    """Return the data component that the words of a command name.
+
+    Raises:
+        UserError: they say something that is not allowed.
+    """
+    text = _as_data(data)
+    name = text.partition(":")[0]
+    changes = [override(entry) for entry in overrides or []]
+    strange = [path for path, _ in changes if not path.startswith("data.")]
+    if strange:
+        raise UserError(f"--set {strange[0]}: inspect has no such setting; allowed: paths that begin with data.{name}.")
+    for option, key, value in (("--group", "group", group), ("--skip-unreadable", "skip_unreadable", skip_unreadable)):
+        if value:
+            if name not in ("folder", "table"):
+                raise UserError(f"{option}: goes with a folder or a table of images, got {name}")
+            changes.append((f"data.{name}.{key}", json.dumps(value)))
+    return data_component(text, changes)
+
+
+def _as_data(text: str) -> str:
+    """Return a data set as `--data` names it: a path stands for the folder or the table that is there."""
+    from imgcls_search.data import DATASETS
+
+    name = text.partition(":")[0]
+    if name in DATASETS:
+        if text == name and Path(text).is_dir():
+            echo(f"note: {text} is the data set of that name; ./{text} is the folder", error=True)
+        return text
+    return f"table:{text}" if text.lower().endswith(TABLES) and not Path(text).is_dir() else f"folder:{text}"
+
+
+def _written(table: CleanTable | None, path: Path | None) -> dict[str, Any] | None:
+    if table is None:
+        return None
+    return {
+        "path": str(path),
+        "rows": table.rows,
+        "marked": table.marked,
+        "relabelled": table.relabelled,
+        "left_out": dict(table.left_out),
+        "empty_classes": list(table.empty_classes),
+        "data": table.data,
+        "set": list(table.settings),
+    }
+
+
+def _show(found: Inspection) -> None:
+    _show_counts(found)
+    _show_files(found)
+    _show_copies(found)
+    _show_labels(found)
+
+
+def _show_counts(found: Inspection) -> None:
+    splits = list(found.classes[0].by_split)
+    echo(f"{found.place}: {found.images:,} images, {len(found.classes)} classes")
+    if found.uncut is not None:
+        warn(f"cannot be cut into train, val and test: {found.uncut}")
+    names = [split or "uncut" for split in splits]
+    rows = [(entry.name, f"{entry.total:,}", *(f"{entry.by_split[s]:,}" for s in splits)) for entry in found.classes]
+    total = ("all", f"{found.images:,}", *(f"{sum(entry.by_split[s] for entry in found.classes):,}" for s in splits))
+    print_table(("class", "images", *names), [*rows, total])
+    if len(found.classes) > 1:
+        echo(f"imbalance: {found.imbalance:,.3g} images of the largest class for each of the smallest")
+    if found.groups is not None:
+        echo(f"groups: {found.groups:,}")
+
+
+def _show_files(found: Inspection) -> None:
+    from imgcls_search.data import describe_left_out
+
+    if (sizes := found.sizes) is not None:
+        small, median, large = (f"{width}x{height}" for width, height in (sizes.smallest, sizes.median, sizes.largest))
+        echo(
+            f"sizes: smallest {small} ({sizes.smallest_name}), median {median}, largest {large} ({sizes.largest_name})"
+        )
+        low, middle, high = sizes.aspect
+        echo(f"width / height: {low:.2f} to {high:.2f}, median {middle:.2f}")
+    for name, counts in (("formats", found.formats), ("channels", found.kinds)):
+        if counts:
+            echo(f"{name}: {', '.join(f'{key} {count:,}' for key, count in counts.items())}")
+    if found.transparent:
+        echo(f"with an alpha channel: {found.transparent:,}")
+    if found.turned:
+        echo(f"turned or mirrored by EXIF: {found.turned:,}")
+    if found.flat:
+        echo(f"almost one colour: {len(found.flat):,}, for example {found.flat[0].name}")
+    if found.unreadable:
+        echo(f"cannot be read: {len(found.unreadable):,}")
+        for entry in found.unreadable[:SHOWN]:
+            echo(f"  {entry.image.name}: {entry.reason}")
+        _more(len(found.unreadable))
+    if found.left_out:
+        echo(f"not counted: {describe_left_out(found.left_out)}")
+    for note in found.notes:
+        echo(f"note: {note}")
+
+
+def _show_copies(found: Inspection) -> None:
+    if not found.copies:
+        echo("no copies")
+        return
+    rows = [
+        (
+            KINDS[kind],
+            *(
+                f"{count:,}"
+                for count in (
+                    entry.sets,
+                    entry.images,
+                    entry.within_class,
+                    entry.across_classes,
+                    entry.across_splits,
+                    entry.across_test,
+                )
+            ),
+        )
+        for kind, entry in found.copy_counts.items()
+        if entry.sets
+    ]
+    print_table(("copies", "sets", "images", "within a class", "across classes", "across splits", "with test"), rows)
+    worst = sorted(found.copies, key=lambda each: (not each.across_classes, not each.touches_test, each.kind == "near"))
+    for each in worst[:SHOWN]:
+        echo(f"  {KINDS[each.kind]}: {_named(each)}")
+    _more(len(worst))
+    if found.copies_cut:
+        echo("note: very many images look alike; not all pairs of them were compared")
+
+
+def _named(copies: Copies) -> str:
+    shown = [f"{image.name} ({image.label}{', ' if image.split else ''}{image.split})" for image in copies.images[:4]]
+    more = f" and {len(copies.images) - 4:,} more" if len(copies.images) > 4 else ""
+    return " = ".join(shown) + more if copies.kind != "near" else " ~ ".join(shown) + more
+
+
+def _show_labels(found: Inspection) -> None:
+    judged = found.judgement
+    if judged is None:
+        echo(f"labels are not judged: {found.not_judged}")
+        return
+    without = "" if judged.with_test or found.uncut is not None else "; the test split stays sealed"
+    echo(
+        f"labels of {judged.images:,} images, judged by {judged.by} in {judged.folds} folds{without}: "
+        f"{share(judged.agreement, judged.images)} agree, {len(judged.suspects):,} are suspicious"
+        + (" (a weak model suspects too many: look at the first ones)" if judged.agreement < WEAK else "")
+    )
+    if judged.left_out:
+        names = ", ".join(repr(name) for name in judged.left_out[:SHOWN])
+        echo(f"too few images to be judged: {names}{' and more' if len(judged.left_out) > SHOWN else ''}")
+    rows = [
+        (each.image.name, each.image.label, each.likely, f"{each.confidence:.2f}", f"{each.given:.2f}")
+        for each in judged.suspects[:SHOWN]
+    ]
+    if rows:
+        print_table(("suspicious", "given label", "likely label", "p(likely)", "p(given)"), rows)
+        _more(len(judged.suspects))
+
+
+def _more(count: int) -> None:
+    if count > SHOWN:
+        echo(f"  and {count - SHOWN:,} more; the page and --json have them")
+
+
+def _show_table(table: CleanTable, path: Path) -> None:
+    left = "; ".join(f"{count:,} x {reason} ({table.examples[reason]})" for reason, count in table.left_out.items())
+    suspects = f", {table.marked:,} of them marked as suspicious" if table.marked else ""
+    suspects += f", {table.relabelled:,} with the likely label" if table.relabelled else ""
+    echo(f"wrote {path}: {table.rows:,} images{suspects}; left out: {left or 'none'}")
+    if table.empty_classes:
+        warn(f"{path}: no image of class {', '.join(map(repr, table.empty_classes[:SHOWN]))} is left")
+    settings = "".join(f" --set {setting}" for setting in table.settings)
+    echo(f"use it with: --data {table.data}{settings}")

@@ -1,0 +1,114 @@
+"""Labels judged with the settings of a study's best trial, trained anew on folds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from imgcls_search.config import Component, TrialConfig
+from imgcls_search.data import Prepared, load
+from imgcls_search.data.inventory import Inventory
+from imgcls_search.errors import DataError
+from imgcls_search.jobs.inspect.out_of_fold import Floats, Numbers, Progress, by_network
+from imgcls_search.orchestrator.study_data import load_with_images
+from imgcls_search.study import best
+from imgcls_search.study.files import StudyFiles
+from imgcls_search.train.device import available_devices
+from imgcls_search.worker import pipeline
+
+AFTER = ("distill", "prune", "quantize")
+"""Sections that change a network after it is trained, or train it by another: they have no part in judging."""
+
+
+def best_settings(files: StudyFiles) -> tuple[TrialConfig, int]:
+    """Return the configuration and the number of a study's best trial; its images are where they were last found.
+
+    Raises:
+        StudyError: there is no such study, or several trials are on its front.
+        NoResultError: no trial is complete.
+    """
+    trial = best.the_best(load_with_images(files))
+    return trial.candidate.config, trial.number
+
+
+def judging_by(
+    config: TrialConfig, data: Component, name: str, cache: Path, *, seed: int
+) -> Callable[[Inventory, Numbers, Numbers, Progress], tuple[Floats, str]]:
+    """Return what makes out-of-fold predictions by the settings of a configuration on the images of a data section."""
+
+    def judge(images: Inventory, numbers: Numbers, folds: Numbers, progress: Progress) -> tuple[Floats, str]:
+        tree = config.to_dict()
+        args = {**data.args, **({"skip_unreadable": True} if "skip_unreadable" in data.args else {})}
+        plain: dict[str, Any] = {section: {"none": {}} for section in AFTER if section in tree}
+        settings = TrialConfig.from_dict({**tree, **plain, "data": {data.name: args}})
+        prepared = pipeline.with_normalisation(
+            settings,
+            pipeline.prepare_data(settings, cache, lambda done, total: progress("decoding images", done, total)),
+        )
+        if prepared.classes != images.classes:
+            raise DataError(f"{images.place}: its classes are not those that were inspected: it has changed meanwhile")
+        whole, middle = (_joined(prepared, whole) for whole in (True, False))
+        places = _places(prepared, images, numbers)
+        device = available_devices(settings.section("training")["device"])[0]
+        probabilities = by_network(
+            settings,
+            prepared,
+            (Parts(whole, places), Parts(middle, places)),
+            images.labels[numbers],
+            folds,
+            device=device,
+            seed=seed,
+            progress=progress,
+        )
+        return probabilities, name
+
+    return judge
+
+
+class Parts:
+    """Stands for some rows of several arrays of images, one after the other; nothing is copied before it is read."""
+
+    def __init__(self, parts: Sequence[Any], places: Numbers) -> None:
+        """`places` are counted through all parts."""
+        self.parts, self.places = parts, places
+        self.ends = np.cumsum([len(part) for part in parts])
+        self.shape = (len(places), *parts[0].shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: Numbers) -> npt.NDArray[np.uint8]:
+        """Return the images of some rows."""
+        wanted = self.places[index]
+        owner = np.searchsorted(self.ends, wanted, side="right")
+        found = np.empty((len(wanted), *self.shape[1:]), dtype=np.uint8)
+        for number, part in enumerate(self.parts):
+            mine = np.flatnonzero(owner == number)
+            if len(mine):
+                found[mine] = part[wanted[mine] - (self.ends[number] - len(part))]
+        return found
+
+
+def _joined(data: Prepared, whole: bool) -> list[Any]:
+    return [load(data, "train", whole=whole).pixels, load(data, "val", whole=whole).pixels]
+
+
+def _places(data: Prepared, images: Inventory, numbers: Numbers) -> Numbers:
+    """Return where each of some images is among the prepared ones, training images first.
+
+    Raises:
+        DataError: one is not there.
+    """
+    names = (*load(data, "train").names, *load(data, "val").names)
+    place = {name: number for number, name in enumerate(names)}
+    missing = [images.names[number] for number in numbers.tolist() if images.names[number] not in place]
+    if missing:
+        raise DataError(
+            f"{images.place}: the study's settings leave out {len(missing):,} of the images to be judged, "
+            f"for example {missing[0]}"
+        )
+    return np.array([place[images.names[number]] for number in numbers.tolist()], dtype=np.int64)

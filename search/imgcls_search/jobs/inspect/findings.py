@@ -1,0 +1,219 @@
+"""What an inspection finds, as one frozen value that views print and other jobs ask."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from imgcls_search.data.inventory import Inventory
+from imgcls_search.data.source import LeftOut
+
+CopyKind = Literal["file", "pixels", "near"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRef:
+    """One image of a data set."""
+
+    number: int
+    """Its place in the inventory."""
+
+    name: str
+    label: str
+    split: str
+    """Empty where the images cannot be cut into splits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassCount:
+    """How many images a class has."""
+
+    name: str
+    total: int
+    by_split: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """Width and height in pixels of the images as shown, upright."""
+
+    smallest: tuple[int, int]
+    """Of the image with the fewest pixels."""
+
+    median: tuple[int, int]
+    """The median of the widths and of the heights."""
+
+    largest: tuple[int, int]
+    smallest_name: str
+    largest_name: str
+    aspect: tuple[float, float, float]
+    """Width / height: smallest, median, largest."""
+
+    histogram: tuple[tuple[float, float, int], ...]
+    """Bounds of the shorter side, and the images between them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unread:
+    """An image that cannot be read."""
+
+    image: ImageRef
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copies:
+    """Images that are copies of each other."""
+
+    kind: CopyKind
+    """file: equal files; pixels: equal pixels in files that are not all equal; near: pictures that look the same."""
+
+    images: tuple[ImageRef, ...]
+
+    @property
+    def across_classes(self) -> bool:
+        """Whether they have different labels."""
+        return len({image.label for image in self.images}) > 1
+
+    @property
+    def across_splits(self) -> bool:
+        """Whether they are in different splits."""
+        return len({image.split for image in self.images}) > 1
+
+    @property
+    def touches_test(self) -> bool:
+        """Whether they join the test split with another one."""
+        return self.across_splits and any(image.split == "test" for image in self.images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyCount:
+    """How many sets of copies of one kind there are; a set across classes may be across splits too."""
+
+    sets: int
+    images: int
+    within_class: int
+    """Sets of one class in one split."""
+
+    across_classes: int
+    across_splits: int
+    across_test: int
+    """Sets that join the test split with another one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suspect:
+    """An image whose label is likely wrong."""
+
+    image: ImageRef
+    likely: str
+    confidence: float
+    """The probability of the likely label, by models that have not seen the image."""
+
+    given: float
+    """That of the given label."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judgement:
+    """What out-of-fold predictions say of the labels."""
+
+    by: str
+    """What made the predictions."""
+
+    folds: int
+    images: int
+    agreement: float
+    """The share of images of which the given label is the most probable one."""
+
+    suspects: tuple[Suspect, ...]
+    """The most suspicious first."""
+
+    estimated_wrong: float
+    """The share of wrong labels by the estimated joint distribution; far too large where the model is weak."""
+
+    left_out: tuple[str, ...]
+    """Classes with too few images to be judged."""
+
+    with_test: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """What is in a data set."""
+
+    name: str
+    place: str
+    classes: tuple[ClassCount, ...]
+    images: int
+    imbalance: float
+    """Images of the largest class for each one of the smallest."""
+
+    groups: int | None
+    uncut: str | None
+    """Why the images cannot be cut into splits, None where they can."""
+
+    sizes: Sizes | None
+    """None where no image can be read."""
+
+    formats: Mapping[str, int]
+    kinds: Mapping[str, int]
+    """Channels and bit depth."""
+
+    transparent: int
+    turned: int
+    """Images that an EXIF tag turns or mirrors."""
+
+    flat: tuple[ImageRef, ...]
+    """Images of almost one colour, which are no copies of each other unless their files are equal."""
+
+    unreadable: tuple[Unread, ...]
+    left_out: tuple[LeftOut, ...]
+    notes: tuple[str, ...]
+    copies: tuple[Copies, ...]
+    copy_counts: Mapping[CopyKind, CopyCount]
+    copies_cut: bool
+    """Whether so many images look alike that not all pairs of them were compared."""
+
+    judgement: Judgement | None
+    not_judged: str | None
+    """Why labels were not judged."""
+
+    inventory: Inventory = field(repr=False, compare=False)
+    """The images themselves."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        found: dict[str, Any] = {
+            each.name: _plain(getattr(self, each.name)) for each in dataclasses.fields(self) if each.name != "inventory"
+        }
+        for copies, entry in zip(self.copies, found["copies"], strict=True):
+            entry |= {"across_classes": copies.across_classes, "across_splits": copies.across_splits}
+        return found
+
+
+def count_copies(copies: tuple[Copies, ...]) -> dict[CopyKind, CopyCount]:
+    """Return the sets of each kind, counted."""
+    kinds: tuple[CopyKind, ...] = ("file", "pixels", "near")
+    found: dict[CopyKind, CopyCount] = {}
+    for kind in kinds:
+        sets = [each for each in copies if each.kind == kind]
+        found[kind] = CopyCount(
+            sets=len(sets),
+            images=sum(len(each.images) for each in sets),
+            within_class=sum(not each.across_classes and not each.across_splits for each in sets),
+            across_classes=sum(each.across_classes for each in sets),
+            across_splits=sum(each.across_splits for each in sets),
+            across_test=sum(each.touches_test for each in sets),
+        )
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {each.name: _plain(getattr(value, each.name)) for each in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value

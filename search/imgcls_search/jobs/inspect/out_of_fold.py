@@ -1,0 +1,97 @@
+"""Predictions for images that a model was not trained on: by folds, groups kept together."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from imgcls_search.config import TrialConfig
+from imgcls_search.data import Prepared
+from imgcls_search.train.loop import ImageSet, fit, predict
+from imgcls_search.train.metrics import softmax
+from imgcls_search.worker import pipeline
+
+Numbers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+FOLDS = 5
+Progress = Callable[[str, int, int], None]
+"""Takes what is being done, how far it is, and how far it goes."""
+
+
+def plan_folds(labels: Numbers, groups: Numbers, seed: int) -> Numbers:
+    """Return the fold of each image, as even over the classes as the groups allow."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    folds = np.zeros(len(labels), dtype=np.int64)
+    cutter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        # It counts images where groups are what is divided; who calls has seen to the groups.
+        warnings.filterwarnings("ignore", message="The least populated class")
+        for fold, (_, held) in enumerate(cutter.split(np.zeros(len(labels)), labels, groups)):
+            folds[held] = fold
+    return folds
+
+
+class Some:
+    """Stands for some rows of an array of images, none of which are copied before they are asked for."""
+
+    def __init__(self, pixels: Any, numbers: Numbers) -> None:
+        """Keep the numbers of the rows."""
+        self.pixels, self.numbers = pixels, numbers
+        self.shape = (len(numbers), *pixels.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: Numbers) -> npt.NDArray[np.uint8]:
+        """Return the images of some places."""
+        found: npt.NDArray[np.uint8] = self.pixels[self.numbers[index]]
+        return found
+
+
+def by_network(
+    config: TrialConfig,
+    data: Prepared,
+    pixels: Sequence[Any],
+    labels: Numbers,
+    folds: Numbers,
+    *,
+    device: str,
+    seed: int,
+    progress: Progress,
+) -> Floats:
+    """Return the probabilities [N, classes] that networks of a configuration give images they have not seen.
+
+    `pixels` are the images to train on and those to measure by, uint8 [N, C, H, W]: they differ by the margin.
+
+    Raises:
+        DivergedError: a training's loss became NaN or infinite.
+    """
+    whole, middle = pixels
+    epochs = config.section("training")["epochs"]
+    found = np.zeros((len(labels), len(data.classes)))
+    count = int(folds.max()) + 1
+    for fold in range(count):
+        held, rest = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
+        counts = tuple(np.bincount(labels[rest], minlength=len(data.classes)).tolist())
+        part = replace(data, counts={**data.counts, "train": len(rest), "val": len(held)}, class_counts=counts)
+        session = pipeline.new_session(config, part, seed=seed + fold, device=device)
+        train = _images(Some(whole, rest), labels[rest], part, device)
+        for epoch in fit(session, train, None, until_epoch=epochs):
+            progress("judging labels: epochs", fold * epochs + int(epoch["epoch"]), count * epochs)
+        test = _images(Some(middle, held), labels[held], part, device)
+        found[held] = softmax(predict(session.deployed, test, precision=session.precision))
+    return found
+
+
+def _images(pixels: Some, labels: Numbers, data: Prepared, device: str) -> ImageSet:
+    held: Any = pixels
+    numbers: npt.NDArray[np.int64] | Tensor = labels
+    return ImageSet(pixels=held, labels=numbers, mean=data.mean, std=data.std, device=device)

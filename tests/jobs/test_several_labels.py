@@ -68,7 +68,7 @@ def test_a_search_of_several_labels_goes_from_table_to_bundle(
     assert delivered.code == 0, delivered.err
     assert "the same labels on " in delivered.out
     about = json.loads((tmp_path / "model" / "bundle.json").read_bytes())
-    assert about["format"] == 3
+    assert about["format"] == 4
     assert about["output"]["probabilities"] == "sigmoid"
     assert about["output"]["thresholds"] == list(cuts.values())
     metrics = json.loads((tmp_path / "model" / "metrics.json").read_bytes())
@@ -262,7 +262,7 @@ def test_a_bundle_gives_sigmoids_and_is_refused_without_a_threshold_for_each_lab
         with pytest.raises(DeployError, match="threshold"):
             bundle.read(path.parent)
     # Read as one of one class, it would answer with other probabilities.
-    for number in (1, 2):
+    for number in (1, 2, 3):
         path.write_text(json.dumps({**about, "format": number}))
         with pytest.raises(DeployError, match="not a bundle of format"):
             bundle.read(path.parent)

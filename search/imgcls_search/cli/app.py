@@ -65,6 +65,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("evaluate", trainings.evaluate),
     ("augment-preview", spaces.augment_preview),
     ("families", spaces.families),
+    ("backbones", images.backbones),
     ("weights", spaces.weights),
     ("schema", spaces.schema),
     ("replay", searches.replay),

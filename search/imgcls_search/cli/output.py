@@ -101,6 +101,17 @@ def make_console(*, error: bool = False) -> Console:
     return Console(soft_wrap=True, highlight=False, stderr=error)
 
 
+def as_yaml(value: Any) -> str:
+    """Return a value on one line as a space file has it; nothing is an empty text."""
+    import yaml
+
+    return (
+        ""
+        if value is None
+        else str(yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**6)).strip()
+    )
+
+
 def plain(number: float) -> str:
     """Return a limit as people write it: no decimals where there are none."""
     return f"{number:,.0f}" if number == int(number) else f"{number:,}"

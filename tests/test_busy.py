@@ -68,6 +68,7 @@ def rounds(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "benchmarks/busy.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_finished_rounds_are_noted_and_not_repeated(project: Path) -> None:
     done = subprocess.run(**command(project, "--full", "1", "--load", "0"), capture_output=True, timeout=PATIENCE)
     assert done.returncode == 1, done.stderr
@@ -91,6 +92,7 @@ def test_finished_rounds_are_noted_and_not_repeated(project: Path) -> None:
     assert [one["round"] for one in rounds(project)] == [0, 1, 0]
 
 
+@pytest.mark.slow
 @linux_only
 def test_interrupted_round_is_not_noted_and_leaves_no_process(project: Path, tmp_path: Path) -> None:
     pid = tmp_path / "pid"

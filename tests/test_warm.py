@@ -15,6 +15,7 @@ from tests.warm import Command, Warm
 pytestmark = linux_only
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("families", "vit"), ("check", "missing.yaml"), ("nonsense",), ("best", "none")])
 def test_warm_and_cold_answer_alike(arguments: tuple[str, ...], imgcls: Callable[..., Answer]) -> None:
     imgcls(*arguments)

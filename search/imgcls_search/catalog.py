@@ -127,5 +127,27 @@ def refuse_idle_sections(space: Space) -> None:
         )
 
 
+def refuse_with_folds(space: Space) -> None:
+    """Refuse to search with folds what is scored after its training, or learns from a network that saw the folds.
+
+    Raises:
+        UserError: the section to take out.
+    """
+    folds = space.first().folds
+    if folds == 1:
+        return
+    why = {
+        "distill": "a teacher has seen the images that folds are scored on",
+        "prune": "scores of pruned copies are not cross-validated",
+        "quantize": "scores of quantized copies are not cross-validated",
+    }
+    for section, reason in why.items():
+        if space.document.get(section, {"none": {}}) != {"none": {}}:
+            raise UserError(
+                f"{space.locate(section)}: {section}: not in a search with folds: {folds}; {reason}; leave one of them "
+                "out, or add it when you train the exported configuration"
+            )
+
+
 def _with(fields: Fields, **more: Leaf | OneOf | Fields) -> Fields:
     return Fields(fields={**fields.fields, **more}, doc=fields.doc)

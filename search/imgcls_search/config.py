@@ -38,6 +38,7 @@ LATER: Mapping[str, Any] = {
     "predict.costs": None,
     "data.folder.labels": "one",
     "data.table.separator": None,
+    **{f"data.{name}.folds": None for name in ("digits", "cifar10", "folder", "table", "torchvision")},
 }
 """Settings that earlier versions did not know, at the values that do what these versions did.
 
@@ -98,6 +99,19 @@ class TrialConfig:
         """Return the component chosen under a dotted path such as `model` or `augment.policy`."""
         ((name, args),) = self.section(path).items()
         return Component(path=f"{path}.{name}", name=name, args=dict(args))
+
+    @property
+    def folds(self) -> int:
+        """Networks that a trial trains one after the other, each scored on a fold of the images; 1 without folds."""
+        if "data" not in self.tree:
+            return 1
+        return self.component("data").args.get("folds") or 1
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of a trial that trains to its end: those of a training, once for each fold."""
+        each: int = self.tree["training"]["epochs"]
+        return self.folds * each
 
     def digest(self, *sections: str) -> str:
         """Return a short hash of the named top-level sections (default: all), equal for equal contents."""

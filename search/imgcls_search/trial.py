@@ -168,6 +168,15 @@ class Trial:
         return shown[self.metric]
 
     @property
+    def fold_scores(self) -> list[float]:
+        """The first objective on each fold that is finished; nothing without folds."""
+        if self.candidate.config.folds == 1:
+            return []
+        each = self.candidate.config.epochs // self.candidate.config.folds
+        ends = self.epochs[each - 1 :: each]
+        return [end[f"fold_{self.metric}"] for end in ends if f"fold_{self.metric}" in end]
+
+    @property
     def last_shown(self) -> int:
         """The last epoch with such a value; 0 where there is none."""
         return next((epoch for epoch in range(self.epoch, 0, -1) if self.has_value_at(epoch)), 0)

@@ -169,6 +169,7 @@ def test_study_name_leads_to_no_other_folder(
     assert not list(tmp_path.glob("x*"))
 
 
+@pytest.mark.slow
 def test_validation_images_that_are_trained_on_are_told_before_the_first_trial(
     tiny: Path, imgcls: Callable[..., Answer]
 ) -> None:
@@ -404,6 +405,7 @@ def test_two_folders_are_two_studies(tiny: Path, imgcls: Callable[..., Answer]) 
     assert sorted(path.stem for path in (tiny.parent / "studies").glob("*.db")) == ["tiny-cars", "tiny-pets"]
 
 
+@pytest.mark.slow
 def test_study_that_an_earlier_version_named_goes_on(tiny: Path, imgcls: Callable[..., Answer]) -> None:
     for name in ("pets", "cars"):
         spoil(tiny.parent / name, "nothing")

@@ -94,6 +94,7 @@ def test_wrong_timeout_option_is_one_line(command: str, text: str, tiny: Path, h
     assert "1h30m" in answer.err
 
 
+@pytest.mark.slow
 def test_timeout_limits_one_call(tiny: Path, imgcls: Callable[..., Answer]) -> None:
     for calls in (1, 2):
         answer = imgcls(
@@ -109,6 +110,7 @@ def test_timeout_limits_one_call(tiny: Path, imgcls: Callable[..., Answer]) -> N
         assert status["trials"]["complete"] == 0
 
 
+@pytest.mark.slow
 def test_plan_says_durations_as_people_do(tiny: Path, imgcls: Callable[..., Answer]) -> None:
     answer = imgcls("plan", tiny, "--timeout", "1h30m", "--epochs", "2")
     assert answer.code == 0, answer.err

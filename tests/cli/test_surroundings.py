@@ -101,6 +101,7 @@ def test_long_folder_of_temporary_files_is_no_obstacle(tmp_path: Path, tiny: Pat
     assert "finished: 4 trials" in done.stdout
 
 
+@pytest.mark.slow
 @linux_only
 def test_hangup_saves_as_a_termination_does(
     start: Callable[..., subprocess.Popen[str]], imgcls: Callable[..., Answer], tmp_path: Path
@@ -120,6 +121,7 @@ def test_hangup_saves_as_a_termination_does(
     assert process.returncode == 143, err
 
 
+@pytest.mark.slow
 @linux_only
 def test_interrupt_while_it_starts_shows_no_traceback(tmp_path: Path, tiny: Path) -> None:
     # Before its first line Python itself answers, also while it reads the file; what is swept is all that is done then.

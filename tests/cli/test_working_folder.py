@@ -86,6 +86,7 @@ def command(hostile: Path, script: Path) -> Callable[..., str]:
     return run
 
 
+@pytest.mark.slow
 def test_search_and_training_import_nothing_from_the_working_folder(command: Callable[..., str]) -> None:
     assert "2 complete" in command("run", "space.yaml", "--workers", "2")
     command("check", "space.yaml", "--samples", "2")
@@ -111,6 +112,7 @@ def test_ray_imports_nothing_from_the_working_folder(command: Callable[..., str]
     assert "2 complete" in command("run", "space.yaml", "--cluster", "local")
 
 
+@pytest.mark.slow
 def test_module_started_by_its_name_imports_no_library_from_the_working_folder(
     command: Callable[..., str], hostile: Path
 ) -> None:

@@ -193,6 +193,7 @@ def test_metadata_that_cannot_be_read_refuse_no_image(tmp_path: Path) -> None:
         assert (np.asarray(image.convert("RGB")) == pixels).all()
 
 
+@pytest.mark.slow
 def test_unreadable_images_are_left_out_and_listed_when_asked_for(
     tmp_path: Path, imgcls: Callable[..., Answer]
 ) -> None:
@@ -222,6 +223,7 @@ def test_unreadable_images_are_left_out_and_listed_when_asked_for(
     assert is_one_line(elsewhere), elsewhere
 
 
+@pytest.mark.slow
 def test_every_command_that_reads_a_folder_can_leave_out_what_it_cannot_read(
     tmp_path: Path, imgcls: Callable[..., Answer]
 ) -> None:

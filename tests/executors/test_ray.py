@@ -73,6 +73,7 @@ def listening(pids: set[int]) -> set[str]:
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F"}
 
 
+@pytest.mark.slow
 @linux_only
 def test_local_cluster_is_this_machines_alone_and_goes_on_after_a_kill(
     tiny: Path, start: Callable[..., Any], imgcls: Callable[..., Answer]
@@ -192,6 +193,7 @@ def nodes(head: Nodes) -> Iterator[Nodes]:
     head.clear()
 
 
+@pytest.mark.slow
 @needs_mounts
 def test_trials_go_on_when_workers_actors_and_nodes_die(nodes: Nodes, tiny: Path, start: Callable[..., Any]) -> None:
     studies = tiny.parent / "studies"
@@ -251,6 +253,7 @@ def test_trials_go_on_when_workers_actors_and_nodes_die(nodes: Nodes, tiny: Path
     assert troubles[0] in lost
 
 
+@pytest.mark.slow
 def test_node_whose_network_heals_counts_nothing_twice(nodes: Nodes, tiny: Path, start: Callable[..., Any]) -> None:
     studies = tiny.parent / "studies"
     # A worker each: two would both find room on one node of two CPUs.
@@ -313,6 +316,7 @@ def joined(nodes: Nodes) -> Iterator[Nodes]:
     cluster.leave()
 
 
+@pytest.mark.slow
 def test_shares_of_gpus_are_packed_and_latency_is_refused_on_several_machines(joined: Nodes) -> None:
     import ray
 

@@ -379,6 +379,7 @@ def test_images_that_changed_since_the_training_are_said(here: Run, tmp_path: Pa
     assert not (tmp_path / "newer").exists()
 
 
+@pytest.mark.slow
 def test_bundle_is_compared_on_the_first_of_many_validation_images(tmp_path: Path, imgcls: Run) -> None:
     # 70 % of the digits that are not sealed: more than are compared with torch.
     (tmp_path / "many.yaml").write_text(

@@ -245,6 +245,7 @@ start: [{model.lenet5.width: 0.5}, {model.lenet5.width: 1}]
 """The larger network has more parameters and more MACs: neither trial beats the other, whatever they score."""
 
 
+@pytest.mark.slow
 def test_front_of_several_trials_leaves_the_choice_to_a_person(
     tmp_path: Path, imgcls: Callable[..., Answer], here: Callable[..., Answer]
 ) -> None:

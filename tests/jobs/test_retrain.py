@@ -101,6 +101,7 @@ def test_training_with_a_malformed_origin_keeps_its_metrics(tmp_path: Path, imgc
     assert json.loads((tmp_path / "trained/one/metrics.json").read_text())["origin"] is None
 
 
+@pytest.mark.slow
 def test_training_whose_study_is_damaged_keeps_its_metrics(tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
     (tmp_path / "studies/x").mkdir(parents=True)
     (tmp_path / "studies/x/storage").write_bytes(b"\xff\xfe no address")

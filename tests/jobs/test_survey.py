@@ -143,6 +143,7 @@ def plugin(tmp_path: Path) -> dict[str, str]:
     return {"PYTHONPATH": str(site)}
 
 
+@pytest.mark.slow
 def test_a_family_from_outside_is_searched_like_any_other(
     plugin: dict[str, str], tmp_path: Path, imgcls: Callable[..., Answer]
 ) -> None:

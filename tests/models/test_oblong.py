@@ -69,6 +69,7 @@ def test_families_train_and_are_counted(family: str, size: tuple[int, int]) -> N
     assert found.macs < 0.7 * square.macs or family == "alexnet"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["vit", "resnet", "lenet5"])
 def test_networks_are_exported_and_pruned(family: str, tmp_path: Path) -> None:
     model = build(family).eval()

@@ -96,6 +96,7 @@ def test_every_family_starts_from_torchvisions_weights_but_for_its_head(
     assert (settled.mean, settled.std) == (mean, std)
 
 
+@pytest.mark.slow
 def test_position_embeddings_are_resized_as_torchvision_does(hub: Callable[[str], dict[str, torch.Tensor]]) -> None:
     state = hub("vit_b_32")
     trial = config(model_section("vit", **TWINS["vit_b_32"][1], weights="imagenet"))
@@ -338,6 +339,7 @@ def test_finetune_without_pretrained_weights_is_refused(tiny: Path, imgcls: Call
     assert "tiny.yaml:8:1: finetune: no model here starts from pretrained weights" in answer.err
 
 
+@pytest.mark.slow
 def test_a_search_from_own_weights_trains_exports_and_retrains(tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
     first = tmp_path / "first.yaml"
     first.write_text(

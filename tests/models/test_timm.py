@@ -56,6 +56,7 @@ def test_anatomy_covers_every_parameter_once(name: str) -> None:
     assert len(model.anatomy.stages) > 2
 
 
+@pytest.mark.slow
 def test_keyword_arguments_of_the_model_are_searched(tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
     space = tmp_path / "timm.yaml"
     space.write_text(

@@ -111,6 +111,7 @@ def known(folder: Path) -> optuna.Study:
     return optuna.load_study(storage=f"sqlite:///{folder}/studies/{STUDY}.db", study_name=STUDY)
 
 
+@pytest.mark.slow
 def test_another_test_split_blocks_nothing_and_is_said_where_it_is_opened(
     tmp_path: Path, imgcls: Callable[..., Answer], here: Callable[..., Answer]
 ) -> None:

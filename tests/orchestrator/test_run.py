@@ -265,6 +265,7 @@ def test_asha_pauses_promotes_and_closes(tiny: Path, imgcls: Callable[..., Answe
     assert first[0].number in promoted
 
 
+@pytest.mark.slow
 def test_paused_trials_survive_an_interruption(
     tiny: Path, begin: Callable[..., Any], imgcls: Callable[..., Answer]
 ) -> None:

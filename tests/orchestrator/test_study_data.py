@@ -191,6 +191,7 @@ def forget_fact(folder: Path, name: str) -> None:
         connection.execute("DELETE FROM study_user_attributes WHERE key = ?", (name,))
 
 
+@pytest.mark.slow
 @linux_only
 def test_killed_run_goes_on_after_its_images_have_moved(
     tmp_path: Path, start: Callable[..., Any], imgcls: Callable[..., Answer]
@@ -295,6 +296,7 @@ def edit_the_middle(photos: Path) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("job", "fact", "trainings"), [("confirm", "confirmed", 4), ("ablation", "ablation", 2)])
 def test_checkpoints_of_other_images_are_not_continued_and_this_is_seen(
     job: str, fact: str, trainings: int, photos: Path, tmp_path: Path, imgcls: Callable[..., Answer]
@@ -317,6 +319,7 @@ def test_checkpoints_of_other_images_are_not_continued_and_this_is_seen(
     assert all(path.read_text().count("epoch 1:") == 2 for path in logs)
 
 
+@pytest.mark.slow
 def test_trial_whose_checkpoint_is_of_other_images_says_so(
     tmp_path: Path, start: Callable[..., Any], imgcls: Callable[..., Answer]
 ) -> None:

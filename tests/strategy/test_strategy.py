@@ -15,7 +15,7 @@ from imgcls_search.space import Space, parse
 from imgcls_search.strategy.draws import draw_evenly
 from imgcls_search.strategy.encoding import value_at
 from imgcls_search.strategy.propose import MeasureSizes, Proposal, Proposer
-from imgcls_search.strategy.pruners import PRUNERS, Pruner
+from imgcls_search.strategy.pruners import PRUNERS, Brackets, Pruner, Rungs, make_pruner
 from imgcls_search.strategy.samplers import SAMPLERS
 from imgcls_search.strategy.view import Ended, View
 from imgcls_search.trial import Candidate, Rejection, Trial
@@ -410,3 +410,25 @@ def test_a_view_that_shares_ended_trials_draws_as_a_plain_study_does(
         made = trial(number, 0.1 * (number % 7), state="complete")
         made.candidate, made.values = drawn, (float(np.sin(number)),)
         trials.append(made)
+
+
+@pytest.mark.parametrize(
+    ("text", "folds", "rungs"),
+    [
+        ({"asha": {"min_epochs": 3, "eta": 3}}, 5, (3, 9, 30)),
+        ({"halving": {"min_epochs": 15, "eta": 2}}, 5, (15, 30, 60)),
+        ({"asha": {"min_epochs": 3, "eta": 3}}, 1, (3, 9)),
+    ],
+)
+def test_rungs_beyond_the_first_fold_are_at_the_end_of_one(
+    text: dict[str, dict[str, int]], folds: int, rungs: tuple[int, ...]
+) -> None:
+    tree = {"training": {"epochs": 15}, "data": {"digits": {"folds": folds if folds > 1 else None}}}
+    component = TrialConfig.from_dict({"pruner": text}).component("pruner")
+    found = make_pruner(component, TrialConfig.from_dict(tree), 1)
+    assert isinstance(found, Rungs)
+    assert (found.rungs, found.epochs) == (rungs, 15 * folds)
+    brackets = TrialConfig.from_dict({"pruner": {"hyperband": {"min_epochs": 3, "eta": 3}}}).component("pruner")
+    each = make_pruner(brackets, TrialConfig.from_dict(tree), 1)
+    assert isinstance(each, Brackets)
+    assert all(rung <= 15 or rung % 15 == 0 for bracket in each.brackets for rung in bracket.rungs)

@@ -149,6 +149,7 @@ def test_looks_make_no_run_fail(tmp_path: Path) -> None:
             looker.communicate()
 
 
+@pytest.mark.slow
 def test_every_view_tells_a_killed_run_from_one_at_work(
     tiny: Path, start: Callable[..., Any], imgcls: Callable[..., Answer], here: Callable[..., Answer]
 ) -> None:

@@ -129,6 +129,7 @@ def everything_in(server: Server, database: str) -> str:
     )
 
 
+@pytest.mark.slow
 def test_search_and_all_commands_work_on_a_server_and_show_no_password(
     server: Server,
     tiny: Path,
@@ -424,6 +425,7 @@ def test_another_folder_sees_who_works_on_a_study(server: Server, tmp_path: Path
     close(latest)
 
 
+@pytest.mark.slow
 def test_search_goes_on_through_a_kill_and_a_restart_of_the_server(
     server: Server, tiny: Path, start: Callable[..., Any]
 ) -> None:
@@ -472,6 +474,7 @@ def test_search_goes_on_through_a_kill_and_a_restart_of_the_server(
     close(record)
 
 
+@pytest.mark.slow
 def test_openings_noted_at_once_are_all_kept(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
     address = server.new("openings")
@@ -492,6 +495,7 @@ def note_opening(address: str, folder: Path, number: int) -> None:
     close(record)
 
 
+@pytest.mark.slow
 def test_trials_of_others_are_shown_tried_or_refused_on_a_server(
     server: Server,
     tiny: Path,

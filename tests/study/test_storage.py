@@ -124,6 +124,7 @@ WRITES: dict[str, Callable[[Record, Trial], None]] = {
 }
 
 
+@pytest.mark.slow
 def test_every_write_waits_for_the_lock_of_another_process(tmp_path: Path) -> None:
     assert database.LOCK_SECONDS >= 30
     for name, write in WRITES.items():

@@ -25,6 +25,7 @@ def opened(folder: Path) -> optuna.Study:
     return optuna.load_study(storage=f"sqlite:///{folder}/studies/tiny-digits.db", study_name="tiny-digits")
 
 
+@pytest.mark.slow
 def test_study_with_trials_of_others_is_shown_and_goes_on(
     tiny: Path, imgcls: Callable[..., Answer], here: Callable[..., Answer]
 ) -> None:

@@ -30,6 +30,7 @@ def config_of(image: str) -> TrialConfig:
     return parse(TEXT.format(image=image), catalog(), source="some.yaml").config()
 
 
+@pytest.mark.slow
 def test_given_numbers_are_those_of_training_weights_and_file(tmp_path: Path) -> None:
     config = config_of("mean: [0.25], std: [0.5]")
     prepared = pipeline.prepare_data(config, tmp_path)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from statistics import stdev
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -33,7 +34,9 @@ from imgcls_search.cli.output import (
 )
 from imgcls_search.errors import UserError, writing
 from imgcls_search.rounding import measured, pairs, rounded, spread, without_long_numbers
-from imgcls_search.study.facts import Confirmation
+
+if TYPE_CHECKING:
+    from imgcls_search.study.record import Record
 
 
 def status(study: StudyName, studies: Studies = STUDIES, storage: Storage = None, as_json: AsJson = False) -> None:
@@ -93,6 +96,12 @@ def best(study: StudyName, studies: Studies = STUDIES, storage: Storage = None, 
     for trial in found:
         values = pairs(trial["values"], record.val_images)
         echo(f"trial {trial['trial']}: {values}, {trial['sizes']['params']:,.0f} parameters")
+        if scores := record.by_number[trial["trial"]].fold_scores:
+            metric = record.objectives[0][0]
+            shown = ", ".join(
+                measured(metric, score, record.val_images and record.val_images // len(scores)) for score in scores
+            )
+            echo(f"  folds: {metric} {shown}, std {rounded(stdev(scores))}")
         for path, value in trial["params"].items():
             echo(f"  {path}: {without_long_numbers(str(value))}")
         for line in _as_deployed(trial["deployed"]):
@@ -102,7 +111,7 @@ def best(study: StudyName, studies: Studies = STUDIES, storage: Storage = None, 
         print_classes(trial["classes"])
     if now.state != "finished":
         echo(f"the search: {now}")
-    echo(_trust(confirmed, [trial["trial"] for trial in found], study, record.val_images))
+    echo(_trust(record, [trial["trial"] for trial in found], study))
 
 
 def front(
@@ -324,12 +333,13 @@ def dashboard(
     server.serve_forever()
 
 
-def _trust(confirmed: Confirmation | None, numbers: list[int], study: str, images: int | None) -> str:
+def _trust(record: Record, numbers: list[int], study: str) -> str:
     """Return whether a winner was confirmed, and what that showed."""
+    confirmed, images = record.facts.get("confirmed"), record.val_images
     if confirmed is None:
         which = " --trial N" if len(numbers) > 1 else ""
         return (
-            "not confirmed: scores are on the validation split, and luck is in them; "
+            f"not confirmed: scores are {record.where_scored}, and luck is in them; "
             f"imgcls-search confirm {study}{which}"
         )
     found, test = confirmed["confirmed"], confirmed["test"]

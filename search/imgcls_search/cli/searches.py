@@ -222,7 +222,7 @@ def _conclude(outcome: Outcome, studies: Path) -> int:
         f"{counts['fail']} failed), {sum(found['rejected'].values())} rejected before training"
     )
     for line in best_lines(found["best"], found["val_images"]):
-        echo(f"{line} on the validation split")
+        echo(f"{line} {outcome.record.where_scored}")
     if found["outlook"]:
         echo(going_on(found["outlook"]))
     if outcome.ending in ("interrupted", "terminated"):

@@ -57,19 +57,23 @@ def check(
     """
     from rich.console import Console
 
+    from imgcls_search.catalog import refuse_with_folds
     from imgcls_search.cli.screen import SurveyScreen
     from imgcls_search.executors.helper import image_cache
     from imgcls_search.jobs.survey import summarise, survey
     from imgcls_search.orchestrator.named_classes import refuse_unknown
     from imgcls_search.orchestrator.named_metrics import custom, refuse_early
     from imgcls_search.signature import build
-    from imgcls_search.strategy.pruners import PRUNERS
+    from imgcls_search.strategy.pruners import make_pruner
     from imgcls_search.strategy.samplers import SAMPLERS
     from imgcls_search.train.custom_metrics import load
 
     space = read(space_file, overrides, data, name, skip_unreadable=skip_unreadable)
     build(SAMPLERS, space.sampler, space=space)
-    build(PRUNERS, space.pruner, epochs=space.first().section("training")["epochs"], sign=1)
+    make_pruner(space.pruner, space.first(), 1)
+    if not space.is_config:
+        # `train` fits a configuration once, and does all of it.
+        refuse_with_folds(space)
     source = _source_there(space, studies)
     refuse_early(space, image_cache(studies), source)
     images = None if source is None else _look_at(space, source)

@@ -44,6 +44,7 @@ class Split(str, Enum):
     val = "val"
     test = "test"
     all = "all"
+    folds = "folds"
 
 
 def train(
@@ -119,7 +120,14 @@ def evaluate(
     ],
     data: Data = None,
     skip_unreadable: SkipUnreadable = False,
-    split: Annotated[Split, typer.Option("--split", help="test and all open the sealed test split.")] = Split.val,
+    split: Annotated[
+        Split,
+        typer.Option(
+            "--split",
+            help="test and all open the sealed test split; folds: what the networks of a trial with folds said of the "
+            "images that they were not trained on.",
+        ),
+    ] = Split.val,
     predictions: Annotated[
         Path | None, typer.Option("--predictions", metavar="CSV", help="Write every image's prediction.")
     ] = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -176,6 +177,7 @@ def describe(component: Component, cache: Path | None = None) -> Source:
         known = ", ".join(DATASETS)
         raise BuildError(component.path, f"no such data set{closest(component.name, DATASETS)}; allowed: {known}")
     located = _located(component)
+    _refuse_idle_val(component)
     remembering = fingerprint.remembering(cache) if cache is not None else contextlib.nullcontext()
     try:
         with remembering:
@@ -183,6 +185,18 @@ def describe(component: Component, cache: Path | None = None) -> Source:
     except BuildError as error:
         # A builder knows its argument, not where in the file it stands.
         raise BuildError(f"{component.path}.{error.path}", error.message) from error
+
+
+def _refuse_idle_val(component: Component) -> None:
+    if component.args.get("folds") is None or "val" not in component.args:
+        return
+    usual = inspect.signature(DATASETS[component.name]).parameters["val"].default
+    if component.args["val"] != usual:
+        raise BuildError(
+            f"{component.path}.val",
+            f"{component.args['val']:g} has no use beside folds: {component.args['folds']}, which score every image "
+            "outside the test split; leave one of them out",
+        )
 
 
 def comes_with(component: Component, split: Split) -> bool:

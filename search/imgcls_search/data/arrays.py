@@ -166,6 +166,7 @@ class _Writer:
         self.checksums: dict[str, int] = {}
         self.seen: dict[bytes, str] = {}
         """Training images by a hash of their pixels."""
+        self.fold_of = source.fold_of()
         self.labels: dict[bytes, tuple[str, Any]] = {}
         """The first image with some pixels in any split, and its class or labels."""
         self.blank: dict[str, str] = {}
@@ -251,8 +252,13 @@ class _Writer:
                 yield batch.tobytes()
 
     def look_up(self, split: Split, name: str, digest: bytes, repeated: list[str]) -> None:
-        if split == "train":
+        if split == "train" and not self.fold_of:
             self.seen.setdefault(digest, name)
+        elif split == "train" or self.fold_of:
+            # What another fold holds too is trained on when this one is scored.
+            first = self.seen.setdefault(digest, name)
+            if self.fold_of.get(first) != self.fold_of.get(name):
+                repeated.append(f"{name} = {first}")
         elif digest in self.seen:
             repeated.append(f"{name} = {self.seen[digest]}")
 

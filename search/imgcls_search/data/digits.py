@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from imgcls_search.data import fingerprint
-from imgcls_search.data.source import MaxTrain, Source, SplitSeed, Test, Val, assemble, from_arrays
+from imgcls_search.data.source import Folds, MaxTrain, Source, SplitSeed, Test, Val, assemble, from_arrays
 
 
-def digits(*, val: Val = 0.15, test: Test = 0.2, split_seed: SplitSeed = 0, max_train: MaxTrain = None) -> Source:
+def digits(
+    *, val: Val = 0.15, test: Test = 0.2, split_seed: SplitSeed = 0, max_train: MaxTrain = None, folds: Folds = None
+) -> Source:
     """Read scikit-learn's 1,797 scans of handwritten digits, 8x8 pixels in gray."""
     from sklearn.datasets import load_digits
 
@@ -30,4 +32,5 @@ def digits(*, val: Val = 0.15, test: Test = 0.2, split_seed: SplitSeed = 0, max_
         test=test,
         split_seed=split_seed,
         max_train=max_train,
+        folds=folds,
     )

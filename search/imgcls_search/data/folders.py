@@ -16,7 +16,7 @@ import numpy.typing as npt
 from imgcls_search.data import fingerprint, groups
 from imgcls_search.data.label_sets import Labels
 from imgcls_search.data.opening import EXTENSIONS, open_image
-from imgcls_search.data.source import LeftOut, MaxTrain, Source, Split, SplitSeed, Test, Val, assemble
+from imgcls_search.data.source import Folds, LeftOut, MaxTrain, Source, Split, SplitSeed, Test, Val, assemble
 from imgcls_search.errors import DataError
 from imgcls_search.signature import Arg
 
@@ -45,6 +45,7 @@ def folder(
     test: Test = 0.2,
     split_seed: SplitSeed = 0,
     max_train: MaxTrain = None,
+    folds: Folds = None,
     group: Annotated[
         str | None,
         Arg(
@@ -91,6 +92,7 @@ def folder(
         test=test,
         split_seed=split_seed,
         max_train=max_train,
+        folds=folds,
     )
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from imgcls_search.data import label_sets
 from imgcls_search.data.fingerprint import Prints, are_equal
+from imgcls_search.data.folds import places
 from imgcls_search.data.groups import Groups, large_ones, refuse_shared
 from imgcls_search.data.label_sets import Labels
 from imgcls_search.data.splits import Split, divide
@@ -21,7 +22,7 @@ from imgcls_search.signature import Arg
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["LeftOut", "MaxTrain", "Source", "Split", "SplitSeed", "Test", "Val", "assemble", "from_arrays"]
+__all__ = ["Folds", "LeftOut", "MaxTrain", "Source", "Split", "SplitSeed", "Test", "Val", "assemble", "from_arrays"]
 
 Val = Annotated[
     float,
@@ -39,6 +40,15 @@ Test = Annotated[
 SplitSeed = Annotated[int, Arg("seed of the cuts into splits", ge=0, le=2**32 - 1, fixed=True)]
 MaxTrain = Annotated[
     int | None, Arg("use only so many training images, drawn class by class; null: all", ge=2, fixed=True)
+]
+Folds = Annotated[
+    int | None,
+    Arg(
+        "score a trial by cross-validation: so many networks, each trained on all but one part of the images outside "
+        "the test split and scored on that part; null: one validation split",
+        ge=2,
+        fixed=True,
+    ),
 ]
 
 
@@ -84,6 +94,9 @@ class Source:
 
     notes: tuple[str, ...] = ()
     """What a person should know of the classes."""
+
+    folds: tuple[int, ...] = ()
+    """The sizes of the folds, where there are any, see `splits.Cuts`."""
 
     groups: Mapping[Split, int] | None = None
     """How many groups the images of each split are of, None where nothing says what belongs together."""
@@ -145,6 +158,10 @@ class Source:
         }
         return replace(
             self,
+            folds=tuple(
+                int(np.isin(items, kept["train"] if number < len(self.folds) - 1 else kept["val"]).sum())
+                for number, items in enumerate(self._places)
+            ),
             names={split: tuple(self.names[split][index] for index in items) for split, items in kept.items()},
             labels={split: self.labels[split][items] for split, items in kept.items()},
             group_names=None
@@ -152,6 +169,27 @@ class Source:
             else {split: tuple(self.group_names[split][index] for index in items) for split, items in kept.items()},
             read=lambda split, index: self.read(split, kept[split][index]),
         )
+
+    @property
+    def _places(self) -> list[npt.NDArray[np.int64]]:
+        """The numbers of each fold's images within their split."""
+        if not self.folds:
+            return []
+        *first, last = places(self.folds, len(self.names["train"]))
+        return [*first, last - len(self.names["train"])]
+
+    def fold_of(self) -> dict[str, int]:
+        """Return the fold of each image by name, the last one for `val`; nothing where there are no folds."""
+        first = self._places[:-1]
+        known = {self.names["train"][item]: number for number, items in enumerate(first) for item in items.tolist()}
+        return {**known, **dict.fromkeys(self.names["val"], len(first))} if self.folds else {}
+
+    def fold_labels(self) -> list[npt.NDArray[np.int64]]:
+        """Return the class numbers of the images that scores are from: of each fold, or of the validation split."""
+        if not self.folds:
+            return [self.labels["val"]]
+        *first, _ = self._places
+        return [*(self.labels["train"][items] for items in first), self.labels["val"]]
 
 
 def advice(source: Source, readable: int) -> str:
@@ -192,7 +230,8 @@ def assemble(
     """
     if groups is not None:
         refuse_shared(groups, given if kept is None else {**given, "train": kept}, names, place)
-    splits = divide(labels, given, classes=classes, place=place, groups=groups, kept=kept, **cuts)
+    divided = divide(labels, given, classes=classes, place=place, groups=groups, kept=kept, **cuts)
+    splits, notes = divided.items, (*notes, *divided.notes)
     return Source(
         name=name,
         place=place,
@@ -204,6 +243,7 @@ def assemble(
         first_fingerprint=first_fingerprint,
         skips_unreadable=skips_unreadable,
         left_out=left_out,
+        folds=divided.folds,
         notes=notes if groups is None else (*notes, *large_ones(groups, labels, classes)),
         groups=None if groups is None else {split: groups.count(items) for split, items in splits.items()},
         group_names=None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from imgcls_search.data import folds as folding
 from imgcls_search.data import groups as grouping
 from imgcls_search.data import iterative, label_sets
 from imgcls_search.data.groups import Groups
@@ -17,6 +19,19 @@ from imgcls_search.errors import CutError
 
 Split = Literal["train", "val", "test"]
 Numbers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cuts:
+    """A data set in parts."""
+
+    items: Mapping[Split, Numbers]
+    """The item numbers of each split."""
+
+    folds: tuple[int, ...] = ()
+    """The sizes of the folds, if there are any; the last is `val`, the others begin `train`, in order."""
+
+    notes: tuple[str, ...] = ()
 
 
 def divide(
@@ -32,21 +47,33 @@ def divide(
     kept: Numbers | None = None,
     seen: Sequence[str] | None = None,
     groups: Groups | None = None,
-) -> dict[Split, Numbers]:
+    folds: int | None = None,
+) -> Cuts:
     """Return the item numbers of train, val and test, cutting what is not given from `train`.
 
     `kept` are training images that nothing is cut from; `seen` says of each class where it was first met.
     All images of one of the `groups` come into one part; `max_train` draws images, not groups.
     Images with several labels are cut so that each label is as even over the parts as they allow, see `iterative`.
     The sealed test split depends on `test` and `split_seed` only, val also on `val`: neither moves with `max_train`.
+    With `folds`, `max_train` counts all images outside the test split, since each is trained on and scored.
 
     Raises:
-        CutError: one class only, a class too small for the cuts, or fewer `max_train` than classes.
+        CutError: one class only, a class too small for the cuts, or fewer `max_train` than classes; folds where there
+            is a validation split, or too few images for them.
     """
     if len(classes) < 2:
         raise CutError(f"{place}: only one class, {classes[0]!r}; a classifier needs at least 2")
     parts = ["train", *(part for part in ("val", "test") if part not in given)]
     train = given["train"]
+    if folds is not None and label_sets.are_several(labels):
+        raise CutError(
+            f"{place}: folds is {folds}, but images have several labels; leave out folds, val cuts one split"
+        )
+    if folds is not None and "val" in given:
+        raise CutError(
+            f"{place}: folds is {folds}, but a validation split is given ({len(given['val'])} images), and folds are "
+            "cut from the training images; leave out folds, or give these images no split or that of train"
+        )
     _check_room(labels[train], classes, place, parts, seen)
     if groups is not None and len(parts) > 1:
         grouping.check_room(groups, labels, train, classes, place, len(parts))
@@ -56,6 +83,21 @@ def divide(
     sealed, held = given.get("test"), given.get("val")
     if sealed is None:
         sealed, train = cut(labels, train, share=test, spare=len(parts) - 1, seed=(split_seed, 0))
+    if folds is not None:
+        kept = np.array([], dtype=np.int64) if kept is None else kept
+        pool = np.sort(np.concatenate([train, kept]))
+        if max_train is not None and max_train < len(pool):
+            pool, _ = _draw(labels, pool, max_train, spare=0, seed=(split_seed, 2))
+        parts_of = folding.cut(
+            labels, np.setdiff1d(pool, kept), folds, seed=(split_seed, 1), groups=groups, place=place
+        )
+        kept = np.intersect1d(pool, kept)
+        folding.refuse_untrained(labels, parts_of, kept, classes, place)
+        return Cuts(
+            items={"train": np.concatenate([*parts_of[:-1], kept]), "val": parts_of[-1], "test": sealed},
+            folds=tuple(len(items) for items in parts_of),
+            notes=tuple(folding.rare_classes(labels, parts_of, classes)),
+        )
     if held is None:
         held, train = cut(labels, train, share=val, spare=1, seed=(split_seed, 1))
     if kept is not None:
@@ -65,7 +107,7 @@ def divide(
     parted: dict[Split, Numbers] = {"train": train, "val": held, "test": sealed}
     if label_sets.are_several(labels):
         _refuse_missing({split: parted[split] for split in parted if split not in given}, labels, classes, place)
-    return parted
+    return Cuts(items=parted)
 
 
 def _refuse_missing(cut: Mapping[Split, Numbers], labels: Labels, classes: Sequence[str], place: str) -> None:

@@ -93,6 +93,10 @@ class Prepared:
     margin: float = 1.0
     """How many times larger they are kept than the size."""
 
+    folds: tuple[int, ...] = ()
+    """The sizes of the folds, where there are any; the last is the validation split, the others begin the training
+    split, in order."""
+
     has_several_labels: bool = False
     """Whether each image may have several labels, or none, instead of one class."""
 
@@ -130,6 +134,11 @@ class Prepared:
     def prints(self) -> Prints:
         """What the images are recognised by."""
         return Prints(whole=self.fingerprint, seen=self.seen_fingerprint)
+
+    @property
+    def scored(self) -> int:
+        """How many images a score is from: those of all folds, or of the validation split."""
+        return sum(self.folds) or self.counts["val"]
 
     @property
     def num_bytes(self) -> int:
@@ -207,6 +216,7 @@ def prepare(
         assert origin is not None, "who sets a bound tells where to read again"
         folder = folder.with_name(f"{folder.name}{STREAMED}")
     facts = _ensure(folder, source, ("train", "val"), frame, progress)
+    repeated: list[Split] = ["train", "val"] if source.folds else ["val"]
     return Prepared(
         fingerprint=source.fingerprint,
         seen_fingerprint=source.prints.seen,
@@ -223,8 +233,8 @@ def prepare(
         mean=tuple(facts["train"]["mean"]),
         std=tuple(facts["train"]["std"]),
         folder=str(folder),
-        repeated=facts["val"].get("repeated", 0),
-        repeated_for_example=tuple(facts["val"].get("repeated_for_example", ())),
+        repeated=sum(facts[split].get("repeated", 0) for split in repeated),
+        repeated_for_example=_first(facts[split].get("repeated_for_example", ()) for split in repeated),
         twins=sum(split.get("twins", 0) for split in facts.values()),
         twins_for_example=_first(split.get("twins_for_example", ()) for split in facts.values()),
         blank=sum(split.get("blank", 0) for split in facts.values()),
@@ -232,7 +242,24 @@ def prepare(
         unreadable=tuple(name for split in facts.values() for name in split.get("unreadable", ())),
         has_several_labels=source.has_several_labels,
         streamed_from={"name": origin.name, "args": dict(origin.args)} if origin and is_streamed else None,
+        folds=_fold_sizes(folder, source),
     )
+
+
+def _fold_sizes(folder: Path, source: Source) -> tuple[int, ...]:
+    """Return the sizes of a source's folds without the images that could not be read.
+
+    Raises:
+        DataError: none of a fold can be read.
+    """
+    if not source.folds:
+        return ()
+    splits: list[Split] = ["train", "val"]
+    kept = {split: set(json.loads((folder / f"{split}.names.json").read_bytes())) for split in splits}
+    sizes = source.without({split: set(source.names[split]) - kept[split] for split in splits}).folds
+    if 0 in sizes:
+        raise DataError(f"{source.place}: no image in fold {sizes.index(0) + 1} can be read")
+    return sizes
 
 
 def _first(examples: Iterable[Sequence[str]]) -> tuple[str, ...]:

@@ -91,6 +91,8 @@ class Summary:
 
     images_by_labels: tuple[int, int, int] | None = None
     """How many images have no label, one, and more; None where an image has one class."""
+    folds: tuple[int, ...] = ()
+    """How many images are in each fold, where there are folds; the last is `val`."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
@@ -104,7 +106,7 @@ class Summary:
         groups = ", ".join(f"{split} {count:,}" for split, count in (self.groups or {}).items())
         kinds = counted("class" if self.images_by_label is None else "label", self.classes)
         found = [
-            f"data {self.name}: {kinds}, images: {counts}" + (f"; groups: {groups}" if groups else ""),
+            f"data {self.name}: {kinds}, images: {counts}{self._folded()}" + (f"; groups: {groups}" if groups else ""),
             between if few[1] < many[1] else f"{counted('image', few[1])} of each class",
         ]
         if self.images_by_label is not None and self.images_by_labels is not None:
@@ -123,6 +125,13 @@ class Summary:
                 notes.insert(0, f"{number} cannot be read, for example {self.unreadable[0]}")
             found.append(f"note: {'; '.join(notes)}")
         return found
+
+    def _folded(self) -> str:
+        if not self.folds:
+            return ""
+        few, many = min(self.folds), max(self.folds)
+        each = f"{few:,}" if few == many else f"{few:,} to {many:,}"
+        return f"; train and val are {len(self.folds)} folds of {each}, each scored by a network of the others"
 
     def _sized(self, sizes: Sizes) -> str:
         if sizes.smallest == sizes.largest:
@@ -210,6 +219,7 @@ def summarise(source: Source, headers: Headers, *, chosen_size: int | None = Non
         notes=source.notes,
         chosen_size=chosen_size,
         groups=source.groups,
+        folds=source.folds,
         **by_label,
     )
 

@@ -20,7 +20,7 @@ from imgcls_search.data.folders import ALIASES, SPLITS, from_files, similar_name
 from imgcls_search.data.groups import Groups
 from imgcls_search.data.label_sets import Labels
 from imgcls_search.data.opening import EXTENSIONS
-from imgcls_search.data.source import LeftOut, MaxTrain, Source, Split, SplitSeed, Test, Val, assemble
+from imgcls_search.data.source import Folds, LeftOut, MaxTrain, Source, Split, SplitSeed, Test, Val, assemble
 from imgcls_search.data.table_file import SHOWN, Rows, read_rows, refuse
 from imgcls_search.data.table_labels import read_columns, read_separated, where_first
 from imgcls_search.errors import BuildError, DataError, closest
@@ -60,6 +60,7 @@ def table(
     test: Test = 0.2,
     split_seed: SplitSeed = 0,
     max_train: MaxTrain = None,
+    folds: Folds = None,
     skip_unreadable: Annotated[
         bool, Arg("leave out images that cannot be read, and list them, instead of refusing the table", fixed=True)
     ] = False,
@@ -91,6 +92,7 @@ def table(
         test=test,
         split_seed=split_seed,
         max_train=max_train,
+        folds=folds,
         kept=kept,
         seen=found.seen,
         groups=found.groups,

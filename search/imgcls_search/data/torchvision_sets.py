@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from imgcls_search.data import fingerprint
 from imgcls_search.data.folders import from_files
-from imgcls_search.data.source import MaxTrain, Source, Split, SplitSeed, Val, assemble, from_arrays
+from imgcls_search.data.source import Folds, MaxTrain, Source, Split, SplitSeed, Val, assemble, from_arrays
 from imgcls_search.errors import BuildError, DataError, closest
 from imgcls_search.signature import Arg
 
@@ -77,13 +77,14 @@ def cifar10(
     val: Val = 0.1,
     split_seed: SplitSeed = 0,
     max_train: MaxTrain = None,
+    folds: Folds = None,
 ) -> Source:
     """Read CIFAR-10, 60,000 photographs of 32x32 pixels, from a folder that has cifar-10-batches-py.
 
     Raises:
         DataError: it is not there, damaged, or cannot be fetched.
     """
-    cuts = {"val": val, "split_seed": split_seed, "max_train": max_train}
+    cuts = {"val": val, "split_seed": split_seed, "max_train": max_train, "folds": folds}
     return _source("CIFAR10", "data.cifar10", Path(root), download, "cifar-10-batches-py", cuts)
 
 
@@ -95,6 +96,7 @@ def torchvision_set(
     val: Val = 0.1,
     split_seed: SplitSeed = 0,
     max_train: MaxTrain = None,
+    folds: Folds = None,
 ) -> Source:
     """Read one of torchvision's classification sets, with its own test split.
 
@@ -105,7 +107,7 @@ def torchvision_set(
     known = get_args(SetName)
     if name not in known:
         raise BuildError("name", f"{name!r} is not allowed{closest(name, known)}; allowed: {', '.join(known)}")
-    cuts = {"val": val, "split_seed": split_seed, "max_train": max_train}
+    cuts = {"val": val, "split_seed": split_seed, "max_train": max_train, "folds": folds}
     return _source(name, f"data.torchvision: {name}", Path(root), download, "it as torchvision lays it out", cuts)
 
 

@@ -19,7 +19,7 @@ from imgcls_search.jobs.pace import Pace, numbered
 from imgcls_search.jobs.trainer import Trainer, TrainingWatcher, training_job
 from imgcls_search.measures import ALWAYS
 from imgcls_search.orchestrator import named_metrics, study_data, teachers
-from imgcls_search.protocol import Job
+from imgcls_search.protocol import Job, Portion
 from imgcls_search.study import best
 from imgcls_search.study.activity import shown_state
 from imgcls_search.study.facts import Choice, Confirmation, Opening, RankedTrial, SpreadOfSeeds, TestScores
@@ -62,18 +62,24 @@ class _Retraining:
             scores[trial.number].append(history[-1][self.metric])
         return scores
 
+    def fit_once(self, trial: Trial, seeds: Sequence[int]) -> None:
+        """Train a trial with folds on all images outside the test split, as `train` does: one network for each seed."""
+        jobs = [self._job(number, trial, seed, "train+val") for number, seed in enumerate(seeds)]
+        self.trainer.train(jobs, numbered("all images, seed", len(seeds)), self.pace)
+
     def data(self, trial: Trial) -> Prepared:
         """Return the images, as long as they are those of the study."""
         return searched_images(self.record, trial.candidate.config, self.trainer)
 
-    def _job(self, number: int, trial: Trial, seed: int) -> Job:
+    def _job(self, number: int, trial: Trial, seed: int, portion: Portion = "train") -> Job:
         config = trial.candidate.config
         return training_job(
             number,
             config,
             self.data(trial),
             seed=seed,
-            weights=weights_path(self.files, trial.number, seed),
+            weights=weights_path(self.files, trial.number, seed, portion),
+            portion=portion,
             teacher=teachers.path_of(config, self.files, self.record.facts.get("teachers", {})),
             metrics=(self.metric,),
         )
@@ -118,7 +124,11 @@ def confirm(
         pace = Pace(_num_epochs(chosen_from, seeds))
         retraining = _Retraining(files=files, record=record, trainer=trainer, metric=metric, pace=pace)
         found = _choose(retraining, chosen_from, seeds, 1 if direction == "maximize" else -1)
-        images = retraining.data(record.by_number[found["chosen"]])
+        chosen = record.by_number[found["chosen"]]
+        images = retraining.data(chosen)
+        if images.folds:
+            watcher.say("the network of each fold has seen a part of the images; the test split is for one of them all")
+            retraining.fit_once(chosen, found["seeds"]["fresh"])
     watcher.say("measuring on the test split")
     confirmation: Confirmation = {**found, "test": _open_test(record, files, found, images, watcher)}
     record.set_fact("confirmed", confirmation)
@@ -140,8 +150,14 @@ def _refuse_other_test(component: Component, metric: str, cache: Path) -> None:
 
 def _num_epochs(trials: Sequence[Trial], seeds: int) -> int:
     """Return the epochs of all trainings; which trial is chosen to be measured is not known yet."""
-    epochs = [int(trial.candidate.config.section("training")["epochs"]) for trial in trials]
-    return seeds * (sum(epochs) + max(epochs))
+    epochs = [trial.candidate.config.epochs for trial in trials]
+    # With folds, each seed that measures trains once more, on all images.
+    once = [trial.candidate.config.epochs // trial.candidate.config.folds for trial in trials if _has_folds(trial)]
+    return seeds * (sum(epochs) + max(epochs) + max(once, default=0))
+
+
+def _has_folds(trial: Trial) -> bool:
+    return trial.candidate.config.folds > 1
 
 
 def _candidates(record: Record, top: int, number: int | None) -> list[Trial]:
@@ -168,9 +184,10 @@ def searched_images(record: Record, config: TrialConfig, trainer: Trainer) -> Pr
     return found
 
 
-def weights_path(files: StudyFiles, trial: int, seed: int) -> Path:
+def weights_path(files: StudyFiles, trial: int, seed: int, portion: Portion = "train") -> Path:
     """Return where the weights of a confirming training are kept."""
-    return files.folder / "confirm" / f"trial-{trial:05d}-seed-{seed}.pt"
+    which = "-all" if portion == "train+val" else ""
+    return files.folder / "confirm" / f"trial-{trial:05d}-seed-{seed}{which}.pt"
 
 
 def fresh_seeds(record: Record, count: int) -> list[int]:
@@ -255,7 +272,9 @@ def _open_test(
     from imgcls_search.jobs.evaluate import measure_on, read_network
 
     seeds = found["seeds"]["fresh"]
-    opening = Opening(by="confirm", at=now(), seeds=seeds, portion="train", trial=found["chosen"])
+    # With folds it is measured on what `train` would deliver: one network of all images outside the test split.
+    portion: Portion = "train+val" if data.folds else "train"
+    opening = Opening(by="confirm", at=now(), seeds=seeds, portion=portion, trial=found["chosen"])
     component = record.by_number[found["chosen"]].candidate.config.component("data")
     changed = study_data.look_for_other_test(
         component, Path(data.folder).parent, record.fact("data"), f"study {files.name!r} began"
@@ -266,7 +285,7 @@ def _open_test(
     record.append_fact("test_openings", opening)
     scores = []
     for seed in seeds:
-        network, config, known = read_network(weights_path(files, found["chosen"], seed))
+        network, config, known = read_network(weights_path(files, found["chosen"], seed, portion))
         # Its images may have moved since it was trained.
         config = config.moved(component.args)
         seen = replace(data, mean=known.mean, std=known.std, thresholds=known.thresholds)

@@ -27,7 +27,7 @@ from imgcls_search.data import (
     skipping_unreadable,
 )
 from imgcls_search.deploy.artifact import Artifact
-from imgcls_search.errors import DataError, writing
+from imgcls_search.errors import DataError, UserError, writing
 from imgcls_search.jobs.export import now
 from imgcls_search.orchestrator import study_data
 from imgcls_search.study.facts import ChangedTest
@@ -36,11 +36,11 @@ from imgcls_search.train import checkpoint, custom_metrics
 from imgcls_search.train.device import available_devices
 from imgcls_search.train.loop import predict
 from imgcls_search.train.metrics import Wanted, probabilities_of, score
-from imgcls_search.worker import finish, pipeline
+from imgcls_search.worker import cross_validation, finish, pipeline
 
-SplitName = Literal["val", "test", "all"]
+SplitName = Literal["val", "test", "all", "folds"]
 
-CUTS = ("val", "test", "split_seed", "max_train", "image", "label", "separator", "labels", "split", "group")
+CUTS = ("val", "test", "split_seed", "max_train", "folds", "image", "label", "separator", "labels", "split", "group")
 """The arguments of a data set that decide which images are in which split, and which columns of a table say so."""
 
 
@@ -90,6 +90,10 @@ def evaluate_weights(
         CheckpointError: the file is not a trained model of this program, or its exported network has gone.
         DataError: the images are missing or damaged, or some are of a class that was not trained.
     """
+    if split == "folds":
+        if data is not None:
+            raise UserError("--split folds: is of the images that the trial was scored on; leave out --data")
+        return out_of_fold(weights)
     network, config, trained_on = read_network(weights)
     # Of the size and with the normalisation that the weights were trained with, whatever the images are.
     image = {**config.section("image"), "size": trained_on.image_size, "channels": trained_on.channels}
@@ -124,6 +128,29 @@ def evaluate_weights(
     if split != "val":
         record_opening(weights.parent / "test-openings.jsonl", opening)
     return _measure(network, config, trained_on, parts, split)
+
+
+def out_of_fold(weights: Path) -> Evaluation:
+    """Return what the networks of a finished trial with folds said of the images that they were not trained on.
+
+    Raises:
+        CheckpointError: the file is not of such a trial.
+    """
+    state = checkpoint.load(weights)
+    found = cross_validation.read_out_of_fold(state, str(weights))
+    _, config, data = pipeline.load_finished(state, str(weights))
+    stated = costs.of(config.tree)
+    matrix = costs.matrix(stated, data.classes) if stated is not None else None
+    wanted = Wanted(classes=data.classes, named=tuple(custom_metrics.installed()), costs=stated, is_full=True)
+    return Evaluation(
+        split="folds",
+        metrics=score(found.logits, found.labels, wanted),
+        names=found.names,
+        labels=found.labels,
+        probabilities=found.probabilities,
+        decided=costs.decided(found.probabilities, matrix),
+        classes=data.classes,
+    )
 
 
 def _look_for_other_test(component: Component, cache: Path, trained_on: Prepared) -> tuple[ChangedTest, str] | None:

@@ -33,7 +33,7 @@ def export_trial(files: StudyFiles, number: int | None) -> str:
     origin = {"study": files.name, "trial": trial.number}
     comments = [
         f"Trial {trial.number} of study {files.name}, exported by imgcls-search.",
-        f"Searched on the validation split: {_values(trial, record)}.",
+        f"Searched {record.where_scored}: {_values(trial, record)}.",
         f"origin: {json.dumps(origin)}",
     ]
     return dump(trial.candidate.config, comments=comments)

@@ -55,7 +55,7 @@ class Pace:
             number=int(metrics["epoch"]),
             of=job.until_epoch,
             metrics=metrics,
-            val_images=job.data.get("counts", {}).get("val"),
+            val_images=sum(job.data.get("folds", [])) or job.data.get("counts", {}).get("val"),
             done=done,
             total=self.total,
             seconds_left=(time.monotonic() - self.started) / self.trained * max(0, self.total - done),

@@ -11,9 +11,8 @@ from imgcls_search.errors import NoResultError
 from imgcls_search.executors.helper import image_cache
 from imgcls_search.orchestrator.begin import run
 from imgcls_search.orchestrator.search import Search, Watcher
-from imgcls_search.signature import build
 from imgcls_search.space import Space
-from imgcls_search.strategy.pruners import PRUNERS, expected_epochs
+from imgcls_search.strategy.pruners import expected_epochs, make_pruner
 from imgcls_search.study.record import Record
 from imgcls_search.trial import Trial
 
@@ -78,8 +77,8 @@ def work_out(space: Space, record: Record, workers: int) -> Plan:
     times = [_seconds(trial) for trial in record.trials if trial.epoch]
     if not times:
         raise NoResultError("no epoch came to its end, so that nothing can be planned")
-    epochs: int = space.first().section("training")["epochs"]
-    pruner = build(PRUNERS, space.pruner, epochs=epochs, sign=1)
+    epochs = space.first().epochs
+    pruner = make_pruner(space.pruner, space.first(), 1)
     several = len(space.objectives) > 1
     each = float(epochs) if several else expected_epochs(pruner, epochs)
     a_trial = each * mean(times)

@@ -57,6 +57,12 @@ def train(training: Training, watcher: TrainingWatcher) -> dict[str, Any]:
         UserError: the configuration, the data or the folder is not fit for it.
         NoResultError: a training diverged or failed.
     """
+    if (folds := training.config.folds) > 1:
+        training = replace(training, portion="train+val")
+        watcher.say(
+            f"folds: {folds}: each seed trains one network on all images outside the test split, for as many epochs as "
+            f"a fold's had ({training.config.epochs // folds})"
+        )
     must_exist(training.config.component("data"))
     _claim(training.out)
     with Trainer(training.studies, watcher) as trainer:

@@ -192,7 +192,7 @@ def training_job(
         data=data.to_dict(),
         seed=seed,
         portion=portion,
-        until_epoch=config.section("training")["epochs"],
+        until_epoch=config.epochs if portion == "train" else config.section("training")["epochs"],
         from_epoch=0,
         checkpoint=str(weights if weights.exists() else weights.with_suffix(PARTIAL)),
         log=str(weights.with_suffix(".log")),

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from imgcls_search import __version__
+from imgcls_search.catalog import refuse_with_folds
 from imgcls_search.config import IN_DIGESTS, TrialConfig, completed
-from imgcls_search.data import InputShape, Prepared, load, must_exist
+from imgcls_search.data import InputShape, Prepared, label_sets, load, must_exist
+from imgcls_search.data.folds import places
 from imgcls_search.errors import BuildError, NoResultError, StudyError, UserError
 from imgcls_search.executors import packing
 from imgcls_search.executors.helper import Helper, image_cache
@@ -62,6 +64,7 @@ def run(
     settings = study_settings(space)
     if settings.min_gain is not None and len(space.objectives) > 1:
         raise UserError(f"{space.locate('study')}: study.min_gain: needs one objective, got {len(space.objectives)}")
+    refuse_with_folds(space)
     must_exist(space.first().component("data"))
     files = find_study(root, space.name, address)
     with ExitStack() as stack:
@@ -214,16 +217,30 @@ def _settle_data(space: Space, helper: Helper, watcher: Watcher) -> tuple[Space,
             f"{space.first().section('image')['cache_gb']:g}; they are decoded anew in each epoch"
         )
     if data.repeated:
+        which, others = ("", " of another fold") if data.folds else ("validation ", "")
         watcher.say(
-            f"{data.repeated} of {data.counts['val']} validation images are among the training images too, for example "
+            f"{data.repeated} of {data.scored} {which}images are among the training images{others} too, for example "
             f"{data.repeated_for_example[0]}: scores are too good by what was learned by heart"
         )
     for line in named_classes.refuse_unknown(space.document, data.classes, space.locate):
         watcher.say(line)
-    named_metrics.refuse_undefined(space, data.classes, load(data, "val").labels)
+    labels = load(data, "val").labels
+    seen = label_sets.seen(labels) if data.has_several_labels else _shown_in_all(data)
+    named_metrics.refuse_undefined(space, data.classes, seen, labels)
     if custom := named_metrics.custom(space):
         helper.try_metrics(custom, data)
     return space.fill({"image.size": data.image_size, "image.channels": data.channels}), data
+
+
+def _shown_in_all(data: Prepared) -> set[int]:
+    """Return the classes that the images of each score show: the validation images, or those of each fold."""
+    import numpy as np
+
+    train, validation = load(data, "train").labels, load(data, "val").labels
+    if not data.folds:
+        return set(validation.tolist())
+    labels = np.concatenate([train, validation])
+    return set.intersection(*(set(labels[items].tolist()) for items in places(data.folds, len(train))))
 
 
 def _facts(space: Space, data: Prepared, helper: Helper, hardware: str) -> StudyFacts:

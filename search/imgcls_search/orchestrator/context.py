@@ -45,9 +45,8 @@ class SearchContext:
 
     @cached_property
     def epochs(self) -> int:
-        """Epochs of a full training."""
-        epochs: int = self.space.first().section("training")["epochs"]
-        return epochs
+        """Epochs of a trial that trains to its end, over all folds."""
+        return self.space.first().epochs
 
     @cached_property
     def sign(self) -> int:

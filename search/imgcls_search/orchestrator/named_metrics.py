@@ -31,18 +31,25 @@ def refuse_early(space: Space, cache: Path, source: Source | None = None) -> Non
         return
     source = source or describe(component, cache)
     named_classes.refuse_unknown(space.document, source.classes, space.locate)
-    refuse_undefined(space, source.classes, source.labels["val"])
+    labels = source.labels["val"]
+    if source.has_several_labels:
+        seen = label_sets.seen(labels)
+    else:
+        seen = set.intersection(*(set(labels.tolist()) for labels in source.fold_labels()))
+    refuse_undefined(space, source.classes, seen, labels)
 
 
-def refuse_undefined(space: Space, classes: Sequence[str], labels: Labels) -> None:
-    """Refuse metrics that have no value on images of some classes, where the validation images have these labels.
+def refuse_undefined(space: Space, classes: Sequence[str], seen: Collection[int], labels: Labels) -> None:
+    """Refuse metrics that have no value on images of some classes, of which the validation images show those `seen`.
+
+    `labels` are those of the validation images.
 
     Raises:
         UserError: a metric has none.
     """
-    seen = label_sets.seen(labels)
     if label_sets.are_several(labels) and not seen:
         raise UserError(f"{space.first().component('data').path}: no validation image has a label to measure by")
+    folds = space.first().folds
     for metric in space.named_metrics:
         problem = undefined(metric, classes, seen, "validation")
         if problem is None and metric.startswith("sensitivity@"):
@@ -50,6 +57,8 @@ def refuse_undefined(space: Space, classes: Sequence[str], labels: Labels) -> No
             if name is not None and not _has_others(list(classes).index(name), labels):
                 problem = f"each validation image is of class {name!r}"
         if problem is not None:
+            if folds > 1:
+                problem = f"in one of {folds} folds: {problem}"
             path = _path(space, metric)
             raise UserError(terminal.shown(f"{space.locate(path)}: {path}: {problem}"))
 

@@ -34,7 +34,7 @@ from imgcls_search.space import Space
 from imgcls_search.strategy.closing import RemainingBudget
 from imgcls_search.strategy.dominance import Dominance, why_all_train_on
 from imgcls_search.strategy.propose import MeasureSizes, Proposer
-from imgcls_search.strategy.pruners import PRUNERS, Pruner
+from imgcls_search.strategy.pruners import PRUNERS, Pruner, make_pruner
 from imgcls_search.strategy.samplers import SAMPLERS, Sampler
 from imgcls_search.study import best
 from imgcls_search.study.activity import progress_of
@@ -122,7 +122,7 @@ class Search:
     def _make_pruner(self) -> tuple[Pruner, str]:
         """Return the pruner, and what it stops a trial for; say where the objectives leave no choice of it."""
         name, objectives = self.space.pruner.name, self.space.objectives
-        pruner: Pruner = build(PRUNERS, self.space.pruner, epochs=self.epochs, sign=self.sign)
+        pruner = make_pruner(self.space.pruner, self.space.first(), self.sign)
         why_not = why_all_train_on(objectives) if name != "none" else None
         if why_not is not None:
             self.watcher.say(f"{why_not}; every trial trains to its end")

@@ -173,12 +173,15 @@ def prints_of(record: Record) -> Prints:
 
 def as_fact(data: Prepared) -> DataFact:
     """Return what is remembered of images."""
-    return {
+    found: DataFact = {
         "fingerprint": data.fingerprint,
         "seen_fingerprint": data.seen_fingerprint,
         "classes": list(data.classes),
         "images": dict(data.counts),
     }
+    if data.folds:
+        found["folds"] = list(data.folds)
+    return found
 
 
 def look_for_other_test(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import mean
 from typing import Annotated, Literal, Protocol
 
-from imgcls_search.signature import Arg
+from imgcls_search.config import Component, TrialConfig
+from imgcls_search.signature import Arg, build
 from imgcls_search.strategy.ladder import Ladder
 from imgcls_search.trial import Trial
 
@@ -258,6 +259,26 @@ PRUNERS: Mapping[str, Callable[..., Pruner]] = {
     "brackets": brackets,
 }
 """Builders take the number of `epochs` and the `sign` of the objective: 1 to maximize, -1 to minimize."""
+
+
+def make_pruner(component: Component, config: TrialConfig, sign: int) -> Pruner:
+    """Build the pruner of a search whose trials train for as long as a configuration says; `sign` as in `PRUNERS`."""
+    pruner: Pruner = build(PRUNERS, component, epochs=config.epochs, sign=sign)
+    return pruner if config.folds == 1 else at_fold_ends(pruner, config.epochs // config.folds)
+
+
+def at_fold_ends(pruner: Pruner, each: int) -> Pruner:
+    """Return a pruner whose rungs beyond the first fold are at the end of one; each fold takes so many epochs.
+
+    There a trial's value is a plain mean of finished networks, and none rests in the middle of its training.
+    """
+    if isinstance(pruner, Brackets):
+        brackets = [at_fold_ends(bracket, each) for bracket in pruner.brackets]
+        return replace(pruner, brackets=tuple(found for found in brackets if isinstance(found, Stopping)))
+    if not isinstance(pruner, Rungs):
+        return pruner
+    ends = [rung if rung <= each else round(rung / each) * each for rung in pruner.rungs]
+    return replace(pruner, rungs=tuple(dict.fromkeys(end for end in ends if end < pruner.epochs)))
 
 
 def expected_epochs(pruner: Pruner, epochs: int) -> float:

@@ -204,7 +204,7 @@ def curves(
     """
     if len(space.objectives) > 1:
         raise BuildError("", "handles one objective only; allowed: random, tpe, nsga2, qmc, grid")
-    epochs: int = space.first().section("training")["epochs"]
+    epochs = space.first().epochs
     startup = n_startup_trials or min(20, max(5, _affordable(space, epochs) // 3))
     return CurveSampler(space, epochs=epochs, n_startup_trials=startup, random_share=random_share)
 

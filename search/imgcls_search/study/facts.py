@@ -48,6 +48,9 @@ class _DataFact(TypedDict, total=False):
     seen_fingerprint: str
     """Without a test split that the data comes with; earlier versions noted none."""
 
+    folds: list[Whole]
+    """How many images are in each fold, where there are folds; the last is `val` among the images."""
+
 
 class DataFact(_DataFact):
     """The images that a study was started with."""

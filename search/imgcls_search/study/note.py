@@ -97,7 +97,7 @@ def _best(record: Record, found: Mapping[str, Any]) -> Iterator[str]:
         yield f"- and {len(found['best']) - MOST_SHOWN} more"
     confirmed = record.facts.get("confirmed")
     if confirmed is None:
-        yield "\nNot confirmed: scores are on the validation split, and luck is in them.\n"
+        yield f"\nNot confirmed: scores are {record.where_scored}, and luck is in them.\n"
     else:
         found, metric = confirmed["confirmed"], confirmed["metric"]
         scores = rounding.spread(

@@ -106,8 +106,19 @@ class Record:
 
     @property
     def val_images(self) -> int | None:
-        """How many validation images a score is from, by which its digits are counted; None where nobody noted it."""
-        return self.facts["data"]["images"].get("val") if "data" in self.facts else None
+        """How many images a score is from, by which its digits are counted; None where nobody noted it.
+
+        Those are the validation images, or those of all folds.
+        """
+        if "data" not in self.facts:
+            return None
+        return sum(self.facts["data"].get("folds", [])) or self.facts["data"]["images"].get("val")
+
+    @property
+    def where_scored(self) -> str:
+        """The images that scores are from, in words."""
+        folds = self.facts["data"].get("folds", []) if "data" in self.facts else []
+        return f"by cross-validation in {len(folds)} folds" if folds else "on the validation split"
 
     @overload
     def fact(self, name: Literal["space"]) -> SpaceFact: ...

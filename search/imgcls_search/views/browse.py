@@ -165,7 +165,7 @@ def _compare_trials(a: Record, first: Trial, b: Record, second: Trial) -> dict[s
 
 def _noise(a: Record, b: Record, measured: Sequence[Mapping[str, float]]) -> float | None:
     """Return by how much two shares of right images may differ for the choice of validation images alone (95 %)."""
-    counts = [record.fact("data")["images"].get("val", 0) for record in (a, b)]
+    counts = [record.val_images or 0 for record in (a, b)]
     name = share_of_images(measured[0])
     if not all(counts) or not all(name in values for values in measured):
         return None

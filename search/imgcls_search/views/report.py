@@ -17,9 +17,11 @@ from optuna.study import StudyDirection
 
 from imgcls_search import atomic, costs, durations
 from imgcls_search.confidence import share_interval
+from imgcls_search.data.chosen import Chosen
+from imgcls_search.data.folds import places
 from imgcls_search.errors import SearchError, StudyError, writing
 from imgcls_search.jobs.confirm import optimism_of_each
-from imgcls_search.jobs.evaluate import Evaluation, measure_on, read_network
+from imgcls_search.jobs.evaluate import Evaluation, measure_on, out_of_fold, read_network
 from imgcls_search.jobs.export import find_trial
 from imgcls_search.measures import by_class, main_measure, share_of_images
 from imgcls_search.rounding import gained, measured, pairs, share, spread, without_long_numbers
@@ -89,11 +91,11 @@ def _facts(record: Record, winner: Trial, front: Sequence[Trial]) -> dict[str, A
     data = record.fact("data")
     right = share_of_images(winner.epochs[-1]) if winner.epochs else ""
     accuracy = winner.epochs[-1].get(right) if winner.epochs else None
-    count = data["images"].get("val", 0)
+    count = record.val_images or 0
     return {
         "study": found["study"],
         "objectives": [f"{direction} {metric}" for metric, direction in record.objectives],
-        "how_known": {metric: _how_known(metric) for metric, _ in record.objectives},
+        "how_known": {metric: _how_known(metric, len(data.get("folds", []))) for metric, _ in record.objectives},
         "stands": found["stands"],
         "counts": found["trials"],
         "epochs": found["epochs"],
@@ -114,11 +116,12 @@ def _facts(record: Record, winner: Trial, front: Sequence[Trial]) -> dict[str, A
     }
 
 
-def _how_known(metric: str) -> str:
+def _how_known(metric: str, folds: int) -> str:
     """Return where the value of an objective is from, in a few words."""
     if metric in SIZES:
         return "known before training"
-    return "of the exported network" if metric in MEASURED else "validation split, searched"
+    how = f"cross-validation in {folds} folds" if folds else "validation split"
+    return "of the exported network" if metric in MEASURED else f"{how}, searched"
 
 
 def _winner(record: Record, winner: Trial, files: StudyFiles) -> dict[str, Any]:
@@ -170,7 +173,7 @@ def _mistakes(trial: Trial, files: StudyFiles) -> dict[str, Any]:
     from imgcls_search.data import load as load_images
 
     network, config, data = read_network(files.checkpoint(trial.number))
-    found = measure_on(network, config, data, "val")
+    found = out_of_fold(files.checkpoint(trial.number)) if data.folds else measure_on(network, config, data, "val")
     if found.thresholds is not None:
         return _label_mistakes(found, load_images(data, "val").pixels)
     predicted = found.decided
@@ -178,7 +181,10 @@ def _mistakes(trial: Trial, files: StudyFiles) -> dict[str, Any]:
     labels = np.arange(len(classes))
     confidence = np.take_along_axis(found.probabilities, predicted[:, None], axis=1)[:, 0]
     wrong = mistakes(found.probabilities, predicted, found.labels)
-    pixels = load_images(data, "val").pixels
+    pixels: Any = load_images(data, "val").pixels
+    if data.folds:
+        order = np.concatenate(places(data.folds, data.counts["train"]))
+        pixels = Chosen([load_images(data, "train").pixels, pixels], order)
     scores = precision_recall_fscore_support(found.labels, predicted, labels=labels, zero_division=0.0)
     return {
         "of_labels": False,

@@ -6,7 +6,8 @@ import contextlib
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 
 from imgcls_search import costs, digests
 from imgcls_search.data import Prepared, load
+from imgcls_search.data.chosen import Chosen
 from imgcls_search.errors import (
     DataError,
     DeployError,
@@ -41,8 +43,9 @@ from imgcls_search.train import checkpoint
 from imgcls_search.train.device import give_back_memory
 from imgcls_search.train.loop import ImageSet, Session, fit, predict
 from imgcls_search.train.metrics import Wanted
-from imgcls_search.trial import LATENCY_CONDITIONS
-from imgcls_search.worker import finish, pipeline
+from imgcls_search.trial import LATENCY_CONDITIONS, MEASURED
+from imgcls_search.worker import cross_validation, finish, pipeline
+from imgcls_search.worker.cross_validation import CrossValidation
 from imgcls_search.worker.saved import identity, read_checkpoint, read_finished
 
 SAVE_SHARE = 0.02
@@ -51,6 +54,9 @@ SAVE_SHARE = 0.02
 SAVE_SECONDS = 30.0
 """and at least this often otherwise."""
 
+NOT_OF_IMAGES = (*MEASURED, "archive_kb")
+"""What an exported network is measured by beside its scores on images."""
+
 
 class JobRunner:
     """Where a worker's current training stands between two jobs."""
@@ -58,7 +64,7 @@ class JobRunner:
     def __init__(self, device: str) -> None:
         self.device = device
         self.trial = -1
-        self.session: Session | None = None
+        self.session: Session | CrossValidation | None = None
         self.images: tuple[Any, tuple[ImageSet, ImageSet | None]] | None = None
         """The image sets of the last job and what they were made of; the next trial's are mostly the same."""
         self.dropped = ""
@@ -130,26 +136,30 @@ class JobRunner:
         from imgcls_search.worker import pictures
 
         data = pipeline.with_normalisation(job.config, Prepared.from_dict(job.data))
+        state = checkpoint.load(Path(job.checkpoint))
+        draw = partial(
+            pictures.draw,
+            Path(job.pictures),
+            job.trial,
+            history=state["history"],
+            classes=data.classes,
+            stated=costs.of(job.config.tree),
+        )
+        if cross_validation.KEY in state:
+            known = cross_validation.read_out_of_fold(state, job.checkpoint)
+            pixels = Chosen([load(data, "train").pixels, load(data, "val").pixels], known.images)
+            return draw(logits=known.logits, labels=known.labels, pixels=pixels)
         _, validation = self._image_sets(data, job.portion)
         assert validation is not None
-        state = checkpoint.load(Path(job.checkpoint))
         artifact = finish.find_artifact(state, Path(job.checkpoint))
         if artifact is not None:
             logits = finish.logits(artifact, validation)
         else:
             session = self._session(job, data)
+            assert isinstance(session, Session)
             logits = predict(session.deployed, validation, precision=session.precision)
         split = load(data, "val")
-        return pictures.draw(
-            Path(job.pictures),
-            job.trial,
-            history=state["history"],
-            logits=logits,
-            labels=np.asarray(split.labels),
-            pixels=split.pixels,
-            classes=data.classes,
-            stated=costs.of(job.config.tree),
-        )
+        return draw(logits=logits, labels=np.asarray(split.labels), pixels=split.pixels)
 
     def _train(self, job: Job, stop: threading.Event, rest: Callable[[], None], live: Callable[[int], None]) -> Any:
         data = pipeline.with_normalisation(job.config, Prepared.from_dict(job.data))
@@ -158,7 +168,6 @@ class JobRunner:
             return
         session = self._session(job, data)
         yield Started(trial=job.trial, history=list(session.history), dropped=self.dropped)
-        train, validation = self._image_sets(data, job.portion)
 
         def should_stop() -> bool:
             rest()
@@ -166,7 +175,13 @@ class JobRunner:
             return stop.is_set() and self.saved_epoch == session.epoch
 
         wanted = Wanted(classes=data.classes, named=job.metrics, costs=costs.of(job.config.tree))
-        epochs = fit(session, train, validation, until_epoch=job.until_epoch, should_stop=should_stop, wanted=wanted)
+        if isinstance(session, CrossValidation):
+            epochs = session.fit(until_epoch=job.until_epoch, should_stop=should_stop, wanted=wanted)
+        else:
+            train, validation = self._image_sets(data, job.portion)
+            epochs = fit(
+                session, train, validation, until_epoch=job.until_epoch, should_stop=should_stop, wanted=wanted
+            )
         for metrics in epochs:
             stopping = stop.is_set()
             if stopping or session.epoch == job.until_epoch or self._is_save_due(metrics["seconds"]):
@@ -185,13 +200,14 @@ class JobRunner:
         self,
         job: Job,
         data: Prepared,
-        session: Session,
+        session: Session | CrossValidation,
         should_stop: Callable[[], bool],
         live: Callable[[], None],
     ) -> Event:
         """Compress, export and measure a copy; at the last epoch the checkpoint then holds what came out."""
         started = time.monotonic()
-        train, validation = self._image_sets(data, job.portion)
+        fold = session.fold if isinstance(session, CrossValidation) else None
+        train, validation = self._image_sets(data, job.portion, fold)
         task = finish.Task(
             config=job.config,
             data=data,
@@ -207,7 +223,11 @@ class JobRunner:
             live=live,
         )
         found = finish.finish(session.deployed, task, Path(job.artifact) if job.artifact else None)
-        metrics = {**found.metrics, "seconds": round(time.monotonic() - started, 4)}
+        scores = found.metrics
+        if fold is not None:
+            # The score is that of all folds; the file is of the last one's network, and has its size and its time.
+            scores = {name: value for name, value in scores.items() if name in NOT_OF_IMAGES}
+        metrics = {**scores, "seconds": round(time.monotonic() - started, 4)}
         print(f"as deployed after epoch {session.epoch}: {metrics} {found.notes}", flush=True)  # noqa: T201
         if job.artifact:
             state = {
@@ -218,20 +238,35 @@ class JobRunner:
                 "artifact": digests.of_file(Path(job.artifact)),
                 "metrics": metrics,
                 "notes": found.notes,
+                **self._kept_of_folds(session, data),
             }
             checkpoint.save(state, Path(job.checkpoint))
             self.session = None
         return Scored(trial=job.trial, epoch=session.epoch, metrics=metrics, notes=found.notes)
 
-    def _image_sets(self, data: Prepared, portion: Portion) -> tuple[ImageSet, ImageSet | None]:
+    def _kept_of_folds(self, session: Session | CrossValidation, data: Prepared) -> dict[str, Any]:
+        """Return what is kept of a trial whose folds are all finished."""
+        if not isinstance(session, CrossValidation):
+            return {}
+        kept = cross_validation.what_is_kept(data, load(data, "train"), load(data, "val"))
+        return {cross_validation.KEY: {**session.state_dict()[cross_validation.KEY], **kept}}
+
+    def _image_sets(
+        self, data: Prepared, portion: Portion, fold: int | None = None
+    ) -> tuple[ImageSet, ImageSet | None]:
         """Return the images; a GPU that holds them keeps them from trial to trial."""
-        if self.images is None or self.images[0] != (data, portion):
+        if self.images is None or self.images[0] != (data, portion, fold):
             # Two sets at a time might not fit.
             self.images = None
-            self.images = (data, portion), pipeline.image_sets(data, portion, self.device)
+            found: tuple[ImageSet, ImageSet | None] = (
+                pipeline.image_sets(data, portion, self.device)
+                if fold is None
+                else pipeline.fold_sets(data, fold, self.device)
+            )
+            self.images = (data, portion, fold), found
         return self.images[1]
 
-    def _session(self, job: Job, data: Prepared) -> Session:
+    def _session(self, job: Job, data: Prepared) -> Session | CrossValidation:
         """Return the trial's training: as this worker left it, from its checkpoint, or new."""
         self.dropped = ""
         if self.session is not None and self.trial == job.trial and self.session.epoch == job.from_epoch:
@@ -243,28 +278,61 @@ class JobRunner:
             print(f"training again from the start: {self.dropped}", flush=True)  # noqa: T201 - the trial's log
         self.session = None
         give_back_memory()
-        session = pipeline.new_session(
-            job.config,
-            data,
-            seed=job.seed,
-            device=self.device,
-            from_pretrained=state is None,
-            micro_batches=job.micro_batches,
-            teacher=job.teacher,
-        )
+        session = self._new_session(job, data, state)
         if state is not None:
             session.load_state_dict(state)
         self.trial, self.session = job.trial, session
         self.saved_epoch, self.saved_at, self.save_seconds = session.epoch, time.monotonic(), 0.0
         return session
 
+    def _new_session(self, job: Job, data: Prepared, state: Mapping[str, Any] | None) -> Session | CrossValidation:
+        """Return an untrained session, which is to go on from a state if there is one."""
+        if not data.folds or job.portion == "train+val":
+            return self._new_network(job, data, job.seed, state is None)
+        epochs = job.config.section("training")["epochs"]
+
+        def renew(fold: int, from_pretrained: bool) -> Session:
+            # The one before is not needed any more, and two might not fit.
+            if isinstance(self.session, CrossValidation):
+                del self.session.session
+            give_back_memory()
+            seed = cross_validation.seed_of(job.seed, fold)
+            return self._new_network(job, pipeline.fold_data(data, fold), seed, from_pretrained)
+
+        def images(fold: int) -> tuple[ImageSet, ImageSet]:
+            train, validation = self._image_sets(data, job.portion, fold)
+            assert validation is not None
+            return train, validation
+
+        fold = 0 if state is None else cross_validation.fold_in(state, epochs)
+        return CrossValidation(
+            folds=len(data.folds),
+            epochs=epochs,
+            session=renew(fold, state is None),
+            images=images,
+            renew=renew,
+        )
+
+    def _new_network(self, job: Job, data: Prepared, seed: int, from_pretrained: bool) -> Session:
+        return pipeline.new_session(
+            job.config,
+            data,
+            seed=seed,
+            device=self.device,
+            from_pretrained=from_pretrained,
+            micro_batches=job.micro_batches,
+            teacher=job.teacher,
+        )
+
     def _is_save_due(self, epoch_seconds: float) -> bool:
         return self.save_seconds <= SAVE_SHARE * epoch_seconds or time.monotonic() - self.saved_at > SAVE_SECONDS
 
-    def _save(self, session: Session, job: Job, data: Prepared) -> None:
+    def _save(self, session: Session | CrossValidation, job: Job, data: Prepared) -> None:
         started = time.monotonic()
         state = {**session.state_dict(), **pipeline.describe_weights(job.config, data), "job": identity(job)}
-        if session.epoch == job.config.section("training")["epochs"]:
+        last = job.config.epochs if isinstance(session, CrossValidation) else job.config.section("training")["epochs"]
+        if session.epoch == last:
+            state |= self._kept_of_folds(session, data)
             # Nothing follows: what only a further step would need is two thirds of the file.
             del state["optimizer"]
         checkpoint.save(state, Path(job.checkpoint))

@@ -43,6 +43,8 @@ from imgcls_search.data import (
     read_headers,
     summarise,
 )
+from imgcls_search.data.chosen import Chosen
+from imgcls_search.data.folds import places
 from imgcls_search.data.image import CACHE_GB, MOMENTS, check_normalisation
 from imgcls_search.errors import CheckpointError
 from imgcls_search.image_size import sides
@@ -357,6 +359,45 @@ def image_sets(data: Prepared, portion: Portion, device: str) -> tuple[ImageSet,
     return on_device(replace(train, pixels=pixels, labels=labels), data, device), None
 
 
+def fold_data(data: Prepared, fold: int) -> Prepared:
+    """Return what the network that is scored on a fold sees: counts of its images; the normalisation is that of all.
+
+    The mean and deviation of the pixels are no matter of labels, and one network input serves all folds.
+    """
+    train, scored = _fold_places(data, fold)
+    labels = np.concatenate([load(data, "train").labels, load(data, "val").labels])[train]
+    return replace(
+        data,
+        counts={**data.counts, "train": len(train), "val": len(scored)},
+        class_counts=tuple(np.bincount(labels, minlength=len(data.classes)).tolist()),
+    )
+
+
+def fold_sets(data: Prepared, fold: int, device: str) -> tuple[ImageSet, ImageSet]:
+    """Return the images to train on and to score by, where a fold is held out."""
+    train, scored = _fold_places(data, fold)
+    return _chosen(data, train, device, whole=True), _chosen(data, scored, device, whole=False)
+
+
+def _fold_places(data: Prepared, fold: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    scored = places(data.folds, data.counts["train"])[fold]
+    return np.setdiff1d(np.arange(data.counts["train"] + data.counts["val"]), scored), scored
+
+
+def _chosen(data: Prepared, items: np.ndarray[Any, Any], device: str, *, whole: bool) -> ImageSet:
+    parts = [load(data, "train", whole=whole), load(data, "val", whole=whole)]
+    pixels: Any = Chosen([part.pixels for part in parts], items)
+    is_stored = all(isinstance(part.pixels, np.ndarray) for part in parts)
+    if device.startswith("cuda") and is_stored:
+        size = math.prod(pixels.shape)
+        if size < GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
+            pixels = pixels[np.arange(len(items))]
+    labels = np.concatenate([part.labels for part in parts])[items]
+    names = [name for part in parts for name in part.names]
+    images = Images(pixels=pixels, labels=labels, names=tuple(names[item] for item in items.tolist()))
+    return on_device(images, data, device)
+
+
 def on_device(images: Images, data: Prepared, device: str) -> ImageSet:
     """Return images ready for training: on a GPU as a whole where they fit, otherwise mapped from disk."""
     pixels: Any = images.pixels
@@ -404,7 +445,7 @@ def load_finished(state: Mapping[str, Any], source: str) -> tuple[nn.Module, Tri
         CheckpointError: it did not, or the file's contents are not a trained model of this program.
     """
     model, config, data = load_weights(state, source)
-    history, last = state.get("history"), config.section("training")["epochs"]
+    history, last = state.get("history"), config.epochs if "folds" in state else config.section("training")["epochs"]
     # A file may come from anybody, or be older than histories.
     if isinstance(history, list) and len(history) < last:
         raise CheckpointError(

@@ -105,9 +105,21 @@ def from_trial(files: StudyFiles, number: int | None, moved_to: Component | None
             "trials of the search": len(record.trials),
         },
         notes=(
+            *_of_a_fold(data),
             "Its configuration was chosen among many by their scores on the validation images, so the score on them is "
             "an optimistic one; no test image was looked at.",
         ),
+    )
+
+
+def _of_a_fold(data: Prepared) -> tuple[str, ...]:
+    """Return what is to be said of a network that is one of several."""
+    if not data.folds:
+        return ()
+    return (
+        f"It is the network of the last of {len(data.folds)} folds: {data.counts['val']} of the images outside the "
+        "test split were held out to score it, and the scores here are of these. The trial's score is the mean of all "
+        "folds. To train one network on all images: export the trial, train it, and export the weights.",
     )
 
 

@@ -1,0 +1,110 @@
+"""Folds: the images outside the test split in parts, each of which is scored by a network that trains on the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from imgcls_search.data.groups import Groups
+from imgcls_search.errors import CutError
+
+Numbers = npt.NDArray[np.int64]
+
+STARTS = 8
+"""Orders in which groups are dealt out; the most even folds are taken. One where there are many groups."""
+
+MANY_GROUPS = 2_000
+
+
+def cut(
+    labels: Numbers, pool: Numbers, count: int, *, seed: tuple[int, int], groups: Groups | None, place: str
+) -> list[Numbers]:
+    """Return the pool in so many folds, each class as evenly among them as whole groups allow.
+
+    Raises:
+        CutError: there are fewer images or groups than folds.
+    """
+    if len(pool) < count:
+        raise CutError(f"{place}: folds is {count}, but there are {len(pool)} images outside the test split")
+    # numpy has frozen the stream of RandomState: folds must stay the same for years, as a sealed test split must.
+    random = np.random.RandomState(seed)
+    if groups is None:
+        owner = _deal(labels[pool], count, random)
+    else:
+        numbers, group = np.unique(groups.numbers[pool], return_inverse=True)
+        if len(numbers) < count:
+            raise CutError(f"{place}: folds is {count}, but there are {len(numbers)} groups outside the test split")
+        owner = _deal_groups(labels[pool], group, count, random)[group]
+    return [pool[owner == number] for number in range(count)]
+
+
+def _deal(labels: Numbers, count: int, random: np.random.RandomState) -> Numbers:
+    """Deal images out class by class; the next class begins at the fold after the last one, so that all are equal."""
+    order = np.concatenate([random.permutation(np.flatnonzero(labels == number)) for number in np.unique(labels)])
+    owner = np.empty(len(labels), dtype=np.int64)
+    owner[order] = np.arange(len(labels)) % count
+    return owner
+
+
+def _deal_groups(labels: Numbers, group: Numbers, count: int, random: np.random.RandomState) -> Numbers:
+    """Return the fold of each group: large ones first, each to the fold that has least of its classes."""
+    kinds, label = np.unique(labels, return_inverse=True)
+    pairs, images = np.unique(np.stack([group, label]), axis=1, return_counts=True)
+    firsts = np.searchsorted(pairs[0], np.arange(group.max() + 2))
+    sizes, totals = np.bincount(group), np.bincount(label)
+    best, least = None, np.inf
+    for _ in range(STARTS if len(sizes) <= MANY_GROUPS else 1):
+        held = np.zeros((count, len(kinds)))
+        owner = np.empty(len(sizes), dtype=np.int64)
+        mixed = random.permutation(len(sizes))
+        for number in mixed[np.argsort(-sizes[mixed], kind="stable")]:
+            part = slice(firsts[number], firsts[number + 1])
+            mine, added = pairs[1, part], images[part]
+            # A class counts by its share; among equals the smallest fold, so that none stays empty.
+            costs = (((held[:, mine] + added) ** 2 - held[:, mine] ** 2) / totals[mine] ** 2).sum(axis=1)
+            owner[number] = np.lexsort((held.sum(axis=1), costs.round(12)))[0]
+            held[owner[number], mine] += added
+        uneven = float(((held / totals) ** 2).sum())
+        if uneven < least:
+            best, least = owner, uneven
+    assert best is not None
+    return best
+
+
+def refuse_untrained(
+    labels: Numbers, folds: Sequence[Numbers], kept: Numbers, classes: Sequence[str], place: str
+) -> None:
+    """Raise CutError if a class is in one fold only, so that nothing of it is left to train on beside that fold."""
+    held = _counts(labels, folds, classes)
+    trained = held.sum(axis=0) - held + np.bincount(labels[kept], minlength=len(classes))
+    if bad := [repr(classes[number]) for number in np.flatnonzero((trained == 0).any(axis=0)).tolist()]:
+        few = ", ".join(bad[:10]) + (f" and {len(bad) - 10} more" if len(bad) > 10 else "")
+        raise CutError(
+            f"{place}: all images of class {few} are in one of {len(folds)} folds; needed: at least 2 images, "
+            "or groups, of each class outside the test split"
+        )
+
+
+def rare_classes(labels: Numbers, folds: Sequence[Numbers], classes: Sequence[str]) -> list[str]:
+    """Return what is to be said of classes that some folds have no image of."""
+    missing = (_counts(labels, folds, classes) == 0).sum(axis=0).tolist()
+    rare = [f"{name!r} (not in {count} of {len(folds)})" for name, count in zip(classes, missing, strict=True) if count]
+    if not rare:
+        return []
+    return [f"no image in some folds of class {', '.join(rare[:5])}" + (f" and {len(rare) - 5} more" * (len(rare) > 5))]
+
+
+def _counts(labels: Numbers, folds: Sequence[Numbers], classes: Sequence[str]) -> Numbers:
+    return np.stack([np.bincount(labels[items], minlength=len(classes)) for items in folds])
+
+
+def places(sizes: Sequence[int], num_train: int) -> list[Numbers]:
+    """Return the places of each fold's images in `train` and then `val`.
+
+    The last fold is the validation split; the others stand in order at the beginning of the training split.
+    """
+    firsts = np.cumsum([0, *sizes])
+    first = [np.arange(start, start + size) for start, size in zip(firsts[:-2], sizes[:-1], strict=True)]
+    return [*first, np.arange(num_train, num_train + sizes[-1])]

@@ -1,0 +1,204 @@
+"""A trial with folds: one network after the other, each trained without a fold of the images and scored on that fold.
+
+Epochs count in turn: those of the first network, then those of the second, and so on. After each of them a trial shows
+the mean of the folds that are finished and of the current one, which counts by the share of its epochs, so that two
+trials at the same epoch compare. What the finished networks say of their folds stays in the checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import stdev
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from imgcls_search.data import Images, Prepared
+from imgcls_search.data.folds import places
+from imgcls_search.errors import CheckpointError
+from imgcls_search.measures import ALWAYS, SUPPORT
+from imgcls_search.train import checkpoint
+from imgcls_search.train.loop import ImageSet, Session, fit, predict
+from imgcls_search.train.metrics import Wanted, softmax
+
+KEY = "folds"
+"""The part of a saved training that tells of its folds."""
+
+ImageSets = Callable[[int], tuple[ImageSet, ImageSet]]
+"""Returns the images to train on and those to score, by the number of a fold."""
+
+NewSession = Callable[[int, bool], Session]
+"""Returns an untrained session for a fold; the second argument says whether pretrained weights are to be loaded."""
+
+
+def seed_of(seed: int, fold: int) -> int:
+    """Return the seed of a fold's network: that of the trial for the first, others that follow from it."""
+    if fold == 0:
+        return seed
+    return int(np.random.SeedSequence([seed, fold, 5]).generate_state(1)[0] // 2)
+
+
+@dataclass(kw_only=True)
+class CrossValidation:
+    """A trial's networks, of which one is under way; it is trained and saved as a single `Session` is."""
+
+    folds: int
+    epochs: int
+    """Of one network."""
+
+    session: Session
+    images: ImageSets
+    renew: NewSession
+    history: list[dict[str, float]] = field(default_factory=list)
+    """What the trial showed after each epoch."""
+
+    ends: list[dict[str, float]] = field(default_factory=list)
+    """What each finished network measured on its fold after its last epoch."""
+
+    logits: list[Tensor] = field(default_factory=list)
+    """What it said of each image of its fold, [n, classes]."""
+
+    @property
+    def epoch(self) -> int:
+        """Epochs finished, over all networks."""
+        return len(self.history)
+
+    @property
+    def fold(self) -> int:
+        """The fold whose network is under way, or was the last one to finish."""
+        return len(self.ends) - (self.session.epoch == self.epochs)
+
+    @property
+    def deployed(self) -> nn.Module:
+        """The weights of the current network."""
+        return self.session.deployed
+
+    def fit(self, *, until_epoch: int, should_stop: Callable[[], bool], wanted: Wanted) -> Iterator[dict[str, float]]:
+        """Train up to and including an epoch of all; after each, yield what the trial shows.
+
+        Raises:
+            DivergedError: a loss became NaN or infinite.
+            StoppedError: `should_stop` said so in the middle of an epoch.
+        """
+        while self.epoch < until_epoch:
+            if self.session.epoch == self.epochs:
+                self.session = self.renew(len(self.ends), True)
+            train, validation = self.images(self.fold)
+            end = min(self.epochs, until_epoch - self.fold * self.epochs)
+            for metrics in fit(
+                self.session, train, validation, until_epoch=end, should_stop=should_stop, wanted=wanted
+            ):
+                if self.session.epoch == self.epochs:
+                    self.ends.append(metrics)
+                    said = predict(self.session.deployed, validation, precision=self.session.precision)
+                    self.logits.append(torch.from_numpy(said))
+                named = [name for name in metrics if name in ALWAYS or name in wanted.named]
+                self.history.append(self._shown(metrics, named))
+                yield self.history[-1]
+
+    def _shown(self, metrics: Mapping[str, float], named: Sequence[str]) -> dict[str, float]:
+        """Return what the trial shows after an epoch: means, the current network's own, and how the folds spread."""
+        is_end = self.session.epoch == self.epochs
+        parts = [(end, 1.0) for end in self.ends]
+        if not is_end:
+            parts.append((dict(metrics), self.session.epoch / self.epochs))
+        names = dict.fromkeys(name for part, _ in parts for name in part) if is_end else metrics
+        own = ("epoch", "train_loss", "seconds")
+        means = {name: _mean(name, parts) for name in names if name not in own}
+        ends = {name: [end[name] for end in self.ends if name in end] for name in named}
+        return {
+            "epoch": len(self.history) + 1,
+            "train_loss": metrics["train_loss"],
+            **means,
+            "fold": (len(self.ends) if is_end else len(self.ends) + 1),
+            **{f"fold_{name}": metrics[name] for name in named},
+            **({f"{name}_std": stdev(values) for name, values in ends.items() if len(values) > 1} if is_end else {}),
+            "seconds": metrics["seconds"],
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the next epoch depends on; `model` is the current network."""
+        folds = {"history": self.session.history, "ends": self.ends, "logits": self.logits}
+        return {**self.session.state_dict(), "history": self.history, KEY: folds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to a saved state."""
+        folds = state[KEY]
+        self.history, self.ends = list(state["history"]), list(folds["ends"])
+        self.logits = list(folds["logits"])
+        self.session.load_state_dict({**state, "history": folds["history"]})
+
+
+def fold_in(state: Mapping[str, Any], epochs: int) -> int:
+    """Return the number of the fold whose network a saved state holds; networks are trained for `epochs` each."""
+    return len(state[KEY]["ends"]) - (len(state[KEY]["history"]) == epochs)
+
+
+def _mean(name: str, parts: Sequence[tuple[Mapping[str, float], float]]) -> float:
+    known = [(part[name], weight) for part, weight in parts if name in part]
+    if name.partition(":")[0] == SUPPORT:
+        # Numbers of images.
+        return sum(value for value, _ in known)
+    if len(known) == 1:
+        return known[0][0]
+    return sum(value * weight for value, weight in known) / sum(weight for _, weight in known)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutOfFold:
+    """What the networks of a finished trial say of images that they were not trained on, in the order of the folds."""
+
+    probabilities: npt.NDArray[np.float64]
+    """[N, classes]."""
+
+    labels: npt.NDArray[np.int64]
+    """Class numbers [N]."""
+
+    images: npt.NDArray[np.int64]
+    """The place of each image [N] in the training split and then the validation split, as `data.load` returns them."""
+
+    names: tuple[str, ...]
+    logits: npt.NDArray[np.float32]
+
+
+def what_is_kept(data: Prepared, train: Images, validation: Images) -> dict[str, Any]:
+    """Return what a finished trial keeps beside the logits, so that its file says which image they are of."""
+    order = np.concatenate(places(data.folds, data.counts["train"]))
+    labels = np.concatenate([train.labels, validation.labels])[order]
+    names = [*train.names, *validation.names]
+    return {
+        "images": torch.from_numpy(order),
+        "labels": torch.from_numpy(labels),
+        "names": [names[place] for place in order.tolist()],
+    }
+
+
+def out_of_fold(weights: Path) -> OutOfFold:
+    """Return the out-of-fold predictions that a finished trial with folds keeps in its weights file.
+
+    Raises:
+        CheckpointError: the file is missing or damaged, or is not of a finished trial with folds.
+    """
+    return read_out_of_fold(checkpoint.load(weights), str(weights))
+
+
+def read_out_of_fold(state: Mapping[str, Any], source: str) -> OutOfFold:
+    """Return those of a state that was read.
+
+    Raises:
+        CheckpointError: it is not of a finished trial with folds.
+    """
+    try:
+        kept = state[KEY]
+        logits = torch.cat(list(kept["logits"])).numpy()
+        labels, images, names = kept["labels"].numpy(), kept["images"].numpy(), tuple(kept["names"])
+    except (KeyError, TypeError, RuntimeError, AttributeError):
+        raise CheckpointError(f"{source}: no out-of-fold predictions; needed: a finished trial with folds") from None
+    if not len(logits) == len(labels) == len(images) == len(names):
+        raise CheckpointError(f"{source}: its out-of-fold predictions are damaged")
+    return OutOfFold(probabilities=softmax(logits), labels=labels, images=images, names=names, logits=logits)

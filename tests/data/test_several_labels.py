@@ -241,6 +241,11 @@ def test_groups_stay_in_one_split_with_every_label_in_each(tmp_path: Path) -> No
     assert any((labels.sum(axis=1) == 0).any() for split, labels in source.labels.items() if split != "train")
 
 
+def test_folds_of_images_with_several_labels_are_refused(tmp_path: Path) -> None:
+    found = refusal(write_rows(tmp_path, "image,tags", ROWS), folds=3)
+    assert found.endswith("folds is 3, but images have several labels; leave out folds, val cuts one split")
+
+
 def test_a_changed_label_is_another_fingerprint_and_the_order_of_rows_is_none(tmp_path: Path) -> None:
     one = table(write_rows(tmp_path, "image,tags", ROWS)).prints
     (tmp_path / "labels.csv").write_text("\n".join(["image,tags", *reversed(ROWS)]) + "\n")

@@ -10,7 +10,7 @@ import torch
 from imgcls_search import archive
 from imgcls_search.config import Component
 from imgcls_search.errors import CheckpointError
-from imgcls_search.models import pretrained
+from imgcls_search.models import weights_reading
 from imgcls_search.train import checkpoint
 
 STATE = {"model": {"weight": torch.arange(3000.0)}, "about": "digits", "history": [{"epoch": 1}]}
@@ -71,4 +71,4 @@ def test_flipped_weights_of_others_are_refused(tmp_path: Path) -> None:
         (tmp_path / "bad.pt").write_bytes(spoiled)
         component = Component(path="model.vit", name="vit", args={"weights": str(tmp_path / "bad.pt")})
         with pytest.raises(CheckpointError, match=r"model\.vit\.weights: .*bad\.pt: not a weights file, or damaged"):
-            pretrained._read(f"{component.path}.weights", str(component.args["weights"]))
+            weights_reading.contents_of(f"{component.path}.weights", str(component.args["weights"]))

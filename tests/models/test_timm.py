@@ -212,12 +212,12 @@ def test_published_efficientnet_is_read_in_its_first_names() -> None:
 
 def test_published_efficientnet_knows_a_daisy() -> None:
     import numpy as np
-    from imgcls_search.models.pretrained import _in_timms_names
+    from imgcls_search.models.weights_reading import in_timms_names
     from PIL import Image
     from sklearn.datasets import load_sample_image
 
     model = library.create_model("tf_efficientnet_lite0").eval()
-    model.load_state_dict(_in_timms_names(torch.load(lite0(), weights_only=True), model))
+    model.load_state_dict(in_timms_names(torch.load(lite0(), weights_only=True), model))
     photo = np.asarray(Image.fromarray(load_sample_image("flower.jpg")).resize((224, 224)))
     with torch.inference_mode():
         logits = model(torch.from_numpy(photo / 127.5 - 1).float().permute(2, 0, 1)[None])

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from imgcls_search.errors import CheckpointError
-from imgcls_search.models import MODELS, pretrained, weights_files
+from imgcls_search.models import MODELS, pretrained, weights_files, weights_reading
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def _own(file: Path, place: str) -> AtHand:
     if known is not None:
         return _described(file, place, known, "by its name")
     try:
-        about = json.loads(pretrained.read_file(file)["about"])
+        about = json.loads(weights_reading.read_file(file)["about"])
         family, arguments = next(iter(about["config"]["model"].items()))
         model = {family: {**arguments, "weights": str(file)}}
         return _described(file, place, model, f"trained by imgcls-search, {len(about['data']['classes'])} classes")
@@ -74,7 +74,7 @@ def _described(file: Path, place: str, model: Mapping[str, Mapping[str, Any]] | 
 
 
 def _timm(name: str) -> Mapping[str, Mapping[str, Any]]:
-    return {"timm": {"name": name, "weights": pretrained.IMAGENET}}
+    return {"timm": {"name": name, "weights": weights_reading.IMAGENET}}
 
 
 def _published(name: str) -> Mapping[str, Mapping[str, Any]] | None:
@@ -100,7 +100,7 @@ def _twins() -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
     for family, builder in MODELS.items():
         twins = getattr(import_module(builder.__module__), "TWINS", {})
         for name, arguments in twins.items():
-            found[name] = {family: {**_unusual(builder, arguments), "weights": pretrained.IMAGENET}}
+            found[name] = {family: {**_unusual(builder, arguments), "weights": weights_reading.IMAGENET}}
     return found
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,39 +14,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from imgcls_search import archive
-from imgcls_search.config import Component, expand_path
-from imgcls_search.errors import BuildError, CheckpointError, closest
+from imgcls_search.config import Component
+from imgcls_search.errors import BuildError, CheckpointError
 from imgcls_search.image_size import ImageSize, sides
 from imgcls_search.models import timm_hub, weights_files
 from imgcls_search.models.anatomy import Anatomy
+from imgcls_search.models.weights_reading import (
+    IMAGENET,
+    Tensors,
+    contents_of,
+    examples,
+    in_timms_names,
+    modernised,
+    tensors_of,
+    without_wrapping_prefix,
+)
 
-IMAGENET = "imagenet"
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-WRAPPERS = ("model", "state_dict", "model_state_dict")
-"""Under these keys training scripts save the weights beside other things."""
-
-PREFIXES = ("module.", "_orig_mod.", "model.")
-"""What DataParallel, torch.compile and Lightning put before the name of each tensor."""
-
-# EfficientNet's first PyTorch version names its parts like this; timm like that.
-_OUTER = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
-_SQUEEZE = {"_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
-_PLAIN = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2", **_SQUEEZE}
-_EXPANDING = {
-    "_expand_conv": "conv_pw",
-    "_bn0": "bn1",
-    "_depthwise_conv": "conv_dw",
-    "_bn1": "bn2",
-    "_project_conv": "conv_pwl",
-    "_bn2": "bn3",
-    **_SQUEEZE,
-}
-
-Tensors = Mapping[str, Tensor]
 
 
 def is_wanted(component: Component) -> bool:
@@ -77,7 +61,7 @@ def find(component: Component, model: nn.Module, *, image_size: ImageSize, chann
     elif file is None:
         tensors = _fetched(path, str(anatomy.twin), _torchvision_weights(anatomy), torch.hub.get_dir())
     else:
-        tensors = _modernised(_without_wrapping_prefix(_from_file(path, file), model))
+        tensors = modernised(without_wrapping_prefix(tensors_of(path, file), model))
     noted = _noted_grid(path, wanted) if wanted != IMAGENET and component.name != "timm" else None
     tensors = _resized(tensors, model, image_size, path, noted)
     tensors = {name: tensor for name, tensor in tensors.items() if not _is_head(name, anatomy)}
@@ -106,7 +90,7 @@ def normalisation(component: Component, model: nn.Module) -> tuple[tuple[float, 
 
 def _noted_normalisation(path: str, wanted: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     with contextlib.suppress(KeyError, TypeError, ValueError):
-        data = json.loads(_read(path, wanted)["about"])["data"]
+        data = json.loads(contents_of(path, wanted)["about"])["data"]
         return tuple(data["mean"]), tuple(data["std"])
     return None
 
@@ -163,16 +147,7 @@ def _fetched(path: str, name: str, weights: Any, hub: str) -> Tensors:
             f"{path}: the pretrained weights of {name} cannot be fetched ({_reason(error)}); "
             f"connect to a network, or put {file} into {folder}"
         ) from error
-    return _modernised(state)
-
-
-def _modernised(state: Tensors) -> Tensors:
-    return {_modern(name): tensor for name, tensor in state.items()}
-
-
-def _modern(name: str) -> str:
-    # The files of DenseNet are older than its layers' names: denselayer1.norm.1.weight is denselayer1.norm1.weight now.
-    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", name)
+    return modernised(state)
 
 
 def _from_timm(
@@ -189,7 +164,7 @@ def _from_timm(
     shape: dict[str, Any] = {"image_size": image_size, "channels": channels, "classes": classes}
     if file is None:
         return _fetched_by_timm(component, arguments, shape)
-    tensors = _in_timms_names(_without_wrapping_prefix(_from_file(path, file), model), model)
+    tensors = in_timms_names(without_wrapping_prefix(tensors_of(path, file), model), model)
     return _adapted_by_timm(tensors, anatomy, arguments, shape)
 
 
@@ -250,96 +225,6 @@ def _fetched_by_timm(component: Component, arguments: Mapping[str, Any], shape: 
     return model.state_dict()
 
 
-def _from_file(path: str, wanted: str) -> Tensors:
-    state = _read(path, wanted)
-    while inner := next((state[key] for key in WRAPPERS if isinstance(state.get(key), Mapping)), None):
-        state = inner
-    tensors = {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
-    if not tensors:
-        raise CheckpointError(f"{path}: {wanted}: holds no tensors; its entries: {_examples(list(map(str, state)))}")
-    return tensors
-
-
-def _read(path: str, wanted: str) -> Mapping[str, Any]:
-    file = expand_path(wanted, path)
-    if not file.is_file():
-        known = closest(wanted, [IMAGENET])
-        raise CheckpointError(f"{path}: {str(file)!r}: no such file{known}; allowed: imagenet, or the path of a file")
-    try:
-        return read_file(file)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-
-
-def read_file(file: Path) -> Mapping[str, Any]:
-    """Return what a weights file holds, with no code of it run.
-
-    Raises:
-        CheckpointError: it holds no weights, or is damaged.
-    """
-    try:
-        archive.verify(file)
-        state = _read_safetensors(file) if _is_safetensors(file) else None
-        if state is None:
-            # Opened here: by some names torch would choose another format.
-            with file.open("rb") as opened:
-                state = torch.load(opened, map_location="cpu", weights_only=True)
-    except archive.DamagedError as error:
-        raise CheckpointError(f"{file}: not a weights file, or damaged ({error})") from error
-    # torch answers a damaged file with half a dozen unrelated exceptions.
-    except Exception as error:
-        raise CheckpointError(f"{file}: not a weights file, or damaged ({type(error).__name__})") from error
-    if not isinstance(state, Mapping):
-        raise CheckpointError(f"{file}: not a weights file; it holds a {type(state).__name__}")
-    return state
-
-
-def _is_safetensors(file: Path) -> bool:
-    # By its contents: a file that was put in another's place may have that one's name.
-    with file.open("rb") as opened:
-        head = opened.read(9)
-    return head[8:9] == b"{" and not head.startswith(b"PK")
-
-
-def _read_safetensors(file: Path) -> Mapping[str, Any]:
-    from safetensors.torch import load_file
-
-    return load_file(file, device="cpu")
-
-
-def _without_wrapping_prefix(tensors: Tensors, model: nn.Module) -> Tensors:
-    """Return the tensors without what DataParallel, torch.compile and Lightning put before each name."""
-    # Not where the model's own names begin so.
-    prefixes = [prefix for prefix in PREFIXES if not any(name.startswith(prefix) for name in model.state_dict())]
-    while prefix := next((each for each in prefixes if all(name.startswith(each) for name in tensors)), None):
-        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return tensors
-
-
-def _in_timms_names(tensors: Tensors, model: nn.Module) -> Tensors:
-    """Return the tensors of an EfficientNet in the names of its first PyTorch version under those that timm gives them.
-
-    There the blocks are counted through, here within stages; what a name stands for depends on whether a block expands.
-    """
-    if "_conv_stem.weight" not in tensors or "_blocks.0._depthwise_conv.weight" not in tensors:
-        return tensors
-    places = [match.groups() for name in model.state_dict() if (match := re.match(r"blocks\.(\d+)\.(\d+)\.", name))]
-    blocks = list(dict.fromkeys(places))
-    if not blocks:
-        return tensors
-    renamed = {}
-    for name, tensor in tensors.items():
-        first, _, rest = name.partition(".")
-        inside = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(.+)", name)
-        if inside and int(inside[1]) < len(blocks):
-            inner = _EXPANDING if f"_blocks.{inside[1]}._expand_conv.weight" in tensors else _PLAIN
-            stage, block = blocks[int(inside[1])]
-            renamed[f"blocks.{stage}.{block}.{inner.get(inside[2], inside[2])}.{inside[3]}"] = tensor
-        else:
-            renamed[f"{_OUTER.get(first, first)}.{rest}"] = tensor
-    return renamed
-
-
 def _resized(
     tensors: Tensors, model: nn.Module, image_size: ImageSize, path: str, noted: tuple[int, int] | None
 ) -> Tensors:
@@ -375,7 +260,7 @@ def _resized(
 def _noted_grid(path: str, wanted: str) -> tuple[int, int] | None:
     """Return the rows and columns of patches that a file of this program was trained with, None where it tells none."""
     with contextlib.suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
-        about = json.loads(_read(path, wanted)["about"])
+        about = json.loads(contents_of(path, wanted)["about"])
         height, width = sides(about["data"]["image_size"])
         patch = about["config"]["model"]["vit"]["patch_size"]
         return height // patch, width // patch
@@ -410,9 +295,9 @@ def _must_fit(path: str, wanted: str, tensors: Tensors, model: nn.Module, anatom
     }
     said = []
     if missing:
-        said.append(f"it lacks {len(missing)} of {len(needed)} tensors, as {_examples(missing)}")
+        said.append(f"it lacks {len(missing)} of {len(needed)} tensors, as {examples(missing)}")
     if strange:
-        said.append(f"it has {len(strange)} tensors more, as {_examples(strange)}")
+        said.append(f"it has {len(strange)} tensors more, as {examples(strange)}")
     if shapes:
         name, (theirs, ours) = next(iter(shapes.items()))
         more = f" ({len(shapes)} tensors have other shapes)" if len(shapes) > 1 else ""
@@ -427,10 +312,6 @@ def _must_fit(path: str, wanted: str, tensors: Tensors, model: nn.Module, anatom
 def _common_prefix(tensors: Tensors) -> str:
     firsts = {name.partition(".")[0] for name in tensors}
     return f"{firsts.pop()}." if len(firsts) == 1 else ""
-
-
-def _examples(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _reason(error: Exception) -> str:

@@ -1,0 +1,155 @@
+"""How `inspect` prints what it found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from imgcls_search.cli.output import echo, print_table, warn
+from imgcls_search.rounding import share
+
+if TYPE_CHECKING:
+    from imgcls_search.jobs.inspect.clean_table import CleanTable
+    from imgcls_search.jobs.inspect.findings import Copies, Inspection
+
+SHOWN = 10
+"""Suspects, sets of copies and unreadable images that are printed; --json and the page have more."""
+
+WEAK = 0.9
+"""A model that agrees with a smaller share of the labels than this is not to be trusted far down the list."""
+
+KINDS = {
+    "file": "equal files",
+    "pixels": "equal pixels, other files",
+    "near": "near-copies",
+}
+
+
+def show_inspection(found: Inspection) -> None:
+    """Print what an inspection found."""
+    _show_counts(found)
+    _show_files(found)
+    _show_copies(found)
+    _show_labels(found)
+
+
+def _show_counts(found: Inspection) -> None:
+    splits = list(found.classes[0].by_split)
+    echo(f"{found.place}: {found.images:,} images, {len(found.classes)} classes")
+    if found.uncut is not None:
+        warn(f"cannot be cut into train, val and test: {found.uncut}")
+    names = [split or "uncut" for split in splits]
+    rows = [(entry.name, f"{entry.total:,}", *(f"{entry.by_split[s]:,}" for s in splits)) for entry in found.classes]
+    total = ("all", f"{found.images:,}", *(f"{sum(entry.by_split[s] for entry in found.classes):,}" for s in splits))
+    print_table(("class", "images", *names), [*rows, total])
+    if len(found.classes) > 1:
+        echo(f"imbalance: {found.imbalance:,.3g} images of the largest class for each of the smallest")
+    if found.groups is not None:
+        echo(f"groups: {found.groups:,}")
+
+
+def _show_files(found: Inspection) -> None:
+    from imgcls_search.data import describe_left_out
+
+    if (sizes := found.sizes) is not None:
+        small, median, large = (f"{width}x{height}" for width, height in (sizes.smallest, sizes.median, sizes.largest))
+        echo(
+            f"sizes: smallest {small} ({sizes.smallest_name}), median {median}, largest {large} ({sizes.largest_name})"
+        )
+        low, middle, high = sizes.aspect
+        echo(f"width / height: {low:.2f} to {high:.2f}, median {middle:.2f}")
+    for name, counts in (("formats", found.formats), ("channels", found.kinds)):
+        if counts:
+            echo(f"{name}: {', '.join(f'{key} {count:,}' for key, count in counts.items())}")
+    if found.transparent:
+        echo(f"with an alpha channel: {found.transparent:,}")
+    if found.turned:
+        echo(f"turned or mirrored by EXIF: {found.turned:,}")
+    if found.flat:
+        echo(f"almost one colour: {len(found.flat):,}, for example {found.flat[0].name}")
+    if found.unreadable:
+        echo(f"cannot be read: {len(found.unreadable):,}")
+        for entry in found.unreadable[:SHOWN]:
+            echo(f"  {entry.image.name}: {entry.reason}")
+        _more(len(found.unreadable))
+    if found.left_out:
+        echo(f"not counted: {describe_left_out(found.left_out)}")
+    for note in found.notes:
+        echo(f"note: {note}")
+
+
+def _show_copies(found: Inspection) -> None:
+    if not found.copies:
+        echo("no copies")
+        return
+    rows = [
+        (
+            KINDS[kind],
+            *(
+                f"{count:,}"
+                for count in (
+                    entry.sets,
+                    entry.images,
+                    entry.within_class,
+                    entry.across_classes,
+                    entry.across_splits,
+                    entry.across_test,
+                )
+            ),
+        )
+        for kind, entry in found.copy_counts.items()
+        if entry.sets
+    ]
+    print_table(("copies", "sets", "images", "within a class", "across classes", "across splits", "with test"), rows)
+    worst = sorted(found.copies, key=lambda each: (not each.across_classes, not each.touches_test, each.kind == "near"))
+    for each in worst[:SHOWN]:
+        echo(f"  {KINDS[each.kind]}: {_named(each)}")
+    _more(len(worst))
+    if found.copies_cut:
+        echo("note: very many images look alike; not all pairs of them were compared")
+
+
+def _named(copies: Copies) -> str:
+    shown = [f"{image.name} ({image.label}{', ' if image.split else ''}{image.split})" for image in copies.images[:4]]
+    more = f" and {len(copies.images) - 4:,} more" if len(copies.images) > 4 else ""
+    return " = ".join(shown) + more if copies.kind != "near" else " ~ ".join(shown) + more
+
+
+def _show_labels(found: Inspection) -> None:
+    judged = found.judgement
+    if judged is None:
+        echo(f"labels are not judged: {found.not_judged}")
+        return
+    without = "" if judged.with_test or found.uncut is not None else "; the test split stays sealed"
+    echo(
+        f"labels of {judged.images:,} images, judged by {judged.by} in {judged.folds} folds{without}: "
+        f"{share(judged.agreement, judged.images)} agree, {len(judged.suspects):,} are suspicious"
+        + (" (a weak model suspects too many: look at the first ones)" if judged.agreement < WEAK else "")
+    )
+    if judged.left_out:
+        names = ", ".join(repr(name) for name in judged.left_out[:SHOWN])
+        echo(f"too few images to be judged: {names}{' and more' if len(judged.left_out) > SHOWN else ''}")
+    rows = [
+        (each.image.name, each.image.label, each.likely, f"{each.confidence:.2f}", f"{each.given:.2f}")
+        for each in judged.suspects[:SHOWN]
+    ]
+    if rows:
+        print_table(("suspicious", "given label", "likely label", "p(likely)", "p(given)"), rows)
+        _more(len(judged.suspects))
+
+
+def _more(count: int) -> None:
+    if count > SHOWN:
+        echo(f"  and {count - SHOWN:,} more; the page and --json have them")
+
+
+def show_table(table: CleanTable, path: Path) -> None:
+    """Print what was written into a clean table, and what was left out."""
+    left = "; ".join(f"{count:,} x {reason} ({table.examples[reason]})" for reason, count in table.left_out.items())
+    suspects = f", {table.marked:,} of them marked as suspicious" if table.marked else ""
+    suspects += f", {table.relabelled:,} with the likely label" if table.relabelled else ""
+    echo(f"wrote {path}: {table.rows:,} images{suspects}; left out: {left or 'none'}")
+    if table.empty_classes:
+        warn(f"{path}: no image of class {', '.join(map(repr, table.empty_classes[:SHOWN]))} is left")
+    settings = "".join(f" --set {setting}" for setting in table.settings)
+    echo(f"use it with: --data {table.data}{settings}")

@@ -1,0 +1,155 @@
+"""Weights files as people have them: formats, wrappings, and names of earlier versions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from imgcls_search import archive
+from imgcls_search.config import expand_path
+from imgcls_search.errors import CheckpointError, closest
+
+IMAGENET = "imagenet"
+"""The word for the weights that a library brings, in place of a file."""
+
+WRAPPERS = ("model", "state_dict", "model_state_dict")
+"""Under these keys training scripts save the weights beside other things."""
+
+PREFIXES = ("module.", "_orig_mod.", "model.")
+"""What DataParallel, torch.compile and Lightning put before the name of each tensor."""
+
+# EfficientNet's first PyTorch version names its parts like this; timm like that.
+_OUTER = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+_SQUEEZE = {"_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
+_PLAIN = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2", **_SQUEEZE}
+_EXPANDING = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+    **_SQUEEZE,
+}
+
+Tensors = Mapping[str, Tensor]
+
+
+def tensors_of(path: str, wanted: str) -> Tensors:
+    """Return the tensors of a file, without what they are wrapped in; `path` is the setting that names it.
+
+    Raises:
+        CheckpointError: it cannot be read, or holds none.
+    """
+    state = contents_of(path, wanted)
+    while inner := next((state[key] for key in WRAPPERS if isinstance(state.get(key), Mapping)), None):
+        state = inner
+    tensors = {name: tensor for name, tensor in state.items() if isinstance(tensor, Tensor)}
+    if not tensors:
+        raise CheckpointError(f"{path}: {wanted}: holds no tensors; its entries: {examples(list(map(str, state)))}")
+    return tensors
+
+
+def contents_of(path: str, wanted: str) -> Mapping[str, Any]:
+    """Return all that a file holds; `path` is the setting that names it.
+
+    Raises:
+        CheckpointError: it is not there, holds no weights, or is damaged.
+    """
+    file = expand_path(wanted, path)
+    if not file.is_file():
+        known = closest(wanted, [IMAGENET])
+        raise CheckpointError(f"{path}: {str(file)!r}: no such file{known}; allowed: imagenet, or the path of a file")
+    try:
+        return read_file(file)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def read_file(file: Path) -> Mapping[str, Any]:
+    """Return what a weights file holds, with no code of it run.
+
+    Raises:
+        CheckpointError: it holds no weights, or is damaged.
+    """
+    try:
+        archive.verify(file)
+        state = _read_safetensors(file) if _is_safetensors(file) else None
+        if state is None:
+            # Opened here: by some names torch would choose another format.
+            with file.open("rb") as opened:
+                state = torch.load(opened, map_location="cpu", weights_only=True)
+    except archive.DamagedError as error:
+        raise CheckpointError(f"{file}: not a weights file, or damaged ({error})") from error
+    # torch answers a damaged file with half a dozen unrelated exceptions.
+    except Exception as error:
+        raise CheckpointError(f"{file}: not a weights file, or damaged ({type(error).__name__})") from error
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"{file}: not a weights file; it holds a {type(state).__name__}")
+    return state
+
+
+def _is_safetensors(file: Path) -> bool:
+    # By its contents: a file that was put in another's place may have that one's name.
+    with file.open("rb") as opened:
+        head = opened.read(9)
+    return head[8:9] == b"{" and not head.startswith(b"PK")
+
+
+def _read_safetensors(file: Path) -> Mapping[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(file, device="cpu")
+
+
+def without_wrapping_prefix(tensors: Tensors, model: nn.Module) -> Tensors:
+    """Return the tensors without what DataParallel, torch.compile and Lightning put before each name."""
+    # Not where the model's own names begin so.
+    prefixes = [prefix for prefix in PREFIXES if not any(name.startswith(prefix) for name in model.state_dict())]
+    while prefix := next((each for each in prefixes if all(name.startswith(each) for name in tensors)), None):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def in_timms_names(tensors: Tensors, model: nn.Module) -> Tensors:
+    """Return the tensors of an EfficientNet in the names of its first PyTorch version under those that timm gives them.
+
+    There the blocks are counted through, here within stages; what a name stands for depends on whether a block expands.
+    """
+    if "_conv_stem.weight" not in tensors or "_blocks.0._depthwise_conv.weight" not in tensors:
+        return tensors
+    places = [match.groups() for name in model.state_dict() if (match := re.match(r"blocks\.(\d+)\.(\d+)\.", name))]
+    blocks = list(dict.fromkeys(places))
+    if not blocks:
+        return tensors
+    renamed = {}
+    for name, tensor in tensors.items():
+        first, _, rest = name.partition(".")
+        inside = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(.+)", name)
+        if inside and int(inside[1]) < len(blocks):
+            inner = _EXPANDING if f"_blocks.{inside[1]}._expand_conv.weight" in tensors else _PLAIN
+            stage, block = blocks[int(inside[1])]
+            renamed[f"blocks.{stage}.{block}.{inner.get(inside[2], inside[2])}.{inside[3]}"] = tensor
+        else:
+            renamed[f"{_OUTER.get(first, first)}.{rest}"] = tensor
+    return renamed
+
+
+def modernised(state: Tensors) -> Tensors:
+    """Return tensors by torchvision's present names."""
+    return {_modern(name): tensor for name, tensor in state.items()}
+
+
+def _modern(name: str) -> str:
+    # The files of DenseNet are older than its layers' names: denselayer1.norm.1.weight is denselayer1.norm1.weight now.
+    return re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)", r"\1\2", name)
+
+
+def examples(names: Sequence[str]) -> str:
+    """Return a few names for a message."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

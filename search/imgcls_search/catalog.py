@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from imgcls_search import signature
 from imgcls_search.compress.sections import DISTILL, PRUNE, QUANTIZE
-from imgcls_search.data import DATASETS, POLICIES, augment, mixing
+from imgcls_search.config import Component
+from imgcls_search.data import DATASETS, POLICIES, augment, has_several_labels, mixing
 from imgcls_search.data.image import ImageShape
 from imgcls_search.errors import UserError
-from imgcls_search.measures import OF_CLASS
+from imgcls_search.measures import OF_CLASS, has_meaning
 from imgcls_search.models import families
 from imgcls_search.signature import Catalog, Fields, Leaf, OneOf
 from imgcls_search.space import Space
@@ -17,7 +20,7 @@ from imgcls_search.strategy.pruners import PRUNERS
 from imgcls_search.strategy.samplers import SAMPLERS
 from imgcls_search.study.settings import Limits, StudySettings
 from imgcls_search.train import custom_metrics
-from imgcls_search.train.losses import LOSSES
+from imgcls_search.train.losses import LOSSES, SEVERAL
 from imgcls_search.train.metrics import METRICS
 from imgcls_search.train.optimizers import OPTIMIZERS, SCHEDULES
 from imgcls_search.train.recipe import Finetune, Predict, Training
@@ -60,7 +63,46 @@ def catalog() -> Catalog:
         metrics={**scores, **SIZES, **MEASURED},
         scores=scores,
         class_scores=OF_CLASS,
+        of_data=_of_data,
     )
+
+
+def _of_data(known: Catalog, name: str, arguments: Mapping[str, Any]) -> Catalog:
+    """Return the catalog with the loss and the objective that suit the labels of a data set."""
+    if not has_several_labels(Component(path=f"data.{name}", name=name, args=arguments)):
+        return known
+    loss = known.config.fields["loss"]
+    assert isinstance(loss, OneOf)
+    fields = {**known.config.fields, "loss": dataclasses.replace(loss, default=SEVERAL[0])}
+    # The mean average precision needs no threshold, and no label weighs less for being rare.
+    return dataclasses.replace(
+        known, config=dataclasses.replace(known.config, fields=fields), default_metric="average_precision"
+    )
+
+
+def refuse_other_labels(space: Space) -> None:
+    """Refuse losses and measures that have no meaning for the labels of a space's data: one class, or several labels.
+
+    Raises:
+        UserError: the loss or the measure, and what is allowed.
+    """
+    several = has_several_labels(space.first().component("data"))
+    kind = "an image that may have several labels" if several else "an image of one class"
+    if several and space.document.get("predict", {}).get("costs") is not None:
+        raise UserError(f"{space.locate('predict.costs')}: predict.costs: not for {kind}; leave it out")
+    if several and "balanced" in str(space.document["training"].get("draw")):
+        raise UserError(
+            f"{space.locate('training.draw')}: training.draw: balanced is not for {kind}; allowed: shuffled"
+        )
+    for name in space.document["loss"]:
+        if (name in SEVERAL) != several:
+            allowed = ", ".join(loss for loss in LOSSES if (loss in SEVERAL) == several)
+            raise UserError(f"{space.locate(f'loss.{name}')}: loss.{name}: not for {kind}; allowed: {allowed}")
+    for name in space.named_metrics:
+        if not has_meaning(name, several=several):
+            path = f"study.objectives.{name}" if name in dict(space.objectives) else f"limits.{name}"
+            known = ", ".join([*(key for key in METRICS if has_meaning(key, several=several)), *OF_CLASS])
+            raise UserError(f"{space.locate(path)}: {path}: not for {kind}; allowed: {known}")
 
 
 def strategy() -> dict[str, OneOf]:

@@ -36,6 +36,8 @@ LATER: Mapping[str, Any] = {
     "augment.jpeg": 100,
     "training.draw": "shuffled",
     "predict.costs": None,
+    "data.folder.labels": "one",
+    "data.table.separator": None,
     **{f"data.{name}.folds": None for name in ("digits", "cifar10", "folder", "table", "torchvision")},
 }
 """Settings that earlier versions did not know, at the values that do what these versions did.

@@ -27,6 +27,23 @@ NAMED: Mapping[str, str] = {
 }
 """What an epoch is measured by where an objective or a limit names it, and what a finished network is measured by."""
 
+SEVERAL_ALWAYS: Mapping[str, str] = {
+    "average_precision": "mean average precision: that of each label, averaged with equal weights, 0 to 1",
+    "macro_f1": "F1 score of each label at its threshold, averaged with equal weights, 0 to 1",
+    "micro_f1": "F1 score of all labels of all images together, at their thresholds, 0 to 1; for several labels",
+    "subset_accuracy": "share of images all of whose labels are right at their thresholds, 0 to 1; for several labels",
+    "loss": "log loss (binary cross-entropy), nats, mean over labels",
+}
+"""What every epoch is measured by where an image may have several labels."""
+
+SEVERAL_NAMED: Mapping[str, str] = {"roc_auc": NAMED["roc_auc"]}
+"""What is measured besides of several labels where it is named, and at the end."""
+
+AT_THRESHOLDS = ("macro_f1", "micro_f1", "subset_accuracy")
+"""Measures of several labels that depend on the thresholds."""
+
+THRESHOLD = "threshold"
+"""`threshold:LABEL` is the probability from which an image has a label, as it was chosen on validation images."""
 COSTED: Mapping[str, str] = {
     "cost": "mean cost of the decisions by predict.costs, 0 or more",
     "decision_accuracy": "share of images whose class of least expected cost, by predict.costs, is right, 0 to 1",
@@ -37,6 +54,10 @@ OF_CLASS: Mapping[str, tuple[str, str]] = {
     "recall:CLASS": (r"recall:(.+)", "share of the images of a class that are found (sensitivity), 0 to 1"),
     "precision:CLASS": (r"precision:(.+)", "share right among the images that are taken for a class, 0 to 1"),
     "f1:CLASS": (r"f1:(.+)", "harmonic mean of precision and recall of a class, 0 to 1"),
+    "average_precision:CLASS": (
+        r"average_precision:(.+)",
+        "average precision of a class against the others, or of a label, 0 to 1",
+    ),
     "sensitivity@0.95:CLASS": (
         r"sensitivity@(?:0?\.[0-9]+|1|1\.0+):(.+)",
         "largest recall of a class at a specificity of at least 0.95, or of another number, 0 to 1",
@@ -46,6 +67,22 @@ OF_CLASS: Mapping[str, tuple[str, str]] = {
 
 SUPPORT = "support"
 """`support:CLASS` is the number of a class's images."""
+
+
+def has_meaning(name: str, *, several: bool) -> bool:
+    """Tell whether a measure of this program has a meaning where an image has one class, or `several` labels."""
+    known = {*SEVERAL_ALWAYS, *SEVERAL_NAMED} if several else {*ALWAYS, *NAMED, *COSTED}
+    return name in known or class_of(name) is not None or name not in {*ALWAYS, *NAMED, *COSTED, *SEVERAL_ALWAYS}
+
+
+def share_of_images(known: Mapping[str, T]) -> str:
+    """Return the measure that is a share of whole images, of which intervals for their number are known."""
+    return "accuracy" if "accuracy" in known else "subset_accuracy"
+
+
+def main_measure(known: Mapping[str, T]) -> str:
+    """Return the measure that every epoch has, whatever the objective: of one class each, or of several labels."""
+    return "accuracy" if "accuracy" in known else "average_precision"
 
 
 def class_of(name: str) -> str | None:
@@ -65,14 +102,20 @@ def bounds(name: str) -> tuple[float, float] | None:
         return -1.0, 1.0
     if name in ("loss", "cost"):
         return 0.0, math.inf
-    is_share = name in {*ALWAYS, *NAMED, *COSTED} or class_of(name) is not None
+    is_share = name in {*ALWAYS, *NAMED, *COSTED, *SEVERAL_ALWAYS} or class_of(name) is not None
     return (0.0, 1.0) if is_share else None
+
+
+COUNTS = (
+    *("accuracy", "top5_accuracy", "macro_f1", "balanced_accuracy", "decision_accuracy"),
+    *("micro_f1", "subset_accuracy"),
+)
+"""Measures of all classes that count images."""
 
 
 def is_share(name: str) -> bool:
     """Tell whether a measure counts images: on 100 of them there is no third decimal."""
-    shares = ("accuracy", "top5_accuracy", "macro_f1", "balanced_accuracy", "decision_accuracy")
-    return name in shares or class_of(name) is not None
+    return name in COUNTS or (class_of(name) is not None and not name.startswith("average_precision:"))
 
 
 def by_class(metrics: Mapping[str, T]) -> tuple[dict[str, T], dict[str, dict[str, T]]]:
@@ -81,7 +124,7 @@ def by_class(metrics: Mapping[str, T]) -> tuple[dict[str, T], dict[str, dict[str
     single: dict[str, dict[str, T]] = {}
     for name, value in metrics.items():
         measure, _, support = name.partition(":")
-        of = support if measure == SUPPORT and support else class_of(name)
+        of = support if measure in (SUPPORT, THRESHOLD) and support else class_of(name)
         if of is None:
             together[name] = value
         else:

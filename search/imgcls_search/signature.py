@@ -185,6 +185,12 @@ class Catalog:
     class_scores: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """Scores of one class, such as `recall:CLASS`, each with its pattern and one sentence."""
 
+    default_metric: str = "accuracy"
+    """The objective where a file names none."""
+
+    of_data: Callable[[Catalog, str, Mapping[str, Any]], Catalog] | None = None
+    """Returns the catalog for a data set, by its name and arguments, as defaults may depend on its kind of labels."""
+
 
 def read(builder: Callable[..., Any]) -> Fields:
     """Return the arguments of a builder that carry an `Arg`, in the order of its signature.

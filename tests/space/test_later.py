@@ -57,7 +57,11 @@ def old(tree: dict[str, Any]) -> dict[str, Any]:
         section, *keys = path.split(".")
         node = found.get(section, {})
         for key in keys[:-1]:
-            node[key] = dict(node.get(key, {}))
+            # Of another component than the configuration has.
+            if key not in node:
+                node = {}
+                break
+            node[key] = dict(node[key])
             node = node[key]
         if keys:
             node.pop(keys[-1], None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -21,7 +21,8 @@ from imgcls_search.cli.options import (
 )
 from imgcls_search.cli.output import echo, make_console, print_json
 from imgcls_search.errors import NoResultError, UserError, writing
-from imgcls_search.rounding import share
+from imgcls_search.measures import main_measure
+from imgcls_search.rounding import measured
 
 if TYPE_CHECKING:
     from imgcls_search.data import LeftOut
@@ -88,6 +89,7 @@ def _export_bundle(
     from imgcls_search.cli.screen import StepScreen
     from imgcls_search.executors.helper import image_cache
     from imgcls_search.jobs.bundle.deliver import deliver
+    from imgcls_search.jobs.bundle.metrics import same_decisions
     from imgcls_search.jobs.bundle.weights import from_trial, from_weights
 
     moved_to = data_component(data)
@@ -106,11 +108,13 @@ def _export_bundle(
         f"wrote {out}: {found['title']}, {found['size']['file_kb']:,.0f} KB, {latency['median_ms']:.3g} ms an image on "
         f"one thread ({latency['low_ms']:.3g} to {latency['high_ms']:.3g})"
     )
-    accuracy = share(score["accuracy"], score["images"])
-    echo(f"the exported file on {score['images']} validation images: accuracy {accuracy}")
+    name = main_measure(score)
+    reached = measured(name, cast(Any, score)[name], score["images"])
+    echo(f"the exported file on {score['images']} validation images: {name} {reached}")
+    same, what = same_decisions(parity)
     echo(
-        f"against torch{' before quantization' if parity['is_quantized'] else ''}: the same class on "
-        f"{parity['equal_top1']} of {parity['images']} images, logits differ by at most {parity['max_difference']:.1e}"
+        f"against torch{' before quantization' if parity['is_quantized'] else ''}: {what} on "
+        f"{same} of {parity['images']} images, logits differ by at most {parity['max_difference']:.1e}"
     )
     echo(f"next: imgcls-search predict {out} IMAGES... (model card: {out / 'MODEL_CARD.md'})")
 
@@ -118,7 +122,9 @@ def _export_bundle(
 def predict(
     bundle: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that export --bundle wrote.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")],
-    top: Annotated[int, typer.Option("--top", min=1, help="Classes to show of each image.")] = 3,
+    top: Annotated[
+        int, typer.Option("--top", min=1, help="Classes to show of each image; of several labels, all that it has too.")
+    ] = 3,
     as_json: AsJson = False,
 ) -> None:
     """Classify images with an exported bundle, without torch.
@@ -138,9 +144,11 @@ def predict(
     predicted, skipped = [], []
     for found in classify(read(bundle), images, top=top, on_left_out=_say_left_out):
         if isinstance(found, Prediction):
-            predicted.append({"image": found.image, "classes": _ranking(found)})
+            # Of several labels, those that the image has, by the bundle's thresholds.
+            has = {} if found.labels is None else {"labels": list(found.labels)}
+            predicted.append({"image": found.image, **has, "classes": _ranking(found)})
             if not as_json:
-                echo(f"{found.image}: {', '.join(map(_in_words, _ranking(found)))}")
+                echo(f"{found.image}: {_said(found)}")
         else:
             skipped.append({"image": found.image, "reason": found.reason})
             echo(f"skipped: {found.image}: {found.reason}", error=True)
@@ -148,6 +156,17 @@ def predict(
         print_json({"bundle": str(bundle), "predictions": predicted, "skipped": skipped})
     if not predicted:
         raise NoResultError(f"{bundle}: none of {len(skipped)} image(s) could be read")
+
+
+def _said(found: Prediction) -> str:
+    """Return the likeliest classes of an image; of several labels those that it has, then others that are likely."""
+    ranking = [(entry["label"], _in_words(entry)) for entry in _ranking(found)]
+    if found.labels is None:
+        return ", ".join(text for _, text in ranking)
+    has = [text for name, text in ranking if name in found.labels]
+    others = [text for name, text in ranking if name not in found.labels]
+    below = f" (below the threshold: {', '.join(others)})" if others else ""
+    return (", ".join(has) or "no label") + below
 
 
 def _ranking(found: Prediction) -> list[dict[str, Any]]:

@@ -97,7 +97,7 @@ def read(
     Raises:
         SpaceError, UserError: the file, or an option, says something that is not allowed.
     """
-    from imgcls_search.catalog import catalog, refuse_idle_sections
+    from imgcls_search.catalog import catalog, refuse_idle_sections, refuse_other_labels
     from imgcls_search.space import read_space
     from imgcls_search.study.address import refuse_password
 
@@ -112,6 +112,7 @@ def read(
         pairs.append((f"{component.path}.skip_unreadable", "true"))
         space = read_space(path, catalog(), overrides=pairs, data=data)
     refuse_idle_sections(space)
+    refuse_other_labels(space)
     refuse_password(space.study["storage"], space.locate("study"))
     return space
 

@@ -67,6 +67,15 @@ def print_classes(classes: Mapping[str, Mapping[str, float]]) -> None:
         )
         for name in names
     ]
+    if any("threshold" in seen[name] for name in names):
+        # Of several labels: the figures hold at the thresholds.
+        more = [
+            (measured("average_precision", seen[name]["average_precision"]), f"{seen[name]['threshold']:.3f}")
+            for name in names
+        ]
+        rows = [(*row[:-1], *cells, row[-1]) for row, cells in zip(rows, more, strict=True)]
+        print_table(("label", "precision", "recall", "F1", "average precision", "threshold", "images"), rows)
+        return
     print_table(("class", "precision", "recall", "F1", "images"), rows)
 
 

@@ -267,7 +267,8 @@ def compare(
         echo(f"they trained for {found['epochs'][0]} and {found['epochs'][1]} epochs: their scores do not compare")
     if found["noise"] is not None:
         noise = rounded(found["noise"])
-        echo(f"accuracies that differ by less than {noise} may do so for the choice of images alone (95 %)")
+        what = "accuracies" if "accuracy" in found["measured"] else "subset accuracies"
+        echo(f"{what} that differ by less than {noise} may do so for the choice of images alone (95 %)")
 
 
 def report(

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from imgcls_search import durations
+from imgcls_search.measures import main_measure
 from imgcls_search.rounding import pairs
 from imgcls_search.study import best
 from imgcls_search.terminal import shown
@@ -246,7 +247,8 @@ class TrainingScreen:
 
     def epoch_ended(self, epoch: Epoch) -> None:
         """Show an epoch; as lines not more often than a person reads."""
-        scores = {name: epoch.metrics[name] for name in ("train_loss", "accuracy") if name in epoch.metrics}
+        shown_of_it = ("train_loss", main_measure(epoch.metrics))
+        scores = {name: epoch.metrics[name] for name in shown_of_it if name in epoch.metrics}
         what = f"epoch {epoch.number}/{epoch.of} of {epoch.training}, {pairs(scores, epoch.val_images)}"
         if epoch.done < epoch.total:
             what += f", {_left(epoch.seconds_left)}"

@@ -141,6 +141,7 @@ def evaluate(
     imgcls-search evaluate trained/best/seed-1.pt --split test --predictions test.csv
     imgcls-search evaluate trained/best/seed-1.pt --data folder:more-photos --split all
     """
+    from imgcls_search.data import label_sets
     from imgcls_search.executors.helper import image_cache
     from imgcls_search.jobs.evaluate import evaluate_weights, predictions_csv
 
@@ -157,7 +158,7 @@ def evaluate(
             atomic.write_text(predictions, predictions_csv(found))
     together, single = by_class(found.metrics)
     if as_json:
-        counts = {name: int((found.labels == number).sum()) for number, name in enumerate(found.classes)}
+        counts = dict(zip(found.classes, label_sets.count(found.labels, len(found.classes)).tolist(), strict=True))
         measured = {
             "split": found.split,
             "images": len(found.labels),
@@ -165,9 +166,11 @@ def evaluate(
             "metrics": found.metrics,
             "by_class": single,
         }
+        if found.thresholds is not None:
+            measured["thresholds"] = dict(zip(found.classes, found.thresholds, strict=True))
         print_json(measured)
         return
-    seen, known = len(set(found.labels.tolist())), len(found.classes)
+    seen, known = len(label_sets.seen(found.labels)), len(found.classes)
     of = f" of {seen} of the {known} trained classes" if seen < known else ""
     echo(f"{found.split} split, {len(found.labels)} images{of}: {pairs(together, len(found.labels))}")
     print_classes(single)

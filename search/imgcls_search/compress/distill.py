@@ -13,7 +13,9 @@ class Teaching:
     """Adds what a teacher says of the same images to a loss (Hinton, Vinyals and Dean 2015, section 2).
 
     (1 - alpha) * loss + alpha * T^2 * KL(softmax(teacher / T) || softmax(student / T)); T^2 keeps the size of the
-    gradients as the temperature T changes. The teacher sees the augmented, mixed images that the student sees.
+    gradients as the temperature T changes. The teacher sees the augmented, mixed images that the student sees. Of
+    several labels of an image each is a choice between having and not having it: KL is the mean over labels of that
+    between both networks' probabilities sigmoid(. / T).
     """
 
     def __init__(
@@ -25,11 +27,13 @@ class Teaching:
         seen_as: tuple[Sequence[float], Sequence[float]],
         taught_as: tuple[Sequence[float], Sequence[float]],
         device: str,
+        several: bool = False,
     ) -> None:
         """`seen_as`, `taught_as`: the mean and deviation of each channel by which student and teacher normalise."""
         self.teacher = teacher.to(device).eval().requires_grad_(False)
         self.temperature = temperature
         self.alpha = alpha
+        self.several = several
         (mean, std), (own_mean, own_std) = (
             [torch.tensor(list(values), device=device).view(1, -1, 1, 1) for values in pair]
             for pair in (seen_as, taught_as)
@@ -40,10 +44,17 @@ class Teaching:
         """Return the loss with the teacher's part, from the student's logits [N, classes] for the inputs."""
         with torch.no_grad():
             taught = self.teacher(inputs * self.scale + self.shift).float()
-        soft = functional.kl_div(
-            functional.log_softmax(logits.float() / self.temperature, dim=1),
-            functional.log_softmax(taught / self.temperature, dim=1),
+        soft = self._divergence(logits.float() / self.temperature, taught / self.temperature)
+        return (1 - self.alpha) * loss + self.alpha * self.temperature**2 * soft
+
+    def _divergence(self, logits: Tensor, taught: Tensor) -> Tensor:
+        if self.several:
+            shares = taught.sigmoid()
+            own = functional.binary_cross_entropy_with_logits(taught, shares)
+            return functional.binary_cross_entropy_with_logits(logits, shares) - own
+        return functional.kl_div(
+            functional.log_softmax(logits, dim=1),
+            functional.log_softmax(taught, dim=1),
             reduction="batchmean",
             log_target=True,
         )
-        return (1 - self.alpha) * loss + self.alpha * self.temperature**2 * soft

@@ -52,6 +52,7 @@ __all__ = [
     "describe_left_out",
     "describe_whole",
     "file_root",
+    "has_several_labels",
     "is_of_files",
     "is_there",
     "known_shape",
@@ -97,6 +98,13 @@ def known_shape(component: Component, cache: Path | None = None) -> tuple[int | 
             return None, None, len(describe(component, cache).classes)
         case _:
             return None, None, None
+
+
+def has_several_labels(component: Component) -> bool:
+    """Tell whether a data section says that an image may have several labels, or none, instead of one class."""
+    args = component.args
+    is_of_columns = isinstance(args.get("label"), (list, tuple))
+    return args.get("separator") is not None or is_of_columns or args.get("labels") == "several"
 
 
 def is_of_files(component: Component) -> bool:
@@ -215,11 +223,14 @@ def describe_whole(component: Component, only: Split | None = None) -> Source:
     """
     located = _located(component)
     if component.name == "table":
-        whole = ("file", "root", "image", "label", "split", "skip_unreadable")
-        return whole_table(only, **{name: located.args[name] for name in whole})
+        whole = ("file", "root", "image", "label", "separator", "split", "skip_unreadable")
+        return whole_table(only, **{name: located.args[name] for name in whole if name in located.args})
     if component.name != "folder":
         return describe(component)
-    return whole_folder(located.args["root"], only, skip_unreadable=located.args.get("skip_unreadable", False))
+    args = located.args
+    return whole_folder(
+        args["root"], only, skip_unreadable=args.get("skip_unreadable", False), labels=args.get("labels", "one")
+    )
 
 
 def _located(component: Component) -> Component:

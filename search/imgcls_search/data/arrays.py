@@ -12,12 +12,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from imgcls_search import atomic
+from imgcls_search.data import label_sets
 from imgcls_search.data.decode import THREADS, blank, decode_in, reason, unlimited_pillow
 from imgcls_search.data.image import Frame
 from imgcls_search.data.source import Source, Split, advice
@@ -127,7 +128,7 @@ def _without(source: Source, unreadable: Mapping[Split, Mapping[str, str]]) -> S
         DataError: a class is left with none to train on, or a split with none at all.
     """
     kept = source.without(unreadable)
-    had, has = (np.bincount(each.labels["train"], minlength=len(source.classes)) for each in (source, kept))
+    had, has = (label_sets.count(each.labels["train"], len(source.classes)) for each in (source, kept))
     if empty := [repr(source.classes[number]) for number in np.flatnonzero((had > 0) & (has == 0))]:
         raise DataError(f"{source.place}: no image of class {', '.join(empty[:SHOWN])} to train on can be read")
     for split, names in kept.names.items():
@@ -166,8 +167,8 @@ class _Writer:
         self.seen: dict[bytes, str] = {}
         """Training images by a hash of their pixels."""
         self.fold_of = source.fold_of()
-        self.labels: dict[bytes, tuple[str, int]] = {}
-        """The first image with some pixels in any split, and its class."""
+        self.labels: dict[bytes, tuple[str, Any]] = {}
+        """The first image with some pixels in any split, and its class or labels."""
         self.blank: dict[str, str] = {}
         """Why images are almost blank, by name."""
 
@@ -203,7 +204,7 @@ class _Writer:
             "mean": mean,
             "std": std,
             "count": len(self.source.names[split]),
-            "class_counts": np.bincount(self.source.labels[split], minlength=len(self.source.classes)).tolist(),
+            "class_counts": label_sets.count(self.source.labels[split], len(self.source.classes)).tolist(),
             "repeated": len(repeated),
             "repeated_for_example": repeated[:1],
             "twins": len(twins),

@@ -16,6 +16,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from imgcls_search.data import label_sets
+from imgcls_search.data.label_sets import Labels
+
 VERSION = 2
 """Begins every fingerprint, as in `2-0123456789abcdef`; those of version 1 have no such beginning."""
 
@@ -80,7 +83,7 @@ def of_arrays(classes: Sequence[str], arrays: Iterable[npt.NDArray[np.generic]])
 def of_files(
     classes: Sequence[str],
     names: Sequence[str],
-    labels: npt.NDArray[np.int64],
+    labels: Labels,
     paths: Sequence[Path],
     *,
     sealed: npt.NDArray[np.int64] | None = None,
@@ -105,6 +108,33 @@ def of_files(
     return Prints(whole=whole, seen=f"{VERSION}-{seen}")
 
 
+def first_of_equals(paths: Sequence[Path], memory: Path | None) -> npt.NDArray[np.int64]:
+    """Return for each file the place of the first one with the same contents; its own where there is none before it.
+
+    Files of a size that no other has are not read, nor are several names of one file.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    by_file: dict[tuple[int, int], int] = {}
+    by_size: dict[int, list[int]] = {}
+    firsts = np.arange(len(paths))
+    for place, path in enumerate(paths):
+        must_be_files([path])
+        status = path.stat()
+        first = by_file.setdefault((status.st_dev, status.st_ino), place)
+        firsts[place] = first
+        if first == place:
+            by_size.setdefault(status.st_size, []).append(place)
+    asked = sorted(place for places in by_size.values() if len(places) > 1 for place in places)
+    known: dict[bytes, int] = {}
+    for place, digest in zip(asked, _whole_files([paths[place] for place in asked], memory), strict=True):
+        firsts[place] = known.setdefault(digest, place)
+    # A name of a file whose first name equals another file.
+    same: npt.NDArray[np.int64] = firsts[firsts]
+    return same
+
+
 def must_be_files(paths: Iterable[Path]) -> None:
     """Refuse what nothing can be read from; a named pipe called photo.jpg would be waited on for ever.
 
@@ -116,9 +146,7 @@ def must_be_files(paths: Iterable[Path]) -> None:
             raise FileNotFoundError(f"{path} is not a file (a broken link?)")
 
 
-def of_files_by_edges(
-    classes: Sequence[str], names: Sequence[str], labels: npt.NDArray[np.int64], paths: Sequence[Path]
-) -> str:
+def of_files_by_edges(classes: Sequence[str], names: Sequence[str], labels: Labels, paths: Sequence[Path]) -> str:
     """Return the fingerprint of version 1, which saw the sizes and the first and last `EDGE` bytes of files.
 
     Raises:
@@ -137,9 +165,9 @@ def are_equal(known: str, now: str, first_version: Callable[[], str] | None) -> 
     return known == (first_version() if first_version is not None else now.partition("-")[2])
 
 
-def _combined(begin: str, names: Sequence[str], labels: npt.NDArray[np.int64], contents: Iterable[bytes]) -> str:
+def _combined(begin: str, names: Sequence[str], labels: Labels, contents: Iterable[bytes]) -> str:
     digest = hashlib.sha256(begin.encode())
-    for name, label, content in zip(names, labels, contents, strict=True):
+    for name, label, content in zip(names, label_sets.texts(labels), contents, strict=True):
         digest.update(os.fsencode(f"{name}\0{label}\0") + content)
     return digest.hexdigest()[:16]
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from imgcls_search.data import fingerprint, groups
+from imgcls_search.data.label_sets import Labels
 from imgcls_search.data.opening import EXTENSIONS, open_image
 from imgcls_search.data.source import Folds, LeftOut, MaxTrain, Source, Split, SplitSeed, Test, Val, assemble
 from imgcls_search.errors import DataError
@@ -56,6 +57,10 @@ def folder(
     skip_unreadable: Annotated[
         bool, Arg("leave out images that cannot be read, and list them, instead of refusing the folder", fixed=True)
     ] = False,
+    labels: Annotated[
+        Literal["one", "several"],
+        Arg("several: the same picture in several class folders, as links or copies, has all their labels", fixed=True),
+    ] = "one",
 ) -> Source:
     """Read a folder of images, one subfolder per class; val and test are cut from train where it has none of its own.
 
@@ -67,6 +72,8 @@ def folder(
         DataError: there is no such folder, its layout is not one of the allowed, or a class is too small to cut.
     """
     found = _list(root)
+    if labels == "several":
+        found = _merged(found)
     return assemble(
         groups=None if group is None else groups.of_paths(group, found.names, found.place),
         name=found.top.name,
@@ -94,7 +101,7 @@ def has_split(root: str, split: Split) -> bool:
     return (_top(root) / split).is_dir()
 
 
-def whole_folder(root: str, only: Split | None = None, *, skip_unreadable: bool = False) -> Source:
+def whole_folder(root: str, only: Split | None = None, *, skip_unreadable: bool = False, labels: str = "one") -> Source:
     """Read a folder as one split, `test`, that holds all its images, or those of one split that it comes with.
 
     Nothing is cut, so one image a class is enough, and `train` need not be there.
@@ -103,8 +110,10 @@ def whole_folder(root: str, only: Split | None = None, *, skip_unreadable: bool 
         DataError: there is no such folder, or its layout is not one of the allowed.
     """
     found = _list(root, needs_train=False)
+    if labels == "several":
+        found = _merged(found)
     items = np.arange(len(found.paths)) if only is None else found.given[only]
-    nothing = np.array([], dtype=np.int64)
+    nothing = found.labels[:0]
     return Source(
         name=found.top.name,
         place=found.place,
@@ -131,7 +140,7 @@ class _Listing:
     names: Sequence[str]
     """The paths below `top`."""
 
-    labels: npt.NDArray[np.int64]
+    labels: Labels
     given: Mapping[Split, npt.NDArray[np.int64]]
     """The numbers of the images in each split that the folder comes with."""
 
@@ -183,6 +192,50 @@ def _list(root: str, *, needs_train: bool = True) -> _Listing:
             *similar_names(classes),
             *(_second_trees(trees["train"], classes, found["train"]) if "train" in trees else ()),
         ),
+    )
+
+
+def _merged(found: _Listing) -> _Listing:
+    """Return the images of a folder with all their labels: equal files, links or not, are one image.
+
+    Its name is the first of its paths.
+
+    Raises:
+        DataError: a picture is in several splits, or a file cannot be read.
+    """
+    try:
+        firsts = fingerprint.first_of_equals(found.paths, fingerprint.memory())
+    except OSError as error:
+        raise DataError(f"{found.place}: cannot be read: {error}") from error
+    splits = np.empty(len(found.paths), dtype="<U5")
+    for split, items in found.given.items():
+        splits[items] = split
+    shared = np.flatnonzero(splits != splits[firsts])
+    if len(shared):
+        item, first = int(shared[0]), int(firsts[shared[0]])
+        more = f" ({len(shared):,} such files)" if len(shared) > 1 else ""
+        raise DataError(
+            f"{found.place}: {found.names[first]!r} and {found.names[item]!r} are the same picture in {splits[first]} "
+            f"and {splits[item]}{more}; allowed: each picture in one split"
+        )
+    kept, places = np.unique(firsts, return_inverse=True)
+    flags = np.zeros((len(kept), len(found.classes)), dtype=np.uint8)
+    flags[places, found.labels] = 1
+    paths, names = ([listed[item] for item in kept.tolist()] for listed in (found.paths, found.names))
+    given = {split: np.flatnonzero(splits[kept] == split) for split in found.given}
+    known = (found.classes, names, flags, paths)
+    memory = fingerprint.memory()
+    repeats = len(firsts) - len(kept)
+    note = f"{repeats:,} files are links to or copies of others: {len(kept):,} pictures"
+    return replace(
+        found,
+        paths=paths,
+        names=names,
+        labels=flags,
+        given=given,
+        make_prints=cache(partial(fingerprint.of_files, *known, sealed=given.get("test"), memory=memory)),
+        first_fingerprint=partial(fingerprint.of_files_by_edges, *known),
+        notes=(*found.notes, note if repeats else "no picture is in several class folders: each has one label"),
     )
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from imgcls_search.data import label_sets
+from imgcls_search.data.label_sets import Labels
 from imgcls_search.errors import BuildError, CutError, DataError
 
 Numbers = npt.NDArray[np.int64]
@@ -90,10 +92,11 @@ def refuse_shared(groups: Groups, given: Mapping[Any, Numbers], names: Sequence[
         )
 
 
-def large_ones(groups: Groups, labels: Numbers, classes: Sequence[str]) -> Iterator[str]:
+def large_ones(groups: Groups, labels: Labels, classes: Sequence[str]) -> Iterator[str]:
     """Yield what is to be said of groups that hold most of a class."""
-    pairs, counts = np.unique(np.stack([labels, groups.numbers]), axis=1, return_counts=True)
-    totals = np.bincount(labels, minlength=len(classes))
+    items, numbers = label_sets.pairs(labels)
+    pairs, counts = np.unique(np.stack([numbers, groups.numbers[items]]), axis=1, return_counts=True)
+    totals = label_sets.count(labels, len(classes))
     for (label, group), count in zip(pairs.T.tolist(), counts.tolist(), strict=True):
         if count > MOST * totals[label]:
             yield (
@@ -102,9 +105,10 @@ def large_ones(groups: Groups, labels: Numbers, classes: Sequence[str]) -> Itera
             )
 
 
-def check_room(groups: Groups, labels: Numbers, pool: Numbers, classes: Sequence[str], place: str, parts: int) -> None:
+def check_room(groups: Groups, labels: Labels, pool: Numbers, classes: Sequence[str], place: str, parts: int) -> None:
     """Raise CutError if a class is in fewer groups than there are parts to cut into."""
-    pairs = np.unique(np.stack([labels[pool], groups.numbers[pool]]), axis=1)
+    items, numbers = label_sets.pairs(labels[pool])
+    pairs = np.unique(np.stack([numbers, groups.numbers[pool][items]]), axis=1)
     counts = np.bincount(pairs[0], minlength=len(classes))
     small = [f"{classes[number]!r} ({count})" for number, count in enumerate(counts.tolist()) if count < parts]
     if small:
@@ -115,7 +119,7 @@ def check_room(groups: Groups, labels: Numbers, pool: Numbers, classes: Sequence
 
 
 def cut(
-    groups: Groups, labels: Numbers, pool: Numbers, *, share: float, spare: int, seed: tuple[int, int], place: str
+    groups: Groups, labels: Labels, pool: Numbers, *, share: float, spare: int, seed: tuple[int, int], place: str
 ) -> tuple[Numbers, Numbers]:
     """Return about a share of the pool in whole groups, as even over the classes as they allow, and the rest.
 
@@ -125,8 +129,14 @@ def cut(
         CutError: no cut was found that has every class on both sides.
     """
     numbers, owner = np.unique(groups.numbers[pool], return_inverse=True)
-    kinds, label = np.unique(labels[pool], return_inverse=True)
-    pairs, counts = np.unique(np.stack([owner, label]), axis=1, return_counts=True)
+    items, found = label_sets.pairs(labels[pool])
+    without = None
+    if label_sets.are_several(labels) and len(bare := np.setdiff1d(np.arange(len(pool)), items)):
+        # Images without a label are to be as even as any, but may be too few to be on both sides.
+        items, found = np.concatenate([items, bare]), np.concatenate([found, np.full(len(bare), labels.shape[1])])
+        without = len(np.unique(found)) - 1
+    kinds, label = np.unique(found, return_inverse=True)
+    pairs, counts = np.unique(np.stack([owner[items], label]), axis=1, return_counts=True)
     entries: Entries = [[] for _ in numbers]
     for (group, kind), count in zip(pairs.T.tolist(), counts.tolist(), strict=True):
         entries[group].append((kind, count))
@@ -134,11 +144,11 @@ def cut(
     random = np.random.RandomState(seed)
     best: _Cut | None = None
     for start in range(max(1, min(STARTS, ENTRIES // len(counts)))):
-        found = _Cut(entries, len(kinds), share, spare)
-        found.fill(random.permutation(len(numbers)).tolist(), largest_first=start % 2 == 0)
-        found.improve(random.permutation(len(numbers)).tolist())
-        if best is None or found.cost() < best.cost():
-            best = found
+        attempt = _Cut(entries, len(kinds), share, spare, without)
+        attempt.fill(random.permutation(len(numbers)).tolist(), largest_first=start % 2 == 0)
+        attempt.improve(random.permutation(len(numbers)).tolist())
+        if best is None or attempt.cost() < best.cost():
+            best = attempt
     assert best is not None
     if best.lacking():
         raise CutError(
@@ -152,8 +162,11 @@ def cut(
 class _Cut:
     """A choice of groups, and how far it is from the wanted share of each class."""
 
-    def __init__(self, entries: Entries, classes: int, share: float, spare: int) -> None:
+    def __init__(self, entries: Entries, classes: int, share: float, spare: int, without: int | None = None) -> None:
         self.entries, self.share, self.spare = entries, share, spare
+        self.without = without
+        """The kind of the images without a label, which need not be on both sides."""
+
         self.held = [False] * len(entries)
         self.totals = [0] * classes
         self.num_groups = [0] * classes
@@ -169,6 +182,8 @@ class _Cut:
     def _cost_of(self, kind: int, images: int, groups: int) -> float:
         """Return the cost of a class; what is missing altogether outweighs all that is uneven."""
         far = images / self.totals[kind] - self.share
+        if kind == self.without:
+            return far * far
         lacking = max(0, 1 - groups) + max(0, self.spare - (self.num_groups[kind] - groups))
         return far * far + 1e6 * lacking
 

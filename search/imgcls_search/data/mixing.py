@@ -12,7 +12,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Mix = Callable[["Tensor", "Tensor"], "tuple[Tensor, Tensor]"]
-"""Float images [N, C, H, W] and class numbers [N] -> images, and class numbers or shares [N, classes]."""
+"""Float images [N, C, H, W] and class numbers [N] -> images, and class numbers or shares [N, classes].
+
+Several labels of each image, 0 or 1 [N, classes], become shares of theirs: a label that both images have stays whole.
+"""
 
 
 def mix_nothing(images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,7 +51,7 @@ def mixing(
         else:
             share = _draw_share(mixup)
             images = images.roll(1, 0).mul_(1 - share).add_(images, alpha=share)
-        shares = functional.one_hot(labels, classes).float()
+        shares = labels.float() if labels.ndim == 2 else functional.one_hot(labels, classes).float()
         return images, shares.roll(1, 0).mul_(1 - share).add_(shares, alpha=share)
 
     return mix

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import numpy.typing as npt
 
+from imgcls_search.data import label_sets
 from imgcls_search.data.fingerprint import Prints, are_equal
 from imgcls_search.data.folds import places
 from imgcls_search.data.groups import Groups, large_ones, refuse_shared
+from imgcls_search.data.label_sets import Labels
 from imgcls_search.data.splits import Split, divide
 from imgcls_search.errors import DataError
 from imgcls_search.signature import Arg
@@ -72,8 +74,8 @@ class Source:
     """Where errors say that it lies: `data.folder: /photos`."""
 
     classes: tuple[str, ...]
-    labels: Mapping[Split, npt.NDArray[np.int64]]
-    """Class numbers [N] of every split."""
+    labels: Mapping[Split, Labels]
+    """Of every split: class numbers [N], or several labels of each image, 0 or 1 [N, classes]."""
 
     names: Mapping[Split, tuple[str, ...]]
     """Paths below the folder, or `train/123`, of every split."""
@@ -116,6 +118,11 @@ class Source:
             return self.make_prints()
         except OSError as error:
             raise DataError(f"{self.place}: cannot be read: {error}") from error
+
+    @property
+    def has_several_labels(self) -> bool:
+        """Whether each image may have several labels, or none."""
+        return label_sets.are_several(self.labels["test"])
 
     @property
     def fingerprint(self) -> str:
@@ -202,7 +209,7 @@ def assemble(
     place: str,
     classes: Sequence[str],
     names: Sequence[str],
-    labels: npt.NDArray[np.int64],
+    labels: Labels,
     given: Mapping[Split, npt.NDArray[np.int64]],
     read: Callable[[int], Image],
     make_prints: Callable[[], Prints],
@@ -214,7 +221,7 @@ def assemble(
     kept: npt.NDArray[np.int64] | None = None,
     **cuts: Any,
 ) -> Source:
-    """Cut numbered items (names [N], labels [N], `read` by number) into the splits of a source.
+    """Cut numbered items (names [N], labels [N] or [N, classes], `read` by number) into the splits of a source.
 
     `given` holds the numbers of the splits that the data comes with; `cuts` are the arguments of `divide`.
 

@@ -12,7 +12,9 @@ import numpy.typing as npt
 
 from imgcls_search.data import folds as folding
 from imgcls_search.data import groups as grouping
+from imgcls_search.data import iterative, label_sets
 from imgcls_search.data.groups import Groups
+from imgcls_search.data.label_sets import Labels
 from imgcls_search.errors import CutError
 
 Split = Literal["train", "val", "test"]
@@ -33,7 +35,7 @@ class Cuts:
 
 
 def divide(
-    labels: Numbers,
+    labels: Labels,
     given: Mapping[Split, Numbers],
     *,
     classes: Sequence[str],
@@ -51,6 +53,7 @@ def divide(
 
     `kept` are training images that nothing is cut from; `seen` says of each class where it was first met.
     All images of one of the `groups` come into one part; `max_train` draws images, not groups.
+    Images with several labels are cut so that each label is as even over the parts as they allow, see `iterative`.
     The sealed test split depends on `test` and `split_seed` only, val also on `val`: neither moves with `max_train`.
     With `folds`, `max_train` counts all images outside the test split, since each is trained on and scored.
 
@@ -62,6 +65,10 @@ def divide(
         raise CutError(f"{place}: only one class, {classes[0]!r}; a classifier needs at least 2")
     parts = ["train", *(part for part in ("val", "test") if part not in given)]
     train = given["train"]
+    if folds is not None and label_sets.are_several(labels):
+        raise CutError(
+            f"{place}: folds is {folds}, but images have several labels; leave out folds, val cuts one split"
+        )
     if folds is not None and "val" in given:
         raise CutError(
             f"{place}: folds is {folds}, but a validation split is given ({len(given['val'])} images), and folds are "
@@ -97,13 +104,27 @@ def divide(
         train = np.sort(np.concatenate([train, kept]))
     if max_train is not None and max_train < len(train):
         train, _ = _draw(labels, train, max_train, spare=0, seed=(split_seed, 2))
-    return Cuts(items={"train": train, "val": held, "test": sealed})
+    parted: dict[Split, Numbers] = {"train": train, "val": held, "test": sealed}
+    if label_sets.are_several(labels):
+        _refuse_missing({split: parted[split] for split in parted if split not in given}, labels, classes, place)
+    return Cuts(items=parted)
+
+
+def _refuse_missing(cut: Mapping[Split, Numbers], labels: Labels, classes: Sequence[str], place: str) -> None:
+    """Raise CutError if a part that was cut lacks a label, which labels that always come together may cause."""
+    for split, items in cut.items():
+        missing = [repr(classes[number]) for number in np.flatnonzero(labels[items].sum(axis=0) == 0).tolist()]
+        if missing:
+            raise CutError(
+                f"{place}: no cut was found that has label {', '.join(missing[:10])} in {split}; more images, or other "
+                "shares of val and test, may help"
+            )
 
 
 def _check_room(
-    labels: Numbers, classes: Sequence[str], place: str, parts: Sequence[str], seen: Sequence[str] | None
+    labels: Labels, classes: Sequence[str], place: str, parts: Sequence[str], seen: Sequence[str] | None
 ) -> None:
-    counts = np.bincount(labels, minlength=len(classes))
+    counts = label_sets.count(labels, len(classes))
     numbers = [number for number, count in enumerate(counts) if count < len(parts)]
     small = [f"{classes[number]!r} ({counts[number]})" for number in numbers]
     if small:
@@ -114,14 +135,19 @@ def _check_room(
         )
 
 
-def _cut(labels: Numbers, pool: Numbers, *, share: float, spare: int, seed: tuple[int, int]) -> tuple[Numbers, Numbers]:
+def _cut(labels: Labels, pool: Numbers, *, share: float, spare: int, seed: tuple[int, int]) -> tuple[Numbers, Numbers]:
+    if label_sets.are_several(labels):
+        # One image may be the only one of several labels.
+        return _draw(labels, pool, int(np.clip(round(share * len(pool)), 1, len(pool) - 1)), spare=spare, seed=seed)
     counts = np.unique(labels[pool], return_counts=True)[1]
     total = int(np.clip(round(share * len(pool)), len(counts), len(pool) - spare * len(counts)))
     return _draw(labels, pool, total, spare=spare, seed=seed)
 
 
-def _draw(labels: Numbers, pool: Numbers, total: int, *, spare: int, seed: tuple[int, int]) -> tuple[Numbers, Numbers]:
+def _draw(labels: Labels, pool: Numbers, total: int, *, spare: int, seed: tuple[int, int]) -> tuple[Numbers, Numbers]:
     """Return `total` items of the pool and the rest, both in the pool's order."""
+    if label_sets.are_several(labels):
+        return iterative.draw(labels, pool, total, spare=spare, seed=seed)
     # Not scikit-learn's train_test_split: it may leave a small class out of a part. And RandomState, because numpy
     # has frozen its stream (NEP 19): a sealed test split must stay the same one for years.
     random = np.random.RandomState(seed)

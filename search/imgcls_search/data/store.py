@@ -17,11 +17,12 @@ import numpy.typing as npt
 
 from imgcls_search import atomic, digests
 from imgcls_search.config import Component
-from imgcls_search.data import arrays, fingerprint
+from imgcls_search.data import arrays, fingerprint, label_sets
 from imgcls_search.data.arrays import Progress, Summaries
 from imgcls_search.data.decode import unreadable
 from imgcls_search.data.fingerprint import Prints
 from imgcls_search.data.image import Fill, Fit, Frame, InputShape
+from imgcls_search.data.label_sets import Labels
 from imgcls_search.data.source import Source, Split, counted
 from imgcls_search.data.stream import Streamed
 from imgcls_search.errors import BuildError, DataError, writing
@@ -96,6 +97,17 @@ class Prepared:
     """The sizes of the folds, where there are any; the last is the validation split, the others begin the training
     split, in order."""
 
+    has_several_labels: bool = False
+    """Whether each image may have several labels, or none, instead of one class."""
+
+    thresholds: tuple[float, ...] | None = None
+    """From which probability on an image has each label, by the weights that this comes with; None where none says."""
+
+    @property
+    def cuts(self) -> tuple[float, ...] | None:
+        """The thresholds to decide by: 0.5 where none were chosen; None where an image has one class."""
+        return (self.thresholds or (0.5,) * len(self.classes)) if self.has_several_labels else None
+
     def findings(self) -> list[str]:
         """Return what a person should know of the pixels, a line each."""
         found = []
@@ -103,9 +115,14 @@ class Prepared:
             number = counted("image", len(self.unreadable))
             found.append(f"left out {number} that cannot be read: {', '.join(self.unreadable)}")
         if self.twins:
+            of, cannot = (
+                ("with other labels", "the same picture with other labels")
+                if self.has_several_labels
+                else ("of another class", "the same picture in two classes")
+            )
             found.append(
-                f"{counted('image', self.twins)} with the pixels of an image of another class, for example "
-                f"{self.twins_for_example[0]}: the same picture in two classes cannot be learned"
+                f"{counted('image', self.twins)} with the pixels of an image {of}, for example "
+                f"{self.twins_for_example[0]}: {cannot} cannot be learned"
             )
         if self.blank:
             verb = "is" if self.blank == 1 else "are"
@@ -159,8 +176,8 @@ class Images:
     pixels: npt.NDArray[np.uint8] | Streamed
     """[N, channels, height, width], mapped from disk and read-only, or decoded where they are indexed."""
 
-    labels: npt.NDArray[np.int64]
-    """Class numbers [N]."""
+    labels: Labels
+    """Class numbers [N], or several labels of each image, 0 or 1 [N, classes]."""
 
     names: tuple[str, ...]
 
@@ -211,8 +228,7 @@ def prepare(
         margin=margin,
         counts={split: facts.get(split, {}).get("count", len(names)) for split, names in source.names.items()},
         class_counts=tuple(
-            facts["train"].get("class_counts")
-            or np.bincount(source.labels["train"], minlength=len(source.classes)).tolist()
+            facts["train"].get("class_counts") or label_sets.count(source.labels["train"], len(source.classes)).tolist()
         ),
         mean=tuple(facts["train"]["mean"]),
         std=tuple(facts["train"]["std"]),
@@ -224,6 +240,7 @@ def prepare(
         blank=sum(split.get("blank", 0) for split in facts.values()),
         blank_for_example=_first(split.get("blank_for_example", ()) for split in facts.values()),
         unreadable=tuple(name for split in facts.values() for name in split.get("unreadable", ())),
+        has_several_labels=source.has_several_labels,
         streamed_from={"name": origin.name, "args": dict(origin.args)} if origin and is_streamed else None,
         folds=_fold_sizes(folder, source),
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from imgcls_search.data import label_sets
 from imgcls_search.data.decode import GRAY_MODES, MAX_PIXELS, THREADS, reason, unlimited_pillow
 from imgcls_search.data.source import LeftOut, Source, Split, advice, counted
 from imgcls_search.errors import DataError
@@ -21,6 +22,9 @@ SMALLEST_CHOICE = 4
 
 FAR_OFF = 3.0
 """An image counts as an outlier when a side is so many times the median, or less than such a part of it."""
+
+MOST_LABELS = 12
+"""Labels whose images are counted in a line; of more, those with the most and the one with the fewest."""
 
 SHOWN = 4
 """Reasons that are named; the other ones are summed up."""
@@ -82,6 +86,11 @@ class Summary:
     groups: Mapping[Split, int] | None = None
     """How many groups the images of each split are of, None where there are none."""
 
+    images_by_label: Mapping[str, int] | None = None
+    """How many images have each label, None where an image has one class."""
+
+    images_by_labels: tuple[int, int, int] | None = None
+    """How many images have no label, one, and more; None where an image has one class."""
     folds: tuple[int, ...] = ()
     """How many images are in each fold, where there are folds; the last is `val`."""
 
@@ -95,11 +104,13 @@ class Summary:
         counts = ", ".join(f"{split} {count:,}" for split, count in self.images.items())
         between = f"smallest class {few[0]!r} ({counted('image', few[1])}), largest {many[0]!r} ({many[1]:,})"
         groups = ", ".join(f"{split} {count:,}" for split, count in (self.groups or {}).items())
+        kinds = counted("class" if self.images_by_label is None else "label", self.classes)
         found = [
-            f"data {self.name}: {counted('class', self.classes)}, images: {counts}{self._folded()}"
-            + (f"; groups: {groups}" if groups else ""),
+            f"data {self.name}: {kinds}, images: {counts}{self._folded()}" + (f"; groups: {groups}" if groups else ""),
             between if few[1] < many[1] else f"{counted('image', few[1])} of each class",
         ]
+        if self.images_by_label is not None and self.images_by_labels is not None:
+            found[1] = _labelled(self.images_by_label, *self.images_by_labels)
         if self.sizes is not None:
             found.append(self._sized(self.sizes))
         if self.left_out:
@@ -187,7 +198,14 @@ def summarise(source: Source, headers: Headers, *, chosen_size: int | None = Non
     """Return what is to be said of a source whose headers were read."""
     counts = np.zeros(len(source.classes), dtype=np.int64)
     for labels in source.labels.values():
-        counts += np.bincount(labels, minlength=len(source.classes))
+        counts += label_sets.count(labels, len(source.classes))
+    by_label: dict[str, Any] = {}
+    if source.has_several_labels:
+        none, one, more = np.sum([label_sets.by_number(labels) for labels in source.labels.values()], axis=0).tolist()
+        by_label = {
+            "images_by_label": dict(zip(source.classes, counts.tolist(), strict=True)),
+            "images_by_labels": (none, one, more),
+        }
     few, many = int(counts.argmin()), int(counts.argmax())
     return Summary(
         name=source.name,
@@ -202,7 +220,17 @@ def summarise(source: Source, headers: Headers, *, chosen_size: int | None = Non
         chosen_size=chosen_size,
         groups=source.groups,
         folds=source.folds,
+        **by_label,
     )
+
+
+def _labelled(by_label: Mapping[str, int], none: int, one: int, more: int) -> str:
+    """Return how many images have each label, and how many have none, one and more."""
+    order = sorted(by_label, key=lambda name: -by_label[name])
+    shown = order if len(order) <= MOST_LABELS else [*order[: MOST_LABELS - 1], order[-1]]
+    rest = f" ({len(order) - len(shown):,} more labels between)" if len(shown) < len(order) else ""
+    counts = ", ".join(f"{name!r} {by_label[name]:,}" for name in shown)
+    return f"images with each label: {counts}{rest}; with no label {none:,}, with one {one:,}, with several {more:,}"
 
 
 def describe_left_out(left_out: Sequence[LeftOut]) -> str:

@@ -15,16 +15,17 @@ from typing import Annotated, overload
 import numpy as np
 import numpy.typing as npt
 
-from imgcls_search.data import fingerprint
+from imgcls_search.data import fingerprint, label_sets
 from imgcls_search.data.folders import ALIASES, SPLITS, from_files, similar_names
 from imgcls_search.data.groups import Groups
+from imgcls_search.data.label_sets import Labels
 from imgcls_search.data.opening import EXTENSIONS
 from imgcls_search.data.source import Folds, LeftOut, MaxTrain, Source, Split, SplitSeed, Test, Val, assemble
-from imgcls_search.data.table_file import Rows, read_rows
-from imgcls_search.errors import DataError, closest
+from imgcls_search.data.table_file import SHOWN, Rows, read_rows, refuse
+from imgcls_search.data.table_labels import read_columns, read_separated, where_first
+from imgcls_search.errors import BuildError, DataError, closest
 from imgcls_search.signature import Arg
 
-SHOWN = 10
 DRIVE = re.compile(r"[A-Za-z]:/|//")
 """How an absolute path of Windows begins, once its backslashes are slashes."""
 
@@ -35,7 +36,17 @@ def table(
     *,
     file: Annotated[str, Arg("a table with a row for each image: .csv, .tsv or .parquet", fixed=True)],
     image: Annotated[str, Arg("the column of the images' paths", fixed=True)] = "image",
-    label: Annotated[str, Arg("the column of the classes", fixed=True)] = "label",
+    label: Annotated[
+        str | tuple[str, ...],
+        Arg(
+            "the column of the classes; several columns: of each, whether an image has the label of its name",
+            fixed=True,
+        ),
+    ] = "label",
+    separator: Annotated[
+        str | None,
+        Arg("what stands between the labels of an image in the column, which may be several or none", fixed=True),
+    ] = None,
     split: Annotated[
         str | None, Arg("the column that says train, val or test; where its cell is empty, it is cut", fixed=True)
     ] = None,
@@ -56,12 +67,13 @@ def table(
 ) -> Source:
     """Read the images that a table names; splits that no row names are cut from the rows without a split.
 
-    Classes are the labels, sorted. The order of the rows changes nothing.
+    Classes are the labels, sorted, or the columns of labels. The order of the rows changes nothing.
 
     Raises:
+        BuildError: the columns of labels, or the separator, cannot be.
         DataError: the table cannot be read, a cell is not allowed, an image is missing, or a class is too small to cut.
     """
-    found = _list(file, root, image=image, label=label, split=split, group=group)
+    found = _list(file, root, image=image, label=label, separator=separator, split=split, group=group)
     given, kept = found.given()
     return assemble(
         name=found.path.stem,
@@ -105,7 +117,8 @@ def whole_table(
     file: str,
     root: str | None,
     image: str,
-    label: str,
+    label: str | tuple[str, ...],
+    separator: str | None = None,
     split: str | None,
     skip_unreadable: bool = False,
 ) -> Source:
@@ -114,9 +127,10 @@ def whole_table(
     Raises:
         DataError: the table cannot be read, a cell is not allowed, or an image is missing.
     """
-    found = _list(file, root, image=image, label=label, split=split if only is not None else None, needs_train=False)
+    split = split if only is not None else None
+    found = _list(file, root, image=image, label=label, separator=separator, split=split, needs_train=False)
     items = np.arange(len(found.names)) if only is None else np.flatnonzero(found.splits == only)
-    nothing = np.array([], dtype=np.int64)
+    nothing = found.labels[:0]
     return Source(
         name=found.path.stem,
         place=found.place,
@@ -165,7 +179,7 @@ class _Listing:
     """The paths below the root."""
 
     paths: Sequence[Path]
-    labels: Numbers
+    labels: Labels
     splits: npt.NDArray[np.str_]
     """Of each image, empty where it is cut."""
 
@@ -203,19 +217,24 @@ def _list(
     root: str | None,
     *,
     image: str,
-    label: str,
+    label: str | tuple[str, ...],
+    separator: str | None,
     split: str | None,
     group: str | None = None,
     needs_train: bool = True,
 ) -> _Listing:
     path = _located(file)
     place = f"data.table: {path}"
-    rows = read_rows(path, [name for name in dict.fromkeys((image, label, split, group)) if name is not None], place)
+    of_labels = (label,) if isinstance(label, str) else label
+    _check_labels(label, separator, {"image": image, "split": split, "group": group})
+    used = (image, *of_labels, split, group)
+    rows = read_rows(path, [name for name in dict.fromkeys(used) if name is not None], place)
     top = path.parent if root is None else _located(root)
     if not top.is_dir():
         raise DataError(f"data.table.root: {top}: is not a folder; allowed: the folder that the paths start from")
     _refuse_empty(rows, image)
-    _refuse_empty(rows, label)
+    if isinstance(label, str) and separator is None:
+        _refuse_empty(rows, label)
     if group is not None:
         _refuse_empty(rows, group)
     names = _names(rows, image, top, root)
@@ -224,9 +243,11 @@ def _list(
     groups = None if group is None else Groups.of(rows.cells[group])
     if groups is not None and split is not None:
         splits = _follow_groups(splits, groups)
-    _refuse_repeated(rows, image, label, split, names, order)
+    _refuse_repeated(rows, image, of_labels, split, names, order)
     left_out = _look_for_files(rows, image, names, top)
-    classes, labels, seen = _classes(rows, label, split, splits, needs_train=needs_train)
+    classes, labels, seen = _classes(rows, label, separator, needs_train=needs_train)
+    if needs_train:
+        _refuse_untrained(rows, label, classes, labels, split, splits)
     splits, labels, names = splits[order], labels[order], [names[row] for row in order]
     paths = FilesBelow(top, names)
     # The split of a row is part of what the images are recognised by, as the folder of a split is.
@@ -249,20 +270,16 @@ def _list(
         make_prints=cache(partial(fingerprint.of_files, *known, sealed=sealed, memory=fingerprint.memory())),
         first_fingerprint=partial(fingerprint.of_files_by_edges, *known),
         left_out=left_out,
-        notes=(*similar_names(classes), *_unused(rows, {"split": split, "group": group}, {image, label, split, group})),
+        notes=(
+            *similar_names(classes),
+            *_joined(classes, label, separator),
+            *_unused(rows, {"split": split, "group": group}, set(used)),
+        ),
     )
 
 
-def _refuse(rows: Rows, column: str, bad: Sequence[int], what: str) -> None:
-    """Raise DataError about cells of a column, if there are any: the first is named, the others are listed."""
-    if bad:
-        others = ", ".join(rows.line(row) for row in bad[1 : SHOWN + 1])
-        more = f" and {len(bad) - SHOWN - 1:,} more" if len(bad) > SHOWN + 1 else ""
-        raise DataError(f"{rows.where(bad[0], column)}: {what}{f'; as in {others}{more}' if others else ''}")
-
-
 def _refuse_empty(rows: Rows, column: str) -> None:
-    _refuse(rows, column, [row for row, cell in enumerate(rows.cells[column]) if not cell], "the cell is empty")
+    refuse(rows, column, [row for row, cell in enumerate(rows.cells[column]) if not cell], "the cell is empty")
 
 
 def _names(rows: Rows, column: str, top: Path, root: str | None) -> list[str]:
@@ -305,7 +322,7 @@ def _splits(rows: Rows, column: str | None) -> npt.NDArray[np.str_]:
         cell = cells[bad[0]]
         meant = ALIASES.get(cell.lower(), cell.lower())
         near = f" (did you mean {meant!r}?)" if meant in SPLITS else closest(cell, SPLITS)
-        _refuse(rows, column, bad, f"{cell!r} is not a split{near}; allowed: train, val, test, or an empty cell")
+        refuse(rows, column, bad, f"{cell!r} is not a split{near}; allowed: train, val, test, or an empty cell")
     return np.array(cells, dtype="<U5")
 
 
@@ -318,11 +335,11 @@ def _follow_groups(splits: npt.NDArray[np.str_], groups: Groups) -> npt.NDArray[
 
 
 def _refuse_repeated(
-    rows: Rows, image: str, label: str, split: str | None, names: Sequence[str], order: Sequence[int]
+    rows: Rows, image: str, labels: Sequence[str], split: str | None, names: Sequence[str], order: Sequence[int]
 ) -> None:
     """Refuse images that are in two rows; sorted by name, these are neighbours."""
     twice = [(one, two) for one, two in itertools.pairwise(order) if names[one] == names[two]]
-    for column in (label, split, image):
+    for column in (*labels, split, image):
         cells = rows.cells[column] if column is not None and column != image else None
         pairs = [(one, two) for one, two in twice if cells is None or cells[one] != cells[two]]
         if column is None or not pairs:
@@ -379,35 +396,91 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
         return
 
 
-def _classes(
-    rows: Rows, column: str, split: str | None, splits: npt.NDArray[np.str_], *, needs_train: bool
-) -> tuple[tuple[str, ...], Numbers, list[str]]:
-    """Return the classes, the class number of each row, and where each class is first named.
+def _check_labels(label: str | tuple[str, ...], separator: str | None, others: Mapping[str, str | None]) -> None:
+    """Refuse columns of labels, and a separator, that cannot be.
 
     Raises:
-        DataError: a label of a held-out split is not trained on, or no row is.
+        BuildError: there is one column of labels, one twice or one of something else; or there is a separator besides.
     """
-    cells = rows.cells[column]
-    classes = tuple(sorted(set(cells)))
-    numbers = {name: number for number, name in enumerate(classes)}
-    labels = np.fromiter((numbers[cell] for cell in cells), dtype=np.int64, count=len(cells))
-    firsts = np.unique(labels, return_index=True)[1]
-    if needs_train:
-        is_trained = (splits == "train") | (splits == "")
-        if not is_trained.any():
-            assert split is not None
-            raise DataError(f"{rows.place}: column {split!r}: no row says train or is empty; needed: training images")
-        trained = np.bincount(labels[is_trained], minlength=len(classes))
-        strange = [int(firsts[number]) for number in np.flatnonzero(trained == 0)]
-        if strange:
-            row = min(strange)
-            _refuse(
-                rows,
-                column,
-                sorted(strange),
-                f"{cells[row]!r} is in {splits[row]} but not in train; allowed: labels of the training rows",
+    if separator == "":
+        raise BuildError("separator", "'' is not allowed; allowed: what stands between labels, such as ';', or null")
+    if isinstance(label, str):
+        return
+    if separator is not None:
+        raise BuildError("separator", "goes with one column of labels; leave it out, or name one column in label")
+    twice = [name for name in label if label.count(name) > 1]
+    taken = [(role, name) for role, name in others.items() if name in label]
+    if len(label) < 2:
+        raise BuildError("label", f"{list(label)} is one column; for a class of each image write label: {label[0]}")
+    if twice:
+        raise BuildError("label", f"{twice[0]!r} stands twice; allowed: each column once")
+    if taken:
+        raise BuildError("label", f"{taken[0][1]!r} is the column {taken[0][0]!r} already; allowed: other columns")
+
+
+def _classes(
+    rows: Rows, label: str | tuple[str, ...], separator: str | None, *, needs_train: bool
+) -> tuple[tuple[str, ...], Labels, list[str]]:
+    """Return the classes, the class number or the labels of each row, and where each class is first named.
+
+    Raises:
+        DataError: a cell is not allowed where an image may have several labels.
+    """
+    if isinstance(label, str) and separator is None:
+        cells = rows.cells[label]
+        classes = tuple(sorted(set(cells)))
+        numbers = {name: number for number, name in enumerate(classes)}
+        labels = np.fromiter((numbers[cell] for cell in cells), dtype=np.int64, count=len(cells))
+        firsts = np.unique(labels, return_index=True)[1]
+        return classes, labels, [rows.where(int(row), label) for row in firsts]
+    if isinstance(label, str):
+        assert separator is not None
+        # Of images to be measured, few may have a label.
+        classes, flags = read_separated(rows, label, separator, least=2 if needs_train else 1)
+    else:
+        classes, flags = read_columns(rows, label, may_lack=not needs_train)
+    return classes, flags, where_first(rows, label, classes, flags)
+
+
+def _refuse_untrained(
+    rows: Rows,
+    label: str | tuple[str, ...],
+    classes: Sequence[str],
+    labels: Labels,
+    split: str | None,
+    splits: npt.NDArray[np.str_],
+) -> None:
+    """Raise DataError if a label of a held-out split is not trained on, or no row is."""
+    is_trained = (splits == "train") | (splits == "")
+    if not is_trained.any():
+        assert split is not None
+        raise DataError(f"{rows.place}: column {split!r}: no row says train or is empty; needed: training images")
+    strange = np.flatnonzero(label_sets.count(labels[is_trained], len(classes)) == 0).tolist()
+    if not strange:
+        return
+    items, numbers = label_sets.pairs(labels)
+    # numpy names the first of equal numbers.
+    known, places = np.unique(numbers, return_index=True)
+    first = dict(zip(known.tolist(), items[places].tolist(), strict=True))
+    number = min(strange, key=first.__getitem__)
+    row = first[number]
+    what = f"{classes[number]!r} is in {splits[row]} but not in train; allowed: labels of the training rows"
+    if isinstance(label, str):
+        refuse(rows, label, sorted({first[other] for other in strange}), what)
+    refuse(rows, classes[number], [row], what)
+
+
+def _joined(classes: Sequence[str], label: str | tuple[str, ...], separator: str | None) -> Iterator[str]:
+    """Yield what is to be said of classes that look like several labels in one cell."""
+    if separator is not None or not isinstance(label, str):
+        return
+    for sign in (";", "|", ","):
+        if 2 * sum(sign in name for name in classes) >= len(classes):
+            yield (
+                f"most classes hold {sign!r}: if these are several labels of an image, --set "
+                f"'data.table.separator=\"{sign}\"' reads them"
             )
-    return classes, labels, [rows.where(int(row), column) for row in firsts]
+            return
 
 
 def _unused(rows: Rows, roles: Mapping[str, str | None], used: set[str | None]) -> Iterator[str]:

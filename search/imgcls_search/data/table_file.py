@@ -18,6 +18,9 @@ DELIMITERS: Mapping[str, Sequence[str]] = {".csv": (",", ";", "\t"), ".tsv": ("\
 MEMORY = 100_000
 """Different cells that are remembered, so that equal ones of a million rows are one object."""
 
+SHOWN = 10
+"""Rows that an error names."""
+
 PARQUET = ".parquet"
 KINDS = "a table ending in .csv, .tsv or .parquet"
 
@@ -51,6 +54,14 @@ class Rows:
     def line(self, row: int) -> str:
         """Return the line or the number of a row in words."""
         return f"{'line' if self.is_text else 'row'} {self.lines[row]}"
+
+
+def refuse(rows: Rows, column: str, bad: Sequence[int], what: str) -> None:
+    """Raise DataError about cells of a column, if there are any: the first is named, the others are listed."""
+    if bad:
+        others = ", ".join(rows.line(row) for row in bad[1 : SHOWN + 1])
+        more = f" and {len(bad) - SHOWN - 1:,} more" if len(bad) > SHOWN + 1 else ""
+        raise DataError(f"{rows.where(bad[0], column)}: {what}{f'; as in {others}{more}' if others else ''}")
 
 
 def read_rows(path: Path, columns: Sequence[str], place: str) -> Rows:

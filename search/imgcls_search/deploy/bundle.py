@@ -25,7 +25,10 @@ FRAMED = 2
 COSTED = 3
 """The format of bundles that decide by costs, which earlier versions would not."""
 
-FORMATS = (FORMAT, FRAMED, COSTED)
+LABELLED = 4
+"""The format of bundles for several labels of an image, whose outputs earlier versions would read wrongly."""
+
+FORMATS = (FORMAT, FRAMED, COSTED, LABELLED)
 
 DESCRIPTION = "bundle.json"
 FILES: Mapping[str, str] = {
@@ -57,13 +60,27 @@ class Bundle:
     costs: Costs | None = None
     """What decisions cost; None where the likeliest class is decided on."""
 
+    thresholds: tuple[float, ...] | None = None
+    """From which probability on an image has each of several labels; None where it has one class."""
+
 
 def describe(
-    folder: Path, *, frame: Frame, mean: Sequence[float], std: Sequence[float], quantized: str, costs: Costs | None
+    folder: Path,
+    *,
+    frame: Frame,
+    mean: Sequence[float],
+    std: Sequence[float],
+    quantized: str,
+    costs: Costs | None,
+    thresholds: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Return what `bundle.json` says of the files that lie in a folder."""
+    output: dict[str, Any] = {"name": OUTPUT, "type": "float32", "probabilities": "softmax"}
+    if thresholds is not None:
+        # In the order of the labels.
+        output |= {"probabilities": "sigmoid", "thresholds": list(thresholds)}
     return {
-        "format": _format(frame, costs),
+        "format": _format(frame, costs, thresholds),
         "files": {
             role: {"name": name} | ({} if role in EDITABLE else {"sha256": digests.of_file(folder / name)})
             for role, name in FILES.items()
@@ -79,7 +96,7 @@ def describe(
             "margin": frame.margin,
             "range": [0, 255],
         },
-        "output": {"name": OUTPUT, "type": "float32", "probabilities": "softmax"},
+        "output": output,
         "preprocessing": steps(frame),
         "normalisation": {"in_model": True, "mean": list(mean), "std": list(std)},
         "quantized": quantized,
@@ -113,15 +130,18 @@ def read(folder: Path) -> Bundle:
             fill=_word(folder, about, "fill", FILLED, "mean"),
             margin=_margin(folder, about),
         ),
+        thresholds=_thresholds(folder, about),
     )
-    expected = _format(bundle.frame, bundle.costs)
+    expected = _format(bundle.frame, bundle.costs, bundle.thresholds)
     if about["format"] != expected:
         raise DeployError(f"{folder / DESCRIPTION}: not a bundle of format {expected} of this program")
     _check_fit(folder, bundle)
     return bundle
 
 
-def _format(frame: Frame, costs: Costs | None) -> int:
+def _format(frame: Frame, costs: Costs | None, thresholds: Sequence[float] | None) -> int:
+    if thresholds is not None:
+        return LABELLED
     if costs is not None:
         return COSTED
     is_plain = frame.fit == "crop" and frame.margin == 1 and isinstance(frame.size, int)
@@ -219,6 +239,23 @@ def _margin(folder: Path, about: Mapping[str, Any]) -> float:
     return float(value)
 
 
+def _thresholds(folder: Path, about: Mapping[str, Any]) -> tuple[float, ...] | None:
+    """Return the thresholds of several labels of an image, None where it has one class."""
+    output = about.get("output")
+    output = output if isinstance(output, dict) else {}
+    if (about["format"] == LABELLED) != (output.get("probabilities") == "sigmoid"):
+        raise DeployError(f"{folder / DESCRIPTION}: not a bundle of format {about['format']} of this program")
+    if about["format"] != LABELLED:
+        return None
+    values = output.get("thresholds")
+    if not isinstance(values, list) or not all(type(value) in (int, float) and 0 <= value <= 1 for value in values):
+        raise DeployError(
+            f"{folder / DESCRIPTION}: output.thresholds: {values!r:.50} is not allowed; allowed: a number from 0 to 1 "
+            "for each label"
+        )
+    return tuple(map(float, values))
+
+
 def _decision_costs(folder: Path, about: Mapping[str, Any], labels: Sequence[str]) -> Costs | None:
     """Return what decisions cost; None where a bundle says nothing of it, as those of earlier versions."""
     if "decision" not in about:
@@ -242,3 +279,5 @@ def _check_fit(folder: Path, bundle: Bundle) -> None:
         raise DeployError(f"{folder}: the model takes {bundle.artifact.pixel_shape}, {DESCRIPTION} says {expected}")
     if bundle.artifact.classes != len(bundle.labels):
         raise DeployError(f"{folder}: the model has {bundle.artifact.classes} classes, but {len(bundle.labels)} labels")
+    if bundle.thresholds is not None and len(bundle.thresholds) != len(bundle.labels):
+        raise DeployError(f"{folder}: {len(bundle.thresholds)} thresholds, but {len(bundle.labels)} labels")

@@ -32,6 +32,9 @@ class Prediction:
     costs: tuple[float, ...] | None = None
     """The expected cost of each of them; None where the bundle has no costs."""
 
+    labels: tuple[str, ...] | None = None
+    """Those that the image has, where it may have several; None where it has one class."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
@@ -50,6 +53,8 @@ def classify(
 ) -> Iterator[Prediction | Skipped]:
     """Yield the `top` labels of every image, in order; folders stand for the images below them.
 
+    Where an image may have several labels, those that it has are ranked too, however many they are.
+
     What a folder holds besides images is handed to `on_left_out`.
     """
     with unlimited_pillow(), ThreadPoolExecutor(THREADS) as pool:
@@ -65,14 +70,42 @@ def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return probabilities
 
 
+def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Return probabilities [N, labels], in double precision, from logits [N, labels]."""
+    probabilities: npt.NDArray[np.float64] = np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
+    return probabilities
+
+
 _Decoded = tuple[str, npt.NDArray[np.uint8]] | Skipped
 
 
 def _classify(bundle: Bundle, items: Sequence[_Decoded], top: int) -> Iterator[Prediction | Skipped]:
     pixels = [item[1] for item in items if not isinstance(item, Skipped)]
-    rows = iter(_ranked(bundle, softmax(bundle.artifact.logits(np.stack(pixels))), top)) if pixels else iter(())
+    rows: Iterator[Prediction] = iter(())
+    if pixels:
+        logits = bundle.artifact.logits(np.stack(pixels))
+        if bundle.thresholds is not None:
+            rows = _labelled(bundle, bundle.thresholds, sigmoid(logits), top)
+        else:
+            rows = _ranked(bundle, softmax(logits), top)
     for item in items:
         yield item if isinstance(item, Skipped) else replace(next(rows), image=item[0])
+
+
+def _labelled(
+    bundle: Bundle, thresholds: Sequence[float], probabilities: npt.NDArray[np.float64], top: int
+) -> Iterator[Prediction]:
+    """Yield which of several labels each image has, in order, without its name."""
+    for row in probabilities:
+        order = np.argsort(-row, kind="stable").tolist()
+        has = row >= np.array(thresholds)
+        # A label with a low threshold may stand behind one that the image has not.
+        shown = [number for place, number in enumerate(order) if place < top or has[number]]
+        yield Prediction(
+            image="",
+            ranked=tuple((bundle.labels[number], float(row[number])) for number in shown),
+            labels=tuple(bundle.labels[number] for number in order if has[number]),
+        )
 
 
 def _ranked(bundle: Bundle, probabilities: npt.NDArray[np.float64], top: int) -> Iterator[Prediction]:

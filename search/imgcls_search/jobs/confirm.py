@@ -11,7 +11,7 @@ from typing import Any
 from imgcls_search import terminal
 from imgcls_search.confidence import difference, estimate, interval, optimism, share_interval
 from imgcls_search.config import Component, TrialConfig
-from imgcls_search.data import Prepared, describe
+from imgcls_search.data import Prepared, describe, label_sets
 from imgcls_search.errors import DataError, StudyError, UserError
 from imgcls_search.executors.helper import image_cache
 from imgcls_search.jobs.export import find_trial, now
@@ -143,7 +143,7 @@ def _refuse_other_test(component: Component, metric: str, cache: Path) -> None:
     """
     study_data.must_be_there(component)
     source = describe(component, cache)
-    problem = named_metrics.undefined(metric, source.classes, set(source.labels["test"].tolist()), "test")
+    problem = named_metrics.undefined(metric, source.classes, label_sets.seen(source.labels["test"]), "test")
     if problem is not None:
         raise DataError(terminal.shown(f"{component.path}: {metric}: {problem}"))
 
@@ -288,9 +288,8 @@ def _open_test(
         network, config, known = read_network(weights_path(files, found["chosen"], seed, portion))
         # Its images may have moved since it was trained.
         config = config.moved(component.args)
-        evaluation = measure_on(
-            network, config, replace(data, mean=known.mean, std=known.std), "test", (found["metric"],)
-        )
+        seen = replace(data, mean=known.mean, std=known.std, thresholds=known.thresholds)
+        evaluation = measure_on(network, config, seen, "test", (found["metric"],))
         scores.append(evaluation.metrics[found["metric"]])
     spread = _spread(scores)
     test: TestScores = {
@@ -300,7 +299,7 @@ def _open_test(
         "ci95": spread["ci95"],
         "images": len(evaluation.labels),
     }
-    if found["metric"] in ("accuracy", "top5_accuracy"):
+    if found["metric"] in ("accuracy", "top5_accuracy", "subset_accuracy"):
         test["images_interval"] = list(share_interval(test["mean"], test["images"]))
     return test
 

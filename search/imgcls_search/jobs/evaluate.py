@@ -21,6 +21,7 @@ from imgcls_search.data import (
     comes_with,
     describe,
     describe_whole,
+    label_sets,
     load,
     open_test,
     skipping_unreadable,
@@ -34,13 +35,17 @@ from imgcls_search.terminal import shown
 from imgcls_search.train import checkpoint, custom_metrics
 from imgcls_search.train.device import available_devices
 from imgcls_search.train.loop import predict
-from imgcls_search.train.metrics import Wanted, score, softmax
+from imgcls_search.train.metrics import Wanted, probabilities_of, score
 from imgcls_search.worker import cross_validation, finish, pipeline
 
 SplitName = Literal["val", "test", "all", "folds"]
 
-CUTS = ("val", "test", "split_seed", "max_train", "folds", "image", "label", "split", "group")
+CUTS = ("val", "test", "split_seed", "max_train", "folds", "image", "label", "separator", "labels", "split", "group")
 """The arguments of a data set that decide which images are in which split, and which columns of a table say so."""
+
+
+SEPARATORS = (";", "|", " / ")
+"""What may stand between the labels of an image in a table of predictions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +56,18 @@ class Evaluation:
     metrics: dict[str, float]
     names: tuple[str, ...]
     labels: np.ndarray[Any, Any]
-    """Class numbers [N]."""
+    """Class numbers [N], or several labels of each image, 0 or 1 [N, classes]."""
 
     probabilities: np.ndarray[Any, Any]
     """[N, classes]."""
 
     decided: np.ndarray[Any, Any]
-    """Class numbers [N] that are decided on: the likeliest, or those of least expected cost."""
+    """What is decided on, in the form of the labels: the likeliest class or that of least expected cost, or each of
+    several labels that reaches its threshold."""
 
     classes: tuple[str, ...]
+    thresholds: tuple[float, ...] | None = None
+    """From which probability on an image has each of several labels; None where it has one class."""
 
 
 def evaluate_weights(
@@ -110,7 +118,13 @@ def evaluate_weights(
         if say is not None:
             say(changed[1])
     numbers = _class_numbers(classes, trained_on.classes, f"{weights}: {component.path}")
-    parts = [replace(part, labels=numbers[part.labels]) for part in parts]
+    if any(label_sets.are_several(part.labels) != trained_on.has_several_labels for part in parts):
+        one, several = "one class each", "several labels each"
+        was, got = (several, one) if trained_on.has_several_labels else (one, several)
+        raise DataError(f"{weights}: {component.path}: was trained on images with {was}; these images have {got}")
+    parts = [
+        replace(part, labels=label_sets.renumbered(part.labels, numbers, len(trained_on.classes))) for part in parts
+    ]
     if split != "val":
         record_opening(weights.parent / "test-openings.jsonl", opening)
     return _measure(network, config, trained_on, parts, split)
@@ -207,17 +221,28 @@ def _measure(
     if not len(labels):
         raise DataError(f"{config.component('data').path}: the {split} split is empty")
     logits = np.concatenate(_logits(network, config, data, [part for part in parts if len(part.labels)]))
-    probabilities, stated = softmax(logits), costs.of(config.tree)
+    probabilities, stated = probabilities_of(logits, several=data.has_several_labels), costs.of(config.tree)
     matrix = costs.matrix(stated, data.classes) if stated is not None else None
-    wanted = Wanted(classes=data.classes, named=(*named, *custom_metrics.installed()), costs=stated, is_full=True)
+    if data.cuts is not None:
+        decided = (probabilities >= np.array(data.cuts)).astype(np.uint8)
+    else:
+        decided = costs.decided(probabilities, matrix)
+    wanted = Wanted(
+        classes=data.classes,
+        named=(*named, *custom_metrics.installed()),
+        costs=stated,
+        is_full=True,
+        thresholds=data.cuts,
+    )
     return Evaluation(
         split=split,
         metrics=score(logits, labels, wanted),
         names=tuple(name for part in parts for name in part.names),
         labels=labels,
         probabilities=probabilities,
-        decided=costs.decided(probabilities, matrix),
+        decided=decided,
         classes=data.classes,
+        thresholds=data.cuts,
     )
 
 
@@ -232,15 +257,26 @@ def _logits(
 
 
 def predictions_csv(evaluation: Evaluation) -> str:
-    """Return one line an image: its name, its class, the predicted class and the probability of each class."""
+    """Return one line an image: its name, its class, the predicted class and the probability of each class.
+
+    Several labels of an image, and the predicted ones, stand in one cell with a separator that is in no label.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    classes = [_as_text(name) for name in evaluation.classes]
     writer.writerow(["image", "label", "predicted", *(f"p({shown(name)})" for name in evaluation.classes)])
     found = zip(evaluation.names, evaluation.labels, evaluation.decided, evaluation.probabilities, strict=True)
     for name, label, decided, row in found:
-        writer.writerow([_as_text(name), classes[label], classes[decided], *(f"{p:.6f}" for p in row)])
+        cells = [_joined(given, evaluation.classes) for given in (label, decided)]
+        writer.writerow([_as_text(name), *cells, *(f"{p:.6f}" for p in row)])
     return text.getvalue()
+
+
+def _joined(given: Any, classes: Sequence[str]) -> str:
+    """Return the class of an image, or its labels, as a cell."""
+    if np.ndim(given) == 0:
+        return _as_text(classes[given])
+    separator = next((sign for sign in SEPARATORS if not any(sign in name for name in classes)), SEPARATORS[0])
+    return _as_text(separator.join(classes[number] for number in np.flatnonzero(given).tolist()))
 
 
 def _as_text(cell: str) -> str:

@@ -69,7 +69,8 @@ def write_preview(
     index = _several_classes(np.asarray(images.labels), rows)
     before = torch.from_numpy(np.array(images.pixels[index]))
     whole = torch.from_numpy(np.array(load(data, "train", whole=True).pixels[index]))
-    labels = torch.from_numpy(np.asarray(images.labels)[index])
+    given = np.asarray(images.labels)[index]
+    labels = torch.from_numpy(given)
     augment, mix = pipeline.build_augmentation(config, data.shape)
     columns = []
     for epoch in range(EPOCHS):
@@ -80,7 +81,7 @@ def write_preview(
         columns.append(
             (mixed.round().to(torch.uint8), _captions(targets, data) if targets.is_floating_point() else None)
         )
-    _save(_sheet(before, [shown(data.classes[label]) for label in labels], columns, settings), output)
+    _save(_sheet(before, [_written(label, data) for label in given], columns, settings), output)
     return Preview(settings=settings, rows=len(index))
 
 
@@ -99,11 +100,22 @@ def _settings(section: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _several_classes(labels: np.ndarray[Any, Any], rows: int) -> np.ndarray[Any, Any]:
-    """Return the numbers of images, the first of each class in turn, then the second ones."""
+    """Return the numbers of images, the first of each class in turn, then the second ones.
+
+    Images with several labels each, 0 or 1 [N, labels], are taken by the whole of them.
+    """
+    if labels.ndim == 2:
+        labels = np.unique(labels, axis=0, return_inverse=True)[1].ravel()
     turns = np.zeros(len(labels), dtype=np.int64)
     for label in np.unique(labels):
         turns[labels == label] = np.arange((labels == label).sum())
     return np.lexsort((labels, turns))[:rows]
+
+
+def _written(label: np.ndarray[Any, Any], data: Prepared) -> str:
+    """Return the class of an image, or its labels, 0 or 1 [labels], in words."""
+    numbers = [int(label)] if np.ndim(label) == 0 else np.flatnonzero(label).tolist()
+    return shown(", ".join(data.classes[number] for number in numbers) or "no label")
 
 
 def _captions(targets: torch.Tensor, data: Prepared) -> list[str]:

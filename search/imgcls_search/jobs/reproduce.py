@@ -16,6 +16,7 @@ from imgcls_search.jobs.confirm import fresh_seeds
 from imgcls_search.jobs.export import find_trial
 from imgcls_search.jobs.pace import numbered
 from imgcls_search.jobs.trainer import Trainer, TrainingWatcher
+from imgcls_search.measures import main_measure
 from imgcls_search.orchestrator import study_data, teachers
 from imgcls_search.protocol import Job
 from imgcls_search.space import dump, parse
@@ -105,8 +106,8 @@ def reproduce(
 
 
 def _metric(trial: Trial) -> str:
-    # Sizes and latencies are no matter of training; every epoch has an accuracy.
-    return trial.metric if trial.metric in trial.epochs[-1] else "accuracy"
+    # Sizes and latencies are no matter of training.
+    return trial.metric if trial.metric in trial.epochs[-1] else main_measure(trial.epochs[-1])
 
 
 def _first_difference(then: Sequence[Mapping[str, float]], now: Sequence[Mapping[str, float]]) -> int | None:
@@ -122,7 +123,9 @@ def _changes(record: Record, trial: Trial, fingerprint: str, versions: Mapping[s
     found = []
     try:
         read = parse(dump(trial.candidate.config, comments=[]), catalog(), source=f"trial-{trial.number}.yaml").config()
-        changed = differences(trial.candidate.config.to_dict(), read.to_dict())
+        # Settings that a later version added, at values that change nothing, are no difference.
+        is_same = trial.candidate.config.digest() == read.digest()
+        changed = [] if is_same else differences(trial.candidate.config.to_dict(), read.to_dict())
         found += [f"config: {change}" for change in changed]
     except SearchError as error:
         found.append(f"config: this version cannot read it ({first_line(error)})")

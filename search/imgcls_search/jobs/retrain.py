@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from imgcls_search.executors.helper import Helper
 from imgcls_search.jobs.export import now
 from imgcls_search.jobs.pace import numbered
 from imgcls_search.jobs.trainer import Trainer, TrainingWatcher, training_job
+from imgcls_search.measures import THRESHOLD
 from imgcls_search.orchestrator import named_classes, study_data, teachers
 from imgcls_search.protocol import (
     Portion,
@@ -67,7 +69,7 @@ def train(training: Training, watcher: TrainingWatcher) -> dict[str, Any]:
         trainer.hire(training.config, len(training.seeds))
         helper = trainer.helper
         _refuse_other_images(training, helper)
-        data = trainer.images(training.config)
+        data = _with_thresholds(training, trainer.images(training.config), watcher)
         for line in named_classes.refuse_unknown(training.config.to_dict(), data.classes, training.locate):
             watcher.say(line)
         helper.measure(training.config, data.shape)
@@ -155,7 +157,7 @@ def _report(
         # Its images may have moved since it was trained.
         config = config.moved(training.config.component("data").args)
         # What starts from pretrained weights is normalised as they are.
-        seen = replace(data, mean=known.mean, std=known.std)
+        seen = replace(data, mean=known.mean, std=known.std, thresholds=known.thresholds)
         test[seed] = measure_on(network, config, seen, "test").metrics
     names = list(test[training.seeds[0]])
     return {
@@ -170,6 +172,29 @@ def _report(
         "summary": {name: interval([test[seed][name] for seed in training.seeds]) for name in names},
         "versions": dict(versions),
     }
+
+
+def _with_thresholds(training: Training, data: Prepared, watcher: TrainingWatcher) -> Prepared:
+    """Return the data with the thresholds of its labels where no image is left to choose them on.
+
+    They are those that the trial which was exported chose on its validation images, or else 0.5; either is said.
+    """
+    if not data.has_several_labels or training.portion == "train":
+        return data
+    cuts = None
+    if training.origin is not None:
+        with contextlib.suppress(UserError, KeyError):
+            record = load(find_study(training.studies, training.origin["study"], training.at))
+            trial = record.by_number[training.origin["trial"]]
+            measured = trial.scores.get(trial.epoch) or trial.epochs[-1]
+            cuts = tuple(measured[f"{THRESHOLD}:{name}"] for name in data.classes)
+            watcher.say(
+                f"thresholds of the labels are those of study {training.origin['study']!r}, trial {trial.number}: no "
+                "validation image is left to choose them on"
+            )
+    if cuts is None:
+        watcher.say("thresholds of the labels are 0.5 each: no validation image is left to choose them on")
+    return replace(data, thresholds=cuts)
 
 
 def _study_of(training: Training, watcher: TrainingWatcher) -> Record | None:

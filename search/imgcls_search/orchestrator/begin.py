@@ -12,7 +12,7 @@ from typing import Any
 from imgcls_search import __version__
 from imgcls_search.catalog import refuse_with_folds
 from imgcls_search.config import IN_DIGESTS, TrialConfig, completed
-from imgcls_search.data import InputShape, Prepared, load, must_exist
+from imgcls_search.data import InputShape, Prepared, label_sets, load, must_exist
 from imgcls_search.data.folds import places
 from imgcls_search.errors import BuildError, NoResultError, StudyError, UserError
 from imgcls_search.executors import packing
@@ -224,7 +224,9 @@ def _settle_data(space: Space, helper: Helper, watcher: Watcher) -> tuple[Space,
         )
     for line in named_classes.refuse_unknown(space.document, data.classes, space.locate):
         watcher.say(line)
-    named_metrics.refuse_undefined(space, data.classes, _shown_in_all(data))
+    labels = load(data, "val").labels
+    seen = label_sets.seen(labels) if data.has_several_labels else _shown_in_all(data)
+    named_metrics.refuse_undefined(space, data.classes, seen, labels)
     if custom := named_metrics.custom(space):
         helper.try_metrics(custom, data)
     return space.fill({"image.size": data.image_size, "image.channels": data.channels}), data

@@ -6,7 +6,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from imgcls_search import terminal
-from imgcls_search.data import Source, describe, is_there
+from imgcls_search.data import Source, describe, is_there, label_sets
+from imgcls_search.data.label_sets import Labels
 from imgcls_search.errors import UserError, closest, named
 from imgcls_search.measures import class_of
 from imgcls_search.orchestrator import named_classes
@@ -30,20 +31,32 @@ def refuse_early(space: Space, cache: Path, source: Source | None = None) -> Non
         return
     source = source or describe(component, cache)
     named_classes.refuse_unknown(space.document, source.classes, space.locate)
-    refuse_undefined(
-        space, source.classes, set.intersection(*(set(labels.tolist()) for labels in source.fold_labels()))
-    )
+    labels = source.labels["val"]
+    if source.has_several_labels:
+        seen = label_sets.seen(labels)
+    else:
+        seen = set.intersection(*(set(labels.tolist()) for labels in source.fold_labels()))
+    refuse_undefined(space, source.classes, seen, labels)
 
 
-def refuse_undefined(space: Space, classes: Sequence[str], seen: Collection[int]) -> None:
+def refuse_undefined(space: Space, classes: Sequence[str], seen: Collection[int], labels: Labels) -> None:
     """Refuse metrics that have no value on images of some classes, of which the validation images show those `seen`.
+
+    `labels` are those of the validation images.
 
     Raises:
         UserError: a metric has none.
     """
+    if label_sets.are_several(labels) and not seen:
+        raise UserError(f"{space.first().component('data').path}: no validation image has a label to measure by")
     folds = space.first().folds
     for metric in space.named_metrics:
-        if (problem := undefined(metric, classes, seen, "validation")) is not None:
+        problem = undefined(metric, classes, seen, "validation")
+        if problem is None and metric.startswith("sensitivity@"):
+            name = class_of(metric)
+            if name is not None and not _has_others(list(classes).index(name), labels):
+                problem = f"each validation image is of class {name!r}"
+        if problem is not None:
             if folds > 1:
                 problem = f"in one of {folds} folds: {problem}"
             path = _path(space, metric)
@@ -72,6 +85,11 @@ def custom(space: Space) -> tuple[str, ...]:
 def _needs(metric: str) -> bool:
     """Tell whether a metric has a value on some images only."""
     return metric in ("top5_accuracy", "roc_auc", "kappa") or class_of(metric) is not None
+
+
+def _has_others(number: int, labels: Labels) -> bool:
+    """Tell whether some images with several labels lack one of them; of one class each, fewer than two are refused."""
+    return not label_sets.are_several(labels) or not labels[:, number].all()
 
 
 def _works_on_one(metric: str) -> bool:

@@ -175,6 +175,10 @@ def _must_fit(plan: Distillation, path: Path, data: Prepared, frames: Sequence[F
             f"{plan.source}: a teacher of other classes: it knows {_show(taught.classes)}, the images have "
             f"{_show(data.classes)}",
         )
+    if taught.has_several_labels != data.has_several_labels:
+        one, several = "one class each", "several labels each"
+        learned, here = (several, one) if taught.has_several_labels else (one, several)
+        raise BuildError(plan.path, f"{plan.source}: a teacher of images with {learned}; these images have {here}")
     theirs = taught.frame
     for ours in frames:
         if (theirs.channels, theirs.size) != (ours.channels, ours.size):

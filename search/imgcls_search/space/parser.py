@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from imgcls_search.errors import Problem, SpaceError
-from imgcls_search.signature import Catalog
+from imgcls_search.signature import Catalog, Fields
 from imgcls_search.space.domains import At
 from imgcls_search.space.overrides import with_data, with_value
 from imgcls_search.space.problems import Place, Report, join
@@ -93,6 +93,7 @@ def _root(text: str, report: Report) -> MapNode:
 
 def _space(root: MapNode, catalog: Catalog, report: Report) -> Space:
     at = At(place=root.place, path="")
+    catalog = _for_its_data(root, catalog)
     tree = read_fields(catalog.config, root, at, report, also=("study", "limits", "start"))
     study = read_study(root, catalog, report)
     name, former_name = study_name(study, tree, root, report)
@@ -108,6 +109,22 @@ def _space(root: MapNode, catalog: Catalog, report: Report) -> Space:
         root=tree,
         places=dict(_places(root, "", report.source)),
     )
+
+
+def _for_its_data(root: MapNode, catalog: Catalog) -> Catalog:
+    """Return the catalog with the defaults for the data that a file names."""
+    if catalog.of_data is None or "data" not in catalog.config.fields:
+        return catalog
+    # What is wrong with it is reported where all is read.
+    only = Fields(fields={"data": catalog.config.fields["data"]})
+    given = MapNode(
+        place=root.place,
+        values={key: root.values[key] for key in ("data",) if key in root.values},
+        keys={key: root.keys[key] for key in ("data",) if key in root.keys},
+    )
+    document = read_fields(only, given, At(place=root.place, path=""), Report("")).document()
+    ((name, arguments),) = (document.get("data") or {"": {}}).items()
+    return catalog.of_data(catalog, name, arguments)
 
 
 def _places(node: MapNode, path: str, source: str) -> Iterator[tuple[str, str]]:

@@ -21,7 +21,7 @@ from imgcls_search.measures import bounds
 from imgcls_search.signature import REQUIRED, Arg, Catalog, Fields, Leaf, OneOf
 from imgcls_search.space.problems import join, plain
 from imgcls_search.space.scalars import DECIMAL, FLOAT
-from imgcls_search.space.study_section import DEFAULT_METRIC, DIRECTIONS, NAME, SIDES, limit_fields, study_fields
+from imgcls_search.space.study_section import DIRECTIONS, NAME, SIDES, limit_fields, study_fields
 
 Schema = dict[str, Any]
 
@@ -205,13 +205,13 @@ def _study(catalog: Catalog) -> Schema:
     found = _section(study_fields(catalog), fixed=True)
     found["properties"]["name"]["pattern"] = f"^{NAME.pattern}$"
     metrics = {name: {**_text(doc), "enum": list(DIRECTIONS)} for name, doc in catalog.metrics.items()}
-    has_default = DEFAULT_METRIC in catalog.metrics
+    has_default = catalog.default_metric in catalog.metrics
     found["properties"]["objectives"] = {
         **_text(
             "what the search is for; several metrics make a Pareto front",
             allowed=", ".join([*catalog.metrics, *catalog.class_scores]),
         ),
-        **({"default": {DEFAULT_METRIC: "maximize"}} if has_default else {}),
+        **({"default": {catalog.default_metric: "maximize"}} if has_default else {}),
         "type": ["object", "null"] if has_default else "object",
         "properties": metrics,
         **_patterns(

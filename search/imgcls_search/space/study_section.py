@@ -28,7 +28,6 @@ NAME = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NAME_RULE = "a letter or digit, then up to 99 letters, digits, '.', '_' or '-', without '..'"
 _NAME_LEAF = Leaf(arg=Arg("name of the study"), types=(str,), literals=(None,), default=None)
 DIRECTIONS = ("maximize", "minimize")
-DEFAULT_METRIC = "accuracy"
 SIDES = ("at_least", "at_most")
 
 Objectives = tuple[tuple[str, str], ...]
@@ -198,15 +197,15 @@ def _optional(entry: Leaf | OneOf | Fields) -> Leaf | OneOf | Fields:
 def _read_objectives(node: Node | None, at: At, catalog: Catalog, report: Report) -> Objectives:
     metrics = ", ".join([*catalog.metrics, *catalog.class_scores])
     match node:
-        case None | ScalarNode(value=None) if DEFAULT_METRIC in catalog.metrics:
-            return ((DEFAULT_METRIC, "maximize"),)
+        case None | ScalarNode(value=None) if catalog.default_metric in catalog.metrics:
+            return ((catalog.default_metric, "maximize"),)
         case MapNode() if node.values:
             given = {metric: _direction(metric, node, at, catalog, report) for metric in node.values}
             return tuple(given.items())
         case None | ScalarNode(value=None):
             report.add(at.place, at.path, f"required; metrics: {metrics}")
         case _:
-            example = f"{{{DEFAULT_METRIC}: maximize}}"
+            example = f"{{{catalog.default_metric}: maximize}}"
             report.add(node.place, at.path, f"takes metrics with a direction, as in {example}; metrics: {metrics}")
     return ()
 

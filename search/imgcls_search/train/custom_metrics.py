@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from imgcls_search.errors import UserError, first_line
-from imgcls_search.measures import ALWAYS, COSTED, NAMED
+from imgcls_search.measures import ALWAYS, COSTED, NAMED, SEVERAL_ALWAYS
 from imgcls_search.trial import MEASURED, SIZES
 
 ENTRY_POINTS = "imgcls_search.metrics"
@@ -36,7 +36,8 @@ def installed() -> Mapping[str, EntryPoint]:
         if not NAME.fullmatch(entry.name):
             allowed = "a letter, then letters, digits, '_' or '-'"
             raise UserError(f"the package {_package(entry)} adds a metric {entry.name!r}; allowed: {allowed}")
-        if entry.name in {*ALWAYS, *NAMED, *COSTED, *SIZES, *MEASURED, *found, "epoch", "seconds", "train_loss"}:
+        ours = {*ALWAYS, *NAMED, *COSTED, *SEVERAL_ALWAYS, *SIZES, *MEASURED, "epoch", "seconds", "train_loss"}
+        if entry.name in {*ours, *found}:
             raise UserError(
                 f"the package {_package(entry)} adds a metric {entry.name!r}, but there is one of that name"
             )
@@ -51,6 +52,8 @@ def sentences() -> dict[str, str]:
 
 def measure(name: str, probabilities: Array, labels: Array) -> float:
     """Return what a metric says of probabilities [N, classes], double precision, and class numbers [N].
+
+    Where an image may have several labels, both are [N, labels], and the labels 0 or 1.
 
     Raises:
         UserError: it cannot be loaded, fails, or does not give a finite number.
@@ -72,7 +75,11 @@ def try_on(names: Collection[str], classes: int, labels: Array) -> None:
     Raises:
         UserError: one cannot be loaded, fails, or does not give a finite number.
     """
-    chances = np.random.default_rng(0).dirichlet(np.ones(classes), len(labels))
+    random = np.random.default_rng(0)
+    chances: Array = random.dirichlet(np.ones(classes), len(labels))
+    if labels.ndim == 2:
+        chances = np.asarray(random.random(labels.shape))
+    labels = labels.astype(np.int64)
     for name in names:
         if name in installed():
             measure(name, chances, labels)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from imgcls_search.config import Component
 from imgcls_search.errors import BuildError
-from imgcls_search.signature import Arg
+from imgcls_search.signature import Arg, build
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,8 +84,117 @@ def focal(
     return loss
 
 
-LOSSES: Mapping[str, Callable[..., Loss]] = {"cross_entropy": cross_entropy, "focal": focal}
-"""Builders take the images per class of the training split as `class_counts`, and the names as `classes`."""
+def binary_cross_entropy(
+    *,
+    class_counts: Sequence[int],
+    classes: Sequence[str] = (),
+    images: int,
+    label_smoothing: Annotated[
+        float, Arg("share of each label's target, 0 or 1, that is moved to one half", ge=0, lt=1)
+    ] = 0.0,
+    pos_weight: Annotated[
+        Literal["none", "balanced"],
+        Arg("balanced: images with a label weigh as much as those without it, (images - its images) / its images"),
+    ] = "none",
+) -> Loss:
+    """Build binary cross-entropy, for several labels of an image: the mean over labels."""
+    from torch.nn import functional
+
+    weights = _Weights.of(
+        [(images - count) / max(count, 1) for count in class_counts] if pos_weight != "none" else None
+    )
+
+    def loss(logits: Tensor, targets: Tensor) -> Tensor:
+        wanted = targets.float() * (1 - label_smoothing) + label_smoothing / 2
+        return functional.binary_cross_entropy_with_logits(logits.float(), wanted, pos_weight=weights.on(logits))
+
+    return loss
+
+
+def asymmetric(
+    *,
+    class_counts: Sequence[int],
+    classes: Sequence[str] = (),
+    images: int,
+    gamma_negative: Annotated[
+        float, Arg("how much labels that an image does not have are discounted where that is easy", ge=0)
+    ] = 4.0,
+    gamma_positive: Annotated[float, Arg("the same of labels that an image has", ge=0)] = 1.0,
+    margin: Annotated[
+        float, Arg("probability that is taken off labels that an image does not have; below it they cost 0", ge=0, lt=1)
+    ] = 0.05,
+) -> Loss:
+    """Build the asymmetric loss for several labels of an image (Ridnik et al. 2021, eq. 7): the mean over labels."""
+    from torch.nn import functional
+
+    def loss(logits: Tensor, targets: Tensor) -> Tensor:
+        logits, wanted = logits.float(), targets.float()
+        shifted = (logits.sigmoid() - margin).clamp(min=0)
+        positive = _power((-logits).sigmoid(), gamma_positive) * functional.logsigmoid(logits)
+        # log(1 - p) of logits, where there is no margin: 1 - p is 0 in single precision long before it.
+        without = functional.logsigmoid(-logits) if not margin else (1 - shifted).log()
+        negative = _power(shifted, gamma_negative) * without
+        return -(wanted * positive + (1 - wanted) * negative).mean()
+
+    return loss
+
+
+def sigmoid_focal(
+    *,
+    class_counts: Sequence[int],
+    classes: Sequence[str] = (),
+    images: int,
+    gamma: Annotated[float, Arg("how much easy labels are discounted; 0 is binary cross-entropy", ge=0)] = 2.0,
+    alpha: Annotated[
+        float | None,
+        Arg("weight of labels that an image has; the others weigh 1 - alpha; null: both weigh 1", ge=0, le=1),
+    ] = 0.25,
+) -> Loss:
+    """Build the focal loss for several labels of an image (Lin et al. 2017, eq. 5): the mean over labels."""
+    from torch.nn import functional
+
+    has, lacks = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
+
+    def loss(logits: Tensor, targets: Tensor) -> Tensor:
+        logits, wanted = logits.float(), targets.float()
+        positive = has * _power((-logits).sigmoid(), gamma) * functional.logsigmoid(logits)
+        negative = lacks * _power(logits.sigmoid(), gamma) * functional.logsigmoid(-logits)
+        return -(wanted * positive + (1 - wanted) * negative).mean()
+
+    return loss
+
+
+def _power(shares: Tensor, exponent: float) -> Tensor:
+    # The slope of x^0.5 at 0 is infinite, and 0 times that is no number.
+    return shares.clamp(min=1e-8) ** exponent if exponent else shares.new_ones(())
+
+
+LOSSES: Mapping[str, Callable[..., Loss]] = {
+    "cross_entropy": cross_entropy,
+    "focal": focal,
+    "binary_cross_entropy": binary_cross_entropy,
+    "asymmetric": asymmetric,
+    "sigmoid_focal": sigmoid_focal,
+}
+"""Builders take the images per class of the training split as `class_counts`, and the names as `classes`; those of
+`SEVERAL` the number of all `images` too."""
+
+SEVERAL = ("binary_cross_entropy", "asymmetric", "sigmoid_focal")
+"""Losses for several labels of an image; targets are labels, 0 or 1 [N, labels], or shares of them.
+
+Of a share each loss is what the label costs where the image has it, times the share, and the rest as where it lacks it.
+"""
+
+
+def build_loss(component: Component, *, class_counts: Sequence[int], images: int, classes: Sequence[str] = ()) -> Loss:
+    """Build the loss of a configuration, for a training split of so many images.
+
+    Raises:
+        BuildError: it refuses an argument.
+    """
+    supplied = {"images": images} if component.name in SEVERAL else {}
+    loss: Loss = build(LOSSES, component, class_counts=class_counts, classes=classes, **supplied)
+    return loss
 
 
 class _Weights:
@@ -100,6 +210,12 @@ class _Weights:
         elif kind == "balanced":
             self.values = [total / (count * images) for images in class_counts]
         self.tensor: Tensor | None = None
+
+    @classmethod
+    def of(cls, values: list[float] | None) -> _Weights:
+        found = cls((), (), "none")
+        found.values = values
+        return found
 
     def on(self, logits: Tensor) -> Tensor | None:
         import torch

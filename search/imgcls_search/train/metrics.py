@@ -9,10 +9,16 @@ from typing import Any
 import numpy as np
 
 from imgcls_search import costs
-from imgcls_search.measures import ALWAYS, COSTED, NAMED, SUPPORT, class_of, specificity
-from imgcls_search.train import custom_metrics
+from imgcls_search.measures import ALWAYS, COSTED, NAMED, SEVERAL_ALWAYS, SUPPORT, class_of, specificity
+from imgcls_search.train import custom_metrics, metrics_several
+from imgcls_search.train.ranking import average_precisions, roc_areas, sensitivity
 
-METRICS: Mapping[str, str] = {**ALWAYS, **NAMED, **COSTED}
+METRICS: Mapping[str, str] = {
+    **ALWAYS,
+    **NAMED,
+    **COSTED,
+    **{name: sentence for name, sentence in SEVERAL_ALWAYS.items() if name not in {*ALWAYS, *NAMED}},
+}
 """Metrics of one evaluation, each with one sentence."""
 
 CALIBRATION_BINS = 15
@@ -37,13 +43,28 @@ class Wanted:
     is_full: bool = False
     """Whether to measure all there is, as at the end of a training."""
 
+    thresholds: tuple[float, ...] | None = None
+    """From which probability on an image has each of several labels; None: they are chosen on the measured images."""
+
 
 def score(logits: Array, labels: Array, wanted: Wanted | None = None) -> dict[str, float]:
     """Return every metric that has meaning, from logits [N, classes] and class numbers [N].
 
+    Of several labels of each image, 0 or 1 [N, classes], see `metrics_several`.
+
     Means over classes are over those that have an image. A metric of one class is left out where that class has no
     image, `roc_auc`, and `sensitivity@...` also where there is no other class.
     """
+    if labels.ndim == 2:
+        asked = wanted or Wanted()
+        return metrics_several.score(
+            logits,
+            labels,
+            classes=asked.classes,
+            named=asked.named,
+            is_full=asked.is_full,
+            thresholds=asked.thresholds,
+        )
     from sklearn.metrics import accuracy_score, f1_score, log_loss, top_k_accuracy_score
 
     classes = np.arange(logits.shape[1])
@@ -78,10 +99,13 @@ def _more(probabilities: Array, predicted: Array, labels: Array, wanted: Wanted)
         if name in custom_metrics.installed():
             found[name] = custom_metrics.measure(name, probabilities, labels)
     for name in of_classes:
+        number = wanted.classes.index(class_of(name) or "")
         if name.startswith("sensitivity@"):
-            value = _sensitivity(probabilities, labels, wanted.classes.index(class_of(name) or ""), specificity(name))
+            value = sensitivity(probabilities[:, number], labels == number, specificity(name))
             if value is not None:
                 found[name] = value
+        elif name.startswith("average_precision:") and shown.present[number]:
+            found[name] = float(average_precisions(probabilities[:, [number]], (labels == number)[:, None])[0])
     return found
 
 
@@ -134,32 +158,17 @@ def _balanced_accuracy(shown: _Shown) -> float:
 
 
 def _roc_auc(shown: _Shown) -> float | None:
-    """Return the share of pairs that are in order, a tie for half a one, from ranks (Mann and Whitney 1947)."""
-    from scipy.stats import rankdata
-
+    """Return the mean area under the ROC curve of each class against the others."""
     if shown.present.sum() < 2:
         return None
-    positive = shown.of_class[shown.present]
-    ranks = rankdata(shown.probabilities[:, shown.present], axis=0)
-    mine = np.where(shown.labels[:, None] == np.flatnonzero(shown.present), ranks, 0).sum(axis=0)
-    pairs = positive * (len(shown.labels) - positive)
-    return float(np.mean((mine - positive * (positive + 1) / 2) / pairs))
+    are_of = shown.labels[:, None] == np.flatnonzero(shown.present)
+    return float(np.mean(roc_areas(shown.probabilities[:, shown.present], are_of)))
 
 
 def _average_precision(shown: _Shown) -> float:
-    """Return the mean over a class's images of the precision at the threshold that just takes each of them."""
-    probabilities = shown.probabilities[:, shown.present]
-    order = np.argsort(-probabilities, axis=0, kind="stable")
-    ordered = np.take_along_axis(probabilities, order, axis=0)
-    hits = shown.labels[order] == np.flatnonzero(shown.present)
-    count = len(order)
-    # Images of equal probability are taken together: each sees the precision at the last of them.
-    is_last = np.vstack([ordered[1:] != ordered[:-1], np.ones((1, ordered.shape[1]), dtype=bool)])
-    last = np.where(is_last, np.arange(count)[:, None], count)
-    last = np.minimum.accumulate(last[::-1], axis=0)[::-1]
-    precision = np.cumsum(hits, axis=0) / np.arange(1, count + 1)[:, None]
-    seen = np.take_along_axis(precision, last, axis=0)
-    return float(np.mean((seen * hits).sum(axis=0) / hits.sum(axis=0)))
+    """Return the mean of the average precision of each class against the others."""
+    are_of = shown.labels[:, None] == np.flatnonzero(shown.present)
+    return float(np.mean(average_precisions(shown.probabilities[:, shown.present], are_of)))
 
 
 def _mcc(shown: _Shown) -> float:
@@ -198,21 +207,14 @@ _MEASURES = {
 """Functions of what a model says; None where undefined."""
 
 
-def _sensitivity(probabilities: Array, labels: Array, number: int, least: float) -> float | None:
-    """Return the largest recall of a class over all thresholds of its probability that keep a specificity."""
-    from sklearn.metrics import roc_curve
-
-    is_class = labels == number
-    if is_class.all() or not is_class.any():
-        return None
-    false_positives, true_positives, _ = roc_curve(is_class, probabilities[:, number], drop_intermediate=False)
-    # Shares of whole images: what differs by rounding alone is equal.
-    return float(true_positives[1 - false_positives >= least - 1e-9].max())
-
-
 def softmax(logits: Array) -> Array:
     """Return probabilities [N, classes], in double precision, from logits [N, classes]."""
     from scipy.special import softmax as along
 
     probabilities: Array = along(logits.astype(np.float64), axis=1)
     return probabilities
+
+
+def probabilities_of(logits: Array, *, several: bool) -> Array:
+    """Return the probability of each class, or of each of `several` labels, [N, classes] from logits."""
+    return metrics_several.sigmoid(logits) if several else softmax(logits)

@@ -11,6 +11,7 @@ from typing import Any
 
 from imgcls_search.errors import SearchError, UserError, closest
 from imgcls_search.jobs.export import find_trial
+from imgcls_search.measures import share_of_images
 from imgcls_search.space import differences
 from imgcls_search.study import best
 from imgcls_search.study.address import Address
@@ -163,11 +164,12 @@ def _compare_trials(a: Record, first: Trial, b: Record, second: Trial) -> dict[s
 
 
 def _noise(a: Record, b: Record, measured: Sequence[Mapping[str, float]]) -> float | None:
-    """Return by how much two accuracies may differ for the choice of validation images alone (95 %)."""
+    """Return by how much two shares of right images may differ for the choice of validation images alone (95 %)."""
     counts = [record.val_images or 0 for record in (a, b)]
-    if not all(counts) or not all("accuracy" in values for values in measured):
+    name = share_of_images(measured[0])
+    if not all(counts) or not all(name in values for values in measured):
         return None
-    shares = [values["accuracy"] for values in measured]
+    shares = [values[name] for values in measured]
     return 1.96 * math.sqrt(sum(share * (1 - share) / count for share, count in zip(shares, counts, strict=True)))
 
 

@@ -21,9 +21,9 @@ from imgcls_search.data.chosen import Chosen
 from imgcls_search.data.folds import places
 from imgcls_search.errors import SearchError, StudyError, writing
 from imgcls_search.jobs.confirm import optimism_of_each
-from imgcls_search.jobs.evaluate import measure_on, out_of_fold, read_network
+from imgcls_search.jobs.evaluate import Evaluation, measure_on, out_of_fold, read_network
 from imgcls_search.jobs.export import find_trial
-from imgcls_search.measures import by_class
+from imgcls_search.measures import by_class, main_measure, share_of_images
 from imgcls_search.rounding import gained, measured, pairs, share, spread, without_long_numbers
 from imgcls_search.space import differences
 from imgcls_search.study import best
@@ -35,7 +35,7 @@ from imgcls_search.terminal import shown
 from imgcls_search.trial import MEASURED, SIZES, Trial
 from imgcls_search.views.browse import family_of, row_of
 from imgcls_search.worker import figures
-from imgcls_search.worker.pictures import mistakes
+from imgcls_search.worker.pictures import label_mistakes, mistakes
 
 TOP_CURVES, TOP_ROWS, WORST, MOST_COLUMNS = 5, 20, 24, 9
 
@@ -89,7 +89,8 @@ def _render(values: Mapping[str, Any]) -> str:
 def _facts(record: Record, winner: Trial, front: Sequence[Trial]) -> dict[str, Any]:
     found = summarise(record)
     data = record.fact("data")
-    accuracy = winner.epochs[-1].get("accuracy") if winner.epochs else None
+    right = share_of_images(winner.epochs[-1]) if winner.epochs else ""
+    accuracy = winner.epochs[-1].get(right) if winner.epochs else None
     count = record.val_images or 0
     return {
         "study": found["study"],
@@ -105,6 +106,7 @@ def _facts(record: Record, winner: Trial, front: Sequence[Trial]) -> dict[str, A
         "versions": record.facts.get("versions", {}),
         "confirmed": record.facts.get("confirmed"),
         "val_images": count,
+        "interval_of": right,
         "interval": share_interval(accuracy, count) if accuracy is not None and count else None,
         "rejected": found["rejected"],
         "failures": Counter(failure["reason"] for failure in found["failures"]).most_common(),
@@ -172,6 +174,8 @@ def _mistakes(trial: Trial, files: StudyFiles) -> dict[str, Any]:
 
     network, config, data = read_network(files.checkpoint(trial.number))
     found = out_of_fold(files.checkpoint(trial.number)) if data.folds else measure_on(network, config, data, "val")
+    if found.thresholds is not None:
+        return _label_mistakes(found, load_images(data, "val").pixels)
     predicted = found.decided
     classes = list(map(shown, data.classes))
     labels = np.arange(len(classes))
@@ -183,6 +187,7 @@ def _mistakes(trial: Trial, files: StudyFiles) -> dict[str, Any]:
         pixels = Chosen([load_images(data, "train").pixels, pixels], order)
     scores = precision_recall_fscore_support(found.labels, predicted, labels=labels, zero_division=0.0)
     return {
+        "of_labels": False,
         "svg": figures.to_svg(
             figures.confusion(confusion_matrix(found.labels, predicted, labels=labels), classes), "confusion"
         ),
@@ -200,6 +205,33 @@ def _mistakes(trial: Trial, files: StudyFiles) -> dict[str, Any]:
                 "confidence": confidence[index],
             }
             for index in wrong[:WORST].tolist()
+        ],
+    }
+
+
+def _label_mistakes(found: Evaluation, pixels: Any) -> dict[str, Any]:
+    """Return what weights say of several labels of each validation image, at the thresholds chosen on these images."""
+    classes = list(map(shown, found.classes))
+    single = by_class(found.metrics)[1]
+    said = found.decided
+    rows = [(shown(name), single[name]) for name in found.classes]
+    scores = {shown(name): scores for name, scores in single.items() if "f1" in scores}
+    return {
+        "of_labels": True,
+        "svg": figures.to_svg(figures.label_scores(scores), "confusion"),
+        "scores": rows,
+        "measures": pairs(by_class(found.metrics)[0], len(found.labels)),
+        "wrong": int((said != found.labels).any(axis=1).sum()),
+        "images": len(found.labels),
+        "worst": [
+            {
+                "uri": figures.thumbnail(np.asarray(pixels[np.array([image])])[0]),
+                "name": shown(found.names[image]),
+                "label": classes[label],
+                "has": bool(found.labels[image, label]),
+                "confidence": found.probabilities[image, label],
+            }
+            for image, label in label_mistakes(found.probabilities, said, found.labels)[:WORST]
         ],
     }
 
@@ -293,7 +325,8 @@ def _progress(record: Record, done: Sequence[Trial], direction: str) -> list[tup
 
 def _curves(record: Record) -> Any:
     metric = record.objectives[0][0]
-    name = metric if metric in record.trials[0].epochs[-1:][0] else "accuracy" if record.trials[0].epochs else metric
+    first = record.trials[0].epochs
+    name = metric if not first or metric in first[-1] else main_measure(first[-1])
     top = best.ranked(record)[:TOP_CURVES]
     others = [trial for trial in record.trials if trial not in top]
     lines = [(f"trial {trial.number}", [epoch[name] for epoch in trial.epochs]) for trial in top]

@@ -195,12 +195,31 @@ def confusion(matrix: np.ndarray[Any, Any], classes: Sequence[str]) -> Figure:
 
 
 @mpl.rc_context(STYLE)
+def label_scores(labels: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Draw precision, recall and average precision of each label as points, the label with the most images on top."""
+    order = sorted(labels, key=lambda name: labels[name]["support"])
+    names = [name if len(name) <= 24 else f"{name[:23]}…" for name in order]
+    figure, axes = new_figure(5.0, min(12.0, max(2.4, 0.26 * len(names) + 1.2)))
+    for measure, mark in (("precision", "o"), ("recall", "s"), ("average_precision", "|")):
+        values = [labels[name][measure] for name in order]
+        axes.plot(values, range(len(order)), mark, label=measure.replace("_", " "), ms=6, alpha=0.8)
+    axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.set_xlim(-0.03, 1.03)
+    axes.grid(axis="y", alpha=0.2)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize="small")
+    return figure
+
+
+@mpl.rc_context(STYLE)
 def learning(history: Sequence[Mapping[str, float]]) -> Figure:
     """Draw what each epoch of a training measured: scores above, losses below."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(5.0, 5.0), layout="constrained")
         above, below = figure.subplots(2, sharex=True)
-    for axes, names in ((above, ("accuracy", "top5_accuracy", "macro_f1")), (below, ("train_loss", "loss"))):
+    scores: tuple[str, ...] = ("accuracy", "top5_accuracy", "macro_f1")
+    if "subset_accuracy" in history[-1]:
+        scores = ("average_precision", "micro_f1", "macro_f1", "subset_accuracy")
+    for axes, names in ((above, scores), (below, ("train_loss", "loss"))):
         for name in names:
             if name in history[-1]:
                 axes.plot(range(1, len(history) + 1), [epoch[name] for epoch in history], marker=".", label=name)

@@ -18,7 +18,7 @@ from imgcls_search.models import build_model, cost, pretrained
 from imgcls_search.models.cost import Cost
 from imgcls_search.signature import build
 from imgcls_search.train import finetune
-from imgcls_search.train.losses import LOSSES
+from imgcls_search.train.losses import build_loss
 from imgcls_search.train.optimizers import OPTIMIZERS, SCHEDULES
 from imgcls_search.train.recipe import Finetune, Training
 
@@ -59,7 +59,7 @@ def measure(config: TrialConfig, shape: InputShape, found: Cost, *, deployed: Co
     Raises:
         BuildError: no optimizer, schedule or loss can be built from the configuration.
     """
-    build(LOSSES, config.component("loss"), class_counts=(1,) * shape.classes)
+    build_loss(config.component("loss"), class_counts=(1,) * shape.classes, images=shape.classes)
     build(SCHEDULES, config.component("schedule"), epochs=config.section("training")["epochs"])
     if pretrained.is_wanted(config.component("model")):
         finetune.check_freeze(Finetune(**config.section("finetune")), found.num_stages)

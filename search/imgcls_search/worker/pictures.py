@@ -12,7 +12,10 @@ from scipy.special import softmax
 from sklearn.metrics import confusion_matrix
 
 from imgcls_search import atomic, costs
+from imgcls_search.measures import by_class
 from imgcls_search.terminal import shown
+from imgcls_search.train.metrics import Wanted, score
+from imgcls_search.train.metrics_several import choose_thresholds, sigmoid
 from imgcls_search.worker import figures
 
 WORST = 16
@@ -32,19 +35,64 @@ def draw(
 ) -> dict[str, str]:
     """Write the pictures, each whole or not at all, and return their names by the names of their files.
 
-    `logits` [N, classes] are those of the validation images `pixels`, uint8 [N, C, H, W], of classes `labels` [N].
-    `stated` are the costs of decisions, where there are any.
+    `logits` [N, classes] are those of the validation images `pixels`, uint8 [N, C, H, W], of classes `labels` [N], or
+    with several labels each, 0 or 1 [N, classes]. `stated` are the costs of decisions, where there are any.
 
     Raises:
         OSError: they cannot be written.
     """
+    drawn: dict[str, Any] = {"learning-curves.png": figures.learning(history)}
+    if labels.ndim == 2:
+        drawn |= _of_labels(logits, labels, pixels, classes)
+        return _written(folder, trial, drawn)
     predicted = _decided(softmax(logits, axis=1), classes, stated)
     matrix = confusion_matrix(labels, predicted, labels=np.arange(len(classes)))
-    drawn = {
-        "learning-curves.png": figures.learning(history),
+    drawn |= {
         "confusion-matrix.png": figures.confusion(matrix, list(map(shown, classes))),
         "confident-mistakes.png": figures.mistakes(worst(logits, labels, pixels, classes, stated)),
     }
+    return _written(folder, trial, drawn)
+
+
+def _of_labels(
+    logits: np.ndarray[Any, Any],
+    labels: np.ndarray[Any, Any],
+    pixels: Any,
+    classes: Sequence[str],
+) -> dict[str, Any]:
+    """Return the pictures of several labels of each image, 0 or 1 [N, labels], as they are drawn."""
+    shares = sigmoid(logits)
+    # As they were chosen when the trial was measured: these are the same images.
+    cuts = choose_thresholds(shares, labels.astype(bool))
+    scores = by_class(score(logits, labels, Wanted(classes=tuple(classes), is_full=True)))[1]
+    return {
+        "label-scores.png": figures.label_scores(
+            {shown(name): found for name, found in scores.items() if "f1" in found}
+        ),
+        "confident-mistakes.png": figures.mistakes(
+            [
+                (
+                    np.asarray(pixels[np.array([image])])[0],
+                    f"{shown(classes[label])} {shares[image, label]:.0%},\n"
+                    + ("has it" if labels[image, label] else "has it not"),
+                )
+                for image, label in label_mistakes(shares, (shares >= cuts).astype(np.uint8), labels)[:WORST]
+            ]
+        ),
+    }
+
+
+def label_mistakes(
+    probabilities: np.ndarray[Any, Any], said: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]
+) -> list[tuple[int, int]]:
+    """Return the images and labels that are wrongly said to go together or not, the most confident first."""
+    images, numbers = np.nonzero(said != labels)
+    far = np.abs(probabilities[images, numbers] - labels[images, numbers])
+    order = np.argsort(-far, kind="stable")
+    return list(zip(images[order].tolist(), numbers[order].tolist(), strict=True))
+
+
+def _written(folder: Path, trial: int, drawn: Mapping[str, Any]) -> dict[str, str]:
     folder.mkdir(parents=True, exist_ok=True)
     found = {}
     for name, figure in drawn.items():

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -48,6 +48,7 @@ from imgcls_search.data.folds import places
 from imgcls_search.data.image import CACHE_GB, MOMENTS, check_normalisation
 from imgcls_search.errors import CheckpointError
 from imgcls_search.image_size import sides
+from imgcls_search.measures import THRESHOLD
 from imgcls_search.models import pretrained
 from imgcls_search.models.anatomy import Anatomy
 from imgcls_search.protocol import Portion
@@ -55,7 +56,7 @@ from imgcls_search.signature import build
 from imgcls_search.train import checkpoint, custom_metrics, finetune
 from imgcls_search.train.device import fastest_layout, pays_to_compile, resolve_precision
 from imgcls_search.train.loop import ImageSet, Session, Teach
-from imgcls_search.train.losses import LOSSES, Loss
+from imgcls_search.train.losses import Loss, build_loss
 from imgcls_search.train.optimizers import OPTIMIZERS, SCHEDULES
 from imgcls_search.train.recipe import Finetune, Training
 from imgcls_search.worker.measuring import meta_model
@@ -303,8 +304,12 @@ def tuning_session(
 
 
 def _loss(config: TrialConfig, data: Prepared) -> Loss:
-    found: Loss = build(LOSSES, config.component("loss"), class_counts=data.class_counts, classes=data.classes)
-    return found
+    return build_loss(
+        config.component("loss"),
+        class_counts=data.class_counts,
+        classes=data.classes,
+        images=data.counts["train"],
+    )
 
 
 def _teaching(config: TrialConfig, data: Prepared, teacher: str | None, device: str) -> Teach | None:
@@ -321,6 +326,7 @@ def _teaching(config: TrialConfig, data: Prepared, teacher: str | None, device: 
         seen_as=(data.mean, data.std),
         taught_as=(known.mean, known.std),
         device=device,
+        several=data.has_several_labels,
     )
 
 
@@ -446,4 +452,16 @@ def load_finished(state: Mapping[str, Any], source: str) -> tuple[nn.Module, Tri
             f"{source}: a training that was interrupted after {len(history)} of {last} epochs; run the command that "
             "made it again to finish it"
         )
+    if data.has_several_labels:
+        # Those of a training on all images came with them.
+        data = replace(data, thresholds=_thresholds(state, data.classes) or data.thresholds)
     return model, config, data
+
+
+def _thresholds(state: Mapping[str, Any], classes: Sequence[str]) -> tuple[float, ...] | None:
+    """Return the thresholds of the labels that a training chose on its validation images, None where it had none."""
+    try:
+        measured = state["metrics"] if "artifact" in state else state["history"][-1]
+        return tuple(float(measured[f"{THRESHOLD}:{name}"]) for name in classes)
+    except (KeyError, IndexError, TypeError, ValueError):
+        return None

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from imgcls_search import terminal
 from imgcls_search.image_size import sides
-from imgcls_search.jobs.bundle.metrics import BundleMetrics, Parity, Score
+from imgcls_search.jobs.bundle.metrics import BundleMetrics, Parity, Score, same_decisions
 from imgcls_search.measures import COSTED, NAMED
 from imgcls_search.rounding import measured, share, spread
 
@@ -45,14 +45,20 @@ With the program that made it (torch is not needed for this):
     imgcls-search predict DIR photo.jpg folder-of-photos
 
 With ONNX Runtime alone: `model.onnx` takes `pixels`, uint8 [N, {channels}, {height}, {width}] with any N, values 0 to
-255, and gives `logits`, float32 [N, classes] in the order of `labels.json`; their softmax are probabilities. The
+255, and gives `logits`, float32 [N, classes] in the order of `labels.json`; {probabilities}. The
 normalisation is in the file. `bundle.json` says how an image is brought to this shape; another way of resizing costs
 accuracy."""
 
 
 def _use(metrics: BundleMetrics) -> str:
     height, width = sides(metrics["input"]["size"])
-    use = _USE.format(channels=metrics["input"]["channels"], height=height, width=width)
+    probabilities = "their softmax are probabilities"
+    if metrics["thresholds"] is not None:
+        probabilities = (
+            "their sigmoids are probabilities, and an\nimage has the labels of which that is at least the threshold in "
+            "`bundle.json` (`output.thresholds`)"
+        )
+    use = _USE.format(channels=metrics["input"]["channels"], height=height, width=width, probabilities=probabilities)
     return use if metrics["costs"] is None else f"{use}\n\n{_decision(metrics['costs'])}"
 
 
@@ -110,6 +116,9 @@ def _classes(labels: Sequence[str]) -> str:
 
 
 def _scores(metrics: BundleMetrics) -> Iterator[str]:
+    if metrics["thresholds"] is not None:
+        yield from _label_scores(metrics)
+        return
     yield "| measured on | split | images | accuracy | 95 % interval | macro F1 |"
     yield "|---|---|---|---|---|---|"
     for score in metrics["scores"]:
@@ -122,19 +131,51 @@ def _scores(metrics: BundleMetrics) -> Iterator[str]:
     yield ""
     yield "The intervals are Wilson's, for the number of images; another training would differ by more."
     yield from _more_scores(metrics["scores"][0])
+    yield from _seeds(metrics)
+    yield from ("", _parity(metrics["parity"]))
+
+
+def _label_scores(metrics: BundleMetrics) -> Iterator[str]:
+    """Say how good a file is at several labels of an image, at its thresholds."""
+    headings = ("mean average precision", "macro F1", "micro F1", "subset accuracy", "its 95 % interval")
+    yield f"| measured on | split | images | {' | '.join(headings)} |"
+    yield "|---|---|---|---|---|---|---|---|"
+    names = ("average_precision", "macro_f1", "micro_f1", "subset_accuracy")
+    for score in metrics["scores"]:
+        images = score["images"]
+        cells = [measured(name, cast(Any, score)[name], images) if name in score else "" for name in names]
+        low, high = (share(end, images) for end in score["subset_accuracy_interval_95"])
+        yield f"| {score['of']} | {score['split']} | {images:,} | {' | '.join(cells)} | {low} to {high} |"
+    yield ""
+    yield (
+        "Subset accuracy is the share of images all of whose labels are right; its interval is Wilson's, for the "
+        "number of images. F1, subset accuracy, precision and recall are those at the thresholds below."
+    )
+    if any(score["split"] == "validation" for score in metrics["scores"]) and set(metrics["thresholds"] or ()) != {0.5}:
+        yield (
+            "The thresholds are those with the largest F1 of each label on the validation images, so that figures at "
+            "them on these images are somewhat too good."
+        )
+    yield from _more_scores(metrics["scores"][0])
+    yield from _seeds(metrics)
+    yield from ("", _parity(metrics["parity"]))
+
+
+def _seeds(metrics: BundleMetrics) -> Iterator[str]:
     if seeds := metrics.get("seeds"):
-        values = seeds["values"]
-        shown = spread("accuracy", values, seeds["mean"], seeds["ci95"], metrics["data"]["counts"]["test"])
+        values, measure = seeds["values"], seeds.get("measure", "accuracy")
+        shown = spread(measure, values, seeds["mean"], seeds["ci95"], metrics["data"]["counts"]["test"])
         interval = " (95 % interval of the mean, Student's t)" if len(values) > 2 else ""
         yield (
-            f"Over {seeds['count']} trainings that differ in nothing but the seed, test accuracy is {shown}{interval}."
+            f"Over {seeds['count']} trainings that differ in nothing but the seed, test {measure} is {shown}{interval}."
         )
-    yield from ("", _parity(metrics["parity"]))
 
 
 def _more_scores(score: Score) -> Iterator[str]:
     """Say what else the file was measured by, and how each class fares."""
-    known = [name for name in (*NAMED, *COSTED) if name in score]
+    # Of several labels the mean average precision stands in the table.
+    without = {"average_precision"} if "micro_f1" in score else set()
+    known = [name for name in (*NAMED, *COSTED) if name in score and name not in without]
     if known:
         numbers = ", ".join(f"{name} {measured(name, cast(Any, score)[name], score['images'])}" for name in known)
         yield from ("", f"{score['of'].capitalize()} on the {score['split']} images: {numbers}.")
@@ -144,15 +185,23 @@ def _more_scores(score: Score) -> Iterator[str]:
     worst = sorted(classes, key=lambda name: classes[name]["f1"])[:MOST_CLASSES]
     if len(worst) < len(classes):
         yield from ("", f"The {MOST_CLASSES} classes with the lowest F1 score; `metrics.json` has all:")
-    yield from ("", "| class | precision | recall | F1 | images |", "|---|---|---|---|---|")
+    of_labels = any("threshold" in found for found in classes.values())
+    if of_labels:
+        yield from ("", "| label | precision | recall | F1 | average precision | threshold | images |")
+        yield "|---|---|---|---|---|---|---|"
+    else:
+        yield from ("", "| class | precision | recall | F1 | images |", "|---|---|---|---|---|")
     for name in (name for name in classes if name in worst):
         found = classes[name]
         cells = [share(found[key], int(found["support"])) for key in ("precision", "recall", "f1")]
+        if of_labels:
+            cells += [share(found["average_precision"], int(found["support"])), f"{found['threshold']:.3f}"]
         yield f"| {_cell(name)} | {' | '.join(cells)} | {found['support']:,.0f} |"
 
 
 def _parity(parity: Parity) -> str:
-    same = f"the same class on {parity['equal_top1']:,} of {parity['images']:,} validation images"
+    count, what = same_decisions(parity)
+    same = f"{what} on {count:,} of {parity['images']:,} validation images"
     if parity["is_quantized"]:
         return f"Against the same weights before they were quantized, in torch, it gives {same}."
     return (
@@ -176,7 +225,11 @@ def _costs(metrics: BundleMetrics) -> Iterator[str]:
 
 
 def _limits(metrics: BundleMetrics) -> Iterator[str]:
-    yield f"- It names one of its {metrics['data']['classes']} classes for any image, also one that shows none of them."
+    if metrics["thresholds"] is None:
+        classes = metrics["data"]["classes"]
+        yield f"- It names one of its {classes} classes for any image, also one that shows none of them."
+    else:
+        yield "- It knows its own labels alone; an image of something else may be given some of them, or none."
     yield "- Probabilities are not calibrated."
     yield "- Other cameras, crops or light than in the training images may lower the accuracy; no such test was made."
     yield from (f"- {note}" for note in metrics["notes"])

@@ -23,6 +23,7 @@ from imgcls_search.jobs.bundle.weights import Trained
 from imgcls_search.orchestrator import study_data
 from imgcls_search.space import dump
 from imgcls_search.train.loop import predict
+from imgcls_search.train.metrics_several import sigmoid
 from imgcls_search.worker import pipeline
 
 PARITY_IMAGES = 1000
@@ -89,7 +90,7 @@ def _validation_images(trained: Trained, cache: Path, say: Callable[[str], None]
     """Return the validation images, and whether they are those that the training had."""
     study_data.must_be_there(trained.found.component("data"))
     found = pipeline.prepare_data(trained.found, cache, say=say)
-    if found.classes != trained.data.classes:
+    if found.has_several_labels != trained.data.has_several_labels or found.classes != trained.data.classes:
         raise DeployError(f"{trained.weights}: the images have other classes now than when it was trained")
     return load(found, "val"), pipeline.has_prints(trained.found, found, trained.data.prints)
 
@@ -120,12 +121,12 @@ def _compare(trained: Trained, artifact: Artifact, images: Images) -> Parity:
             f"{trained.weights}: the exported file does not agree with torch: logits differ by {difference:.2g} "
             f"on {len(pixels)} validation images"
         )
-    return {
-        "images": len(pixels),
-        "max_difference": difference,
-        "equal_top1": int((logits.argmax(1) == reference.argmax(1)).sum()),
-        "is_quantized": is_quantized,
-    }
+    parity: Parity = {"images": len(pixels), "max_difference": difference, "is_quantized": is_quantized}
+    if trained.data.cuts is not None:
+        cuts = np.array(trained.data.cuts)
+        said, meant = (sigmoid(values) >= cuts for values in (logits, reference))
+        return {**parity, "equal_labels": int((said == meant).all(axis=1).sum())}
+    return {**parity, "equal_top1": int((logits.argmax(1) == reference.argmax(1)).sum())}
 
 
 def _write_rest(trained: Trained, folder: Path, facts: BundleMetrics) -> None:
@@ -148,5 +149,6 @@ def _write_rest(trained: Trained, folder: Path, facts: BundleMetrics) -> None:
         std=data.std,
         quantized=facts["model"]["quantized"],
         costs=facts["costs"],
+        thresholds=data.cuts,
     )
     atomic.write_text(folder / bundle.DESCRIPTION, json.dumps(about, indent=2, ensure_ascii=False) + "\n")

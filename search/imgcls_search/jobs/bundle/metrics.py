@@ -16,7 +16,7 @@ from imgcls_search.deploy.artifact import Artifact, archive_kb, conditions, meas
 from imgcls_search.image_size import ImageSize
 from imgcls_search.jobs.bundle.weights import Trained
 from imgcls_search.jobs.export import now
-from imgcls_search.measures import by_class
+from imgcls_search.measures import by_class, share_of_images
 from imgcls_search.train import custom_metrics
 from imgcls_search.train.metrics import Wanted, score
 from imgcls_search.trial import compresses
@@ -31,14 +31,19 @@ class _ScoredFile(TypedDict):
 
     split: str
     images: int
-    accuracy: float
     macro_f1: float
-    accuracy_interval_95: list[float]
 
 
 class Score(_ScoredFile, total=False):
     """What a file or its weights reach on a split."""
 
+    accuracy: float
+    accuracy_interval_95: list[float]
+    subset_accuracy: float
+    """Of several labels of each image, as `micro_f1`."""
+
+    subset_accuracy_interval_95: list[float]
+    micro_f1: float
     loss: float
     top5_accuracy: float
     balanced_accuracy: float
@@ -53,15 +58,27 @@ class Score(_ScoredFile, total=False):
     """Precision, recall, F1 and support of each class."""
 
 
-class Parity(TypedDict):
-    """How an exported file compares with torch on real images."""
-
+class _Compared(TypedDict):
     images: int
     max_difference: float
     """Of their logits."""
 
-    equal_top1: int
     is_quantized: bool
+
+
+class Parity(_Compared, total=False):
+    """How an exported file compares with torch on real images."""
+
+    equal_top1: int
+    equal_labels: int
+    """Images of which each of several labels is the same."""
+
+
+def same_decisions(parity: Parity) -> tuple[int, str]:
+    """Return for how many images a file says the same as torch, and what that is."""
+    if "equal_labels" in parity:
+        return parity["equal_labels"], "the same labels"
+    return parity["equal_top1"], "the same class"
 
 
 class ModelMetrics(TypedDict):
@@ -125,6 +142,9 @@ class BundleMetrics(TypedDict):
     parity: Parity
     size: Size
     latency: LatencyMetrics
+    thresholds: list[float] | None
+    """From which probability on an image has each of several labels; None where it has one class."""
+
     notes: list[str]
     costs: dict[str, dict[str, float]] | None
     """What decisions cost, by true and by predicted class."""
@@ -136,7 +156,13 @@ class BundleMetrics(TypedDict):
 def describe(trained: Trained, artifact: Artifact, images: Images, *, parity: Parity, are_same: bool) -> BundleMetrics:
     """Measure a loaded file on the validation images, and tell what else is known of it."""
     stated = costs.of(trained.config.tree)
-    wanted = Wanted(classes=trained.data.classes, named=tuple(custom_metrics.installed()), costs=stated, is_full=True)
+    wanted = Wanted(
+        classes=trained.data.classes,
+        named=tuple(custom_metrics.installed()),
+        costs=stated,
+        is_full=True,
+        thresholds=trained.data.cuts,
+    )
     measured = score(artifact.logits(images.pixels), images.labels, wanted)
     scores = [_score("this file", "validation", measured, len(images.labels))]
     if trained.tested is not None:
@@ -157,6 +183,7 @@ def describe(trained: Trained, artifact: Artifact, images: Images, *, parity: Pa
         "parity": parity,
         "size": {"file_kb": size_kb(artifact.path), "archive_kb": archive_kb(artifact.path)},
         "latency": _latency(artifact, images),
+        "thresholds": None if trained.data.cuts is None else list(trained.data.cuts),
         "notes": notes,
         "costs": {true: dict(row) for true, row in stated.items()} if stated is not None else None,
         "provenance": {
@@ -171,7 +198,8 @@ def describe(trained: Trained, artifact: Artifact, images: Images, *, parity: Pa
 def _score(of: str, split: str, metrics: Mapping[str, float], images: int) -> Score:
     from scipy.stats import binomtest
 
-    right = round(metrics["accuracy"] * images)
+    name = share_of_images(metrics)
+    right = round(metrics[name] * images)
     interval = binomtest(right, images).proportion_ci(method="wilson")
     together, classes = by_class(metrics)
     found = {
@@ -180,9 +208,9 @@ def _score(of: str, split: str, metrics: Mapping[str, float], images: int) -> Sc
         "images": images,
         **together,
         **({"classes": classes} if classes else {}),
-        "accuracy_interval_95": [float(interval.low), float(interval.high)],
+        f"{name}_interval_95": [float(interval.low), float(interval.high)],
     }
-    # Which metrics there are depends on the number of classes.
+    # Which metrics there are depends on the number of classes, and on whether an image has several.
     return cast(Score, found)
 
 

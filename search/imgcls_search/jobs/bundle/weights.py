@@ -16,6 +16,7 @@ from imgcls_search.data import Prepared
 from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.errors import CheckpointError, StudyError
 from imgcls_search.jobs.export import find_trial, is_origin
+from imgcls_search.measures import main_measure, share_of_images
 from imgcls_search.orchestrator import study_data
 from imgcls_search.rounding import measured
 from imgcls_search.study import best
@@ -138,7 +139,13 @@ def from_weights(weights: Path, moved_to: Component | None = None) -> Trained:
     origin = report.get("origin")
     on = report.get("trained_on", "unknown")
     seen = "were" if on == "train+val" else "may have been"
-    notes = () if on == "train" else (f"The validation images {seen} trained on, so the score on them says little.",)
+    notes: list[str] = []
+    if on != "train":
+        notes.append(f"The validation images {seen} trained on, so the score on them says little.")
+    if data.has_several_labels and data.thresholds is None:
+        notes.append("No image was left to choose thresholds on: an image has the labels of probability 0.5 and more.")
+    elif data.has_several_labels and on == "train+val":
+        notes.append("Thresholds are those that the configuration's trial chose on its validation images.")
     return Trained(
         weights=weights,
         model=model,
@@ -149,7 +156,7 @@ def from_weights(weights: Path, moved_to: Component | None = None) -> Trained:
         title=f"{weights.parent.name}, {weights.stem}",
         origin=origin,
         provenance={**(origin or {}), "weights": weights.name, "seed": seed or "unknown", "trained on": on},
-        notes=notes,
+        notes=tuple(notes),
         tested=report.get("test", {}).get(seed),
         seeds=_spread(report),
     )
@@ -179,7 +186,7 @@ def _problem(report: Any) -> str | None:
     if not isinstance(report, dict):
         return f"it holds a {type(report).__name__}"
     seeds, test, summary = report.get("seeds", []), report.get("test", {}), report.get("summary", {})
-    accuracy = summary.get("accuracy", {}) if isinstance(summary, dict) else None
+    accuracy = summary.get(main_measure(summary), {}) if isinstance(summary, dict) else None
     spread = [accuracy.get("mean", 0), accuracy.get("ci95") or 0] if isinstance(accuracy, dict) else [None]
     is_right = {
         "origin": report.get("origin") is None or is_origin(report["origin"]),
@@ -193,7 +200,9 @@ def _problem(report: Any) -> str | None:
 
 
 def _are_metrics(found: Any) -> bool:
-    return isinstance(found, dict) and {"accuracy", "macro_f1"} <= found.keys() and all(map(_is_number, found.values()))
+    if not isinstance(found, dict) or not {share_of_images(found), "macro_f1"} <= found.keys():
+        return False
+    return all(map(_is_number, found.values()))
 
 
 def _is_number(value: Any) -> bool:
@@ -201,11 +210,13 @@ def _is_number(value: Any) -> bool:
 
 
 def _spread(report: Mapping[str, Any]) -> dict[str, Any] | None:
-    accuracy = report.get("summary", {}).get("accuracy", {})
+    name = main_measure(report.get("summary", {}))
+    accuracy = report.get("summary", {}).get(name, {})
     if accuracy.get("ci95") is None or "mean" not in accuracy:
         return None
-    values = [metrics["accuracy"] for metrics in report.get("test", {}).values()]
-    return {"count": len(report["seeds"]), "values": values, "mean": accuracy["mean"], "ci95": accuracy["ci95"]}
+    values = [metrics[name] for metrics in report.get("test", {}).values()]
+    found = {"count": len(report["seeds"]), "values": values, "mean": accuracy["mean"], "ci95": accuracy["ci95"]}
+    return found if name == "accuracy" else {**found, "measure": name}
 
 
 def _values(record: Record, trial: Trial) -> str:

@@ -1,0 +1,153 @@
+"""Cuts of images with several labels, as even over the labels as they allow: iterative stratification, and our own.
+
+Sechidis, Tsoumakas and Vlahavas 2011, On the Stratification of Multi-Label Data, algorithm 1, for two parts: of the
+label with the fewest images left, each image goes to the part that still wants most of that label. What they leave
+open is added: images without a label are taken as one more label, no label is missing in a part, sizes are exact, and
+images are exchanged as long as that makes the parts more even.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+STARTS = 8
+"""Cuts that are tried; the most even one is taken. Fewer where there are many images, which even out by themselves."""
+
+ITEMS = 100_000
+"""Images that all tries together look at; of more, no two are exchanged."""
+
+EXCHANGES = 100
+
+Numbers = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+
+def draw(
+    labels: npt.NDArray[np.uint8], pool: Numbers, total: int, *, spare: int, seed: tuple[int, int]
+) -> tuple[Numbers, Numbers]:
+    """Return `total` items of the pool and the rest, both in the pool's order.
+
+    Each label that has enough images is in what is drawn and on at least `spare` images of the rest.
+    """
+    # numpy has frozen the stream of RandomState (NEP 19), as for images of one class each.
+    random = np.random.RandomState(seed)
+    rows = labels[pool].astype(bool)
+    rows = np.column_stack([rows, ~rows.any(axis=1)])
+    tries = [_attempt(rows, total, spare, random) for _ in range(max(1, min(STARTS, ITEMS // len(pool))))]
+    drawn = min(tries, key=lambda drawn: _cost(rows, drawn, total, spare))
+    return pool[drawn], pool[~drawn]
+
+
+def _attempt(rows: Flags, total: int, spare: int, random: np.random.RandomState) -> Flags:
+    drawn = _stratified(rows, total / len(rows), random)
+    marks = rows[:, :-1]
+    order = random.permutation(len(rows))
+    _complete(drawn, marks, order, spare)
+    _resize(drawn, rows, order, total, spare)
+    if len(rows) <= ITEMS:
+        _exchange(drawn, rows, total, spare)
+    return drawn
+
+
+def _cost(rows: Flags, drawn: Flags, total: int, spare: int) -> float:
+    """Return how far the shares of the labels are from the wanted one; a label that lacks outweighs all of that."""
+    counts, held = rows.sum(axis=0), rows[drawn].sum(axis=0)
+    far = held / np.maximum(counts, 1) - np.where(counts, total / len(rows), 0)
+    lacking = (held[:-1] < 1) | (counts - held < spare)[:-1]
+    return float((far**2).sum() + len(rows) * (lacking & (counts[:-1] > 0)).sum())
+
+
+def _stratified(rows: Flags, share: float, random: np.random.RandomState) -> Flags:
+    counts = rows.sum(axis=0)
+    wanted = np.stack([counts * share, counts * (1 - share)])
+    totals = [len(rows) * share, len(rows) * (1 - share)]
+    drawn = np.zeros(len(rows), dtype=bool)
+    left = np.ones(len(rows), dtype=bool)
+    remaining = counts.copy()
+    while remaining.any():
+        label = int(np.where(remaining > 0, remaining, len(rows) + 1).argmin())
+        items = random.permutation(np.flatnonzero(rows[:, label] & left))
+        first, second = wanted[:, label].tolist()
+        chosen = np.zeros(len(items), dtype=bool)
+        for place in range(len(items)):
+            is_first = first > second or (first == second and totals[0] > totals[1])
+            chosen[place] = is_first
+            first, second = (first - 1, second) if is_first else (first, second - 1)
+            totals[0 if is_first else 1] -= 1
+        drawn[items[chosen]] = True
+        left[items] = False
+        wanted -= np.stack([rows[items[chosen]].sum(axis=0), rows[items[~chosen]].sum(axis=0)])
+        remaining -= rows[items].sum(axis=0)
+    return drawn
+
+
+def _complete(drawn: Flags, marks: Flags, order: Numbers, spare: int) -> None:
+    """Move images until each label is in both parts, as far as that takes no other label out of one."""
+    # Of each label, among the rest and among what is drawn.
+    counts = np.stack([marks[~drawn].sum(axis=0), marks[drawn].sum(axis=0)])
+    least = (spare, 1)
+    for _ in range(3):
+        for part in (1, 0):
+            for label in np.flatnonzero(counts[part] < least[part]).tolist():
+                for item in order[marks[order, label] & (drawn[order] != bool(part))].tolist():
+                    mine = marks[item]
+                    if counts[part, label] >= least[part]:
+                        break
+                    if (counts[1 - part, mine] > least[1 - part]).all():
+                        drawn[item] = bool(part)
+                        counts[part] += mine
+                        counts[1 - part] -= mine
+
+
+def _resize(drawn: Flags, rows: Flags, order: Numbers, total: int, spare: int) -> None:
+    """Move images until so many are drawn, as far as no label leaves a part by that."""
+    surplus = int(drawn.sum()) - total
+    if len(rows) <= ITEMS:
+        for _ in range(abs(surplus)):
+            if _move_best(drawn, rows, total, spare, from_drawn=surplus > 0) is None:
+                return
+        return
+    is_drawn = surplus > 0
+    least = 1 if is_drawn else spare
+    marks = rows[:, :-1]
+    counts = marks[drawn == is_drawn].sum(axis=0)
+    for item in order[drawn[order] == is_drawn].tolist():
+        if not surplus:
+            return
+        if (counts[marks[item]] > least).all():
+            drawn[item] = not is_drawn
+            counts -= marks[item]
+            surplus -= 1 if is_drawn else -1
+
+
+def _exchange(drawn: Flags, rows: Flags, total: int, spare: int) -> None:
+    """Exchange an image of one part with one of the other while that makes the shares of the labels more even."""
+    cost = _cost(rows, drawn, total, spare)
+    for _ in range(EXCHANGES):
+        out = _move_best(drawn, rows, total, spare, from_drawn=True)
+        back = None if out is None else _move_best(drawn, rows, total, spare, from_drawn=False)
+        now = _cost(rows, drawn, total, spare)
+        if out is None or back is None or now >= cost - 1e-12:
+            for item in (out, back):
+                if item is not None:
+                    drawn[item] = not drawn[item]
+            return
+        cost = now
+
+
+def _move_best(drawn: Flags, rows: Flags, total: int, spare: int, *, from_drawn: bool) -> int | None:
+    """Move the image to the other part whose move is best for the shares of the labels; None where none may."""
+    counts, held = rows.sum(axis=0), rows[drawn].sum(axis=0)
+    here = held if from_drawn else counts - held
+    is_tight = here <= (1 if from_drawn else spare)
+    is_tight[-1] = False
+    may = (drawn == from_drawn) & ~rows[:, is_tight].any(axis=1)
+    if not may.any():
+        return None
+    weight = 1 / np.maximum(counts, 1)
+    far = held * weight - total / len(rows)
+    change = rows @ (weight**2 + (-2 if from_drawn else 2) * far * weight)
+    item = int(np.where(may, change, np.inf).argmin())
+    drawn[item] = not from_drawn
+    return item

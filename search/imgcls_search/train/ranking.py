@@ -1,0 +1,52 @@
+"""Measures of how well probabilities rank the images of a class above the others, whatever the threshold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+def average_precisions(probabilities: Array, are_of: Array) -> Array:
+    """Return for each class the mean, over its images, of the precision at the threshold that just takes each of them.
+
+    `probabilities` and `are_of`, whether an image is of a class, are [N, classes]; each class has an image.
+    """
+    order = np.argsort(-probabilities, axis=0, kind="stable")
+    ordered = np.take_along_axis(probabilities, order, axis=0)
+    hits = np.take_along_axis(are_of, order, axis=0)
+    count = len(order)
+    # Images of equal probability are taken together: each sees the precision at the last of them.
+    is_last = np.vstack([ordered[1:] != ordered[:-1], np.ones((1, ordered.shape[1]), dtype=bool)])
+    last = np.where(is_last, np.arange(count)[:, None], count)
+    last = np.minimum.accumulate(last[::-1], axis=0)[::-1]
+    precision = np.cumsum(hits, axis=0) / np.arange(1, count + 1)[:, None]
+    seen = np.take_along_axis(precision, last, axis=0)
+    found: Array = (seen * hits).sum(axis=0) / hits.sum(axis=0)
+    return found
+
+
+def roc_areas(probabilities: Array, are_of: Array) -> Array:
+    """Return for each class the share of pairs that are in order, a tie for half a one (Mann and Whitney 1947).
+
+    `probabilities` and `are_of`, whether an image is of a class, are [N, classes]; each class has some images, not all.
+    """
+    from scipy.stats import rankdata
+
+    positive = are_of.sum(axis=0)
+    mine = np.where(are_of, rankdata(probabilities, axis=0), 0).sum(axis=0)
+    areas: Array = (mine - positive * (positive + 1) / 2) / (positive * (len(are_of) - positive))
+    return areas
+
+
+def sensitivity(probabilities: Array, is_class: Array, least: float) -> float | None:
+    """Return the largest recall of a class over all thresholds of its probability [N] that keep a specificity."""
+    from sklearn.metrics import roc_curve
+
+    if is_class.all() or not is_class.any():
+        return None
+    false_positives, true_positives, _ = roc_curve(is_class, probabilities, drop_intermediate=False)
+    # Shares of whole images: what differs by rounding alone is equal.
+    return float(true_positives[1 - false_positives >= least - 1e-9].max())

@@ -241,9 +241,24 @@ def test_groups_stay_in_one_split_with_every_label_in_each(tmp_path: Path) -> No
     assert any((labels.sum(axis=1) == 0).any() for split, labels in source.labels.items() if split != "train")
 
 
-def test_folds_of_images_with_several_labels_are_refused(tmp_path: Path) -> None:
-    found = refusal(write_rows(tmp_path, "image,tags", ROWS), folds=3)
-    assert found.endswith("folds is 3, but images have several labels; leave out folds, val cuts one split")
+@pytest.mark.parametrize("group", [None, "patient"])
+def test_every_fold_has_every_label_about_as_often(group: str | None, tmp_path: Path) -> None:
+    rows = [f"{row},p{number // 2}" for number, row in enumerate(ROWS)]
+    source = table(write_rows(tmp_path, "image,tags,patient", rows), folds=3, group=group)
+    held = list(source.fold_labels())
+    assert [len(labels) for labels in held] == list(source.folds)
+    assert max(source.folds) - min(source.folds) <= (4 if group else 2)
+    counts = np.array([labels.sum(axis=0) for labels in held])
+    assert (counts > 0).all()
+    assert (counts.max(axis=0) - counts.min(axis=0)).max() <= (4 if group else 2)
+    # Images without a label are spread too.
+    assert all((labels.sum(axis=1) == 0).any() for labels in held)
+    if group:
+        patient = {row.partition(",")[0]: row.rpartition(",")[2] for row in rows}
+        ends = np.cumsum(source.folds)[:-1]
+        parts = [*np.split(np.array(source.names["train"]), ends)[:2], np.array(source.names["val"])]
+        seen = [{patient[name] for name in part.tolist()} for part in parts]
+        assert not any(one & other for place, one in enumerate(seen) for other in seen[:place])
 
 
 def test_a_changed_label_is_another_fingerprint_and_the_order_of_rows_is_none(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import torch
 from imgcls_search.deploy import bundle
 from imgcls_search.deploy.predict import Prediction, classify
 from imgcls_search.errors import DeployError
+from imgcls_search.worker.cross_validation import out_of_fold
 from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score
 
@@ -121,6 +122,40 @@ def test_a_search_of_several_labels_goes_from_table_to_bundle(
         attributes = str(database.execute("SELECT value_json FROM trial_system_attributes").fetchall())
     assert "label-scores.png" in attributes
     assert "confusion-matrix.png" not in attributes
+
+
+def test_thresholds_of_folds_are_chosen_on_all_out_of_fold_predictions(tmp_path: Path, imgcls: Run) -> None:
+    write_table(tmp_path / "pairs", 120, empty=6)
+    (tmp_path / "s.yaml").write_text(SPACE.replace('separator: ";"', 'separator: ";", folds: 3'))
+    ran = imgcls("run", "s.yaml", "--set", "study.trials=1")
+    assert ran.code == 0, ran.err
+    winner = best(imgcls, "pairs")
+    weights = tmp_path / "studies/pairs/checkpoints/trial-00000.pt"
+    kept = out_of_fold(weights)
+    assert kept.probabilities.shape == kept.labels.shape == (96, 10)
+    cuts = {name: winner["classes"][name]["threshold"] for name in CLASSES}
+    for number, name in enumerate(CLASSES):
+        shares, truth = kept.probabilities[:, number], kept.labels[:, number]
+        reachable = max(f1_score(truth, shares >= cut) for cut in shares)
+        assert f1_score(truth, shares >= cuts[name]) == pytest.approx(reachable)
+    # The network of the last fold is delivered with them, and so is one that is trained on all images.
+    assert imgcls("export", "pairs", "--bundle", "model").code == 0
+    about = json.loads((tmp_path / "model/bundle.json").read_bytes())
+    assert about["output"]["thresholds"] == pytest.approx(list(cuts.values()))
+    measured = imgcls("evaluate", weights, "--split", "folds", "--predictions", "oof.csv", "--json")
+    assert measured.code == 0, measured.err
+    assert json.loads(measured.out)["thresholds"] == pytest.approx(cuts)
+    assert len(rows_of((tmp_path / "oof.csv").read_text())) == 96
+    assert imgcls("export", "pairs", "-o", "best.yaml").code == 0
+    trained = imgcls("train", "best.yaml")
+    assert trained.code == 0, trained.err
+    assert "thresholds of the labels are those of study 'pairs', trial 0" in trained.out + trained.err
+    delivered = imgcls("export", "trained/best/seed-1.pt", "--bundle", "whole")
+    assert delivered.code == 0, delivered.err
+    about = json.loads((tmp_path / "whole/bundle.json").read_bytes())
+    assert about["output"]["thresholds"] == pytest.approx(list(cuts.values()))
+    assert imgcls("report", "pairs", "-o", "report.html").code == 0
+    assert f"{cuts['3']:.3f}" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.slow

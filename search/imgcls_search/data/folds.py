@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from imgcls_search.data import label_sets
 from imgcls_search.data.groups import Groups
+from imgcls_search.data.label_sets import Labels
 from imgcls_search.errors import CutError
 
 Numbers = npt.NDArray[np.int64]
@@ -19,9 +21,9 @@ MANY_GROUPS = 2_000
 
 
 def cut(
-    labels: Numbers, pool: Numbers, count: int, *, seed: tuple[int, int], groups: Groups | None, place: str
+    labels: Labels, pool: Numbers, count: int, *, seed: tuple[int, int], groups: Groups | None, place: str
 ) -> list[Numbers]:
-    """Return the pool in so many folds, each class as evenly among them as whole groups allow.
+    """Return the pool in so many folds, each class as evenly among them as whole groups, or several labels, allow.
 
     Raises:
         CutError: there are fewer images or groups than folds.
@@ -30,7 +32,9 @@ def cut(
         raise CutError(f"{place}: folds is {count}, but there are {len(pool)} images outside the test split")
     # numpy has frozen the stream of RandomState: folds must stay the same for years, as a sealed test split must.
     random = np.random.RandomState(seed)
-    if groups is None:
+    if groups is None and label_sets.are_several(labels):
+        owner = _deal_groups(labels[pool], np.arange(len(pool)), count, random)
+    elif groups is None:
         owner = _deal(labels[pool], count, random)
     else:
         numbers, group = np.unique(groups.numbers[pool], return_inverse=True)
@@ -48,18 +52,23 @@ def _deal(labels: Numbers, count: int, random: np.random.RandomState) -> Numbers
     return owner
 
 
-def _deal_groups(labels: Numbers, group: Numbers, count: int, random: np.random.RandomState) -> Numbers:
-    """Return the fold of each group: large ones first, each to the fold that has least of its classes."""
-    kinds, label = np.unique(labels, return_inverse=True)
-    pairs, images = np.unique(np.stack([group, label]), axis=1, return_counts=True)
+def _deal_groups(labels: Labels, group: Numbers, count: int, random: np.random.RandomState) -> Numbers:
+    """Return the fold of each group: large ones first, each to the fold that has least of its classes.
+
+    Of equal size, those with a rare label come first, as in iterative stratification (Sechidis et al. 2011).
+    """
+    places, label = _with_label(labels)
+    kinds, label = np.unique(label, return_inverse=True)
+    pairs, images = np.unique(np.stack([group[places], label]), axis=1, return_counts=True)
     firsts = np.searchsorted(pairs[0], np.arange(group.max() + 2))
     sizes, totals = np.bincount(group), np.bincount(label)
+    rarest = np.minimum.reduceat(totals[pairs[1]], firsts[:-1]) if label_sets.are_several(labels) else sizes
     best, least = None, np.inf
     for _ in range(STARTS if len(sizes) <= MANY_GROUPS else 1):
         held = np.zeros((count, len(kinds)))
         owner = np.empty(len(sizes), dtype=np.int64)
         mixed = random.permutation(len(sizes))
-        for number in mixed[np.argsort(-sizes[mixed], kind="stable")]:
+        for number in mixed[np.lexsort((rarest[mixed], -sizes[mixed]))]:
             part = slice(firsts[number], firsts[number + 1])
             mine, added = pairs[1, part], images[part]
             # A class counts by its share; among equals the smallest fold, so that none stays empty.
@@ -73,12 +82,21 @@ def _deal_groups(labels: Numbers, group: Numbers, count: int, random: np.random.
     return best
 
 
+def _with_label(labels: Labels) -> tuple[Numbers, Numbers]:
+    """Return images and their labels, in pairs; that an image has none counts as one more label."""
+    places, numbers = label_sets.pairs(labels)
+    if not label_sets.are_several(labels):
+        return places, numbers
+    bare = np.flatnonzero(~labels.any(axis=1))
+    return np.concatenate([places, bare]), np.concatenate([numbers, np.full(len(bare), labels.shape[1])])
+
+
 def refuse_untrained(
-    labels: Numbers, folds: Sequence[Numbers], kept: Numbers, classes: Sequence[str], place: str
+    labels: Labels, folds: Sequence[Numbers], kept: Numbers, classes: Sequence[str], place: str
 ) -> None:
     """Raise CutError if a class is in one fold only, so that nothing of it is left to train on beside that fold."""
     held = _counts(labels, folds, classes)
-    trained = held.sum(axis=0) - held + np.bincount(labels[kept], minlength=len(classes))
+    trained = held.sum(axis=0) - held + label_sets.count(labels[kept], len(classes))
     if bad := [repr(classes[number]) for number in np.flatnonzero((trained == 0).any(axis=0)).tolist()]:
         few = ", ".join(bad[:10]) + (f" and {len(bad) - 10} more" if len(bad) > 10 else "")
         raise CutError(
@@ -87,7 +105,7 @@ def refuse_untrained(
         )
 
 
-def rare_classes(labels: Numbers, folds: Sequence[Numbers], classes: Sequence[str]) -> list[str]:
+def rare_classes(labels: Labels, folds: Sequence[Numbers], classes: Sequence[str]) -> list[str]:
     """Return what is to be said of classes that some folds have no image of."""
     missing = (_counts(labels, folds, classes) == 0).sum(axis=0).tolist()
     rare = [f"{name!r} (not in {count} of {len(folds)})" for name, count in zip(classes, missing, strict=True) if count]
@@ -96,8 +114,8 @@ def rare_classes(labels: Numbers, folds: Sequence[Numbers], classes: Sequence[st
     return [f"no image in some folds of class {', '.join(rare[:5])}" + (f" and {len(rare) - 5} more" * (len(rare) > 5))]
 
 
-def _counts(labels: Numbers, folds: Sequence[Numbers], classes: Sequence[str]) -> Numbers:
-    return np.stack([np.bincount(labels[items], minlength=len(classes)) for items in folds])
+def _counts(labels: Labels, folds: Sequence[Numbers], classes: Sequence[str]) -> Numbers:
+    return np.stack([label_sets.count(labels[items], len(classes)) for items in folds])
 
 
 def places(sizes: Sequence[int], num_train: int) -> list[Numbers]:

@@ -65,10 +65,6 @@ def divide(
         raise CutError(f"{place}: only one class, {classes[0]!r}; a classifier needs at least 2")
     parts = ["train", *(part for part in ("val", "test") if part not in given)]
     train = given["train"]
-    if folds is not None and label_sets.are_several(labels):
-        raise CutError(
-            f"{place}: folds is {folds}, but images have several labels; leave out folds, val cuts one split"
-        )
     if folds is not None and "val" in given:
         raise CutError(
             f"{place}: folds is {folds}, but a validation split is given ({len(given['val'])} images), and folds are "

@@ -140,17 +140,30 @@ def out_of_fold(weights: Path) -> Evaluation:
     found = cross_validation.read_out_of_fold(state, str(weights))
     _, config, data = pipeline.load_finished(state, str(weights))
     stated = costs.of(config.tree)
-    matrix = costs.matrix(stated, data.classes) if stated is not None else None
-    wanted = Wanted(classes=data.classes, named=tuple(custom_metrics.installed()), costs=stated, is_full=True)
+    wanted = Wanted(
+        classes=data.classes,
+        named=tuple(custom_metrics.installed()),
+        costs=stated,
+        is_full=True,
+        thresholds=data.cuts,
+    )
     return Evaluation(
         split="folds",
         metrics=score(found.logits, found.labels, wanted),
         names=found.names,
         labels=found.labels,
         probabilities=found.probabilities,
-        decided=costs.decided(found.probabilities, matrix),
+        decided=_decided(found.probabilities, data, stated),
         classes=data.classes,
+        thresholds=data.cuts,
     )
+
+
+def _decided(probabilities: np.ndarray[Any, Any], data: Prepared, stated: costs.Costs | None) -> np.ndarray[Any, Any]:
+    """Return the class of each image, or which labels it has, 0 or 1 [N, labels]."""
+    if data.cuts is not None:
+        return (probabilities >= np.array(data.cuts)).astype(np.uint8)
+    return costs.decided(probabilities, costs.matrix(stated, data.classes) if stated is not None else None)
 
 
 def _look_for_other_test(component: Component, cache: Path, trained_on: Prepared) -> tuple[ChangedTest, str] | None:
@@ -222,11 +235,6 @@ def _measure(
         raise DataError(f"{config.component('data').path}: the {split} split is empty")
     logits = np.concatenate(_logits(network, config, data, [part for part in parts if len(part.labels)]))
     probabilities, stated = probabilities_of(logits, several=data.has_several_labels), costs.of(config.tree)
-    matrix = costs.matrix(stated, data.classes) if stated is not None else None
-    if data.cuts is not None:
-        decided = (probabilities >= np.array(data.cuts)).astype(np.uint8)
-    else:
-        decided = costs.decided(probabilities, matrix)
     wanted = Wanted(
         classes=data.classes,
         named=(*named, *custom_metrics.installed()),
@@ -240,7 +248,7 @@ def _measure(
         names=tuple(name for part in parts for name in part.names),
         labels=labels,
         probabilities=probabilities,
-        decided=decided,
+        decided=_decided(probabilities, data, stated),
         classes=data.classes,
         thresholds=data.cuts,
     )

@@ -225,7 +225,7 @@ def _settle_data(space: Space, helper: Helper, watcher: Watcher) -> tuple[Space,
     for line in named_classes.refuse_unknown(space.document, data.classes, space.locate):
         watcher.say(line)
     labels = load(data, "val").labels
-    seen = label_sets.seen(labels) if data.has_several_labels else _shown_in_all(data)
+    seen = _shown_in_all(data)
     named_metrics.refuse_undefined(space, data.classes, seen, labels)
     if custom := named_metrics.custom(space):
         helper.try_metrics(custom, data)
@@ -238,9 +238,9 @@ def _shown_in_all(data: Prepared) -> set[int]:
 
     train, validation = load(data, "train").labels, load(data, "val").labels
     if not data.folds:
-        return set(validation.tolist())
+        return label_sets.seen(validation)
     labels = np.concatenate([train, validation])
-    return set.intersection(*(set(labels[items].tolist()) for items in places(data.folds, len(train))))
+    return set.intersection(*(label_sets.seen(labels[items]) for items in places(data.folds, len(train))))
 
 
 def _facts(space: Space, data: Prepared, helper: Helper, hardware: str) -> StudyFacts:

@@ -174,17 +174,17 @@ def _mistakes(trial: Trial, files: StudyFiles) -> dict[str, Any]:
 
     network, config, data = read_network(files.checkpoint(trial.number))
     found = out_of_fold(files.checkpoint(trial.number)) if data.folds else measure_on(network, config, data, "val")
+    pixels: Any = load_images(data, "val").pixels
+    if data.folds:
+        order = np.concatenate(places(data.folds, data.counts["train"]))
+        pixels = Chosen([load_images(data, "train").pixels, pixels], order)
     if found.thresholds is not None:
-        return _label_mistakes(found, load_images(data, "val").pixels)
+        return _label_mistakes(found, pixels)
     predicted = found.decided
     classes = list(map(shown, data.classes))
     labels = np.arange(len(classes))
     confidence = np.take_along_axis(found.probabilities, predicted[:, None], axis=1)[:, 0]
     wrong = mistakes(found.probabilities, predicted, found.labels)
-    pixels: Any = load_images(data, "val").pixels
-    if data.folds:
-        order = np.concatenate(places(data.folds, data.counts["train"]))
-        pixels = Chosen([load_images(data, "train").pixels, pixels], order)
     scores = precision_recall_fscore_support(found.labels, predicted, labels=labels, zero_division=0.0)
     return {
         "of_labels": False,

@@ -20,11 +20,13 @@ from torch import Tensor, nn
 
 from imgcls_search.data import Images, Prepared
 from imgcls_search.data.folds import places
+from imgcls_search.data.label_sets import Labels, are_several
 from imgcls_search.errors import CheckpointError
-from imgcls_search.measures import ALWAYS, SUPPORT
+from imgcls_search.measures import ALWAYS, SUPPORT, THRESHOLD
 from imgcls_search.train import checkpoint
 from imgcls_search.train.loop import ImageSet, Session, fit, predict
 from imgcls_search.train.metrics import Wanted, softmax
+from imgcls_search.train.metrics_several import choose_thresholds, sigmoid
 
 KEY = "folds"
 """The part of a saved training that tells of its folds."""
@@ -110,6 +112,8 @@ class CrossValidation:
         names = dict.fromkeys(name for part, _ in parts for name in part) if is_end else metrics
         own = ("epoch", "train_loss", "seconds")
         means = {name: _mean(name, parts) for name in names if name not in own}
+        if len(self.ends) == self.folds:
+            means |= self._thresholds([name for name in means if name.startswith(f"{THRESHOLD}:")])
         ends = {name: [end[name] for end in self.ends if name in end] for name in named}
         return {
             "epoch": len(self.history) + 1,
@@ -120,6 +124,14 @@ class CrossValidation:
             **({f"{name}_std": stdev(values) for name, values in ends.items() if len(values) > 1} if is_end else {}),
             "seconds": metrics["seconds"],
         }
+
+    def _thresholds(self, names: Sequence[str]) -> dict[str, float]:
+        """Return the thresholds of several labels, chosen on all images by the networks that had not seen them."""
+        if not names:
+            return {}
+        truth = np.concatenate([_as_array(self.images(fold)[1].labels) for fold in range(self.folds)])
+        cuts = choose_thresholds(sigmoid(torch.cat(self.logits).numpy()), truth.astype(bool))
+        return dict(zip(names, cuts.tolist(), strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the next epoch depends on; `model` is the current network."""
@@ -139,6 +151,10 @@ def fold_in(state: Mapping[str, Any], epochs: int) -> int:
     return len(state[KEY]["ends"]) - (len(state[KEY]["history"]) == epochs)
 
 
+def _as_array(labels: Any) -> npt.NDArray[Any]:
+    return labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+
+
 def _mean(name: str, parts: Sequence[tuple[Mapping[str, float], float]]) -> float:
     known = [(part[name], weight) for part, weight in parts if name in part]
     if name.partition(":")[0] == SUPPORT:
@@ -154,10 +170,10 @@ class OutOfFold:
     """What the networks of a finished trial say of images that they were not trained on, in the order of the folds."""
 
     probabilities: npt.NDArray[np.float64]
-    """[N, classes]."""
+    """[N, classes]; of several labels each is one of its own."""
 
-    labels: npt.NDArray[np.int64]
-    """Class numbers [N]."""
+    labels: Labels
+    """Class numbers [N], or labels [N, classes]."""
 
     images: npt.NDArray[np.int64]
     """The place of each image [N] in the training split and then the validation split, as `data.load` returns them."""
@@ -201,4 +217,5 @@ def read_out_of_fold(state: Mapping[str, Any], source: str) -> OutOfFold:
         raise CheckpointError(f"{source}: no out-of-fold predictions; needed: a finished trial with folds") from None
     if not len(logits) == len(labels) == len(images) == len(names):
         raise CheckpointError(f"{source}: its out-of-fold predictions are damaged")
-    return OutOfFold(probabilities=softmax(logits), labels=labels, images=images, names=names, logits=logits)
+    probabilities = sigmoid(logits) if are_several(labels) else softmax(logits)
+    return OutOfFold(probabilities=probabilities, labels=labels, images=images, names=names, logits=logits)

@@ -35,6 +35,7 @@ from imgcls_search.data import (
     augment,
     choose_shape,
     describe,
+    label_sets,
     load,
     look_at_test,
     mixing,
@@ -369,7 +370,7 @@ def fold_data(data: Prepared, fold: int) -> Prepared:
     return replace(
         data,
         counts={**data.counts, "train": len(train), "val": len(scored)},
-        class_counts=tuple(np.bincount(labels, minlength=len(data.classes)).tolist()),
+        class_counts=tuple(label_sets.count(labels, len(data.classes)).tolist()),
     )
 
 

@@ -21,7 +21,7 @@ from imgcls_search.protocol import Job
 from imgcls_search.space import parse
 from imgcls_search.train import checkpoint
 from imgcls_search.train.loop import ImageSet, Session, fit, train_epoch
-from imgcls_search.worker import pipeline
+from imgcls_search.worker import image_sets, pipeline
 from imgcls_search.worker.job_runner import JobRunner
 from PIL import Image
 
@@ -52,7 +52,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 @pytest.fixture(scope="module")
 def images(digits: Prepared) -> tuple[ImageSet, ImageSet]:
-    train, validation = pipeline.image_sets(digits, "train", "cuda:0")
+    train, validation = image_sets.image_sets(digits, "train", "cuda:0")
     assert validation is not None
     return train, validation
 

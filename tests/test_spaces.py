@@ -21,7 +21,7 @@ from imgcls_search.strategy.draws import draw_random
 from imgcls_search.strategy.view import View
 from imgcls_search.train.loop import ImageSet, train_epoch
 from imgcls_search.trial import MEASURED
-from imgcls_search.worker import measuring, pipeline
+from imgcls_search.worker import measuring, networks, pipeline
 
 from tests.conftest import Answer
 
@@ -261,5 +261,5 @@ def test_a_thousand_draws_of_the_mixed_space_build_and_have_the_predicted_parame
         if architecture not in built:
             # No draw may be impossible; the limits may refuse some.
             predicted[architecture], _ = sizes(config)
-            built[architecture] = count(pipeline.build_model(config, shape_of(config)))
+            built[architecture] = count(networks.build_model(config, shape_of(config)))
         assert predicted[architecture] == built[architecture], config.to_dict()

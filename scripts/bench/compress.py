@@ -31,7 +31,7 @@ from imgcls_search.deploy.onnx import export_onnx
 from imgcls_search.models import MODELS
 from imgcls_search.space import parse
 from imgcls_search.train import loop
-from imgcls_search.worker import pipeline
+from imgcls_search.worker import image_sets, pipeline
 from torch import nn
 
 VITS: Mapping[str, tuple[int, dict[str, Any]]] = {
@@ -106,7 +106,7 @@ class _Bench:
         data = pipeline.prepare_data(config, self.folder / "images")
         session = pipeline.new_session(config, data, seed=0, device="cpu")
         started = time.perf_counter()
-        *_, last = loop.fit(session, *pipeline.image_sets(data, "train", "cpu"), until_epoch=self.arguments.epochs)
+        *_, last = loop.fit(session, *image_sets.image_sets(data, "train", "cpu"), until_epoch=self.arguments.epochs)
         found: dict[str, Any] = {"torch": last["accuracy"], "training_seconds": round(time.perf_counter() - started)}
         whole = self.folder / "trained.onnx"
         export_onnx(session.deployed, whole, shape=data.shape, mean=data.mean, std=data.std)

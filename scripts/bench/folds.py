@@ -34,7 +34,7 @@ from imgcls_search.strategy.draws import draw_random
 from imgcls_search.strategy.view import View
 from imgcls_search.train import checkpoint
 from imgcls_search.train.loop import evaluate
-from imgcls_search.worker import pipeline
+from imgcls_search.worker import image_sets, networks, pipeline
 from imgcls_search.worker.job_runner import JobRunner
 
 NUM_DIGITS = 1797
@@ -110,8 +110,8 @@ def search(name: str, repetition: int, folder: Path, given: argparse.Namespace) 
 
 def tested(state: State, test: Images, weights: Path) -> float:
     """Return the accuracy of a saved network on the test split."""
-    model, _, known = pipeline.load_weights(state, str(weights))
-    return evaluate(model, pipeline.on_device(test, known, "cpu"))["accuracy"]
+    model, _, known = networks.load_weights(state, str(weights))
+    return evaluate(model, image_sets.on_device(test, known, "cpu"))["accuracy"]
 
 
 def space_of(name: str, repetition: int, given: argparse.Namespace) -> Space:

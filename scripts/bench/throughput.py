@@ -40,7 +40,7 @@ from imgcls_search.errors import StoppedError
 from imgcls_search.space import parse
 from imgcls_search.train.device import settle_in
 from imgcls_search.train.loop import fit, train_epoch
-from imgcls_search.worker import pipeline
+from imgcls_search.worker import image_sets, networks, pipeline
 from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
@@ -255,7 +255,7 @@ def ours(case: Case) -> Work:
     """Train as a worker of a search does."""
     settle_in(case.device)
     session = pipeline.new_session(case.trial, case.prepared, seed=0, device=case.device)
-    images, _ = pipeline.image_sets(case.prepared, "train", case.device)
+    images, _ = image_sets.image_sets(case.prepared, "train", case.device)
     each = len(images) / -(-len(images) // BATCH)
 
     def work(window: Window) -> None:
@@ -297,7 +297,7 @@ def _habit(case: Case, loaders: int) -> Work:
     loader = DataLoader(
         images, batch_size=BATCH, shuffle=True, num_workers=loaders, pin_memory=case.device != "cpu", drop_last=True
     )
-    model = pipeline.build_model(case.trial, case.prepared.shape).to(case.device)
+    model = networks.build_model(case.trial, case.prepared.shape).to(case.device)
     optimizer = case.optimizer(model)
     criterion = nn.CrossEntropyLoss()
 
@@ -424,7 +424,7 @@ def _serve(connection: Connection, barrier: Barrier, contender: str, case: Case)
         while True:
             question = connection.recv()
             if question == "read":
-                images, _ = pipeline.image_sets(case.prepared, "train", case.device)
+                images, _ = image_sets.image_sets(case.prepared, "train", case.device)
                 for _ in images.batches(torch.arange(len(images)).split(512)):
                     pass
                 connection.send("read")
@@ -559,7 +559,7 @@ def compare_accuracy(case: Case, name: str, arguments: argparse.Namespace) -> di
 def accuracy_of_ours(case: Case, seed: int) -> float:
     """Return the validation accuracy after the last epoch."""
     session = pipeline.new_session(case.trial, case.prepared, seed=seed, device=case.device)
-    train, validation = pipeline.image_sets(case.prepared, "train", case.device)
+    train, validation = image_sets.image_sets(case.prepared, "train", case.device)
     *_, last = fit(session, train, validation, until_epoch=3)
     return last["accuracy"]
 
@@ -570,7 +570,7 @@ def accuracy_of_habit(case: Case, seed: int) -> float:
     train = DataLoader(_subset(case, "train", habit_transform(case)), batch_size=BATCH, shuffle=True, num_workers=2)
     plain = transforms.Compose([transforms.ToTensor(), transforms.Normalize(case.prepared.mean, case.prepared.std)])
     validation = DataLoader(_subset(case, "val", plain), batch_size=512, num_workers=2)
-    model = pipeline.build_model(case.trial, case.prepared.shape).to(case.device)
+    model = networks.build_model(case.trial, case.prepared.shape).to(case.device)
     optimizer = case.optimizer(model)
     criterion = nn.CrossEntropyLoss()
     for _ in range(3):

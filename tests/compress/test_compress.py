@@ -29,7 +29,7 @@ from imgcls_search.study.files import StudyFiles
 from imgcls_search.train import checkpoint
 from imgcls_search.train.loop import fit
 from imgcls_search.trial import SIZES, Candidate, Trial
-from imgcls_search.worker import measuring, pipeline
+from imgcls_search.worker import image_sets, measuring, networks, pipeline
 from torch import nn
 from torch.nn import functional
 from torchvision.models.vision_transformer import EncoderBlock
@@ -55,7 +55,7 @@ def component(family: str) -> Component:
 def build(family: str) -> nn.Module:
     torch.manual_seed(0)
     tree = {"model": {family: component(family).args}}
-    return pipeline.build_model(TrialConfig.from_dict(tree), SHAPE).eval()
+    return networks.build_model(TrialConfig.from_dict(tree), SHAPE).eval()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -266,8 +266,8 @@ def write_teacher(path: Path, helper: Helper, **image: Any) -> Prepared:
     ).config()
     data = pipeline.with_normalisation(config, pipeline.prepare_data(config, image_cache(helper.root)))
     session = pipeline.new_session(config, data, seed=0, device="cpu")
-    list(fit(session, *pipeline.image_sets(data, "train", "cpu"), until_epoch=1))
-    checkpoint.save({**session.state_dict(), **pipeline.describe_weights(config, data)}, path)
+    list(fit(session, *image_sets.image_sets(data, "train", "cpu"), until_epoch=1))
+    checkpoint.save({**session.state_dict(), **networks.describe_weights(config, data)}, path)
     return data
 
 
@@ -341,9 +341,9 @@ def test_teacher_of_another_normalisation_sees_images_by_its_own(tmp_path: Path,
     assert teachers.settle(space, files, data, helper, {})
     session = pipeline.new_session(config, data, seed=0, device="cpu", teacher=str(path))
     assert session.teach is not None
-    images = pipeline.image_sets(data, "train", "cpu")[0]
+    images = image_sets.image_sets(data, "train", "cpu")[0]
     pixels = torch.from_numpy(np.array(images.pixels[:16]))
-    network, _, _ = pipeline.load_weights(checkpoint.load(path), str(path))
+    network, _, _ = networks.load_weights(checkpoint.load(path), str(path))
     with torch.no_grad():
         told = network.eval()((pixels.float() / 255 - 0.25) / 0.75)
         unlike = network(images.normalise(pixels))

@@ -21,7 +21,7 @@ from imgcls_search.data import load
 from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.space import parse
 from imgcls_search.train import checkpoint, loop
-from imgcls_search.worker import pipeline
+from imgcls_search.worker import image_sets, networks, pipeline
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
@@ -56,9 +56,9 @@ def train(top: Path) -> None:
     config = parse(CONFIG, catalog(), source="config").config()
     data = pipeline.prepare_data(config, top / "studies" / ".images")
     session = pipeline.new_session(config, data, seed=1, device="cpu")
-    images = pipeline.image_sets(data, "train", "cpu")
+    images = image_sets.image_sets(data, "train", "cpu")
     list(loop.fit(session, *images, until_epoch=3))
-    state = {**session.state_dict(), **pipeline.describe_weights(config, data)}
+    state = {**session.state_dict(), **networks.describe_weights(config, data)}
     checkpoint.save(state, top / "trained" / "best" / "seed-1.pt")
     report = {
         "trained_on": "train",
@@ -158,8 +158,8 @@ def test_recorded_accuracy_is_a_fresh_process_s_to_the_last_image(made: Path, he
     assert right == round(score["accuracy"] * score["images"])
     assert right < len(labels) or score["accuracy"] == 1
     # Probabilities are torch's, on images decoded by the data layer.
-    model, _, data = pipeline.load_weights(checkpoint.load(made / "trained" / "best" / "seed-1.pt"), "")
-    logits = torch.from_numpy(loop.predict(model, pipeline.on_device(images, data, "cpu")))
+    model, _, data = networks.load_weights(checkpoint.load(made / "trained" / "best" / "seed-1.pt"), "")
+    logits = torch.from_numpy(loop.predict(model, image_sets.on_device(images, data, "cpu")))
     for entry, row in zip(found, logits.softmax(1), strict=True):
         assert entry["classes"][0]["probability"] == pytest.approx(float(row.max()), abs=1e-5)
         assert sum(each["probability"] for each in entry["classes"]) == pytest.approx(1)

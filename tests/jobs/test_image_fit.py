@@ -23,7 +23,7 @@ from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.jobs import evaluate
 from imgcls_search.space import parse
 from imgcls_search.train import checkpoint, loop
-from imgcls_search.worker import pipeline
+from imgcls_search.worker import image_sets, networks, pipeline
 from PIL import Image, ImageOps
 
 from tests.jobs.test_bundle import cut_photographs
@@ -75,9 +75,9 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         config = parse(TEXT.format(image=FRAMES[request.param], model="lenet5"), catalog(), source="config").config()
         data = pipeline.prepare_data(config, top / "studies" / ".images")
         session = pipeline.new_session(config, data, seed=1, device="cpu")
-        train, validation = pipeline.image_sets(data, "train", "cpu")
+        train, validation = image_sets.image_sets(data, "train", "cpu")
         list(loop.fit(session, train, validation, until_epoch=1))
-        state = {**session.state_dict(), **pipeline.describe_weights(config, data)}
+        state = {**session.state_dict(), **networks.describe_weights(config, data)}
         checkpoint.save(state, top / "trained" / "best" / "seed-1.pt")
         said("export", "trained/best/seed-1.pt", "--bundle", "model")
         yield Made(top=top, config=config, data=data, trained_on=np.asarray(train.pixels))
@@ -156,7 +156,7 @@ def test_bundle_and_predict_see_the_same_pixels_image_by_image(made: Made, monke
     assert trained_on.frame == made.data.frame
     network = evaluate.read_network(made.top / "trained" / "best" / "seed-1.pt")[0]
     images = replace(test, pixels=expected)
-    assert np.allclose(loop.predict(network, pipeline.on_device(images, made.data, "cpu")), logits, atol=1e-4)
+    assert np.allclose(loop.predict(network, image_sets.on_device(images, made.data, "cpu")), logits, atol=1e-4)
 
 
 def test_images_that_are_decoded_in_each_epoch_are_the_same(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from imgcls_search.config import TrialConfig
 from imgcls_search.data import Moment, Prepared
 from imgcls_search.space import parse
 from imgcls_search.train.loop import fit
-from imgcls_search.worker import pipeline
+from imgcls_search.worker import image_sets, pipeline
 
 from tests.jobs.test_bundle import cut_photographs
 
@@ -49,7 +49,7 @@ def trained(text: str, top: Path) -> tuple[TrialConfig, Prepared, float]:
     config = parse(written, catalog(), source="some").config()
     data = pipeline.with_normalisation(config, pipeline.prepare_data(config, top / "images"))
     session = pipeline.new_session(config, data, seed=1, device="cpu")
-    (epoch,) = fit(session, *pipeline.image_sets(data, "train", "cpu"), until_epoch=1)
+    (epoch,) = fit(session, *image_sets.image_sets(data, "train", "cpu"), until_epoch=1)
     assert np.isfinite(epoch["loss"])
     return config, data, epoch["train_loss"]
 
@@ -73,7 +73,7 @@ def test_settings_of_augmentation_train(name: str, photos: Path) -> None:
     config, data, loss = trained(text, photos)
     assert loss != trained("image: {size: 24}", photos)[2]
     augment, _ = pipeline.build_augmentation(config, data.shape)
-    pixels = torch.from_numpy(np.array(pipeline.image_sets(data, "train", "cpu")[0].pixels[:64]))
+    pixels = torch.from_numpy(np.array(image_sets.image_sets(data, "train", "cpu")[0].pixels[:64]))
     torch.manual_seed(0)
     found = augment(pixels, Moment(index=torch.arange(64), epoch=0, seed=0))
     assert found.shape == pixels.shape

@@ -18,7 +18,7 @@ from imgcls_search.errors import BuildError, CheckpointError
 from imgcls_search.models import MODELS
 from imgcls_search.space import parse
 from imgcls_search.train.loop import fit
-from imgcls_search.worker import measuring, pipeline
+from imgcls_search.worker import measuring, networks, pipeline
 
 from tests.conftest import Answer
 
@@ -113,7 +113,7 @@ def checkpoint(tmp_path: Path, width: int = 8) -> tuple[Path, TrialConfig, torch
     trial = config(model_section("resnet", depths=[1, 1], width=width))
     session = pipeline.new_session(trial, data(16), seed=5, device="cpu")
     path = tmp_path / "seed-1.pt"
-    torch.save({**session.state_dict(), **pipeline.describe_weights(trial, data(16))}, path)
+    torch.save({**session.state_dict(), **networks.describe_weights(trial, data(16))}, path)
     return path, trial, session.model
 
 

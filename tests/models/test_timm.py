@@ -17,7 +17,7 @@ from imgcls_search.config import TrialConfig
 from imgcls_search.errors import BuildError, CheckpointError, SpaceError
 from imgcls_search.models import MODELS, weights_files
 from imgcls_search.space import parse
-from imgcls_search.worker import pipeline
+from imgcls_search.worker import networks, pipeline
 
 from tests.conftest import Answer
 from tests.models.test_pretrained import KINDS, data, saved, train
@@ -177,7 +177,7 @@ def test_file_of_a_timm_transformer_is_resized_to_the_image(tmp_path: Path) -> N
 def test_own_training_of_a_timm_model_starts_another(tmp_path: Path) -> None:
     trial = config("model: {timm: {name: test_resnet}}\n")
     session = pipeline.new_session(trial, data(32), seed=5, device="cpu")
-    torch.save({**session.state_dict(), **pipeline.describe_weights(trial, data(32))}, tmp_path / "seed-1.pt")
+    torch.save({**session.state_dict(), **networks.describe_weights(trial, data(32))}, tmp_path / "seed-1.pt")
     later = config(f"model: {{timm: {{name: test_resnet, weights: {tmp_path / 'seed-1.pt'}}}}}\n")
     model = pipeline.new_session(later, data(32, classes=9), seed=1, device="cpu").model
     theirs = session.model.state_dict()

@@ -19,7 +19,7 @@ from imgcls_search.executors.helper import image_cache
 from imgcls_search.executors.local import LocalExecutor
 from imgcls_search.protocol import EpochEnded, Event, Job, MilestoneReached, Scored, Stopped
 from imgcls_search.space import parse
-from imgcls_search.worker import pipeline
+from imgcls_search.worker import networks, pipeline
 
 from tests.conftest import PATIENCE, Answer, linux_only
 from tests.orchestrator.test_run import open_study, without_times
@@ -114,7 +114,7 @@ def count_parameters(folder: Path, number: int) -> int:
     from imgcls_search.train import checkpoint
 
     path = folder / f"checkpoints/trial-{number:05d}.pt"
-    model, _, _ = pipeline.load_weights(checkpoint.load(path), str(path))
+    model, _, _ = networks.load_weights(checkpoint.load(path), str(path))
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -180,7 +180,7 @@ def test_latency_is_taken_while_the_other_worker_rests(space: Path, tmp_path: Pa
     from imgcls_search.deploy.onnx import export_onnx
 
     artifact = tmp_path / "model.onnx"
-    model = pipeline.build_model(config, data.shape)
+    model = networks.build_model(config, data.shape)
     export_onnx(model, artifact, shape=data.shape, mean=data.mean, std=data.std)
     timed = job(2, config, data, tmp_path, until_epoch=3000, kind="time", artifact=str(artifact))
     executor.start(long)

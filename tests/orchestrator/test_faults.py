@@ -23,7 +23,7 @@ from imgcls_search.orchestrator.faults import more_parts
 from imgcls_search.protocol import Failed, Job
 from imgcls_search.space import parse
 from imgcls_search.train.loop import ImageSet, fit, micro_batches
-from imgcls_search.worker import pipeline
+from imgcls_search.worker import image_sets, pipeline
 from imgcls_search.worker.job_runner import JobRunner
 from PIL import Image
 
@@ -262,7 +262,7 @@ def test_micro_batches_add_up_to_the_batch(tmp_path: Path) -> None:
 
 def _trained(config: TrialConfig, data: Prepared, parts: int) -> tuple[dict[str, torch.Tensor], list[dict[str, float]]]:
     session = pipeline.new_session(config, data, seed=1, device="cpu", micro_batches=parts)
-    train, validation = pipeline.image_sets(data, "train", "cpu")
+    train, validation = image_sets.image_sets(data, "train", "cpu")
     assert isinstance(train, ImageSet)
     history = list(fit(session, train, validation, until_epoch=2))
     return session.model.state_dict(), history

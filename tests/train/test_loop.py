@@ -21,7 +21,7 @@ from imgcls_search.space import parse
 from imgcls_search.train import checkpoint
 from imgcls_search.train.device import fastest_layout
 from imgcls_search.train.loop import ImageSet, Session, evaluate, fit, predict, train_epoch
-from imgcls_search.worker import pipeline
+from imgcls_search.worker import image_sets, networks, pipeline
 
 BASE = "data: {digits: {max_train: 201}}\naugment: {crop_padding: 1}\n"
 VIT = (
@@ -62,7 +62,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 @pytest.fixture
 def images(digits: Prepared) -> tuple[ImageSet, ImageSet]:
-    train, validation = pipeline.image_sets(digits, "train", "cpu")
+    train, validation = image_sets.image_sets(digits, "train", "cpu")
     assert validation is not None
     return train, validation
 
@@ -128,7 +128,7 @@ def test_every_image_is_seen_once_an_epoch_in_batches_of_nearly_equal_size(digit
             return super().batches(parts)
 
     seen: list[torch.Tensor] = []
-    train, _ = pipeline.image_sets(digits, "train", "cpu")
+    train, _ = image_sets.image_sets(digits, "train", "cpu")
     watched = Watched(**vars(train))
     # 201 images in batches of 50: a rest of one would break batch normalisation.
     train_epoch(new_session(VIT, digits), watched, lambda: False)
@@ -137,7 +137,7 @@ def test_every_image_is_seen_once_an_epoch_in_batches_of_nearly_equal_size(digit
 
 
 def test_balanced_epochs_have_as_many_steps_and_all_classes_alike(digits: Prepared) -> None:
-    train, _ = pipeline.image_sets(digits, "train", "cpu")
+    train, _ = image_sets.image_sets(digits, "train", "cpu")
     # One class has 150 images, three have 20, 10 and 1, one has none.
     counts = {0: 150, 1: 20, 3: 10, 4: 1}
     labels = np.repeat(list(counts), list(counts.values()))
@@ -257,8 +257,8 @@ def test_saved_weights_are_the_deployed_ones(
     session = new_session(VIT, digits)
     (metrics,) = fit(session, *images, until_epoch=1)
     config = config_of(VIT)
-    checkpoint.save({**session.state_dict(), **pipeline.describe_weights(config, digits)}, tmp_path / "w.pt")
-    model, again, data = pipeline.load_weights(checkpoint.load(tmp_path / "w.pt"), "w.pt")
+    checkpoint.save({**session.state_dict(), **networks.describe_weights(config, digits)}, tmp_path / "w.pt")
+    model, again, data = networks.load_weights(checkpoint.load(tmp_path / "w.pt"), "w.pt")
     assert (again, data) == (config, digits)
     assert evaluate(model, images[1])["loss"] == metrics["loss"]
 

@@ -19,7 +19,7 @@ from imgcls_search.space import parse
 from imgcls_search.train import checkpoint
 from imgcls_search.train.loop import fit, predict
 from imgcls_search.train.metrics import Wanted
-from imgcls_search.worker import job_runner, pipeline
+from imgcls_search.worker import image_sets, job_runner, networks, pipeline
 from imgcls_search.worker.cross_validation import out_of_fold, seed_of
 from sklearn.metrics import accuracy_score
 
@@ -84,7 +84,7 @@ def alone(data: Prepared, fold: int) -> tuple[list[dict[str, float]], np.ndarray
     held = np.arange(first, first + data.folds[fold])
     rest = np.delete(np.arange(len(labels)), held)
     sets = [
-        pipeline.on_device(Images(pixels=pixels[part], labels=labels[part], names=()), data, "cpu")
+        image_sets.on_device(Images(pixels=pixels[part], labels=labels[part], names=()), data, "cpu")
         for part in (rest, held)
     ]
     counts = tuple(np.bincount(labels[rest], minlength=10).tolist())
@@ -216,14 +216,14 @@ def test_unfinished_and_damaged_files_have_no_predictions(
 def test_one_network_of_all_images_is_trained_once(data: Prepared, tmp_path: Path) -> None:
     history = shown(work(job(data, tmp_path, until=EPOCHS, portion="train+val")))
     assert [epoch.keys() for epoch in history] == [{"epoch", "train_loss", "seconds"}] * EPOCHS
-    _, config, _ = pipeline.load_finished(checkpoint.load(tmp_path / "trial.pt"), "trial.pt")
+    _, config, _ = networks.load_finished(checkpoint.load(tmp_path / "trial.pt"), "trial.pt")
     assert config == CONFIG
 
 
 def test_interrupted_trial_is_no_finished_model(data: Prepared, tmp_path: Path) -> None:
     work(job(data, tmp_path, until=EPOCHS))
     with pytest.raises(CheckpointError, match="interrupted after 3 of 9 epochs"):
-        pipeline.load_finished(checkpoint.load(tmp_path / "trial.pt"), "trial.pt")
+        networks.load_finished(checkpoint.load(tmp_path / "trial.pt"), "trial.pt")
 
 
 def test_size_is_of_the_last_network_and_the_score_of_all_folds(

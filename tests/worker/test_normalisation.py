@@ -16,7 +16,7 @@ from imgcls_search.errors import BuildError, SpaceError
 from imgcls_search.executors.helper import Helper
 from imgcls_search.space import parse
 from imgcls_search.train import checkpoint, loop
-from imgcls_search.worker import pipeline
+from imgcls_search.worker import image_sets, networks, pipeline
 
 TEXT = """
 data: {{digits: {{max_train: 50}}}}
@@ -37,12 +37,12 @@ def test_given_numbers_are_those_of_training_weights_and_file(tmp_path: Path) ->
     data = pipeline.with_normalisation(config, prepared)
     assert (data.mean, data.std) == ((0.25,), (0.5,))
     session = pipeline.new_session(config, data, seed=1, device="cpu")
-    train, validation = pipeline.image_sets(data, "train", "cpu")
+    train, validation = image_sets.image_sets(data, "train", "cpu")
     pixels = torch.from_numpy(np.array(load(data, "train").pixels[:8]))
     assert torch.allclose(train.normalise(pixels), (pixels / 255 - 0.25) / 0.5, atol=1e-6)
     list(loop.fit(session, train, validation, until_epoch=1))
-    checkpoint.save({**session.state_dict(), **pipeline.describe_weights(config, data)}, tmp_path / "a.pt")
-    model, _, known = pipeline.load_weights(checkpoint.load(tmp_path / "a.pt"), "a.pt")
+    checkpoint.save({**session.state_dict(), **networks.describe_weights(config, data)}, tmp_path / "a.pt")
+    model, _, known = networks.load_weights(checkpoint.load(tmp_path / "a.pt"), "a.pt")
     assert (known.mean, known.std) == ((0.25,), (0.5,))
     export_onnx(model, tmp_path / "a.onnx", shape=known.shape, mean=known.mean, std=known.std)
     with torch.inference_mode():
@@ -84,7 +84,7 @@ def test_weights_bring_theirs_unless_told_otherwise(tmp_path: Path, image: str, 
     trained = TrialConfig.from_dict(tree)
     data = pipeline.with_normalisation(trained, pipeline.prepare_data(trained, tmp_path))
     session = pipeline.new_session(trained, data, seed=1, device="cpu")
-    checkpoint.save({**session.state_dict(), **pipeline.describe_weights(trained, data)}, tmp_path / "a.pt")
+    checkpoint.save({**session.state_dict(), **networks.describe_weights(trained, data)}, tmp_path / "a.pt")
     arguments = {**tree["model"]["vit"], "weights": str(tmp_path / "a.pt")}
     config = TrialConfig.from_dict({**config_of(image).to_dict(), "model": {"vit": arguments}})
     prepared = pipeline.prepare_data(config, tmp_path)

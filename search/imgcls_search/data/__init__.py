@@ -18,8 +18,9 @@ from imgcls_search.data.folders import ALLOWED, folder, has_split, whole_folder
 from imgcls_search.data.image import Frame, InputShape
 from imgcls_search.data.mixing import Mix, mix_nothing, mixing
 from imgcls_search.data.policies import POLICIES, Policy
+from imgcls_search.data.prepared import Images, Prepared
 from imgcls_search.data.source import LeftOut, Source, Split
-from imgcls_search.data.store import Images, Prepared, load, look_at_test, open_all, open_test, prepare, remove, stored
+from imgcls_search.data.store import load, look_at_test, open_all, open_test, prepare, remove, stored
 from imgcls_search.data.stream import Streamed
 from imgcls_search.data.summary import Summary, choose_shape, describe_left_out, native_shape, read_headers, summarise
 from imgcls_search.data.table import names_split, table, whole_table

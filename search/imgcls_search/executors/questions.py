@@ -213,7 +213,7 @@ class DescribeWeights(Question[Prepared]):
     def answer(self, tell: Tell) -> Prepared:
         """Read and build them, and return the data set."""
         from imgcls_search.train import checkpoint
-        from imgcls_search.worker.pipeline import load_finished
+        from imgcls_search.worker.networks import load_finished
 
         _, _, data = load_finished(checkpoint.load(self.path), str(self.path))
         return data

@@ -36,7 +36,7 @@ from imgcls_search.train import checkpoint, custom_metrics
 from imgcls_search.train.device import available_devices
 from imgcls_search.train.loop import predict
 from imgcls_search.train.metrics import Wanted, probabilities_of, score
-from imgcls_search.worker import cross_validation, finish, pipeline
+from imgcls_search.worker import cross_validation, finish, image_sets, networks, pipeline
 
 SplitName = Literal["val", "test", "all", "folds"]
 
@@ -138,7 +138,7 @@ def out_of_fold(weights: Path) -> Evaluation:
     """
     state = checkpoint.load(weights)
     found = cross_validation.read_out_of_fold(state, str(weights))
-    _, config, data = pipeline.load_finished(state, str(weights))
+    _, config, data = networks.load_finished(state, str(weights))
     stated = costs.of(config.tree)
     wanted = Wanted(
         classes=data.classes,
@@ -210,7 +210,7 @@ def read_network(weights: Path) -> tuple[nn.Module | Artifact, TrialConfig, Prep
         DeployError: the exported network is damaged.
     """
     state = checkpoint.load(weights)
-    model, config, data = pipeline.load_finished(state, str(weights))
+    model, config, data = networks.load_finished(state, str(weights))
     return finish.find_artifact(state, weights) or model, config, data
 
 
@@ -261,7 +261,7 @@ def _logits(
         return [finish.logits(network, part) for part in parts]
     device = available_devices(config.section("training")["device"])[0]
     model = network.to(device)
-    return [predict(model, pipeline.on_device(part, data, device)) for part in parts]
+    return [predict(model, image_sets.on_device(part, data, device)) for part in parts]
 
 
 def predictions_csv(evaluation: Evaluation) -> str:

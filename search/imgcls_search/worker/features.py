@@ -21,7 +21,7 @@ from imgcls_search.models import pretrained
 from imgcls_search.models.anatomy import Anatomy
 from imgcls_search.train.device import fastest_layout
 from imgcls_search.train.loop import EVALUATION_BATCH, ImageSet
-from imgcls_search.worker import pipeline
+from imgcls_search.worker import image_sets, networks, pipeline
 
 Progress = Callable[[int, int], None]
 """Called with the number of images done and of all."""
@@ -54,7 +54,7 @@ def backbone(config: TrialConfig, data: Prepared, device: str) -> Backbone:
             f"{component.path}.weights", "a backbone needs pretrained weights; allowed: imagenet, or a file"
         )
     data = pipeline.with_normalisation(config, data)
-    model = pipeline.build_model(config, data.shape)
+    model = networks.build_model(config, data.shape)
     pretrained.load_into(model, pretrained.find(component, model, **dataclasses.asdict(data.shape)))
     anatomy = model.anatomy
     assert isinstance(anatomy, Anatomy), "weights are found by it"
@@ -90,7 +90,7 @@ def features_of(
 
 
 def _compute(found: Backbone, split: Literal["train", "val"], progress: Progress | None) -> Floats:
-    return compute(found, pipeline.on_device(load(found.data, split), found.data, found.device), progress)
+    return compute(found, image_sets.on_device(load(found.data, split), found.data, found.device), progress)
 
 
 @torch.inference_mode()

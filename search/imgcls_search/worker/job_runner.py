@@ -44,7 +44,7 @@ from imgcls_search.train.device import give_back_memory
 from imgcls_search.train.loop import ImageSet, Session, fit, predict
 from imgcls_search.train.metrics import Wanted
 from imgcls_search.trial import LATENCY_CONDITIONS, MEASURED
-from imgcls_search.worker import cross_validation, finish, pipeline
+from imgcls_search.worker import cross_validation, finish, image_sets, networks, pipeline
 from imgcls_search.worker.cross_validation import CrossValidation
 from imgcls_search.worker.saved import identity, read_checkpoint, read_finished
 
@@ -232,7 +232,7 @@ class JobRunner:
         if job.artifact:
             state = {
                 "model": found.model.state_dict(),
-                **pipeline.describe_weights(job.config, data, found.shapes),
+                **networks.describe_weights(job.config, data, found.shapes),
                 "job": identity(job),
                 "history": session.history,
                 "artifact": digests.of_file(Path(job.artifact)),
@@ -259,9 +259,9 @@ class JobRunner:
             # Two sets at a time might not fit.
             self.images = None
             found: tuple[ImageSet, ImageSet | None] = (
-                pipeline.image_sets(data, portion, self.device)
+                image_sets.image_sets(data, portion, self.device)
                 if fold is None
-                else pipeline.fold_sets(data, fold, self.device)
+                else image_sets.fold_sets(data, fold, self.device)
             )
             self.images = (data, portion, fold), found
         return self.images[1]
@@ -297,7 +297,7 @@ class JobRunner:
                 del self.session.session
             give_back_memory()
             seed = cross_validation.seed_of(job.seed, fold)
-            return self._new_network(job, pipeline.fold_data(data, fold), seed, from_pretrained)
+            return self._new_network(job, image_sets.fold_data(data, fold), seed, from_pretrained)
 
         def images(fold: int) -> tuple[ImageSet, ImageSet]:
             train, validation = self._image_sets(data, job.portion, fold)
@@ -329,7 +329,7 @@ class JobRunner:
 
     def _save(self, session: Session | CrossValidation, job: Job, data: Prepared) -> None:
         started = time.monotonic()
-        state = {**session.state_dict(), **pipeline.describe_weights(job.config, data), "job": identity(job)}
+        state = {**session.state_dict(), **networks.describe_weights(job.config, data), "job": identity(job)}
         last = job.config.epochs if isinstance(session, CrossValidation) else job.config.section("training")["epochs"]
         if session.epoch == last:
             state |= self._kept_of_folds(session, data)

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from imgcls_search import models
-from imgcls_search.compress import prune, sections
+from imgcls_search.compress import sections
 from imgcls_search.compress.distill import Teaching
 from imgcls_search.config import Component, TrialConfig
 from imgcls_search.data import (
@@ -31,12 +28,9 @@ from imgcls_search.data import (
     Prepared,
     Prints,
     Source,
-    Streamed,
     augment,
     choose_shape,
     describe,
-    label_sets,
-    load,
     look_at_test,
     mixing,
     open_all,
@@ -44,26 +38,19 @@ from imgcls_search.data import (
     read_headers,
     summarise,
 )
-from imgcls_search.data.chosen import Chosen
-from imgcls_search.data.folds import places
 from imgcls_search.data.image import CACHE_GB, MOMENTS, check_normalisation
-from imgcls_search.errors import CheckpointError
 from imgcls_search.image_size import sides
-from imgcls_search.measures import THRESHOLD
 from imgcls_search.models import pretrained
 from imgcls_search.models.anatomy import Anatomy
-from imgcls_search.protocol import Portion
 from imgcls_search.signature import build
 from imgcls_search.train import checkpoint, custom_metrics, finetune
 from imgcls_search.train.device import fastest_layout, pays_to_compile, resolve_precision
-from imgcls_search.train.loop import ImageSet, Session, Teach
+from imgcls_search.train.loop import Session, Teach
 from imgcls_search.train.losses import Loss, build_loss
 from imgcls_search.train.optimizers import OPTIMIZERS, SCHEDULES
 from imgcls_search.train.recipe import Finetune, Training
+from imgcls_search.worker import networks
 from imgcls_search.worker.measuring import meta_model
-
-GPU_SHARE = 0.25
-"""The share of a GPU's free memory that a data set may take to live there."""
 
 
 def prepare_data(
@@ -196,15 +183,6 @@ def with_normalisation(config: TrialConfig, data: Prepared) -> Prepared:
     return replace(data, **given) if given else data
 
 
-def build_model(config: TrialConfig, shape: InputShape) -> nn.Module:
-    """Build the model that a configuration describes for images of a shape.
-
-    Raises:
-        BuildError: the family refuses an argument.
-    """
-    return models.build_model(config.component("model"), **dataclasses.asdict(shape))
-
-
 def build_augmentation(config: TrialConfig, shape: InputShape) -> tuple[Augment, Mix]:
     """Build what a configuration does to a batch: to each image, then to images with each other."""
     section = config.section("augment")
@@ -239,7 +217,7 @@ def new_session(
     recipe = Training(**config.section("training"))
     augmentation, mix = build_augmentation(config, data.shape)
     torch.manual_seed(seed)
-    model = build_model(config, data.shape)
+    model = networks.build_model(config, data.shape)
     component = config.component("model")
     if from_pretrained and pretrained.is_wanted(component):
         pretrained.load_into(model, pretrained.find(component, model, **dataclasses.asdict(data.shape)))
@@ -318,7 +296,7 @@ def _teaching(config: TrialConfig, data: Prepared, teacher: str | None, device: 
     if plan is None:
         return None
     assert teacher is not None, "whoever starts a training has settled its teacher"
-    model, _, known = load_weights(checkpoint.load(Path(teacher)), teacher)
+    model, _, known = networks.load_weights(checkpoint.load(Path(teacher)), teacher)
     model = model.to(memory_format=fastest_layout(model))
     return Teaching(
         model,
@@ -341,128 +319,3 @@ def _hold(config: TrialConfig, model: nn.Module, optimizer: Optimizer) -> finetu
     assert isinstance(anatomy, Anatomy), "pretrained weights need to know the head"
     finetune.slow_backbone(optimizer, model, anatomy.head, recipe.backbone_lr_factor)
     return finetune.hold(finetune.frozen_parts(anatomy, recipe), recipe)
-
-
-def image_sets(data: Prepared, portion: Portion, device: str) -> tuple[ImageSet, ImageSet | None]:
-    """Return the images to train on, and those to measure by where the portion leaves any."""
-    # Crops are cut from the margin; what is measured has none.
-    train = load(data, "train", whole=True)
-    if portion == "train":
-        validation = load(data, "val")
-        return on_device(train, data, device), on_device(validation, data, device)
-    validation = load(data, "val", whole=True)
-    pixels: Any
-    if isinstance(train.pixels, Streamed) and isinstance(validation.pixels, Streamed):
-        pixels = train.pixels.joined(validation.pixels)
-    else:
-        pixels = np.concatenate([train.pixels, validation.pixels])
-    labels = np.concatenate([train.labels, validation.labels])
-    return on_device(replace(train, pixels=pixels, labels=labels), data, device), None
-
-
-def fold_data(data: Prepared, fold: int) -> Prepared:
-    """Return what the network that is scored on a fold sees: counts of its images; the normalisation is that of all.
-
-    The mean and deviation of the pixels are no matter of labels, and one network input serves all folds.
-    """
-    train, scored = _fold_places(data, fold)
-    labels = np.concatenate([load(data, "train").labels, load(data, "val").labels])[train]
-    return replace(
-        data,
-        counts={**data.counts, "train": len(train), "val": len(scored)},
-        class_counts=tuple(label_sets.count(labels, len(data.classes)).tolist()),
-    )
-
-
-def fold_sets(data: Prepared, fold: int, device: str) -> tuple[ImageSet, ImageSet]:
-    """Return the images to train on and to score by, where a fold is held out."""
-    train, scored = _fold_places(data, fold)
-    return _chosen(data, train, device, whole=True), _chosen(data, scored, device, whole=False)
-
-
-def _fold_places(data: Prepared, fold: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    scored = places(data.folds, data.counts["train"])[fold]
-    return np.setdiff1d(np.arange(data.counts["train"] + data.counts["val"]), scored), scored
-
-
-def _chosen(data: Prepared, items: np.ndarray[Any, Any], device: str, *, whole: bool) -> ImageSet:
-    parts = [load(data, "train", whole=whole), load(data, "val", whole=whole)]
-    pixels: Any = Chosen([part.pixels for part in parts], items)
-    is_stored = all(isinstance(part.pixels, np.ndarray) for part in parts)
-    if device.startswith("cuda") and is_stored:
-        size = math.prod(pixels.shape)
-        if size < GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
-            pixels = pixels[np.arange(len(items))]
-    labels = np.concatenate([part.labels for part in parts])[items]
-    names = [name for part in parts for name in part.names]
-    images = Images(pixels=pixels, labels=labels, names=tuple(names[item] for item in items.tolist()))
-    return on_device(images, data, device)
-
-
-def on_device(images: Images, data: Prepared, device: str) -> ImageSet:
-    """Return images ready for training: on a GPU as a whole where they fit, otherwise mapped from disk."""
-    pixels: Any = images.pixels
-    labels: Any = images.labels
-    is_stored = isinstance(pixels, np.ndarray)
-    if device.startswith("cuda") and is_stored and pixels.nbytes < GPU_SHARE * torch.cuda.mem_get_info(device)[0]:
-        pixels = torch.from_numpy(np.array(pixels)).to(device)
-        labels = torch.from_numpy(np.array(images.labels)).to(device)
-    return ImageSet(pixels=pixels, labels=labels, mean=data.mean, std=data.std, device=device)
-
-
-def describe_weights(config: TrialConfig, data: Prepared, shapes: prune.Shapes | None = None) -> dict[str, str]:
-    """Return what a saved training carries besides its state, so that it can be used without a study.
-
-    `shapes` tells what structured pruning has changed, None where the model is as its builder makes it.
-    """
-    about = {"config": config.to_dict(), "data": data.to_dict()}
-    return {"about": json.dumps(about if shapes is None else {**about, "shapes": shapes})}
-
-
-def load_weights(state: Mapping[str, Any], source: str) -> tuple[nn.Module, TrialConfig, Prepared]:
-    """Return the model of a saved training, its configuration and the data set it was trained on.
-
-    Raises:
-        CheckpointError: the file's contents are not a trained model of this program.
-    """
-    try:
-        about = json.loads(state["about"])
-        config = TrialConfig.from_dict(about["config"])
-        data = Prepared.from_dict(about["data"])
-        model = build_model(config, data.shape)
-        if "shapes" in about:
-            prune.rebuild(model, about["shapes"], state["model"])
-        else:
-            model.load_state_dict(state["model"])
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise CheckpointError(f"{source}: not a trained model of this program ({type(error).__name__})") from error
-    return model, config, data
-
-
-def load_finished(state: Mapping[str, Any], source: str) -> tuple[nn.Module, TrialConfig, Prepared]:
-    """Return what `load_weights` does, of a training that came to its end.
-
-    Raises:
-        CheckpointError: it did not, or the file's contents are not a trained model of this program.
-    """
-    model, config, data = load_weights(state, source)
-    history, last = state.get("history"), config.epochs if "folds" in state else config.section("training")["epochs"]
-    # A file may come from anybody, or be older than histories.
-    if isinstance(history, list) and len(history) < last:
-        raise CheckpointError(
-            f"{source}: a training that was interrupted after {len(history)} of {last} epochs; run the command that "
-            "made it again to finish it"
-        )
-    if data.has_several_labels:
-        # Those of a training on all images came with them.
-        data = replace(data, thresholds=_thresholds(state, data.classes) or data.thresholds)
-    return model, config, data
-
-
-def _thresholds(state: Mapping[str, Any], classes: Sequence[str]) -> tuple[float, ...] | None:
-    """Return the thresholds of the labels that a training chose on its validation images, None where it had none."""
-    try:
-        measured = state["metrics"] if "artifact" in state else state["history"][-1]
-        return tuple(float(measured[f"{THRESHOLD}:{name}"]) for name in classes)
-    except (KeyError, IndexError, TypeError, ValueError):
-        return None

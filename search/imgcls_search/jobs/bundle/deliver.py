@@ -24,7 +24,7 @@ from imgcls_search.orchestrator import study_data
 from imgcls_search.space import dump
 from imgcls_search.train.loop import predict
 from imgcls_search.train.metrics_several import sigmoid
-from imgcls_search.worker import pipeline
+from imgcls_search.worker import image_sets, pipeline
 
 PARITY_IMAGES = 1000
 TOLERANCE = 1e-3
@@ -112,7 +112,7 @@ def _compare(trained: Trained, artifact: Artifact, images: Images) -> Parity:
     count = min(PARITY_IMAGES, len(images.labels))
     pixels = images.pixels[np.arange(count)]
     compared = dataclasses.replace(images, pixels=pixels, labels=images.labels[:count], names=images.names[:count])
-    reference = predict(trained.model, pipeline.on_device(compared, trained.data, "cpu"))
+    reference = predict(trained.model, image_sets.on_device(compared, trained.data, "cpu"))
     logits = artifact.logits(pixels)
     difference = float(np.abs(logits - reference).max())
     is_quantized = artifact.quantized != "none"

@@ -25,7 +25,7 @@ from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
 from imgcls_search.train import checkpoint
 from imgcls_search.trial import Trial
-from imgcls_search.worker import pipeline
+from imgcls_search.worker import networks
 from imgcls_search.worker.finish import find_artifact
 
 _SEED = re.compile(r"seed-(\d+)")
@@ -87,7 +87,7 @@ def from_trial(files: StudyFiles, number: int | None, moved_to: Component | None
             "trial.yaml, imgcls-search export trained/trial/seed-1.pt --bundle DIR"
         )
     state = checkpoint.load(weights)
-    model, config, data = pipeline.load_finished(state, str(weights))
+    model, config, data = networks.load_finished(state, str(weights))
     return Trained(
         weights=weights,
         model=model,
@@ -132,7 +132,7 @@ def from_weights(weights: Path, moved_to: Component | None = None) -> Trained:
         CheckpointError: the file is not a trained model of this program, or its exported network is missing.
     """
     state = checkpoint.load(weights)
-    model, config, data = pipeline.load_finished(state, str(weights))
+    model, config, data = networks.load_finished(state, str(weights))
     report = _report(weights)
     named = _SEED.fullmatch(weights.stem)
     seed = named[1] if named else None

@@ -25,10 +25,10 @@ from imgcls_search.data import (
     summarise,
 )
 from imgcls_search.data.decode import blank
-from imgcls_search.data.folders import Tally, image_files
 from imgcls_search.data.opening import ENDINGS, EXTENSIONS, open_image
 from imgcls_search.data.source import Source
 from imgcls_search.data.store import Prepared
+from imgcls_search.data.tally import Tally, image_files
 from imgcls_search.errors import DataError
 from PIL import Image, PngImagePlugin
 

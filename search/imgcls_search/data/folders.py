@@ -17,20 +17,13 @@ from imgcls_search.data import fingerprint, groups
 from imgcls_search.data.label_sets import Labels
 from imgcls_search.data.opening import EXTENSIONS, open_image
 from imgcls_search.data.source import Folds, LeftOut, MaxTrain, Source, Split, SplitSeed, Test, Val, assemble
+from imgcls_search.data.tally import Tally, image_files, is_broken, some
 from imgcls_search.errors import DataError
 from imgcls_search.signature import Arg
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SYSTEM_FOLDERS = (
-    "__macosx", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "recycler", "recycled", "system volume information",
-    "lost+found", "__pycache__", "@recycle", "@tmp", "lost.dir", "found.000", "config.msi", "network trash folder",
-    "temporary items",
-)  # fmt: skip
-"""Folders that systems, network drives and tools leave beside images, in lower case."""
-
-SYSTEM_FILES = ("thumbs.db", "desktop.ini", "icon\r", "ehthumbs.db")
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 ALIASES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 """Names that would be taken for classes, or overlooked, if nothing were said."""
@@ -244,64 +237,6 @@ def from_files(paths: Sequence[Path]) -> Callable[[int], Image]:
     return lambda item: open_image(paths[item])
 
 
-class Tally:
-    """Counts what a folder holds besides the images that are read, by reason."""
-
-    def __init__(self, top: Path) -> None:
-        """Examples are named as they are seen from `top`."""
-        self.top = top
-        self.counts: dict[str, int] = {}
-        self.examples: dict[str, str] = {}
-        self.broken_links: list[str] = []
-
-    def add(self, reason: str, path: str | Path) -> None:
-        """Count something that is not read."""
-        self.counts[reason] = self.counts.get(reason, 0) + 1
-        self.examples.setdefault(reason, self.name(path))
-
-    def name(self, path: str | Path) -> str:
-        """Return a path as it is seen from the top."""
-        return Path(path).relative_to(self.top).as_posix()
-
-    def left_out(self) -> tuple[LeftOut, ...]:
-        """Return the counts, the largest first."""
-        found = [
-            LeftOut(reason=reason, count=count, example=self.examples[reason]) for reason, count in self.counts.items()
-        ]
-        return tuple(sorted(found, key=lambda entry: (-entry.count, entry.reason)))
-
-    def refuse_broken_links(self, place: str) -> None:
-        """Raise DataError if there are links that lead nowhere."""
-        if self.broken_links:
-            raise DataError(
-                f"{place}: {len(self.broken_links)} broken link(s): {_some(sorted(self.broken_links))}; "
-                "restore what they point to, or delete them"
-            )
-
-    def skips(self, entry: os.DirEntry[str], *, counts_files: bool = True) -> bool:
-        """Return whether an entry is hidden, a system's own or a broken link, and count it."""
-        name = entry.name
-        if name.startswith(".") or name.lower() in (*SYSTEM_FOLDERS, *SYSTEM_FILES):
-            is_folder = not _is_broken(entry) and entry.is_dir()
-            if is_folder or counts_files:
-                self.add("hidden or system folder" if is_folder else "hidden or system file", entry.path)
-            return True
-        if _is_broken(entry):
-            self.broken_links.append(self.name(entry.path))
-            return True
-        return False
-
-    def add_other(self, name: str, path: str | Path) -> None:
-        """Count a file that is no image by its ending."""
-        ending = Path(name).suffix.lower()
-        self.add(f"file ending in {ending}" if ending else "file without an ending", path)
-
-
-def _is_broken(entry: os.DirEntry[str]) -> bool:
-    """Return whether an entry is a link that leads nowhere, or to itself."""
-    return entry.is_symlink() and not Path(entry.path).exists()
-
-
 def _trees(top: Path, place: str, *, needs_train: bool) -> dict[Split, Path]:
     """Return the folder of classes of every split that is given; `train` alone for one tree without splits."""
     if not top.exists():
@@ -336,7 +271,7 @@ def _look_beside(top: Path, trees: Mapping[Split, Path], tally: Tally) -> None:
             # Where classes are looked for, hidden folders and broken links were counted on the way.
             if is_above and (entry.name in trees or tally.skips(entry)):
                 continue
-            if not is_above and (_is_broken(entry) or entry.is_dir()):
+            if not is_above and (is_broken(entry) or entry.is_dir()):
                 continue
             if entry.is_dir():
                 tally.add(f"folder beside {trees['train'].name}/", entry.path)
@@ -371,27 +306,27 @@ def _second_trees(top: Path, classes: Sequence[str], found: Mapping[str, Sequenc
     for names in inside.values():
         if len(names) > 1 and len(alike := [name for name in inside if inside[name] == names]) > 1:
             yield (
-                f"classes {_some(alike)} hold the same folders ({_some(sorted(names))}): if those are the classes, "
+                f"classes {some(alike)} hold the same folders ({some(sorted(names))}): if those are the classes, "
                 "give one of the trees as the folder"
             )
             return
     for name in classes:
         folders = set(_subfolders(top / name, Tally(top)))
         if len(twins := sorted(folders & (set(classes) - {name}))) > 1:
-            yield f"class {name!r} holds folders named like other classes ({_some(twins)}): it may be a second tree"
+            yield f"class {name!r} holds folders named like other classes ({some(twins)}): it may be a second tree"
         elif len(splits := sorted(folders & {*SPLITS, *ALIASES})) > 1:
-            yield f"class {name!r} holds folders named like splits ({_some(splits)}): all of them are read as one class"
+            yield f"class {name!r} holds folders named like splits ({some(splits)}): all of them are read as one class"
 
 
 def _check_classes(found: Mapping[Split, Mapping[str, Sequence[Path]]], place: str) -> None:
     trained = found.get("train", {})
     empty = [name for name, paths in trained.items() if not paths]
     if empty:
-        raise DataError(f"{place}: no image in class {_some(empty)}; allowed: files ending in {' '.join(EXTENSIONS)}")
+        raise DataError(f"{place}: no image in class {some(empty)}; allowed: files ending in {' '.join(EXTENSIONS)}")
     for split, tree in found.items():
         strange = [name for name in tree if name not in trained]
         if trained and strange:
-            raise DataError(f"{place}: class {_some(strange)} is in {split} but not in train; allowed: train's classes")
+            raise DataError(f"{place}: class {some(strange)} is in {split} but not in train; allowed: train's classes")
         if not any(tree.values()):
             raise DataError(f"{place}: no image in {split}; fill it or remove it")
 
@@ -401,11 +336,6 @@ def _classes(found: Mapping[Split, Mapping[str, Sequence[Path]]]) -> list[str]:
     if "train" in found:
         return sorted(found["train"])
     return sorted({name for tree in found.values() for name, paths in tree.items() if paths})
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
-    return ", ".join(repr(name) for name in names[:10]) + more
 
 
 def _flat(found: Mapping[Split, Mapping[str, Sequence[Path]]]) -> Iterator[tuple[Path, str, Split]]:
@@ -418,28 +348,3 @@ def _subfolders(top: Path, tally: Tally) -> list[str]:
     """Return the names of the folders that may be classes, and count the others."""
     entries = sorted(os.scandir(top), key=lambda entry: entry.name)
     return [entry.name for entry in entries if not tally.skips(entry, counts_files=False) and entry.is_dir()]
-
-
-def image_files(top: Path, tally: Tally) -> Iterator[Path]:
-    """Yield the image files below a folder, entering every real folder once: links may run in circles.
-
-    What else is there is counted.
-    """
-    seen: set[tuple[int, int]] = set()
-    waiting = [top]
-    while waiting:
-        here = waiting.pop()
-        status = here.stat()
-        if (status.st_dev, status.st_ino) in seen:
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        # Sorted, so that the same tree gives the same names where two links lead to one folder.
-        for entry in sorted(os.scandir(here), key=lambda entry: entry.name):
-            if tally.skips(entry):
-                continue
-            if entry.is_dir():
-                waiting.append(Path(entry.path))
-            elif entry.name.lower().endswith(EXTENSIONS):
-                yield Path(entry.path)
-            else:
-                tally.add_other(entry.name, entry.path)

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from imgcls_search import costs
 from imgcls_search.data.decode import THREADS, decode_middle, reason, unlimited_pillow
-from imgcls_search.data.folders import Tally, image_files
 from imgcls_search.data.opening import EXTENSIONS, open_image
 from imgcls_search.data.source import LeftOut
+from imgcls_search.data.tally import Tally, image_files
 from imgcls_search.deploy.bundle import Bundle
 
 BATCH = 64

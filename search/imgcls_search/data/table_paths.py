@@ -1,0 +1,116 @@
+"""Where the images of a table are: paths as tables have them, below one folder."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import overload
+
+from imgcls_search.data.opening import EXTENSIONS
+from imgcls_search.data.source import LeftOut
+from imgcls_search.data.table_file import SHOWN, Rows
+from imgcls_search.errors import DataError
+
+DRIVE = re.compile(r"[A-Za-z]:/|//")
+"""How an absolute path of Windows begins, once its backslashes are slashes."""
+
+
+class FilesBelow(Sequence[Path]):
+    """Paths of files below a folder, made when they are asked for: a million of them would take half a gigabyte."""
+
+    def __init__(self, top: Path, names: Sequence[str]) -> None:
+        """Keep the names only."""
+        self.top, self.names = top, names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> FilesBelow: ...
+
+    def __getitem__(self, index: int | slice) -> Path | FilesBelow:
+        if isinstance(index, slice):
+            return FilesBelow(self.top, self.names[index])
+        return self.top / self.names[index]
+
+
+def names_of(rows: Rows, column: str, top: Path, root: str | None) -> list[str]:
+    """Return the path of each image below the root, with slashes.
+
+    Raises:
+        DataError: one is not inside of the root.
+    """
+    # A root that is a link has two names; the written one may be inside of the other.
+    written = str(top) if root is None else os.path.abspath(Path(root).expanduser())  # noqa: PTH100
+    tops = [f"{place.rstrip('/')}/" for place in dict.fromkeys((written, str(top)))]
+    names: list[str] = []
+    for row, cell in enumerate(rows.cells[column]):
+        name = _below(cell, tops)
+        if name is None:
+            raise DataError(
+                f"{rows.where(row, column)}: {cell!r} is not inside of {top}; allowed: paths below it, relative or "
+                "absolute; data.table.root names another folder"
+            )
+        names.append(name)
+    return names
+
+
+def _below(cell: str, tops: Sequence[str]) -> str | None:
+    """Return a path below the first of some folders that are one, None where it leads out of it."""
+    if "\\" in cell and not os.path.lexists(tops[0] + cell):
+        cell = cell.replace("\\", "/")
+        if DRIVE.match(cell):
+            return None
+    path = posixpath.normpath(cell if cell.startswith("/") else tops[0] + cell)
+    return next((path[len(top) :] for top in tops if path.startswith(top)), None)
+
+
+def look_for_files(rows: Rows, column: str, names: Sequence[str], top: Path) -> tuple[LeftOut, ...]:
+    """Return the images beside the named ones; folder by folder, since a question for each file takes longer.
+
+    Raises:
+        DataError: files are missing.
+    """
+    wanted: dict[str, dict[str, int]] = {}
+    for row, name in enumerate(names):
+        folder, _, file = name.rpartition("/")
+        wanted.setdefault(folder, {})[file] = row
+    others = 0
+    example = ""
+    missing: list[int] = []
+    for folder, files in wanted.items():
+        here = top / folder
+        for entry in _entries(here):
+            if entry.name in files:
+                if entry.is_file():
+                    del files[entry.name]
+            elif entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith("."):
+                others += 1
+                shown = f"{folder}/{entry.name}" if folder else entry.name
+                example = min(example or shown, shown)
+        # A file system may know one under another spelling.
+        missing += [row for file, row in files.items() if not os.path.isfile(here / file)]  # noqa: PTH113
+    if missing:
+        missing.sort()
+        shown = ", ".join(f"{names[row]!r} ({rows.line(row)})" for row in missing[:SHOWN])
+        more = f" and {len(missing) - SHOWN:,} more" if len(missing) > SHOWN else ""
+        raise DataError(
+            f"{rows.where(missing[0], column)}: {len(missing):,} of {len(rows):,} images are missing: {shown}{more}; "
+            f"paths start from {top}; data.table.root names another folder"
+        )
+    return (LeftOut(reason="image that no row names", count=others, example=example),) if others else ()
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from entries
+    except OSError:
+        # Its files are asked for one by one: a folder may be open for that and not for a listing.
+        return

@@ -32,9 +32,8 @@ from imgcls_search.protocol import (
 from imgcls_search.signature import build
 from imgcls_search.space import Space
 from imgcls_search.strategy.closing import RemainingBudget
-from imgcls_search.strategy.dominance import Dominance, why_all_train_on
+from imgcls_search.strategy.dominance import choose_pruner
 from imgcls_search.strategy.propose import MeasureSizes, Proposer
-from imgcls_search.strategy.pruners import PRUNERS, Pruner, make_pruner
 from imgcls_search.strategy.samplers import SAMPLERS, Sampler
 from imgcls_search.study import best
 from imgcls_search.study.activity import progress_of
@@ -90,7 +89,7 @@ class Search:
             space=self.space, files=self.files, record=self.record, settings=self.settings, say=self.watcher.say
         )
         self.sign, self.epochs = self.context.sign, self.context.epochs
-        self.pruner, self.why_pruned = self._make_pruner()
+        self.pruner, self.why_pruned = choose_pruner(self.space, self.sign, self.watcher.say)
         metrics = self.space.named_metrics
         if "latency_ms" in metrics:
             self.watcher.say(f"latency_ms: {LATENCY_CONDITIONS}")
@@ -118,22 +117,6 @@ class Search:
         """When each trial on a worker was last heard of, on the executor's clock."""
         self.idle_seconds = 0.0
         self.started_at = self.executor.clock()
-
-    def _make_pruner(self) -> tuple[Pruner, str]:
-        """Return the pruner, and what it stops a trial for; say where the objectives leave no choice of it."""
-        name, objectives = self.space.pruner.name, self.space.objectives
-        pruner = make_pruner(self.space.pruner, self.space.first(), self.sign)
-        why_not = why_all_train_on(objectives) if name != "none" else None
-        if why_not is not None:
-            self.watcher.say(f"{why_not}; every trial trains to its end")
-            return PRUNERS["none"](epochs=self.epochs, sign=self.sign), ""
-        if name == "none" or len(objectives) == 1:
-            return pruner, f"pruned by {name}"
-        self.watcher.say(
-            f"several objectives: at the rungs of {name} a trial is stopped where even an optimistic continuation "
-            "of it is beaten at its own cost"
-        )
-        return Dominance(rungs=pruner, objectives=objectives), "even an optimistic continuation is beaten at its cost"
 
     # The loop.
 

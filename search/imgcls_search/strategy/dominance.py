@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from imgcls_search.measures import bounds
-from imgcls_search.strategy.pruners import Decision, Pruner
+from imgcls_search.space import Space
+from imgcls_search.strategy.pruners import PRUNERS, Decision, Pruner, make_pruner
 from imgcls_search.trial import MEASURED, SIZES, Trial
 
 LEAST_CURVES = 10
@@ -79,6 +80,23 @@ class Dominance:
         difference = _most([a - b for b, a in zip(before, after, strict=True)])
         left = min(start * math.exp(part), start + difference)
         return self._goodness(place, ideal - sign * left if left > NEAREST else ideal)
+
+
+def choose_pruner(space: Space, sign: int, say: Callable[[str], None]) -> tuple[Pruner, str]:
+    """Return a search's pruner, and what it stops a trial for; say where the objectives leave no choice of it."""
+    name, objectives, config = space.pruner.name, space.objectives, space.first()
+    pruner = make_pruner(space.pruner, config, sign)
+    why_not = why_all_train_on(objectives) if name != "none" else None
+    if why_not is not None:
+        say(f"{why_not}; every trial trains to its end")
+        return PRUNERS["none"](epochs=config.epochs, sign=sign), ""
+    if name == "none" or len(objectives) == 1:
+        return pruner, f"pruned by {name}"
+    say(
+        f"several objectives: at the rungs of {name} a trial is stopped where even an optimistic continuation "
+        "of it is beaten at its own cost"
+    )
+    return Dominance(rungs=pruner, objectives=objectives), "even an optimistic continuation is beaten at its cost"
 
 
 def why_all_train_on(objectives: Sequence[tuple[str, str]]) -> str | None:

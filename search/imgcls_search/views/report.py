@@ -10,34 +10,29 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 import optuna
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.study import StudyDirection
 
-from imgcls_search import atomic, costs, durations
+from imgcls_search import atomic, durations
 from imgcls_search.confidence import share_interval
-from imgcls_search.data.chosen import Chosen
-from imgcls_search.data.folds import places
 from imgcls_search.errors import SearchError, StudyError, writing
 from imgcls_search.jobs.confirm import optimism_of_each
-from imgcls_search.jobs.evaluate import Evaluation, measure_on, out_of_fold, read_network
 from imgcls_search.jobs.export import find_trial
-from imgcls_search.measures import by_class, main_measure, share_of_images
-from imgcls_search.rounding import gained, measured, pairs, share, spread, without_long_numbers
+from imgcls_search.measures import main_measure, share_of_images
+from imgcls_search.rounding import gained, measured, share, spread, without_long_numbers
 from imgcls_search.space import differences
 from imgcls_search.study import best
 from imgcls_search.study.activity import shown_state
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record, load
 from imgcls_search.study.summary import summarise
-from imgcls_search.terminal import shown
 from imgcls_search.trial import MEASURED, SIZES, Trial
 from imgcls_search.views.browse import family_of, row_of
+from imgcls_search.views.mistakes import mistakes_of
 from imgcls_search.worker import figures
-from imgcls_search.worker.pictures import label_mistakes, mistakes
 
-TOP_CURVES, TOP_ROWS, WORST, MOST_COLUMNS = 5, 20, 24, 9
+TOP_CURVES, TOP_ROWS, MOST_COLUMNS = 5, 20, 9
 
 
 Step = Callable[[str, int, int], None]
@@ -136,7 +131,7 @@ def _winner(record: Record, winner: Trial, files: StudyFiles) -> dict[str, Any]:
     )
     changed = differences(first.candidate.config.to_dict(), winner.candidate.config.to_dict())
     try:
-        mistakes, why = _mistakes(winner, files), ""
+        mistakes, why = mistakes_of(winner, files), ""
     except SearchError as error:
         mistakes, why = None, f"The weights of trial {winner.number} could not be looked at: {error}"
     return {
@@ -164,76 +159,6 @@ def _ablation(record: Record, winner: Trial) -> dict[str, Any] | None:
         bands.append((step["mean"], half or 0.0))
         before = step["mean"]
     return {**found, "rows": rows, "svg": figures.to_svg(figures.path(bands, found["metric"]), "ablation")}
-
-
-def _mistakes(trial: Trial, files: StudyFiles) -> dict[str, Any]:
-    """Return what the kept weights of a trial say of the validation split."""
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
-
-    from imgcls_search.data import load as load_images
-
-    network, config, data = read_network(files.checkpoint(trial.number))
-    found = out_of_fold(files.checkpoint(trial.number)) if data.folds else measure_on(network, config, data, "val")
-    pixels: Any = load_images(data, "val").pixels
-    if data.folds:
-        order = np.concatenate(places(data.folds, data.counts["train"]))
-        pixels = Chosen([load_images(data, "train").pixels, pixels], order)
-    if found.thresholds is not None:
-        return _label_mistakes(found, pixels)
-    predicted = found.decided
-    classes = list(map(shown, data.classes))
-    labels = np.arange(len(classes))
-    confidence = np.take_along_axis(found.probabilities, predicted[:, None], axis=1)[:, 0]
-    wrong = mistakes(found.probabilities, predicted, found.labels)
-    scores = precision_recall_fscore_support(found.labels, predicted, labels=labels, zero_division=0.0)
-    return {
-        "of_labels": False,
-        "svg": figures.to_svg(
-            figures.confusion(confusion_matrix(found.labels, predicted, labels=labels), classes), "confusion"
-        ),
-        "scores": list(zip(classes, *scores, strict=True)),
-        "measures": pairs(by_class(found.metrics)[0], len(found.labels)),
-        "decision": "by predict.costs: the class of least expected cost" if costs.of(config.tree) is not None else "",
-        "wrong": len(wrong),
-        "images": len(found.labels),
-        "worst": [
-            {
-                "uri": figures.thumbnail(np.asarray(pixels[np.array([index])])[0]),
-                "name": shown(found.names[index]),
-                "label": classes[found.labels[index]],
-                "predicted": classes[predicted[index]],
-                "confidence": confidence[index],
-            }
-            for index in wrong[:WORST].tolist()
-        ],
-    }
-
-
-def _label_mistakes(found: Evaluation, pixels: Any) -> dict[str, Any]:
-    """Return what weights say of several labels of each validation image, at the thresholds chosen on these images."""
-    classes = list(map(shown, found.classes))
-    single = by_class(found.metrics)[1]
-    said = found.decided
-    rows = [(shown(name), single[name]) for name in found.classes]
-    scores = {shown(name): scores for name, scores in single.items() if "f1" in scores}
-    return {
-        "of_labels": True,
-        "svg": figures.to_svg(figures.label_scores(scores), "confusion"),
-        "scores": rows,
-        "measures": pairs(by_class(found.metrics)[0], len(found.labels)),
-        "wrong": int((said != found.labels).any(axis=1).sum()),
-        "images": len(found.labels),
-        "worst": [
-            {
-                "uri": figures.thumbnail(np.asarray(pixels[np.array([image])])[0]),
-                "name": shown(found.names[image]),
-                "label": classes[label],
-                "has": bool(found.labels[image, label]),
-                "confidence": found.probabilities[image, label],
-            }
-            for image, label in label_mistakes(found.probabilities, said, found.labels)[:WORST]
-        ],
-    }
 
 
 def _sections(record: Record, winner: Trial, step: Step) -> list[dict[str, Any]]:

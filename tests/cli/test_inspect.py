@@ -228,6 +228,36 @@ def test_everything_at_once_is_done_and_replaces_the_table_when_forced(
     assert not (tmp_path / "inspect-photos.html").exists()
 
 
+def test_labels_are_judged_by_a_pretrained_network(tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
+    plant(tmp_path / "photos", 12)
+    (tmp_path / "space.yaml").write_text(
+        "data: {folder: {root: photos}}\nimage: {size: 32, channels: 3}\nmodel: {resnet: {width: 8}}\n"
+        "training: {epochs: 2, batch_size: 8}\n"
+    )
+    trained = imgcls("train", "space.yaml")
+    assert trained.code == 0, trained.err
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/own.pt").write_bytes((tmp_path / "trained/space/seed-1.pt").read_bytes())
+    model = f"{{resnet: {{width: 8, weights: {tmp_path / 'mine/own.pt'}}}}}"
+    done = imgcls("inspect", "photos", "--model", model, "--no-page")
+    assert done.code == 0, done.err
+    assert "judged by a linear layer on features of resnet in 5 folds" in done.out
+    found = imgcls("inspect", "photos", "--weights-dir", "mine", "--json")
+    assert found.code == 0, found.err
+    for words, said in (
+        (("inspect", "photos", "--model", model, "--no-labels"), "--model: is about judging labels"),
+        (("inspect", "photos", "--model", model, "--quick-epochs", "1"), "--quick-epochs: is of the quick model"),
+        (("inspect", "photos", "--model", model, "--study", "x"), "--model: judges instead of --study"),
+        (("inspect", "photos", "--model", "{resnet: {}}"), "model.resnet.weights: null; allowed: imagenet, or a file"),
+        (("inspect", "photos", "--model", "{resnet: {weights: none.pt}}"), "no such file"),
+        (("inspect", "photos", "--weights-dir", "nowhere"), "--weights-dir nowhere: no such folder"),
+    ):
+        refused = imgcls(*words)
+        assert refused.code == 2, (words, refused.err)
+        assert said in refused.err, (words, refused.err)
+        assert sum(line.startswith("error: ") for line in refused.err.splitlines()) == 1
+
+
 def test_study_on_a_server_that_is_not_there_is_one_line(tmp_path: Path, here: Callable[..., Answer]) -> None:
     lost = here("inspect", "--study", "s", "--storage", "postgresql://nobody@127.0.0.1:1/none", "--no-page")
     assert is_one_line(lost), lost.err

@@ -74,8 +74,18 @@ def test_backbones_are_compared_and_their_features_kept(
 ) -> None:
     model = json.dumps({"resnet": {"weights": str(trained), "width": 8}})
     other = json.dumps({"resnet": {"weights": str(trained), "width": 16}})
-    options = ("--set", "image.channels=1", "--set", "data.digits.max_train=200", "--model", model, "--model", other)
-    answer = imgcls("backbones", "digits", *options, "--json")
+    images = (
+        "backbones",
+        "digits",
+        "--studies",
+        "elsewhere",
+        "--set",
+        "image.channels=1",
+        "--set",
+        "data.digits.max_train=200",
+    )
+    command = (*images, "--model", model, "--model", other)
+    answer = imgcls("backbones", *command[1:], "--json")
     assert answer.code == 0, answer.err
     found = json.loads(answer.out)
     (score,) = found["backbones"]
@@ -85,13 +95,13 @@ def test_backbones_are_compared_and_their_features_kept(
     assert "does not fit" in found["failed"][0]["reason"]
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("features.npy")}
     assert len(kept) == 2
-    table = imgcls("backbones", "digits", *options, "--skip-unreadable")
+    table = imgcls("backbones", *command[1:], "--skip-unreadable")
     assert is_one_line(table)
-    table = imgcls("backbones", "digits", *options)
+    table = imgcls(*command)
     assert f"weights: {trained}" in table.out
     assert "does not fit" in table.err
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("features.npy")} == kept
-    assert imgcls("clean").code == 0
+    assert imgcls("clean", "--studies", "elsewhere").code == 0
     assert not list(tmp_path.rglob("features.npy"))
 
 
@@ -101,13 +111,16 @@ def test_what_cannot_be_compared_is_one_line(
     from imgcls_search.jobs import weights
 
     for words, said in (
-        (("nowhere",), "nowhere: does not exist"),
-        (("digits", "--model", "{lenet5: {widht: 1}}"), "model.lenet5.widht: unknown key"),
-        (("digits", "--model", "{lenet5: {}}"), "a backbone needs pretrained weights"),
-        (("digits", "--model", "{lenet5: {width: {choice: [1, 2]}}}"), "model.lenet5.width: is still searched"),
-        (("digits", "--weights-dir", "nowhere"), "--weights-dir nowhere: no such folder"),
+        (("backbones", "nowhere"), "nowhere: does not exist"),
+        (("backbones", "digits", "--model", "{lenet5: {widht: 1}}"), "model.lenet5.widht: unknown key"),
+        (("backbones", "digits", "--model", "{lenet5: {}}"), "a backbone needs pretrained weights"),
+        (
+            ("backbones", "digits", "--model", "{lenet5: {width: {choice: [1, 2]}}}"),
+            "model.lenet5.width: is still searched",
+        ),
+        (("backbones", "digits", "--weights-dir", "nowhere"), "--weights-dir nowhere: no such folder"),
     ):
-        answer = here("backbones", *words)
+        answer = here(*words)
         assert answer.code in (1, 2)
         assert said in answer.err, (words, answer.err)
         assert "Traceback" not in answer.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -97,7 +98,7 @@ def test_numbers_by_class_are_the_weights_of_torch(batch: tuple[torch.Tensor, to
         assert torch.allclose(LOSSES["focal"](**known, gamma=0.0)(*batch), theirs(*batch))
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", [name for name in LOSSES if "class_weights" in signature(LOSSES[name]).parameters])
 def test_a_weight_of_a_class_that_is_not_there_is_refused(name: str) -> None:
     with pytest.raises(BuildError, match="class_weights: there is no class 'cow'"):
         LOSSES[name](class_counts=COUNTS, classes=CLASSES, class_weights={"cow": 2.0})

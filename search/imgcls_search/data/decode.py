@@ -6,7 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,8 @@ from imgcls_search.image_size import ImageSize, sides
 
 if TYPE_CHECKING:
     from PIL import Image
+
+T = TypeVar("T")
 
 MAX_PIXELS = 200_000_000
 """Larger images are refused: a file of a few kilobytes can claim to be any size."""
@@ -90,20 +92,7 @@ def decode(
         DataError: it has more than `MAX_PIXELS` pixels or values of an unknown range (floats).
         OSError, SyntaxError, ValueError and others of Pillow's: the file is damaged.
     """
-    try:
-        return _decode(image, size, channels, fit, fill)
-    except DataError:
-        raise
-    # Metadata in the middle of a file are read with its pixels, and make Pillow raise nearly anything.
-    except Exception as error:
-        try:
-            bare = reopened(image)
-            if bare is not None:
-                with bare:
-                    return _decode(bare, size, channels, fit, fill)
-        except Exception:  # noqa: S110 the first error says what is wrong with the file
-            pass
-        raise error
+    return _also_bare(image, lambda whole: _decode(whole, size, channels, fit, fill))
 
 
 def decode_in(frame: Frame, image: Image.Image) -> npt.NDArray[np.uint8]:
@@ -124,16 +113,22 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         DataError: it has more than `MAX_PIXELS` pixels or values of an unknown range (floats).
         OSError, SyntaxError, ValueError and others of Pillow's: the file is damaged.
     """
+    return _also_bare(image, _as_rgb)
+
+
+def _also_bare(image: Image.Image, convert: Callable[[Image.Image], T]) -> T:
+    """Convert an image, once more without its metadata where these are what cannot be read."""
     try:
-        return _as_rgb(image)
+        return convert(image)
     except DataError:
         raise
+    # Metadata in the middle of a file are read with its pixels, and make Pillow raise nearly anything.
     except Exception as error:
         try:
             bare = reopened(image)
             if bare is not None:
                 with bare:
-                    return _as_rgb(bare)
+                    return convert(bare)
         except Exception:  # noqa: S110 the first error says what is wrong with the file
             pass
         raise error

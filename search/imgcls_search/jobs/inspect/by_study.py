@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from imgcls_search.config import Component, TrialConfig
 from imgcls_search.data import Prepared, load
+from imgcls_search.data.chosen import Chosen
 from imgcls_search.data.inventory import Inventory
 from imgcls_search.errors import DataError
 from imgcls_search.jobs.inspect.out_of_fold import Floats, Numbers, Progress, by_network
@@ -57,7 +57,7 @@ def judging_by(
         probabilities = by_network(
             settings,
             prepared,
-            (Parts(whole, places), Parts(middle, places)),
+            (Chosen(whole, places), Chosen(middle, places)),
             images.labels[numbers],
             folds,
             device=device,
@@ -67,30 +67,6 @@ def judging_by(
         return probabilities, name
 
     return judge
-
-
-class Parts:
-    """Stands for some rows of several arrays of images, one after the other; nothing is copied before it is read."""
-
-    def __init__(self, parts: Sequence[Any], places: Numbers) -> None:
-        """`places` are counted through all parts."""
-        self.parts, self.places = parts, places
-        self.ends = np.cumsum([len(part) for part in parts])
-        self.shape = (len(places), *parts[0].shape[1:])
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, index: Numbers) -> npt.NDArray[np.uint8]:
-        """Return the images of some rows."""
-        wanted = self.places[index]
-        owner = np.searchsorted(self.ends, wanted, side="right")
-        found = np.empty((len(wanted), *self.shape[1:]), dtype=np.uint8)
-        for number, part in enumerate(self.parts):
-            mine = np.flatnonzero(owner == number)
-            if len(mine):
-                found[mine] = part[wanted[mine] - (self.ends[number] - len(part))]
-        return found
 
 
 def _joined(data: Prepared, whole: bool) -> list[Any]:

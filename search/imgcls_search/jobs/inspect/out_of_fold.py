@@ -13,6 +13,7 @@ from torch import Tensor
 
 from imgcls_search.config import TrialConfig
 from imgcls_search.data import Prepared
+from imgcls_search.data.chosen import Chosen
 from imgcls_search.train.loop import ImageSet, fit, predict
 from imgcls_search.train.metrics import softmax
 from imgcls_search.worker import pipeline
@@ -37,23 +38,6 @@ def plan_folds(labels: Numbers, groups: Numbers, seed: int) -> Numbers:
         for fold, (_, held) in enumerate(cutter.split(np.zeros(len(labels)), labels, groups)):
             folds[held] = fold
     return folds
-
-
-class Some:
-    """Stands for some rows of an array of images, none of which are copied before they are asked for."""
-
-    def __init__(self, pixels: Any, numbers: Numbers) -> None:
-        """Keep the numbers of the rows."""
-        self.pixels, self.numbers = pixels, numbers
-        self.shape = (len(numbers), *pixels.shape[1:])
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, index: Numbers) -> npt.NDArray[np.uint8]:
-        """Return the images of some places."""
-        found: npt.NDArray[np.uint8] = self.pixels[self.numbers[index]]
-        return found
 
 
 def by_network(
@@ -83,15 +67,15 @@ def by_network(
         counts = tuple(np.bincount(labels[rest], minlength=len(data.classes)).tolist())
         part = replace(data, counts={**data.counts, "train": len(rest), "val": len(held)}, class_counts=counts)
         session = pipeline.new_session(config, part, seed=seed + fold, device=device)
-        train = _images(Some(whole, rest), labels[rest], part, device)
+        train = _images(Chosen([whole], rest), labels[rest], part, device)
         for epoch in fit(session, train, None, until_epoch=epochs):
             progress("judging labels: epochs", fold * epochs + int(epoch["epoch"]), count * epochs)
-        test = _images(Some(middle, held), labels[held], part, device)
+        test = _images(Chosen([middle], held), labels[held], part, device)
         found[held] = softmax(predict(session.deployed, test, precision=session.precision))
     return found
 
 
-def _images(pixels: Some, labels: Numbers, data: Prepared, device: str) -> ImageSet:
+def _images(pixels: Chosen, labels: Numbers, data: Prepared, device: str) -> ImageSet:
     held: Any = pixels
     numbers: npt.NDArray[np.int64] | Tensor = labels
     return ImageSet(pixels=held, labels=numbers, mean=data.mean, std=data.std, device=device)

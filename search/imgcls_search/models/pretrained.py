@@ -114,6 +114,16 @@ def _torchvision_weights(anatomy: Anatomy) -> Any:
     return get_model_weights(anatomy.twin).DEFAULT
 
 
+def file_of(component: Component, model: nn.Module) -> str | None:
+    """Return the weights file of a model on this machine, None where the weights are a library's to bring.
+
+    Raises:
+        BuildError: the model does not tell where its head is.
+        UserError: a folder that the person names is not there.
+    """
+    return _file_of(component, _anatomy(f"{component.path}.weights", model))
+
+
 def _file_of(component: Component, anatomy: Anatomy) -> str | None:
     """Return the weights file of a component on this machine, None where the weights are a library's to bring."""
     wanted = str(component.args["weights"])

@@ -42,7 +42,7 @@ from imgcls_search.data import (
 )
 from imgcls_search.data.image import CACHE_GB, MOMENTS, check_normalisation
 from imgcls_search.image_size import sides
-from imgcls_search.models import pretrained, weights_files
+from imgcls_search.models import pretrained
 from imgcls_search.models.anatomy import Anatomy
 from imgcls_search.signature import build
 from imgcls_search.train import checkpoint, custom_metrics, finetune
@@ -170,7 +170,7 @@ def with_normalisation(config: TrialConfig, data: Prepared) -> Prepared:
     wanted = {name: section.get(name, "auto") for name in MOMENTS}
     named = {name: "weights" if value == "auto" and has_weights else value for name, value in wanted.items()}
     if "weights" in named.values():
-        mean, std = _remembered(_MOMENTS, component, data.shape, lambda: _moments(component, data.shape))
+        mean, std = _moments(component, data.shape)
         data = replace(
             data,
             mean=mean if named["mean"] == "weights" else data.mean,
@@ -187,20 +187,20 @@ def with_normalisation(config: TrialConfig, data: Prepared) -> Prepared:
 
 T = TypeVar("T")
 
-_MOMENTS: dict[str, Any] = {}
-_WEIGHTS: dict[str, Any] = {}
+_MOMENTS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {}
+_WEIGHTS: dict[str, Mapping[str, torch.Tensor]] = {}
 """What was read last, by what decides on it: the next trial's is mostly the same, and its model is built for it."""
 
 
-def _remembered(memory: dict[str, T], component: Component, shape: InputShape, read: Callable[[], T]) -> T:
+def _remembered(
+    memory: dict[str, T], component: Component, shape: InputShape, file: str | None, read: Callable[[], T]
+) -> T:
     """Return what was read of a component's weights, as long as it asks for the same ones."""
     given: dict[str, Any] = {"path": component.path, "args": dict(component.args), "shape": dataclasses.asdict(shape)}
-    if pretrained.is_file(component):
+    if file is not None:
         with contextlib.suppress(OSError):
-            state = expand_path(str(component.args["weights"]), component.path).stat()
-            given["file"] = [state.st_mtime_ns, state.st_size]
-    else:
-        given["folders"] = [str(folder) for folder in weights_files.own_folders()]
+            state = expand_path(file, component.path).stat()
+            given["file"] = [file, state.st_mtime_ns, state.st_size]
     key = json.dumps(given, sort_keys=True, default=str)
     if key not in memory:
         found = read()
@@ -210,12 +210,17 @@ def _remembered(memory: dict[str, T], component: Component, shape: InputShape, r
 
 
 def _moments(component: Component, shape: InputShape) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    return pretrained.normalisation(component, meta_model(component, shape))
+    # Those of published weights are told by their library, whichever file they lie in.
+    file = str(component.args["weights"]) if pretrained.is_file(component) else None
+    return _remembered(
+        _MOMENTS, component, shape, file, lambda: pretrained.normalisation(component, meta_model(component, shape))
+    )
 
 
 def _weights(component: Component, model: nn.Module, shape: InputShape) -> Mapping[str, torch.Tensor]:
+    file = pretrained.file_of(component, model)
     return _remembered(
-        _WEIGHTS, component, shape, lambda: pretrained.find(component, model, **dataclasses.asdict(shape))
+        _WEIGHTS, component, shape, file, lambda: pretrained.find(component, model, **dataclasses.asdict(shape))
     )
 
 

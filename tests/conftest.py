@@ -122,6 +122,23 @@ def imgcls(start: Callable[..., subprocess.Popen[str] | Command]) -> Callable[..
 
 
 @pytest.fixture
+def run_script(warm: Warm | None) -> Callable[..., Answer]:
+    """Run a script of ours, whose commands are forked from it where they can be, and return what it did."""
+
+    def run(script: Path, *arguments: str | Path, cwd: Path, timeout: float = 3600) -> Answer:
+        texts = list(map(str, arguments))
+        if warm is not None:
+            process = warm.start(texts, cwd, os.environ, script)
+            out, err = process.communicate(timeout=timeout)
+            return Answer(process.wait(), out, err)
+        command = [sys.executable, str(script), *texts]
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout)
+        return Answer(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
     """Run the command line in this process, which is faster where nothing is trained."""
     monkeypatch.chdir(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -49,6 +50,12 @@ def tiny(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY)
     return path
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass by what was imported: torch and its kin are millions of objects to look through."""
+    gc.collect()
+    gc.freeze()
 
 
 def has_begun_before(verb: str, factory: pytest.TempPathFactory) -> bool:

@@ -53,7 +53,7 @@ def tiny(tmp_path: Path) -> Path:
 
 
 def pytest_collection_finish() -> None:
-    """Let the garbage collector pass by what was imported: torch and its kin are millions of objects to look through."""
+    """Let the garbage collector pass by what was imported: torch and its kin are millions of objects."""
     gc.collect()
     gc.freeze()
 

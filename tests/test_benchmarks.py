@@ -132,10 +132,10 @@ def images(tmp_path: Path) -> Path:
 
 
 def test_searches_are_compared_on_images(bench: Bench, images: Path, tmp_path: Path) -> None:
-    small = ("--max-train", "40", "--max-epochs", "17", "--seeds", "1", "--without-start")
+    small = ("--max-train", "40", "--max-epochs", "20", "--seeds", "1", "--without-start")
     found = bench("search", tmp_path, "--images", str(images), *small)
     assert len(found["bests"]) == 2
-    # Two full trainings have 16 epochs.
+    # Two full trainings have 16 epochs; which of two workers is faster may cost some more.
     assert all(len(curve) >= 1 for curves in found["bests"].values() for curve in curves)
     assert (tmp_path / "search.png").stat().st_size > 1000
 

@@ -30,11 +30,16 @@ import types
 import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from multiprocessing import util
 from pathlib import Path
 from typing import IO, Any
 
 LIBRARIES = ("optuna.storages", "optuna.artifacts", "sqlalchemy.dialects.sqlite", "rich.live", "scipy.special")
 """What a command would import late, and what knows no environment variable of a test."""
+
+
+SPAWN = util.spawnv_passfds
+"""How multiprocessing starts a new interpreter."""
 
 
 class Warm:
@@ -210,19 +215,17 @@ def close_all_but(kept: Sequence[int]) -> None:
 
 def fork_server() -> None:
     """Start the process that helpers and workers are forked from, now: later there may be locks that a fork breaks."""
-    from multiprocessing import util
-
     from imgcls_search.executors import processes
 
-    started, util.spawnv_passfds = util.spawnv_passfds, fork_python
+    started, util.spawnv_passfds = SPAWN, fork_python
     processes.warm_up()
     util.spawnv_passfds = started
 
 
 def fork_python(path: bytes, arguments: Sequence[str], passed: Sequence[int]) -> int:
     """Run `python -c CODE` in a fork; stands in for `multiprocessing.util.spawnv_passfds`, which starts a program."""
-    *_, option, code = arguments
-    assert option == "-c"
+    start = arguments.index("-c")
+    code, *argv = arguments[start + 1 :]
     pid = os.fork()
     if pid:
         return pid
@@ -230,9 +233,12 @@ def fork_python(path: bytes, arguments: Sequence[str], passed: Sequence[int]) ->
     try:
         close_all_but(passed)
         forget_handlers()
+        sys.argv = ["-c", *argv]
         sys.modules["__main__"] = types.ModuleType("__main__")
         exec(code, {"__name__": "__main__"})  # noqa: S102 - multiprocessing's own
         status = 0
+    except SystemExit as ending:
+        status = ending.code if isinstance(ending.code, int) else 0
     finally:
         sys.stderr.flush()
         os._exit(status)
@@ -287,6 +293,7 @@ def main() -> None:
     script = wait_for_request(requests).get("script")
     if script:
         subprocess.Popen = ForkingPopen  # type: ignore[misc]
+        util.spawnv_passfds = fork_python
     else:
         fork_server()
     end(run_program(script))

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from imgcls_search.cli import app as cli
 
+from tests.order import longest_first
 from tests.warm import Command, Warm
 
 # Two tests run at a time; two threads in each of them would wait for each other, a hundred times as long at worst.
@@ -50,6 +51,14 @@ def tiny(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY)
     return path
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long, on every worker of pytest-xdist."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        items[:] = longest_first(items, workers, lambda item: item.nodeid.partition("::")[0])
 
 
 def pytest_collection_finish() -> None:

@@ -17,7 +17,7 @@ def file_of(test: str) -> str:
 @pytest.mark.parametrize("workers", [1, 2, 3, 4])
 def test_every_worker_begins_with_long_files_and_no_test_is_lost(workers: int) -> None:
     files = sorted([*SECONDS, *(f"tests/test_{letter}.py" for letter in "abcdefghijklmnopqrstuvwxyz")])
-    tests = [f"{file}::test_{number}" for file in files for number in range(10)]
+    tests = [f"{file}::test_{number}" for file in files for number in range(12)]
     ordered = longest_first(tests, workers, file_of)
     assert sorted(ordered) == sorted(tests)
     first = sorted(SECONDS, key=lambda file: (-SECONDS[file], file))[:workers]
@@ -25,7 +25,7 @@ def test_every_worker_begins_with_long_files_and_no_test_is_lost(workers: int) -
     assert [file_of(ordered[start]) for start in starts[:-1]] == first
     # What is set up once for a file is not set up again.
     order = [file_of(test) for test in ordered if file_of(test) in SECONDS]
-    assert all(order[order.index(file) :][:10] == [file] * 10 for file in SECONDS)
+    assert all(order[order.index(file) :][:12] == [file] * 12 for file in SECONDS)
     # The parts are of one length, as they are handed out.
     for start, end in pairwise(starts):
         kinds = [file_of(test) in SECONDS for test in ordered[start:end]]

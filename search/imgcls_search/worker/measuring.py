@@ -85,6 +85,9 @@ def meta_model(component: Component, shape: InputShape) -> nn.Module:
     Raises:
         BuildError: the family refuses an argument.
     """
+    # Imported within the block, torchvision 0.23 makes tensors of its own on the meta device, and fails.
+    import torchvision  # noqa: F401
+
     with torch.device("meta"):
         return build_model(component, **dataclasses.asdict(shape))
 

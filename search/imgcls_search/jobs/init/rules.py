@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,12 +12,13 @@ from imgcls_search.config import Component
 from imgcls_search.data import DATASETS, Source, describe
 from imgcls_search.data.image import CACHE_GB
 from imgcls_search.errors import CutError, DataError
-from imgcls_search.image_size import shorter, sides
+from imgcls_search.image_size import ImageSize, shorter, sides
+from imgcls_search.jobs.init.columns import Guess
 from imgcls_search.jobs.init.images import ImageFacts
 from imgcls_search.jobs.init.machine import Machine
 from imgcls_search.jobs.init.networks import Network
 from imgcls_search.jobs.init.plan import Plan
-from imgcls_search.jobs.init.sizes import has_one_aspect, native_size
+from imgcls_search.jobs.init.sizes import SQUARE, native_size
 
 FEW_FOR_ONE_SPLIT = 500
 """Images outside the test split below which one validation split says too little."""
@@ -65,36 +66,74 @@ def refuse_unreadable(images: ImageFacts) -> None:
         raise DataError(f"{images.place}: none of its images can be read, for example {images.unreadable[0]}")
 
 
-def cut(component: Component, source: Source, images: ImageFacts) -> tuple[Component, Source, str]:
-    """Return the data section with its cut into splits, the source cut so, and why."""
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """A way to cut images into splits."""
+
+    component: Component
+    source: Source
+    key: str
+    """The argument of the data set that says it."""
+
+    why: str
+
+    @property
+    def folds(self) -> int:
+        """Networks that a trial trains."""
+        return self.component.args.get("folds") or 1
+
+
+def cuts(component: Component, source: Source, images: ImageFacts) -> list[Cut]:
+    """Return the ways to cut the images, the best first; the later ones cost less time."""
     given = images.given_splits
-    if _is_said(component, "folds") or "val" in given:
-        what = "folds as you said" if _is_said(component, "folds") else f"the images come with {' and '.join(given)}"
-        return component, source, what
-    outside = images.images_by_split["train"] + images.images_by_split["val"]
-    if outside <= FEW_FOR_ONE_SPLIT and not _is_said(component, "val"):
-        for folds in FOLDS:
-            folded = _with(component, folds=folds)
-            try:
-                return (
-                    folded,
-                    describe(folded),
-                    f"{outside:,} images outside the test split are few: each trial trains {folds} networks, each "
-                    f"scored on the part that it has not seen, so that every image counts",
-                )
-            except CutError:
-                continue
+    if _is_said(component, "folds"):
+        return [Cut(component=component, source=source, key="folds", why="as you said")]
     if _is_said(component, "val"):
-        return component, source, "validation images as you said"
-    changes: dict[str, float] = {}
-    if outside * 0.15 > ENOUGH_HELD_OUT:
+        return [Cut(component=component, source=source, key="val", why="as you said")]
+    if "val" in given:
+        why = "the images come with validation images, which trials are compared by"
+        return [Cut(component=component, source=source, key="", why=why)]
+    found = []
+    outside = images.images_by_split["train"] + images.images_by_split["val"]
+    if outside <= FEW_FOR_ONE_SPLIT and (folded := _folded(component)) is not None:
+        folds = folded.args["folds"]
+        why = (
+            f"{outside:,} images outside the test split are few: each trial trains {folds} networks, each scored on "
+            "the part that it has not seen, so that every image counts"
+        )
+        found.append(Cut(component=folded, source=describe(folded), key="folds", why=why))
+    return [*found, _one_split(component, source, images, outside)]
+
+
+def _folded(component: Component) -> Component | None:
+    """Return the data section with as many folds as the images allow, None where they allow none."""
+    for folds in FOLDS:
+        try:
+            describe(folded := _with(component, folds=folds))
+        except CutError:
+            continue
+        return folded
+    return None
+
+
+def _one_split(component: Component, source: Source, images: ImageFacts, outside: int) -> Cut:
+    has_test = "test" in images.given_splits
+    usual = defaults(component)
+    changes = {"val": usual["val"]}
+    if outside * usual["val"] > ENOUGH_HELD_OUT:
         changes["val"] = _share(ENOUGH_HELD_OUT / outside)
-    if "test" not in given and not _is_said(component, "test") and images.images * 0.2 > ENOUGH_HELD_OUT:
+    cuts_test = "test" in usual and not has_test and not _is_said(component, "test")
+    if cuts_test and images.images * usual["test"] > ENOUGH_HELD_OUT:
         changes["test"] = _share(ENOUGH_HELD_OUT / images.images)
     chosen = _with(component, **changes)
-    source = describe(chosen) if changes else source
-    sealed = "the test split that it comes with" if "test" in given else "a test split, sealed until the end"
-    return chosen, source, f"validation images to compare trials by are cut from the training images, beside {sealed}"
+    is_new = chosen.args != component.args
+    source = describe(chosen) if is_new else source
+    counts = {split: len(names) for split, names in source.names.items()}
+    why = (
+        f"share of the training images that trials are compared by: {counts['val']:,}, beside {counts['train']:,} "
+        f"to train on and {counts['test']:,} test images, sealed until the end"
+    )
+    return Cut(component=chosen, source=source, key="val", why=why)
 
 
 def _share(value: float) -> float:
@@ -118,19 +157,12 @@ def _is_said(component: Component, name: str) -> bool:
 
 
 def decide(
-    component: Component,
-    images: ImageFacts,
-    machine: Machine,
-    plan: Plan,
-    *,
-    flips: str,
-    cut: str,
-    name: str,
+    images: ImageFacts, machine: Machine, plan: Plan, cut: Cut, guesses: Sequence[Guess], *, flips: str, name: str
 ) -> Found:
     """Return the space for a plan."""
     found = Found()
     _study(found, images, plan, name)
-    _data(found, component, images, plan, cut)
+    _data(found, images, plan, cut, guesses)
     _image(found, images, machine, plan)
     _augment(found, images, plan, flips)
     _model(found, plan)
@@ -177,30 +209,28 @@ def _duration(seconds: float) -> str | float:
     return (f"{hours}h" if hours else "") + (f"{rest}m" if rest else "")
 
 
-def _data(found: Found, component: Component, images: ImageFacts, plan: Plan, cut: str) -> None:
+def _data(found: Found, images: ImageFacts, plan: Plan, cut: Cut, guesses: Sequence[Guess]) -> None:
+    component = cut.component
     usual = defaults(component)
+    place = f"data.{component.name}"
     said = {key: value for key, value in component.args.items() if key not in usual or value != usual[key]}
-    if images.unreadable:
-        said["skip_unreadable"] = True
-    if plan.fit.max_train is not None:
-        said["max_train"] = plan.fit.max_train
-    found.put(f"data.{component.name}", {key: _plain(value) for key, value in said.items()})
-    splits = ", ".join(f"{split} {count:,}" for split, count in images.images_by_split.items())
-    counts = f"{len(images.classes):,} classes, {images.images:,} images"
-    found.comments["data"] = f"{counts}. The cut: {cut}."
-    found.decisions.append(("data", splits if "folds" not in said else f"folds: {said['folds']}", cut))
+    found.put(place, {key: _plain(value) for key, value in said.items() if key != cut.key})
+    splits = f", with {' and '.join(images.given_splits)} of their own" if images.given_splits else ""
+    found.comments[place] = f"{images.images:,} images of {len(images.classes):,} classes{splits}."
+    for key, value, why in guesses:
+        found.put(f"{place}.{key}", _plain(value), why)
+    if cut.key:
+        found.put(f"{place}.{cut.key}", component.args[cut.key], cut.why)
+    else:
+        found.decisions.append((place, {key: _plain(value) for key, value in said.items()}, cut.why))
     if images.unreadable:
         many = f"{len(images.unreadable):,} of {images.decoded:,} images that were read are damaged"
-        found.put(
-            f"data.{component.name}.skip_unreadable",
-            True,
-            f"{many}, for example {images.unreadable[0]}; they are left out",
-        )
+        found.put(f"{place}.skip_unreadable", True, f"{many}, as {images.unreadable[0]}, and are left out")
     if plan.fit.max_train is not None:
         found.put(
-            f"data.{component.name}.max_train",
+            f"{place}.max_train",
             plan.fit.max_train,
-            f"of {plan.work.train:,} training images, which take too long; with more time set null: all",
+            f"all {plan.work.train:,} training images would take too long; with more time set null: all",
         )
 
 
@@ -212,8 +242,8 @@ def _image(found: Found, images: ImageFacts, machine: Machine, plan: Plan) -> No
     size = plan.fit.size
     height, width = sides(size)
     found.put("image.size", list(sides(size)) if height != width else height, _why_size(images, plan))
-    if height == width or not has_one_aspect(images):
-        fit, why = _fit(images)
+    if max(images.aspects) > SQUARE or min(images.aspects) < 1 / SQUARE:
+        fit, why = _fit(images, size)
         found.put("image.fit", fit, why)
     grey = "all images are grey" if images.is_grey else "the images have colours"
     if images.is_grey and plan.channels == 3:
@@ -245,12 +275,14 @@ def _why_size(images: ImageFacts, plan: Plan) -> str:
     return found
 
 
-def _fit(images: ImageFacts) -> tuple[str, str]:
-    low, middle, high = images.aspects
-    loss = 1 - min(middle, 1 / middle)
-    worst = 1 - min(low, 1 / high, 1 / low, high)
-    if worst <= CROP_LOSS:
-        return "crop", f"the middle is cut out, which loses at most {max(loss, worst):.0%} of nearly all images"
+def _fit(images: ImageFacts, size: ImageSize) -> tuple[str, str]:
+    low, _, high = images.aspects
+    height, width = sides(size)
+    low, high = (aspect / (width / height) for aspect in (low, high))
+    loss = 1 - min(low, high, 1 / low, 1 / high)
+    if loss <= CROP_LOSS:
+        return "crop", f"the middle of an image is taken, which loses at most {loss:.0%} of nearly all"
+    low, _, high = images.aspects
     return "pad", f"widths are {low:.2g} to {high:.2g} times the heights: with borders nothing is cut off"
 
 
@@ -361,8 +393,8 @@ def _finetune(found: Found, plan: Plan) -> None:
 def _limits(found: Found, plan: Plan) -> None:
     found.put(
         "limits.memory",
-        float(f"{plan.memory_each:.2g}"),
-        f"bytes of each of {plan.workers} trial(s) at a time: what this machine has free",
+        int(float(f"{plan.memory_each:.2g}")),
+        f"bytes: {plan.memory_each / 1e9:.2g} GB are free for each trial at a time",
     )
 
 
@@ -375,14 +407,18 @@ def notes(images: ImageFacts) -> list[str]:
         found.append(f"pixels of {images.decoded:,} images were read; damaged ones among the others are named by run")
     if images.copies_across:
         found.append(
-            f"{images.copies_across:,} files are copies of images in another split ({images.copy_example}): scores "
-            "will be too high; imgcls-search inspect --write makes a table without them"
+            f"{_files(images.copies_across)} an image in another split ({images.copy_example}): scores will be too "
+            "high; imgcls-search inspect --write makes a table without them"
         )
     elif images.copies:
         found.append(
-            f"{images.copies:,} files are copies of other images ({images.copy_example}); imgcls-search inspect "
-            "--write makes a table without them"
+            f"{_files(images.copies)} another image ({images.copy_example}); imgcls-search inspect --write makes a "
+            "table without them"
         )
     if images.group_hint:
         found.append(images.group_hint)
     return found
+
+
+def _files(count: int) -> str:
+    return "1 file is a copy of" if count == 1 else f"{count:,} files are copies of"

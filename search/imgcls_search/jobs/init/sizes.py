@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 from imgcls_search.image_size import ImageSize, normal, shorter, sides
 from imgcls_search.jobs.init.images import ImageFacts
-from imgcls_search.jobs.init.machine import Machine
 from imgcls_search.jobs.init.networks import Network
 from imgcls_search.jobs.init.speed import Speed
+
+PROCESS_BYTES = 0.6e9
+"""What a worker takes before its first image: torch and its libraries; an estimate."""
 
 SEARCH_SHARE = 0.7
 """Of the whole time; the rest retrains the best ones, scores the test split once and writes the bundle."""
@@ -34,6 +36,8 @@ FEATURES_SHARE = 0.2
 """Of the search's time that the features of all images may take."""
 
 MOST_SCRATCH_EPOCHS, FEWEST_SCRATCH_EPOCHS = 60, 8
+FEWEST_IMAGES, FEWEST_OF_CLASS = 50, 10
+"""Training images, and those of a class on average, that are used however short the time is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +117,8 @@ def scratch_sizes(images: ImageFacts) -> list[ImageSize]:
 
 
 LARGEST_SIDE, SMALLEST_SIDE = 224, 8
-SQUARE = 1.1
-"""An aspect up to this is taken for a square."""
+SQUARE, MOST_OBLONG = 1.1, 4.0
+"""Aspects up to the first are taken for a square; longer images than the second are not taken as they are."""
 
 SAME_ASPECT = 1.12
 """Aspects are the same where those of nine images in ten differ by less than this factor."""
@@ -134,7 +138,7 @@ def native_size(images: ImageFacts) -> ImageSize:
     if not has_one_aspect(images) or max(aspect, 1 / aspect) <= SQUARE:
         return side
     if images.sizes == 1 and side == min(width, height):
-        return normal((height, width)) if max(width, height) <= 3 * side else side
+        return normal((height, width)) if max(width, height) <= MOST_OBLONG * side else side
     return _of_aspect(side, (100, round(100 * aspect)) if aspect > 1 else (round(100 / aspect), 100))
 
 
@@ -142,7 +146,7 @@ def _of_aspect(side: int, like: ImageSize) -> ImageSize:
     """Return a size with a shorter side and about the aspect of another one, its longer side a multiple of 16."""
     height, width = sides(like)
     ratio = max(height, width) / min(height, width)
-    longer = side if ratio <= SQUARE else max(side, round(side * min(ratio, 3.0) / 16) * 16)
+    longer = side if ratio <= SQUARE else max(side, round(side * min(ratio, MOST_OBLONG) / 16) * 16)
     return normal((side, longer) if width >= height else (longer, side))
 
 
@@ -167,7 +171,8 @@ def fit_pretrained(
             macs = network.macs(size, 3, classes)
             speed = speeds[network.key]
             head = (work.train + work.val) * macs * speed.predict
-            if head > FEATURES_SHARE * budget.search * budget.workers:
+            # One worker computes them, and the others wait for it.
+            if head > FEATURES_SHARE * budget.search:
                 continue
             headed.append(network)
             left = budget.trial - head / FULL_TRIALS
@@ -235,15 +240,13 @@ def fit_scratch(
                 epochs=epochs,
                 tunes=True,
                 epoch_seconds=cost * min(1.0, share),
-                max_train=None if share >= 1 else max(2 * classes, int(share * work.train)),
+                max_train=None if share >= 1 else _fewer(int(share * work.train), work.train, classes),
             )
     return least
 
 
-PROCESS_BYTES = 0.6e9
-"""What a worker takes before its first image: torch and its libraries; an estimate."""
-
-
-def fitting_workers(need: float, machine: Machine) -> int:
-    """Return how many workers the memory holds, at most one for each core or GPU."""
-    return max(1, min(machine.workers, int(0.8 * machine.memory_bytes // need)))
+def _fewer(affordable: int, known: int, classes: int) -> int | None:
+    """Return how many training images to use, None for all."""
+    found = max(affordable, FEWEST_IMAGES, FEWEST_OF_CLASS * classes)
+    # Rounded as people write it.
+    return None if found >= known else int(float(f"{found:.2g}"))

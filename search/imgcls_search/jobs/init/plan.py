@@ -67,9 +67,10 @@ class Plan:
     @property
     def trials(self) -> int:
         """Trials to allow for: more than the time will hold, so that the time ends the search."""
+        if not self.fit.tunes:
+            return 100
         # With the default pruner a trial trains a fraction of its epochs on average.
-        share = 0.35 if self.fit.tunes else 1.0
-        each = max(1.0, share * self.fit.epochs * self.fit.epoch_seconds * self.work.folds)
+        each = max(1.0, 0.35 * (self.fit.epochs - self.fit.head_epochs) * self.fit.epoch_seconds * self.work.folds)
         return int(min(200, max(10, round(2 * self.budget.search * self.workers / each, -1))))
 
 
@@ -211,7 +212,7 @@ def _chosen(
         )
     if not usable:
         return fresh, "the images are too small for pretrained networks, so small ones are trained from scratch"
-    return fresh, "pretrained networks take too long for so many images, so small ones are trained from scratch"
+    return fresh, "pretrained networks take too long for the time there is, so small ones are trained from scratch"
 
 
 def _is_good(fresh: Fit) -> bool:

@@ -215,7 +215,7 @@ def _data(found: Found, images: ImageFacts, plan: Plan, cut: Cut, guesses: Seque
     place = f"data.{component.name}"
     said = {key: value for key, value in component.args.items() if key not in usual or value != usual[key]}
     found.put(place, {key: _plain(value) for key, value in said.items() if key != cut.key})
-    splits = f", with {' and '.join(images.given_splits)} of their own" if images.given_splits else ""
+    splits = f", {', '.join(images.given_splits)} given" if images.given_splits else ""
     found.comments[place] = f"{images.images:,} images of {len(images.classes):,} classes{splits}."
     for key, value, why in guesses:
         found.put(f"{place}.{key}", _plain(value), why)
@@ -297,6 +297,14 @@ def _augment(found: Found, images: ImageFacts, plan: Plan, flips: str) -> None:
     }
     value, why = said[flips]
     found.put("augment.flip", value, why)
+    if plan.pretrained and plan.fit.views is None:
+        found.decisions.append(
+            ("augment", "none", "the features of the images as they are, are computed once for all trials")
+        )
+        return
+    if plan.pretrained:
+        _augment_views(found, images)
+        return
     side = shorter(plan.fit.size)
     if side < 24:
         found.put("augment.crop_padding", {"choice": [0, 1]}, "small images are moved by a pixel")
@@ -309,6 +317,18 @@ def _augment(found: Found, images: ImageFacts, plan: Plan, flips: str) -> None:
         found.put("augment.saturation", {"choice": [0.0, 0.2]})
     if flips != "none" and not plan.pretrained:
         found.put("augment.policy", {"none": {}, "trivial": {}}, "networks from scratch need more variety")
+
+
+def _augment_views(found: Found, images: ImageFacts) -> None:
+    found.put(
+        "augment.zoom",
+        0.2,
+        "a window of at least 80 % of the sides; one fixed augmentation, since each one has features of its own",
+    )
+    found.put("augment.brightness", 0.2, "moderate changes of light keep the class of nearly everything")
+    found.put("augment.contrast", 0.2)
+    if not images.is_grey:
+        found.put("augment.saturation", 0.2)
 
 
 def _model(found: Found, plan: Plan) -> None:
@@ -362,9 +382,7 @@ def _training(found: Found, images: ImageFacts, plan: Plan) -> None:
     epochs = plan.fit.epochs
     each = durations.show(plan.fit.epoch_seconds)
     how = "measured" if plan.is_measured else "estimated"
-    found.put(
-        "training.epochs", epochs, f"a whole training fits {durations.show(plan.budget.trial)}: {each} an epoch, {how}"
-    )
+    found.put("training.epochs", epochs, _why_epochs(plan, each, how))
     sizes = plan.batch_sizes
     found.put(
         "training.batch_size",
@@ -373,21 +391,83 @@ def _training(found: Found, images: ImageFacts, plan: Plan) -> None:
     )
     if plan.pretrained:
         _finetune(found, plan)
+    _start(found, plan)
 
 
 def _finetune(found: Found, plan: Plan) -> None:
-    if not plan.fit.tunes:
-        found.put("finetune", {"freeze": "backbone"}, "only the head is trained: there is no time for more")
+    fit = plan.fit
+    heads: dict[str, Any] = {"logistic": {}, "linear": {"dropout": {"choice": [0.0, 0.2, 0.5]}}}
+    if not fit.tunes:
+        heads["mlp"] = {"hidden": {"choice": [128, 512]}, "dropout": {"choice": [0.2, 0.5]}}
+    found.put(
+        "head",
+        heads,
+        "what reads the features: logistic regression is fitted at once and always the first trial, the others are "
+        "trained",
+    )
+    place = "finetune"
+    found.put(f"{place}.freeze", "backbone", "features are computed once for all trials, so that a head takes seconds")
+    if fit.views is not None:
+        found.put(f"{place}.views", fit.views, "augmented versions of each image whose features are kept")
+    if not fit.tunes:
+        found.comments[f"{place}.freeze"] += " There is no time to train more than the head."
         return
     found.put(
-        "finetune",
-        {
-            "freeze": "backbone",
-            "freeze_epochs": {"choice": [1, min(plan.fit.head_epochs, plan.fit.epochs - 1)]},
-            "backbone_lr_factor": {"float": [0.03, 1.0], "log": True},
-        },
-        "the new head is trained first, then the whole network at a smaller rate",
+        f"{place}.freeze_epochs",
+        fit.head_epochs,
+        f"the head alone for {fit.head_epochs} epochs; the best trials go on with all of the network",
     )
+    found.put(f"{place}.start", {"choice": ["logistic", "random"]}, "the head's first weights")
+    found.put(
+        f"{place}.backbone_lr_factor",
+        {"float": [0.01, 0.5], "log": True},
+        "what is pretrained learns at a smaller rate than the head",
+    )
+
+
+def _why_epochs(plan: Plan, each: str, how: str) -> str:
+    if not plan.fit.tunes:
+        return "an epoch of a head on kept features takes a moment"
+    if plan.pretrained:
+        tuned = plan.fit.epochs - plan.fit.head_epochs
+        return (
+            f"{plan.fit.head_epochs} of the head and {tuned} of all of the network, each of which takes {each} ({how})"
+        )
+    return f"an epoch takes {each} ({how}), and several trials should come to their end"
+
+
+SCRATCH_STARTS: Mapping[str, Mapping[str, Any]] = {
+    "resnet": {"optimizer": "sgd", "optimizer.sgd.lr": 0.1, "optimizer.sgd.weight_decay": 5e-4},
+    "lenet5": {"optimizer": "adamw", "optimizer.adamw.lr": 3e-3, "optimizer.adamw.weight_decay": 0.05},
+}
+OTHER_START = {"optimizer": "adamw", "optimizer.adamw.lr": 2e-3, "optimizer.adamw.weight_decay": 0.05}
+
+
+def _start(found: Found, plan: Plan) -> None:
+    """Write the settings that are tried first."""
+    starts: list[dict[str, Any]] = []
+    for network in plan.fit.networks:
+        named = _named(network)
+        if not network.is_pretrained:
+            starts.append({**named, **SCRATCH_STARTS.get(str(named["model"]), OTHER_START)})
+            continue
+        starts.append({**named, "head": "logistic"})
+        trained = {**named, "head": "linear", "head.linear.dropout": 0.2, "optimizer.adamw.lr": 1e-3}
+        if plan.fit.tunes:
+            trained |= {"finetune.start": "logistic", "finetune.backbone_lr_factor": 0.1}
+        starts.append(trained)
+    # The cheapest first: there is a good result within seconds.
+    starts.sort(key=lambda one: one.get("head") != "logistic")
+    found.put("start", starts, "settings that are known to be good are tried first, in this order")
+
+
+def _named(network: Network) -> dict[str, Any]:
+    """Return what a start setting names a network by: its costliest form."""
+    ((family, arguments),) = network.largest.items()
+    ((_, written),) = network.model.items()
+    searched = [key for key, value in written.items() if isinstance(value, Mapping)]
+    told = [*searched, *(["name"] if "name" in arguments else [])]
+    return {"model": family, **{f"model.{family}.{key}": arguments[key] for key in told}}
 
 
 def _limits(found: Found, plan: Plan) -> None:

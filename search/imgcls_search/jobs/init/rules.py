@@ -241,7 +241,12 @@ def _plain(value: Any) -> Any:
 def _image(found: Found, images: ImageFacts, machine: Machine, plan: Plan) -> None:
     size = plan.fit.size
     height, width = sides(size)
-    found.put("image.size", list(sides(size)) if height != width else height, _why_size(images, plan))
+    why = _why_size(images, plan)
+    if plan.fit.first_size is None:
+        found.put("image.size", _written(size), why)
+    else:
+        both = {"choice": [_written(plan.fit.first_size), _written(size)]}
+        found.put("image.size", both, f"{why}; the small one gives a first score soon, the large one mostly a better")
     if max(images.aspects) > SQUARE or min(images.aspects) < 1 / SQUARE:
         fit, why = _fit(images, size)
         found.put("image.fit", fit, why)
@@ -258,6 +263,12 @@ def _image(found: Found, images: ImageFacts, machine: Machine, plan: Plan) -> No
             f"decoded images would take {total / 1e9:,.1f} GB and {machine.disk_bytes / 1e9:,.1f} GB are free: what "
             "does not fit is decoded again in every epoch",
         )
+
+
+def _written(size: ImageSize) -> int | list[int]:
+    """Return a size as a space says it."""
+    height, width = sides(size)
+    return height if height == width else [height, width]
 
 
 def _why_size(images: ImageFacts, plan: Plan) -> str:
@@ -296,12 +307,10 @@ def _augment(found: Found, images: ImageFacts, plan: Plan, flips: str) -> None:
         "both": ("horizontal_vertical", "you said that mirrored and upside-down images are of the same class"),
     }
     value, why = said[flips]
-    found.put("augment.flip", value, why)
     if plan.pretrained and plan.fit.views is None:
-        found.decisions.append(
-            ("augment", "none", "the features of the images as they are, are computed once for all trials")
-        )
+        found.put("augment.flip", "none", "the features of the images as they are, are computed once for all trials")
         return
+    found.put("augment.flip", value, why)
     if plan.pretrained:
         _augment_views(found, images)
         return
@@ -451,14 +460,27 @@ def _start(found: Found, plan: Plan) -> None:
         if not network.is_pretrained:
             starts.append({**named, **SCRATCH_STARTS.get(str(named["model"]), OTHER_START)})
             continue
-        starts.append({**named, "head": "logistic"})
+        starts += [{**sized, **named, "head": "logistic"} for sized in _sizes(plan)]
+        named = {**_sizes(plan)[-1], **named}
         trained = {**named, "head": "linear", "head.linear.dropout": 0.2, "optimizer.adamw.lr": 1e-3}
         if plan.fit.tunes:
             trained |= {"finetune.start": "logistic", "finetune.backbone_lr_factor": 0.1}
         starts.append(trained)
-    # The cheapest first: there is a good result within seconds.
-    starts.sort(key=lambda one: one.get("head") != "logistic")
+    # The cheapest first, so that there is a good result soon.
+    starts.sort(key=lambda one: (one.get("head") != "logistic", _pixels(one.get("image.size", 0))))
     found.put("start", starts, "settings that are known to be good are tried first, in this order")
+
+
+def _pixels(size: int | list[int]) -> int:
+    height, width = sides(size)
+    return height * width
+
+
+def _sizes(plan: Plan) -> list[dict[str, Any]]:
+    """Return what start settings say of the size of images, the smallest first."""
+    if plan.fit.first_size is None:
+        return [{}]
+    return [{"image.size": _written(size)} for size in (plan.fit.first_size, plan.fit.size)]
 
 
 def _named(network: Network) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from imgcls_search.image_size import ImageSize, normal, shorter, sides
 from imgcls_search.jobs.init.images import ImageFacts
 from imgcls_search.jobs.init.networks import Network
-from imgcls_search.jobs.init.speed import Speed
+from imgcls_search.jobs.init.speed import Speed, time_allowed
 
 PROCESS_BYTES = 0.6e9
 """What a worker takes before its first image: torch and its libraries; an estimate."""
@@ -45,6 +45,12 @@ HEAD_EPOCHS, HEAD_ONLY_EPOCHS = 5, 20
 HEAD_SECONDS = 5e-6
 """Seconds that an epoch of a head takes for each image."""
 
+FIRST_SECONDS, FIRST_SHARE = 60.0, 0.05
+"""When the first score is to stand: after the larger of the two, a share of the whole time."""
+
+BEGINNING_SECONDS = 15.0
+"""Of that for starting and decoding; an estimate."""
+
 TUNED_VIEWS, MOST_VIEWS = 2, 4
 FEATURES_SHARE, VIEWS_SHARE = 0.25, 0.5
 """Of the search's time that the features of all images may take, and those of all their views."""
@@ -68,6 +74,12 @@ class Budget:
         """Divide so many seconds between the search and what follows it."""
         search = SEARCH_SHARE * seconds
         return cls(seconds=seconds, search=search, confirm=seconds - search, workers=workers)
+
+    @property
+    def first(self) -> float:
+        """Seconds that the features of the first trial may take: its score stands early, and drafting took a part."""
+        spent = BEGINNING_SECONDS + time_allowed(self.seconds)
+        return max(0.0, max(FIRST_SECONDS, FIRST_SHARE * self.seconds) - spent)
 
     @property
     def trial(self) -> float:
@@ -95,6 +107,9 @@ class Fit:
 
     max_train: int | None
     """Training images that an epoch has time for; None: all of them."""
+
+    first_size: ImageSize | None = None
+    """A smaller size of which there is a first score in time; None where the size itself is small enough."""
 
     views: int | None = None
     """Augmented versions of each image whose features are kept; None: the images as they are."""
@@ -221,7 +236,10 @@ def _head_fit(
             spent += seconds
     if not kept:
         return None
-    views = int(VIEWS_SHARE * budget.search / spent)
+    first = _first_size(kept[0], size, speeds, images, budget, classes)
+    views = 1
+    if first is None:
+        views = int(min(VIEWS_SHARE * budget.search / spent, budget.first / (spent / len(kept))))
     return Fit(
         size=size,
         networks=tuple(kept),
@@ -231,8 +249,23 @@ def _head_fit(
         # A head takes next to nothing beside its features.
         epoch_seconds=HEAD_SECONDS * images,
         max_train=None,
+        first_size=first,
         views=min(views, MOST_VIEWS) if views > 1 else None,
     )
+
+
+def _first_size(
+    network: Network, size: ImageSize, speeds: Mapping[str, Speed], images: int, budget: Budget, classes: int
+) -> ImageSize | None:
+    """Return a size of which the features of all images are there early; None where those of the size are."""
+
+    def seconds(other: ImageSize) -> float:
+        return images * network.macs(other, 3, classes) * speeds[network.key].predict
+
+    smaller = [_of_aspect(side, size) for side in SHORTER_SIDES if FEWEST_PRETRAINED_SIDE <= side < shorter(size)]
+    if seconds(size) <= budget.first or not smaller:
+        return None
+    return next((other for other in smaller if seconds(other) <= budget.first), smaller[-1])
 
 
 def _tuned_fit(
@@ -247,25 +280,28 @@ def _tuned_fit(
     found = []
     for network in networks:
         macs, speed = network.macs(size, 3, classes), speeds[network.key]
-        features = TUNED_VIEWS * work.images * macs * speed.predict
+        # With one view the first score is there earlier.
+        once = work.images * macs * speed.predict
+        views = TUNED_VIEWS if TUNED_VIEWS * once <= budget.first else 1
+        features = views * once
         trial = (budget.search - features) * budget.workers / TUNED_TRIALS
         epochs = int(trial / (work.folds * work.seconds(macs, speed)))
         if features <= FEATURES_SHARE * budget.search and epochs >= FEWEST_TUNE_EPOCHS:
-            found.append((work.seconds(macs, speed), epochs, network))
+            found.append((work.seconds(macs, speed), epochs, network, views))
     if not found:
         return None
     # The larger ones learn more.
     kept = sorted(found, key=lambda one: -one[0])[:MOST_NETWORKS]
-    epochs = min(BEST_TUNE_EPOCHS, *(epochs for _, epochs, _ in kept), BEST_TUNE_EPOCHS)
+    epochs = min([BEST_TUNE_EPOCHS, *(epochs for _, epochs, _, _ in kept)])
     return Fit(
         size=size,
-        networks=tuple(network for network in networks if network in [one for _, _, one in kept]),
+        networks=tuple(network for network in networks if network in [one for _, _, one, _ in kept]),
         head_epochs=HEAD_EPOCHS,
         epochs=HEAD_EPOCHS + epochs,
         tunes=True,
         epoch_seconds=kept[0][0],
         max_train=None,
-        views=TUNED_VIEWS,
+        views=min(views for _, _, _, views in kept),
     )
 
 

@@ -33,6 +33,10 @@ SMALLER = {
         *(*SMALL, "--set", "study.trials=1", "--set", "image.size=32", "--workers", "1"),
         *("--set", FROM_SCRATCH, "--set", "finetune={}", "--set", "start=[]", "--set", "optimizer=adamw"),
     ),
+    "run spaces/finetune.yaml": (
+        *(*SMALL, "--set", "study.trials=1", "--set", "image.size=32", "--workers", "1"),
+        *("--set", "start=[{head: logistic}]"),
+    ),
     "run spaces/compressed.yaml": (*SMALL, "--set", "study.trials=1", "--set", "data.digits.max_train=200"),
     "check": ("--samples", "9"),
     "plan": ("--data", "folder:photos", "--epochs", "1"),

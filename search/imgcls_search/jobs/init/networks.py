@@ -14,7 +14,7 @@ from imgcls_search.data import InputShape
 from imgcls_search.errors import BuildError, CheckpointError
 from imgcls_search.image_size import ImageSize, shorter, sides
 from imgcls_search.jobs.weights import at_hand
-from imgcls_search.models.weights_files import own_places
+from imgcls_search.models.weights_files import own_folders
 from imgcls_search.space import parse
 from imgcls_search.worker import measuring, pipeline
 
@@ -110,7 +110,7 @@ def pretrained_at_hand(classes: int) -> tuple[list[Network], list[str]]:
     """
     found: dict[str, Network] = {}
     troubles: list[str] = []
-    own = {place.name for place in own_places()}
+    own = set(map(str, own_folders()))
     for one in at_hand():
         if one.model is None:
             troubles.append(f"{one.file}: {one.about}")

@@ -41,6 +41,7 @@ SMALLER = {
     "check": ("--samples", "9"),
     "inspect photos --study": (),
     "inspect": ("--quick-epochs", "2"),
+    "init": ("--time", "20s"),
     "plan": ("--data", "folder:photos", "--epochs", "1"),
     "augment-preview": ("--data", "folder:photos"),
 }

@@ -200,7 +200,8 @@ def _remembered(memory: dict[str, T], component: Component, shape: InputShape, r
             state = expand_path(str(component.args["weights"]), component.path).stat()
             given["file"] = [state.st_mtime_ns, state.st_size]
     else:
-        given["folders"] = [str(folder) for folder in weights_files.own_folders()]
+        # A person may put another file there.
+        given["folders"] = list(map(str, weights_files.own_folders()))
     key = json.dumps(given, sort_keys=True, default=str)
     if key not in memory:
         found = read()

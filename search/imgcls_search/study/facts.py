@@ -75,6 +75,15 @@ class KnownTeacher(TeacherFact):
     sha256: str
 
 
+class WeightsFact(TypedDict):
+    """A file of pretrained weights."""
+
+    file: str
+    """Its name, without the folder."""
+
+    sha256: str
+
+
 class Run(TypedDict, total=False):
     """One call of `run`."""
 
@@ -203,6 +212,9 @@ class StudyFacts(TypedDict, total=False):
     hardware: str
     teachers: dict[str, KnownTeacher]
     """By the key of the `distill` section that names them."""
+
+    weights: dict[str, WeightsFact]
+    """The files that trials started from, by what their model says of itself, as in `timm tf_efficientnet_lite0`."""
 
     data_root: str
     """The folder in which its images were last found; earlier versions noted none."""

@@ -21,7 +21,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 from imgcls_search.errors import StudyError
 from imgcls_search.study import database
-from imgcls_search.study.facts import Ablation, Confirmation, DataFact, Opening, Run, SpaceFact, StudyFacts
+from imgcls_search.study.facts import (
+    Ablation,
+    Confirmation,
+    DataFact,
+    Opening,
+    Run,
+    SpaceFact,
+    StudyFacts,
+    WeightsFact,
+)
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.rows import EndedError, NumberTakenError, Rows
 from imgcls_search.study.shape import refuse_misshapen
@@ -253,7 +262,10 @@ class Record:
     @overload
     def set_fact(self, name: Literal["data_root", "data_file"], value: str) -> None: ...
 
-    def set_fact(self, name: Literal["confirmed", "ablation", "data_root", "data_file"], value: Any) -> None:
+    @overload
+    def set_fact(self, name: Literal["weights"], value: dict[str, WeightsFact]) -> None: ...
+
+    def set_fact(self, name: Literal["confirmed", "ablation", "weights", "data_root", "data_file"], value: Any) -> None:
         """Record a fact about the study as a whole."""
         self.rows.set_fact(name, value)
         self.facts[name] = value

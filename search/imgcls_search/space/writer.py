@@ -44,3 +44,15 @@ def _list(dumper: _Dumper, items: Sequence[Any]) -> yaml.Node:
 
 _Dumper.add_representer(str, _string)
 _Dumper.add_representer(list, _list)
+
+
+def inline(value: Any) -> str:
+    """Return a value as a space has it on one line."""
+    text: str = yaml.dump(
+        value, Dumper=_Flow, sort_keys=False, default_flow_style=True, allow_unicode=True, width=10**6
+    )
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+class _Flow(_Dumper):
+    """Writes everything on one line."""

@@ -23,6 +23,7 @@ from imgcls_search.errors import StudyError
 from imgcls_search.study import database
 from imgcls_search.study.facts import (
     Ablation,
+    AutoFact,
     Confirmation,
     DataFact,
     Opening,
@@ -265,7 +266,12 @@ class Record:
     @overload
     def set_fact(self, name: Literal["weights"], value: dict[str, WeightsFact]) -> None: ...
 
-    def set_fact(self, name: Literal["confirmed", "ablation", "weights", "data_root", "data_file"], value: Any) -> None:
+    @overload
+    def set_fact(self, name: Literal["auto"], value: AutoFact) -> None: ...
+
+    def set_fact(
+        self, name: Literal["confirmed", "ablation", "weights", "auto", "data_root", "data_file"], value: Any
+    ) -> None:
         """Record a fact about the study as a whole."""
         self.rows.set_fact(name, value)
         self.facts[name] = value

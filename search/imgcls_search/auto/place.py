@@ -1,0 +1,137 @@
+"""Where `auto` reads and writes: its folder, the space file in it, the study; and what it refuses before it begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from imgcls_search.auto import ledger
+from imgcls_search.catalog import catalog, refuse_idle_sections, refuse_other_labels
+from imgcls_search.config import Component, expand_path
+from imgcls_search.data import must_exist
+from imgcls_search.errors import UserError, writing
+from imgcls_search.jobs.init.draft import default_target, located
+from imgcls_search.orchestrator.study_data import with_known_name
+from imgcls_search.space import Space, read_space
+from imgcls_search.study.address import Address
+from imgcls_search.study.files import StudyFiles, find_study
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """The folder that `auto` writes into."""
+
+    out: Path
+    space_file: Path
+
+    @property
+    def account(self) -> Path:
+        """The account of the time, until there is a study."""
+        return self.out / ledger.FILE
+
+    @property
+    def bundle(self) -> Path:
+        """The deployable model."""
+        return self.out / "model"
+
+    @property
+    def config(self) -> Path:
+        """The chosen configuration."""
+        return self.out / "best.yaml"
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.out / "report.html"
+
+
+def default_out(component: Component) -> Path:
+    """Return the folder that results go into where none is named: after the images, in the working folder."""
+    return Path(f"auto-{default_target(component).stem}")
+
+
+def find(component: Component, out: Path | None, studies: Path) -> Place:
+    """Return the folder for some images; it may be there from an earlier call.
+
+    Raises:
+        UserError: it is somebody else's, or it or the studies would be among the images.
+        DataError: there are no images.
+    """
+    must_exist(component)
+    chosen = out if out is not None else default_out(component)
+    found = Place(out=chosen, space_file=chosen / default_target(component).name)
+    _refuse_among_images(component, chosen, studies)
+    _refuse_study(component)
+    if chosen.exists():
+        if not chosen.is_dir():
+            raise UserError(f"{chosen}: is a file; allowed: a folder of an earlier call, or a new one (-o FOLDER)")
+        is_ours = found.account.is_file() or found.space_file.is_file()
+        if not is_ours and any(chosen.iterdir()):
+            raise UserError(
+                f"{chosen}: exists and is not of an earlier call for these images; choose another folder with -o"
+            )
+    return found
+
+
+def make(place: Place) -> None:
+    """Make the folder.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    with writing(place.out):
+        place.out.mkdir(parents=True, exist_ok=True)
+
+
+def _refuse_among_images(component: Component, out: Path, studies: Path) -> None:
+    """Refuse to write below the folder of the images, where a new folder would be a new class."""
+    root = component.args.get("root")
+    if component.name != "folder" or root is None:
+        return
+    images = expand_path(root, f"{component.path}.root").resolve()
+    for what, folder in (("-o", out), ("--studies", studies)):
+        if images == folder.resolve() or images in folder.resolve().parents:
+            raise UserError(
+                f"{what} {folder}: is in the folder of the images, {root}, where it would count as a class; run this "
+                f"outside of it, or name another folder with {what}"
+            )
+
+
+def _refuse_study(component: Component) -> None:
+    """Refuse to take the folder of a study for one of images."""
+    root = component.args.get("root")
+    if component.name != "folder" or root is None:
+        return
+    folder = expand_path(root, f"{component.path}.root")
+    if (folder / "checkpoints").is_dir() and ((folder / "lock").exists() or folder.with_suffix(".db").exists()):
+        raise UserError(f"{root}: is the folder of a study, not of images; give the folder of the images")
+
+
+def read(place: Place, component: Component, changes: list[tuple[str, str]]) -> Space:
+    """Return the space in the folder, with its images where they are now.
+
+    Raises:
+        SpaceError, UserError: it says something that is not allowed, or belongs to other images.
+    """
+    space = read_space(place.space_file, catalog(), overrides=changes)
+    written, now = space.first().component("data"), located(component)
+    if written.name != now.name:
+        raise UserError(f"{place.space_file}: is for images of {written.name}, not of {now.name}; choose another -o")
+    for key in ("root", "file"):
+        there = now.args.get(key)
+        if there is not None and written.args.get(key) is not None and there != written.args[key]:
+            import json
+
+            changes = [*changes, (f"{now.path}.{key}", json.dumps(there))]
+    space = read_space(place.space_file, catalog(), overrides=changes)
+    refuse_idle_sections(space)
+    refuse_other_labels(space)
+    if space.is_config:
+        raise UserError(f"{place.space_file}: nothing is searched in it; train it: imgcls-search train")
+    return space
+
+
+def study_of(space: Space, studies: Path, address: Address | None) -> tuple[Space, StudyFiles]:
+    """Return a space under its study's name, and where that study is, there already or not."""
+    space = with_known_name(space, studies, address)
+    return space, find_study(studies, space.name, address)

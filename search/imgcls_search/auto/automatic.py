@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from imgcls_search import atomic, durations
 from imgcls_search.auto import budget, place, testing
@@ -21,13 +21,10 @@ from imgcls_search.auto.looking import Eyes
 from imgcls_search.auto.place import Place
 from imgcls_search.config import Component
 from imgcls_search.errors import DataError, NoResultError, OutOfTimeError, UserError, writing
-from imgcls_search.jobs.confirm import confirm
 from imgcls_search.jobs.export import export_trial
-from imgcls_search.jobs.init.draft import Decision, Draft, Flips, draft, write_draft
 from imgcls_search.jobs.pace import Epoch
 from imgcls_search.jobs.trainer import TrainingWatcher
 from imgcls_search.orchestrator import study_data
-from imgcls_search.orchestrator.begin import Outcome, run
 from imgcls_search.orchestrator.search import Watcher
 from imgcls_search.space import Space
 from imgcls_search.study import best
@@ -36,7 +33,11 @@ from imgcls_search.study.facts import AutoFact, Confirmation
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record, load
 from imgcls_search.trial import Trial
-from imgcls_search.views.report import write_report
+
+# What takes seconds to import is imported when its step comes, so that a short time is not spent on it.
+if TYPE_CHECKING:
+    from imgcls_search.jobs.init.draft import Decision, Draft, Flips
+    from imgcls_search.orchestrator.begin import Outcome
 
 USUAL_SECONDS = 3600.0
 """In all, where no call said."""
@@ -209,6 +210,8 @@ class Auto:
     def _draft(self) -> None:
         if self.place.space_file.is_file():
             return
+        if self.ledger.left <= 0:
+            raise NoResultError(self._too_short("nothing is left"))
         flips = self.request.flips or self.request.ask_flips()
         self.ledger.fact["flips"] = flips
         try:
@@ -216,7 +219,8 @@ class Auto:
                 found = self._drafted(flips, show)
         except OutOfTimeError:
             raise NoResultError(self._too_short("the images were still being looked at")) from None
-        write_draft(found, self.place.space_file, force=False)
+        with writing(self.place.space_file):
+            atomic.write_text(self.place.space_file, found.space)
         self.decisions = found.decisions
         for one in found.decisions:
             self.screens.say(f"{one.path}: {one.value}, since {one.because}")
@@ -224,6 +228,8 @@ class Auto:
             self.screens.say(f"note: {note}")
 
     def _drafted(self, flips: Flips, show: ShowStep) -> Draft:
+        from imgcls_search.jobs.init.draft import draft
+
         def seen(what: str, done: int, total: int) -> None:
             show(what, done, total)
             self.ledger.beat()
@@ -282,6 +288,8 @@ class Auto:
 
     def _run_once(self, space: Space, address: Address | None, eyes: Eyes) -> Outcome | None:
         """Search until the deadline; None where it had to be left in the middle."""
+        from imgcls_search.orchestrator.begin import run
+
         try:
             with ending_at(self.ledger.end):
                 return run(
@@ -353,6 +361,8 @@ class Auto:
             self.screens.say("the search found others since they were confirmed: the test split is opened once more")
         top, seeds = len(plan["trials"]), plan["seeds"]
         self.screens.say(f"confirm: the best {top} on {seeds} fresh seeds, {seeds} more for the chosen one: what fits")
+        from imgcls_search.jobs.confirm import confirm
+
         try:
             with self.screens.training() as screen, ending_at(self.ledger.end - closing):
                 return confirm(
@@ -413,6 +423,8 @@ class Auto:
             return True
         started = time.monotonic()
         try:
+            from imgcls_search.views.report import write_report
+
             # Some page is worth a moment more.
             with self.screens.steps() as step, ending_at(self.ledger.end + (0 if is_there else 1.0)):
                 write_report(self.files, self.place.report, trial.number, _beating(step, self.ledger))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +11,9 @@ from imgcls_search.catalog import catalog, refuse_idle_sections, refuse_other_la
 from imgcls_search.config import Component, expand_path
 from imgcls_search.data import must_exist
 from imgcls_search.errors import UserError, writing
-from imgcls_search.jobs.init.draft import default_target, located
 from imgcls_search.orchestrator.study_data import with_known_name
 from imgcls_search.space import Space, read_space
+from imgcls_search.space.study_section import slug
 from imgcls_search.study.address import Address
 from imgcls_search.study.files import StudyFiles, find_study
 
@@ -45,9 +46,10 @@ class Place:
         return self.out / "report.html"
 
 
-def default_out(component: Component) -> Path:
-    """Return the folder that results go into where none is named: after the images, in the working folder."""
-    return Path(f"auto-{default_target(component).stem}")
+def name_of(component: Component) -> str:
+    """Return what images are called: their folder, their table, or a data set's own name."""
+    place = component.args.get("root") if component.name == "folder" else component.args.get("file")
+    return slug(str(Path(place).with_suffix(""))) if place else component.name
 
 
 def find(component: Component, out: Path | None, studies: Path) -> Place:
@@ -58,8 +60,8 @@ def find(component: Component, out: Path | None, studies: Path) -> Place:
         DataError: there are no images.
     """
     must_exist(component)
-    chosen = out if out is not None else default_out(component)
-    found = Place(out=chosen, space_file=chosen / default_target(component).name)
+    chosen = out if out is not None else Path(f"auto-{name_of(component)}")
+    found = Place(out=chosen, space_file=chosen / f"{name_of(component)}.yaml")
     _refuse_among_images(component, chosen, studies)
     _refuse_study(component)
     if chosen.exists():
@@ -114,21 +116,31 @@ def read(place: Place, component: Component, changes: list[tuple[str, str]]) -> 
         SpaceError, UserError: it says something that is not allowed, or belongs to other images.
     """
     space = read_space(place.space_file, catalog(), overrides=changes)
-    written, now = space.first().component("data"), located(component)
-    if written.name != now.name:
-        raise UserError(f"{place.space_file}: is for images of {written.name}, not of {now.name}; choose another -o")
-    for key in ("root", "file"):
-        there = now.args.get(key)
-        if there is not None and written.args.get(key) is not None and there != written.args[key]:
-            import json
-
-            changes = [*changes, (f"{now.path}.{key}", json.dumps(there))]
-    space = read_space(place.space_file, catalog(), overrides=changes)
+    written = space.first().component("data")
+    if written.name != component.name:
+        raise UserError(
+            f"{place.space_file}: is for images of {written.name}, not of {component.name}; choose another folder "
+            "with -o"
+        )
+    if moved := _moved(written, component):
+        space = read_space(place.space_file, catalog(), overrides=[*changes, *moved])
     refuse_idle_sections(space)
     refuse_other_labels(space)
     if space.is_config:
         raise UserError(f"{place.space_file}: nothing is searched in it; train it: imgcls-search train")
     return space
+
+
+def _moved(written: Component, now: Component) -> list[tuple[str, str]]:
+    """Return the paths of a data section that are others now than a space file says."""
+    found = []
+    for key in ("root", "file"):
+        then, there = written.args.get(key), now.args.get(key)
+        if then is not None and there is not None:
+            places = [expand_path(path, f"{now.path}.{key}").absolute() for path in (then, there)]
+            if places[0] != places[1]:
+                found.append((f"{now.path}.{key}", json.dumps(str(places[1]))))
+    return found
 
 
 def study_of(space: Space, studies: Path, address: Address | None) -> tuple[Space, StudyFiles]:

@@ -109,7 +109,7 @@ def _show(found: Draft, target: Path) -> None:
     from imgcls_search.space.writer import inline
 
     for one in found.decisions:
-        echo(f"{one.path}: {inline(one.value)}, since {one.because}")
+        echo(f"{one.path}: {inline(one.value)}  # {one.because}")
     for note in found.notes:
         echo(f"note: {note}")
     echo(f"wrote {target}; next: imgcls-search run {target}")

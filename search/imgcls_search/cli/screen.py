@@ -351,7 +351,13 @@ def _num_settled(search: Search) -> int:
 def _leader(search: Search) -> Trial | None:
     """Return the trial that would be best if all ended now: within limits, after most epochs, with the best value."""
     shown = [trial for trial in search.record.trials if trial.last_shown and _is_within_limits(trial, search)]
-    return max(shown, key=lambda t: (t.last_shown, search.sign * t.value_at(t.last_shown), -t.number), default=None)
+
+    def standing(trial: Trial) -> tuple[int, float, int]:
+        # What is fitted is complete after its only epoch.
+        reached = search.epochs if trial.candidate.is_fitted else trial.last_shown
+        return reached, search.sign * trial.value_at(trial.last_shown), -trial.number
+
+    return max(shown, key=standing, default=None)
 
 
 def _is_within_limits(trial: Trial, search: Search) -> bool:

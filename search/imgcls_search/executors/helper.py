@@ -34,6 +34,7 @@ from imgcls_search.executors.questions import (
     Said,
     TryMetrics,
 )
+from imgcls_search.worker import head_plan
 
 Progress = Callable[[int, int], None]
 """Called with images decoded and images in all."""
@@ -149,6 +150,7 @@ class Helper:
         has_weights = config.component("model").args.get("weights") is not None
         # Not remembered with the sizes, which do not depend on it.
         check_normalisation(config.section("image"), shape.channels, has_weights=has_weights)
+        head_plan.check(config)
         question = {"config": _what_counts(config), "shape": dataclasses.asdict(shape)}
         sizes: dict[str, float] | None = self.counts.get(question)
         if sizes is None:

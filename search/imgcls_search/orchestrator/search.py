@@ -27,6 +27,7 @@ from imgcls_search.protocol import (
     Scored,
     Started,
     Stopped,
+    Told,
     WorkerDied,
 )
 from imgcls_search.signature import build
@@ -205,7 +206,7 @@ class Search:
 
     def _job(self, trial: Trial, stage: Stage) -> Job:
         config = trial.candidate.config
-        exports = trial.until == self.epochs and self.stages.exports(trial)
+        exports = trial.until == trial.last_epoch(self.epochs) and self.stages.exports(trial)
         return Job(
             trial=trial.number,
             config=config,
@@ -243,6 +244,8 @@ class Search:
                 if dropped and trial.epoch:
                     self.faults.note_dropped(trial, dropped)
                 self._fill_in(trial, history, event.worker)
+            case Told(text=text):
+                self.watcher.say(text)
             case EpochEnded(metrics=metrics):
                 self._add_epoch(trial, metrics)
             case CheckpointSaved():
@@ -294,7 +297,7 @@ class Search:
 
     def _decide(self, trial: Trial) -> None:
         self.faults.note_progress()
-        if trial.epoch == self.epochs:
+        if trial.epoch == trial.last_epoch(self.epochs):
             self.record.complete(trial, *self._outcome(trial))
             return
         decision = self.pruner.judge(trial, self.record.trials)

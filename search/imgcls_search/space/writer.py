@@ -55,4 +55,15 @@ def inline(value: Any) -> str:
 
 
 class _Flow(_Dumper):
-    """Writes everything on one line."""
+    """Writes numbers as people do: `1e-5`, and not `1.0e-05`."""
+
+
+def _number(dumper: _Flow, value: float) -> yaml.Node:
+    mantissa, _, exponent = f"{value!r}".partition("e")
+    if not exponent:
+        return dumper.represent_scalar("tag:yaml.org,2002:float", mantissa)
+    # As a word, since PyYAML knows no number without a point; the parser of spaces does.
+    return dumper.represent_scalar("tag:yaml.org,2002:str", f"{mantissa}e{int(exponent)}")
+
+
+_Flow.add_representer(float, _number)

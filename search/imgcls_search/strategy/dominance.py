@@ -63,7 +63,9 @@ class Dominance:
         if metric in SIZES:
             return self._goodness(place, trial.sizes[metric])
         there = [
-            (t.shown_at(trial.epoch)[metric], t.values[place]) for t in done if t.values and _shows(t, trial, metric)
+            (t.shown_at(trial.epoch)[metric], t.values[place])
+            for t in done
+            if t.values and not t.candidate.is_fitted and _shows(t, trial, metric)
         ]
         if len(there) < LEAST_CURVES or not _shows(trial, trial, metric):
             return math.inf

@@ -163,7 +163,7 @@ class Percentile(RunToEnd):
 
     def judge(self, trial: Trial, others: Sequence[Trial]) -> Decision:
         """Prune it below the percentile, as Optuna's PercentilePruner and MedianPruner do."""
-        done = [other for other in others if other.state == "complete"]
+        done = [other for other in others if other.state == "complete" and not other.candidate.is_fitted]
         there = [self.sign * other.value_at(trial.epoch) for other in done if other.has_value_at(trial.epoch)]
         if len(done) < self.n_startup_trials or not there:
             return "continue"

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import math
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -17,7 +19,7 @@ from torch.optim import Optimizer
 
 from imgcls_search.compress import sections
 from imgcls_search.compress.distill import Teaching
-from imgcls_search.config import Component, TrialConfig
+from imgcls_search.config import Component, TrialConfig, expand_path
 from imgcls_search.data import (
     POLICIES,
     Augment,
@@ -40,7 +42,7 @@ from imgcls_search.data import (
 )
 from imgcls_search.data.image import CACHE_GB, MOMENTS, check_normalisation
 from imgcls_search.image_size import sides
-from imgcls_search.models import pretrained
+from imgcls_search.models import pretrained, weights_files
 from imgcls_search.models.anatomy import Anatomy
 from imgcls_search.signature import build
 from imgcls_search.train import checkpoint, custom_metrics, finetune
@@ -172,7 +174,7 @@ def with_normalisation(config: TrialConfig, data: Prepared) -> Prepared:
     wanted = {name: section.get(name, "auto") for name in MOMENTS}
     named = {name: "weights" if value == "auto" and has_weights else value for name, value in wanted.items()}
     if "weights" in named.values():
-        mean, std = pretrained.normalisation(component, meta_model(component, data.shape))
+        mean, std = _remembered(_MOMENTS, component, data.shape, lambda: _moments(component, data.shape))
         data = replace(
             data,
             mean=mean if named["mean"] == "weights" else data.mean,
@@ -185,6 +187,41 @@ def with_normalisation(config: TrialConfig, data: Prepared) -> Prepared:
         if not isinstance(value, str)
     }
     return replace(data, **given) if given else data
+
+
+T = TypeVar("T")
+
+_MOMENTS: dict[str, Any] = {}
+_WEIGHTS: dict[str, Any] = {}
+"""What was read last, by what decides on it: the next trial's is mostly the same, and its model is built for it."""
+
+
+def _remembered(memory: dict[str, T], component: Component, shape: InputShape, read: Callable[[], T]) -> T:
+    """Return what was read of a component's weights, as long as it asks for the same ones."""
+    given: dict[str, Any] = {"path": component.path, "args": dict(component.args), "shape": dataclasses.asdict(shape)}
+    if pretrained.is_file(component):
+        with contextlib.suppress(OSError):
+            state = expand_path(str(component.args["weights"]), component.path).stat()
+            given["file"] = [state.st_mtime_ns, state.st_size]
+    else:
+        # A person may put another file there.
+        given["places"] = [str(place.folder) for place in weights_files.own_places()]
+    key = json.dumps(given, sort_keys=True, default=str)
+    if key not in memory:
+        found = read()
+        memory.clear()
+        memory[key] = found
+    return memory[key]
+
+
+def _moments(component: Component, shape: InputShape) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    return pretrained.normalisation(component, meta_model(component, shape))
+
+
+def _weights(component: Component, model: nn.Module, shape: InputShape) -> Mapping[str, torch.Tensor]:
+    return _remembered(
+        _WEIGHTS, component, shape, lambda: pretrained.find(component, model, **dataclasses.asdict(shape))
+    )
 
 
 def build_augmentation(config: TrialConfig, shape: InputShape) -> tuple[Augment, Mix]:
@@ -218,19 +255,19 @@ def new_session(
         CheckpointError: the pretrained weights cannot be fetched or read, or the teacher's.
         DeviceError: the precision is not available on the device.
     """
-    recipe = Training(**config.section("training"))
+    recipe = training_of(config)
     augmentation, mix = build_augmentation(config, data.shape)
     torch.manual_seed(seed)
     model = networks.build_model(config, data.shape)
     component = config.component("model")
     if from_pretrained and pretrained.is_wanted(component):
-        pretrained.load_into(model, pretrained.find(component, model, **dataclasses.asdict(data.shape)))
+        pretrained.load_into(model, _weights(component, model, data.shape))
     model = model.to(device, memory_format=fastest_layout(model))  # type: ignore[call-overload]
     optimizer = build(OPTIMIZERS, config.component("optimizer"), model=model)
     return Session(
         model=model,
         optimizer=optimizer,
-        schedule=build(SCHEDULES, config.component("schedule"), epochs=recipe.epochs),
+        schedule=build(SCHEDULES, config.component("schedule"), epochs=config.section("training")["epochs"]),
         loss=_loss(config, data),
         augment=augmentation,
         mix=mix,
@@ -245,6 +282,11 @@ def new_session(
         seed=seed,
         teach=_teaching(config, data, teacher, device),
     )
+
+
+def training_of(config: TrialConfig) -> Training:
+    """Return how a configuration trains, for as many epochs as one training of it has."""
+    return replace(Training(**config.section("training")), epochs=config.training_epochs)
 
 
 def tuning_session(
@@ -321,5 +363,5 @@ def _hold(config: TrialConfig, model: nn.Module, optimizer: Optimizer) -> finetu
     anatomy = getattr(model, "anatomy", None)
     finetune.check_freeze(recipe, len(anatomy.stages) if isinstance(anatomy, Anatomy) else None)
     assert isinstance(anatomy, Anatomy), "pretrained weights need to know the head"
-    finetune.slow_backbone(optimizer, model, anatomy.head, recipe.backbone_lr_factor)
+    finetune.slow_backbone(optimizer, model, anatomy, recipe)
     return finetune.hold(finetune.frozen_parts(anatomy, recipe), recipe)

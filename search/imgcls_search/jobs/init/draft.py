@@ -14,6 +14,7 @@ from imgcls_search.data import describe
 from imgcls_search.errors import UserError, writing
 from imgcls_search.executors.helper import image_cache
 from imgcls_search.jobs.init import rules, text
+from imgcls_search.jobs.init.columns import guess_columns
 from imgcls_search.jobs.init.images import ImageFacts, Progress, look_at_images
 from imgcls_search.jobs.init.machine import look_at_machine
 from imgcls_search.jobs.init.networks import pretrained_at_hand
@@ -97,25 +98,26 @@ def draft(
         DataError: the images are missing, or cannot be cut into splits.
         UserError: a folder of weights is not there.
     """
-    component = located(component)
+    component, guesses, hints = guess_columns(located(component))
     source = describe(component, image_cache(root))
     images = look_at_images(
         source, component, seconds=min(MOST_LOOK_SECONDS, LOOK_SHARE * seconds), seed=seed, progress=progress
     )
     rules.refuse_unreadable(images)
     machine = look_at_machine(root)
-    component, source, cut = rules.cut(component, source, images)
+    cuts = rules.cuts(component, source, images)
     pretrained, troubles = pretrained_at_hand(len(source.classes))
-    folds = component.args.get("folds") or 1
-    plan = make_plan(source, images, machine, pretrained, folds=folds, seconds=seconds, progress=progress)
+    number, plan = make_plan(
+        [one.source for one in cuts], images, machine, pretrained, seconds=seconds, progress=progress
+    )
     name = free_name(slug(images.name), root)
-    found = rules.decide(component, images, machine, plan, flips=flips, cut=cut, name=name)
+    found = rules.decide(images, machine, plan, cuts[number], guesses, flips=flips, name=name)
     written = text.write(found.tree, found.comments, _header(images, file, seconds))
     parse(written, catalog(), source=file)
     return Draft(
         name=name,
         decisions=tuple(Decision(path=path, value=value, because=why) for path, value, why in found.decisions),
-        notes=(*rules.notes(images), *(f"weights not used: {trouble}" for trouble in troubles), *plan.notes),
+        notes=(*hints, *rules.notes(images), *(f"weights not used: {trouble}" for trouble in troubles), *plan.notes),
         space=written,
         facts={
             "images": images.to_dict(),

@@ -238,8 +238,8 @@ def _all_names(source: Source) -> list[str]:
     return [name for split in SPLITS for name in source.names[split]]
 
 
-_OWNERS = r"(?:patient|subject|person|case|animal|video|clip|scene|specimen|plant|tree|wafer)s?"
-_NAMED = re.compile(rf"(?:^|[/_\-. ])({_OWNERS}[_\-. ]?[0-9]+)(?=[_\-. /])", re.IGNORECASE)
+OWNERS = r"(?:patient|subject|person|case|animal|video|clip|scene|specimen|plant|tree|wafer)s?"
+_NAMED = re.compile(rf"(?:^|[/_\-. ])({OWNERS}[_\-. ]?[0-9]+)(?=[_\-. /])", re.IGNORECASE)
 _FEWEST_EACH = 1.5
 """Images of a group, on average, from which names plainly speak of groups."""
 

@@ -67,41 +67,59 @@ class Plan:
     @property
     def trials(self) -> int:
         """Trials to allow for: more than the time will hold, so that the time ends the search."""
+        if not self.fit.tunes:
+            return 100
         # With the default pruner a trial trains a fraction of its epochs on average.
-        share = 0.35 if self.fit.tunes else 1.0
-        each = max(1.0, share * self.fit.epochs * self.fit.epoch_seconds * self.work.folds)
+        each = max(1.0, 0.35 * (self.fit.epochs - self.fit.head_epochs) * self.fit.epoch_seconds * self.work.folds)
         return int(min(200, max(10, round(2 * self.budget.search * self.workers / each, -1))))
 
 
 def make_plan(
-    source: Source,
+    sources: Sequence[Source],
     images: ImageFacts,
     machine: Machine,
     pretrained: Sequence[Network],
     *,
-    folds: int,
     seconds: float,
     progress: Progress,
-) -> Plan:
-    """Return what fits, after measuring the speed of the networks that come into question."""
-    classes, several = len(source.classes), source.has_several_labels
-    work = _work(source, folds)
+) -> tuple[int, Plan]:
+    """Return the first of several cuts that there is time for, by its number, and what fits it.
+
+    The speed of the networks that come into question is measured first.
+    """
+    source = sources[0]
+    classes = len(source.classes)
     channels = 1 if images.is_grey else 3
     sized = pretrained_sizes(images)
     usable = [] if shorter(native_size(images)) < SMALL_SIDE else list(pretrained)
-    scratch: dict[ImageSize, list[Network]] = {}
-    if not usable or work.train > FEW_IMAGES:
-        scratch = {size: from_scratch(size, channels, classes) for size in scratch_sizes(images)}
-    speeds = _speeds(usable, sized, scratch, source, machine, channels, seconds, progress)
+    scratch = {size: from_scratch(size, channels, classes) for size in scratch_sizes(images)}
+    compared = scratch if not usable or len(source.names["train"]) > FEW_IMAGES else {}
+    speeds = _speeds(usable, sized, compared, source, machine, channels, seconds, progress)
+    speeds = {**{one.key: speed.assumed(one, machine.device) for one in _all(scratch)}, **speeds}
     budget = Budget.of(seconds, machine.workers)
-    tuned = fit_pretrained(usable, sized, speeds, work, budget, classes) if usable else None
-    fresh = fit_scratch(scratch, speeds, work, budget, channels, classes) if scratch else None
-    if tuned is None and fresh is None:
-        scratch = {size: from_scratch(size, channels, classes) for size in scratch_sizes(images)}
-        speeds = {**speeds, **speed.speeds_of(_all(scratch), {}, machine.device)}
-        fresh = fit_scratch(scratch, speeds, work, budget, channels, classes)
-    fit, why = _chosen(tuned, fresh, work, usable, pretrained)
-    channels = 3 if any(one.is_pretrained for one in fit.networks) else channels
+    for number, each in enumerate(sources):
+        work = _work(each)
+        tuned = fit_pretrained(usable, sized, speeds, work, budget, classes) if usable else None
+        fresh = None
+        if compared or tuned is None:
+            fresh = fit_scratch(scratch, speeds, work, budget, channels, classes)
+        fit, why = _chosen(tuned, fresh, work, usable, pretrained)
+        if fit.max_train is None or each is sources[-1]:
+            return number, _planned(fit, why, work, speeds, machine, images, classes, seconds)
+    raise AssertionError("images are cut in at least one way")
+
+
+def _planned(
+    fit: Fit,
+    why: str,
+    work: Work,
+    speeds: Mapping[str, Speed],
+    machine: Machine,
+    images: ImageFacts,
+    classes: int,
+    seconds: float,
+) -> Plan:
+    channels = 1 if images.is_grey and not any(one.is_pretrained for one in fit.networks) else 3
     batches = _batch_sizes(work.train if fit.max_train is None else fit.max_train, machine)
     need = PROCESS_BYTES + max(one.memory(fit.size, channels, classes, batch=batches[-1]) for one in fit.networks)
     workers = max(1, min(machine.workers, int(MEMORY_SHARE * machine.memory_bytes // need)))
@@ -115,12 +133,13 @@ def make_plan(
         work=work,
         speeds={one.key: speeds[one.key] for one in fit.networks},
         why=why,
-        notes=tuple(_notes(fit, speeds, seconds, several=several)),
+        notes=tuple(_notes(fit, speeds, seconds)),
     )
 
 
-def _work(source: Source, folds: int) -> Work:
+def _work(source: Source) -> Work:
     train, val = len(source.names["train"]), len(source.names["val"])
+    folds = len(source.folds) or 1
     if folds == 1:
         return Work(train=train, val=val, folds=1)
     return Work(train=round((train + val) * (folds - 1) / folds), val=round((train + val) / folds), folds=folds)
@@ -193,7 +212,7 @@ def _chosen(
         )
     if not usable:
         return fresh, "the images are too small for pretrained networks, so small ones are trained from scratch"
-    return fresh, "pretrained networks take too long for so many images, so small ones are trained from scratch"
+    return fresh, "pretrained networks take too long for the time there is, so small ones are trained from scratch"
 
 
 def _is_good(fresh: Fit) -> bool:
@@ -210,7 +229,7 @@ def _batch_sizes(train: int, machine: Machine) -> tuple[int, ...]:
     return (64, 128)
 
 
-def _notes(fit: Fit, speeds: Mapping[str, Speed], seconds: float, *, several: bool) -> list[str]:
+def _notes(fit: Fit, speeds: Mapping[str, Speed], seconds: float) -> list[str]:
     found = []
     if not all(speeds[one.key].is_measured for one in fit.networks):
         why = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,12 +12,13 @@ from imgcls_search.config import Component
 from imgcls_search.data import DATASETS, Source, describe
 from imgcls_search.data.image import CACHE_GB
 from imgcls_search.errors import CutError, DataError
-from imgcls_search.image_size import shorter, sides
+from imgcls_search.image_size import ImageSize, shorter, sides
+from imgcls_search.jobs.init.columns import Guess
 from imgcls_search.jobs.init.images import ImageFacts
 from imgcls_search.jobs.init.machine import Machine
 from imgcls_search.jobs.init.networks import Network
 from imgcls_search.jobs.init.plan import Plan
-from imgcls_search.jobs.init.sizes import has_one_aspect, native_size
+from imgcls_search.jobs.init.sizes import SQUARE, native_size
 
 FEW_FOR_ONE_SPLIT = 500
 """Images outside the test split below which one validation split says too little."""
@@ -65,36 +66,74 @@ def refuse_unreadable(images: ImageFacts) -> None:
         raise DataError(f"{images.place}: none of its images can be read, for example {images.unreadable[0]}")
 
 
-def cut(component: Component, source: Source, images: ImageFacts) -> tuple[Component, Source, str]:
-    """Return the data section with its cut into splits, the source cut so, and why."""
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """A way to cut images into splits."""
+
+    component: Component
+    source: Source
+    key: str
+    """The argument of the data set that says it."""
+
+    why: str
+
+    @property
+    def folds(self) -> int:
+        """Networks that a trial trains."""
+        return self.component.args.get("folds") or 1
+
+
+def cuts(component: Component, source: Source, images: ImageFacts) -> list[Cut]:
+    """Return the ways to cut the images, the best first; the later ones cost less time."""
     given = images.given_splits
-    if _is_said(component, "folds") or "val" in given:
-        what = "folds as you said" if _is_said(component, "folds") else f"the images come with {' and '.join(given)}"
-        return component, source, what
-    outside = images.images_by_split["train"] + images.images_by_split["val"]
-    if outside <= FEW_FOR_ONE_SPLIT and not _is_said(component, "val"):
-        for folds in FOLDS:
-            folded = _with(component, folds=folds)
-            try:
-                return (
-                    folded,
-                    describe(folded),
-                    f"{outside:,} images outside the test split are few: each trial trains {folds} networks, each "
-                    f"scored on the part that it has not seen, so that every image counts",
-                )
-            except CutError:
-                continue
+    if _is_said(component, "folds"):
+        return [Cut(component=component, source=source, key="folds", why="as you said")]
     if _is_said(component, "val"):
-        return component, source, "validation images as you said"
-    changes: dict[str, float] = {}
-    if outside * 0.15 > ENOUGH_HELD_OUT:
+        return [Cut(component=component, source=source, key="val", why="as you said")]
+    if "val" in given:
+        why = "the images come with validation images, which trials are compared by"
+        return [Cut(component=component, source=source, key="", why=why)]
+    found = []
+    outside = images.images_by_split["train"] + images.images_by_split["val"]
+    if outside <= FEW_FOR_ONE_SPLIT and (folded := _folded(component)) is not None:
+        folds = folded.args["folds"]
+        why = (
+            f"{outside:,} images outside the test split are few: each trial trains {folds} networks, each scored on "
+            "the part that it has not seen, so that every image counts"
+        )
+        found.append(Cut(component=folded, source=describe(folded), key="folds", why=why))
+    return [*found, _one_split(component, source, images, outside)]
+
+
+def _folded(component: Component) -> Component | None:
+    """Return the data section with as many folds as the images allow, None where they allow none."""
+    for folds in FOLDS:
+        try:
+            describe(folded := _with(component, folds=folds))
+        except CutError:
+            continue
+        return folded
+    return None
+
+
+def _one_split(component: Component, source: Source, images: ImageFacts, outside: int) -> Cut:
+    has_test = "test" in images.given_splits
+    usual = defaults(component)
+    changes = {"val": usual["val"]}
+    if outside * usual["val"] > ENOUGH_HELD_OUT:
         changes["val"] = _share(ENOUGH_HELD_OUT / outside)
-    if "test" not in given and not _is_said(component, "test") and images.images * 0.2 > ENOUGH_HELD_OUT:
+    cuts_test = "test" in usual and not has_test and not _is_said(component, "test")
+    if cuts_test and images.images * usual["test"] > ENOUGH_HELD_OUT:
         changes["test"] = _share(ENOUGH_HELD_OUT / images.images)
     chosen = _with(component, **changes)
-    source = describe(chosen) if changes else source
-    sealed = "the test split that it comes with" if "test" in given else "a test split, sealed until the end"
-    return chosen, source, f"validation images to compare trials by are cut from the training images, beside {sealed}"
+    is_new = chosen.args != component.args
+    source = describe(chosen) if is_new else source
+    counts = {split: len(names) for split, names in source.names.items()}
+    why = (
+        f"share of the training images that trials are compared by: {counts['val']:,}, beside {counts['train']:,} "
+        f"to train on and {counts['test']:,} test images, sealed until the end"
+    )
+    return Cut(component=chosen, source=source, key="val", why=why)
 
 
 def _share(value: float) -> float:
@@ -118,19 +157,12 @@ def _is_said(component: Component, name: str) -> bool:
 
 
 def decide(
-    component: Component,
-    images: ImageFacts,
-    machine: Machine,
-    plan: Plan,
-    *,
-    flips: str,
-    cut: str,
-    name: str,
+    images: ImageFacts, machine: Machine, plan: Plan, cut: Cut, guesses: Sequence[Guess], *, flips: str, name: str
 ) -> Found:
     """Return the space for a plan."""
     found = Found()
     _study(found, images, plan, name)
-    _data(found, component, images, plan, cut)
+    _data(found, images, plan, cut, guesses)
     _image(found, images, machine, plan)
     _augment(found, images, plan, flips)
     _model(found, plan)
@@ -177,30 +209,28 @@ def _duration(seconds: float) -> str | float:
     return (f"{hours}h" if hours else "") + (f"{rest}m" if rest else "")
 
 
-def _data(found: Found, component: Component, images: ImageFacts, plan: Plan, cut: str) -> None:
+def _data(found: Found, images: ImageFacts, plan: Plan, cut: Cut, guesses: Sequence[Guess]) -> None:
+    component = cut.component
     usual = defaults(component)
+    place = f"data.{component.name}"
     said = {key: value for key, value in component.args.items() if key not in usual or value != usual[key]}
-    if images.unreadable:
-        said["skip_unreadable"] = True
-    if plan.fit.max_train is not None:
-        said["max_train"] = plan.fit.max_train
-    found.put(f"data.{component.name}", {key: _plain(value) for key, value in said.items()})
-    splits = ", ".join(f"{split} {count:,}" for split, count in images.images_by_split.items())
-    counts = f"{len(images.classes):,} classes, {images.images:,} images"
-    found.comments["data"] = f"{counts}. The cut: {cut}."
-    found.decisions.append(("data", splits if "folds" not in said else f"folds: {said['folds']}", cut))
+    found.put(place, {key: _plain(value) for key, value in said.items() if key != cut.key})
+    splits = f", {', '.join(images.given_splits)} given" if images.given_splits else ""
+    found.comments[place] = f"{images.images:,} images of {len(images.classes):,} classes{splits}."
+    for key, value, why in guesses:
+        found.put(f"{place}.{key}", _plain(value), why)
+    if cut.key:
+        found.put(f"{place}.{cut.key}", component.args[cut.key], cut.why)
+    else:
+        found.decisions.append((place, {key: _plain(value) for key, value in said.items()}, cut.why))
     if images.unreadable:
         many = f"{len(images.unreadable):,} of {images.decoded:,} images that were read are damaged"
-        found.put(
-            f"data.{component.name}.skip_unreadable",
-            True,
-            f"{many}, for example {images.unreadable[0]}; they are left out",
-        )
+        found.put(f"{place}.skip_unreadable", True, f"{many}, as {images.unreadable[0]}, and are left out")
     if plan.fit.max_train is not None:
         found.put(
-            f"data.{component.name}.max_train",
+            f"{place}.max_train",
             plan.fit.max_train,
-            f"of {plan.work.train:,} training images, which take too long; with more time set null: all",
+            f"all {plan.work.train:,} training images would take too long; with more time set null: all",
         )
 
 
@@ -211,9 +241,14 @@ def _plain(value: Any) -> Any:
 def _image(found: Found, images: ImageFacts, machine: Machine, plan: Plan) -> None:
     size = plan.fit.size
     height, width = sides(size)
-    found.put("image.size", list(sides(size)) if height != width else height, _why_size(images, plan))
-    if height == width or not has_one_aspect(images):
-        fit, why = _fit(images)
+    why = _why_size(images, plan)
+    if plan.fit.first_size is None:
+        found.put("image.size", _written(size), why)
+    else:
+        both = {"choice": [_written(plan.fit.first_size), _written(size)]}
+        found.put("image.size", both, f"{why}; the small one gives a first score soon, the large one mostly a better")
+    if max(images.aspects) > SQUARE or min(images.aspects) < 1 / SQUARE:
+        fit, why = _fit(images, size)
         found.put("image.fit", fit, why)
     grey = "all images are grey" if images.is_grey else "the images have colours"
     if images.is_grey and plan.channels == 3:
@@ -228,6 +263,12 @@ def _image(found: Found, images: ImageFacts, machine: Machine, plan: Plan) -> No
             f"decoded images would take {total / 1e9:,.1f} GB and {machine.disk_bytes / 1e9:,.1f} GB are free: what "
             "does not fit is decoded again in every epoch",
         )
+
+
+def _written(size: ImageSize) -> int | list[int]:
+    """Return a size as a space says it."""
+    height, width = sides(size)
+    return height if height == width else [height, width]
 
 
 def _why_size(images: ImageFacts, plan: Plan) -> str:
@@ -245,12 +286,14 @@ def _why_size(images: ImageFacts, plan: Plan) -> str:
     return found
 
 
-def _fit(images: ImageFacts) -> tuple[str, str]:
-    low, middle, high = images.aspects
-    loss = 1 - min(middle, 1 / middle)
-    worst = 1 - min(low, 1 / high, 1 / low, high)
-    if worst <= CROP_LOSS:
-        return "crop", f"the middle is cut out, which loses at most {max(loss, worst):.0%} of nearly all images"
+def _fit(images: ImageFacts, size: ImageSize) -> tuple[str, str]:
+    low, _, high = images.aspects
+    height, width = sides(size)
+    low, high = (aspect / (width / height) for aspect in (low, high))
+    loss = 1 - min(low, high, 1 / low, 1 / high)
+    if loss <= CROP_LOSS:
+        return "crop", f"the middle of an image is taken, which loses at most {loss:.0%} of nearly all"
+    low, _, high = images.aspects
     return "pad", f"widths are {low:.2g} to {high:.2g} times the heights: with borders nothing is cut off"
 
 
@@ -264,7 +307,13 @@ def _augment(found: Found, images: ImageFacts, plan: Plan, flips: str) -> None:
         "both": ("horizontal_vertical", "you said that mirrored and upside-down images are of the same class"),
     }
     value, why = said[flips]
+    if plan.pretrained and plan.fit.views is None:
+        found.put("augment.flip", "none", "the features of the images as they are, are computed once for all trials")
+        return
     found.put("augment.flip", value, why)
+    if plan.pretrained:
+        _augment_views(found, images)
+        return
     side = shorter(plan.fit.size)
     if side < 24:
         found.put("augment.crop_padding", {"choice": [0, 1]}, "small images are moved by a pixel")
@@ -277,6 +326,18 @@ def _augment(found: Found, images: ImageFacts, plan: Plan, flips: str) -> None:
         found.put("augment.saturation", {"choice": [0.0, 0.2]})
     if flips != "none" and not plan.pretrained:
         found.put("augment.policy", {"none": {}, "trivial": {}}, "networks from scratch need more variety")
+
+
+def _augment_views(found: Found, images: ImageFacts) -> None:
+    found.put(
+        "augment.zoom",
+        0.2,
+        "a window of at least 80 % of the sides; one fixed augmentation, since each one has features of its own",
+    )
+    found.put("augment.brightness", 0.2, "moderate changes of light keep the class of nearly everything")
+    found.put("augment.contrast", 0.2)
+    if not images.is_grey:
+        found.put("augment.saturation", 0.2)
 
 
 def _model(found: Found, plan: Plan) -> None:
@@ -330,9 +391,7 @@ def _training(found: Found, images: ImageFacts, plan: Plan) -> None:
     epochs = plan.fit.epochs
     each = durations.show(plan.fit.epoch_seconds)
     how = "measured" if plan.is_measured else "estimated"
-    found.put(
-        "training.epochs", epochs, f"a whole training fits {durations.show(plan.budget.trial)}: {each} an epoch, {how}"
-    )
+    found.put("training.epochs", epochs, _why_epochs(plan, each, how))
     sizes = plan.batch_sizes
     found.put(
         "training.batch_size",
@@ -341,28 +400,103 @@ def _training(found: Found, images: ImageFacts, plan: Plan) -> None:
     )
     if plan.pretrained:
         _finetune(found, plan)
+    _start(found, plan)
 
 
 def _finetune(found: Found, plan: Plan) -> None:
-    if not plan.fit.tunes:
-        found.put("finetune", {"freeze": "backbone"}, "only the head is trained: there is no time for more")
+    fit = plan.fit
+    heads: dict[str, Any] = {"logistic": {}, "linear": {"dropout": {"choice": [0.0, 0.2, 0.5]}}}
+    if not fit.tunes:
+        heads["mlp"] = {"hidden": {"choice": [128, 512]}, "dropout": {"choice": [0.2, 0.5]}}
+    found.put(
+        "head",
+        heads,
+        "what reads the features: logistic regression is fitted at once and always the first trial, the others are "
+        "trained",
+    )
+    place = "finetune"
+    found.put(f"{place}.freeze", "backbone", "features are computed once for all trials, so that a head takes seconds")
+    if fit.views is not None:
+        found.put(f"{place}.views", fit.views, "augmented versions of each image whose features are kept")
+    if not fit.tunes:
+        found.comments[f"{place}.freeze"] += " There is no time to train more than the head."
         return
     found.put(
-        "finetune",
-        {
-            "freeze": "backbone",
-            "freeze_epochs": {"choice": [1, min(plan.fit.head_epochs, plan.fit.epochs - 1)]},
-            "backbone_lr_factor": {"float": [0.03, 1.0], "log": True},
-        },
-        "the new head is trained first, then the whole network at a smaller rate",
+        f"{place}.freeze_epochs",
+        fit.head_epochs,
+        f"the head alone for {fit.head_epochs} epochs; the best trials go on with all of the network",
     )
+    found.put(f"{place}.start", {"choice": ["logistic", "random"]}, "the head's first weights")
+    found.put(
+        f"{place}.backbone_lr_factor",
+        {"float": [0.01, 0.5], "log": True},
+        "what is pretrained learns at a smaller rate than the head",
+    )
+
+
+def _why_epochs(plan: Plan, each: str, how: str) -> str:
+    if not plan.fit.tunes:
+        return "an epoch of a head on kept features takes a moment"
+    if plan.pretrained:
+        tuned = plan.fit.epochs - plan.fit.head_epochs
+        return (
+            f"{plan.fit.head_epochs} of the head and {tuned} of all of the network, each of which takes {each} ({how})"
+        )
+    return f"an epoch takes {each} ({how}), and several trials should come to their end"
+
+
+SCRATCH_STARTS: Mapping[str, Mapping[str, Any]] = {
+    "resnet": {"optimizer": "sgd", "optimizer.sgd.lr": 0.1, "optimizer.sgd.weight_decay": 5e-4},
+    "lenet5": {"optimizer": "adamw", "optimizer.adamw.lr": 3e-3, "optimizer.adamw.weight_decay": 0.05},
+}
+OTHER_START = {"optimizer": "adamw", "optimizer.adamw.lr": 2e-3, "optimizer.adamw.weight_decay": 0.05}
+
+
+def _start(found: Found, plan: Plan) -> None:
+    """Write the settings that are tried first."""
+    starts: list[dict[str, Any]] = []
+    for network in plan.fit.networks:
+        named = _named(network)
+        if not network.is_pretrained:
+            starts.append({**named, **SCRATCH_STARTS.get(str(named["model"]), OTHER_START)})
+            continue
+        starts += [{**sized, **named, "head": "logistic"} for sized in _sizes(plan)]
+        named = {**_sizes(plan)[-1], **named}
+        trained = {**named, "head": "linear", "head.linear.dropout": 0.2, "optimizer.adamw.lr": 1e-3}
+        if plan.fit.tunes:
+            trained |= {"finetune.start": "logistic", "finetune.backbone_lr_factor": 0.1}
+        starts.append(trained)
+    # The cheapest first, so that there is a good result soon.
+    starts.sort(key=lambda one: (one.get("head") != "logistic", _pixels(one.get("image.size", 0))))
+    found.put("start", starts, "settings that are known to be good are tried first, in this order")
+
+
+def _pixels(size: int | list[int]) -> int:
+    height, width = sides(size)
+    return height * width
+
+
+def _sizes(plan: Plan) -> list[dict[str, Any]]:
+    """Return what start settings say of the size of images, the smallest first."""
+    if plan.fit.first_size is None:
+        return [{}]
+    return [{"image.size": _written(size)} for size in (plan.fit.first_size, plan.fit.size)]
+
+
+def _named(network: Network) -> dict[str, Any]:
+    """Return what a start setting names a network by: its costliest form."""
+    ((family, arguments),) = network.largest.items()
+    ((_, written),) = network.model.items()
+    searched = [key for key, value in written.items() if isinstance(value, Mapping)]
+    told = [*searched, *(["name"] if "name" in arguments else [])]
+    return {"model": family, **{f"model.{family}.{key}": arguments[key] for key in told}}
 
 
 def _limits(found: Found, plan: Plan) -> None:
     found.put(
         "limits.memory",
-        float(f"{plan.memory_each:.2g}"),
-        f"bytes of each of {plan.workers} trial(s) at a time: what this machine has free",
+        int(float(f"{plan.memory_each:.2g}")),
+        f"bytes: {plan.memory_each / 1e9:.2g} GB are free for each trial at a time",
     )
 
 
@@ -375,14 +509,18 @@ def notes(images: ImageFacts) -> list[str]:
         found.append(f"pixels of {images.decoded:,} images were read; damaged ones among the others are named by run")
     if images.copies_across:
         found.append(
-            f"{images.copies_across:,} files are copies of images in another split ({images.copy_example}): scores "
-            "will be too high; imgcls-search inspect --write makes a table without them"
+            f"{_files(images.copies_across)} an image in another split ({images.copy_example}): scores will be too "
+            "high; imgcls-search inspect --write makes a table without them"
         )
     elif images.copies:
         found.append(
-            f"{images.copies:,} files are copies of other images ({images.copy_example}); imgcls-search inspect "
-            "--write makes a table without them"
+            f"{_files(images.copies)} another image ({images.copy_example}); imgcls-search inspect --write makes a "
+            "table without them"
         )
     if images.group_hint:
         found.append(images.group_hint)
     return found
+
+
+def _files(count: int) -> str:
+    return "1 file is a copy of" if count == 1 else f"{count:,} files are copies of"

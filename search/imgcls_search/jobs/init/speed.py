@@ -18,8 +18,8 @@ from imgcls_search.image_size import ImageSize
 from imgcls_search.jobs.init.machine import Machine
 from imgcls_search.jobs.init.networks import Network
 
-MOST_SECONDS = 60.0
-MOST_SHARE = 0.05
+MOST_SECONDS = 30.0
+MOST_SHARE = 0.03
 """Of the whole time that measuring may take."""
 
 FEWEST_SECONDS = 6.0

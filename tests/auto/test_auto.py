@@ -172,20 +172,26 @@ def test_no_time_for_a_score_is_said_and_more_time_goes_on(tmp_path: Path, imgcl
     assert "nothing is left of 8 s" in again.out
 
 
-def test_time_that_ends_in_the_search_leaves_a_model_and_a_test_score(
-    tmp_path: Path, imgcls: Callable[..., Answer]
-) -> None:
-    """The second configuration never ends, so that the time does; the first is delivered, its test opened once."""
+@pytest.mark.slow
+def test_time_that_ends_in_the_search_leaves_the_best_so_far(tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
+    """More configurations than the time holds; afterwards more time goes on with the same study."""
     out = with_space(
-        tmp_path,
-        SPACE.replace("trials: 3", "trials: 50").replace("epochs: 2", "epochs: {choice: [2, 100000]}").replace(
-            "start: [{", "start: [{training.epochs: 2, "
-        ),
+        tmp_path, SPACE.replace("lr: 3e-3", "lr: {float: [1e-4, 1e-2]}").replace("trials: 3", "trials: 900")
     )
-    text = (out / "digits.yaml").read_text()
-    if "epochs: {choice" in text:
-        answer = imgcls("auto", "digits", "--time", "45s", "--json")
-        assert answer.code in (0, 2), answer.err
+    first = imgcls("auto", "digits", "--time", "60s", "--json")
+    assert first.code == 0, first.err
+    found = json.loads(first.out)
+    record = study(tmp_path)
+    assert record.facts["runs"][-1]["ending"] == "timeout"
+    assert found["test"] is not None
+    assert len(record.facts["test_openings"]) == 1
+    assert (out / "model" / "model.onnx").is_file()
+    second = imgcls("auto", "digits", "--time", "90s", "--json")
+    assert second.code == 0, second.err
+    later = study(tmp_path)
+    assert len(later.trials) > len(record.trials)
+    assert table(later)[: found["chosen"]["trial"]] == table(record)[: found["chosen"]["trial"]]
+    assert json.loads(second.out)["time"]["given"] == 90
 
 
 def refused(answer: Answer, said: str) -> bool:

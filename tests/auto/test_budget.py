@@ -14,9 +14,9 @@ from tests.strategy.test_strategy import trial
 
 
 def record_of(*scores: float, seconds: float) -> Record:
-    trials = [trial(number, score, score) for number, score in enumerate(scores)]
-    for made in trials:
-        made.sizes = {"params": 10.0}
+    trials = [trial(number, score, score, state="complete") for number, score in enumerate(scores)]
+    for made, score in zip(trials, scores, strict=True):
+        made.values = (score,)
         for epoch in made.epochs:
             epoch["seconds"] = seconds
     return cast(

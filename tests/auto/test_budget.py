@@ -70,7 +70,7 @@ def test_what_is_kept_grows_with_the_confirmation_up_to_its_share() -> None:
 def test_measured_steps_count_for_what_they_took() -> None:
     unmeasured: Any = {"given": 60.0, "spent": {}}
     assert budget.closing_seconds(unmeasured) < 0.5 * 60
-    assert budget.closing_seconds(FACT) == pytest.approx(budget.SAFETY * 15.0)
+    assert budget.closing_seconds(FACT) == pytest.approx(budget.END_SECONDS + budget.SAFETY * 15.0)
 
 
 def test_without_a_complete_trial_nothing_is_confirmed() -> None:

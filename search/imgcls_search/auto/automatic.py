@@ -425,8 +425,7 @@ class Auto:
         try:
             from imgcls_search.views.report import write_report
 
-            # Some page is worth a moment more.
-            with self.screens.steps() as step, ending_at(self.ledger.end + (0 if is_there else 1.0)):
+            with self.screens.steps() as step, ending_at(self.ledger.end - budget.END_SECONDS / 2):
                 write_report(self.files, self.place.report, trial.number, _beating(step, self.ledger))
         except OutOfTimeError:
             self.screens.say(

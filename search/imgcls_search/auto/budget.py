@@ -22,8 +22,11 @@ JOB_SECONDS = 1.5
 START_SECONDS = 6.0
 """What confirming takes beside trainings and tests: processes, images, libraries."""
 
-BUNDLE_SECONDS, REPORT_SECONDS = 20.0, 20.0
+BUNDLE_SECONDS, REPORT_SECONDS = 20.0, 15.0
 """Of a step that was not measured yet; a share of the time where that is short."""
+
+END_SECONDS = 3.0
+"""For what is printed at the end, and the end of the process."""
 
 SAFETY = 1.3
 """Steps are given so many times what they took before."""
@@ -34,7 +37,7 @@ def closing_seconds(fact: AutoFact) -> float:
     measured: Mapping[str, float] = fact.get("measured", {})
     most = fact["given"] / 8
     bundle, report = measured.get("bundle"), measured.get("report")
-    return SAFETY * (
+    return min(END_SECONDS, most) + SAFETY * (
         (min(BUNDLE_SECONDS, most) if bundle is None else bundle)
         + (min(REPORT_SECONDS, most) if report is None else report)
     )

@@ -91,12 +91,12 @@ def test_one_call_delivers_all_and_the_next_finds_it_done(tmp_path: Path, imgcls
 
 
 def test_steps_by_hand_give_the_same(tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
-    out = with_space(tmp_path, SPACE.replace("choice: [relu, tanh]", "choice: [relu, elu]"))
+    out = with_space(tmp_path, SPACE.replace("trials: 3", "trials: 4"))
     made = imgcls("auto", "digits", "--time", "20m", "--json")
     assert made.code == 0, made.err
     found = json.loads(made.out)
     elsewhere = ["--studies", "others"]
-    ran = imgcls("run", out / "digits.yaml", "--set", "study.trials=6", *elsewhere)
+    ran = imgcls("run", out / "digits.yaml", "--set", "study.trials=4", *elsewhere)
     assert ran.code == 0, ran.err
     top, seeds = len(study(tmp_path).facts["confirmed"]["ranking"]), len(found["test"]["scores"])
     confirmed = imgcls("confirm", "mine", "--top", str(top), "--seeds", str(seeds), *elsewhere, "--json")

@@ -83,9 +83,9 @@ def test_study_knows_its_weights_and_says_when_they_are_others(tmp_path: Path, i
     assert [fact["file"] for fact in noted.values()] == ["efficientnet-lite0-57934424.pth"]
     same = imgcls("reproduce", "mine", "--trial", "0")
     assert "weights of" not in same.out
-    folder = other_weights(tmp_path / "others")
-    other = imgcls("reproduce", "mine", "--trial", "0", "--weights-dir", folder)
+    env = {weights_files.VARIABLE: str(other_weights(tmp_path / "others"))}
+    other = imgcls("reproduce", "mine", "--trial", "0", env=env)
     assert f"differs: weights of timm name={LITE}: were efficientnet-lite0-57934424.pth" in other.out, other.err
-    confirmed = imgcls("confirm", "mine", "--seeds", "2", "--weights-dir", folder)
+    confirmed = imgcls("confirm", "mine", "--seeds", "2", env=env)
     assert confirmed.code == 0, confirmed.err
     assert f"trial 0: weights of timm name={LITE}: were" in confirmed.err

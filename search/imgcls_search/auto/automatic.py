@@ -6,11 +6,8 @@ Each is what a command of its own does; a call goes on with the step that an ear
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from imgcls_search import atomic, durations
 from imgcls_search.auto import budget, place, testing
@@ -18,14 +15,12 @@ from imgcls_search.auto.bundling import Step as ShowStep
 from imgcls_search.auto.bundling import clear_drafts, put_bundle
 from imgcls_search.auto.ledger import Ledger, ending_at, read_file
 from imgcls_search.auto.looking import Eyes
-from imgcls_search.auto.place import Place
-from imgcls_search.config import Component
+from imgcls_search.auto.request import Delivered, Interrupted, Request, Screens
 from imgcls_search.errors import DataError, NoResultError, OutOfTimeError, UserError, writing
 from imgcls_search.jobs.export import export_trial
 from imgcls_search.jobs.pace import Epoch
 from imgcls_search.jobs.trainer import TrainingWatcher
 from imgcls_search.orchestrator import study_data
-from imgcls_search.orchestrator.search import Watcher
 from imgcls_search.space import Space
 from imgcls_search.study import best
 from imgcls_search.study.address import Address, settle
@@ -44,74 +39,6 @@ USUAL_SECONDS = 3600.0
 
 WORTH_SECONDS = 10.0
 """More trials are tried when all are done and at least so much of the search's time is left."""
-
-
-class Screens(Protocol):
-    """What shows the steps to a person."""
-
-    def say(self, text: str) -> None:
-        """Show a line."""
-
-    def drafting(self) -> AbstractContextManager[Callable[[str, int, int], None]]:
-        """Return what shows how far the look at the images is."""
-
-    def search(self) -> AbstractContextManager[Watcher]:
-        """Return what shows a search."""
-
-    def training(self) -> AbstractContextManager[TrainingWatcher]:
-        """Return what shows trainings."""
-
-    def steps(self) -> AbstractContextManager[ShowStep]:
-        """Return what shows the steps of a work."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What a call of `auto` asks for."""
-
-    component: Component
-    seconds: float | None
-    """In all, over all calls; None: as said before, or an hour."""
-
-    out: Path | None
-    flips: Flips | None
-    ask_flips: Callable[[], Flips]
-    """Asks a person, where the draft is made and the call does not say."""
-
-    studies: Path
-    storage: str | None
-    cluster: str | None
-    changes: list[tuple[str, str]]
-    """Paths of the space, with other values for this call."""
-
-    started: float
-    """When the call began, by `time.monotonic`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Delivered:
-    """What `auto` made."""
-
-    place: Place
-    files: StudyFiles
-    record: Record
-    trial: Trial
-    """The chosen one."""
-
-    confirmed: Confirmation | None
-    account: AutoFact
-    decisions: tuple[Decision, ...]
-    """Of the draft, where this call made it."""
-
-    has_report: bool
-
-
-class Interrupted(Exception):  # noqa: N818 - no error
-    """A person stopped the search, which saved what it had."""
-
-    def __init__(self, ending: str) -> None:
-        super().__init__(ending)
-        self.ending = ending
 
 
 class Auto:

@@ -82,9 +82,10 @@ def auto(
     """
     seconds = _seconds(time)
     component = component_of(data, group, None, skip_unreadable)
-    from imgcls_search.auto.automatic import Auto, Interrupted, Request
+    from imgcls_search.auto.automatic import Auto
     from imgcls_search.auto.finding import describe
     from imgcls_search.auto.ledger import process_began
+    from imgcls_search.auto.request import Interrupted, Request
     from imgcls_search.executors import processes
 
     screens = Screens(error=as_json)

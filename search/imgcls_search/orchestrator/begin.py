@@ -20,8 +20,8 @@ from imgcls_search.executors.helper import Helper, image_cache
 from imgcls_search.executors.local import LocalExecutor, usable_slots
 from imgcls_search.orchestrator import named_classes, named_metrics, study_data, teachers, weights_used
 from imgcls_search.orchestrator.context import study_settings
-from imgcls_search.orchestrator.endings import Ending
-from imgcls_search.orchestrator.search import Deadline, Search, Watcher
+from imgcls_search.orchestrator.endings import Deadline, Ending
+from imgcls_search.orchestrator.search import Search, Watcher
 from imgcls_search.protocol import Executor
 from imgcls_search.space import Space, differences
 from imgcls_search.strategy.draws import draw_random

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,7 +11,7 @@ from imgcls_search.config import TrialConfig
 from imgcls_search.orchestrator import teachers
 from imgcls_search.orchestrator.checkpoints import Checkpoints
 from imgcls_search.orchestrator.context import Assistant, SearchContext, study_settings
-from imgcls_search.orchestrator.endings import Ending, reached_end, stopping_on_signals
+from imgcls_search.orchestrator.endings import SAVING_SECONDS, Deadline, Ending, reached_end, stopping_on_signals
 from imgcls_search.orchestrator.faults import Faults
 from imgcls_search.orchestrator.stages import WORK, Stage, Stages
 from imgcls_search.orchestrator.upcoming import POLL_SECONDS, Upcoming, sizes_within_limits
@@ -42,12 +42,6 @@ from imgcls_search.study.facts import Run
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
 from imgcls_search.trial import LATENCY_CONDITIONS, MEASURED, NOT_PROMOTED, OPEN, Trial
-
-Deadline = Callable[[Record], float]
-"""Returns the moment at which a search must end, on the executor's clock, as its study stands."""
-
-SAVING_SECONDS = 5.0
-"""How long workers may take to save at a deadline; what they then still do is lost up to the last checkpoint."""
 
 GLANCE_SECONDS = 0.01
 """How long to listen for events before looking whether the helper has measured the next candidate."""
@@ -336,9 +330,7 @@ class Search:
 
     def _check_ends(self) -> None:
         if self.stopping is None:
-            why = reached_end(self.context, self._seconds())
-            if why is None and self.seconds_left() < 0:
-                why = "timeout"
+            why = reached_end(self.context, self._seconds()) or ("timeout" if self.seconds_left() < 0 else None)
             if why is not None:
                 self._stop(why)
 

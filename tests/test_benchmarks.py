@@ -193,3 +193,18 @@ def test_wrong_labels_that_were_swapped_are_counted_among_the_first_suspects(ima
     assert run["precision"] == pytest.approx(run["found"] / run["looked_at"], abs=1e-4)
     # Two colours are told apart.
     assert run["precision"] >= 0.8
+
+
+def test_head_trials_on_kept_features_are_counted_against_those_behind_the_network(
+    images: Path, tmp_path: Path
+) -> None:
+    model = "{timm: {name: tf_efficientnet_lite0, weights: imagenet}}"
+    found = bench(
+        "heads", tmp_path, "--images", str(images / "train"), "--model", model,
+        "--size", "32", "32", "--seconds", "8", "--epochs", "2",
+    )  # fmt: skip
+    for name in ("cached", "uncached"):
+        assert found[name]["epochs"] > 0
+        expected = 60 * found[name]["epochs"] / 2 / found[name]["seconds"]
+        assert found[name]["trials_a_minute"] == pytest.approx(expected, rel=0.02)
+    assert found["times_uncached"] > 0

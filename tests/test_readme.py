@@ -33,8 +33,13 @@ SMALLER = {
         *(*SMALL, "--set", "study.trials=1", "--set", "image.size=32", "--workers", "1"),
         *("--set", FROM_SCRATCH, "--set", "finetune={}", "--set", "start=[]", "--set", "optimizer=adamw"),
     ),
+    "run spaces/finetune.yaml": (
+        *(*SMALL, "--set", "study.trials=1", "--set", "image.size=32", "--workers", "1"),
+        *("--set", "start=[{head: logistic}]"),
+    ),
     "run spaces/compressed.yaml": (*SMALL, "--set", "study.trials=1", "--set", "data.digits.max_train=200"),
     "check": ("--samples", "9"),
+    "init": ("--time", "20s"),
     "plan": ("--data", "folder:photos", "--epochs", "1"),
     "augment-preview": ("--data", "folder:photos"),
 }

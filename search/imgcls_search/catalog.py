@@ -14,7 +14,7 @@ from imgcls_search.data.image import ImageShape
 from imgcls_search.errors import UserError
 from imgcls_search.measures import OF_CLASS, has_meaning
 from imgcls_search.models import families
-from imgcls_search.models.heads import HEADS, OWN
+from imgcls_search.models.heads import HEADS, LOGISTIC, OWN
 from imgcls_search.signature import Catalog, Fields, Leaf, OneOf
 from imgcls_search.space import Space
 from imgcls_search.strategy.pruners import PRUNERS
@@ -128,6 +128,11 @@ def refuse_idle_sections(space: Space) -> None:
         raise UserError(
             f"{space.locate('finetune')}: finetune: no model here starts from pretrained weights; "
             "give one, such as weights: imagenet, or leave the section out"
+        )
+    if LOGISTIC in space.document["head"] and not space.gives("weights"):
+        raise UserError(
+            f"{space.locate('head')}: head.{LOGISTIC}: is fitted to features of pretrained weights, and no model here "
+            "starts from any; give one, such as weights: imagenet, or another head"
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,8 @@ from imgcls_search.errors import BuildError
 from imgcls_search.models import heads
 from imgcls_search.space import parse
 from imgcls_search.worker import measuring, networks
+
+from tests.conftest import Answer, is_one_line
 
 SHAPE = InputShape(image_size=32, channels=3, classes=5)
 
@@ -86,3 +90,17 @@ def test_a_model_whose_last_layer_is_none_of_the_linear_ones_keeps_it() -> None:
     del model.anatomy
     with pytest.raises(BuildError, match=r"^head.linear: this model does not tell its last layer"):
         heads.with_head(model, config("resnet", "linear").component("head"))
+
+
+def test_a_fitted_head_without_pretrained_weights_is_one_line(tiny: Path, here: Callable[..., Answer]) -> None:
+    tiny.write_text(f"{tiny.read_text()}head: {{own: {{}}, logistic: {{}}}}\n")
+    answer = here("check", tiny)
+    assert is_one_line(answer)
+    assert "tiny.yaml:8:1: head.logistic: is fitted to features of pretrained weights, and no model" in answer.err
+
+
+def test_a_space_with_fits_among_others_has_the_epochs_of_a_training() -> None:
+    text = "data: {digits: {}}\nmodel: {resnet: {weights: a.pt}}\ntraining: {epochs: 9}\n"
+    for heads_given in ("{logistic: {}, own: {}}", "{logistic: {}, mlp: {}}"):
+        assert parse(f"{text}head: {heads_given}\n", catalog(), source="x").first().epochs == 9
+    assert parse(f"{text}head: logistic\n", catalog(), source="x").first().epochs == 1

@@ -90,7 +90,7 @@ def init(
     if as_json:
         print_json({**found.to_dict(), "path": str(target)})
         return
-    _show(found, target)
+    _show(found, target, studies)
 
 
 def ask_flips(*, yes: bool) -> Flips:
@@ -105,11 +105,12 @@ def ask_flips(*, yes: bool) -> Flips:
     return found[0]
 
 
-def _show(found: Draft, target: Path) -> None:
+def _show(found: Draft, target: Path, studies: Path) -> None:
     from imgcls_search.space.writer import inline
 
     for one in found.decisions:
         echo(f"{one.path}: {inline(one.value)}  # {one.because}")
     for note in found.notes:
         echo(f"note: {note}")
-    echo(f"wrote {target}; next: imgcls-search run {target}")
+    where = "" if studies == STUDIES else f" --studies {studies}"
+    echo(f"wrote {target}; next: imgcls-search run {target}{where}")

@@ -63,7 +63,10 @@ def logistic(*, features: int, classes: int) -> nn.Module | None:
 
 
 HEADS: Mapping[str, Callable[..., Any]] = {"own": own, "linear": linear, "mlp": mlp, LOGISTIC: logistic}
-"""Builders take the numbers of `features` and `classes`, and everything else from the space."""
+"""Builders take the numbers of `features` and `classes`, and everything else from the space.
+
+What is fitted comes last: the first configuration of a space, by which the epochs of its search are known, trains.
+"""
 
 
 def head_of(config: TrialConfig) -> Component:

@@ -282,7 +282,10 @@ def at_fold_ends(pruner: Pruner, each: int) -> Pruner:
 
 
 def expected_epochs(pruner: Pruner, epochs: int) -> float:
-    """Return how many epochs a trial gets on average if one in eta passes each rung; all where nobody can tell."""
+    """Return how many of so many first epochs a trial gets on average if one in eta passes each rung.
+
+    All where nobody can tell.
+    """
     match pruner:
         case Brackets(turns=turns):
             return mean(expected_epochs(bracket, epochs) for bracket in turns)
@@ -295,7 +298,10 @@ def expected_epochs(pruner: Pruner, epochs: int) -> float:
 
 def _expected(rungs: Sequence[int], eta: int, epochs: int) -> float:
     steps = zip((0, *rungs), (*rungs, epochs), strict=True)
-    return sum((until - start) / float(eta) ** passed for passed, (start, until) in enumerate(steps))
+    # Rungs beyond so many epochs do not count.
+    return sum(
+        (min(until, epochs) - min(start, epochs)) / float(eta) ** passed for passed, (start, until) in enumerate(steps)
+    )
 
 
 def _first_rung(min_epochs: int | None, epochs: int) -> int:

@@ -111,11 +111,11 @@ def _choose(scaled: Floats, labels: Numbers, seed: int) -> float:
     for known, asked in folds.split(rows, labels[rows]):
         # Each strength starts from the coefficients of the one before.
         model = _regression(STRENGTHS[0], ROUGH, warm_start=True)
-        for place, strength in enumerate(STRENGTHS):
+        for index, strength in enumerate(STRENGTHS):
             with _stopping_early_is_fine():
                 model.set_params(C=strength).fit(scaled[rows[known]], labels[rows[known]])
             predicted = model.predict_proba(scaled[rows[asked]])
-            losses[place] += log_loss(labels[rows[asked]], predicted, labels=model.classes_)
+            losses[index] += log_loss(labels[rows[asked]], predicted, labels=model.classes_)
     return STRENGTHS[int(losses.argmin())]
 
 

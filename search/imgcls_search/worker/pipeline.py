@@ -205,7 +205,7 @@ def _remembered(memory: dict[str, T], component: Component, shape: InputShape, r
             given["file"] = [state.st_mtime_ns, state.st_size]
     else:
         # A person may put another file there.
-        given["places"] = [str(place.folder) for place in weights_files.own_places()]
+        given["folders"] = list(map(str, weights_files.own_folders()))
     key = json.dumps(given, sort_keys=True, default=str)
     if key not in memory:
         found = read()

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from imgcls_search import atomic, durations
 from imgcls_search.catalog import catalog
-from imgcls_search.config import Component
+from imgcls_search.config import Component, expand_path
 from imgcls_search.data import describe
-from imgcls_search.errors import UserError, writing
+from imgcls_search.errors import DataError, UserError, writing
 from imgcls_search.executors.helper import image_cache
 from imgcls_search.jobs.init import rules, text
 from imgcls_search.jobs.init.columns import guess_columns
@@ -98,7 +98,9 @@ def draft(
         DataError: the images are missing, or cannot be cut into splits.
         UserError: a folder of weights is not there.
     """
-    component, guesses, hints = guess_columns(located(component))
+    component = located(component)
+    refuse_study(component, root)
+    component, guesses, hints = guess_columns(component)
     source = describe(component, image_cache(root))
     images = look_at_images(
         source, component, seconds=min(MOST_LOOK_SECONDS, LOOK_SHARE * seconds), seed=seed, progress=progress
@@ -149,6 +151,27 @@ def located(component: Component) -> Component:
                 f"{component.path}.{name}: {args[name]}: a path with ${{ cannot stand in a space; rename it"
             )
     return replace(component, args=args)
+
+
+def refuse_study(component: Component, root: Path) -> None:
+    """Refuse the folder of a study, or of several, as images, and a folder of studies that is among the images.
+
+    Raises:
+        DataError: it is one.
+        UserError: it is there.
+    """
+    if component.name != "folder":
+        return
+    top = expand_path(component.args["root"], f"{component.path}.root").resolve()
+    if top.with_name(f"{top.name}.db").is_file() and any((top / name).is_dir() for name in ("checkpoints", "logs")):
+        raise DataError(f"{component.path}: {top}: is the folder of study {top.name!r}; allowed: a folder of images")
+    if any(file.with_suffix("").is_dir() for file in top.glob("*.db")):
+        raise DataError(f"{component.path}: {top}: is a folder of studies; allowed: a folder of images")
+    if root.resolve().is_relative_to(top):
+        raise UserError(
+            f"--studies {root}: is inside {top}, where it would be taken for a class of images; start the command in "
+            "another folder, or give one with --studies"
+        )
 
 
 def free_name(name: str, root: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from imgcls_search.catalog import catalog
@@ -12,7 +13,8 @@ from imgcls_search.config import Component, TrialConfig
 from imgcls_search.data import InputShape
 from imgcls_search.errors import BuildError, CheckpointError
 from imgcls_search.image_size import ImageSize, shorter, sides
-from imgcls_search.jobs.weights import AtHand, at_hand
+from imgcls_search.jobs.weights import at_hand
+from imgcls_search.models.weights_files import own_folders
 from imgcls_search.space import parse
 from imgcls_search.worker import measuring, pipeline
 
@@ -106,35 +108,42 @@ def pretrained_at_hand(classes: int) -> tuple[list[Network], list[str]]:
     Raises:
         UserError: a folder that the person names is not there.
     """
-    found: list[Network] = []
+    found: dict[str, Network] = {}
     troubles: list[str] = []
-    seen: set[str] = set()
-    known = at_hand()
-    for one in known:
+    own = set(map(str, own_folders()))
+    for one in at_hand():
         if one.model is None:
             troubles.append(f"{one.file}: {one.about}")
             continue
         key = json.dumps(one.model, sort_keys=True)
-        if key in seen or len(found) == MOST_PRETRAINED:
+        if key in found or len(found) == MOST_PRETRAINED:
             continue
-        seen.add(key)
-        trouble = _trouble(one, classes)
-        if trouble is None:
-            found.append(
-                Network(model=one.model, largest=one.model, is_pretrained=True, about=f"{one.about}, {one.place}")
-            )
+        # A run that is not told of a person's folder finds its files by their paths alone.
+        models = list(_by_path(one.model, one.file)) if one.place in own else [one.model]
+        problems = [_trouble(model, classes) for model in models]
+        if None in problems:
+            model = models[problems.index(None)]
+            about = f"{one.about}, {one.place}"
+            found[key] = Network(model=model, largest=model, is_pretrained=True, about=about)
         else:
-            troubles.append(f"{one.file}: {trouble}")
-    return found, troubles
+            troubles.append(f"{one.file}: {problems[0]}")
+    return list(found.values()), troubles
 
 
-def _trouble(one: AtHand, classes: int) -> str | None:
-    """Return why the weights of a file cannot be used, None where they can."""
-    assert one.model is not None, "only files of known families are tried"
-    component = component_of(one.model)
+def _by_path(model: Model, file: str) -> Iterator[Model]:
+    """Yield what may be written to start from a file by its path; a stem is told by published weights only."""
+    ((family, arguments),) = model.items()
+    path = str(Path(file).absolute())
+    yield {family: {**arguments, "weights": path}}
+    if family != "timm":
+        yield {family: {**arguments, "stem": "large", "weights": path}}
+
+
+def _trouble(model: Model, classes: int) -> str | None:
+    """Return why the weights that a model names cannot be used, None where they can."""
     shape = InputShape(image_size=TRIED_SIZE, channels=3, classes=classes)
     try:
-        pipeline.check_weights(component, shape)
+        pipeline.check_weights(component_of(model), shape)
     except (BuildError, CheckpointError) as error:
         return str(error)
     return None
@@ -172,3 +181,30 @@ def _can_build(network: Network, size: ImageSize, channels: int, classes: int) -
     except BuildError:
         return False
     return True
+
+
+def merged(networks: Sequence[Network]) -> tuple[dict[str, Any], list[Network]]:
+    """Return what stands under `model` for several networks, and those of them that it holds.
+
+    A family stands there once, so that networks of one family may differ in one plain argument.
+    """
+    tree: dict[str, Any] = {}
+    kept = []
+    for network in networks:
+        ((family, arguments),) = network.model.items()
+        if family not in tree:
+            tree[family] = dict(arguments)
+            kept.append(network)
+            continue
+        known = tree[family]
+        different = [key for key in {**known, **arguments} if known.get(key) != arguments.get(key)]
+        if (
+            len(different) == 1
+            and {different[0]} <= {*known} & {*arguments}
+            and not isinstance(arguments[different[0]], Mapping)
+        ):
+            (key,) = different
+            before = known[key]["choice"] if isinstance(known[key], Mapping) else [known[key]]
+            known[key] = {"choice": [*before, arguments[key]]}
+            kept.append(network)
+    return tree, kept

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from imgcls_search import durations
 from imgcls_search.data import Source
@@ -11,7 +11,7 @@ from imgcls_search.image_size import ImageSize, shorter
 from imgcls_search.jobs.init import speed
 from imgcls_search.jobs.init.images import ImageFacts, Progress
 from imgcls_search.jobs.init.machine import Machine
-from imgcls_search.jobs.init.networks import Network, from_scratch
+from imgcls_search.jobs.init.networks import Network, from_scratch, merged
 from imgcls_search.jobs.init.sizes import (
     FEW_IMAGES,
     PROCESS_BYTES,
@@ -119,6 +119,9 @@ def _planned(
     classes: int,
     seconds: float,
 ) -> Plan:
+    _, kept = merged(fit.networks)
+    others = [f"{one.name} is left out: a space names a family once" for one in fit.networks if one not in kept]
+    fit = replace(fit, networks=tuple(kept))
     channels = 1 if images.is_grey and not any(one.is_pretrained for one in fit.networks) else 3
     batches = _batch_sizes(work.train if fit.max_train is None else fit.max_train, machine)
     need = PROCESS_BYTES + max(one.memory(fit.size, channels, classes, batch=batches[-1]) for one in fit.networks)
@@ -133,7 +136,7 @@ def _planned(
         work=work,
         speeds={one.key: speeds[one.key] for one in fit.networks},
         why=why,
-        notes=tuple(_notes(fit, speeds, seconds)),
+        notes=(*others, *_notes(fit, speeds, seconds)),
     )
 
 

@@ -16,7 +16,7 @@ from imgcls_search.image_size import ImageSize, shorter, sides
 from imgcls_search.jobs.init.columns import Guess
 from imgcls_search.jobs.init.images import ImageFacts
 from imgcls_search.jobs.init.machine import Machine
-from imgcls_search.jobs.init.networks import Network
+from imgcls_search.jobs.init.networks import Network, merged
 from imgcls_search.jobs.init.plan import Plan
 from imgcls_search.jobs.init.sizes import SQUARE, native_size
 
@@ -341,7 +341,7 @@ def _augment_views(found: Found, images: ImageFacts) -> None:
 
 
 def _model(found: Found, plan: Plan) -> None:
-    found.put("model", merged(plan.fit.networks), plan.why)
+    found.put("model", merged(plan.fit.networks)[0], plan.why)
     adamw = {"lr": {"float": [3e-4, 1e-2], "log": True}, "weight_decay": {"float": [0.0, 0.2]}}
     if plan.pretrained:
         found.put("optimizer", {"adamw": adamw}, "AdamW suits fine-tuning")
@@ -354,23 +354,6 @@ def _model(found: Found, plan: Plan) -> None:
         found.put("optimizer", {"adamw": adamw, "sgd": sgd}, "both are worth trying from scratch")
     if plan.fit.epochs >= 5:
         found.put("schedule", {"cosine": {"warmup_epochs": 1}})
-
-
-def merged(networks: tuple[Network, ...]) -> dict[str, Any]:
-    """Return what stands under `model` for several networks: those of one family differ in one argument at most."""
-    tree: dict[str, Any] = {}
-    for network in networks:
-        ((family, arguments),) = network.model.items()
-        if family not in tree:
-            tree[family] = dict(arguments)
-            continue
-        known = tree[family]
-        different = [key for key in {**known, **arguments} if known.get(key) != arguments.get(key)]
-        if len(different) == 1 and different[0] in known and different[0] in arguments:
-            (key,) = different
-            before = known[key]["choice"] if isinstance(known[key], Mapping) else [known[key]]
-            known[key] = {"choice": [*before, arguments[key]]}
-    return tree
 
 
 def _training(found: Found, images: ImageFacts, plan: Plan) -> None:
@@ -488,7 +471,7 @@ def _named(network: Network) -> dict[str, Any]:
     ((family, arguments),) = network.largest.items()
     ((_, written),) = network.model.items()
     searched = [key for key, value in written.items() if isinstance(value, Mapping)]
-    told = [*searched, *(["name"] if "name" in arguments else [])]
+    told = [*searched, *(key for key in ("name", "depth", "variant", "weights") if key in arguments)]
     return {"model": family, **{f"model.{family}.{key}": arguments[key] for key in told}}
 
 

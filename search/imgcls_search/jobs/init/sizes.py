@@ -48,6 +48,9 @@ HEAD_SECONDS = 5e-6
 FIRST_SECONDS, FIRST_SHARE = 60.0, 0.05
 """When the first score is to stand: after the larger of the two, a share of the whole time."""
 
+MARGIN = 0.5
+"""Of that time which is planned with: other trials begin beside the first."""
+
 BEGINNING_SECONDS = 15.0
 """Of that for starting and decoding; an estimate."""
 
@@ -79,7 +82,7 @@ class Budget:
     def first(self) -> float:
         """Seconds that the features of the first trial may take: its score stands early, and drafting took a part."""
         spent = BEGINNING_SECONDS + time_allowed(self.seconds)
-        return max(0.0, max(FIRST_SECONDS, FIRST_SHARE * self.seconds) - spent)
+        return MARGIN * max(0.0, max(FIRST_SECONDS, FIRST_SHARE * self.seconds) - spent)
 
     @property
     def trial(self) -> float:

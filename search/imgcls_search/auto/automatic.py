@@ -5,6 +5,7 @@ Each is what a command of its own does; a call goes on with the step that an ear
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 from imgcls_search import atomic, durations
 from imgcls_search.auto import budget, place, testing
 from imgcls_search.auto.bundling import Step as ShowStep
-from imgcls_search.auto.bundling import clear_drafts, put_bundle
+from imgcls_search.auto.bundling import put_bundle
 from imgcls_search.auto.ledger import Ledger, ending_at, read_file
 from imgcls_search.auto.looking import Eyes
 from imgcls_search.auto.request import Delivered, Interrupted, Request, Screens
@@ -59,7 +60,7 @@ class Auto:
         given = request.seconds or fact.get("given") or USUAL_SECONDS
         self.is_resumed = bool(fact.get("spent"))
         self.known_flips = fact.get("flips")
-        clear_drafts(self.place.bundle)
+        place.clear_drafts(self.place)
         self.ledger = Ledger({**fact, "given": given}, self.place.account, request.started)
         self.ledger.record = self.record
         if request.flips is not None and self.known_flips not in (None, request.flips):
@@ -334,8 +335,17 @@ class Auto:
         if fact.get("bundled") == trial.number and self.place.bundle.is_dir():
             return
         started = time.monotonic()
-        with self.screens.steps() as step:
-            put_bundle(self.files, trial.number, self.place.bundle, _beating(step, self.ledger))
+        # The first model is worth being late; a better one in its place is not.
+        end = self.ledger.end if self.place.bundle.is_dir() else math.inf
+        try:
+            with self.screens.steps() as step, ending_at(end):
+                put_bundle(self.files, trial.number, self.place.bundle, _beating(step, self.ledger))
+        except OutOfTimeError:
+            self.screens.say(
+                f"bundle: {self.place.bundle} stays that of trial {fact.get('bundled')}, the time is over: "
+                f"imgcls-search export {self.files.name} --trial {trial.number} --bundle DIR"
+            )
+            return
         fact["bundled"] = trial.number
         fact["measured"] = {**fact.get("measured", {}), "bundle": time.monotonic() - started}
         self.ledger.save()

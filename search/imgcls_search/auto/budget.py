@@ -22,8 +22,9 @@ JOB_SECONDS = 1.5
 START_SECONDS = 6.0
 """What confirming takes beside trainings and tests: processes, images, libraries."""
 
-BUNDLE_SECONDS, REPORT_SECONDS = 20.0, 15.0
-"""Of a step that was not measured yet; a share of the time where that is short."""
+LEAST_SECONDS, SHARE_OF_DRAFT, MOST_SHARE = 8.0, 0.6, 1 / 6
+"""Of bundle and page before one was measured: at least so long, or a share of what the draft took, which tells how
+busy the machine is; at most a share of all time."""
 
 END_SECONDS = 3.0
 """For what is printed at the end, and the end of the process."""
@@ -33,14 +34,16 @@ SAFETY = 1.3
 
 
 def closing_seconds(fact: AutoFact) -> float:
-    """Return the seconds that bundle and report need."""
+    """Return the seconds that bundle and page need."""
     measured: Mapping[str, float] = fact.get("measured", {})
-    most = fact["given"] / 8
-    bundle, report = measured.get("bundle"), measured.get("report")
-    return min(END_SECONDS, most) + SAFETY * (
-        (min(BUNDLE_SECONDS, most) if bundle is None else bundle)
-        + (min(REPORT_SECONDS, most) if report is None else report)
-    )
+    steps = sum(measured.get(step, _assumed(fact)) for step in ("bundle", "report"))
+    return min(END_SECONDS, fact["given"] / 8) + SAFETY * steps
+
+
+def _assumed(fact: AutoFact) -> float:
+    """Return the seconds of a step that was not measured yet."""
+    draft = fact.get("spent", {}).get("init", 0.0)
+    return min(MOST_SHARE * fact["given"], max(LEAST_SECONDS, SHARE_OF_DRAFT * draft))
 
 
 def testing_seconds(record: Record, fact: AutoFact) -> float:
@@ -49,7 +52,7 @@ def testing_seconds(record: Record, fact: AutoFact) -> float:
     A bundle passes over the validation images twice, beside other things.
     """
     images = record.fact("data")["images"]
-    measured = fact.get("measured", {}).get("bundle", min(BUNDLE_SECONDS, fact["given"] / 8))
+    measured = fact.get("measured", {}).get("bundle", _assumed(fact))
     return 1.0 + measured * min(2.0, 0.5 * images.get("test", 0) / max(1, images.get("val", 1)))
 
 

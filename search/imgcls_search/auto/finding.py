@@ -42,6 +42,7 @@ def describe(made: Delivered, options: str) -> dict[str, Any]:
         "decisions": [one.to_dict() for one in made.decisions],
         "time": {"given": made.account["given"], "spent": dict(made.account["spent"])},
         "files": _files(made),
+        "bundled": made.account.get("bundled"),
         "next": {
             "predict": f"imgcls-search predict {_quoted(made.place.bundle)} IMAGES...",
             "more time": "the same command with a longer --time",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import glob
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from imgcls_search import atomic
 from imgcls_search.auto import ledger
+from imgcls_search.auto.bundling import clear_drafts as clear_bundle_drafts
 from imgcls_search.catalog import catalog, refuse_idle_sections, refuse_other_labels
 from imgcls_search.config import Component, expand_path
 from imgcls_search.data import must_exist
@@ -73,6 +76,14 @@ def find(component: Component, out: Path | None, studies: Path) -> Place:
                 f"{chosen}: exists and is not of an earlier call for these images; choose another folder with -o"
             )
     return found
+
+
+def clear_drafts(place: Place) -> None:
+    """Delete what a killed call left half-written, and nothing else."""
+    clear_bundle_drafts(place.bundle)
+    for target in (place.account, place.space_file, place.config, place.report):
+        for draft in place.out.glob(f".{glob.escape(target.name[:40])}.*{atomic.SUFFIX}"):
+            draft.unlink(missing_ok=True)
 
 
 def make(place: Place) -> None:

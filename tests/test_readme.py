@@ -39,6 +39,8 @@ SMALLER = {
     ),
     "run spaces/compressed.yaml": (*SMALL, "--set", "study.trials=1", "--set", "data.digits.max_train=200"),
     "check": ("--samples", "9"),
+    "inspect photos --study": (),
+    "inspect": ("--quick-epochs", "2"),
     "init": ("--time", "20s"),
     "plan": ("--data", "folder:photos", "--epochs", "1"),
     "augment-preview": ("--data", "folder:photos"),

@@ -22,6 +22,8 @@ from imgcls_search.train import checkpoint
 from imgcls_search.train.loop import Session
 from imgcls_search.worker import features, head_phase, head_plan, image_sets, job_runner, networks, pipeline
 
+from tests.pairs import write_table
+
 ROUNDING = 1e-4
 """Losses and weights of the two ways differ by the rounding of sums in batches of other sizes, and by no more."""
 
@@ -410,3 +412,38 @@ def test_what_cannot_be_is_one_line(text: str) -> None:
         head_plan.check(trial)
     assert str(refusal.value).startswith(said)
     assert "; allowed: " in str(refusal.value)
+
+
+@pytest.mark.parametrize("more", ["head: logistic\n", "finetune: {freeze: backbone, start: logistic}\n"])
+def test_images_with_several_labels_have_heads_too(
+    more: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uncached: Callable[[], None]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_table(tmp_path / "pairs", 160)
+    text = (
+        "data: {table: {file: pairs/labels.csv, label: tags, separator: ';'}}\nimage: {size: [16, 32], channels: 3}\n"
+    )
+    text += f"model: {{resnet: {{depths: [1, 1], width: 8}}}}\ntraining: {{epochs: 3, batch_size: 32}}\n{more}"
+    plain = parse(text, catalog(), source="x", overrides=[("head", "own"), ("finetune", "{}")]).config()
+    data = pipeline.prepare_data(plain, tmp_path / ".images")
+    torch.manual_seed(1)
+    torch.save(networks.build_model(plain, data.shape).state_dict(), tmp_path / "w.pt")
+    trial = parse(text, catalog(), source="x", overrides=[("model.resnet.weights", "w.pt")]).config()
+    found = epochs(events(job(trial, data, tmp_path / "a", trial.epochs)))
+    # By chance it is the mean share of images that have a label, about 0.19.
+    assert found[-1]["average_precision"] > 0.3
+    _, _, trained_on = networks.load_finished(state(tmp_path / "a"), "x")
+    assert trained_on.thresholds is not None
+    if not trial.is_fitted:
+        uncached()
+        for one, other in zip(found, epochs(events(job(trial, data, tmp_path / "b", 3))), strict=True):
+            assert one == pytest.approx(other, abs=1e-3)
+
+
+def test_views_are_cut_from_the_margin(weights: Mapping[str, Path], folder: Path, tmp_path: Path) -> None:
+    base = BASE.replace("channels: 3", "channels: 3, margin: 1.25")
+    more = "finetune: {freeze: backbone, views: 1}\naugment: {resized_crop: 0.5}\n"
+    trial = frozen(weights, more, base=base)
+    data = pipeline.prepare_data(trial, folder / ".images")
+    assert load(data, "train", whole=True).pixels.shape[2:] == (40, 40)
+    assert len(epochs(events(job(trial, data, tmp_path)))) == EPOCHS

@@ -86,6 +86,9 @@ def meta_model(component: Component, shape: InputShape, head: Component | None =
     Raises:
         BuildError: the family refuses an argument, or another head.
     """
+    # Imported within the block, torchvision 0.23 makes tensors of its own on the meta device, and fails.
+    import torchvision  # noqa: F401
+
     with torch.device("meta"):
         model = build_model(component, **dataclasses.asdict(shape))
         return model if head is None else heads.with_head(model, head)

@@ -145,6 +145,20 @@ def _is_account(found: Any) -> bool:
 
 
 @contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C raise KeyboardInterrupt in this block, where the program would end at once without a word."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
 def ending_at(moment: float) -> Iterator[None]:
     """Raise OutOfTimeError in this block at a moment of `time.monotonic`, whatever it is doing then.
 

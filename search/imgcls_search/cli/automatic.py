@@ -84,7 +84,7 @@ def auto(
     component = component_of(data, group, None, skip_unreadable)
     from imgcls_search.auto.automatic import Auto
     from imgcls_search.auto.finding import describe
-    from imgcls_search.auto.ledger import process_began
+    from imgcls_search.auto.ledger import interruptible, process_began
     from imgcls_search.auto.request import Interrupted, Request
     from imgcls_search.executors import processes
 
@@ -108,9 +108,10 @@ def auto(
     processes.warm_up()
     options = _options(studies, storage)
     try:
-        made = work.run()
-        found = describe(made, options)
-        work.ledger.save()
+        with interruptible():
+            made = work.run()
+            found = describe(made, options)
+            work.ledger.save()
         found["time"]["spent"] = dict(work.ledger.fact["spent"])
     except (KeyboardInterrupt, Interrupted) as stop:
         _say_how_to_go_on(work, options)

@@ -22,8 +22,8 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^imgcls-search (.+?)(?: +#.*)?$", README, re.MULTILINE)
 
-ELSEWHERE = ("dashboard", "--storage", "--cluster", "copy ")
-"""Commands that serve until they are stopped, or need a server or a cluster: other tests run them."""
+ELSEWHERE = ("dashboard", "--storage", "--cluster", "copy ", "auto ")
+"""Commands that serve until they are stopped, take all the time they get, or need a server: other tests run them."""
 
 SMALL = ("--set", "training.epochs=2", "--set", "training.batch_size=16", "--set", "study.pictures=false")
 FROM_SCRATCH = "model={resnet: {depth: 18, stem: large, weights: null}}"

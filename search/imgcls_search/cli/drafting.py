@@ -81,7 +81,7 @@ def init(
     must_exist(component)
     target = output or default_target(component)
     check_target(target, force=force)
-    chosen = flips or _ask(yes=yes or as_json)
+    chosen = flips or ask_flips(yes=yes or as_json)
     with WorkScreen(make_console(error=True)) as screen:
         found = draft(
             component, seconds=seconds, root=studies, flips=chosen.value, file=str(target), progress=screen.show
@@ -93,7 +93,7 @@ def init(
     _show(found, target, studies)
 
 
-def _ask(*, yes: bool) -> Flips:
+def ask_flips(*, yes: bool) -> Flips:
     """Return which flips are safe: asked once on a terminal, none anywhere else."""
     if yes or not sys.stdin.isatty() or not sys.stdout.isatty():
         return Flips.none

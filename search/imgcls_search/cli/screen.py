@@ -119,12 +119,10 @@ class SearchScreen:
     def _time_left(self, search: Search, done: int) -> str:
         since = done - (self.done_before or 0)
         if since <= 0:
-            return "time left unknown"
+            left = search.seconds_left()
+            return "time left unknown" if math.isinf(left) else f"at most {durations.show(max(0.0, left))} left"
         seconds = (time.monotonic() - self.started) / since * max(0, search.settings.trials - done)
-        timeout = search.settings.timeout
-        if timeout is not None:
-            seconds = min(seconds, max(0.0, timeout - (search.executor.clock() - search.started_at)))
-        return _left(seconds)
+        return _left(min(seconds, max(0.0, search.seconds_left())))
 
     def _table(self, search: Search) -> RenderableType:
         progress = Progress(TextColumn(search.space.name), BarColumn(), MofNCompleteColumn(), auto_refresh=False)

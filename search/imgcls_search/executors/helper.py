@@ -187,15 +187,18 @@ class Helper:
         """
         self._ask(TryMetrics(names=names, data=data))
 
-    def fetch_weights(self, config: TrialConfig, shape: InputShape) -> None:
+    def fetch_weights(self, config: TrialConfig, shape: InputShape) -> dict[str, str] | None:
         """Fetch or read the pretrained weights that a configuration starts from, if any, and see that they fit.
+
+        Return the name and digest of their file; None where there is none, or a library keeps it to itself.
 
         Raises:
             CheckpointError: they cannot be fetched or read.
             BuildError: they do not fit the model.
         """
-        if config.component("model").args.get("weights") is not None:
-            self._ask(FetchWeights(config=config, shape=shape))
+        if config.component("model").args.get("weights") is None:
+            return None
+        return self._ask(FetchWeights(config=config, shape=shape))
 
     def describe_weights(self, path: Path) -> Prepared:
         """Return the data set that saved weights were trained on; the weights themselves are read and built too.

@@ -197,17 +197,19 @@ class TryMetrics(Question[None]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FetchWeights(Question[None]):
-    """Can the pretrained weights of a configuration be read, and do they fit?"""
+class FetchWeights(Question[dict[str, str] | None]):
+    """Can the pretrained weights of a configuration be read, do they fit, and which file are they from?"""
 
     config: TrialConfig
     shape: InputShape
 
-    def answer(self, tell: Tell) -> None:
-        """Fetch or read them."""
+    def answer(self, tell: Tell) -> dict[str, str] | None:
+        """Fetch or read them, and return the file's name and digest, None where a library keeps it to itself."""
+        from imgcls_search import digests
         from imgcls_search.worker.pipeline import check_weights
 
-        check_weights(self.config.component("model"), self.shape)
+        file = check_weights(self.config.component("model"), self.shape)
+        return None if file is None else {"file": file.name, "sha256": digests.of_file(file)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from imgcls_search.strategy.closing import RemainingBudget, best_paused, to_fini
 from imgcls_search.strategy.draws import draw_start
 from imgcls_search.strategy.propose import Proposal, Proposer
 from imgcls_search.strategy.view import View
-from imgcls_search.study.record import Stranger
+from imgcls_search.study.strangers import Stranger
 from imgcls_search.trial import Trial
 
 if TYPE_CHECKING:

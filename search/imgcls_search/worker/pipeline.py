@@ -147,14 +147,18 @@ def versions() -> dict[str, str]:
     return {**ours, **custom_metrics.versions()}
 
 
-def check_weights(component: Component, shape: InputShape) -> None:
-    """Fetch or read the pretrained weights of a model component, and see that they fit.
+def check_weights(component: Component, shape: InputShape) -> Path | None:
+    """Fetch or read the pretrained weights of a model component, see that they fit, and return the file they are from.
+
+    It is None where a library keeps it to itself.
 
     Raises:
         CheckpointError: they cannot be fetched or read.
         BuildError: they do not fit the model.
     """
-    pretrained.find(component, meta_model(component, shape), **dataclasses.asdict(shape))
+    model = meta_model(component, shape)
+    pretrained.find(component, model, **dataclasses.asdict(shape))
+    return pretrained.used_file(component, model)
 
 
 def with_normalisation(config: TrialConfig, data: Prepared) -> Prepared:

@@ -27,6 +27,12 @@ def shorter(size: int | Sequence[int]) -> int:
     return min(sides(size))
 
 
+def written(size: int | Sequence[int]) -> int | list[int]:
+    """Return a size as a value of a space file."""
+    height, width = sides(size)
+    return height if height == width else [height, width]
+
+
 def shown(size: int | Sequence[int]) -> str:
     """Return a size as a space file says it: `64` or `[64, 96]`."""
     height, width = sides(size)

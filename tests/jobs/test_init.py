@@ -17,6 +17,7 @@ from imgcls_search.jobs.init import draft as drafts
 from imgcls_search.jobs.init import images as looks
 from imgcls_search.jobs.init import rules, speed, text
 from imgcls_search.jobs.init.columns import guess_columns
+from imgcls_search.jobs.init.cuts import possible_cuts
 from imgcls_search.jobs.init.images import ImageFacts, look_at_images
 from imgcls_search.jobs.init.machine import Machine
 from imgcls_search.jobs.init.networks import Network, from_scratch, merged
@@ -363,7 +364,7 @@ def test_a_study_of_the_name_is_left_alone(tmp_path: Path) -> None:
 def test_plan_takes_the_first_cut_that_there_is_time_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "time_allowed", lambda seconds: 0.0)
     data = pictures(tmp_path, {"a": 100, "b": 100}, (16, 16))
-    cuts = rules.cuts(data, describe(data), look(data))
+    cuts = possible_cuts(data, describe(data), look(data))
     assert [cut.key for cut in cuts] == ["folds", "val"]
     for seconds, wanted in ((0.5, "val"), (3600.0, "folds")):
         sources = [cut.source for cut in cuts]

@@ -15,12 +15,10 @@ from imgcls_search.auto import budget, place, testing
 from imgcls_search.auto.bundling import Step as ShowStep
 from imgcls_search.auto.bundling import put_bundle
 from imgcls_search.auto.ledger import Ledger, ending_at, read_file
-from imgcls_search.auto.looking import Eyes
 from imgcls_search.auto.request import Delivered, Interrupted, Request, Screens
+from imgcls_search.auto.watching import AutoWatcher, TrainingWatch, watch_steps
 from imgcls_search.errors import DataError, NoResultError, OutOfTimeError, UserError, writing
 from imgcls_search.jobs.export import export_trial
-from imgcls_search.jobs.pace import Epoch
-from imgcls_search.jobs.trainer import TrainingWatcher
 from imgcls_search.orchestrator import study_data
 from imgcls_search.space import Space
 from imgcls_search.study import best
@@ -160,7 +158,7 @@ class Auto:
 
         def seen(what: str, done: int, total: int) -> None:
             show(what, done, total)
-            self.ledger.beat()
+            self.ledger.save_sometimes()
 
         return draft(
             self.request.component,
@@ -200,13 +198,13 @@ class Auto:
 
     def _run(self, space: Space, address: Address | None) -> None:
         while True:
-            with self.screens.search() as screen, Eyes(screen, self.ledger, self.place.bundle) as eyes:
-                outcome = self._run_once(space, address, eyes)
+            with self.screens.search() as screen, AutoWatcher(screen, self.ledger, self.place.bundle) as watcher:
+                outcome = self._run_once(space, address, watcher)
                 if outcome is not None and outcome.ending in ("interrupted", "terminated"):
                     raise Interrupted(outcome.ending)
                 self._load()
                 if outcome is None or outcome.ending != "finished" or not self._has_time_for_more():
-                    eyes.finish_bundle(self.ledger.left - budget.closing_seconds(self.ledger.fact) / 2)
+                    watcher.finish_bundle(self.ledger.left - budget.closing_seconds(self.ledger.fact) / 2)
                     return
                 trials = 2 * space.study["trials"]
                 self.screens.say(
@@ -214,7 +212,7 @@ class Auto:
                 )
             space = replace(space, study={**space.study, "trials": trials})
 
-    def _run_once(self, space: Space, address: Address | None, eyes: Eyes) -> Outcome | None:
+    def _run_once(self, space: Space, address: Address | None, watcher: AutoWatcher) -> Outcome | None:
         """Search until the deadline; None where it had to be left in the middle."""
         from imgcls_search.orchestrator.begin import run
 
@@ -223,10 +221,10 @@ class Auto:
                 return run(
                     space,
                     self.request.studies,
-                    eyes,
+                    watcher,
                     self.files.address if self.files is not None else address,
                     cluster=self.request.cluster,
-                    deadline=eyes.deadline,
+                    deadline=watcher.deadline,
                 )
         except OutOfTimeError:
             self.screens.say("the time ended before the search had saved; it goes on from the last checkpoints")
@@ -298,7 +296,7 @@ class Auto:
                     top=len(plan["trials"]),
                     seeds=plan["seeds"],
                     again=known is not None,
-                    watcher=_Beating(screen, self.ledger),
+                    watcher=TrainingWatch(screen, self.ledger),
                 )
         except OutOfTimeError:
             self.screens.say("confirm: not done in its time; what it trained is kept, and more time ends it")
@@ -339,7 +337,7 @@ class Auto:
         end = self.ledger.end if self.place.bundle.is_dir() else math.inf
         try:
             with self.screens.steps() as step, ending_at(end):
-                put_bundle(self.files, trial.number, self.place.bundle, _beating(step, self.ledger))
+                put_bundle(self.files, trial.number, self.place.bundle, watch_steps(step, self.ledger))
         except OutOfTimeError:
             self.screens.say(
                 f"bundle: {self.place.bundle} stays that of trial {fact.get('bundled')}, the time is over: "
@@ -363,7 +361,7 @@ class Auto:
             from imgcls_search.views.report import write_report
 
             with self.screens.steps() as step, ending_at(self.ledger.end - budget.END_SECONDS / 2):
-                write_report(self.files, self.place.report, trial.number, _beating(step, self.ledger))
+                write_report(self.files, self.place.report, trial.number, watch_steps(step, self.ledger))
         except OutOfTimeError:
             self.screens.say(
                 f"report: left out, the time is over: imgcls-search report {self.files.name} -o {self.place.report}"
@@ -373,33 +371,6 @@ class Auto:
         fact["measured"] = {**fact.get("measured", {}), "report": time.monotonic() - started}
         self.ledger.save()
         return True
-
-
-class _Beating:
-    """Shows trainings, and saves the account of the time meanwhile."""
-
-    def __init__(self, screen: TrainingWatcher, ledger: Ledger) -> None:
-        self.screen, self.ledger = screen, ledger
-
-    def say(self, text: str) -> None:
-        self.screen.say(text)
-        self.ledger.beat()
-
-    def decoding(self, done: int, total: int) -> None:
-        self.screen.decoding(done, total)
-        self.ledger.beat()
-
-    def epoch_ended(self, epoch: Epoch) -> None:
-        self.screen.epoch_ended(epoch)
-        self.ledger.beat()
-
-
-def _beating(step: ShowStep, ledger: Ledger) -> ShowStep:
-    def show(what: str, number: int, of: int) -> None:
-        step(what, number, of)
-        ledger.beat()
-
-    return show
 
 
 def _is_of(trials: list[int], ranking: list[int]) -> bool:

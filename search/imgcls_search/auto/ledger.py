@@ -83,7 +83,7 @@ class Ledger:
         self.save()
         self.file.unlink(missing_ok=True)
 
-    def beat(self) -> None:
+    def save_sometimes(self) -> None:
         """Save the account now and then."""
         if time.monotonic() - self.saved_at >= SAVE_SECONDS:
             self.save()

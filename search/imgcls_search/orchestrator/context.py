@@ -13,6 +13,7 @@ from imgcls_search.space import Space
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
 from imgcls_search.study.settings import StudySettings
+from imgcls_search.trial import MEASURED, Trial
 
 
 class Assistant(Protocol):
@@ -52,6 +53,14 @@ class SearchContext:
     def sign(self) -> int:
         """1 where the first objective is maximized, -1 where it is minimized."""
         return 1 if self.space.objectives[0][1] == "maximize" else -1
+
+    def outcome(self, trial: Trial) -> tuple[list[float], dict[str, float]]:
+        """Return the values of a trial at its last epoch, and by how much it is over each measured limit."""
+        last = {**trial.sizes, **trial.epochs[-1], **trial.scores.get(trial.epoch, {})}
+        limits = {name: limit for name, limit in self.space.limits.items() if name in MEASURED}
+        over = {f"limits.{name}": last[name] - limit for name, limit in limits.items()}
+        over |= {f"limits.{name}": excess for name, excess in self.space.over_score_limits(last).items()}
+        return [last[metric] for metric, _ in self.space.objectives], over
 
 
 def study_settings(space: Space) -> StudySettings:

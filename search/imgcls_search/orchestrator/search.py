@@ -292,7 +292,7 @@ class Search:
     def _decide(self, trial: Trial) -> None:
         self.faults.note_progress()
         if trial.epoch == trial.last_epoch(self.epochs):
-            self.record.complete(trial, *self._outcome(trial))
+            self.record.complete(trial, *self.context.outcome(trial))
             return
         decision = self.pruner.judge(trial, self.record.trials)
         if decision == "prune":
@@ -305,20 +305,12 @@ class Search:
             # First in the queue: the worker that holds its state is the one that is free.
             self.waiting.insert(0, trial)
 
-    def _outcome(self, trial: Trial) -> tuple[list[float], dict[str, float]]:
-        """Return the values of a trial at its last epoch, and by how much it is over each measured limit."""
-        last = {**trial.sizes, **trial.epochs[-1], **trial.scores.get(trial.epoch, {})}
-        limits = {name: limit for name, limit in self.space.limits.items() if name in MEASURED}
-        over = {f"limits.{name}": last[name] - limit for name, limit in limits.items()}
-        over |= {f"limits.{name}": excess for name, excess in self.space.over_score_limits(last).items()}
-        return [last[metric] for metric, _ in self.space.objectives], over
-
     def _deserves_pictures(self, trial: Trial) -> bool:
         """Tell whether a trained and measured trial is about to end among the best."""
         # A search that stops takes no more jobs: what is trained to its end then ends without pictures.
         if not self.draws or self.stopping:
             return False
-        values, over = self._outcome(trial)
+        values, over = self.context.outcome(trial)
         is_feasible = all(excess <= 0 for excess in over.values())
         return is_feasible and best.is_among(trial, values, self.record, self.settings.keep)
 
@@ -399,10 +391,7 @@ class Search:
             return None
         spoken_for = sum(trial.epoch for trial in self.record.trials)
         spoken_for += sum(trial.until - trial.epoch for trial in self.working.values())
-        return RemainingBudget(
-            epochs=math.inf if most is None else most - spoken_for,
-            seconds=seconds,
-        )
+        return RemainingBudget(epochs=math.inf if most is None else most - spoken_for, seconds=seconds)
 
     def _is_timing(self) -> bool:
         return any(self.stages.now(trial) is Stage.TIME for trial in self.working.values())

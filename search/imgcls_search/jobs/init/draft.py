@@ -15,6 +15,7 @@ from imgcls_search.errors import DataError, UserError, writing
 from imgcls_search.executors.helper import image_cache
 from imgcls_search.jobs.init import rules, text
 from imgcls_search.jobs.init.columns import guess_columns
+from imgcls_search.jobs.init.cuts import possible_cuts
 from imgcls_search.jobs.init.images import ImageFacts, Progress, look_at_images
 from imgcls_search.jobs.init.machine import look_at_machine
 from imgcls_search.jobs.init.networks import pretrained_at_hand
@@ -107,7 +108,7 @@ def draft(
     )
     rules.refuse_unreadable(images)
     machine = look_at_machine(root)
-    cuts = rules.cuts(component, source, images)
+    cuts = possible_cuts(component, source, images)
     pretrained, troubles = pretrained_at_hand(len(source.classes))
     number, plan = make_plan(
         [one.source for one in cuts], images, machine, pretrained, seconds=seconds, progress=progress

@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from imgcls_search import durations
-from imgcls_search.config import Component
-from imgcls_search.data import DATASETS, Source, describe
 from imgcls_search.data.image import CACHE_GB
-from imgcls_search.errors import CutError, DataError
-from imgcls_search.image_size import ImageSize, shorter, sides
+from imgcls_search.errors import DataError
+from imgcls_search.image_size import ImageSize, shorter, sides, written
 from imgcls_search.jobs.init.columns import Guess
+from imgcls_search.jobs.init.cuts import Cut, defaults
 from imgcls_search.jobs.init.images import ImageFacts
 from imgcls_search.jobs.init.machine import Machine
-from imgcls_search.jobs.init.networks import Network, merged
+from imgcls_search.jobs.init.networks import merged
 from imgcls_search.jobs.init.plan import Plan
 from imgcls_search.jobs.init.sizes import SQUARE, native_size
-
-FEW_FOR_ONE_SPLIT = 500
-"""Images outside the test split below which one validation split says too little."""
-
-FOLDS = (5, 3, 2)
-ENOUGH_HELD_OUT = 10_000
-"""Validation or test images of which more make a score hardly more certain."""
+from imgcls_search.jobs.init.starts import start_settings
 
 UNEVEN, VERY_UNEVEN = 1.5, 3.0
 """Images of the largest class for each of the smallest."""
@@ -64,96 +56,6 @@ def refuse_unreadable(images: ImageFacts) -> None:
     """
     if len(images.unreadable) == images.sampled:
         raise DataError(f"{images.place}: none of its images can be read, for example {images.unreadable[0]}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cut:
-    """A way to cut images into splits."""
-
-    component: Component
-    source: Source
-    key: str
-    """The argument of the data set that says it."""
-
-    why: str
-
-    @property
-    def folds(self) -> int:
-        """Networks that a trial trains."""
-        return self.component.args.get("folds") or 1
-
-
-def cuts(component: Component, source: Source, images: ImageFacts) -> list[Cut]:
-    """Return the ways to cut the images, the best first; the later ones cost less time."""
-    given = images.given_splits
-    if _is_said(component, "folds"):
-        return [Cut(component=component, source=source, key="folds", why="as you said")]
-    if _is_said(component, "val"):
-        return [Cut(component=component, source=source, key="val", why="as you said")]
-    if "val" in given:
-        why = "the images come with validation images, which trials are compared by"
-        return [Cut(component=component, source=source, key="", why=why)]
-    found = []
-    outside = images.images_by_split["train"] + images.images_by_split["val"]
-    if outside <= FEW_FOR_ONE_SPLIT and (folded := _folded(component)) is not None:
-        folds = folded.args["folds"]
-        why = (
-            f"{outside:,} images outside the test split are few: each trial trains {folds} networks, each scored on "
-            "the part that it has not seen, so that every image counts"
-        )
-        found.append(Cut(component=folded, source=describe(folded), key="folds", why=why))
-    return [*found, _one_split(component, source, images, outside)]
-
-
-def _folded(component: Component) -> Component | None:
-    """Return the data section with as many folds as the images allow, None where they allow none."""
-    for folds in FOLDS:
-        try:
-            describe(folded := _with(component, folds=folds))
-        except CutError:
-            continue
-        return folded
-    return None
-
-
-def _one_split(component: Component, source: Source, images: ImageFacts, outside: int) -> Cut:
-    has_test = "test" in images.given_splits
-    usual = defaults(component)
-    changes = {"val": usual["val"]}
-    if outside * usual["val"] > ENOUGH_HELD_OUT:
-        changes["val"] = _share(ENOUGH_HELD_OUT / outside)
-    cuts_test = "test" in usual and not has_test and not _is_said(component, "test")
-    if cuts_test and images.images * usual["test"] > ENOUGH_HELD_OUT:
-        changes["test"] = _share(ENOUGH_HELD_OUT / images.images)
-    chosen = _with(component, **changes)
-    is_new = chosen.args != component.args
-    source = describe(chosen) if is_new else source
-    counts = {split: len(names) for split, names in source.names.items()}
-    why = (
-        f"share of the training images that trials are compared by: {counts['val']:,}, beside {counts['train']:,} "
-        f"to train on and {counts['test']:,} test images, sealed until the end"
-    )
-    return Cut(component=chosen, source=source, key="val", why=why)
-
-
-def _share(value: float) -> float:
-    return max(0.001, float(f"{value:.2g}"))
-
-
-def _with(component: Component, **args: Any) -> Component:
-    return replace(component, args={**component.args, **args})
-
-
-def defaults(component: Component) -> dict[str, Any]:
-    """Return the arguments of a data set that have defaults, with these."""
-    parameters = inspect.signature(DATASETS[component.name]).parameters.values()
-    return {one.name: one.default for one in parameters if one.default is not inspect.Parameter.empty}
-
-
-def _is_said(component: Component, name: str) -> bool:
-    """Tell whether a data section has another value than the usual one."""
-    usual = defaults(component)
-    return name in usual and component.args.get(name) != usual[name]
 
 
 def decide(
@@ -243,9 +145,9 @@ def _image(found: Found, images: ImageFacts, machine: Machine, plan: Plan) -> No
     height, width = sides(size)
     why = _why_size(images, plan)
     if plan.fit.first_size is None:
-        found.put("image.size", _written(size), why)
+        found.put("image.size", written(size), why)
     else:
-        both = {"choice": [_written(plan.fit.first_size), _written(size)]}
+        both = {"choice": [written(plan.fit.first_size), written(size)]}
         found.put("image.size", both, f"{why}; the small one gives a first score soon, the large one mostly a better")
     if max(images.aspects) > SQUARE or min(images.aspects) < 1 / SQUARE:
         fit, why = _fit(images, size)
@@ -263,12 +165,6 @@ def _image(found: Found, images: ImageFacts, machine: Machine, plan: Plan) -> No
             f"decoded images would take {total / 1e9:,.1f} GB and {machine.disk_bytes / 1e9:,.1f} GB are free: what "
             "does not fit is decoded again in every epoch",
         )
-
-
-def _written(size: ImageSize) -> int | list[int]:
-    """Return a size as a space says it."""
-    height, width = sides(size)
-    return height if height == width else [height, width]
 
 
 def _why_size(images: ImageFacts, plan: Plan) -> str:
@@ -383,7 +279,7 @@ def _training(found: Found, images: ImageFacts, plan: Plan) -> None:
     )
     if plan.pretrained:
         _finetune(found, plan)
-    _start(found, plan)
+    found.put("start", start_settings(plan), "settings that are known to be good are tried first, in this order")
 
 
 def _finetune(found: Found, plan: Plan) -> None:
@@ -426,53 +322,6 @@ def _why_epochs(plan: Plan, each: str, how: str) -> str:
             f"{plan.fit.head_epochs} of the head and {tuned} of all of the network, each of which takes {each} ({how})"
         )
     return f"an epoch takes {each} ({how}), and several trials should come to their end"
-
-
-SCRATCH_STARTS: Mapping[str, Mapping[str, Any]] = {
-    "resnet": {"optimizer": "sgd", "optimizer.sgd.lr": 0.1, "optimizer.sgd.weight_decay": 5e-4},
-    "lenet5": {"optimizer": "adamw", "optimizer.adamw.lr": 3e-3, "optimizer.adamw.weight_decay": 0.05},
-}
-OTHER_START = {"optimizer": "adamw", "optimizer.adamw.lr": 2e-3, "optimizer.adamw.weight_decay": 0.05}
-
-
-def _start(found: Found, plan: Plan) -> None:
-    """Write the settings that are tried first."""
-    starts: list[dict[str, Any]] = []
-    for network in plan.fit.networks:
-        named = _named(network)
-        if not network.is_pretrained:
-            starts.append({**named, **SCRATCH_STARTS.get(str(named["model"]), OTHER_START)})
-            continue
-        starts += [{**sized, **named, "head": "logistic"} for sized in _sizes(plan)]
-        named = {**_sizes(plan)[-1], **named}
-        trained = {**named, "head": "linear", "head.linear.dropout": 0.2, "optimizer.adamw.lr": 1e-3}
-        if plan.fit.tunes:
-            trained |= {"finetune.start": "logistic", "finetune.backbone_lr_factor": 0.1}
-        starts.append(trained)
-    # The cheapest first, so that there is a good result soon.
-    starts.sort(key=lambda one: (one.get("head") != "logistic", _pixels(one.get("image.size", 0))))
-    found.put("start", starts, "settings that are known to be good are tried first, in this order")
-
-
-def _pixels(size: int | list[int]) -> int:
-    height, width = sides(size)
-    return height * width
-
-
-def _sizes(plan: Plan) -> list[dict[str, Any]]:
-    """Return what start settings say of the size of images, the smallest first."""
-    if plan.fit.first_size is None:
-        return [{}]
-    return [{"image.size": _written(size)} for size in (plan.fit.first_size, plan.fit.size)]
-
-
-def _named(network: Network) -> dict[str, Any]:
-    """Return what a start setting names a network by: its costliest form."""
-    ((family, arguments),) = network.largest.items()
-    ((_, written),) = network.model.items()
-    searched = [key for key, value in written.items() if isinstance(value, Mapping)]
-    told = [*searched, *(key for key in ("name", "depth", "variant", "weights") if key in arguments)]
-    return {"model": family, **{f"model.{family}.{key}": arguments[key] for key in told}}
 
 
 def _limits(found: Found, plan: Plan) -> None:

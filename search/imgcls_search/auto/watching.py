@@ -7,15 +7,17 @@ from types import TracebackType
 
 from imgcls_search import durations
 from imgcls_search.auto import budget
-from imgcls_search.auto.bundling import EarlyBundle
+from imgcls_search.auto.bundling import EarlyBundle, Step
 from imgcls_search.auto.ledger import Ledger
+from imgcls_search.jobs.pace import Epoch
+from imgcls_search.jobs.trainer import TrainingWatcher
 from imgcls_search.orchestrator.search import Search, Watcher
 from imgcls_search.study import best
 from imgcls_search.study.record import Record
 from imgcls_search.trial import Trial
 
 
-class Eyes:
+class AutoWatcher:
     """Passes on what happens in a search; use as a context."""
 
     def __init__(self, screen: Watcher, ledger: Ledger, bundle: Path) -> None:
@@ -26,7 +28,7 @@ class Eyes:
         self.kept: tuple[object, float] = (None, 0.0)
         """What the last time to keep was worked out from, and that time."""
 
-    def __enter__(self) -> Eyes:
+    def __enter__(self) -> AutoWatcher:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -41,7 +43,7 @@ class Eyes:
     def decoding(self, done: int, total: int) -> None:
         """Show images being decoded."""
         self.screen.decoding(done, total)
-        self.ledger.beat()
+        self.ledger.save_sometimes()
 
     def changed(self, search: Search) -> None:
         """Take note of what has changed in the search."""
@@ -57,7 +59,7 @@ class Eyes:
         """Return when the search must end so that the rest can be done."""
         # Asked for in each turn of the search's loop.
         self._look_for_bundle()
-        self.ledger.beat()
+        self.ledger.save_sometimes()
         fact = self.ledger.fact
         done = sum(not trial.is_open for trial in record.trials)
         basis = (done, dict(fact.get("measured", {})), fact["given"])
@@ -117,3 +119,35 @@ def _baseline(record: Record) -> Trial | None:
         return None
     done = [trial for trial in record.trials if trial.state == "complete" and trial.is_feasible]
     return first if first in done else min(done, key=lambda trial: trial.number, default=None)
+
+
+class TrainingWatch:
+    """Shows trainings, and saves the account of the time meanwhile."""
+
+    def __init__(self, screen: TrainingWatcher, ledger: Ledger) -> None:
+        self.screen, self.ledger = screen, ledger
+
+    def say(self, text: str) -> None:
+        """Show a line."""
+        self.screen.say(text)
+        self.ledger.save_sometimes()
+
+    def decoding(self, done: int, total: int) -> None:
+        """Show how many images are decoded."""
+        self.screen.decoding(done, total)
+        self.ledger.save_sometimes()
+
+    def epoch_ended(self, epoch: Epoch) -> None:
+        """Show an epoch."""
+        self.screen.epoch_ended(epoch)
+        self.ledger.save_sometimes()
+
+
+def watch_steps(step: Step, ledger: Ledger) -> Step:
+    """Return what shows steps, and saves the account of the time meanwhile."""
+
+    def show(what: str, number: int, of: int) -> None:
+        step(what, number, of)
+        ledger.save_sometimes()
+
+    return show

@@ -1,0 +1,54 @@
+"""The settings that a draft tries first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from imgcls_search.image_size import sides, written
+from imgcls_search.jobs.init.networks import Network
+from imgcls_search.jobs.init.plan import Plan
+
+SCRATCH_STARTS: Mapping[str, Mapping[str, Any]] = {
+    "resnet": {"optimizer": "sgd", "optimizer.sgd.lr": 0.1, "optimizer.sgd.weight_decay": 5e-4},
+    "lenet5": {"optimizer": "adamw", "optimizer.adamw.lr": 3e-3, "optimizer.adamw.weight_decay": 0.05},
+}
+OTHER_START = {"optimizer": "adamw", "optimizer.adamw.lr": 2e-3, "optimizer.adamw.weight_decay": 0.05}
+
+
+def start_settings(plan: Plan) -> list[dict[str, Any]]:
+    """Return the settings that are tried first, the cheapest at the head: there is a good result soon."""
+    starts: list[dict[str, Any]] = []
+    for network in plan.fit.networks:
+        named = _named(network)
+        if not network.is_pretrained:
+            starts.append({**named, **SCRATCH_STARTS.get(str(named["model"]), OTHER_START)})
+            continue
+        starts += [{**sized, **named, "head": "logistic"} for sized in _sizes(plan)]
+        named = {**_sizes(plan)[-1], **named}
+        trained = {**named, "head": "linear", "head.linear.dropout": 0.2, "optimizer.adamw.lr": 1e-3}
+        if plan.fit.tunes:
+            trained |= {"finetune.start": "logistic", "finetune.backbone_lr_factor": 0.1}
+        starts.append(trained)
+    return sorted(starts, key=lambda one: (one.get("head") != "logistic", _pixels(one.get("image.size", 0))))
+
+
+def _pixels(size: int | list[int]) -> int:
+    height, width = sides(size)
+    return height * width
+
+
+def _sizes(plan: Plan) -> list[dict[str, Any]]:
+    """Return what start settings say of the size of images, the smallest first."""
+    if plan.fit.first_size is None:
+        return [{}]
+    return [{"image.size": written(size)} for size in (plan.fit.first_size, plan.fit.size)]
+
+
+def _named(network: Network) -> dict[str, Any]:
+    """Return what a start setting names a network by: its costliest form."""
+    ((family, arguments),) = network.largest.items()
+    ((_, written),) = network.model.items()
+    searched = [key for key, value in written.items() if isinstance(value, Mapping)]
+    told = [*searched, *(key for key in ("name", "depth", "variant", "weights") if key in arguments)]
+    return {"model": family, **{f"model.{family}.{key}": arguments[key] for key in told}}

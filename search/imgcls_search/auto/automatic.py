@@ -149,7 +149,7 @@ class Auto:
             atomic.write_text(self.place.space_file, found.space)
         self.decisions = found.decisions
         for one in found.decisions:
-            self.screens.say(f"{one.path}: {one.value}, since {one.because}")
+            self.screens.say(str(one))
         for note in found.notes:
             self.screens.say(f"note: {note}")
 

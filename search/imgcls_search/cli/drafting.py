@@ -106,10 +106,8 @@ def ask_flips(*, yes: bool) -> Flips:
 
 
 def _show(found: Draft, target: Path, studies: Path) -> None:
-    from imgcls_search.space.writer import inline
-
     for one in found.decisions:
-        echo(f"{one.path}: {inline(one.value)}  # {one.because}")
+        echo(str(one))
     for note in found.notes:
         echo(f"note: {note}")
     where = "" if studies == STUDIES else f" --studies {studies}"

@@ -22,6 +22,7 @@ from imgcls_search.jobs.init.networks import pretrained_at_hand
 from imgcls_search.jobs.init.plan import make_plan
 from imgcls_search.space import parse
 from imgcls_search.space.study_section import slug
+from imgcls_search.space.writer import inline
 
 Flips = Literal["none", "horizontal", "both"]
 
@@ -38,6 +39,10 @@ class Decision:
 
     value: Any
     because: str
+
+    def __str__(self) -> str:
+        """Return it as a line: what is written into the space, and why."""
+        return f"{self.path}: {inline(self.value)}  # {self.because}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return it for JSON."""

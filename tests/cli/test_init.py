@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.conftest import PATIENCE, Answer, is_one_line, linux_only
 from tests.jobs.test_init import picture
@@ -65,6 +66,20 @@ def test_json_has_facts_decisions_and_the_path(tmp_path: Path, imgcls: Callable[
     assert found["time"]["all"] == 5
 
 
+def test_what_is_said_is_kept_and_told(tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
+    photos(tmp_path / "photos")
+    said = ("study.seed=7", "training.epochs=3", "optimizer={sgd: {lr: 1e-2}}", "start=[]", "data.folder.split_seed=5")
+    done = imgcls("init", "photos", *SHORT, "--yes", *(word for one in said for word in ("--set", one)))
+    assert done.code == 0, done.err
+    assert "training.epochs: 3  # as you said" in done.out
+    written = yaml.safe_load((tmp_path / "photos.yaml").read_text())
+    assert (written["study"]["seed"], written["training"]["epochs"], written["start"]) == (7, 3, [])
+    assert list(written["optimizer"]) == ["sgd"]
+    assert written["data"]["folder"]["split_seed"] == 5
+    checked = imgcls("check", "photos.yaml", "--samples", "2")
+    assert checked.code == 0, checked.err
+
+
 def test_a_file_is_replaced_only_when_that_is_asked_for(tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
     photos(tmp_path / "photos")
     (tmp_path / "photos.yaml").write_text("mine")
@@ -88,7 +103,9 @@ def test_a_file_is_replaced_only_when_that_is_asked_for(tmp_path: Path, imgcls: 
         (("photos", "-o", "photos"), "photos: is a folder"),
         (("photos", "-o", "none/x.yaml"), "none/x.yaml"),
         (("photos", "--weights-dir", "none"), "no such folder"),
-        (("photos", "--set", "training.epochs=3"), "has no such setting"),
+        (("photos", "--set", "training.epochs=none"), "training.epochs"),
+        (("photos", "--set", "training.epoch=3"), "training.epoch: unknown key"),
+        (("photos", "--set", "training.epochs"), "needs PATH=VALUE"),
         (("photos", "--studies", "photos/studies"), "would be taken for a class"),
         (("labels.csv",), "labels.csv"),
         (("table:lacking.csv",), "has no column"),

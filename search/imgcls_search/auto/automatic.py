@@ -165,6 +165,7 @@ class Auto:
             seconds=max(1.0, self.ledger.left),
             root=self.request.studies,
             flips=flips,
+            changes=self.request.changes,
             file=str(self.place.space_file),
             progress=seen,
         )

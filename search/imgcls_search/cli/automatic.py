@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from imgcls_search import durations
-from imgcls_search.cli.drafting import Flips, ask_flips
+from imgcls_search.cli.drafting import Flips, Said, ask_flips, split_changes
 from imgcls_search.cli.images import component_of
 from imgcls_search.cli.options import (
     STUDIES,
@@ -57,6 +57,7 @@ def auto(
         str | None,
         typer.Option("--group", help="The column of groups of a table, or a regular expression on a folder's paths."),
     ] = None,
+    overrides: Said = None,
     skip_unreadable: SkipUnreadable = False,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,
     workers: Annotated[
@@ -75,13 +76,16 @@ def auto(
     \b
     imgcls-search auto photos --time 1h
     imgcls-search auto photos --time 2h        # later: goes on, with an hour more
-    imgcls-search auto table:labels.csv --time 30m -o birds --flips horizontal --json
+    imgcls-search auto table:labels.csv --time 30m -o birds --flips horizontal --set study.seed=1 --json
 
     A first score, and a model, are there after about a minute. Run the same command again to resume after Ctrl-C or a
     kill: --time counts over all calls.
     """
     seconds = _seconds(time)
-    component = component_of(data, group, None, skip_unreadable)
+    of_data, changes = split_changes(overrides)
+    component = component_of(data, group, of_data, skip_unreadable)
+    if workers is not None:
+        changes.append(("study.workers", str(workers)))
     from imgcls_search.auto.automatic import Auto
     from imgcls_search.auto.finding import describe
     from imgcls_search.auto.ledger import interruptible, process_began
@@ -99,7 +103,7 @@ def auto(
             studies=studies,
             storage=storage,
             cluster=cluster,
-            changes=[] if workers is None else [("study.workers", str(workers))],
+            changes=changes,
             started=process_began(),
         ),
         screens,

@@ -11,7 +11,7 @@ import typer
 
 from imgcls_search import durations
 from imgcls_search.cli.images import component_of
-from imgcls_search.cli.options import STUDIES, AsJson, SkipUnreadable, Studies, WeightsDir
+from imgcls_search.cli.options import STUDIES, AsJson, SkipUnreadable, Studies, WeightsDir, override
 from imgcls_search.cli.output import echo, make_console, print_json
 from imgcls_search.errors import UserError
 
@@ -25,6 +25,28 @@ class Flips(str, Enum):
     none = "none"
     horizontal = "horizontal"
     both = "both"
+
+
+Said = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Decide one value of the space yourself; may be repeated."),
+]
+
+
+def split_changes(entries: list[str] | None) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return what `--set` says of the data, as it stands, and of the rest of the space.
+
+    Raises:
+        UserError: an entry is no PATH=VALUE.
+    """
+    of_data, others = [], []
+    for entry in entries or []:
+        path, value = override(entry)
+        if path.startswith("data."):
+            of_data.append(entry)
+        else:
+            others.append((path, value))
+    return of_data, others
 
 
 def init(
@@ -49,10 +71,7 @@ def init(
         str | None,
         typer.Option("--group", help="The column of groups of a table, or a regular expression on a folder's paths."),
     ] = None,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="Change one value of the data; may be repeated."),
-    ] = None,
+    overrides: Said = None,
     skip_unreadable: SkipUnreadable = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a file.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,
@@ -65,7 +84,7 @@ def init(
     \b
     imgcls-search init photos --time 1h
     imgcls-search init table:labels.csv --time 30m -o birds.yaml
-    imgcls-search init photos --flips horizontal --yes --json
+    imgcls-search init photos --flips horizontal --set study.workers=1 --yes --json
 
     Looks at the images, at the machine and at the pretrained weights at hand, measures how fast networks train, and
     writes a space in which every choice has its reason as a comment.
@@ -77,14 +96,21 @@ def init(
     seconds = durations.parse(time)
     if not seconds:
         raise UserError(f"--time {time}: is no duration > 0; allowed: seconds, or {durations.EXAMPLES}")
-    component = component_of(data, group, overrides, skip_unreadable)
+    of_data, changes = split_changes(overrides)
+    component = component_of(data, group, of_data, skip_unreadable)
     must_exist(component)
     target = output or default_target(component)
     check_target(target, force=force)
     chosen = flips or ask_flips(yes=yes or as_json)
     with WorkScreen(make_console(error=True)) as screen:
         found = draft(
-            component, seconds=seconds, root=studies, flips=chosen.value, file=str(target), progress=screen.show
+            component,
+            seconds=seconds,
+            root=studies,
+            flips=chosen.value,
+            changes=changes,
+            file=str(target),
+            progress=screen.show,
         )
     write_draft(found, target, force=force)
     if as_json:

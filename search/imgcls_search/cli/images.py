@@ -336,7 +336,7 @@ def component_of(data: str, group: str | None, overrides: Sequence[str] | None, 
     changes = [override(entry) for entry in overrides or []]
     strange = [path for path, _ in changes if not path.startswith("data.")]
     if strange:
-        raise UserError(f"--set {strange[0]}: inspect has no such setting; allowed: paths that begin with data.{name}.")
+        raise UserError(f"--set {strange[0]}: no such setting here; allowed: paths that begin with data.{name}.")
     for option, key, value in (("--group", "group", group), ("--skip-unreadable", "skip_unreadable", skip_unreadable)):
         if value:
             if name not in ("folder", "table"):

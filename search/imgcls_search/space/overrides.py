@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from imgcls_search.config import Value
 from imgcls_search.signature import REQUIRED, Fields, Leaf, OneOf
 from imgcls_search.space.problems import Position, Report, printable
-from imgcls_search.space.yaml_nodes import MAX_DEPTH, ListNode, MapNode, Node, ScalarNode, read
+from imgcls_search.space.yaml_nodes import MAX_DEPTH, ListNode, MapNode, Node, ScalarNode, read, value_of
 
 
 def with_data(root: MapNode, data: str, known: Leaf | OneOf | Fields, report: Report) -> MapNode:
@@ -86,6 +87,13 @@ class _BlockedError(Exception):
         super().__init__(path)
         self.path = path
         self.kind = kind
+
+
+def plain_value(text: str) -> Value:
+    """Return what a value of `--set` means, as plain values; it has been read without a problem before."""
+    node = read(text, Report(""))
+    assert node is not None
+    return value_of(node)
 
 
 def _put(node: Node, parts: list[str], value: Node, position: Position, done: str = "") -> MapNode:

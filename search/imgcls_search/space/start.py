@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from imgcls_search.config import Scalar, Value
+from imgcls_search.config import Scalar
 from imgcls_search.errors import closest
 from imgcls_search.space.parameters import Choice, Fixed, Float, Int, Searched, When, one_of, same
 from imgcls_search.space.problems import Position, Report, canonical, join, show
 from imgcls_search.space.scalars import is_switch
 from imgcls_search.space.tree import Branch, Group, Node, walk
-from imgcls_search.space.yaml_nodes import ListNode, MapNode, ScalarNode, advice
+from imgcls_search.space.yaml_nodes import ListNode, MapNode, ScalarNode, advice, value_of
 from imgcls_search.space.yaml_nodes import Node as YamlNode
 
 ADVICE = "start takes a list of settings, as in [{model: vit, model.vit.depth: 4}]"
@@ -132,7 +132,7 @@ def _refusal(known: Node, node: YamlNode) -> str | None:
             return f"{_got(known, node)}; allowed: {one_of(tuple(known.options))}"
         case Searched() if not known.contains(value):
             return f"{_got(known, node)}; allowed: {known.parameter('').domain}"
-        case Fixed() if not same(_value(node), known.value):
+        case Fixed() if not same(value_of(node), known.value):
             return f"{_got(known, node)}; the space fixes it to {show(known.value)}"
         case _:
             return None
@@ -140,7 +140,7 @@ def _refusal(known: Node, node: YamlNode) -> str | None:
 
 def _recorded(known: Node, node: YamlNode) -> Scalar:
     """Return a value as the study records it: a list as its string, 1 as 1.0 where the parameter is a float."""
-    match known, _value(node):
+    match known, value_of(node):
         case Choice(), value:
             option = next((option for option in known.options if same(option, value)), value)
             return canonical(option)
@@ -149,17 +149,7 @@ def _recorded(known: Node, node: YamlNode) -> Scalar:
         case Int(), float() as value if value.is_integer():
             return int(value)
         case _:
-            return canonical(_value(node))
-
-
-def _value(node: YamlNode) -> Value:
-    match node:
-        case ScalarNode():
-            return node.value
-        case ListNode():
-            return tuple(_value(item) for item in node.items)
-        case MapNode():
-            return {name: _value(below) for name, below in node.values.items()}
+            return canonical(value_of(node))
 
 
 def _got(known: Node, node: YamlNode) -> str:
@@ -171,4 +161,4 @@ def _got(known: Node, node: YamlNode) -> str:
         case ScalarNode() if not isinstance(node.value, str) and is_switch(node.text):
             return f"got {advice(node)}"
         case _:
-            return f"{show(_value(node))} is not allowed"
+            return f"{show(value_of(node))} is not allowed"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import yaml
 
-from imgcls_search.config import Scalar
+from imgcls_search.config import Scalar, Value
 from imgcls_search.space.problems import Position, Report, join, printable, show
 from imgcls_search.space.scalars import resolve
 
@@ -192,6 +192,17 @@ class _Reading:
         if len(maps) < len(parts):
             self.report.add(node.position, path, "`<<` merges mappings; it takes one or a list of them")
         return maps
+
+
+def value_of(node: Node) -> Value:
+    """Return what a node says as plain values; lists are tuples."""
+    match node:
+        case ScalarNode():
+            return node.value
+        case ListNode():
+            return tuple(value_of(item) for item in node.items)
+        case MapNode():
+            return {name: value_of(below) for name, below in node.values.items()}
 
 
 def advice(node: ScalarNode) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from imgcls_search.jobs.init.machine import look_at_machine
 from imgcls_search.jobs.init.networks import pretrained_at_hand
 from imgcls_search.jobs.init.plan import make_plan
 from imgcls_search.space import parse
+from imgcls_search.space.overrides import plain_value
 from imgcls_search.space.study_section import slug
 from imgcls_search.space.writer import inline
 
@@ -91,17 +92,20 @@ def draft(
     seconds: float,
     root: Path,
     flips: Flips = "none",
+    changes: Sequence[tuple[str, str]] = (),
     file: str = "space.yaml",
     seed: int = 0,
     progress: Progress = _nothing,
 ) -> Draft:
     """Return a space for the images of a data section, to be searched and confirmed within so many seconds.
 
-    Studies are to be kept under `root`; `file` is what the text is to be called. Nothing is written.
+    Studies are to be kept under `root`; `changes` are dotted paths with values, as YAML, that a person decided on;
+    `file` is what the text is to be called. Nothing is written.
 
     Raises:
         BuildError: the data section has no use for an argument's value.
         DataError: the images are missing, or cannot be cut into splits.
+        SpaceError: a change is not allowed.
         UserError: a folder of weights is not there.
     """
     component = located(component)
@@ -120,7 +124,11 @@ def draft(
     )
     name = free_name(slug(images.name), root)
     found = rules.decide(images, machine, plan, cuts[number], guesses, flips=flips, name=name)
-    written = text.write(found.tree, found.comments, _header(images, file, seconds))
+    header = _header(images, file, seconds)
+    parse(text.write(found.tree, found.comments, header), catalog(), source=file, overrides=changes)
+    for path, value in changes:
+        found.put(path, plain_value(value), "as you said")
+    written = text.write(found.tree, found.comments, header)
     parse(written, catalog(), source=file)
     return Draft(
         name=name,

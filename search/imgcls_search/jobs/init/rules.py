@@ -41,7 +41,10 @@ class Found:
         *above, key = path.split(".")
         node = self.tree
         for name in above:
-            node = node.setdefault(name, {})
+            if not isinstance(node.get(name), dict):
+                # A choice by its name alone, or nothing yet.
+                node[name] = {}
+            node = node[name]
         node[key] = value
         if because is not None:
             self.comments[path] = because[0].upper() + because[1:] + "."

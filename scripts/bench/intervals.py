@@ -62,7 +62,7 @@ def _interval(metric: Metric, truth: Array, sides: Sequence[tuple[float, Array]]
         seeds = len(predicted)
         observed = np.array([_scores(metric, truth, row, everything)[0] for row in predicted])
         found = np.stack([_scores(metric, truth, row, weights) for row in predicted], axis=1)
-        value += sign * observed.mean()
+        value += sign * float(observed.mean())
         drawn += sign * found.mean(axis=1)
         if seeds > 1:
             variance = float(observed.var(ddof=1))

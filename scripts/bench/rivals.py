@@ -261,6 +261,10 @@ class AutoGluon(Rival):
                 done = subprocess.run(step, capture_output=True, text=True)
                 if done.returncode != 0:
                     raise LeftOutError(f"{AUTOGLUON} cannot be installed: {done.stderr.strip().splitlines()[-1:]}")
+            # Builds of torch and torchvision may not fit each other, which the installation does not notice.
+            done = subprocess.run([python, "-c", "import autogluon.multimodal"], capture_output=True, text=True)
+            if done.returncode != 0:
+                raise LeftOutError(f"{AUTOGLUON} cannot be imported: {done.stderr.strip().splitlines()[-1:]}")
             (folder / "whole").touch()
         return str(python)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from imgcls_search.cli import app as cli
 
+from tests.order import longest_first
 from tests.warm import Command, Warm
 
 # Two tests run at a time; two threads in each of them would wait for each other, a hundred times as long at worst.
@@ -49,6 +51,20 @@ def tiny(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY)
     return path
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long, on every worker of pytest-xdist."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        items[:] = longest_first(items, workers, lambda item: item.nodeid.partition("::")[0])
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector pass by what was imported: torch and its kin are millions of objects."""
+    gc.collect()
+    gc.freeze()
 
 
 def has_begun_before(verb: str, factory: pytest.TempPathFactory) -> bool:
@@ -117,6 +133,23 @@ def imgcls(start: Callable[..., subprocess.Popen[str] | Command]) -> Callable[..
         process = start(*arguments, **settings)
         out, err = process.communicate(timeout=timeout)
         return Answer(process.returncode, out, err)
+
+    return run
+
+
+@pytest.fixture
+def run_script(warm: Warm | None) -> Callable[..., Answer]:
+    """Run a script of ours, whose commands are forked from it where they can be, and return what it did."""
+
+    def run(script: Path, *arguments: str | Path, cwd: Path, timeout: float = 3600) -> Answer:
+        texts = list(map(str, arguments))
+        if warm is not None:
+            process = warm.start(texts, cwd, os.environ, script)
+            out, err = process.communicate(timeout=timeout)
+            return Answer(process.wait(), out, err)
+        command = [sys.executable, str(script), *texts]
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout)
+        return Answer(done.returncode, done.stdout, done.stderr)
 
     return run
 

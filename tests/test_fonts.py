@@ -121,7 +121,12 @@ def test_captions_of_the_sheet_are_legible(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize(
     ("places", "labels"),
-    [([1e-5, 1e-2, 0.5], {"1e-05", "0.01"}), ([2e-3, 4e-3], {"0.002", "0.003", "0.004"}), ([1.0, 5e6], {"1", "1M"})],
+    [
+        ([1e-5, 1e-2, 0.5], {"1e-05", "0.01"}),
+        ([2e-3, 4e-3], {"0.002", "0.003", "0.004"}),
+        ([1.0, 5e1], {"1", "10"}),
+        ([2e5, 5e6], {"1M"}),
+    ],
 )
 def test_logarithmic_axes_show_numbers(places: Sequence[float], labels: set[str]) -> None:
     scores = [0.5] * len(places)

@@ -22,8 +22,8 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^imgcls-search (.+?)(?: +#.*)?$", README, re.MULTILINE)
 
-ELSEWHERE = ("dashboard", "--storage", "--cluster", "copy ")
-"""Commands that serve until they are stopped, or need a server or a cluster: other tests run them."""
+ELSEWHERE = ("dashboard", "--storage", "--cluster", "copy ", "auto ")
+"""Commands that serve until they are stopped, take all the time they get, or need a server: other tests run them."""
 
 SMALL = ("--set", "training.epochs=2", "--set", "training.batch_size=16", "--set", "study.pictures=false")
 FROM_SCRATCH = "model={resnet: {depth: 18, stem: large, weights: null}}"
@@ -33,8 +33,15 @@ SMALLER = {
         *(*SMALL, "--set", "study.trials=1", "--set", "image.size=32", "--workers", "1"),
         *("--set", FROM_SCRATCH, "--set", "finetune={}", "--set", "start=[]", "--set", "optimizer=adamw"),
     ),
+    "run spaces/finetune.yaml": (
+        *(*SMALL, "--set", "study.trials=1", "--set", "image.size=32", "--workers", "1"),
+        *("--set", "start=[{head: logistic}]"),
+    ),
     "run spaces/compressed.yaml": (*SMALL, "--set", "study.trials=1", "--set", "data.digits.max_train=200"),
     "check": ("--samples", "9"),
+    "inspect photos --study": (),
+    "inspect": ("--quick-epochs", "2"),
+    "init": ("--time", "20s"),
     "plan": ("--data", "folder:photos", "--epochs", "1"),
     "augment-preview": ("--data", "folder:photos"),
 }

@@ -41,6 +41,7 @@ GOLDEN: Mapping[str, Mapping[str | int, tuple[int, int]]] = {
     "convnext": {"convnext": (15_642, 93_888), 0: (102_378, 635_008)},
     "densenet": {"densenet": (13_338, 513_344), 0: (44_026, 1_219_296)},
     "efficientnet": {"efficientnet": (126_678, 349_824), 0: (126_678, 349_824)},
+    "finetune": {"timm": (3_383_818, 31_352_192), 0: (3_383_818, 125_370_368), 1: (3_383_818, 125_370_368)},
     "lenet5": {"lenet5": (5_658, 19_260), 0: (83_082, 245_520)},
     "mixed": {
         "vit": (18_218, 317_888),
@@ -122,7 +123,7 @@ def shape_of(config: TrialConfig) -> InputShape:
 
 
 def sizes(config: TrialConfig) -> tuple[int, int]:
-    found = measuring.count(config.component("model"), shape_of(config))
+    found = measuring.count(config.component("model"), shape_of(config), head=measuring.head_to_count(config))
     return found.params, found.macs
 
 
@@ -158,7 +159,7 @@ def test_there_is_a_space_for_each_family_and_one_across_them() -> None:
     from imgcls_search.models import MODELS
 
     own = set(MODELS) - {"timm"}
-    assert own | {"mixed", "cifar10", "photos", "compressed"} == set(PATHS)
+    assert own | {"mixed", "cifar10", "photos", "finetune", "compressed"} == set(PATHS)
     assert all(families(family) == [family] for family in own)
     assert set(families("mixed")) == own
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,3 +51,33 @@ def test_environment_and_folder_are_the_commands_own(tmp_path: Path, imgcls: Cal
     assert answer.code == 2
     assert "found in the folder of the test" in answer.err
     assert imgcls("families").code == 0
+
+
+SCRIPT = """
+import os, subprocess, sys, tempfile
+from pathlib import Path
+with tempfile.TemporaryDirectory() as name:
+    folder = Path(name)
+    print("begins")
+    command = [sys.executable, "-m", "imgcls_search"]
+    kept = subprocess.run([*command, "families", "lenet5"], cwd=folder, capture_output=True, text=True, check=True)
+    wrong = subprocess.run([*command, "nonsense"], cwd=folder, env={**os.environ, "COLUMNS": "200"})
+    (folder / "still.txt").write_text("there")
+    print(kept.stdout, wrong.returncode, sys.argv[1:], Path(sys.argv[0]).name, os.getcwd())
+sys.exit(3)
+"""
+
+
+def test_a_script_and_its_commands_answer_as_in_new_interpreters(tmp_path: Path, warm: Warm | None) -> None:
+    if warm is None:
+        pytest.skip("all commands are cold")
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    process = warm.start(["a", "b"], tmp_path, os.environ, script)
+    out, err = process.communicate(PATIENCE)
+    done = subprocess.run(
+        [sys.executable, str(script), "a", "b"], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert (process.wait(PATIENCE), out, err) == (done.returncode, done.stdout, done.stderr)
+    assert done.returncode == 3
+    assert "No such command" in err

@@ -4,12 +4,15 @@
 the command, which then runs as `python -m imgcls_search` would: it has a process id, signals, an exit code and a way
 to its end of its own, and its fork server, forked too instead of imported anew, starts helper and workers as ever. What
 is not as in a new interpreter: modules are imported already, and all commands of one `Warm` hash strings with one seed.
+
+A script starts from it too; the commands that the script starts with `subprocess` are forked from the script.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import gc
 import importlib
 import json
@@ -24,13 +27,19 @@ import subprocess
 import sys
 import threading
 import types
+import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from multiprocessing import util
 from pathlib import Path
 from typing import IO, Any
 
 LIBRARIES = ("optuna.storages", "optuna.artifacts", "sqlalchemy.dialects.sqlite", "rich.live", "scipy.special")
 """What a command would import late, and what knows no environment variable of a test."""
+
+
+SPAWN = util.spawnv_passfds
+"""How multiprocessing starts a new interpreter."""
 
 
 class Warm:
@@ -48,9 +57,10 @@ class Warm:
         )
         theirs.close()
 
-    def start(self, arguments: Sequence[str], cwd: Path, env: Mapping[str, str]) -> Command:
-        """Begin `imgcls-search` with these arguments."""
-        return Command(self.requests, {"argv": list(arguments), "cwd": str(cwd), "env": dict(env)})
+    def start(self, arguments: Sequence[str], cwd: Path, env: Mapping[str, str], script: Path | None = None) -> Command:
+        """Begin `imgcls-search`, or a script, with these arguments."""
+        request = {"argv": list(arguments), "cwd": str(cwd), "env": dict(env), "script": script and str(script)}
+        return Command(self.requests, request)
 
     def close(self) -> None:
         """Let it end; commands under way go on."""
@@ -184,8 +194,9 @@ def become(request: dict[str, Any], streams: Sequence[int]) -> dict[str, Any]:
     os.environ.clear()
     os.environ.update(request["env"])
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in before]
-    sys.path[:1] = [request["cwd"], *paths]
-    sys.argv = ["imgcls-search", *request["argv"]]
+    script = request.get("script")
+    sys.path[:1] = [str(Path(script).parent) if script else request["cwd"], *paths]
+    sys.argv = [script or "imgcls-search", *request["argv"]]
     import numpy as np
 
     # What a new process would take from the operating system; Python's own generator sees to itself.
@@ -204,54 +215,97 @@ def close_all_but(kept: Sequence[int]) -> None:
 
 def fork_server() -> None:
     """Start the process that helpers and workers are forked from, now: later there may be locks that a fork breaks."""
-    from multiprocessing import util
-
     from imgcls_search.executors import processes
 
-    started, util.spawnv_passfds = util.spawnv_passfds, fork_python
+    started, util.spawnv_passfds = SPAWN, fork_python
     processes.warm_up()
     util.spawnv_passfds = started
 
 
 def fork_python(path: bytes, arguments: Sequence[str], passed: Sequence[int]) -> int:
     """Run `python -c CODE` in a fork; stands in for `multiprocessing.util.spawnv_passfds`, which starts a program."""
-    *_, option, code = arguments
-    assert option == "-c"
+    start = arguments.index("-c")
+    code, *argv = arguments[start + 1 :]
     pid = os.fork()
     if pid:
         return pid
     status = 1
     try:
         close_all_but(passed)
-        for number in signal.valid_signals():
-            if callable(signal.getsignal(number)):
-                # A new program knows none of its parent's handlers.
-                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        forget_handlers()
+        sys.argv = ["-c", *argv]
         sys.modules["__main__"] = types.ModuleType("__main__")
         exec(code, {"__name__": "__main__"})  # noqa: S102 - multiprocessing's own
         status = 0
+    except SystemExit as ending:
+        status = ending.code if isinstance(ending.code, int) else 0
     finally:
         sys.stderr.flush()
         os._exit(status)
 
 
+def forget_handlers() -> None:
+    """Answer signals as a new program, which knows none of its parent's handlers."""
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+class ForkingPopen(subprocess.Popen):  # type: ignore[type-arg]
+    """Starts `python -m imgcls_search` as a fork of this process, and everything else as ever."""
+
+    def __init__(self, args: Any, *more: Any, **settings: Any) -> None:
+        if not more and isinstance(args, list) and args[:3] == [sys.executable, "-m", "imgcls_search"]:
+            # It is called where the program would be executed: streams, folder and session are the child's by then.
+            settings["preexec_fn"] = functools.partial(be_command, list(map(str, args[3:])), settings.get("env"))
+            # What is still to be written is not the child's to write.
+            sys.stdout.flush()
+            sys.stderr.flush()
+        super().__init__(args, *more, **settings)
+
+
+def be_command(arguments: Sequence[str], env: Mapping[str, str] | None) -> None:
+    """Be `python -m imgcls_search`, and never return."""
+    code = 1
+    try:
+        gc.enable()
+        # Temporary folders of the process forked from are not this one's to delete when it ends.
+        weakref.finalize._registry.clear()  # type: ignore[attr-defined]
+        request = {"argv": arguments, "cwd": os.getcwd(), "env": dict(os.environ if env is None else env)}  # noqa: PTH109
+        become(request, range(3))
+        forget_handlers()
+        # As Python does when it starts.
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        fork_server()
+        code = run_program(None)
+    finally:
+        end(code)
+
+
 def main() -> None:
-    """Fork for each request; in a fork, be the command."""
+    """Fork for each request; in a fork, be the command or the script."""
     requests = socket.socket(fileno=int(sys.argv[1]))
     import_all()
     assert threading.active_count() == 1, "a thread would not outlive a fork, but what it holds locked would"
     # What was imported is nothing for a garbage collector to look through, and to copy, in each fork.
     gc.collect()
     gc.freeze()
-    wait_for_request(requests)
-    fork_server()
-    end(run_search())
+    script = wait_for_request(requests).get("script")
+    if script:
+        subprocess.Popen = ForkingPopen  # type: ignore[misc]
+        util.spawnv_passfds = fork_python
+    else:
+        fork_server()
+    end(run_program(script))
 
 
-def run_search() -> int:
-    """Be `python -m imgcls_search`; return the exit code."""
+def run_program(script: str | None) -> int:
+    """Be `python -m imgcls_search`, or `python SCRIPT`; return the exit code."""
     try:
-        runpy.run_module("imgcls_search", run_name="__main__", alter_sys=True)
+        if script:
+            runpy.run_path(script, run_name="__main__")
+        else:
+            runpy.run_module("imgcls_search", run_name="__main__", alter_sys=True)
     except SystemExit as ending:
         if ending.code is None or isinstance(ending.code, int):
             return ending.code or 0

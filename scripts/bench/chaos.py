@@ -231,8 +231,9 @@ def strike(search: Search, dice: random.Random) -> Blow | None:
     return whom, what, moment
 
 
-def _wait(condition: Callable[[], bool], seconds: float = 3.0, between: float = 0.0) -> None:
-    # A checkpoint is being written for milliseconds: looked for as often as possible, but not for ever.
+def _wait(condition: Callable[[], bool], seconds: float = 3.0, between: float = 0.0002) -> None:
+    # A checkpoint is being written for milliseconds: looked for some thousand times a second, but not for ever, and
+    # without taking a core from those who write it.
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(between)

@@ -55,6 +55,7 @@ def main() -> None:
     """Search in turn with one split and with folds, again and again."""
     parser = frame.make_parser(__doc__)
     parser.add_argument("--repetitions", type=int, default=20)
+    parser.add_argument("--first", type=int, default=0, help="number of the first, which decides its draws; default: 0")
     parser.add_argument("--images", type=int, default=200, help="outside the test split; default: 200")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=10, help="of a search with one split; default: 10")
@@ -66,7 +67,7 @@ def main() -> None:
     with frame.results("folds", given.out) as results, tempfile.TemporaryDirectory() as folder:
         results["asked"] = {name: value for name, value in vars(given).items() if name != "out"}
         searches: dict[str, list[dict[str, float]]] = {"split": [], "folds": []}
-        for repetition in range(given.repetitions):
+        for repetition in range(given.first, given.first + given.repetitions):
             for name, found in searches.items():
                 found.append(search(name, repetition, Path(folder), given))
             print(

@@ -14,6 +14,7 @@ from imgcls_search.data.image import ImageShape
 from imgcls_search.errors import UserError
 from imgcls_search.measures import OF_CLASS, has_meaning
 from imgcls_search.models import families
+from imgcls_search.models.heads import HEADS, LOGISTIC, OWN
 from imgcls_search.signature import Catalog, Fields, Leaf, OneOf
 from imgcls_search.space import Space
 from imgcls_search.strategy.pruners import PRUNERS
@@ -39,6 +40,9 @@ def catalog() -> Catalog:
                 "image": signature.read(ImageShape),
                 "augment": _with(signature.read(augment), **signature.read(mixing).fields, policy=policy),
                 "model": OneOf(options=signature.options(families()), doc="the family of networks"),
+                "head": OneOf(
+                    options=signature.options(HEADS), default=OWN, doc="what reads the features of the network"
+                ),
                 "optimizer": OneOf(options=signature.options(OPTIMIZERS), default="adamw", doc="the optimizer"),
                 "schedule": OneOf(
                     options=signature.options(SCHEDULES), default="cosine", doc="the learning rate over the epochs"
@@ -124,6 +128,11 @@ def refuse_idle_sections(space: Space) -> None:
         raise UserError(
             f"{space.locate('finetune')}: finetune: no model here starts from pretrained weights; "
             "give one, such as weights: imagenet, or leave the section out"
+        )
+    if LOGISTIC in space.document["head"] and not space.gives("weights"):
+        raise UserError(
+            f"{space.locate('head')}: head.{LOGISTIC}: is fitted to features of pretrained weights, and no model here "
+            "starts from any; give one, such as weights: imagenet, or another head"
         )
 
 

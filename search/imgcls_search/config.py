@@ -36,6 +36,10 @@ LATER: Mapping[str, Any] = {
     "augment.jpeg": 100,
     "training.draw": "shuffled",
     "predict.costs": None,
+    "head": {"own": {}},
+    "finetune.views": None,
+    "finetune.start": "random",
+    "finetune.layer_decay": 1.0,
     "data.folder.labels": "one",
     "data.table.separator": None,
     **{f"data.{name}.folds": None for name in ("digits", "cifar10", "folder", "table", "torchvision")},
@@ -108,14 +112,35 @@ class TrialConfig:
         return self.component("data").args.get("folds") or 1
 
     @property
+    def is_fitted(self) -> bool:
+        """True where the head is fitted in one go and nothing is trained."""
+        return "logistic" in self.tree.get("head", {})
+
+    @property
+    def essence(self) -> TrialConfig:
+        """The configuration without what changes nothing: a fit has no optimizer, and equal fits are one trial."""
+        if not self.is_fitted:
+            return self
+        views = self.tree["finetune"]["views"]
+        idle = ("optimizer", "schedule", "loss", "training", *(("augment",) if views is None else ()))
+        finetune = {"views": views}
+        return TrialConfig({**{key: part for key, part in self.tree.items() if key not in idle}, "finetune": finetune})
+
+    @property
+    def training_epochs(self) -> int:
+        """Epochs of one training, of all folds the same; a fit counts as one."""
+        each: int = self.tree["training"]["epochs"]
+        return 1 if self.is_fitted else each
+
+    @property
     def epochs(self) -> int:
         """Epochs of a trial that trains to its end: those of a training, once for each fold."""
-        each: int = self.tree["training"]["epochs"]
-        return self.folds * each
+        return self.folds * self.training_epochs
 
     def digest(self, *sections: str) -> str:
         """Return a short hash of the named top-level sections (default: all), equal for equal contents."""
-        chosen = {key: _as_before(key, self.tree[key]) for key in (sections or sorted(self.tree))}
+        asked = [key for key in (sections or sorted(self.tree)) if not _is_later(key, self.tree[key])]
+        chosen = {key: _as_before(key, self.tree[key]) for key in asked}
         # A section of which nothing is left is one that earlier versions did not have.
         known = {key: kept for key, kept in chosen.items() if kept != {} or self.tree[key] == {}}
         text = json.dumps(_thaw(known), sort_keys=True)

@@ -13,6 +13,7 @@ SearchError
 │   └── StudyError       a study that is missing, locked, changed or not writable
 ├── NoResultError        a search that ended with nothing to show: exit code 1
 ├── DivergedError        a training whose loss became NaN or infinite
+├── OutOfTimeError       work that has not ended when its time has
 └── StoppedError         a training that was asked to stop in the middle of an epoch
 """
 
@@ -128,6 +129,10 @@ class NoResultError(SearchError):
 
 class DivergedError(SearchError):
     """A training whose loss became NaN or infinite."""
+
+
+class OutOfTimeError(SearchError):
+    """Work that has not ended when its time has."""
 
 
 class StoppedError(SearchError):

@@ -91,6 +91,13 @@ class Started(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Told(Event):
+    """Something that a person should see is happening to the trial."""
+
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class EpochEnded(Event):
     """An epoch was trained and measured."""
 

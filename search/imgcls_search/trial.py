@@ -63,6 +63,11 @@ class Candidate:
         """True where what is deployed is not what was trained; strategies ask it of each trial, again and again."""
         return compresses(self.config)
 
+    @cached_property
+    def is_fitted(self) -> bool:
+        """True where the head is fitted and nothing trained: its one epoch is its end, and no early one."""
+        return self.config.is_fitted
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rejection:
@@ -139,8 +144,15 @@ class Trial:
 
     def was_judged_at(self, epoch: int) -> bool:
         """Tell whether it counts among those that a rung compares."""
+        # The end of a fit says nothing of where a training should stand by then.
+        if self.candidate.is_fitted:
+            return False
         # One that was ended from outside may have come there without a score.
         return self.epoch >= epoch and (self.judged >= epoch or not self.is_open) and self.has_value_at(epoch)
+
+    def last_epoch(self, epochs: int) -> int:
+        """Return the epoch at which it is complete, in a search whose trainings have so many."""
+        return self.candidate.config.folds if self.candidate.is_fitted else epochs
 
     def as_begun(self) -> Trial:
         """Return the trial as it was before its first epoch."""

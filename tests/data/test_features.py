@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from imgcls_search.data.features import Floats, features
+from imgcls_search.data.features import Floats, computing, features, finished
 from imgcls_search.errors import DataError
 
 
@@ -67,3 +69,41 @@ def test_no_space_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(DataError, match="features need 0 MB, 0 MB are free"):
         features(tmp_path, {}, Counted())
     assert not list(tmp_path.rglob("*.npy"))
+
+
+def test_what_was_used_last_is_kept_where_not_all_can_be(tmp_path: Path) -> None:
+    size = Counted()().nbytes
+    entry = 0
+    kept: dict[str, Path] = {}
+    for name in ("a", "b", "c"):
+        features(tmp_path, {"weights": name}, Counted(), most_bytes=100 * size)
+        (new,) = {path.parent for path in tmp_path.glob("*/features.npy")} - set(kept.values())
+        kept[name] = new
+        entry = sum(file.stat().st_size for file in new.iterdir())
+    for place, name in enumerate(("b", "c", "a")):
+        os.utime(kept[name], (1_000 + place, 1_000 + place))
+    features(tmp_path, {"weights": "d"}, Counted(), most_bytes=2 * entry + size)
+    assert not kept["b"].exists()
+    assert kept["a"].exists()
+    with pytest.raises(DataError, match=r"features need 0 MB, image.cache_gb allows 0 MB; set it higher"):
+        features(tmp_path, {"weights": "e"}, Counted(), most_bytes=size - 1)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_who_waits_for_another_process_goes_on_looking_around(tmp_path: Path) -> None:
+    def slowly() -> Generator[int, None, Floats]:
+        yield 1
+        yield 2
+        return Counted(5.0)()
+
+    one, other = computing(tmp_path, {}, slowly), computing(tmp_path, {}, slowly)
+    assert next(one) == 1
+    assert next(other) is None
+    assert next(one) == 2
+    assert (finished(one) == 5).all()
+    assert (finished(other) == 5).all()
+    # One that is given up gives the lock back.
+    given_up = computing(tmp_path, {"x": 1}, slowly)
+    assert next(given_up) == 1
+    given_up.close()
+    assert (finished(computing(tmp_path, {"x": 1}, slowly)) == 5).all()

@@ -194,6 +194,28 @@ def nodes(head: Nodes) -> Iterator[Nodes]:
 
 
 @pytest.mark.slow
+def test_workers_of_a_cluster_look_into_the_runs_folders_of_weights(
+    nodes: Nodes, tmp_path: Path, imgcls: Callable[..., Answer]
+) -> None:
+    """The cluster was there before the run named a folder, and nothing else holds these weights."""
+    import torch
+    from torchvision.models import resnet18
+
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    torch.save(resnet18().state_dict(), folder / "resnet18.pth")
+    (tmp_path / "net.yaml").write_text(
+        "study: {name: net, trials: 1, pictures: false}\ndata: {digits: {max_train: 40}}\n"
+        "image: {size: 32, channels: 3}\nmodel: {resnet: {depth: 18, stem: large, weights: imagenet}}\n"
+        "optimizer: {adamw: {lr: {float: [1e-4, 1e-3]}}}\ntraining: {epochs: 1, batch_size: 20}\n"
+    )
+    nodes.add()
+    ran = imgcls("run", "net.yaml", "--cluster", nodes.address, "--weights-dir", folder)
+    assert ran.code == 0, ran.err
+    assert [trial.state.name for trial in open_study(tmp_path / "studies", "net").trials] == ["COMPLETE"]
+
+
+@pytest.mark.slow
 @needs_mounts
 def test_trials_go_on_when_workers_actors_and_nodes_die(nodes: Nodes, tiny: Path, start: Callable[..., Any]) -> None:
     studies = tiny.parent / "studies"

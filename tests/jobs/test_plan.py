@@ -8,7 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from imgcls_search.jobs.plan import work_out
+from imgcls_search.catalog import catalog
+from imgcls_search.jobs.plan import CALIBRATION, timed_as, work_out
+from imgcls_search.space import parse
 from imgcls_search.study.memory import unwritten_record
 
 from tests.conftest import Answer
@@ -48,3 +50,31 @@ def test_command_times_a_few_epochs_and_leaves_no_study(tiny: Path, imgcls: Call
     assert 0 < found["fastest_seconds"] <= found["epoch_seconds"] <= found["slowest_seconds"]
     assert found["trials_in_timeout"] > 0
     assert [path.name for path in (tiny.parent / "studies").iterdir()] == [".images"]
+
+
+HEADS = """
+study: {trials: 30, pruner: {asha: {min_epochs: 4, eta: 3}}}
+data: {digits: {}}
+model: {resnet: {weights: a.pt}}
+head: {own: {}, logistic: {}}
+finetune: {freeze: backbone, freeze_epochs: 4}
+training: {epochs: 12}
+"""
+
+
+def test_plan_tells_epochs_of_heads_and_fits_from_those_of_whole_networks() -> None:
+    asked = parse(HEADS, catalog(), source="x")
+    assert timed_as(asked)["study.pruner"] == "{asha: {min_epochs: 6}}"
+    whole = parse(HEADS, catalog(), source="x", overrides=[("finetune.freeze_epochs", "null")])
+    assert timed_as(whole) == CALIBRATION
+    made = unwritten_record("x", (("accuracy", "maximize"),))
+    times = {"own": [9.0, 0.1, 0.1, 0.1, 2.0, 2.0], "logistic": [3.0]}
+    for number, head in enumerate(("own", "logistic", "own")):
+        config = parse(HEADS, catalog(), source="x", overrides=[("head", head)]).first()
+        ran = trial(number, *[0.5] * len(times[head]))
+        epochs = [{**epoch, "seconds": taken} for epoch, taken in zip(ran.epochs, times[head], strict=True)]
+        made.trials.append(replace(ran, epochs=epochs, candidate=replace(ran.candidate, config=config)))
+    found = work_out(asked, made, workers=1)
+    # All heads train their 4 epochs, a third of them the 8 that follow.
+    training = 4 * 0.1 + 8 / 3 * 2.0
+    assert found.seconds == pytest.approx(30 * (2 * training + 3.0) / 3)

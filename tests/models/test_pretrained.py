@@ -17,7 +17,9 @@ from imgcls_search.data import Prepared
 from imgcls_search.errors import BuildError, CheckpointError
 from imgcls_search.models import MODELS
 from imgcls_search.space import parse
+from imgcls_search.train import finetune
 from imgcls_search.train.loop import fit
+from imgcls_search.train.recipe import Finetune
 from imgcls_search.worker import measuring, networks, pipeline
 
 from tests.conftest import Answer
@@ -321,6 +323,39 @@ def test_backbone_learns_at_a_fraction_of_the_rate(tmp_path: Path) -> None:
     }
     assert {rates[id(p)] for name, p in session.model.named_parameters() if not name.startswith("fc.")} == {0.001}
     assert len(rates) == len(list(session.model.parameters()))
+
+
+@pytest.mark.parametrize(("decay", "factor"), [(0.5, 1.0), (0.8, 0.1), (1.0, 0.1)])
+def test_each_stage_learns_at_a_fraction_of_the_rate_of_the_next(decay: float, factor: float, tmp_path: Path) -> None:
+    path, *_ = checkpoint(tmp_path)
+    section = model_section("resnet", depths=[1, 1], width=8, weights=str(path))
+    slower = f"finetune: {{layer_decay: {decay}, backbone_lr_factor: {factor}}}\n"
+    trial = config(f"{section}{slower}optimizer: {{adamw: {{lr: 0.01}}}}\n")
+    session = pipeline.new_session(trial, data(16), seed=3, device="cpu")
+    rates = {id(p): group["lr"] for group in session.optimizer.param_groups for p in group["params"]}
+    # Three stages: the stem, layer1 and layer2, which is one step away from the head.
+    steps = {"conv1": 3, "bn1": 3, "layer1": 2, "layer2": 1}
+    for name, parameter in session.model.named_parameters():
+        part = name.partition(".")[0]
+        expected = 0.01 if part == "fc" else 0.01 * factor * decay ** steps[part]
+        assert rates[id(parameter)] == pytest.approx(expected), name
+    assert len(rates) == len(list(session.model.parameters()))
+    # Kept optimizer states find their parameters: the head's are the first.
+    assert {id(p) for p in session.optimizer.param_groups[0]["params"]} <= {
+        id(p) for p in session.model.fc.parameters()
+    }
+
+
+def test_layer_decay_counts_timms_stages(tmp_path: Path) -> None:
+    trial = config("model: {timm: {name: test_vit, weights: w.pt}}\nfinetune: {layer_decay: 0.5}\n")
+    model = networks.build_model(trial, data(160).shape)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    finetune.slow_backbone(optimizer, model, model.anatomy, Finetune(layer_decay=0.5))
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    stages = len(model.anatomy.stages)
+    for place, names in enumerate(model.anatomy.stages):
+        assert {rates[id(model.get_parameter(name))] for name in names} == {0.5 ** (stages - place)}
+    assert {rates[id(p)] for p in model.head.parameters()} == {1.0}
 
 
 def test_more_frozen_stages_than_there_are_is_an_impossible_combination(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_first_folder_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     first, second, option = (resnet18(tmp_path / name) for name in ("first", "second", "option"))
     monkeypatch.setenv(weights_files.VARIABLE, f"{tmp_path / 'none'}:{tmp_path / 'second'}")
     with pytest.raises(UserError, match=r"IMGCLS_WEIGHTS: .*none: no such folder"):
-        weights_files.own_places()
+        weights_files.own_folders()
     monkeypatch.setenv(weights_files.VARIABLE, f"{tmp_path / 'first'}:{tmp_path / 'second'}")
     assert torch.equal(first_layer(RESNET18), first)
     weights_files.add_folder(tmp_path / "option")

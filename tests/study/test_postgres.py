@@ -665,7 +665,7 @@ def test_database_of_something_else_is_one_line(
     for command in (("run", "tiny.yaml"), ("status", "tiny-digits")):
         assert "is no database of Optuna's (it has 1 table(s), for example songs)" in hides(*command)
     server.ask("DROP TABLE songs", "strange")
-    storage = optuna.storages.RDBStorage(address.replace("me@", "postgres@"))
+    storage = optuna.storages.RDBStorage(address.replace("postgresql://me@", "postgresql+psycopg://postgres@"))
     optuna.create_study(storage=storage, study_name="tiny-digits")
     storage.remove_session()
     storage.engine.dispose()

@@ -56,8 +56,9 @@ def test_the_asymmetric_loss_is_timms(negative: float, positive: float, margin: 
     theirs = pytest.importorskip("timm.loss").AsymmetricLossMultiLabel(
         gamma_neg=negative, gamma_pos=positive, clip=margin, disable_torch_grad_focal_loss=False
     )
-    # Theirs is the sum over labels.
-    wanted = theirs(logits, targets.float()) / len(CLASSES)
+    # Of a single number: over several, some versions of theirs add all up, others the labels only.
+    numbers = zip(logits.reshape(-1, 1, 1), targets.float().reshape(-1, 1, 1), strict=True)
+    wanted = torch.stack([theirs(logit, target) for logit, target in numbers]).mean()
     found = loss("asymmetric", gamma_negative=negative, gamma_positive=positive, margin=margin)(logits, targets)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
     slopes = [torch.autograd.grad(value, logits)[0] for value in (found, wanted)]

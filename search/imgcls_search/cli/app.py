@@ -12,7 +12,7 @@ from typing import Any
 import typer
 
 from imgcls_search import terminal
-from imgcls_search.cli import delivery, housekeeping, images, results, searches, spaces, trainings
+from imgcls_search.cli import automatic, delivery, drafting, housekeeping, images, results, searches, spaces, trainings
 from imgcls_search.cli.output import echo
 from imgcls_search.errors import SearchError, UserError, disk_trouble, path_trouble
 
@@ -52,6 +52,8 @@ app = typer.Typer(
 )
 
 COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
+    ("auto", automatic.auto),
+    ("init", drafting.init),
     ("run", searches.run),
     ("plan", searches.plan),
     ("check", spaces.check),

@@ -130,7 +130,7 @@ def inspect(
 
     _refuse_idle(labels, study, model, quick_epochs, judge_test, write, suspects, force)
     settings = best_settings(study_files(study, studies, storage)) if study is not None else None
-    component = _component(data, group, overrides, skip_unreadable) if data is not None else None
+    component = component_of(data, group, overrides, skip_unreadable) if data is not None else None
     if component is None:
         if settings is None:
             raise UserError("inspect: needs DATA, for example a folder, or --study for the images of a study")
@@ -239,7 +239,7 @@ def _backbone_space(model: str, data: str, overrides: list[str] | None, skip_unr
     from imgcls_search.catalog import catalog
     from imgcls_search.space import parse
 
-    component = _component(data, None, None, skip_unreadable)
+    component = component_of(data, None, None, skip_unreadable)
     given = [("study.name", "unnamed"), ("image.channels", "3"), ("model", model), *map(override, overrides or [])]
     text = json.dumps({"data": {component.name: dict(component.args)}, "model": {"lenet5": {}}})
     return parse(text, catalog(), source="backbones", overrides=given)
@@ -325,7 +325,7 @@ def _usual_model(images: Inventory) -> dict[str, Any] | None:
     return None if not models or are_small(images) else _model(json.dumps(models[0]))
 
 
-def _component(data: str, group: str | None, overrides: Sequence[str] | None, skip_unreadable: bool) -> Any:
+def component_of(data: str, group: str | None, overrides: Sequence[str] | None, skip_unreadable: bool) -> Any:
     """Return the data component that the words of a command name.
 
     Raises:

@@ -119,12 +119,10 @@ class SearchScreen:
     def _time_left(self, search: Search, done: int) -> str:
         since = done - (self.done_before or 0)
         if since <= 0:
-            return "time left unknown"
+            left = search.seconds_left()
+            return "time left unknown" if math.isinf(left) else f"at most {durations.show(max(0.0, left))} left"
         seconds = (time.monotonic() - self.started) / since * max(0, search.settings.trials - done)
-        timeout = search.settings.timeout
-        if timeout is not None:
-            seconds = min(seconds, max(0.0, timeout - (search.executor.clock() - search.started_at)))
-        return _left(seconds)
+        return _left(min(seconds, max(0.0, search.seconds_left())))
 
     def _table(self, search: Search) -> RenderableType:
         progress = Progress(TextColumn(search.space.name), BarColumn(), MofNCompleteColumn(), auto_refresh=False)
@@ -353,7 +351,13 @@ def _num_settled(search: Search) -> int:
 def _leader(search: Search) -> Trial | None:
     """Return the trial that would be best if all ended now: within limits, after most epochs, with the best value."""
     shown = [trial for trial in search.record.trials if trial.last_shown and _is_within_limits(trial, search)]
-    return max(shown, key=lambda t: (t.last_shown, search.sign * t.value_at(t.last_shown), -t.number), default=None)
+
+    def standing(trial: Trial) -> tuple[int, float, int]:
+        # What is fitted is complete after its only epoch.
+        reached = search.epochs if trial.candidate.is_fitted else trial.last_shown
+        return reached, search.sign * trial.value_at(trial.last_shown), -trial.number
+
+    return max(shown, key=standing, default=None)
 
 
 def _is_within_limits(trial: Trial, search: Search) -> bool:

@@ -121,14 +121,14 @@ def plan(
     from dataclasses import asdict
 
     from imgcls_search.cli.screen import PlanScreen
-    from imgcls_search.jobs.plan import CALIBRATION
     from imgcls_search.jobs.plan import plan as make_plan
+    from imgcls_search.jobs.plan import timed_as
 
     overrides = with_options(overrides, workers, timeout)
     space = read(space_file, overrides, data, None, skip_unreadable=skip_unreadable)
     if space.is_config:
         raise UserError(f"{space_file}: nothing is searched in it; train it with: imgcls-search train {space_file}")
-    timed = [f"{path}={value}" for path, value in {**CALIBRATION, "study.max_epochs": epochs}.items()]
+    timed = [f"{path}={value}" for path, value in {**timed_as(space), "study.max_epochs": epochs}.items()]
     calibration = read(space_file, [*(overrides or []), *timed], data, None, skip_unreadable=skip_unreadable)
     with PlanScreen(make_console(error=as_json), epochs) as screen:
         found = make_plan(space, calibration, studies, screen)

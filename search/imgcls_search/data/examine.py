@@ -85,7 +85,7 @@ def examine(
 
     `side_of` says of a number how large a small copy is wanted, None for none.
     """
-    room = _Room(MOST_PIXELS)
+    room = Room(MOST_PIXELS)
 
     def one(number: int) -> Seen | Unreadable:
         file = images.file(number)
@@ -148,7 +148,7 @@ def _digest_of_pixels(image: Image.Image) -> bytes:
     return digest.digest()
 
 
-class _Room:
+class Room:
     """Lets threads hold no more pixels together than there is room for; one that needs more waits to be alone."""
 
     def __init__(self, most: int) -> None:
@@ -157,6 +157,7 @@ class _Room:
 
     @contextmanager
     def of(self, pixels: int) -> Iterator[None]:
+        """Hold so many pixels meanwhile, as soon as there is room for them."""
         wanted = min(pixels, self.most)
         with self.changed:
             self.changed.wait_for(lambda: self.free >= wanted)

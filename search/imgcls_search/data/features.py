@@ -2,43 +2,101 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
+import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from imgcls_search import atomic, digests
+from imgcls_search.data.prepared import Prepared
 from imgcls_search.errors import DataError
 
 Floats = npt.NDArray[np.float32]
 
+T = TypeVar("T")
+
 VERSION = 1
 """Part of every key: raise it when features are computed in another way."""
 
+WAIT_SECONDS = 0.2
+"""How long to wait for another process that computes the same features before looking around."""
 
-def features(cache: Path, facts: Mapping[str, Any], make: Callable[[], Floats]) -> Floats:
+
+def folder_beside(data: Prepared) -> Path:
+    """Return where the features of decoded images are kept: beside them, shared by all studies."""
+    return Path(data.folder).parent.with_name(".features")
+
+
+def features(
+    cache: Path, facts: Mapping[str, Any], make: Callable[[], Floats], *, most_bytes: float = math.inf
+) -> Floats:
     """Return the features [N, D], float32, that some facts decide on, mapped from disk and read-only.
 
     `make` computes them where they are not kept below `cache`, or damaged there; of several processes one does.
 
     Raises:
-        DataError: the cache cannot be written.
+        DataError: the cache cannot be written, or they are larger than `most_bytes`.
     """
-    from filelock import FileLock
 
-    key = digests.of_text(json.dumps({**facts, "version": VERSION}, sort_keys=True))[:32]
-    folder = cache.expanduser().resolve() / key
+    def steps() -> Generator[None, None, Floats]:
+        yield from ()
+        return make()
+
+    return finished(computing(cache, facts, steps, most_bytes=most_bytes))
+
+
+def finished(steps: Generator[Any, None, T]) -> T:
+    """Return what a generator comes to, without a look at its steps."""
+
+    def whole() -> Generator[Any, None, None]:
+        found.append((yield from steps))
+
+    found: list[T] = []
+    for _ in whole():
+        pass
+    return found[0]
+
+
+def computing(
+    cache: Path,
+    facts: Mapping[str, Any],
+    make: Callable[[], Generator[T, None, Floats]],
+    *,
+    most_bytes: float = math.inf,
+) -> Generator[T | None, None, Floats]:
+    """Do what `features` does, and yield the steps of `make`; None while another process computes the same.
+
+    Features that were not used for longest are deleted where all that are kept would be larger than `most_bytes`.
+
+    Raises:
+        DataError: the cache cannot be written, or they are larger than `most_bytes`.
+    """
+    from filelock import FileLock, Timeout
+
+    folder = cache.expanduser().resolve() / _key(facts)
+    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f"{key}.lock")):
+        while True:
+            try:
+                lock.acquire(timeout=WAIT_SECONDS)
+                break
+            except Timeout:
+                yield None
+        try:
             kept = _kept(folder)
             if kept is None:
-                _keep(folder, make())
+                _keep(folder, (yield from make()), most_bytes)
                 kept = _kept(folder)
+        finally:
+            lock.release()
     except OSError as error:
         raise DataError(f"{cache}: features cannot be written ({error.strerror})") from error
     if kept is None:
@@ -46,8 +104,17 @@ def features(cache: Path, facts: Mapping[str, Any], make: Callable[[], Floats]) 
     return kept
 
 
+def find(cache: Path, facts: Mapping[str, Any]) -> Floats | None:
+    """Return the features that some facts decide on where they are kept, None where they are not."""
+    return _kept(cache.expanduser().resolve() / _key(facts))
+
+
+def _key(facts: Mapping[str, Any]) -> str:
+    return digests.of_text(json.dumps({**facts, "version": VERSION}, sort_keys=True))[:32]
+
+
 def _kept(folder: Path) -> Floats | None:
-    """Return what lies in a folder, None if it is not there, not whole or damaged."""
+    """Return the features in a folder, None if it is not there, not whole or damaged."""
     path = folder / "features.npy"
     try:
         digest = json.loads((folder / "meta.json").read_bytes())["sha256"]
@@ -56,13 +123,22 @@ def _kept(folder: Path) -> Floats | None:
         found: Floats = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    # What was used last is deleted last. A file system that is read-only deletes nothing.
+    with contextlib.suppress(OSError):
+        os.utime(folder)
     return found
 
 
-def _keep(folder: Path, values: Floats) -> None:
+def _keep(folder: Path, values: Floats, most_bytes: float) -> None:
     partial = folder.with_name(f"{folder.name}.partial")
     for stale in (folder, partial):
         atomic.remove(stale)
+    if values.nbytes > most_bytes:
+        raise DataError(
+            f"{folder.parent}: features need {values.nbytes / 1e6:,.0f} MB, image.cache_gb allows "
+            f"{most_bytes / 1e6:,.0f} MB; set it higher"
+        )
+    _make_room(folder.parent, most_bytes - values.nbytes)
     free = shutil.disk_usage(folder.parent).free
     if values.nbytes > free:
         raise DataError(f"{folder.parent}: features need {values.nbytes / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free")
@@ -70,3 +146,24 @@ def _keep(folder: Path, values: Floats) -> None:
         partial.mkdir()
         np.save(partial / "features.npy", np.ascontiguousarray(values, dtype=np.float32), allow_pickle=False)
         (partial / "meta.json").write_text(json.dumps({"sha256": digests.of_file(partial / "features.npy")}))
+
+
+def _make_room(cache: Path, most_bytes: float) -> None:
+    """Delete what was not used for longest until no more bytes than these are kept."""
+    if math.isinf(most_bytes):
+        return
+    kept = []
+    for folder in cache.iterdir():
+        # Another process may delete the same.
+        with contextlib.suppress(OSError):
+            if folder.is_dir() and not folder.name.endswith(".partial"):
+                size = sum(file.stat().st_size for file in folder.iterdir())
+                kept.append((folder.stat().st_mtime, size, folder))
+    total = sum(size for _, size, _ in kept)
+    for _, size, folder in sorted(kept):
+        if total <= most_bytes:
+            return
+        # Whoever has mapped them reads on.
+        with contextlib.suppress(OSError):
+            atomic.remove(folder)
+            total -= size

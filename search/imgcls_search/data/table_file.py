@@ -80,6 +80,24 @@ def read_rows(path: Path, columns: Sequence[str], place: str) -> Rows:
     return rows
 
 
+def read_header(path: Path, place: str) -> Sequence[str]:
+    """Return the names of all columns of a table.
+
+    Raises:
+        DataError: the file is missing, of another kind or damaged; text is not UTF-8.
+    """
+    _must_be_table(path, place)
+    if path.suffix.lower() != PARQUET:
+        return read_rows(path, (), place).header
+    try:
+        from pyarrow import parquet
+
+        return [str(name).strip() for name in parquet.read_schema(path).names]
+    # Whatever is wrong, or missing, is said when the cells are read.
+    except Exception:
+        return []
+
+
 def _must_be_table(path: Path, place: str) -> None:
     if not path.exists():
         raise DataError(f"{place}: does not exist; allowed: {KINDS}")

@@ -34,6 +34,7 @@ from imgcls_search.executors.questions import (
     Said,
     TryMetrics,
 )
+from imgcls_search.worker import head_plan
 
 Progress = Callable[[int, int], None]
 """Called with images decoded and images in all."""
@@ -149,6 +150,7 @@ class Helper:
         has_weights = config.component("model").args.get("weights") is not None
         # Not remembered with the sizes, which do not depend on it.
         check_normalisation(config.section("image"), shape.channels, has_weights=has_weights)
+        head_plan.check(config)
         question = {"config": _what_counts(config), "shape": dataclasses.asdict(shape)}
         sizes: dict[str, float] | None = self.counts.get(question)
         if sizes is None:
@@ -185,15 +187,18 @@ class Helper:
         """
         self._ask(TryMetrics(names=names, data=data))
 
-    def fetch_weights(self, config: TrialConfig, shape: InputShape) -> None:
+    def fetch_weights(self, config: TrialConfig, shape: InputShape) -> dict[str, str] | None:
         """Fetch or read the pretrained weights that a configuration starts from, if any, and see that they fit.
+
+        Return the name and digest of their file; None where there is none, or a library keeps it to itself.
 
         Raises:
             CheckpointError: they cannot be fetched or read.
             BuildError: they do not fit the model.
         """
-        if config.component("model").args.get("weights") is not None:
-            self._ask(FetchWeights(config=config, shape=shape))
+        if config.component("model").args.get("weights") is None:
+            return None
+        return self._ask(FetchWeights(config=config, shape=shape))
 
     def describe_weights(self, path: Path) -> Prepared:
         """Return the data set that saved weights were trained on; the weights themselves are read and built too.

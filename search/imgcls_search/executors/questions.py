@@ -146,10 +146,8 @@ class Measure(Question[dict[str, float]]):
 
         known = _COUNTS.setdefault(self.counts, Counts(self.counts))
         model = self.config.component("model")
-        found = known.ask(
-            {"model": self.config.to_dict()["model"], "shape": dataclasses.asdict(self.shape)},
-            lambda: dataclasses.asdict(measuring.count(model, self.shape)),
-        )
+        head = measuring.head_to_count(self.config)
+        found = known.ask(self._asked(), lambda: dataclasses.asdict(measuring.count(model, self.shape, head=head)))
         if pretrained.is_file(model):
             pipeline.check_weights(model, self.shape)
         return measuring.measure(self.config, self.shape, Cost(**found), deployed=self._deployed(known))
@@ -163,14 +161,22 @@ class Measure(Question[dict[str, float]]):
         if not amount:
             return None
         model = self.config.component("model")
-        question = {
-            "model": self.config.to_dict()["model"],
-            "shape": dataclasses.asdict(self.shape),
-            "pruned": amount,
-        }
+        head = measuring.head_to_count(self.config)
+        question = {**self._asked(), "pruned": amount}
         return Cost(
-            **known.ask(question, lambda: dataclasses.asdict(measuring.count(model, self.shape, pruned=amount)))
+            **known.ask(
+                question, lambda: dataclasses.asdict(measuring.count(model, self.shape, pruned=amount, head=head))
+            )
         )
+
+    def _asked(self) -> dict[str, Any]:
+        """Return what the cost of the network depends on."""
+        from imgcls_search.worker import measuring
+
+        head = measuring.head_to_count(self.config)
+        # Answers of earlier versions, which knew no heads, go on to serve.
+        named = {} if head is None else {"head": {head.name: dict(head.args)}}
+        return {"model": self.config.to_dict()["model"], "shape": dataclasses.asdict(self.shape), **named}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,17 +197,19 @@ class TryMetrics(Question[None]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FetchWeights(Question[None]):
-    """Can the pretrained weights of a configuration be read, and do they fit?"""
+class FetchWeights(Question[dict[str, str] | None]):
+    """Can the pretrained weights of a configuration be read, do they fit, and which file are they from?"""
 
     config: TrialConfig
     shape: InputShape
 
-    def answer(self, tell: Tell) -> None:
-        """Fetch or read them."""
+    def answer(self, tell: Tell) -> dict[str, str] | None:
+        """Fetch or read them, and return the file's name and digest, None where a library keeps it to itself."""
+        from imgcls_search import digests
         from imgcls_search.worker.pipeline import check_weights
 
-        check_weights(self.config.component("model"), self.shape)
+        file = check_weights(self.config.component("model"), self.shape)
+        return None if file is None else {"file": file.name, "sha256": digests.of_file(file)}
 
 
 @dataclass(frozen=True, kw_only=True)

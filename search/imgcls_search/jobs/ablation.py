@@ -124,14 +124,14 @@ def steps(first: TrialConfig, last: TrialConfig, can_be_built: Callable[[TrialCo
     tree, wanted = first.to_dict(), last.to_dict()
     pending: list[str] = []
     paths = list(_changed(tree, wanted))
-    for place, path in enumerate(paths):
+    for index, path in enumerate(paths):
         *above, key = path
         node, goal = _node(tree, above), _node(wanted, above)
         made = differences({key: node[key]}, {key: goal[key]})
         pending += [".".join([*above, str(change)]) for change in made]
         node[key] = goal[key]
         config = TrialConfig.from_dict(tree)
-        if place == len(paths) - 1 or can_be_built(config):
+        if index == len(paths) - 1 or can_be_built(config):
             yield Step(changes=tuple(pending), config=config)
             pending = []
 

@@ -18,7 +18,7 @@ from imgcls_search.jobs.export import find_trial, now
 from imgcls_search.jobs.pace import Pace, numbered
 from imgcls_search.jobs.trainer import Trainer, TrainingWatcher, training_job
 from imgcls_search.measures import ALWAYS
-from imgcls_search.orchestrator import named_metrics, study_data, teachers
+from imgcls_search.orchestrator import named_metrics, study_data, teachers, weights_used
 from imgcls_search.protocol import Job, Portion
 from imgcls_search.study import best
 from imgcls_search.study.activity import shown_state
@@ -66,6 +66,14 @@ class _Retraining:
         """Train a trial with folds on all images outside the test split, as `train` does: one network for each seed."""
         jobs = [self._job(number, trial, seed, "train+val") for number, seed in enumerate(seeds)]
         self.trainer.train(jobs, numbered("all images, seed", len(seeds)), self.pace)
+
+    def compare_weights(self, trials: Sequence[Trial]) -> None:
+        """Say which pretrained weights are others than those that the trials started from."""
+        known = self.record.facts.get("weights", {})
+        for trial in trials if known else ():
+            used = weights_used.of_config(trial.candidate.config, self.data(trial).shape, self.trainer.helper)
+            for line in weights_used.differing(known, used):
+                self.trainer.watcher.say(f"trial {trial.number}: {line}")
 
     def data(self, trial: Trial) -> Prepared:
         """Return the images, as long as they are those of the study."""
@@ -123,6 +131,7 @@ def confirm(
         trainer.hire(chosen_from[0].candidate.config, len(chosen_from) * seeds)
         pace = Pace(_num_epochs(chosen_from, seeds))
         retraining = _Retraining(files=files, record=record, trainer=trainer, metric=metric, pace=pace)
+        retraining.compare_weights(chosen_from)
         found = _choose(retraining, chosen_from, seeds, 1 if direction == "maximize" else -1)
         chosen = record.by_number[found["chosen"]]
         images = retraining.data(chosen)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 
+from imgcls_search.config import TrialConfig
 from imgcls_search.errors import NoResultError
 from imgcls_search.executors.helper import image_cache
 from imgcls_search.orchestrator.begin import run
 from imgcls_search.orchestrator.search import Search, Watcher
 from imgcls_search.space import Space
-from imgcls_search.strategy.pruners import expected_epochs, make_pruner
+from imgcls_search.strategy.draws import draw_random
+from imgcls_search.strategy.pruners import Pruner, expected_epochs, make_pruner
+from imgcls_search.strategy.view import View
 from imgcls_search.study.record import Record
 from imgcls_search.trial import Trial
+from imgcls_search.worker import head_plan
 
 CALIBRATION = {
     "study.objectives": "{accuracy: maximize}",
@@ -27,6 +32,9 @@ CALIBRATION = {
     "start": "[]",
 }
 """What the trials that are only timed are searched with."""
+
+DRAWS = 20
+"""Random configurations that are looked at for epochs of heads alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +61,24 @@ class Plan:
     trials_in_timeout: int | None
 
 
+def timed_as(space: Space) -> dict[str, str]:
+    """Return what the trials that are only timed are searched with: they pass the epochs of their heads alone."""
+    heads = max((_head_epochs(config) for config in _some(space)), default=0)
+    if not 0 < heads < space.first().training_epochs:
+        return dict(CALIBRATION)
+    return {**CALIBRATION, "study.pruner": f"{{asha: {{min_epochs: {heads + 2}}}}}"}
+
+
+def _some(space: Space) -> Iterator[TrialConfig]:
+    return (draw_random(View(space, [], [], 0), number, 0).config for number in range(DRAWS))
+
+
+def _head_epochs(config: TrialConfig) -> int:
+    """Return how many epochs of a training, the first, read kept features, which takes a fraction of the time."""
+    found = head_plan.plan(config)
+    return found.epochs if found is not None and not config.is_fitted else 0
+
+
 def plan(space: Space, calibration: Space, root: Path, watcher: Watcher) -> Plan:
     """Train a few random trials for a few epochs, keep nothing but the decoded images, and work out the rest.
 
@@ -74,14 +100,15 @@ def work_out(space: Space, record: Record, workers: int) -> Plan:
     Raises:
         NoResultError: it has none.
     """
-    times = [_seconds(trial) for trial in record.trials if trial.epoch]
-    if not times:
+    begun = [trial for trial in record.trials if trial.epoch]
+    if not begun:
         raise NoResultError("no epoch came to its end, so that nothing can be planned")
+    times = [_seconds(trial.epochs) for trial in begun]
     epochs = space.first().epochs
     pruner = make_pruner(space.pruner, space.first(), 1)
     several = len(space.objectives) > 1
     each = float(epochs) if several else expected_epochs(pruner, epochs)
-    a_trial = each * mean(times)
+    a_trial = _seconds_of_trial(begun, pruner, each, is_cut=not several)
     timeout = space.study["timeout"]
     return Plan(
         workers=workers,
@@ -99,9 +126,35 @@ def work_out(space: Space, record: Record, workers: int) -> Plan:
     )
 
 
-def _seconds(trial: Trial) -> float:
+def _seconds(epochs: Sequence[Mapping[str, float]]) -> float:
     # The first epoch of a process compiles and warms up.
-    return mean(epoch["seconds"] for epoch in trial.epochs[1:] or trial.epochs)
+    return mean(epoch["seconds"] for epoch in epochs[1:] or epochs)
+
+
+def _seconds_of_trial(begun: Sequence[Trial], pruner: Pruner, epochs: float, *, is_cut: bool) -> float:
+    """Return how long a trial of so many expected epochs takes; `is_cut` says whether the pruner ends some early.
+
+    Fits are as frequent as among those that were begun; epochs of heads alone take their own time.
+    """
+    fits = [sum(epoch["seconds"] for epoch in trial.epochs) for trial in begun if trial.candidate.is_fitted]
+    trained = [trial for trial in begun if not trial.candidate.is_fitted]
+    if not trained:
+        return mean(fits)
+    lengths = [_head_epochs(trial.candidate.config) if _is_whole(trial.candidate.config) else 0 for trial in trained]
+    early = [_seconds(trial.epochs[:heads]) for trial, heads in zip(trained, lengths, strict=True) if heads]
+    late = [_seconds(rest) for trial, heads in zip(trained, lengths, strict=True) if (rest := trial.epochs[heads:])]
+    heads = round(mean(lengths))
+    in_heads = expected_epochs(pruner, heads) if is_cut and heads else float(heads)
+    if not late or not early:
+        training = epochs * mean(late or early)
+    else:
+        training = in_heads * mean(early) + (epochs - in_heads) * mean(late)
+    return (sum(fits) + len(trained) * training) / len(begun)
+
+
+def _is_whole(config: TrialConfig) -> bool:
+    """Tell whether a configuration trains without folds, which begin with their heads again and again."""
+    return "training" in config.tree and config.folds == 1 and "finetune" in config.tree
 
 
 class _Counting:

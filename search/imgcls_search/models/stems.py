@@ -45,7 +45,7 @@ def check_mobile_size(image_size: ImageSize, stem: str) -> None:
 def mobile_strides(strides: Sequence[int], stem: str) -> list[int]:
     """Return the strides of the blocks behind the stem: a small one also leaves out the first stride of 2."""
     left_out = strides.index(2) if stem == "small" else None
-    return [1 if place == left_out else stride for place, stride in enumerate(strides)]
+    return [1 if index == left_out else stride for index, stride in enumerate(strides)]
 
 
 def fit_mobile_stem(model: Any, channels: int, stem: str) -> nn.Module:

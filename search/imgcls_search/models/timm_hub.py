@@ -43,7 +43,7 @@ def address(settings: Any) -> str:
 
 def must_be_reachable(settings: Any) -> None:
     """Raise an OSError at once where there is no network; the hub's own client tries again for minutes."""
-    if not settings.hf_hub_id or _is_cached(settings):
+    if not settings.hf_hub_id or cached_file(settings) is not None:
         return
     from huggingface_hub import constants
 
@@ -52,7 +52,10 @@ def must_be_reachable(settings: Any) -> None:
     weights_files.must_answer(address(settings))
 
 
-def _is_cached(settings: Any) -> bool:
+def cached_file(settings: Any) -> Path | None:
+    """Return the file of timm's weights in the hub's cache, None where it is not there."""
+    if not settings.hf_hub_id:
+        return None
     from huggingface_hub import constants, try_to_load_from_cache
 
     repository, _, revision = settings.hf_hub_id.partition("@")
@@ -61,4 +64,4 @@ def _is_cached(settings: Any) -> bool:
         try_to_load_from_cache(repository, name, cache_dir=constants.HF_HUB_CACHE, revision=revision or None)
         for name in names
     )
-    return any(isinstance(each, str) for each in found)
+    return next((Path(each) for each in found if isinstance(each, str)), None)

@@ -7,7 +7,6 @@ import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 
@@ -27,14 +26,6 @@ ANSWER_SECONDS = 5
 """A server of weights that says nothing for as long is not there."""
 
 
-@dataclass(frozen=True)
-class Place:
-    """A folder of weights files."""
-
-    name: str
-    folder: Path
-
-
 def add_folder(folder: Path) -> None:
     """Look into a folder first, in this process and in those that it starts.
 
@@ -48,7 +39,7 @@ def add_folder(folder: Path) -> None:
     os.environ[VARIABLE] = os.pathsep.join([str(folder.absolute()), *others])
 
 
-def own_places() -> list[Place]:
+def own_folders() -> list[Path]:
     """Return the folders that the person names, in the order in which they are looked into.
 
     Raises:
@@ -58,7 +49,7 @@ def own_places() -> list[Place]:
     for folder in folders:
         if not folder.is_dir():
             raise UserError(f"{VARIABLE}: {folder}: no such folder; allowed: folders of weights files")
-    return [Place(str(folder), folder) for folder in folders]
+    return folders
 
 
 def packaged() -> Iterator[tuple[str, str, Path]]:
@@ -94,7 +85,7 @@ def placed(model: str, published: Sequence[str]) -> Path | None:
     Raises:
         UserError: a folder that the person names is not there.
     """
-    own = [place.folder / name for place in own_places() for name in names_of(model, published)]
+    own = [folder / name for folder in own_folders() for name in names_of(model, published)]
     held = [file for name, _, file in packaged() if name == model]
     cached = [torch_cache() / name for name in published]
     return next((file for file in [*own, *held, *cached] if file.is_file()), None)

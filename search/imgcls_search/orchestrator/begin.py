@@ -18,9 +18,9 @@ from imgcls_search.errors import BuildError, NoResultError, StudyError, UserErro
 from imgcls_search.executors import packing
 from imgcls_search.executors.helper import Helper, image_cache
 from imgcls_search.executors.local import LocalExecutor, usable_slots
-from imgcls_search.orchestrator import named_classes, named_metrics, study_data, teachers
+from imgcls_search.orchestrator import named_classes, named_metrics, study_data, teachers, weights_used
 from imgcls_search.orchestrator.context import study_settings
-from imgcls_search.orchestrator.endings import Ending
+from imgcls_search.orchestrator.endings import Deadline, Ending
 from imgcls_search.orchestrator.search import Search, Watcher
 from imgcls_search.protocol import Executor
 from imgcls_search.space import Space, differences
@@ -28,7 +28,7 @@ from imgcls_search.strategy.draws import draw_random
 from imgcls_search.strategy.view import View
 from imgcls_search.study import record as records
 from imgcls_search.study.address import Address
-from imgcls_search.study.facts import StudyFacts
+from imgcls_search.study.facts import StudyFacts, WeightsFact
 from imgcls_search.study.files import StudyFiles, find_study
 from imgcls_search.study.note import write_note
 from imgcls_search.study.record import Record
@@ -50,11 +50,18 @@ class Outcome:
 
 
 def run(
-    space: Space, root: Path, watcher: Watcher, address: Address | None = None, *, cluster: str | None = None
+    space: Space,
+    root: Path,
+    watcher: Watcher,
+    address: Address | None = None,
+    *,
+    cluster: str | None = None,
+    deadline: Deadline | None = None,
 ) -> Outcome:
     """Run a search, or go on with it, until it ends or is asked to stop; the study is at the address, if one is given.
 
     Trials run on this machine, or on the Ray cluster at the address `cluster`, see `executors.ray.cluster.join`.
+    `deadline` bounds the search beside the settings of its space; its moments are those of `time.monotonic`.
 
     Raises:
         UserError: the space, the data, the device or the study is not fit for it.
@@ -91,7 +98,7 @@ def run(
             engine = _cluster_engine(cluster, space, files, watcher, most, stack)
         stack.callback(engine.executor.close)
         asked, (space, data) = space, _settle_data(space, helper, watcher)
-        fetch_weights(space, helper, len(data.classes))
+        used = fetch_weights(space, helper, len(data.classes))
         needs = _memory_needs(space, helper, len(data.classes)) if engine.free_memory else []
         for line in packing.advise(engine.devices, engine.free_memory, needs):
             watcher.say(line)
@@ -103,6 +110,8 @@ def run(
                 facts["teachers"] = taught_by
             record = records.create(files, space.objectives, facts)
         study_data.refuse_other(record, space.first(), data, helper)
+        for line in weights_used.note(record, used):
+            watcher.say(line)
         study_data.note_place(record, space.first().component("data"))
         search = Search(
             space=space,
@@ -113,6 +122,7 @@ def run(
             watcher=watcher,
             num_classes=len(data.classes),
             draws=settings.pictures,
+            deadline=deadline,
         )
         write_note(record, files.holder())
         try:
@@ -269,17 +279,21 @@ def _random_configs(space: Space, count: int, num_classes: int) -> Iterator[tupl
         yield config, InputShape.of(config.section("image"), num_classes)
 
 
-def fetch_weights(space: Space, helper: Helper, num_classes: int) -> None:
+def fetch_weights(space: Space, helper: Helper, num_classes: int) -> dict[str, WeightsFact]:
     """Fetch the pretrained weights that the trials of a space start from, as far as random draws show which.
+
+    Return the files that they are from.
 
     Raises:
         CheckpointError: they cannot be fetched or read.
     """
+    found: dict[str, WeightsFact] = {}
     if not space.gives("weights"):
-        return
+        return found
     seen = set()
     for config, shape in _random_configs(space, WEIGHTS_DRAWS, num_classes):
         if config.digest("model", "image") not in seen:
             seen.add(config.digest("model", "image"))
             with contextlib.suppress(BuildError):
-                helper.fetch_weights(config, shape)
+                found |= weights_used.of_config(config, shape, helper)
+    return found

@@ -10,9 +10,16 @@ from typing import Literal
 
 from imgcls_search.orchestrator.context import SearchContext
 from imgcls_search.study import outlook
+from imgcls_search.study.record import Record
 
 Ending = Literal["finished", "exhausted", "timeout", "epochs", "target", "gain", "interrupted", "terminated"]
 """`epochs`: `study.max_epochs` are trained; `target`: a complete trial has `study.target`; `gain`: see `min_gain`."""
+
+Deadline = Callable[[Record], float]
+"""Returns the moment at which a search must end, on the executor's clock, as its study stands."""
+
+SAVING_SECONDS = 5.0
+"""How long workers may take to save at a deadline; what they then still do is lost up to the last checkpoint."""
 
 
 def reached_end(context: SearchContext, seconds: float) -> Ending | None:

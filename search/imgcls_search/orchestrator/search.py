@@ -11,7 +11,7 @@ from imgcls_search.config import TrialConfig
 from imgcls_search.orchestrator import teachers
 from imgcls_search.orchestrator.checkpoints import Checkpoints
 from imgcls_search.orchestrator.context import Assistant, SearchContext, study_settings
-from imgcls_search.orchestrator.endings import Ending, reached_end, stopping_on_signals
+from imgcls_search.orchestrator.endings import SAVING_SECONDS, Deadline, Ending, reached_end, stopping_on_signals
 from imgcls_search.orchestrator.faults import Faults
 from imgcls_search.orchestrator.stages import WORK, Stage, Stages
 from imgcls_search.orchestrator.upcoming import POLL_SECONDS, Upcoming, sizes_within_limits
@@ -27,6 +27,7 @@ from imgcls_search.protocol import (
     Scored,
     Started,
     Stopped,
+    Told,
     WorkerDied,
 )
 from imgcls_search.signature import build
@@ -79,6 +80,9 @@ class Search:
     draws: bool = False
     """Whether trials that end among the best are drawn."""
 
+    deadline: Deadline | None = None
+    """When the search must end, whatever its settings allow."""
+
     working: dict[int, Trial] = field(default_factory=dict)
     """Trials on a worker, by number."""
 
@@ -116,7 +120,7 @@ class Search:
         self.heard_at: dict[int, float] = {}
         """When each trial on a worker was last heard of, on the executor's clock."""
         self.idle_seconds = 0.0
-        self.started_at = self.executor.clock()
+        self.started_at = self.stopped_at = self.executor.clock()
 
     # The loop.
 
@@ -130,7 +134,7 @@ class Search:
                 self._check_ends()
                 if self.stopping is None:
                     self._fill_slots()
-                if not self.working:
+                if not self.working or self._is_overdue():
                     break
                 event = self._listen()
                 if event is not None:
@@ -196,7 +200,7 @@ class Search:
 
     def _job(self, trial: Trial, stage: Stage) -> Job:
         config = trial.candidate.config
-        exports = trial.until == self.epochs and self.stages.exports(trial)
+        exports = trial.until == trial.last_epoch(self.epochs) and self.stages.exports(trial)
         return Job(
             trial=trial.number,
             config=config,
@@ -234,6 +238,8 @@ class Search:
                 if dropped and trial.epoch:
                     self.faults.note_dropped(trial, dropped)
                 self._fill_in(trial, history, event.worker)
+            case Told(text=text):
+                self.watcher.say(text)
             case EpochEnded(metrics=metrics):
                 self._add_epoch(trial, metrics)
             case CheckpointSaved():
@@ -285,7 +291,7 @@ class Search:
 
     def _decide(self, trial: Trial) -> None:
         self.faults.note_progress()
-        if trial.epoch == self.epochs:
+        if trial.epoch == trial.last_epoch(self.epochs):
             self.record.complete(trial, *self._outcome(trial))
             return
         decision = self.pruner.judge(trial, self.record.trials)
@@ -324,7 +330,7 @@ class Search:
 
     def _check_ends(self) -> None:
         if self.stopping is None:
-            why = reached_end(self.context, self._seconds())
+            why = reached_end(self.context, self._seconds()) or ("timeout" if self.seconds_left() < 0 else None)
             if why is not None:
                 self._stop(why)
 
@@ -332,7 +338,7 @@ class Search:
         """Ask all workers to save and stop; return False where that was asked before."""
         if self.stopping is not None:
             return False
-        self.stopping = why
+        self.stopping, self.stopped_at = why, self.executor.clock()
         if self.working:
             self.watcher.say(f"{why}: saving {len(self.working)} running trial(s)")
         for number in self.working:
@@ -373,18 +379,29 @@ class Search:
         """Return how long this call has taken, on the executor's clock."""
         return self.executor.clock() - self.started_at
 
+    def seconds_left(self) -> float:
+        """Return how much time this call has left, infinite where nothing bounds it."""
+        timeout = self.settings.timeout
+        left = math.inf if timeout is None else timeout - self._seconds()
+        return left if self.deadline is None else min(left, self.deadline(self.record) - self.executor.clock())
+
+    def _is_overdue(self) -> bool:
+        """Tell whether workers that were asked to stop at a deadline take too long."""
+        is_late = self.executor.clock() - self.stopped_at > SAVING_SECONDS
+        return self.deadline is not None and self.stopping == "timeout" and is_late
+
     # What the search for the next trial asks.
 
     def _remaining_budget(self) -> RemainingBudget | None:
         """Return what is left of the budget, None where there is no budget."""
-        most, timeout = self.settings.max_epochs, self.settings.timeout
-        if most is None and timeout is None:
+        most, seconds = self.settings.max_epochs, self.seconds_left()
+        if most is None and math.isinf(seconds):
             return None
         spoken_for = sum(trial.epoch for trial in self.record.trials)
         spoken_for += sum(trial.until - trial.epoch for trial in self.working.values())
         return RemainingBudget(
             epochs=math.inf if most is None else most - spoken_for,
-            seconds=math.inf if timeout is None else timeout - self._seconds(),
+            seconds=seconds,
         )
 
     def _is_timing(self) -> bool:

@@ -67,7 +67,7 @@ class Stages:
         is_timed: bool,
         deserves_pictures: Callable[[Trial], bool],
     ) -> None:
-        """`epochs` are those of a full training.
+        """`epochs` are those of a full training; a fit has fewer.
 
         `is_measured` says whether the study asks for numbers of the exported network, `is_timed` whether latency is
         one of them. `deserves_pictures` is asked once a trial is trained and measured.
@@ -85,9 +85,10 @@ class Stages:
             return Stage.TRAIN
         if self.is_scored_at(trial, trial.epoch) and trial.epoch not in trial.scores:
             return Stage.SCORE
-        if self.is_timed and trial.epoch == self.epochs and "latency_ms" not in trial.scores[trial.epoch]:
+        is_trained = trial.epoch == trial.last_epoch(self.epochs)
+        if self.is_timed and is_trained and "latency_ms" not in trial.scores[trial.epoch]:
             return Stage.TIME
-        if trial.epoch == self.epochs and trial.pictures is None and self.deserves_pictures(trial):
+        if is_trained and trial.pictures is None and self.deserves_pictures(trial):
             return Stage.DRAW
         return Stage.DECIDE
 
@@ -108,4 +109,4 @@ class Stages:
 
     def is_scored_at(self, trial: Trial, epoch: int) -> bool:
         """Tell whether a milestone asks for more than the epoch's own metrics."""
-        return trial.compresses or (epoch == self.epochs and self.exports(trial))
+        return trial.compresses or (epoch == trial.last_epoch(self.epochs) and self.exports(trial))

@@ -15,7 +15,7 @@ from imgcls_search.strategy.closing import RemainingBudget, best_paused, to_fini
 from imgcls_search.strategy.draws import draw_start
 from imgcls_search.strategy.propose import Proposal, Proposer
 from imgcls_search.strategy.view import View
-from imgcls_search.study.record import Stranger
+from imgcls_search.study.strangers import Stranger
 from imgcls_search.trial import Trial
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Upcoming:
 
     def finish(self, trial: Trial) -> Trial:
         """Let a paused trial train to its end."""
-        self.record.set_plan(trial, until=self.context.epochs, paused=False)
+        self.record.set_plan(trial, until=trial.last_epoch(self.context.epochs), paused=False)
         return trial
 
     def can_look_ahead(self) -> bool:
@@ -168,7 +168,8 @@ class Upcoming:
         assert trial is not None
         # What is known to be good trains to its end, whatever its early epochs say: all else must beat it.
         is_start = claimed is not None or len(self.record.trials) < len(self.context.space.start)
-        trial.until = self.context.epochs if is_start else self.pruner.milestone(trial)
+        last = trial.last_epoch(self.context.epochs)
+        trial.until = last if is_start else min(self.pruner.milestone(trial), last)
         if claimed is None:
             self.record.add(trial)
         elif not self.record.claim(claimed, trial):

@@ -1,4 +1,4 @@
-"""The space language: parameters, parsing with places, sampling, and writing a configuration back.
+"""The space language: parameters, parsing with positions, sampling, and writing a configuration back.
 
 Nothing here knows a model or an optimizer by name: what a file may say is the `Catalog` that `parse` is given.
 """

@@ -13,7 +13,7 @@ from imgcls_search import durations
 from imgcls_search.config import Scalar, Value
 from imgcls_search.signature import REQUIRED, Leaf
 from imgcls_search.space.parameters import MAX_STEPS, Choice, Fixed, Float, Int, Searched, exact, finest_step, same
-from imgcls_search.space.problems import Place, Report, canonical, join, show, unknown_key
+from imgcls_search.space.problems import Position, Report, canonical, join, show, unknown_key
 from imgcls_search.space.scalars import is_switch
 from imgcls_search.space.yaml_nodes import ListNode, MapNode, Node, ScalarNode, advice
 
@@ -25,16 +25,16 @@ FORMS = "{choice: [a, b]}, {int: [low, high]} or {float: [low, high]}"
 class At:
     """Where the reader stands."""
 
-    place: Place
-    """Of the key; problems of a value have the value's own place."""
+    position: Position
+    """Of the key; problems of a value have the value's own position."""
 
     path: str
     fixed: bool = False
     """True under what is given, not searched."""
 
-    def below(self, key: str, place: Place | None = None, *, fixed: bool = False) -> At:
+    def below(self, key: str, position: Position | None = None, *, fixed: bool = False) -> At:
         """Return where a key below stands."""
-        return At(place=place or self.place, path=join(self.path, key), fixed=self.fixed or fixed)
+        return At(position=position or self.position, path=join(self.path, key), fixed=self.fixed or fixed)
 
 
 class _WrongError(Exception):
@@ -57,13 +57,13 @@ def read_leaf(leaf: Leaf, node: Node | None, at: At, report: Report) -> Fixed | 
     default = Fixed(value=None if leaf.default is REQUIRED else _normal(leaf, cast(Value, leaf.default)))
     if node is None:
         if leaf.default is REQUIRED:
-            report.add(at.place, at.path, f"required; allowed: {leaf.describe()}")
+            report.add(at.position, at.path, f"required; allowed: {leaf.describe()}")
         return default
     try:
         return _read(leaf, node, at.fixed or leaf.arg.fixed)
     except _WrongError as wrong:
         for where, message in wrong.problems:
-            report.add(where.place, at.path, message)
+            report.add(where.position, at.path, message)
         return default
 
 
@@ -226,7 +226,7 @@ def _checked(leaf: Leaf, node: Node) -> Value:
 
 
 def _by_name(leaf: Leaf, node: Node, depth: int, above: str = "") -> Mapping[str, Value]:
-    """Return numbers by name, with everything that is wrong in them reported at its place."""
+    """Return numbers by name, with everything that is wrong in them reported at its position."""
     if not isinstance(node, MapNode) or not node.values:
         got = "an empty mapping" if isinstance(node, MapNode) else _written(node)
         raise _wrong(node, f"{above and above + ': '}{got} is not allowed; allowed: {leaf.describe()}")

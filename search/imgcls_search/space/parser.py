@@ -9,7 +9,7 @@ from imgcls_search.errors import Problem, SpaceError
 from imgcls_search.signature import Catalog, Fields
 from imgcls_search.space.domains import At
 from imgcls_search.space.overrides import with_data, with_value
-from imgcls_search.space.problems import Place, Report, join
+from imgcls_search.space.problems import Position, Report, join
 from imgcls_search.space.sections import read_fields
 from imgcls_search.space.space import Space
 from imgcls_search.space.start import read_start
@@ -81,10 +81,10 @@ def _root(text: str, report: Report) -> MapNode:
         case MapNode():
             return root
         case ScalarNode(text="", quoted=False):
-            report.add(Place(), "", "is empty; a space needs at least its data and its model")
+            report.add(Position(), "", "is empty; a space needs at least its data and its model")
         case ListNode() | ScalarNode():
             kind = "a list" if isinstance(root, ListNode) else "a single value"
-            report.add(root.place, "", f"a space is a mapping of sections such as data and model, but got {kind}")
+            report.add(root.position, "", f"a space is a mapping of sections such as data and model, but got {kind}")
         case None:
             pass
     report.raise_any()
@@ -92,7 +92,7 @@ def _root(text: str, report: Report) -> MapNode:
 
 
 def _space(root: MapNode, catalog: Catalog, report: Report) -> Space:
-    at = At(place=root.place, path="")
+    at = At(position=root.position, path="")
     catalog = _for_its_data(root, catalog)
     tree = read_fields(catalog.config, root, at, report, also=("study", "limits", "start"))
     study = read_study(root, catalog, report)
@@ -107,7 +107,7 @@ def _space(root: MapNode, catalog: Catalog, report: Report) -> Space:
         score_limits=read_score_limits(root, catalog, report),
         start=read_start(root.values.get("start"), tree, report),
         root=tree,
-        places=dict(_places(root, "", report.source)),
+        positions=dict(_places(root, "", report.source)),
     )
 
 
@@ -118,20 +118,20 @@ def _for_its_data(root: MapNode, catalog: Catalog) -> Catalog:
     # What is wrong with it is reported where all is read.
     only = Fields(fields={"data": catalog.config.fields["data"]})
     given = MapNode(
-        place=root.place,
+        position=root.position,
         values={key: root.values[key] for key in ("data",) if key in root.values},
         keys={key: root.keys[key] for key in ("data",) if key in root.keys},
     )
-    document = read_fields(only, given, At(place=root.place, path=""), Report("")).document()
+    document = read_fields(only, given, At(position=root.position, path=""), Report("")).document()
     ((name, arguments),) = (document.get("data") or {"": {}}).items()
     return catalog.of_data(catalog, name, arguments)
 
 
 def _places(node: MapNode, path: str, source: str) -> Iterator[tuple[str, str]]:
-    for key, place in node.keys.items():
+    for key, position in node.keys.items():
         below = join(path, key)
         # What came from the command line has no line; it says so itself.
-        yield below, place.origin or f"{source}:{place.line}:{place.column}"
+        yield below, position.origin or f"{source}:{position.line}:{position.column}"
         value = node.values[key]
         if isinstance(value, MapNode):
             yield from _places(value, below, source)

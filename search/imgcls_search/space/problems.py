@@ -1,4 +1,4 @@
-"""Collecting what is wrong with a space: each problem with its place, all raised together at the end."""
+"""Collecting what is wrong with a space: each problem with its position, all raised together at the end."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _LONGEST = 80
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Position:
     """Where a key or a value was written: in the file, or on the command line."""
 
     line: int = 0
-    """Counted from 1; 0 where the place is not in the file."""
+    """Counted from 1; 0 where it is not in the file."""
 
     column: int = 0
     origin: str = ""
@@ -27,10 +27,10 @@ class Place:
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class PlacedProblem(Problem):
-    """One thing wrong in one place of the file or of the command line."""
+    """One thing wrong at one position in the file or of the command line."""
 
     origin: str = ""
-    """Named in the place of the file, for example `--set study.trials=3`; empty for the file."""
+    """Named instead of the file, for example `--set study.trials=3`; empty for the file."""
 
     def render(self, source: str) -> str:
         """Return `source:line:column: path: message`, or `--set path=value: path: message`."""
@@ -45,9 +45,11 @@ class Report:
         self._problems: dict[PlacedProblem, None] = {}
         self._sections: set[str] = set()
 
-    def add(self, place: Place, path: str, message: str) -> None:
+    def add(self, position: Position, path: str, message: str) -> None:
         """Note one problem and go on."""
-        problem = PlacedProblem(line=place.line, column=place.column, origin=place.origin, path=path, message=message)
+        problem = PlacedProblem(
+            line=position.line, column=position.column, origin=position.origin, path=path, message=message
+        )
         self._problems[problem] = None
         self._sections.add(_section(path))
 

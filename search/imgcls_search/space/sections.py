@@ -9,7 +9,7 @@ from imgcls_search.errors import closest
 from imgcls_search.signature import Fields, Leaf, OneOf
 from imgcls_search.space.domains import At, read_leaf
 from imgcls_search.space.parameters import Fixed
-from imgcls_search.space.problems import Place, Report, printable, show, unknown_key
+from imgcls_search.space.problems import Position, Report, printable, show, unknown_key
 from imgcls_search.space.tree import Branch, Group, Node
 from imgcls_search.space.yaml_nodes import ListNode, MapNode, ScalarNode, advice
 from imgcls_search.space.yaml_nodes import Node as YamlNode
@@ -29,7 +29,7 @@ def read_fields(fields: Fields, node: YamlNode | None, at: At, report: Report, *
         strange = []
     for key in strange:
         here = at.below(key, given.keys[key])
-        report.add(here.place, here.path, unknown_key(key, [*also, *known]))
+        report.add(here.position, here.path, unknown_key(key, [*also, *known]))
     children = {
         key: _read_entry(entry, given.values.get(key), at.below(key, given.keys.get(key)), report)
         for key, entry in known.items()
@@ -57,16 +57,16 @@ def _mapping(node: YamlNode | None, allowed: list[str], at: At, report: Report) 
         case _:
             got = "a list" if isinstance(node, ListNode) else show(node.value)
             report.add(
-                node.place, at.path, f"takes a mapping, but got {got}; allowed: {', '.join(allowed) or 'no key'}"
+                node.position, at.path, f"takes a mapping, but got {got}; allowed: {', '.join(allowed) or 'no key'}"
             )
-    return MapNode(place=at.place)
+    return MapNode(position=at.position)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Given:
     """One option as the file gives it."""
 
-    place: Place
+    position: Position
     node: YamlNode | None = None
 
 
@@ -74,13 +74,13 @@ def _read_component(component: OneOf, node: YamlNode | None, at: At, report: Rep
     fixed = at.fixed or component.fixed
     given = _given(component, node, at, report)
     if fixed and len(given) > 1:
-        place = node.place if node else at.place
+        position = node.position if node else at.position
         report.add(
-            place, at.path, f"is given, not searched: exactly one of {_names(component)}, but got {', '.join(given)}"
+            position, at.path, f"is given, not searched: exactly one of {_names(component)}, but got {', '.join(given)}"
         )
         given = dict(list(given.items())[:1])
     options = {
-        name: read_fields(fields, given[name].node, at.below(name, given[name].place, fixed=fixed), report)
+        name: read_fields(fields, given[name].node, at.below(name, given[name].position, fixed=fixed), report)
         for name, fields in component.options.items()
         if name in given
     }
@@ -92,13 +92,13 @@ def _given(component: OneOf, node: YamlNode | None, at: At, report: Report) -> M
     match node:
         case None | ScalarNode(value=None):
             if component.default is None:
-                report.add(node.place if node else at.place, at.path, f"required; one of {_names(component)}")
+                report.add(node.position if node else at.position, at.path, f"required; one of {_names(component)}")
                 return {}
-            return {component.default: _Given(place=at.place)}
+            return {component.default: _Given(position=at.position)}
         case ScalarNode():
             return _named(component, node, at, report)
         case ListNode():
-            report.add(node.place, at.path, f"a component, not a list; {_as_keys(component, node)}")
+            report.add(node.position, at.path, f"a component, not a list; {_as_keys(component, node)}")
             return {}
         case MapNode():
             return _keyed(component, node, at, report)
@@ -107,18 +107,18 @@ def _given(component: OneOf, node: YamlNode | None, at: At, report: Report) -> M
 def _named(component: OneOf, node: ScalarNode, at: At, report: Report) -> Mapping[str, _Given]:
     name = node.value
     if isinstance(name, str) and name in component.options:
-        return {name: _Given(place=node.place)}
+        return {name: _Given(position=node.position)}
     if isinstance(name, str):
         got = f"{show(name)} is not allowed; allowed: {_names(component)}{closest(name, component.options)}"
     else:
         got = f"a name is needed, but got {advice(node)}; allowed: {_names(component)}"
-    report.add(node.place, at.path, got)
+    report.add(node.position, at.path, got)
     return {}
 
 
 def _keyed(component: OneOf, node: MapNode, at: At, report: Report) -> Mapping[str, _Given]:
     if not node.values:
-        report.add(node.place, at.path, f"empty; one of {_names(component)} is needed")
+        report.add(node.position, at.path, f"empty; one of {_names(component)} is needed")
     if "choice" in node.values and "choice" not in component.options:
         listed = node.values["choice"]
         message = f"a component takes no `choice`; {_as_keys(component, listed)}"
@@ -127,8 +127,10 @@ def _keyed(component: OneOf, node: MapNode, at: At, report: Report) -> Mapping[s
     for key in node.values:
         if key not in component.options:
             here = at.below(key, node.keys[key])
-            report.add(here.place, here.path, unknown_key(key, component.options))
-    return {key: _Given(place=node.keys[key], node=node.values[key]) for key in node.values if key in component.options}
+            report.add(here.position, here.path, unknown_key(key, component.options))
+    return {
+        key: _Given(position=node.keys[key], node=node.values[key]) for key in node.values if key in component.options
+    }
 
 
 def _as_keys(component: OneOf, listed: YamlNode) -> str:

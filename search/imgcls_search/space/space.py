@@ -44,7 +44,7 @@ class Space:
     root: Group
     """The tree of everything that a configuration holds."""
 
-    places: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    positions: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     """Where each path that was written stands, as `file:line:column`."""
 
     @property
@@ -95,13 +95,13 @@ class Space:
 
     def locate(self, path: str) -> str:
         """Return where a path, or the nearest one above it, was written: `spaces/vit.yaml:14:5`."""
-        while path and path not in self.places:
+        while path and path not in self.positions:
             path = path.rpartition(".")[0]
-        return self.places.get(path, self.source)
+        return self.positions.get(path, self.source)
 
     def gives(self, argument: str) -> bool:
         """Tell whether the space says anything of a builder's argument of this name."""
-        return any(path.rpartition(".")[2] == argument for path in self.places)
+        return any(path.rpartition(".")[2] == argument for path in self.positions)
 
     def first(self) -> TrialConfig:
         """Return the first choice and the lowest value of everything; what is given is the same in all."""

@@ -9,7 +9,7 @@ from typing import Any
 from imgcls_search.config import Scalar, Value
 from imgcls_search.errors import closest
 from imgcls_search.space.parameters import Choice, Fixed, Float, Int, Searched, When, one_of, same
-from imgcls_search.space.problems import Place, Report, canonical, join, show
+from imgcls_search.space.problems import Position, Report, canonical, join, show
 from imgcls_search.space.scalars import is_switch
 from imgcls_search.space.tree import Branch, Group, Node, walk
 from imgcls_search.space.yaml_nodes import ListNode, MapNode, ScalarNode, advice
@@ -27,7 +27,7 @@ def read_start(section: YamlNode | None, root: Group, report: Report) -> tuple[d
             known = {path: _Known(node=node, when=when) for path, node, when in walk(root) if path}
             return tuple(_entry(item, f"start[{index}]", known, report) for index, item in enumerate(section.items))
         case _:
-            report.add(section.place, "start", ADVICE)
+            report.add(section.position, "start", ADVICE)
             return ()
 
 
@@ -39,9 +39,9 @@ def start_of(setting: Mapping[str, Any], root: Group) -> dict[str, Scalar]:
     """
     report = Report("not of this space")
     node = MapNode(
-        place=Place(),
+        position=Position(),
         values={path: _node(value) for path, value in setting.items()},
-        keys=dict.fromkeys(setting, Place()),
+        keys=dict.fromkeys(setting, Position()),
     )
     known = {path: _Known(node=found, when=when) for path, found, when in walk(root) if path}
     params = _entry(node, "", known, report)
@@ -52,11 +52,11 @@ def start_of(setting: Mapping[str, Any], root: Group) -> dict[str, Scalar]:
 def _node(value: Any) -> YamlNode:
     match value:
         case list() | tuple():
-            return ListNode(place=Place(), items=tuple(map(_node, value)))
+            return ListNode(position=Position(), items=tuple(map(_node, value)))
         case dict():
             values = {name: _node(below) for name, below in value.items()}
-            return MapNode(place=Place(), values=values, keys=dict.fromkeys(values, Place()))
-    return ScalarNode(place=Place(), value=value, text=str(value), quoted=True)
+            return MapNode(position=Position(), values=values, keys=dict.fromkeys(values, Position()))
+    return ScalarNode(position=Position(), value=value, text=str(value), quoted=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class _Known:
 
 def _entry(entry: YamlNode, path: str, known: dict[str, _Known], report: Report) -> dict[str, Scalar]:
     if not isinstance(entry, MapNode):
-        report.add(entry.place, path, ADVICE)
+        report.add(entry.position, path, ADVICE)
         return {}
     setting = _Setting(path, report)
     for key, node in _named_first(entry, known):
@@ -79,7 +79,7 @@ def _entry(entry: YamlNode, path: str, known: dict[str, _Known], report: Report)
         if key not in known:
             report.add(entry.keys[key], where, f"the space has no such path{closest(key, known)}")
         elif refusal := _refusal(known[key].node, node):
-            report.add(node.place, where, refusal)
+            report.add(node.position, where, refusal)
         else:
             setting.imply(key, entry.keys[key], known[key].when)
             if _is_parameter(known[key].node):
@@ -96,7 +96,7 @@ class _Setting:
         self._report = report
         self._sayers: dict[str, str] = {}
 
-    def imply(self, key: str, place: Place, when: When) -> None:
+    def imply(self, key: str, position: Position, when: When) -> None:
         """Note the branches that a key stands under; two different ones for one component contradict each other."""
         for component, name in when:
             chosen = self.params.setdefault(component, name)
@@ -104,7 +104,7 @@ class _Setting:
             if chosen != name:
                 other = f"but the entry has {component}: {chosen}"
                 because = f" (for {sayer})" if sayer != key else ""
-                self._report.add(place, join(self._path, key), f"needs {component}: {name}, {other}{because}")
+                self._report.add(position, join(self._path, key), f"needs {component}: {name}, {other}{because}")
 
 
 def _named_first(entry: MapNode, known: dict[str, _Known]) -> list[tuple[str, YamlNode]]:

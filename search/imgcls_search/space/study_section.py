@@ -19,7 +19,7 @@ from imgcls_search.measures import bounds
 from imgcls_search.signature import REQUIRED, Arg, Catalog, Fields, Leaf, OneOf
 from imgcls_search.space.domains import At
 from imgcls_search.space.parameters import Fixed
-from imgcls_search.space.problems import Place, Report, show
+from imgcls_search.space.problems import Position, Report, show
 from imgcls_search.space.sections import read_fields
 from imgcls_search.space.tree import Branch, Group
 from imgcls_search.space.yaml_nodes import MapNode, Node, ScalarNode
@@ -96,19 +96,19 @@ def _sides(name: str, limits: MapNode, at: At, report: Report) -> Mapping[str, f
     wanted = "at_least or at_most, as in {at_least: 0.9}"
     if not isinstance(node, MapNode) or not node.values:
         got = show(node.value) if isinstance(node, ScalarNode) else "a list or an empty mapping"
-        report.add(node.place, here.path, f"{got} does not say on which side; write {wanted}")
+        report.add(node.position, here.path, f"{got} does not say on which side; write {wanted}")
         return {}
     found: dict[str, float] = {}
     for side, value in node.values.items():
         below = here.below(side, node.keys[side])
         if side not in SIDES:
-            report.add(below.place, below.path, f"unknown key; allowed: {', '.join(SIDES)}{closest(side, SIDES)}")
+            report.add(below.position, below.path, f"unknown key; allowed: {', '.join(SIDES)}{closest(side, SIDES)}")
         elif (problem := _bound_problem(name, value)) is not None:
-            report.add(value.place, below.path, problem)
+            report.add(value.position, below.path, problem)
         elif isinstance(value, ScalarNode):
             found[side] = float(str(value.value))
     if found.get("at_least", -math.inf) > found.get("at_most", math.inf):
-        report.add(node.place, here.path, "at_least must not be above at_most, which no trial could keep")
+        report.add(node.position, here.path, "at_least must not be above at_most, which no trial could keep")
     return found
 
 
@@ -139,8 +139,8 @@ def study_name(study: Study, tree: Group, root: MapNode, report: Report) -> tupl
     node, _ = _section(root, "study")
     given = study.values.get("name")
     if given is not None:
-        place = node.values["name"].place if isinstance(node, MapNode) and "name" in node.values else Place()
-        _check_name(str(given), show(given), place, report)
+        position = node.values["name"].position if isinstance(node, MapNode) and "name" in node.values else Position()
+        _check_name(str(given), show(given), position, report)
         return str(given), None
     data = tree.children.get("data")
     options = data.options if isinstance(data, Branch) else {}
@@ -148,16 +148,16 @@ def study_name(study: Study, tree: Group, root: MapNode, report: Report) -> tupl
     # Only folders were named otherwise.
     former = "-".join([stem, *options]) if "folder" in options else ""
     name = "-".join([stem, *(_data_name(name, group, len(stem)) for name, group in options.items())])
-    _check_name(name, f"{show(name)}, made of the file's name and the data's,", Place(), report)
+    _check_name(name, f"{show(name)}, made of the file's name and the data's,", Position(), report)
     return name, former if former != name and NAME.fullmatch(former) else None
 
 
 def _data_name(name: str, group: Group, taken: int) -> str:
     """Return what a study's name says of its data: the name of the folder, of the table, or of the data set."""
-    place = group.children.get({"folder": "root", "table": "file"}.get(name, ""))
-    if not isinstance(place, Fixed) or not isinstance(place.value, str):
+    address = group.children.get({"folder": "root", "table": "file"}.get(name, ""))
+    if not isinstance(address, Fixed) or not isinstance(address.value, str):
         return name
-    written = place.value if name == "folder" else os.path.splitext(place.value)[0]  # noqa: PTH122
+    written = address.value if name == "folder" else os.path.splitext(address.value)[0]  # noqa: PTH122
     return slug(written)[: max(1, 99 - taken)].rstrip(".-_") or name
 
 
@@ -181,13 +181,13 @@ def slug(root: str) -> str:
     return f"folder-{hashlib.sha256(spelled).hexdigest()[:6]}"
 
 
-def _check_name(name: str, shown: str, place: Place, report: Report) -> None:
+def _check_name(name: str, shown: str, position: Position, report: Report) -> None:
     if not NAME.fullmatch(name):
-        report.add(place, "study.name", f"{shown} is not allowed; allowed: {_NAME_RULE}")
+        report.add(position, "study.name", f"{shown} is not allowed; allowed: {_NAME_RULE}")
 
 
 def _section(root: MapNode, key: str) -> tuple[Node | None, At]:
-    return root.values.get(key), At(place=root.keys.get(key, root.place), path=key, fixed=True)
+    return root.values.get(key), At(position=root.keys.get(key, root.position), path=key, fixed=True)
 
 
 def _optional(entry: Leaf | OneOf | Fields) -> Leaf | OneOf | Fields:
@@ -203,10 +203,10 @@ def _read_objectives(node: Node | None, at: At, catalog: Catalog, report: Report
             given = {metric: _direction(metric, node, at, catalog, report) for metric in node.values}
             return tuple(given.items())
         case None | ScalarNode(value=None):
-            report.add(at.place, at.path, f"required; metrics: {metrics}")
+            report.add(at.position, at.path, f"required; metrics: {metrics}")
         case _:
             example = f"{{{catalog.default_metric}: maximize}}"
-            report.add(node.place, at.path, f"takes metrics with a direction, as in {example}; metrics: {metrics}")
+            report.add(node.position, at.path, f"takes metrics with a direction, as in {example}; metrics: {metrics}")
     return ()
 
 
@@ -214,11 +214,11 @@ def _direction(metric: str, objectives: MapNode, at: At, catalog: Catalog, repor
     here = at.below(metric, objectives.keys[metric])
     if metric not in catalog.metrics and not _is_class_score(metric, catalog):
         known = ", ".join([*catalog.metrics, *catalog.class_scores])
-        report.add(here.place, here.path, f"unknown metric; allowed: {known}{closest(metric, catalog.metrics)}")
+        report.add(here.position, here.path, f"unknown metric; allowed: {known}{closest(metric, catalog.metrics)}")
     node = objectives.values[metric]
     value = node.value if isinstance(node, ScalarNode) else None
     if value not in DIRECTIONS:
         got = show(value) if isinstance(node, ScalarNode) else "a list or a mapping"
         near = closest(str(value), DIRECTIONS)
-        report.add(node.place, here.path, f"{got} is not allowed; allowed: maximize, minimize{near}")
+        report.add(node.position, here.path, f"{got} is not allowed; allowed: maximize, minimize{near}")
     return str(value)

@@ -44,3 +44,26 @@ def _list(dumper: _Dumper, items: Sequence[Any]) -> yaml.Node:
 
 _Dumper.add_representer(str, _string)
 _Dumper.add_representer(list, _list)
+
+
+def inline(value: Any) -> str:
+    """Return a value as a space has it on one line."""
+    text: str = yaml.dump(
+        value, Dumper=_Flow, sort_keys=False, default_flow_style=True, allow_unicode=True, width=10**6
+    )
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+class _Flow(_Dumper):
+    """Writes numbers as people do: `1e-5`, and not `1.0e-05`."""
+
+
+def _number(dumper: _Flow, value: float) -> yaml.Node:
+    mantissa, _, exponent = f"{value!r}".partition("e")
+    if not exponent:
+        return dumper.represent_scalar("tag:yaml.org,2002:float", mantissa)
+    # As a word, since PyYAML knows no number without a point; the parser of spaces does.
+    return dumper.represent_scalar("tag:yaml.org,2002:str", f"{mantissa}e{int(exponent)}")
+
+
+_Flow.add_representer(float, _number)

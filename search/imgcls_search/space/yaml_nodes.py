@@ -1,4 +1,4 @@
-"""YAML read safely into nodes that know their place; nothing in a file can run code, loop, or grow without bound."""
+"""YAML read safely into nodes that know their position; nothing in a file can run code, loop, or grow without bound."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import yaml
 
 from imgcls_search.config import Scalar
-from imgcls_search.space.problems import Place, Report, join, printable, show
+from imgcls_search.space.problems import Position, Report, join, printable, show
 from imgcls_search.space.scalars import resolve
 
 MAX_DEPTH = 50
@@ -25,7 +25,7 @@ _PLAIN_WORDS = {
 class ScalarNode:
     """A single value."""
 
-    place: Place
+    position: Position
     value: Scalar
     text: str
     """What was written, to name it in advice: `off` where the value is False."""
@@ -37,17 +37,17 @@ class ScalarNode:
 class ListNode:
     """A list of nodes."""
 
-    place: Place
+    position: Position
     items: tuple[Node, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MapNode:
-    """A mapping; `keys` holds the places of its keys."""
+    """A mapping; `keys` holds the positions of its keys."""
 
-    place: Place
+    position: Position
     values: Mapping[str, Node] = field(default_factory=dict)
-    keys: Mapping[str, Place] = field(default_factory=dict)
+    keys: Mapping[str, Position] = field(default_factory=dict)
 
 
 Node = ScalarNode | ListNode | MapNode
@@ -59,8 +59,10 @@ def read(text: str, report: Report, *, origin: str = "", path: str = "") -> Node
     `origin` and `path` name a value from the command line in problems, in place of a line and a column.
     """
 
-    def place(mark: yaml.Mark | None) -> Place:
-        return Place(origin=origin) if origin or mark is None else Place(line=mark.line + 1, column=mark.column + 1)
+    def position(mark: yaml.Mark | None) -> Position:
+        return (
+            Position(origin=origin) if origin or mark is None else Position(line=mark.line + 1, column=mark.column + 1)
+        )
 
     try:
         loader = _Loader(text)
@@ -69,17 +71,19 @@ def read(text: str, report: Report, *, origin: str = "", path: str = "") -> Node
         finally:
             loader.dispose()
         for tag, mark in loader.tags:
-            report.add(place(mark), path, f"the tag {printable(tag)} is not allowed; a space holds plain values only")
+            report.add(
+                position(mark), path, f"the tag {printable(tag)} is not allowed; a space holds plain values only"
+            )
         if root is None:
-            return ScalarNode(place=Place(origin=origin), value=None, text="")
-        return _Reading(report, place).node(root, path)
+            return ScalarNode(position=Position(origin=origin), value=None, text="")
+        return _Reading(report, position).node(root, path)
     except yaml.reader.ReaderError as error:
-        report.add(Place(origin=origin) if origin else _position(text, error.position), path, _unprintable(error))
+        report.add(Position(origin=origin) if origin else _position(text, error.position), path, _unprintable(error))
     except yaml.MarkedYAMLError as error:
-        report.add(place(error.problem_mark or error.context_mark), path, _sentence(error))
+        report.add(position(error.problem_mark or error.context_mark), path, _sentence(error))
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         # PyYAML lets `"\UFFFFFFFF"` and a directive of 5,000 digits through to chr() and int().
-        report.add(Place(origin=origin), path, f"not readable as YAML: {printable(str(error))}")
+        report.add(Position(origin=origin), path, f"not readable as YAML: {printable(str(error))}")
     return None
 
 
@@ -113,7 +117,7 @@ class _Reading:
     """One walk over composed nodes, with aliases and merge keys expanded."""
 
     report: Report
-    place: Callable[[yaml.Mark | None], Place]
+    position: Callable[[yaml.Mark | None], Position]
     count: int = 0
     open: list[int] = field(default_factory=list)
 
@@ -128,34 +132,34 @@ class _Reading:
         return read
 
     def _read(self, raw: yaml.Node, path: str) -> Node:
-        place = self.place(raw.start_mark)
+        position = self.position(raw.start_mark)
         match raw:
             case yaml.MappingNode():
-                return self._mapping(raw, place, path)
+                return self._mapping(raw, position, path)
             case yaml.SequenceNode():
                 items = (self.node(item, f"{path}[{index}]") for index, item in enumerate(raw.value))
-                return ListNode(place=place, items=tuple(items))
+                return ListNode(position=position, items=tuple(items))
             case _:
-                return self._scalar(raw, place, path)
+                return self._scalar(raw, position, path)
 
-    def _scalar(self, raw: yaml.Node, place: Place, path: str) -> ScalarNode:
+    def _scalar(self, raw: yaml.Node, position: Position, path: str) -> ScalarNode:
         text = str(raw.value)
         if not _encodable(text):
-            self.report.add(place, path, "half a surrogate pair, which is no character; write the whole one")
+            self.report.add(position, path, "half a surrogate pair, which is no character; write the whole one")
             text = ""
         quoted = _is_quoted(raw)
-        return ScalarNode(place=place, value=text if quoted else resolve(text), text=text, quoted=quoted)
+        return ScalarNode(position=position, value=text if quoted else resolve(text), text=text, quoted=quoted)
 
-    def _mapping(self, raw: yaml.MappingNode, place: Place, path: str) -> MapNode:
+    def _mapping(self, raw: yaml.MappingNode, position: Position, path: str) -> MapNode:
         values: dict[str, Node] = {}
-        keys: dict[str, Place] = {}
+        keys: dict[str, Position] = {}
         merged: list[MapNode] = []
         for raw_key, raw_value in raw.value:
             if _is_merge(raw_key):
                 merged.extend(self._merged(raw_value, path))
                 continue
             key = self._key(raw_key, path)
-            where = self.place(raw_key.start_mark)
+            where = self.position(raw_key.start_mark)
             if key is None:
                 continue
             if key in values:
@@ -168,17 +172,17 @@ class _Reading:
             # What is written in the mapping itself wins over what is merged, and the first merged over the later.
             values = {**other.values, **values}
             keys = {**other.keys, **keys}
-        return MapNode(place=place, values=values, keys=keys)
+        return MapNode(position=position, values=values, keys=keys)
 
     def _key(self, raw: yaml.Node, path: str) -> str | None:
-        place = self.place(raw.start_mark)
+        position = self.position(raw.start_mark)
         if not isinstance(raw, yaml.ScalarNode):
-            self.report.add(place, path, "a key must be a name, but got a list or a mapping")
+            self.report.add(position, path, "a key must be a name, but got a list or a mapping")
             return None
-        key = self._scalar(raw, place, path)
+        key = self._scalar(raw, position, path)
         if isinstance(key.value, str):
             return key.value
-        self.report.add(place, join(path, key.text or "null"), f"a key must be a name, but got {advice(key)}")
+        self.report.add(position, join(path, key.text or "null"), f"a key must be a name, but got {advice(key)}")
         return None
 
     def _merged(self, raw: yaml.Node, path: str) -> list[MapNode]:
@@ -186,7 +190,7 @@ class _Reading:
         parts = node.items if isinstance(node, ListNode) else (node,)
         maps = [part for part in parts if isinstance(part, MapNode)]
         if len(maps) < len(parts):
-            self.report.add(node.place, path, "`<<` merges mappings; it takes one or a list of them")
+            self.report.add(node.position, path, "`<<` merges mappings; it takes one or a list of them")
         return maps
 
 
@@ -217,9 +221,9 @@ def _encodable(text: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def _position(text: str, position: int) -> Place:
+def _position(text: str, position: int) -> Position:
     before = text[:position]
-    return Place(line=before.count("\n") + 1, column=position - before.rfind("\n"))
+    return Position(line=before.count("\n") + 1, column=position - before.rfind("\n"))
 
 
 def _unprintable(error: yaml.reader.ReaderError) -> str:

@@ -82,7 +82,7 @@ class CurveSampler:
         for trial, _ in self.changes.take(trials):
             if (known := self.standings.pop(trial.number, None)) is not None:
                 del self.ordered[bisect_left(self.ordered, known)]
-            if (new := _standing(trial, sign)) is not None:
+            if (new := _standing(trial, sign, self.epochs)) is not None:
                 self.standings[trial.number] = new
                 insort(self.ordered, new)
 
@@ -107,10 +107,14 @@ class CurveSampler:
     def _points(self, shown: Sequence[Trial], rows: Array, sign: int, rng: Any) -> Points:
         import numpy as np
 
-        ends = [_rung(trial) for trial in shown]
+        ends = [_rung(trial, self.epochs) for trial in shown]
         rungs = sorted(set(ends))
         shows = {
-            rung: [index for index, trial in enumerate(shown) if rung <= ends[index] and _shows(trial, rung)]
+            rung: [
+                index
+                for index, trial in enumerate(shown)
+                if rung <= ends[index] and math.isfinite(_value(trial, rung, self.epochs))
+            ]
             for rung in rungs
         }
         # Early epochs say most where they rank as the last one does, and lead astray where late bloomers win; which of
@@ -118,7 +122,7 @@ class CurveSampler:
         known_well = [rung for rung in rungs if len(shows[rung]) >= FEWEST_TRIALS]
         first = known_well[int(rng.integers(len(known_well)))] if known_well else 0
         places = sorted((index, rung) for rung in rungs if rung >= first for index in shows[rung])
-        values = np.array([sign * shown[index].value_at(rung) for index, rung in places])
+        values = np.array([sign * _value(shown[index], rung, self.epochs) for index, rung in places])
         return Points(
             rows=rows,
             owners=np.array([trial.number for trial in shown], dtype=float),
@@ -155,19 +159,27 @@ def _few(ordered: Sequence[Standing], rng: Any) -> Sequence[Standing]:
     return sorted(few, key=lambda standing: standing[-1])
 
 
-def _standing(trial: Trial, sign: int) -> Standing | None:
+def _standing(trial: Trial, sign: int, epochs: int) -> Standing | None:
     """Return what trials are ordered by, the best first; None for one that has shown nothing yet."""
-    rung = _rung(trial)
-    value = trial.value_at(rung) if rung else math.nan
+    rung = _rung(trial, epochs)
+    value = _value(trial, rung, epochs) if rung else math.nan
     return (-rung, -sign * value, trial.number) if math.isfinite(value) else None
 
 
-def _rung(trial: Trial) -> int:
-    """Return the last epoch that counts: of a trial under way the one that was judged, whatever came after it."""
+def _rung(trial: Trial, epochs: int) -> int:
+    """Return the last epoch that counts: of a trial under way the one that was judged, whatever came after it.
+
+    A head that is fitted stands at the end of its training, in a single epoch.
+    """
+    if trial.candidate.is_fitted:
+        return epochs if trial.state == "complete" else 0
     return (
         trial.judged if trial.is_open and trial.has_value_at(trial.judged) else 0 if trial.is_open else trial.last_shown
     )
 
 
-def _shows(trial: Trial, rung: int) -> bool:
-    return trial.has_value_at(rung) and math.isfinite(trial.value_at(rung))
+def _value(trial: Trial, rung: int, epochs: int) -> float:
+    """Return what a trial shows at a rung, NaN where it shows nothing."""
+    if trial.candidate.is_fitted:
+        return trial.value_at(trial.last_shown) if rung == epochs and trial.last_shown else math.nan
+    return trial.value_at(rung) if trial.has_value_at(rung) else math.nan

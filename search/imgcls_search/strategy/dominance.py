@@ -45,8 +45,8 @@ class Dominance:
     def judge(self, trial: Trial, others: Sequence[Trial]) -> Decision:
         """Prune it if it would be no part of the front even then."""
         done = [other for other in others if other.state == "complete"]
-        hoped = [self._hoped(trial, done, place) for place in range(len(self.objectives))]
-        ends = [[self._goodness(place, value) for place, value in enumerate(other.values or ())] for other in done]
+        hoped = [self._hoped(trial, done, index) for index in range(len(self.objectives))]
+        ends = [[self._goodness(index, value) for index, value in enumerate(other.values or ())] for other in done]
         beaten = any(other.is_feasible and _beats(end, hoped) for other, end in zip(done, ends, strict=True))
         return "prune" if beaten else "continue"
 
@@ -54,16 +54,18 @@ class Dominance:
         """Return None: nothing is ever paused."""
         return None
 
-    def _goodness(self, place: int, value: float) -> float:
-        return value if self.objectives[place][1] == "maximize" else -value
+    def _goodness(self, index: int, value: float) -> float:
+        return value if self.objectives[index][1] == "maximize" else -value
 
-    def _hoped(self, trial: Trial, done: Sequence[Trial], place: int) -> float:
+    def _hoped(self, trial: Trial, done: Sequence[Trial], index: int) -> float:
         """Return the best that an objective may come to, larger is better; infinity where too little is known."""
-        metric, direction = self.objectives[place]
+        metric, direction = self.objectives[index]
         if metric in SIZES:
-            return self._goodness(place, trial.sizes[metric])
+            return self._goodness(index, trial.sizes[metric])
         there = [
-            (t.shown_at(trial.epoch)[metric], t.values[place]) for t in done if t.values and _shows(t, trial, metric)
+            (t.shown_at(trial.epoch)[metric], t.values[index])
+            for t in done
+            if t.values and not t.candidate.is_fitted and _shows(t, trial, metric)
         ]
         if len(there) < LEAST_CURVES or not _shows(trial, trial, metric):
             return math.inf
@@ -79,7 +81,7 @@ class Dominance:
         part = _most([math.log(max(a, NEAREST) / max(b, NEAREST)) for b, a in zip(before, after, strict=True)])
         difference = _most([a - b for b, a in zip(before, after, strict=True)])
         left = min(start * math.exp(part), start + difference)
-        return self._goodness(place, ideal - sign * left if left > NEAREST else ideal)
+        return self._goodness(index, ideal - sign * left if left > NEAREST else ideal)
 
 
 def choose_pruner(space: Space, sign: int, say: Callable[[str], None]) -> tuple[Pruner, str]:

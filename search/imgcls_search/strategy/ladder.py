@@ -11,16 +11,16 @@ from heapq import heappop, heappush
 from imgcls_search.strategy.changes import Changes
 from imgcls_search.trial import Trial
 
-Place = tuple[float, int]
+Rank = tuple[float, int]
 """Less is better: the value at a rung, turned where larger ones are better, and the trial's number."""
 
 
 @dataclass
 class _Rung:
-    judged: list[Place] = field(default_factory=list)
+    judged: list[Rank] = field(default_factory=list)
     """Of all trials that were judged there, the best first."""
 
-    resting: list[tuple[Place, Trial]] = field(default_factory=list)
+    resting: list[tuple[Rank, Trial]] = field(default_factory=list)
     """A heap of those that came to rest there; some may have gone on since, or ended."""
 
 
@@ -39,8 +39,8 @@ class Ladder:
             while rung.resting and not _rests_at(rung.resting[0][1], epoch):
                 heappop(rung.resting)
             if rung.resting:
-                place, trial = rung.resting[0]
-                if bisect_left(rung.judged, place) < len(rung.judged) // self.eta:
+                rank, trial = rung.resting[0]
+                if bisect_left(rung.judged, rank) < len(rung.judged) // self.eta:
                     return trial
         return None
 
@@ -61,11 +61,11 @@ class Ladder:
         for trial, before in changed:
             for epoch, rung in self.rungs.items():
                 if epoch > before and trial.was_judged_at(epoch):
-                    insort(rung.judged, self._place(trial, epoch))
+                    insort(rung.judged, self._rank(trial, epoch))
             if trial.state == "paused":
-                heappush(self.rungs[trial.epoch].resting, (self._place(trial, trial.epoch), trial))
+                heappush(self.rungs[trial.epoch].resting, (self._rank(trial, trial.epoch), trial))
 
-    def _place(self, trial: Trial, epoch: int) -> Place:
+    def _rank(self, trial: Trial, epoch: int) -> Rank:
         value = -self.sign * trial.value_at(epoch)
         # What has no order stands behind all that has one.
         return (math.inf if math.isnan(value) else value), trial.number

@@ -26,6 +26,8 @@ MOST_DRAWS = 200
 LEAST_FIT = 0.02
 """The share of all draws that must be fit, looked at after `MOST_DRAWS`: a search is no way to find the few others."""
 
+REPEATED_FIT = "the same fit as an earlier trial"
+
 MOST_COMBINATIONS = 20_000
 """Combinations that are counted through one by one to find a new one."""
 
@@ -50,7 +52,8 @@ class Proposer:
         self.measure_sizes = measure_sizes
         self.ended: Ended = {}
         self.seen: set[TrialConfig] = set()
-        """The configurations of the trials; in a large study a set made anew takes long."""
+        """What the trials are in essence; in a large study a set made anew takes long."""
+        self.num_seen = 0
         combinations = space.num_combinations()
         self.is_countable = combinations is not None and combinations <= MOST_COMBINATIONS
 
@@ -65,7 +68,8 @@ class Proposer:
         """
         number = len(trials)
         trials = [*trials[:-1], *(trial.as_begun() for trial in trials[-1:])]
-        self.seen.update(trial.candidate.config for trial in trials[len(self.seen) :])
+        self.seen.update(trial.candidate.config.essence for trial in trials[self.num_seen :])
+        self.num_seen = len(trials)
         earlier = [rejection for trial in trials for rejection in trial.rejected_before]
         rejections: list[Rejection] = []
         rejected: set[TrialConfig] = set()
@@ -73,7 +77,13 @@ class Proposer:
             candidate = self._draw(View(self.space, trials, rejections, self.seed, self.ended), number, attempt)
             if candidate is None:
                 break
-            if candidate.config not in self.seen and candidate.config not in rejected:
+            essence = candidate.config.essence
+            if essence in self.seen and attempt >= PATIENCE and candidate.config.is_fitted:
+                # Else it would be found again: only its settings that change nothing are new.
+                rejections.append(
+                    Rejection(params=candidate.params, distributions=candidate.distributions, reason=REPEATED_FIT)
+                )
+            elif essence not in self.seen and candidate.config not in rejected:
                 answer = yield from self.measure_sizes(candidate.config)
                 if not isinstance(answer, str):
                     yield Proposal(candidate=candidate, sizes=answer, rejections=tuple(rejections))

@@ -163,7 +163,7 @@ class Percentile(RunToEnd):
 
     def judge(self, trial: Trial, others: Sequence[Trial]) -> Decision:
         """Prune it below the percentile, as Optuna's PercentilePruner and MedianPruner do."""
-        done = [other for other in others if other.state == "complete"]
+        done = [other for other in others if other.state == "complete" and not other.candidate.is_fitted]
         there = [self.sign * other.value_at(trial.epoch) for other in done if other.has_value_at(trial.epoch)]
         if len(done) < self.n_startup_trials or not there:
             return "continue"
@@ -282,7 +282,10 @@ def at_fold_ends(pruner: Pruner, each: int) -> Pruner:
 
 
 def expected_epochs(pruner: Pruner, epochs: int) -> float:
-    """Return how many epochs a trial gets on average if one in eta passes each rung; all where nobody can tell."""
+    """Return how many of so many first epochs a trial gets on average if one in eta passes each rung.
+
+    All where nobody can tell.
+    """
     match pruner:
         case Brackets(turns=turns):
             return mean(expected_epochs(bracket, epochs) for bracket in turns)
@@ -295,7 +298,10 @@ def expected_epochs(pruner: Pruner, epochs: int) -> float:
 
 def _expected(rungs: Sequence[int], eta: int, epochs: int) -> float:
     steps = zip((0, *rungs), (*rungs, epochs), strict=True)
-    return sum((until - start) / float(eta) ** passed for passed, (start, until) in enumerate(steps))
+    # Rungs beyond so many epochs do not count.
+    return sum(
+        (min(until, epochs) - min(start, epochs)) / float(eta) ** passed for passed, (start, until) in enumerate(steps)
+    )
 
 
 def _first_rung(min_epochs: int | None, epochs: int) -> int:

@@ -75,6 +75,15 @@ class KnownTeacher(TeacherFact):
     sha256: str
 
 
+class WeightsFact(TypedDict):
+    """A file of pretrained weights."""
+
+    file: str
+    """Its name, without the folder."""
+
+    sha256: str
+
+
 class Run(TypedDict, total=False):
     """One call of `run`."""
 
@@ -192,6 +201,69 @@ class Ablation(TypedDict):
     steps: list[AblationStep]
 
 
+class EarlyScore(TypedDict):
+    """The first trial that `auto` says a score of."""
+
+    trial: Whole
+    seconds: Finite
+    """Of its time, until the score was there."""
+
+
+class ConfirmPlan(TypedDict):
+    """What of a search is confirmed in the time that is left."""
+
+    trials: list[Whole]
+    seeds: Whole
+
+
+class SingleScore(TypedDict):
+    """A score of one network, with the interval that comes of the choice of images."""
+
+    score: Finite
+    low: Finite
+    high: Finite
+    images: Whole
+
+
+class SingleTest(TypedDict):
+    """What the network of one trial showed, where there was no time to confirm it."""
+
+    trial: Whole
+    metric: str
+    validation: SingleScore
+    test: SingleScore
+
+
+class AutoFact(TypedDict, total=False):
+    """How far `auto` is with a study, over all its calls."""
+
+    given: Finite
+    """Seconds in all."""
+
+    spent: dict[str, Finite]
+    """Seconds, by step."""
+
+    out: str
+    """The folder that it writes into, as an absolute path."""
+
+    flips: str
+    workers: Whole
+    baseline: EarlyScore
+    searched: Finite
+    """The time in all for which its search is done."""
+
+    confirming: ConfirmPlan
+    test: SingleTest
+    bundled: Whole
+    """The trial whose network is in the folder."""
+
+    reported: Finite
+    """The time in all for which the page is written."""
+
+    measured: dict[str, Finite]
+    """Seconds that a step took, by which its time is planned."""
+
+
 class StudyFacts(TypedDict, total=False):
     """All of them; older studies lack some."""
 
@@ -204,6 +276,9 @@ class StudyFacts(TypedDict, total=False):
     teachers: dict[str, KnownTeacher]
     """By the key of the `distill` section that names them."""
 
+    weights: dict[str, WeightsFact]
+    """The files that trials started from, by what their model says of itself, as in `timm tf_efficientnet_lite0`."""
+
     data_root: str
     """The folder in which its images were last found; earlier versions noted none."""
 
@@ -214,3 +289,4 @@ class StudyFacts(TypedDict, total=False):
     test_openings: list[Opening]
     confirmed: Confirmation
     ablation: Ablation
+    auto: AutoFact

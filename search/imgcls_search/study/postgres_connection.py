@@ -23,6 +23,7 @@ REMEDIES: Remedies = (
     ("password", "give the right one in PGPASSWORD, ~/.pgpass or the address"),
     ("pg_hba.conf", "the server allows no such login"),
     ("resolve host", "see whether the host's name is right"),
+    ("Name or service not known", "see whether the host's name is right"),
     ("translate host", "see whether the host's name is right"),
     ("refused", "see whether a server runs there"),
     ("No such file", "see whether a server runs there"),

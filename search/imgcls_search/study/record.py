@@ -12,19 +12,30 @@ import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal, cast, overload
 
 import optuna
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from imgcls_search.errors import StudyError
 from imgcls_search.study import database
-from imgcls_search.study.facts import Ablation, Confirmation, DataFact, Opening, Run, SpaceFact, StudyFacts
+from imgcls_search.study.facts import (
+    Ablation,
+    AutoFact,
+    Confirmation,
+    DataFact,
+    Opening,
+    Run,
+    SpaceFact,
+    StudyFacts,
+    WeightsFact,
+)
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.rows import EndedError, NumberTakenError, Rows
 from imgcls_search.study.shape import refuse_misshapen
+from imgcls_search.study.strangers import Stranger, is_ours, stranger_of
 from imgcls_search.study.trial_attributes import (
     STATES,
     artifact_attributes,
@@ -40,19 +51,6 @@ _LOG = logging.getLogger(__name__)
 
 _PLACE = "place"
 """Attribute of a trial that had waited: how many had begun before it, which its number does not tell."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stranger:
-    """A trial that something else than a search added to the study: plain Optuna, a dashboard."""
-
-    number: int
-    id: int
-    state: str
-    """Optuna's, in small letters."""
-
-    params: Mapping[str, Any]
-    """What it was given, where it waits to be tried."""
 
 
 class Record:
@@ -76,8 +74,8 @@ class Record:
         placed = []
         for frozen in rows.read():
             self.last_id = max(self.last_id, frozen._trial_id)
-            if not _is_ours(frozen):
-                self.strangers[frozen.number] = _stranger(frozen)
+            if not is_ours(frozen):
+                self.strangers[frozen.number] = stranger_of(frozen)
                 continue
             self.ids[frozen.number] = frozen._trial_id
             trial = self.by_number[frozen.number] = read_trial(frozen, self.objectives[0][0])
@@ -143,7 +141,7 @@ class Record:
         for frozen in self.rows.read(self.last_id):
             self.last_id = frozen._trial_id
             if frozen.number not in self.by_number:
-                self.strangers[frozen.number] = _stranger(frozen)
+                self.strangers[frozen.number] = stranger_of(frozen)
 
     def note_about_strangers(self) -> str | None:
         """Return a line about trials that no search made, None where there are none."""
@@ -253,7 +251,15 @@ class Record:
     @overload
     def set_fact(self, name: Literal["data_root", "data_file"], value: str) -> None: ...
 
-    def set_fact(self, name: Literal["confirmed", "ablation", "data_root", "data_file"], value: Any) -> None:
+    @overload
+    def set_fact(self, name: Literal["weights"], value: dict[str, WeightsFact]) -> None: ...
+
+    @overload
+    def set_fact(self, name: Literal["auto"], value: AutoFact) -> None: ...
+
+    def set_fact(
+        self, name: Literal["confirmed", "ablation", "weights", "auto", "data_root", "data_file"], value: Any
+    ) -> None:
         """Record a fact about the study as a whole."""
         self.rows.set_fact(name, value)
         self.facts[name] = value
@@ -291,22 +297,6 @@ class Record:
             state, trial.values = self.rows.read_end(self.ids[trial.number])
             trial.state = STATES[state]
             trial.reason = trial.reason or "ended from outside"
-
-
-def _is_ours(frozen: FrozenTrial) -> bool:
-    """Tell whether a search wrote a trial; other people's may have attributes of the same names, but not all."""
-    return frozen.state != TrialState.WAITING and {"config", "seed", "plan"} <= frozen.user_attrs.keys()
-
-
-def _stranger(frozen: FrozenTrial) -> Stranger:
-    # As `enqueue_trial` keeps them.
-    params = frozen.system_attrs.get("fixed_params", frozen.params)
-    return Stranger(
-        number=frozen.number,
-        id=frozen._trial_id,
-        state=frozen.state.name.lower(),
-        params=params if isinstance(params, dict) else {},
-    )
 
 
 def create(files: StudyFiles, objectives: Sequence[tuple[str, str]], facts: StudyFacts) -> Record:

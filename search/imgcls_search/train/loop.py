@@ -22,7 +22,7 @@ from imgcls_search.errors import DivergedError, StoppedError
 from imgcls_search.protocol import FEWEST_IMAGES
 from imgcls_search.train.average import Average
 from imgcls_search.train.device import autocast
-from imgcls_search.train.finetune import Hold, hold_nothing
+from imgcls_search.train.finetune import Hold, head_of, hold_nothing
 from imgcls_search.train.losses import Loss
 from imgcls_search.train.metrics import Wanted, score
 from imgcls_search.train.optimizers import Schedule
@@ -121,6 +121,18 @@ class ImageSet:
         return 1 / (255 * std), -mean / std
 
 
+@dataclass(frozen=True, kw_only=True)
+class FeatureSet(ImageSet):
+    """What a frozen network makes of images, in the place of their pixels: float32 [N, D]."""
+
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Return features as they are."""
+        return pixels.float()
+
+
 def _rounds(members: Tensor, count: int) -> Tensor:
     """Return so many of the members in random order, each again only after all others."""
     rounds = [members[torch.randperm(len(members))] for _ in range(math.ceil(count / len(members)))]
@@ -129,6 +141,23 @@ def _rounds(members: Tensor, count: int) -> Tensor:
 
 Teach = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Returns a loss with a teacher's part in it, from the loss, the logits [B, classes] and the inputs they are for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadPhase:
+    """The first epochs of a training, in which only the head learns, from features that are kept."""
+
+    epochs: int
+    """How many there are; 0 where the features only serve `fit`."""
+
+    sets: Callable[[int], tuple[FeatureSet, FeatureSet | None]]
+    """Returns the features to train on, and those to measure by, in an epoch counted from 0."""
+
+    fit: Callable[[nn.Module], None] | None = None
+    """Gives a model its head before the first epoch."""
+
+    is_fit_only: bool = False
+    """Whether the head is fitted and nothing trained: the fit is the one epoch."""
 
 
 @dataclass(kw_only=True)
@@ -152,6 +181,7 @@ class Session:
     hold: Hold = hold_nothing
     """Freezes what is to be frozen in an epoch."""
     teach: Teach | None = None
+    head_phase: HeadPhase | None = None
     history: list[dict[str, float]] = field(default_factory=list)
     """What each finished epoch measured, the first epoch first."""
 
@@ -170,6 +200,18 @@ class Session:
     def deployed(self) -> nn.Module:
         """The weights that are evaluated and saved: the average where there is one."""
         return self.average.module if self.average is not None else self.model
+
+    def in_head_phase(self) -> HeadPhase | None:
+        """Return the phase of the next epoch if only the head learns in it, from features."""
+        return self.head_phase if self.head_phase is not None and self.epoch < self.head_phase.epochs else None
+
+    def fit_head(self) -> None:
+        """Give the head the weights that it is to start with."""
+        if self.head_phase is None or self.head_phase.fit is None:
+            return
+        self.head_phase.fit(self.model)
+        if self.average is not None:
+            self.average.module.load_state_dict(self.model.state_dict())
 
     def set_rate(self, progress: float) -> None:
         """Set the learning rates for a moment of the training, in epochs done."""
@@ -221,11 +263,17 @@ def fit(
     """
     while session.epoch < until_epoch:
         started = time.perf_counter()
-        train_loss = train_epoch(session, train, should_stop)
+        phase = session.in_head_phase()
+        shown, asked_of = (train, validation) if phase is None else phase.sets(session.epoch)
+        if session.epoch == 0:
+            session.fit_head()
+        is_fit_only = phase is not None and phase.is_fit_only
+        train_loss = mean_loss(session, shown) if is_fit_only else train_epoch(session, shown, should_stop)
         asked = _all_of(wanted) if session.epoch + 1 == session.recipe.epochs else wanted
         measured = {}
-        if validation:
-            measured = evaluate(session.deployed, validation, precision=session.precision, wanted=asked)
+        if asked_of:
+            deployed = session.deployed if phase is None else head_of(session.deployed)
+            measured = evaluate(deployed, asked_of, precision=session.precision, wanted=asked)
         seconds = time.perf_counter() - started
         session.history.append(
             {"epoch": session.epoch + 1, "train_loss": train_loss, **measured, "seconds": round(seconds, 4)}
@@ -248,6 +296,7 @@ def train_epoch(session: Session, images: ImageSet, should_stop: Callable[[], bo
     total = torch.zeros((), device=session.device)
     session.model.train()
     session.hold(session.model, session.epoch)
+    forward = head_of(session.model) if isinstance(images, FeatureSet) else session.forward
     for step, (inputs, labels) in enumerate(augmented(session, images, order)):
         if should_stop():
             raise StoppedError(f"stopped in epoch {session.epoch + 1}")
@@ -258,7 +307,7 @@ def train_epoch(session: Session, images: ImageSet, should_stop: Callable[[], bo
         # Forward and backward: gradients of several micro-batches add up to that of the batch.
         for part, wanted in micro_batches(inputs, targets, session.micro_batches):
             with autocast(session.device, session.precision):
-                logits = session.forward(part)
+                logits = forward(part)
                 loss = session.loss(logits, wanted)
                 if session.teach is not None:
                     loss = session.teach(loss, logits, part)
@@ -279,6 +328,22 @@ def train_epoch(session: Session, images: ImageSet, should_stop: Callable[[], bo
     return mean
 
 
+@torch.inference_mode()
+def mean_loss(session: Session, images: FeatureSet | ImageSet) -> float:
+    """Return the mean loss of a head that was fitted.
+
+    Raises:
+        DivergedError: it is NaN or infinite.
+    """
+    head, total = head_of(session.model).eval(), 0.0
+    for _, features, labels in images.batches(_in_order(images)):
+        total += float(session.loss(head(images.normalise(features)), labels)) * len(labels)
+    mean = total / len(images)
+    if not math.isfinite(mean):
+        raise DivergedError(f"the loss of the fitted head is {mean}")
+    return mean
+
+
 def micro_batches(inputs: Tensor, targets: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield a batch in parts of nearly equal size, none of fewer than `FEWEST_IMAGES` images."""
     parts = max(1, min(count, len(inputs) // FEWEST_IMAGES))
@@ -287,6 +352,9 @@ def micro_batches(inputs: Tensor, targets: Tensor, count: int) -> Iterator[tuple
 
 def augmented(session: Session, images: ImageSet, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield inputs, augmented and normalised on the device, float [B, C, H, W], and class numbers [B] of each part."""
+    if isinstance(images, FeatureSet):
+        yield from ((images.normalise(features), labels) for _, features, labels in images.batches(parts))
+        return
     # A GPU spends no more time on many small images than on a few: several parts go through it together.
     pixels_each = math.prod(images.pixels.shape[1:]) * len(parts[0])
     together = max(1, AUGMENTED_BYTES // pixels_each) if session.device != "cpu" else 1
@@ -319,8 +387,12 @@ def predict(model: nn.Module, images: ImageSet, *, precision: str = "fp32") -> n
     """Return logits, float32 [N, classes], of every image in order."""
     model.eval()
     parts = []
-    for _, pixels, _ in images.batches(torch.split(torch.arange(len(images), device=images.home), EVALUATION_BATCH)):
+    for _, pixels, _ in images.batches(_in_order(images)):
         with autocast(images.device, precision):
             parts.append(model(images.normalise(pixels)).float())
     logits: np.ndarray[Any, Any] = torch.cat(parts).cpu().numpy()
     return logits
+
+
+def _in_order(images: ImageSet) -> Sequence[Tensor]:
+    return torch.split(torch.arange(len(images), device=images.home), EVALUATION_BATCH)

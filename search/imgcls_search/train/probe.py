@@ -76,6 +76,24 @@ def fit_linear(features: Floats, labels: Numbers, classes: int, seed: int, stren
     )
 
 
+def fit_several(features: Floats, labels: npt.NDArray[Any], seed: int) -> LinearHead:
+    """Fit one logistic regression for each of several labels, 0 or 1 [N, labels], each with a penalty of its own.
+
+    A label that all images have, or none, gets a logit that says so whatever the image.
+    """
+    weight, bias = np.zeros((labels.shape[1], features.shape[1]), np.float32), np.zeros(labels.shape[1], np.float32)
+    strengths = []
+    for label, column in enumerate(labels.T.astype(np.int64)):
+        if len(np.unique(column)) < 2:
+            bias[label] = 10.0 if column.all() else -10.0
+            continue
+        head = fit_linear(features, column, 2, seed)
+        # Of two classes only the difference of the logits counts.
+        weight[label], bias[label] = head.weight[1] - head.weight[0], head.bias[1] - head.bias[0]
+        strengths.append(head.strength)
+    return LinearHead(weight=weight, bias=bias, strength=float(np.median(strengths or [STRENGTHS[-1]])))
+
+
 def _choose(scaled: Floats, labels: Numbers, seed: int) -> float:
     """Return the strength with the least log loss over folds; the weakest penalty where there is too little to fold."""
     from sklearn.metrics import log_loss
@@ -93,11 +111,11 @@ def _choose(scaled: Floats, labels: Numbers, seed: int) -> float:
     for known, asked in folds.split(rows, labels[rows]):
         # Each strength starts from the coefficients of the one before.
         model = _regression(STRENGTHS[0], ROUGH, warm_start=True)
-        for place, strength in enumerate(STRENGTHS):
+        for index, strength in enumerate(STRENGTHS):
             with _stopping_early_is_fine():
                 model.set_params(C=strength).fit(scaled[rows[known]], labels[rows[known]])
             predicted = model.predict_proba(scaled[rows[asked]])
-            losses[place] += log_loss(labels[rows[asked]], predicted, labels=model.classes_)
+            losses[index] += log_loss(labels[rows[asked]], predicted, labels=model.classes_)
     return STRENGTHS[int(losses.argmin())]
 
 

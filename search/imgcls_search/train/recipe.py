@@ -68,3 +68,28 @@ class Finetune:
         float,
         Arg("learning rate of everything but the head / that of the head", gt=0, le=1, search="{choice: [0.1, 1]}"),
     ] = 1.0
+    layer_decay: Annotated[
+        float,
+        Arg(
+            "learning rate of each stage / that of the next one towards the head, times backbone_lr_factor",
+            gt=0,
+            le=1,
+            search="{choice: [0.65, 0.8, 1.0]}",
+        ),
+    ] = 1.0
+    views: Annotated[
+        int | None,
+        Arg(
+            "augmented versions of each image that a frozen backbone reads in turn, one an epoch, computed once for "
+            "all trials; null: another version in each epoch",
+            ge=1,
+            search="{choice: [null, 4]}",
+        ),
+    ] = None
+    start: Annotated[
+        Literal["random", "logistic"],
+        Arg(
+            "the head's first weights: random, or a logistic regression on the features of the pretrained network",
+            search="{choice: [random, logistic]}",
+        ),
+    ] = "random"

@@ -129,9 +129,9 @@ def _compared_facts(record: Record) -> dict[str, Any]:
 
 def _first_by(objective: tuple[str, str], front: Sequence[Trial], record: Record) -> Trial:
     """Return the best trial of a front by one objective; among equal ones that which is first on it."""
-    place = list(record.objectives).index(objective)
+    index = list(record.objectives).index(objective)
     sign = 1 if objective[1] == "minimize" else -1
-    return min(front, key=lambda trial: sign * trial.values[place] if trial.values else 0)
+    return min(front, key=lambda trial: sign * trial.values[index] if trial.values else 0)
 
 
 def _open(root: Path, name: str, at: Address | None) -> tuple[Record, Trial | None]:

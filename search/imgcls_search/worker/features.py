@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from imgcls_search.config import TrialConfig
-from imgcls_search.data import Prepared, load
-from imgcls_search.data.features import Floats, features
+from imgcls_search.data import Augment, Moment, Prepared, load
+from imgcls_search.data.features import Floats, computing
 from imgcls_search.errors import BuildError
 from imgcls_search.models import pretrained
 from imgcls_search.models.anatomy import Anatomy
@@ -25,6 +25,9 @@ from imgcls_search.worker import image_sets, networks, pipeline
 
 Progress = Callable[[int, int], None]
 """Called with the number of images done and of all."""
+
+Steps = Generator[tuple[int, int], None, Floats]
+"""Yields the number of images done and of all, and returns the features."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +44,16 @@ class Backbone:
     device: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """One augmented version of every training image."""
+
+    number: int
+    augment: Augment
+    settings: str
+    """The augmentation in words: what decides on the images beside the number."""
+
+
 def backbone(config: TrialConfig, data: Prepared, device: str) -> Backbone:
     """Build the network of a configuration with its pretrained weights, and take its head off.
 
@@ -54,7 +67,7 @@ def backbone(config: TrialConfig, data: Prepared, device: str) -> Backbone:
             f"{component.path}.weights", "a backbone needs pretrained weights; allowed: imagenet, or a file"
         )
     data = pipeline.with_normalisation(config, data)
-    model = networks.build_model(config, data.shape)
+    model = networks.build_own_model(config, data.shape)
     pretrained.load_into(model, pretrained.find(component, model, **dataclasses.asdict(data.shape)))
     anatomy = model.anatomy
     assert isinstance(anatomy, Anatomy), "weights are found by it"
@@ -74,8 +87,13 @@ def features_of(
     Raises:
         DataError: the images are gone, or the cache cannot be written.
     """
+    return _told(computing(cache, facts_of(found, split), lambda: _steps(found, split)), progress)
+
+
+def facts_of(found: Backbone, split: Literal["train", "val"], view: View | None = None) -> dict[str, Any]:
+    """Return all that decides on the features of a split."""
     data = found.data
-    facts = {
+    facts: dict[str, Any] = {
         "weights": found.digest,
         "images": data.prints.seen,
         "split": split,
@@ -86,24 +104,70 @@ def features_of(
         "device": found.device.partition(":")[0],
         "torch": torch.__version__.rpartition(".")[0],
     }
-    return features(cache, facts, lambda: _compute(found, split, progress))
+    return facts if view is None else {**facts, "view": view.number, "augment": view.settings}
 
 
-def _compute(found: Backbone, split: Literal["train", "val"], progress: Progress | None) -> Floats:
-    return compute(found, image_sets.on_device(load(found.data, split), found.data, found.device), progress)
+def features_in_steps(
+    found: Backbone,
+    split: Literal["train", "val"],
+    cache: Path,
+    *,
+    view: View | None = None,
+    most_bytes: float,
+) -> Generator[tuple[int, int] | None, None, Floats]:
+    """Do what `features_of` does, and yield the images done and of all; None while another process computes them.
+
+    Raises:
+        DataError: the images are gone, the cache cannot be written, or the features are larger than `most_bytes`.
+    """
+    facts = facts_of(found, split, view)
+    return (yield from computing(cache, facts, lambda: _steps(found, split, view), most_bytes=most_bytes))
 
 
-@torch.inference_mode()
+def _steps(found: Backbone, split: Literal["train", "val"], view: View | None = None) -> Steps:
+    # An augmentation cuts from the margin; what is not augmented has none.
+    images = load(found.data, split, whole=view is not None)
+    return (yield from _compute(found, image_sets.on_device(images, found.data, found.device), view))
+
+
 def compute(found: Backbone, images: ImageSet, progress: Progress | None = None) -> Floats:
     """Return what a backbone makes of some images, [N, D], kept nowhere."""
+    return _told(_compute(found, images), progress)
+
+
+def _compute(found: Backbone, images: ImageSet, view: View | None = None) -> Steps:
     done, parts = 0, []
-    for _, pixels, _ in images.batches(torch.split(torch.arange(len(images), device=images.home), EVALUATION_BATCH)):
-        parts.append(found.network(images.normalise(pixels)).float().flatten(1).cpu().numpy())
+    for index, pixels, _ in images.batches(torch.split(torch.arange(len(images), device=images.home), BATCH)):
+        with torch.inference_mode():
+            if view is not None:
+                pixels = _augmented(pixels, index, view, done)
+            parts.append(found.network(images.normalise(pixels)).float().flatten(1).cpu().numpy())
         done += len(pixels)
-        if progress is not None:
-            progress(done, len(images))
+        yield done, len(images)
     values: Floats = np.concatenate(parts)
     return values
+
+
+def _augmented(pixels: torch.Tensor, index: torch.Tensor, view: View, done: int) -> torch.Tensor:
+    # The same numbers whichever trial comes first, and none taken from its own.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(view.number * 1_000_003 + done)
+        return view.augment(pixels, Moment(index=index, epoch=view.number, seed=0))
+
+
+BATCH = EVALUATION_BATCH // 4
+"""Images a step: small enough that a stop is heard soon, large enough to be as fast."""
+
+
+def _told(steps: Generator[Any, None, Floats], progress: Progress | None) -> Floats:
+    def whole() -> Generator[Any, None, None]:
+        found.append((yield from steps))
+
+    found: list[Floats] = []
+    for step in whole():
+        if step is not None and progress is not None:
+            progress(*step)
+    return found[0]
 
 
 def _digest(model: nn.Module) -> str:

@@ -59,7 +59,7 @@ class Task:
     @property
     def wanted(self) -> Wanted:
         """What to measure; after the training's last epoch all there is."""
-        is_last = self.epoch in (self.config.section("training")["epochs"], self.config.epochs)
+        is_last = self.epoch in (self.config.training_epochs, self.config.epochs)
         stated = costs.of(self.config.tree)
         return Wanted(classes=self.data.classes, named=self.metrics, costs=stated, is_full=is_last)
 

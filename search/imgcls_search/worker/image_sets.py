@@ -47,7 +47,7 @@ def fold_data(data: Prepared, fold: int) -> Prepared:
 
     The mean and deviation of the pixels are no matter of labels, and one network input serves all folds.
     """
-    train, scored = _fold_places(data, fold)
+    train, scored = fold_places(data, fold)
     labels = np.concatenate([load(data, "train").labels, load(data, "val").labels])[train]
     return replace(
         data,
@@ -58,11 +58,12 @@ def fold_data(data: Prepared, fold: int) -> Prepared:
 
 def fold_sets(data: Prepared, fold: int, device: str) -> tuple[ImageSet, ImageSet]:
     """Return the images to train on and to score by, where a fold is held out."""
-    train, scored = _fold_places(data, fold)
+    train, scored = fold_places(data, fold)
     return _chosen(data, train, device, whole=True), _chosen(data, scored, device, whole=False)
 
 
-def _fold_places(data: Prepared, fold: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def fold_places(data: Prepared, fold: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return the places of the images to train on and of those to score by, the training split first."""
     scored = places(data.folds, data.counts["train"])[fold]
     return np.setdiff1d(np.arange(data.counts["train"] + data.counts["val"]), scored), scored
 

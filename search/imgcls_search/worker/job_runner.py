@@ -38,14 +38,16 @@ from imgcls_search.protocol import (
     Scored,
     Started,
     Stopped,
+    Told,
 )
 from imgcls_search.train import checkpoint
 from imgcls_search.train.device import give_back_memory
 from imgcls_search.train.loop import ImageSet, Session, fit, predict
 from imgcls_search.train.metrics import Wanted
 from imgcls_search.trial import LATENCY_CONDITIONS, MEASURED
-from imgcls_search.worker import cross_validation, finish, image_sets, networks, pipeline
+from imgcls_search.worker import cross_validation, finish, head_phase, head_plan, image_sets, networks, pipeline
 from imgcls_search.worker.cross_validation import CrossValidation
+from imgcls_search.worker.head_phase import HeadFeatures
 from imgcls_search.worker.saved import identity, read_checkpoint, read_finished
 
 SAVE_SHARE = 0.02
@@ -67,6 +69,8 @@ class JobRunner:
         self.session: Session | CrossValidation | None = None
         self.images: tuple[Any, tuple[ImageSet, ImageSet | None]] | None = None
         """The image sets of the last job and what they were made of; the next trial's are mostly the same."""
+        self.features: tuple[Any, HeadFeatures] | None = None
+        """The features of the last job whose head read some, and what decides on them."""
         self.dropped = ""
         """Why the checkpoint of the current training could not be used."""
         self.saved_epoch = 0
@@ -174,6 +178,7 @@ class JobRunner:
             # An epoch may be thrown away only when the one before it is on disk.
             return stop.is_set() and self.saved_epoch == session.epoch
 
+        yield from self._find_features(job, data, session, should_stop)
         wanted = Wanted(classes=data.classes, named=job.metrics, costs=costs.of(job.config.tree))
         if isinstance(session, CrossValidation):
             epochs = session.fit(until_epoch=job.until_epoch, should_stop=should_stop, wanted=wanted)
@@ -195,6 +200,27 @@ class JobRunner:
         if job.is_scored:
             yield self._score(job, data, session, should_stop, lambda: live(job.trial))
         yield MilestoneReached(trial=job.trial)
+
+    def _find_features(
+        self, job: Job, data: Prepared, session: Session | CrossValidation, should_stop: Callable[[], bool]
+    ) -> Any:
+        """See that the features are there which epochs of the job will read; yield what is to be told meanwhile."""
+        wanted = head_plan.plan(job.config)
+        if wanted is None or session.epoch >= job.until_epoch:
+            return
+        if isinstance(session, Session) and session.epoch >= max(wanted.epochs, 1):
+            return
+        for line in self._features_of(job, data).computing(wanted, job.portion):
+            if should_stop():
+                raise StoppedError("stopped while features were computed")
+            # A sign of life where there is nothing to say: it may take longer than an epoch.
+            yield Told(trial=job.trial, text=line) if line is not None else Event(trial=job.trial)
+
+    def _features_of(self, job: Job, data: Prepared) -> HeadFeatures:
+        key = head_phase.key_of(job.config, data)
+        if self.features is None or self.features[0] != key:
+            self.features = key, HeadFeatures(job.config, data, self.device)
+        return self.features[1]
 
     def _score(
         self,
@@ -288,8 +314,8 @@ class JobRunner:
     def _new_session(self, job: Job, data: Prepared, state: Mapping[str, Any] | None) -> Session | CrossValidation:
         """Return an untrained session, which is to go on from a state if there is one."""
         if not data.folds or job.portion == "train+val":
-            return self._new_network(job, data, job.seed, state is None)
-        epochs = job.config.section("training")["epochs"]
+            return self._new_network(job, data, data, job.seed, state is None)
+        epochs = job.config.training_epochs
 
         def renew(fold: int, from_pretrained: bool) -> Session:
             # The one before is not needed any more, and two might not fit.
@@ -297,7 +323,7 @@ class JobRunner:
                 del self.session.session
             give_back_memory()
             seed = cross_validation.seed_of(job.seed, fold)
-            return self._new_network(job, image_sets.fold_data(data, fold), seed, from_pretrained)
+            return self._new_network(job, data, image_sets.fold_data(data, fold), seed, from_pretrained, fold)
 
         def images(fold: int) -> tuple[ImageSet, ImageSet]:
             train, validation = self._image_sets(data, job.portion, fold)
@@ -313,16 +339,23 @@ class JobRunner:
             renew=renew,
         )
 
-    def _new_network(self, job: Job, data: Prepared, seed: int, from_pretrained: bool) -> Session:
-        return pipeline.new_session(
+    def _new_network(
+        self, job: Job, data: Prepared, part: Prepared, seed: int, from_pretrained: bool, fold: int | None = None
+    ) -> Session:
+        """Return a session for a part of the data: all of it, or what one fold leaves."""
+        session = pipeline.new_session(
             job.config,
-            data,
+            part,
             seed=seed,
             device=self.device,
             from_pretrained=from_pretrained,
             micro_batches=job.micro_batches,
             teacher=job.teacher,
         )
+        wanted = head_plan.plan(job.config)
+        if wanted is not None:
+            session.head_phase = head_phase.phase(wanted, lambda: self._features_of(job, data), job.portion, fold)
+        return session
 
     def _is_save_due(self, epoch_seconds: float) -> bool:
         return self.save_seconds <= SAVE_SHARE * epoch_seconds or time.monotonic() - self.saved_at > SAVE_SECONDS
@@ -330,7 +363,7 @@ class JobRunner:
     def _save(self, session: Session | CrossValidation, job: Job, data: Prepared) -> None:
         started = time.monotonic()
         state = {**session.state_dict(), **networks.describe_weights(job.config, data), "job": identity(job)}
-        last = job.config.epochs if isinstance(session, CrossValidation) else job.config.section("training")["epochs"]
+        last = job.config.epochs if isinstance(session, CrossValidation) else job.config.training_epochs
         if session.epoch == last:
             state |= self._kept_of_folds(session, data)
             # Nothing follows: what only a further step would need is two thirds of the file.

@@ -14,7 +14,7 @@ from imgcls_search.config import Component, TrialConfig
 from imgcls_search.data import InputShape
 from imgcls_search.errors import BuildError, SearchError
 from imgcls_search.image_size import sides
-from imgcls_search.models import build_model, cost, pretrained
+from imgcls_search.models import build_model, cost, heads, pretrained
 from imgcls_search.models.cost import Cost
 from imgcls_search.signature import build
 from imgcls_search.train import finetune
@@ -23,17 +23,18 @@ from imgcls_search.train.optimizers import OPTIMIZERS, SCHEDULES
 from imgcls_search.train.recipe import Finetune, Training
 
 
-def count(component: Component, shape: InputShape, *, pruned: float = 0.0) -> Cost:
+def count(component: Component, shape: InputShape, *, pruned: float = 0.0, head: Component | None = None) -> Cost:
     """Return what a model costs, from one on the meta device, which holds no numbers.
 
-    `pruned` is the share of channels that structured pruning will take out; which ones changes nothing.
+    `pruned` is the share of channels that structured pruning will take out; which ones changes nothing. `head` is in
+    the place of the model's own last layer.
 
     Raises:
-        BuildError: no model can be built from the component, or it cannot be pruned.
+        BuildError: no model can be built from the component, or it cannot be pruned, or takes no other head.
     """
     given: dict[str, Any] = {"channels": shape.channels, "image_size": shape.image_size}
     try:
-        model = meta_model(component, shape)
+        model = meta_model(component, shape, head)
         if pruned:
             prune.shrink(model, pruned, **given)
         return cost.count(model, **given)
@@ -79,14 +80,31 @@ def measure(config: TrialConfig, shape: InputShape, found: Cost, *, deployed: Co
     }
 
 
-def meta_model(component: Component, shape: InputShape) -> nn.Module:
+def meta_model(component: Component, shape: InputShape, head: Component | None = None) -> nn.Module:
     """Build a model on the meta device, which holds no numbers.
 
     Raises:
-        BuildError: the family refuses an argument.
+        BuildError: the family refuses an argument, or another head.
     """
+    # Imported within the block, torchvision 0.23 makes tensors of its own on the meta device, and fails.
+    import torchvision  # noqa: F401
+
     with torch.device("meta"):
-        return build_model(component, **dataclasses.asdict(shape))
+        model = build_model(component, **dataclasses.asdict(shape))
+        return model if head is None else heads.with_head(model, head)
+
+
+def head_to_count(config: TrialConfig) -> Component | None:
+    """Return the head that a model is counted with, None where it is the model's own, whatever that is.
+
+    Where the own one is to be fitted, a linear one stands for it, so that what has none is refused.
+    """
+    head = heads.head_of(config)
+    if head.name != heads.OWN:
+        return head
+    is_pretrained = pretrained.is_wanted(config.component("model"))
+    is_fitted_first = is_pretrained and Finetune(**config.section("finetune")).start == "logistic"
+    return Component(path="finetune.start", name="linear", args={"dropout": 0.0}) if is_fitted_first else None
 
 
 def _optimizer_states(component: Component) -> int:

@@ -19,10 +19,20 @@ from imgcls_search.data import (
 )
 from imgcls_search.errors import CheckpointError
 from imgcls_search.measures import THRESHOLD
+from imgcls_search.models import heads
 
 
 def build_model(config: TrialConfig, shape: InputShape) -> nn.Module:
-    """Build the model that a configuration describes for images of a shape.
+    """Build the model that a configuration describes for images of a shape, with the head that it names.
+
+    Raises:
+        BuildError: the family refuses an argument, or another head.
+    """
+    return heads.with_head(build_own_model(config, shape), heads.head_of(config))
+
+
+def build_own_model(config: TrialConfig, shape: InputShape) -> nn.Module:
+    """Build the model of a configuration with the last layer of its family.
 
     Raises:
         BuildError: the family refuses an argument.
@@ -66,7 +76,7 @@ def load_finished(state: Mapping[str, Any], source: str) -> tuple[nn.Module, Tri
         CheckpointError: it did not, or the file's contents are not a trained model of this program.
     """
     model, config, data = load_weights(state, source)
-    history, last = state.get("history"), config.epochs if "folds" in state else config.section("training")["epochs"]
+    history, last = state.get("history"), config.epochs if "folds" in state else config.training_epochs
     # A file may come from anybody, or be older than histories.
     if isinstance(history, list) and len(history) < last:
         raise CheckpointError(

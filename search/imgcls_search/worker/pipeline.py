@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import math
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -17,7 +19,7 @@ from torch.optim import Optimizer
 
 from imgcls_search.compress import sections
 from imgcls_search.compress.distill import Teaching
-from imgcls_search.config import Component, TrialConfig
+from imgcls_search.config import Component, TrialConfig, expand_path
 from imgcls_search.data import (
     POLICIES,
     Augment,
@@ -145,14 +147,18 @@ def versions() -> dict[str, str]:
     return {**ours, **custom_metrics.versions()}
 
 
-def check_weights(component: Component, shape: InputShape) -> None:
-    """Fetch or read the pretrained weights of a model component, and see that they fit.
+def check_weights(component: Component, shape: InputShape) -> Path | None:
+    """Fetch or read the pretrained weights of a model component, see that they fit, and return the file they are from.
+
+    It is None where a library keeps it to itself.
 
     Raises:
         CheckpointError: they cannot be fetched or read.
         BuildError: they do not fit the model.
     """
-    pretrained.find(component, meta_model(component, shape), **dataclasses.asdict(shape))
+    model = meta_model(component, shape)
+    pretrained.find(component, model, **dataclasses.asdict(shape))
+    return pretrained.used_file(component, model)
 
 
 def with_normalisation(config: TrialConfig, data: Prepared) -> Prepared:
@@ -168,7 +174,7 @@ def with_normalisation(config: TrialConfig, data: Prepared) -> Prepared:
     wanted = {name: section.get(name, "auto") for name in MOMENTS}
     named = {name: "weights" if value == "auto" and has_weights else value for name, value in wanted.items()}
     if "weights" in named.values():
-        mean, std = pretrained.normalisation(component, meta_model(component, data.shape))
+        mean, std = _moments(component, data.shape)
         data = replace(
             data,
             mean=mean if named["mean"] == "weights" else data.mean,
@@ -181,6 +187,45 @@ def with_normalisation(config: TrialConfig, data: Prepared) -> Prepared:
         if not isinstance(value, str)
     }
     return replace(data, **given) if given else data
+
+
+T = TypeVar("T")
+
+_MOMENTS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {}
+_WEIGHTS: dict[str, Mapping[str, torch.Tensor]] = {}
+"""What was read last, by what decides on it: the next trial's is mostly the same, and its model is built for it."""
+
+
+def _remembered(
+    memory: dict[str, T], component: Component, shape: InputShape, file: str | None, read: Callable[[], T]
+) -> T:
+    """Return what was read of a component's weights, as long as it asks for the same ones."""
+    given: dict[str, Any] = {"path": component.path, "args": dict(component.args), "shape": dataclasses.asdict(shape)}
+    if file is not None:
+        with contextlib.suppress(OSError):
+            state = expand_path(file, component.path).stat()
+            given["file"] = [file, state.st_mtime_ns, state.st_size]
+    key = json.dumps(given, sort_keys=True, default=str)
+    if key not in memory:
+        found = read()
+        memory.clear()
+        memory[key] = found
+    return memory[key]
+
+
+def _moments(component: Component, shape: InputShape) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    # Those of published weights are told by their library, whichever file they lie in.
+    file = str(component.args["weights"]) if pretrained.is_file(component) else None
+    return _remembered(
+        _MOMENTS, component, shape, file, lambda: pretrained.normalisation(component, meta_model(component, shape))
+    )
+
+
+def _weights(component: Component, model: nn.Module, shape: InputShape) -> Mapping[str, torch.Tensor]:
+    file = pretrained.file_of(component, model)
+    return _remembered(
+        _WEIGHTS, component, shape, file, lambda: pretrained.find(component, model, **dataclasses.asdict(shape))
+    )
 
 
 def build_augmentation(config: TrialConfig, shape: InputShape) -> tuple[Augment, Mix]:
@@ -214,19 +259,19 @@ def new_session(
         CheckpointError: the pretrained weights cannot be fetched or read, or the teacher's.
         DeviceError: the precision is not available on the device.
     """
-    recipe = Training(**config.section("training"))
+    recipe = training_of(config)
     augmentation, mix = build_augmentation(config, data.shape)
     torch.manual_seed(seed)
     model = networks.build_model(config, data.shape)
     component = config.component("model")
     if from_pretrained and pretrained.is_wanted(component):
-        pretrained.load_into(model, pretrained.find(component, model, **dataclasses.asdict(data.shape)))
+        pretrained.load_into(model, _weights(component, model, data.shape))
     model = model.to(device, memory_format=fastest_layout(model))  # type: ignore[call-overload]
     optimizer = build(OPTIMIZERS, config.component("optimizer"), model=model)
     return Session(
         model=model,
         optimizer=optimizer,
-        schedule=build(SCHEDULES, config.component("schedule"), epochs=recipe.epochs),
+        schedule=build(SCHEDULES, config.component("schedule"), epochs=config.section("training")["epochs"]),
         loss=_loss(config, data),
         augment=augmentation,
         mix=mix,
@@ -241,6 +286,11 @@ def new_session(
         seed=seed,
         teach=_teaching(config, data, teacher, device),
     )
+
+
+def training_of(config: TrialConfig) -> Training:
+    """Return how a configuration trains, for as many epochs as one training of it has."""
+    return replace(Training(**config.section("training")), epochs=config.training_epochs)
 
 
 def tuning_session(
@@ -317,5 +367,5 @@ def _hold(config: TrialConfig, model: nn.Module, optimizer: Optimizer) -> finetu
     anatomy = getattr(model, "anatomy", None)
     finetune.check_freeze(recipe, len(anatomy.stages) if isinstance(anatomy, Anatomy) else None)
     assert isinstance(anatomy, Anatomy), "pretrained weights need to know the head"
-    finetune.slow_backbone(optimizer, model, anatomy.head, recipe.backbone_lr_factor)
+    finetune.slow_backbone(optimizer, model, anatomy, recipe)
     return finetune.hold(finetune.frozen_parts(anatomy, recipe), recipe)

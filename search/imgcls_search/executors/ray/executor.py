@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from imgcls_search.executors.ray.cluster import Layout
 from imgcls_search.executors.ray.parcels import JobParcel
 from imgcls_search.executors.ray.station import Report, Station, StudyLocation
 from imgcls_search.executors.slots import Slot, SlotsExecutor
+from imgcls_search.models import weights_files
 from imgcls_search.protocol import Event, Job, Message, Stopped, WorkerDied
 
 PATIENCE_SECONDS = 15.0
@@ -60,7 +62,13 @@ class RayExecutor(SlotsExecutor["_RaySlot"]):
         self.marker = folder.resolve() / "meeting"
         token = secrets.token_hex(16)
         self.marker.write_text(token)
-        location = StudyLocation(folder=str(Path.cwd()), root=str(self.root), marker=str(self.marker), token=token)
+        location = StudyLocation(
+            folder=str(Path.cwd()),
+            root=str(self.root),
+            marker=str(self.marker),
+            token=token,
+            weights=os.environ.get(weights_files.VARIABLE, ""),
+        )
         placed = NodeAffinitySchedulingStrategy(node, soft=False) if node else "SPREAD"
         actor = ray.remote(Station).options(**layout.resources, scheduling_strategy=placed, max_restarts=0)
 

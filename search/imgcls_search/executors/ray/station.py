@@ -21,6 +21,7 @@ from imgcls_search.executors import processes
 from imgcls_search.executors.ray.fork_server import ForkServer
 from imgcls_search.executors.ray.parcels import JobParcel, Piece, RemoteFolder, own_folder
 from imgcls_search.executors.worker_process import WorkerProcess
+from imgcls_search.models import weights_files
 from imgcls_search.protocol import Event, Failed, Message
 
 SILENCE_SECONDS = 5.0
@@ -66,6 +67,9 @@ class StudyLocation:
     token: str
     """and what that holds, which no other does."""
 
+    weights: str = ""
+    """The folders of pretrained weights that the run looks into."""
+
     def is_here(self) -> bool:
         """Tell whether this machine sees the studies' folder."""
         try:
@@ -83,6 +87,9 @@ class Station:
         terminal.show_plain_warnings()
         with contextlib.suppress(OSError):
             os.chdir(location.folder)
+        if location.weights:
+            # For the worker process, which inherits it; a cluster that was there before knows nothing of the run's.
+            os.environ[weights_files.VARIABLE] = location.weights
         # The worker process would otherwise run Ray's own main module again, and import Ray.
         sys.modules["__main__"].__dict__.pop("__file__", None)
         context = ray.get_runtime_context()

@@ -1,0 +1,86 @@
+"""How the rest of the time is divided: what confirming costs, and what must stay for bundle and report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from imgcls_search.study import best
+from imgcls_search.study.facts import AutoFact, ConfirmPlan
+from imgcls_search.study.record import Record
+from imgcls_search.trial import Trial
+
+CHOICES = ((3, 3), (3, 2), (2, 2), (1, 2))
+"""Trials and seeds of a confirmation, the best that can be had first."""
+
+CONFIRM_SHARE = 0.25
+"""The largest part of all time that is kept for confirming."""
+
+JOB_SECONDS = 1.5
+"""What a training takes beside its epochs: images, weights, a checkpoint."""
+
+START_SECONDS = 6.0
+"""What confirming takes beside trainings and tests: processes, images, libraries."""
+
+LEAST_SECONDS, SHARE_OF_DRAFT, MOST_SHARE = 8.0, 0.6, 1 / 6
+"""Of bundle and page before one was measured: at least so long, or a share of what the draft took, which tells how
+busy the machine is; at most a share of all time."""
+
+END_SECONDS = 3.0
+"""For what is printed at the end, and the end of the process."""
+
+SAFETY = 1.3
+"""Steps are given so many times what they took before."""
+
+
+def closing_seconds(fact: AutoFact) -> float:
+    """Return the seconds that bundle and page need."""
+    measured: Mapping[str, float] = fact.get("measured", {})
+    steps = sum(measured.get(step, _assumed(fact)) for step in ("bundle", "report"))
+    return min(END_SECONDS, fact["given"] / 8) + SAFETY * steps
+
+
+def _assumed(fact: AutoFact) -> float:
+    """Return the seconds of a step that was not measured yet."""
+    draft = fact.get("spent", {}).get("init", 0.0)
+    return min(MOST_SHARE * fact["given"], max(LEAST_SECONDS, SHARE_OF_DRAFT * draft))
+
+
+def testing_seconds(record: Record, fact: AutoFact) -> float:
+    """Return the seconds that a network needs for the test split, told from those that its bundle needs.
+
+    A bundle passes over the validation images twice, beside other things.
+    """
+    images = record.fact("data")["images"]
+    measured = fact.get("measured", {}).get("bundle", _assumed(fact))
+    return 1.0 + measured * min(2.0, 0.5 * images.get("test", 0) / max(1, images.get("val", 1)))
+
+
+def confirm_seconds(trials: Sequence[Trial], seeds: int, workers: int, test: float) -> float:
+    """Return what it takes to confirm the best of some trials."""
+    each = [sum(epoch["seconds"] for epoch in trial.epochs) + JOB_SECONDS for trial in trials]
+    choosing = max(sum(each) * seeds / workers, math.ceil(len(each) * seeds / workers) * min(each))
+    measuring = math.ceil(seeds / workers) * max(each)
+    return START_SECONDS + SAFETY * (choosing + measuring) + seeds * test
+
+
+def affordable(record: Record, fact: AutoFact, seconds: float) -> ConfirmPlan | None:
+    """Return the best confirmation that fits so many seconds, None where none does."""
+    order = best.ranked(record)
+    test = testing_seconds(record, fact)
+    for top, seeds in CHOICES:
+        trials = order[:top]
+        if len(trials) == top and confirm_seconds(trials, seeds, fact.get("workers", 1), test) <= seconds:
+            return {"trials": [trial.number for trial in trials], "seeds": seeds}
+    return None
+
+
+def kept_seconds(record: Record, fact: AutoFact) -> float:
+    """Return the seconds at the end that are not the search's: for confirming as far as that fits, bundle, report."""
+    closing = closing_seconds(fact) + testing_seconds(record, fact)
+    plan = affordable(record, fact, CONFIRM_SHARE * fact["given"])
+    if plan is None:
+        return closing
+    trials = [record.by_number[number] for number in plan["trials"]]
+    test = testing_seconds(record, fact)
+    return closing + confirm_seconds(trials, plan["seeds"], fact.get("workers", 1), test)

@@ -1,0 +1,239 @@
+"""The command that does all steps from images to a model: auto."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from imgcls_search import durations
+from imgcls_search.cli.drafting import Flips, ask_flips
+from imgcls_search.cli.images import component_of
+from imgcls_search.cli.options import (
+    STUDIES,
+    AsJson,
+    SkipUnreadable,
+    Storage,
+    Studies,
+    WeightsDir,
+)
+from imgcls_search.cli.output import echo, make_console, print_json
+from imgcls_search.errors import UserError
+from imgcls_search.rounding import measured, spread, without_long_numbers
+
+if TYPE_CHECKING:
+    from imgcls_search.auto.automatic import Auto
+    from imgcls_search.cli.screen import SearchScreen, TrainingScreen
+
+
+def auto(
+    data: Annotated[
+        str,
+        typer.Argument(metavar="DATA", help="A folder, a table, or a data set as in --data: digits, table:labels.csv."),
+    ],
+    time: Annotated[
+        str | None,
+        typer.Option(
+            "--time",
+            metavar="DURATION",
+            help=f"In all, over every call: seconds, or {durations.EXAMPLES}; default: as before, or 1h.",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="DIR", help="The folder for all results; default: auto-NAME here."),
+    ] = None,
+    flips: Annotated[
+        Flips | None,
+        typer.Option("--flips", help="Which mirrored pictures keep their class; asked on a terminal, else none."),
+    ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option("--group", help="The column of groups of a table, or a regular expression on a folder's paths."),
+    ] = None,
+    skip_unreadable: SkipUnreadable = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Trials at a time; default: as the drafted space says.")
+    ] = None,
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", metavar="auto|local|HOST:PORT", help="Search on a Ray cluster.")
+    ] = None,
+    studies: Studies = STUDIES,
+    storage: Storage = None,
+    weights_dir: WeightsDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Go from images to a deployable model in a given time: init, run, confirm, export --bundle and report.
+
+    \b
+    imgcls-search auto photos --time 1h
+    imgcls-search auto photos --time 2h        # later: goes on, with an hour more
+    imgcls-search auto table:labels.csv --time 30m -o birds --flips horizontal --json
+
+    A first score, and a model, are there after about a minute. Run the same command again to resume after Ctrl-C or a
+    kill: --time counts over all calls.
+    """
+    seconds = _seconds(time)
+    component = component_of(data, group, None, skip_unreadable)
+    from imgcls_search.auto.automatic import Auto
+    from imgcls_search.auto.finding import describe
+    from imgcls_search.auto.ledger import interruptible, process_began
+    from imgcls_search.auto.request import Interrupted, Request
+    from imgcls_search.executors import processes
+
+    screens = Screens(error=as_json)
+    work = Auto(
+        Request(
+            component=component,
+            seconds=seconds,
+            out=output,
+            flips=None if flips is None else flips.value,
+            ask_flips=lambda: ask_flips(yes=yes or as_json).value,
+            studies=studies,
+            storage=storage,
+            cluster=cluster,
+            changes=[] if workers is None else [("study.workers", str(workers))],
+            started=process_began(),
+        ),
+        screens,
+    )
+    # Torch is imported in another process while the images are looked at.
+    processes.warm_up()
+    options = _options(studies, storage)
+    try:
+        with interruptible():
+            made = work.run()
+            found = describe(made, options)
+            work.ledger.save()
+        found["time"]["spent"] = dict(work.ledger.fact["spent"])
+    except (KeyboardInterrupt, Interrupted) as stop:
+        _say_how_to_go_on(work, options)
+        ending = stop.ending if isinstance(stop, Interrupted) else "interrupted"
+        raise typer.Exit(143 if ending == "terminated" else 130) from None
+    if as_json:
+        print_json(found)
+        return
+    _show(found)
+
+
+def _seconds(text: str | None) -> float | None:
+    if text is None:
+        return None
+    seconds = durations.parse(text)
+    if not seconds or not math.isfinite(seconds):
+        raise UserError(f"--time {text}: is no duration > 0; allowed: seconds, or {durations.EXAMPLES}")
+    return seconds
+
+
+def _options(studies: Path, storage: str | None) -> str:
+    """Return the options that every command about the study needs."""
+    found = "" if studies == STUDIES else f" --studies {shlex.quote(str(studies))}"
+    return found if storage is None else f"{found} --storage {shlex.quote(storage)}"
+
+
+class Screens:
+    """Shows the steps: progress on a terminal, lines anywhere else; beside JSON on standard error."""
+
+    def __init__(self, *, error: bool) -> None:
+        """Draw on standard output or on standard error."""
+        self.error = error
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        echo(without_long_numbers(text), error=self.error)
+
+    @contextmanager
+    def drafting(self) -> Iterator[Callable[[str, int, int], None]]:
+        """Show how far the look at the images is."""
+        from imgcls_search.cli.screen import WorkScreen
+
+        with WorkScreen(make_console(error=True)) as screen:
+            yield screen.show
+
+    def search(self) -> AbstractContextManager[SearchScreen]:
+        """Show a search."""
+        from imgcls_search.cli.screen import SearchScreen
+
+        return SearchScreen(make_console(error=self.error))
+
+    def training(self) -> AbstractContextManager[TrainingScreen]:
+        """Show trainings."""
+        from imgcls_search.cli.screen import TrainingScreen
+
+        return TrainingScreen(make_console(error=True))
+
+    @contextmanager
+    def steps(self) -> Iterator[Callable[[str, int, int], None]]:
+        """Show the steps of a work."""
+        from imgcls_search.cli.screen import StepScreen
+
+        with StepScreen(make_console(error=self.error)) as screen:
+            yield screen.step
+
+
+def _say_how_to_go_on(work: Auto, options: str) -> None:
+    """Say what to type after a stop: to go on, and to use what is there."""
+    import shlex
+
+    echo(f"stopped in {work.ledger.step}; go on: {shlex.join(['imgcls-search', *sys.argv[1:]])}", error=True)
+    account, bundle = work.ledger.fact, work.place.bundle
+    if bundle.is_dir() and "bundled" in account:
+        echo(f"usable now: imgcls-search predict {bundle} IMAGES... (trial {account['bundled']})", error=True)
+    if "baseline" in account and work.files is not None:
+        echo(f"the best so far: imgcls-search export {work.files.name} --bundle DIR{options}", error=True)
+
+
+def _show(found: dict[str, Any]) -> None:
+    chosen, metric = found["chosen"], found["metric"]
+    ((family, _),) = chosen["model"].items()
+    echo(
+        f"chosen: trial {chosen['trial']} of {chosen['trials']}: {family}, {chosen['sizes']['params']:,.0f} parameters"
+    )
+    for path, value in chosen["params"].items():
+        echo(f"  {path}: {without_long_numbers(str(value))}")
+    echo(f"validation {metric}: {_score(metric, found['validation'])}")
+    test = found["test"]
+    if test is None:
+        echo("test: not measured")
+    else:
+        times = found["test_openings"]
+        how_often = "opened once" if times == 1 else f"the {times}th time that the test split was opened"
+        echo(f"test {test['metric']}: {_score(test['metric'], test)}, {how_often}")
+    for entry in found["baselines"]:
+        echo(f"against {_baseline(entry)}")
+    spent, given = found["time"]["spent"], found["time"]["given"]
+    parts = ", ".join(f"{step} {durations.show(seconds)}" for step, seconds in spent.items() if seconds >= 0.5)
+    total = sum(spent.values())
+    over = f", {durations.show(total - given)} over" if total > given + 1 else ""
+    echo(f"time: {durations.show(total)} of {durations.show(given, exact=True)}{over} ({parts})")
+    for what, path in found["files"].items():
+        echo(f"{what}: {path}")
+    for what, command in found["next"].items():
+        echo(f"{what}: {command}")
+
+
+def _score(metric: str, found: dict[str, Any]) -> str:
+    images = found.get("images")
+    if found["how"] == "seeds":
+        shown = spread(metric, found["scores"], found["score"], found["ci95"], images)
+        interval = ", 95 %" if len(found["scores"]) > 2 else ""
+        return f"{shown} ({len(found['scores'])} fresh seeds{interval}, {images} images)"
+    value = measured(metric, found["score"], images)
+    if "low" not in found:
+        return f"{value} ({images} images, searched: somewhat too good)"
+    low, high = (measured(metric, found[end], images) for end in ("low", "high"))
+    return f"{value} (95 % {low} to {high} by the choice of {images} images)"
+
+
+def _baseline(entry: dict[str, Any]) -> str:
+    score = f"{entry['metric']} {measured(entry['metric'], entry['score'])} ({entry['on']})"
+    if "class" in entry:
+        return f"{entry['name']}, {entry['class']}: {score}"
+    return f"the baseline, trial {entry['trial']} after {durations.show(entry['after'])}: {score}"

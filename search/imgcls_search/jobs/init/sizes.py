@@ -1,0 +1,357 @@
+"""Which image size, networks and epochs fit the time, by how fast networks are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from imgcls_search.image_size import ImageSize, normal, shorter, sides
+from imgcls_search.jobs.init.images import ImageFacts
+from imgcls_search.jobs.init.networks import Network
+from imgcls_search.jobs.init.speed import Speed, time_allowed
+
+PROCESS_BYTES = 0.6e9
+"""What a worker takes before its first image: torch and its libraries; an estimate."""
+
+SEARCH_SHARE = 0.7
+"""Of the whole time; the rest retrains the best ones, scores the test split once and writes the bundle."""
+
+FULL_TRIALS = 6
+"""Trainings to their end that the search should have time for; with the pruner many more are begun."""
+
+SHORTER_SIDES = (224, 192, 160, 128, 96, 64, 48, 32)
+MOST_SCRATCH_SIDE = 128
+"""Larger images teach a network from scratch little that a search has the time for."""
+
+SMALL_SIDE = 24
+"""Pixels of the shorter side below which pretrained networks see too little."""
+
+FEWEST_PRETRAINED_SIDE = 64
+FEW_IMAGES = 5_000
+"""Training images up to which networks from scratch stay behind pretrained ones."""
+
+MOST_NETWORKS = 3
+"""Of each kind that a space compares."""
+
+TUNED_SIDE = 0.6
+"""Fine-tuning is worth images smaller by this factor than those whose features can be computed. EfficientNet-Lite0's
+features of 2,527 photographs of rubbish gave a linear layer an accuracy of 0.80 at 84x112 pixels, 0.87 at 168x224."""
+
+TUNED_TRIALS = 4
+"""Trials that are fine-tuned to their end: heads, which cost nothing beside them, are compared before."""
+
+BEST_TUNE_EPOCHS, FEWEST_TUNE_EPOCHS = 12, 3
+HEAD_EPOCHS, HEAD_ONLY_EPOCHS = 5, 20
+HEAD_SECONDS = 5e-6
+"""Seconds that an epoch of a head takes for each image."""
+
+FIRST_SECONDS, FIRST_SHARE = 60.0, 0.05
+"""When the first score is to stand: after the larger of the two, a share of the whole time."""
+
+MARGIN = 0.5
+"""Of that time which is planned with: other trials begin beside the first."""
+
+BEGINNING_SECONDS = 15.0
+"""Of that for starting and decoding; an estimate."""
+
+TUNED_VIEWS, MOST_VIEWS = 2, 4
+FEATURES_SHARE, VIEWS_SHARE = 0.25, 0.5
+"""Of the search's time that the features of all images may take, and those of all their views."""
+
+MOST_SCRATCH_EPOCHS, FEWEST_SCRATCH_EPOCHS = 60, 8
+FEWEST_IMAGES, FEWEST_OF_CLASS = 50, 10
+"""Training images, and those of a class on average, that are used however short the time is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """The time, divided."""
+
+    seconds: float
+    search: float
+    confirm: float
+    workers: int
+
+    @classmethod
+    def of(cls, seconds: float, workers: int) -> Budget:
+        """Divide so many seconds between the search and what follows it."""
+        search = SEARCH_SHARE * seconds
+        return cls(seconds=seconds, search=search, confirm=seconds - search, workers=workers)
+
+    @property
+    def first(self) -> float:
+        """Seconds that the features of the first trial may take: its score stands early, and drafting took a part."""
+        spent = BEGINNING_SECONDS + time_allowed(self.seconds)
+        return MARGIN * max(0.0, max(FIRST_SECONDS, FIRST_SHARE * self.seconds) - spent)
+
+    @property
+    def trial(self) -> float:
+        """Seconds that a training to its end may take."""
+        return self.search * self.workers / FULL_TRIALS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """What fits the time."""
+
+    size: ImageSize
+    networks: tuple[Network, ...]
+    head_epochs: int
+    """With a frozen backbone; 0 where networks are trained from scratch."""
+
+    epochs: int
+    """All of a training, those with a frozen backbone included."""
+
+    tunes: bool
+    """Whether there is time to train more than a head."""
+
+    epoch_seconds: float
+    """Of the costliest network of these, by one worker."""
+
+    max_train: int | None
+    """Training images that an epoch has time for; None: all of them."""
+
+    first_size: ImageSize | None = None
+    """A smaller size of which there is a first score in time; None where the size itself is small enough."""
+
+    views: int | None = None
+    """Augmented versions of each image whose features are kept; None: the images as they are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Images that a trial sees in an epoch."""
+
+    train: int
+    val: int
+    folds: int
+
+    @property
+    def images(self) -> int:
+        """All images that trials are trained on or compared by."""
+        return self.train + self.val
+
+    def seconds(self, macs: int, speed: Speed) -> float:
+        """Return how long an epoch takes one worker."""
+        return macs * (self.train * speed.train + self.val * speed.predict)
+
+
+def pretrained_sizes(images: ImageFacts) -> list[ImageSize]:
+    """Return sizes for pretrained networks, the largest first; they gain from images larger than they are."""
+    native = native_size(images)
+    tall = [_of_aspect(side, native) for side in SHORTER_SIDES if side >= FEWEST_PRETRAINED_SIDE]
+    if FEWEST_PRETRAINED_SIDE <= shorter(native) <= SHORTER_SIDES[0]:
+        tall.append(native)
+    return sorted(dict.fromkeys(tall), key=lambda size: -_area(size))
+
+
+def scratch_sizes(images: ImageFacts) -> list[ImageSize]:
+    """Return sizes for networks from scratch, the largest first; none is larger than the images are."""
+    native = native_size(images)
+    if shorter(native) < SMALL_SIDE * 2:
+        return [native]
+    small = [_of_aspect(side, native) for side in SHORTER_SIDES if side <= min(MOST_SCRATCH_SIDE, shorter(native))]
+    if shorter(native) <= MOST_SCRATCH_SIDE:
+        small.append(native)
+    return sorted(dict.fromkeys(small), key=lambda size: -_area(size))
+
+
+LARGEST_SIDE, SMALLEST_SIDE = 224, 8
+SQUARE, MOST_OBLONG = 1.1, 4.0
+"""Aspects up to the first are taken for a square; longer images than the second are not taken as they are."""
+
+SAME_ASPECT = 1.12
+"""Aspects are the same where those of nine images in ten differ by less than this factor."""
+
+
+def has_one_aspect(images: ImageFacts) -> bool:
+    """Tell whether nearly all images have the same aspect."""
+    low, _, high = images.aspects
+    return high / low <= SAME_ASPECT
+
+
+def native_size(images: ImageFacts) -> ImageSize:
+    """Return the size of most images: a square unless nearly all have the same oblong aspect."""
+    width, height = images.widths[1], images.heights[1]
+    side = min(max(min(width, height), SMALLEST_SIDE), LARGEST_SIDE)
+    aspect = images.aspects[1]
+    if not has_one_aspect(images) or max(aspect, 1 / aspect) <= SQUARE:
+        return side
+    if images.sizes == 1 and side == min(width, height):
+        return normal((height, width)) if max(width, height) <= MOST_OBLONG * side else side
+    return _of_aspect(side, (100, round(100 * aspect)) if aspect > 1 else (round(100 / aspect), 100))
+
+
+def _of_aspect(side: int, like: ImageSize) -> ImageSize:
+    """Return a size with a shorter side and about the aspect of another one, its longer side a multiple of 16."""
+    height, width = sides(like)
+    ratio = max(height, width) / min(height, width)
+    longer = side if ratio <= SQUARE else max(side, round(side * min(ratio, MOST_OBLONG) / 16) * 16)
+    return normal((side, longer) if width >= height else (longer, side))
+
+
+def _area(size: ImageSize) -> int:
+    height, width = sides(size)
+    return height * width
+
+
+def fit_pretrained(
+    networks: Sequence[Network],
+    sizes: Sequence[ImageSize],
+    speeds: Mapping[str, Speed],
+    work: Work,
+    budget: Budget,
+    classes: int,
+) -> Fit | None:
+    """Return the size, the networks and the epochs for which there is time; None where there is none for any.
+
+    Features at a larger size are worth as much as fine-tuning at a small one: it is chosen where it fits at nearly the
+    largest size whose features can be computed.
+    """
+    headed = next((fit for size in sizes if (fit := _head_fit(networks, size, speeds, work, budget, classes))), None)
+    if headed is None:
+        return None
+    for size in sizes:
+        if shorter(size) < TUNED_SIDE * shorter(headed.size):
+            break
+        if (tuned := _tuned_fit(networks, size, speeds, work, budget, classes)) is not None:
+            return tuned
+    return headed
+
+
+def _head_fit(
+    networks: Sequence[Network],
+    size: ImageSize,
+    speeds: Mapping[str, Speed],
+    work: Work,
+    budget: Budget,
+    classes: int,
+) -> Fit | None:
+    """Return the networks whose features of all images can be computed in a part of the search's time."""
+    images, left = work.images, FEATURES_SHARE * budget.search
+    kept: list[Network] = []
+    spent = 0.0
+    for network in networks:
+        seconds = images * network.macs(size, 3, classes) * speeds[network.key].predict
+        # One worker computes them, and the others wait for it.
+        if len(kept) < MOST_NETWORKS and spent + seconds <= left:
+            kept.append(network)
+            spent += seconds
+    if not kept:
+        return None
+    first = _first_size(kept[0], size, speeds, images, budget, classes)
+    views = 1
+    if first is None:
+        views = int(min(VIEWS_SHARE * budget.search / spent, budget.first / (spent / len(kept))))
+    return Fit(
+        size=size,
+        networks=tuple(kept),
+        head_epochs=HEAD_ONLY_EPOCHS,
+        epochs=HEAD_ONLY_EPOCHS,
+        tunes=False,
+        # A head takes next to nothing beside its features.
+        epoch_seconds=HEAD_SECONDS * images,
+        max_train=None,
+        first_size=first,
+        views=min(views, MOST_VIEWS) if views > 1 else None,
+    )
+
+
+def _first_size(
+    network: Network, size: ImageSize, speeds: Mapping[str, Speed], images: int, budget: Budget, classes: int
+) -> ImageSize | None:
+    """Return a size of which the features of all images are there early; None where those of the size are."""
+
+    def seconds(other: ImageSize) -> float:
+        return images * network.macs(other, 3, classes) * speeds[network.key].predict
+
+    smaller = [_of_aspect(side, size) for side in SHORTER_SIDES if FEWEST_PRETRAINED_SIDE <= side < shorter(size)]
+    if seconds(size) <= budget.first or not smaller:
+        return None
+    return next((other for other in smaller if seconds(other) <= budget.first), smaller[-1])
+
+
+def _tuned_fit(
+    networks: Sequence[Network],
+    size: ImageSize,
+    speeds: Mapping[str, Speed],
+    work: Work,
+    budget: Budget,
+    classes: int,
+) -> Fit | None:
+    """Return the networks that a few trials can fine-tune for long enough, their features included."""
+    found = []
+    for network in networks:
+        macs, speed = network.macs(size, 3, classes), speeds[network.key]
+        # With one view the first score is there earlier.
+        once = work.images * macs * speed.predict
+        views = TUNED_VIEWS if TUNED_VIEWS * once <= budget.first else 1
+        features = views * once
+        trial = (budget.search - features) * budget.workers / TUNED_TRIALS
+        epochs = int(trial / (work.folds * work.seconds(macs, speed)))
+        if features <= FEATURES_SHARE * budget.search and epochs >= FEWEST_TUNE_EPOCHS:
+            found.append((work.seconds(macs, speed), epochs, network, views))
+    if not found:
+        return None
+    # The larger ones learn more.
+    kept = sorted(found, key=lambda one: -one[0])[:MOST_NETWORKS]
+    epochs = min([BEST_TUNE_EPOCHS, *(epochs for _, epochs, _, _ in kept)])
+    return Fit(
+        size=size,
+        networks=tuple(network for network in networks if network in [one for _, _, one, _ in kept]),
+        head_epochs=HEAD_EPOCHS,
+        epochs=HEAD_EPOCHS + epochs,
+        tunes=True,
+        epoch_seconds=kept[0][0],
+        max_train=None,
+        views=min(views for _, _, _, views in kept),
+    )
+
+
+def fit_scratch(
+    candidates: Mapping[ImageSize, Sequence[Network]],
+    speeds: Mapping[str, Speed],
+    work: Work,
+    budget: Budget,
+    channels: int,
+    classes: int,
+) -> Fit | None:
+    """Return the largest size, the networks and the epochs for which there is time, or the least that there is."""
+    wanted = min(MOST_SCRATCH_EPOCHS, max(FEWEST_SCRATCH_EPOCHS, round(30 * (5_000 / work.train) ** 0.5)))
+    least: Fit | None = None
+    for size, networks in candidates.items():
+        costs = [(work.seconds(one.macs(size, channels, classes), speeds[one.key]), one) for one in networks]
+        for enough in (wanted, max(FEWEST_SCRATCH_EPOCHS, wanted // 2)):
+            fit = [(cost, one) for cost, one in costs if cost * enough * work.folds <= budget.trial]
+            if len({one.name for _, one in fit}) >= min(2, len({one.name for _, one in costs})):
+                kept = {one.name: (cost, one) for cost, one in fit}
+                return Fit(
+                    size=size,
+                    networks=tuple(one for _, one in list(kept.values())[:3]),
+                    head_epochs=0,
+                    epochs=enough,
+                    tunes=True,
+                    epoch_seconds=max(cost for cost, _ in list(kept.values())[:3]),
+                    max_train=None,
+                )
+        if costs:
+            cost, one = min(costs, key=lambda each: each[0])
+            epochs = max(2, min(enough, int(budget.trial / work.folds / cost)))
+            share = budget.trial / (epochs * work.folds * cost)
+            least = Fit(
+                size=size,
+                networks=(one,),
+                head_epochs=0,
+                epochs=epochs,
+                tunes=True,
+                epoch_seconds=cost * min(1.0, share),
+                max_train=None if share >= 1 else _fewer(int(share * work.train), work.train, classes),
+            )
+    return least
+
+
+def _fewer(affordable: int, known: int, classes: int) -> int | None:
+    """Return how many training images to use, None for all."""
+    found = max(affordable, FEWEST_IMAGES, FEWEST_OF_CLASS * classes)
+    # Rounded as people write it.
+    return None if found >= known else int(float(f"{found:.2g}"))

@@ -1,0 +1,204 @@
+"""How fast networks train on this machine, from a few epochs on a few of the images, within a time that is kept."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+from imgcls_search.config import TrialConfig
+from imgcls_search.data import Prepared, Prints, Source, Split, load, prepare
+from imgcls_search.errors import SearchError
+from imgcls_search.executors import processes
+from imgcls_search.image_size import ImageSize
+from imgcls_search.jobs.init.machine import Machine
+from imgcls_search.jobs.init.networks import Network
+
+MOST_SECONDS = 30.0
+MOST_SHARE = 0.03
+"""Of the whole time that measuring may take."""
+
+FEWEST_SECONDS = 6.0
+"""Starting processes takes a part of this: with less time nothing is measured."""
+
+MOST_PROCESSES = 4
+"""Trainings that are timed side by side, as trials are."""
+
+TRAIN_IMAGES, EVALUATED_IMAGES = 48, 16
+
+ASSUMED = {"cpu": (8e9, 4e9), "cuda": (1e12, 2e11), "mps": (2e11, 4e10)}
+"""Multiply-accumulates a second of a worker where nothing is measured: of plain and of depthwise convolutions."""
+
+STEP = 3.0
+"""A training step takes so many times what a prediction takes, where nothing is measured."""
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """Seconds for each multiply-accumulate of one worker."""
+
+    train: float
+    predict: float
+    is_measured: bool
+    epochs: int = 0
+    """Epochs that it was measured by."""
+
+
+def assumed(network: Network, device: str) -> Speed:
+    """Return the speed that is expected of a network where it cannot be measured."""
+    ((family, _),) = network.model.items()
+    dense, light = ASSUMED[device]
+    rate = dense if family in ("resnet", "lenet5", "vit", "vgg", "alexnet") else light
+    return Speed(train=STEP / rate, predict=1 / rate, is_measured=False)
+
+
+def time_allowed(seconds: float) -> float:
+    """Return how long measuring may take, of so many seconds in all; 0: too little to measure anything."""
+    found = min(MOST_SECONDS, MOST_SHARE * seconds)
+    return found if found >= FEWEST_SECONDS else 0.0
+
+
+def measure(
+    networks: Sequence[Network],
+    sizes: Sequence[ImageSize],
+    source: Source,
+    machine: Machine,
+    *,
+    channels: int,
+    seconds: float,
+    progress: Progress,
+) -> dict[str, Speed]:
+    """Return the speeds of networks, each with images of its size; without those that the time did not suffice for.
+
+    Trainings run side by side as trials do, since they share memory and cores. Nothing is kept.
+    """
+    ends = time.monotonic() + seconds
+    found: dict[str, list[Speed]] = {}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="imgcls-init-")))
+        jobs = _jobs(networks, sizes, source, folder, channels)
+        device = "cuda:0" if machine.device == "cuda" else machine.device
+        started = [
+            processes.start(_time_all, f"speed-{number}", jobs, device, ends)
+            for number in range(min(machine.workers, MOST_PROCESSES) if jobs else 0)
+        ]
+        for process, connection in started:
+            stack.callback(process.join)
+            stack.callback(process.kill)
+            stack.callback(connection.close)
+        listening = [connection for _, connection in started]
+        while listening and (left := ends - time.monotonic()) > 0:
+            for ready in wait(listening, min(left, 1.0)):
+                assert isinstance(ready, Connection)
+                try:
+                    name, speed = ready.recv()
+                    found.setdefault(name, []).append(speed)
+                except EOFError:
+                    listening.remove(ready)
+            progress("measuring the speed of networks", sum(map(len, found.values())), len(started) * len(jobs))
+    return {name: _mean(speeds) for name, speeds in found.items()}
+
+
+def _mean(speeds: Sequence[Speed]) -> Speed:
+    return Speed(
+        train=sum(speed.train for speed in speeds) / len(speeds),
+        predict=sum(speed.predict for speed in speeds) / len(speeds),
+        is_measured=True,
+        epochs=sum(speed.epochs for speed in speeds),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    name: str
+    config: TrialConfig
+    data: Prepared
+    macs: int
+
+
+def _jobs(
+    networks: Sequence[Network], sizes: Sequence[ImageSize], source: Source, folder: Path, channels: int
+) -> list[_Job]:
+    jobs = []
+    few = _few(source)
+    for network, size in zip(networks, sizes, strict=True):
+        try:
+            data = prepare(few, image_size=size, channels=channels, cache=folder, fit="squash")
+            macs = network.macs(size, channels, len(source.classes))
+        except SearchError:
+            # Damaged images and the like are found, and said, elsewhere.
+            continue
+        jobs.append(
+            _Job(
+                name=network.key,
+                config=network.config(size, channels, batch=TRAIN_IMAGES // 2, several=source.has_several_labels),
+                data=data,
+                macs=macs,
+            )
+        )
+    return jobs
+
+
+def _few(source: Source) -> Source:
+    """Return a source of a few images that skips damaged ones, and is recognised without reading all files."""
+    names: dict[Split, tuple[str, ...]] = {"train": source.names["train"], "val": source.names["val"], "test": ()}
+    counts = {"train": TRAIN_IMAGES, "val": EVALUATED_IMAGES, "test": 0}
+    kept: dict[Split, list[int]] = {
+        split: list(range(0, len(names[split]), max(1, len(names[split]) // max(1, counts[split]))))[: counts[split]]
+        for split in names
+    }
+    return replace(
+        source,
+        names={split: tuple(names[split][index] for index in kept[split]) for split in kept},
+        labels={split: source.labels[split][kept[split]] for split in kept},
+        read=lambda split, index: source.read(split, kept[split][index]),
+        make_prints=lambda: Prints(whole="few", seen="few"),
+        first_fingerprint=None,
+        skips_unreadable=True,
+        folds=(),
+        groups=None,
+        group_names=None,
+    )
+
+
+def _time_all(connection: Connection, jobs: Sequence[_Job], device: str, ends: float) -> None:
+    """Time trainings one after the other, and say each result at once; what has not ended is nobody's to hear."""
+    from imgcls_search.train.device import settle_in
+
+    settle_in(device)
+    for number, job in enumerate(jobs):
+        share = (ends - time.monotonic()) / (len(jobs) - number)
+        connection.send((job.name, _time(job, device, time.monotonic() + 0.9 * share)))
+
+
+def _time(job: _Job, device: str, ends: float) -> Speed:
+    from imgcls_search.train.loop import predict, train_epoch
+    from imgcls_search.worker import image_sets, pipeline
+
+    session = pipeline.new_session(job.config, job.data, seed=0, device=device, from_pretrained=False)
+    train = image_sets.on_device(load(job.data, "train", whole=True), job.data, device)
+    # The first pass of each kind warms up, and is all there is where time is short.
+    trained = [_seconds(lambda: train_epoch(session, train, lambda: False))]
+    predicted = [_seconds(lambda: predict(session.model, train))]
+    while time.monotonic() + trained[-1] < ends and len(trained) < 4:
+        trained.append(_seconds(lambda: train_epoch(session, train, lambda: False)))
+        predicted.append(_seconds(lambda: predict(session.model, train)))
+    work = job.macs * len(train)
+    return Speed(train=min(trained) / work, predict=min(predicted) / work, is_measured=True, epochs=len(trained))
+
+
+def _seconds(action: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+def speeds_of(networks: Sequence[Network], measured: Mapping[str, Speed], device: str) -> dict[str, Speed]:
+    """Return a speed of each network: the measured one, or that of another of its kind, or the one to expect."""
+    return {network.key: measured.get(network.key) or assumed(network, device) for network in networks}

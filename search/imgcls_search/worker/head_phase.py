@@ -1,0 +1,192 @@
+"""Epochs in which only the head learns, from features that are kept."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Generator
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+from torch import nn
+
+from imgcls_search.config import TrialConfig, expand_path
+from imgcls_search.data import Prepared, load
+from imgcls_search.data.features import Floats, folder_beside
+from imgcls_search.models import heads, pretrained
+from imgcls_search.protocol import Portion
+from imgcls_search.train.loop import FeatureSet, HeadPhase
+from imgcls_search.train.probe import LinearHead, fit_linear, fit_several
+from imgcls_search.train.recipe import Finetune
+from imgcls_search.worker import image_sets, pipeline
+from imgcls_search.worker.features import Backbone, View, backbone, features_in_steps
+from imgcls_search.worker.head_plan import Plan
+
+FOLD_SEED = 0
+"""Of the folds by which a fit chooses its penalty."""
+
+TELL_SECONDS = 15.0
+"""How often to say how far the features are."""
+
+
+class HeadFeatures:
+    """The features of a data set by a frozen network, as trainings of its head read them."""
+
+    def __init__(self, config: TrialConfig, data: Prepared, device: str) -> None:
+        """`data` is the whole data set, also where a training sees a part of it."""
+        self.device = device
+        self.config, self.data = config, data
+        self.name = next(iter(config.to_dict()["model"].values())).get("name") or config.component("model").name
+        self.kept: dict[tuple[str, int | None], Floats] = {}
+        self.heads: dict[Any, LinearHead] = {}
+        """Fits that were made already, by what they were made of."""
+
+    def computing(self, wanted: Plan, portion: Portion) -> Generator[str | None, None, None]:
+        """Find or compute all features that a training reads; yield between two steps, now and then a line to show.
+
+        Raises:
+            DataError: the images are gone, or the features cannot be kept.
+        """
+        network: Backbone | None = None
+        for split, view in self._parts(wanted, portion):
+            if (split, view) in self.kept:
+                continue
+            network = network or backbone(self.config, self.data, self.device)
+            steps = features_in_steps(
+                network,
+                split,
+                folder_beside(self.data),
+                view=self._view(view),
+                most_bytes=pipeline.cache_bytes(self.config),
+            )
+            self.kept[split, view] = yield from self._told(steps, split, view, wanted)
+
+    def _parts(self, wanted: Plan, portion: Portion) -> list[tuple[Literal["train", "val"], int | None]]:
+        views: list[int | None] = [None] if wanted.views is None else list(range(wanted.views))
+        splits: list[Literal["train", "val"]] = ["train", "val"]
+        trained = splits if portion == "train+val" or self.data.folds else splits[:1]
+        scored = splits if self.data.folds else splits[1:]
+        parts = [(split, view) for view in views for split in trained]
+        return list(dict.fromkeys([*parts, *((split, None) for split in scored if portion == "train")]))
+
+    def _view(self, number: int | None) -> View | None:
+        if number is None:
+            return None
+        augmentation, _ = pipeline.build_augmentation(self.config, self.data.shape)
+        settings = self.config.section("augment")
+        shown = {name: value for name, value in settings.items() if name not in ("mixup", "cutmix")}
+        return View(number=number, augment=augmentation, settings=json.dumps(_plain(shown), sort_keys=True))
+
+    def _told(
+        self, steps: Generator[tuple[int, int] | None, None, Floats], split: str, view: int | None, wanted: Plan
+    ) -> Generator[str | None, None, Floats]:
+        images = {"train": "training images", "val": "validation images"}[split]
+        what = f"features of {images} by {self.name}" + ("" if view is None else f", view {view + 1} of {wanted.views}")
+        began = said = time.monotonic()
+        total = 0
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                found: Floats = end.value
+                break
+            line = None
+            if step is not None and not total:
+                line = f"{what}: {step[1]:,} images, computed once for all trials"
+            elif step is not None and time.monotonic() - said > TELL_SECONDS:
+                line = f"{what}: {step[0]:,} of {step[1]:,}"
+            if step is not None:
+                total = step[1]
+            said = said if line is None else time.monotonic()
+            yield line
+        if total:
+            yield f"{what}: {found.nbytes / 1e6:,.0f} MB after {time.monotonic() - began:.0f} s"
+        return found
+
+    def sets(
+        self, wanted: Plan, portion: Portion, fold: int | None, epoch: int
+    ) -> tuple[FeatureSet, FeatureSet | None]:
+        """Return the features to train on in an epoch, and those to measure by where the portion leaves any."""
+        view = wanted.view_in(epoch)
+        if fold is not None:
+            train, scored = image_sets.fold_places(self.data, fold)
+            both = ("train", "val")
+            return self._chosen(both, view, train), self._chosen(both, None, scored)
+        if portion == "train":
+            return self._chosen(("train",), view), self._chosen(("val",), None)
+        return self._chosen(("train", "val"), view), None
+
+    def fitted(self, wanted: Plan, portion: Portion, fold: int | None) -> LinearHead:
+        """Return a logistic regression fitted to all views of the images to train on.
+
+        It is one and the same for all trials: no random numbers of theirs take part.
+        """
+        key = (wanted.views, portion, fold)
+        if key not in self.heads:
+            shown = [self.sets(wanted, portion, fold, epoch)[0] for epoch in range(wanted.views or 1)]
+            values = np.concatenate([_array(each.pixels) for each in shown])
+            labels = np.concatenate([_array(each.labels) for each in shown])
+            classes = len(self.data.classes)
+            # Its library would start a thread for each core, beside those of the other workers.
+            with threadpool_limits(torch.get_num_threads(), "blas"):
+                self.heads[key] = (
+                    fit_several(values, labels, FOLD_SEED)
+                    if labels.ndim == 2
+                    else fit_linear(values, labels, classes, FOLD_SEED)
+                )
+        return self.heads[key]
+
+    def _chosen(self, splits: Any, view: int | None, places: Any = None) -> FeatureSet:
+        known = [self.kept[split, view] for split in splits]
+        labels = np.concatenate([load(self.data, split).labels for split in splits])
+        values: Any = known[0] if len(known) == 1 else np.concatenate(known)
+        if places is not None:
+            values, labels = values[places], labels[places]
+        is_on_gpu = self.device.startswith("cuda")
+        if is_on_gpu and values.nbytes < image_sets.GPU_SHARE * torch.cuda.mem_get_info(self.device)[0]:
+            return FeatureSet(
+                pixels=torch.from_numpy(np.array(values)).to(self.device),
+                labels=torch.from_numpy(np.array(labels)).to(self.device),
+                device=self.device,
+            )
+        return FeatureSet(pixels=values, labels=labels, device=self.device)
+
+
+def phase(wanted: Plan, features: Callable[[], HeadFeatures], portion: Portion, fold: int | None) -> HeadPhase:
+    """Return what a session needs to know of its first epochs; `features` are asked for when one is to be trained."""
+
+    def fit(model: nn.Module) -> None:
+        head, layer = features().fitted(wanted, portion, fold), heads.linear_layer(model)
+        with torch.no_grad():
+            layer.weight.copy_(torch.from_numpy(head.weight))
+            layer.bias.copy_(torch.from_numpy(head.bias))
+        print(f"logistic regression: C {head.strength:g}", flush=True)  # noqa: T201 - the trial's log
+
+    return HeadPhase(
+        epochs=wanted.epochs,
+        sets=lambda epoch: features().sets(wanted, portion, fold, epoch),
+        fit=fit if wanted.is_fitted_first else None,
+        is_fit_only=wanted.is_fit_only,
+    )
+
+
+def _array(values: Any) -> Any:
+    return values.cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+
+
+def _plain(value: Any) -> Any:
+    return TrialConfig.from_dict({"value": value}).to_dict()["value"]
+
+
+def key_of(config: TrialConfig, data: Prepared) -> tuple[Any, ...]:
+    """Return what decides on the features that trainings of a configuration read."""
+    model = config.component("model")
+    changed = 0
+    if pretrained.is_file(model):
+        file = expand_path(str(model.args["weights"]), f"{model.path}.weights")
+        changed = file.stat().st_mtime_ns if file.is_file() else 0
+    recipe = Finetune(**config.section("finetune"))
+    shown = config.section("augment") if recipe.views is not None else {}
+    return config.digest("model"), changed, data, json.dumps(_plain(shown), sort_keys=True)

@@ -1,0 +1,243 @@
+"""The command `auto` as a user meets it: once, again, killed, stopped, by hand."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from imgcls_search.study import record as records
+from imgcls_search.study.files import StudyFiles
+
+from tests.conftest import PATIENCE, Answer, is_one_line, linux_only
+
+SPACE = """
+study: {name: mine, trials: 3, pruner: none, sampler: random, pictures: false, workers: 1}
+data: {digits: {max_train: 200}}
+model: {lenet5: {width: {choice: [0.5, 1]}, activation: {choice: [relu, tanh]}}}
+optimizer: {adamw: {lr: 3e-3}}
+training: {epochs: 2, batch_size: 50}
+start: [{model.lenet5.width: 1, model.lenet5.activation: relu}]
+"""
+"""Four configurations, all of them tried in seconds: a search of it ends before its time."""
+
+
+def with_space(folder: Path, text: str = SPACE) -> Path:
+    """Put a space where `auto digits` looks for its own."""
+    out = folder / "auto-digits"
+    out.mkdir()
+    (out / "digits.yaml").write_text(text)
+    return out
+
+
+def study(folder: Path, name: str = "mine") -> records.Record:
+    return records.load(StudyFiles(folder / "studies", name))
+
+
+def account(folder: Path) -> dict[str, Any]:
+    """What is known of the time now, by a look that takes no part."""
+    database = folder / "studies" / "mine.db"
+    if not database.exists():
+        return {}
+    loaded = optuna.load_study(study_name="mine", storage=f"sqlite:///{database}")
+    found: dict[str, Any] = loaded.user_attrs.get("auto", {})
+    return found
+
+
+def table(record: records.Record) -> list[tuple[Any, ...]]:
+    return [(each.number, each.state, each.seed, each.candidate.params, each.values) for each in record.trials]
+
+
+def test_one_call_delivers_all_and_the_next_finds_it_done(tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
+    out = with_space(tmp_path)
+    first = imgcls("auto", "digits", "--time", "20m", "--json")
+    assert first.code == 0, first.err
+    found = json.loads(first.out)
+    record = study(tmp_path)
+    # All four configurations are tried though the space says three: time was left.
+    assert len(record.trials) == 4
+    assert re.search(r"^baseline: accuracy 0\.\d+ after .* \(trial 0, on the validation split\)$", first.err, re.M)
+    assert (out / "model" / "model.onnx").is_file()
+    assert "no network" not in first.err
+    assert (out / "report.html").stat().st_size > 10_000
+    assert Path(tmp_path / found["files"]["weights"]).is_file()
+    confirmed = record.facts["confirmed"]
+    assert found["chosen"]["trial"] == confirmed["chosen"]
+    assert found["test"]["score"] == confirmed["test"]["mean"]
+    assert (len(confirmed["ranking"]), len(confirmed["seeds"]["fresh"])) == (3, 3)
+    assert [opening["by"] for opening in record.facts["test_openings"]] == ["confirm"]
+    largest = [entry for entry in found["baselines"] if entry["name"] == "always the largest class"]
+    assert {entry["on"] for entry in largest} == {"validation", "test"}
+    assert all(0.05 < entry["score"] < 0.2 for entry in largest if entry["metric"] == "accuracy")
+    spent = found["time"]["spent"]
+    assert set(spent) == {"init", "baseline", "search", "confirm", "bundle", "report"}
+
+    again = imgcls("auto", "digits", "--json")
+    assert again.code == 0, again.err
+    second = json.loads(again.out)
+    assert table(study(tmp_path)) == table(record)
+    assert len(study(tmp_path).facts["test_openings"]) == 1
+    assert second["chosen"] == found["chosen"]
+    assert second["test"] == found["test"]
+    assert second["time"]["given"] == 20 * 60
+    assert sum(second["time"]["spent"].values()) > sum(spent.values())
+
+
+def test_steps_by_hand_give_the_same(tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
+    out = with_space(tmp_path, SPACE.replace("trials: 3", "trials: 4"))
+    made = imgcls("auto", "digits", "--time", "20m", "--json")
+    assert made.code == 0, made.err
+    found = json.loads(made.out)
+    elsewhere = ["--studies", "others"]
+    ran = imgcls("run", out / "digits.yaml", "--set", "study.trials=4", *elsewhere)
+    assert ran.code == 0, ran.err
+    top, seeds = len(study(tmp_path).facts["confirmed"]["ranking"]), len(found["test"]["scores"])
+    confirmed = imgcls("confirm", "mine", "--top", str(top), "--seeds", str(seeds), *elsewhere, "--json")
+    assert confirmed.code == 0, confirmed.err
+    other = records.load(StudyFiles(tmp_path / "others", "mine"))
+    assert table(other) == table(study(tmp_path))
+    by_hand = json.loads(confirmed.out)
+    assert by_hand["chosen"] == found["chosen"]["trial"]
+    assert by_hand["scores"] == found["validation"]["scores"]
+    assert by_hand["test"]["scores"] == found["test"]["scores"]
+    exported = imgcls("export", "mine", "--trial", str(by_hand["chosen"]), "-o", "by-hand.yaml", *elsewhere)
+    assert exported.code == 0, exported.err
+    assert (tmp_path / "by-hand.yaml").read_text() == (out / "best.yaml").read_text()
+
+
+def wait_for(what: Callable[[], bool], process: Any) -> None:
+    began = time.monotonic()
+    while not what():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() - began < PATIENCE
+        time.sleep(0.05)
+
+
+REACHED: dict[str, Callable[[Path], bool]] = {
+    "init": lambda folder: (folder / "auto-digits" / "time.json").exists(),
+    "baseline": lambda folder: "baseline" in account(folder).get("spent", {}),
+    "search": lambda folder: "search" in account(folder).get("spent", {}),
+    "confirm": lambda folder: any((folder / "studies" / "mine" / "confirm").glob("*.pt")),
+    "bundle": lambda folder: "bundle" in account(folder).get("spent", {}),
+    "report": lambda folder: "report" in account(folder).get("spent", {}),
+}
+
+
+@linux_only
+@pytest.mark.parametrize("step", ["baseline", pytest.param("all", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_call_that_ends_in_any_step_goes_on(
+    step: str, number: int, tmp_path: Path, start: Callable[..., Any], imgcls: Callable[..., Answer]
+) -> None:
+    with_space(tmp_path)
+    before = 0.0
+    for name in REACHED if step == "all" else [step]:
+        process = start("auto", "digits", "--time", "20m")
+        wait_for(lambda name=name: REACHED[name](tmp_path), process)
+        os.kill(process.pid, number)
+        _, said = process.communicate(timeout=PATIENCE)
+        # The page may be written by the time that the signal comes, and nothing is left to do.
+        is_done = (tmp_path / "auto-digits" / "report.html").exists()
+        ended = -number if number == signal.SIGKILL else 130
+        assert process.returncode in ((ended, 0) if is_done else (ended,)), (name, said)
+        if number == signal.SIGINT and not is_done:
+            assert "go on: imgcls-search auto digits --time 20m" in said, name
+        spent = sum(account(tmp_path).get("spent", {}).values())
+        assert spent >= before
+        before = spent
+    last = imgcls("auto", "digits", "--time", "20m", "--json")
+    assert last.code == 0, last.err
+    found = json.loads(last.out)
+    assert sum(found["time"]["spent"].values()) > before
+    record = study(tmp_path)
+    assert [trial.state for trial in record.trials] == ["complete"] * 4
+    assert len(record.facts["confirmed"]["ranking"]) == 3
+    left = sorted(path.name for path in (tmp_path / "auto-digits").iterdir())
+    assert left == ["best.yaml", "digits.yaml", "model", "report.html"]
+
+
+def test_no_time_for_a_score_is_said_and_more_time_goes_on(tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
+    with_space(tmp_path, SPACE.replace("epochs: 2", "epochs: 100000"))
+    answer = imgcls("auto", "digits", "--time", "8s")
+    assert answer.code == 1
+    assert answer.err.count("error:") == 1
+    assert re.search(r"error: 8 s were not enough for a first score: .*--time 2m goes on", answer.err)
+    assert "Traceback" not in answer.err
+    again = imgcls("auto", "digits", "--time", "8s")
+    assert again.code == 1
+    assert re.search(r"left of 8 s; earlier calls took", again.out)
+
+
+@pytest.mark.slow
+def test_time_that_ends_in_the_search_leaves_the_best_so_far(tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
+    """More configurations than the time holds; afterwards more time goes on with the same study."""
+    out = with_space(
+        tmp_path, SPACE.replace("lr: 3e-3", "lr: {float: [1e-4, 1e-2]}").replace("trials: 3", "trials: 900")
+    )
+    first = imgcls("auto", "digits", "--time", "60s", "--json")
+    assert first.code == 0, first.err
+    found = json.loads(first.out)
+    record = study(tmp_path)
+    assert record.facts["runs"][-1]["ending"] == "timeout"
+    assert found["test"] is not None
+    assert len(record.facts["test_openings"]) == 1
+    assert (out / "model" / "model.onnx").is_file()
+    second = imgcls("auto", "digits", "--time", "90s", "--json")
+    assert second.code == 0, second.err
+    later = study(tmp_path)
+    assert len(later.trials) > len(record.trials)
+    assert table(later)[: found["chosen"]["trial"]] == table(record)[: found["chosen"]["trial"]]
+    assert json.loads(second.out)["time"]["given"] == 90
+
+
+def refused(answer: Answer, said: str) -> bool:
+    return is_one_line(answer) and said in answer.err
+
+
+def test_places_that_are_not_fit_are_one_line(tmp_path: Path, here: Callable[..., Answer]) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "thesis.txt").write_text("mine")
+    assert refused(here("auto", "photos", "-o", "full"), "full: exists and is not of an earlier call")
+    assert refused(here("auto", "photos", "-o", "full/thesis.txt"), "is a file")
+    assert refused(here("auto", "photos", "-o", "photos/results"), "is in the folder of the images")
+    assert refused(here("auto", "photos", "--studies", "photos/studies"), "is in the folder of the images")
+    assert refused(here("auto", "nowhere"), "nowhere")
+    assert refused(here("auto", "photos", "--time", "soon"), "--time soon: is no duration > 0")
+    assert refused(here("auto", "photos", "--time", "0"), "--time 0: is no duration > 0")
+    assert refused(here("auto", "photos", "--flips", "sideways"), "--flips")
+    (tmp_path / "studies" / "old" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "studies" / "old" / "lock").touch()
+    assert refused(here("auto", "studies/old"), "is the folder of a study")
+    assert (full / "thesis.txt").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["full", "photos", "studies"]
+
+
+def test_space_of_other_images_and_of_another_answer_is_one_line(tmp_path: Path, here: Callable[..., Answer]) -> None:
+    for name in ("a", "b"):
+        (tmp_path / "other" / name).mkdir(parents=True)
+    out = with_space(tmp_path)
+    assert refused(here("auto", "other", "-o", "auto-digits"), "exists and is not of an earlier call")
+    (out / "time.json").write_text(json.dumps({"given": 60, "spent": {"init": 1.0}, "flips": "none"}))
+    assert refused(here("auto", "digits", "--flips", "both"), "was drafted with none")
+    (out / "time.json").write_text("{")
+    assert refused(here("auto", "digits"), "time.json: damaged")
+
+
+def test_study_that_somebody_works_on_is_one_line(
+    tmp_path: Path, start: Callable[..., Any], imgcls: Callable[..., Answer]
+) -> None:
+    with_space(tmp_path, SPACE.replace("epochs: 2", "epochs: 100000"))
+    process = start("auto", "digits", "--time", "20m")
+    wait_for(lambda: REACHED["baseline"](tmp_path), process)
+    assert refused(imgcls("auto", "digits"), "another run is working on this study")
+    process.kill()

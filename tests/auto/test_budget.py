@@ -1,0 +1,77 @@
+"""How the rest of the time is divided."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from imgcls_search.auto import budget
+from imgcls_search.study.facts import AutoFact
+from imgcls_search.study.record import Record
+
+from tests.strategy.test_strategy import trial
+
+
+def record_of(*scores: float, seconds: float) -> Record:
+    trials = [trial(number, score, score, state="complete") for number, score in enumerate(scores)]
+    for made, score in zip(trials, scores, strict=True):
+        made.values = (score,)
+        for epoch in made.epochs:
+            epoch["seconds"] = seconds
+    return cast(
+        Record,
+        SimpleNamespace(
+            trials=trials,
+            by_number={made.number: made for made in trials},
+            objectives=(("accuracy", "maximize"),),
+            fact=lambda name: {"images": {"train": 100, "val": 50, "test": 100}},
+        ),
+    )
+
+
+FACT: AutoFact = {"given": 600.0, "spent": {}, "workers": 2, "measured": {"bundle": 10.0, "report": 5.0}}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(1000.0, (3, 3)), (0.0, None), (12.0, None)],
+)
+def test_confirmation_is_what_fits(seconds: float, expected: tuple[int, int] | None) -> None:
+    plan = budget.affordable(record_of(0.5, 0.9, 0.7, 0.8, seconds=2.0), FACT, seconds)
+    assert (plan is None) if expected is None else plan == {"trials": [1, 3, 2], "seeds": 3}
+
+
+def test_less_time_means_fewer_seeds_and_trials_and_never_more_than_it() -> None:
+    record = record_of(0.5, 0.9, 0.7, 0.8, seconds=20.0)
+    seen = []
+    for seconds in range(0, 1500, 10):
+        plan = budget.affordable(record, FACT, seconds)
+        if plan is not None:
+            chosen = [record.by_number[number] for number in plan["trials"]]
+            assert budget.confirm_seconds(chosen, plan["seeds"], 2, budget.testing_seconds(record, FACT)) <= seconds
+            seen.append((len(chosen), plan["seeds"]))
+    assert list(dict.fromkeys(seen)) == [(1, 2), (2, 2), (3, 2), (3, 3)]
+
+
+def test_one_trial_is_confirmed_alone() -> None:
+    plan = budget.affordable(record_of(0.5, seconds=1.0), FACT, 1000.0)
+    assert plan == {"trials": [0], "seeds": 2}
+
+
+def test_what_is_kept_grows_with_the_confirmation_up_to_its_share() -> None:
+    short, long = (budget.kept_seconds(record_of(0.5, 0.6, 0.7, seconds=each), FACT) for each in (1.0, 1000.0))
+    closing = budget.closing_seconds(FACT) + budget.testing_seconds(record_of(0.5, seconds=1.0), FACT)
+    assert closing < short <= closing + budget.CONFIRM_SHARE * FACT["given"]
+    # What can never be confirmed keeps no time.
+    assert long == closing
+
+
+def test_measured_steps_count_for_what_they_took() -> None:
+    unmeasured: Any = {"given": 60.0, "spent": {}}
+    assert budget.closing_seconds(unmeasured) < 0.5 * 60
+    assert budget.closing_seconds(FACT) == pytest.approx(budget.END_SECONDS + budget.SAFETY * 15.0)
+
+
+def test_without_a_complete_trial_nothing_is_confirmed() -> None:
+    assert budget.affordable(record_of(seconds=1.0), FACT, 100.0) is None

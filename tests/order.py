@@ -1,0 +1,52 @@
+"""In which order tests run: whatever takes minutes begins early, so that it does not keep one worker busy at the end.
+
+pytest-xdist hands each worker a part of the list, all parts of one length, and whoever is done takes from the end of
+another's part. In the order of their names a test of minutes may be the last one of a part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import chain, islice
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+SECONDS = {
+    "tests/study/test_damage.py": 500,
+    "tests/executors/test_ray.py": 310,
+    "tests/test_readme.py": 300,
+    "tests/test_benchmarks.py": 300,
+    "tests/models/test_cost.py": 290,
+    "tests/views/test_pages.py": 260,
+    "tests/orchestrator/test_compressed_run.py": 220,
+    "tests/cli/test_surroundings.py": 200,
+    "tests/orchestrator/test_run.py": 200,
+    "tests/test_spaces.py": 200,
+    "tests/cli/test_working_folder.py": 140,
+    "tests/test_chaos.py": 100,
+    "tests/cli/test_wheel.py": 100,
+}
+"""Files with tests that take long, and what they took on a busy machine; others never keep a worker for long."""
+
+
+def longest_first(items: Sequence[Item], workers: int, file_of: Callable[[Item], str]) -> list[Item]:
+    """Return the same tests, the parts of all workers beginning with long files; a file's tests stay together."""
+    long: dict[str, list[Item]] = {}
+    for item in items:
+        if file_of(item) in SECONDS:
+            long.setdefault(file_of(item), []).append(item)
+    parts: list[list[Item]] = [[] for _ in range(workers)]
+    seconds = [0] * workers
+    for file in sorted(long, key=lambda file: (-SECONDS[file], file)):
+        least = seconds.index(min(seconds))
+        parts[least] += long[file]
+        seconds[least] += SECONDS[file]
+    others = iter([item for item in items if file_of(item) not in SECONDS])
+    left = len(items)
+    for place, part in enumerate(parts):
+        # As many as pytest-xdist hands this worker.
+        size = left // (workers - place)
+        left -= size
+        part += islice(others, max(0, size - len(part)))
+    return [*chain(*parts), *others]

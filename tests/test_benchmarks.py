@@ -14,6 +14,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from scipy import stats
+from sklearn.metrics import f1_score
 
 from tests.conftest import Answer
 
@@ -41,7 +43,7 @@ def bench(run_script: Callable[..., Answer]) -> Bench:
 
 
 BENCHMARKS = sorted(
-    path.stem for path in SCRIPTS.glob("*.py") if path.stem not in ("frame", "simulation") and path.stem != "__init__"
+    path.stem for path in SCRIPTS.glob("*.py") if path.stem not in ("frame", "simulation", "intervals", "rivals")
 )
 
 
@@ -209,8 +211,68 @@ def test_wrong_labels_that_were_swapped_are_counted_among_the_first_suspects(
     assert run["precision"] >= 0.8
 
 
+def test_rivals_train_on_the_same_photos_and_are_scored_by_one_scorer_once(
+    bench: Bench, images: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("timm")
+    small = ("--images", str(images / "train"), "--minutes", "0.4", "--seeds", "1", "--cores", "1")
+    small += ("--only", "careful", "autogluon")
+    found = bench("photos", tmp_path, *small)
+    # No folder for AutoGluon's environment is named.
+    assert list(found["left_out"]) == ["autogluon"]
+    (run,) = found["runs"]
+    assert "failed" not in run
+    # 9 of 30 images of each class are sealed; two colours are told apart.
+    assert found["test"] == {"images": 18, "classes": 2}
+    assert found["scores"]["careful"]["accuracy"]["value"] >= 0.9
+    assert "a careful recipe in timm" in (tmp_path / "photos.md").read_text()
+    assert (tmp_path / "photos.svg").read_text().startswith("<?xml")
+    lines = (tmp_path / "photos.jsonl").read_text()
+    assert str(tmp_path) not in lines
+    # A run that is done is not done again, and the models are not asked again.
+    best = next(tmp_path.glob("photos/runs/*/best.pt"))
+    best.unlink()
+    assert bench("photos", tmp_path, *small)["scores"] == found["scores"]
+    assert (tmp_path / "photos.jsonl").read_text() == lines
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import intervals
+
+    monkeypatch.setattr(intervals, "DRAWS", 300)
+    random = np.random.default_rng(0)
+    truth = np.ones(300, np.int64)
+    # An image is right where its ease, the side, the seed and chance add up to more than 0.
+    side = {"one": 1.8, "other": 1.6}
+    for deviation in (0.0, 0.2):
+        spread = np.sqrt(1.5**2 + deviation**2 + 0.5**2)
+        expected = [float(stats.norm.cdf(mean / spread)) for mean in side.values()]
+        held = 0
+        for repetition in range(100):
+            ease = random.normal(size=300) * 1.5
+            one, other = (
+                (ease + mean + random.normal(size=(3, 1)) * deviation + random.normal(size=(3, 300)) * 0.5 > 0)
+                for mean in side.values()
+            )
+            found = intervals.difference("accuracy", truth, one.astype(int), other.astype(int), seed=repetition)
+            held += found.low <= expected[0] - expected[1] <= found.high
+        assert held >= 90
+
+
+def test_macro_f1_of_an_interval_is_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import intervals
+
+    random = np.random.default_rng(0)
+    truth, predicted = random.integers(4, size=(2, 200))
+    expected = f1_score(truth, predicted, average="macro")
+    assert intervals.score("macro_f1", truth, predicted) == pytest.approx(expected, abs=1e-6)
+    assert intervals.difference("accuracy", truth, predicted[None], predicted[None]).value == 0
+
+
 def test_head_trials_on_kept_features_are_counted_against_those_behind_the_network(
-    images: Path, tmp_path: Path
+    bench: Bench, images: Path, tmp_path: Path
 ) -> None:
     model = "{timm: {name: tf_efficientnet_lite0, weights: imagenet}}"
     found = bench(

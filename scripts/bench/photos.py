@@ -1,0 +1,397 @@
+"""From a folder of photos to a model in some minutes: `imgcls-search auto` beside what else people would do.
+
+    python scripts/bench/photos.py --images photos --autogluon environments          two hours and a half on two cores
+    python scripts/bench/photos.py --images photos --minutes 30 --seeds 1 --only auto careful
+    python scripts/bench/photos.py --images photos --minutes 1 --seeds 1 --only careful
+
+All start from the same ImageNet weights of EfficientNet-Lite0, from a pip package, and have the same cores and minutes,
+from the start of their process on. Before anything else the images are cut once, by a seed of its own, into train/ and
+test/; what is validated on is each one's own affair, and only train/ is trained on:
+
+    auto       imgcls-search auto
+    careful    a fixed recipe in timm and torch: head, then fine-tuning (recipes/careful.py)
+    tuned      Optuna and that recipe, one process, TPE and MedianPruner (recipes/tuned.py)
+    autogluon  AutoGluon MultiModal with its time_limit (recipes/gluon.py), in an environment that is made below the
+               folder of --autogluon, with uv or pip; left out without that option
+
+Each run becomes a line of photos.jsonl, and is never done again: the same command goes on. Models are kept as they were
+at several moments. When all runs are done, all are loaded by one scorer, which opens the test split: accuracy and macro
+F1 with 95 % intervals, and differences on the same images (intervals.py). Writes photos.json, photos.md, photos.svg.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import frame
+import numpy as np
+from intervals import METRICS, Interval, difference, interval, score
+from rivals import END, LABELS, RIVALS, Bench, LeftOutError, Rival, Run
+
+MOMENTS = (0.5, 1, 2, 5, 10, 15, 20, 30, 45)
+"""Minutes at which the models are kept as they are."""
+
+SPLIT_SEED = 20
+KILLED_AFTER = 2
+"""Times the minutes, and ten minutes more: a run that takes so long hangs."""
+
+
+def main() -> None:
+    """Run what has not been run, score, compare."""
+    parser = frame.make_parser(__doc__)
+    parser.add_argument("--images", type=Path, required=True, help="a folder with a subfolder for each class")
+    parser.add_argument("--minutes", type=float, default=10, help="of each run; default: 10")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each; default: 3")
+    parser.add_argument("--only", nargs="+", choices=list(RIVALS), default=list(RIVALS), help="default: all")
+    parser.add_argument("--autogluon", type=Path, metavar="DIR", help="make AutoGluon's environment below it (2 GB)")
+    parser.add_argument("--test-share", type=float, default=0.3, help="of the images; default: 0.3")
+    parser.add_argument("--cores", type=int, help="use the first so many; default: all")
+    parser.add_argument("--work", type=Path, help="a folder for images, models, logs; default: OUT/photos")
+    given = parser.parse_args()
+    if given.cores:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.cores])
+    given.out.mkdir(parents=True, exist_ok=True)
+    work = (given.work or given.out / "photos").resolve()
+    digest = cut(given.images.resolve(), work / "photos", given.test_share)
+    bench = Bench(work=work, environments=given.autogluon and given.autogluon.resolve())
+    bench.make_weights()
+    lines = Lines(given.out / "photos.jsonl")
+    with frame.results("photos", given.out) as found:
+        asked = {"minutes": given.minutes, "split": digest, "cores": found["conditions"]["cores"]}
+        found |= {"asked": asked, "left_out": {}}
+        for seed in range(given.seeds):
+            for name in given.only:
+                if name not in found["left_out"]:
+                    try:
+                        run_once(bench, name, {**asked, "rival": name, "seed": seed}, lines)
+                    except LeftOutError as reason:
+                        found["left_out"][name] = str(reason)
+                        print(f"{name}: left out: {reason}", flush=True)
+        names = [name for name in given.only if name not in found["left_out"]]
+        runs = [line for line in lines.read() if asked.items() <= line.items() and line["seed"] < given.seeds]
+        runs = [line for name in names for line in runs if line["rival"] == name]
+        failed = [f"{line['rival']}, seed {line['seed']}: {line['failed']}" for line in runs if "failed" in line]
+        found["runs"] = runs
+        found["failed"] = failed
+        compare(bench, [line for line in runs if "failed" not in line], found, given.out)
+        print("\n".join(f"FAILED {line}" for line in failed))
+
+
+class Lines:
+    """A file with a line of JSON for each run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return all; of a run that failed and was tried again the last."""
+        if not self.path.exists():
+            return []
+        lines = [json.loads(line) for line in self.path.read_text().splitlines() if line.strip()]
+        return list({json.dumps(self.cell(line), sort_keys=True): line for line in lines}.values())
+
+    def find(self, cell: dict[str, Any]) -> dict[str, Any] | None:
+        """Return the line of a run."""
+        return next((line for line in self.read() if self.cell(line) == cell), None)
+
+    def add(self, line: dict[str, Any]) -> None:
+        """Add one, whole, before anything else happens."""
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    @staticmethod
+    def cell(line: dict[str, Any]) -> dict[str, Any]:
+        """Return what makes a run different from others."""
+        return {name: line[name] for name in ("rival", "minutes", "seed", "split", "cores")}
+
+
+def cut(images: Path, folder: Path, test_share: float) -> str:
+    """Copy images into train/ and test/, each class by its share, once; return what names the split."""
+    from imgcls_search import digests
+
+    if not (folder / "split.txt").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        random = np.random.default_rng(SPLIT_SEED)
+        for group in sorted(path for path in images.iterdir() if path.is_dir()):
+            files = sorted(path for path in group.iterdir() if path.is_file())
+            order = random.permutation(len(files))
+            num_test = max(1, round(test_share * len(files)))
+            for place, number in enumerate(order):
+                target = folder / ("test" if place < num_test else "train") / group.name / files[number].name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(files[number], target)
+        # Written last: without it the copy is not whole.
+        (folder / "split.txt").write_text(f"{images.name} {test_share:g}\n")
+    if (folder / "split.txt").read_text() != f"{images.name} {test_share:g}\n":
+        raise SystemExit(f"{folder}: holds another split; choose another --work, or delete it")
+    files = sorted(path for path in folder.glob("*/*/*") if path.is_file())
+    listed = "".join(f"{path.relative_to(folder)} {digests.of_file(path)}\n" for path in files)
+    (folder / "files.txt").write_text(listed)
+    return str(digests.of_file(folder / "files.txt"))[:12]
+
+
+def run_once(bench: Bench, name: str, cell: dict[str, Any], lines: Lines) -> None:
+    """Run a cell unless its line is there, and add the line."""
+    known = lines.find(cell)
+    if known is not None and "failed" not in known:
+        print(f"{name}, {cell['minutes']:g} minutes, seed {cell['seed']}: was run", flush=True)
+        return
+    rival = RIVALS[name]
+    bench.prepare(rival)
+    folder = bench.folder(cell)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    run = Run(folder=folder, minutes=cell["minutes"], seed=cell["seed"], started_at=time.time())
+    line = {**cell, **watch(bench, rival, run)}
+    if "failed" not in line:
+        line |= {"facts": rival.facts(bench, run), "moments": rival.keep(bench, run, moments(run.minutes))}
+    lines.add(line)
+    what = line.get("failed") or f"first model after {line['first_model_seconds']:.0f} s, {line['facts']}"
+    times = f"{line['seconds']:.0f} s, of processors {line['processor_seconds']:.0f} s"
+    print(f"{name}, {run.minutes:g} minutes, seed {run.seed}: {times}, load {line['load']}; {what}", flush=True)
+
+
+def moments(minutes: float) -> list[float]:
+    """Return when models are kept, before the end."""
+    return [moment for moment in MOMENTS if moment < minutes]
+
+
+def watch(bench: Bench, rival: Rival, run: Run) -> dict[str, Any]:
+    """Run a command to its end, and link its models' files at each moment, which costs it nothing."""
+    command = rival.command(bench, run)
+    waiting, first, before = moments(run.minutes), None, resource.getrusage(resource.RUSAGE_CHILDREN)
+    load_before = frame.load()
+    with process(command, run.folder) as running:
+        begun = time.monotonic()
+        while running.poll() is None:
+            passed = time.monotonic() - begun
+            if first is None and any(run.folder.glob(rival.ready)):
+                first = passed
+            if waiting and passed >= 60 * waiting[0]:
+                link(run, rival, waiting.pop(0))
+            if passed > 60 * KILLED_AFTER * run.minutes + 600:
+                return {"failed": f"did not end within {passed:.0f} s", **used(passed, before, load_before)}
+            time.sleep(0.1)
+        line = used(time.monotonic() - begun, before, load_before)
+    if running.returncode != 0:
+        last = (run.folder / "log.txt").read_text().strip().splitlines()[-1:]
+        return {"failed": f"exit code {running.returncode}: {last}".replace(str(bench.work), "WORK"), **line}
+    return {**line, "first_model_seconds": round(line["seconds"] if first is None else first, 1)}
+
+
+@contextmanager
+def process(command: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a command with a log; it and what it started are gone afterwards."""
+    with (folder / "log.txt").open("wb") as log:
+        running = subprocess.Popen(
+            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
+        try:
+            yield running
+        finally:
+            # Also workers that outlived it: the next run shall have the cores.
+            with suppress(ProcessLookupError):
+                os.killpg(running.pid, signal.SIGKILL)
+            running.wait()
+
+
+def link(run: Run, rival: Rival, moment: float) -> None:
+    """Keep the files of the models as they are now; whoever replaces one leaves the link alone."""
+    for pattern in rival.kept:
+        for path in run.folder.glob(pattern):
+            target = run.at(moment) / path.relative_to(run.folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(path, target)
+            except FileNotFoundError:  # Deleted since it was listed.
+                continue
+
+
+def used(seconds: float, before: resource.struct_rusage, load: Any) -> dict[str, Any]:
+    """Return what a run took."""
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {
+        "seconds": round(seconds, 1),
+        "processor_seconds": round(processor, 1),
+        "load": [load and load[0], (now := frame.load()) and now[0]],
+    }
+
+
+def compare(bench: Bench, runs: Sequence[dict[str, Any]], found: dict[str, Any], out: Path) -> None:
+    """Open the test split: score all models, print the table, draw the curve."""
+    names = list(dict.fromkeys(run["rival"] for run in runs))
+    if not names:
+        print("nothing to compare")
+        return
+    images = sorted(bench.test.glob("*/*"))
+    classes = sorted({image.parent.name for image in images})
+    truth = np.array([classes.index(image.parent.name) for image in images])
+    keys = [f"{image.parent.name}/{image.name}" for image in images]
+    answers: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for run in runs:
+        said = predictions(bench, run)
+        answers[run["rival"]].append(
+            {moment: np.array([classes.index(each[key]) for key in keys]) for moment, each in said.items()}
+        )
+    found["test"] = {"images": len(images), "classes": len(classes)}
+    ends = {name: np.stack([answer[END] for answer in each]) for name, each in answers.items()}
+    found["scores"] = {
+        name: {metric: described(interval(metric, truth, rows)) for metric in METRICS} for name, rows in ends.items()
+    }
+    for name, rows in ends.items():
+        for metric in METRICS:
+            found["scores"][name][metric]["seeds"] = [round(score(metric, truth, row), 4) for row in rows]
+    first = names[0]
+    found["differences"] = {
+        f"{first} - {name}": {metric: described(difference(metric, truth, ends[first], rows)) for metric in METRICS}
+        for name, rows in ends.items()
+        if name != first
+    }
+    found["curves"] = {
+        name: [
+            {
+                moment: {"minutes": minutes_of(moment, run), "accuracy": round(score("accuracy", truth, row), 4)}
+                for moment, row in answer.items()
+            }
+            for run, answer in zip([run for run in runs if run["rival"] == name], each, strict=True)
+        ]
+        for name, each in answers.items()
+    }
+    text = table(found)
+    print(text)
+    (out / "photos.md").write_text(text)
+    draw(found, out / "photos.svg")
+
+
+def predictions(bench: Bench, run: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """Return what the models of a run say of the test images; they are asked once."""
+    folder = bench.folder(run)
+    known = folder / "predictions.json"
+    if not known.exists():
+        said = RIVALS[run["rival"]].predict(bench, folder, run["moments"])
+        draft = known.with_suffix(".new")
+        draft.write_text(json.dumps(said))
+        draft.replace(known)
+    found: dict[str, dict[str, str]] = json.loads(known.read_text())
+    return found
+
+
+def minutes_of(moment: str, run: dict[str, Any]) -> float:
+    """Return the minutes of a moment; the last one is when the run ended."""
+    return round(run["seconds"] / 60, 2) if moment == END else float(moment)
+
+
+def described(found: Interval) -> dict[str, Any]:
+    """Return an interval as JSON."""
+    parts = {"value": found.value, "low": found.low, "high": found.high}
+    return {**{name: round(value, 4) for name, value in parts.items()}, "over_seeds": found.is_over_seeds}
+
+
+def table(found: dict[str, Any]) -> str:
+    """Return the section of the README, as Markdown."""
+    first, *_ = found["scores"]
+    asked, test, conditions = found["asked"], found["test"], found["conditions"]
+    runs = {name: [run for run in found["runs"] if run["rival"] == name] for name in found["scores"]}
+    rows = []
+    for name, scores in found["scores"].items():
+        against = found["differences"].get(f"{first} - {name}")
+        first_model = "-".join(f"{value:.0f}" for value in sorted({*extremes(runs[name], "first_model_seconds")}))
+        took = max(run["seconds"] for run in runs[name]) / 60
+        cells = [
+            LABELS[name],
+            *(shown(scores[metric]) for metric in METRICS),
+            ", ".join(f"{value:.3f}" for value in scores["accuracy"]["seeds"]),
+            f"{first_model} s",
+            f"{took:.1f}",
+            "" if against is None else f"{shown(against['accuracy'], '+')}: {verdict(against['accuracy'])}",
+            "" if against is None else f"{shown(against['macro_f1'], '+')}: {verdict(against['macro_f1'])}",
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    heads = [
+        f"{asked['minutes']:g} minutes, {asked['cores']} cores",
+        "test accuracy",
+        "macro F1",
+        "accuracy of each seed",
+        "first model after",
+        "longest run, minutes",
+        f"{first} - this, accuracy",
+        f"{first} - this, macro F1",
+    ]
+    load = max(value for run in found["runs"] for value in run["load"] or [0])
+    notes = [
+        f"{test['images']} sealed test images of {test['classes']} classes, cut before any run; brackets are 95 % "
+        "intervals over test images and seeds; a difference is of the same images, and 'equal' means that its interval "
+        "contains 0.",
+        f"{conditions['processor']}; highest load in or beside a run: {load:g}.",
+        *(f"Left out, {LABELS[name]}: {reason}." for name, reason in found["left_out"].items()),
+    ]
+    if not all(scores["accuracy"]["over_seeds"] for scores in found["scores"].values()):
+        notes.append(
+            "Where there is one seed, intervals tell of the choice of test images alone, not of chance in training."
+        )
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}", *rows, "", *notes]
+    return "\n".join(lines) + "\n"
+
+
+def extremes(runs: Sequence[dict[str, Any]], key: str) -> tuple[float, float]:
+    """Return the least and the largest value, whole."""
+    values = [round(run[key]) for run in runs]
+    return min(values), max(values)
+
+
+def shown(found: dict[str, Any], sign: str = "") -> str:
+    """Return a value with its interval in a few letters."""
+    return f"{found['value']:{sign}.3f} [{found['low']:{sign}.3f}, {found['high']:{sign}.3f}]"
+
+
+def verdict(found: dict[str, Any]) -> str:
+    """Return what the interval of a difference says of the first."""
+    return "ahead" if found["low"] > 0 else "behind" if found["high"] < 0 else "equal"
+
+
+def draw(found: dict[str, Any], path: Path) -> None:
+    """Draw test accuracy over minutes: each run as a thin line, their mean as a thick one."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    # The same figures make the same file.
+    matplotlib.rcParams["svg.hashsalt"] = "photos"
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(7, 4))
+    for number, (name, curves) in enumerate(found["curves"].items()):
+        colour = f"C{number}"
+        points = [[(point["minutes"], point["accuracy"]) for point in curve.values()] for curve in curves]
+        for line in points:
+            axis.plot(*zip(*line, strict=True), color=colour, alpha=0.3, linewidth=0.8)
+        in_all = [moment for moment in curves[0] if all(moment in curve for curve in curves)]
+        mean = [
+            [float(np.mean([curve[moment][what] for curve in curves])) for moment in in_all]
+            for what in ("minutes", "accuracy")
+        ]
+        axis.plot(*mean, color=colour, marker="o", markersize=4, label=LABELS[name])
+    axis.set_xlabel("minutes since the start of the process")
+    axis.set_ylabel(f"accuracy on {found['test']['images']} test images")
+    axis.set_xlim(left=0)
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()

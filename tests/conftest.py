@@ -141,9 +141,9 @@ def imgcls(start: Callable[..., subprocess.Popen[str] | Command]) -> Callable[..
 def run_script(warm: Warm | None) -> Callable[..., Answer]:
     """Run a script of ours, whose commands are forked from it where they can be, and return what it did."""
 
-    def run(script: Path, *arguments: str | Path, cwd: Path, timeout: float = 3600) -> Answer:
+    def run(script: Path, *arguments: str | Path, cwd: Path, timeout: float = 3600, cold: bool = False) -> Answer:
         texts = list(map(str, arguments))
-        if warm is not None:
+        if warm is not None and not cold:
             process = warm.start(texts, cwd, os.environ, script)
             out, err = process.communicate(timeout=timeout)
             return Answer(process.wait(), out, err)

@@ -17,6 +17,7 @@ from imgcls_search.study import record as records
 from imgcls_search.study.files import StudyFiles
 
 from tests.conftest import PATIENCE, Answer, is_one_line, linux_only
+from tests.jobs.test_init import picture
 
 SPACE = """
 study: {name: mine, trials: 3, pruner: none, sampler: random, pictures: false, workers: 1}
@@ -88,6 +89,27 @@ def test_one_call_delivers_all_and_the_next_finds_it_done(tmp_path: Path, imgcls
     assert second["test"] == found["test"]
     assert second["time"]["given"] == 20 * 60
     assert sum(second["time"]["spent"].values()) > sum(spent.values())
+
+
+def test_what_a_call_says_holds_for_a_space_that_is_there(tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
+    for kind, shade in (("a", 30), ("b", 220)):
+        for index in range(12):
+            picture(tmp_path / "photos" / kind / f"{index}.png", (12, 12), shade + index)
+    (tmp_path / "photos/a/3.png").write_bytes(b"no image")
+    (tmp_path / "weights").mkdir()
+    out = tmp_path / "auto-photos"
+    out.mkdir()
+    data = f"folder: {{root: {tmp_path / 'photos'}}}"
+    (out / "photos.yaml").write_text(SPACE.replace("digits: {max_train: 200}", data))
+    done = imgcls("auto", "photos", "--time", "20m", "--studies", "others", "--workers", "1", "--set", "study.seed=3",
+                  "--set", "data.folder.split_seed=4", "--group", r"^./(\d)", "--skip-unreadable",
+                  "--weights-dir", "weights", "--yes", "--json")  # fmt: skip
+    assert done.code == 0, done.err
+    record = records.load(StudyFiles(tmp_path / "others", "mine"))
+    settings = record.trials[0].candidate.config.component("data").args
+    assert (settings["group"], settings["skip_unreadable"], settings["split_seed"]) == (r"^./(\d)", True, 4)
+    assert record.fact("space")["study"]["seed"] == 3
+    assert json.loads(done.out)["chosen"]["trials"] == len(record.trials)
 
 
 def test_steps_by_hand_give_the_same(tmp_path: Path, imgcls: Callable[..., Answer]) -> None:

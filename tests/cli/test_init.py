@@ -80,6 +80,23 @@ def test_what_is_said_is_kept_and_told(tmp_path: Path, imgcls: Callable[..., Ans
     assert checked.code == 0, checked.err
 
 
+def test_groups_damaged_images_and_the_folder_of_studies_are_named(
+    tmp_path: Path, imgcls: Callable[..., Answer]
+) -> None:
+    photos(tmp_path / "photos", 12)
+    (tmp_path / "photos/a/3.png").write_bytes(b"no image")
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others/photos.db").touch()
+    done = imgcls("init", "photos", *SHORT, "--yes", "--group", r"^./(\d)", "--skip-unreadable", "--studies", "others")
+    assert done.code == 0, done.err
+    space = yaml.safe_load((tmp_path / "photos.yaml").read_text())
+    # A study of the folder's name is there already.
+    assert space["study"]["name"] == "photos-2"
+    written = space["data"]["folder"]
+    assert written["group"] == r"^./(\d)"
+    assert written["skip_unreadable"] is True
+
+
 def test_a_file_is_replaced_only_when_that_is_asked_for(tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
     photos(tmp_path / "photos")
     (tmp_path / "photos.yaml").write_text("mine")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -18,6 +19,7 @@ import pytest
 from imgcls_search.errors import ClusterError
 from imgcls_search.executors.ray import cluster
 
+from tests.auto.test_auto import with_space
 from tests.conftest import PATIENCE, Answer, linux_only
 from tests.orchestrator.test_run import (
     children,
@@ -71,6 +73,16 @@ def listening(pids: set[int]) -> set[str]:
 
 
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F"}
+
+
+@pytest.mark.slow
+@linux_only
+def test_auto_searches_on_a_cluster(tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
+    with_space(tmp_path)
+    done = imgcls("auto", "digits", "--time", "20m", "--cluster", "local", "--workers", "1", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["chosen"]["trials"] == 4
+    assert (tmp_path / "auto-digits/model/model.onnx").is_file()
 
 
 @pytest.mark.slow

@@ -35,6 +35,7 @@ from imgcls_search.study.summary import summarise
 from imgcls_search.views.dashboard import Latest
 
 from scripts.bench import simulation
+from tests.auto.test_auto import with_space
 from tests.conftest import PATIENCE, Answer, is_one_line, linux_only
 from tests.orchestrator.test_run import SLOW_TRIALS, wait_for
 from tests.study.test_copy import PICTURE, add_trial_with_picture
@@ -127,6 +128,25 @@ def everything_in(server: Server, database: str) -> str:
         for (table,) in tables
         for row in server.ask(f"SELECT t::text FROM {table} t", database)  # noqa: S608
     )
+
+
+@pytest.mark.slow
+def test_auto_keeps_its_study_and_its_time_on_a_server(
+    server: Server, tmp_path: Path, imgcls: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = server.new("automatic")
+    with_space(tmp_path)
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    done = imgcls("auto", "digits", "--time", "20m", "--storage", address)
+    assert done.code == 0, done.err
+    assert PASSWORD not in done.out + done.err
+    assert not list((tmp_path / "studies").glob("*.db*"))
+    account = records.load(find_study(tmp_path / "studies", "mine", None)).facts["auto"]
+    assert (account["given"], account["baseline"]["trial"]) == (1200.0, 0)
+    assert (tmp_path / "auto-digits/model/model.onnx").is_file()
+    again = imgcls("auto", "digits", "--storage", address, "--json")
+    assert again.code == 0, again.err
+    assert json.loads(again.out)["time"]["given"] == 1200.0
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 import sys
@@ -22,6 +23,7 @@ from imgcls_search.cli.options import (
     Storage,
     Studies,
     WeightsDir,
+    override,
 )
 from imgcls_search.cli.output import echo, make_console, print_json
 from imgcls_search.errors import UserError
@@ -84,6 +86,12 @@ def auto(
     seconds = _seconds(time)
     of_data, changes = split_changes(overrides)
     component = component_of(data, group, of_data, skip_unreadable)
+    # Said of a space that an earlier call wrote, too.
+    changes += [override(entry) for entry in of_data]
+    if group is not None:
+        changes.append((f"{component.path}.group", json.dumps(group)))
+    if skip_unreadable:
+        changes.append((f"{component.path}.skip_unreadable", "true"))
     if workers is not None:
         changes.append(("study.workers", str(workers)))
     from imgcls_search.auto.automatic import Auto

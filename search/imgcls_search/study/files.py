@@ -37,6 +37,10 @@ class StudyFiles:
     address: Address | None = None
     """Of the server's database, where it is one."""
 
+    def __reduce__(self) -> tuple[type[StudyFiles], tuple[Path, str, Address | None]]:
+        # Another process opens a database of its own: connections cannot be sent.
+        return StudyFiles, (self.root, self.name, self.address)
+
     def __post_init__(self) -> None:
         """Refuse names that could leave the folder."""
         if not _NAME.fullmatch(self.name) or ".." in self.name:

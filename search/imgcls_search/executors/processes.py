@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from multiprocessing import util
 from multiprocessing.connection import Connection
@@ -29,7 +29,9 @@ def start(target: Callable[..., None], name: str, *arguments: Any) -> tuple[Base
     """Start `target(connection, *arguments)` in a process of its own; return it and our end of the connection."""
     context = _context()
     ours, theirs = context.Pipe()
-    process = context.Process(target=_begin, args=(target, theirs, *arguments), name=name, daemon=True)  # type: ignore[attr-defined]
+    process = context.Process(
+        target=_begin, args=(target, dict(os.environ), theirs, *arguments), name=name, daemon=True
+    )  # type: ignore[attr-defined]
     with deaf_to_terminal():
         process.start()
     # Only the process may hold its end: that is how each side sees the other's death.
@@ -37,8 +39,11 @@ def start(target: Callable[..., None], name: str, *arguments: Any) -> tuple[Base
     return process, ours
 
 
-def _begin(target: Callable[..., None], *arguments: Any) -> None:
+def _begin(target: Callable[..., None], environment: Mapping[str, str], *arguments: Any) -> None:
     """Run the target in a process that shows warnings as the program does, however it was started."""
+    # The process that it was forked from may be older than what an option set, such as folders of weights.
+    os.environ.clear()
+    os.environ.update(environment)
     terminal.show_plain_warnings()
     target(*arguments)
 

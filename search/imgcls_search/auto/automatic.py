@@ -84,6 +84,8 @@ class Auto:
             self._search()
             record, trial, confirmed = self._choose()
             self._bundle(trial)
+            if confirmed is None:
+                self._test(record, trial)
             has_report = self._report(record, trial)
         finally:
             if self.place.out.is_dir():
@@ -262,8 +264,6 @@ class Auto:
         confirmed = self._confirm(self.record, [trial.number for trial in ranking])
         self._load()
         trial = ranking[0] if confirmed is None else self.record.by_number[confirmed["chosen"]]
-        if confirmed is None:
-            self._test(self.record, trial)
         return self.record, trial, confirmed
 
     def _confirm(self, record: Record, ranking: list[int]) -> Confirmation | None:
@@ -272,7 +272,8 @@ class Auto:
         if known is not None and _is_of(sorted(entry["trial"] for entry in known["ranking"]), ranking):
             return known
         fact = self.ledger.fact
-        closing = budget.closing_seconds(fact)
+        # A network that could not be confirmed is tested as it is.
+        closing = budget.closing_seconds(fact, record) + budget.testing_seconds(record, fact)
         plan = fact.get("confirming")
         if plan is None or not _is_of(sorted(plan["trials"]), ranking):
             plan = budget.affordable(record, fact, self.ledger.left - closing)
@@ -317,7 +318,10 @@ class Auto:
         assert self.files is not None
         self.screens.say(f"measuring trial {trial.number} on the test split")
         try:
-            fact["test"] = testing.open_test(record, self.files, trial, self.screens.say)
+            with ending_at(self.ledger.end):
+                fact["test"] = testing.open_test(record, self.files, trial, self.screens.say)
+        except OutOfTimeError:
+            self.screens.say("no test score: the time is over; the same command with a longer --time measures it")
         except DataError as error:
             self.screens.say(f"no test score: {error}")
         self.ledger.save()

@@ -33,11 +33,25 @@ SAFETY = 1.3
 """Steps are given so many times what they took before."""
 
 
-def closing_seconds(fact: AutoFact) -> float:
+def closing_seconds(fact: AutoFact, record: Record | None = None) -> float:
     """Return the seconds that bundle and page need."""
     measured: Mapping[str, float] = fact.get("measured", {})
-    steps = sum(measured.get(step, _assumed(fact)) for step in ("bundle", "report"))
-    return min(END_SECONDS, fact["given"] / 8) + SAFETY * steps
+    bundle = measured.get("bundle", _assumed(fact)) * (1.0 if record is None else _growth(record, fact))
+    return min(END_SECONDS, fact["given"] / 8) + SAFETY * (bundle + measured.get("report", _assumed(fact)))
+
+
+def _growth(record: Record, fact: AutoFact) -> float:
+    """Return how many times as long as the bundle that was measured, the baseline's, one of the best trials takes.
+
+    About half of it is images run through the network, which grows with its computation; the export does not.
+    """
+    if "baseline" not in fact:
+        return 1.0
+    known = record.by_number[fact["baseline"]["trial"]].sizes.get("macs")
+    if not known or fact.get("bundled") != fact["baseline"]["trial"]:
+        return 1.0
+    most = max((trial.sizes.get("macs", known) for trial in best.ranked(record)[:3]), default=known)
+    return max(1.0, (1 + most / known) / 2)
 
 
 def _assumed(fact: AutoFact) -> float:
@@ -52,7 +66,7 @@ def testing_seconds(record: Record, fact: AutoFact) -> float:
     A bundle passes over the validation images twice, beside other things.
     """
     images = record.fact("data")["images"]
-    measured = fact.get("measured", {}).get("bundle", _assumed(fact))
+    measured = fact.get("measured", {}).get("bundle", _assumed(fact)) * _growth(record, fact)
     return 1.0 + measured * min(2.0, 0.5 * images.get("test", 0) / max(1, images.get("val", 1)))
 
 
@@ -77,7 +91,7 @@ def affordable(record: Record, fact: AutoFact, seconds: float) -> ConfirmPlan | 
 
 def kept_seconds(record: Record, fact: AutoFact) -> float:
     """Return the seconds at the end that are not the search's: for confirming as far as that fits, bundle, report."""
-    closing = closing_seconds(fact) + testing_seconds(record, fact)
+    closing = closing_seconds(fact, record) + testing_seconds(record, fact)
     plan = affordable(record, fact, CONFIRM_SHARE * fact["given"])
     if plan is None:
         return closing

@@ -29,9 +29,8 @@ def start(target: Callable[..., None], name: str, *arguments: Any) -> tuple[Base
     """Start `target(connection, *arguments)` in a process of its own; return it and our end of the connection."""
     context = _context()
     ours, theirs = context.Pipe()
-    process = context.Process(
-        target=_begin, args=(target, dict(os.environ), theirs, *arguments), name=name, daemon=True
-    )  # type: ignore[attr-defined]
+    given = (target, dict(os.environ), theirs, *arguments)
+    process = context.Process(target=_begin, args=given, name=name, daemon=True)  # type: ignore[attr-defined]
     with deaf_to_terminal():
         process.start()
     # Only the process may hold its end: that is how each side sees the other's death.

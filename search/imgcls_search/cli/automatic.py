@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from imgcls_search import durations
-from imgcls_search.cli.drafting import Flips, Said, ask_flips, split_changes
+from imgcls_search.cli.drafting import Images, SafeFlips, Said, ask_flips, split_changes
 from imgcls_search.cli.images import component_of
 from imgcls_search.cli.options import (
     STUDIES,
     AsJson,
+    Group,
     SkipUnreadable,
     Storage,
     Studies,
@@ -35,10 +36,7 @@ if TYPE_CHECKING:
 
 
 def auto(
-    data: Annotated[
-        str,
-        typer.Argument(metavar="DATA", help="A folder, a table, or a data set as in --data: digits, table:labels.csv."),
-    ],
+    data: Images,
     time: Annotated[
         str | None,
         typer.Option(
@@ -51,14 +49,8 @@ def auto(
         Path | None,
         typer.Option("-o", "--output", metavar="DIR", help="The folder for all results; default: auto-NAME here."),
     ] = None,
-    flips: Annotated[
-        Flips | None,
-        typer.Option("--flips", help="Which mirrored pictures keep their class; asked on a terminal, else none."),
-    ] = None,
-    group: Annotated[
-        str | None,
-        typer.Option("--group", help="The column of groups of a table, or a regular expression on a folder's paths."),
-    ] = None,
+    flips: SafeFlips = None,
+    group: Group = None,
     overrides: Said = None,
     skip_unreadable: SkipUnreadable = False,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,

@@ -11,7 +11,7 @@ import typer
 
 from imgcls_search import durations
 from imgcls_search.cli.images import component_of
-from imgcls_search.cli.options import STUDIES, AsJson, SkipUnreadable, Studies, WeightsDir, override
+from imgcls_search.cli.options import STUDIES, AsJson, Group, SkipUnreadable, Studies, WeightsDir, override
 from imgcls_search.cli.output import echo, make_console, print_json
 from imgcls_search.errors import UserError
 
@@ -26,6 +26,16 @@ class Flips(str, Enum):
     horizontal = "horizontal"
     both = "both"
 
+
+Images = Annotated[
+    str,
+    typer.Argument(metavar="DATA", help="A folder, a table, or a data set as in --data: digits, table:labels.csv."),
+]
+
+SafeFlips = Annotated[
+    Flips | None,
+    typer.Option("--flips", help="Which mirrored pictures keep their class; asked on a terminal, else none."),
+]
 
 Said = Annotated[
     list[str] | None,
@@ -50,10 +60,7 @@ def split_changes(entries: list[str] | None) -> tuple[list[str], list[tuple[str,
 
 
 def init(
-    data: Annotated[
-        str,
-        typer.Argument(metavar="DATA", help="A folder, a table, or a data set as in --data: digits, table:labels.csv."),
-    ],
+    data: Images,
     time: Annotated[
         str,
         typer.Option(
@@ -63,14 +70,8 @@ def init(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="YAML", help="The file to write; default: NAME.yaml here.")
     ] = None,
-    flips: Annotated[
-        Flips | None,
-        typer.Option("--flips", help="Which mirrored pictures keep their class; asked on a terminal, else none."),
-    ] = None,
-    group: Annotated[
-        str | None,
-        typer.Option("--group", help="The column of groups of a table, or a regular expression on a folder's paths."),
-    ] = None,
+    flips: SafeFlips = None,
+    group: Group = None,
     overrides: Said = None,
     skip_unreadable: SkipUnreadable = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a file.")] = False,

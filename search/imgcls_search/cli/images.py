@@ -14,6 +14,7 @@ from imgcls_search.cli.inspection import show_inspection, show_table
 from imgcls_search.cli.options import (
     STUDIES,
     AsJson,
+    Group,
     Overrides,
     SkipUnreadable,
     Storage,
@@ -54,10 +55,7 @@ def inspect(
             help="A folder, a table, or a data set as in --data: digits, table:labels.csv, torchvision:STL10:sets.",
         ),
     ] = None,
-    group: Annotated[
-        str | None,
-        typer.Option("--group", help="The column of groups of a table, or a regular expression on a folder's paths."),
-    ] = None,
+    group: Group = None,
     overrides: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="PATH=VALUE", help="Change one value of the data; may be repeated."),

@@ -40,6 +40,12 @@ Overrides = Annotated[
 ]
 
 
+Group = Annotated[
+    str | None,
+    typer.Option("--group", help="The column of groups of a table, or a regular expression on a folder's paths."),
+]
+
+
 Data = Annotated[
     str | None,
     typer.Option("--data", metavar="NAME[:PLACE]", help="Other images, for example folder:photos or table:labels.csv."),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
@@ -197,8 +197,3 @@ def _seconds(action: Callable[[], object]) -> float:
     started = time.perf_counter()
     action()
     return time.perf_counter() - started
-
-
-def speeds_of(networks: Sequence[Network], measured: Mapping[str, Speed], device: str) -> dict[str, Speed]:
-    """Return a speed of each network: the measured one, or that of another of its kind, or the one to expect."""
-    return {network.key: measured.get(network.key) or assumed(network, device) for network in networks}

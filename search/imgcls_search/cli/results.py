@@ -329,7 +329,7 @@ def dashboard(
     server = make_dashboard(study_files(study, studies, storage), host, port, warn)
     if not is_loopback(host):
         warn("whoever reaches this address can read and delete studies")
-    echo(f"optuna-dashboard on http://{host}:{server.server_port}/ (Ctrl-C ends it)")
+    echo(f"optuna-dashboard on {server.address} (Ctrl-C ends it)")
     server.serve_forever()
 
 

@@ -37,6 +37,7 @@ def main() -> None:
     options = parser.parse_args()
     with frame.results("report", options.out) as found:
         found |= reports(options.trials, options.rounds)
+        found["maps"] = [maps_of(family, options.rounds) for family in FAMILIES]
 
 
 def reports(trials: int, rounds: int) -> dict[str, Any]:
@@ -58,6 +59,38 @@ def reports(trials: int, rounds: int) -> dict[str, Any]:
         f"{sizes[10 * trials] / 1e6:.1f} MB; {times:.1f} times {frame.verdict(times, at_most=MOST_TIMES)}"
     )
     return {"seconds": {str(count): taken for count, taken in seconds.items()}, "times": times}
+
+
+FAMILIES = ("resnet", "vit", "efficientnet", "convnext", "densenet")
+"""Networks of 64 x 64 pixels, as their spaces first have them."""
+
+MOST_PASSES, IMAGES, SIDE = 10.0, 24, 64
+
+
+def maps_of(family: str, rounds: int) -> dict[str, Any]:
+    """Time the maps of some images by a network, in passes: classifications of the same images."""
+    import torch
+    from imgcls_search.data import InputShape
+    from imgcls_search.jobs.class_maps import class_maps
+    from imgcls_search.worker import networks
+
+    path = Path(__file__).parents[2] / "spaces" / f"{family}.yaml"
+    space = parse(path.read_text(), catalog(), source=family)
+    model = networks.build_model(space.first(), InputShape(image_size=SIDE, channels=1, classes=10)).eval()
+    images, targets = torch.randn(IMAGES, 1, SIDE, SIDE), [number % 10 for number in range(IMAGES)]
+
+    def classify() -> None:
+        with torch.inference_mode():
+            model(images)
+
+    classify()
+    pairs = [
+        (_processor_seconds(lambda: class_maps(model, images, targets)), _processor_seconds(classify))
+        for _ in range(3 * rounds)
+    ]
+    passes = statistics.median(maps for maps, _ in pairs) / statistics.median(one for _, one in pairs)
+    print(f"{family}: maps of {IMAGES} images take {passes:.1f} passes {frame.verdict(passes, at_most=MOST_PASSES)}")
+    return {"family": family, "passes": passes}
 
 
 def _processor_seconds(call: Callable[[], Any]) -> float:

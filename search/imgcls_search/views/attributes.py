@@ -37,7 +37,7 @@ def shorten_trials(entries: Sequence[MutableMapping[str, Any]], record: Record) 
 
 def _entries(attributes: Mapping[str, Any], name: str) -> list[dict[str, str]]:
     shown = [{"key": key, "value": brief(value)} for key, value in attributes.items()]
-    return [*shown, {"key": "all", "value": f"/attributes/{name}.json"}]
+    return [{"key": "all", "value": f"/attributes/{name}.json"}, *shown]
 
 
 def _long_ones(trial: Trial) -> dict[str, Any]:

@@ -100,7 +100,8 @@ def mistakes_of(looked: Looked, book: Sketchbook) -> dict[str, Any]:
         "images": len(found.labels),
         "worst": [
             {
-                "uri": figures.thumbnail(np.asarray(looked.pixels[np.array([index])])[0]),
+                "place": index,
+                "target": int(predicted[index]),
                 "name": shown(found.names[index]),
                 "label": classes[found.labels[index]],
                 "predicted": classes[predicted[index]],
@@ -176,7 +177,8 @@ def _label_mistakes(looked: Looked, book: Sketchbook) -> dict[str, Any]:
         "images": len(found.labels),
         "worst": [
             {
-                "uri": figures.thumbnail(np.asarray(looked.pixels[np.array([image])])[0]),
+                "place": image,
+                "target": label,
                 "name": shown(found.names[image]),
                 "label": classes[label],
                 "has": bool(found.labels[image, label]),

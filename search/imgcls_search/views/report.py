@@ -24,6 +24,7 @@ from imgcls_search.study.record import Record, load
 from imgcls_search.study.summary import STATES, summarise
 from imgcls_search.trial import Trial
 from imgcls_search.views.browse import row_of
+from imgcls_search.views.closer import Mistake, look_closer, sampled
 from imgcls_search.views.mistakes import Looked, look, mistakes_of
 from imgcls_search.views.searching import how_it_went, what_mattered
 from imgcls_search.views.sections import Section, Sketchbook
@@ -130,6 +131,8 @@ def _winner(record: Record, winner: Trial, files: StudyFiles, book: Sketchbook) 
     except SearchError as error:
         looked, why = None, f"The weights of trial {winner.number} could not be looked at: {error}"
     found = None if looked is None else mistakes_of(looked, book)
+    if looked is not None and found is not None:
+        found |= _closely(record, winner, looked, found["worst"])
     reasons = () if looked is None else [reason(looked, book) for reason in REASONS_TO_BELIEVE]
     choice = interval_of_choice(record, looked)
     return {
@@ -138,6 +141,19 @@ def _winner(record: Record, winner: Trial, files: StudyFiles, book: Sketchbook) 
         "reasons": [section for section in reasons if section is not None],
         "mistakes": found,
         "why_no_mistakes": why,
+    }
+
+
+def _closely(record: Record, winner: Trial, looked: Looked, worst: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return a closer look at the most confident mistakes."""
+    facts = {"root": record.facts.get("data_root"), "file": record.facts.get("data_file")}
+    place = {name: value for name, value in facts.items() if isinstance(value, str)}
+    chosen = [Mistake(place=item["place"], target=item["target"]) for item in worst]
+    close = look_closer(looked, chosen, place, winner.sizes["macs"])
+    return {
+        "worst": [{**item, "close": each} for item, each in zip(worst, close, strict=True)],
+        "has_maps": any(each.map for each in close),
+        "sampled": sampled(looked, winner.sizes["macs"]),
     }
 
 

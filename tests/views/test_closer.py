@@ -27,12 +27,13 @@ training: {epochs: 1, batch_size: {choice: [16, 32]}}
 
 
 @pytest.fixture
-def searched(tmp_path: Path, imgcls: Callable[..., Answer]) -> StudyFiles:
+def searched(tmp_path: Path, imgcls: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> StudyFiles:
     """Search a folder of two classes whose photographs are 60 x 40 and, one in four, 900 x 600 pixels."""
     for number in range(40):
         for label in ("ash", "oak"):
             size = (900, 600) if number % 4 == 0 else (60, 40)
             photo(tmp_path / "photos" / label / f"{number:02}.png", number, size=size)
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "s.yaml").write_text(SPACE)
     answer = imgcls("run", "s.yaml", "--workers", "1")
     assert answer.code == 0, answer.err

@@ -15,7 +15,7 @@ import pytest
 from imgcls_search.cli import app as cli
 
 from tests.order import longest_first
-from tests.warm import Command, Warm
+from tests.warm import Command, Warm, build_commands_once
 
 # Two tests run at a time; two threads in each of them would wait for each other, a hundred times as long at worst.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -182,6 +182,7 @@ def run_script(warm: Warm | None) -> Callable[..., Answer]:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
     """Run the command line in this process, which is faster where nothing is trained."""
     monkeypatch.chdir(tmp_path)
+    build_commands_once()
 
     def run(*arguments: str | Path) -> Answer:
         monkeypatch.setattr(sys, "argv", ["imgcls-search", *map(str, arguments)])

@@ -36,10 +36,10 @@ install() {
 install_with_uv() {
     "$python" -m pip install --quiet --disable-pip-version-check uv || return 1
     (
-        set_as_pip UV_CONSTRAINT "${PIP_CONSTRAINT:-}" constraint
-        set_as_pip UV_FIND_LINKS "${PIP_FIND_LINKS:-}" find-links
-        set_as_pip UV_DEFAULT_INDEX "${PIP_INDEX_URL:-}" index-url
-        set_as_pip UV_INDEX "${PIP_EXTRA_INDEX_URL:-}" extra-index-url
+        set_as_pip UV_CONSTRAINT constraint
+        set_as_pip UV_FIND_LINKS find-links
+        set_as_pip UV_DEFAULT_INDEX index-url
+        set_as_pip UV_INDEX extra-index-url
         # As pip: the newest of all.
         export UV_INDEX_STRATEGY="${UV_INDEX_STRATEGY:-unsafe-best-match}"
         "$python" -m uv pip install --quiet --python "$("$python" -c 'import sys; print(sys.executable)')" -e ".$1"
@@ -49,12 +49,13 @@ install_with_uv() {
     }
 }
 
-# Exports a variable of uv with pip's value, from its environment or its file, unless it has one.
+# Exports a variable of uv with what pip is set to, by the environment or a file of pip's, unless it has a value.
 set_as_pip() {
-    local value="$2" word kept=""
+    local word kept=""
     [ -z "${!1:-}" ] || return 0
-    [ -n "$value" ] || value="$("$python" -m pip config get "global.$3" 2>/dev/null || true)"
-    for word in $value; do
+    # The environment comes first in pip's list; several values of one setting stand in several lines of it.
+    for word in $("$python" -m pip config list 2> /dev/null |
+        sed -nE "s/^(:env:|global|install)\.$2='(.*)'\$/\2/p" | head -n 1 | sed 's/\\n/ /g'); do
         # pip passes over what is not there.
         case "$word" in file://*) [ -e "${word#file://}" ] || continue ;; esac
         kept="${kept:+$kept }$word"

@@ -209,5 +209,6 @@ def test_flips_are_asked_once_on_a_terminal(answer: str, flip: str, tmp_path: Pa
             is_answered = True
             os.write(ours, answer.encode())
     assert process.wait(PATIENCE) == 0, shown
+    process.communicate(timeout=PATIENCE)
     assert shown.count(b"mirrored picture keep its class?") == 1
     assert f"flip: {flip}" in (tmp_path / "photos.yaml").read_text()

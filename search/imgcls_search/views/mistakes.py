@@ -15,6 +15,7 @@ from imgcls_search.rounding import pairs
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.terminal import shown
 from imgcls_search.trial import Trial
+from imgcls_search.views.sureness import corruptions_of, sureness_of
 from imgcls_search.worker import figures
 from imgcls_search.worker.pictures import label_mistakes, mistakes
 
@@ -44,6 +45,8 @@ def mistakes_of(trial: Trial, files: StudyFiles) -> dict[str, Any]:
     scores = precision_recall_fscore_support(found.labels, predicted, labels=labels, zero_division=0.0)
     return {
         "of_labels": False,
+        "sureness": sureness_of(found),
+        "corruptions": corruptions_of(network, config, data),
         "svg": figures.to_svg(
             figures.confusion(confusion_matrix(found.labels, predicted, labels=labels), classes), "confusion"
         ),
@@ -74,6 +77,8 @@ def _label_mistakes(found: Evaluation, pixels: Any) -> dict[str, Any]:
     scores = {shown(name): scores for name, scores in single.items() if "f1" in scores}
     return {
         "of_labels": True,
+        "sureness": sureness_of(found),
+        "corruptions": None,
         "svg": figures.to_svg(figures.label_scores(scores), "confusion"),
         "scores": rows,
         "measures": pairs(by_class(found.metrics)[0], len(found.labels)),

@@ -13,12 +13,14 @@ import numpy as np
 
 from imgcls_search import atomic
 from imgcls_search.data import Images, load
-from imgcls_search.deploy import bundle
+from imgcls_search.deploy import additions, bundle
 from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.deploy.onnx import export_onnx
+from imgcls_search.deploy.views import VIEWS, ViewsName
 from imgcls_search.errors import DeployError, UserError, writing
 from imgcls_search.jobs.bundle.card import card
-from imgcls_search.jobs.bundle.metrics import BundleMetrics, Parity, describe
+from imgcls_search.jobs.bundle.metrics import BundleMetrics, Parity, describe, measure
+from imgcls_search.jobs.bundle.sureness import Sureness, check_target, settle
 from imgcls_search.jobs.bundle.weights import Trained
 from imgcls_search.orchestrator import study_data
 from imgcls_search.space import dump
@@ -31,7 +33,7 @@ TOLERANCE = 1e-3
 """Largest difference from torch's logits, as a share of the largest logit: sums are rounded in another order."""
 
 
-STEPS = 5
+STEPS = 6
 
 
 def deliver(
@@ -42,17 +44,21 @@ def deliver(
     step: Callable[[str, int, int], None] = lambda what, number, of: None,
     *,
     must_be_same: bool = False,
+    target_precision: float | None = None,
+    tta: ViewsName = "none",
 ) -> BundleMetrics:
     """Write a bundle, whole or not at all, and return the contents of its `metrics.json`.
 
     `say` takes what a person should read, `step` the work that begins, its number, and how many steps there are. With
-    `must_be_same` other images than those of the training are refused, not noted.
+    `must_be_same` other images than those of the training are refused, not noted. With `target_precision` the bundle
+    refuses images that it is less sure of than that takes; `tta` are the views of an image that the file looks at.
 
     Raises:
-        UserError: the folder is taken or cannot be written.
+        UserError: the folder is taken or cannot be written, or the precision cannot be promised.
         DataError: the training's images, by which the file is checked, are not there any more.
         DeployError: the model cannot be exported, or the exported file does not agree with torch.
     """
+    check_target(trained, target_precision)
     with _folder(out) as folder:
         path = folder / bundle.FILES["model"]
         step("reading the validation images", 1, STEPS)
@@ -65,12 +71,24 @@ def deliver(
         step(f"exporting {trained.title}", 2, STEPS)
         _place_model(trained, path)
         artifact = Artifact.load(path)
-        step("comparing with torch", 3, STEPS)
-        parity = _compare(trained, artifact, images)
-        step(f"measuring on {len(images.labels)} validation images", 4, STEPS)
-        facts = describe(trained, artifact, images, parity=parity, are_same=are_same)
-        step(f"writing {out}", 5, STEPS)
-        _write_rest(trained, folder, facts)
+        latency = measure(artifact, images)
+        if tta != "none":
+            additions.average_views(path, tta)
+            artifact = Artifact.load(path)
+        step("calibrating on the validation images", 3, STEPS)
+        logits = artifact.logits(images.pixels)
+        found = settle(trained, logits, images.labels, are_same=are_same, target=target_precision)
+        if found.calibration.is_kept:
+            additions.divide_logits(path, found.calibration.temperatures)
+            artifact = Artifact.load(path)
+        step("comparing with torch", 4, STEPS)
+        parity = _compare(trained, artifact, images, found, tta)
+        step(f"measuring on {len(images.labels)} validation images", 5, STEPS)
+        facts = describe(trained, artifact, images, parity=parity, are_same=are_same, sureness=found)
+        if tta != "none":
+            facts["tta"] = {"views": tta, "count": len(VIEWS[tta]), "median_ms_without": latency["median_ms"]}
+        step(f"writing {out}", 6, STEPS)
+        _write_rest(trained, folder, facts, found)
         # As whoever gets it will.
         bundle.read(folder)
     return facts
@@ -103,7 +121,7 @@ def _place_model(trained: Trained, path: Path) -> None:
     export_onnx(trained.model, path, shape=trained.data.shape, mean=trained.data.mean, std=trained.data.std)
 
 
-def _compare(trained: Trained, artifact: Artifact, images: Images) -> Parity:
+def _compare(trained: Trained, artifact: Artifact, images: Images, found: Sureness, tta: ViewsName) -> Parity:
     """Compare the file with torch on real images.
 
     Raises:
@@ -112,7 +130,9 @@ def _compare(trained: Trained, artifact: Artifact, images: Images) -> Parity:
     count = min(PARITY_IMAGES, len(images.labels))
     pixels = images.pixels[np.arange(count)]
     compared = dataclasses.replace(images, pixels=pixels, labels=images.labels[:count], names=images.names[:count])
-    reference = predict(trained.model, image_sets.on_device(compared, trained.data, "cpu"))
+    seen = [dataclasses.replace(compared, pixels=view.of(pixels)) for view in VIEWS[tta]]
+    each = [predict(trained.model, image_sets.on_device(view, trained.data, "cpu")) for view in seen]
+    reference = found.calibration.applied(np.mean(each, axis=0))
     logits = artifact.logits(pixels)
     difference = float(np.abs(logits - reference).max())
     is_quantized = artifact.quantized != "none"
@@ -122,14 +142,14 @@ def _compare(trained: Trained, artifact: Artifact, images: Images) -> Parity:
             f"on {len(pixels)} validation images"
         )
     parity: Parity = {"images": len(pixels), "max_difference": difference, "is_quantized": is_quantized}
-    if trained.data.cuts is not None:
-        cuts = np.array(trained.data.cuts)
+    if found.cuts is not None:
+        cuts = np.array(found.cuts)
         said, meant = (sigmoid(values) >= cuts for values in (logits, reference))
         return {**parity, "equal_labels": int((said == meant).all(axis=1).sum())}
     return {**parity, "equal_top1": int((logits.argmax(1) == reference.argmax(1)).sum())}
 
 
-def _write_rest(trained: Trained, folder: Path, facts: BundleMetrics) -> None:
+def _write_rest(trained: Trained, folder: Path, facts: BundleMetrics, found: Sureness) -> None:
     data = trained.data
     comments = [f"The configuration of {trained.title}, exported by imgcls-search."]
     if trained.origin is not None:
@@ -149,6 +169,12 @@ def _write_rest(trained: Trained, folder: Path, facts: BundleMetrics) -> None:
         std=data.std,
         quantized=facts["model"]["quantized"],
         costs=facts["costs"],
-        thresholds=data.cuts,
+        thresholds=found.cuts,
+        sureness=bundle.Sureness(
+            temperatures=found.calibration.temperatures,
+            is_calibrated=found.calibration.is_kept,
+            min_confidence=found.refusal.threshold if found.refusal is not None else None,
+            unlike=found.unlike,
+        ),
     )
     atomic.write_text(folder / bundle.DESCRIPTION, json.dumps(about, indent=2, ensure_ascii=False) + "\n")

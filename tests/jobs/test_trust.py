@@ -17,13 +17,13 @@ from imgcls_search.catalog import catalog
 from imgcls_search.cli import app as cli
 from imgcls_search.data import Images, Prepared, load
 from imgcls_search.deploy.artifact import Artifact
-from imgcls_search.deploy.unlike import energy
+from imgcls_search.deploy.unlike import fit
 from imgcls_search.space import parse
 from imgcls_search.train import checkpoint, loop
 from imgcls_search.train.calibration import confidences, fit_temperature
 from imgcls_search.train.metrics import softmax
 from imgcls_search.train.refusing import lower_bound
-from imgcls_search.worker import image_sets, networks, pipeline
+from imgcls_search.worker import finish, image_sets, networks, pipeline
 from PIL import Image
 
 from tests.conftest import Answer
@@ -208,19 +208,41 @@ def test_options_of_a_bundle_go_with_a_bundle(here: Run) -> None:
         assert answer.err == f"error: {option[0]}: goes with --bundle\n"
 
 
-def test_one_validation_image_in_twenty_is_called_unlike(made: Path, here: Run, tmp_path: Path) -> None:
-    _, logits, *_ = validation(made)
-    limit = facts(made, "model")["sureness"]["unlike"]["threshold"]
-    scores = energy(logits, several=False)
-    # The image that the threshold is from may be above it by rounding.
-    assert 0.03 < (scores > limit + 1e-5).mean() <= 0.05
-    assert scores == pytest.approx(-torch.logsumexp(torch.from_numpy(logits).double(), 1).numpy())
-    # By the calibrated file, the energy is that of the network's own logits.
+def test_one_validation_image_in_twenty_is_called_unlike(made: Path, here: Run) -> None:
+    images, _, model, data = validation(made)
+    found = facts(made, "model")["sureness"]["unlike"]
+    assert found["score"] == "feature_distance"
+    # Of torch's features of the same images.
+    seen: list[torch.Tensor] = []
+    head = model.get_submodule(model.anatomy.head)
+    hook = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].flatten(1)))
+    sets = [load(data, "train"), images]
+    features = []
+    for part in sets:
+        seen.clear()
+        loop.predict(model, image_sets.on_device(part, data, "cpu"))
+        features.append(torch.cat(seen).double().numpy())
+    hook.remove()
+    scores = fit(features[0]).distance(features[1])  # type: ignore[union-attr]
+    limit = found["threshold"]
+    assert 0.03 < (scores > limit * (1 + 1e-4)).mean() <= 0.05
     said = json.loads(here("predict", "model", "scans", "--json").out)["predictions"]
-    assert [entry["energy"] for entry in said] == pytest.approx(scores[:40], abs=1e-3)
-    assert [entry["unlike"] for entry in said] == (scores[:40] > limit).tolist()
+    assert [entry["unlikeness"] for entry in said] == pytest.approx(scores[:40], rel=1e-3)
+    assert [entry["unlike"] for entry in said] == [entry["unlikeness"] > limit for entry in said]
     lines = here("predict", "model", "scans").out.splitlines()
-    assert ["unlike the training's pictures" in line for line in lines] == (scores[:40] > limit).tolist()
+    assert ["unlike the training's pictures" in line for line in lines] == [entry["unlike"] for entry in said]
+
+
+def test_pictures_of_something_else_are_called_unlike(made: Path, here: Run, tmp_path: Path) -> None:
+    (tmp_path / "inverted").mkdir()
+    for path in (tmp_path / "scans").iterdir():
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(tmp_path / "inverted" / path.name)
+    for name in ("model", "views"):
+        shares = []
+        for folder in ("scans", "inverted"):
+            said = json.loads(here("predict", name, folder, "--json").out)["predictions"]
+            shares.append(np.mean([entry["unlike"] for entry in said]))
+        assert shares[1] > max(0.3, 3 * shares[0]), name
 
 
 def test_views_are_averaged_inside_of_the_file_and_by_predict(made: Path, here: Run) -> None:
@@ -273,7 +295,7 @@ def test_a_bundle_of_an_earlier_version_goes_on(here: Run, tmp_path: Path) -> No
         {"refusal": {"min_confidence": 0.5}},
         {"refusal": 3},
         {"unlike": {"score": "magic", "threshold": 1}},
-        {"unlike": {"score": "energy", "threshold": None}},
+        {"unlike": {"score": "feature_distance", "threshold": None}},
     ],
 )
 def test_spoiled_statements_are_one_line(here: Run, tmp_path: Path, change: dict[str, Any]) -> None:
@@ -302,6 +324,13 @@ def test_evaluate_measures_worse_pictures_and_views(here: Run, made: Path) -> No
     # The same numbers again.
     again = here("evaluate", "trained/best/seed-1.pt", "--json")
     assert json.loads(again.out)["corruptions"] == table
+
+
+def test_an_exported_network_is_measured_on_worse_pictures_too(made: Path) -> None:
+    images, _, model, data = validation(made)
+    of_torch = loop.corruptions(model, image_sets.on_device(images, data, "cpu"))
+    of_file = finish.corruptions(Artifact.load(made / "model" / "model.onnx"), images)
+    assert of_file == pytest.approx(of_torch, abs=1.01 / len(images.labels))
 
 
 def test_digests_are_of_the_finished_file(made: Path) -> None:

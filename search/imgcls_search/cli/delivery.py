@@ -234,7 +234,7 @@ def predict(
 def _doubts(found: Prediction) -> dict[str, Any]:
     """Return what makes an answer doubtful, as far as that was looked at."""
     unsure = {"unsure": found.is_unsure} if found.is_unsure is not None else {}
-    unlike = {"unlike": found.is_unlike, "energy": found.energy} if found.is_unlike is not None else {}
+    unlike = {"unlike": found.is_unlike, "unlikeness": found.unlikeness} if found.is_unlike is not None else {}
     return {**unsure, **unlike}
 
 

@@ -14,7 +14,7 @@ from imgcls_search.costs import Costs, problem
 from imgcls_search.data.decode import FILLED, FITTED, steps
 from imgcls_search.data.image import Frame
 from imgcls_search.deploy.artifact import INPUT, OUTPUT, Artifact
-from imgcls_search.deploy.unlike import SCORE
+from imgcls_search.deploy.unlike import SCORES, Score
 from imgcls_search.errors import DeployError
 from imgcls_search.image_size import ImageSize, normal
 from imgcls_search.terminal import shown
@@ -64,7 +64,10 @@ class Sureness:
     """Below this probability of the class that is decided on, there is no answer."""
 
     unlike: float | None = None
-    """The energy above which a picture is called unlike those of the training; None where it is not known."""
+    """The score above which a picture is called unlike those of the training; None where it is not known."""
+
+    score: Score = "feature_distance"
+    """What that is: the file's second output, or 1 less the largest probability."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -138,7 +141,7 @@ def _sureness_in_words(sureness: Sureness) -> dict[str, Any]:
     if sureness.min_confidence is not None:
         found["refusal"] = {"min_confidence": sureness.min_confidence}
     if sureness.unlike is not None:
-        found["unlike"] = {"score": SCORE, "threshold": sureness.unlike}
+        found["unlike"] = {"score": sureness.score, "threshold": sureness.unlike}
     return found
 
 
@@ -318,15 +321,17 @@ def _sureness(folder: Path, about: Mapping[str, Any], labels: Sequence[str]) -> 
         place = f"{folder / DESCRIPTION}: refusal.min_confidence"
         raise DeployError(f"{place}: {least!r:.50} is not allowed; allowed: a number from 0 to 1")
     limit = strange.get("threshold") if strange is not None else None
-    if strange is not None and (strange.get("score") != SCORE or not _is_number(limit)):
+    if strange is not None and (strange.get("score") not in SCORES or not _is_number(limit)):
         raise DeployError(
-            f"{folder / DESCRIPTION}: unlike: {strange!r:.50} is not allowed; allowed: score {SCORE!r} with a threshold"
+            f"{folder / DESCRIPTION}: unlike: {strange!r:.50} is not allowed; allowed: a score of "
+            f"{', '.join(SCORES)}, and a number as threshold"
         )
     return Sureness(
         temperatures=tuple(map(float, values)),
         is_calibrated=made.get("is_calibrated") is True,
         min_confidence=least,
         unlike=limit,
+        score=strange["score"] if strange is not None else SCORES[0],
     )
 
 
@@ -364,5 +369,8 @@ def _check_fit(folder: Path, bundle: Bundle) -> None:
         raise DeployError(f"{folder}: the model takes {bundle.artifact.pixel_shape}, {DESCRIPTION} says {expected}")
     if bundle.artifact.classes != len(bundle.labels):
         raise DeployError(f"{folder}: the model has {bundle.artifact.classes} classes, but {len(bundle.labels)} labels")
+    needs = bundle.sureness.unlike is not None and bundle.sureness.score == "feature_distance"
+    if needs and not bundle.artifact.gives_unlike:
+        raise DeployError(f"{folder}: {DESCRIPTION} has a threshold of feature distances, but the model gives none")
     if bundle.thresholds is not None and len(bundle.thresholds) != len(bundle.labels):
         raise DeployError(f"{folder}: {len(bundle.thresholds)} thresholds, but {len(bundle.labels)} labels")

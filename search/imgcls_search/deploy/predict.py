@@ -18,7 +18,7 @@ from imgcls_search.data.source import LeftOut
 from imgcls_search.data.tally import Tally, image_files
 from imgcls_search.deploy.artifact import Artifact, measure_latency
 from imgcls_search.deploy.bundle import Bundle
-from imgcls_search.deploy.unlike import energy
+from imgcls_search.deploy.unlike import doubt
 from imgcls_search.deploy.views import VIEWS, ViewsName
 from imgcls_search.errors import UserError
 
@@ -45,7 +45,7 @@ class Prediction:
     is_unlike: bool | None = None
     """Whether the picture is unlike those of the training; None where the bundle does not know."""
 
-    energy: float | None = None
+    unlikeness: float | None = None
     """By which that is told; more is more unlike."""
 
 
@@ -127,12 +127,13 @@ def _classify(
     pixels = [item[1] for item in items if not isinstance(item, Skipped)]
     rows: Iterator[Prediction] = iter(())
     if pixels:
-        logits = logits_of_views(bundle.artifact, np.stack(pixels), views)
+        stacked = np.stack(pixels)
+        logits = logits_of_views(bundle.artifact, stacked, views)
         if bundle.thresholds is not None:
             rows = _labelled(bundle, bundle.thresholds, sigmoid(logits), top)
         else:
             rows = _ranked(bundle, softmax(logits), top, least)
-        rows = _with_energy(bundle, logits, rows)
+        rows = _with_unlikeness(bundle, stacked, logits, views, rows)
     for item in items:
         yield item if isinstance(item, Skipped) else replace(next(rows), image=item[0])
 
@@ -144,16 +145,25 @@ def logits_of_views(artifact: Artifact, pixels: npt.NDArray[np.uint8], views: Vi
     return mean
 
 
-def _with_energy(bundle: Bundle, logits: npt.NDArray[np.float32], rows: Iterator[Prediction]) -> Iterator[Prediction]:
+def _with_unlikeness(
+    bundle: Bundle,
+    pixels: npt.NDArray[np.uint8],
+    logits: npt.NDArray[np.float32],
+    views: ViewsName,
+    rows: Iterator[Prediction],
+) -> Iterator[Prediction]:
     """Yield predictions with how unlike the training's pictures each image is."""
     limit = bundle.sureness.unlike
     if limit is None:
         yield from rows
         return
-    # The energy is that of the network's own logits.
-    scores = energy(logits * np.array(bundle.sureness.temperatures), several=bundle.thresholds is not None)
+    if bundle.sureness.score == "feature_distance":
+        each = [bundle.artifact.unlike(view.of(pixels)) for view in VIEWS[views]]
+        scores = np.mean([part for part in each if part is not None], axis=0)
+    else:
+        scores = doubt(softmax(logits))
     for row, score in zip(rows, scores.tolist(), strict=True):
-        yield replace(row, is_unlike=score > limit, energy=score)
+        yield replace(row, is_unlike=score > limit, unlikeness=score)
 
 
 def _labelled(

@@ -232,8 +232,9 @@ def _sureness(metrics: BundleMetrics) -> Iterator[str]:
     if (strange := found["unlike"]) is not None:
         yield ""
         yield (
-            f"`predict` marks pictures as unlike the training's above an energy of {strange['threshold']:.4g}, which 5 "
-            "% of the validation images exceed. It finds some pictures of something else, not all."
+            f"`predict` marks pictures as unlike the training's by their {strange['score'].replace('_', ' ')}: above a "
+            f"score of {strange['threshold']:.4g}, which 5 % of the validation images exceed. It finds some pictures "
+            "of something else, not all."
         )
 
 

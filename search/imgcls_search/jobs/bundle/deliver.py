@@ -13,9 +13,10 @@ import numpy as np
 
 from imgcls_search import atomic
 from imgcls_search.data import Images, load
-from imgcls_search.deploy import additions, bundle
+from imgcls_search.deploy import additions, bundle, unlike
 from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.deploy.onnx import export_onnx
+from imgcls_search.deploy.unlike import Spread
 from imgcls_search.deploy.views import VIEWS, ViewsName
 from imgcls_search.errors import DeployError, UserError, writing
 from imgcls_search.jobs.bundle.card import card
@@ -34,6 +35,9 @@ TOLERANCE = 1e-3
 
 
 STEPS = 6
+
+BLOCK = 512
+"""Training images that are read together."""
 
 
 def deliver(
@@ -62,7 +66,7 @@ def deliver(
     with _folder(out) as folder:
         path = folder / bundle.FILES["model"]
         step("reading the validation images", 1, STEPS)
-        images, are_same = _validation_images(trained, cache, say)
+        training, images, are_same = _images(trained, cache, say)
         if must_be_same and not are_same:
             raise UserError(
                 f"--data: the images in {trained.found.component('data').args.get('root')} are not those that "
@@ -72,12 +76,14 @@ def deliver(
         _place_model(trained, path)
         artifact = Artifact.load(path)
         latency = measure(artifact, images)
+        step("calibrating on the validation images", 3, STEPS)
+        if are_same and trained.is_held_out and (spread := _spread_of_features(path, training)) is not None:
+            additions.give_distance(path, spread)
         if tta != "none":
             additions.average_views(path, tta)
-            artifact = Artifact.load(path)
-        step("calibrating on the validation images", 3, STEPS)
-        logits = artifact.logits(images.pixels)
-        found = settle(trained, logits, images.labels, are_same=are_same, target=target_precision)
+        artifact = Artifact.load(path)
+        logits, distances = artifact.logits(images.pixels), artifact.unlike(images.pixels)
+        found = settle(trained, logits, distances, images.labels, are_same=are_same, target=target_precision)
         if found.calibration.is_kept:
             additions.divide_logits(path, found.calibration.temperatures)
             artifact = Artifact.load(path)
@@ -104,13 +110,31 @@ def _folder(out: Path) -> Iterator[Path]:
         yield draft
 
 
-def _validation_images(trained: Trained, cache: Path, say: Callable[[str], None]) -> tuple[Images, bool]:
-    """Return the validation images, and whether they are those that the training had."""
+def _images(trained: Trained, cache: Path, say: Callable[[str], None]) -> tuple[Images, Images, bool]:
+    """Return the training and the validation images, and whether they are those that the training had."""
     study_data.must_be_there(trained.found.component("data"))
     found = pipeline.prepare_data(trained.found, cache, say=say)
     if found.has_several_labels != trained.data.has_several_labels or found.classes != trained.data.classes:
         raise DeployError(f"{trained.weights}: the images have other classes now than when it was trained")
-    return load(found, "val"), pipeline.has_prints(trained.found, found, trained.data.prints)
+    return load(found, "train"), load(found, "val"), pipeline.has_prints(trained.found, found, trained.data.prints)
+
+
+def _spread_of_features(path: Path, training: Images) -> Spread | None:
+    """Return the spread of the features of training images, None where the last layer of the file takes none."""
+    count = min(unlike.MOST_TRAINING_IMAGES, len(training.labels))
+    chosen = np.linspace(0, len(training.labels) - 1, count).round().astype(np.int64)
+    copy = path.with_name(".features.onnx")
+    try:
+        if not additions.give_features(path, copy):
+            return None
+        artifact = Artifact.load(copy)
+        blocks = np.array_split(chosen, max(1, count // BLOCK))
+        return unlike.fit(np.concatenate([artifact.features(training.pixels[block]) for block in blocks]))
+    except DeployError:
+        # The last layer takes something else than one row of floats an image.
+        return None
+    finally:
+        copy.unlink(missing_ok=True)
 
 
 def _place_model(trained: Trained, path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from imgcls_search import costs
 from imgcls_search.deploy import unlike
+from imgcls_search.deploy.unlike import Score
 from imgcls_search.errors import UserError
 from imgcls_search.jobs.bundle.weights import Trained
 from imgcls_search.train import calibration, refusing
@@ -39,6 +40,9 @@ class Sureness:
     unlike: float | None = None
     """The score above which a picture is called unlike those of the training."""
 
+    score: Score = "feature_distance"
+    """What that is."""
+
 
 def check_target(trained: Trained, target: float | None) -> None:
     """Refuse a precision that cannot be promised, before anything is exported.
@@ -60,8 +64,16 @@ def check_target(trained: Trained, target: float | None) -> None:
         raise UserError(f"{option}: needs at least {needed} validation images, all of them right; there are {count}")
 
 
-def settle(trained: Trained, logits: Array, labels: Array, *, are_same: bool, target: float | None) -> Sureness:
-    """Return what can be said by the logits [N, classes] that the file gives for the validation images.
+def settle(
+    trained: Trained,
+    logits: Array,
+    distances: Array | None,
+    labels: Array,
+    *,
+    are_same: bool,
+    target: float | None,
+) -> Sureness:
+    """Return what can be said by what the file gives for the validation images: logits [N, classes], distances [N].
 
     Raises:
         UserError: the precision that is asked for is reached by no threshold.
@@ -78,14 +90,25 @@ def settle(trained: Trained, logits: Array, labels: Array, *, are_same: bool, ta
     cuts = trained.data.cuts
     if cuts is not None:
         cuts = tuple(found.threshold(number, cut) for number, cut in enumerate(cuts))
-    limit = unlike.threshold(unlike.energy(logits, several=several)) if is_held_out else None
+    limit = unlike.threshold(distances) if distances is not None and is_held_out else None
     if several:
         return Sureness(calibration=found, cuts=cuts, unlike=limit)
     # As the file will give them.
+    shares = calibration.probabilities(found.applied(logits), labels)
+    if distances is None and is_held_out:
+        limit = unlike.threshold(unlike.doubt(shares))
     confidence, right = decisions(trained, (logits / np.float32(found.temperatures[0])), labels)
     refusal = _reached(confidence, right, target) if target is not None else None
     answered = tuple(refusing.table(confidence, right)) if is_held_out else ()
-    return Sureness(calibration=found, cuts=cuts, answered=answered, target=target, refusal=refusal, unlike=limit)
+    return Sureness(
+        calibration=found,
+        cuts=cuts,
+        answered=answered,
+        target=target,
+        refusal=refusal,
+        unlike=limit,
+        score="feature_distance" if distances is not None else "largest_probability",
+    )
 
 
 def decisions(trained: Trained, logits: Array, labels: Array) -> tuple[Array, Array]:
@@ -125,7 +148,7 @@ def as_numbers(found: Sureness, classes: Sequence[str]) -> Mapping[str, Any]:
         },
         "answered": [_row(row) for row in found.answered],
         "refusal": {**_row(found.refusal), "target_precision": found.target} if found.refusal is not None else None,
-        "unlike": {"score": unlike.SCORE, "threshold": found.unlike} if found.unlike is not None else None,
+        "unlike": {"score": found.score, "threshold": found.unlike} if found.unlike is not None else None,
     }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from scipy import stats
 from sklearn.metrics import f1_score
 
 from tests.conftest import Answer
+from tests.views.test_service import write_bundle
 
 SCRIPTS = Path(__file__).parent.parent / "scripts" / "bench"
 
@@ -48,11 +48,10 @@ BENCHMARKS = sorted(
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_help_teaches_by_example(name: str) -> None:
-    command = [sys.executable, str(SCRIPTS / f"{name}.py"), "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    assert f"python scripts/bench/{name}.py" in done.stdout
+def test_help_teaches_by_example(name: str, run_script: Callable[..., Answer], tmp_path: Path) -> None:
+    done = run_script(SCRIPTS / f"{name}.py", "--help", cwd=tmp_path, fresh=True)
+    assert done.code == 0, done.err
+    assert f"python scripts/bench/{name}.py" in done.out
 
 
 def test_throughput_compares_four_ways_holds_the_images_once_and_compares_accuracies(
@@ -107,11 +106,11 @@ def test_compression_measures_sizes_speeds_and_accuracy(bench: Bench, tmp_path: 
 
 
 def test_large_study_goes_on_and_is_shown(bench: Bench, tmp_path: Path) -> None:
-    (found,) = bench("load", tmp_path, "--trials", "10000", "--tiny-trials", "0")["commands"]
+    (found,) = bench("load", tmp_path, "--trials", "1000", "--tiny-trials", "0")["commands"]
     assert found["best"] >= found["best_that_was_filled_in"]
     assert found["exported"]
     assert found["top"] == 5
-    assert found["dashboard"] == {"page": True, "study": "load", "trials": 10_002}
+    assert found["dashboard"] == {"page": True, "study": "load", "trials": 1_002}
 
 
 def test_workers_are_compared(bench: Bench, tmp_path: Path) -> None:
@@ -285,3 +284,12 @@ def test_head_trials_on_kept_features_are_counted_against_those_behind_the_netwo
         expected = 60 * found[name]["epochs"] / 2 / found[name]["seconds"]
         assert found[name]["trials_a_minute"] == pytest.approx(expected, rel=0.02)
     assert found["times_uncached"] > 0
+
+
+def test_answers_of_a_served_model_are_timed(bench: Bench, images: Path, tmp_path: Path) -> None:
+    write_bundle(tmp_path / "model")
+    photos = str(images / "train")
+    found = bench("serve", tmp_path, str(tmp_path / "model"), photos, "--clients", "1", "3", "--seconds", "0.5")
+    assert [entry["clients"] for entry in found["served"]] == [1, 3]
+    assert all(entry["answers"] >= entry["clients"] for entry in found["served"])
+    assert len(found["alone"]) == 2

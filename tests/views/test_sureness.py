@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from imgcls_search.jobs.evaluate import Evaluation
 from imgcls_search.train.calibration import bins, confidences
 from imgcls_search.train.metrics import softmax
 from imgcls_search.train.metrics_several import sigmoid
-from imgcls_search.views.sureness import risk_coverage, sureness_of
+from imgcls_search.views.sections import Section, Sketchbook
+from imgcls_search.views.sureness import risk_coverage, sureness
 
 
 def evaluation(*, several: bool, count: int = 600) -> Evaluation:
@@ -35,23 +39,29 @@ def evaluation(*, several: bool, count: int = 600) -> Evaluation:
     )
 
 
+def shown(case: Evaluation) -> Section:
+    """The section of the report; it looks at the evaluation alone."""
+    looked: Any = SimpleNamespace(evaluation=case)
+    return sureness(looked, Sketchbook())
+
+
 @pytest.mark.parametrize("several", [False, True])
 def test_the_report_says_how_sure_a_network_is(several: bool) -> None:
-    found = sureness_of(evaluation(several=several))
-    assert "A bundle has " + ("one temperature a label" if several else "a temperature of ") in found["words"]
-    assert len(found["pictures"]) == (1 if several else 2)
-    assert all("<svg" in svg and caption for svg, caption in found["pictures"])
-    assert "calibrated" in found["pictures"][0][0] or "as trained" in found["words"].lower()
+    found = shown(evaluation(several=several))
+    assert "A bundle has " + ("one temperature a label" if several else "a temperature of ") in found.text
+    assert len(found.pictures) == (1 if several else 2)
+    assert all("<svg" in picture.svg and picture.caption for picture in found.pictures)
+    assert len(found.table) == (0 if several else 9)
     if not several:
-        assert found["rows"][0][:2] == ("0", "100.0%")
-        answered = [float(share.rstrip("%")) for _, share, _ in found["rows"]]
+        assert tuple(found.table[1][:2]) == ("0", "100.0%")
+        answered = [float(row[1].rstrip("%")) for row in found.table[1:]]
         assert answered == sorted(answered, reverse=True)
 
 
 def test_one_image_is_drawn_too() -> None:
-    found = sureness_of(evaluation(several=False, count=1))
-    assert "1 validation images are too few" in found["words"]
-    assert len(found["pictures"]) == 2
+    found = shown(evaluation(several=False, count=1))
+    assert "1 validation images are too few" in found.text
+    assert len(found.pictures) == 2
 
 
 def test_the_picture_shows_what_is_left() -> None:

@@ -249,7 +249,7 @@ class Record:
     def set_fact(self, name: Literal["ablation"], value: Ablation) -> None: ...
 
     @overload
-    def set_fact(self, name: Literal["data_root", "data_file"], value: str) -> None: ...
+    def set_fact(self, name: Literal["data_root", "data_file", "known_as"], value: str) -> None: ...
 
     @overload
     def set_fact(self, name: Literal["weights"], value: dict[str, WeightsFact]) -> None: ...
@@ -258,7 +258,9 @@ class Record:
     def set_fact(self, name: Literal["auto"], value: AutoFact) -> None: ...
 
     def set_fact(
-        self, name: Literal["confirmed", "ablation", "weights", "auto", "data_root", "data_file"], value: Any
+        self,
+        name: Literal["confirmed", "ablation", "weights", "auto", "data_root", "data_file", "known_as"],
+        value: Any,
     ) -> None:
         """Record a fact about the study as a whole."""
         self.rows.set_fact(name, value)
@@ -314,11 +316,10 @@ def create(files: StudyFiles, objectives: Sequence[tuple[str, str]], facts: Stud
             study_name=draft,
             directions=[StudyDirection[direction.upper()] for _, direction in objectives],
         )
-        if len(objectives) > 1:
-            with warnings.catch_warnings():
-                # Optuna may yet change it; what a study loses without it is the objectives' names in the dashboard.
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                study.set_metric_names([metric for metric, _ in objectives])
+        with warnings.catch_warnings():
+            # Optuna may yet change it; what a study loses without it is the objectives' names in the dashboard.
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names([metric for metric, _ in objectives])
         for name, value in {**facts, "objectives": [list(objective) for objective in objectives]}.items():
             study.set_user_attr(name, value)
     return load(files)

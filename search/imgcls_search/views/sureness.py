@@ -7,39 +7,35 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from torch import nn
 
-from imgcls_search.config import TrialConfig
-from imgcls_search.data import Images, Prepared, load
-from imgcls_search.deploy.artifact import Artifact
+from imgcls_search.data import Images, load
 from imgcls_search.jobs.evaluate import Evaluation, corruption_table
 from imgcls_search.rounding import share
 from imgcls_search.train import calibration, refusing
+from imgcls_search.views.mistakes import Looked
+from imgcls_search.views.sections import Section, Sketchbook
 from imgcls_search.worker import figures
 
 MOST_CORRUPTED = 200
 """Images that the report corrupts: each is looked at 15 times."""
 
 
-def sureness_of(found: Evaluation) -> dict[str, Any]:
-    """Return how sure a network is and how right that is, as words, a table and two pictures."""
+def sureness(looked: Looked, book: Sketchbook) -> Section:
+    """Say how sure a network is and how right that is, in words, two pictures and a table."""
+    found = looked.evaluation
     made = calibration.calibrate(_logits(found), found.labels)
-    picture = figures.to_svg(reliability(found, made), "reliability")
-    pictures = [(picture, "How right it is against how sure it is, in 15 bins of equally many images")]
-    rows: list[tuple[str, str, str]] = []
+    caption = "How right it is against how sure it is, in 15 bins of equally many images"
+    pictures = [book.picture(reliability(found, made), caption)]
+    table: list[tuple[str, ...]] = []
     if found.labels.ndim == 1:
         confidence, right = _decisions(found, made)
-        picture = figures.to_svg(risk_coverage(confidence, right), "coverage")
-        pictures.append((picture, "What share of its answers is wrong where it answers only what it is surest of"))
-        rows = [
-            (
-                f"{row.threshold:g}",
-                f"{row.share:.1%}",
-                share(row.right / row.answered, row.answered) if row.answered else "none answered",
-            )
-            for row in refusing.table(confidence, right)
-        ]
-    return {"pictures": pictures, "words": _in_words(made), "rows": rows}
+        caption = "What share of its answers is wrong where it answers only what it is surest of"
+        pictures.append(book.picture(risk_coverage(confidence, right), caption))
+        table = [("answered from a confidence of", "share answered", "right of these")]
+        for row in refusing.table(confidence, right):
+            hits = share(row.right / row.answered, row.answered) if row.answered else "none answered"
+            table.append((f"{row.threshold:g}", f"{row.share:.1%}", hits))
+    return Section(title="How sure it is", text=_in_words(made), pictures=pictures, table=table)
 
 
 def reliability(found: Evaluation, made: calibration.Calibration) -> Figure:
@@ -56,23 +52,24 @@ def risk_coverage(confidence: np.ndarray[Any, Any], right: np.ndarray[Any, Any])
     return figures.risk_coverage(*refusing.risk_coverage(confidence, right))
 
 
-def corruptions_of(network: nn.Module | Artifact, config: TrialConfig, data: Prepared) -> dict[str, Any] | None:
-    """Return the accuracy on worse versions of some validation images; None where images have several labels."""
-    if data.has_several_labels:
+def worse_pictures(looked: Looked, book: Sketchbook) -> Section | None:
+    """Say how right a network is on worse versions of some validation images; None where images have several labels."""
+    if looked.data.has_several_labels:
         return None
-    images = _some(load(data, "val"))
-    table = corruption_table(network, config, data, [images])
+    images = _some(load(looked.data, "val"))
+    table = corruption_table(looked.artifact or looked.model, looked.config, looked.data, [images])
     count = len(images.labels)
-    names = dict.fromkeys(name for name, _ in table)
     severities = sorted({severity for _, severity in table})
-    return {
-        "images": count,
-        "mean": share(sum(table.values()) / len(table), count),
-        "severities": severities,
-        "rows": [
-            (name.replace("_", " "), [share(table[name, severity], count) for severity in severities]) for name in names
-        ],
-    }
+    rows = [
+        (name.replace("_", " "), *(share(table[name, severity], count) for severity in severities))
+        for name in dict.fromkeys(name for name, _ in table)
+    ]
+    return Section(
+        title="On worse pictures",
+        text=f"Accuracy on {count} validation images with corruptions after Hendrycks and Dietterich (2019); the mean, "
+        f"corruption_accuracy, is {share(sum(table.values()) / len(table), count)}.",
+        table=[("corruption", *(f"severity {severity}" for severity in severities)), *rows],
+    )
 
 
 def _some(images: Images) -> Images:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from imgcls_search.space import Space
 from imgcls_search.strategy.changes import Changes
 from imgcls_search.strategy.draws import draw_evenly, fixed_candidate
+from imgcls_search.strategy.earlier import RACERS, Knowledge, normal_scores
 from imgcls_search.strategy.encoding import Encoding
+from imgcls_search.strategy.race import RACES
 from imgcls_search.strategy.surrogate import Points, Surrogate, expected_improvement, squash, times_of
 from imgcls_search.strategy.view import View
 from imgcls_search.trial import Candidate, Trial
@@ -33,6 +36,9 @@ FEWEST_TRIALS = 8
 
 STEP = 0.1
 """How far neighbours are moved: a share of a number's range, and the probability that a choice is drawn anew."""
+
+EVENLY = 5
+"""Trials that are spread evenly after the race of a search that knows earlier studies."""
 
 BELOW_ONE = 1 - 1e-9
 """The largest coordinate of a point."""
@@ -58,13 +64,18 @@ class CurveSampler:
         self.ordered: list[Standing] = []
         """The same, the best first; a large study's would take long to collect and to sort for each draw."""
 
+        self.knowledge: Knowledge | None = None
+        """What earlier studies say of the space."""
+
     def draw(self, view: View, number: int, attempt: int) -> Candidate | None:
         """Return a candidate."""
         import numpy as np
 
         rng = np.random.default_rng(view.derive(number, attempt, 7))
         sign = 1 if view.space.objectives[0][1] == "maximize" else -1
-        if number < self.n_startup_trials or rng.random() < self.random_share:
+        if (racer := self._racer(view, number, attempt)) is not None:
+            return racer
+        if number < self._startup(view) or rng.random() < self.random_share:
             return draw_evenly(view, number, attempt)
         self._look(view.trials, sign)
         if len(self.ordered) < 3:
@@ -75,8 +86,56 @@ class CurveSampler:
         shown = [by_number[number] for *_, number in standings]
         known = np.array([self._place(trial) for trial in shown])
         several = self._candidates(standings, known, rng)
-        chosen = several[self._choose(shown, known, several, sign, rng)]
+        if self.knowledge is None:
+            chosen = several[self._choose(shown, known, several, sign, rng)]
+        else:
+            chosen = self._choose_knowing(shown, known, several, sign, rng, self.knowledge)
         return fixed_candidate(view, self.encoding.params_at(chosen))
+
+    def _startup(self, view: View) -> int:
+        if self.knowledge is None:
+            return self.n_startup_trials
+        return min(self.n_startup_trials, RACERS + EVENLY) + len(view.space.start)
+
+    def _racer(self, view: View, number: int, attempt: int) -> Candidate | None:
+        """Return the next setting of the portfolio for as long as the race is not full."""
+        if self.knowledge is None or number >= len(view.space.start) + RACERS:
+            return None
+        # Each attempt so far was a rejection or a repeat.
+        index = number + attempt + sum(len(trial.rejected_before) for trial in view.trials) - len(view.space.start)
+        if index >= len(self.knowledge.portfolio):
+            return None
+        point = self.knowledge.portfolio[max(index, 0)]
+        return replace(fixed_candidate(view, self.encoding.params_at(point)), sampler_state=RACES)
+
+    def _choose_knowing(
+        self, shown: Sequence[Trial], known: Array, several: Array, sign: int, rng: Any, knowledge: Knowledge
+    ) -> Array:
+        """Return the point that is expected to improve most, where earlier studies have a say too."""
+        import numpy as np
+
+        for trial, point in zip(shown, known, strict=True):
+            if trial.number not in knowledge.known:
+                knowledge.known[trial.number] = knowledge.predict(point[None])[0]
+        theirs = np.array([knowledge.known[trial.number] for trial in shown])
+        scores = normal_scores(
+            [
+                (_rung(trial, self.epochs), sign * _value(trial, _rung(trial, self.epochs), self.epochs))
+                for trial in shown
+            ]
+        )
+        weights = knowledge.weights(theirs, scores)
+        if not weights.any():
+            return np.asarray(several[self._choose(shown, known, several, sign, rng)])
+        say = weights**2 / (weights**2).sum()
+        pooled = knowledge.expected @ say
+        best = np.argsort(-pooled, kind="stable")[:CANDIDATES]
+        beside = several[CANDIDATES:]
+        points = np.concatenate([knowledge.pool[best], beside])
+        prior = np.concatenate([pooled[best], knowledge.predict(beside) @ say])
+        trust = float(weights.max())
+        index = self._choose(shown, known, points, sign, rng, columns=(trust * (theirs @ say), trust * prior))
+        return np.asarray(points[index])
 
     def _look(self, trials: Sequence[Trial], sign: int) -> None:
         for trial, _ in self.changes.take(trials):
@@ -91,17 +150,30 @@ class CurveSampler:
             self.places[trial.number] = self.encoding.point(trial.candidate.params)
         return self.places[trial.number]
 
-    def _choose(self, shown: Sequence[Trial], known: Array, several: Array, sign: int, rng: Any) -> int:
-        """Return the index of the point that is expected to improve most on what is known."""
+    def _choose(
+        self,
+        shown: Sequence[Trial],
+        known: Array,
+        several: Array,
+        sign: int,
+        rng: Any,
+        columns: tuple[Array, Array] | None = None,
+    ) -> int:
+        """Return the index of the point that is expected to improve most on what is known.
+
+        `columns` are a further column of the rows of what is known, and of the points to choose from.
+        """
         import numpy as np
 
-        rows = self.encoding.rows_at(known)
+        rows, others = self.encoding.rows_at(known), self.encoding.rows_at(several)
+        if columns is not None:
+            rows, others = np.column_stack([rows, columns[0]]), np.column_stack([others, columns[1]])
         points = self._points(shown, rows, sign, rng)
         surrogate = Surrogate(points, rng)
         time = float(times_of([self.epochs], self.epochs)[0])
         best = float(surrogate.means(rows, points.owners, time).max())
         strangers = np.full(len(several), -1.0)
-        expected = surrogate.predict(self.encoding.rows_at(several), strangers, time)
+        expected = surrogate.predict(others, strangers, time)
         return int(expected_improvement(*expected, best).argmax())
 
     def _points(self, shown: Sequence[Trial], rows: Array, sign: int, rng: Any) -> Points:

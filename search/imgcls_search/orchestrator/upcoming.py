@@ -83,14 +83,15 @@ class Upcoming:
                 return trial
 
     def _promote(self) -> Trial | None:
-        """Return a paused trial that has earned to go on, the winner of a race first."""
+        """Return a paused trial that has earned to go on, racers first."""
         trials = self.record.trials
         if self.race is not None:
             is_last_drawn = self.is_exhausted or len(trials) >= self.context.settings.trials
+            if (racer := self.race.next(trials, is_last_drawn=is_last_drawn)) is not None:
+                self.record.set_plan(racer[0], until=racer[1], paused=False)
+                return racer[0]
             if self.race.is_on(trials, is_last_drawn=is_last_drawn):
                 return None
-            if (winner := self.race.winner(trials)) is not None:
-                return self.finish(winner)
         promoted = self.pruner.promote(trials)
         if promoted is not None:
             self.record.set_plan(promoted, until=self.pruner.milestone(promoted), paused=False)
@@ -195,7 +196,7 @@ class Upcoming:
     def _first_milestone(self, trial: Trial, *, is_claimed: bool) -> int:
         last = trial.last_epoch(self.context.epochs)
         if self.race is not None and races(trial):
-            return min(self.race.rung, last)
+            return min(self.race.rungs[0], last)
         # What is known to be good trains to its end, whatever its early epochs say: all else must beat it.
         is_start = is_claimed or len(self.record.trials) < len(self.context.space.start)
         return last if is_start else min(self.pruner.milestone(trial), last)

@@ -37,8 +37,8 @@ FEWEST_TRIALS = 8
 STEP = 0.1
 """How far neighbours are moved: a share of a number's range, and the probability that a choice is drawn anew."""
 
-EVENLY = 5
-"""Trials that are spread evenly after the race of a search that knows earlier studies."""
+EVEN_ONE_IN = 4
+"""One racer of so many is spread evenly."""
 
 BELOW_ONE = 1 - 1e-9
 """The largest coordinate of a point."""
@@ -75,7 +75,8 @@ class CurveSampler:
         sign = 1 if view.space.objectives[0][1] == "maximize" else -1
         if (racer := self._racer(view, number, attempt)) is not None:
             return racer
-        if number < self._startup(view) or rng.random() < self.random_share:
+        is_even = rng.random() < self.random_share
+        if is_even or (self.knowledge is None and number < self.n_startup_trials):
             return draw_evenly(view, number, attempt)
         self._look(view.trials, sign)
         if len(self.ordered) < 3:
@@ -85,56 +86,65 @@ class CurveSampler:
         by_number = {trial.number: trial for trial in view.trials}
         shown = [by_number[number] for *_, number in standings]
         known = np.array([self._place(trial) for trial in shown])
+        say = self._say(shown, known, sign)
+        if say is None and number < self.n_startup_trials:
+            return draw_evenly(view, number, attempt)
         several = self._candidates(standings, known, rng)
-        if self.knowledge is None:
+        if say is None:
             chosen = several[self._choose(shown, known, several, sign, rng)]
         else:
-            chosen = self._choose_knowing(shown, known, several, sign, rng, self.knowledge)
+            chosen = self._choose_knowing(shown, known, several, sign, rng, say)
         return fixed_candidate(view, self.encoding.params_at(chosen))
 
-    def _startup(self, view: View) -> int:
-        if self.knowledge is None:
-            return self.n_startup_trials
-        return min(self.n_startup_trials, RACERS + EVENLY) + len(view.space.start)
-
     def _racer(self, view: View, number: int, attempt: int) -> Candidate | None:
-        """Return the next setting of the portfolio for as long as the race is not full."""
-        if self.knowledge is None or number >= len(view.space.start) + RACERS:
+        """Return the next setting of the portfolio, or now and then an even one, for as long as the race is not full.
+
+        The even ones are there for earlier studies that mislead.
+        """
+        place = number - len(view.space.start)
+        if self.knowledge is None or place >= RACERS:
             return None
         # Each attempt so far was a rejection or a repeat.
-        index = number + attempt + sum(len(trial.rejected_before) for trial in view.trials) - len(view.space.start)
-        if index >= len(self.knowledge.portfolio):
-            return None
-        point = self.knowledge.portfolio[max(index, 0)]
+        index = max(place, 0) + attempt + sum(len(trial.rejected_before) for trial in view.trials)
+        if place % EVEN_ONE_IN == EVEN_ONE_IN - 1 or index >= len(self.knowledge.portfolio):
+            return replace(draw_evenly(view, number, attempt), sampler_state=RACES)
+        point = self.knowledge.portfolio[index]
         return replace(fixed_candidate(view, self.encoding.params_at(point)), sampler_state=RACES)
 
-    def _choose_knowing(
-        self, shown: Sequence[Trial], known: Array, several: Array, sign: int, rng: Any, knowledge: Knowledge
-    ) -> Array:
-        """Return the point that is expected to improve most, where earlier studies have a say too."""
+    def _say(self, shown: Sequence[Trial], known: Array, sign: int) -> tuple[Array, Array] | None:
+        """Return the say of each earlier study, and what each expects of the trials; None where no study has a say."""
         import numpy as np
 
-        for trial, point in zip(shown, known, strict=True):
-            if trial.number not in knowledge.known:
-                knowledge.known[trial.number] = knowledge.predict(point[None])[0]
+        knowledge = self.knowledge
+        if knowledge is None:
+            return None
+        new = [index for index, trial in enumerate(shown) if trial.number not in knowledge.known]
+        if new:
+            expected = knowledge.predict(known[new])
+            knowledge.known.update((shown[index].number, row) for index, row in zip(new, expected, strict=True))
         theirs = np.array([knowledge.known[trial.number] for trial in shown])
-        scores = normal_scores(
-            [
-                (_rung(trial, self.epochs), sign * _value(trial, _rung(trial, self.epochs), self.epochs))
-                for trial in shown
-            ]
-        )
-        weights = knowledge.weights(theirs, scores)
-        if not weights.any():
-            return np.asarray(several[self._choose(shown, known, several, sign, rng)])
-        say = weights**2 / (weights**2).sum()
-        pooled = knowledge.expected @ say
-        best = np.argsort(-pooled, kind="stable")[:CANDIDATES]
-        beside = several[CANDIDATES:]
-        points = np.concatenate([knowledge.pool[best], beside])
-        prior = np.concatenate([pooled[best], knowledge.predict(beside) @ say])
+        rungs = [_rung(trial, self.epochs) for trial in shown]
+        standings = [(rung, sign * _value(trial, rung, self.epochs)) for trial, rung in zip(shown, rungs, strict=True)]
+        weights = knowledge.weights(theirs, normal_scores(standings))
+        return (weights, theirs) if weights.any() else None
+
+    def _choose_knowing(
+        self, shown: Sequence[Trial], known: Array, several: Array, sign: int, rng: Any, say: tuple[Array, Array]
+    ) -> Array:
+        """Return the point that is expected to improve most, where earlier studies have a say."""
+        import numpy as np
+
+        assert self.knowledge is not None
+        weights, theirs = say
+        share = weights**2 / (weights**2).sum()
+        pooled = self.knowledge.expected @ share
+        best = np.argsort(-pooled, kind="stable")[: CANDIDATES // 2]
+        others = rng.choice(len(pooled), CANDIDATES // 2, replace=False)
+        chosen, beside = np.concatenate([best, others]), several[CANDIDATES:]
+        points = np.concatenate([self.knowledge.pool[chosen], beside])
+        prior = np.concatenate([pooled[chosen], self.knowledge.predict(beside) @ share])
         trust = float(weights.max())
-        index = self._choose(shown, known, points, sign, rng, columns=(trust * (theirs @ say), trust * prior))
+        index = self._choose(shown, known, points, sign, rng, columns=(trust * (theirs @ share), trust * prior))
         return np.asarray(points[index])
 
     def _look(self, trials: Sequence[Trial], sign: int) -> None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from imgcls_search.strategy.encoding import Array
 
-RACERS = 5
+RACERS = 8
 """Settings of the portfolio that a search begins with."""
 
 SPARE = 35
@@ -33,6 +33,15 @@ SPARE = 35
 
 POOL = 2000
 """Random configurations that are predicted once, and that the portfolio is chosen from."""
+
+PROMISING = 400
+"""Of them, about as many are looked at for the portfolio."""
+
+DRAWS = 128
+"""Of what they may be worth, over all studies."""
+
+OTHERNESS = 0.2
+"""Variance by which another task differs from a study, beside a variance of 1 in all."""
 
 MOST_TRIALS = 100
 """As many of each study are learned from, the best half of them and others evenly over the order."""
@@ -85,7 +94,8 @@ class Expectation:
         self.scale = 0.5 * math.sqrt(max(len(self.columns), 1) / 3)
         covariance = (1 - NOISE) * self._likeness(self.rows)
         covariance[np.diag_indices_from(covariance)] += NOISE
-        self.weights = cho_solve(cho_factor(covariance, lower=True), scores - self.mean)
+        self.factor = cho_factor(covariance, lower=True)
+        self.weights = cho_solve(self.factor, scores - self.mean)
         self.encoding = encoding
 
     @property
@@ -104,11 +114,17 @@ class Expectation:
             expected[np.isin(stretches, names)] = 0.0
         return np.asarray(expected)
 
-    def _likeness(self, rows: Array) -> Array:
+    def covariance(self, rows: Array) -> Array:
+        """Return how uncertain it is of rows, together."""
         import numpy as np
+        from scipy.linalg import solve_triangular
 
-        a, b = rows / self.scale, self.rows / self.scale
-        return matern(np.maximum((a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * a @ b.T, 0))
+        chosen = rows[:, self.columns] / self.scale
+        explained = solve_triangular(self.factor[0], (1 - NOISE) * self._likeness(rows[:, self.columns]).T, lower=True)
+        return np.asarray((1 - NOISE) * matern(_squares(chosen, chosen)) - explained.T @ explained)
+
+    def _likeness(self, rows: Array) -> Array:
+        return matern(_squares(rows / self.scale, self.rows / self.scale))
 
 
 class Knowledge:
@@ -147,17 +163,50 @@ class Knowledge:
 
     @cached_property
     def portfolio(self) -> Array:
-        """Points that begin a search: each next one helps the studies most that none before it suits."""
+        """Points that begin a search: each next one adds most to the best that can be expected of those before it.
+
+        What to expect is drawn at random: a study's own uncertainty, and that another task differs from it.
+        """
         import numpy as np
 
-        best = np.full(len(self.expectations), -np.inf)
+        chances, promising = self._chances()
+        best = np.full(chances.shape[1], -np.inf)
         chosen: list[int] = []
-        for _ in range(RACERS + SPARE):
-            gains = np.maximum(self.expected, best).mean(axis=1)
+        for _ in range(min(RACERS + SPARE, len(promising))):
+            gains = np.maximum(chances, best).mean(axis=1)
             gains[chosen] = -np.inf
             chosen.append(int(gains.argmax()))
-            best = np.maximum(best, self.expected[chosen[-1]])
-        return np.asarray(self.pool[chosen])
+            best = np.maximum(best, chances[chosen[-1]])
+        return np.asarray(self.pool[promising[chosen]])
+
+    def _chances(self) -> tuple[Array, NDArray[np.intp]]:
+        """Return draws of what the promising points of the pool may be worth, [points, draws], and their places."""
+        import numpy as np
+
+        promising = self._promising()
+        points = self.pool[promising]
+        rows = self.encoding.rows_at(points)
+        scale = 0.5 * math.sqrt(max(rows.shape[1], 1) / 3)
+        other = OTHERNESS * matern(_squares(rows / scale, rows / scale))
+        rng = np.random.default_rng([self.seed, 13])
+        count = max(4, DRAWS // len(self.expectations))
+        _, spread = self._scale
+        found = []
+        for index, each in enumerate(self.expectations):
+            covariance = each.covariance(rows) / spread[index] ** 2 + other
+            covariance[np.diag_indices_from(covariance)] += 1e-6
+            draws = np.linalg.cholesky(covariance) @ rng.standard_normal((len(points), count))
+            found.append(self.expected[promising, index][:, None] + draws)
+        return np.hstack(found), promising
+
+    def _promising(self) -> NDArray[np.intp]:
+        """Return the places of points in the pool that all studies together, or one of them, expect much of."""
+        import numpy as np
+
+        together = np.argsort(-self.expected.mean(axis=1), kind="stable")[: PROMISING // 4]
+        share = max(10, 3 * PROMISING // 4 // len(self.expectations))
+        alone = np.argsort(-self.expected, axis=0, kind="stable")[:share]
+        return np.unique(np.concatenate([together, alone.ravel()]))
 
     def predict(self, points: Array) -> Array:
         """Return what each study expects of points, [points, studies], in deviations over the pool."""
@@ -196,6 +245,13 @@ def normal_scores(standings: Sequence[tuple[float, float]]) -> Array:
     order = {standing: place for place, standing in enumerate(sorted(set(standings)))}
     ranks = rankdata([order[standing] for standing in standings])
     return np.asarray(ndtri((ranks - 0.5) / len(standings)))
+
+
+def _squares(a: Array, b: Array) -> Array:
+    """Return the squared distances between rows."""
+    import numpy as np
+
+    return np.asarray(np.maximum((a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * a @ b.T, 0))
 
 
 def _few(scores: Array) -> NDArray[np.intp]:

@@ -37,6 +37,12 @@ FEWEST_TRIALS = 8
 STEP = 0.1
 """How far neighbours are moved: a share of a number's range, and the probability that a choice is drawn anew."""
 
+EXPECTED_SHARE = 0.5
+"""Share of the random configurations that are those of which earlier studies expect most."""
+
+TRUST = 1.0
+"""How far apart the surrogate sees two configurations of which studies that agree fully expect one deviation more."""
+
 EVEN_ONE_IN = 4
 """One racer of so many is spread evenly."""
 
@@ -138,12 +144,13 @@ class CurveSampler:
         weights, theirs = say
         share = weights**2 / (weights**2).sum()
         pooled = self.knowledge.expected @ share
-        best = np.argsort(-pooled, kind="stable")[: CANDIDATES // 2]
-        others = rng.choice(len(pooled), CANDIDATES // 2, replace=False)
+        num_best = round(EXPECTED_SHARE * CANDIDATES)
+        best = np.argsort(-pooled, kind="stable")[:num_best]
+        others = rng.choice(len(pooled), CANDIDATES - num_best, replace=False)
         chosen, beside = np.concatenate([best, others]), several[CANDIDATES:]
         points = np.concatenate([self.knowledge.pool[chosen], beside])
         prior = np.concatenate([pooled[chosen], self.knowledge.predict(beside) @ share])
-        trust = float(weights.max())
+        trust = TRUST * float(weights.max())
         index = self._choose(shown, known, points, sign, rng, columns=(trust * (theirs @ share), trust * prior))
         return np.asarray(points[index])
 

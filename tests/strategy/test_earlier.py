@@ -203,6 +203,30 @@ def test_a_search_that_knows_finds_sooner_and_one_that_was_misled_is_not_lost() 
     assert np.median(misled) < 2 * np.median(plain)
 
 
+def test_with_many_epochs_the_race_goes_over_all_rungs() -> None:
+    text = f"study: {{name: x, trials: 40}}\nconfig: {RANGES}\ntraining: {{epochs: 54}}\n"
+    _, steps = replay(parse(text, table_catalog(), source="x.yaml"), Peak(), earlier=[study()])
+    # Eight to the second epoch, four to the sixth, two to the eighteenth, one to its end.
+    assert steps.bests[0][0] == 8 * 2 + 4 * 4 + 2 * 12 + 36
+
+
+def test_a_short_search_has_a_small_race() -> None:
+    outcome, _ = replay(space(study=", max_epochs: 60"), Peak(), earlier=[study()])
+    racers = [trial for trial in outcome.record.trials if races(trial)]
+    assert 2 <= len(racers) < RACERS
+    assert sum(trial.epoch for trial in outcome.record.trials) <= 60
+    assert any(trial.state == "complete" for trial in outcome.record.trials)
+
+
+@pytest.mark.parametrize("workers", [1, 3, 8])
+def test_a_race_is_decided_with_many_workers_too(workers: int) -> None:
+    outcome, _ = replay(space(), Peak(), workers=workers, earlier=[study()])
+    racers = [trial for trial in outcome.record.trials if races(trial)]
+    assert len(racers) == RACERS
+    best = max(racers, key=lambda trial: worth(trial.candidate.params))
+    assert best.state == "complete"
+
+
 def test_a_study_that_shares_nothing_changes_nothing() -> None:
     other = EarlierStudy(name="o", trials=[EarlierTrial(settings={"x.y": n}, reached=1.0, value=n) for n in range(9)])
     assert [t.candidate.params for t in searched([other])] == [t.candidate.params for t in searched([])]

@@ -61,6 +61,7 @@ class CurveSampler:
         self.epochs = epochs
         self.n_startup_trials = n_startup_trials
         self.random_share = random_share
+        self.num_racers = min(RACERS, n_startup_trials)
         self.encoding = Encoding(space)
         self.places: dict[int, list[float]] = {}
         """The points of the trials seen so far, by number."""
@@ -93,8 +94,8 @@ class CurveSampler:
         shown = [by_number[number] for *_, number in standings]
         known = np.array([self._place(trial) for trial in shown])
         say = self._say(shown, known, sign)
-        if say is None and number < self.n_startup_trials:
-            return draw_evenly(view, number, attempt)
+        if number < self.n_startup_trials + len(view.space.start):
+            return self._begun(view, number, attempt, has_say=say is not None)
         several = self._candidates(standings, known, rng)
         if say is None:
             chosen = several[self._choose(shown, known, several, sign, rng)]
@@ -108,7 +109,7 @@ class CurveSampler:
         The even ones are there for earlier studies that mislead.
         """
         place = number - len(view.space.start)
-        if self.knowledge is None or place >= RACERS:
+        if self.knowledge is None or place >= self.num_racers:
             return None
         # Each attempt so far was a rejection or a repeat.
         index = max(place, 0) + attempt + sum(len(trial.rejected_before) for trial in view.trials)
@@ -116,6 +117,17 @@ class CurveSampler:
             return replace(draw_evenly(view, number, attempt), sampler_state=RACES)
         point = self.knowledge.portfolio[index]
         return replace(fixed_candidate(view, self.encoding.params_at(point)), sampler_state=RACES)
+
+    def _begun(self, view: View, number: int, attempt: int, *, has_say: bool) -> Candidate:
+        """Return what follows the race, before the surrogate is asked: what remains of the portfolio, and even ones.
+
+        A surrogate that has seen little but a few promising settings stays beside them.
+        """
+        assert self.knowledge is not None
+        index = number + attempt + sum(len(trial.rejected_before) for trial in view.trials)
+        if has_say and number % 2 and index < len(self.knowledge.portfolio):
+            return fixed_candidate(view, self.encoding.params_at(self.knowledge.portfolio[index]))
+        return draw_evenly(view, number, attempt)
 
     def _say(self, shown: Sequence[Trial], known: Array, sign: int) -> tuple[Array, Array] | None:
         """Return the say of each earlier study, and what each expects of the trials; None where no study has a say."""

@@ -10,7 +10,7 @@ from imgcls_search.signature import Arg, build
 from imgcls_search.space import Space
 from imgcls_search.strategy.curves import CurveSampler
 from imgcls_search.strategy.draws import ask, draw_evenly, draw_random, draw_unseen
-from imgcls_search.strategy.earlier import RACERS, EarlierStudy, Knowledge
+from imgcls_search.strategy.earlier import EarlierStudy, Knowledge
 from imgcls_search.strategy.pruners import PRUNERS, expected_epochs
 from imgcls_search.strategy.view import View
 from imgcls_search.trial import Candidate
@@ -250,7 +250,7 @@ def teach(sampler: Sampler, space: Space, studies: Sequence[EarlierStudy]) -> in
     if not knowledge.expectations:
         return 0
     sampler.knowledge = knowledge
-    return len(space.start) + RACERS
+    return len(space.start) + sampler.num_racers
 
 
 def _refuse_conditions(name: str, space: Space) -> None:

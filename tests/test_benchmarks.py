@@ -18,6 +18,7 @@ from scipy import stats
 from sklearn.metrics import f1_score
 
 from tests.conftest import Answer
+from tests.views.test_service import write_bundle
 
 SCRIPTS = Path(__file__).parent.parent / "scripts" / "bench"
 
@@ -290,3 +291,12 @@ def test_head_trials_on_kept_features_are_counted_against_those_behind_the_netwo
         expected = 60 * found[name]["epochs"] / 2 / found[name]["seconds"]
         assert found[name]["trials_a_minute"] == pytest.approx(expected, rel=0.02)
     assert found["times_uncached"] > 0
+
+
+def test_answers_of_a_served_model_are_timed(bench: Bench, images: Path, tmp_path: Path) -> None:
+    write_bundle(tmp_path / "model")
+    photos = str(images / "train")
+    found = bench("serve", tmp_path, str(tmp_path / "model"), photos, "--clients", "1", "3", "--seconds", "0.5")
+    assert [entry["clients"] for entry in found["served"]] == [1, 3]
+    assert all(entry["answers"] >= entry["clients"] for entry in found["served"])
+    assert len(found["alone"]) == 2

@@ -249,7 +249,7 @@ class Record:
     def set_fact(self, name: Literal["ablation"], value: Ablation) -> None: ...
 
     @overload
-    def set_fact(self, name: Literal["data_root", "data_file"], value: str) -> None: ...
+    def set_fact(self, name: Literal["data_root", "data_file", "known_as"], value: str) -> None: ...
 
     @overload
     def set_fact(self, name: Literal["weights"], value: dict[str, WeightsFact]) -> None: ...
@@ -258,7 +258,9 @@ class Record:
     def set_fact(self, name: Literal["auto"], value: AutoFact) -> None: ...
 
     def set_fact(
-        self, name: Literal["confirmed", "ablation", "weights", "auto", "data_root", "data_file"], value: Any
+        self,
+        name: Literal["confirmed", "ablation", "weights", "auto", "data_root", "data_file", "known_as"],
+        value: Any,
     ) -> None:
         """Record a fact about the study as a whole."""
         self.rows.set_fact(name, value)

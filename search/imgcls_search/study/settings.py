@@ -92,6 +92,7 @@ FREE_TO_CHANGE = (
     "study.learn_from",
     "study.name",
     "study.storage",
+    "study.log",
     "training.device",
     "image.cache_gb",
 )

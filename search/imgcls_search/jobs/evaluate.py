@@ -209,9 +209,20 @@ def read_network(weights: Path) -> tuple[nn.Module | Artifact, TrialConfig, Prep
         CheckpointError: the file is not a trained model of this program, or its exported network has gone.
         DeployError: the exported network is damaged.
     """
+    model, artifact, config, data = read_both(weights)
+    return artifact or model, config, data
+
+
+def read_both(weights: Path) -> tuple[nn.Module, Artifact | None, TrialConfig, Prepared]:
+    """Return what `read_network` does, with the model as it was trained beside the exported network, if there is one.
+
+    Raises:
+        CheckpointError: the file is not a trained model of this program, or its exported network has gone.
+        DeployError: the exported network is damaged.
+    """
     state = checkpoint.load(weights)
     model, config, data = networks.load_finished(state, str(weights))
-    return finish.find_artifact(state, weights) or model, config, data
+    return model, finish.find_artifact(state, weights), config, data
 
 
 def measure_on(

@@ -40,9 +40,6 @@ STEP = 0.1
 EXPECTED_SHARE = 0.5
 """Share of the random configurations that are those of which earlier studies expect most."""
 
-TRUST = 1.0
-"""How far apart the surrogate sees two configurations of which studies that agree fully expect one deviation more."""
-
 EVEN_ONE_IN = 4
 """One racer of so many is spread evenly."""
 
@@ -162,7 +159,7 @@ class CurveSampler:
         chosen, beside = np.concatenate([best, others]), several[CANDIDATES:]
         points = np.concatenate([self.knowledge.pool[chosen], beside])
         prior = np.concatenate([pooled[chosen], self.knowledge.predict(beside) @ share])
-        trust = TRUST * float(weights.max())
+        trust = float(weights.max())
         index = self._choose(shown, known, points, sign, rng, columns=(trust * (theirs @ share), trust * prior))
         return np.asarray(points[index])
 

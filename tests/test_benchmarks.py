@@ -298,3 +298,11 @@ def test_answers_of_a_served_model_are_timed(bench: Bench, images: Path, tmp_pat
     assert [entry["clients"] for entry in found["served"]] == [1, 3]
     assert all(entry["answers"] >= entry["clients"] for entry in found["served"])
     assert len(found["alone"]) == 2
+
+
+def test_report_times_ten_times_as_many_trials_and_maps(bench: Bench, tmp_path: Path) -> None:
+    found = bench("report", tmp_path, "--trials", "12", "--rounds", "1")
+    assert set(found["seconds"]) == {"12", "120"}
+    assert found["times"] > 0
+    assert [each["family"] for each in found["maps"]] == ["resnet", "vit", "efficientnet", "convnext", "densenet"]
+    assert all(each["passes"] > 0 for each in found["maps"])

@@ -28,6 +28,7 @@ from imgcls_search.views.closer import Mistake, look_closer, sampled
 from imgcls_search.views.mistakes import Looked, look, mistakes_of
 from imgcls_search.views.searching import how_it_went, what_mattered
 from imgcls_search.views.sections import Section, Sketchbook
+from imgcls_search.views.sureness import sureness, worse_pictures
 from imgcls_search.views.verdict import cost, hours, interval_of_choice, verdict
 from imgcls_search.worker import figures
 
@@ -39,7 +40,7 @@ Step = Callable[[str, int, int], None]
 
 STEPS = 6
 
-REASONS_TO_BELIEVE: tuple[Callable[[Looked, Sketchbook], Section | None], ...] = ()
+REASONS_TO_BELIEVE: tuple[Callable[[Looked, Sketchbook], Section | None], ...] = (sureness, worse_pictures)
 """Sections below 'Why to believe it', each from what the winner says of the validation images; None leaves one out."""
 
 

@@ -23,6 +23,9 @@ class Section:
     title: str
     text: str = ""
     pictures: Sequence[Picture] = ()
+    table: Sequence[Sequence[str]] = ()
+    """Rows of cells, the headings first."""
+
     is_dense: bool = False
     """Many small pictures, side by side where there is room."""
 

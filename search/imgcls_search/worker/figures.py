@@ -355,3 +355,29 @@ def _draw_options(axes: Any, words: Sequence[str], ys: Sequence[float], style: A
 def cut(text: str, most: int) -> str:
     """Return a text that is no longer than so many characters."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+@mpl.rc_context(STYLE)
+def reliability(groups: Mapping[str, Sequence[tuple[int, float, float]]]) -> Figure:
+    """Draw the share right against the confidence of bins (number of images, mean confidence, share right)."""
+    figure, axes = new_figure(4.6, 3.6)
+    lowest = min([0.0, *(mean for rows in groups.values() for _, mean, _ in rows)])
+    axes.plot([lowest, 1], [lowest, 1], color="#888888", lw=1, ls="--", label="as sure as right")
+    for name, rows in groups.items():
+        axes.plot([mean for _, mean, _ in rows], [right for _, _, right in rows], marker="o", ms=4, label=name)
+    axes.set_xlabel("confidence, mean of a bin")
+    axes.set_ylabel("share right")
+    _add_legend(axes)
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def risk_coverage(coverage: np.ndarray[Any, Any], risk: np.ndarray[Any, Any]) -> Figure:
+    """Draw the share of answers that is wrong against the share of images that is answered, the surest first."""
+    figure, axes = new_figure(4.6, 3.6)
+    axes.plot(coverage, risk, drawstyle="steps-post", lw=1.8, rasterized=len(coverage) > 2000)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("share of images answered, the surest first")
+    axes.set_ylabel("share wrong of these")
+    return figure

@@ -11,6 +11,7 @@ from imgcls_search.compress.sections import DISTILL, PRUNE, QUANTIZE
 from imgcls_search.config import Component
 from imgcls_search.data import DATASETS, POLICIES, augment, has_several_labels, mixing
 from imgcls_search.data.image import ImageShape
+from imgcls_search.data.unlabeled import UNLABELED
 from imgcls_search.errors import UserError
 from imgcls_search.measures import OF_CLASS, has_meaning
 from imgcls_search.models import families
@@ -24,6 +25,7 @@ from imgcls_search.train import custom_metrics
 from imgcls_search.train.losses import LOSSES, SEVERAL
 from imgcls_search.train.metrics import METRICS
 from imgcls_search.train.optimizers import OPTIMIZERS, SCHEDULES
+from imgcls_search.train.pretraining import pretrain_section
 from imgcls_search.train.recipe import Finetune, Predict, Training
 from imgcls_search.trial import MEASURED, SIZES
 
@@ -51,6 +53,13 @@ def catalog() -> Catalog:
                 "training": signature.read(Training),
                 "predict": signature.read(Predict),
                 "finetune": signature.read(Finetune),
+                "unlabeled": OneOf(
+                    options=signature.options(UNLABELED),
+                    default="train",
+                    fixed=True,
+                    doc="the images of the pretraining, whose labels are not used",
+                ),
+                "pretrain": pretrain_section(),
                 "distill": OneOf(
                     options=signature.options(DISTILL), default="none", doc="a trained network to learn from"
                 ),

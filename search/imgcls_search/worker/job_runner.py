@@ -210,16 +210,26 @@ class JobRunner:
             return
         if isinstance(session, Session) and session.epoch >= max(wanted.epochs, 1):
             return
-        for line in self._features_of(job, data).computing(wanted, job.portion):
+        fold = session.fold if isinstance(session, CrossValidation) else None
+        for line in self._features_of(job, data, fold).computing(wanted, job.portion):
             if should_stop():
                 raise StoppedError("stopped while features were computed")
             # A sign of life where there is nothing to say: it may take longer than an epoch.
             yield Told(trial=job.trial, text=line) if line is not None else Event(trial=job.trial)
 
-    def _features_of(self, job: Job, data: Prepared) -> HeadFeatures:
-        key = head_phase.key_of(job.config, data)
+    def _features_of(
+        self, job: Job, data: Prepared, fold: int | None, wanted: head_plan.Plan | None = None
+    ) -> HeadFeatures:
+        """Return the features of a job; with a plan, all that it needs are there."""
+        backbone = _backbone(job, fold)
+        config = job.config if backbone is None else job.config.starting_from(backbone)
+        key = head_phase.key_of(config, data)
         if self.features is None or self.features[0] != key:
-            self.features = key, HeadFeatures(job.config, data, self.device)
+            self.features = key, HeadFeatures(config, data, self.device)
+        if wanted is not None:
+            # Each fold may have a backbone of its own, whose features nobody has asked for before.
+            for _ in self.features[1].computing(wanted, job.portion):
+                pass
         return self.features[1]
 
     def _score(
@@ -351,10 +361,12 @@ class JobRunner:
             from_pretrained=from_pretrained,
             micro_batches=job.micro_batches,
             teacher=job.teacher,
+            backbone=_backbone(job, fold),
         )
         wanted = head_plan.plan(job.config)
         if wanted is not None:
-            session.head_phase = head_phase.phase(wanted, lambda: self._features_of(job, data), job.portion, fold)
+            features = partial(self._features_of, job, data, fold, wanted)
+            session.head_phase = head_phase.phase(wanted, features, job.portion, fold)
         return session
 
     def _is_save_due(self, epoch_seconds: float) -> bool:
@@ -384,6 +396,11 @@ class JobRunner:
         self.images = None
         if self.device.startswith("cuda"):
             torch.cuda.empty_cache()
+
+
+def _backbone(job: Job, fold: int | None) -> str | None:
+    """Return the weights file of the pretrained network that a job, or one of its folds, starts from."""
+    return job.backbones[(fold or 0) % len(job.backbones)] if job.backbones else None
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -150,3 +150,83 @@ def test_a_network_of_timm_that_cannot_teach_is_refused_in_one_line(
             settle()
         assert len(str(caught.value).splitlines()) == 1
         assert str(caught.value).startswith("distill.timm")
+
+
+def imitating(teacher: str, size: int = 32) -> str:
+    return f"pretrain: {{imitate: {{size: {size}, epochs: 1, batch_size: 8, teacher: {{{teacher}}}}}}}"
+
+
+def test_an_imitated_network_of_timm_may_know_any_classes_and_need_no_head(tmp_path: Path, helper: Helper) -> None:
+    files = StudyFiles(tmp_path, "s")
+    for classes in (0, 3, 1000):
+        own = written(tmp_path / f"{classes}.pth", classes=classes)
+        space = space_of(imitating(f"timm: {{name: {NAME}, weights: {tmp_path / f'{classes}.pth'}}}", 48))
+        data = data_of(space, helper)
+        known = teachers.settle(space, files, data, helper, {})
+        config = space.first()
+        assert teachers.path_of(config, files, known) is None
+        kept = teachers.path_of(config.pretraining(), files, known)
+        assert kept is not None
+        model, _, taught = networks.load_weights(checkpoint.load(Path(kept)), kept)
+        assert (taught.image_size, taught.channels) == (48, 3)
+        assert (taught.mean, taught.std) == (own.pretrained_cfg["mean"], own.pretrained_cfg["std"])
+        pixels = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+        features: Any = model.eval()
+        with torch.no_grad():
+            assert torch.equal(features.forward_features(pixels), own.forward_features(pixels))
+            assert not features(pixels).any(), "its head is zeros"
+        # One configuration by itself finds the same.
+        one = teachers.settle_one(config.pretraining(), helper.root, None, None, data, helper)
+        assert one is not None
+        assert one[1] == known[next(iter(known))]
+
+
+@pytest.mark.parametrize(
+    ("teacher", "size", "said"),
+    [
+        ("timm: {name: test_resnett}", 32, r"pretrain\.imitate\.teacher\.timm\.name: timm has no model"),
+        ("timm: {name: test_resnet, weights: no.pth}", 32, r"teacher\.timm\.weights: 'no.pth': no such file"),
+        ("file: {path: nowhere.pt}", 32, r"pretrain\.imitate\.teacher\.file\.path: nowhere.pt: no such weights file"),
+        ("study: {name: nobody}", 32, r"pretrain\.imitate\.teacher\.study\.name: .*no such study"),
+        ("file: {path: OWN}", 96, r"it takes 8x8 .* it would see 96x96 .*; allowed: pretrain\.imitate\.size: 8"),
+        ("file: {path: FOREIGN}", 8, "not a trained model of this program"),
+    ],
+)
+def test_a_teacher_to_imitate_that_cannot_be_used_is_refused_in_one_line(
+    teacher: str, size: int, said: str, tmp_path: Path, helper: Helper
+) -> None:
+    own_file(tmp_path / "OWN", helper)
+    torch.save({"model": {}}, tmp_path / "FOREIGN")
+    for name in ("OWN", "FOREIGN"):
+        teacher = teacher.replace(name, str(tmp_path / name))
+    space, files = space_of(imitating(teacher, size), "size: 8, channels: 1"), StudyFiles(tmp_path, "s")
+    data = data_of(space, helper)
+    for settle in (
+        lambda: teachers.settle(space, files, data, helper, {}),
+        lambda: teachers.settle_one(space.first().pretraining(), helper.root, None, None, data, helper),
+    ):
+        with pytest.raises(UserError, match=said) as caught:
+            settle()
+        assert len(str(caught.value).splitlines()) == 1
+        assert str(caught.value).startswith("pretrain.imitate.teacher")
+
+
+def test_an_imitated_file_of_this_program_may_know_other_classes(tmp_path: Path, helper: Helper) -> None:
+    own_file(tmp_path / "own.pt", helper, classes='"classes": ["zero", ')
+    files = StudyFiles(tmp_path, "s")
+    image = "size: 8, channels: 1"
+    space = space_of(imitating(f"file: {{path: {tmp_path / 'own.pt'}}}", 8), image)
+    known = teachers.settle(space, files, data_of(space, helper), helper, {})
+    assert teachers.path_of(space.first().pretraining(), files, known) is not None
+    distilled = space_of(f"distill: {{file: {{path: {tmp_path / 'own.pt'}}}}}", image)
+    with pytest.raises(BuildError, match="a teacher of other classes"):
+        teachers.settle(distilled, files, data_of(distilled, helper), helper, {})
+
+
+def own_file(path: Path, helper: Helper, classes: str = '"classes": ["0", ') -> None:
+    space = space_of("", "size: 8, channels: 1")
+    config, data = space.first(), data_of(space, helper)
+    session = pipeline.new_session(config, data, seed=0, device="cpu")
+    state = {"model": session.model.state_dict(), **networks.describe_weights(config, data)}
+    state["about"] = state["about"].replace('"classes": ["0", ', classes)
+    checkpoint.save(state, path)

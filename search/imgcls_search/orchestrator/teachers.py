@@ -22,6 +22,7 @@ from imgcls_search.study.address import Address
 from imgcls_search.study.facts import KnownTeacher
 from imgcls_search.study.files import StudyFiles, find_study
 from imgcls_search.study.record import load
+from imgcls_search.train import pretraining
 
 Teachers = dict[str, KnownTeacher]
 """What a study remembers of its teachers, by name."""
@@ -102,7 +103,16 @@ def path_of(config: TrialConfig, files: StudyFiles, teachers: Mapping[str, Known
 
 
 def of_config(config: TrialConfig) -> Teacher | None:
-    """Return the network that a configuration learns from, None where it has none."""
+    """Return the network that a configuration learns from, None where it has none.
+
+    That of a pretraining is imitated; a training that starts from one has a teacher of its own, or none.
+    """
+    if config.is_pretraining:
+        imitated, plan_of = pretraining.teacher_of(config), pretraining.plan(config)
+        if imitated is None:
+            return None
+        assert isinstance(plan_of, pretraining.Imitation)
+        return _of_imitation(imitated, plan_of.size)
     plan = distillation(config)
     return None if plan is None else _of_distillation(plan)
 
@@ -155,6 +165,10 @@ def _copy(path: Path, kept: Path) -> None:
 
 def _named_in(space: Space) -> Iterator[Teacher]:
     """Yield the teachers that a space names; what else is searched about them does not matter here."""
+    if (imitation := space.document.get("pretrain", {}).get("imitate")) is not None:
+        for name, arguments in imitation["teacher"].items():
+            for component in _components("pretrain.imitate.teacher", name, arguments):
+                yield _of_imitation(build(pretraining.TEACHERS, component), imitation["size"])
     for name, arguments in space.document.get("distill", {}).items():
         for component in _components("distill", name, arguments):
             plan = build(DISTILL, component)
@@ -167,6 +181,16 @@ def _components(section: str, name: str, arguments: Mapping[str, Any]) -> Iterat
     names = [key for key in (SETTINGS.get(name, ""), "weights") if key in arguments]
     for values in itertools.product(*(_values(arguments[key]) for key in names)):
         yield Component(path=f"{section}.{name}", name=name, args=dict(zip(names, values, strict=True)))
+
+
+def _of_imitation(teacher: pretraining.Teacher, size: int) -> Teacher:
+    return Teacher(
+        section="pretrain.imitate.teacher",
+        kind=teacher.kind,
+        source=teacher.source,
+        weights=teacher.weights,
+        size=size,
+    )
 
 
 def _of_distillation(plan: Distillation) -> Teacher:
@@ -287,7 +311,7 @@ def _must_see(teacher: Teacher, taught: Prepared, data: Prepared) -> None:
         raise BuildError(
             teacher.path,
             f"{teacher.source}: a teacher of another input: it takes {_shape(taught.channels, taught.image_size)}, it "
-            f"would see {_shape(data.channels, teacher.size or data.image_size)}; allowed: {teacher.section}.size: "
+            f"would see {_shape(data.channels, teacher.size or data.image_size)}; allowed: pretrain.imitate.size: "
             f"{shown(taught.image_size)} and image.channels: {taught.channels}",
         )
 

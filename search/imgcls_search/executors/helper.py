@@ -28,6 +28,7 @@ from imgcls_search.executors.questions import (
     Measure,
     NameHardware,
     NameVersions,
+    OpenUnlabeled,
     Prepare,
     Question,
     Refusal,
@@ -59,6 +60,11 @@ def image_cache(root: Path) -> Path:
 def feature_cache(root: Path) -> Path:
     """Return where features of frozen networks lie, shared by all studies under a root."""
     return root / ".features"
+
+
+def backbone_cache(root: Path) -> Path:
+    """Return where pretrained networks are kept, shared by all studies under a root."""
+    return root / ".backbones"
 
 
 def teacher_cache(root: Path) -> Path:
@@ -127,6 +133,16 @@ class Helper:
             question = Prepare(config=config, cache=image_cache(self.root), is_described=say is not None)
             self.prepared[key] = self._ask(question, progress, say)
         return self.prepared[key]
+
+    def open_unlabeled(
+        self, config: TrialConfig, data: Prepared, fold: int | None = None, progress: Progress | None = None
+    ) -> tuple[str, list[str]]:
+        """Decode the images that a configuration pretrains on; return what they are recognised by and what to say.
+
+        Raises:
+            DataError: they are missing, damaged or too few.
+        """
+        return self._ask(OpenUnlabeled(config=config, data=data, cache=image_cache(self.root), fold=fold), progress)
 
     def has_prints(self, config: TrialConfig, known: Prints) -> bool:
         """Tell whether the data set of a configuration is the recorded one, see `Source.has_prints`.

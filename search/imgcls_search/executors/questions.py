@@ -116,6 +116,29 @@ class Prepare(Question[Prepared]):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OpenUnlabeled(Question[tuple[str, list[str]]]):
+    """Which images does a configuration pretrain on, once they are decoded?"""
+
+    config: TrialConfig
+    data: Prepared
+    cache: Path
+    fold: int | None
+
+    def answer(self, tell: Tell) -> tuple[str, list[str]]:
+        """Decode them; return what they are recognised by, and the lines that a person should see."""
+        from imgcls_search.data.unlabeled import open_unlabeled
+
+        found = open_unlabeled(
+            self.config,
+            self.data,
+            self.cache,
+            self.fold,
+            progress=lambda done, total: tell(Decoding(done, total)),
+        )
+        return found.prints, found.lines()
+
+
+@dataclass(frozen=True, kw_only=True)
 class ComparePrints(Question[bool]):
     """Is the data set of a configuration the recorded one, as far as a search sees it?"""
 

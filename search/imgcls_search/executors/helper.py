@@ -11,7 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
-from imgcls_search.config import TrialConfig, expand_path
+from imgcls_search.config import Component, TrialConfig, expand_path
 from imgcls_search.data import InputShape, Prepared, Prints
 from imgcls_search.data.image import check_normalisation
 from imgcls_search.errors import BuildError, SearchError
@@ -24,6 +24,7 @@ from imgcls_search.executors.questions import (
     DescribeWeights,
     FetchWeights,
     FindDevices,
+    KeepTeacher,
     Measure,
     NameHardware,
     NameVersions,
@@ -34,6 +35,7 @@ from imgcls_search.executors.questions import (
     Said,
     TryMetrics,
 )
+from imgcls_search.image_size import ImageSize
 from imgcls_search.worker import head_plan
 
 Progress = Callable[[int, int], None]
@@ -57,6 +59,11 @@ def image_cache(root: Path) -> Path:
 def feature_cache(root: Path) -> Path:
     """Return where features of frozen networks lie, shared by all studies under a root."""
     return root / ".features"
+
+
+def teacher_cache(root: Path) -> Path:
+    """Return where networks of timm are kept that trainings learn from, shared by all studies under a root."""
+    return root / ".teachers"
 
 
 def counts_file(root: Path) -> Path:
@@ -207,6 +214,21 @@ class Helper:
             CheckpointError: the file is missing, damaged, or not a trained model of this program.
         """
         return self._ask(DescribeWeights(path=path))
+
+    def keep_teacher(
+        self, component: Component, data: Prepared, *, image_size: ImageSize, answers: bool
+    ) -> tuple[str, Path]:
+        """Return the digest and the file of a network of timm whose weights a component names, to learn from it.
+
+        Where it `answers`, its head is wanted too, which must be of the images' classes.
+
+        Raises:
+            CheckpointError: the weights cannot be fetched or read.
+            BuildError: there is no such network, or the weights do not fit it or the classes.
+        """
+        folder = teacher_cache(self.root)
+        question = KeepTeacher(component=component, data=data, image_size=image_size, answers=answers, folder=folder)
+        return self._ask(question)
 
     def versions(self) -> dict[str, str]:
         """Return the versions that a training's numbers depend on."""

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from imgcls_search.config import TrialConfig
+from imgcls_search.config import Component, TrialConfig
 from imgcls_search.data import InputShape, Prepared, Prints
 from imgcls_search.errors import SearchError
 from imgcls_search.executors.counts import Counts
+from imgcls_search.image_size import ImageSize
 
 if TYPE_CHECKING:
     from imgcls_search.models.cost import Cost
@@ -210,6 +211,27 @@ class FetchWeights(Question[dict[str, str] | None]):
 
         file = check_weights(self.config.component("model"), self.shape)
         return None if file is None else {"file": file.name, "sha256": digests.of_file(file)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepTeacher(Question[tuple[str, Path]]):
+    """Which file of this program's has the weights of a network of timm?"""
+
+    component: Component
+    data: Prepared
+    image_size: ImageSize
+    answers: bool
+    """Whether its head is wanted too, which must be of the images' classes."""
+
+    folder: Path
+
+    def answer(self, tell: Tell) -> tuple[str, Path]:
+        """Write the file unless it is there, and return the digest of its weights and its path."""
+        from imgcls_search.worker import timm_teacher
+
+        return timm_teacher.keep(
+            self.component, self.data, image_size=self.image_size, answers=self.answers, folder=self.folder
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,6 +67,11 @@ class TeacherFact(TypedDict, total=False):
     file: str
     study: str
     trial: Whole
+    timm: str
+    """The name of a network of timm."""
+
+    weights: str
+    """Its weights: `imagenet`, or the path of a file."""
 
 
 class KnownTeacher(TeacherFact):
@@ -274,7 +279,7 @@ class StudyFacts(TypedDict, total=False):
     versions: dict[str, str]
     hardware: str
     teachers: dict[str, KnownTeacher]
-    """By the key of the `distill` section that names them."""
+    """By the setting that names them."""
 
     weights: dict[str, WeightsFact]
     """The files that trials started from, by what their model says of itself, as in `timm tf_efficientnet_lite0`."""

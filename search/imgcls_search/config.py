@@ -204,7 +204,11 @@ class TrialConfig:
 
     def digest_anywhere(self) -> str:
         """Return a short hash that is equal wherever the images are."""
-        return self.moved(dict.fromkeys(PLACE)).digest()
+        moved = self.moved(dict.fromkeys(PLACE))
+        if "folder" not in self.tree.get("unlabeled", {}):
+            return moved.digest()
+        folder = {**self.tree["unlabeled"]["folder"], "root": None}
+        return TrialConfig(_freeze({**moved.tree, "unlabeled": {"folder": folder}})).digest()
 
     def __hash__(self) -> int:
         return hash(self._identity)

@@ -32,6 +32,7 @@ class SimCLR:
     temperature: float
     projection: tuple[int, ...]
     crop: float
+    flip: Literal["none", "horizontal"]
     strength: float
     grey: float
     blur: float
@@ -87,6 +88,10 @@ def simclr(
         float,
         Arg("smallest share of an image that a view shows; 1: all of it", gt=0, le=1, search="{float: [0.1, 0.6]}"),
     ] = 0.2,
+    flip: Annotated[
+        Literal["none", "horizontal"],
+        Arg("horizontal: mirror half of the views; none: where a mirror image is another"),
+    ] = "horizontal",
     strength: Annotated[
         float,
         Arg("strength of the changes of colours; 0: none, 1: those of the paper", ge=0, search="{float: [0.2, 1]}"),
@@ -103,6 +108,7 @@ def simclr(
         temperature=temperature,
         projection=tuple(projection),
         crop=crop,
+        flip=flip,
         strength=strength,
         grey=grey,
         blur=blur,

@@ -42,10 +42,21 @@ from imgcls_search.protocol import (
 )
 from imgcls_search.train import checkpoint
 from imgcls_search.train.device import give_back_memory
-from imgcls_search.train.loop import ImageSet, Session, fit, predict
+from imgcls_search.train.health import refuse_collapsed, remark
+from imgcls_search.train.images import ImageSet
+from imgcls_search.train.loop import Session, fit, predict
 from imgcls_search.train.metrics import Wanted
 from imgcls_search.trial import LATENCY_CONDITIONS, MEASURED
-from imgcls_search.worker import cross_validation, finish, head_phase, head_plan, image_sets, networks, pipeline
+from imgcls_search.worker import (
+    cross_validation,
+    finish,
+    head_phase,
+    head_plan,
+    image_sets,
+    networks,
+    pipeline,
+    pretraining,
+)
 from imgcls_search.worker.cross_validation import CrossValidation
 from imgcls_search.worker.head_phase import HeadFeatures
 from imgcls_search.worker.saved import identity, read_checkpoint, read_finished
@@ -71,6 +82,8 @@ class JobRunner:
         """The image sets of the last job and what they were made of; the next trial's are mostly the same."""
         self.features: tuple[Any, HeadFeatures] | None = None
         """The features of the last job whose head read some, and what decides on them."""
+        self.unlabeled: pretraining.Shown | None = None
+        """The images of the current job where it pretrains."""
         self.dropped = ""
         """Why the checkpoint of the current training could not be used."""
         self.saved_epoch = 0
@@ -166,10 +179,13 @@ class JobRunner:
         return draw(logits=logits, labels=np.asarray(split.labels), pixels=split.pixels)
 
     def _train(self, job: Job, stop: threading.Event, rest: Callable[[], None], live: Callable[[int], None]) -> Any:
+        self.unlabeled = None
         data = pipeline.with_normalisation(job.config, Prepared.from_dict(job.data))
         if (known := read_finished(job)) is not None:
             yield from known
             return
+        if job.config.is_pretraining:
+            self.unlabeled = yield from pretraining.preparing(job, data, self.device, stop, rest)
         session = self._session(job, data)
         yield Started(trial=job.trial, history=list(session.history), dropped=self.dropped)
 
@@ -183,10 +199,8 @@ class JobRunner:
         if isinstance(session, CrossValidation):
             epochs = session.fit(until_epoch=job.until_epoch, should_stop=should_stop, wanted=wanted)
         else:
-            train, validation = self._image_sets(data, job.portion)
-            epochs = fit(
-                session, train, validation, until_epoch=job.until_epoch, should_stop=should_stop, wanted=wanted
-            )
+            sets = (self.unlabeled.images, None) if self.unlabeled else self._image_sets(data, job.portion)
+            epochs = fit(session, *sets, until_epoch=job.until_epoch, should_stop=should_stop, wanted=wanted)
         for metrics in epochs:
             stopping = stop.is_set()
             if stopping or session.epoch == job.until_epoch or self._is_save_due(metrics["seconds"]):
@@ -197,9 +211,26 @@ class JobRunner:
             if stopping and session.epoch < job.until_epoch:
                 yield Stopped(trial=job.trial)
                 return
-        if job.is_scored:
+            if self.unlabeled is not None:
+                refuse_collapsed(session.history)
+        if self.unlabeled is not None:
+            yield from self._finish_pretraining(job, data, session)
+        elif job.is_scored:
             yield self._score(job, data, session, should_stop, lambda: live(job.trial))
         yield MilestoneReached(trial=job.trial)
+
+    def _finish_pretraining(self, job: Job, data: Prepared, session: Session | CrossValidation) -> Any:
+        """Write the network that a job asks for, and say what a person should know of it."""
+        if session.epoch < job.config.epochs:
+            return
+        if (line := remark(session.history)) is not None:
+            yield Told(trial=job.trial, text=line)
+        if job.artifact:
+            assert isinstance(session, Session)
+            assert self.unlabeled is not None
+            state = pretraining.write_backbone(session, self.unlabeled, job, data)
+            checkpoint.save({**state, "job": identity(job)}, Path(job.checkpoint))
+            self.session = None
 
     def _find_features(
         self, job: Job, data: Prepared, session: Session | CrossValidation, should_stop: Callable[[], bool]
@@ -308,6 +339,8 @@ class JobRunner:
         if self.session is not None and self.trial == job.trial and self.session.epoch == job.from_epoch:
             return self.session
         state, self.dropped = read_checkpoint(job)
+        if state is not None and self.unlabeled is not None:
+            state, self.dropped = self.unlabeled.checked(state)
         if state is not None and "artifact" in state:
             state, self.dropped = None, "the exported network beside its checkpoint has gone"
         if self.dropped:
@@ -323,6 +356,8 @@ class JobRunner:
 
     def _new_session(self, job: Job, data: Prepared, state: Mapping[str, Any] | None) -> Session | CrossValidation:
         """Return an untrained session, which is to go on from a state if there is one."""
+        if self.unlabeled is not None:
+            return pretraining.new_session(job, data, self.unlabeled.images, self.device)
         if not data.folds or job.portion == "train+val":
             return self._new_network(job, data, data, job.seed, state is None)
         epochs = job.config.training_epochs
@@ -375,6 +410,8 @@ class JobRunner:
     def _save(self, session: Session | CrossValidation, job: Job, data: Prepared) -> None:
         started = time.monotonic()
         state = {**session.state_dict(), **networks.describe_weights(job.config, data), "job": identity(job)}
+        if self.unlabeled is not None and isinstance(session, Session):
+            state |= pretraining.describe(session, self.unlabeled, job, data)
         last = job.config.epochs if isinstance(session, CrossValidation) else job.config.training_epochs
         if session.epoch == last:
             state |= self._kept_of_folds(session, data)

@@ -91,6 +91,7 @@ class PretrainingJobs:
     def __post_init__(self) -> None:
         """Find the folder of the networks."""
         self.store = Store(self.context.files.root)
+        self.told |= set(self.needs.lines if self.needs is not None else ())
 
     # What the search asks.
 

@@ -45,6 +45,9 @@ class Backbone:
 
     data: Prepared
     seed: int
+    has_own_seed: bool
+    """Whether the seed is another one than the study's."""
+
     fold: int | None
     """The fold whose images take no part; None where none is held out."""
 
@@ -60,7 +63,8 @@ class Backbone:
         model, way = self.config.component("model"), self.config.component("pretrain").name
         name = f"{model.name} {model.args['name']}" if model.name == "timm" else model.name
         held = "" if self.fold is None else f", fold {self.fold + 1} held out"
-        return f"{name} ({way}, {self.config.epochs} epochs{held})"
+        seeded = f", seed {self.seed}" if self.has_own_seed else ""
+        return f"{name} ({way}, {self.config.epochs} epochs{held}{seeded})"
 
     def fact(self, **more: Any) -> KnownBackbone:
         """Return what a study notes of it."""
@@ -86,7 +90,7 @@ class Store:
 
     def checkpoint(self, key: str) -> Path:
         """The state of a pretraining under way."""
-        return self.folder / f"{key}.partial.pt"
+        return self.folder / f"{key}.state.pt"
 
     def log(self, key: str) -> Path:
         """What the pretraining printed."""
@@ -202,6 +206,7 @@ class Needs:
                 config=config,
                 data=data,
                 seed=seed,
+                has_own_seed=seed != self.seed,
                 fold=fold,
                 teacher=teacher,
                 key=self._key(config, data, fold, seed, teacher),

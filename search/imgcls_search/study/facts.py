@@ -201,10 +201,15 @@ class Choice(TypedDict):
     optimism: Spread
 
 
-class Confirmation(Choice):
+class _Confirmation(Choice):
+    test: TestScores
+
+
+class Confirmation(_Confirmation, total=False):
     """What `confirm` found."""
 
-    test: TestScores
+    pretrains: bool
+    """Whether each seed had a pretrained network of its own."""
 
 
 class AblationStep(TypedDict):

@@ -249,8 +249,8 @@ def _known(known: Confirmation, trials: Sequence[int], seeds: int, *, pretrains:
     if known.get("pretrains", False) != pretrains:
         before, here = ("without", "with") if pretrains else ("with", "without")
         raise StudyError(
-            f"the confirmation that is there is {before} --pretrain, this one {here} it; --again does so, and opens the "
-            "test split once more"
+            f"the confirmation that is there is {before} --pretrain, this one {here} it; --again does so, and opens "
+            "the test split once more"
         )
     asked = sorted(trials), seeds
     then = sorted(entry["trial"] for entry in known["ranking"]), len(known["seeds"]["choosing"])

@@ -21,6 +21,7 @@ from imgcls_search.executors.questions import (
     Answer,
     ComparePrints,
     Decoding,
+    DescribeBackbone,
     DescribeWeights,
     FetchWeights,
     FindDevices,
@@ -28,6 +29,7 @@ from imgcls_search.executors.questions import (
     Measure,
     NameHardware,
     NameVersions,
+    OpenUnlabeled,
     Prepare,
     Question,
     Refusal,
@@ -127,6 +129,16 @@ class Helper:
             question = Prepare(config=config, cache=image_cache(self.root), is_described=say is not None)
             self.prepared[key] = self._ask(question, progress, say)
         return self.prepared[key]
+
+    def open_unlabeled(
+        self, config: TrialConfig, data: Prepared, fold: int | None = None, progress: Progress | None = None
+    ) -> tuple[str, list[str]]:
+        """Decode the images that a configuration pretrains on; return what they are recognised by and what to say.
+
+        Raises:
+            DataError: they are missing, damaged or too few.
+        """
+        return self._ask(OpenUnlabeled(config=config, data=data, cache=image_cache(self.root), fold=fold), progress)
 
     def has_prints(self, config: TrialConfig, known: Prints) -> bool:
         """Tell whether the data set of a configuration is the recorded one, see `Source.has_prints`.
@@ -229,6 +241,14 @@ class Helper:
         folder = teacher_cache(self.root)
         question = KeepTeacher(component=component, data=data, image_size=image_size, answers=answers, folder=folder)
         return self._ask(question)
+
+    def describe_backbone(self, path: Path) -> dict[str, Any]:
+        """Return what a file that a pretraining wrote says of itself.
+
+        Raises:
+            CheckpointError: the file is missing, damaged, or was written by something else.
+        """
+        return self._ask(DescribeBackbone(path=path))
 
     def versions(self) -> dict[str, str]:
         """Return the versions that a training's numbers depend on."""

@@ -116,6 +116,24 @@ class Prepare(Question[Prepared]):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OpenUnlabeled(Question[tuple[str, list[str]]]):
+    """Which images does a configuration pretrain on, once they are decoded?"""
+
+    config: TrialConfig
+    data: Prepared
+    cache: Path
+    fold: int | None
+
+    def answer(self, tell: Tell) -> tuple[str, list[str]]:
+        """Decode them, also as a teacher sees them; return their prints, and the lines that a person should see."""
+        from imgcls_search.worker.pretraining import open_all
+
+        progress = lambda done, total: tell(Decoding(done, total))  # noqa: E731 - as short as it is
+        found = open_all(self.config, self.data, self.fold, progress)
+        return found.prints, found.lines()
+
+
+@dataclass(frozen=True, kw_only=True)
 class ComparePrints(Question[bool]):
     """Is the data set of a configuration the recorded one, as far as a search sees it?"""
 
@@ -247,6 +265,19 @@ class DescribeWeights(Question[Prepared]):
 
         _, _, data = load_finished(checkpoint.load(self.path), str(self.path))
         return data
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescribeBackbone(Question[dict[str, Any]]):
+    """What does a file say of itself that a pretraining wrote?"""
+
+    path: Path
+
+    def answer(self, tell: Tell) -> dict[str, Any]:
+        """Read it."""
+        from imgcls_search.worker.pretraining import read_backbone
+
+        return read_backbone(self.path)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -133,6 +133,14 @@ def refuse_idle_sections(space: Space) -> None:
         UserError: the section to take out.
     """
     given = space.document["finetune"]
+    pretrains = space.document["pretrain"] != {"none": {}}
+    if space.document["unlabeled"] != {"train": {}} and not pretrains:
+        raise UserError(
+            f"{space.locate('unlabeled')}: unlabeled: nothing here pretrains; give pretrain: simclr or imitate, or "
+            "leave the section out"
+        )
+    if pretrains:
+        return
     if given != dataclasses.asdict(Finetune()) and not space.gives("weights"):
         raise UserError(
             f"{space.locate('finetune')}: finetune: no model here starts from pretrained weights; "
@@ -142,6 +150,22 @@ def refuse_idle_sections(space: Space) -> None:
         raise UserError(
             f"{space.locate('head')}: head.{LOGISTIC}: is fitted to features of pretrained weights, and no model here "
             "starts from any; give one, such as weights: imagenet, or another head"
+        )
+
+
+def refuse_two_starts(space: Space) -> None:
+    """Refuse a space whose every network starts from weights and is pretrained as well.
+
+    Raises:
+        UserError: the two settings.
+    """
+    models, starts = space.document["model"], space.document["pretrain"]
+    given = [name for name, args in models.items() if isinstance(args.get("weights"), str)]
+    if "none" not in starts and len(given) == len(models):
+        path = f"model.{given[0]}.weights"
+        raise UserError(
+            f"{space.locate(path)}: {path}: a network that starts from weights is not pretrained as well "
+            f"(pretrain.{next(iter(starts))}); leave one of them out"
         )
 
 

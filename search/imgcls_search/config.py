@@ -153,6 +153,11 @@ class TrialConfig:
         return int(self.tree["training"]["batch_size"])
 
     @property
+    def needs_whole_batches(self) -> bool:
+        """True where the loss compares the images of a batch, so that a batch cannot be trained in parts."""
+        return self.is_pretraining and "simclr" in self.tree["pretrain"]
+
+    @property
     def is_fitted(self) -> bool:
         """True where the head is fitted in one go and nothing is trained."""
         return "logistic" in self.tree.get("head", {})

@@ -44,6 +44,19 @@ AT_THRESHOLDS = ("macro_f1", "micro_f1", "subset_accuracy")
 
 THRESHOLD = "threshold"
 """`threshold:LABEL` is the probability from which an image has a label, as it was chosen on validation images."""
+
+OF_FEATURES: Mapping[str, str] = {
+    "probe_accuracy": (
+        "accuracy of a linear layer on the features of a pretrained network, on validation images, 0 to 1; for a "
+        "search over the pretraining"
+    ),
+    "knn_accuracy": (
+        "accuracy of the nearest neighbours by these features, on validation images, 0 to 1; for a search over the "
+        "pretraining"
+    ),
+}
+"""What a pretraining is measured by."""
+
 COSTED: Mapping[str, str] = {
     "cost": "mean cost of the decisions by predict.costs, 0 or more",
     "decision_accuracy": "share of images whose class of least expected cost, by predict.costs, is right, 0 to 1",
@@ -71,8 +84,9 @@ SUPPORT = "support"
 
 def has_meaning(name: str, *, several: bool) -> bool:
     """Tell whether a measure of this program has a meaning where an image has one class, or `several` labels."""
-    known = {*SEVERAL_ALWAYS, *SEVERAL_NAMED} if several else {*ALWAYS, *NAMED, *COSTED}
-    return name in known or class_of(name) is not None or name not in {*ALWAYS, *NAMED, *COSTED, *SEVERAL_ALWAYS}
+    known = {*SEVERAL_ALWAYS, *SEVERAL_NAMED} if several else {*ALWAYS, *NAMED, *COSTED, *OF_FEATURES}
+    ours = {*ALWAYS, *NAMED, *COSTED, *OF_FEATURES, *SEVERAL_ALWAYS}
+    return name in known or class_of(name) is not None or name not in ours
 
 
 def share_of_images(known: Mapping[str, T]) -> str:
@@ -81,8 +95,12 @@ def share_of_images(known: Mapping[str, T]) -> str:
 
 
 def main_measure(known: Mapping[str, T]) -> str:
-    """Return the measure that every epoch has, whatever the objective: of one class each, or of several labels."""
-    return "accuracy" if "accuracy" in known else "average_precision"
+    """Return the measure that every epoch has, whatever the objective: of one class each, or of several labels.
+
+    Of a pretraining it is the probe where it was measured.
+    """
+    names = ("accuracy", "average_precision", "probe_accuracy", "spread")
+    return next((name for name in names if name in known), "average_precision")
 
 
 def class_of(name: str) -> str | None:
@@ -102,13 +120,13 @@ def bounds(name: str) -> tuple[float, float] | None:
         return -1.0, 1.0
     if name in ("loss", "cost"):
         return 0.0, math.inf
-    is_share = name in {*ALWAYS, *NAMED, *COSTED, *SEVERAL_ALWAYS} or class_of(name) is not None
+    is_share = name in {*ALWAYS, *NAMED, *COSTED, *OF_FEATURES, *SEVERAL_ALWAYS} or class_of(name) is not None
     return (0.0, 1.0) if is_share else None
 
 
 COUNTS = (
     *("accuracy", "top5_accuracy", "macro_f1", "balanced_accuracy", "decision_accuracy"),
-    *("micro_f1", "subset_accuracy"),
+    *("micro_f1", "subset_accuracy", *OF_FEATURES),
 )
 """Measures of all classes that count images."""
 

@@ -64,6 +64,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("export", delivery.export),
     ("predict", delivery.predict),
     ("train", trainings.train),
+    ("pretrain", trainings.pretrain),
     ("evaluate", trainings.evaluate),
     ("augment-preview", spaces.augment_preview),
     ("families", spaces.families),

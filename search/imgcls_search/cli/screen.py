@@ -245,7 +245,7 @@ class TrainingScreen:
 
     def epoch_ended(self, epoch: Epoch) -> None:
         """Show an epoch; as lines not more often than a person reads."""
-        shown_of_it = ("train_loss", main_measure(epoch.metrics))
+        shown_of_it = dict.fromkeys(("train_loss", main_measure(epoch.metrics), "knn_accuracy", "spread"))
         scores = {name: epoch.metrics[name] for name in shown_of_it if name in epoch.metrics}
         what = f"epoch {epoch.number}/{epoch.of} of {epoch.training}, {pairs(scores, epoch.val_images)}"
         if epoch.done < epoch.total:

@@ -21,6 +21,7 @@ from imgcls_search.executors.questions import (
     Answer,
     ComparePrints,
     Decoding,
+    DescribeBackbone,
     DescribeWeights,
     FetchWeights,
     FindDevices,
@@ -245,6 +246,14 @@ class Helper:
         folder = teacher_cache(self.root)
         question = KeepTeacher(component=component, data=data, image_size=image_size, answers=answers, folder=folder)
         return self._ask(question)
+
+    def describe_backbone(self, path: Path) -> dict[str, Any]:
+        """Return what a file that a pretraining wrote says of itself.
+
+        Raises:
+            CheckpointError: the file is missing, damaged, or was written by something else.
+        """
+        return self._ask(DescribeBackbone(path=path))
 
     def versions(self) -> dict[str, str]:
         """Return the versions that a training's numbers depend on."""

@@ -125,16 +125,11 @@ class OpenUnlabeled(Question[tuple[str, list[str]]]):
     fold: int | None
 
     def answer(self, tell: Tell) -> tuple[str, list[str]]:
-        """Decode them; return what they are recognised by, and the lines that a person should see."""
-        from imgcls_search.data.unlabeled import open_unlabeled
+        """Decode them, also as a teacher sees them; return their prints, and the lines that a person should see."""
+        from imgcls_search.worker.pretraining import open_all
 
-        found = open_unlabeled(
-            self.config,
-            self.data,
-            self.cache,
-            self.fold,
-            progress=lambda done, total: tell(Decoding(done, total)),
-        )
+        progress = lambda done, total: tell(Decoding(done, total))  # noqa: E731 - as short as it is
+        found = open_all(self.config, self.data, self.fold, progress)
         return found.prints, found.lines()
 
 
@@ -270,6 +265,19 @@ class DescribeWeights(Question[Prepared]):
 
         _, _, data = load_finished(checkpoint.load(self.path), str(self.path))
         return data
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescribeBackbone(Question[dict[str, Any]]):
+    """What does a file say of itself that a pretraining wrote?"""
+
+    path: Path
+
+    def answer(self, tell: Tell) -> dict[str, Any]:
+        """Read it."""
+        from imgcls_search.worker.pretraining import read_backbone
+
+        return read_backbone(self.path)
 
 
 @dataclass(frozen=True, kw_only=True)

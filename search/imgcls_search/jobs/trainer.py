@@ -15,7 +15,7 @@ from imgcls_search.errors import NoResultError
 from imgcls_search.executors.helper import Helper
 from imgcls_search.executors.local import LocalExecutor, usable_slots
 from imgcls_search.jobs.pace import Epoch, Pace
-from imgcls_search.orchestrator.faults import more_parts
+from imgcls_search.orchestrator.faults import parts_after, without_memory
 from imgcls_search.protocol import (
     EpochEnded,
     Event,
@@ -166,7 +166,9 @@ class _Training:
         is_out_of_memory = (
             trouble.is_out_of_memory if isinstance(trouble, WorkerDied) else trouble.kind == "out_of_memory"
         )
-        more = more_parts(self.job.config.section("training")["batch_size"], self.job.micro_batches)
+        more = parts_after(self.job.config, self.job.micro_batches)
+        if is_out_of_memory and not more and self.job.config.needs_whole_batches:
+            raise NoResultError(without_memory(self.job.config, trouble.reason, self.job.micro_batches))
         if is_out_of_memory and more:
             self.job = dataclasses.replace(self.job, micro_batches=more)
             return f"{trouble.reason}; it goes on with {more} micro-batches a batch"

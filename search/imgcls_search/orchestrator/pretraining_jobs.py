@@ -11,7 +11,7 @@ from imgcls_search import durations
 from imgcls_search.errors import StudyError, UserError, first_line
 from imgcls_search.orchestrator.backbones import Backbone, Needs, Store, job_of
 from imgcls_search.orchestrator.context import SearchContext
-from imgcls_search.orchestrator.faults import Faults, more_parts
+from imgcls_search.orchestrator.faults import Faults, parts_after, without_memory
 from imgcls_search.protocol import (
     EpochEnded,
     Event,
@@ -255,19 +255,19 @@ class PretrainingJobs:
     def _take_failure(self, event: Failed, number: int, making: _Making) -> None:
         if event.kind == "disk":
             raise StudyError(f"pretraining {making.backbone.what}: {event.reason}; {SAFE}")
-        if event.kind == "out_of_memory" and self._shrink(making):
-            return
-        self._give_up(event.reason, number, making)
+        if event.kind != "out_of_memory":
+            self._give_up(event.reason, number, making)
+        elif not self._shrink(making):
+            self._give_up(self._without_memory(event.reason, making), number, making)
 
     def _take_death(self, reason: str, is_out_of_memory: bool, number: int, making: _Making) -> None:
         # A full disk shall not end the search here.
         with contextlib.suppress(OSError), self.store.log(making.backbone.key).open("a") as log:
             log.write(f"{reason}\n")
-        if is_out_of_memory and self._shrink(making):
-            return
         making.deaths += 1
         if is_out_of_memory:
-            self._give_up(reason, number, making)
+            if not self._shrink(making):
+                self._give_up(self._without_memory(reason, making), number, making)
         elif making.deaths > self.context.settings.retries:
             self._give_up(f"{reason}, {making.deaths} times without a new epoch", number, making)
         else:
@@ -275,14 +275,15 @@ class PretrainingJobs:
 
     def _shrink(self, making: _Making) -> bool:
         """Let a pretraining go on with smaller micro-batches, where its loss allows them."""
-        config = making.backbone.config
-        parts = more_parts(config.batch_size, making.micro_batches)
-        # In a contrastive loss each image of the batch counts for all others.
-        if parts is None or config.component("pretrain").name == "simclr":
+        parts = parts_after(making.backbone.config, making.micro_batches)
+        if parts is None:
             return False
         making.micro_batches = parts
         self.context.say(f"pretraining {making.backbone.what}: out of memory; it goes on with {parts} parts a batch")
         return True
+
+    def _without_memory(self, reason: str, making: _Making) -> str:
+        return without_memory(making.backbone.config, reason, making.micro_batches)
 
     def _give_up(self, reason: str, number: int, making: _Making) -> None:
         key = making.backbone.key

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from imgcls_search.config import Component, Scalar, TrialConfig, Value
+from imgcls_search.config import PRETRAINING, Component, Scalar, TrialConfig, Value
 from imgcls_search.errors import Problem, SpaceError
 from imgcls_search.space.parameters import Parameter, Suggests
 from imgcls_search.space.problems import show
@@ -118,10 +118,22 @@ class Space:
         Raises:
             SpaceError: something is; every path is named.
         """
-        if searched := self.parameters():
+        self._refuse_searched(self.parameters())
+        return self.config_of({})
+
+    def pretraining(self) -> TrialConfig:
+        """Return a configuration of which all that decides on its pretraining is given; the rest is some choice.
+
+        Raises:
+            SpaceError: some of that is searched; every path is named.
+        """
+        self._refuse_searched([each for each in self.parameters() if each.path.partition(".")[0] in PRETRAINING])
+        return self.first()
+
+    def _refuse_searched(self, searched: Sequence[Parameter]) -> None:
+        if searched:
             problems = (Problem(path=each.path, message=_still_searched(each)) for each in searched)
             raise SpaceError(self.source, problems)
-        return self.config_of({})
 
     def parameters(self) -> list[Parameter]:
         """Return everything that is searched, the choices between components included."""

@@ -20,7 +20,7 @@ from imgcls_search.data import POLICIES, Augment, Images, Prepared, augment, loa
 from imgcls_search.data.chosen import Chosen
 from imgcls_search.data.features import computing, folder_beside
 from imgcls_search.data.unlabeled import Unlabeled, open_unlabeled
-from imgcls_search.errors import BuildError, StoppedError
+from imgcls_search.errors import BuildError, CheckpointError, StoppedError
 from imgcls_search.image_size import sides
 from imgcls_search.protocol import Event, Job, Told
 from imgcls_search.signature import build
@@ -40,16 +40,27 @@ ABOUT, PRETRAINED, PROJECTION = "about", "pretrained", "projection"
 """Keys of a weights file: what it is; within that what it was pretrained on; the layers that are dropped afterwards."""
 
 
-def open_images(config: TrialConfig, data: Prepared, fold: int | None) -> Unlabeled:
-    """Return the images that a configuration pretrains on.
+NOTED = ("images", "asked", "prints", "fold", "epochs", "seed", "health", "versions")
+"""What a weights file says of the pretraining that it is from."""
+
+
+def open_all(
+    config: TrialConfig, data: Prepared, fold: int | None, progress: Callable[[int, int], None] | None = None
+) -> Unlabeled:
+    """Return the images that a configuration pretrains on, after decoding what its training will read.
 
     Raises:
         DataError: they are missing, damaged or too few.
     """
-    return open_unlabeled(config, data, Path(data.folder).parent, fold, whole=True)
+    found = open_unlabeled(config, data, Path(data.folder).parent, fold, whole=True, progress=progress)
+    if isinstance(plan(config), Imitating):
+        open_for_teacher(config, data, fold, progress)
+    return found
 
 
-def open_for_teacher(config: TrialConfig, data: Prepared, fold: int | None) -> tuple[Prepared, Unlabeled]:
+def open_for_teacher(
+    config: TrialConfig, data: Prepared, fold: int | None, progress: Callable[[int, int], None] | None = None
+) -> tuple[Prepared, Unlabeled]:
     """Return the same images at the size at which the teacher sees them, decoded from their files, not enlarged.
 
     Raises:
@@ -59,8 +70,8 @@ def open_for_teacher(config: TrialConfig, data: Prepared, fold: int | None) -> t
     assert isinstance(wanted, Imitating), "only imitation has a teacher"
     image = {**config.section("image"), "size": wanted.size, "channels": data.channels, "margin": 1.0}
     larger, cache = TrialConfig.from_dict({**config.to_dict(), "image": image}), Path(data.folder).parent
-    own = pipeline.prepare_data(larger, cache)
-    return own, open_unlabeled(larger, own, cache, fold)
+    own = pipeline.prepare_data(larger, cache, progress)
+    return own, open_unlabeled(larger, own, cache, fold, progress=progress)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +109,7 @@ def preparing(
         CheckpointError: the teacher's weights cannot be read.
         StoppedError: it is to stop.
     """
-    unlabeled = open_images(job.config, data, job.fold)
+    unlabeled = open_unlabeled(job.config, data, Path(data.folder).parent, job.fold, whole=True)
     targets: Any = np.zeros(len(unlabeled), dtype=np.int64)
     if not isinstance(plan(job.config), SimCLR):
         steps = _teachers_features(job, data, unlabeled, device)
@@ -246,14 +257,23 @@ def _moments(targets: Any) -> tuple[Tensor, Tensor]:
     return values.mean(dim=0).float(), values.std(dim=0, correction=0).float()
 
 
+def scored_images(data: Prepared, fold: int | None) -> int:
+    """Return how many labelled images features can be asked about."""
+    return len(_places_of(data, fold)[1])
+
+
+def _places_of(data: Prepared, fold: int | None) -> tuple[Any, Any]:
+    """Return the places of labelled images to learn from and to ask about, the training split first."""
+    if data.folds:
+        return image_sets.fold_places(data, fold if fold is not None else len(data.folds) - 1)
+    train = data.counts["train"]
+    return np.arange(train), train + np.arange(data.counts["val"])
+
+
 def _health(job: Job, data: Prepared, device: str, precision: str) -> Health:
     wanted = plan(job.config)
     assert wanted is not None
-    train, scored = (
-        image_sets.fold_places(data, job.fold if job.fold is not None else len(data.folds) - 1)
-        if (data.folds)
-        else (np.arange(data.counts["train"]), data.counts["train"] + np.arange(data.counts["val"]))
-    )
+    train, scored = _places_of(data, job.fold)
     known, asked = (
         _labelled(data, places[chosen(places, most)], device)
         for places, most in ((train, MOST_KNOWN), (scored, MOST_ASKED))
@@ -284,6 +304,7 @@ def describe(session: Session, shown: Shown, job: Job, data: Prepared) -> dict[s
     about = json.loads(networks.describe_weights(job.config, data)[ABOUT])
     about[PRETRAINED] = {
         "images": len(shown.images),
+        "asked": min(scored_images(data, job.fold), MOST_ASKED),
         "prints": shown.prints,
         "fold": job.fold,
         "epochs": session.epoch,
@@ -306,3 +327,20 @@ def write_backbone(session: Session, shown: Shown, job: Job, data: Prepared) -> 
         "metrics": last,
         "notes": {},
     }
+
+
+def read_backbone(path: Path) -> dict[str, Any]:
+    """Return what a file that a pretraining wrote says of itself.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or was written by something else.
+    """
+    state = checkpoint.load(path)
+    try:
+        about: dict[str, Any] = json.loads(state[ABOUT])
+        # All that is asked of it later is there.
+        TrialConfig.from_dict(about["config"]).pretraining()
+        about |= {PRETRAINED: {name: about[PRETRAINED][name] for name in NOTED}}
+    except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        raise CheckpointError(f"{path}: no weights file of a pretraining") from error
+    return about

@@ -47,7 +47,7 @@ def status(study: StudyName, studies: Studies = STUDIES, storage: Storage = None
     imgcls-search status vit-digits --json
     """
     from imgcls_search.study.record import load
-    from imgcls_search.study.summary import STATES, summarise
+    from imgcls_search.study.summary import STATES, pretraining_lines, summarise
 
     found = summarise(load(study_files(study, studies, storage)))
     if as_json:
@@ -59,6 +59,8 @@ def status(study: StudyName, studies: Studies = STUDIES, storage: Storage = None
         f"{study}: {found['trials']['total']} trials ({counts or 'none yet'}), {found['epochs']} epochs trained{spent}"
     )
     echo(found["stands"] + ("; run it again to go on" if found["state"] == "interrupted" else ""))
+    for line in pretraining_lines(found["backbones"], found["state"]):
+        echo(line)
     for reason, count in found["rejected"].items():
         echo(f"rejected before training: {count} x {reason}")
     for reason, count in found["troubles"].items():

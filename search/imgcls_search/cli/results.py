@@ -167,6 +167,7 @@ def list_studies(studies: Studies = STUDIES, storage: Storage = None, as_json: A
     imgcls-search list --json
     """
     from imgcls_search.study.address import settle
+    from imgcls_search.study.summary import pretraining_lines
     from imgcls_search.views.browse import list_studies as find
 
     at = settle(storage)
@@ -187,7 +188,8 @@ def list_studies(studies: Studies = STUDIES, storage: Storage = None, as_json: A
         counts = entry["trials"]
         state = f"{counts['total']} ({counts['complete']} complete)"
         confirmed = "" if entry["confirmed"] is None else f"trial {entry['confirmed']} confirmed"
-        rows.append((entry["study"], state, entry["stands"], shown, confirmed))
+        making = [line for line in pretraining_lines(entry["backbones"], entry["state"]) if "epoch" in line]
+        rows.append((entry["study"], state, "; ".join([entry["stands"], *making]), shown, confirmed))
     print_table(("study", "trials", "state", "best", ""), rows)
 
 

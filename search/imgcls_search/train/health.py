@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from imgcls_search.data.label_sets import Labels
 from imgcls_search.errors import DivergedError
+from imgcls_search.measures import LEAST_SPREAD
 from imgcls_search.train.device import autocast
 from imgcls_search.train.images import ImageSet, in_order
 from imgcls_search.train.learner import Learner
@@ -25,9 +26,9 @@ from imgcls_search.train.probe import fit_linear, predict_by_neighbours
 PROBE, NEIGHBOURS, RANDOM = "probe_accuracy", "knn_accuracy", "random_probe_accuracy"
 SPREAD, RANK = "spread", "effective_rank"
 
-LEAST_SPREAD, COLLAPSED_EPOCHS, GROWTH = 0.1, 3, 0.01
-"""Projections that are nearer to each other than this for so many epochs have collapsed, unless they move apart by more
-than the last: those of a network that has just begun are near to each other too."""
+COLLAPSED_EPOCHS, GROWTH = 3, 0.01
+"""Projections nearer to each other than `LEAST_SPREAD` for so many epochs have collapsed, unless they move apart by more
+than `GROWTH`: those of a network that has just begun are near to each other too."""
 
 MEASUREMENTS = 20
 """How often neighbours and probe are measured in all, where a configuration does not say it."""

@@ -144,7 +144,13 @@ def plan(
         f"a full trial has {found.epochs_of_full_trial} epochs; with pruner {space.pruner.name} one gets about "
         f"{found.epochs_of_trial:.1f}"
     )
-    echo(f"study.trials: {found.trials} take about {durations.show(found.seconds)}")
+    if found.pretrained_networks:
+        echo(
+            f"{found.pretrained_networks} distinct pretrained network(s), {found.pretraining_epochs:,} epochs in all, "
+            f"take about {durations.show(found.pretraining_seconds)}"
+        )
+    with_these = " with these" if found.pretrained_networks else ""
+    echo(f"study.trials: {found.trials} take about {durations.show(found.seconds)}{with_these}")
     if found.timeout is not None:
         shown = durations.show(found.timeout, exact=True)
         echo(f"study.timeout: {shown} afford about {found.trials_in_timeout} trials")

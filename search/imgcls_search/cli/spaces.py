@@ -55,11 +55,14 @@ def check(
 
     Needs no images and no GPU. Counts are remembered under the studies folder.
     """
+    from dataclasses import asdict
+
     from rich.console import Console
 
     from imgcls_search.catalog import refuse_with_folds
     from imgcls_search.cli.screen import SurveyScreen
     from imgcls_search.executors.helper import image_cache
+    from imgcls_search.jobs.expected_pretrainings import expected
     from imgcls_search.jobs.survey import summarise, survey
     from imgcls_search.orchestrator.named_classes import refuse_unknown
     from imgcls_search.orchestrator.named_metrics import custom, refuse_early
@@ -78,6 +81,7 @@ def check(
     refuse_early(space, image_cache(studies), source)
     images = None if source is None else _look_at(space, source)
     notes = refuse_unknown(space.document, source.classes, space.locate) if source is not None else []
+    pretraining = expected(space)
     for metric in custom(space):
         load(metric)
     if not as_json:
@@ -94,9 +98,14 @@ def check(
         ]
         typed = {"space": dict(space.document), "parameters": parameters, "combinations": space.num_combinations()}
         data_found = None if images is None else images.to_dict()
-        print_json({"name": space.name, "is_config": space.is_config, **typed, "data": data_found, "survey": found})
-    elif found is not None:
+        pretrained = None if pretraining is None else asdict(pretraining)
+        settled = {"data": data_found, "pretraining": pretrained, "survey": found}
+        print_json({"name": space.name, "is_config": space.is_config, **typed, **settled})
+        return
+    if found is not None:
         _show_survey(found, space)
+    if pretraining is not None:
+        echo(f"{pretraining.sentence}; plan tells how long that takes")
 
 
 def augment_preview(

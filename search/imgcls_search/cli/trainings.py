@@ -236,6 +236,9 @@ def confirm(
         int | None, typer.Option("--trial", min=0, help="Train this trial only, for example one of a Pareto front.")
     ] = None,
     again: Annotated[bool, typer.Option("--again", help="Confirm anew; opens the test split once more.")] = False,
+    pretrain: Annotated[
+        bool, typer.Option("--pretrain", help="Pretrain again for each seed, where trials pretrain.")
+    ] = False,
     data: MovedData = None,
     studies: Studies = STUDIES,
     storage: Storage = None,
@@ -259,7 +262,9 @@ def confirm(
 
     files, moved_to = study_files(study, studies, storage), data_component(data)
     with TrainingScreen(make_console(error=True)) as screen:
-        found = confirm_study(files, top=top, seeds=seeds, again=again, watcher=screen, trial=trial, data=moved_to)
+        found = confirm_study(
+            files, top=top, seeds=seeds, again=again, watcher=screen, trial=trial, data=moved_to, pretrains=pretrain
+        )
     if as_json:
         print_json({"study": study, **found})
         return

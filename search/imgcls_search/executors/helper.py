@@ -63,6 +63,11 @@ def feature_cache(root: Path) -> Path:
     return root / ".features"
 
 
+def backbone_cache(root: Path) -> Path:
+    """Return where pretrained networks are kept, shared by all studies under a root."""
+    return root / ".backbones"
+
+
 def teacher_cache(root: Path) -> Path:
     """Return where networks of timm are kept that trainings learn from, shared by all studies under a root."""
     return root / ".teachers"

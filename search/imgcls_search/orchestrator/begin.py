@@ -19,6 +19,7 @@ from imgcls_search.executors import packing
 from imgcls_search.executors.helper import Helper, image_cache
 from imgcls_search.executors.local import LocalExecutor, usable_slots
 from imgcls_search.orchestrator import named_classes, named_metrics, study_data, teachers, weights_used
+from imgcls_search.orchestrator.backbones import Needs, look_early
 from imgcls_search.orchestrator.context import study_settings
 from imgcls_search.orchestrator.endings import Deadline, Ending
 from imgcls_search.orchestrator.search import Search, Watcher
@@ -73,6 +74,8 @@ def run(
         raise UserError(f"{space.locate('study')}: study.min_gain: needs one objective, got {len(space.objectives)}")
     refuse_with_folds(space)
     must_exist(space.first().component("data"))
+    for config in _pretraining_draws(space):
+        look_early(config)
     files = find_study(root, space.name, address)
     with ExitStack() as stack:
         stack.enter_context(files.taken(watcher.say))
@@ -104,6 +107,13 @@ def run(
             watcher.say(line)
         known = record.facts.get("teachers", {}) if record is not None else {}
         taught_by = teachers.settle(space, files, data, helper, known)
+        pretrained = Needs(
+            helper=helper,
+            seed=settings.seed,
+            teacher_of=lambda alone: teachers.path_of(alone, files, taught_by),
+            progress=watcher.decoding,
+        )
+        _look_at_unlabeled(space, pretrained, watcher)
         if record is None:
             facts = _facts(asked, data, helper, engine.hardware or helper.hardware(engine.devices[0]))
             if taught_by:
@@ -115,6 +125,7 @@ def run(
         study_data.note_place(record, space.first().component("data"))
         search = Search(
             space=space,
+            backbones=pretrained,
             files=files,
             record=record,
             executor=engine.executor,
@@ -256,6 +267,18 @@ def _shown_in_all(data: Prepared) -> set[int]:
     return set.intersection(*(label_sets.seen(labels[items]) for items in places(data.folds, len(train))))
 
 
+def _look_at_unlabeled(space: Space, needs: Needs, watcher: Watcher) -> None:
+    """Decode the images that trials pretrain on, as far as random draws show which, and say what there is to know.
+
+    Raises:
+        DataError: they are missing, damaged or too few.
+    """
+    for config in _pretraining_draws(space):
+        needs.of(config, needs.helper.prepare(config))
+    for line in needs.lines:
+        watcher.say(line)
+
+
 def _facts(space: Space, data: Prepared, helper: Helper, hardware: str) -> StudyFacts:
     """Return what a study remembers of its beginning."""
     return {
@@ -277,9 +300,17 @@ def _memory_needs(space: Space, helper: Helper, num_classes: int) -> list[float]
 
 
 def _random_configs(space: Space, count: int, num_classes: int) -> Iterator[tuple[TrialConfig, InputShape]]:
-    for number in range(count):
-        config = draw_random(View(space, [], [], 0), number, 0).config
+    for config in _draws(space, count):
         yield config, InputShape.of(config.section("image"), num_classes)
+
+
+def _draws(space: Space, count: int) -> Iterator[TrialConfig]:
+    return (draw_random(View(space, [], [], 0), number, 0).config for number in range(count))
+
+
+def _pretraining_draws(space: Space) -> Iterator[TrialConfig]:
+    """Yield random configurations, where any pretrains."""
+    return _draws(space, WEIGHTS_DRAWS if set(space.document.get("pretrain", {})) - {"none"} else 0)
 
 
 def fetch_weights(space: Space, helper: Helper, num_classes: int) -> dict[str, WeightsFact]:

@@ -89,6 +89,30 @@ class WeightsFact(TypedDict):
     sha256: str
 
 
+class KnownBackbone(TypedDict, total=False):
+    """A pretrained network that trials start from, or one that is being made."""
+
+    model: str
+    pretrain: str
+    fold: Whole
+    seed: Whole
+    epochs: Whole
+    epoch: Whole
+    """How far it is."""
+
+    state: str
+    """`making`, `made` or `failed`."""
+
+    seconds: Finite
+    """That its epochs took."""
+
+    reason: str
+    """Why it failed."""
+
+    sha256: str
+    """Of its file."""
+
+
 class Run(TypedDict, total=False):
     """One call of `run`."""
 
@@ -177,10 +201,15 @@ class Choice(TypedDict):
     optimism: Spread
 
 
-class Confirmation(Choice):
+class _Confirmation(Choice):
+    test: TestScores
+
+
+class Confirmation(_Confirmation, total=False):
     """What `confirm` found."""
 
-    test: TestScores
+    pretrains: bool
+    """Whether each seed had a pretrained network of its own."""
 
 
 class AblationStep(TypedDict):
@@ -283,6 +312,9 @@ class StudyFacts(TypedDict, total=False):
 
     weights: dict[str, WeightsFact]
     """The files that trials started from, by what their model says of itself, as in `timm tf_efficientnet_lite0`."""
+
+    backbones: dict[str, KnownBackbone]
+    """The pretrained networks that trials start from, by the name of the file."""
 
     data_root: str
     """The folder in which its images were last found; earlier versions noted none."""

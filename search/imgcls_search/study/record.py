@@ -26,6 +26,7 @@ from imgcls_search.study.facts import (
     AutoFact,
     Confirmation,
     DataFact,
+    KnownBackbone,
     Opening,
     Run,
     SpaceFact,
@@ -255,10 +256,15 @@ class Record:
     def set_fact(self, name: Literal["weights"], value: dict[str, WeightsFact]) -> None: ...
 
     @overload
+    def set_fact(self, name: Literal["backbones"], value: dict[str, KnownBackbone]) -> None: ...
+
+    @overload
     def set_fact(self, name: Literal["auto"], value: AutoFact) -> None: ...
 
     def set_fact(
-        self, name: Literal["confirmed", "ablation", "weights", "auto", "data_root", "data_file"], value: Any
+        self,
+        name: Literal["confirmed", "ablation", "weights", "backbones", "auto", "data_root", "data_file"],
+        value: Any,
     ) -> None:
         """Record a fact about the study as a whole."""
         self.rows.set_fact(name, value)

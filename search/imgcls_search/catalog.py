@@ -8,12 +8,12 @@ from typing import Any
 
 from imgcls_search import signature
 from imgcls_search.compress.sections import DISTILL, PRUNE, QUANTIZE
-from imgcls_search.config import Component
+from imgcls_search.config import PRETRAINING, Component
 from imgcls_search.data import DATASETS, POLICIES, augment, has_several_labels, mixing
 from imgcls_search.data.image import ImageShape
 from imgcls_search.data.unlabeled import UNLABELED
 from imgcls_search.errors import UserError
-from imgcls_search.measures import OF_CLASS, has_meaning
+from imgcls_search.measures import OF_CLASS, OF_FEATURES, has_meaning
 from imgcls_search.models import families
 from imgcls_search.models.heads import HEADS, LOGISTIC, OWN
 from imgcls_search.signature import Catalog, Fields, Leaf, OneOf
@@ -73,7 +73,7 @@ def catalog() -> Catalog:
         ),
         study=_with(settings, **strategy()),
         limits=signature.read(Limits),
-        metrics={**scores, **SIZES, **MEASURED},
+        metrics={**scores, **OF_FEATURES, **SIZES, **MEASURED},
         scores=scores,
         class_scores=OF_CLASS,
         of_data=_of_data,
@@ -167,6 +167,37 @@ def refuse_two_starts(space: Space) -> None:
             f"{space.locate(path)}: {path}: a network that starts from weights is not pretrained as well "
             f"(pretrain.{next(iter(starts))}); leave one of them out"
         )
+
+
+def refuse_of_pretraining(space: Space) -> None:
+    """Refuse a search over the pretraining that asks for what is no part of it.
+
+    Raises:
+        UserError: the setting, and what is allowed.
+    """
+    if not space.is_of_pretraining:
+        return
+    objective = next(metric for metric, _ in space.objectives if metric in OF_FEATURES)
+    what = f"a search over the pretraining ({objective})"
+    allowed = (*OF_FEATURES, *SIZES)
+    for metric in space.named_metrics:
+        if metric not in allowed:
+            raise UserError(f"{space.locate('study')}: {metric}: not in {what}; allowed: {', '.join(allowed)}")
+    starts = space.document["pretrain"]
+    if "none" in starts:
+        raise UserError(f"{space.locate('pretrain')}: pretrain: none: not in {what}; allowed: simclr, imitate")
+    epochs = {name: args["epochs"] for name, args in starts.items()}
+    if len(set(epochs.values())) > 1:
+        said = ", ".join(f"pretrain.{name}.epochs: {count}" for name, count in epochs.items())
+        raise UserError(f"{space.locate('pretrain')}: {said}: all trials of {what} need the same number")
+    if space.document["data"][next(iter(space.document["data"]))].get("folds"):
+        raise UserError(f"{space.locate('data')}: data: folds: not in {what}; features are measured on one split")
+    for each in space.parameters():
+        if each.path.partition(".")[0] not in PRETRAINING:
+            raise UserError(
+                f"{space.locate(each.path)}: {each.path}: is searched ({each.domain}), but is no part of {what}; give "
+                "one value"
+            )
 
 
 def refuse_with_folds(space: Space) -> None:

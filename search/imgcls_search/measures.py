@@ -57,6 +57,9 @@ OF_FEATURES: Mapping[str, str] = {
 }
 """What a pretraining is measured by."""
 
+LEAST_SPREAD = 0.1
+"""Of the projections of a pretraining; nearer to each other they have collapsed."""
+
 COSTED: Mapping[str, str] = {
     "cost": "mean cost of the decisions by predict.costs, 0 or more",
     "decision_accuracy": "share of images whose class of least expected cost, by predict.costs, is right, 0 to 1",

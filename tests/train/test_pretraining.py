@@ -96,10 +96,12 @@ def epochs(*spreads: float) -> list[dict[str, float]]:
 
 
 def test_projections_that_stay_together_for_three_epochs_stop_the_training() -> None:
-    for history in (epochs(), epochs(0.05, 0.05), epochs(0.05, 0.05, 0.2), epochs(0.05, 0.11, 0.05, 0.05)):
-        health.refuse_collapsed(history)
-    with pytest.raises(DivergedError, match=r"collapsed: the spread .* under 0\.1 for 3 epochs \(last 0\.090\)"):
-        health.refuse_collapsed(epochs(0.5, 0.02, 0.03, 0.09))
+    going_on = [(), (0.05, 0.05), (0.05, 0.05, 0.2), (0.05, 0.11, 0.05, 0.05)]
+    # One that has just begun moves apart.
+    for spreads in [*going_on, (0.05, 0.07, 0.09)]:
+        health.refuse_collapsed(epochs(*spreads))
+    with pytest.raises(DivergedError, match=r"collapsed: the spread .* under 0\.1 for 3 epochs \(last 0\.008\)"):
+        health.refuse_collapsed(epochs(0.5, 0.002, 0.001, 0.008))
 
 
 @pytest.mark.parametrize(("probe", "is_said"), [(0.31, False), (0.3, True), (0.25, True)])

@@ -119,7 +119,13 @@ def read(
     Raises:
         SpaceError, UserError: the file, or an option, says something that is not allowed.
     """
-    from imgcls_search.catalog import catalog, refuse_idle_sections, refuse_other_labels, refuse_two_starts
+    from imgcls_search.catalog import (
+        catalog,
+        refuse_idle_sections,
+        refuse_of_pretraining,
+        refuse_other_labels,
+        refuse_two_starts,
+    )
     from imgcls_search.space import read_space
     from imgcls_search.study.address import refuse_password
 
@@ -135,6 +141,7 @@ def read(
         space = read_space(path, catalog(), overrides=pairs, data=data, unlabeled=unlabeled)
     refuse_two_starts(space)
     refuse_idle_sections(space)
+    refuse_of_pretraining(space)
     refuse_other_labels(space)
     refuse_password(space.study["storage"], space.locate("study"))
     return space

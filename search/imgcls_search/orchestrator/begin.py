@@ -162,7 +162,7 @@ class _Engine:
 
 
 def _local_engine(space: Space, helper: Helper, most: int) -> _Engine:
-    devices = helper.devices(space.first().section("training")["device"])
+    devices = helper.devices(space.document["training"]["device"])
     slots = usable_slots(devices, study_settings(space).workers, most)
     free = packing.free_memory(slots)
     return _Engine(executor=LocalExecutor(slots), devices=slots, free_memory=free)
@@ -176,7 +176,7 @@ def _cluster_engine(
     cluster.join(address)
     stack.callback(cluster.leave)
     cluster.refuse_strangers()
-    layout = cluster.lay_out(space.first().section("training")["device"], study_settings(space).workers, most)
+    layout = cluster.lay_out(space.document["training"]["device"], study_settings(space).workers, most)
     metrics = space.named_metrics
     node = cluster.only_node(layout) if "latency_ms" in metrics else None
     watcher.say(f"{layout.hardware}; {layout.count} worker(s)")
@@ -245,6 +245,9 @@ def _settle_data(space: Space, helper: Helper, watcher: Watcher) -> tuple[Space,
         )
     for line in named_classes.refuse_unknown(space.document, data.classes, space.locate):
         watcher.say(line)
+    if space.is_of_pretraining:
+        for line in helper.open_unlabeled(space.first(), data, progress=watcher.decoding)[1]:
+            watcher.say(line)
     labels = load(data, "val").labels
     seen = _shown_in_all(data)
     named_metrics.refuse_undefined(space, data.classes, seen, labels)

@@ -8,6 +8,7 @@ from typing import Any
 
 from imgcls_search.config import PRETRAINING, Component, Scalar, TrialConfig, Value
 from imgcls_search.errors import Problem, SpaceError
+from imgcls_search.measures import OF_FEATURES
 from imgcls_search.space.parameters import Parameter, Suggests
 from imgcls_search.space.problems import show
 from imgcls_search.space.tree import Group, fill, parameters, walk
@@ -72,13 +73,19 @@ class Space:
             for name, limit in self.score_limits.items()
         }
 
+    @property
+    def is_of_pretraining(self) -> bool:
+        """True where the pretraining itself is searched: its objectives are measures of features."""
+        return any(metric in OF_FEATURES for metric, _ in self.objectives)
+
     def sample(self, trial: Suggests) -> TrialConfig:
         """Return the configuration that a trial suggests.
 
         Raises:
             ValueError: the trial suggests what is not in the space.
         """
-        return TrialConfig.from_dict(self.root.sample("", trial))
+        config = TrialConfig.from_dict(self.root.sample("", trial))
+        return config.pretraining() if self.is_of_pretraining else config
 
     def config_of(self, params: Mapping[str, Any]) -> TrialConfig:
         """Return the configuration that recorded parameters stand for.

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from imgcls_search.data.label_sets import Labels
 from imgcls_search.errors import DivergedError
+from imgcls_search.measures import LEAST_SPREAD
 from imgcls_search.train.device import autocast
 from imgcls_search.train.images import ImageSet, in_order
 from imgcls_search.train.learner import Learner
@@ -25,8 +26,9 @@ from imgcls_search.train.probe import fit_linear, predict_by_neighbours
 PROBE, NEIGHBOURS, RANDOM = "probe_accuracy", "knn_accuracy", "random_probe_accuracy"
 SPREAD, RANK = "spread", "effective_rank"
 
-LEAST_SPREAD, COLLAPSED_EPOCHS = 0.1, 3
-"""Projections that are nearer to each other than this for so many epochs have collapsed."""
+COLLAPSED_EPOCHS, GROWTH = 3, 0.01
+"""Projections nearer to each other than `LEAST_SPREAD` for so many epochs have collapsed, unless they move apart by more
+than `GROWTH`: those of a network that has just begun are near to each other too."""
 
 MEASUREMENTS = 20
 """How often neighbours and probe are measured in all, where a configuration does not say it."""
@@ -125,7 +127,7 @@ def refuse_collapsed(history: Sequence[Mapping[str, float]]) -> None:
         DivergedError: they are, and have been for some epochs.
     """
     last = [epoch[SPREAD] for epoch in history[-COLLAPSED_EPOCHS:] if SPREAD in epoch]
-    if len(last) == COLLAPSED_EPOCHS and max(last) < LEAST_SPREAD:
+    if len(last) == COLLAPSED_EPOCHS and max(last) < LEAST_SPREAD and last[-1] - last[0] < GROWTH:
         raise DivergedError(
             f"collapsed: the spread of the projections was under {LEAST_SPREAD} for {COLLAPSED_EPOCHS} epochs (last "
             f"{last[-1]:.3f}): all images look alike to the network; a lower learning rate, a longer warmup or "

@@ -182,6 +182,9 @@ def _sections(record: Record, winner: Trial, step: Step) -> list[dict[str, Any]]
         ),
         _section("Size against score", [picture(*pair) for pair in _sizes(done, record)]),
     ]
+    if winner.candidate.config.is_pretraining:
+        drawn_health = picture(figures.health(winner.epochs), f"What the epochs of trial {winner.number} measured")
+        sections.insert(2, _section("Health of the pretraining", [drawn_health], wide=True))
     if len(record.objectives) > 1:
         sections.append(_section("Pareto front", [picture(*_front(record, winner, done))]))
     bars = []

@@ -154,6 +154,8 @@ class JobRunner:
 
         data = pipeline.with_normalisation(job.config, Prepared.from_dict(job.data))
         state = checkpoint.load(Path(job.checkpoint))
+        if job.config.is_pretraining:
+            return pictures.draw_health(Path(job.pictures), job.trial, state["history"])
         draw = partial(
             pictures.draw,
             Path(job.pictures),

@@ -157,14 +157,13 @@ def _teachers_features(job: Job, data: Prepared, unlabeled: Unlabeled, device: s
     pixels: Any = Chosen([shown.pixels], places)
     images = Images(pixels=pixels, labels=np.zeros(len(places), dtype=np.int64), names=unlabeled.names)
     what = f"features of {len(places):,} images by the teacher, at {wanted.size} pixels"
-    yield f"{what}: computed once, and kept"
     found = computing(
         folder_beside(data),
         facts,
         lambda: features.compute_in_steps(seen, image_sets.on_device(images, seen.data, device)),
         most_bytes=pipeline.cache_bytes(job.config),
     )
-    told = 0
+    told = -TOLD_EVERY
     while True:
         try:
             step = next(found)
@@ -172,7 +171,8 @@ def _teachers_features(job: Job, data: Prepared, unlabeled: Unlabeled, device: s
             return end.value
         is_due = step is not None and step[0] - told >= TOLD_EVERY
         told = step[0] if step is not None and is_due else told
-        yield f"{what}: {told:,} done" if is_due else None
+        first = "; computed once, and kept" if step is not None and step[0] <= features.BATCH else ""
+        yield f"{what}: {told:,} done{first}" if is_due else None
 
 
 def _places(unlabeled: Unlabeled, shown: Unlabeled) -> Any:

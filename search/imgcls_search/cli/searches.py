@@ -21,6 +21,7 @@ from imgcls_search.cli.options import (
     Studies,
     StudyName,
     Timeout,
+    Unlabeled,
     WeightsDir,
     read,
     study_files,
@@ -40,6 +41,7 @@ def run(
     space_file: SpaceFile,
     overrides: Overrides = None,
     data: Data = None,
+    unlabeled: Unlabeled = None,
     skip_unreadable: SkipUnreadable = False,
     name: Name = None,
     studies: Studies = STUDIES,
@@ -75,7 +77,7 @@ def run(
     processes.warm_up()
 
     overrides = with_options(overrides, workers, timeout)
-    space = read(space_file, overrides, data, name, skip_unreadable=skip_unreadable)
+    space = read(space_file, overrides, data, name, skip_unreadable=skip_unreadable, unlabeled=unlabeled)
     if space.is_config:
         raise UserError(f"{space_file}: nothing is searched in it; train it with: imgcls-search train {space_file}")
     from imgcls_search.data import must_exist
@@ -101,6 +103,7 @@ def plan(
     space_file: SpaceFile,
     overrides: Overrides = None,
     data: Data = None,
+    unlabeled: Unlabeled = None,
     skip_unreadable: SkipUnreadable = False,
     studies: Studies = STUDIES,
     workers: Annotated[
@@ -125,11 +128,13 @@ def plan(
     from imgcls_search.jobs.plan import timed_as
 
     overrides = with_options(overrides, workers, timeout)
-    space = read(space_file, overrides, data, None, skip_unreadable=skip_unreadable)
+    space = read(space_file, overrides, data, None, skip_unreadable=skip_unreadable, unlabeled=unlabeled)
     if space.is_config:
         raise UserError(f"{space_file}: nothing is searched in it; train it with: imgcls-search train {space_file}")
     timed = [f"{path}={value}" for path, value in {**timed_as(space), "study.max_epochs": epochs}.items()]
-    calibration = read(space_file, [*(overrides or []), *timed], data, None, skip_unreadable=skip_unreadable)
+    calibration = read(
+        space_file, [*(overrides or []), *timed], data, None, skip_unreadable=skip_unreadable, unlabeled=unlabeled
+    )
     with PlanScreen(make_console(error=as_json), epochs) as screen:
         found = make_plan(space, calibration, studies, screen)
     if as_json:

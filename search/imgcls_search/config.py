@@ -146,6 +146,11 @@ class TrialConfig:
         return TrialConfig(_freeze({**self.tree, "model": model, "pretrain": {"none": {}}}))
 
     @property
+    def device(self) -> str:
+        """The kind of device that it trains on; a pretraining alone says nothing of it."""
+        return str(self.tree.get("training", {"device": "auto"})["device"])
+
+    @property
     def batch_size(self) -> int:
         """Images a step."""
         if self.is_pretraining:

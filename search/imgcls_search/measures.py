@@ -45,12 +45,14 @@ AT_THRESHOLDS = ("macro_f1", "micro_f1", "subset_accuracy")
 THRESHOLD = "threshold"
 """`threshold:LABEL` is the probability from which an image has a label, as it was chosen on validation images."""
 
+PROBE, NEIGHBOURS = "probe_accuracy", "knn_accuracy"
+
 OF_FEATURES: Mapping[str, str] = {
-    "probe_accuracy": (
+    PROBE: (
         "accuracy of a linear layer on the features of a pretrained network, on validation images, 0 to 1; for a "
         "search over the pretraining"
     ),
-    "knn_accuracy": (
+    NEIGHBOURS: (
         "accuracy of the nearest neighbours by these features, on validation images, 0 to 1; for a search over the "
         "pretraining"
     ),
@@ -90,6 +92,13 @@ def has_meaning(name: str, *, several: bool) -> bool:
     known = {*SEVERAL_ALWAYS, *SEVERAL_NAMED} if several else {*ALWAYS, *NAMED, *COSTED, *OF_FEATURES}
     ours = {*ALWAYS, *NAMED, *COSTED, *OF_FEATURES, *SEVERAL_ALWAYS}
     return name in known or class_of(name) is not None or name not in ours
+
+
+def command_for(metric: str, file: str) -> str:
+    """Return the command that trains the exported best of a search with a first objective."""
+    if metric in OF_FEATURES:
+        return f"imgcls-search pretrain {file} -o backbone.pt"
+    return f"imgcls-search train {file} --seeds 3"
 
 
 def share_of_images(known: Mapping[str, T]) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from imgcls_search.errors import BuildError, DivergedError
+from imgcls_search.measures import PROBE
 from imgcls_search.train import health
 from imgcls_search.train.learner import Contrast, Imitation, Learner, num_features, projector, without_head
 from imgcls_search.train.pretraining import lars
@@ -107,9 +108,9 @@ def test_projections_that_stay_together_for_three_epochs_stop_the_training() -> 
 @pytest.mark.parametrize(("probe", "is_said"), [(0.31, False), (0.3, True), (0.25, True)])
 def test_a_probe_no_better_than_a_random_networks_is_said(probe: float, is_said: bool) -> None:
     history = [
-        {"epoch": 1, health.RANDOM: 0.3, health.PROBE: 0.5},
+        {"epoch": 1, health.RANDOM: 0.3, PROBE: 0.5},
         {"epoch": 2},
-        {"epoch": 3, health.PROBE: probe},
+        {"epoch": 3, PROBE: probe},
     ]
     line = health.remark(history)
     assert (line is not None) == is_said

@@ -17,6 +17,7 @@ from imgcls_search.config import TrialConfig
 from imgcls_search.data import Prepared, load
 from imgcls_search.data.features import folder_beside
 from imgcls_search.data.unlabeled import open_unlabeled
+from imgcls_search.measures import NEIGHBOURS, PROBE
 from imgcls_search.protocol import EpochEnded, Event, Failed, Job, MilestoneReached, Started, Stopped, Told
 from imgcls_search.space import parse
 from imgcls_search.train import checkpoint, health
@@ -122,12 +123,12 @@ def test_a_stop_in_the_middle_loses_nothing(data: Prepared, tmp_path: Path) -> N
 def test_what_is_measured_is_recorded_with_each_epoch(data: Prepared, tmp_path: Path) -> None:
     rare = SIMCLR.replace("epochs: 3", "epochs: 4, health_every: 2")
     found = learned(work(job(MODEL + rare, data, tmp_path)))
-    measures = {health.PROBE, health.NEIGHBOURS, health.RANK}
+    measures = {PROBE, NEIGHBOURS, health.RANK}
     assert all(health.SPREAD in epoch for epoch in found)
     assert [measures <= epoch.keys() for epoch in found] == [False, True, False, True]
     assert [health.RANDOM in epoch for epoch in found] == [True, False, False, False]
     # An objective is measured after each epoch.
-    named = learned(work(job(MODEL + rare, data, tmp_path / "named", metrics=(health.PROBE,))))
+    named = learned(work(job(MODEL + rare, data, tmp_path / "named", metrics=(PROBE,))))
     assert all(measures <= epoch.keys() for epoch in named)
     assert [epoch["train_loss"] for epoch in named] == [epoch["train_loss"] for epoch in found]
     # What a probe shows is that of the features, fitted by another hand.
@@ -148,7 +149,7 @@ def test_what_is_measured_is_recorded_with_each_epoch(data: Prepared, tmp_path: 
             for each in (train, scored)
         ]
     nearest = KNeighborsClassifier(10, metric="cosine", weights="distance").fit(made[0], train.labels)
-    assert named[-1][health.NEIGHBOURS] == pytest.approx((nearest.predict(made[1]) == scored.labels).mean(), abs=0.02)
+    assert named[-1][NEIGHBOURS] == pytest.approx((nearest.predict(made[1]) == scored.labels).mean(), abs=0.02)
 
 
 def test_the_file_loads_strictly_into_torchvisions_network(data: Prepared, tmp_path: Path) -> None:
@@ -298,7 +299,7 @@ def test_a_probe_no_better_than_at_random_is_told(
     idle = SIMCLR.replace("flip: none", "optimizer: {sgd: {lr: 1e-12, weight_decay: 0}}, temperature: 1e+3")
     events = work(job(MODEL + idle, data, tmp_path))
     told = [event.text for event in events if isinstance(event, Told)]
-    probes = [epoch[health.PROBE] for epoch in learned(events)]
+    probes = [epoch[PROBE] for epoch in learned(events)]
     random = learned(events)[0][health.RANDOM]
     assert any("no better than a random network's" in text for text in told) == (probes[-1] <= random)
     monkeypatch.setattr(health.Health, "_of_random", lambda self, learner: {health.RANDOM: 1.0})
@@ -331,7 +332,7 @@ def test_images_with_several_labels_have_no_accuracy_and_are_pretrained(tmp_path
     images = pipeline.prepare_data(wanted, tmp_path / ".images")
     events = work(job(MODEL + SIMCLR, images, tmp_path / "out", config=wanted))
     assert isinstance(events[-1], MilestoneReached), events[-1]
-    assert all(health.SPREAD in epoch and health.PROBE not in epoch for epoch in learned(events))
+    assert all(health.SPREAD in epoch and PROBE not in epoch for epoch in learned(events))
 
 
 def test_each_fold_starts_from_its_own_backbone(data: Prepared, tmp_path: Path) -> None:

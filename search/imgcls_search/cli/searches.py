@@ -29,6 +29,7 @@ from imgcls_search.cli.options import (
 )
 from imgcls_search.cli.output import best_lines, echo, going_on, make_console, print_json, print_table
 from imgcls_search.errors import NoResultError, UserError
+from imgcls_search.measures import command_for
 from imgcls_search.rounding import measured
 
 if TYPE_CHECKING:
@@ -241,11 +242,12 @@ def _conclude(outcome: Outcome, studies: Path) -> int:
         return 130 if outcome.ending == "interrupted" else 143
     if not found["best"]:
         raise NoResultError(f"study {study!r} ended with no usable trial; see: imgcls-search status {study}{where}")
+    after = command_for(outcome.record.objectives[0][0], "best.yaml")
     if len(found["best"]) > 1:
         numbers = ", ".join(str(trial["trial"]) for trial in found["best"])
         echo(f"{len(found['best'])} trials are on the Pareto front, and you choose: {numbers}")
         echo(f"next: imgcls-search front {study}{where}; imgcls-search export {study}{where} --trial N -o best.yaml")
     else:
-        echo(f"next: imgcls-search export {study}{where} -o best.yaml && imgcls-search train best.yaml --seeds 3")
+        echo(f"next: imgcls-search export {study}{where} -o best.yaml && {after}")
     echo(f"look: imgcls-search dashboard {study}{where}")
     return 0

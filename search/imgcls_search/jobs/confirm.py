@@ -18,7 +18,7 @@ from imgcls_search.jobs.export import find_trial, now
 from imgcls_search.jobs.pace import Pace, numbered
 from imgcls_search.jobs.pretrained import PretrainedNetworks
 from imgcls_search.jobs.trainer import Trainer, TrainingWatcher, training_job
-from imgcls_search.measures import ALWAYS
+from imgcls_search.measures import ALWAYS, OF_FEATURES
 from imgcls_search.orchestrator import named_metrics, study_data, teachers, weights_used
 from imgcls_search.orchestrator.backbones import Backbone
 from imgcls_search.protocol import Job, Portion
@@ -36,6 +36,11 @@ def refuse_untrained(metric: str, what: str) -> None:
     Raises:
         UserError: it is a size or a cost.
     """
+    if metric in OF_FEATURES:
+        raise UserError(
+            f"the first objective is {metric}, of a search over the pretraining, whose networks classify nothing yet; "
+            f"{what} needs a search that trains on labels; export the best trial and pretrain it"
+        )
     if metric in SIZES or metric in MEASURED:
         raise UserError(
             f"the first objective is {metric}, which no seed changes; {what} needs one of {_list(list(ALWAYS))}, "

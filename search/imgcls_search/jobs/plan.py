@@ -72,6 +72,8 @@ def timed_as(space: Space) -> dict[str, str]:
     """Return what the trials that are only timed are searched with: they pass the epochs of their heads alone."""
     heads = max((_head_epochs(config) for config in _some(space)), default=0)
     settings = {**CALIBRATION, **expected_pretrainings.timed_as(space)}
+    if space.is_of_pretraining:
+        del settings["study.objectives"]
     if not 0 < heads < space.first().training_epochs:
         return settings
     return {**settings, "study.pruner": f"{{asha: {{min_epochs: {heads + 2}}}}}"}

@@ -74,7 +74,7 @@ class Trainer:
         Raises:
             DeviceError: the device that the configuration names is not on this machine.
         """
-        devices = self.helper.devices(config.section("training")["device"])
+        devices = self.helper.devices(config.device)
         self.executor = LocalExecutor(usable_slots(devices, None, most))
         return devices
 

@@ -16,19 +16,19 @@ from torch.nn import functional
 
 from imgcls_search.data.label_sets import Labels
 from imgcls_search.errors import DivergedError
-from imgcls_search.measures import LEAST_SPREAD
+from imgcls_search.measures import LEAST_SPREAD, NEIGHBOURS, PROBE
 from imgcls_search.train.device import autocast
 from imgcls_search.train.images import ImageSet, in_order
 from imgcls_search.train.learner import Learner
 from imgcls_search.train.metrics import Wanted
 from imgcls_search.train.probe import fit_linear, predict_by_neighbours
 
-PROBE, NEIGHBOURS, RANDOM = "probe_accuracy", "knn_accuracy", "random_probe_accuracy"
+RANDOM = "random_probe_accuracy"
 SPREAD, RANK = "spread", "effective_rank"
 
 COLLAPSED_EPOCHS, GROWTH = 3, 0.01
-"""Projections nearer to each other than `LEAST_SPREAD` for so many epochs have collapsed, unless they move apart by more
-than `GROWTH`: those of a network that has just begun are near to each other too."""
+"""Projections nearer to each other than `LEAST_SPREAD` for so many epochs have collapsed, unless they move apart by
+`GROWTH`: those of a network that has just begun are near to each other too."""
 
 MEASUREMENTS = 20
 """How often neighbours and probe are measured in all, where a configuration does not say it."""

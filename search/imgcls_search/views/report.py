@@ -16,10 +16,10 @@ from optuna.study import StudyDirection
 
 from imgcls_search import atomic, durations
 from imgcls_search.confidence import share_interval
-from imgcls_search.errors import SearchError, StudyError, writing
+from imgcls_search.errors import NoResultError, SearchError, StudyError, writing
 from imgcls_search.jobs.confirm import optimism_of_each
 from imgcls_search.jobs.export import find_trial
-from imgcls_search.measures import main_measure, share_of_images
+from imgcls_search.measures import command_for, main_measure, share_of_images
 from imgcls_search.rounding import gained, measured, share, spread, without_long_numbers
 from imgcls_search.space import differences
 from imgcls_search.study import best
@@ -92,6 +92,7 @@ def _facts(record: Record, winner: Trial, front: Sequence[Trial]) -> dict[str, A
         "objectives": [f"{direction} {metric}" for metric, direction in record.objectives],
         "how_known": {metric: _how_known(metric, len(data.get("folds", []))) for metric, _ in record.objectives},
         "stands": found["stands"],
+        "after": command_for(record.objectives[0][0], "best.yaml"),
         "counts": found["trials"],
         "epochs": found["epochs"],
         "seconds": found["training_seconds"],
@@ -131,6 +132,8 @@ def _winner(record: Record, winner: Trial, files: StudyFiles) -> dict[str, Any]:
     )
     changed = differences(first.candidate.config.to_dict(), winner.candidate.config.to_dict())
     try:
+        if winner.candidate.config.is_pretraining:
+            raise NoResultError("it was pretrained, and classifies nothing yet")
         mistakes, why = mistakes_of(winner, files), ""
     except SearchError as error:
         mistakes, why = None, f"The weights of trial {winner.number} could not be looked at: {error}"

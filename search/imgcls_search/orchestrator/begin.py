@@ -74,8 +74,7 @@ def run(
         raise UserError(f"{space.locate('study')}: study.min_gain: needs one objective, got {len(space.objectives)}")
     refuse_with_folds(space)
     must_exist(space.first().component("data"))
-    for config in _pretraining_draws(space):
-        look_early(config)
+    look_early(_pretraining_draws(space))
     files = find_study(root, space.name, address)
     with ExitStack() as stack:
         stack.enter_context(files.taken(watcher.say))

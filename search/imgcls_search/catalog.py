@@ -132,6 +132,9 @@ def refuse_idle_sections(space: Space) -> None:
     Raises:
         UserError: the section to take out.
     """
+    if space.is_config:
+        # It may be a trial without pretrained weights, exported from a space whose other trials have some.
+        return
     given = space.document["finetune"]
     pretrains = space.document["pretrain"] != {"none": {}}
     if space.document["unlabeled"] != {"train": {}} and not pretrains:

@@ -212,6 +212,13 @@ class TrialConfig:
             return self
         return TrialConfig(_freeze({**self.tree, "data": {data.name: {**data.args, **args}}}))
 
+    def pretraining_on(self, root: str) -> TrialConfig:
+        """Return the configuration with the folder that it pretrains on in another place."""
+        folder = self.tree.get("unlabeled", {}).get("folder")
+        if folder is None or folder["root"] == root:
+            return self
+        return TrialConfig(_freeze({**self.tree, "unlabeled": {"folder": {**folder, "root": root}}}))
+
     def digest_anywhere(self) -> str:
         """Return a short hash that is equal wherever the images are."""
         moved = self.moved(dict.fromkeys(PLACE))

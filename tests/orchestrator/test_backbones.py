@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from imgcls_search import archive
 from imgcls_search.orchestrator.backbones import IN_USE_SECONDS, Store
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import load
+from PIL import Image
 
 from tests.conftest import PATIENCE, Answer, is_one_line, linux_only
 from tests.orchestrator.test_run import is_alive, offspring_of, table, wait_for, worker_of
+from tests.study.test_storage import small_disk
+
+__all__ = ["small_disk"]
 
 SPACE = """
 study: {trials: 5, pruner: none, sampler: random, pictures: false}
@@ -313,3 +320,51 @@ def test_a_damaged_network_is_none(tmp_path: Path) -> None:
     lock = store.taken("k")
     assert lock is not None
     lock.release()
+
+
+def pool_of(folder: Path, count: int, first: int = 0) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(first, first + count):
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:04}.png")
+    return folder
+
+
+def test_a_folder_of_images_may_move_and_may_not_become_another(space: Path, imgcls: Callable[..., Answer]) -> None:
+    pool = pool_of(space.parent / "pool", 520)
+    arguments = ("run", space, "--workers", "1", *ALWAYS)
+    done = imgcls(*arguments, "--unlabeled", f"folder:{pool}", "--set", "study.trials=1")
+    assert done.code == 0, done.err
+    assert f"unlabeled.folder: {pool}: pretrains on 520 images" in done.out
+    shutil.move(pool, space.parent / "moved")
+    gone = imgcls(*arguments, "--unlabeled", f"folder:{pool}", "--set", "study.trials=2")
+    assert is_one_line(gone), gone.err
+    moved = ("--unlabeled", f"folder:{space.parent / 'moved'}")
+    done = imgcls(*arguments, *moved, "--set", "study.trials=2")
+    assert done.code == 0, done.err
+    assert "pretraining" not in done.out, "the network is there"
+    assert len(networks(space.parent / "studies")) == 1
+    pool_of(space.parent / "moved", 1, first=900)
+    other = imgcls(*arguments, *moved, "--set", "study.trials=3")
+    assert is_one_line(other), other.err
+    assert "other images to pretrain on than this study began with" in other.err
+    # A trial that pretrains nothing is exported from such a space too.
+    assert imgcls("export", "tiny-digits", "-o", "best.yaml").code == 0
+    assert imgcls("check", "best.yaml", "--set", "pretrain=none", "--samples", "0").code == 0
+
+
+@linux_only
+def test_a_full_disk_is_one_line_and_the_pretraining_goes_on(
+    small_disk: Path, space: Path, imgcls: Callable[..., Answer]
+) -> None:
+    wide = "model={lenet5: {width: 8}}"
+    arguments = ("run", space, "--workers", "1", *ALWAYS, "--set", wide, "--studies", small_disk)
+    full = imgcls(*arguments, "--set", "study.trials=1")
+    assert is_one_line(full), (full.out, full.err)
+    assert "pretraining lenet5 (simclr, 2 epochs): " in full.err
+    assert "No space left on device" in full.err
+    assert not networks(small_disk), "nothing half-written"
+    subprocess.run(["mount", "-o", "remount,size=200m", small_disk], check=True)
+    done = imgcls(*arguments, "--set", "study.trials=1")
+    assert done.code == 0, done.err
+    assert len(networks(small_disk)) == 1

@@ -138,6 +138,8 @@ def read(
 
         component = skipping_unreadable(space.first().component("data"))
         pairs.append((f"{component.path}.skip_unreadable", "true"))
+        if "folder" in space.document["unlabeled"]:
+            pairs.append(("unlabeled.folder.skip_unreadable", "true"))
         space = read_space(path, catalog(), overrides=pairs, data=data, unlabeled=unlabeled)
     refuse_two_starts(space)
     refuse_idle_sections(space)

@@ -21,6 +21,7 @@ from imgcls_search.cli.options import (
     Studies,
     StudyName,
     Timeout,
+    Unlabeled,
     WeightsDir,
     read,
     study_files,
@@ -41,6 +42,7 @@ def run(
     space_file: SpaceFile,
     overrides: Overrides = None,
     data: Data = None,
+    unlabeled: Unlabeled = None,
     skip_unreadable: SkipUnreadable = False,
     name: Name = None,
     studies: Studies = STUDIES,
@@ -76,7 +78,7 @@ def run(
     processes.warm_up()
 
     overrides = with_options(overrides, workers, timeout)
-    space = read(space_file, overrides, data, name, skip_unreadable=skip_unreadable)
+    space = read(space_file, overrides, data, name, skip_unreadable=skip_unreadable, unlabeled=unlabeled)
     if space.is_config:
         raise UserError(f"{space_file}: nothing is searched in it; train it with: imgcls-search train {space_file}")
     from imgcls_search.data import must_exist
@@ -102,6 +104,7 @@ def plan(
     space_file: SpaceFile,
     overrides: Overrides = None,
     data: Data = None,
+    unlabeled: Unlabeled = None,
     skip_unreadable: SkipUnreadable = False,
     studies: Studies = STUDIES,
     workers: Annotated[
@@ -126,11 +129,13 @@ def plan(
     from imgcls_search.jobs.plan import timed_as
 
     overrides = with_options(overrides, workers, timeout)
-    space = read(space_file, overrides, data, None, skip_unreadable=skip_unreadable)
+    space = read(space_file, overrides, data, None, skip_unreadable=skip_unreadable, unlabeled=unlabeled)
     if space.is_config:
         raise UserError(f"{space_file}: nothing is searched in it; train it with: imgcls-search train {space_file}")
     timed = [f"{path}={value}" for path, value in {**timed_as(space), "study.max_epochs": epochs}.items()]
-    calibration = read(space_file, [*(overrides or []), *timed], data, None, skip_unreadable=skip_unreadable)
+    calibration = read(
+        space_file, [*(overrides or []), *timed], data, None, skip_unreadable=skip_unreadable, unlabeled=unlabeled
+    )
     with PlanScreen(make_console(error=as_json), epochs) as screen:
         found = make_plan(space, calibration, studies, screen)
     if as_json:

@@ -17,6 +17,7 @@ from imgcls_search.cli.options import (
     SkipUnreadable,
     SpaceFile,
     Studies,
+    Unlabeled,
     WeightsDir,
     read,
 )
@@ -36,6 +37,7 @@ def check(
     space_file: SpaceFile,
     overrides: Overrides = None,
     data: Data = None,
+    unlabeled: Unlabeled = None,
     skip_unreadable: SkipUnreadable = False,
     name: Name = None,
     samples: Annotated[
@@ -71,7 +73,7 @@ def check(
     from imgcls_search.strategy.samplers import SAMPLERS
     from imgcls_search.train.custom_metrics import load
 
-    space = read(space_file, overrides, data, name, skip_unreadable=skip_unreadable)
+    space = read(space_file, overrides, data, name, skip_unreadable=skip_unreadable, unlabeled=unlabeled)
     build(SAMPLERS, space.sampler, space=space)
     make_pruner(space.pruner, space.first(), 1)
     if not space.is_config:

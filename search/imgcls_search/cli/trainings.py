@@ -62,6 +62,7 @@ def train(
     ] = None,
     overrides: Overrides = None,
     data: Data = None,
+    unlabeled: Unlabeled = None,
     skip_unreadable: SkipUnreadable = False,
     studies: Studies = STUDIES,
     storage: Storage = None,
@@ -81,7 +82,7 @@ def train(
     from imgcls_search.jobs.retrain import train as train_all
     from imgcls_search.study.address import settle
 
-    space = read(config_file, overrides, data, None, skip_unreadable=skip_unreadable)
+    space = read(config_file, overrides, data, None, skip_unreadable=skip_unreadable, unlabeled=unlabeled)
     config = space.config()
     screen = TrainingScreen(make_console(error=True))
     origin, problem = read_origin(config_file.read_text(encoding="utf-8"))

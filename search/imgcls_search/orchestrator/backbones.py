@@ -23,6 +23,7 @@ from imgcls_search.errors import StudyError, writing
 from imgcls_search.executors.helper import Helper, backbone_cache
 from imgcls_search.protocol import Job, Portion
 from imgcls_search.study.facts import KnownBackbone
+from imgcls_search.study.record import Record
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -181,6 +182,9 @@ class Needs:
     progress: Callable[[int, int], None] | None = None
     known: dict[tuple[str, int | None, int], Backbone] = field(default_factory=dict)
     prints: dict[tuple[str, int, int | None], str] = field(default_factory=dict)
+    images: dict[str, str] = field(default_factory=dict)
+    """What the images are recognised by, by their shape and the fold that is held out."""
+
     lines: list[str] = field(default_factory=list)
     """What is to be said of the images, each line once."""
 
@@ -233,6 +237,8 @@ class Needs:
         if asked not in self.prints:
             self.prints[asked], lines = self.helper.open_unlabeled(config, data, fold, self.progress)
             self.lines += [line for line in lines if line not in self.lines]
+            image = [data.frame.settings(), fold]
+            self.images[digests.of_text(json.dumps(image))[:16]] = self.prints[asked]
         return self.prints[asked]
 
 
@@ -244,6 +250,22 @@ def look_early(config: TrialConfig) -> None:
     """
     if config.needs_backbone or config.is_pretraining:
         look_for_unlabeled(config.pretraining())
+
+
+def note_images(record: Record, images: Mapping[str, str]) -> None:
+    """Note the images that a study pretrains on, or refuse others than it began with.
+
+    Raises:
+        StudyError: they are others.
+    """
+    known = record.facts.get("unlabeled", {})
+    if any(known.get(name, prints) != prints for name, prints in images.items()):
+        raise StudyError(
+            "unlabeled: other images to pretrain on than this study began with; put them back, or name another study "
+            "with --name"
+        )
+    if images.keys() - known.keys():
+        record.set_fact("unlabeled", {**known, **images})
 
 
 def _without_source(pretrain: Mapping[str, Any]) -> dict[str, Any]:

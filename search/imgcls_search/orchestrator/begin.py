@@ -19,7 +19,7 @@ from imgcls_search.executors import packing
 from imgcls_search.executors.helper import Helper, image_cache
 from imgcls_search.executors.local import LocalExecutor, usable_slots
 from imgcls_search.orchestrator import named_classes, named_metrics, study_data, teachers, weights_used
-from imgcls_search.orchestrator.backbones import Needs, look_early
+from imgcls_search.orchestrator.backbones import Needs, look_early, note_images
 from imgcls_search.orchestrator.context import study_settings
 from imgcls_search.orchestrator.endings import Deadline, Ending
 from imgcls_search.orchestrator.search import Search, Watcher
@@ -120,6 +120,7 @@ def run(
                 facts["teachers"] = taught_by
             record = records.create(files, space.objectives, facts)
         study_data.refuse_other(record, space.first(), data, helper)
+        note_images(record, pretrained.images)
         for line in weights_used.note(record, used):
             watcher.say(line)
         study_data.note_place(record, space.first().component("data"))
@@ -221,7 +222,9 @@ def _with_later_settings(record: Record, new: Mapping[str, Any]) -> dict[str, An
 
 def _is_free(path: str) -> bool:
     # A folder of images may move; whether the images are the same is told by their fingerprint.
-    return path in FREE_TO_CHANGE or (path.startswith("data.") and path.endswith((".root", ".file", ".download")))
+    return path in (*FREE_TO_CHANGE, "unlabeled.folder.root") or (
+        path.startswith("data.") and path.endswith((".root", ".file", ".download"))
+    )
 
 
 def _is_done(record: Record, settings: StudySettings) -> bool:

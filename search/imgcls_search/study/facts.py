@@ -316,6 +316,9 @@ class StudyFacts(TypedDict, total=False):
     backbones: dict[str, KnownBackbone]
     """The pretrained networks that trials start from, by the name of the file."""
 
+    unlabeled: dict[str, str]
+    """What the images to pretrain on are recognised by, by their shape and the fold that is held out."""
+
     data_root: str
     """The folder in which its images were last found; earlier versions noted none."""
 

@@ -259,11 +259,14 @@ class Record:
     def set_fact(self, name: Literal["backbones"], value: dict[str, KnownBackbone]) -> None: ...
 
     @overload
+    def set_fact(self, name: Literal["unlabeled"], value: dict[str, str]) -> None: ...
+
+    @overload
     def set_fact(self, name: Literal["auto"], value: AutoFact) -> None: ...
 
     def set_fact(
         self,
-        name: Literal["confirmed", "ablation", "weights", "backbones", "auto", "data_root", "data_file"],
+        name: Literal["confirmed", "ablation", "weights", "backbones", "unlabeled", "auto", "data_root", "data_file"],
         value: Any,
     ) -> None:
         """Record a fact about the study as a whole."""

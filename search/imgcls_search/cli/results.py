@@ -167,7 +167,7 @@ def list_studies(studies: Studies = STUDIES, storage: Storage = None, as_json: A
     imgcls-search list --json
     """
     from imgcls_search.study.address import settle
-    from imgcls_search.study.summary import pretraining_lines
+    from imgcls_search.study.summary import stands_with_pretraining
     from imgcls_search.views.browse import list_studies as find
 
     at = settle(storage)
@@ -188,8 +188,7 @@ def list_studies(studies: Studies = STUDIES, storage: Storage = None, as_json: A
         counts = entry["trials"]
         state = f"{counts['total']} ({counts['complete']} complete)"
         confirmed = "" if entry["confirmed"] is None else f"trial {entry['confirmed']} confirmed"
-        making = [line for line in pretraining_lines(entry["backbones"], entry["state"]) if "epoch" in line]
-        rows.append((entry["study"], state, "; ".join([entry["stands"], *making]), shown, confirmed))
+        rows.append((entry["study"], state, stands_with_pretraining(entry), shown, confirmed))
     print_table(("study", "trials", "state", "best", ""), rows)
 
 
@@ -328,7 +327,8 @@ def dashboard(
     imgcls-search dashboard vit-digits
     imgcls-search dashboard vit-digits --port 9000
     """
-    from imgcls_search.views.dashboard import is_loopback, make_dashboard
+    from imgcls_search.views.addresses import is_loopback
+    from imgcls_search.views.dashboard import make_dashboard
 
     server = make_dashboard(study_files(study, studies, storage), host, port, warn)
     if not is_loopback(host):

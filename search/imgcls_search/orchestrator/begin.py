@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -103,7 +103,7 @@ def run(
             engine = _cluster_engine(cluster, space, files, watcher, most, stack)
         stack.callback(engine.executor.close)
         asked, (space, data) = space, _settle_data(space, helper, watcher)
-        used = fetch_weights(space, helper, len(data.classes))
+        used = fetch_weights(space, helper, len(data.classes), watcher.say)
         needs = _memory_needs(space, helper, len(data.classes)) if engine.free_memory else []
         for line in packing.advise(engine.devices, engine.free_memory, needs):
             watcher.say(line)
@@ -319,10 +319,12 @@ def _pretraining_draws(space: Space) -> Iterator[TrialConfig]:
     return _draws(space, WEIGHTS_DRAWS if set(space.document.get("pretrain", {})) - {"none"} else 0)
 
 
-def fetch_weights(space: Space, helper: Helper, num_classes: int) -> dict[str, WeightsFact]:
+def fetch_weights(
+    space: Space, helper: Helper, num_classes: int, say: Callable[[str], None] | None = None
+) -> dict[str, WeightsFact]:
     """Fetch the pretrained weights that the trials of a space start from, as far as random draws show which.
 
-    Return the files that they are from.
+    Return the files that they are from; `say` is told, once each, which were trained on images of another size.
 
     Raises:
         CheckpointError: they cannot be fetched or read.
@@ -330,10 +332,16 @@ def fetch_weights(space: Space, helper: Helper, num_classes: int) -> dict[str, W
     found: dict[str, WeightsFact] = {}
     if not space.gives("weights"):
         return found
-    seen = set()
+    seen, told = set(), set()
+
+    def say_once(line: str) -> None:
+        if say is not None and line not in told:
+            told.add(line)
+            say(line)
+
     for config, shape in _random_configs(space, WEIGHTS_DRAWS, num_classes):
         if config.digest("model", "image") not in seen:
             seen.add(config.digest("model", "image"))
             with contextlib.suppress(BuildError):
-                found |= weights_used.of_config(config, shape, helper)
+                found |= weights_used.of_config(config, shape, helper, say_once)
     return found

@@ -18,6 +18,7 @@ from scipy import stats
 from sklearn.metrics import f1_score
 
 from tests.conftest import Answer
+from tests.views.test_service import write_bundle
 
 SCRIPTS = Path(__file__).parent.parent / "scripts" / "bench"
 
@@ -302,3 +303,12 @@ def test_pretraining_is_probed_trained_on_and_timed(bench: Bench, tmp_path: Path
     again = bench("pretrain", tmp_path, *given, *tiny)
     assert again["probes"] == found["probes"]
     assert [path.stat().st_mtime_ns for path in tmp_path.glob("simclr-*.pt")] == written
+
+
+def test_answers_of_a_served_model_are_timed(bench: Bench, images: Path, tmp_path: Path) -> None:
+    write_bundle(tmp_path / "model")
+    photos = str(images / "train")
+    found = bench("serve", tmp_path, str(tmp_path / "model"), photos, "--clients", "1", "3", "--seconds", "0.5")
+    assert [entry["clients"] for entry in found["served"]] == [1, 3]
+    assert all(entry["answers"] >= entry["clients"] for entry in found["served"])
+    assert len(found["alone"]) == 2

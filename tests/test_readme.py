@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^imgcls-search (.+?)(?: +#.*)?$", README, re.MULTILINE)
 
-ELSEWHERE = ("dashboard", "--storage", "--cluster", "copy ", "auto ")
+ELSEWHERE = ("dashboard", "serve ", "--storage", "--cluster", "copy ", "auto ")
 """Commands that serve until they are stopped, take all the time they get, or need a server: other tests run them."""
 
 SMALL = ("--set", "training.epochs=2", "--set", "training.batch_size=16", "--set", "study.pictures=false")

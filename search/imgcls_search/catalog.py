@@ -21,6 +21,7 @@ from imgcls_search.space import Space
 from imgcls_search.strategy.pruners import PRUNERS
 from imgcls_search.strategy.samplers import SAMPLERS
 from imgcls_search.study.settings import Limits, StudySettings
+from imgcls_search.trackers.settings import SETTINGS
 from imgcls_search.train import custom_metrics
 from imgcls_search.train.losses import LOSSES, SEVERAL
 from imgcls_search.train.metrics import METRICS
@@ -71,7 +72,7 @@ def catalog() -> Catalog:
                 ),
             }
         ),
-        study=_with(settings, **strategy()),
+        study=_with(settings, **strategy(), log=_trackers()),
         limits=signature.read(Limits),
         metrics={**scores, **OF_FEATURES, **SIZES, **MEASURED},
         scores=scores,
@@ -124,6 +125,14 @@ def strategy() -> dict[str, OneOf]:
         "sampler": OneOf(options=signature.options(SAMPLERS), default="auto", fixed=True, doc="draws configurations"),
         "pruner": OneOf(options=signature.options(PRUNERS), default="asha", fixed=True, doc="stops or pauses trials"),
     }
+
+
+def _trackers() -> Fields:
+    """Return what a study section may say of trackers; each is off unless it is told where to write."""
+    return Fields(
+        fields={name: signature.read(settings) for name, settings in SETTINGS.items()},
+        doc="trackers that the trials are shown in besides",
+    )
 
 
 def refuse_idle_sections(space: Space) -> None:

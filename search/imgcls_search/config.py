@@ -174,8 +174,17 @@ class TrialConfig:
             return self
         views = self.tree["finetune"]["views"]
         idle = ("optimizer", "schedule", "loss", "training", *(("augment",) if views is None else ()))
-        finetune = {"views": views}
-        return TrialConfig({**{key: part for key, part in self.tree.items() if key not in idle}, "finetune": finetune})
+        kept = {key: part for key, part in self.tree.items() if key not in idle}
+        weights = self.class_weights
+        weighing = {} if weights == "none" else {"loss": {"class_weights": weights}}
+        return TrialConfig({**kept, "finetune": {"views": views}, **weighing})
+
+    @property
+    def class_weights(self) -> str | Mapping[str, float]:
+        """What a mistake in each class or label costs: `none` where all cost the same, `balanced`, weights by name."""
+        args = self.component("loss").args
+        found: str | Mapping[str, float] = args.get("class_weights", args.get("pos_weight", "none"))
+        return found
 
     @property
     def training_epochs(self) -> int:

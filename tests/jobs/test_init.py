@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from imgcls_search import durations
 from imgcls_search.catalog import catalog
 from imgcls_search.config import Component
 from imgcls_search.data import describe
@@ -21,7 +22,7 @@ from imgcls_search.jobs.init.cuts import possible_cuts
 from imgcls_search.jobs.init.images import ImageFacts, look_at_images
 from imgcls_search.jobs.init.machine import Machine
 from imgcls_search.jobs.init.networks import Network, from_scratch, merged
-from imgcls_search.jobs.init.plan import make_plan
+from imgcls_search.jobs.init.plan import Budget, make_plan
 from imgcls_search.jobs.init.sizes import native_size
 from imgcls_search.space import parse
 from PIL import Image
@@ -304,6 +305,15 @@ def test_a_full_disk_and_little_memory_are_reckoned_with(tmp_path: Path, monkeyp
     values = {one.path: one.value for one in found.decisions}
     assert values["image.cache_gb"] == 0.0
     assert 1 <= values["study.workers"] <= 2
+
+
+@pytest.mark.parametrize("seconds", [0.5, 6.0, 59.4, 119.0, 210.0, 599.0, 2520.0, 3600.0, 5400.0, 36_000.0, 900_000.0])
+def test_the_time_in_the_file_is_the_time_in_its_comment(seconds: float) -> None:
+    budget = Budget.of(seconds / 0.7, 1)
+    written = rules._duration(budget.search)
+    found = durations.parse(written)
+    assert found is not None
+    assert durations.show(found) == durations.show(budget.search)
 
 
 def test_networks_of_one_family_stand_there_once() -> None:

@@ -88,6 +88,18 @@ def test_study_without_a_process_says_how_it_stands(states: str, ending: str, sa
     record.rows.engine.dispose()
 
 
+def test_the_time_of_auto_is_named_where_the_study_has_none(tmp_path: Path) -> None:
+    record = study_of(tmp_path, "CR")
+    record.set_fact("auto", {"given": 60.0})
+    note_end(record, "timeout")
+    record.facts["space"]["study"]["timeout"] = None
+    assert "stopped by the --time of auto" in str(activity(record))
+    # One that has a timeout of its own was ended by that.
+    record.facts["space"]["study"]["timeout"] = 60.0
+    assert "stopped by study.timeout" in str(activity(record))
+    record.rows.engine.dispose()
+
+
 def test_ending_of_an_earlier_run_is_not_that_of_one_that_was_killed(tmp_path: Path) -> None:
     record = study_of(tmp_path, "CR")
     note_end(record, "timeout", epochs=0)

@@ -36,6 +36,19 @@ def test_layer_gives_the_probabilities_of_scikit_learn(wanted: range, digits: tu
     assert set(ours.argmax(axis=1)) <= set(wanted)
 
 
+def test_weights_of_classes_are_those_of_scikit_learn(digits: tuple[np.ndarray, np.ndarray]) -> None:
+    pixels, labels = digits
+    weights = np.linspace(0.2, 5, 10)
+    head = fit_linear(pixels[:-100], labels[:-100], 10, seed=0, class_weights=weights.tolist())
+    scale = StandardScaler().fit(pixels[:-100].astype(np.float64))
+    reference = LogisticRegression(C=head.strength, max_iter=5000, tol=1e-7, class_weight=dict(enumerate(weights)))
+    reference.fit(scale.transform(pixels[:-100]), labels[:-100])
+    logits = head.logits(pixels[-100:])
+    ours = np.exp(logits - logits.max(axis=1, keepdims=True))
+    ours /= ours.sum(axis=1, keepdims=True)
+    assert np.abs(ours - reference.predict_proba(scale.transform(pixels[-100:]))).max() < 0.02
+
+
 def test_penalty_is_stronger_where_labels_are_noise(digits: tuple[np.ndarray, np.ndarray]) -> None:
     pixels, labels = digits
     noise = np.random.default_rng(0).permutation(labels)

@@ -25,7 +25,8 @@ from imgcls_search.study import record as records
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
 from imgcls_search.views import dashboard
-from imgcls_search.views.dashboard import is_loopback, make_dashboard, refusing_strangers
+from imgcls_search.views.addresses import is_loopback
+from imgcls_search.views.dashboard import make_dashboard, refusing_strangers
 
 from scripts.bench import simulation
 from tests.conftest import PATIENCE

@@ -20,6 +20,7 @@ from imgcls_search.protocol import EpochEnded, Event, Failed, Job, Stopped, Told
 from imgcls_search.space import parse
 from imgcls_search.train import checkpoint
 from imgcls_search.train.loop import Session
+from imgcls_search.train.probe import fit_linear, fit_several
 from imgcls_search.worker import features, head_phase, head_plan, image_sets, job_runner, networks, pipeline
 
 from tests.pairs import write_table
@@ -357,13 +358,34 @@ def test_what_fits_is_fitted_once_and_takes_no_numbers_of_the_trial(
 ) -> None:
     calls: list[int] = []
     real = head_phase.fit_linear
-    monkeypatch.setattr(head_phase, "fit_linear", lambda *given: calls.append(1) or real(*given))
+    monkeypatch.setattr(head_phase, "fit_linear", lambda *given, **named: calls.append(1) or real(*given, **named))
     runner = job_runner.JobRunner("cpu")
     first = epochs(events(job(frozen(weights, "head: logistic\n"), data, tmp_path / "a", 1), runner))
     other = replace(job(frozen(weights, "head: logistic\n"), data, tmp_path / "b", 1, seed=9), trial=1)
     second = epochs(events(other, runner))
     assert first == second
     assert calls == [1]
+
+
+def test_a_fit_weighs_classes_as_the_loss_does(weights: Mapping[str, Path], data: Prepared, tmp_path: Path) -> None:
+    runner = job_runner.JobRunner("cpu")
+    text = 'head: logistic\nloss: {cross_entropy: {class_weights: {"3": 20}}}\n'
+    plain, weighed = frozen(weights, "head: logistic\n"), frozen(weights, text)
+    assert plain.essence != weighed.essence
+    found = []
+    for number, trial in enumerate((plain, weighed)):
+        plan = head_plan.plan(trial)
+        assert plan is not None
+        epochs(events(replace(job(trial, data, tmp_path / str(number), 1), trial=number), runner))
+        assert runner.features is not None
+        # The features of both are the same ones: what is weighed comes with the trial.
+        found.append(runner.features[1].fitted(plan, "train", None))
+    assert not np.allclose(found[0].weight, found[1].weight)
+    labels = np.asarray(load(data, "train").labels)
+    by_class = [20.0 if name == "3" else 1.0 for name in data.classes]
+    known = np.array(runner.features[1].kept["train", None])
+    again = fit_linear(known, labels, 10, head_phase.FOLD_SEED, found[1].strength, by_class)
+    assert np.allclose(again.weight, found[1].weight)
 
 
 def test_fine_tuning_starts_where_the_fit_ends(weights: Mapping[str, Path], data: Prepared, tmp_path: Path) -> None:
@@ -379,8 +401,6 @@ def test_fine_tuning_starts_where_the_fit_ends(weights: Mapping[str, Path], data
 
 
 def test_several_labels_are_one_regression_each(weights: Mapping[str, Path], data: Prepared, tmp_path: Path) -> None:
-    from imgcls_search.train.probe import fit_linear, fit_several
-
     random = np.random.default_rng(3)
     values = random.normal(size=(200, 5)).astype(np.float32)
     labels = np.stack(
@@ -393,6 +413,20 @@ def test_several_labels_are_one_regression_each(weights: Mapping[str, Path], dat
         assert np.allclose(said[:, label], alone[:, 1] - alone[:, 0], atol=1e-3)
     assert (said[:, 2] > 5).all()
     assert (said[:, 3] < -5).all()
+
+
+def test_a_rare_label_counts_as_much_as_its_absence() -> None:
+    random = np.random.default_rng(3)
+    values = random.normal(size=(300, 4)).astype(np.float32)
+    labels = (values[:, :1] + random.normal(size=(300, 1)) > 2).astype(np.uint8)
+    count = int(labels.sum())
+    weighed = fit_several(values, labels, 0, [(300 - count) / count])
+    by_hand = fit_linear(values, labels[:, 0].astype(np.int64), 2, 0, class_weights=(1.0, (300 - count) / count))
+    assert np.allclose(weighed.weight[0], by_hand.weight[1] - by_hand.weight[0])
+    # A rare label is found more often than where each image counts once.
+    plain = fit_several(values, labels, 0)
+    has = labels[:, 0] == 1
+    assert (weighed.logits(values)[has, 0] > 0).mean() > (plain.logits(values)[has, 0] > 0).mean()
 
 
 REFUSED = {

@@ -1,4 +1,4 @@
-"""Commands that hand on what was found: export, predict."""
+"""Commands that hand on what was found: export, predict, serve."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from imgcls_search.cli.options import (
     data_component,
     study_files,
 )
-from imgcls_search.cli.output import echo, make_console, print_json
+from imgcls_search.cli.output import echo, make_console, print_json, warn
 from imgcls_search.errors import NoResultError, UserError, writing
 from imgcls_search.measures import PROBE, command_for, main_measure
 from imgcls_search.rounding import measured
@@ -141,14 +141,12 @@ def predict(
     Unreadable images are named and skipped; the exit code is 1 if none could be read.
     """
     from imgcls_search.deploy.bundle import read
-    from imgcls_search.deploy.predict import Prediction, classify
+    from imgcls_search.deploy.predict import Prediction, classify, plain
 
     predicted, skipped = [], []
     for found in classify(read(bundle), images, top=top, on_left_out=_say_left_out):
         if isinstance(found, Prediction):
-            # Of several labels, those that the image has, by the bundle's thresholds.
-            has = {} if found.labels is None else {"labels": list(found.labels)}
-            predicted.append({"image": found.image, **has, "classes": _ranking(found)})
+            predicted.append(plain(found))
             if not as_json:
                 echo(f"{found.image}: {_said(found)}")
         else:
@@ -160,22 +158,46 @@ def predict(
         raise NoResultError(f"{bundle}: none of {len(skipped)} image(s) could be read")
 
 
+def serve(
+    bundle: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that export --bundle wrote.")],
+    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8000,
+) -> None:
+    """Serve an exported bundle over HTTP: a page to drop images on, and JSON for programs.
+
+    \b
+    imgcls-search serve model
+    imgcls-search serve model --port 9000
+    curl --data-binary @photo.jpg http://127.0.0.1:8000/predict
+    curl -F image=@a.jpg -F image=@b.jpg 'http://127.0.0.1:8000/predict?top=1'
+
+    A request may hold 32 images and 32 MB. Only this machine is answered, unless --host says otherwise.
+    """
+    from imgcls_search.deploy.bundle import read
+    from imgcls_search.views.addresses import is_loopback
+    from imgcls_search.views.service import listen, make_service
+    from imgcls_search.views.service import serve as answer
+
+    application = make_service(read(bundle), host, name=bundle.resolve().name)
+    with listen(host, port) as at:
+        if not is_loopback(host):
+            warn("whoever reaches this address can send images to the model")
+        shown = f"[{host}]" if ":" in host else host
+        echo(f"{bundle} on http://{shown}:{at.getsockname()[1]}/ (Ctrl-C ends it)")
+        answer(application, at)
+
+
 def _said(found: Prediction) -> str:
     """Return the likeliest classes of an image; of several labels those that it has, then others that are likely."""
-    ranking = [(entry["label"], _in_words(entry)) for entry in _ranking(found)]
+    from imgcls_search.deploy.predict import ranking
+
+    ranked = [(entry["label"], _in_words(entry)) for entry in ranking(found)]
     if found.labels is None:
-        return ", ".join(text for _, text in ranking)
-    has = [text for name, text in ranking if name in found.labels]
-    others = [text for name, text in ranking if name not in found.labels]
+        return ", ".join(text for _, text in ranked)
+    has = [text for name, text in ranked if name in found.labels]
+    others = [text for name, text in ranked if name not in found.labels]
     below = f" (below the threshold: {', '.join(others)})" if others else ""
     return (", ".join(has) or "no label") + below
-
-
-def _ranking(found: Prediction) -> list[dict[str, Any]]:
-    """Return the classes of an image, the one that is decided on first."""
-    ranked: list[dict[str, Any]] = [{"label": name, "probability": p} for name, p in found.ranked]
-    prices = [{"expected_cost": cost} for cost in found.costs] if found.costs is not None else [{}] * len(ranked)
-    return [{**entry, **price} for entry, price in zip(ranked, prices, strict=True)]
 
 
 def _in_words(entry: dict[str, Any]) -> str:

@@ -328,7 +328,8 @@ def dashboard(
     imgcls-search dashboard vit-digits
     imgcls-search dashboard vit-digits --port 9000
     """
-    from imgcls_search.views.dashboard import is_loopback, make_dashboard
+    from imgcls_search.views.addresses import is_loopback
+    from imgcls_search.views.dashboard import make_dashboard
 
     server = make_dashboard(study_files(study, studies, storage), host, port, warn)
     if not is_loopback(host):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,26 @@ class Prediction:
 
     labels: tuple[str, ...] | None = None
     """Those that the image has, where it may have several; None where it has one class."""
+
+    def first(self, top: int) -> Prediction:
+        """Return the same with fewer labels ranked; those that the image has stay."""
+        kept = [place for place, (name, _) in enumerate(self.ranked) if place < top or name in (self.labels or ())]
+        prices = None if self.costs is None else tuple(self.costs[place] for place in kept)
+        return replace(self, ranked=tuple(self.ranked[place] for place in kept), costs=prices)
+
+
+def plain(found: Prediction) -> dict[str, Any]:
+    """Return a prediction as plain values for JSON."""
+    # Of several labels, those that the image has, by the bundle's thresholds.
+    has = {} if found.labels is None else {"labels": list(found.labels)}
+    return {"image": found.image, **has, "classes": ranking(found)}
+
+
+def ranking(found: Prediction) -> list[dict[str, Any]]:
+    """Return the classes of an image as plain values, the one that is decided on first."""
+    ranked: list[dict[str, Any]] = [{"label": name, "probability": p} for name, p in found.ranked]
+    prices = [{"expected_cost": cost} for cost in found.costs] if found.costs is not None else [{}] * len(ranked)
+    return [{**entry, **price} for entry, price in zip(ranked, prices, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)

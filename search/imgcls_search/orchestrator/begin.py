@@ -23,6 +23,7 @@ from imgcls_search.orchestrator.backbones import Needs, look_early, note_images
 from imgcls_search.orchestrator.context import study_settings
 from imgcls_search.orchestrator.endings import Deadline, Ending
 from imgcls_search.orchestrator.search import Search, Watcher
+from imgcls_search.orchestrator.tracking import tracked
 from imgcls_search.protocol import Executor
 from imgcls_search.space import Space, differences
 from imgcls_search.strategy.draws import draw_random
@@ -34,6 +35,7 @@ from imgcls_search.study.files import StudyFiles, find_study
 from imgcls_search.study.note import write_note
 from imgcls_search.study.record import Record
 from imgcls_search.study.settings import FREE_TO_CHANGE, StudySettings
+from imgcls_search.trackers.settings import wanted
 
 WEIGHTS_DRAWS = 50
 """Random configurations that are looked at for the pretrained weights they start from."""
@@ -73,6 +75,7 @@ def run(
     if settings.min_gain is not None and len(space.objectives) > 1:
         raise UserError(f"{space.locate('study')}: study.min_gain: needs one objective, got {len(space.objectives)}")
     refuse_with_folds(space)
+    wanted(space.study["log"])
     must_exist(space.first().component("data"))
     for config in _pretraining_draws(space):
         look_early(config)
@@ -124,6 +127,7 @@ def run(
         for line in weights_used.note(record, used):
             watcher.say(line)
         study_data.note_place(record, space.first().component("data"))
+        watcher = stack.enter_context(tracked(space, files, record, watcher))
         search = Search(
             space=space,
             backbones=pretrained,
@@ -222,8 +226,11 @@ def _with_later_settings(record: Record, new: Mapping[str, Any]) -> dict[str, An
 
 def _is_free(path: str) -> bool:
     # A folder of images may move; whether the images are the same is told by their fingerprint.
-    return path in (*FREE_TO_CHANGE, "unlabeled.folder.root") or (
-        path.startswith("data.") and path.endswith((".root", ".file", ".download"))
+    is_of_tracker = path.startswith("study.log.")
+    return (
+        path in (*FREE_TO_CHANGE, "unlabeled.folder.root")
+        or is_of_tracker
+        or (path.startswith("data.") and path.endswith((".root", ".file", ".download")))
     )
 
 

@@ -39,7 +39,7 @@ class Activity:
     """Trials that it may train on."""
 
     ended_by: str = ""
-    """The setting of the study that ended its last run."""
+    """The setting of the study, or of `auto`, that ended its last run."""
 
     def __str__(self) -> str:
         """Return it as part of a sentence."""
@@ -81,8 +81,15 @@ def standing(record: Record, holder: Holder | None) -> Activity:
         state = "finished"
     elif ending in ("timeout", "epochs"):
         state = "stopped"
-    ended_by = _ENDED_BY.get(ending, "") if state in ("stopped", "finished") else ""
+    ended_by = _ended_by(ending, record) if state in ("stopped", "finished") else ""
     return Activity(state=state, holder=holder, to_resume=to_resume, paused=paused, ended_by=ended_by)
+
+
+def _ended_by(ending: str, record: Record) -> str:
+    timeout = record.facts.get("space", {}).get("study", {}).get("timeout")
+    if ending == "timeout" and timeout is None and "auto" in record.facts:
+        return "the --time of auto"
+    return _ENDED_BY.get(ending, "")
 
 
 def shown_state(trial: Trial, record: Record) -> ShownState:

@@ -302,6 +302,9 @@ class StudyFacts(TypedDict, total=False):
     """All of them; older studies lack some."""
 
     imgcls_search: str
+    known_as: str
+    """The name of the study to trackers, where it has any."""
+
     objectives: list[list[str]]
     space: SpaceFact
     data: DataFact

@@ -250,7 +250,7 @@ class Record:
     def set_fact(self, name: Literal["ablation"], value: Ablation) -> None: ...
 
     @overload
-    def set_fact(self, name: Literal["data_root", "data_file"], value: str) -> None: ...
+    def set_fact(self, name: Literal["data_root", "data_file", "known_as"], value: str) -> None: ...
 
     @overload
     def set_fact(self, name: Literal["weights"], value: dict[str, WeightsFact]) -> None: ...
@@ -266,7 +266,9 @@ class Record:
 
     def set_fact(
         self,
-        name: Literal["confirmed", "ablation", "weights", "backbones", "unlabeled", "auto", "data_root", "data_file"],
+        name: Literal[
+            "confirmed", "ablation", "weights", "backbones", "unlabeled", "auto", "data_root", "data_file", "known_as"
+        ],
         value: Any,
     ) -> None:
         """Record a fact about the study as a whole."""

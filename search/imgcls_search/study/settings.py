@@ -83,6 +83,7 @@ FREE_TO_CHANGE = (
     "study.pictures",
     "study.name",
     "study.storage",
+    "study.log",
     "training.device",
     "image.cache_gb",
 )

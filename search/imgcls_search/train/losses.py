@@ -100,9 +100,7 @@ def binary_cross_entropy(
     """Build binary cross-entropy, for several labels of an image: the mean over labels."""
     from torch.nn import functional
 
-    weights = _Weights.of(
-        [(images - count) / max(count, 1) for count in class_counts] if pos_weight != "none" else None
-    )
+    weights = _Weights.of(weights_of_labels(class_counts, images) if pos_weight != "none" else None)
 
     def loss(logits: Tensor, targets: Tensor) -> Tensor:
         wanted = targets.float() * (1 - label_smoothing) + label_smoothing / 2
@@ -197,18 +195,34 @@ def build_loss(component: Component, *, class_counts: Sequence[int], images: int
     return loss
 
 
+def weights_of_classes(
+    kind: str | Mapping[str, float], class_counts: Sequence[int], classes: Sequence[str]
+) -> list[float] | None:
+    """Return what `class_weights` asks for as one weight a class; None where all weigh the same.
+
+    Raises:
+        BuildError: it names a class that is not there.
+    """
+    if isinstance(kind, Mapping):
+        if classes and (strange := kind.keys() - set(classes)):
+            raise BuildError("class_weights", f"there is no class {min(strange)!r}")
+        return [kind.get(name, 1.0) for name in classes]
+    if kind == "balanced":
+        # A part of the images, such as a fold, may have none of a class.
+        return [sum(class_counts) / (len(class_counts) * max(images, 1)) for images in class_counts]
+    return None
+
+
+def weights_of_labels(class_counts: Sequence[int], images: int) -> list[float]:
+    """Return for each label what makes the images that have it weigh as much as those that lack it."""
+    return [(images - count) / max(count, 1) for count in class_counts]
+
+
 class _Weights:
     """Class weights [classes], moved to the logits' device once."""
 
     def __init__(self, class_counts: Sequence[int], classes: Sequence[str], kind: str | Mapping[str, float]) -> None:
-        total, count = sum(class_counts), len(class_counts)
-        self.values: list[float] | None = None
-        if isinstance(kind, Mapping):
-            if classes and (strange := kind.keys() - set(classes)):
-                raise BuildError("class_weights", f"there is no class {min(strange)!r}")
-            self.values = [kind.get(name, 1.0) for name in classes]
-        elif kind == "balanced":
-            self.values = [total / (count * images) for images in class_counts]
+        self.values = weights_of_classes(kind, class_counts, classes)
         self.tensor: Tensor | None = None
 
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -50,19 +50,27 @@ class LinearHead:
         return found
 
 
-def fit_linear(features: Floats, labels: Numbers, classes: int, seed: int, strength: float | None = None) -> LinearHead:
+def fit_linear(
+    features: Floats,
+    labels: Numbers,
+    classes: int,
+    seed: int,
+    strength: float | None = None,
+    class_weights: Sequence[float] | None = None,
+) -> LinearHead:
     """Fit multinomial logistic regression with a quadratic penalty, chosen by cross-validation unless it is given.
 
     Features are brought to deviation 1 for the fit; the layer takes them as they are. Classes without an image get a
-    logit that no image reaches.
+    logit that no image reaches. `class_weights` [classes] say what an image of each class counts in the loss.
     """
     mean, std = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64)
     # A feature that is always the same says nothing, and has no deviation to be divided by.
     std = np.where(std > 1e-6 * max(float(std.max()), 1e-12), std, np.inf)
     scaled = np.asarray((features - mean) / std, dtype=np.float32)
-    strength = _choose(scaled, labels, seed) if strength is None else strength
+    counted = None if class_weights is None else np.asarray(class_weights, dtype=np.float64)[labels]
+    strength = _choose(scaled, labels, seed, counted) if strength is None else strength
     with _stopping_early_is_fine():
-        fitted = _regression(strength).fit(scaled, labels)
+        fitted = _regression(strength).fit(scaled, labels, sample_weight=counted)
     weight = np.zeros((classes, features.shape[1]))
     bias = np.full(classes, -1e4)
     if len(fitted.classes_) == 2:
@@ -76,9 +84,12 @@ def fit_linear(features: Floats, labels: Numbers, classes: int, seed: int, stren
     )
 
 
-def fit_several(features: Floats, labels: npt.NDArray[Any], seed: int) -> LinearHead:
+def fit_several(
+    features: Floats, labels: npt.NDArray[Any], seed: int, label_weights: Sequence[float] | None = None
+) -> LinearHead:
     """Fit one logistic regression for each of several labels, 0 or 1 [N, labels], each with a penalty of its own.
 
+    `label_weights` [labels] say what an image that has the label counts, where one that lacks it counts 1.
     A label that all images have, or none, gets a logit that says so whatever the image.
     """
     weight, bias = np.zeros((labels.shape[1], features.shape[1]), np.float32), np.zeros(labels.shape[1], np.float32)
@@ -87,15 +98,19 @@ def fit_several(features: Floats, labels: npt.NDArray[Any], seed: int) -> Linear
         if len(np.unique(column)) < 2:
             bias[label] = 10.0 if column.all() else -10.0
             continue
-        head = fit_linear(features, column, 2, seed)
+        weights = None if label_weights is None else (1.0, label_weights[label])
+        head = fit_linear(features, column, 2, seed, class_weights=weights)
         # Of two classes only the difference of the logits counts.
         weight[label], bias[label] = head.weight[1] - head.weight[0], head.bias[1] - head.bias[0]
         strengths.append(head.strength)
     return LinearHead(weight=weight, bias=bias, strength=float(np.median(strengths or [STRENGTHS[-1]])))
 
 
-def _choose(scaled: Floats, labels: Numbers, seed: int) -> float:
-    """Return the strength with the least log loss over folds; the weakest penalty where there is too little to fold."""
+def _choose(scaled: Floats, labels: Numbers, seed: int, counted: npt.NDArray[Any] | None) -> float:
+    """Return the strength with the least log loss over folds; the weakest penalty where there is too little to fold.
+
+    `counted` [N] is what each image counts, None where all count the same.
+    """
     from sklearn.metrics import log_loss
     from sklearn.model_selection import StratifiedKFold
 
@@ -108,14 +123,18 @@ def _choose(scaled: Floats, labels: Numbers, seed: int) -> float:
         return STRENGTHS[-1]
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     losses = np.zeros(len(STRENGTHS))
+
+    def of(chosen: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
+        return None if counted is None else counted[rows[chosen]]
+
     for known, asked in folds.split(rows, labels[rows]):
         # Each strength starts from the coefficients of the one before.
         model = _regression(STRENGTHS[0], ROUGH, warm_start=True)
         for index, strength in enumerate(STRENGTHS):
             with _stopping_early_is_fine():
-                model.set_params(C=strength).fit(scaled[rows[known]], labels[rows[known]])
+                model.set_params(C=strength).fit(scaled[rows[known]], labels[rows[known]], sample_weight=of(known))
             predicted = model.predict_proba(scaled[rows[asked]])
-            losses[index] += log_loss(labels[rows[asked]], predicted, labels=model.classes_)
+            losses[index] += log_loss(labels[rows[asked]], predicted, labels=model.classes_, sample_weight=of(asked))
     return STRENGTHS[int(losses.argmin())]
 
 

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import ipaddress
 import json
 import os
 import re
 import shutil
-import socket
 import socketserver
 import stat
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from bottle import HTTPError
@@ -28,6 +25,7 @@ from imgcls_search.study import best
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.note import is_ours, note_text, write_note
 from imgcls_search.study.record import Record, load, load_again
+from imgcls_search.views import addresses
 
 _ARTIFACT = re.compile(r"[0-9A-Za-z-]+")
 
@@ -239,61 +237,17 @@ def _best_of(entries: Sequence[dict[str, Any]], after: int, record: Record) -> l
         return []
 
 
-def is_loopback(host: str) -> bool:
-    """Tell whether only this machine reaches an address."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def refusing_strangers(application: Application, host: str) -> Application:
     """Refuse requests under a name that is not this server's, or from a page of another server's.
 
-    The page of a stranger could otherwise read and delete studies through the browser of whoever looks at it: by a name
-    that comes to mean this machine (DNS rebinding), by sending forms here, or from another port of this machine.
+    The page of a stranger could otherwise read and delete studies through the browser of whoever looks at it.
     """
 
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if _is_ours(environ.get("HTTP_HOST", ""), host) and _is_from_itself(environ):
+        headers = {name[5:].replace("_", "-").lower(): value for name, value in environ.items() if name[:5] == "HTTP_"}
+        if addresses.is_ours(headers, environ["REQUEST_METHOD"], host):
             return application(environ, start_response)
         start_response("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
         return [b"This dashboard answers only under its own address.\n"]
 
     return answer
-
-
-def _is_from_itself(environ: Mapping[str, Any]) -> bool:
-    """Tell whether a request is from this server's own page, or from no page at all.
-
-    A page is of the server that the browser has in its address bar, by name and port: the one that it sends as Host.
-    """
-    origin = environ.get("HTTP_ORIGIN")
-    if origin is not None:
-        return _address(origin) == _address(f"http://{environ.get('HTTP_HOST', '')}")
-    # Browsers send no Origin with a GET for a picture or a script, but most tell this; a link to here may be followed.
-    is_foreign = environ.get("HTTP_SEC_FETCH_SITE", "none") not in ("none", "same-origin")
-    is_link = environ.get("HTTP_SEC_FETCH_MODE") == "navigate" and environ["REQUEST_METHOD"] in ("GET", "HEAD")
-    return is_link or not is_foreign
-
-
-def _address(url: str) -> tuple[str, str, int] | None:
-    """Return scheme, name and port, None where it is not the origin of a page."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
-    except (KeyError, ValueError):
-        return None
-    is_bare = parts.hostname and not (parts.path or parts.query or parts.fragment or "@" in parts.netloc)
-    return (parts.scheme, str(parts.hostname), port) if is_bare else None
-
-
-def _is_ours(name: str, host: str) -> bool:
-    bare = re.sub(r":\d+$", "", name.lower()).strip("[]")
-    if is_loopback(bare) or bare == host.lower():
-        return True
-    if is_loopback(host):
-        return False
-    # Nobody can make a number mean another machine.
-    with_numbers = re.fullmatch(r"[\d.]+|[0-9a-f:]+:[0-9a-f:.]*", bare) is not None
-    return with_numbers or bare in (socket.gethostname().lower(), socket.getfqdn().lower())

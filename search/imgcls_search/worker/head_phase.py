@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -13,12 +13,13 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from imgcls_search.config import TrialConfig, expand_path
-from imgcls_search.data import Prepared, load
+from imgcls_search.data import Prepared, label_sets, load
 from imgcls_search.data.features import Floats, folder_beside
 from imgcls_search.models import heads, pretrained
 from imgcls_search.protocol import Portion
 from imgcls_search.train.images import FeatureSet
 from imgcls_search.train.loop import HeadPhase
+from imgcls_search.train.losses import weights_of_classes, weights_of_labels
 from imgcls_search.train.probe import LinearHead, fit_linear, fit_several
 from imgcls_search.train.recipe import Finetune
 from imgcls_search.worker import image_sets, pipeline
@@ -122,22 +123,25 @@ class HeadFeatures:
     def fitted(self, wanted: Plan, portion: Portion, fold: int | None) -> LinearHead:
         """Return a logistic regression fitted to all views of the images to train on.
 
-        It is one and the same for all trials: no random numbers of theirs take part.
+        It is one and the same for all trials that weigh classes alike: no random numbers of theirs take part.
         """
-        key = (wanted.views, portion, fold)
+        key = (wanted.views, portion, fold, str(wanted.class_weights))
         if key not in self.heads:
             shown = [self.sets(wanted, portion, fold, epoch)[0] for epoch in range(wanted.views or 1)]
             values = np.concatenate([_array(each.pixels) for each in shown])
             labels = np.concatenate([_array(each.labels) for each in shown])
-            classes = len(self.data.classes)
             # Its library would start a thread for each core, beside those of the other workers.
             with threadpool_limits(torch.get_num_threads(), "blas"):
-                self.heads[key] = (
-                    fit_several(values, labels, FOLD_SEED)
-                    if labels.ndim == 2
-                    else fit_linear(values, labels, classes, FOLD_SEED)
-                )
+                self.heads[key] = self._fit(values, labels, wanted.class_weights)
         return self.heads[key]
+
+    def _fit(self, values: Any, labels: Any, weighing: str | Mapping[str, float]) -> LinearHead:
+        counts = label_sets.count(labels, len(self.data.classes)).tolist()
+        if label_sets.are_several(labels):
+            label_weights = weights_of_labels(counts, len(labels)) if weighing == "balanced" else None
+            return fit_several(values, labels, FOLD_SEED, label_weights)
+        class_weights = weights_of_classes(weighing, counts, self.data.classes)
+        return fit_linear(values, labels, len(counts), FOLD_SEED, class_weights=class_weights)
 
     def _chosen(self, splits: Any, view: int | None, places: Any = None) -> FeatureSet:
         known = [self.kept[split, view] for split in splits]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from imgcls_search.compress import sections
@@ -27,6 +28,9 @@ class Plan:
 
     is_fit_only: bool
 
+    class_weights: str | Mapping[str, float] = "none"
+    """What a mistake in each class costs in the regression, as in the loss of other heads."""
+
     def view_in(self, epoch: int) -> int | None:
         """Return the number of the view that an epoch reads."""
         return None if self.views is None else epoch % self.views
@@ -41,7 +45,13 @@ def plan(config: TrialConfig) -> Plan | None:
     fits = config.is_fitted or recipe.start == "logistic"
     if not epochs and not fits:
         return None
-    return Plan(epochs=epochs, views=recipe.views, is_fitted_first=fits, is_fit_only=config.is_fitted)
+    return Plan(
+        epochs=epochs,
+        views=recipe.views,
+        is_fitted_first=fits,
+        is_fit_only=config.is_fitted,
+        class_weights=config.class_weights,
+    )
 
 
 def _epochs(config: TrialConfig, recipe: Finetune) -> int:

@@ -105,13 +105,9 @@ def _objective(images: ImageFacts) -> tuple[str, str]:
     )
 
 
-def _duration(seconds: float) -> str | float:
-    """Return a duration as people write it."""
-    whole = round(seconds)
-    if whole < 120:
-        return f"{whole}s" if whole >= 1 else round(seconds, 2)
-    hours, rest = divmod(round(whole / 60), 60)
-    return (f"{hours}h" if hours else "") + (f"{rest}m" if rest else "")
+def _duration(seconds: float) -> str:
+    """Return a duration as the comment beside it shows it, in the form of a space file, for example `3m30s`."""
+    return durations.show(seconds).replace(" min", "m").replace(" ", "")
 
 
 def _data(found: Found, images: ImageFacts, plan: Plan, cut: Cut, guesses: Sequence[Guess]) -> None:

@@ -287,12 +287,14 @@ def report(
     storage: Storage = None,
     weights_dir: WeightsDir = None,
 ) -> None:
-    """Write a study as one page that opens anywhere: the winner, why, how sure, its mistakes, how to go on.
+    """Write a study as one page that opens anywhere: a verdict, why to believe it, mistakes, the search, its cost.
 
     \b
     imgcls-search report vit-digits -o report.html
     imgcls-search report vit-digits -o report.html --ablation
 
+    Mistakes are shown from their files, where these are there, with a map of where the network looked and the nearest
+    training images.
     --ablation trains the first known-good setting and every change that leads from it to the winner, one by one.
     """
 
@@ -321,7 +323,7 @@ def dashboard(
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8080,
 ) -> None:
-    """Open optuna-dashboard on a study, also while it runs.
+    """Open optuna-dashboard on a study, also while it runs; the printed address is the study's own page.
 
     \b
     imgcls-search dashboard vit-digits
@@ -333,7 +335,7 @@ def dashboard(
     server = make_dashboard(study_files(study, studies, storage), host, port, warn)
     if not is_loopback(host):
         warn("whoever reaches this address can read and delete studies")
-    echo(f"optuna-dashboard on http://{host}:{server.server_port}/ (Ctrl-C ends it)")
+    echo(f"optuna-dashboard on {server.address} (Ctrl-C ends it)")
     server.serve_forever()
 
 

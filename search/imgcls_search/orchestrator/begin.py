@@ -32,7 +32,7 @@ from imgcls_search.study import record as records
 from imgcls_search.study.address import Address
 from imgcls_search.study.facts import StudyFacts, WeightsFact
 from imgcls_search.study.files import StudyFiles, find_study
-from imgcls_search.study.note import write_note
+from imgcls_search.study.note import name_metrics, write_note
 from imgcls_search.study.record import Record
 from imgcls_search.study.settings import FREE_TO_CHANGE, StudySettings
 from imgcls_search.trackers.settings import wanted
@@ -139,6 +139,7 @@ def run(
             draws=settings.pictures,
             deadline=deadline,
         )
+        name_metrics(record)
         write_note(record, files.holder())
         try:
             ending = search.run()

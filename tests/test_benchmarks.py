@@ -291,6 +291,23 @@ def test_head_trials_on_kept_features_are_counted_against_those_behind_the_netwo
     assert found["times_uncached"] > 0
 
 
+def test_pretraining_is_probed_trained_on_and_timed(bench: Bench, tmp_path: Path) -> None:
+    given = ("--images", "digits", "--size", "8", "--width", "4", "--unlabeled", "200", "--labels", "50", "100")
+    tiny = ("--epochs", "simclr=1", "--set", "simclr.batch_size=64", "--seconds", "0.01", "--rounds", "2")
+    found = bench("pretrain", tmp_path, *given, *tiny)
+    assert found["probes"].keys() == {"random", "simclr"}
+    for by_labels in found["probes"].values():
+        assert by_labels.keys() == {"50", "100"}
+        assert all(0.1 < each["mean"] <= 1 and len(each["scores"]) == 3 for each in by_labels.values())
+    assert [epoch["epoch"] for epoch in found["pretrained by simclr"]["history"]] == [1]
+    assert found["throughput"]["ratio"]["median"] > 0
+    # The same command goes on from what is there.
+    written = [path.stat().st_mtime_ns for path in tmp_path.glob("simclr-*.pt")]
+    again = bench("pretrain", tmp_path, *given, *tiny)
+    assert again["probes"] == found["probes"]
+    assert [path.stat().st_mtime_ns for path in tmp_path.glob("simclr-*.pt")] == written
+
+
 def test_answers_of_a_served_model_are_timed(bench: Bench, images: Path, tmp_path: Path) -> None:
     write_bundle(tmp_path / "model")
     photos = str(images / "train")

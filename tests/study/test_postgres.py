@@ -152,6 +152,33 @@ def test_auto_keeps_its_study_and_its_time_on_a_server(
 
 
 @pytest.mark.slow
+def test_pretrained_networks_are_made_for_a_study_on_a_server_and_go_on_after_a_kill(
+    server: Server,
+    tiny: Path,
+    start: Callable[..., Any],
+    imgcls: Callable[..., Answer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    address, studies = server.new("pretrained"), tiny.parent / "studies"
+    long = "pretrain={simclr: {epochs: 6, batch_size: 128, health_every: 6}}"
+    arguments = ("run", tiny, "--workers", "1", "--set", long, "--set", "study.trials=1", "--set", "training.epochs=2")
+    killed = start(*arguments, env=in_environment(address))
+    wait_for(lambda: any("epoch 2:" in log.read_text() for log in (studies / ".backbones").glob("*.log")))
+    killed.kill()
+    killed.wait()
+    done = imgcls(*arguments, env=in_environment(address))
+    assert done.code == 0, done.err
+    assert "pretraining lenet5 (simclr, 6 epochs): goes on after epoch" in done.out
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    record = records.load(find_study(studies, "tiny-digits", None))
+    ((key, known),) = record.facts["backbones"].items()
+    assert (known["state"], known["epoch"]) == ("made", 6)
+    assert (studies / ".backbones" / f"{key}.pt").is_file()
+    assert "pretrained networks: 1 made" in imgcls("status", "tiny-digits").out
+    close(record)
+
+
+@pytest.mark.slow
 def test_search_and_all_commands_work_on_a_server_and_show_no_password(
     server: Server,
     tiny: Path,

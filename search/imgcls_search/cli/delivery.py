@@ -22,7 +22,7 @@ from imgcls_search.cli.options import (
 )
 from imgcls_search.cli.output import echo, make_console, print_json, warn
 from imgcls_search.errors import NoResultError, UserError, writing
-from imgcls_search.measures import main_measure
+from imgcls_search.measures import PROBE, command_for, main_measure
 from imgcls_search.rounding import measured
 
 if TYPE_CHECKING:
@@ -93,7 +93,9 @@ def export(
     exported = export_trial(study_files(source, studies, storage), trial)
     with writing(output):
         atomic.write_text(output, exported)
-    echo(f"wrote {output}; retrain it with: imgcls-search train {output} --seeds 3")
+    # What was pretrained alone says nothing of a training on labels.
+    metric = "accuracy" if "\ntraining:" in exported else PROBE
+    echo(f"wrote {output}; retrain it with: {command_for(metric, str(output))}")
 
 
 def _export_bundle(

@@ -41,7 +41,7 @@ def test_it_is_run_reported_exported_and_its_best_is_pretrained(
         assert all({"probe_accuracy", "knn_accuracy", "spread"} <= epoch.keys() for epoch in trial.epochs)
     complete = [trial for trial in record.trials if trial.state == "complete"]
     assert complete
-    shown = json.loads(here("best", "few", "--json").out)
+    (shown,) = json.loads(here("best", "few", "--json").out)["best"]
     assert shown["values"]["probe_accuracy"] == max(trial.epochs[-1]["probe_accuracy"] for trial in complete)
     # Run again, it has nothing left to do.
     assert here("run", "s.yaml").code == 0

@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 
 from imgcls_search.config import TrialConfig
 from imgcls_search.errors import NoResultError
+from imgcls_search.signature import build
 from imgcls_search.space import Space
 from imgcls_search.strategy.draws import draw_random, draw_start, draw_unseen
-from imgcls_search.strategy.race import RACES
-from imgcls_search.strategy.samplers import Sampler
+from imgcls_search.strategy.earlier import EarlierStudy
+from imgcls_search.strategy.pruners import Pruner
+from imgcls_search.strategy.race import RACES, Race, make_race
+from imgcls_search.strategy.samplers import SAMPLERS, Sampler, teach
 from imgcls_search.strategy.view import Ended, View
 from imgcls_search.trial import Candidate, Rejection, Trial
 
@@ -125,3 +128,22 @@ def _too_little_fits(number: int, rejections: Sequence[Rejection]) -> str:
         f"only {number} of {drawn} configurations that were drawn can be trials: {shown}; "
         "see where they fail: imgcls-search check"
     )
+
+
+def make_proposer(
+    space: Space,
+    pruner: Pruner,
+    sign: int,
+    *,
+    seed: int,
+    measure_sizes: MeasureSizes,
+    sampler: Sampler | None = None,
+    earlier: Sequence[EarlierStudy] = (),
+) -> tuple[Proposer, Race | None]:
+    """Return what proposes the configurations of a search, and the race that begins it where it knows earlier studies.
+
+    `sampler` takes the place of the space's own; `sign` is 1 where the first objective is maximized, -1 otherwise.
+    """
+    sampler = sampler or build(SAMPLERS, space.sampler, space=space)
+    race = make_race(pruner, teach(sampler, space, earlier), sign)
+    return Proposer(space, sampler, seed, measure_sizes, starts_race=race is not None), race

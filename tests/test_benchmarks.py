@@ -157,11 +157,16 @@ def test_strategies_are_compared_on_a_surrogate(bench: Bench, tmp_path: Path) ->
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.save(model, tmp_path / "model.onnx")
-    (tmp_path / "encoding.json").write_text('{"OpenML_task_id": {"7": 0}}')
-    small = ("--seeds", "1", "--trainings", "3", "--methods", "tpe+median", "default", "--processes", "1")
+    (tmp_path / "encoding.json").write_text('{"OpenML_task_id": {"7": 0, "3945": 1, "34539": 2}}')
+    methods = ("tpe+median", "default", "after 4", "after 4, half misleading")
+    small = ("--seeds", "1", "--trainings", "3", "--methods", *methods, "--processes", "1")
     found = bench("strategies", tmp_path, "--lcbench", str(tmp_path), "--tasks", "7", *small)
     assert found["tasks"] == ["7"]
-    assert {"random", "default", "tpe+median"} <= set(found["methods"])
+    assert {"random", *methods} <= set(found["methods"])
+    # Studies of the same curves tell at once where the best is; those that are turned around do not spoil the end.
+    assert found["methods"]["after 4"]["7"]["mean"] > found["methods"]["default"]["7"]["mean"] - 1e-3
+    misled = found["methods"]["after 4, half misleading"]["7"]["mean"]
+    assert misled > found["methods"]["tpe+median"]["7"]["mean"] - 0.01
 
 
 def test_losses_on_a_cluster_are_timed(bench: Bench, tmp_path: Path) -> None:
@@ -286,6 +291,23 @@ def test_head_trials_on_kept_features_are_counted_against_those_behind_the_netwo
     assert found["times_uncached"] > 0
 
 
+def test_pretraining_is_probed_trained_on_and_timed(bench: Bench, tmp_path: Path) -> None:
+    given = ("--images", "digits", "--size", "8", "--width", "4", "--unlabeled", "200", "--labels", "50", "100")
+    tiny = ("--epochs", "simclr=1", "--set", "simclr.batch_size=64", "--seconds", "0.01", "--rounds", "2")
+    found = bench("pretrain", tmp_path, *given, *tiny)
+    assert found["probes"].keys() == {"random", "simclr"}
+    for by_labels in found["probes"].values():
+        assert by_labels.keys() == {"50", "100"}
+        assert all(0.1 < each["mean"] <= 1 and len(each["scores"]) == 3 for each in by_labels.values())
+    assert [epoch["epoch"] for epoch in found["pretrained by simclr"]["history"]] == [1]
+    assert found["throughput"]["ratio"]["median"] > 0
+    # The same command goes on from what is there.
+    written = [path.stat().st_mtime_ns for path in tmp_path.glob("simclr-*.pt")]
+    again = bench("pretrain", tmp_path, *given, *tiny)
+    assert again["probes"] == found["probes"]
+    assert [path.stat().st_mtime_ns for path in tmp_path.glob("simclr-*.pt")] == written
+
+
 def test_answers_of_a_served_model_are_timed(bench: Bench, images: Path, tmp_path: Path) -> None:
     write_bundle(tmp_path / "model")
     photos = str(images / "train")
@@ -293,3 +315,11 @@ def test_answers_of_a_served_model_are_timed(bench: Bench, images: Path, tmp_pat
     assert [entry["clients"] for entry in found["served"]] == [1, 3]
     assert all(entry["answers"] >= entry["clients"] for entry in found["served"])
     assert len(found["alone"]) == 2
+
+
+def test_report_times_ten_times_as_many_trials_and_maps(bench: Bench, tmp_path: Path) -> None:
+    found = bench("report", tmp_path, "--trials", "12", "--rounds", "1")
+    assert set(found["seconds"]) == {"12", "120"}
+    assert found["times"] > 0
+    assert [each["family"] for each in found["maps"]] == ["resnet", "vit", "efficientnet", "convnext", "densenet"]
+    assert all(each["passes"] > 0 for each in found["maps"])

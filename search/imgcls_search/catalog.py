@@ -8,11 +8,12 @@ from typing import Any
 
 from imgcls_search import signature
 from imgcls_search.compress.sections import DISTILL, PRUNE, QUANTIZE
-from imgcls_search.config import Component
+from imgcls_search.config import PRETRAINING, Component
 from imgcls_search.data import DATASETS, POLICIES, augment, has_several_labels, mixing
 from imgcls_search.data.image import ImageShape
+from imgcls_search.data.unlabeled import UNLABELED
 from imgcls_search.errors import UserError
-from imgcls_search.measures import OF_CLASS, has_meaning
+from imgcls_search.measures import OF_CLASS, OF_FEATURES, has_meaning
 from imgcls_search.models import families
 from imgcls_search.models.heads import HEADS, LOGISTIC, OWN
 from imgcls_search.signature import Catalog, Fields, Leaf, OneOf
@@ -25,6 +26,7 @@ from imgcls_search.train import custom_metrics
 from imgcls_search.train.losses import LOSSES, SEVERAL
 from imgcls_search.train.metrics import METRICS
 from imgcls_search.train.optimizers import OPTIMIZERS, SCHEDULES
+from imgcls_search.train.pretraining import pretrain_section
 from imgcls_search.train.recipe import Finetune, Predict, Training
 from imgcls_search.trial import MEASURED, SIZES
 
@@ -52,6 +54,13 @@ def catalog() -> Catalog:
                 "training": signature.read(Training),
                 "predict": signature.read(Predict),
                 "finetune": signature.read(Finetune),
+                "unlabeled": OneOf(
+                    options=signature.options(UNLABELED),
+                    default="train",
+                    fixed=True,
+                    doc="the images of the pretraining, whose labels are not used",
+                ),
+                "pretrain": pretrain_section(),
                 "distill": OneOf(
                     options=signature.options(DISTILL), default="none", doc="a trained network to learn from"
                 ),
@@ -65,7 +74,7 @@ def catalog() -> Catalog:
         ),
         study=_with(settings, **strategy(), log=_trackers()),
         limits=signature.read(Limits),
-        metrics={**scores, **SIZES, **MEASURED},
+        metrics={**scores, **OF_FEATURES, **SIZES, **MEASURED},
         scores=scores,
         class_scores=OF_CLASS,
         of_data=_of_data,
@@ -132,7 +141,18 @@ def refuse_idle_sections(space: Space) -> None:
     Raises:
         UserError: the section to take out.
     """
+    if space.is_config:
+        # It may be a trial without pretrained weights, exported from a space whose other trials have some.
+        return
     given = space.document["finetune"]
+    pretrains = space.document["pretrain"] != {"none": {}}
+    if space.document["unlabeled"] != {"train": {}} and not pretrains:
+        raise UserError(
+            f"{space.locate('unlabeled')}: unlabeled: nothing here pretrains; give pretrain: simclr or imitate, or "
+            "leave the section out"
+        )
+    if pretrains:
+        return
     if given != dataclasses.asdict(Finetune()) and not space.gives("weights"):
         raise UserError(
             f"{space.locate('finetune')}: finetune: no model here starts from pretrained weights; "
@@ -143,6 +163,53 @@ def refuse_idle_sections(space: Space) -> None:
             f"{space.locate('head')}: head.{LOGISTIC}: is fitted to features of pretrained weights, and no model here "
             "starts from any; give one, such as weights: imagenet, or another head"
         )
+
+
+def refuse_two_starts(space: Space) -> None:
+    """Refuse a space whose every network starts from weights and is pretrained as well.
+
+    Raises:
+        UserError: the two settings.
+    """
+    models, starts = space.document["model"], space.document["pretrain"]
+    given = [name for name, args in models.items() if isinstance(args.get("weights"), str)]
+    if "none" not in starts and len(given) == len(models):
+        path = f"model.{given[0]}.weights"
+        raise UserError(
+            f"{space.locate(path)}: {path}: a network that starts from weights is not pretrained as well "
+            f"(pretrain.{next(iter(starts))}); leave one of them out"
+        )
+
+
+def refuse_of_pretraining(space: Space) -> None:
+    """Refuse a search over the pretraining that asks for what is no part of it.
+
+    Raises:
+        UserError: the setting, and what is allowed.
+    """
+    if not space.is_of_pretraining:
+        return
+    objective = next(metric for metric, _ in space.objectives if metric in OF_FEATURES)
+    what = f"a search over the pretraining ({objective})"
+    allowed = (*OF_FEATURES, *SIZES)
+    for metric in space.named_metrics:
+        if metric not in allowed:
+            raise UserError(f"{space.locate('study')}: {metric}: not in {what}; allowed: {', '.join(allowed)}")
+    starts = space.document["pretrain"]
+    if "none" in starts:
+        raise UserError(f"{space.locate('pretrain')}: pretrain: none: not in {what}; allowed: simclr, imitate")
+    epochs = {name: args["epochs"] for name, args in starts.items()}
+    if len(set(epochs.values())) > 1:
+        said = ", ".join(f"pretrain.{name}.epochs: {count}" for name, count in epochs.items())
+        raise UserError(f"{space.locate('pretrain')}: {said}: all trials of {what} need the same number")
+    if space.document["data"][next(iter(space.document["data"]))].get("folds"):
+        raise UserError(f"{space.locate('data')}: data: folds: not in {what}; features are measured on one split")
+    for each in space.parameters():
+        if each.path.partition(".")[0] not in PRETRAINING:
+            raise UserError(
+                f"{space.locate(each.path)}: {each.path}: is searched ({each.domain}), but is no part of {what}; give "
+                "one value"
+            )
 
 
 def refuse_with_folds(space: Space) -> None:

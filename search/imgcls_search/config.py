@@ -18,6 +18,9 @@ from imgcls_search.errors import UserError
 PLACE = ("root", "file", "download")
 """The arguments of a data set that say where its images are, and nothing of what they show."""
 
+PRETRAINING = ("data", "image", "model", "unlabeled", "pretrain")
+"""The sections that decide on a pretrained network."""
+
 LATER: Mapping[str, Any] = {
     "distill": {"none": {}},
     "prune": {"none": {}},
@@ -37,6 +40,9 @@ LATER: Mapping[str, Any] = {
     "training.draw": "shuffled",
     "predict.costs": None,
     "head": {"own": {}},
+    "unlabeled": {"train": {}},
+    "pretrain": {"none": {}},
+    "model.lenet5.weights": None,
     "finetune.views": None,
     "finetune.start": "random",
     "finetune.layer_decay": 1.0,
@@ -107,9 +113,54 @@ class TrialConfig:
     @property
     def folds(self) -> int:
         """Networks that a trial trains one after the other, each scored on a fold of the images; 1 without folds."""
-        if "data" not in self.tree:
+        if "data" not in self.tree or self.is_pretraining:
             return 1
         return self.component("data").args.get("folds") or 1
+
+    @property
+    def is_pretraining(self) -> bool:
+        """True where a network is pretrained and nothing else: what `pretraining` returns."""
+        return self._pretrains and "training" not in self.tree
+
+    @property
+    def needs_backbone(self) -> bool:
+        """True where a training starts from a network that is pretrained before, as `pretraining` says."""
+        return self._pretrains and "training" in self.tree
+
+    @property
+    def _pretrains(self) -> bool:
+        return "none" not in self.tree.get("pretrain", {"none": {}})
+
+    def pretraining(self) -> TrialConfig:
+        """Return what decides on the pretrained network that a training starts from: no labels, no head, no weights."""
+        assert self._pretrains, "only for what is pretrained"
+        ((family, args),) = self.tree["model"].items()
+        model = {family: {name: value for name, value in args.items() if name != "weights"}}
+        kept = {key: self.tree[key] for key in PRETRAINING if key in self.tree}
+        return TrialConfig(_freeze({**kept, "model": model}))
+
+    def starting_from(self, backbone: str) -> TrialConfig:
+        """Return the configuration with the weights file of its pretrained network, as if a person had named it."""
+        ((family, args),) = self.tree["model"].items()
+        model = {family: {**args, "weights": backbone}}
+        return TrialConfig(_freeze({**self.tree, "model": model, "pretrain": {"none": {}}}))
+
+    @property
+    def device(self) -> str:
+        """The kind of device that it trains on; a pretraining alone says nothing of it."""
+        return str(self.tree.get("training", {"device": "auto"})["device"])
+
+    @property
+    def batch_size(self) -> int:
+        """Images a step."""
+        if self.is_pretraining:
+            return int(self.component("pretrain").args["batch_size"])
+        return int(self.tree["training"]["batch_size"])
+
+    @property
+    def needs_whole_batches(self) -> bool:
+        """True where the loss compares the images of a batch, so that a batch cannot be trained in parts."""
+        return self.is_pretraining and "simclr" in self.tree["pretrain"]
 
     @property
     def is_fitted(self) -> bool:
@@ -138,6 +189,8 @@ class TrialConfig:
     @property
     def training_epochs(self) -> int:
         """Epochs of one training, of all folds the same; a fit counts as one."""
+        if self.is_pretraining:
+            return int(self.component("pretrain").args["epochs"])
         each: int = self.tree["training"]["epochs"]
         return 1 if self.is_fitted else each
 
@@ -168,9 +221,20 @@ class TrialConfig:
             return self
         return TrialConfig(_freeze({**self.tree, "data": {data.name: {**data.args, **args}}}))
 
+    def pretraining_on(self, root: str) -> TrialConfig:
+        """Return the configuration with the folder that it pretrains on in another place."""
+        folder = self.tree.get("unlabeled", {}).get("folder")
+        if folder is None or folder["root"] == root:
+            return self
+        return TrialConfig(_freeze({**self.tree, "unlabeled": {"folder": {**folder, "root": root}}}))
+
     def digest_anywhere(self) -> str:
         """Return a short hash that is equal wherever the images are."""
-        return self.moved(dict.fromkeys(PLACE)).digest()
+        moved = self.moved(dict.fromkeys(PLACE))
+        if "folder" not in self.tree.get("unlabeled", {}):
+            return moved.digest()
+        folder = {**self.tree["unlabeled"]["folder"], "root": None}
+        return TrialConfig(_freeze({**moved.tree, "unlabeled": {"folder": folder}})).digest()
 
     def __hash__(self) -> int:
         return hash(self._identity)

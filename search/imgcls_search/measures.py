@@ -52,6 +52,24 @@ AT_THRESHOLDS = ("macro_f1", "micro_f1", "subset_accuracy")
 
 THRESHOLD = "threshold"
 """`threshold:LABEL` is the probability from which an image has a label, as it was chosen on validation images."""
+
+PROBE, NEIGHBOURS = "probe_accuracy", "knn_accuracy"
+
+OF_FEATURES: Mapping[str, str] = {
+    PROBE: (
+        "accuracy of a linear layer on the features of a pretrained network, on validation images, 0 to 1; for a "
+        "search over the pretraining"
+    ),
+    NEIGHBOURS: (
+        "accuracy of the nearest neighbours by these features, on validation images, 0 to 1; for a search over the "
+        "pretraining"
+    ),
+}
+"""What a pretraining is measured by."""
+
+LEAST_SPREAD = 0.1
+"""Of the projections of a pretraining; nearer to each other they have collapsed."""
+
 COSTED: Mapping[str, str] = {
     "cost": "mean cost of the decisions by predict.costs, 0 or more",
     "decision_accuracy": "share of images whose class of least expected cost, by predict.costs, is right, 0 to 1",
@@ -77,14 +95,21 @@ SUPPORT = "support"
 """`support:CLASS` is the number of a class's images."""
 
 
-KNOWN = frozenset({*ALWAYS, *NAMED, *COSTED, *CORRUPTED, *SEVERAL_ALWAYS})
+KNOWN = frozenset({*ALWAYS, *NAMED, *COSTED, *CORRUPTED, *OF_FEATURES, *SEVERAL_ALWAYS})
 """All measures of this program that are not of a class."""
 
 
 def has_meaning(name: str, *, several: bool) -> bool:
     """Tell whether a measure of this program has a meaning where an image has one class, or `several` labels."""
-    known = {*SEVERAL_ALWAYS, *SEVERAL_NAMED} if several else {*ALWAYS, *NAMED, *COSTED, *CORRUPTED}
+    known = {*SEVERAL_ALWAYS, *SEVERAL_NAMED} if several else {*ALWAYS, *NAMED, *COSTED, *CORRUPTED, *OF_FEATURES}
     return name in known or class_of(name) is not None or name not in KNOWN
+
+
+def command_for(metric: str, file: str) -> str:
+    """Return the command that trains the exported best of a search with a first objective."""
+    if metric in OF_FEATURES:
+        return f"imgcls-search pretrain {file} -o backbone.pt"
+    return f"imgcls-search train {file} --seeds 3"
 
 
 def share_of_images(known: Mapping[str, T]) -> str:
@@ -93,8 +118,12 @@ def share_of_images(known: Mapping[str, T]) -> str:
 
 
 def main_measure(known: Mapping[str, T]) -> str:
-    """Return the measure that every epoch has, whatever the objective: of one class each, or of several labels."""
-    return "accuracy" if "accuracy" in known else "average_precision"
+    """Return the measure that every epoch has, whatever the objective: of one class each, or of several labels.
+
+    Of a pretraining it is the probe where it was measured.
+    """
+    names = ("accuracy", "average_precision", "probe_accuracy", "spread")
+    return next((name for name in names if name in known), "average_precision")
 
 
 def class_of(name: str) -> str | None:
@@ -120,7 +149,7 @@ def bounds(name: str) -> tuple[float, float] | None:
 
 COUNTS = (
     *("accuracy", "top5_accuracy", "macro_f1", "balanced_accuracy", "decision_accuracy"),
-    *("micro_f1", "subset_accuracy", CORRUPTION),
+    *("micro_f1", "subset_accuracy", CORRUPTION, *OF_FEATURES),
 )
 """Measures of all classes that count images."""
 

@@ -50,6 +50,12 @@ class Job:
     teacher: str | None = None
     """The weights file of the network to learn from."""
 
+    backbones: tuple[str, ...] = ()
+    """The weights files of the pretrained networks that the training starts from: one, or one for each fold."""
+
+    fold: int | None = None
+    """The fold whose images a pretraining leaves out; None where it takes all that may take part."""
+
     metrics: tuple[str, ...] = ()
     """What to measure after each epoch beside what is always measured: what objectives and limits name."""
 

@@ -228,6 +228,45 @@ def test_workers_of_a_cluster_look_into_the_runs_folders_of_weights(
     assert [trial.state.name for trial in open_study(tmp_path / "studies", "net").trials] == ["COMPLETE"]
 
 
+PRETRAINED = (
+    *("--set", "pretrain={simclr: {epochs: 2, batch_size: 256, health_every: 2}}"),
+    *("--set", "study.trials=2", "--set", "training.epochs=2", "--set", "study.pruner=none"),
+)
+
+
+@pytest.mark.slow
+@linux_only
+def test_pretrained_networks_are_made_on_a_cluster_as_here(tiny: Path, imgcls: Callable[..., Answer]) -> None:
+    here, there = tiny.parent / "here", tiny.parent / "there"
+    arguments = ("run", tiny, "--workers", "1", *PRETRAINED)
+    answer = imgcls(*arguments, "--cluster", "local", "--studies", there)
+    assert answer.code == 0, answer.err
+    assert "): done, its epochs took" in answer.out
+    assert imgcls(*arguments, "--studies", here).code == 0
+    assert table(there) == table(here)
+
+
+@pytest.mark.slow
+@needs_mounts
+def test_nodes_that_see_nothing_of_the_run_get_the_networks_and_pretrain_none(
+    nodes: Nodes, tiny: Path, imgcls: Callable[..., Answer]
+) -> None:
+    studies = tiny.parent / "studies"
+    studies.mkdir()
+    nodes.add_apart(f"mount -t tmpfs none {studies}")
+    alone = ("run", tiny, "--workers", "1", *PRETRAINED, "--cluster", nodes.address)
+    refused = imgcls(*alone)
+    assert refused.code == 1, refused.err
+    assert f"its pretraining failed: no node of the cluster sees {studies}" in refused.out + refused.err
+    # What is there already travels.
+    assert imgcls("run", tiny, *PRETRAINED, "--name", "here", "--workers", "1").code == 0
+    done = imgcls(*alone, "--name", "there")
+    assert done.code == 0, done.err
+    trials = open_study(studies, "there").trials
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 2
+    assert [trial.values for trial in trials] == [trial.values for trial in open_study(studies, "here").trials]
+
+
 @pytest.mark.slow
 @needs_mounts
 def test_trials_go_on_when_workers_actors_and_nodes_die(nodes: Nodes, tiny: Path, start: Callable[..., Any]) -> None:

@@ -66,6 +66,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("predict", delivery.predict),
     ("serve", delivery.serve),
     ("train", trainings.train),
+    ("pretrain", trainings.pretrain),
     ("evaluate", trainings.evaluate),
     ("augment-preview", spaces.augment_preview),
     ("families", spaces.families),

@@ -58,21 +58,28 @@ def copy(
 def clean(
     studies: Studies = STUDIES,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Delete pretrained networks too.")] = False,
 ) -> None:
-    """Delete decoded images and features, which the next command that needs them makes again; studies and weights stay.
+    """Delete what the next command that needs it makes again: decoded images, features, and on request pretrained
+    networks; studies and weights stay.
 
     \b
     imgcls-search clean --dry-run
     imgcls-search clean
+    imgcls-search clean --pretrained
+
+    A pretrained network takes long to make: it stays unless --pretrained says otherwise.
     """
     from imgcls_search.data import remove, stored
-    from imgcls_search.executors.helper import feature_cache, image_cache
+    from imgcls_search.executors.helper import backbone_cache, feature_cache, image_cache, teacher_cache
     from imgcls_search.study.files import refuse_if_any_runs
 
     if not dry_run:
         refuse_if_any_runs(studies)
     sizes = {**stored(image_cache(studies)), **stored(feature_cache(studies))}
-    for folder, size in sizes.items():
+    kept = [teacher_cache(studies), *([backbone_cache(studies)] if pretrained else [])]
+    others = {folder: sum(file.stat().st_size for file in folder.iterdir()) for folder in kept if folder.is_dir()}
+    for folder, size in {**sizes, **others}.items():
         if not dry_run:
             remove(folder)
         echo(f"{'would delete' if dry_run else 'deleted'} {folder}: {size / 1e6:,.1f} MB")

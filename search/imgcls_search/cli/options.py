@@ -53,6 +53,16 @@ Data = Annotated[
 ]
 
 
+Unlabeled = Annotated[
+    str | None,
+    typer.Option(
+        "--unlabeled",
+        metavar="NAME[:PLACE]",
+        help="Images to pretrain on, whose labels are not used: folder:DIR, or train, the training images (default).",
+    ),
+]
+
+
 MovedData = Annotated[
     str | None,
     typer.Option("--data", metavar="NAME:PLACE", help="Where the images are now, for example folder:photos."),
@@ -105,28 +115,44 @@ WeightsDir = Annotated[
 
 
 def read(
-    path: Path, overrides: list[str] | None, data: str | None, name: str | None, *, skip_unreadable: bool = False
+    path: Path,
+    overrides: list[str] | None,
+    data: str | None,
+    name: str | None,
+    *,
+    skip_unreadable: bool = False,
+    unlabeled: str | None = None,
 ) -> Space:
     """Return the space of a file, with what the options of a command change.
 
     Raises:
         SpaceError, UserError: the file, or an option, says something that is not allowed.
     """
-    from imgcls_search.catalog import catalog, refuse_idle_sections, refuse_other_labels
+    from imgcls_search.catalog import (
+        catalog,
+        refuse_idle_sections,
+        refuse_of_pretraining,
+        refuse_other_labels,
+        refuse_two_starts,
+    )
     from imgcls_search.space import read_space
     from imgcls_search.study.address import refuse_password
 
     pairs = [override(text) for text in overrides or []]
     if name is not None:
         pairs.append(("study.name", json.dumps(name)))
-    space = read_space(path, catalog(), overrides=pairs, data=data)
+    space = read_space(path, catalog(), overrides=pairs, data=data, unlabeled=unlabeled)
     if skip_unreadable:
         from imgcls_search.data import skipping_unreadable
 
         component = skipping_unreadable(space.first().component("data"))
         pairs.append((f"{component.path}.skip_unreadable", "true"))
-        space = read_space(path, catalog(), overrides=pairs, data=data)
+        if "folder" in space.document["unlabeled"]:
+            pairs.append(("unlabeled.folder.skip_unreadable", "true"))
+        space = read_space(path, catalog(), overrides=pairs, data=data, unlabeled=unlabeled)
+    refuse_two_starts(space)
     refuse_idle_sections(space)
+    refuse_of_pretraining(space)
     refuse_other_labels(space)
     refuse_password(space.study["storage"], space.locate("study"))
     return space

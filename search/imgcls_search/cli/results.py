@@ -47,7 +47,7 @@ def status(study: StudyName, studies: Studies = STUDIES, storage: Storage = None
     imgcls-search status vit-digits --json
     """
     from imgcls_search.study.record import load
-    from imgcls_search.study.summary import STATES, summarise
+    from imgcls_search.study.summary import STATES, pretraining_lines, summarise
 
     found = summarise(load(study_files(study, studies, storage)))
     if as_json:
@@ -59,6 +59,8 @@ def status(study: StudyName, studies: Studies = STUDIES, storage: Storage = None
         f"{study}: {found['trials']['total']} trials ({counts or 'none yet'}), {found['epochs']} epochs trained{spent}"
     )
     echo(found["stands"] + ("; run it again to go on" if found["state"] == "interrupted" else ""))
+    for line in pretraining_lines(found["backbones"], found["state"]):
+        echo(line)
     for reason, count in found["rejected"].items():
         echo(f"rejected before training: {count} x {reason}")
     for reason, count in found["troubles"].items():
@@ -165,6 +167,7 @@ def list_studies(studies: Studies = STUDIES, storage: Storage = None, as_json: A
     imgcls-search list --json
     """
     from imgcls_search.study.address import settle
+    from imgcls_search.study.summary import stands_with_pretraining
     from imgcls_search.views.browse import list_studies as find
 
     at = settle(storage)
@@ -185,7 +188,7 @@ def list_studies(studies: Studies = STUDIES, storage: Storage = None, as_json: A
         counts = entry["trials"]
         state = f"{counts['total']} ({counts['complete']} complete)"
         confirmed = "" if entry["confirmed"] is None else f"trial {entry['confirmed']} confirmed"
-        rows.append((entry["study"], state, entry["stands"], shown, confirmed))
+        rows.append((entry["study"], state, stands_with_pretraining(entry), shown, confirmed))
     print_table(("study", "trials", "state", "best", ""), rows)
 
 

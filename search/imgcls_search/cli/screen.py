@@ -106,6 +106,8 @@ class SearchScreen:
         counts = {state: sum(trial.state == state for trial in trials) for state in ("paused", "pruned", "fail")}
         done = _num_ended(search)
         parts = [f"{done}/{search.settings.trials} trials", f"{len(search.working)} running"]
+        if (pretraining := len(search.pretraining.making)) or search.pretraining.resting:
+            parts.append(f"{pretraining} pretraining ({len(search.pretraining.resting)} trial(s) rest)")
         parts += [f"{count} {state}" for state, count in counts.items() if count]
         ranking = best.ranked(search.record)
         if ranking:
@@ -132,6 +134,9 @@ class SearchScreen:
             # A terminal that is too narrow cuts the configuration, never these.
             table.add_column(heading, no_wrap=True, min_width=max(8, len(heading)))
         table.add_column("configuration", no_wrap=True, ratio=1)
+        for making in search.pretraining.making.values():
+            epochs = f"{making.epoch}/{making.backbone.config.epochs}"
+            table.add_row("", "pretrains", epochs, "-", making.backbone.what, style="bold")
         for trial in self._shown(search):
             value = _last_value(trial, search).partition(" ")[2] if trial.last_shown else "-"
             epochs = f"{trial.epoch}/{search.epochs}"
@@ -245,7 +250,7 @@ class TrainingScreen:
 
     def epoch_ended(self, epoch: Epoch) -> None:
         """Show an epoch; as lines not more often than a person reads."""
-        shown_of_it = ("train_loss", main_measure(epoch.metrics))
+        shown_of_it = dict.fromkeys(("train_loss", main_measure(epoch.metrics), "knn_accuracy", "spread"))
         scores = {name: epoch.metrics[name] for name in shown_of_it if name in epoch.metrics}
         what = f"epoch {epoch.number}/{epoch.of} of {epoch.training}, {pairs(scores, epoch.val_images)}"
         if epoch.done < epoch.total:

@@ -21,6 +21,7 @@ from imgcls_search.cli.options import (
     Studies,
     StudyName,
     Timeout,
+    Unlabeled,
     WeightsDir,
     read,
     study_files,
@@ -28,6 +29,7 @@ from imgcls_search.cli.options import (
 )
 from imgcls_search.cli.output import best_lines, echo, going_on, make_console, print_json, print_table
 from imgcls_search.errors import NoResultError, UserError
+from imgcls_search.measures import command_for
 from imgcls_search.rounding import measured
 
 if TYPE_CHECKING:
@@ -40,6 +42,7 @@ def run(
     space_file: SpaceFile,
     overrides: Overrides = None,
     data: Data = None,
+    unlabeled: Unlabeled = None,
     skip_unreadable: SkipUnreadable = False,
     name: Name = None,
     studies: Studies = STUDIES,
@@ -65,9 +68,11 @@ def run(
     imgcls-search run spaces/vit.yaml --data folder:photos --set image.size=32
     imgcls-search run spaces/vit.yaml --set study.trials=100
     imgcls-search run spaces/vit.yaml --timeout 1h30m
+    imgcls-search run spaces/vit.yaml --name alone --set study.learn_from=none
     imgcls-search run spaces/vit.yaml --storage postgresql://me@host/studies
 
-    The same command again goes on where the search stands. Ctrl-C saves and stops; twice stops now.
+    A new study learns from earlier ones of the same settings, and says from which. The same command again goes on
+    where the search stands. Ctrl-C saves and stops; twice stops now.
     """
     from imgcls_search.executors import processes
 
@@ -75,7 +80,7 @@ def run(
     processes.warm_up()
 
     overrides = with_options(overrides, workers, timeout)
-    space = read(space_file, overrides, data, name, skip_unreadable=skip_unreadable)
+    space = read(space_file, overrides, data, name, skip_unreadable=skip_unreadable, unlabeled=unlabeled)
     if space.is_config:
         raise UserError(f"{space_file}: nothing is searched in it; train it with: imgcls-search train {space_file}")
     from imgcls_search.data import must_exist
@@ -101,6 +106,7 @@ def plan(
     space_file: SpaceFile,
     overrides: Overrides = None,
     data: Data = None,
+    unlabeled: Unlabeled = None,
     skip_unreadable: SkipUnreadable = False,
     studies: Studies = STUDIES,
     workers: Annotated[
@@ -125,11 +131,13 @@ def plan(
     from imgcls_search.jobs.plan import timed_as
 
     overrides = with_options(overrides, workers, timeout)
-    space = read(space_file, overrides, data, None, skip_unreadable=skip_unreadable)
+    space = read(space_file, overrides, data, None, skip_unreadable=skip_unreadable, unlabeled=unlabeled)
     if space.is_config:
         raise UserError(f"{space_file}: nothing is searched in it; train it with: imgcls-search train {space_file}")
     timed = [f"{path}={value}" for path, value in {**timed_as(space), "study.max_epochs": epochs}.items()]
-    calibration = read(space_file, [*(overrides or []), *timed], data, None, skip_unreadable=skip_unreadable)
+    calibration = read(
+        space_file, [*(overrides or []), *timed], data, None, skip_unreadable=skip_unreadable, unlabeled=unlabeled
+    )
     with PlanScreen(make_console(error=as_json), epochs) as screen:
         found = make_plan(space, calibration, studies, screen)
     if as_json:
@@ -144,7 +152,13 @@ def plan(
         f"a full trial has {found.epochs_of_full_trial} epochs; with pruner {space.pruner.name} one gets about "
         f"{found.epochs_of_trial:.1f}"
     )
-    echo(f"study.trials: {found.trials} take about {durations.show(found.seconds)}")
+    if found.pretrained_networks:
+        echo(
+            f"{found.pretrained_networks} distinct pretrained network(s), {found.pretraining_epochs:,} epochs in all, "
+            f"take about {durations.show(found.pretraining_seconds)}"
+        )
+    with_these = " with these" if found.pretrained_networks else ""
+    echo(f"study.trials: {found.trials} take about {durations.show(found.seconds)}{with_these}")
     if found.timeout is not None:
         shown = durations.show(found.timeout, exact=True)
         echo(f"study.timeout: {shown} afford about {found.trials_in_timeout} trials")
@@ -230,11 +244,12 @@ def _conclude(outcome: Outcome, studies: Path) -> int:
         return 130 if outcome.ending == "interrupted" else 143
     if not found["best"]:
         raise NoResultError(f"study {study!r} ended with no usable trial; see: imgcls-search status {study}{where}")
+    after = command_for(outcome.record.objectives[0][0], "best.yaml")
     if len(found["best"]) > 1:
         numbers = ", ".join(str(trial["trial"]) for trial in found["best"])
         echo(f"{len(found['best'])} trials are on the Pareto front, and you choose: {numbers}")
         echo(f"next: imgcls-search front {study}{where}; imgcls-search export {study}{where} --trial N -o best.yaml")
     else:
-        echo(f"next: imgcls-search export {study}{where} -o best.yaml && imgcls-search train best.yaml --seeds 3")
+        echo(f"next: imgcls-search export {study}{where} -o best.yaml && {after}")
     echo(f"look: imgcls-search dashboard {study}{where}")
     return 0

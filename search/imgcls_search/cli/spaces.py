@@ -17,6 +17,7 @@ from imgcls_search.cli.options import (
     SkipUnreadable,
     SpaceFile,
     Studies,
+    Unlabeled,
     WeightsDir,
     read,
 )
@@ -36,6 +37,7 @@ def check(
     space_file: SpaceFile,
     overrides: Overrides = None,
     data: Data = None,
+    unlabeled: Unlabeled = None,
     skip_unreadable: SkipUnreadable = False,
     name: Name = None,
     samples: Annotated[
@@ -55,11 +57,14 @@ def check(
 
     Needs no images and no GPU. Counts are remembered under the studies folder.
     """
+    from dataclasses import asdict
+
     from rich.console import Console
 
     from imgcls_search.catalog import refuse_with_folds
     from imgcls_search.cli.screen import SurveyScreen
     from imgcls_search.executors.helper import image_cache
+    from imgcls_search.jobs.expected_pretrainings import expected
     from imgcls_search.jobs.survey import summarise, survey
     from imgcls_search.orchestrator.named_classes import refuse_unknown
     from imgcls_search.orchestrator.named_metrics import custom, refuse_early
@@ -68,7 +73,7 @@ def check(
     from imgcls_search.strategy.samplers import SAMPLERS
     from imgcls_search.train.custom_metrics import load
 
-    space = read(space_file, overrides, data, name, skip_unreadable=skip_unreadable)
+    space = read(space_file, overrides, data, name, skip_unreadable=skip_unreadable, unlabeled=unlabeled)
     build(SAMPLERS, space.sampler, space=space)
     make_pruner(space.pruner, space.first(), 1)
     if not space.is_config:
@@ -78,6 +83,7 @@ def check(
     refuse_early(space, image_cache(studies), source)
     images = None if source is None else _look_at(space, source)
     notes = refuse_unknown(space.document, source.classes, space.locate) if source is not None else []
+    pretraining = expected(space)
     for metric in custom(space):
         load(metric)
     if not as_json:
@@ -94,9 +100,14 @@ def check(
         ]
         typed = {"space": dict(space.document), "parameters": parameters, "combinations": space.num_combinations()}
         data_found = None if images is None else images.to_dict()
-        print_json({"name": space.name, "is_config": space.is_config, **typed, "data": data_found, "survey": found})
-    elif found is not None:
+        pretrained = None if pretraining is None else asdict(pretraining)
+        settled = {"data": data_found, "pretraining": pretrained, "survey": found}
+        print_json({"name": space.name, "is_config": space.is_config, **typed, **settled})
+        return
+    if found is not None:
         _show_survey(found, space)
+    if pretraining is not None:
+        echo(f"{pretraining.sentence}; plan tells how long that takes")
 
 
 def augment_preview(

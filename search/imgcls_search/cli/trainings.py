@@ -1,4 +1,4 @@
-"""Commands that train or measure one configuration: train, evaluate, confirm, reproduce."""
+"""Commands that train or measure one configuration: train, pretrain, evaluate, confirm, reproduce."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ from imgcls_search.cli.options import (
     MovedData,
     Overrides,
     SkipUnreadable,
+    SpaceFile,
     Storage,
     Studies,
     StudyName,
+    Unlabeled,
     Views,
     WeightsDir,
     data_component,
@@ -29,7 +31,7 @@ from imgcls_search.cli.options import (
     study_files,
 )
 from imgcls_search.cli.output import echo, make_console, print_classes, print_json, print_table
-from imgcls_search.errors import writing
+from imgcls_search.errors import UserError, writing
 from imgcls_search.measures import by_class, main_measure
 from imgcls_search.rounding import measured, pairs, rounded, spread
 
@@ -63,6 +65,7 @@ def train(
     ] = None,
     overrides: Overrides = None,
     data: Data = None,
+    unlabeled: Unlabeled = None,
     skip_unreadable: SkipUnreadable = False,
     studies: Studies = STUDIES,
     storage: Storage = None,
@@ -82,7 +85,7 @@ def train(
     from imgcls_search.jobs.retrain import train as train_all
     from imgcls_search.study.address import settle
 
-    space = read(config_file, overrides, data, None, skip_unreadable=skip_unreadable)
+    space = read(config_file, overrides, data, None, skip_unreadable=skip_unreadable, unlabeled=unlabeled)
     config = space.config()
     screen = TrainingScreen(make_console(error=True))
     origin, problem = read_origin(config_file.read_text(encoding="utf-8"))
@@ -115,6 +118,56 @@ def train(
     echo(
         f"{len(report['seeds'])} seed(s), trained on {report['trained_on']}; weights and metrics.json in {training.out}"
     )
+
+
+def pretrain(
+    space_file: SpaceFile,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The weights file to write.")] = Path(
+        "backbone.pt"
+    ),
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Decides the first weights and every draw.")] = 0,
+    unlabeled: Unlabeled = None,
+    overrides: Overrides = None,
+    data: Data = None,
+    skip_unreadable: SkipUnreadable = False,
+    studies: Studies = STUDIES,
+    storage: Storage = None,
+    as_json: AsJson = False,
+    weights_dir: WeightsDir = None,
+) -> None:
+    """Pretrain the network of a space on images without labels, and write its weights.
+
+    \b
+    imgcls-search pretrain space.yaml --unlabeled folder:many-photos -o backbone.pt
+    imgcls-search pretrain space.yaml --set pretrain=simclr --set pretrain.simclr.epochs=50
+    imgcls-search run space.yaml --set pretrain=none --set model.resnet.weights=backbone.pt
+
+    The space says how in its section pretrain: simclr (two views of each image) or imitate (the features of a
+    pretrained teacher). Labels of --data only measure how good the features are. Validation and test images
+    never take part. After Ctrl-C or a kill, run the same command again to resume.
+    """
+    from imgcls_search.cli.screen import TrainingScreen
+    from imgcls_search.jobs.export import read_origin
+    from imgcls_search.jobs.pretrain import Pretraining
+    from imgcls_search.jobs.pretrain import pretrain as pretrain_one
+    from imgcls_search.study.address import settle
+
+    space = read(space_file, overrides, data, None, skip_unreadable=skip_unreadable, unlabeled=unlabeled)
+    if space.document["pretrain"] == {"none": {}}:
+        raise UserError(
+            f"{space.locate('pretrain')}: pretrain: none; allowed: simclr or imitate, as with --set pretrain=simclr"
+        )
+    origin, _ = read_origin(space_file.read_text(encoding="utf-8"))
+    wanted = Pretraining(
+        config=space.pretraining(), out=out, seed=seed, studies=studies, origin=origin, at=settle(storage)
+    )
+    with TrainingScreen(make_console(error=True)) as screen:
+        found = pretrain_one(wanted, screen)
+    if as_json:
+        print_json(found)
+        return
+    echo(f"after {found['epochs']} epochs on {found['images']:,} images: {pairs(found['health'], found['asked'])}")
+    echo(f"{out}: weights of model.{next(iter(found['config']['model']))}; start from them with weights: {out}")
 
 
 def evaluate(
@@ -229,6 +282,9 @@ def confirm(
         int | None, typer.Option("--trial", min=0, help="Train this trial only, for example one of a Pareto front.")
     ] = None,
     again: Annotated[bool, typer.Option("--again", help="Confirm anew; opens the test split once more.")] = False,
+    pretrain: Annotated[
+        bool, typer.Option("--pretrain", help="Pretrain again for each seed, where trials pretrain.")
+    ] = False,
     data: MovedData = None,
     studies: Studies = STUDIES,
     storage: Storage = None,
@@ -252,7 +308,9 @@ def confirm(
 
     files, moved_to = study_files(study, studies, storage), data_component(data)
     with TrainingScreen(make_console(error=True)) as screen:
-        found = confirm_study(files, top=top, seeds=seeds, again=again, watcher=screen, trial=trial, data=moved_to)
+        found = confirm_study(
+            files, top=top, seeds=seeds, again=again, watcher=screen, trial=trial, data=moved_to, pretrains=pretrain
+        )
     if as_json:
         print_json({"study": study, **found})
         return

@@ -26,22 +26,14 @@ FinetuneRate = Annotated[float, Arg("peak learning rate of these epochs / the op
 class Distillation:
     """A loss that takes a teacher's answers for a part of the truth."""
 
-    kind: Literal["file", "study"]
+    kind: Literal["timm", "file", "study"]
     source: str
-    """The weights file, or the name of the study."""
+    """timm's name of the network, the weights file, or the name of the study."""
 
     temperature: float
     alpha: float
-
-    @property
-    def key(self) -> str:
-        """The teacher's name in what a study remembers."""
-        return f"{self.kind}:{self.source}"
-
-    @property
-    def path(self) -> str:
-        """The key of a space file that names the teacher."""
-        return "distill.file.path" if self.kind == "file" else "distill.study.name"
+    weights: str | None = None
+    """The weights of a network of timm: `imagenet`, or the path of a file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +57,19 @@ class Quantization:
 def no_distillation() -> Distillation | None:
     """Learn from the labels alone."""
     return None
+
+
+def from_timm(
+    *,
+    name: Annotated[str, Arg("a network of timm, for example resnet18")],
+    weights: Annotated[
+        str, Arg("a weights file of these classes, in the order of their names; imagenet: timm's pretrained weights")
+    ] = "imagenet",
+    temperature: Temperature = 4.0,
+    alpha: Alpha = 0.5,
+) -> Distillation | None:
+    """Learn from a network of timm that knows the same classes too (Hinton et al. 2015)."""
+    return Distillation(kind="timm", source=name, weights=weights, temperature=temperature, alpha=alpha)
 
 
 def from_file(
@@ -132,6 +137,7 @@ def int8(
 
 DISTILL: Mapping[str, Callable[..., Distillation | None]] = {
     "none": no_distillation,
+    "timm": from_timm,
     "file": from_file,
     "study": from_study,
 }

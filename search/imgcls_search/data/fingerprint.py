@@ -108,6 +108,15 @@ def of_files(
     return Prints(whole=whole, seen=f"{VERSION}-{seen}")
 
 
+def of_each(paths: Sequence[Path], memory: Path | None) -> list[bytes]:
+    """Return a hash of the whole content of each file.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    return _whole_files(paths, memory)
+
+
 def first_of_equals(paths: Sequence[Path], memory: Path | None) -> npt.NDArray[np.int64]:
     """Return for each file the place of the first one with the same contents; its own where there is none before it.
 

@@ -194,7 +194,11 @@ class Source:
 
 def advice(source: Source, readable: int) -> str:
     """Return what a person can do about images of a source that cannot be read, to end a message with."""
-    can_skip = source.place.startswith(("data.folder", "data.table")) and not source.skips_unreadable and readable
+    can_skip = (
+        source.place.startswith(("data.folder", "data.table", "unlabeled.folder"))
+        and not source.skips_unreadable
+        and readable
+    )
     return "; mend or delete them, or leave them out with --skip-unreadable" if can_skip else ""
 
 

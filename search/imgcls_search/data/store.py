@@ -190,15 +190,49 @@ def open_all(
         DataError: images that cannot be read, or a cache that cannot be written.
     """
     splits: list[Split] = [split for split in ("train", "val", "test") if source.names[split]]
+    folder, facts, reader = _keep_all(source, splits, frame, cache, most_bytes, progress)
+    counts = {split: facts[split].get("count", len(source.names[split])) for split in splits}
+    return [_load(folder, split, counts[split], frame, reader) for split in splits]
+
+
+def open_pool(
+    source: Source,
+    *,
+    frame: Frame,
+    cache: Path,
+    most_bytes: float = math.inf,
+    progress: Progress | None = None,
+    whole: bool = False,
+) -> tuple[Images, list[str]]:
+    """Decode images that are no part of a labelled data set, all of them in `train`, as `open_all` does.
+
+    Return also those that were left out since they cannot be read, each with the reason. `whole` images have their
+    margin, to be cut from.
+
+    Raises:
+        DataError: images that cannot be read, or a cache that cannot be written.
+    """
+    folder, facts, reader = _keep_all(source, ["train"], frame, cache, most_bytes, progress)
+    known = facts["train"]
+    images = _load(folder, "train", known.get("count", len(source.names["train"])), frame, reader, whole=whole)
+    return images, known.get("unreadable", [])
+
+
+def _keep_all(
+    source: Source,
+    splits: Sequence[Split],
+    frame: Frame,
+    cache: Path,
+    most_bytes: float,
+    progress: Progress | None,
+) -> tuple[Path, Summaries, Source | None]:
+    """Return the folder of some splits, what is known of them, and the source where no pixels are kept."""
     folder = cache.expanduser().resolve() / f"{_key(source, frame)}-all"
     needed = arrays.num_bytes(source, splits, frame)
     is_streamed = not folder.exists() and needed + sum(stored(folder.parent).values()) > most_bytes
     if is_streamed:
         folder = folder.with_name(f"{folder.name}{STREAMED}")
-    facts = _ensure(folder, source, splits, frame, progress)
-    counts = {split: facts[split].get("count", len(source.names[split])) for split in splits}
-    reader = source if is_streamed else None
-    return [_load(folder, split, counts[split], frame, reader) for split in splits]
+    return folder, _ensure(folder, source, splits, frame, progress), source if is_streamed else None
 
 
 def look_at_test(source: Source, prepared: Prepared, progress: Progress | None = None) -> list[str]:

@@ -11,7 +11,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
-from imgcls_search.config import TrialConfig, expand_path
+from imgcls_search.config import Component, TrialConfig, expand_path
 from imgcls_search.data import InputShape, Prepared, Prints
 from imgcls_search.data.image import check_normalisation
 from imgcls_search.errors import BuildError, SearchError
@@ -21,12 +21,15 @@ from imgcls_search.executors.questions import (
     Answer,
     ComparePrints,
     Decoding,
+    DescribeBackbone,
     DescribeWeights,
     FetchWeights,
     FindDevices,
+    KeepTeacher,
     Measure,
     NameHardware,
     NameVersions,
+    OpenUnlabeled,
     Prepare,
     Question,
     Refusal,
@@ -34,6 +37,7 @@ from imgcls_search.executors.questions import (
     Said,
     TryMetrics,
 )
+from imgcls_search.image_size import ImageSize
 from imgcls_search.worker import head_plan
 
 Progress = Callable[[int, int], None]
@@ -57,6 +61,16 @@ def image_cache(root: Path) -> Path:
 def feature_cache(root: Path) -> Path:
     """Return where features of frozen networks lie, shared by all studies under a root."""
     return root / ".features"
+
+
+def backbone_cache(root: Path) -> Path:
+    """Return where pretrained networks are kept, shared by all studies under a root."""
+    return root / ".backbones"
+
+
+def teacher_cache(root: Path) -> Path:
+    """Return where networks of timm are kept that trainings learn from, shared by all studies under a root."""
+    return root / ".teachers"
 
 
 def counts_file(root: Path) -> Path:
@@ -120,6 +134,16 @@ class Helper:
             question = Prepare(config=config, cache=image_cache(self.root), is_described=say is not None)
             self.prepared[key] = self._ask(question, progress, say)
         return self.prepared[key]
+
+    def open_unlabeled(
+        self, config: TrialConfig, data: Prepared, fold: int | None = None, progress: Progress | None = None
+    ) -> tuple[str, list[str]]:
+        """Decode the images that a configuration pretrains on; return what they are recognised by and what to say.
+
+        Raises:
+            DataError: they are missing, damaged or too few.
+        """
+        return self._ask(OpenUnlabeled(config=config, data=data, cache=image_cache(self.root), fold=fold), progress)
 
     def has_prints(self, config: TrialConfig, known: Prints) -> bool:
         """Tell whether the data set of a configuration is the recorded one, see `Source.has_prints`.
@@ -187,10 +211,13 @@ class Helper:
         """
         self._ask(TryMetrics(names=names, data=data))
 
-    def fetch_weights(self, config: TrialConfig, shape: InputShape) -> dict[str, str] | None:
+    def fetch_weights(
+        self, config: TrialConfig, shape: InputShape, say: Callable[[str], None] | None = None
+    ) -> dict[str, str] | None:
         """Fetch or read the pretrained weights that a configuration starts from, if any, and see that they fit.
 
-        Return the name and digest of their file; None where there is none, or a library keeps it to itself.
+        `say` is told where they were trained on images of another size. Return the name and digest of their file; None
+        where there is none, or a library keeps it to itself.
 
         Raises:
             CheckpointError: they cannot be fetched or read.
@@ -198,7 +225,7 @@ class Helper:
         """
         if config.component("model").args.get("weights") is None:
             return None
-        return self._ask(FetchWeights(config=config, shape=shape))
+        return self._ask(FetchWeights(config=config, shape=shape), say=say)
 
     def describe_weights(self, path: Path) -> Prepared:
         """Return the data set that saved weights were trained on; the weights themselves are read and built too.
@@ -207,6 +234,29 @@ class Helper:
             CheckpointError: the file is missing, damaged, or not a trained model of this program.
         """
         return self._ask(DescribeWeights(path=path))
+
+    def keep_teacher(
+        self, component: Component, data: Prepared, *, image_size: ImageSize, answers: bool
+    ) -> tuple[str, Path]:
+        """Return the digest and the file of a network of timm whose weights a component names, to learn from it.
+
+        Where it `answers`, its head is wanted too, which must be of the images' classes.
+
+        Raises:
+            CheckpointError: the weights cannot be fetched or read.
+            BuildError: there is no such network, or the weights do not fit it or the classes.
+        """
+        folder = teacher_cache(self.root)
+        question = KeepTeacher(component=component, data=data, image_size=image_size, answers=answers, folder=folder)
+        return self._ask(question)
+
+    def describe_backbone(self, path: Path) -> dict[str, Any]:
+        """Return what a file that a pretraining wrote says of itself.
+
+        Raises:
+            CheckpointError: the file is missing, damaged, or was written by something else.
+        """
+        return self._ask(DescribeBackbone(path=path))
 
     def versions(self) -> dict[str, str]:
         """Return the versions that a training's numbers depend on."""

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from imgcls_search.config import TrialConfig
+from imgcls_search.config import Component, TrialConfig
 from imgcls_search.data import InputShape, Prepared, Prints
 from imgcls_search.errors import SearchError
 from imgcls_search.executors.counts import Counts
+from imgcls_search.image_size import ImageSize
 
 if TYPE_CHECKING:
     from imgcls_search.models.cost import Cost
@@ -115,6 +116,24 @@ class Prepare(Question[Prepared]):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OpenUnlabeled(Question[tuple[str, list[str]]]):
+    """Which images does a configuration pretrain on, once they are decoded?"""
+
+    config: TrialConfig
+    data: Prepared
+    cache: Path
+    fold: int | None
+
+    def answer(self, tell: Tell) -> tuple[str, list[str]]:
+        """Decode them, also as a teacher sees them; return their prints, and the lines that a person should see."""
+        from imgcls_search.worker.pretraining import open_all
+
+        progress = lambda done, total: tell(Decoding(done, total))  # noqa: E731 - as short as it is
+        found = open_all(self.config, self.data, self.fold, progress)
+        return found.prints, found.lines()
+
+
+@dataclass(frozen=True, kw_only=True)
 class ComparePrints(Question[bool]):
     """Is the data set of a configuration the recorded one, as far as a search sees it?"""
 
@@ -206,10 +225,35 @@ class FetchWeights(Question[dict[str, str] | None]):
     def answer(self, tell: Tell) -> dict[str, str] | None:
         """Fetch or read them, and return the file's name and digest, None where a library keeps it to itself."""
         from imgcls_search import digests
+        from imgcls_search.models import pretrained
         from imgcls_search.worker.pipeline import check_weights
 
-        file = check_weights(self.config.component("model"), self.shape)
+        model = self.config.component("model")
+        file = check_weights(model, self.shape)
+        if (line := pretrained.size_note(model, self.shape.image_size)) is not None:
+            tell(Said(line))
         return None if file is None else {"file": file.name, "sha256": digests.of_file(file)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeepTeacher(Question[tuple[str, Path]]):
+    """Which file of this program's has the weights of a network of timm?"""
+
+    component: Component
+    data: Prepared
+    image_size: ImageSize
+    answers: bool
+    """Whether its head is wanted too, which must be of the images' classes."""
+
+    folder: Path
+
+    def answer(self, tell: Tell) -> tuple[str, Path]:
+        """Write the file unless it is there, and return the digest of its weights and its path."""
+        from imgcls_search.worker import timm_teacher
+
+        return timm_teacher.keep(
+            self.component, self.data, image_size=self.image_size, answers=self.answers, folder=self.folder
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,6 +269,19 @@ class DescribeWeights(Question[Prepared]):
 
         _, _, data = load_finished(checkpoint.load(self.path), str(self.path))
         return data
+
+
+@dataclass(frozen=True, kw_only=True)
+class DescribeBackbone(Question[dict[str, Any]]):
+    """What does a file say of itself that a pretraining wrote?"""
+
+    path: Path
+
+    def answer(self, tell: Tell) -> dict[str, Any]:
+        """Read it."""
+        from imgcls_search.worker.pretraining import read_backbone
+
+        return read_backbone(self.path)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -98,8 +98,7 @@ class SlotsExecutor(Generic[AnySlot]):
             return
         free = self._free()
         assert free, "start was called without a free slot"
-        slot = next((slot for slot in free if slot.last_trial == job.trial), free[0])
-        slot.take(job)
+        self._choose(job, free).take(job)
 
     def next_event(self, timeout: float) -> Event | None:
         """Return the next event, or None after `timeout` seconds without one."""
@@ -121,6 +120,9 @@ class SlotsExecutor(Generic[AnySlot]):
             slot.kill()
             self.events.append(WorkerDied(trial=trial, worker=slot.name, reason=reason))
         self._attend_alone()
+
+    def _choose(self, job: Job, free: Sequence[AnySlot]) -> AnySlot:
+        return next((slot for slot in free if slot.last_trial == job.trial), free[0])
 
     def _free(self) -> list[AnySlot]:
         return [slot for slot in self.workers if slot.job is None and slot.is_ready]

@@ -14,6 +14,7 @@ from imgcls_search.executors.helper import image_cache
 from imgcls_search.jobs.confirm import fresh_seeds, refuse_untrained, searched_images
 from imgcls_search.jobs.export import find_trial, now
 from imgcls_search.jobs.pace import numbered
+from imgcls_search.jobs.pretrained import PretrainedNetworks
 from imgcls_search.jobs.trainer import PARTIAL, Trainer, TrainingWatcher, training_job
 from imgcls_search.orchestrator import study_data, teachers
 from imgcls_search.space import differences
@@ -83,7 +84,10 @@ def ablate(
         trainer.hire(config, len(way) * seeds)
         drawn = fresh_seeds(record, seeds)
         written = study_data.written_root(record)
+        pretrained = PretrainedNetworks.of_study(trainer, files, record)
+        needed = [pretrained.needed_by(step.config, trainer.images(step.config)) for step in way]
         watcher.say(f"{len(way)} settings on {seeds} fresh seed(s) each; the test split stays sealed")
+        pretrained.make(each for some in needed for each in some)
         jobs = [
             training_job(
                 number,
@@ -92,9 +96,12 @@ def ablate(
                 seed=seed,
                 weights=_weights_path(files, step.config, seed, written),
                 teacher=teachers.path_of(step.config, files, record.facts.get("teachers", {})),
+                backbones=pretrained.files_of(starts),
                 metrics=(metric,),
             )
-            for number, (step, seed) in enumerate((step, seed) for step in way for seed in drawn)
+            for number, (step, starts, seed) in enumerate(
+                (step, starts, seed) for step, starts in zip(way, needed, strict=True) for seed in drawn
+            )
         ]
         names = [f"{setting}, {seed}" for setting in numbered("setting", len(way)) for seed in numbered("seed", seeds)]
         scores = [history[-1][metric] for history in trainer.train(jobs, names)]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from imgcls_search import terminal
 from imgcls_search.confidence import difference, estimate, interval, optimism, share_interval
@@ -16,9 +16,11 @@ from imgcls_search.errors import DataError, StudyError, UserError
 from imgcls_search.executors.helper import image_cache
 from imgcls_search.jobs.export import find_trial, now
 from imgcls_search.jobs.pace import Pace, numbered
+from imgcls_search.jobs.pretrained import PretrainedNetworks
 from imgcls_search.jobs.trainer import Trainer, TrainingWatcher, training_job
-from imgcls_search.measures import ALWAYS
+from imgcls_search.measures import ALWAYS, OF_FEATURES
 from imgcls_search.orchestrator import named_metrics, study_data, teachers, weights_used
+from imgcls_search.orchestrator.backbones import Backbone
 from imgcls_search.protocol import Job, Portion
 from imgcls_search.study import best
 from imgcls_search.study.activity import shown_state
@@ -34,6 +36,11 @@ def refuse_untrained(metric: str, what: str) -> None:
     Raises:
         UserError: it is a size or a cost.
     """
+    if metric in OF_FEATURES:
+        raise UserError(
+            f"the first objective is {metric}, of a search over the pretraining, whose networks classify nothing yet; "
+            f"{what} needs a search that trains on labels; export the best trial and pretrain it"
+        )
     if metric in SIZES or metric in MEASURED:
         raise UserError(
             f"the first objective is {metric}, which no seed changes; {what} needs one of {_list(list(ALWAYS))}, "
@@ -50,10 +57,14 @@ class _Retraining:
     trainer: Trainer
     metric: str
     pace: Pace
+    pretrained: PretrainedNetworks
+    pretrains: bool
+    """Whether each seed has a pretrained network of its own."""
 
     def train(self, trials: Sequence[Trial], seeds: Sequence[int]) -> dict[int, list[float]]:
         """Train every trial's configuration with every seed; return the metric of the last epochs by trial."""
         pairs = [(trial, seed) for trial in trials for seed in seeds]
+        self.pretrained.make(each for trial, seed in pairs for each in self._needed(trial, seed))
         jobs = [self._job(number, trial, seed) for number, (trial, seed) in enumerate(pairs)]
         names = [f"trial {trial.number}, {seed}" for trial in trials for seed in numbered("seed", len(seeds))]
         histories = self.trainer.train(jobs, names, self.pace)
@@ -64,6 +75,7 @@ class _Retraining:
 
     def fit_once(self, trial: Trial, seeds: Sequence[int]) -> None:
         """Train a trial with folds on all images outside the test split, as `train` does: one network for each seed."""
+        self.pretrained.make(each for seed in seeds for each in self._needed(trial, seed, "train+val"))
         jobs = [self._job(number, trial, seed, "train+val") for number, seed in enumerate(seeds)]
         self.trainer.train(jobs, numbered("all images, seed", len(seeds)), self.pace)
 
@@ -79,6 +91,10 @@ class _Retraining:
         """Return the images, as long as they are those of the study."""
         return searched_images(self.record, trial.candidate.config, self.trainer)
 
+    def _needed(self, trial: Trial, seed: int, portion: Portion = "train") -> tuple[Backbone, ...]:
+        own = seed if self.pretrains else None
+        return self.pretrained.needed_by(trial.candidate.config, self.data(trial), portion=portion, seed=own)
+
     def _job(self, number: int, trial: Trial, seed: int, portion: Portion = "train") -> Job:
         config = trial.candidate.config
         return training_job(
@@ -86,8 +102,9 @@ class _Retraining:
             config,
             self.data(trial),
             seed=seed,
-            weights=weights_path(self.files, trial.number, seed, portion),
+            weights=weights_path(self.files, trial.number, seed, portion, pretrains=self.pretrains),
             portion=portion,
+            backbones=self.pretrained.files_of(self._needed(trial, seed, portion)),
             teacher=teachers.path_of(config, self.files, self.record.facts.get("teachers", {})),
             metrics=(self.metric,),
         )
@@ -102,12 +119,14 @@ def confirm(
     watcher: TrainingWatcher,
     trial: int | None = None,
     data: Component | None = None,
+    pretrains: bool = False,
 ) -> Confirmation:
     """Train the best few on fresh seeds, choose by their mean, train the chosen one on seeds that had no part in the
     choice, and only then open the test split, once, for it; the study remembers what came out.
 
     `trial` takes the place of the best few; with several objectives it is needed to choose from the front. `data` says
-    where the study's images are now.
+    where the study's images are now. With `pretrains` each seed pretrains a network of its own where the trial does,
+    else all start from the study's one.
 
     A confirmation that was interrupted goes on from its checkpoints; one that is there already is returned.
 
@@ -119,18 +138,29 @@ def confirm(
     chosen_from = _candidates(record, top, trial)
     metric, direction = record.objectives[0]
     refuse_untrained(metric, "confirm")
+    if pretrains and not any(each.candidate.config.needs_backbone for each in chosen_from):
+        numbers = _list([each.number for each in chosen_from])
+        raise UserError(f"--pretrain: trial {numbers} pretrains no network; leave the option out")
     known = record.facts.get("confirmed")
     if known is not None and not again:
         if data is not None:
             study_data.refuse_other_unopened(
                 record, chosen_from[0].candidate.config.component("data"), image_cache(files.root)
             )
-        return _known(known, [trial.number for trial in chosen_from], seeds)
+        return _known(known, [trial.number for trial in chosen_from], seeds, pretrains=pretrains)
     _refuse_other_test(chosen_from[0].candidate.config.component("data"), metric, image_cache(files.root))
     with files.taken(task="confirm"), Trainer(files.root, watcher) as trainer:
         trainer.hire(chosen_from[0].candidate.config, len(chosen_from) * seeds)
         pace = Pace(_num_epochs(chosen_from, seeds))
-        retraining = _Retraining(files=files, record=record, trainer=trainer, metric=metric, pace=pace)
+        retraining = _Retraining(
+            files=files,
+            record=record,
+            trainer=trainer,
+            metric=metric,
+            pace=pace,
+            pretrained=PretrainedNetworks.of_study(trainer, files, record),
+            pretrains=pretrains,
+        )
         retraining.compare_weights(chosen_from)
         found = _choose(retraining, chosen_from, seeds, 1 if direction == "maximize" else -1)
         chosen = record.by_number[found["chosen"]]
@@ -139,7 +169,8 @@ def confirm(
             watcher.say("the network of each fold has seen a part of the images; the test split is for one of them all")
             retraining.fit_once(chosen, found["seeds"]["fresh"])
     watcher.say("measuring on the test split")
-    confirmation: Confirmation = {**found, "test": _open_test(record, files, found, images, watcher)}
+    test = _open_test(record, files, found, images, watcher, pretrains=pretrains)
+    confirmation = cast(Confirmation, {**found, "test": test, **({"pretrains": True} if pretrains else {})})
     record.set_fact("confirmed", confirmation)
     return confirmation
 
@@ -193,9 +224,11 @@ def searched_images(record: Record, config: TrialConfig, trainer: Trainer) -> Pr
     return found
 
 
-def weights_path(files: StudyFiles, trial: int, seed: int, portion: Portion = "train") -> Path:
+def weights_path(
+    files: StudyFiles, trial: int, seed: int, portion: Portion = "train", *, pretrains: bool = False
+) -> Path:
     """Return where the weights of a confirming training are kept."""
-    which = "-all" if portion == "train+val" else ""
+    which = ("-pretrained" if pretrains else "") + ("-all" if portion == "train+val" else "")
     return files.folder / "confirm" / f"trial-{trial:05d}-seed-{seed}{which}.pt"
 
 
@@ -217,7 +250,13 @@ def optimism_of_each(found: Confirmation) -> list[float]:
     return [sign * (searched - score) for score in found["scores"]]
 
 
-def _known(known: Confirmation, trials: Sequence[int], seeds: int) -> Confirmation:
+def _known(known: Confirmation, trials: Sequence[int], seeds: int, *, pretrains: bool) -> Confirmation:
+    if known.get("pretrains", False) != pretrains:
+        before, here = ("without", "with") if pretrains else ("with", "without")
+        raise StudyError(
+            f"the confirmation that is there is {before} --pretrain, this one {here} it; --again does so, and opens "
+            "the test split once more"
+        )
     asked = sorted(trials), seeds
     then = sorted(entry["trial"] for entry in known["ranking"]), len(known["seeds"]["choosing"])
     if asked != then:
@@ -273,7 +312,7 @@ def _searched(trial: Trial) -> float:
 
 
 def _open_test(
-    record: Record, files: StudyFiles, found: Choice, data: Prepared, watcher: TrainingWatcher
+    record: Record, files: StudyFiles, found: Choice, data: Prepared, watcher: TrainingWatcher, *, pretrains: bool
 ) -> TestScores:
     """Return what the chosen configuration's fresh trainings make of the test split; that is written down first."""
     from dataclasses import replace
@@ -294,7 +333,7 @@ def _open_test(
     record.append_fact("test_openings", opening)
     scores = []
     for seed in seeds:
-        network, config, known = read_network(weights_path(files, found["chosen"], seed, portion))
+        network, config, known = read_network(weights_path(files, found["chosen"], seed, portion, pretrains=pretrains))
         # Its images may have moved since it was trained.
         config = config.moved(component.args)
         seen = replace(data, mean=known.mean, std=known.std, thresholds=known.thresholds)

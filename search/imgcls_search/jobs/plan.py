@@ -11,6 +11,7 @@ from statistics import mean
 from imgcls_search.config import TrialConfig
 from imgcls_search.errors import NoResultError
 from imgcls_search.executors.helper import image_cache
+from imgcls_search.jobs import expected_pretrainings
 from imgcls_search.orchestrator.begin import run
 from imgcls_search.orchestrator.search import Search, Watcher
 from imgcls_search.space import Space
@@ -59,14 +60,23 @@ class Plan:
 
     timeout: float | None
     trials_in_timeout: int | None
+    pretrained_networks: int = 0
+    """Distinct ones that the trials start from."""
+
+    pretraining_epochs: int = 0
+    pretraining_seconds: float = 0.0
+    """Of all these networks; they are part of `seconds`."""
 
 
 def timed_as(space: Space) -> dict[str, str]:
     """Return what the trials that are only timed are searched with: they pass the epochs of their heads alone."""
     heads = max((_head_epochs(config) for config in _some(space)), default=0)
+    settings = {**CALIBRATION, **expected_pretrainings.timed_as(space)}
+    if space.is_of_pretraining:
+        del settings["study.objectives"]
     if not 0 < heads < space.first().training_epochs:
-        return dict(CALIBRATION)
-    return {**CALIBRATION, "study.pruner": f"{{asha: {{min_epochs: {heads + 2}}}}}"}
+        return settings
+    return {**settings, "study.pruner": f"{{asha: {{min_epochs: {heads + 2}}}}}"}
 
 
 def _some(space: Space) -> Iterator[TrialConfig]:
@@ -110,6 +120,11 @@ def work_out(space: Space, record: Record, workers: int) -> Plan:
     each = float(epochs) if several else expected_epochs(pruner, epochs)
     a_trial = _seconds_of_trial(begun, pruner, each, is_cut=not several)
     timeout = space.study["timeout"]
+    pretraining = expected_pretrainings.expected(space)
+    before = 0.0
+    if pretraining is not None:
+        side_by_side = max(1, min(workers, pretraining.networks))
+        before = pretraining.epochs * _seconds_of_pretraining(record) / side_by_side
     return Plan(
         workers=workers,
         measured_trials=len(times),
@@ -120,10 +135,20 @@ def work_out(space: Space, record: Record, workers: int) -> Plan:
         epochs_of_full_trial=epochs,
         epochs_of_trial=each,
         trials=space.study["trials"],
-        seconds=space.study["trials"] * a_trial / workers,
+        seconds=before + space.study["trials"] * a_trial / workers,
         timeout=timeout,
-        trials_in_timeout=None if timeout is None else int(timeout * workers / a_trial),
+        trials_in_timeout=None if timeout is None else int(max(0.0, timeout - before) * workers / a_trial),
+        pretrained_networks=0 if pretraining is None else pretraining.networks,
+        pretraining_epochs=0 if pretraining is None else pretraining.epochs,
+        pretraining_seconds=before,
     )
+
+
+def _seconds_of_pretraining(record: Record) -> float:
+    """Return how long an epoch of a pretraining takes, by those that were timed."""
+    timed = [known for known in record.facts.get("backbones", {}).values() if known.get("epoch")]
+    epochs = sum(known["epoch"] for known in timed)
+    return sum(known["seconds"] for known in timed) / epochs if epochs else 0.0
 
 
 def _seconds(epochs: Sequence[Mapping[str, float]]) -> float:

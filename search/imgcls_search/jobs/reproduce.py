@@ -15,6 +15,7 @@ from imgcls_search.errors import SearchError, StudyError, first_line
 from imgcls_search.jobs.confirm import fresh_seeds
 from imgcls_search.jobs.export import find_trial
 from imgcls_search.jobs.pace import numbered
+from imgcls_search.jobs.pretrained import PretrainedNetworks
 from imgcls_search.jobs.trainer import Trainer, TrainingWatcher
 from imgcls_search.measures import main_measure
 from imgcls_search.orchestrator import study_data, teachers, weights_used
@@ -54,6 +55,10 @@ def reproduce(
         if moved_to is not None:
             study_data.refuse_other(record, config, data, helper)
 
+        pretrained = PretrainedNetworks.of_study(trainer, files, record)
+        needed = pretrained.needed_by(config, data)
+        pretrained.make(needed)
+
         def train(chosen: Sequence[int], names: Sequence[str]) -> list[list[dict[str, float]]]:
             jobs = [
                 Job(
@@ -68,6 +73,7 @@ def reproduce(
                     log=f"{folder}/{number}-{seed}.log",
                     micro_batches=trial.micro_batches,
                     teacher=teachers.path_of(config, files, record.facts.get("teachers", {})),
+                    backbones=pretrained.files_of(needed),
                     metrics=record.named_metrics,
                 )
                 for number, seed in enumerate(chosen)
@@ -88,6 +94,7 @@ def reproduce(
         changes = _changes(record, trial, now_is, helper.versions(), helper.hardware(devices[0]))
         used = weights_used.of_config(config, data.shape, helper)
         changes += weights_used.differing(record.facts.get("weights", {}), used)
+        changes += pretrained.differing(record, needed)
     then, now = trial.epochs[-1][_metric(trial)], again[-1][_metric(trial)]
     margin = t_quantile(len(noise) - 1) * math.sqrt(2) * statistics.stdev(noise) if len(noise) > 1 else 0.0
     verdict: Verdict = "different" if abs(then - now) > margin else "within noise"

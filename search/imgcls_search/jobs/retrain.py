@@ -17,6 +17,7 @@ from imgcls_search.errors import CheckpointError, StudyError, UserError, writing
 from imgcls_search.executors.helper import Helper
 from imgcls_search.jobs.export import now
 from imgcls_search.jobs.pace import numbered
+from imgcls_search.jobs.pretrained import of_configuration
 from imgcls_search.jobs.trainer import Trainer, TrainingWatcher, training_job
 from imgcls_search.measures import THRESHOLD
 from imgcls_search.orchestrator import named_classes, study_data, teachers
@@ -75,6 +76,9 @@ def train(training: Training, watcher: TrainingWatcher) -> dict[str, Any]:
         helper.measure(training.config, data.shape)
         taught = teachers.settle_one(training.config, training.studies, training.at, training.origin, data, helper)
         teacher = taught[0] if taught is not None else None
+        pretrained = of_configuration(trainer, training.config, data, training.origin, training.at)
+        needed = pretrained.needed_by(training.config, data, portion=training.portion)
+        pretrained.make(needed)
         jobs = [
             training_job(
                 number,
@@ -83,6 +87,7 @@ def train(training: Training, watcher: TrainingWatcher) -> dict[str, Any]:
                 seed=seed,
                 weights=weights_path(training.out, seed),
                 teacher=teacher,
+                backbones=pretrained.files_of(needed),
                 portion=training.portion,
             )
             for number, seed in enumerate(training.seeds)

@@ -15,7 +15,7 @@ from imgcls_search.errors import NoResultError
 from imgcls_search.executors.helper import Helper
 from imgcls_search.executors.local import LocalExecutor, usable_slots
 from imgcls_search.jobs.pace import Epoch, Pace
-from imgcls_search.orchestrator.faults import more_parts
+from imgcls_search.orchestrator.faults import parts_after, without_memory
 from imgcls_search.protocol import (
     EpochEnded,
     Event,
@@ -74,7 +74,7 @@ class Trainer:
         Raises:
             DeviceError: the device that the configuration names is not on this machine.
         """
-        devices = self.helper.devices(config.section("training")["device"])
+        devices = self.helper.devices(config.device)
         self.executor = LocalExecutor(usable_slots(devices, None, most))
         return devices
 
@@ -119,7 +119,7 @@ class Trainer:
         match event:
             case Started(history=history, dropped=dropped):
                 if dropped:
-                    self.watcher.say(f"seed {training.job.seed}: {dropped}; it is trained from the start")
+                    self.watcher.say(f"{training.what}: {dropped}; it is trained from the start")
                 training.history = [dict(metrics) for metrics in history]
                 training.pace.begins(training.job, len(history))
             case Told(text=text):
@@ -134,7 +134,7 @@ class Trainer:
                 _name_finished(Path(training.job.checkpoint))
                 training.is_finished = True
             case Failed() | WorkerDied():
-                self.watcher.say(f"seed {training.job.seed}: {training.retry(event)}")
+                self.watcher.say(f"{training.what}: {training.retry(event)}")
                 return True
             case Event():
                 pass
@@ -152,6 +152,11 @@ class _Training:
     deaths: int = 0
     is_finished: bool = False
 
+    @property
+    def what(self) -> str:
+        """What a person calls it in a sentence."""
+        return self.name if self.job.config.is_pretraining else f"seed {self.job.seed}"
+
     def retry(self, trouble: Failed | WorkerDied) -> str:
         """Prepare for another start, and return what is said of it.
 
@@ -161,15 +166,17 @@ class _Training:
         is_out_of_memory = (
             trouble.is_out_of_memory if isinstance(trouble, WorkerDied) else trouble.kind == "out_of_memory"
         )
-        more = more_parts(self.job.config.section("training")["batch_size"], self.job.micro_batches)
+        more = parts_after(self.job.config, self.job.micro_batches)
+        if is_out_of_memory and not more and self.job.config.needs_whole_batches:
+            raise NoResultError(without_memory(self.job.config, trouble.reason, self.job.micro_batches))
         if is_out_of_memory and more:
             self.job = dataclasses.replace(self.job, micro_batches=more)
             return f"{trouble.reason}; it goes on with {more} micro-batches a batch"
         if isinstance(trouble, Failed):
-            raise NoResultError(f"seed {self.job.seed}: {trouble.reason} (log: {self.job.log})")
+            raise NoResultError(f"{self.what}: {trouble.reason} (log: {self.job.log})")
         self.deaths += 1
         if self.deaths > MOST_DEATHS:
-            raise NoResultError(f"seed {self.job.seed}: {trouble.reason}, {self.deaths} times")
+            raise NoResultError(f"{self.what}: {trouble.reason}, {self.deaths} times")
         return f"{trouble.reason}; it goes on from its last checkpoint"
 
 
@@ -181,6 +188,7 @@ def training_job(
     seed: int,
     weights: Path,
     teacher: str | None,
+    backbones: tuple[str, ...] = (),
     portion: Portion = "train",
     metrics: tuple[str, ...] = (),
 ) -> Job:
@@ -202,6 +210,7 @@ def training_job(
         is_scored=exports,
         artifact=str(weights.with_suffix(".onnx")) if exports else "",
         teacher=teacher,
+        backbones=backbones,
         metrics=metrics,
     )
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from imgcls_search.errors import BuildError
 from imgcls_search.image_size import ImageSize, shorter, shown, sides
-from imgcls_search.models.anatomy import with_anatomy
+from imgcls_search.models.anatomy import Weights, with_anatomy
 from imgcls_search.signature import Arg
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ def lenet5(
     ] = "auto",
     activation: Annotated[Literal["tanh", "relu"], Arg("tanh as in the paper, or relu")] = "relu",
     pool: Annotated[Literal["average", "max"], Arg("average as in the paper, or max")] = "max",
+    weights: Weights = None,
 ) -> nn.Module:
     """Build LeNet-5 (LeCun et al. 1998) for any image size: two 5x5 convolutions, each pooled, and three linear layers.
 
@@ -39,6 +40,8 @@ def lenet5(
     """
     padding = ("same" if shorter(image_size) < 28 else "valid") if padding == "auto" else padding
     height, width_of_map = _map(image_size, padding)
+    if weights == "imagenet":
+        raise BuildError("weights", "there are no published weights of this network; allowed: null, or a weights file")
     from torch import nn
 
     act = nn.Tanh if activation == "tanh" else nn.ReLU

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from imgcls_search.config import Component
 from imgcls_search.errors import BuildError, CheckpointError
-from imgcls_search.image_size import ImageSize, sides
+from imgcls_search.image_size import ImageSize, by, normal, sides
 from imgcls_search.models import timm_hub, weights_files
 from imgcls_search.models.anatomy import Anatomy
 from imgcls_search.models.weights_reading import (
@@ -67,6 +67,55 @@ def find(component: Component, model: nn.Module, *, image_size: ImageSize, chann
     tensors = {name: tensor for name, tensor in tensors.items() if not _is_head(name, anatomy)}
     _must_fit(path, file or wanted, tensors, model, anatomy)
     return tensors
+
+
+def find_whole(
+    component: Component, model: nn.Module, *, image_size: ImageSize, channels: int, classes: int
+) -> Tensors:
+    """Return the weights that a component of timm asks for with their head, which must have as many classes.
+
+    Raises:
+        CheckpointError: they cannot be fetched or read.
+        BuildError: they do not fit the model, or are of another number of classes.
+    """
+    path = f"{component.path}.weights"
+    anatomy = _anatomy(path, model)
+    shape: dict[str, Any] = {"image_size": image_size, "channels": channels, "classes": classes}
+    file = _file_of(component, anatomy)
+    if file is None:
+        _must_know(component, timm_hub.settings_of(component).num_classes, classes)
+        return _fetched_by_timm(component, {k: v for k, v in component.args.items() if k != "weights"}, shape)
+    body = find(component, model, **shape)
+    tensors = in_timms_names(without_wrapping_prefix(tensors_of(path, file), model), model)
+    head = {name: tensor for name, tensor in tensors.items() if _is_head(name, anatomy)}
+    if not head:
+        raise BuildError(path, f"{component.args['weights']}: has no last layer {anatomy.head}; a teacher needs one")
+    _must_know(component, len(next(iter(head.values()))), classes)
+    wanted = {name: tensor.shape for name, tensor in model.state_dict().items() if _is_head(name, anatomy)}
+    if wanted != {name: tensor.shape for name, tensor in head.items()}:
+        raise BuildError(path, f"{component.args['weights']}: its last layer {anatomy.head} does not fit")
+    return {**body, **head}
+
+
+def _must_know(component: Component, known: int, classes: int) -> None:
+    if known != classes:
+        raise BuildError(
+            f"{component.path}.weights",
+            f"{component.args['weights']}: a teacher of other classes: it knows {known:,}, the images have {classes:,}",
+        )
+
+
+def size_note(component: Component, image_size: ImageSize) -> str | None:
+    """Return what is to be said where a file of this program was trained on images of another size, None elsewhere."""
+    if not is_file(component):
+        return None
+    path, wanted = f"{component.path}.weights", str(component.args["weights"])
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        size = normal(json.loads(contents_of(path, wanted)["about"])["data"]["image_size"])
+        if size != normal(image_size):
+            fitted = "; its position embeddings are interpolated" if component.name in ("vit", "timm") else ""
+            return f"{path}: {wanted}: was trained at {by(size)} pixels, the images are {by(image_size)}{fitted}"
+    return None
 
 
 def used_file(component: Component, model: nn.Module) -> Path | None:

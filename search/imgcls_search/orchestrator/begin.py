@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,8 @@ from imgcls_search.errors import BuildError, NoResultError, StudyError, UserErro
 from imgcls_search.executors import packing
 from imgcls_search.executors.helper import Helper, image_cache
 from imgcls_search.executors.local import LocalExecutor, usable_slots
-from imgcls_search.orchestrator import named_classes, named_metrics, study_data, teachers, weights_used
+from imgcls_search.orchestrator import learning, named_classes, named_metrics, study_data, teachers, weights_used
+from imgcls_search.orchestrator.backbones import Needs, look_early, note_images
 from imgcls_search.orchestrator.context import study_settings
 from imgcls_search.orchestrator.endings import Deadline, Ending
 from imgcls_search.orchestrator.search import Search, Watcher
@@ -76,10 +77,13 @@ def run(
     refuse_with_folds(space)
     wanted(space.study["log"])
     must_exist(space.first().component("data"))
+    look_early(_pretraining_draws(space))
     files = find_study(root, space.name, address)
     with ExitStack() as stack:
         stack.enter_context(files.taken(watcher.say))
         record = _reopen(files, space)
+        if record is not None and (line := learning.note_of_change(record, space)) is not None:
+            watcher.say(line)
         if record is not None and _is_done(record, settings):
             study_data.refuse_other_unopened(record, space.first().component("data"), image_cache(root))
             study_data.note_place(record, space.first().component("data"))
@@ -101,24 +105,35 @@ def run(
             engine = _cluster_engine(cluster, space, files, watcher, most, stack)
         stack.callback(engine.executor.close)
         asked, (space, data) = space, _settle_data(space, helper, watcher)
-        used = fetch_weights(space, helper, len(data.classes))
+        used = fetch_weights(space, helper, len(data.classes), watcher.say)
         needs = _memory_needs(space, helper, len(data.classes)) if engine.free_memory else []
         for line in packing.advise(engine.devices, engine.free_memory, needs):
             watcher.say(line)
         known = record.facts.get("teachers", {}) if record is not None else {}
         taught_by = teachers.settle(space, files, data, helper, known)
+        pretrained = Needs(
+            helper=helper,
+            seed=settings.seed,
+            teacher_of=lambda alone: teachers.path_of(alone, files, taught_by),
+            progress=watcher.decoding,
+        )
+        _look_at_unlabeled(space, pretrained, watcher)
         if record is None:
             facts = _facts(asked, data, helper, engine.hardware or helper.hardware(engine.devices[0]))
             if taught_by:
                 facts["teachers"] = taught_by
+            if learned := learning.learn(space, files, watcher.say):
+                facts["learned"] = learned
             record = records.create(files, space.objectives, facts)
         study_data.refuse_other(record, space.first(), data, helper)
+        note_images(record, pretrained.images)
         for line in weights_used.note(record, used):
             watcher.say(line)
         study_data.note_place(record, space.first().component("data"))
         watcher = stack.enter_context(tracked(space, files, record, watcher))
         search = Search(
             space=space,
+            backbones=pretrained,
             files=files,
             record=record,
             executor=engine.executor,
@@ -126,6 +141,7 @@ def run(
             watcher=watcher,
             num_classes=len(data.classes),
             draws=settings.pictures,
+            earlier=learning.earlier_studies(record),
             deadline=deadline,
         )
         name_metrics(record)
@@ -156,7 +172,7 @@ class _Engine:
 
 
 def _local_engine(space: Space, helper: Helper, most: int) -> _Engine:
-    devices = helper.devices(space.first().section("training")["device"])
+    devices = helper.devices(space.document["training"]["device"])
     slots = usable_slots(devices, study_settings(space).workers, most)
     free = packing.free_memory(slots)
     return _Engine(executor=LocalExecutor(slots), devices=slots, free_memory=free)
@@ -170,7 +186,7 @@ def _cluster_engine(
     cluster.join(address)
     stack.callback(cluster.leave)
     cluster.refuse_strangers()
-    layout = cluster.lay_out(space.first().section("training")["device"], study_settings(space).workers, most)
+    layout = cluster.lay_out(space.document["training"]["device"], study_settings(space).workers, most)
     metrics = space.named_metrics
     node = cluster.only_node(layout) if "latency_ms" in metrics else None
     watcher.say(f"{layout.hardware}; {layout.count} worker(s)")
@@ -215,12 +231,9 @@ def _with_later_settings(record: Record, new: Mapping[str, Any]) -> dict[str, An
 
 def _is_free(path: str) -> bool:
     # A folder of images may move; whether the images are the same is told by their fingerprint.
+    is_place = path.startswith("data.") and path.endswith((".root", ".file", ".download"))
     is_of_tracker = path.startswith("study.log.")
-    return (
-        path in FREE_TO_CHANGE
-        or is_of_tracker
-        or (path.startswith("data.") and path.endswith((".root", ".file", ".download")))
-    )
+    return path in (*FREE_TO_CHANGE, "unlabeled.folder.root") or is_place or is_of_tracker
 
 
 def _is_done(record: Record, settings: StudySettings) -> bool:
@@ -244,6 +257,9 @@ def _settle_data(space: Space, helper: Helper, watcher: Watcher) -> tuple[Space,
         )
     for line in named_classes.refuse_unknown(space.document, data.classes, space.locate):
         watcher.say(line)
+    if space.is_of_pretraining:
+        for line in helper.open_unlabeled(space.first(), data, progress=watcher.decoding)[1]:
+            watcher.say(line)
     labels = load(data, "val").labels
     seen = _shown_in_all(data)
     named_metrics.refuse_undefined(space, data.classes, seen, labels)
@@ -261,6 +277,18 @@ def _shown_in_all(data: Prepared) -> set[int]:
         return label_sets.seen(validation)
     labels = np.concatenate([train, validation])
     return set.intersection(*(label_sets.seen(labels[items]) for items in places(data.folds, len(train))))
+
+
+def _look_at_unlabeled(space: Space, needs: Needs, watcher: Watcher) -> None:
+    """Decode the images that trials pretrain on, as far as random draws show which, and say what there is to know.
+
+    Raises:
+        DataError: they are missing, damaged or too few.
+    """
+    for config in _pretraining_draws(space):
+        needs.of(config, needs.helper.prepare(config))
+    for line in needs.lines:
+        watcher.say(line)
 
 
 def _facts(space: Space, data: Prepared, helper: Helper, hardware: str) -> StudyFacts:
@@ -284,15 +312,25 @@ def _memory_needs(space: Space, helper: Helper, num_classes: int) -> list[float]
 
 
 def _random_configs(space: Space, count: int, num_classes: int) -> Iterator[tuple[TrialConfig, InputShape]]:
-    for number in range(count):
-        config = draw_random(View(space, [], [], 0), number, 0).config
+    for config in _draws(space, count):
         yield config, InputShape.of(config.section("image"), num_classes)
 
 
-def fetch_weights(space: Space, helper: Helper, num_classes: int) -> dict[str, WeightsFact]:
+def _draws(space: Space, count: int) -> Iterator[TrialConfig]:
+    return (draw_random(View(space, [], [], 0), number, 0).config for number in range(count))
+
+
+def _pretraining_draws(space: Space) -> Iterator[TrialConfig]:
+    """Yield random configurations, where any pretrains."""
+    return _draws(space, WEIGHTS_DRAWS if set(space.document.get("pretrain", {})) - {"none"} else 0)
+
+
+def fetch_weights(
+    space: Space, helper: Helper, num_classes: int, say: Callable[[str], None] | None = None
+) -> dict[str, WeightsFact]:
     """Fetch the pretrained weights that the trials of a space start from, as far as random draws show which.
 
-    Return the files that they are from.
+    Return the files that they are from; `say` is told, once each, which were trained on images of another size.
 
     Raises:
         CheckpointError: they cannot be fetched or read.
@@ -300,10 +338,16 @@ def fetch_weights(space: Space, helper: Helper, num_classes: int) -> dict[str, W
     found: dict[str, WeightsFact] = {}
     if not space.gives("weights"):
         return found
-    seen = set()
+    seen, told = set(), set()
+
+    def say_once(line: str) -> None:
+        if say is not None and line not in told:
+            told.add(line)
+            say(line)
+
     for config, shape in _random_configs(space, WEIGHTS_DRAWS, num_classes):
         if config.digest("model", "image") not in seen:
             seen.add(config.digest("model", "image"))
             with contextlib.suppress(BuildError):
-                found |= weights_used.of_config(config, shape, helper)
+                found |= weights_used.of_config(config, shape, helper, say_once)
     return found

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 
 from imgcls_search import durations
+from imgcls_search.config import TrialConfig
 from imgcls_search.errors import NoResultError, StudyError, UserError
 from imgcls_search.protocol import FEWEST_IMAGES, Failed, WorkerDied
 from imgcls_search.study.database import SAFE
@@ -27,6 +28,22 @@ SAME_FAILURES = 3
 def more_parts(batch_size: int, parts: int) -> int | None:
     """Return twice as many micro-batches a batch, or None where they would hold too few images."""
     return 2 * parts if batch_size // (2 * parts) >= FEWEST_IMAGES else None
+
+
+def parts_after(config: TrialConfig, parts: int) -> int | None:
+    """Return in how many micro-batches a training that ran out of memory may go on, None where it cannot."""
+    return None if config.needs_whole_batches else more_parts(config.batch_size, parts)
+
+
+def without_memory(config: TrialConfig, reason: str, parts: int) -> str:
+    """Return why a training that ran out of memory cannot go on, and what helps."""
+    if config.needs_whole_batches:
+        path = f"{config.component('pretrain').path}.batch_size"
+        return (
+            f"{reason}; the loss compares all images of a batch, which therefore is not trained in parts: set {path} "
+            f"below {config.batch_size}, or a smaller image.size"
+        )
+    return f"{reason} (with micro-batches of {math.ceil(config.batch_size / parts)} images)"
 
 
 class Faults:
@@ -119,17 +136,16 @@ class Faults:
 
     def _shrink(self, trial: Trial, reason: str) -> bool:
         """Let a trial go on with micro-batches of half the size, as long as they hold enough images."""
-        batch_size = trial.candidate.config.section("training")["batch_size"]
-        parts = more_parts(batch_size, trial.micro_batches)
+        config = trial.candidate.config
+        parts = parts_after(config, trial.micro_batches)
         if parts is None:
-            self.fail(trial, f"{reason} (with micro-batches of {math.ceil(batch_size / trial.micro_batches)} images)")
+            self.fail(trial, without_memory(config, reason, trial.micro_batches))
             return False
         trial.micro_batches = parts
         self._note_trouble(trial, reason)
         self.record.note(trial, micro_batches=parts)
-        self.say(
-            f"trial {trial.number}: {reason}; it goes on with micro-batches of {math.ceil(batch_size / parts)} images"
-        )
+        each = math.ceil(config.batch_size / parts)
+        self.say(f"trial {trial.number}: {reason}; it goes on with micro-batches of {each} images")
         return trial.is_open
 
     def _note_trouble(self, trial: Trial, reason: str) -> None:

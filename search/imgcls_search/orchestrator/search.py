@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from imgcls_search.config import TrialConfig
-from imgcls_search.orchestrator import teachers
+from imgcls_search.orchestrator.backbones import Needs
 from imgcls_search.orchestrator.checkpoints import Checkpoints
 from imgcls_search.orchestrator.context import Assistant, SearchContext, study_settings
 from imgcls_search.orchestrator.endings import SAVING_SECONDS, Deadline, Ending, reached_end, stopping_on_signals
 from imgcls_search.orchestrator.faults import Faults
-from imgcls_search.orchestrator.stages import WORK, Stage, Stages
+from imgcls_search.orchestrator.pretraining_jobs import PretrainingJobs
+from imgcls_search.orchestrator.stages import Stage, Stages
+from imgcls_search.orchestrator.trial_jobs import job_of
 from imgcls_search.orchestrator.upcoming import POLL_SECONDS, Upcoming, sizes_within_limits
 from imgcls_search.protocol import (
     CheckpointSaved,
@@ -22,7 +25,6 @@ from imgcls_search.protocol import (
     Event,
     Executor,
     Failed,
-    Job,
     MilestoneReached,
     Scored,
     Started,
@@ -34,8 +36,10 @@ from imgcls_search.signature import build
 from imgcls_search.space import Space
 from imgcls_search.strategy.closing import RemainingBudget
 from imgcls_search.strategy.dominance import choose_pruner
+from imgcls_search.strategy.earlier import EarlierStudy
 from imgcls_search.strategy.propose import MeasureSizes, Proposer
-from imgcls_search.strategy.samplers import SAMPLERS, Sampler
+from imgcls_search.strategy.race import make_race
+from imgcls_search.strategy.samplers import SAMPLERS, Sampler, teach
 from imgcls_search.study import best
 from imgcls_search.study.activity import progress_of
 from imgcls_search.study.facts import Run
@@ -80,6 +84,12 @@ class Search:
     draws: bool = False
     """Whether trials that end among the best are drawn."""
 
+    earlier: Sequence[EarlierStudy] = ()
+    """Studies that it learns from, as they stood when it began."""
+
+    backbones: Needs | None = None
+    """Tells which pretrained networks trials start from; None where nothing is trained."""
+
     deadline: Deadline | None = None
     """When the search must end, whatever its settings allow."""
 
@@ -104,16 +114,27 @@ class Search:
             deserves_pictures=self._deserves_pictures,
         )
         sampler = self.sampler or build(SAMPLERS, self.space.sampler, space=self.space)
+        race = make_race(self.pruner, teach(sampler, self.space, self.earlier), self.sign)
         self.upcoming = Upcoming(
             self.context,
-            Proposer(self.space, sampler, self.settings.seed, self.measure_sizes or self._measure_sizes),
+            Proposer(
+                self.space,
+                sampler,
+                self.settings.seed,
+                self.measure_sizes or self._measure_sizes,
+                starts_race=race is not None,
+            ),
             self.pruner,
             self.helper,
             remaining=self._remaining_budget,
             must_rest=self._is_timing,
+            race=race,
         )
         self.checkpoints = Checkpoints(self.context)
         self.faults = Faults(self.record, self.files, self.settings, self.watcher.say)
+        self.pretraining = PretrainingJobs(
+            context=self.context, executor=self.executor, needs=self.backbones, faults=self.faults
+        )
         self.waiting = [trial for trial in self.record.trials if trial.state == "running"]
         """Open trials without a worker: adopted from a run that ended, or orphaned by a worker that died."""
         self.stopping: Ending | None = None
@@ -129,12 +150,12 @@ class Search:
         self.checkpoints.clear_leftovers()
         if self.waiting:
             self.watcher.say(f"going on with {len(self.waiting)} trial(s) that an earlier run left unfinished")
-        with stopping_on_signals(self._stop):
+        with stopping_on_signals(self._stop), closing(self.pretraining):
             while True:
                 self._check_ends()
                 if self.stopping is None:
                     self._fill_slots()
-                if not self.working or self._is_overdue():
+                if not self._is_busy() or self._is_overdue():
                     break
                 event = self._listen()
                 if event is not None:
@@ -142,6 +163,7 @@ class Search:
                     self.watcher.changed(self)
                 else:
                     self._enforce_time_limits()
+                    self.pretraining.enforce_time_limit()
                     if self.stopping is None:
                         self.upcoming.look_ahead()
         if self.stopping is None:
@@ -154,23 +176,32 @@ class Search:
 
     def _fill_slots(self) -> None:
         while self.stopping is None and self.executor.free_slots() > 0:
+            self.waiting += self.pretraining.released()
+            if not self.waiting and self.pretraining.start_one():
+                continue
             trial = self._next_trial()
             if trial is None:
                 return
-            if self.stages.move(trial) is Stage.DECIDE:
+            stage = self.stages.move(trial)
+            if stage is Stage.DECIDE:
                 # It stood there when the run before this one died.
                 self._decide(trial)
-            else:
+            elif stage is not Stage.TRAIN or not self.pretraining.holds(trial):
                 self._start(trial)
 
     def _next_trial(self) -> Trial | None:
         if self.waiting:
             return self.waiting.pop(0)
+        if not self.pretraining.may_draw(len(self.working) + self.executor.free_slots()):
+            return None
         trial = self.upcoming.next()
-        if trial is None and not self.working:
+        if trial is None and not self._is_busy():
             # A search never ends with paused trials alone.
             trial = self.upcoming.best_paused()
         return trial
+
+    def _is_busy(self) -> bool:
+        return bool(self.working) or self.pretraining.is_busy(stopping=self.stopping is not None)
 
     def _listen(self) -> Event | None:
         before = self.executor.clock()
@@ -196,31 +227,12 @@ class Search:
             trial.pictures = {}
         self.working[trial.number] = trial
         self.heard_at[trial.number] = self.executor.clock()
-        self.executor.start(self._job(trial, stage))
-
-    def _job(self, trial: Trial, stage: Stage) -> Job:
-        config = trial.candidate.config
-        exports = trial.until == trial.last_epoch(self.epochs) and self.stages.exports(trial)
-        return Job(
-            trial=trial.number,
-            config=config,
-            data=self.helper.prepare(config).to_dict(),
-            seed=trial.seed,
-            portion="train",
-            until_epoch=trial.until,
-            from_epoch=trial.epoch,
-            checkpoint=str(self.files.checkpoint(trial.number)),
-            log=str(self.files.log(trial.number)),
-            micro_batches=trial.micro_batches,
-            kind=WORK[stage],
-            pictures=str(self.files.pictures),
-            is_scored=self.stages.is_scored_at(trial, trial.until),
-            artifact=str(self.files.artifact(trial.number)) if exports else "",
-            teacher=teachers.path_of(config, self.files, self.record.facts.get("teachers", {})),
-            metrics=self.space.named_metrics,
-        )
+        backbones = self.pretraining.files_of(trial) if stage is Stage.TRAIN else ()
+        self.executor.start(job_of(trial, stage, self.stages, self.context, self.helper, backbones))
 
     def _handle(self, event: Event) -> None:
+        if self.pretraining.takes(event):
+            return
         trial = self.record.by_number[event.trial]
         self.heard_at[event.trial] = self.executor.clock()
         if isinstance(event, (MilestoneReached, Stopped, Failed, WorkerDied)):
@@ -335,6 +347,7 @@ class Search:
             self.watcher.say(f"{why}: saving {len(self.working)} running trial(s)")
         for number in self.working:
             self.executor.stop(number)
+        self.pretraining.stop()
         return True
 
     def _enforce_time_limits(self) -> None:

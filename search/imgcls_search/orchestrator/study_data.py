@@ -50,8 +50,11 @@ def move(record: Record, config: TrialConfig) -> None:
     if "data" not in config.tree:
         return
     place = config.component("data").args
+    unlabeled = config.tree.get("unlabeled", {}).get("folder")
     for trial in record.trials:
         moved = trial.candidate.config.moved(place)
+        if unlabeled is not None:
+            moved = moved.pretraining_on(unlabeled["root"])
         if moved is not trial.candidate.config:
             trial.candidate = replace(trial.candidate, config=moved)
 

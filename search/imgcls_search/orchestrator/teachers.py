@@ -1,17 +1,18 @@
-"""Who teaches: the weights that a configuration distils from, found, checked against the images, and kept."""
+"""Who teaches: the network that a configuration learns from, found, checked against the images, and kept."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from imgcls_search import atomic, digests
 from imgcls_search.compress.sections import DISTILL, Distillation, distillation
 from imgcls_search.config import Component, TrialConfig, expand_path
 from imgcls_search.data import Frame, Prepared
-from imgcls_search.errors import BuildError, CheckpointError, NoResultError, StudyError
+from imgcls_search.errors import BuildError, CheckpointError, NoResultError, StudyError, writing
 from imgcls_search.executors.helper import Helper
 from imgcls_search.image_size import ImageSize, by, shown
 from imgcls_search.signature import build
@@ -21,9 +22,47 @@ from imgcls_search.study.address import Address
 from imgcls_search.study.facts import KnownTeacher
 from imgcls_search.study.files import StudyFiles, find_study
 from imgcls_search.study.record import load
+from imgcls_search.train import pretraining
 
 Teachers = dict[str, KnownTeacher]
 """What a study remembers of its teachers, by name."""
+
+SETTINGS = {"timm": "name", "file": "path", "study": "name"}
+"""The argument that names the teacher, by the kind of teacher."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """A network to learn from, as a space names it."""
+
+    section: str
+    """Where it is named: `distill`."""
+
+    kind: Literal["timm", "file", "study"]
+    source: str
+    """timm's name of the network, the weights file, or the name of the study."""
+
+    weights: str | None = None
+    """The weights of a network of timm: `imagenet`, or the path of a file."""
+
+    size: ImageSize | None = None
+    """The size at which it sees images; None: as the student sees them, and its answers count, not its features."""
+
+    @property
+    def key(self) -> str:
+        """Its name in what a study remembers."""
+        if self.kind != "timm":
+            return f"{self.kind}:{self.source}"
+        return (
+            f"timm:{self.source}:{self.weights}"
+            if self.size is None
+            else f"timm:{self.source}:{self.weights}:{self.size}"
+        )
+
+    @property
+    def path(self) -> str:
+        """The setting that names it."""
+        return f"{self.section}.{self.kind}.{SETTINGS[self.kind]}"
 
 
 def settle(
@@ -34,34 +73,48 @@ def settle(
     `known` are the teachers that the study remembers; it keeps them, whatever has become of where they came from.
 
     Raises:
-        BuildError: a teacher has other classes, or takes images of another size.
+        BuildError: a teacher whose answers count has other classes, or takes images of another size.
         CheckpointError: its weights are missing, damaged, or others than when the study began.
-        StudyError: there is no such study.
+        StudyError: there is no such study, or the copy cannot be written.
         NoResultError: that study has no best trial yet.
     """
     found: Teachers = {}
-    for plan in _plans(space):
-        entry = known.get(plan.key)
+    frames = _frames(space, data)
+    for teacher in _named_in(space):
+        entry = known.get(teacher.key)
         if entry is None or not files.teacher(entry["sha256"]).is_file():
-            fresh, path = _find(plan, files.root, files.address)
+            fresh, path = _find(teacher, files.root, files.address, data, frames, helper)
             if entry is not None and entry["sha256"] != fresh["sha256"]:
                 raise CheckpointError(
-                    f"{plan.path}: {path}: other weights than this study began with; put them back, or name another "
+                    f"{teacher.path}: {path}: other weights than this study began with; put them back, or name another "
                     "study with --name"
                 )
             entry = fresh
-            kept = files.teacher(fresh["sha256"])
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            atomic.copy(path, kept)
-        found[plan.key] = entry
-        _must_fit(plan, files.teacher(entry["sha256"]), data, _frames(space, data), helper)
+            _copy(path, files.teacher(fresh["sha256"]))
+        found[teacher.key] = entry
+        _must_fit(teacher, files.teacher(entry["sha256"]), data, frames, helper)
     return found
 
 
 def path_of(config: TrialConfig, files: StudyFiles, teachers: Mapping[str, KnownTeacher]) -> str | None:
     """Return the study's copy of the weights that a configuration learns from, None where it learns from labels."""
+    teacher = of_config(config)
+    return None if teacher is None else str(files.teacher(teachers[teacher.key]["sha256"]))
+
+
+def of_config(config: TrialConfig) -> Teacher | None:
+    """Return the network that a configuration learns from, None where it has none.
+
+    That of a pretraining is imitated; a training that starts from one has a teacher of its own, or none.
+    """
+    if config.is_pretraining:
+        imitated, plan_of = pretraining.teacher_of(config), pretraining.plan(config)
+        if imitated is None:
+            return None
+        assert isinstance(plan_of, pretraining.Imitation)
+        return _of_imitation(imitated, plan_of.size)
     plan = distillation(config)
-    return None if plan is None else str(files.teacher(teachers[plan.key]["sha256"]))
+    return None if plan is None else _of_distillation(plan)
 
 
 def settle_one(
@@ -77,26 +130,26 @@ def settle_one(
     A configuration that was exported learns from the teacher that its study kept, where that can be found.
 
     Raises:
-        BuildError: the teacher has other classes, or takes images of another size.
+        BuildError: a teacher whose answers count has other classes, or takes images of another size.
         CheckpointError, StudyError, NoResultError: there is no teacher to be found.
     """
-    plan = distillation(config)
-    if plan is None:
+    teacher = of_config(config)
+    if teacher is None:
         return None
-    kept = _kept(plan, root, at, origin)
-    entry, path = kept if kept is not None else _find(plan, root, at)
-    _must_fit(plan, path, data, [data.frame], helper)
+    kept = _kept(teacher, root, at, origin)
+    entry, path = kept if kept is not None else _find(teacher, root, at, data, [data.frame], helper)
+    _must_fit(teacher, path, data, [data.frame], helper)
     return str(path), entry
 
 
 def _kept(
-    plan: Distillation, root: Path, at: Address | None, origin: Mapping[str, Any] | None
+    teacher: Teacher, root: Path, at: Address | None, origin: Mapping[str, Any] | None
 ) -> tuple[KnownTeacher, Path] | None:
     if origin is None:
         return None
     try:
         files = find_study(root, origin["study"], at)
-        entry = load(files).facts.get("teachers", {}).get(plan.key)
+        entry = load(files).facts.get("teachers", {}).get(teacher.key)
     except StudyError:
         return None
     if entry is None or not files.teacher(entry["sha256"]).is_file():
@@ -104,16 +157,44 @@ def _kept(
     return entry, files.teacher(entry["sha256"])
 
 
-def _plans(space: Space) -> list[Distillation]:
-    """Return the teachers that a space names; what else is searched about them does not matter here."""
-    found = []
+def _copy(path: Path, kept: Path) -> None:
+    with writing(kept, StudyError):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        atomic.copy(path, kept)
+
+
+def _named_in(space: Space) -> Iterator[Teacher]:
+    """Yield the teachers that a space names; what else is searched about them does not matter here."""
+    if (imitation := space.document.get("pretrain", {}).get("imitate")) is not None:
+        for name, arguments in imitation["teacher"].items():
+            for component in _components("pretrain.imitate.teacher", name, arguments):
+                yield _of_imitation(build(pretraining.TEACHERS, component), imitation["size"])
     for name, arguments in space.document.get("distill", {}).items():
-        key = {"file": "path", "study": "name"}.get(name)
-        if key is not None:
-            sources = _values(arguments[key])
-            components = [Component(path=f"distill.{name}", name=name, args={key: source}) for source in sources]
-            found += [build(DISTILL, component) for component in components]
-    return found
+        for component in _components("distill", name, arguments):
+            plan = build(DISTILL, component)
+            if plan is not None:
+                yield _of_distillation(plan)
+
+
+def _components(section: str, name: str, arguments: Mapping[str, Any]) -> Iterator[Component]:
+    """Yield a component for each teacher that a section may name by its values."""
+    names = [key for key in (SETTINGS.get(name, ""), "weights") if key in arguments]
+    for values in itertools.product(*(_values(arguments[key]) for key in names)):
+        yield Component(path=f"{section}.{name}", name=name, args=dict(zip(names, values, strict=True)))
+
+
+def _of_imitation(teacher: pretraining.Teacher, size: int) -> Teacher:
+    return Teacher(
+        section="pretrain.imitate.teacher",
+        kind=teacher.kind,
+        source=teacher.source,
+        weights=teacher.weights,
+        size=size,
+    )
+
+
+def _of_distillation(plan: Distillation) -> Teacher:
+    return Teacher(section="distill", kind=plan.kind, source=plan.source, weights=plan.weights)
 
 
 def _frames(space: Space, data: Prepared) -> list[Frame]:
@@ -133,67 +214,106 @@ def _values(entry: Any) -> list[Any]:
     return list(entry.get("choice") or entry.get("int") or entry.get("float") or ())
 
 
-def _find(plan: Distillation, root: Path, at: Address | None) -> tuple[KnownTeacher, Path]:
-    if plan.kind == "file":
-        path = expand_path(plan.source, plan.path)
+def _find(
+    teacher: Teacher, root: Path, at: Address | None, data: Prepared, frames: Sequence[Frame], helper: Helper
+) -> tuple[KnownTeacher, Path]:
+    if teacher.kind == "timm":
+        return _find_in_timm(teacher, data, frames, helper)
+    if teacher.kind == "file":
+        path = expand_path(teacher.source, teacher.path)
         if not path.is_file():
-            raise CheckpointError(f"{plan.path}: {path}: no such weights file; train writes one")
+            raise CheckpointError(f"{teacher.path}: {path}: no such weights file; train writes one")
         return {"sha256": digests.of_file(path), "file": str(path)}, path
     try:
-        files = find_study(root, plan.source, at)
+        files = find_study(root, teacher.source, at)
         record = load(files)
         members = best.front(record)
     except (StudyError, NoResultError) as error:
-        raise type(error)(f"{plan.path}: {error}") from None
+        raise type(error)(f"{teacher.path}: {error}") from None
     if len(members) > 1:
         raise StudyError(
-            f"{plan.path}: study {plan.source!r} has {len(members)} trials on its front: "
+            f"{teacher.path}: study {teacher.source!r} has {len(members)} trials on its front: "
             f"{best.listed(members, record)}; export one of them with --trial, train it, and distil from that file"
         )
-    teacher = members[0]
-    path = files.checkpoint(teacher.number)
+    path = files.checkpoint(members[0].number)
     if not path.is_file():
         raise CheckpointError(
-            f"{plan.path}: study {plan.source!r} kept no weights of its best trial {teacher.number}; allowed: a study "
-            "with study.keep of at least 1, or distil from a file that train writes"
+            f"{teacher.path}: study {teacher.source!r} kept no weights of its best trial {members[0].number}; "
+            "allowed: a study with study.keep of at least 1, or distil from a file that train writes"
         )
-    return {"sha256": digests.of_file(path), "study": plan.source, "trial": teacher.number}, path
+    return {"sha256": digests.of_file(path), "study": teacher.source, "trial": members[0].number}, path
 
 
-def _must_fit(plan: Distillation, path: Path, data: Prepared, frames: Sequence[Frame], helper: Helper) -> None:
-    """Refuse a teacher that would not see images as it was trained on them.
+def _find_in_timm(
+    teacher: Teacher, data: Prepared, frames: Sequence[Frame], helper: Helper
+) -> tuple[KnownTeacher, Path]:
+    """Return the network of timm as a file of this program, for images of each size that it will see."""
+    sizes = [teacher.size] if teacher.size is not None else list(dict.fromkeys(frame.size for frame in frames))
+    args = {"name": teacher.source, "weights": teacher.weights}
+    component = Component(path=f"{teacher.section}.timm", name="timm", args=args)
+    found = [helper.keep_teacher(component, data, image_size=size, answers=teacher.size is None) for size in sizes]
+    digest, path = found[0]
+    if len({digest for digest, _ in found}) > 1:
+        raise BuildError(
+            teacher.path,
+            f"{teacher.source}: a teacher of one size of images, and these have {len(sizes)}; allowed: one image.size",
+        )
+    return {"sha256": digest, "timm": teacher.source, "weights": str(teacher.weights)}, path
 
-    Of another mean and deviation it may be: `compress.distill` gives it the images normalised by its own.
+
+def _must_fit(teacher: Teacher, path: Path, data: Prepared, frames: Sequence[Frame], helper: Helper) -> None:
+    """Refuse a teacher that would not see images as it was trained on them, or that knows other classes.
+
+    Of another mean and deviation it may be: `compress.distill` gives it the images normalised by its own. Where its
+    features count and not its answers, its classes do not matter, and a network of timm was built for these images.
     """
+    if teacher.kind == "timm":
+        return
     try:
         taught = helper.describe_weights(path)
     except CheckpointError as error:
-        raise CheckpointError(f"{plan.path}: {plan.source}: {error}") from None
+        raise CheckpointError(f"{teacher.path}: {teacher.source}: {error}") from None
+    if teacher.size is not None:
+        _must_see(teacher, taught, data)
+        return
     if taught.classes != data.classes:
         raise BuildError(
-            plan.path,
-            f"{plan.source}: a teacher of other classes: it knows {_show(taught.classes)}, the images have "
+            teacher.path,
+            f"{teacher.source}: a teacher of other classes: it knows {_show(taught.classes)}, the images have "
             f"{_show(data.classes)}",
         )
     if taught.has_several_labels != data.has_several_labels:
         one, several = "one class each", "several labels each"
         learned, here = (several, one) if taught.has_several_labels else (one, several)
-        raise BuildError(plan.path, f"{plan.source}: a teacher of images with {learned}; these images have {here}")
+        raise BuildError(
+            teacher.path, f"{teacher.source}: a teacher of images with {learned}; these images have {here}"
+        )
     theirs = taught.frame
     for ours in frames:
         if (theirs.channels, theirs.size) != (ours.channels, ours.size):
             raise BuildError(
-                plan.path,
-                f"{plan.source}: a teacher of another input: it takes {_shape(theirs.channels, theirs.size)}, the "
+                teacher.path,
+                f"{teacher.source}: a teacher of another input: it takes {_shape(theirs.channels, theirs.size)}, the "
                 f"images are {_shape(ours.channels, ours.size)}; allowed: image: {{size: {shown(theirs.size)}, "
                 f"channels: {theirs.channels}}}",
             )
         if theirs.settings() != ours.settings():
             raise BuildError(
-                plan.path,
-                f"{plan.source}: a teacher of other images: it was trained with {_framing(theirs)}, the images have "
+                teacher.path,
+                f"{teacher.source}: a teacher of other images: it was trained with {_framing(theirs)}, the images have "
                 f"{_framing(ours)}; allowed: image: {{{_framing(theirs)}}}",
             )
+
+
+def _must_see(teacher: Teacher, taught: Prepared, data: Prepared) -> None:
+    """Refuse a teacher whose features count where it would see images of another size or other channels."""
+    if (taught.image_size, taught.channels) != (teacher.size, data.channels):
+        raise BuildError(
+            teacher.path,
+            f"{teacher.source}: a teacher of another input: it takes {_shape(taught.channels, taught.image_size)}, it "
+            f"would see {_shape(data.channels, teacher.size or data.image_size)}; allowed: pretrain.imitate.size: "
+            f"{shown(taught.image_size)} and image.channels: {taught.channels}",
+        )
 
 
 def _framing(frame: Frame) -> str:

@@ -8,16 +8,19 @@ from imgcls_search.space.problems import Position, Report, printable
 from imgcls_search.space.yaml_nodes import MAX_DEPTH, ListNode, MapNode, Node, ScalarNode, read, value_of
 
 
-def with_data(root: MapNode, data: str, known: Leaf | OneOf | Fields, report: Report) -> MapNode:
-    """Return the file with other data: `digits`, `folder:photos` or `torchvision:STL10:sets`.
+def with_data(
+    root: MapNode, data: str, known: Leaf | OneOf | Fields, report: Report, *, section: str = "data"
+) -> MapNode:
+    """Return the file with other images in a section: `digits`, `folder:photos` or `torchvision:STL10:sets`.
 
     What a data set requires comes first, then its root; values are taken literally. A data set of the kind that the
     file has keeps the file's other arguments, as the shares of its splits.
     """
-    position = Position(origin=f"--data {printable(data)}")
+    position = Position(origin=f"--{section} {printable(data)}")
     name, colon, location = data.partition(":")
     if not name or (colon and not location):
-        report.add(position, "data", "takes a name, or a name and a place, as in digits or folder:photos")
+        examples = "digits or folder:photos" if section == "data" else "train or folder:photos"
+        report.add(position, section, f"takes a name, or a name and a place, as in {examples}")
         return root
     option = known.options.get(name) if isinstance(known, OneOf) else None
     names = _required(option) if option is not None else []
@@ -27,11 +30,11 @@ def with_data(root: MapNode, data: str, known: Leaf | OneOf | Fields, report: Re
         key: ScalarNode(position=position, value=value, text=value, quoted=True)
         for key, value in zip(names, values, strict=False)
     }
-    own = _arguments_of(root.values.get("data"), name)
+    own = _arguments_of(root.values.get(section), name)
     arguments = MapNode(
         position=position, values={**own.values, **args}, keys={**own.keys, **dict.fromkeys(args, position)}
     )
-    return _replaced(root, "data", _single(name, arguments, position), position)
+    return _replaced(root, section, _single(name, arguments, position), position)
 
 
 def _arguments_of(data: Node | None, name: str) -> MapNode:

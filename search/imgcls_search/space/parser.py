@@ -20,14 +20,19 @@ MAX_BYTES = 1_000_000
 
 
 def read_space(
-    path: Path, catalog: Catalog, *, overrides: Sequence[tuple[str, str]] = (), data: str | None = None
+    path: Path,
+    catalog: Catalog,
+    *,
+    overrides: Sequence[tuple[str, str]] = (),
+    data: str | None = None,
+    unlabeled: str | None = None,
 ) -> Space:
     """Read a space from a file.
 
     Raises:
         SpaceError: the file cannot be read, or what it says has problems.
     """
-    return parse(_text(path), catalog, source=str(path), overrides=overrides, data=data)
+    return parse(_text(path), catalog, source=str(path), overrides=overrides, data=data, unlabeled=unlabeled)
 
 
 def parse(
@@ -37,8 +42,9 @@ def parse(
     source: str,
     overrides: Sequence[tuple[str, str]] = (),
     data: str | None = None,
+    unlabeled: str | None = None,
 ) -> Space:
-    """Return the space that a text describes, after what `--data` and `--set` change in it.
+    """Return the space that a text describes, after what `--data`, `--unlabeled` and `--set` change in it.
 
     Raises:
         SpaceError: what it says has problems; all of them are named.
@@ -47,6 +53,9 @@ def parse(
     root = _root(text, report)
     if data is not None:
         root = with_data(root, data, catalog.config.fields["data"], report)
+    if unlabeled is not None:
+        known = catalog.config.fields["unlabeled"]
+        root = with_data(root, unlabeled, known, report, section="unlabeled")
     for path, value in overrides:
         root = with_value(root, path, value, report)
     space = _space(root, catalog, report)

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from imgcls_search.config import Component, Scalar, TrialConfig, Value
+from imgcls_search.config import PRETRAINING, Component, Scalar, TrialConfig, Value
 from imgcls_search.errors import Problem, SpaceError
+from imgcls_search.measures import OF_FEATURES
 from imgcls_search.space.parameters import Parameter, Suggests
 from imgcls_search.space.problems import show
 from imgcls_search.space.tree import Group, fill, parameters, walk
@@ -72,13 +73,19 @@ class Space:
             for name, limit in self.score_limits.items()
         }
 
+    @property
+    def is_of_pretraining(self) -> bool:
+        """True where the pretraining itself is searched: its objectives are measures of features."""
+        return any(metric in OF_FEATURES for metric, _ in self.objectives)
+
     def sample(self, trial: Suggests) -> TrialConfig:
         """Return the configuration that a trial suggests.
 
         Raises:
             ValueError: the trial suggests what is not in the space.
         """
-        return TrialConfig.from_dict(self.root.sample("", trial))
+        config = TrialConfig.from_dict(self.root.sample("", trial))
+        return config.pretraining() if self.is_of_pretraining else config
 
     def config_of(self, params: Mapping[str, Any]) -> TrialConfig:
         """Return the configuration that recorded parameters stand for.
@@ -118,10 +125,22 @@ class Space:
         Raises:
             SpaceError: something is; every path is named.
         """
-        if searched := self.parameters():
+        self._refuse_searched(self.parameters())
+        return self.config_of({})
+
+    def pretraining(self) -> TrialConfig:
+        """Return a configuration of which all that decides on its pretraining is given; the rest is some choice.
+
+        Raises:
+            SpaceError: some of that is searched; every path is named.
+        """
+        self._refuse_searched([each for each in self.parameters() if each.path.partition(".")[0] in PRETRAINING])
+        return self.first()
+
+    def _refuse_searched(self, searched: Sequence[Parameter]) -> None:
+        if searched:
             problems = (Problem(path=each.path, message=_still_searched(each)) for each in searched)
             raise SpaceError(self.source, problems)
-        return self.config_of({})
 
     def parameters(self) -> list[Parameter]:
         """Return everything that is searched, the choices between components included."""

@@ -263,8 +263,18 @@ PRUNERS: Mapping[str, Callable[..., Pruner]] = {
 
 def make_pruner(component: Component, config: TrialConfig, sign: int) -> Pruner:
     """Build the pruner of a search whose trials train for as long as a configuration says; `sign` as in `PRUNERS`."""
+    if config.is_pretraining and component.args.get("min_epochs", 1) is None:
+        component = replace(component, args={**component.args, "min_epochs": late_rung(config.epochs)})
     pruner: Pruner = build(PRUNERS, component, epochs=config.epochs, sign=sign)
     return pruner if config.folds == 1 else at_fold_ends(pruner, config.epochs // config.folds)
+
+
+def late_rung(epochs: int) -> int:
+    """Return the first rung of a search over the pretraining, a third of the epochs.
+
+    Before it the order misleads: a view that shows more of an image is ahead early, and behind at the end.
+    """
+    return max(1, round(epochs / 3))
 
 
 def at_fold_ends(pruner: Pruner, each: int) -> Pruner:

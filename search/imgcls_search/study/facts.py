@@ -67,6 +67,11 @@ class TeacherFact(TypedDict, total=False):
     file: str
     study: str
     trial: Whole
+    timm: str
+    """The name of a network of timm."""
+
+    weights: str
+    """Its weights: `imagenet`, or the path of a file."""
 
 
 class KnownTeacher(TeacherFact):
@@ -82,6 +87,44 @@ class WeightsFact(TypedDict):
     """Its name, without the folder."""
 
     sha256: str
+
+
+class LearnedFact(TypedDict):
+    """What was copied of an earlier study before the first trial."""
+
+    study: str
+    sha256: str
+    """Of the rows."""
+
+    settings: list[str]
+    """The paths whose values a row begins with."""
+
+    rows: list[list[Any]]
+    """Of a trial each: its settings, null where it had none; the share of its training that it came to; the value."""
+
+
+class KnownBackbone(TypedDict, total=False):
+    """A pretrained network that trials start from, or one that is being made."""
+
+    model: str
+    pretrain: str
+    fold: Whole
+    seed: Whole
+    epochs: Whole
+    epoch: Whole
+    """How far it is."""
+
+    state: str
+    """`making`, `made` or `failed`."""
+
+    seconds: Finite
+    """That its epochs took."""
+
+    reason: str
+    """Why it failed."""
+
+    sha256: str
+    """Of its file."""
 
 
 class Run(TypedDict, total=False):
@@ -172,10 +215,15 @@ class Choice(TypedDict):
     optimism: Spread
 
 
-class Confirmation(Choice):
+class _Confirmation(Choice):
+    test: TestScores
+
+
+class Confirmation(_Confirmation, total=False):
     """What `confirm` found."""
 
-    test: TestScores
+    pretrains: bool
+    """Whether each seed had a pretrained network of its own."""
 
 
 class AblationStep(TypedDict):
@@ -277,10 +325,19 @@ class StudyFacts(TypedDict, total=False):
     versions: dict[str, str]
     hardware: str
     teachers: dict[str, KnownTeacher]
-    """By the key of the `distill` section that names them."""
+    """By the setting that names them."""
+
+    learned: list[LearnedFact]
+    """From earlier studies, before the first trial; earlier versions noted none."""
 
     weights: dict[str, WeightsFact]
     """The files that trials started from, by what their model says of itself, as in `timm tf_efficientnet_lite0`."""
+
+    backbones: dict[str, KnownBackbone]
+    """The pretrained networks that trials start from, by the name of the file."""
+
+    unlabeled: dict[str, str]
+    """What the images to pretrain on are recognised by, by their shape and the fold that is held out."""
 
     data_root: str
     """The folder in which its images were last found; earlier versions noted none."""

@@ -26,6 +26,7 @@ from imgcls_search.study.facts import (
     AutoFact,
     Confirmation,
     DataFact,
+    KnownBackbone,
     Opening,
     Run,
     SpaceFact,
@@ -255,11 +256,19 @@ class Record:
     def set_fact(self, name: Literal["weights"], value: dict[str, WeightsFact]) -> None: ...
 
     @overload
+    def set_fact(self, name: Literal["backbones"], value: dict[str, KnownBackbone]) -> None: ...
+
+    @overload
+    def set_fact(self, name: Literal["unlabeled"], value: dict[str, str]) -> None: ...
+
+    @overload
     def set_fact(self, name: Literal["auto"], value: AutoFact) -> None: ...
 
     def set_fact(
         self,
-        name: Literal["confirmed", "ablation", "weights", "auto", "data_root", "data_file", "known_as"],
+        name: Literal[
+            "confirmed", "ablation", "weights", "backbones", "unlabeled", "auto", "data_root", "data_file", "known_as"
+        ],
         value: Any,
     ) -> None:
         """Record a fact about the study as a whole."""

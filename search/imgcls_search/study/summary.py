@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, TypedDict
 
 from imgcls_search.measures import by_class
 from imgcls_search.study import best
 from imgcls_search.study.activity import Activity, ShownState, Standing, activity, shown_state
-from imgcls_search.study.facts import Opening, Run
+from imgcls_search.study.facts import KnownBackbone, Opening, Run
 from imgcls_search.study.outlook import outlook
 from imgcls_search.study.record import Record
 from imgcls_search.trial import Trial
@@ -86,6 +87,8 @@ class Summary(TypedDict):
     test_openings: list[Opening]
     others: list[OtherTrial]
     runs: list[Run]
+    backbones: dict[str, KnownBackbone]
+    """The pretrained networks that trials start from, also those that are being made."""
 
 
 def summarise(record: Record, now: Activity | None = None) -> Summary:
@@ -129,7 +132,32 @@ def summarise(record: Record, now: Activity | None = None) -> Summary:
             for other in record.strangers.values()
         ],
         "runs": record.facts.get("runs", []),
+        "backbones": record.facts.get("backbones", {}),
     }
+
+
+def pretraining_lines(backbones: Mapping[str, KnownBackbone], state: Standing) -> list[str]:
+    """Return how the pretrained networks of a study stand, a line for each that is being made and one for the rest."""
+    counts = Counter(known.get("state", "made") for known in backbones.values())
+    done = ", ".join(f"{counts[name]} {name}" for name in ("made", "failed") if counts[name])
+    reasons = list(dict.fromkeys(known["reason"] for known in backbones.values() if "reason" in known))
+    return [*_made_now(backbones, state), *([f"pretrained networks: {': '.join([done, *reasons])}"] if done else [])]
+
+
+def stands_with_pretraining(found: Mapping[str, Any]) -> str:
+    """Return how a study stands, in words, with the pretrained networks that are being made."""
+    return "; ".join([found["stands"], *_made_now(found["backbones"], found["state"])])
+
+
+def _made_now(backbones: Mapping[str, KnownBackbone], state: Standing) -> list[str]:
+    lines = []
+    for known in backbones.values():
+        if known.get("state") == "making":
+            fold = f", fold {known['fold'] + 1}" if "fold" in known else ""
+            far = "" if state == "running" else "interrupted at "
+            epochs = f"epoch {known.get('epoch', 0)}/{known['epochs']}"
+            lines.append(f"pretraining {known['model']} ({known['pretrain']}{fold}): {far}{epochs}")
+    return lines
 
 
 def describe(trial: Trial, record: Record) -> TrialSummary:

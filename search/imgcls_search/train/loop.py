@@ -5,11 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,121 +21,18 @@ from imgcls_search.train import corrupted
 from imgcls_search.train.average import Average
 from imgcls_search.train.device import autocast
 from imgcls_search.train.finetune import Hold, head_of, hold_nothing
+from imgcls_search.train.images import FeatureSet, ImageSet, in_order
 from imgcls_search.train.losses import Loss
 from imgcls_search.train.metrics import Wanted, score
 from imgcls_search.train.optimizers import Schedule
 from imgcls_search.train.recipe import Training
 
-EVALUATION_BATCH = 512
-"""Images a step without gradients."""
-
 AUGMENTED_BYTES = 2**23
 """Pixels that a GPU augments at a time, a byte each."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImageSet:
-    """Images as a training sees them, on its device or mapped from disk, normalised batch by batch."""
-
-    pixels: np.ndarray[Any, Any] | Tensor
-    """uint8 [N, C, H, W]."""
-
-    labels: np.ndarray[Any, Any] | Tensor
-    """Class numbers, int64 [N]."""
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    device: str
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def home(self) -> str:
-        """Where the images are, and so the numbers that choose among them."""
-        return self.device if isinstance(self.pixels, Tensor) else "cpu"
-
-    def shuffled(self) -> Tensor:
-        """Return the numbers of all images in random order."""
-        return torch.randperm(len(self)).to(self.home)
-
-    def balanced(self) -> Tensor:
-        """Return as many numbers as there are images, equally many of every class, in random order.
-
-        All images of a class come before one of them comes again; which classes have one image more is random.
-        """
-        count = len(self)
-        present = [members for members in self._by_class if len(members)]
-        shares = torch.full((len(present),), count // len(present))
-        shares[torch.randperm(len(present))[: count % len(present)]] += 1
-        drawn = torch.cat([_rounds(members, share) for members, share in zip(present, shares.tolist(), strict=True)])
-        return drawn[torch.randperm(count)].to(self.home)
-
-    @cached_property
-    def _by_class(self) -> list[Tensor]:
-        """The numbers of the images of each class."""
-        labels = self.labels.cpu() if isinstance(self.labels, Tensor) else torch.from_numpy(np.array(self.labels))
-        order = labels.argsort(stable=True)
-        return list(torch.split(order, torch.bincount(labels).tolist()))
-
-    def batches(self, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Yield for each part of the images their numbers [B], pixels, uint8 [B, C, H, W], and class numbers [B]."""
-        if isinstance(self.pixels, Tensor):
-            yield from ((index, self.pixels[index], self.labels[index]) for index in parts)
-        elif self.device == "cpu":
-            yield from ((index, *self._read(index)) for index in parts)
-        else:
-            # The next two batches are read, or decoded, while the device computes.
-            with ThreadPoolExecutor(1) as reader:
-                ahead = deque(reader.submit(self._read, index) for index in parts[:2])
-                for number, index in enumerate(parts):
-                    pixels, labels = ahead.popleft().result()
-                    ahead.extend(reader.submit(self._read, later) for later in parts[number + 2 : number + 3])
-                    yield index, self._send(pixels), self._send(labels)
-
-    def _read(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        # Indexing copies from the mapped file, so that no process holds the whole set.
-        pixels = torch.from_numpy(self.pixels[index.numpy()])
-        labels = torch.from_numpy(np.asarray(self.labels)[index.numpy()])
-        # Only from pinned memory does a copy go on while the host goes on.
-        return (pixels.pin_memory(), labels.pin_memory()) if self._is_cuda else (pixels, labels)
-
-    def _send(self, values: Tensor) -> Tensor:
-        return values.to(self.device, non_blocking=self._is_cuda)
-
-    @property
-    def _is_cuda(self) -> bool:
-        return self.device.startswith("cuda")
-
-    def normalise(self, pixels: Tensor) -> Tensor:
-        """Return float [B, C, H, W] with the training split's mean 0 and deviation 1 per channel."""
-        scale, shift = self._scale_and_shift
-        return pixels.float().mul_(scale).add_(shift)
-
-    @cached_property
-    def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        # Made once: a copy to a GPU in each step would hold up the host.
-        mean, std = (torch.tensor(values, device=self.device).view(1, -1, 1, 1) for values in (self.mean, self.std))
-        return 1 / (255 * std), -mean / std
-
-
-@dataclass(frozen=True, kw_only=True)
-class FeatureSet(ImageSet):
-    """What a frozen network makes of images, in the place of their pixels: float32 [N, D]."""
-
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-
-    def normalise(self, pixels: Tensor) -> Tensor:
-        """Return features as they are."""
-        return pixels.float()
-
-
-def _rounds(members: Tensor, count: int) -> Tensor:
-    """Return so many of the members in random order, each again only after all others."""
-    rounds = [members[torch.randperm(len(members))] for _ in range(math.ceil(count / len(members)))]
-    return torch.cat([members[:0], *rounds])[:count]
-
+Observe = Callable[[nn.Module, int, Wanted | None], dict[str, float]]
+"""Measures a model after an epoch, counted from 1, and before the first one, 0."""
 
 Teach = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Returns a loss with a teacher's part in it, from the loss, the logits [B, classes] and the inputs they are for."""
@@ -183,6 +77,12 @@ class Session:
     """Freezes what is to be frozen in an epoch."""
     teach: Teach | None = None
     head_phase: HeadPhase | None = None
+    views: int = 1
+    """How many times each image of a batch is augmented; the first views of all stand before the second ones."""
+
+    observe: Observe | None = None
+    """What an epoch is measured by in place of scores on validation images."""
+
     history: list[dict[str, float]] = field(default_factory=list)
     """What each finished epoch measured, the first epoch first."""
 
@@ -266,13 +166,16 @@ def fit(
         started = time.perf_counter()
         phase = session.in_head_phase()
         shown, asked_of = (train, validation) if phase is None else phase.sets(session.epoch)
+        measured = {}
         if session.epoch == 0:
             session.fit_head()
+            measured = session.observe(session.deployed, 0, wanted) if session.observe is not None else {}
         is_fit_only = phase is not None and phase.is_fit_only
         train_loss = mean_loss(session, shown) if is_fit_only else train_epoch(session, shown, should_stop)
         asked = _all_of(wanted) if session.epoch + 1 == session.recipe.epochs else wanted
-        measured = {}
-        if asked_of:
+        if session.observe is not None:
+            measured |= session.observe(session.deployed, session.epoch + 1, asked)
+        elif asked_of:
             deployed = session.deployed if phase is None else head_of(session.deployed)
             measured = evaluate(deployed, asked_of, precision=session.precision, wanted=asked)
         if validation and asked is not None and phase is not None and corrupted.is_wanted(asked.named):
@@ -340,7 +243,7 @@ def mean_loss(session: Session, images: FeatureSet | ImageSet) -> float:
         DivergedError: it is NaN or infinite.
     """
     head, total = head_of(session.model).eval(), 0.0
-    for _, features, labels in images.batches(_in_order(images)):
+    for _, features, labels in images.batches(in_order(images)):
         total += float(session.loss(head(images.normalise(features)), labels)) * len(labels)
     mean = total / len(images)
     if not math.isfinite(mean):
@@ -365,10 +268,11 @@ def augmented(session: Session, images: ImageSet, parts: Sequence[Tensor]) -> It
     several = [torch.cat(list(parts[first : first + together])) for first in range(0, len(parts), together)]
     sizes = iter([len(part) for part in parts])
     for index, pixels, labels in images.batches(several):
-        pixels = session.augment(pixels, Moment(index=index, epoch=session.epoch, seed=session.seed))
-        inputs = images.normalise(pixels)
+        moment = Moment(index=index, epoch=session.epoch, seed=session.seed)
         split = list(itertools.islice(sizes, together))
-        yield from zip(torch.split(inputs, split), torch.split(labels, split), strict=True)
+        views = [torch.split(images.normalise(session.augment(pixels, moment)), split) for _ in range(session.views)]
+        for *seen, targets in zip(*views, torch.split(labels, split), strict=True):
+            yield seen[0] if len(seen) == 1 else torch.cat(seen), targets
 
 
 def evaluate(
@@ -399,7 +303,7 @@ def corruptions(model: nn.Module, images: ImageSet, *, precision: str = "fp32") 
             found: np.ndarray[Any, Any] = model(images.normalise(pixels)).float().cpu().numpy()
         return found
 
-    return corrupted.accuracies(images.batches(_in_order(images)), logits)
+    return corrupted.accuracies(images.batches(in_order(images)), logits)
 
 
 @torch.inference_mode()
@@ -407,12 +311,8 @@ def predict(model: nn.Module, images: ImageSet, *, precision: str = "fp32") -> n
     """Return logits, float32 [N, classes], of every image in order."""
     model.eval()
     parts = []
-    for _, pixels, _ in images.batches(_in_order(images)):
+    for _, pixels, _ in images.batches(in_order(images)):
         with autocast(images.device, precision):
             parts.append(model(images.normalise(pixels)).float())
     logits: np.ndarray[Any, Any] = torch.cat(parts).cpu().numpy()
     return logits
-
-
-def _in_order(images: ImageSet) -> Sequence[Tensor]:
-    return torch.split(torch.arange(len(images), device=images.home), EVALUATION_BATCH)

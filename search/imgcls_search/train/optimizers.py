@@ -28,7 +28,7 @@ def adamw(
     """Build AdamW: Adam with decoupled weight decay (Loshchilov and Hutter 2017)."""
     from torch.optim import AdamW
 
-    return AdamW(_groups(model, weight_decay), lr=lr, betas=(beta1, beta2), fused=True)
+    return AdamW(groups(model, weight_decay), lr=lr, betas=(beta1, beta2), fused=True)
 
 
 def adam(
@@ -42,7 +42,7 @@ def adam(
     """Build Adam (Kingma and Ba 2014), with weight decay as an L2 penalty."""
     from torch.optim import Adam
 
-    return Adam(_groups(model, weight_decay), lr=lr, betas=(beta1, beta2), fused=True)
+    return Adam(groups(model, weight_decay), lr=lr, betas=(beta1, beta2), fused=True)
 
 
 def sgd(
@@ -64,7 +64,7 @@ def sgd(
 
     if nesterov and momentum == 0:
         raise BuildError("nesterov", "true needs momentum > 0, got momentum 0")
-    return SGD(_groups(model, weight_decay), lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
+    return SGD(groups(model, weight_decay), lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
 
 
 OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {"adamw": adamw, "adam": adam, "sgd": sgd}
@@ -115,7 +115,7 @@ def _with_warmup(factor: Schedule, warmup_epochs: float) -> Schedule:
     return lambda progress: progress / warmup_epochs if progress < warmup_epochs else factor(progress)
 
 
-def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Split the parameters: matrices and kernels decay, vectors (biases, norms) do not."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     matrices: Iterable[Any] = [p for p in parameters if p.ndim > 1]

@@ -11,10 +11,10 @@ import jinja2
 
 from imgcls_search import atomic, durations
 from imgcls_search.confidence import share_interval
-from imgcls_search.errors import SearchError, StudyError, writing
+from imgcls_search.errors import NoResultError, SearchError, StudyError, writing
 from imgcls_search.jobs.confirm import optimism_of_each
 from imgcls_search.jobs.export import find_trial
-from imgcls_search.measures import share_of_images
+from imgcls_search.measures import command_for, share_of_images
 from imgcls_search.rounding import gained, measured, share, spread, without_long_numbers
 from imgcls_search.space import differences
 from imgcls_search.study import best
@@ -105,6 +105,7 @@ def _facts(record: Record, winner: Trial, front: Sequence[Trial]) -> dict[str, A
         "study": found["study"],
         "objectives": [f"{direction} {metric}" for metric, direction in record.objectives],
         "stands": found["stands"],
+        "after": command_for(record.objectives[0][0], "best.yaml"),
         "counts": found["trials"],
         "epochs": found["epochs"],
         "seconds": found["training_seconds"],
@@ -128,6 +129,8 @@ def _facts(record: Record, winner: Trial, front: Sequence[Trial]) -> dict[str, A
 def _winner(record: Record, winner: Trial, files: StudyFiles, book: Sketchbook) -> dict[str, Any]:
     """Return what is known of the winner: the verdict, why to believe it, what it gets wrong."""
     try:
+        if winner.candidate.config.is_pretraining:
+            raise NoResultError("it was pretrained, and classifies nothing yet")
         looked, why = look(winner, files), ""
     except SearchError as error:
         looked, why = None, f"The weights of trial {winner.number} could not be looked at: {error}"

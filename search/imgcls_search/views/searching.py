@@ -43,6 +43,9 @@ def how_it_went(record: Record, winner: Trial, book: Sketchbook) -> list[Section
     if len(record.objectives) == 1 and (found := _cost(done, record)) is not None:
         pictures.append(book.picture(*found))
     sections = [Section(title="The search", pictures=pictures)]
+    if winner.candidate.config.is_pretraining:
+        drawn = book.picture(figures.health(winner.epochs), f"What the epochs of trial {winner.number} measured")
+        sections.append(Section(title="Health of the pretraining", pictures=[drawn]))
     if len(record.objectives) > 1:
         sections.append(Section(title="Pareto front", pictures=[book.picture(*_front(record, winner))]))
     return sections

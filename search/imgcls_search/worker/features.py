@@ -20,7 +20,7 @@ from imgcls_search.errors import BuildError
 from imgcls_search.models import pretrained
 from imgcls_search.models.anatomy import Anatomy
 from imgcls_search.train.device import fastest_layout
-from imgcls_search.train.loop import EVALUATION_BATCH, ImageSet
+from imgcls_search.train.images import EVALUATION_BATCH, ImageSet
 from imgcls_search.worker import image_sets, networks, pipeline
 
 Progress = Callable[[int, int], None]
@@ -74,7 +74,7 @@ def backbone(config: TrialConfig, data: Prepared, device: str) -> Backbone:
     parent, _, name = anatomy.head.rpartition(".")
     setattr(model.get_submodule(parent), name, nn.Identity())
     model = model.eval().requires_grad_(False)
-    digest = _digest(model)
+    digest = digest_of(model)
     model = model.to(device, memory_format=fastest_layout(model))  # type: ignore[call-overload]
     return Backbone(network=model, data=data, digest=digest, device=device)
 
@@ -127,15 +127,16 @@ def features_in_steps(
 def _steps(found: Backbone, split: Literal["train", "val"], view: View | None = None) -> Steps:
     # An augmentation cuts from the margin; what is not augmented has none.
     images = load(found.data, split, whole=view is not None)
-    return (yield from _compute(found, image_sets.on_device(images, found.data, found.device), view))
+    return (yield from compute_in_steps(found, image_sets.on_device(images, found.data, found.device), view))
 
 
 def compute(found: Backbone, images: ImageSet, progress: Progress | None = None) -> Floats:
     """Return what a backbone makes of some images, [N, D], kept nowhere."""
-    return _told(_compute(found, images), progress)
+    return _told(compute_in_steps(found, images), progress)
 
 
-def _compute(found: Backbone, images: ImageSet, view: View | None = None) -> Steps:
+def compute_in_steps(found: Backbone, images: ImageSet, view: View | None = None) -> Steps:
+    """Do what `compute` does, and yield the images done and of all."""
     done, parts = 0, []
     for index, pixels, _ in images.batches(torch.split(torch.arange(len(images), device=images.home), BATCH)):
         with torch.inference_mode():
@@ -170,7 +171,8 @@ def _told(steps: Generator[Any, None, Floats], progress: Progress | None) -> Flo
     return found[0]
 
 
-def _digest(model: nn.Module) -> str:
+def digest_of(model: nn.Module) -> str:
+    """Return a digest of a network's layers and weights."""
     digest = hashlib.sha256(repr(model).encode())
     state: dict[str, Any] = model.state_dict()
     for name, tensor in state.items():

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from imgcls_search import atomic
+from imgcls_search.measures import LEAST_SPREAD
 from imgcls_search.worker.legible import make_legible, place_names, thin_ticks
 
 # isort: split
@@ -211,6 +212,31 @@ def learning(history: Sequence[Mapping[str, float]]) -> Figure:
         _add_legend(axes)
     below.set_xlabel("epoch")
     below.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def health(history: Sequence[Mapping[str, float]]) -> Figure:
+    """Draw what the epochs of a pretraining measured of its features; not each epoch measures all."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+        panels = figure.subplots(2, 2, sharex=True).ravel()
+    shown = (("probe_accuracy", "knn_accuracy"), ("spread",), ("train_loss",), ("effective_rank",))
+    for axes, names in zip(panels, shown, strict=True):
+        for name in names:
+            known = [(epoch["epoch"], epoch[name]) for epoch in history if name in epoch]
+            if known:
+                axes.plot(*zip(*known, strict=True), marker=".", label=name)
+    random = next((epoch["random_probe_accuracy"] for epoch in history if "random_probe_accuracy" in epoch), None)
+    if random is not None:
+        panels[0].axhline(random, linestyle="--", color="0.5", label="probe of a random network")
+    panels[1].axhline(LEAST_SPREAD, linestyle=":", color="0.5", label="collapsed")
+    panels[1].set_ylim(bottom=0)
+    for axes in panels:
+        _add_legend(axes)
+    for axes in panels[2:]:
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
     return figure
 
 

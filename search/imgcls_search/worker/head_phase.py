@@ -17,7 +17,8 @@ from imgcls_search.data import Prepared, label_sets, load
 from imgcls_search.data.features import Floats, folder_beside
 from imgcls_search.models import heads, pretrained
 from imgcls_search.protocol import Portion
-from imgcls_search.train.loop import FeatureSet, HeadPhase
+from imgcls_search.train.images import FeatureSet
+from imgcls_search.train.loop import HeadPhase
 from imgcls_search.train.losses import weights_of_classes, weights_of_labels
 from imgcls_search.train.probe import LinearHead, fit_linear, fit_several
 from imgcls_search.train.recipe import Finetune

@@ -97,8 +97,8 @@ def _finetune(config: TrialConfig) -> Finetune:
 
 
 def is_pretrained(config: TrialConfig) -> bool:
-    """Tell whether a configuration starts from pretrained weights."""
-    return config.component("model").args.get("weights") is not None
+    """Tell whether a configuration starts from pretrained weights, or pretrains its own."""
+    return config.component("model").args.get("weights") is not None or config.needs_backbone
 
 
 @dataclass(frozen=True, kw_only=True)

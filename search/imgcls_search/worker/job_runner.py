@@ -42,10 +42,21 @@ from imgcls_search.protocol import (
 )
 from imgcls_search.train import checkpoint
 from imgcls_search.train.device import give_back_memory
-from imgcls_search.train.loop import ImageSet, Session, fit, predict
+from imgcls_search.train.health import refuse_collapsed, remark
+from imgcls_search.train.images import ImageSet
+from imgcls_search.train.loop import Session, fit, predict
 from imgcls_search.train.metrics import Wanted
 from imgcls_search.trial import LATENCY_CONDITIONS, MEASURED
-from imgcls_search.worker import cross_validation, finish, head_phase, head_plan, image_sets, networks, pipeline
+from imgcls_search.worker import (
+    cross_validation,
+    finish,
+    head_phase,
+    head_plan,
+    image_sets,
+    networks,
+    pipeline,
+    pretraining,
+)
 from imgcls_search.worker.cross_validation import CrossValidation
 from imgcls_search.worker.head_phase import HeadFeatures
 from imgcls_search.worker.saved import identity, read_checkpoint, read_finished
@@ -71,6 +82,8 @@ class JobRunner:
         """The image sets of the last job and what they were made of; the next trial's are mostly the same."""
         self.features: tuple[Any, HeadFeatures] | None = None
         """The features of the last job whose head read some, and what decides on them."""
+        self.unlabeled: pretraining.Shown | None = None
+        """The images of the current job where it pretrains."""
         self.dropped = ""
         """Why the checkpoint of the current training could not be used."""
         self.saved_epoch = 0
@@ -141,6 +154,8 @@ class JobRunner:
 
         data = pipeline.with_normalisation(job.config, Prepared.from_dict(job.data))
         state = checkpoint.load(Path(job.checkpoint))
+        if job.config.is_pretraining:
+            return pictures.draw_health(Path(job.pictures), job.trial, state["history"])
         draw = partial(
             pictures.draw,
             Path(job.pictures),
@@ -166,10 +181,13 @@ class JobRunner:
         return draw(logits=logits, labels=np.asarray(split.labels), pixels=split.pixels)
 
     def _train(self, job: Job, stop: threading.Event, rest: Callable[[], None], live: Callable[[int], None]) -> Any:
+        self.unlabeled = None
         data = pipeline.with_normalisation(job.config, Prepared.from_dict(job.data))
         if (known := read_finished(job)) is not None:
             yield from known
             return
+        if job.config.is_pretraining:
+            self.unlabeled = yield from pretraining.preparing(job, data, self.device, stop, rest)
         session = self._session(job, data)
         yield Started(trial=job.trial, history=list(session.history), dropped=self.dropped)
 
@@ -183,10 +201,8 @@ class JobRunner:
         if isinstance(session, CrossValidation):
             epochs = session.fit(until_epoch=job.until_epoch, should_stop=should_stop, wanted=wanted)
         else:
-            train, validation = self._image_sets(data, job.portion)
-            epochs = fit(
-                session, train, validation, until_epoch=job.until_epoch, should_stop=should_stop, wanted=wanted
-            )
+            sets = (self.unlabeled.images, None) if self.unlabeled else self._image_sets(data, job.portion)
+            epochs = fit(session, *sets, until_epoch=job.until_epoch, should_stop=should_stop, wanted=wanted)
         for metrics in epochs:
             stopping = stop.is_set()
             if stopping or session.epoch == job.until_epoch or self._is_save_due(metrics["seconds"]):
@@ -197,9 +213,26 @@ class JobRunner:
             if stopping and session.epoch < job.until_epoch:
                 yield Stopped(trial=job.trial)
                 return
-        if job.is_scored:
+            if self.unlabeled is not None:
+                refuse_collapsed(session.history)
+        if self.unlabeled is not None:
+            yield from self._finish_pretraining(job, data, session)
+        elif job.is_scored:
             yield self._score(job, data, session, should_stop, lambda: live(job.trial))
         yield MilestoneReached(trial=job.trial)
+
+    def _finish_pretraining(self, job: Job, data: Prepared, session: Session | CrossValidation) -> Any:
+        """Write the network that a job asks for, and say what a person should know of it."""
+        if session.epoch < job.config.epochs:
+            return
+        if (line := remark(session.history)) is not None:
+            yield Told(trial=job.trial, text=line)
+        if job.artifact:
+            assert isinstance(session, Session)
+            assert self.unlabeled is not None
+            state = pretraining.write_backbone(session, self.unlabeled, job, data)
+            checkpoint.save({**state, "job": identity(job)}, Path(job.checkpoint))
+            self.session = None
 
     def _find_features(
         self, job: Job, data: Prepared, session: Session | CrossValidation, should_stop: Callable[[], bool]
@@ -210,16 +243,26 @@ class JobRunner:
             return
         if isinstance(session, Session) and session.epoch >= max(wanted.epochs, 1):
             return
-        for line in self._features_of(job, data).computing(wanted, job.portion):
+        fold = session.fold if isinstance(session, CrossValidation) else None
+        for line in self._features_of(job, data, fold).computing(wanted, job.portion):
             if should_stop():
                 raise StoppedError("stopped while features were computed")
             # A sign of life where there is nothing to say: it may take longer than an epoch.
             yield Told(trial=job.trial, text=line) if line is not None else Event(trial=job.trial)
 
-    def _features_of(self, job: Job, data: Prepared) -> HeadFeatures:
-        key = head_phase.key_of(job.config, data)
+    def _features_of(
+        self, job: Job, data: Prepared, fold: int | None, wanted: head_plan.Plan | None = None
+    ) -> HeadFeatures:
+        """Return the features of a job; with a plan, all that it needs are there."""
+        backbone = _backbone(job, fold)
+        config = job.config if backbone is None else job.config.starting_from(backbone)
+        key = head_phase.key_of(config, data)
         if self.features is None or self.features[0] != key:
-            self.features = key, HeadFeatures(job.config, data, self.device)
+            self.features = key, HeadFeatures(config, data, self.device)
+        if wanted is not None:
+            # Each fold may have a backbone of its own, whose features nobody has asked for before.
+            for _ in self.features[1].computing(wanted, job.portion):
+                pass
         return self.features[1]
 
     def _score(
@@ -298,6 +341,8 @@ class JobRunner:
         if self.session is not None and self.trial == job.trial and self.session.epoch == job.from_epoch:
             return self.session
         state, self.dropped = read_checkpoint(job)
+        if state is not None and self.unlabeled is not None:
+            state, self.dropped = self.unlabeled.checked(state)
         if state is not None and "artifact" in state:
             state, self.dropped = None, "the exported network beside its checkpoint has gone"
         if self.dropped:
@@ -313,6 +358,8 @@ class JobRunner:
 
     def _new_session(self, job: Job, data: Prepared, state: Mapping[str, Any] | None) -> Session | CrossValidation:
         """Return an untrained session, which is to go on from a state if there is one."""
+        if self.unlabeled is not None:
+            return pretraining.new_session(job, data, self.unlabeled.images, self.device)
         if not data.folds or job.portion == "train+val":
             return self._new_network(job, data, data, job.seed, state is None)
         epochs = job.config.training_epochs
@@ -351,10 +398,12 @@ class JobRunner:
             from_pretrained=from_pretrained,
             micro_batches=job.micro_batches,
             teacher=job.teacher,
+            backbone=_backbone(job, fold),
         )
         wanted = head_plan.plan(job.config)
         if wanted is not None:
-            session.head_phase = head_phase.phase(wanted, lambda: self._features_of(job, data), job.portion, fold)
+            features = partial(self._features_of, job, data, fold, wanted)
+            session.head_phase = head_phase.phase(wanted, features, job.portion, fold)
         return session
 
     def _is_save_due(self, epoch_seconds: float) -> bool:
@@ -363,6 +412,8 @@ class JobRunner:
     def _save(self, session: Session | CrossValidation, job: Job, data: Prepared) -> None:
         started = time.monotonic()
         state = {**session.state_dict(), **networks.describe_weights(job.config, data), "job": identity(job)}
+        if self.unlabeled is not None and isinstance(session, Session):
+            state |= pretraining.describe(session, self.unlabeled, job, data)
         last = job.config.epochs if isinstance(session, CrossValidation) else job.config.training_epochs
         if session.epoch == last:
             state |= self._kept_of_folds(session, data)
@@ -384,6 +435,11 @@ class JobRunner:
         self.images = None
         if self.device.startswith("cuda"):
             torch.cuda.empty_cache()
+
+
+def _backbone(job: Job, fold: int | None) -> str | None:
+    """Return the weights file of the pretrained network that a job, or one of its folds, starts from."""
+    return job.backbones[(fold or 0) % len(job.backbones)] if job.backbones else None
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

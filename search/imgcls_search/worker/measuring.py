@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from imgcls_search.image_size import sides
 from imgcls_search.models import build_model, cost, heads, pretrained
 from imgcls_search.models.cost import Cost
 from imgcls_search.signature import build
-from imgcls_search.train import finetune
+from imgcls_search.train import finetune, pretraining
 from imgcls_search.train.losses import build_loss
 from imgcls_search.train.optimizers import OPTIMIZERS, SCHEDULES
 from imgcls_search.train.recipe import Finetune, Training
@@ -60,24 +61,54 @@ def measure(config: TrialConfig, shape: InputShape, found: Cost, *, deployed: Co
     Raises:
         BuildError: no optimizer, schedule or loss can be built from the configuration.
     """
+    if config.is_pretraining:
+        return _measure_pretraining(config, shape, found)
+    if config.needs_backbone and pretrained.is_wanted(config.component("model")):
+        path = f"{config.component('model').path}.weights"
+        raise BuildError(
+            path,
+            f"a network that starts from weights is not pretrained as well ({config.component('pretrain').path}); "
+            "allowed: one of them",
+        )
     build_loss(config.component("loss"), class_counts=(1,) * shape.classes, images=shape.classes)
     build(SCHEDULES, config.component("schedule"), epochs=config.section("training")["epochs"])
-    if pretrained.is_wanted(config.component("model")):
+    if pretrained.is_wanted(config.component("model")) or config.needs_backbone:
         finetune.check_freeze(Finetune(**config.section("finetune")), found.num_stages)
     recipe = Training(**config.section("training"))
-    pixels = shape.channels * math.prod(sides(shape.image_size))
+    states = _optimizer_states(OPTIMIZERS, config.component("optimizer"))
     return {
-        "params": (deployed or found).params,
-        "macs": (deployed or found).macs,
-        "largest_activation": found.largest_activation,
+        **_sizes(deployed or found, found),
         "memory": cost.peak_bytes(
             found,
-            pixels=pixels,
+            pixels=_pixels(shape),
             batch_size=recipe.batch_size,
-            optimizer_states=_optimizer_states(config.component("optimizer")),
+            optimizer_states=states,
             averages=recipe.ema > 0,
         ),
     }
+
+
+def _measure_pretraining(config: TrialConfig, shape: InputShape, found: Cost) -> dict[str, float]:
+    """Return the sizes of a network that is pretrained, with a head that stands for its projection."""
+    wanted = pretraining.plan(config)
+    assert wanted is not None, "only what is pretrained gets here"
+    if found.num_stages is None:
+        path = config.component("model").path
+        raise BuildError(path, "this family does not tell where its head is, so that it cannot be pretrained")
+    states = _optimizer_states(pretraining.PRETRAIN_OPTIMIZERS, pretraining.optimizer_of(config))
+    views = 2 if isinstance(wanted, pretraining.SimCLR) else 1
+    memory = cost.peak_bytes(
+        found, pixels=_pixels(shape), batch_size=views * wanted.batch_size, optimizer_states=states, averages=False
+    )
+    return {**_sizes(found, found), "memory": memory}
+
+
+def _sizes(deployed: Cost, trained: Cost) -> dict[str, float]:
+    return {"params": deployed.params, "macs": deployed.macs, "largest_activation": trained.largest_activation}
+
+
+def _pixels(shape: InputShape) -> int:
+    return shape.channels * math.prod(sides(shape.image_size))
 
 
 def meta_model(component: Component, shape: InputShape, head: Component | None = None) -> nn.Module:
@@ -102,15 +133,17 @@ def head_to_count(config: TrialConfig) -> Component | None:
     head = heads.head_of(config)
     if head.name != heads.OWN:
         return head
-    is_pretrained = pretrained.is_wanted(config.component("model"))
+    if config.is_pretraining:
+        return None
+    is_pretrained = pretrained.is_wanted(config.component("model")) or config.needs_backbone
     is_fitted_first = is_pretrained and Finetune(**config.section("finetune")).start == "logistic"
     return Component(path="finetune.start", name="linear", args={"dropout": 0.0}) if is_fitted_first else None
 
 
-def _optimizer_states(component: Component) -> int:
+def _optimizer_states(registry: Mapping[str, Callable[..., Any]], component: Component) -> int:
     """Return how many numbers an optimizer keeps for each parameter, by letting it take a step."""
     tiny = nn.Linear(2, 2, bias=False)
-    optimizer = build(OPTIMIZERS, component, model=tiny)
+    optimizer = build(registry, component, model=tiny)
     tiny(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     state = optimizer.state[tiny.weight]

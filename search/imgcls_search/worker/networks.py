@@ -57,6 +57,8 @@ def load_weights(state: Mapping[str, Any], source: str) -> tuple[nn.Module, Tria
     """
     try:
         about = json.loads(state["about"])
+        if "pretrained" in about:
+            raise CheckpointError(f"{source}: pretrained weights without a head; allowed: as weights of a model")
         config = TrialConfig.from_dict(about["config"])
         data = Prepared.from_dict(about["data"])
         model = build_model(config, data.shape)

@@ -56,6 +56,15 @@ def draw(
     return _written(folder, trial, drawn)
 
 
+def draw_health(folder: Path, trial: int, history: Sequence[Mapping[str, float]]) -> dict[str, str]:
+    """Write the picture of a pretraining, and return its name by the name of its file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    return _written(folder, trial, {"health.png": figures.health(history)})
+
+
 def _of_labels(
     logits: np.ndarray[Any, Any],
     labels: np.ndarray[Any, Any],

@@ -51,7 +51,7 @@ from imgcls_search.train.loop import Session, Teach
 from imgcls_search.train.losses import Loss, build_loss
 from imgcls_search.train.optimizers import OPTIMIZERS, SCHEDULES
 from imgcls_search.train.recipe import Finetune, Training
-from imgcls_search.worker import networks
+from imgcls_search.worker import head_plan, networks
 from imgcls_search.worker.measuring import meta_model
 
 
@@ -248,11 +248,13 @@ def new_session(
     from_pretrained: bool = True,
     micro_batches: int = 1,
     teacher: str | None = None,
+    backbone: str | None = None,
 ) -> Session:
     """Return an untrained session; the same seed gives the same weights.
 
     A session that goes on from a checkpoint does not need the pretrained weights that it started with. `teacher` is the
-    weights file of the network to learn from, where the configuration distils.
+    weights file of the network to learn from, where the configuration distils; `backbone` that of the network to start
+    from, where it pretrains.
 
     Raises:
         BuildError: the configuration cannot be built.
@@ -266,6 +268,10 @@ def new_session(
     component = config.component("model")
     if from_pretrained and pretrained.is_wanted(component):
         pretrained.load_into(model, _weights(component, model, data.shape))
+    if from_pretrained and config.needs_backbone:
+        assert backbone is not None, "whoever starts a training has its backbone made"
+        start = config.starting_from(backbone).component("model")
+        pretrained.load_into(model, pretrained.find(start, model, **dataclasses.asdict(data.shape)))
     model = model.to(device, memory_format=fastest_layout(model))  # type: ignore[call-overload]
     optimizer = build(OPTIMIZERS, config.component("optimizer"), model=model)
     return Session(
@@ -361,7 +367,7 @@ def _teaching(config: TrialConfig, data: Prepared, teacher: str | None, device: 
 
 def _hold(config: TrialConfig, model: nn.Module, optimizer: Optimizer) -> finetune.Hold:
     """Prepare an optimizer for pretrained weights, and return what freezes a part of them."""
-    if not pretrained.is_wanted(config.component("model")):
+    if not head_plan.is_pretrained(config):
         return finetune.hold_nothing
     recipe = Finetune(**config.section("finetune"))
     anatomy = getattr(model, "anatomy", None)

@@ -22,7 +22,7 @@ from imgcls_search.executors.ray.parcels import JobParcel
 from imgcls_search.executors.ray.station import Report, Station, StudyLocation
 from imgcls_search.executors.slots import Slot, SlotsExecutor
 from imgcls_search.models import weights_files
-from imgcls_search.protocol import Event, Job, Message, Stopped, WorkerDied
+from imgcls_search.protocol import Event, Failed, Job, Message, Stopped, WorkerDied
 
 PATIENCE_SECONDS = 15.0
 """A worker that says nothing for so long, not even that there is nothing to say, is taken for lost."""
@@ -93,11 +93,27 @@ class RayExecutor(SlotsExecutor["_RaySlot"]):
             artifact=_absolute(job.artifact),
             pictures=_absolute(job.pictures),
             teacher=_absolute(job.teacher) if job.teacher else None,
+            backbones=tuple(map(_absolute, job.backbones)),
         )
-        if job.kind == "train" and not self._free():
-            self.waiting = job
+        if job.kind == "train" and not self._fit_for(job):
+            self._keep(job)
         else:
             super().start(job)
+
+    def _keep(self, job: Job) -> None:
+        """Keep a job until a worker is free that can do it, or say that there is none such."""
+        if job.config.is_pretraining and all(slot.is_ready and not slot.is_shared for slot in self.workers):
+            reason = f"no node of the cluster sees {self.root}, where the images to pretrain on are"
+            self.events.append(Failed(trial=job.trial, kind="error", reason=reason))
+        else:
+            self.waiting = job
+
+    def _fit_for(self, job: Job) -> list[_RaySlot]:
+        """Return the free workers that can do a job: images to pretrain on do not travel."""
+        return [slot for slot in self._free() if slot.is_shared or not job.config.is_pretraining]
+
+    def _choose(self, job: Job, free: Sequence[_RaySlot]) -> _RaySlot:
+        return super()._choose(job, self._fit_for(job) if job.config.is_pretraining else free)
 
     def stop(self, trial: int) -> None:
         """Ask the worker of a trial to save and stop."""
@@ -157,10 +173,13 @@ class RayExecutor(SlotsExecutor["_RaySlot"]):
             self.known_nodes.add(report.node)
         for event in slot.read(report, self.root):
             self._take_in(event)
-        if self.waiting is not None and (free := self._free()):
+        if self.waiting is not None:
             job, self.waiting = self.waiting, None
-            self.events.append(Event(trial=job.trial))
-            free[0].take(job)
+            if free := self._fit_for(job):
+                self.events.append(Event(trial=job.trial))
+                free[0].take(job)
+            else:
+                self._keep(job)
         self._attend_alone()
 
     def _look_after(self, heard: Sequence[_RaySlot]) -> None:
@@ -192,7 +211,7 @@ class RayExecutor(SlotsExecutor["_RaySlot"]):
         """Return a job with what its node cannot read by itself."""
         if is_shared:
             return JobParcel(job=job)
-        paths = [job.teacher, job.checkpoint, job.artifact] if is_new_there else []
+        paths = [job.teacher, job.checkpoint, job.artifact, *job.backbones] if is_new_there else []
         files = [parcels.below(self.root, Path(path)) for path in paths if path and Path(path).is_file()]
         return JobParcel(job=job, files=files, images=self._images(Path(job.data["folder"])))
 

@@ -111,6 +111,7 @@ class RemoteFolder:
             artifact=self._moved(job.artifact),
             pictures=self._moved(job.pictures),
             teacher=self._moved(job.teacher) if job.teacher else None,
+            backbones=tuple(map(self._moved, job.backbones)),
             data={**job.data, "folder": str(self._fetch_images(parcel))},
         )
         Path(moved.log).unlink(missing_ok=True)

@@ -14,7 +14,8 @@ from torch import Tensor
 from imgcls_search.config import TrialConfig
 from imgcls_search.data import Prepared
 from imgcls_search.data.chosen import Chosen
-from imgcls_search.train.loop import ImageSet, fit, predict
+from imgcls_search.train.images import ImageSet
+from imgcls_search.train.loop import fit, predict
 from imgcls_search.train.metrics import softmax
 from imgcls_search.worker import pipeline
 

@@ -1,0 +1,104 @@
+"""How many pretrained networks the trials of a search will need."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from imgcls_search.config import TrialConfig
+from imgcls_search.data.unlabeled import look_for_unlabeled
+from imgcls_search.orchestrator.backbones import look_early
+from imgcls_search.space import Space
+from imgcls_search.strategy.draws import draw_random
+from imgcls_search.strategy.view import View
+
+MOST_DRAWS = 200
+"""Random configurations that are looked at, where a study has more trials."""
+
+TIMED_EPOCHS = 2
+"""Epochs of the pretrainings that are only timed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpectedPretrainings:
+    """What random trials of a space need."""
+
+    trials: int
+    """Random trials that were looked at: those of the study, or a part of them."""
+
+    pretraining: int
+    """How many of them start from a pretrained network."""
+
+    networks: int
+    """Distinct ones, each fold's for itself: equal ones are made once."""
+
+    epochs: int
+    """Of all these together."""
+
+    images: int | None
+    """In the folder that they pretrain on; None where it is the training images."""
+
+    @property
+    def sentence(self) -> str:
+        """What a person should know."""
+        of = "" if self.images is None else f" over {self.images:,} images"
+        return (
+            f"{self.pretraining} of {self.trials} random trials start from a pretrained network: {self.networks} "
+            f"distinct, {self.epochs:,} epochs of pretraining{of}"
+        )
+
+
+def expected(space: Space) -> ExpectedPretrainings | None:
+    """Return how many pretrained networks the trials of a space will need, None where none pretrains.
+
+    Raises:
+        DataError: the folder to pretrain on is not there, or has too few images.
+    """
+    if not _ways(space):
+        return None
+    found: dict[str, TrialConfig] = {}
+    configs = [space.first()] if space.is_config else list(_draws(space))
+    starting = [config for config in configs if config.needs_backbone]
+    look_early(starting)
+    for config in starting:
+        found.setdefault(config.pretraining().digest("model", "image", "unlabeled", "pretrain"), config)
+    return ExpectedPretrainings(
+        trials=len(configs),
+        pretraining=len(starting),
+        networks=sum(map(_copies, found.values())),
+        epochs=sum(_copies(config) * config.pretraining().epochs for config in found.values()),
+        images=look_for_unlabeled(starting[0].pretraining()) if starting else None,
+    )
+
+
+def timed_as(space: Space) -> dict[str, str]:
+    """Return what the pretrainings of a space are timed with: each trial has one, of a few epochs."""
+    ways = _ways(space)
+    return (
+        {"pretrain": json.dumps({name: {**args, "epochs": TIMED_EPOCHS} for name, args in ways.items()})}
+        if ways
+        else {}
+    )
+
+
+def _ways(space: Space) -> Mapping[str, Any]:
+    """Return the pretrainings that a space names, with their arguments."""
+    return {name: _plain(args) for name, args in space.document.get("pretrain", {}).items() if name != "none"}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _draws(space: Space) -> Iterator[TrialConfig]:
+    count = min(space.study["trials"], MOST_DRAWS)
+    return (draw_random(View(space, [], [], 0), number, 0).config for number in range(count))
+
+
+def _copies(config: TrialConfig) -> int:
+    """Return how many networks a configuration needs: one for each fold, whose images take no part in it."""
+    return config.folds if config.component("unlabeled").name == "train" else 1

@@ -1,0 +1,131 @@
+"""One network pretrained without labels, as a weights file that `weights` takes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from imgcls_search import atomic
+from imgcls_search.config import TrialConfig
+from imgcls_search.data import Prepared, must_exist
+from imgcls_search.data.unlabeled import look_for_unlabeled
+from imgcls_search.errors import CheckpointError, UserError, writing
+from imgcls_search.executors.helper import Helper
+from imgcls_search.jobs.trainer import Trainer, TrainingWatcher
+from imgcls_search.orchestrator import teachers
+from imgcls_search.protocol import Job
+from imgcls_search.study.address import Address
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining:
+    """What to pretrain, and where the weights go."""
+
+    config: TrialConfig
+    """The whole configuration; what trains on labels plays no part."""
+
+    out: Path
+    seed: int
+    studies: Path
+    """Where studies and decoded images are."""
+
+    origin: Mapping[str, Any] | None = None
+    """The study and trial that the configuration was exported from, where that is known."""
+
+    at: Address | None = None
+    """The database of studies on a server, if that is where they are."""
+
+
+def pretrain(pretraining: Pretraining, watcher: TrainingWatcher) -> dict[str, Any]:
+    """Pretrain a network, or go on with it, write its weights and return what they are.
+
+    Raises:
+        UserError: the configuration, the images or the file is not fit for it.
+        NoResultError: the training diverged, collapsed or failed.
+    """
+    config, out = pretraining.config.pretraining(), pretraining.out
+    must_exist(config.component("data"))
+    look_for_unlabeled(config)
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        atomic.check_writable(out)
+    with Trainer(pretraining.studies, watcher) as trainer:
+        # The worker imports torch while the images are looked at.
+        devices = trainer.hire(pretraining.config, 1)
+        helper = trainer.helper
+        data = trainer.images(config)
+        helper.measure(config, data.shape)
+        prints, lines = helper.open_unlabeled(config, data, None, watcher.decoding)
+        for line in lines:
+            watcher.say(line)
+        if data.folds:
+            watcher.say(
+                "folds: images of all folds take part, so that scores by folds of networks that start from these "
+                "weights are too high; a search with pretrain makes one network for each fold"
+            )
+        known = _known(out, helper)
+        job = _job(pretraining, config, data, helper)
+        if known is None:
+            watcher.say(f"pretraining on {devices[0]}: {_named(config)}, {config.epochs} epochs")
+            trainer.train([job], ["the pretraining"])
+            known = helper.describe_backbone(out)
+        elif not _is_of(known, config, prints, pretraining.seed):
+            raise UserError(
+                f"{out}: holds other weights ({_shown(known)}); choose another file with -o, or delete it to pretrain "
+                "again"
+            )
+        else:
+            watcher.say(f"{out}: was pretrained already")
+    with contextlib.suppress(OSError):
+        Path(job.checkpoint).unlink(missing_ok=True)
+    return {"weights": str(out), **known["pretrained"], "config": known["config"]}
+
+
+def _known(out: Path, helper: Helper) -> dict[str, Any] | None:
+    """Return what a file of an earlier call says of itself, None where there is none.
+
+    Raises:
+        CheckpointError: a file is there that no pretraining wrote.
+    """
+    if not out.exists():
+        return None
+    try:
+        return helper.describe_backbone(out)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; choose another file with -o") from None
+
+
+def _is_of(known: Mapping[str, Any], config: TrialConfig, prints: str, seed: int) -> bool:
+    made = TrialConfig.from_dict(known["config"])
+    found = known["pretrained"]
+    return (made.digest_anywhere(), found["prints"], found["seed"]) == (config.digest_anywhere(), prints, seed)
+
+
+def _job(pretraining: Pretraining, config: TrialConfig, data: Prepared, helper: Helper) -> Job:
+    taught = teachers.settle_one(config, pretraining.studies, pretraining.at, pretraining.origin, data, helper)
+    out = pretraining.out
+    return Job(
+        trial=0,
+        config=config,
+        data=data.to_dict(),
+        seed=pretraining.seed,
+        portion="train",
+        until_epoch=config.epochs,
+        from_epoch=0,
+        checkpoint=str(out.with_name(f"{out.name}.part")),
+        log=str(out.with_suffix(".log")),
+        artifact=str(out),
+        teacher=taught[0] if taught is not None else None,
+    )
+
+
+def _named(config: TrialConfig) -> str:
+    return f"{config.component('model').name} by {config.component('pretrain').name}"
+
+
+def _shown(known: Mapping[str, Any]) -> str:
+    made, found = TrialConfig.from_dict(known["config"]), known["pretrained"]
+    return f"{_named(made)}, {found['epochs']} epochs, {found['images']:,} images, seed {found['seed']}"

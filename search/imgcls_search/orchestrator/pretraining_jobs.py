@@ -1,0 +1,350 @@
+"""Pretrained networks in a search: made once by jobs of their own, while the trials that start from them rest."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from imgcls_search import durations
+from imgcls_search.errors import StudyError, UserError, first_line
+from imgcls_search.orchestrator.backbones import Backbone, Needs, Store, job_of
+from imgcls_search.orchestrator.context import SearchContext
+from imgcls_search.orchestrator.faults import Faults, parts_after, without_memory
+from imgcls_search.protocol import (
+    EpochEnded,
+    Event,
+    Executor,
+    Failed,
+    MilestoneReached,
+    Started,
+    Stopped,
+    Told,
+    WorkerDied,
+)
+from imgcls_search.study.database import SAFE
+from imgcls_search.study.facts import KnownBackbone
+from imgcls_search.trial import Trial
+
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+FIRST_NUMBER = -2
+"""Pretrainings have negative numbers among the jobs, downwards from here; -1 stands for nobody."""
+
+RESTING_EACH = 2
+"""New trials that may rest for each worker, and"""
+
+RESTING_AT_LEAST = 4
+"""so many in any case; the next ones are drawn when there is more to draw them by."""
+
+NOTED_SECONDS = 5.0
+"""The study notes no more often how far a pretraining is."""
+
+
+@dataclass(kw_only=True)
+class _Making:
+    """A pretraining under way."""
+
+    backbone: Backbone
+    lock: FileLock
+    heard_at: float
+    epoch: int = 0
+    seconds: float = 0.0
+    deaths: int = 0
+    micro_batches: int = 1
+    noted_at: float = 0.0
+    is_running: bool = True
+    """False while it waits for a worker again."""
+
+
+@dataclass(kw_only=True)
+class PretrainingJobs:
+    """Has the pretrained networks made that trials wait for."""
+
+    context: SearchContext
+    executor: Executor
+    needs: Needs | None
+    """Tells which networks trials start from; None where nothing is trained."""
+
+    faults: Faults
+
+    resting: list[Trial] = field(default_factory=list)
+    """Trials whose networks are not there yet."""
+
+    wanted: dict[str, Backbone] = field(default_factory=dict)
+    """Networks that nobody of this process makes yet, in the order in which they were asked for."""
+
+    making: dict[int, _Making] = field(default_factory=dict)
+    """By number."""
+
+    failed: dict[str, str] = field(default_factory=dict)
+    """Why networks cannot be made."""
+
+    used: dict[str, Backbone] = field(default_factory=dict)
+    """Networks that trials of this call started from."""
+
+    told: set[str] = field(default_factory=set)
+    next_number: int = FIRST_NUMBER
+
+    def __post_init__(self) -> None:
+        """Find the folder of the networks."""
+        self.store = Store(self.context.files.root)
+        self.told |= set(self.needs.lines if self.needs is not None else ())
+
+    # What the search asks.
+
+    def is_busy(self, *, stopping: bool) -> bool:
+        """Tell whether workers are at pretrainings, or trials rest until a network is there."""
+        return any(each.is_running for each in self.making.values()) or (bool(self.resting) and not stopping)
+
+    def may_draw(self, workers: int) -> bool:
+        """Tell whether another new trial may be drawn that might rest too."""
+        return len(self.resting) < max(RESTING_AT_LEAST, RESTING_EACH * workers)
+
+    def files_of(self, trial: Trial) -> tuple[str, ...]:
+        """Return the weights files of the networks that a trial starts from."""
+        return tuple(str(self.store.path(each.key)) for each in self._needed_by(trial))
+
+    def holds(self, trial: Trial) -> bool:
+        """Tell whether a trial cannot be trained now: it rests until its networks are there, or has failed.
+
+        Raises:
+            UserError: every trial would meet the same.
+            NoResultError: several trials in a row failed alike.
+        """
+        try:
+            needed = self._needed_by(trial)
+        except UserError as error:
+            self.faults.fail(trial, first_line(error))
+            return True
+        for reason in (self.failed[each.key] for each in needed if each.key in self.failed):
+            self.faults.fail(trial, f"its pretraining failed: {reason}")
+            return True
+        if self._want(needed):
+            self.resting.append(trial)
+            return True
+        self._use(needed)
+        return False
+
+    def released(self) -> list[Trial]:
+        """Return the trials that need rest no more: all their networks are there, or one failed."""
+        # Somebody may have ended one from outside.
+        waiting = [trial for trial in self.resting if trial.is_open]
+        ready = [trial for trial in waiting if self._is_over(trial)]
+        self.resting = [trial for trial in waiting if trial not in ready]
+        return ready
+
+    def start_one(self) -> bool:
+        """Start the next pretraining on a free worker; False where there is none, or others make them all.
+
+        Raises:
+            StudyError: the folder of the networks cannot be written.
+        """
+        for number, each in self.making.items():
+            if not each.is_running:
+                self._start(number, each)
+                return True
+        for key, backbone in list(self.wanted.items()):
+            lock = self.store.taken(key)
+            if lock is None:
+                self._say_once(f"{key}-elsewhere", f"pretraining {backbone.what}: another process makes it")
+                continue
+            del self.wanted[key]
+            if self.store.has(key):
+                # Another process has made it meanwhile.
+                lock.release()
+                continue
+            self.store.clear_leftovers(key)
+            number, self.next_number = self.next_number, self.next_number - 1
+            self.making[number] = _Making(backbone=backbone, lock=lock, heard_at=0.0)
+            self._start(number, self.making[number])
+            return True
+        return False
+
+    def takes(self, event: Event) -> bool:
+        """Take an event of a pretraining; False for one of a trial.
+
+        Raises:
+            StudyError: the disk is full.
+        """
+        if event.trial > FIRST_NUMBER:
+            return False
+        # One that was given up may have something to say still.
+        if (making := self.making.get(event.trial)) is not None:
+            making.heard_at = self.executor.clock()
+            self._take(event, event.trial, making)
+        return True
+
+    def enforce_time_limit(self) -> None:
+        """End the worker of a pretraining that hangs; it goes on elsewhere from its last checkpoint."""
+        for number, each in list(self.making.items()):
+            if each.is_running:
+                reason = self.faults.over_epoch_time(self.executor.clock() - each.heard_at)
+                if reason is not None:
+                    self.executor.kill(number, reason)
+
+    def stop(self) -> None:
+        """Ask the workers of all pretrainings to save and stop."""
+        for number, each in self.making.items():
+            if each.is_running:
+                self.executor.stop(number)
+
+    def close(self) -> None:
+        """Let other processes go on with what is not finished."""
+        for each in self.making.values():
+            each.lock.release()
+        self.making.clear()
+
+    # The jobs.
+
+    def _start(self, number: int, making: _Making) -> None:
+        backbone = making.backbone
+        making.heard_at, making.is_running = self.executor.clock(), True
+        if backbone.key not in self.told:
+            waiting = ", ".join(str(trial.number) for trial in self.resting if backbone in self._needed_by(trial))
+            self._say_once(backbone.key, f"pretraining {backbone.what}; trial {waiting or '-'} rests meanwhile")
+        self.executor.start(job_of(backbone, self.store, number, micro_batches=making.micro_batches))
+
+    def _take(self, event: Event, number: int, making: _Making) -> None:
+        match event:
+            case Started(history=history, dropped=dropped):
+                if dropped:
+                    self.context.say(f"pretraining {making.backbone.what}: {dropped}; it begins from the start")
+                making.epoch, making.seconds = len(history), sum(epoch["seconds"] for epoch in history)
+                if making.epoch:
+                    self.context.say(f"pretraining {making.backbone.what}: goes on after epoch {making.epoch}")
+                self._note(making, state="making", force=True)
+            case Told(text=text):
+                self.context.say(text)
+            case EpochEnded(metrics=metrics):
+                making.epoch, making.deaths = int(metrics["epoch"]), 0
+                making.seconds += metrics["seconds"]
+                self._note(making, state="making")
+            case MilestoneReached():
+                self._finish(number, making)
+            case Stopped():
+                making.is_running = False
+            case Failed():
+                making.is_running = False
+                self._take_failure(event, number, making)
+            case WorkerDied(reason=reason, is_out_of_memory=is_out_of_memory):
+                making.is_running = False
+                self._take_death(reason, is_out_of_memory, number, making)
+
+    def _finish(self, number: int, making: _Making) -> None:
+        key = making.backbone.key
+        digest = self.store.finish(key)
+        self._note(making, state="made", force=True, sha256=digest)
+        self._let_go(number)
+        took = durations.show(round(making.seconds, 1))
+        self.context.say(f"pretraining {making.backbone.what}: done, its epochs took {took}")
+        needed = {each.key for trial in self.context.record.trials if trial.is_open for each in self._known_for(trial)}
+        gone = self.store.tidy(self.context.settings.disk_gb * 1e9, {key, *needed})
+        if gone:
+            self.context.say(
+                f"{len(gone)} pretrained network(s) that were not used for longest are deleted, to stay within "
+                "study.disk_gb"
+            )
+
+    def _take_failure(self, event: Failed, number: int, making: _Making) -> None:
+        if event.kind == "disk":
+            raise StudyError(f"pretraining {making.backbone.what}: {event.reason}; {SAFE}")
+        if event.kind != "out_of_memory":
+            self._give_up(event.reason, number, making)
+        elif not self._shrink(making):
+            self._give_up(self._without_memory(event.reason, making), number, making)
+
+    def _take_death(self, reason: str, is_out_of_memory: bool, number: int, making: _Making) -> None:
+        # A full disk shall not end the search here.
+        with contextlib.suppress(OSError), self.store.log(making.backbone.key).open("a") as log:
+            log.write(f"{reason}\n")
+        making.deaths += 1
+        if is_out_of_memory:
+            if not self._shrink(making):
+                self._give_up(self._without_memory(reason, making), number, making)
+        elif making.deaths > self.context.settings.retries:
+            self._give_up(f"{reason}, {making.deaths} times without a new epoch", number, making)
+        else:
+            self.context.say(f"pretraining {making.backbone.what}: {reason}; it goes on from its last checkpoint")
+
+    def _shrink(self, making: _Making) -> bool:
+        """Let a pretraining go on with smaller micro-batches, where its loss allows them."""
+        parts = parts_after(making.backbone.config, making.micro_batches)
+        if parts is None:
+            return False
+        making.micro_batches = parts
+        self.context.say(f"pretraining {making.backbone.what}: out of memory; it goes on with {parts} parts a batch")
+        return True
+
+    def _without_memory(self, reason: str, making: _Making) -> str:
+        return without_memory(making.backbone.config, reason, making.micro_batches)
+
+    def _give_up(self, reason: str, number: int, making: _Making) -> None:
+        key = making.backbone.key
+        self.failed[key] = reason
+        self._note(making, state="failed", force=True, reason=reason)
+        self._let_go(number)
+        self.context.say(f"pretraining {making.backbone.what} failed: {reason} (log: {self.store.log(key)})")
+
+    def _let_go(self, number: int) -> None:
+        self.making.pop(number).lock.release()
+
+    # What is known.
+
+    def _needed_by(self, trial: Trial) -> tuple[Backbone, ...]:
+        config = trial.candidate.config
+        if self.needs is None or not config.needs_backbone:
+            return ()
+        found = self.needs.of(config, self.needs.helper.prepare(config))
+        for line in self.needs.lines:
+            self._say_once(line, line)
+        return found
+
+    def _known_for(self, trial: Trial) -> tuple[Backbone, ...]:
+        with contextlib.suppress(UserError):
+            return self._needed_by(trial)
+        return ()
+
+    def _is_over(self, trial: Trial) -> bool:
+        # One that was there may have been deleted while another was made.
+        needed = self._needed_by(trial)
+        return any(each.key in self.failed for each in needed) or not self._want(needed)
+
+    def _want(self, needed: Iterable[Backbone]) -> bool:
+        """See that networks which are not there will be made; True if there are such."""
+        missing = [each for each in needed if not self.store.has(each.key)]
+        for each in missing:
+            if each.key not in self.wanted and not self._is_made_here(each.key):
+                self.wanted[each.key] = each
+        return bool(missing)
+
+    def _is_made_here(self, key: str) -> bool:
+        return any(each.backbone.key == key for each in self.making.values())
+
+    def _use(self, needed: Iterable[Backbone]) -> None:
+        """Note the networks that a trial starts from, where the study does not know them."""
+        for each in needed:
+            if each.key not in self.used:
+                self.used[each.key] = each
+                if self._facts().get(each.key, {}).get("state") != "made":
+                    self._set(each.key, each.fact(state="made", sha256=self.store.finish(each.key)))
+
+    def _note(self, making: _Making, *, state: str, force: bool = False, **more: str) -> None:
+        now = self.executor.clock()
+        if force or now - making.noted_at >= NOTED_SECONDS:
+            making.noted_at = now
+            known = making.backbone.fact(state=state, epoch=making.epoch, seconds=round(making.seconds, 3), **more)
+            self._set(making.backbone.key, known)
+
+    def _set(self, key: str, known: KnownBackbone) -> None:
+        self.context.record.set_fact("backbones", {**self._facts(), key: known})
+
+    def _facts(self) -> Mapping[str, KnownBackbone]:
+        return self.context.record.facts.get("backbones", {})
+
+    def _say_once(self, about: str, text: str) -> None:
+        if about not in self.told:
+            self.told.add(about)
+            self.context.say(text)

@@ -1,0 +1,128 @@
+"""Images as a training sees them: on its device or mapped from disk, normalised batch by batch."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+EVALUATION_BATCH = 512
+"""Images a step without gradients."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """Images as a training sees them, on its device or mapped from disk, normalised batch by batch."""
+
+    pixels: np.ndarray[Any, Any] | Tensor
+    """uint8 [N, C, H, W]."""
+
+    labels: np.ndarray[Any, Any] | Tensor
+    """Class numbers, int64 [N]."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    device: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def home(self) -> str:
+        """Where the images are, and so the numbers that choose among them."""
+        return self.device if isinstance(self.pixels, Tensor) else "cpu"
+
+    def shuffled(self) -> Tensor:
+        """Return the numbers of all images in random order."""
+        return torch.randperm(len(self)).to(self.home)
+
+    def balanced(self) -> Tensor:
+        """Return as many numbers as there are images, equally many of every class, in random order.
+
+        All images of a class come before one of them comes again; which classes have one image more is random.
+        """
+        count = len(self)
+        present = [members for members in self._by_class if len(members)]
+        shares = torch.full((len(present),), count // len(present))
+        shares[torch.randperm(len(present))[: count % len(present)]] += 1
+        drawn = torch.cat([_rounds(members, share) for members, share in zip(present, shares.tolist(), strict=True)])
+        return drawn[torch.randperm(count)].to(self.home)
+
+    @cached_property
+    def _by_class(self) -> list[Tensor]:
+        """The numbers of the images of each class."""
+        labels = self.labels.cpu() if isinstance(self.labels, Tensor) else torch.from_numpy(np.array(self.labels))
+        order = labels.argsort(stable=True)
+        return list(torch.split(order, torch.bincount(labels).tolist()))
+
+    def batches(self, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yield for each part of the images their numbers [B], pixels, uint8 [B, C, H, W], and class numbers [B]."""
+        if isinstance(self.pixels, Tensor):
+            yield from ((index, self.pixels[index], self.labels[index]) for index in parts)
+        elif self.device == "cpu":
+            yield from ((index, *self._read(index)) for index in parts)
+        else:
+            # The next two batches are read, or decoded, while the device computes.
+            with ThreadPoolExecutor(1) as reader:
+                ahead = deque(reader.submit(self._read, index) for index in parts[:2])
+                for number, index in enumerate(parts):
+                    pixels, labels = ahead.popleft().result()
+                    ahead.extend(reader.submit(self._read, later) for later in parts[number + 2 : number + 3])
+                    yield index, self._send(pixels), self._send(labels)
+
+    def _read(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        # Indexing copies from the mapped file, so that no process holds the whole set.
+        pixels = torch.from_numpy(self.pixels[index.numpy()])
+        labels = torch.from_numpy(np.asarray(self.labels)[index.numpy()])
+        # Only from pinned memory does a copy go on while the host goes on.
+        return (pixels.pin_memory(), labels.pin_memory()) if self._is_cuda else (pixels, labels)
+
+    def _send(self, values: Tensor) -> Tensor:
+        return values.to(self.device, non_blocking=self._is_cuda)
+
+    @property
+    def _is_cuda(self) -> bool:
+        return self.device.startswith("cuda")
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Return float [B, C, H, W] with the training split's mean 0 and deviation 1 per channel."""
+        scale, shift = self._scale_and_shift
+        return pixels.float().mul_(scale).add_(shift)
+
+    @cached_property
+    def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        # Made once: a copy to a GPU in each step would hold up the host.
+        mean, std = (torch.tensor(values, device=self.device).view(1, -1, 1, 1) for values in (self.mean, self.std))
+        return 1 / (255 * std), -mean / std
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSet(ImageSet):
+    """What a frozen network makes of images, in the place of their pixels: float32 [N, D]."""
+
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Return features as they are."""
+        return pixels.float()
+
+
+def _rounds(members: Tensor, count: int) -> Tensor:
+    """Return so many of the members in random order, each again only after all others."""
+    rounds = [members[torch.randperm(len(members))] for _ in range(math.ceil(count / len(members)))]
+    return torch.cat([members[:0], *rounds])[:count]
+
+
+def in_order(images: ImageSet, most: int | None = None) -> Sequence[Tensor]:
+    """Return the numbers of all images, or of the first ones, in parts that fit into memory."""
+    count = len(images) if most is None else min(most, len(images))
+    return torch.split(torch.arange(count, device=images.home), EVALUATION_BATCH)

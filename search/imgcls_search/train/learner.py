@@ -1,0 +1,112 @@
+"""What is pretrained: a network without its head, and the layers behind it that are dropped afterwards; its losses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from imgcls_search.errors import BuildError
+from imgcls_search.models.anatomy import Anatomy
+from imgcls_search.models.heads import dropout_before
+
+
+class Learner(nn.Module):
+    """A network whose features go through a projection to the loss."""
+
+    def __init__(self, network: nn.Module, projection: nn.Module) -> None:
+        """`network` has no head: see `without_head`."""
+        super().__init__()
+        self.network, self.projection = network, projection
+
+    def features(self, inputs: Tensor) -> Tensor:
+        """Return features [B, F] of inputs [B, C, H, W]."""
+        found: Tensor = self.network(inputs).flatten(1)
+        return found
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return projections [B, D] of inputs [B, C, H, W]."""
+        found: Tensor = self.projection(self.features(inputs))
+        return found
+
+    def backbone(self) -> Mapping[str, Tensor]:
+        """Return the weights of the network by the names that its family gives them, without a head."""
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.network.state_dict().items()}
+
+
+def without_head(model: nn.Module, path: str) -> nn.Module:
+    """Take the last layer off a model, and the dropout before it, and return it.
+
+    Raises:
+        BuildError: the model does not tell which its last layer is.
+    """
+    anatomy = getattr(model, "anatomy", None)
+    if not isinstance(anatomy, Anatomy):
+        raise BuildError(path, "this family does not tell where its head is, so that it cannot be pretrained")
+    if (dropout := dropout_before(model)) is not None:
+        dropout.p = 0.0
+    parent, _, name = anatomy.head.rpartition(".")
+    setattr(model.get_submodule(parent), name, nn.Identity())
+    return model
+
+
+@torch.no_grad()
+def num_features(network: nn.Module, channels: int, height: int, width: int) -> int:
+    """Return how many features a network without its head makes of an image."""
+    is_training = network.training
+    found: Tensor = network.eval()(torch.zeros(1, channels, height, width)).flatten(1)
+    network.train(is_training)
+    return found.shape[1]
+
+
+def projector(features: int, widths: Sequence[int]) -> nn.Sequential:
+    """Return linear layers of some widths with batch normalisation and ReLU between them (Chen et al. 2020)."""
+    layers: list[nn.Module] = []
+    for before, width in zip([features, *widths], widths[:-1], strict=False):
+        layers += [nn.Linear(before, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
+    before = widths[-2] if len(widths) > 1 else features
+    return nn.Sequential(*layers, nn.Linear(before, widths[-1]))
+
+
+class Contrast(nn.Module):
+    """NT-Xent (Chen et al. 2020): the other view of an image is told from all views of the other images of a batch."""
+
+    def __init__(self, temperature: float) -> None:
+        super().__init__()
+        self.temperature = temperature
+
+    def forward(self, projections: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss of projections [2B, D]: first views of all images, then second ones.
+
+        -log(exp(s(i, j) / T) / sum over k != i of exp(s(i, k) / T)), s the cosine, j the other view of i.
+        """
+        # Similarities differ in digits that a half-precision number does not have.
+        with torch.autocast(projections.device.type, enabled=False):
+            directions = functional.normalize(projections.float(), dim=1)
+            count = len(directions)
+            near = directions @ directions.T / self.temperature
+            near = near.masked_fill(torch.eye(count, dtype=torch.bool, device=near.device), float("-inf"))
+            others = torch.arange(count, device=near.device).roll(count // 2)
+            return functional.cross_entropy(near, others)
+
+
+class Imitation(nn.Module):
+    """The cosine distance between projections and a teacher's features, these with mean 0 and deviation 1 each."""
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        """`mean` and `std` of each of the teacher's features over all images, [D]."""
+        super().__init__()
+        # A feature that is always the same says nothing.
+        self.register_buffer("mean", mean)
+        self.register_buffer("scale", torch.where(std > 1e-6 * std.max().clamp(min=1e-12), 1 / std, 0))
+
+    def forward(self, projections: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean distance of projections [B, D] from the teacher's features [B, D]: 0 to 2."""
+        with torch.autocast(projections.device.type, enabled=False):
+            wanted = (targets.float() - self.mean) * self.scale
+            return 1 - functional.cosine_similarity(projections.float(), wanted, dim=1).mean()

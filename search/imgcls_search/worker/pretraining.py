@@ -1,0 +1,346 @@
+"""A pretraining: its images, its session, and the file of the network that comes out of it."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imgcls_search import digests
+from imgcls_search.config import TrialConfig
+from imgcls_search.data import POLICIES, Augment, Images, Prepared, augment, load
+from imgcls_search.data.chosen import Chosen
+from imgcls_search.data.features import computing, folder_beside
+from imgcls_search.data.unlabeled import Unlabeled, open_unlabeled
+from imgcls_search.errors import BuildError, CheckpointError, StoppedError
+from imgcls_search.image_size import sides
+from imgcls_search.protocol import Event, Job, Told
+from imgcls_search.signature import build
+from imgcls_search.train import checkpoint
+from imgcls_search.train.device import fastest_layout, pays_to_compile, resolve_precision
+from imgcls_search.train.health import MOST_ASKED, MOST_KNOWN, Health, chosen
+from imgcls_search.train.images import ImageSet
+from imgcls_search.train.learner import Contrast, Imitation, Learner, num_features, projector, without_head
+from imgcls_search.train.loop import Session
+from imgcls_search.train.optimizers import cosine
+from imgcls_search.train.pretraining import PRETRAIN_OPTIMIZERS, SimCLR, optimizer_of, plan
+from imgcls_search.train.pretraining import Imitation as Imitating
+from imgcls_search.train.recipe import Training
+from imgcls_search.worker import features, image_sets, networks, pipeline
+
+ABOUT, PRETRAINED, PROJECTION = "about", "pretrained", "projection"
+"""Keys of a weights file: what it is; within that what it was pretrained on; the layers that are dropped afterwards."""
+
+
+NOTED = ("images", "asked", "prints", "fold", "epochs", "seed", "health", "versions")
+"""What a weights file says of the pretraining that it is from."""
+
+
+def open_all(
+    config: TrialConfig, data: Prepared, fold: int | None, progress: Callable[[int, int], None] | None = None
+) -> Unlabeled:
+    """Return the images that a configuration pretrains on, after decoding what its training will read.
+
+    Raises:
+        DataError: they are missing, damaged or too few.
+    """
+    found = open_unlabeled(config, data, Path(data.folder).parent, fold, whole=True, progress=progress)
+    if isinstance(plan(config), Imitating):
+        open_for_teacher(config, data, fold, progress)
+    return found
+
+
+def open_for_teacher(
+    config: TrialConfig, data: Prepared, fold: int | None, progress: Callable[[int, int], None] | None = None
+) -> tuple[Prepared, Unlabeled]:
+    """Return the same images at the size at which the teacher sees them, decoded from their files, not enlarged.
+
+    Raises:
+        DataError: they are missing or damaged.
+    """
+    wanted = plan(config)
+    assert isinstance(wanted, Imitating), "only imitation has a teacher"
+    image = {**config.section("image"), "size": wanted.size, "channels": data.channels, "margin": 1.0}
+    larger, cache = TrialConfig.from_dict({**config.to_dict(), "image": image}), Path(data.folder).parent
+    own = pipeline.prepare_data(larger, cache, progress)
+    return own, open_unlabeled(larger, own, cache, fold, progress=progress)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """The images of a pretraining, as it sees them."""
+
+    images: ImageSet
+    """With what is to be learned of each in the place of labels."""
+
+    prints: str
+
+    def checked(self, state: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+        """Return a checkpoint as a session takes it, None where it is of no use, and why."""
+        try:
+            known = json.loads(state[ABOUT])[PRETRAINED]["prints"]
+        except (KeyError, TypeError, ValueError):
+            return None, "its checkpoint is of another training"
+        if known != self.prints:
+            return None, "its checkpoint was trained on other images"
+        if PROJECTION in state:
+            parts = {"network": state["model"], "projection": state.pop(PROJECTION)}
+            state["model"] = {
+                f"{part}.{name}": tensor for part, all_of in parts.items() for name, tensor in all_of.items()
+            }
+        return state, ""
+
+
+def preparing(
+    job: Job, data: Prepared, device: str, stop: threading.Event, rest: Callable[[], None]
+) -> Generator[Event, None, Shown]:
+    """Return the images of a pretraining; yield events that show that it goes on.
+
+    Raises:
+        DataError: images that are missing, damaged or too few.
+        CheckpointError: the teacher's weights cannot be read.
+        StoppedError: it is to stop.
+    """
+    unlabeled = open_unlabeled(job.config, data, Path(data.folder).parent, job.fold, whole=True)
+    targets: Any = np.zeros(len(unlabeled), dtype=np.int64)
+    if not isinstance(plan(job.config), SimCLR):
+        steps = _teachers_features(job, data, unlabeled, device)
+        while True:
+            try:
+                line = next(steps)
+            except StopIteration as end:
+                targets = end.value
+                break
+            rest()
+            if stop.is_set():
+                raise StoppedError("stopped while the teacher's features were computed")
+            yield Event(trial=job.trial) if line is None else Told(trial=job.trial, text=line)
+    pixels: Any = unlabeled.pixels
+    images = Images(pixels=pixels, labels=targets, names=unlabeled.names)
+    return Shown(images=image_sets.on_device(images, data, device), prints=unlabeled.prints)
+
+
+def _teachers_features(job: Job, data: Prepared, unlabeled: Unlabeled, device: str) -> Generator[str | None, None, Any]:
+    """Return what the teacher makes of the images, [N, D], computed once for all that ask."""
+    wanted = plan(job.config)
+    assert isinstance(wanted, Imitating)
+    assert job.teacher is not None, "whoever starts a pretraining has settled its teacher"
+    model, _, known = networks.load_weights(checkpoint.load(Path(job.teacher)), job.teacher)
+    model = without_head(model, "pretrain.imitate.teacher").eval().requires_grad_(False)
+    own, shown = open_for_teacher(job.config, data, job.fold)
+    seen = features.Backbone(
+        network=model.to(device, memory_format=fastest_layout(model)),  # type: ignore[call-overload]
+        data=replace(own, mean=known.mean, std=known.std),
+        digest=features.digest_of(model),
+        device=device,
+    )
+    places = _places(unlabeled, shown)
+    facts = {
+        "weights": seen.digest,
+        "unlabeled": unlabeled.prints,
+        "count": len(unlabeled),
+        "frame": seen.data.frame.settings(),
+        "size": wanted.size,
+        "mean": known.mean,
+        "std": known.std,
+        "device": device.partition(":")[0],
+        "torch": torch.__version__.rpartition(".")[0],
+    }
+    pixels: Any = Chosen([shown.pixels], places)
+    images = Images(pixels=pixels, labels=np.zeros(len(places), dtype=np.int64), names=unlabeled.names)
+    what = f"features of {len(places):,} images by the teacher, at {wanted.size} pixels"
+    found = computing(
+        folder_beside(data),
+        facts,
+        lambda: features.compute_in_steps(seen, image_sets.on_device(images, seen.data, device)),
+        most_bytes=pipeline.cache_bytes(job.config),
+    )
+    told = -TOLD_EVERY
+    while True:
+        try:
+            step = next(found)
+        except StopIteration as end:
+            return end.value
+        is_due = step is not None and step[0] - told >= TOLD_EVERY
+        told = step[0] if step is not None and is_due else told
+        first = "; computed once, and kept" if step is not None and step[0] <= features.BATCH else ""
+        yield f"{what}: {told:,} done{first}" if is_due else None
+
+
+def _places(unlabeled: Unlabeled, shown: Unlabeled) -> Any:
+    """Return where the teacher's images of a pretraining are among those of its own size."""
+    known = {name: place for place, name in enumerate(shown.names)}
+    return np.array([known[name] for name in unlabeled.names], dtype=np.int64)
+
+
+TOLD_EVERY = 2_048
+"""Images after which a line says how far the teacher's features are."""
+
+
+def new_session(job: Job, data: Prepared, images: ImageSet, device: str) -> Session:
+    """Return an untrained session; the same seed gives the same weights.
+
+    Raises:
+        BuildError: the configuration cannot be built.
+    """
+    config = job.config
+    wanted = plan(config)
+    assert wanted is not None, "only what is pretrained gets here"
+    torch.manual_seed(job.seed)
+    path = config.component("model").path
+    network = without_head(networks.build_own_model(config, data.shape), path)
+    width = num_features(network, data.channels, *sides(data.image_size))
+    learner: Learner
+    loss: torch.nn.Module
+    if isinstance(wanted, SimCLR):
+        if job.micro_batches > 1:
+            raise BuildError(
+                f"{config.component('pretrain').path}.batch_size",
+                "its loss compares all images of a batch, which cannot go through the network in parts; allowed: a "
+                "smaller batch_size",
+            )
+        learner, loss = Learner(network, projector(width, wanted.projection)), Contrast(wanted.temperature)
+    else:
+        mean, std = _moments(images.labels)
+        learner, loss = Learner(network, torch.nn.Linear(width, len(mean))), Imitation(mean, std)
+    learner = learner.to(device, memory_format=fastest_layout(network))  # type: ignore[call-overload]
+    recipe = Training(epochs=wanted.epochs, batch_size=wanted.batch_size)
+    precision = resolve_precision(recipe.precision, device)
+    return Session(
+        model=learner,
+        optimizer=build(PRETRAIN_OPTIMIZERS, optimizer_of(config), model=learner),
+        schedule=cosine(epochs=wanted.epochs, warmup_epochs=wanted.warmup * wanted.epochs),
+        loss=loss.to(device),
+        augment=views(wanted, data) if isinstance(wanted, SimCLR) else _plain(data),
+        views=2 if isinstance(wanted, SimCLR) else 1,
+        micro_batches=job.micro_batches,
+        is_compiled=pays_to_compile(recipe.compile, device, recipe.epochs * math.ceil(len(images) / recipe.batch_size)),
+        recipe=recipe,
+        device=device,
+        precision=precision,
+        seed=job.seed,
+        observe=_health(job, data, device, precision),
+    )
+
+
+def views(wanted: SimCLR, data: Prepared) -> Augment:
+    """Return what makes a view of an image."""
+    jitter = 0.8 * wanted.strength
+    changes = augment(
+        policy=POLICIES["none"](),
+        flip=wanted.flip,
+        resized_crop=wanted.crop,
+        brightness=jitter,
+        contrast=jitter,
+        saturation=jitter,
+        hue=min(0.5, 0.2 * wanted.strength),
+        grey=wanted.grey,
+        blur=wanted.blur,
+    )
+    return replace(changes, size=sides(data.image_size))
+
+
+def _plain(data: Prepared) -> Augment:
+    return replace(augment(policy=POLICIES["none"]()), size=sides(data.image_size))
+
+
+def _moments(targets: Any) -> tuple[Tensor, Tensor]:
+    values = targets.double().cpu() if isinstance(targets, Tensor) else torch.from_numpy(np.array(targets)).double()
+    return values.mean(dim=0).float(), values.std(dim=0, correction=0).float()
+
+
+def scored_images(data: Prepared, fold: int | None) -> int:
+    """Return how many labelled images features can be asked about."""
+    return len(_places_of(data, fold)[1])
+
+
+def _places_of(data: Prepared, fold: int | None) -> tuple[Any, Any]:
+    """Return the places of labelled images to learn from and to ask about, the training split first."""
+    if data.folds:
+        return image_sets.fold_places(data, fold if fold is not None else len(data.folds) - 1)
+    train = data.counts["train"]
+    return np.arange(train), train + np.arange(data.counts["val"])
+
+
+def _health(job: Job, data: Prepared, device: str, precision: str) -> Health:
+    wanted = plan(job.config)
+    assert wanted is not None
+    train, scored = _places_of(data, job.fold)
+    known, asked = (
+        _labelled(data, places[chosen(places, most)], device)
+        for places, most in ((train, MOST_KNOWN), (scored, MOST_ASKED))
+    )
+    return Health(
+        known=known,
+        asked=asked,
+        classes=0 if data.has_several_labels else len(data.classes),
+        epochs=wanted.epochs,
+        every=wanted.health_every,
+        seed=job.seed,
+        precision=precision,
+    )
+
+
+def _labelled(data: Prepared, places: Any, device: str) -> ImageSet:
+    """Return images by their places, the training split first, as evaluation sees them."""
+    parts = [load(data, "train"), load(data, "val")]
+    pixels: Any = Chosen([part.pixels for part in parts], places)
+    labels = np.concatenate([part.labels for part in parts])[places]
+    return ImageSet(pixels=pixels, labels=labels, mean=data.mean, std=data.std, device=device)
+
+
+def describe(session: Session, shown: Shown, job: Job, data: Prepared) -> dict[str, Any]:
+    """Return what the weights of a pretraining are saved as: by the names of their family, and where they are from."""
+    learner = session.deployed
+    assert isinstance(learner, Learner), "only learners are pretrained"
+    about = json.loads(networks.describe_weights(job.config, data)[ABOUT])
+    about[PRETRAINED] = {
+        "images": len(shown.images),
+        "asked": min(scored_images(data, job.fold), MOST_ASKED),
+        "prints": shown.prints,
+        "fold": job.fold,
+        "epochs": session.epoch,
+        "seed": job.seed,
+        "health": {name: value for name, value in session.history[-1].items() if name not in ("epoch", "seconds")},
+        "versions": pipeline.versions(),
+    }
+    return {"model": dict(learner.backbone()), PROJECTION: learner.projection.state_dict(), ABOUT: json.dumps(about)}
+
+
+def write_backbone(session: Session, shown: Shown, job: Job, data: Prepared) -> dict[str, Any]:
+    """Write the network without head and projection into the job's file, and return what its checkpoint then is."""
+    found = describe(session, shown, job, data)
+    checkpoint.save({"model": found["model"], ABOUT: found[ABOUT]}, Path(job.artifact))
+    last = {name: value for name, value in session.history[-1].items() if name != "epoch"}
+    return {
+        ABOUT: found[ABOUT],
+        "history": session.history,
+        "artifact": digests.of_file(Path(job.artifact)),
+        "metrics": last,
+        "notes": {},
+    }
+
+
+def read_backbone(path: Path) -> dict[str, Any]:
+    """Return what a file that a pretraining wrote says of itself.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or was written by something else.
+    """
+    state = checkpoint.load(path)
+    try:
+        about: dict[str, Any] = json.loads(state[ABOUT])
+        # All that is asked of it later is there.
+        TrialConfig.from_dict(about["config"]).pretraining()
+        about |= {PRETRAINED: {name: about[PRETRAINED][name] for name in NOTED}}
+    except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        raise CheckpointError(f"{path}: no weights file of a pretraining") from error
+    return about

@@ -1,0 +1,169 @@
+"""The command `pretrain`: its file, what it says, how it goes on, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.conftest import Answer, is_one_line
+from tests.orchestrator.test_run import wait_for
+
+SPACE = """
+data: {digits: {max_train: 100}}
+model: {lenet5: {}}
+pretrain: {simclr: {epochs: 3, batch_size: 64, flip: none}}
+training: {device: cpu}
+"""
+
+
+def photos(folder: Path, count: int, seed: int = 0) -> Path:
+    random = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    for number in range(count):
+        pixels = random.integers(0, 256, (8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = torch.load(path, weights_only=True)["model"]
+    return found
+
+
+def test_a_backbone_is_written_says_what_it_is_from_and_is_trained_on(
+    tmp_path: Path, imgcls: Callable[..., Answer], here: Callable[..., Answer]
+) -> None:
+    (tmp_path / "s.yaml").write_text(SPACE)
+    photos(tmp_path / "many/deep/er", 150)
+    answer = imgcls("pretrain", "s.yaml", "--unlabeled", "folder:many", "-o", "out/b.pt", "--json")
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)
+    assert found["images"] == 150
+    assert found["epochs"] == 3
+    assert {"probe_accuracy", "knn_accuracy", "spread", "effective_rank", "train_loss"} <= found["health"].keys()
+    assert "epoch 3/3 of the pretraining" in answer.err
+    assert "left" in answer.err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["b.log", "b.pt"]
+    # The same command has nothing left to do, another one is refused.
+    again = here("pretrain", "s.yaml", "--unlabeled", "folder:many", "-o", "out/b.pt", "--json")
+    assert json.loads(again.out) == found
+    assert "out/b.pt: was pretrained already" in again.err
+    for change in (["--seed", "1"], ["--set", "pretrain.simclr.crop=0.5"], ["--unlabeled", "train"]):
+        other = here("pretrain", "s.yaml", "--unlabeled", "folder:many", "-o", "out/b.pt", *change)
+        assert other.code == 2
+        assert other.err.splitlines()[-1] == (
+            "error: out/b.pt: holds other weights (lenet5 by simclr, 3 epochs, 150 images, seed 0); choose another "
+            "file with -o, or delete it to pretrain again"
+        )
+    start = ["--set", "pretrain=none", "--set", "model.lenet5.weights=out/b.pt", "--set", "training.epochs=1"]
+    assert here("train", "s.yaml", *start).code == 0
+    assert here("check", "s.yaml", *start).code == 0
+
+
+def test_a_killed_one_goes_on_to_the_same_weights(
+    tmp_path: Path, imgcls: Callable[..., Answer], start: Callable[..., Any]
+) -> None:
+    (tmp_path / "s.yaml").write_text(SPACE.replace("epochs: 3", "epochs: 8"))
+    assert imgcls("pretrain", "s.yaml", "-o", "whole.pt").code == 0
+    process = start("pretrain", "s.yaml", "-o", "killed.pt")
+    wait_for((tmp_path / "killed.pt.part").exists)
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "killed.pt").exists()
+    answer = imgcls("pretrain", "s.yaml", "-o", "killed.pt")
+    assert answer.code == 0, answer.err
+    one, other = weights(tmp_path / "whole.pt"), weights(tmp_path / "killed.pt")
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert not (tmp_path / "killed.pt.part").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (["--set", "pretrain=none"], "pretrain: none; allowed: simclr or imitate"),
+        (["--unlabeled", "folder:nowhere"], "nowhere: does not exist; allowed: a folder of images"),
+        (["--unlabeled", "folder:empty"], "empty: no image in it"),
+        (
+            ["--unlabeled", "folder:few"],
+            "70 images to pretrain on, fewer than two batches of 64; allowed: at least 128",
+        ),
+        (["--unlabeled", "photos"], "--unlabeled photos: unlabeled.photos: unknown key; allowed: train, folder"),
+        (["--unlabeled", "folder:"], "takes a name, or a name and a place, as in train or folder:photos"),
+        (["--set", "model.lenet5.weights=w.pt"], "model.lenet5.weights: a network that starts from weights is not pre"),
+        (["--set", "model.lenet5.width={choice: [1, 2]}"], "model.lenet5.width: is still searched"),
+        (["--set", "pretrain.imitate={}"], "pretrain: is still searched"),
+        (["--set", "pretrain={imitate: {teacher: {file: {path: gone.pt}}}}"], "gone.pt"),
+        (["--set", "pretrain={imitate: {teacher: {study: {name: gone}}}}"], "gone"),
+        (["--set", "pretrain={imitate: {teacher: {timm: {name: no_such_net}}}}"], "no_such_net"),
+        (["-o", "s.yaml"], "s.yaml: not a weights file of this program"),
+        (["-o", "s.yaml/b.pt"], "s.yaml"),
+    ],
+)
+def test_mistakes_are_one_line(change: list[str], said: str, tmp_path: Path, here: Callable[..., Answer]) -> None:
+    if "timm" in str(change):
+        pytest.importorskip("timm")
+    (tmp_path / "s.yaml").write_text(SPACE)
+    (tmp_path / "empty").mkdir()
+    photos(tmp_path / "few", 70)
+    answer = here("pretrain", "s.yaml", *change)
+    assert answer.code == 2, answer.err
+    assert said in answer.err.splitlines()[-1]
+    assert answer.err.count("error: ") == 1
+    assert "Traceback" not in answer.err
+    assert not (tmp_path / "backbone.pt").exists()
+
+
+def test_validation_and_test_images_take_no_part(
+    tmp_path: Path, imgcls: Callable[..., Answer], here: Callable[..., Answer]
+) -> None:
+    for number, split in enumerate(("train", "val", "test")):
+        for label in range(2):
+            photos(tmp_path / "labelled" / split / str(label), 20, seed=10 * number + label)
+    shutil.copytree(tmp_path / "labelled", tmp_path / "pool")
+    photos(tmp_path / "pool/more", 100, seed=99)
+    space = SPACE.replace("data: {digits: {max_train: 100}}", "data: {folder: {root: labelled}}")
+    (tmp_path / "s.yaml").write_text(space)
+    answer = imgcls("pretrain", "s.yaml", "--unlabeled", "folder:pool", "--json")
+    assert answer.code == 0, answer.err
+    assert json.loads(answer.out)["images"] == 140
+    assert "pretrains on 140 images" in answer.err
+    assert "left out 40: validation images" in answer.err
+    assert "left out 40: test images" in answer.err
+    for split in ("val", "test"):
+        refused = here("pretrain", "s.yaml", "--unlabeled", f"folder:labelled/{split}", "-o", "other.pt")
+        assert refused.code == 2
+        assert is_one_line(refused)
+
+
+def test_unlabeled_images_without_a_pretraining_are_refused(tmp_path: Path, here: Callable[..., Answer]) -> None:
+    (tmp_path / "s.yaml").write_text(SPACE.replace("pretrain: {simclr", "unlabeled: {folder: {root: a}}\n#"))
+    answer = here("check", "s.yaml")
+    assert answer.code == 2
+    assert is_one_line(answer)
+    assert "unlabeled: nothing here pretrains" in answer.err
+
+
+def test_imitation_by_a_network_of_this_program(
+    tmp_path: Path, imgcls: Callable[..., Answer], here: Callable[..., Answer]
+) -> None:
+    teacher = "data: digits\nimage: {size: 16}\nmodel: {resnet: {depths: [1], width: 4}}\ntraining: {epochs: 1}\n"
+    (tmp_path / "teacher.yaml").write_text(teacher)
+    assert here("train", "teacher.yaml").code == 0
+    taught = "{imitate: {epochs: 2, batch_size: 64, size: 16, teacher: {file: {path: trained/teacher/seed-1.pt}}}}"
+    (tmp_path / "s.yaml").write_text(SPACE)
+    answer = imgcls("pretrain", "s.yaml", "--set", f"pretrain={taught}")
+    assert answer.code == 0, answer.err
+    assert "features of 1,222 images by the teacher, at 16 pixels" in answer.err
+    assert "lenet5 by imitate" in answer.err
+    wrong = here("pretrain", "s.yaml", "-o", "o.pt", "--set", f"pretrain={taught.replace('size: 16', 'size: 32')}")
+    assert wrong.code == 2
+    assert "pretrain.imitate.size: 16" in wrong.err.splitlines()[-1]

@@ -23,11 +23,44 @@ install() {
     installed="$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')/imgcls-search.installed"
     if [ "$(cat "$installed" 2>/dev/null)" != "$stamp" ]; then
         echo "installing the project$1 (torch and torchvision take a few minutes the first time)"
-        "$python" -m pip install --quiet --disable-pip-version-check --no-compile -e ".$1"
-        # pip would compile thousands of modules on one core; a file that is for another Python is no failure.
-        "$python" -m compileall -q -j 0 "$(dirname "$installed")" > /dev/null 2>&1 || true
+        # uv downloads and unpacks many packages at a time, pip one after the other.
+        install_with_uv "$1" ||
+            "$python" -m pip install --quiet --disable-pip-version-check --no-compile -e ".$1"
+        # Otherwise each of the first processes would compile torch.
+        PYTHONDONTWRITEBYTECODE="" "$python" -m imgcls_search.executors.warm
         echo "$stamp" > "$installed"
     fi
+}
+
+# The same with uv, which does not read what pip is set to.
+install_with_uv() {
+    "$python" -m pip install --quiet --disable-pip-version-check uv || return 1
+    (
+        set_as_pip UV_CONSTRAINT constraint
+        set_as_pip UV_FIND_LINKS find-links
+        set_as_pip UV_DEFAULT_INDEX index-url
+        set_as_pip UV_INDEX extra-index-url
+        # As pip: the newest of all.
+        export UV_INDEX_STRATEGY="${UV_INDEX_STRATEGY:-unsafe-best-match}"
+        "$python" -m uv pip install --quiet --python "$("$python" -c 'import sys; print(sys.executable)')" -e ".$1"
+    ) || {
+        echo "uv could not install it; trying pip" >&2
+        return 1
+    }
+}
+
+# Exports a variable of uv with what pip is set to, by the environment or a file of pip's, unless it has a value.
+set_as_pip() {
+    local word kept=""
+    [ -z "${!1:-}" ] || return 0
+    # The environment comes first in pip's list; several values of one setting stand in several lines of it.
+    for word in $("$python" -m pip config list 2> /dev/null |
+        sed -nE "s/^(:env:|global|install)\.$2='(.*)'\$/\2/p" | head -n 1 | sed 's/\\n/ /g'); do
+        # pip passes over what is not there.
+        case "$word" in file://*) [ -e "${word#file://}" ] || continue ;; esac
+        kept="${kept:+$kept }$word"
+    done
+    [ -z "$kept" ] || export "$1=$kept"
 }
 
 # Installs the browser that the tests of pages look with; without it they are skipped and say so.

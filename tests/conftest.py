@@ -15,10 +15,13 @@ import pytest
 from imgcls_search.cli import app as cli
 
 from tests.order import longest_first
-from tests.warm import Command, Warm
+from tests.warm import Command, Warm, build_commands_once
 
 # Two tests run at a time; two threads in each of them would wait for each other, a hundred times as long at worst.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+WARM = os.environ.pop("IMGCLS_TEST_WARM", None)
+"""Where the workers of pytest-xdist find what commands are forked from."""
 
 PATIENCE = 600.0
 """Seconds after which a thing that a test waits for counts as never coming: the machine may have much else to do."""
@@ -53,6 +56,19 @@ def tiny(tmp_path: Path) -> Path:
     return path
 
 
+def can_be_warm() -> bool:
+    """Tell whether commands may be forked instead of started in new interpreters."""
+    return sys.platform.startswith("linux") and "IMGCLS_TEST_COLD" not in os.environ
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start, once for all workers of pytest-xdist, what commands are forked from."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput") and can_be_warm():
+        shared = Warm()
+        os.environ["IMGCLS_TEST_WARM"] = shared.names
+        config.add_cleanup(shared.close)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes long, on every worker of pytest-xdist."""
@@ -80,20 +96,20 @@ def has_begun_before(verb: str, factory: pytest.TempPathFactory) -> bool:
 @pytest.fixture(scope="session")
 def warm() -> Iterator[Warm | None]:
     """Yield a process from which commands start at once, where there is such a thing."""
-    if not sys.platform.startswith("linux") or "IMGCLS_TEST_COLD" in os.environ:
+    if not can_be_warm():
         yield None
         return
-    process = Warm()
+    process = Warm(WARM)
     yield process
     process.close()
 
 
 def begin_command(
-    arguments: Sequence[str], folder: Path, env: Mapping[str, str], warm: Warm | None
+    arguments: Sequence[str], folder: Path, env: Mapping[str, str], warm: Warm | None, *, fresh: bool = False
 ) -> subprocess.Popen[str] | Command:
     """Start the command line in a fork of `warm`, or in a new interpreter if that is None."""
     if warm is not None:
-        return warm.start(arguments, folder, env)
+        return warm.start(arguments, folder, env, fresh=fresh)
     command = [sys.executable, "-m", "imgcls_search", *arguments]
     pipe = subprocess.PIPE
     return subprocess.Popen(command, cwd=folder, env=dict(env), stdout=pipe, stderr=pipe, text=True)
@@ -105,8 +121,9 @@ def start(
 ) -> Iterator[Callable[..., subprocess.Popen[str] | Command]]:
     """Start the command line in a process of its own, in an empty folder; whatever is left of it is killed at the end.
 
-    The first use of each command in a session, and what is asked to be cold, starts a new interpreter as a user does.
-    All others are forked from one that has the libraries in memory, which saves the seconds of importing torch.
+    What is asked to be cold starts a new interpreter as a user does. All others are forked from one that has the
+    libraries in memory, which saves the seconds of importing torch; the first use of each command in a session imports
+    the package itself anew.
     """
     started: list[subprocess.Popen[str] | Command] = []
 
@@ -115,8 +132,8 @@ def start(
     ) -> subprocess.Popen[str] | Command:
         texts = list(map(str, arguments))
         whole = {**os.environ, "PYTHONWARNINGS": "error::FutureWarning", **(env or {})}
-        is_cold = cold or not has_begun_before(texts[0], tmp_path_factory)
-        started.append(begin_command(texts, tmp_path, whole, None if is_cold else warm))
+        fresh = not has_begun_before(texts[0], tmp_path_factory)
+        started.append(begin_command(texts, tmp_path, whole, None if cold else warm, fresh=fresh))
         return started[-1]
 
     yield begin
@@ -141,10 +158,17 @@ def imgcls(start: Callable[..., subprocess.Popen[str] | Command]) -> Callable[..
 def run_script(warm: Warm | None) -> Callable[..., Answer]:
     """Run a script of ours, whose commands are forked from it where they can be, and return what it did."""
 
-    def run(script: Path, *arguments: str | Path, cwd: Path, timeout: float = 3600, cold: bool = False) -> Answer:
+    def run(
+        script: Path,
+        *arguments: str | Path,
+        cwd: Path,
+        timeout: float = 3600,
+        cold: bool = False,
+        fresh: bool = False,
+    ) -> Answer:
         texts = list(map(str, arguments))
         if warm is not None and not cold:
-            process = warm.start(texts, cwd, os.environ, script)
+            process = warm.start(texts, cwd, os.environ, script, fresh=fresh)
             out, err = process.communicate(timeout=timeout)
             return Answer(process.wait(), out, err)
         command = [sys.executable, str(script), *texts]
@@ -158,6 +182,7 @@ def run_script(warm: Warm | None) -> Callable[..., Answer]:
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Answer]:
     """Run the command line in this process, which is faster where nothing is trained."""
     monkeypatch.chdir(tmp_path)
+    build_commands_once()
 
     def run(*arguments: str | Path) -> Answer:
         monkeypatch.setattr(sys, "argv", ["imgcls-search", *map(str, arguments)])

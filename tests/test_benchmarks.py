@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -49,11 +48,10 @@ BENCHMARKS = sorted(
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_help_teaches_by_example(name: str) -> None:
-    command = [sys.executable, str(SCRIPTS / f"{name}.py"), "--help"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    assert f"python scripts/bench/{name}.py" in done.stdout
+def test_help_teaches_by_example(name: str, run_script: Callable[..., Answer], tmp_path: Path) -> None:
+    done = run_script(SCRIPTS / f"{name}.py", "--help", cwd=tmp_path, fresh=True)
+    assert done.code == 0, done.err
+    assert f"python scripts/bench/{name}.py" in done.out
 
 
 def test_throughput_compares_four_ways_holds_the_images_once_and_compares_accuracies(
@@ -108,11 +106,11 @@ def test_compression_measures_sizes_speeds_and_accuracy(bench: Bench, tmp_path: 
 
 
 def test_large_study_goes_on_and_is_shown(bench: Bench, tmp_path: Path) -> None:
-    (found,) = bench("load", tmp_path, "--trials", "10000", "--tiny-trials", "0")["commands"]
+    (found,) = bench("load", tmp_path, "--trials", "1000", "--tiny-trials", "0")["commands"]
     assert found["best"] >= found["best_that_was_filled_in"]
     assert found["exported"]
     assert found["top"] == 5
-    assert found["dashboard"] == {"page": True, "study": "load", "trials": 10_002}
+    assert found["dashboard"] == {"page": True, "study": "load", "trials": 1_002}
 
 
 def test_workers_are_compared(bench: Bench, tmp_path: Path) -> None:
@@ -312,3 +310,11 @@ def test_answers_of_a_served_model_are_timed(bench: Bench, images: Path, tmp_pat
     assert [entry["clients"] for entry in found["served"]] == [1, 3]
     assert all(entry["answers"] >= entry["clients"] for entry in found["served"])
     assert len(found["alone"]) == 2
+
+
+def test_report_times_ten_times_as_many_trials_and_maps(bench: Bench, tmp_path: Path) -> None:
+    found = bench("report", tmp_path, "--trials", "12", "--rounds", "1")
+    assert set(found["seconds"]) == {"12", "120"}
+    assert found["times"] > 0
+    assert [each["family"] for each in found["maps"]] == ["resnet", "vit", "efficientnet", "convnext", "densenet"]
+    assert all(each["passes"] > 0 for each in found["maps"])

@@ -72,7 +72,6 @@ def test_names_that_no_font_has_are_escaped() -> None:
         figures.bars(dict.fromkeys(STRANGE, 1.0), "猫"),
         figures.scatter({name: ([1.0], [2.0]) for name in STRANGE}, "猫", "y", log=True),
         figures.slices({"猫": (STRANGE, [0.5] * count, False)}, "y"),
-        figures.parallel({"猫": STRANGE, "lr": [0.1] * count}, [0.1] * count, "y"),
         figures.curves([(name, [0.1, 0.2]) for name in STRANGE], [], "猫"),
     ):
         figures.to_png(figure)

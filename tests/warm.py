@@ -1,9 +1,10 @@
 """Command lines that start from a process in which torch and Optuna are imported already; Linux only.
 
-`Warm` starts one such process. For each command it forks a child with the folder, environment, arguments and streams of
-the command, which then runs as `python -m imgcls_search` would: it has a process id, signals, an exit code and a way
-to its end of its own, and its fork server, forked too instead of imported anew, starts helper and workers as ever. What
-is not as in a new interpreter: modules are imported already, and all commands of one `Warm` hash strings with one seed.
+A server of two processes is forked for each command: one has the libraries in memory, the other the package too. The
+child takes the folder, environment, arguments and streams of the command, and then runs as `python -m imgcls_search`
+would: it has a process id, signals, an exit code and a way to its end of its own, and its fork server, forked too
+instead of imported anew, starts helper and workers as ever. What is not as in a new interpreter: modules are imported
+already (of the package only where a command is not `fresh`), and all commands of one server hash strings with one seed.
 
 A script starts from it too; the commands that the script starts with `subprocess` are forked from the script.
 """
@@ -15,6 +16,7 @@ import contextlib
 import functools
 import gc
 import importlib
+import io
 import json
 import os
 import pkgutil
@@ -27,6 +29,7 @@ import subprocess
 import sys
 import threading
 import types
+import warnings
 import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -34,8 +37,55 @@ from multiprocessing import util
 from pathlib import Path
 from typing import IO, Any
 
-LIBRARIES = ("optuna.storages", "optuna.artifacts", "sqlalchemy.dialects.sqlite", "rich.live", "scipy.special")
-"""What a command would import late, and what knows no environment variable of a test."""
+LIBRARIES = (
+    *(
+        "torch",
+        "torchvision.models",
+        "torch.export._trace",
+        "torch._functorch.aot_autograd",
+        "torch.utils.serialization",
+    ),
+    *("torch.onnx._internal.exporter._core", "torch.onnx._internal.exporter._torchlib.ops", "torch_pruning", "timm"),
+    *(
+        "onnx.reference",
+        "onnxruntime.quantization",
+        "onnxscript.optimizer",
+        "onnxscript.rewriter",
+        "onnxscript.version_converter",
+    ),
+    *("sklearn.datasets", "sklearn.linear_model", "sklearn.metrics", "scipy.special", "scipy.stats", "networkx"),
+    *(
+        "optuna.storages",
+        "optuna.artifacts",
+        "optuna.importance",
+        "sqlalchemy.dialects.sqlite",
+        "sqlalchemy.ext.compiler",
+    ),
+    *("alembic.migration", "alembic.script", "alembic.runtime.environment", "mako.template", "mako.ext.pygmentplugin"),
+    *(
+        "matplotlib.backends.backend_agg",
+        "matplotlib.backends.backend_svg",
+        "matplotlib.figure",
+        "PIL.features",
+        "jinja2",
+    ),
+    *(
+        "typer",
+        "pydantic.type_adapter",
+        "rich.live",
+        "rich.table",
+        "rich._emoji_codes",
+        "yaml",
+        "bottle",
+        "filelock",
+        "tqdm",
+    ),
+)
+"""What commands, helpers and workers import of others, much of it late; it knows no environment variable of a test."""
+
+
+ALONE = [[name] for name in ("best", "compare", "families", "front", "list", "schema", "status", "trials")]
+"""Commands that start no other process."""
 
 
 SPAWN = util.spawnv_passfds
@@ -43,39 +93,70 @@ SPAWN = util.spawnv_passfds
 
 
 class Warm:
-    """A process that is forked for each command."""
+    """A server that is forked for each command: a new one, or the one of these names."""
 
-    def __init__(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.requests = ours
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.warm", str(theirs.fileno())],
-            cwd=Path(__file__).parent.parent,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-        )
-        theirs.close()
+    def __init__(self, names: str | None = None) -> None:
+        self.process = None
+        if names is None:
+            listeners = [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
+            for listener in listeners:
+                # The kernel finds a name, which is no file's.
+                listener.bind("")
+                listener.listen()
+            names = " ".join(listener.getsockname()[1:].decode() for listener in listeners)
+            fds = [listener.fileno() for listener in listeners]
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.warm", *map(str, fds)],
+                cwd=Path(__file__).parent.parent,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=fds,
+            )
+            for listener in listeners:
+                listener.close()
+        self.names = names
+        self.with_package, self.with_libraries = map(_connect, names.split())
 
-    def start(self, arguments: Sequence[str], cwd: Path, env: Mapping[str, str], script: Path | None = None) -> Command:
-        """Begin `imgcls-search`, or a script, with these arguments."""
+    def start(
+        self,
+        arguments: Sequence[str],
+        cwd: Path,
+        env: Mapping[str, str],
+        script: Path | None = None,
+        *,
+        fresh: bool = False,
+        terminal: int | None = None,
+    ) -> Command:
+        """Begin `imgcls-search`, or a script, with these arguments, on a terminal if one is given.
+
+        A fresh one imports the package anew.
+        """
         request = {"argv": list(arguments), "cwd": str(cwd), "env": dict(env), "script": script and str(script)}
-        return Command(self.requests, request)
+        return Command(self.with_libraries if fresh else self.with_package, request, terminal)
 
     def close(self) -> None:
-        """Let it end; commands under way go on."""
-        self.requests.close()
-        self.process.wait(timeout=30)
+        """Let it end, once nobody else uses it; commands under way go on."""
+        self.with_package.close()
+        self.with_libraries.close()
+        if self.process is not None:
+            self.process.wait(timeout=30)
+
+
+def _connect(name: str) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connection.connect(f"\0{name}")
+    return connection
 
 
 class Command:
     """A process, with what tests use of `subprocess.Popen`."""
 
-    def __init__(self, requests: socket.socket, request: Mapping[str, Any]) -> None:
+    def __init__(self, requests: socket.socket, request: Mapping[str, Any], terminal: int | None = None) -> None:
         self.answers, theirs = socket.socketpair()
         pipes = [os.pipe(), os.pipe()]
         with open(os.devnull) as nothing:  # noqa: PTH123 - a stream for the command
-            fds = [nothing.fileno(), *(write for _, write in pipes), theirs.fileno()]
+            streams = [nothing.fileno(), *(write for _, write in pipes)] if terminal is None else [terminal] * 3
+            fds = [*streams, theirs.fileno()]
             socket.send_fds(requests, [json.dumps(request).encode()], fds)
         theirs.close()
         self.stdout, self.stderr = (self._reading(*pipe) for pipe in pipes)
@@ -136,26 +217,92 @@ class Command:
         self.send_signal(signal.SIGKILL)
 
 
-def import_all() -> None:
-    """Import what commands, helpers and workers import."""
+def import_libraries() -> None:
+    """Import what others wrote."""
+    for name in LIBRARIES:
+        # What is optional, and what another version has under another name.
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    use_libraries()
+
+
+def use_libraries() -> None:
+    """Do once what takes long the first time: torch's exporter builds hundreds of functions, Optuna its tables."""
+    import optuna
+    import torch
+    from matplotlib.figure import Figure
+    from optuna.storages import RDBStorage
+    from tqdm import tqdm
+
+    # Its bars start a thread, which no fork would have.
+    tqdm.monitor_interval, interval = 0, tqdm.monitor_interval
+    layers = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    torch.optim.SGD(layers.parameters(), lr=1.0)
+    pixels = torch.zeros(2, 1, 2, 2)
+    traced = torch.export.export(layers.eval(), (pixels,), dynamic_shapes=({0: torch.export.Dim("N")},), strict=False)
+    torch.onnx.export(traced, dynamo=True, verbose=False)
+    tqdm.monitor_interval = interval
+    figure = Figure(layout="constrained")
+    figure.subplots().plot([1.0])
+    for kind in ("svg", "png"):
+        figure.savefig(io.BytesIO(), format=kind)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = RDBStorage("sqlite://")
+    optuna.create_study(storage=storage).optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=1)
+    storage.remove_session()
+    storage.engine.dispose()
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+
+
+def import_package() -> None:
+    """Import what is ours."""
     import imgcls_search
 
     for module in pkgutil.walk_packages(imgcls_search.__path__, "imgcls_search."):
         # Ray reads its environment when it is imported; only who asks for a cluster imports it.
         if module.name != "imgcls_search.__main__" and not module.name.startswith("imgcls_search.executors.ray."):
             importlib.import_module(module.name)
-    for name in LIBRARIES:
-        importlib.import_module(name)
+    from imgcls_search.study import database
+
+    database._known_versions()
+    build_commands_once()
 
 
-def wait_for_request(requests: socket.socket) -> dict[str, Any]:
-    """Fork for each request and report each end; return, in the forked process only, the request."""
+def build_commands_once() -> None:
+    """Keep what Typer makes of the command line: 30 ms, which a program spends once and tests would at each command."""
+    import typer.main
+    from imgcls_search.cli.app import app
+
+    if not hasattr(typer.main.get_command, "cache_clear"):
+        typer.main.get_command = functools.cache(typer.main.get_command)
+    typer.main.get_command(app)
+
+
+def settle() -> None:
+    """Make ready to be forked."""
+    assert threading.active_count() == 1, "a thread would not outlive a fork, but what it holds locked would"
+    # What was imported is nothing for a garbage collector to look through, and to copy, in each fork.
+    gc.collect()
+    gc.freeze()
+
+
+def wait_for_request(listener: socket.socket) -> dict[str, Any] | None:
+    """Fork for each request and report each end; return, in the forked process only, the request.
+
+    Return None when all who were connected have left.
+    """
     answers: dict[int, tuple[int, socket.socket]] = {}
     """The process id and the connection of each command under way, by what tells its end."""
+    connections: dict[int, socket.socket] = {}
     with selectors.DefaultSelector() as selector:
-        selector.register(requests, selectors.EVENT_READ)
+        selector.register(listener, selectors.EVENT_READ)
         while True:
             for key, _ in selector.select():
+                if key.fd == listener.fileno():
+                    connection, _ = listener.accept()
+                    connections[connection.fileno()] = connection
+                    selector.register(connection, selectors.EVENT_READ)
+                    continue
                 if key.fd in answers:
                     selector.unregister(key.fd)
                     pid, connection = answers.pop(key.fd)
@@ -163,9 +310,13 @@ def wait_for_request(requests: socket.socket) -> dict[str, Any]:
                     _, status = os.waitpid(pid, 0)
                     _tell(connection, os.waitstatus_to_exitcode(status))
                     continue
-                message, fds, _, _ = socket.recv_fds(requests, 1_000_000, 4)
+                message, fds, _, _ = socket.recv_fds(connections[key.fd], 1_000_000, 4)
                 if not message:
-                    sys.exit(0)
+                    selector.unregister(key.fd)
+                    connections.pop(key.fd).close()
+                    if not connections:
+                        return None
+                    continue
                 pid = os.fork()
                 if pid == 0:
                     return become(json.loads(message), fds)
@@ -189,6 +340,8 @@ def become(request: dict[str, Any], streams: Sequence[int]) -> dict[str, Any]:
     for target, fd in enumerate(streams[:3]):
         os.dup2(fd, target)
     close_all_but([])
+    # What the process forked from has to clean up, temporary folders too, is not this one's.
+    weakref.finalize._registry.clear()  # type: ignore[attr-defined]
     os.chdir(request["cwd"])
     before = set(os.environ.get("PYTHONPATH", "").split(os.pathsep))
     os.environ.clear()
@@ -233,6 +386,10 @@ def fork_python(path: bytes, arguments: Sequence[str], passed: Sequence[int]) ->
     try:
         close_all_but(passed)
         forget_handlers()
+        if IS_FRESH:
+            # A new interpreter would import it in an order of its own.
+            for name in [name for name in sys.modules if name.partition(".")[0] == "imgcls_search"]:
+                del sys.modules[name]
         sys.argv = ["-c", *argv]
         sys.modules["__main__"] = types.ModuleType("__main__")
         exec(code, {"__name__": "__main__"})  # noqa: S102 - multiprocessing's own
@@ -269,8 +426,6 @@ def be_command(arguments: Sequence[str], env: Mapping[str, str] | None) -> None:
     code = 1
     try:
         gc.enable()
-        # Temporary folders of the process forked from are not this one's to delete when it ends.
-        weakref.finalize._registry.clear()  # type: ignore[attr-defined]
         request = {"argv": arguments, "cwd": os.getcwd(), "env": dict(os.environ if env is None else env)}  # noqa: PTH109
         become(request, range(3))
         forget_handlers()
@@ -282,19 +437,37 @@ def be_command(arguments: Sequence[str], env: Mapping[str, str] | None) -> None:
         end(code)
 
 
+IS_FRESH = False
+"""Whether this process was forked from the one that has only libraries in memory."""
+
+
 def main() -> None:
     """Fork for each request; in a fork, be the command or the script."""
-    requests = socket.socket(fileno=int(sys.argv[1]))
-    import_all()
-    assert threading.active_count() == 1, "a thread would not outlive a fork, but what it holds locked would"
-    # What was imported is nothing for a garbage collector to look through, and to copy, in each fork.
-    gc.collect()
-    gc.freeze()
-    script = wait_for_request(requests).get("script")
+    global IS_FRESH
+    with_package, with_libraries = (socket.socket(fileno=int(fd)) for fd in sys.argv[1:])
+    import_libraries()
+    settle()
+    other = os.fork()
+    IS_FRESH = other != 0
+    if not IS_FRESH:
+        import_package()
+        settle()
+    unused, listener = (with_package, with_libraries) if IS_FRESH else (with_libraries, with_package)
+    unused.close()
+    request = wait_for_request(listener)
+    if request is None:
+        if IS_FRESH:
+            os.waitpid(other, 0)
+        os._exit(0)
+    script = request.get("script")
+    if IS_FRESH:
+        # As Python does when it starts.
+        warnings._processoptions(os.environ.get("PYTHONWARNINGS", "").split(","))  # type: ignore[attr-defined]
     if script:
         subprocess.Popen = ForkingPopen  # type: ignore[misc]
+    if script or IS_FRESH:
         util.spawnv_passfds = fork_python
-    else:
+    elif request["argv"][:1] not in ALONE:
         fork_server()
     end(run_program(script))
 

@@ -27,6 +27,14 @@ NAMED: Mapping[str, str] = {
 }
 """What an epoch is measured by where an objective or a limit names it, and what a finished network is measured by."""
 
+CORRUPTION = "corruption_accuracy"
+
+CORRUPTED: Mapping[str, str] = {
+    CORRUPTION: "mean top-1 over blur, noise, JPEG, brightness and contrast at severities 1, 3 and 5 (Hendrycks and "
+    "Dietterich 2019), 0 to 1; looks at each image 15 more times"
+}
+"""What is measured of worse pictures, where it is named or asked for: it takes the pixels, not only the logits."""
+
 SEVERAL_ALWAYS: Mapping[str, str] = {
     "average_precision": "mean average precision: that of each label, averaged with equal weights, 0 to 1",
     "macro_f1": "F1 score of each label at its threshold, averaged with equal weights, 0 to 1",
@@ -87,11 +95,14 @@ SUPPORT = "support"
 """`support:CLASS` is the number of a class's images."""
 
 
+KNOWN = frozenset({*ALWAYS, *NAMED, *COSTED, *CORRUPTED, *OF_FEATURES, *SEVERAL_ALWAYS})
+"""All measures of this program that are not of a class."""
+
+
 def has_meaning(name: str, *, several: bool) -> bool:
     """Tell whether a measure of this program has a meaning where an image has one class, or `several` labels."""
-    known = {*SEVERAL_ALWAYS, *SEVERAL_NAMED} if several else {*ALWAYS, *NAMED, *COSTED, *OF_FEATURES}
-    ours = {*ALWAYS, *NAMED, *COSTED, *OF_FEATURES, *SEVERAL_ALWAYS}
-    return name in known or class_of(name) is not None or name not in ours
+    known = {*SEVERAL_ALWAYS, *SEVERAL_NAMED} if several else {*ALWAYS, *NAMED, *COSTED, *CORRUPTED, *OF_FEATURES}
+    return name in known or class_of(name) is not None or name not in KNOWN
 
 
 def command_for(metric: str, file: str) -> str:
@@ -132,13 +143,13 @@ def bounds(name: str) -> tuple[float, float] | None:
         return -1.0, 1.0
     if name in ("loss", "cost"):
         return 0.0, math.inf
-    is_share = name in {*ALWAYS, *NAMED, *COSTED, *OF_FEATURES, *SEVERAL_ALWAYS} or class_of(name) is not None
+    is_share = name in KNOWN or class_of(name) is not None
     return (0.0, 1.0) if is_share else None
 
 
 COUNTS = (
     *("accuracy", "top5_accuracy", "macro_f1", "balanced_accuracy", "decision_accuracy"),
-    *("micro_f1", "subset_accuracy", *OF_FEATURES),
+    *("micro_f1", "subset_accuracy", CORRUPTION, *OF_FEATURES),
 )
 """Measures of all classes that count images."""
 

@@ -6,12 +6,13 @@ import json
 import os
 import re
 import signal
+import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import optuna
 import pytest
 from imgcls_search.study import record as records
 from imgcls_search.study.files import StudyFiles
@@ -47,8 +48,10 @@ def account(folder: Path) -> dict[str, Any]:
     database = folder / "studies" / "mine.db"
     if not database.exists():
         return {}
-    loaded = optuna.load_study(study_name="mine", storage=f"sqlite:///{database}")
-    found: dict[str, Any] = loaded.user_attrs.get("auto", {})
+    # The table itself: who waits shall not take a processor from those who train.
+    with closing(sqlite3.connect(database, timeout=60)) as connection:
+        rows = connection.execute("SELECT value_json FROM study_user_attributes WHERE key = 'auto'").fetchall()
+    found: dict[str, Any] = json.loads(rows[0][0]) if rows else {}
     return found
 
 

@@ -18,6 +18,7 @@ import yaml
 
 from tests.conftest import PATIENCE, Answer, is_one_line, linux_only
 from tests.jobs.test_init import picture
+from tests.warm import Command, Warm
 
 SHORT = ("--time", "5s")
 """So little that no speed is measured."""
@@ -184,11 +185,16 @@ def test_weights_of_a_persons_folder_are_found_without_being_named_again(
 @linux_only
 @pytest.mark.slow
 @pytest.mark.parametrize(("answer", "flip"), [("horizontal\r", "horizontal"), ("\r", "none")])
-def test_flips_are_asked_once_on_a_terminal(answer: str, flip: str, tmp_path: Path) -> None:
+def test_flips_are_asked_once_on_a_terminal(answer: str, flip: str, tmp_path: Path, warm: Warm | None) -> None:
     photos(tmp_path / "photos")
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-m", "imgcls_search", "init", "photos", *SHORT]
-    process = subprocess.Popen(command, cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs)
+    arguments = ["init", "photos", *SHORT]
+    process: Command | subprocess.Popen[bytes]
+    if warm is not None:
+        process = warm.start(arguments, tmp_path, os.environ, terminal=theirs)
+    else:
+        command = [sys.executable, "-m", "imgcls_search", *arguments]
+        process = subprocess.Popen(command, cwd=tmp_path, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     shown, is_answered, ends = b"", False, time.monotonic() + PATIENCE
     while time.monotonic() < ends:
@@ -203,5 +209,6 @@ def test_flips_are_asked_once_on_a_terminal(answer: str, flip: str, tmp_path: Pa
             is_answered = True
             os.write(ours, answer.encode())
     assert process.wait(PATIENCE) == 0, shown
+    process.communicate(timeout=PATIENCE)
     assert shown.count(b"mirrored picture keep its class?") == 1
     assert f"flip: {flip}" in (tmp_path / "photos.yaml").read_text()

@@ -25,6 +25,7 @@ from tests.orchestrator.test_run import (
     children,
     epochs_recorded,
     is_alive,
+    noted,
     open_study,
     table,
     wait_for,
@@ -279,11 +280,9 @@ def test_trials_go_on_when_workers_actors_and_nodes_die(nodes: Nodes, tiny: Path
     process = start("run", tiny, *sets, "--cluster", nodes.address, "--studies", studies)
 
     def recorded(what: str) -> list[list[Any]]:
-        # Reading the study again and again would take a core from those who train.
         time.sleep(0.3)
         assert process.poll() is None, process.communicate()
-        known = open_study(studies).trials if (studies / "tiny-digits.db").exists() else []
-        return [trial.user_attrs.get(what, []) for trial in known]
+        return [found or [] for found in noted(studies, what)]
 
     def wait_until_both_train(*, troubles: int) -> None:
         wait_for(lambda: sum(map(len, recorded("troubles"))) == troubles)
@@ -338,8 +337,7 @@ def test_node_whose_network_heals_counts_nothing_twice(nodes: Nodes, tiny: Path,
     def epochs() -> list[int]:
         time.sleep(0.3)
         assert process.poll() is None, process.communicate()
-        known = open_study(studies).trials if (studies / "tiny-digits.db").exists() else []
-        return [len(trial.user_attrs.get("epochs", [])) for trial in known]
+        return [len(found or []) for found in noted(studies, "epochs")]
 
     def wait_until_both_train() -> None:
         before = epochs() or [0, 0]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import mean, stdev
@@ -16,8 +15,9 @@ from typing import Any
 import optuna
 import pytest
 
-from tests.conftest import PATIENCE, Answer, is_one_line, linux_only
+from tests.conftest import PATIENCE, Answer, begin_command, is_one_line, linux_only
 from tests.orchestrator.test_run import open_study, table, wait_for_epochs
+from tests.warm import Warm
 
 SPACE = """
 study: {name: tiny-digits, trials: 4, pruner: {asha: {min_epochs: 1, eta: 2}}, pictures: false}
@@ -30,15 +30,15 @@ RUN_TO_END = ("--set", "study.pruner=none", "--set", "study.trials=2", "--worker
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def searched(tmp_path_factory: pytest.TempPathFactory, warm: Warm | None) -> Iterator[Path]:
     """Yield a folder in which the space was searched to its end."""
     folder = tmp_path_factory.mktemp("searched")
     (folder / "s.yaml").write_text(SPACE)
-    command = [sys.executable, "-m", "imgcls_search", "run", "s.yaml", "--workers", "1"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode == 0, done.stderr
-    assert "3 folds of 30, each scored by a network of the others" in done.stderr + done.stdout
-    assert "by cross-validation in 3 folds" in done.stdout
+    process = begin_command(("run", "s.yaml", "--workers", "1"), folder, os.environ, warm)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, err
+    assert "3 folds of 30, each scored by a network of the others" in err + out
+    assert "by cross-validation in 3 folds" in out
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 

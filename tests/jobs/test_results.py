@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,18 +18,19 @@ from imgcls_search.space import parse
 from imgcls_search.study.files import StudyFiles
 
 from scripts.bench import simulation
-from tests.conftest import PATIENCE, TINY, Answer, is_one_line
+from tests.conftest import PATIENCE, TINY, Answer, begin_command, is_one_line
 from tests.views.test_dashboard import study_with
+from tests.warm import Warm
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def searched(tmp_path_factory: pytest.TempPathFactory, warm: Warm | None) -> Iterator[Path]:
     """Yield a folder in which `tiny.yaml` was searched to its end."""
     folder = tmp_path_factory.mktemp("searched")
     (folder / "tiny.yaml").write_text(TINY)
-    command = [sys.executable, "-m", "imgcls_search", "run", "tiny.yaml", "--workers", "1"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode == 0, done.stderr
+    process = begin_command(("run", "tiny.yaml", "--workers", "1"), folder, os.environ, warm)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, err
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -368,3 +368,23 @@ def test_a_full_disk_is_one_line_and_the_pretraining_goes_on(
     done = imgcls(*arguments, "--set", "study.trials=1")
     assert done.code == 0, done.err
     assert len(networks(small_disk)) == 1
+
+
+def test_weights_of_images_of_another_size_are_taken_and_that_is_said(
+    space: Path, imgcls: Callable[..., Answer]
+) -> None:
+    vit = "model={vit: {patch_size: 4, width: 16, depth: 1, heads: 2}}"
+    small = ("--set", vit, "--set", "pretrain={simclr: {epochs: 1, batch_size: 256}}")
+    made = imgcls("pretrain", space, *small, "--set", "image.size=8", "-o", "backbone.pt")
+    assert made.code == 0, made.err
+    wide = vit.replace("heads: 2", "heads: 2, weights: backbone.pt")
+    plain = ("--set", wide, "--set", "pretrain=none", "--set", "study.trials=1")
+    other = imgcls("run", space, *plain, "--set", "image.size=16")
+    assert other.code == 0, other.err
+    line = (
+        "model.vit.weights: backbone.pt: was trained at 8x8 pixels, the images are 16x16; its position embeddings are"
+    )
+    assert other.out.count(line) == 1
+    equal = imgcls("run", space, *plain, "--set", "image.size=8", "--name", "equal")
+    assert equal.code == 0, equal.err
+    assert "was trained at" not in equal.out

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,9 +23,10 @@ from imgcls_search.space.study_section import slug
 from imgcls_search.study.files import StudyFiles
 from PIL import Image
 
-from tests.conftest import PATIENCE, Answer, is_one_line, linux_only
+from tests.conftest import PATIENCE, Answer, begin_command, is_one_line, linux_only
 from tests.jobs.test_evaluate import paint
 from tests.orchestrator.test_run import epochs_recorded, wait_for
+from tests.warm import Warm
 
 SPACE = """
 study: {trials: 2, pruner: none, pictures: false}
@@ -57,14 +57,14 @@ def make_photos(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def searched(tmp_path_factory: pytest.TempPathFactory, warm: Warm | None) -> Iterator[Path]:
     """Yield a folder with a finished study, whose images have moved to `attic/photos` since."""
     folder = tmp_path_factory.mktemp("searched")
     make_photos(folder / "photos")
     (folder / "base.yaml").write_text(SPACE)
-    command = [sys.executable, "-m", "imgcls_search", "run", "base.yaml", "--workers", "1"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
-    assert done.returncode == 0, done.stderr
+    process = begin_command(("run", "base.yaml", "--workers", "1"), folder, os.environ, warm)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, err
     (folder / "attic").mkdir()
     (folder / "photos").rename(folder / "attic" / "photos")
     yield folder

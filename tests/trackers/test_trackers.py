@@ -264,8 +264,7 @@ def aim(repo: Path) -> dict[int, list[int]]:
         assert run["state"] in ("complete", "pruned")
         metric = run.get_metric("accuracy", context=_context())
         assert metric is not None
-        steps = metric.values.sparse_list()[0]
-        found[run["trial"]] = [int(step) for step in steps]
+        found[run["trial"]] = sorted(int(epoch) for epoch in metric.epochs.sparse_list()[1])
     return found
 
 

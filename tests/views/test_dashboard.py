@@ -360,3 +360,78 @@ def test_what_is_added_to_a_trial_is_there_whole_or_not_at_all(tmp_path: Path) -
     with pytest.raises(FileExistsError):
         store.write(PICTURE, io.BytesIO(b"another"))
     assert elsewhere.read_bytes() == b"mine"
+
+
+def long_study(files: StudyFiles) -> Record:
+    """Make a study with a trial whose attributes are long."""
+    record = study_with(files, TWO[:1], [([0.5], 0.0), ([0.75], 0.0)])
+    trial = simulation.make_trials(SPACE, 3)[2]
+    epochs, trial.epochs, trial.state, trial.values = trial.epochs, [], "running", None
+    record.add(trial)
+    for metrics in epochs:
+        record.add_epoch(trial, metrics)
+    record.note(trial, troubles=[f"out of memory {number}" for number in range(50)], worker="worker-0")
+    record.complete(trial, [0.9])
+    record.set_fact("data", {"images": {"train": 800}, "classes": [f"c{n}" for n in range(200)], "fingerprint": "0"})
+    return record
+
+
+@pytest.mark.parametrize("is_older", [False, True])
+def test_objectives_have_names_also_in_studies_of_earlier_versions(is_older: bool, tmp_path: Path) -> None:
+    files = StudyFiles(tmp_path, "s")
+    record = study_with(files, TWO[:1], [([0.5], 0.0)])
+    if is_older:
+        key = "study:metric_names"
+        with record.rows.engine.begin() as connection:
+            connection.exec_driver_sql(f"DELETE FROM study_system_attributes WHERE key = '{key}'")  # noqa: S608
+        assert optuna.load_study(study_name="s", storage=f"sqlite:///{files.database}").metric_names is None
+    with serving(files) as port:
+        assert shown(port)["objective_names"] == ["accuracy"]
+    # Plain optuna-dashboard and Optuna have them as well from now on.
+    assert optuna.load_study(study_name="s", storage=f"sqlite:///{files.database}").metric_names == ["accuracy"]
+
+
+def test_names_that_a_person_gave_stay(tmp_path: Path) -> None:
+    files = StudyFiles(tmp_path, "s")
+    study_with(files, TWO[:1], [([0.5], 0.0)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        optuna.load_study(study_name="s", storage=f"sqlite:///{files.database}").set_metric_names(["top-1"])
+    with serving(files) as port:
+        assert shown(port)["objective_names"] == ["top-1"]
+
+
+def test_attributes_are_a_line_each_and_whole_at_their_address(tmp_path: Path) -> None:
+    files = StudyFiles(tmp_path, "s")
+    record = long_study(files)
+    with serving(files) as port:
+        page = shown(port)
+        for entry in (page, *page["trials"], *page["best_trials"]):
+            assert all(len(each["value"]) <= 160 for each in entry["user_attrs"])
+            assert not any(each["value"].startswith(("{", "[")) for each in entry["user_attrs"])
+        short = {each["key"]: each["value"] for each in page["trials"][2]["user_attrs"]}
+        assert short["config"].startswith("data digits")
+        assert "model vit" in short["config"]
+        assert short["epochs"].startswith("10, last: train_loss 0.23, accuracy ")
+        assert short["troubles"] == "50, last: out of memory 49"
+        assert short["seed"] == str(record.trials[2].seed)
+        status, body = get(port, short["all"])
+        kept = optuna.load_study(study_name="s", storage=f"sqlite:///{files.database}")
+        assert (status, json.loads(body)) == (200, kept.trials[2].user_attrs)
+        whole = {each["key"]: each["value"] for each in page["user_attrs"]}["all"]
+        assert json.loads(get(port, whole)[1]) == kept.user_attrs
+        assert get(port, "/attributes/77.json")[0] == 404
+        assert ask(port, short["all"], Host="evil.example") == 403
+
+
+@pytest.mark.parametrize(("host", "shown_host"), [("127.0.0.1", "127.0.0.1"), ("::1", "[::1]"), ("box.lan", "box.lan")])
+def test_printed_address_is_the_study_s_own_page(host: str, shown_host: str, tmp_path: Path) -> None:
+    files = StudyFiles(tmp_path, "s")
+    record = study_with(files, TWO[:1], [([0.5], 0.0)])
+    address = dashboard.address_of(record, host, 8080)
+    assert address == f"http://{shown_host}:8080/dashboard/studies/1"
+    server = make_dashboard(files, "127.0.0.1", 0, print)
+    server.server_close()
+    assert server.address == f"http://127.0.0.1:{server.server_port}/dashboard/studies/1"
+    with serving(files) as port:
+        assert ask(port, "/dashboard/studies/1") == 200

@@ -207,6 +207,116 @@ def test_report_is_readable_on_a_phone_in_the_dark_and_on_paper(
     assert page.pdf(format="A4").startswith(b"%PDF")
 
 
+CLASHES = """svg => {
+    // Upright and level texts fill their boxes, and others there are none.
+    const seen = [...svg.querySelectorAll('text')].filter(e => e.textContent.trim() && e.getBoundingClientRect().width);
+    const frame = svg.getBoundingClientRect(), found = [];
+    seen.forEach((a, i) => {
+        const p = a.getBoundingClientRect(), shown = a.textContent.trim();
+        const far = Math.max(frame.left - p.left, p.right - frame.right, frame.top - p.top, p.bottom - frame.bottom);
+        if (far > 1)
+            found.push(`${shown} is cut off`);
+        for (const b of seen.slice(i + 1)) {
+            const q = b.getBoundingClientRect();
+            if (Math.min(p.right, q.right) - Math.max(p.left, q.left) > 1
+                && Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top) > 3)
+                found.push(`${shown} on ${b.textContent.trim()}`);
+        }
+    });
+    return found;
+}"""
+"""Returns the texts of a picture that cover each other or leave it."""
+
+SIZES_OF_TEXT = """svg => [...svg.querySelectorAll('text')].filter(e => e.textContent.trim()).map(e =>
+    parseFloat(getComputedStyle(e).fontSize) * e.getScreenCTM().a || Math.hypot(e.getScreenCTM().a, e.getScreenCTM().b)
+    * parseFloat(getComputedStyle(e).fontSize))"""
+"""Returns the heights of the texts of a picture on the screen."""
+
+OVERLAPS = """() => {
+    const parts = [...document.querySelectorAll('h1, h2, h3, p, li, .card, figure, table, pre')], found = [];
+    const frames = parts.map(e => e.getBoundingClientRect());
+    parts.forEach((a, i) => parts.slice(i + 1).forEach((b, j) => {
+        const p = frames[i], q = frames[i + 1 + j];
+        if (!a.contains(b) && !b.contains(a) && !a.closest('.scroll') && !b.closest('.scroll')
+            && Math.min(p.right, q.right) - Math.max(p.left, q.left) > 1
+            && Math.min(p.bottom, q.bottom) - Math.max(p.top, q.top) > 1)
+            found.push(`${a.innerText.slice(0, 40)} on ${b.innerText.slice(0, 40)}`);
+    }));
+    return found;
+}"""
+"""Returns the parts of a page that cover each other."""
+
+
+@pytest.fixture(scope="module")
+def rich(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the report of a study of two objectives with a crowded front, importances and a way to the winner."""
+    folder = tmp_path_factory.mktemp("rich")
+    made = simulation.make_trials(SPACE, 60)
+    rates = [np.log10(float(trial.candidate.params["optimizer.adamw.lr"])) for trial in made]
+    values = [(0.9 - 0.2 * (rate + 3) ** 2, 10 ** (rate + 4 + number / 90)) for number, rate in enumerate(rates)]
+    record = study_with(StudyFiles(folder, "s"), TWO, [(each, 0.0) for each in values])
+    record.set_fact("data", {"images": {"train": 800, "val": 200}, "classes": ["cat", "dog"], "fingerprint": "0"})
+    spread = {"scores": [0.8, 0.85, 0.9], "mean": 0.85, "std": 0.05, "ci95": 0.12}
+    steps = [{"changes": [f"training.batch_size: was {step}, is now {step + 1}"], **spread} for step in range(5)]
+    number = best.front(record)[0].number
+    ablation = {"metric": "accuracy", "first": 0, "winner": number, "seeds": [1, 2, 3], "steps": steps}
+    record.set_fact("ablation", {"at": "2026-11-29T10:00:00+00:00", "direction": "maximize", **ablation})
+    write_report(StudyFiles(folder, "s"), folder / "report.html")
+    return folder / "report.html"
+
+
+@pytest.mark.parametrize("width", [400, 1600])
+def test_texts_of_a_report_are_large_enough_and_cover_nothing(
+    look: Callable[..., Seen], rich: Path, big: tuple[Record, Path], width: int
+) -> None:
+    for path in (rich, big[1]):
+        page = look(path.as_uri(), viewport={"width": width, "height": 900}).page
+        scroll, client = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth]")
+        assert scroll <= client == width
+        plots = page.query_selector_all("svg.plot")
+        assert len(plots) >= 5
+        assert [found for plot in plots if (found := plot.evaluate(CLASHES))] == []
+        sizes = [size for plot in plots for size in plot.evaluate(SIZES_OF_TEXT)]
+        assert min(sizes) >= 8.5
+        assert max(sizes) <= 22
+        assert page.evaluate(OVERLAPS) == []
+
+
+def test_report_on_paper_has_whole_pictures_in_black(look: Callable[..., Seen], rich: Path) -> None:
+    page = look(rich.as_uri(), viewport={"width": 720, "height": 1000}, color_scheme="dark").page
+    page.emulate_media(media="print", color_scheme="dark")
+    # Nothing can be scrolled on paper.
+    cut = "[...document.querySelectorAll('svg.plot')].filter(e => e.getBoundingClientRect().right > innerWidth).length"
+    assert page.evaluate(cut) == 0
+    inks = page.evaluate("[...document.querySelectorAll('svg.plot text')].map(e => getComputedStyle(e).fill)")
+    assert len(inks) > 50
+    assert max(map(brightness, inks)) < 60
+    assert page.evaluate(OVERLAPS) == []
+    plots = page.query_selector_all("svg.plot")
+    assert [found for plot in plots if (found := plot.evaluate(CLASHES))] == []
+
+
+@pytest.mark.parametrize("count", [2, 6, 24, 60, 200])
+def test_confusion_can_be_read_from_2_to_200_classes(look: Callable[..., Seen], count: int, tmp_path: Path) -> None:
+    matrix = np.diag(np.full(count, 50))
+    matrix[0, 1] = 14
+    matrix[count - 1, 0] = 9
+    names = [f"species {number}" for number in range(count)]
+    drawn = pictures.confusions(matrix, names)
+    assert len(drawn) == (1 if count <= 24 else 2)
+    path = tmp_path / "picture.html"
+    style = "<style>.drawn{overflow-x:auto}svg{width:100%;height:auto;font-family:sans-serif}</style>"
+    svgs = "".join(f'<div class="drawn">{figures.to_svg(figure, f"c{n}")}</div>' for n, figure in enumerate(drawn))
+    path.write_text(f"<!doctype html>{style}{svgs}")
+    for width in (400, 800):
+        page = look(path.as_uri(), viewport={"width": width, "height": 900}).page
+        plot = page.query_selector("svg.plot")
+        assert plot.evaluate(CLASHES) == []
+        assert min(plot.evaluate(SIZES_OF_TEXT)) >= 7
+        texts = plot.evaluate("svg => [...svg.querySelectorAll('text')].map(e => e.textContent)")
+        assert {"14", "9", "species 0", "species 1", f"species {count - 1}"} <= set(texts)
+
+
 def brightness(colour: str) -> float:
     """Return the mean of a colour's red, green and blue."""
     return sum(map(float, re.findall(r"[\d.]+", colour)[:3])) / 3
@@ -298,7 +408,8 @@ def test_report_of_several_objectives_is_whole_and_without_needless_digits(
     ids = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
     assert len(ids) == len(set(ids))
     texts = page.locator("svg text").all_text_contents()
-    assert "300k" in texts
+    # Parameters that differ by decades have a logarithmic axis.
+    assert {"10k", "100k"} <= set(texts)
     assert not [text for text in texts if re.search(r"(?<![\d.])\d{6}|e\+|mathdefault|\$", text)]
     assert any(text.startswith(("seconds of training", "minutes of training")) for text in texts)
     assert "by fANOVA" in body or "Importances cannot be told" in body

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
-from imgcls_search.worker import pictures
+from imgcls_search.worker import figures, pictures
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta
 from PIL import Image
 
@@ -83,3 +83,31 @@ def test_most_confident_mistakes_come_first() -> None:
         (2, "dog 88%,\nis cat"),
         (1, "dog 73%,\nis cat"),
     ]
+
+
+def test_a_picture_is_drawn_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    drawn: list[object] = []
+    draw = figures.Figure.draw
+    monkeypatch.setattr(figures.Figure, "draw", lambda self, renderer: (drawn.append(self), draw(self, renderer))[1])
+    for write in (
+        figures.to_png,
+        lambda each: figures.to_svg(each, "f"),
+        lambda each: figures.save(each, tmp_path / "f.pdf"),
+    ):
+        figure = figures.scatter({"cat": ([1.0, 2.0], [0.5, 0.6])}, "x", "y", log=False)
+        write(figure)
+        assert drawn.count(figure) == 1
+        # All of it is inside, as its layout was made.
+        box = figure.axes[0].get_tightbbox()
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+
+
+def test_confusion_of_many_classes_keeps_those_with_errors() -> None:
+    matrix = np.diag(np.full(200, 10))
+    matrix[7, 150] = 3
+    matrix[199, 7] = 1
+    kept = pictures.most_confused(matrix, 3)
+    assert kept.tolist() == [7, 150, 199]
+    folded = pictures.folded(matrix, kept)
+    assert folded.sum() == matrix.sum()
+    assert folded.tolist() == [[10, 3, 0, 0], [0, 10, 0, 0], [1, 0, 10, 0], [0, 0, 0, 1970]]

@@ -19,12 +19,6 @@ from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
 from imgcls_search.trial import MEASURED, SIZES, Trial
 
-RESAMPLES = 200
-"""Of the images, for an interval of any metric."""
-
-Score = Callable[[Any], float]
-"""Measures the images of some places."""
-
 
 def open_test(record: Record, files: StudyFiles, trial: Trial, say: Callable[[str], None]) -> SingleTest:
     """Return what the network of a finished trial makes of the validation and test images; the opening is noted first.
@@ -65,28 +59,10 @@ def open_test(record: Record, files: StudyFiles, trial: Trial, say: Callable[[st
 
 def _score(found: Any, metric: str) -> SingleScore:
     """Return a metric of an evaluation, with the interval that comes of the choice of its images."""
-    low, high = _interval(lambda chosen: _measured(found, metric, chosen), len(found.labels))
+    from imgcls_search.jobs.chance import interval_of
+
+    low, high = interval_of(found, metric)
     return {"score": found.metrics[metric], "low": low, "high": high, "images": len(found.labels)}
-
-
-def _interval(score: Score, count: int) -> tuple[float, float]:
-    """Return the middle 95 % of a score over images that are drawn again and again."""
-    stream = np.random.default_rng(0)
-    values = [score(stream.integers(0, count, count)) for _ in range(RESAMPLES)]
-    values = [value for value in values if np.isfinite(value)]
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def _measured(found: Any, metric: str, chosen: Any) -> float:
-    from imgcls_search.train.metrics import Wanted, score
-
-    # Of probabilities: softmax and sigmoid give them back.
-    p = np.clip(found.probabilities[chosen].astype(np.float64), 1e-9, 1 - 1e-9)
-    logits = np.log(p) if found.thresholds is None else np.log(p / (1 - p))
-    wanted = Wanted(classes=found.classes, named=(metric,), thresholds=found.thresholds)
-    measured = score(logits.astype(np.float32), found.labels[chosen], wanted)
-    return float(measured.get(metric, float("nan")))
 
 
 def largest_class(component: Component, cache: Path, metric: str, split: Split) -> tuple[str, dict[str, float]]:
@@ -98,15 +74,9 @@ def largest_class(component: Component, cache: Path, metric: str, split: Split) 
         DataError: the images are gone.
     """
     from imgcls_search.data import label_sets
-    from imgcls_search.train.metrics import Wanted, score
+    from imgcls_search.jobs.chance import constant_scores
 
     source = describe(component, cache)
     counts = label_sets.count(source.labels["train"], len(source.classes))
-    labels = source.labels[split]
-    share = np.clip(counts / max(1, len(source.labels["train"])), 1e-6, 1 - 1e-6)
-    logits = np.log(share) if not source.has_several_labels else np.log(share / (1 - share))
-    cuts = (0.5,) * len(source.classes) if source.has_several_labels else None
-    wanted = Wanted(classes=source.classes, named=(metric,), thresholds=cuts)
-    measured = score(np.tile(logits.astype(np.float32), (len(labels), 1)), labels, wanted)
-    kept = {name: float(measured[name]) for name in dict.fromkeys((metric, "accuracy")) if name in measured}
-    return source.classes[int(np.argmax(counts))], kept
+    known = constant_scores(counts, len(source.labels["train"]), source.labels[split], source.classes, metric)
+    return source.classes[int(np.argmax(counts))], known

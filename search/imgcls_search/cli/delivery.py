@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -16,6 +16,7 @@ from imgcls_search.cli.options import (
     MovedData,
     Storage,
     Studies,
+    Views,
     data_component,
     study_files,
 )
@@ -27,6 +28,7 @@ from imgcls_search.rounding import measured
 if TYPE_CHECKING:
     from imgcls_search.data import LeftOut
     from imgcls_search.deploy.predict import Prediction
+    from imgcls_search.deploy.views import ViewsName
 
 
 def export(
@@ -43,6 +45,19 @@ def export(
         Path | None, typer.Option("--bundle", metavar="DIR", help="The folder to write, with the network as ONNX.")
     ] = None,
     trial: Annotated[int | None, typer.Option("--trial", help="A trial's number; default: the best.")] = None,
+    target_precision: Annotated[
+        float | None,
+        typer.Option(
+            "--target-precision",
+            metavar="SHARE",
+            help="With --bundle: answer only images sure enough that this share of the answers is right (lower 95 % "
+            "bound on the validation images); predict says 'unsure' of the others.",
+        ),
+    ] = None,
+    tta: Annotated[
+        Views | None,
+        typer.Option("--tta", help="With --bundle: test-time augmentation inside of the file, at the cost of latency."),
+    ] = None,
     data: MovedData = None,
     studies: Studies = STUDIES,
     storage: Storage = None,
@@ -55,14 +70,19 @@ def export(
     imgcls-search export vit-digits --trial 7 -o seven.yaml
     imgcls-search export vit-digits --bundle model
     imgcls-search export trained/best/seed-1.pt --bundle model
+    imgcls-search export vit-digits --bundle model --target-precision 0.97 --tta shift
 
     A bundle holds model.onnx, labels, configuration, metrics and a model card; predict classifies images with it.
     """
     if (output is None) == (bundle is None):
         raise UserError("export: needs either -o FILE, for the configuration, or --bundle DIR, for the trained network")
     if bundle is not None:
-        _export_bundle(source, bundle, trial, data, studies, storage, as_json)
+        delivery = {"target_precision": target_precision, "tta": tta.value if tta is not None else "none"}
+        _export_bundle(source, bundle, trial, data, studies, storage, as_json, delivery)
         return
+    for option, value in (("--target-precision", target_precision), ("--tta", tta)):
+        if value is not None:
+            raise UserError(f"{option}: goes with --bundle")
     if data is not None:
         raise UserError(f"--data {data}: goes with --bundle; of a configuration that was exported, train takes it")
     from imgcls_search.jobs.export import export_trial
@@ -84,6 +104,7 @@ def _export_bundle(
     studies: Path,
     storage: str | None,
     as_json: bool,
+    delivery: Mapping[str, Any],
 ) -> None:
     is_weights = source.endswith(".pt")
     if is_weights and trial is not None:
@@ -101,7 +122,9 @@ def _export_bundle(
         trained = from_trial(study_files(source, studies, storage), trial, moved_to)
     say = partial(echo, error=as_json)
     with StepScreen(make_console(error=as_json)) as steps:
-        found = deliver(trained, out, image_cache(studies), say, steps.step, must_be_same=moved_to is not None)
+        found = deliver(
+            trained, out, image_cache(studies), say, steps.step, must_be_same=moved_to is not None, **delivery
+        )
     if as_json:
         print_json(found)
         return
@@ -118,7 +141,33 @@ def _export_bundle(
         f"against torch{' before quantization' if parity['is_quantized'] else ''}: {what} on "
         f"{same} of {parity['images']} images, logits differ by at most {parity['max_difference']:.1e}"
     )
+    for line in _trust(found["sureness"], found["tta"], latency["median_ms"]):
+        echo(line)
     echo(f"next: imgcls-search predict {out} IMAGES... (model card: {out / 'MODEL_CARD.md'})")
+
+
+def _trust(found: Mapping[str, Any], tta: Mapping[str, Any] | None, median_ms: float) -> Iterator[str]:
+    """Yield what to know of a bundle's probabilities, a line each."""
+    made = found["calibration"]
+    before, after = made["before"], made["held_out"]
+    if made["is_calibrated"]:
+        yield (
+            f"calibrated: expected calibration error {before['error']:.4f} before, {after['error']:.4f} after, log "
+            f"loss {before['loss']:.4f} and {after['loss']:.4f} (held-out validation images)"
+        )
+    else:
+        yield f"not calibrated: {made['reason']}"
+    if (refusal := found["refusal"]) is not None:
+        yield (
+            f"below a confidence of {refusal['min_confidence']:.4f} it is unsure: {refusal['answered']} of "
+            f"{refusal['images']} validation images are answered, {refusal['right']} of them right (lower 95 % bound "
+            f"{refusal['lower_bound_95']:.3f})"
+        )
+    if tta is not None:
+        yield (
+            f"test-time augmentation ({tta['views']}): {tta['count']} views, {median_ms:.3g} ms an image instead of "
+            f"{tta['median_ms_without']:.3g}"
+        )
 
 
 def predict(
@@ -127,6 +176,17 @@ def predict(
     top: Annotated[
         int, typer.Option("--top", min=1, help="Classes to show of each image; of several labels, all that it has too.")
     ] = 3,
+    min_confidence: Annotated[
+        float | None,
+        typer.Option(
+            "--min-confidence",
+            metavar="SHARE",
+            help="Say 'unsure' of images whose class has a lower probability; default: what the bundle says.",
+        ),
+    ] = None,
+    tta: Annotated[
+        Views | None, typer.Option("--tta", help="Look at several views of each image; says what that costs.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Classify images with an exported bundle, without torch.
@@ -135,16 +195,27 @@ def predict(
     imgcls-search predict model photo.jpg
     imgcls-search predict model photos more/*.png --top 1
     imgcls-search predict model photos --json
+    imgcls-search predict model photos --min-confidence 0.9 --tta mirror
+
+    Pictures that are unlike those of the training are marked, where the bundle has a threshold for that.
 
     With predict.costs the class of least expected cost comes first.
 
     Unreadable images are named and skipped; the exit code is 1 if none could be read.
     """
     from imgcls_search.deploy.bundle import read
-    from imgcls_search.deploy.predict import Prediction, classify, plain
+    from imgcls_search.deploy.predict import Prediction, check_confidence, classify, cost_of_views, plain
 
-    predicted, skipped = [], []
-    for found in classify(read(bundle), images, top=top, on_left_out=_say_left_out):
+    served = read(bundle)
+    note = check_confidence(served, min_confidence)
+    if note is not None:
+        echo(f"{bundle}: {note}", error=True)
+    views: ViewsName = tta.value if tta is not None else "none"
+    predicted: list[dict[str, Any]] = []
+    skipped = []
+    for found in classify(
+        served, images, top=top, on_left_out=_say_left_out, min_confidence=min_confidence, views=views
+    ):
         if isinstance(found, Prediction):
             predicted.append(plain(found))
             if not as_json:
@@ -152,6 +223,8 @@ def predict(
         else:
             skipped.append({"image": found.image, "reason": found.reason})
             echo(f"skipped: {found.image}: {found.reason}", error=True)
+    if views != "none":
+        echo(cost_of_views(served, views), error=True)
     if as_json:
         print_json({"bundle": str(bundle), "predictions": predicted, "skipped": skipped})
     if not predicted:
@@ -188,6 +261,13 @@ def serve(
 
 
 def _said(found: Prediction) -> str:
+    unlike = " (unlike the training's pictures)" if found.is_unlike else ""
+    if found.is_unsure:
+        return f"unsure ({_answer(found)}){unlike}"
+    return _answer(found) + unlike
+
+
+def _answer(found: Prediction) -> str:
     """Return the likeliest classes of an image; of several labels those that it has, then others that are likely."""
     from imgcls_search.deploy.predict import ranking
 

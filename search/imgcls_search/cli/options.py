@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -91,6 +92,14 @@ def _use_weights(folder: Path | None) -> Path | None:
 
         add_folder(folder)
     return folder
+
+
+class Views(str, Enum):
+    """What `--tta` looks at beside each image itself; `mirror` is for classes that a mirrored image keeps."""
+
+    mirror = "mirror"
+    shift = "shift"
+    mirror_shift = "mirror_shift"
 
 
 WeightsDir = Annotated[

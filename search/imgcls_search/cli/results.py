@@ -167,7 +167,7 @@ def list_studies(studies: Studies = STUDIES, storage: Storage = None, as_json: A
     imgcls-search list --json
     """
     from imgcls_search.study.address import settle
-    from imgcls_search.study.summary import pretraining_lines
+    from imgcls_search.study.summary import stands_with_pretraining
     from imgcls_search.views.browse import list_studies as find
 
     at = settle(storage)
@@ -188,8 +188,7 @@ def list_studies(studies: Studies = STUDIES, storage: Storage = None, as_json: A
         counts = entry["trials"]
         state = f"{counts['total']} ({counts['complete']} complete)"
         confirmed = "" if entry["confirmed"] is None else f"trial {entry['confirmed']} confirmed"
-        making = [line for line in pretraining_lines(entry["backbones"], entry["state"]) if "epoch" in line]
-        rows.append((entry["study"], state, "; ".join([entry["stands"], *making]), shown, confirmed))
+        rows.append((entry["study"], state, stands_with_pretraining(entry), shown, confirmed))
     print_table(("study", "trials", "state", "best", ""), rows)
 
 
@@ -288,12 +287,14 @@ def report(
     storage: Storage = None,
     weights_dir: WeightsDir = None,
 ) -> None:
-    """Write a study as one page that opens anywhere: the winner, why, how sure, its mistakes, how to go on.
+    """Write a study as one page that opens anywhere: a verdict, why to believe it, mistakes, the search, its cost.
 
     \b
     imgcls-search report vit-digits -o report.html
     imgcls-search report vit-digits -o report.html --ablation
 
+    Mistakes are shown from their files, where these are there, with a map of where the network looked and the nearest
+    training images.
     --ablation trains the first known-good setting and every change that leads from it to the winner, one by one.
     """
 
@@ -322,7 +323,7 @@ def dashboard(
     host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8080,
 ) -> None:
-    """Open optuna-dashboard on a study, also while it runs.
+    """Open optuna-dashboard on a study, also while it runs; the printed address is the study's own page.
 
     \b
     imgcls-search dashboard vit-digits
@@ -334,7 +335,7 @@ def dashboard(
     server = make_dashboard(study_files(study, studies, storage), host, port, warn)
     if not is_loopback(host):
         warn("whoever reaches this address can read and delete studies")
-    echo(f"optuna-dashboard on http://{host}:{server.server_port}/ (Ctrl-C ends it)")
+    echo(f"optuna-dashboard on {server.address} (Ctrl-C ends it)")
     server.serve_forever()
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,6 +24,7 @@ from imgcls_search.cli.options import (
     Studies,
     StudyName,
     Unlabeled,
+    Views,
     WeightsDir,
     data_component,
     read,
@@ -29,7 +32,7 @@ from imgcls_search.cli.options import (
 )
 from imgcls_search.cli.output import echo, make_console, print_classes, print_json, print_table
 from imgcls_search.errors import UserError, writing
-from imgcls_search.measures import by_class
+from imgcls_search.measures import by_class, main_measure
 from imgcls_search.rounding import measured, pairs, rounded, spread
 
 
@@ -184,6 +187,18 @@ def evaluate(
     predictions: Annotated[
         Path | None, typer.Option("--predictions", metavar="CSV", help="Write every image's prediction.")
     ] = None,
+    corruptions: Annotated[
+        bool | None,
+        typer.Option(
+            "--corruptions/--no-corruptions",
+            help="Measure corruption_accuracy: blur, noise, JPEG, brightness and contrast at severities 1, 3 and 5. "
+            "Default: with up to 1,000 images of one class.",
+        ),
+    ] = None,
+    tta: Annotated[
+        Views | None,
+        typer.Option("--tta", help="Test-time augmentation: mean logits of several views; says what that costs."),
+    ] = None,
     studies: Studies = STUDIES,
     as_json: AsJson = False,
 ) -> None:
@@ -193,6 +208,7 @@ def evaluate(
     imgcls-search evaluate trained/best/seed-1.pt
     imgcls-search evaluate trained/best/seed-1.pt --split test --predictions test.csv
     imgcls-search evaluate trained/best/seed-1.pt --data folder:more-photos --split all
+    imgcls-search evaluate trained/best/seed-1.pt --tta mirror --corruptions
     """
     from imgcls_search.data import label_sets
     from imgcls_search.executors.helper import image_cache
@@ -204,6 +220,8 @@ def evaluate(
         image_cache(studies),
         data=data_component(data),
         skip_unreadable=skip_unreadable,
+        corruptions=corruptions,
+        tta=tta.value if tta is not None else "none",
         say=partial(echo, error=as_json),
     )
     if predictions is not None:
@@ -212,7 +230,7 @@ def evaluate(
     together, single = by_class(found.metrics)
     if as_json:
         counts = dict(zip(found.classes, label_sets.count(found.labels, len(found.classes)).tolist(), strict=True))
-        measured = {
+        facts: dict[str, Any] = {
             "split": found.split,
             "images": len(found.labels),
             "classes": counts,
@@ -220,13 +238,40 @@ def evaluate(
             "by_class": single,
         }
         if found.thresholds is not None:
-            measured["thresholds"] = dict(zip(found.classes, found.thresholds, strict=True))
-        print_json(measured)
+            facts["thresholds"] = dict(zip(found.classes, found.thresholds, strict=True))
+        if found.corruptions is not None:
+            facts["corruptions"] = _by_severity(found.corruptions)
+        if found.tta is not None:
+            facts["tta"] = asdict(found.tta)
+        print_json(facts)
         return
     seen, known = len(label_sets.seen(found.labels)), len(found.classes)
     of = f" of {seen} of the {known} trained classes" if seen < known else ""
     echo(f"{found.split} split, {len(found.labels)} images{of}: {pairs(together, len(found.labels))}")
     print_classes(single)
+    if found.corruptions is not None:
+        for name, row in _by_severity(found.corruptions).items():
+            shown = ", ".join(
+                f"{measured('accuracy', value, len(found.labels))} at severity {severity}"
+                for severity, value in row.items()
+            )
+            echo(f"accuracy with {name.replace('_', ' ')}: {shown}")
+    if found.tta is not None:
+        name = main_measure(found.metrics)
+        with_it, without = (
+            measured(name, values[name], len(found.labels)) for values in (found.metrics, found.tta.metrics_without)
+        )
+        echo(
+            f"test-time augmentation ({found.tta.views}): {name} {with_it} instead of {without}, {found.tta.count} "
+            f"views, {found.tta.image_ms:.3g} ms an image instead of {found.tta.image_ms_without:.3g}"
+        )
+
+
+def _by_severity(table: Mapping[tuple[str, int], float]) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for (name, severity), value in table.items():
+        found.setdefault(name, {})[str(severity)] = value
+    return found
 
 
 def confirm(

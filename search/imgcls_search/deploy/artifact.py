@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 INPUT = "pixels"
 OUTPUT = "logits"
 
+UNLIKE = "unlike"
+"""The second output of some files, float32 [N]: how unlike the training's pictures each one is."""
+
+FEATURES = "features"
+"""The second output of a passing copy, float32 [N, D]: what the last layer takes."""
+
 QUANTIZED = "quantized"
 """The key in a file's metadata under which the quantizer notes its mode."""
 
@@ -107,15 +113,31 @@ class Artifact:
 
     def logits(self, pixels: Pixels) -> npt.NDArray[np.float32]:
         """Return float32 [N, classes] for uint8 [N, C, H, W], in order; an image's do not depend on the others."""
+        return self._each(pixels, OUTPUT, (0, self.classes))
+
+    def unlike(self, pixels: Pixels) -> npt.NDArray[np.float32] | None:
+        """Return how unlike the training's pictures each image is, float32 [N]; None where the file does not say."""
+        return self._each(pixels, UNLIKE, (0,)) if self.gives_unlike else None
+
+    @property
+    def gives_unlike(self) -> bool:
+        """Whether the file says how unlike the training's pictures an image is."""
+        return UNLIKE in [output.name for output in self.session.get_outputs()]
+
+    def features(self, pixels: Pixels) -> npt.NDArray[np.float32]:
+        """Return what the last layer takes of each image, float32 [N, D], of a file that gives it."""
+        return self._each(pixels, FEATURES, (0, 1))
+
+    def _each(self, pixels: Pixels, output: str, empty: tuple[int, ...]) -> npt.NDArray[np.float32]:
         # Dynamic quantization takes one range for all images of a batch.
         batch = 1 if self.quantized == "dynamic" else BATCH
         starts = range(0, len(pixels), batch)
-        parts = [self._run(pixels[np.arange(start, min(start + batch, len(pixels)))]) for start in starts]
-        return np.concatenate([np.zeros((0, self.classes), dtype=np.float32), *parts])
+        parts = [self._run(pixels[np.arange(start, min(start + batch, len(pixels)))], output) for start in starts]
+        return np.concatenate(parts) if parts else np.zeros(empty, dtype=np.float32)
 
-    def _run(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        (logits,) = self.session.run([OUTPUT], {INPUT: pixels})
-        values: npt.NDArray[np.float32] = np.asarray(logits)
+    def _run(self, pixels: npt.NDArray[np.uint8], output: str = OUTPUT) -> npt.NDArray[np.float32]:
+        (found,) = self.session.run([output], {INPUT: pixels})
+        values: npt.NDArray[np.float32] = np.asarray(found)
         return values
 
     def _check(self) -> None:
@@ -123,7 +145,9 @@ class Artifact:
             (value.name, value.type, len(value.shape))
             for value in (*self.session.get_inputs(), *self.session.get_outputs())
         ]
-        if signature != [(INPUT, "tensor(uint8)", 4), (OUTPUT, "tensor(float)", 2)]:
+        plain = [(INPUT, "tensor(uint8)", 4), (OUTPUT, "tensor(float)", 2)]
+        seconds = [(UNLIKE, "tensor(float)", 1), (FEATURES, "tensor(float)", 2)]
+        if signature != plain and signature not in [[*plain, second] for second in seconds]:
             raise DeployError(f"{self.path}: not a model that this program exported; it takes and gives {signature}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from imgcls_search.costs import Costs, problem
 from imgcls_search.data.decode import FILLED, FITTED, steps
 from imgcls_search.data.image import Frame
 from imgcls_search.deploy.artifact import INPUT, OUTPUT, Artifact
+from imgcls_search.deploy.unlike import SCORES, Score
 from imgcls_search.errors import DeployError
 from imgcls_search.image_size import ImageSize, normal
 from imgcls_search.terminal import shown
@@ -28,7 +29,10 @@ COSTED = 3
 LABELLED = 4
 """The format of bundles for several labels of an image, whose outputs earlier versions would read wrongly."""
 
-FORMATS = (FORMAT, FRAMED, COSTED, LABELLED)
+REFUSING = 5
+"""The format of bundles that refuse what they are not sure of, which earlier versions would answer."""
+
+FORMATS = (FORMAT, FRAMED, COSTED, LABELLED, REFUSING)
 
 DESCRIPTION = "bundle.json"
 FILES: Mapping[str, str] = {
@@ -48,6 +52,24 @@ LARGEST_SIZE = 4096
 LARGEST_MARGIN = 2
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sureness:
+    """How far the probabilities of a bundle can be trusted."""
+
+    temperatures: tuple[float, ...] = (1.0,)
+    """By what the file divides its logits: one number, or one a label."""
+
+    is_calibrated: bool = False
+    min_confidence: float | None = None
+    """Below this probability of the class that is decided on, there is no answer."""
+
+    unlike: float | None = None
+    """The score above which a picture is called unlike those of the training; None where it is not known."""
+
+    score: Score = "feature_distance"
+    """What that is: the file's second output, or 1 less the largest probability."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Bundle:
     """A model that is ready to classify images."""
@@ -63,6 +85,8 @@ class Bundle:
     thresholds: tuple[float, ...] | None = None
     """From which probability on an image has each of several labels; None where it has one class."""
 
+    sureness: Sureness = field(default_factory=Sureness)
+
 
 def describe(
     folder: Path,
@@ -73,6 +97,7 @@ def describe(
     quantized: str,
     costs: Costs | None,
     thresholds: Sequence[float] | None = None,
+    sureness: Sureness | None = None,
 ) -> dict[str, Any]:
     """Return what `bundle.json` says of the files that lie in a folder."""
     output: dict[str, Any] = {"name": OUTPUT, "type": "float32", "probabilities": "softmax"}
@@ -80,7 +105,7 @@ def describe(
         # In the order of the labels.
         output |= {"probabilities": "sigmoid", "thresholds": list(thresholds)}
     return {
-        "format": _format(frame, costs, thresholds),
+        "format": _format(frame, costs, thresholds, sureness),
         "files": {
             role: {"name": name} | ({} if role in EDITABLE else {"sha256": digests.of_file(folder / name)})
             for role, name in FILES.items()
@@ -101,7 +126,23 @@ def describe(
         "normalisation": {"in_model": True, "mean": list(mean), "std": list(std)},
         "quantized": quantized,
         **({"decision": {"costs": costs}} if costs is not None else {}),
+        **(_sureness_in_words(sureness) if sureness is not None else {}),
     }
+
+
+def _sureness_in_words(sureness: Sureness) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "calibration": {
+            "in_model": True,
+            "is_calibrated": sureness.is_calibrated,
+            "temperatures": list(sureness.temperatures),
+        }
+    }
+    if sureness.min_confidence is not None:
+        found["refusal"] = {"min_confidence": sureness.min_confidence}
+    if sureness.unlike is not None:
+        found["unlike"] = {"score": sureness.score, "threshold": sureness.unlike}
+    return found
 
 
 def read(folder: Path) -> Bundle:
@@ -131,15 +172,18 @@ def read(folder: Path) -> Bundle:
             margin=_margin(folder, about),
         ),
         thresholds=_thresholds(folder, about),
+        sureness=_sureness(folder, about, labels),
     )
-    expected = _format(bundle.frame, bundle.costs, bundle.thresholds)
+    expected = _format(bundle.frame, bundle.costs, bundle.thresholds, bundle.sureness)
     if about["format"] != expected:
         raise DeployError(f"{folder / DESCRIPTION}: not a bundle of format {expected} of this program")
     _check_fit(folder, bundle)
     return bundle
 
 
-def _format(frame: Frame, costs: Costs | None, thresholds: Sequence[float] | None) -> int:
+def _format(frame: Frame, costs: Costs | None, thresholds: Sequence[float] | None, sureness: Sureness | None) -> int:
+    if sureness is not None and sureness.min_confidence is not None:
+        return REFUSING
     if thresholds is not None:
         return LABELLED
     if costs is not None:
@@ -256,6 +300,52 @@ def _thresholds(folder: Path, about: Mapping[str, Any]) -> tuple[float, ...] | N
     return tuple(map(float, values))
 
 
+def _sureness(folder: Path, about: Mapping[str, Any], labels: Sequence[str]) -> Sureness:
+    """Return how far the probabilities can be trusted; bundles of earlier versions say nothing of it."""
+    made = _part(folder, about, "calibration")
+    if made is None:
+        return Sureness()
+    values, several = made.get("temperatures"), about["format"] == LABELLED
+    allowed = f"{len(labels)} numbers above 0" if several else "one number above 0"
+    if (
+        not isinstance(values, list)
+        or len(values) != (len(labels) if several else 1)
+        or not all(_is_number(value) and value > 0 for value in values)
+    ):
+        raise DeployError(
+            f"{folder / DESCRIPTION}: calibration.temperatures: {values!r:.50} is not allowed; allowed: {allowed}"
+        )
+    refusal, strange = _part(folder, about, "refusal"), _part(folder, about, "unlike")
+    least: Any = refusal.get("min_confidence") if refusal is not None else None
+    if refusal is not None and not (_is_number(least) and 0 <= least <= 1):
+        place = f"{folder / DESCRIPTION}: refusal.min_confidence"
+        raise DeployError(f"{place}: {least!r:.50} is not allowed; allowed: a number from 0 to 1")
+    limit = strange.get("threshold") if strange is not None else None
+    if strange is not None and (strange.get("score") not in SCORES or not _is_number(limit)):
+        raise DeployError(
+            f"{folder / DESCRIPTION}: unlike: {strange!r:.50} is not allowed; allowed: a score of "
+            f"{', '.join(SCORES)}, and a number as threshold"
+        )
+    return Sureness(
+        temperatures=tuple(map(float, values)),
+        is_calibrated=made.get("is_calibrated") is True,
+        min_confidence=least,
+        unlike=limit,
+        score=strange["score"] if strange is not None else SCORES[0],
+    )
+
+
+def _part(folder: Path, about: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
+    part = about.get(name)
+    if part is not None and not isinstance(part, dict):
+        raise DeployError(f"{folder / DESCRIPTION}: {name}: damaged")
+    return part
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _decision_costs(folder: Path, about: Mapping[str, Any], labels: Sequence[str]) -> Costs | None:
     """Return what decisions cost; None where a bundle says nothing of it, as those of earlier versions."""
     if "decision" not in about:
@@ -279,5 +369,8 @@ def _check_fit(folder: Path, bundle: Bundle) -> None:
         raise DeployError(f"{folder}: the model takes {bundle.artifact.pixel_shape}, {DESCRIPTION} says {expected}")
     if bundle.artifact.classes != len(bundle.labels):
         raise DeployError(f"{folder}: the model has {bundle.artifact.classes} classes, but {len(bundle.labels)} labels")
+    needs = bundle.sureness.unlike is not None and bundle.sureness.score == "feature_distance"
+    if needs and not bundle.artifact.gives_unlike:
+        raise DeployError(f"{folder}: {DESCRIPTION} has a threshold of feature distances, but the model gives none")
     if bundle.thresholds is not None and len(bundle.thresholds) != len(bundle.labels):
         raise DeployError(f"{folder}: {len(bundle.thresholds)} thresholds, but {len(bundle.labels)} labels")

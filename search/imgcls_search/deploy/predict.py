@@ -17,7 +17,11 @@ from imgcls_search.data.decode import THREADS, decode_middle, reason, unlimited_
 from imgcls_search.data.opening import EXTENSIONS, open_image
 from imgcls_search.data.source import LeftOut
 from imgcls_search.data.tally import Tally, image_files
+from imgcls_search.deploy.artifact import Artifact, measure_latency
 from imgcls_search.deploy.bundle import Bundle
+from imgcls_search.deploy.unlike import doubt
+from imgcls_search.deploy.views import VIEWS, ViewsName
+from imgcls_search.errors import UserError
 
 BATCH = 64
 
@@ -36,6 +40,15 @@ class Prediction:
     labels: tuple[str, ...] | None = None
     """Those that the image has, where it may have several; None where it has one class."""
 
+    is_unsure: bool | None = None
+    """Whether the class that is decided on is less likely than is asked for; None where nothing is asked for."""
+
+    is_unlike: bool | None = None
+    """Whether the picture is unlike those of the training; None where the bundle does not know."""
+
+    unlikeness: float | None = None
+    """By which that is told; more is more unlike."""
+
     def first(self, top: int) -> Prediction:
         """Return the same with fewer labels ranked; those that the image has stay."""
         kept = [place for place, (name, _) in enumerate(self.ranked) if place < top or name in (self.labels or ())]
@@ -47,7 +60,14 @@ def plain(found: Prediction) -> dict[str, Any]:
     """Return a prediction as plain values for JSON."""
     # Of several labels, those that the image has, by the bundle's thresholds.
     has = {} if found.labels is None else {"labels": list(found.labels)}
-    return {"image": found.image, **has, "classes": ranking(found)}
+    return {"image": found.image, **has, **_doubts(found), "classes": ranking(found)}
+
+
+def _doubts(found: Prediction) -> dict[str, Any]:
+    """Return what makes an answer doubtful, as far as that was looked at."""
+    unsure = {"unsure": found.is_unsure} if found.is_unsure is not None else {}
+    unlike = {"unlike": found.is_unlike, "unlikeness": found.unlikeness} if found.is_unlike is not None else {}
+    return {**unsure, **unlike}
 
 
 def ranking(found: Prediction) -> list[dict[str, Any]]:
@@ -71,17 +91,46 @@ def classify(
     *,
     top: int,
     on_left_out: Callable[[Path, Sequence[LeftOut]], None] = lambda folder, found: None,
+    min_confidence: float | None = None,
+    views: ViewsName = "none",
 ) -> Iterator[Prediction | Skipped]:
     """Yield the `top` labels of every image, in order; folders stand for the images below them.
 
     Where an image may have several labels, those that it has are ranked too, however many they are.
 
-    What a folder holds besides images is handed to `on_left_out`.
+    What a folder holds besides images is handed to `on_left_out`. `min_confidence` takes the place of the bundle's;
+    `views` of an image are looked at, and the mean of their logits is taken.
     """
+    least = bundle.sureness.min_confidence if min_confidence is None else min_confidence
     with unlimited_pillow(), ThreadPoolExecutor(THREADS) as pool:
         files = itertools.chain.from_iterable(_files(path, on_left_out) for path in paths)
         while batch := list(itertools.islice(files, BATCH)):
-            yield from _classify(bundle, list(pool.map(lambda file: _decode(file, bundle), batch)), top)
+            yield from _classify(bundle, list(pool.map(lambda file: _decode(file, bundle), batch)), top, least, views)
+
+
+def check_confidence(bundle: Bundle, min_confidence: float | None) -> str | None:
+    """Return what is to be said of probabilities that are compared with a smallest confidence, None for nothing.
+
+    Raises:
+        UserError: it is none, or the bundle is for several labels.
+    """
+    if min_confidence is None:
+        return None
+    if not 0 <= min_confidence <= 1:
+        raise UserError(f"--min-confidence {min_confidence:g}: not allowed; allowed: a number from 0 to 1")
+    if bundle.thresholds is not None:
+        raise UserError(
+            "--min-confidence: is for images of one class; this bundle has several labels, each with its threshold"
+        )
+    return None if bundle.sureness.is_calibrated else "its probabilities are not calibrated"
+
+
+def cost_of_views(bundle: Bundle, views: ViewsName) -> str:
+    """Return what several views of an image cost, measured with the bundle's file."""
+    pixels = np.zeros((1, *bundle.frame.shape), dtype=np.uint8)
+    one = measure_latency(bundle.artifact, pixels).median_ms
+    count = len(VIEWS[views])
+    return f"test-time augmentation ({views}): {count} views, about {count * one:.3g} ms an image instead of {one:.3g}"
 
 
 def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
@@ -100,17 +149,49 @@ def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
 _Decoded = tuple[str, npt.NDArray[np.uint8]] | Skipped
 
 
-def _classify(bundle: Bundle, items: Sequence[_Decoded], top: int) -> Iterator[Prediction | Skipped]:
+def _classify(
+    bundle: Bundle, items: Sequence[_Decoded], top: int, least: float | None, views: ViewsName
+) -> Iterator[Prediction | Skipped]:
     pixels = [item[1] for item in items if not isinstance(item, Skipped)]
     rows: Iterator[Prediction] = iter(())
     if pixels:
-        logits = bundle.artifact.logits(np.stack(pixels))
+        stacked = np.stack(pixels)
+        logits = logits_of_views(bundle.artifact, stacked, views)
         if bundle.thresholds is not None:
             rows = _labelled(bundle, bundle.thresholds, sigmoid(logits), top)
         else:
-            rows = _ranked(bundle, softmax(logits), top)
+            rows = _ranked(bundle, softmax(logits), top, least)
+        rows = _with_unlikeness(bundle, stacked, logits, views, rows)
     for item in items:
         yield item if isinstance(item, Skipped) else replace(next(rows), image=item[0])
+
+
+def logits_of_views(artifact: Artifact, pixels: npt.NDArray[np.uint8], views: ViewsName) -> npt.NDArray[np.float32]:
+    """Return the mean of the logits of some views of each image."""
+    each = [artifact.logits(view.of(pixels)) for view in VIEWS[views]]
+    mean: npt.NDArray[np.float32] = np.mean(each, axis=0, dtype=np.float32)
+    return mean
+
+
+def _with_unlikeness(
+    bundle: Bundle,
+    pixels: npt.NDArray[np.uint8],
+    logits: npt.NDArray[np.float32],
+    views: ViewsName,
+    rows: Iterator[Prediction],
+) -> Iterator[Prediction]:
+    """Yield predictions with how unlike the training's pictures each image is."""
+    limit = bundle.sureness.unlike
+    if limit is None:
+        yield from rows
+        return
+    if bundle.sureness.score == "feature_distance":
+        each = [bundle.artifact.unlike(view.of(pixels)) for view in VIEWS[views]]
+        scores = np.mean([part for part in each if part is not None], axis=0)
+    else:
+        scores = doubt(softmax(logits))
+    for row, score in zip(rows, scores.tolist(), strict=True):
+        yield replace(row, is_unlike=score > limit, unlikeness=score)
 
 
 def _labelled(
@@ -129,15 +210,19 @@ def _labelled(
         )
 
 
-def _ranked(bundle: Bundle, probabilities: npt.NDArray[np.float64], top: int) -> Iterator[Prediction]:
+def _ranked(
+    bundle: Bundle, probabilities: npt.NDArray[np.float64], top: int, least: float | None
+) -> Iterator[Prediction]:
     """Yield the prediction of each image, in order, without its name."""
     stated = costs.matrix(bundle.costs, bundle.labels) if bundle.costs is not None else None
     prices = costs.expected(probabilities, stated) if stated is not None else None
     for number, order in enumerate(costs.ranked(probabilities, stated)[:, :top]):
+        confidence = float(probabilities[number, order[0]])
         yield Prediction(
             image="",
             ranked=tuple((bundle.labels[k], float(probabilities[number, k])) for k in order),
             costs=tuple(prices[number, order].tolist()) if prices is not None else None,
+            is_unsure=confidence < least if least is not None else None,
         )
 
 

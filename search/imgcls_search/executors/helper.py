@@ -211,10 +211,13 @@ class Helper:
         """
         self._ask(TryMetrics(names=names, data=data))
 
-    def fetch_weights(self, config: TrialConfig, shape: InputShape) -> dict[str, str] | None:
+    def fetch_weights(
+        self, config: TrialConfig, shape: InputShape, say: Callable[[str], None] | None = None
+    ) -> dict[str, str] | None:
         """Fetch or read the pretrained weights that a configuration starts from, if any, and see that they fit.
 
-        Return the name and digest of their file; None where there is none, or a library keeps it to itself.
+        `say` is told where they were trained on images of another size. Return the name and digest of their file; None
+        where there is none, or a library keeps it to itself.
 
         Raises:
             CheckpointError: they cannot be fetched or read.
@@ -222,7 +225,7 @@ class Helper:
         """
         if config.component("model").args.get("weights") is None:
             return None
-        return self._ask(FetchWeights(config=config, shape=shape))
+        return self._ask(FetchWeights(config=config, shape=shape), say=say)
 
     def describe_weights(self, path: Path) -> Prepared:
         """Return the data set that saved weights were trained on; the weights themselves are read and built too.

@@ -225,9 +225,13 @@ class FetchWeights(Question[dict[str, str] | None]):
     def answer(self, tell: Tell) -> dict[str, str] | None:
         """Fetch or read them, and return the file's name and digest, None where a library keeps it to itself."""
         from imgcls_search import digests
+        from imgcls_search.models import pretrained
         from imgcls_search.worker.pipeline import check_weights
 
-        file = check_weights(self.config.component("model"), self.shape)
+        model = self.config.component("model")
+        file = check_weights(model, self.shape)
+        if (line := pretrained.size_note(model, self.shape.image_size)) is not None:
+            tell(Said(line))
         return None if file is None else {"file": file.name, "sha256": digests.of_file(file)}
 
 

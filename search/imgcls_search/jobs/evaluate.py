@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,13 +28,16 @@ from imgcls_search.data import (
     skipping_unreadable,
 )
 from imgcls_search.deploy.artifact import Artifact
+from imgcls_search.deploy.views import VIEWS, Seen, View, ViewsName
 from imgcls_search.errors import DataError, UserError, writing
 from imgcls_search.jobs.export import now
+from imgcls_search.measures import CORRUPTION
 from imgcls_search.orchestrator import study_data
 from imgcls_search.study.facts import ChangedTest
 from imgcls_search.terminal import shown
-from imgcls_search.train import checkpoint, custom_metrics
+from imgcls_search.train import checkpoint, corrupted, custom_metrics
 from imgcls_search.train.device import available_devices
+from imgcls_search.train.loop import corruptions as corruptions_of
 from imgcls_search.train.loop import predict
 from imgcls_search.train.metrics import Wanted, probabilities_of, score
 from imgcls_search.worker import cross_validation, finish, image_sets, networks, pipeline
@@ -43,6 +47,9 @@ SplitName = Literal["val", "test", "all", "folds"]
 CUTS = ("val", "test", "split_seed", "max_train", "folds", "image", "label", "separator", "labels", "split", "group")
 """The arguments of a data set that decide which images are in which split, and which columns of a table say so."""
 
+
+MOST_CORRUPTED = 1000
+"""More images are not corrupted unasked: each is looked at 15 more times."""
 
 SEPARATORS = (";", "|", " / ")
 """What may stand between the labels of an image in a table of predictions."""
@@ -69,6 +76,23 @@ class Evaluation:
     thresholds: tuple[float, ...] | None = None
     """From which probability on an image has each of several labels; None where it has one class."""
 
+    corruptions: corrupted.Table | None = None
+    """Accuracy by corruption and severity; None where worse pictures were not looked at."""
+
+    tta: Augmented | None = None
+    """What test-time augmentation changes; None without."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmented:
+    """Test-time augmentation beside the same images without: scores, and the time of an image as it was taken here."""
+
+    views: ViewsName
+    count: int
+    metrics_without: dict[str, float]
+    image_ms: float
+    image_ms_without: float
+
 
 def evaluate_weights(
     weights: Path,
@@ -77,6 +101,8 @@ def evaluate_weights(
     *,
     data: Component | None = None,
     skip_unreadable: bool = False,
+    corruptions: bool | None = None,
+    tta: ViewsName = "none",
     say: Callable[[str], None] | None = None,
 ) -> Evaluation:
     """Measure a weights file on a split of its own data set, or of another that has some of its classes.
@@ -84,7 +110,8 @@ def evaluate_weights(
     Classes are matched by name. `all` takes every image, and cuts nothing; neither does a split that a folder comes
     with. Other splits are cut as those of the training were: in a folder that was moved they hold the same images.
 
-    `say` is told what there is to read.
+    `corruptions` says whether worse versions of the images are measured too; None: where they are few. `tta` are the
+    views of an image whose mean logits are measured. `say` is told what there is to read.
 
     Raises:
         CheckpointError: the file is not a trained model of this program, or its exported network has gone.
@@ -93,8 +120,13 @@ def evaluate_weights(
     if split == "folds":
         if data is not None:
             raise UserError("--split folds: is of the images that the trial was scored on; leave out --data")
+        if corruptions or tta != "none":
+            option = "--tta" if tta != "none" else "--corruptions"
+            raise UserError(f"--split folds: is of networks that are not kept; leave out {option}")
         return out_of_fold(weights)
     network, config, trained_on = read_network(weights)
+    if corruptions and trained_on.has_several_labels:
+        raise UserError("--corruptions: is for images of one class; corruption_accuracy is a top-1 accuracy")
     # Of the size and with the normalisation that the weights were trained with, whatever the images are.
     image = {**config.section("image"), "size": trained_on.image_size, "channels": trained_on.channels}
     component = config.component("data") if data is None else _cut_alike(data, config.component("data"))
@@ -127,7 +159,12 @@ def evaluate_weights(
     ]
     if split != "val":
         record_opening(weights.parent / "test-openings.jsonl", opening)
-    return _measure(network, config, trained_on, parts, split)
+    count = sum(len(part.labels) for part in parts)
+    are_wanted = count <= MOST_CORRUPTED and not trained_on.has_several_labels if corruptions is None else corruptions
+    if corruptions is None and count > MOST_CORRUPTED and not trained_on.has_several_labels and say is not None:
+        say(f"{CORRUPTION} is not measured on more than {MOST_CORRUPTED:,} images; --corruptions measures it")
+    named = (CORRUPTION,) if are_wanted else ()
+    return _measure(network, config, trained_on, parts, split, named, tta)
 
 
 def out_of_fold(weights: Path) -> Evaluation:
@@ -209,9 +246,20 @@ def read_network(weights: Path) -> tuple[nn.Module | Artifact, TrialConfig, Prep
         CheckpointError: the file is not a trained model of this program, or its exported network has gone.
         DeployError: the exported network is damaged.
     """
+    model, artifact, config, data = read_both(weights)
+    return artifact or model, config, data
+
+
+def read_both(weights: Path) -> tuple[nn.Module, Artifact | None, TrialConfig, Prepared]:
+    """Return what `read_network` does, with the model as it was trained beside the exported network, if there is one.
+
+    Raises:
+        CheckpointError: the file is not a trained model of this program, or its exported network has gone.
+        DeployError: the exported network is damaged.
+    """
     state = checkpoint.load(weights)
     model, config, data = networks.load_finished(state, str(weights))
-    return finish.find_artifact(state, weights) or model, config, data
+    return model, finish.find_artifact(state, weights), config, data
 
 
 def measure_on(
@@ -228,12 +276,15 @@ def _measure(
     parts: Sequence[Images],
     split: SplitName,
     named: tuple[str, ...] = (),
+    tta: ViewsName = "none",
 ) -> Evaluation:
     """Measure a network on images with the class numbers and the normalisation of the data it was trained on."""
     labels = np.concatenate([part.labels for part in parts])
     if not len(labels):
         raise DataError(f"{config.component('data').path}: the {split} split is empty")
-    logits = np.concatenate(_logits(network, config, data, [part for part in parts if len(part.labels)]))
+    parts = [part for part in parts if len(part.labels)]
+    each, seconds = _logits_of_views(network, config, data, parts, tta)
+    logits = np.mean(each, axis=0)
     probabilities, stated = probabilities_of(logits, several=data.has_several_labels), costs.of(config.tree)
     wanted = Wanted(
         classes=data.classes,
@@ -242,16 +293,60 @@ def _measure(
         is_full=True,
         thresholds=data.cuts,
     )
+    table = corruption_table(network, config, data, parts) if corrupted.is_wanted(named) else None
+    without = None
+    if tta != "none":
+        without = Augmented(
+            views=tta,
+            count=len(each),
+            metrics_without=score(each[0], labels, wanted),
+            image_ms=1000 * sum(seconds) / len(labels),
+            image_ms_without=1000 * seconds[0] / len(labels),
+        )
     return Evaluation(
         split=split,
-        metrics=score(logits, labels, wanted),
+        metrics={**score(logits, labels, wanted), **(corrupted.mean(table) if table is not None else {})},
         names=tuple(name for part in parts for name in part.names),
         labels=labels,
         probabilities=probabilities,
         decided=_decided(probabilities, data, stated),
         classes=data.classes,
         thresholds=data.cuts,
+        corruptions=table,
+        tta=without,
     )
+
+
+def _logits_of_views(
+    network: nn.Module | Artifact, config: TrialConfig, data: Prepared, parts: Sequence[Images], tta: ViewsName
+) -> tuple[list[np.ndarray[Any, Any]], list[float]]:
+    """Return the logits [N, classes] of each view of the images, the images as they are first, and their seconds."""
+    each, seconds = [], []
+    for view in VIEWS[tta]:
+        seen = list(parts) if tta == "none" else [_seen(part, view) for part in parts]
+        started = time.perf_counter()
+        each.append(np.concatenate(_logits(network, config, data, seen)))
+        seconds.append(time.perf_counter() - started)
+    return each, seconds
+
+
+def _seen(images: Images, view: View) -> Images:
+    pixels: Any = Seen(images.pixels, view)
+    return replace(images, pixels=pixels)
+
+
+def corruption_table(
+    network: nn.Module | Artifact, config: TrialConfig, data: Prepared, parts: Sequence[Images]
+) -> corrupted.Table:
+    """Return the accuracy on worse versions of all images."""
+    if isinstance(network, Artifact):
+        tables = [finish.corruptions(network, part) for part in parts]
+    else:
+        device = available_devices(config.section("training")["device"])[0]
+        model = network.to(device)
+        tables = [corruptions_of(model, image_sets.on_device(part, data, device)) for part in parts]
+    counts = np.array([len(part.labels) for part in parts])
+    return {case: float(np.average([table[case] for table in tables], weights=counts)) for case in tables[0]}
 
 
 def _logits(

@@ -61,8 +61,8 @@ def expected(space: Space) -> ExpectedPretrainings | None:
     found: dict[str, TrialConfig] = {}
     configs = [space.first()] if space.is_config else list(_draws(space))
     starting = [config for config in configs if config.needs_backbone]
+    look_early(starting)
     for config in starting:
-        look_early(config)
         found.setdefault(config.pretraining().digest("model", "image", "unlabeled", "pretrain"), config)
     return ExpectedPretrainings(
         trials=len(configs),

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from imgcls_search.config import Component
 from imgcls_search.errors import BuildError, CheckpointError
-from imgcls_search.image_size import ImageSize, sides
+from imgcls_search.image_size import ImageSize, by, normal, sides
 from imgcls_search.models import timm_hub, weights_files
 from imgcls_search.models.anatomy import Anatomy
 from imgcls_search.models.weights_reading import (
@@ -103,6 +103,19 @@ def _must_know(component: Component, known: int, classes: int) -> None:
             f"{component.path}.weights",
             f"{component.args['weights']}: a teacher of other classes: it knows {known:,}, the images have {classes:,}",
         )
+
+
+def size_note(component: Component, image_size: ImageSize) -> str | None:
+    """Return what is to be said where a file of this program was trained on images of another size, None elsewhere."""
+    if not is_file(component):
+        return None
+    path, wanted = f"{component.path}.weights", str(component.args["weights"])
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        size = normal(json.loads(contents_of(path, wanted)["about"])["data"]["image_size"])
+        if size != normal(image_size):
+            fitted = "; its position embeddings are interpolated" if component.name in ("vit", "timm") else ""
+            return f"{path}: {wanted}: was trained at {by(size)} pixels, the images are {by(image_size)}{fitted}"
+    return None
 
 
 def used_file(component: Component, model: nn.Module) -> Path | None:

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -242,14 +242,20 @@ class Needs:
         return self.prints[asked]
 
 
-def look_early(config: TrialConfig) -> None:
-    """See that the folder which a configuration pretrains on is there, and has images, before anything slow.
+def look_early(configs: Iterable[TrialConfig]) -> None:
+    """See that the folders which configurations pretrain on are there, and have images, before anything slow.
 
     Raises:
         DataError: there is no such folder, it has too few images, or they are those of a split that scores are from.
     """
-    if config.needs_backbone or config.is_pretraining:
-        look_for_unlabeled(config.pretraining())
+    # A large folder is listed once.
+    asked = {}
+    for config in configs:
+        if config.needs_backbone or config.is_pretraining:
+            alone = config.pretraining()
+            asked[alone.digest("data", "unlabeled"), alone.batch_size] = alone
+    for alone in asked.values():
+        look_for_unlabeled(alone)
 
 
 def note_images(record: Record, images: Mapping[str, str]) -> None:

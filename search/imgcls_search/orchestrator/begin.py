@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,7 +32,7 @@ from imgcls_search.study import record as records
 from imgcls_search.study.address import Address
 from imgcls_search.study.facts import StudyFacts, WeightsFact
 from imgcls_search.study.files import StudyFiles, find_study
-from imgcls_search.study.note import write_note
+from imgcls_search.study.note import name_metrics, write_note
 from imgcls_search.study.record import Record
 from imgcls_search.study.settings import FREE_TO_CHANGE, StudySettings
 from imgcls_search.trackers.settings import wanted
@@ -77,8 +77,7 @@ def run(
     refuse_with_folds(space)
     wanted(space.study["log"])
     must_exist(space.first().component("data"))
-    for config in _pretraining_draws(space):
-        look_early(config)
+    look_early(_pretraining_draws(space))
     files = find_study(root, space.name, address)
     with ExitStack() as stack:
         stack.enter_context(files.taken(watcher.say))
@@ -104,7 +103,7 @@ def run(
             engine = _cluster_engine(cluster, space, files, watcher, most, stack)
         stack.callback(engine.executor.close)
         asked, (space, data) = space, _settle_data(space, helper, watcher)
-        used = fetch_weights(space, helper, len(data.classes))
+        used = fetch_weights(space, helper, len(data.classes), watcher.say)
         needs = _memory_needs(space, helper, len(data.classes)) if engine.free_memory else []
         for line in packing.advise(engine.devices, engine.free_memory, needs):
             watcher.say(line)
@@ -140,6 +139,7 @@ def run(
             draws=settings.pictures,
             deadline=deadline,
         )
+        name_metrics(record)
         write_note(record, files.holder())
         try:
             ending = search.run()
@@ -226,12 +226,9 @@ def _with_later_settings(record: Record, new: Mapping[str, Any]) -> dict[str, An
 
 def _is_free(path: str) -> bool:
     # A folder of images may move; whether the images are the same is told by their fingerprint.
+    is_place = path.startswith("data.") and path.endswith((".root", ".file", ".download"))
     is_of_tracker = path.startswith("study.log.")
-    return (
-        path in (*FREE_TO_CHANGE, "unlabeled.folder.root")
-        or is_of_tracker
-        or (path.startswith("data.") and path.endswith((".root", ".file", ".download")))
-    )
+    return path in (*FREE_TO_CHANGE, "unlabeled.folder.root") or is_place or is_of_tracker
 
 
 def _is_done(record: Record, settings: StudySettings) -> bool:
@@ -323,10 +320,12 @@ def _pretraining_draws(space: Space) -> Iterator[TrialConfig]:
     return _draws(space, WEIGHTS_DRAWS if set(space.document.get("pretrain", {})) - {"none"} else 0)
 
 
-def fetch_weights(space: Space, helper: Helper, num_classes: int) -> dict[str, WeightsFact]:
+def fetch_weights(
+    space: Space, helper: Helper, num_classes: int, say: Callable[[str], None] | None = None
+) -> dict[str, WeightsFact]:
     """Fetch the pretrained weights that the trials of a space start from, as far as random draws show which.
 
-    Return the files that they are from.
+    Return the files that they are from; `say` is told, once each, which were trained on images of another size.
 
     Raises:
         CheckpointError: they cannot be fetched or read.
@@ -334,10 +333,16 @@ def fetch_weights(space: Space, helper: Helper, num_classes: int) -> dict[str, W
     found: dict[str, WeightsFact] = {}
     if not space.gives("weights"):
         return found
-    seen = set()
+    seen, told = set(), set()
+
+    def say_once(line: str) -> None:
+        if say is not None and line not in told:
+            told.add(line)
+            say(line)
+
     for config, shape in _random_configs(space, WEIGHTS_DRAWS, num_classes):
         if config.digest("model", "image") not in seen:
             seen.add(config.digest("model", "image"))
             with contextlib.suppress(BuildError):
-                found |= weights_used.of_config(config, shape, helper)
+                found |= weights_used.of_config(config, shape, helper, say_once)
     return found

@@ -122,11 +122,7 @@ class PretrainingJobs:
         for reason in (self.failed[each.key] for each in needed if each.key in self.failed):
             self.faults.fail(trial, f"its pretraining failed: {reason}")
             return True
-        missing = [each for each in needed if not self.store.has(each.key)]
-        for each in missing:
-            if each.key not in self.wanted and not self._is_made_here(each.key):
-                self.wanted[each.key] = each
-        if missing:
+        if self._want(needed):
             self.resting.append(trial)
             return True
         self._use(needed)
@@ -312,8 +308,17 @@ class PretrainingJobs:
         return ()
 
     def _is_over(self, trial: Trial) -> bool:
+        # One that was there may have been deleted while another was made.
         needed = self._needed_by(trial)
-        return any(each.key in self.failed for each in needed) or all(self.store.has(each.key) for each in needed)
+        return any(each.key in self.failed for each in needed) or not self._want(needed)
+
+    def _want(self, needed: Iterable[Backbone]) -> bool:
+        """See that networks which are not there will be made; True if there are such."""
+        missing = [each for each in needed if not self.store.has(each.key)]
+        for each in missing:
+            if each.key not in self.wanted and not self._is_made_here(each.key):
+                self.wanted[each.key] = each
+        return bool(missing)
 
     def _is_made_here(self, key: str) -> bool:
         return any(each.backbone.key == key for each in self.making.values())

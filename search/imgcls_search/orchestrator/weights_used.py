@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import cast
 
 from imgcls_search.config import TrialConfig
@@ -47,14 +47,18 @@ def differing(known: Mapping[str, WeightsFact], found: Mapping[str, WeightsFact]
             yield f"weights of {name}: were {_shown(then)}, are now {_shown(fact)}"
 
 
-def of_config(config: TrialConfig, shape: InputShape, helper: Helper) -> dict[str, WeightsFact]:
+def of_config(
+    config: TrialConfig, shape: InputShape, helper: Helper, say: Callable[[str], None] | None = None
+) -> dict[str, WeightsFact]:
     """Return the file that a configuration would start from now; nothing where there is none.
+
+    `say` is told where it was trained on images of another size.
 
     Raises:
         CheckpointError: the weights cannot be fetched or read.
         BuildError: they do not fit the model.
     """
-    found = helper.fetch_weights(config, shape)
+    found = helper.fetch_weights(config, shape, say)
     return {} if found is None else {name_of(config): cast(WeightsFact, found)}
 
 

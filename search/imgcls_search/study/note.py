@@ -27,6 +27,18 @@ _ASK = " (`imgcls-search status` tells whether it still is)"
 """A process that is killed writes nothing more."""
 
 
+_METRIC_NAMES = "study:metric_names"
+"""Where `optuna.Study.set_metric_names` keeps them."""
+
+
+def name_metrics(record: Record) -> None:
+    """Name the objectives where nobody did: studies of earlier versions had names for several objectives only."""
+    rows = record.rows
+    assert isinstance(rows, Rows)
+    if _METRIC_NAMES not in rows.read_system_facts():
+        rows.set_system_facts({_METRIC_NAMES: [metric for metric, _ in record.objectives]})
+
+
 def write_note(record: Record, holder: Holder | None = None) -> None:
     """Write the note again in one transaction; one that a person has written or changed is left alone.
 

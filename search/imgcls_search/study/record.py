@@ -325,11 +325,10 @@ def create(files: StudyFiles, objectives: Sequence[tuple[str, str]], facts: Stud
             study_name=draft,
             directions=[StudyDirection[direction.upper()] for _, direction in objectives],
         )
-        if len(objectives) > 1:
-            with warnings.catch_warnings():
-                # Optuna may yet change it; what a study loses without it is the objectives' names in the dashboard.
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                study.set_metric_names([metric for metric, _ in objectives])
+        with warnings.catch_warnings():
+            # Optuna may yet change it; what a study loses without it is the objectives' names in the dashboard.
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names([metric for metric, _ in objectives])
         for name, value in {**facts, "objectives": [list(objective) for objective in objectives]}.items():
             study.set_user_attr(name, value)
     return load(files)

@@ -138,20 +138,26 @@ def summarise(record: Record, now: Activity | None = None) -> Summary:
 
 def pretraining_lines(backbones: Mapping[str, KnownBackbone], state: Standing) -> list[str]:
     """Return how the pretrained networks of a study stand, a line for each that is being made and one for the rest."""
-    counts: Counter[str] = Counter()
+    counts = Counter(known.get("state", "made") for known in backbones.values())
+    done = ", ".join(f"{counts[name]} {name}" for name in ("made", "failed") if counts[name])
+    reasons = list(dict.fromkeys(known["reason"] for known in backbones.values() if "reason" in known))
+    return [*_made_now(backbones, state), *([f"pretrained networks: {': '.join([done, *reasons])}"] if done else [])]
+
+
+def stands_with_pretraining(found: Mapping[str, Any]) -> str:
+    """Return how a study stands, in words, with the pretrained networks that are being made."""
+    return "; ".join([found["stands"], *_made_now(found["backbones"], found["state"])])
+
+
+def _made_now(backbones: Mapping[str, KnownBackbone], state: Standing) -> list[str]:
     lines = []
     for known in backbones.values():
-        counts[known.get("state", "made")] += 1
         if known.get("state") == "making":
             fold = f", fold {known['fold'] + 1}" if "fold" in known else ""
             far = "" if state == "running" else "interrupted at "
-            lines.append(
-                f"pretraining {known['model']} ({known['pretrain']}{fold}): {far}epoch {known.get('epoch', 0)}/"
-                f"{known['epochs']}"
-            )
-    done = ", ".join(f"{counts[name]} {name}" for name in ("made", "failed") if counts[name])
-    reasons = list(dict.fromkeys(known["reason"] for known in backbones.values() if "reason" in known))
-    return [*lines, *([f"pretrained networks: {': '.join([done, *reasons])}"] if done else [])]
+            epochs = f"epoch {known.get('epoch', 0)}/{known['epochs']}"
+            lines.append(f"pretraining {known['model']} ({known['pretrain']}{fold}): {far}{epochs}")
+    return lines
 
 
 def describe(trial: Trial, record: Record) -> TrialSummary:

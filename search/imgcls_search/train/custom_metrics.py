@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from imgcls_search.errors import UserError, first_line
-from imgcls_search.measures import ALWAYS, COSTED, NAMED, SEVERAL_ALWAYS
+from imgcls_search.measures import KNOWN
 from imgcls_search.trial import MEASURED, SIZES
 
 ENTRY_POINTS = "imgcls_search.metrics"
@@ -36,7 +36,7 @@ def installed() -> Mapping[str, EntryPoint]:
         if not NAME.fullmatch(entry.name):
             allowed = "a letter, then letters, digits, '_' or '-'"
             raise UserError(f"the package {_package(entry)} adds a metric {entry.name!r}; allowed: {allowed}")
-        ours = {*ALWAYS, *NAMED, *COSTED, *SEVERAL_ALWAYS, *SIZES, *MEASURED, "epoch", "seconds", "train_loss"}
+        ours = {*KNOWN, *SIZES, *MEASURED, "epoch", "seconds", "train_loss"}
         if entry.name in {*ours, *found}:
             raise UserError(
                 f"the package {_package(entry)} adds a metric {entry.name!r}, but there is one of that name"

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from imgcls_search.data import Augment, Mix, Moment, mix_nothing
 from imgcls_search.errors import DivergedError, StoppedError
 from imgcls_search.protocol import FEWEST_IMAGES
+from imgcls_search.train import corrupted
 from imgcls_search.train.average import Average
 from imgcls_search.train.device import autocast
 from imgcls_search.train.finetune import Hold, head_of, hold_nothing
@@ -177,6 +178,9 @@ def fit(
         elif asked_of:
             deployed = session.deployed if phase is None else head_of(session.deployed)
             measured = evaluate(deployed, asked_of, precision=session.precision, wanted=asked)
+        if validation and asked is not None and phase is not None and corrupted.is_wanted(asked.named):
+            # Features are of the images as they are; worse ones go through the whole network.
+            measured |= corrupted.mean(corruptions(session.deployed, validation, precision=session.precision))
         seconds = time.perf_counter() - started
         session.history.append(
             {"epoch": session.epoch + 1, "train_loss": train_loss, **measured, "seconds": round(seconds, 4)}
@@ -283,7 +287,23 @@ def evaluate(
     if not np.isfinite(logits).all():
         raise DivergedError("the model gives NaN or infinite logits")
     labels = images.labels.cpu().numpy() if isinstance(images.labels, Tensor) else np.asarray(images.labels)
-    return score(logits, labels, wanted)
+    found = score(logits, labels, wanted)
+    if wanted is not None and corrupted.is_wanted(wanted.named) and not isinstance(images, FeatureSet):
+        found |= corrupted.mean(corruptions(model, images, precision=precision))
+    return found
+
+
+@torch.inference_mode()
+def corruptions(model: nn.Module, images: ImageSet, *, precision: str = "fp32") -> corrupted.Table:
+    """Return the accuracy of a model on worse versions of a set of images."""
+    model.eval()
+
+    def logits(pixels: Tensor) -> np.ndarray[Any, Any]:
+        with autocast(images.device, precision):
+            found: np.ndarray[Any, Any] = model(images.normalise(pixels)).float().cpu().numpy()
+        return found
+
+    return corrupted.accuracies(images.batches(in_order(images)), logits)
 
 
 @torch.inference_mode()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from imgcls_search import costs
-from imgcls_search.measures import ALWAYS, COSTED, NAMED, SEVERAL_ALWAYS, SUPPORT, class_of, specificity
+from imgcls_search.measures import ALWAYS, CORRUPTED, COSTED, NAMED, SEVERAL_ALWAYS, SUPPORT, class_of, specificity
 from imgcls_search.train import custom_metrics, metrics_several
 from imgcls_search.train.ranking import average_precisions, roc_areas, sensitivity
 
@@ -17,6 +17,7 @@ METRICS: Mapping[str, str] = {
     **ALWAYS,
     **NAMED,
     **COSTED,
+    **CORRUPTED,
     **{name: sentence for name, sentence in SEVERAL_ALWAYS.items() if name not in {*ALWAYS, *NAMED}},
 }
 """Metrics of one evaluation, each with one sentence."""

@@ -23,19 +23,22 @@ from imgcls_search import atomic
 from imgcls_search.errors import NoResultError, StudyError, UserError
 from imgcls_search.study import best
 from imgcls_search.study.files import StudyFiles
-from imgcls_search.study.note import is_ours, note_text, write_note
+from imgcls_search.study.note import is_ours, name_metrics, note_text, write_note
 from imgcls_search.study.record import Record, load, load_again
-from imgcls_search.views import addresses
+from imgcls_search.views import addresses, attributes
 
 _ARTIFACT = re.compile(r"[0-9A-Za-z-]+")
 
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
-class _Server(socketserver.ThreadingMixIn, WSGIServer):
+class DashboardServer(socketserver.ThreadingMixIn, WSGIServer):
     """Answers several requests at a time; optuna-dashboard's own server answers one."""
 
     daemon_threads = True
+
+    address = ""
+    """The page of the study."""
 
 
 class _Quiet(WSGIRequestHandler):
@@ -45,7 +48,7 @@ class _Quiet(WSGIRequestHandler):
         pass
 
 
-def make_dashboard(files: StudyFiles, host: str, port: int, say: Callable[[str], None]) -> WSGIServer:
+def make_dashboard(files: StudyFiles, host: str, port: int, say: Callable[[str], None]) -> DashboardServer:
     """Return a server, bound and not yet serving; say what it cannot show.
 
     Raises:
@@ -59,11 +62,38 @@ def make_dashboard(files: StudyFiles, host: str, port: int, say: Callable[[str],
     _tell_lost_pictures(files, latest.record, say)
     store = _Pictures(files.pictures)
     application = agreeing_on_best(wsgi(files.store.open(), artifact_store=store), latest)
+    application = serving_attributes(application, latest)
     application = refusing_strangers(application, host)
     try:
-        return make_server(host, port, application, server_class=_Server, handler_class=_Quiet)
+        server = make_server(host, port, application, server_class=DashboardServer, handler_class=_Quiet)
     except OSError as error:
         raise UserError(f"--port {port}: cannot be used on {host} ({error.strerror}); try another") from error
+    server.address = address_of(latest.record, host, server.server_port)
+    return server
+
+
+def address_of(record: Record, host: str, port: int) -> str:
+    """Return the address of a study's own page in the dashboard."""
+    # An IPv6 address has colons of its own.
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{port}/dashboard/studies/{record.study._study_id}"
+
+
+def serving_attributes(application: Application, latest: Latest) -> Application:
+    """Serve all attributes of the study, or of a trial, as JSON, of which its page shows a line each."""
+
+    def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        path = environ.get("PATH_INFO", "")
+        if environ["REQUEST_METHOD"] != "GET" or not attributes.is_address(path):
+            return application(environ, start_response)
+        try:
+            body, status = attributes.whole(path, latest.read()), "200 OK"
+        except KeyError as error:
+            body, status = json.dumps(f"there is no trial {error}").encode(), "404 Not Found"
+        start_response(status, [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+        return [body]
+
+    return answer
 
 
 class _Pictures(FileSystemArtifactStore):
@@ -139,6 +169,7 @@ def _write_note(record: Record, files: StudyFiles) -> None:
     # A study that cannot be written can be looked at all the same.
     with contextlib.suppress(StudyError):
         if files.holder() is None:
+            name_metrics(record)
             write_note(record)
 
 
@@ -202,6 +233,9 @@ def agreeing_on_best(application: Application, latest: Latest) -> Application:
                 seen.update((entry["number"], entry) for entry in older if entry["number"] in missing)
             page["best_trials"] = [seen[number] for number in numbers]
             _tell_standing(page, record)
+            attributes.shorten(page, record)
+            # Studies of earlier versions named none, where there was one objective.
+            page.setdefault("objective_names", [metric for metric, _ in record.objectives])
             body = json.dumps(page).encode()
         kept = [(name, value) for name, value in headers if name.lower() != "content-length"]
         start_response(status, [*kept, ("Content-Length", str(len(body)))])

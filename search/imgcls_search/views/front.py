@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from imgcls_search.errors import UserError, writing
+from imgcls_search.measures import bounds
 from imgcls_search.study import best
 from imgcls_search.study.record import Record
 from imgcls_search.study.summary import describe
@@ -17,6 +23,12 @@ if TYPE_CHECKING:
 
 KINDS = (".png", ".svg", ".pdf")
 """What a picture may be written as."""
+
+LOG_FROM = 4.0
+"""Values that differ by so many times have a logarithmic axis, unless they are bounded as shares are."""
+
+MOST_NAMES = 40
+"""Trials of a front whose numbers are written beside them, where there is room."""
 
 
 def describe_front(record: Record) -> dict[str, Any]:
@@ -54,38 +66,101 @@ def draw_front(record: Record, path: Path) -> None:
     pairs = list(combinations(range(len(record.objectives)), 2))
     figure, panels = figures.row_of_axes(len(pairs))
     for panel, pair in zip(panels, pairs, strict=True):
-        _draw(panel, record, members, pair)
+        draw_pair(panel, record, members, pair)
     # Not on the axes, where a place for it would have to be searched for, and may hide trials.
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize="small")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
     figure.suptitle(f"{record.study.study_name}: {len(members)} trial(s) on the front")
     with writing(path):
         figures.save(figure, path)
 
 
-def _draw(panel: Axes, record: Record, members: list[Trial], pair: tuple[int, int]) -> None:
-    """Draw trials by two objectives, the first upwards."""
+@dataclass(frozen=True)
+class _Look:
+    """How trials are drawn that are alike."""
+
+    marker: str
+    colour: str
+    alpha: float = 1.0
+
+
+_LOOKS: Mapping[str, _Look] = {
+    "over a limit": _Look("x", "#8a8a8a", 0.8),
+    "complete": _Look("o", "#3b82c4", 0.5),
+    "front": _Look("D", "#d1495b"),
+    "this page": _Look("*", "#c9a227"),
+}
+
+
+def draw_pair(
+    panel: Axes, record: Record, members: Sequence[Trial], pair: tuple[int, int], about: Trial | None = None
+) -> None:
+    """Draw trials by two objectives, the first upwards, and as a line what can be had of one for the other.
+
+    `about` is a trial to mark.
+    """
     y, x = pair
     numbers = {trial.number for trial in members}
     done = [trial for trial in record.trials if trial.state == "complete"]
-    groups: dict[str, tuple[list[Trial], dict[str, Any]]] = {
-        "over a limit": ([trial for trial in done if not trial.is_feasible], {"marker": "x", "color": "tab:gray"}),
-        "complete": (
-            [trial for trial in done if trial.is_feasible and trial.number not in numbers],
-            {"marker": "o", "color": "tab:blue", "alpha": 0.5},
-        ),
-        "front": (members, {"marker": "D", "color": "tab:red"}),
+    groups: dict[str, Sequence[Trial]] = {
+        "over a limit": [trial for trial in done if not trial.is_feasible],
+        "complete": [trial for trial in done if trial.is_feasible and trial.number not in numbers],
+        "front": members,
+        "this page": [] if about is None else [about],
     }
-    for label, (trials, style) in groups.items():
-        if trials:
-            points = [trial.values or () for trial in trials]
-            panel.scatter([each[x] for each in points], [each[y] for each in points], label=label, **style)
-    for trial in members:
-        values = trial.values or ()
-        panel.annotate(str(trial.number), (values[x], values[y]), textcoords="offset points", xytext=(5, 5))
-    if len(record.objectives) == 2:
-        line = sorted(((trial.values or ())[x], (trial.values or ())[y]) for trial in members)
-        panel.plot([each[0] for each in line], [each[1] for each in line], color="tab:red", linewidth=0.8)
-    for axis, place in ((panel.set_xlabel, x), (panel.set_ylabel, y)):
+    for label, trials in groups.items():
+        points = [(_value(trial, x), _value(trial, y)) for trial in trials]
+        look = _LOOKS[label]
+        size = 11 if look.marker == "*" else 5
+        style: dict[str, Any] = {"color": look.colour, "alpha": look.alpha, "ms": size, "rasterized": len(points) > 300}
+        if points:
+            panel.plot(*zip(*points, strict=True), look.marker, ls="", label=label, **style)
+    line = sorted((_value(trial, x), _value(trial, y)) for trial in _attained(record, done, pair))
+    # What lies between two trials has the cost of the dearer and the score of the cheaper one.
+    where = "steps-pre" if record.objectives[x][1] == "maximize" else "steps-post"
+    panel.plot(*zip(*line, strict=True), drawstyle=where, color=_LOOKS["front"].colour, linewidth=1, alpha=0.7)
+    _set_axes(panel, record, done, pair)
+    _name(panel, members, pair)
+
+
+def _value(trial: Trial, objective: int) -> float:
+    return (trial.values or ())[objective]
+
+
+def _attained(record: Record, done: Sequence[Trial], pair: tuple[int, int]) -> list[Trial]:
+    """Return the trials that no other beats in these two objectives."""
+    known = [trial for trial in done if trial.is_feasible]
+    signs = [1 if record.objectives[place][1] == "maximize" else -1 for place in pair]
+    scores = [[sign * _value(trial, place) for sign, place in zip(signs, pair, strict=True)] for trial in known]
+    beaten = best.num_dominating(np.array(scores))
+    return [trial for trial, count in zip(known, beaten, strict=True) if not count]
+
+
+def _set_axes(panel: Axes, record: Record, done: Sequence[Trial], pair: tuple[int, int]) -> None:
+    y, x = pair
+    for place, scale, label in ((x, panel.set_xscale, panel.set_xlabel), (y, panel.set_yscale, panel.set_ylabel)):
         metric, direction = record.objectives[place]
-        axis(f"{metric} ({direction})")
+        values = [_value(trial, place) for trial in done]
+        if is_log(metric, values):
+            scale("log")
+        label(f"{metric} ({direction})")
     panel.grid(alpha=0.3)
+
+
+def is_log(metric: str, values: Sequence[float]) -> bool:
+    """Tell whether values of a metric are drawn on a logarithmic axis: costs that differ by several times are."""
+    low, high = bounds(metric) or (0.0, math.inf)
+    known = [value for value in values if math.isfinite(value)]
+    return math.isinf(high) and low >= 0 and bool(known) and min(known) > 0 and max(known) >= LOG_FROM * min(known)
+
+
+def _name(panel: Axes, members: Sequence[Trial], pair: tuple[int, int]) -> None:
+    """Write the numbers of trials beside them; those without room are left out as the picture is finished."""
+    from imgcls_search.worker.legible import NAME
+
+    y, x = pair
+    for trial in members[:MOST_NAMES]:
+        place = (_value(trial, x), _value(trial, y))
+        named = panel.annotate(
+            str(trial.number), place, xytext=(5, 5), textcoords="offset points", fontsize=8.5, label=NAME
+        )
+        named.set_in_layout(False)

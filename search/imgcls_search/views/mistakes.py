@@ -2,59 +2,106 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from imgcls_search import costs
+from imgcls_search.config import TrialConfig
+from imgcls_search.data import Prepared
 from imgcls_search.data.chosen import Chosen
 from imgcls_search.data.folds import places
-from imgcls_search.jobs.evaluate import Evaluation, measure_on, out_of_fold, read_network
+from imgcls_search.deploy.artifact import Artifact
+from imgcls_search.jobs.evaluate import Evaluation, measure_on, out_of_fold, read_both
 from imgcls_search.measures import by_class
 from imgcls_search.rounding import pairs
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.terminal import shown
 from imgcls_search.trial import Trial
+from imgcls_search.views.sections import Sketchbook
 from imgcls_search.worker import figures
-from imgcls_search.worker.pictures import label_mistakes, mistakes
+from imgcls_search.worker.pictures import confusions, label_mistakes, mistakes
 
 WORST = 24
 """Images that are shown."""
 
+MOST_PAIRS = 8
+"""Pairs of classes that are told in words."""
 
-def mistakes_of(trial: Trial, files: StudyFiles) -> dict[str, Any]:
-    """Return what the kept weights of a trial say of the validation split."""
-    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+MOST_ROWS = 40
+"""Classes whose scores are shown; of more, those with the lowest F1."""
 
+
+@dataclass(frozen=True, kw_only=True)
+class Looked:
+    """The kept weights of a trial and what they say of the images that it was scored on."""
+
+    evaluation: Evaluation
+    model: nn.Module
+    """As it was trained; `artifact` is what is deployed, where that is another one."""
+
+    artifact: Artifact | None
+    config: TrialConfig
+    data: Prepared
+    pixels: Any
+    """Of the images of the evaluation, uint8 [C, H, W] by number."""
+
+
+def look(trial: Trial, files: StudyFiles) -> Looked:
+    """Measure the kept weights of a trial on the validation split, or take what was kept of its folds.
+
+    Raises:
+        CheckpointError, DeployError: the weights are gone or damaged.
+        DataError: the images are.
+    """
     from imgcls_search.data import load as load_images
 
-    network, config, data = read_network(files.checkpoint(trial.number))
-    found = out_of_fold(files.checkpoint(trial.number)) if data.folds else measure_on(network, config, data, "val")
+    weights = files.checkpoint(trial.number)
+    model, artifact, config, data = read_both(weights)
+    found = out_of_fold(weights) if data.folds else measure_on(artifact or model, config, data, "val")
     pixels: Any = load_images(data, "val").pixels
     if data.folds:
         order = np.concatenate(places(data.folds, data.counts["train"]))
         pixels = Chosen([load_images(data, "train").pixels, pixels], order)
+    return Looked(evaluation=found, model=model, artifact=artifact, config=config, data=data, pixels=pixels)
+
+
+def mistakes_of(looked: Looked, book: Sketchbook) -> dict[str, Any]:
+    """Return what the kept weights of a trial get wrong."""
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+
+    found = looked.evaluation
     if found.thresholds is not None:
-        return _label_mistakes(found, pixels)
+        return _label_mistakes(looked, book)
     predicted = found.decided
-    classes = list(map(shown, data.classes))
+    classes = list(map(shown, found.classes))
     labels = np.arange(len(classes))
     confidence = np.take_along_axis(found.probabilities, predicted[:, None], axis=1)[:, 0]
     wrong = mistakes(found.probabilities, predicted, found.labels)
     scores = precision_recall_fscore_support(found.labels, predicted, labels=labels, zero_division=0.0)
+    matrix = confusion_matrix(found.labels, predicted, labels=labels)
+    has_costs = costs.of(looked.config.tree) is not None
+    rows = list(zip(classes, *scores, strict=True))
     return {
         "of_labels": False,
-        "svg": figures.to_svg(
-            figures.confusion(confusion_matrix(found.labels, predicted, labels=labels), classes), "confusion"
-        ),
-        "scores": list(zip(classes, *scores, strict=True)),
+        "pictures": [
+            book.picture(figure, caption)
+            for figure, caption in zip(confusions(matrix, classes), _captions(len(classes)), strict=False)
+        ],
+        "confused": confused_pairs(matrix, classes),
+        "scores": _worst_rows(rows),
+        "more_scores": max(0, len(rows) - MOST_ROWS),
         "measures": pairs(by_class(found.metrics)[0], len(found.labels)),
-        "decision": "by predict.costs: the class of least expected cost" if costs.of(config.tree) is not None else "",
+        "decision": "by predict.costs: the class of least expected cost" if has_costs else "",
         "wrong": len(wrong),
         "images": len(found.labels),
         "worst": [
             {
-                "uri": figures.thumbnail(np.asarray(pixels[np.array([index])])[0]),
+                "place": index,
+                "target": int(predicted[index]),
                 "name": shown(found.names[index]),
                 "label": classes[found.labels[index]],
                 "predicted": classes[predicted[index]],
@@ -65,8 +112,52 @@ def mistakes_of(trial: Trial, files: StudyFiles) -> dict[str, Any]:
     }
 
 
-def _label_mistakes(found: Evaluation, pixels: Any) -> dict[str, Any]:
+def _captions(count: int) -> tuple[str, ...]:
+    if count <= figures.MOST_NAMED:
+        return ("Validation images by true and predicted class",)
+    kept = figures.MOST_NAMED - 1
+    return (
+        f"Validation images by true and predicted class: the {kept} classes with the most errors",
+        f"The same of all {count} classes, in their order; a darker point is a larger share of a class",
+    )
+
+
+def _worst_rows(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Return the rows of classes, of many those with the lowest F1, which is their fourth cell."""
+    if len(rows) <= MOST_ROWS:
+        return list(rows)
+    worst = sorted(range(len(rows)), key=lambda number: rows[number][3])[:MOST_ROWS]
+    return [rows[number] for number in sorted(worst)]
+
+
+def confused_pairs(matrix: Any, classes: Sequence[str], most: int = MOST_PAIRS) -> list[str]:
+    """Return in words which classes are taken for which, the most frequent first: 'glass taken for tin: 14 of 75'."""
+    errors = matrix - np.diag(np.diag(matrix))
+    totals = matrix.sum(axis=1)
+    true, said = np.nonzero(errors)
+    order = sorted(
+        zip(true.tolist(), said.tolist(), strict=True),
+        key=lambda pair: (-int(errors[pair]), -errors[pair] / totals[pair[0]], pair),
+    )
+    return [f"{classes[t]} taken for {classes[s]}: {errors[t, s]} of {totals[t]}" for t, s in order[:most]]
+
+
+def _confused_labels(found: Evaluation, classes: Sequence[str]) -> list[str]:
+    """Return in words which labels are missed or given wrongly, the most frequent first."""
+    missed = ((found.labels == 1) & (found.decided == 0)).sum(axis=0)
+    given = ((found.labels == 0) & (found.decided == 1)).sum(axis=0)
+    totals = found.labels.sum(axis=0)
+    order = sorted(range(len(classes)), key=lambda number: (-int(missed[number] + given[number]), number))
+    return [
+        f"{classes[number]} missed in {missed[number]} of {totals[number]}, and seen in {given[number]} without it"
+        for number in order[:MOST_PAIRS]
+        if missed[number] + given[number]
+    ]
+
+
+def _label_mistakes(looked: Looked, book: Sketchbook) -> dict[str, Any]:
     """Return what weights say of several labels of each validation image, at the thresholds chosen on these images."""
+    found = looked.evaluation
     classes = list(map(shown, found.classes))
     single = by_class(found.metrics)[1]
     said = found.decided
@@ -74,14 +165,20 @@ def _label_mistakes(found: Evaluation, pixels: Any) -> dict[str, Any]:
     scores = {shown(name): scores for name, scores in single.items() if "f1" in scores}
     return {
         "of_labels": True,
-        "svg": figures.to_svg(figures.label_scores(scores), "confusion"),
+        "pictures": [
+            book.picture(figures.label_scores(scores), "Recall, precision and average precision of each label")
+        ],
+        "confused": _confused_labels(found, classes),
         "scores": rows,
+        "more_scores": 0,
         "measures": pairs(by_class(found.metrics)[0], len(found.labels)),
+        "decision": "",
         "wrong": int((said != found.labels).any(axis=1).sum()),
         "images": len(found.labels),
         "worst": [
             {
-                "uri": figures.thumbnail(np.asarray(pixels[np.array([image])])[0]),
+                "place": image,
+                "target": label,
                 "name": shown(found.names[image]),
                 "label": classes[label],
                 "has": bool(found.labels[image, label]),

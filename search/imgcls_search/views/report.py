@@ -2,43 +2,46 @@
 
 from __future__ import annotations
 
-import itertools
-import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jinja2
-import optuna
-from optuna.importance import FanovaImportanceEvaluator
-from optuna.study import StudyDirection
 
 from imgcls_search import atomic, durations
 from imgcls_search.confidence import share_interval
 from imgcls_search.errors import NoResultError, SearchError, StudyError, writing
 from imgcls_search.jobs.confirm import optimism_of_each
 from imgcls_search.jobs.export import find_trial
-from imgcls_search.measures import command_for, main_measure, share_of_images
+from imgcls_search.measures import command_for, share_of_images
 from imgcls_search.rounding import gained, measured, share, spread, without_long_numbers
 from imgcls_search.space import differences
 from imgcls_search.study import best
 from imgcls_search.study.activity import shown_state
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record, load
-from imgcls_search.study.summary import summarise
-from imgcls_search.trial import MEASURED, SIZES, Trial
-from imgcls_search.views.browse import family_of, row_of
-from imgcls_search.views.mistakes import mistakes_of
+from imgcls_search.study.summary import STATES, summarise
+from imgcls_search.trial import Trial
+from imgcls_search.views.browse import row_of
+from imgcls_search.views.closer import Mistake, look_closer, sampled
+from imgcls_search.views.mistakes import Looked, look, mistakes_of
+from imgcls_search.views.searching import how_it_went, what_mattered
+from imgcls_search.views.sections import Section, Sketchbook
+from imgcls_search.views.sureness import sureness, worse_pictures
+from imgcls_search.views.verdict import cost, hours, interval_of_choice, verdict
 from imgcls_search.worker import figures
 
-TOP_CURVES, TOP_ROWS, MOST_COLUMNS = 5, 20, 9
+TOP_ROWS = 20
 
 
 Step = Callable[[str, int, int], None]
 """Takes the work that begins, its number, and how many steps there are."""
 
 STEPS = 6
+
+REASONS_TO_BELIEVE: tuple[Callable[[Looked, Sketchbook], Section | None], ...] = (sureness, worse_pictures)
+"""Sections below 'Why to believe it', each from what the winner says of the validation images; None leaves one out."""
 
 
 def write_report(
@@ -61,12 +64,18 @@ def write_report(
     if winner.state != "complete":
         state = shown_state(winner, record)
         raise StudyError(f"trial {trial} of study {files.name!r} is {state}; allowed: a complete one")
+    book = Sketchbook()
     facts = _facts(record, winner, front)
     step(f"measuring trial {winner.number} on the validation images", 2, STEPS)
-    about = _winner(record, winner, files)
-    sections = _sections(record, winner, step)
+    about = _winner(record, winner, files, book)
+    step("drawing the search", 3, STEPS)
+    went = how_it_went(record, winner, book)
+    step("finding what mattered", 4, STEPS)
+    mattered = what_mattered(record, book)
+    step("drawing the way to the winner", 5, STEPS)
+    changes = _changes(record, winner, book)
     step(f"writing {output}", 6, STEPS)
-    page = _render({**facts, **about, "sections": sections})
+    page = _render({**facts, **about, **changes, "sections": [*went, *mattered]})
     with writing(output):
         atomic.write_text(output, page)
     return output.stat().st_size
@@ -76,7 +85,12 @@ def _render(values: Mapping[str, Any]) -> str:
     text = (Path(__file__).parent / "report.html.j2").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     environment.globals.update(
-        measured=measured, share=share, spread=spread, optimism_of_each=optimism_of_each, duration=durations.show
+        measured=measured,
+        share=share,
+        spread=spread,
+        optimism_of_each=optimism_of_each,
+        duration=durations.show,
+        hours=hours,
     )
     return environment.from_string(text).render(values)
 
@@ -90,7 +104,6 @@ def _facts(record: Record, winner: Trial, front: Sequence[Trial]) -> dict[str, A
     return {
         "study": found["study"],
         "objectives": [f"{direction} {metric}" for metric, direction in record.objectives],
-        "how_known": {metric: _how_known(metric, len(data.get("folds", []))) for metric, _ in record.objectives},
         "stands": found["stands"],
         "after": command_for(record.objectives[0][0], "best.yaml"),
         "counts": found["trials"],
@@ -108,19 +121,48 @@ def _facts(record: Record, winner: Trial, front: Sequence[Trial]) -> dict[str, A
         "failures": Counter(failure["reason"] for failure in found["failures"]).most_common(),
         "best": row_of(winner, record),
         "front": [trial.number for trial in front] if len(front) > 1 else [],
+        "cost": cost(record, dict.fromkeys(STATES, 0)),
         "top": [row_of(trial, record) for trial in best.ranked(record)[:TOP_ROWS]],
     }
 
 
-def _how_known(metric: str, folds: int) -> str:
-    """Return where the value of an objective is from, in a few words."""
-    if metric in SIZES:
-        return "known before training"
-    how = f"cross-validation in {folds} folds" if folds else "validation split"
-    return "of the exported network" if metric in MEASURED else f"{how}, searched"
+def _winner(record: Record, winner: Trial, files: StudyFiles, book: Sketchbook) -> dict[str, Any]:
+    """Return what is known of the winner: the verdict, why to believe it, what it gets wrong."""
+    try:
+        if winner.candidate.config.is_pretraining:
+            raise NoResultError("it was pretrained, and classifies nothing yet")
+        looked, why = look(winner, files), ""
+    except SearchError as error:
+        looked, why = None, f"The weights of trial {winner.number} could not be looked at: {error}"
+    found = None if looked is None else mistakes_of(looked, book)
+    if looked is not None and found is not None:
+        found |= _closely(record, winner, looked, found["worst"])
+    reasons = () if looked is None else [reason(looked, book) for reason in REASONS_TO_BELIEVE]
+    choice = interval_of_choice(record, looked)
+    return {
+        "verdict": verdict(record, winner, looked, None if found is None else found["confused"], choice),
+        "choice": choice,
+        "reasons": [section for section in reasons if section is not None],
+        "mistakes": found,
+        "why_no_mistakes": why,
+    }
 
 
-def _winner(record: Record, winner: Trial, files: StudyFiles) -> dict[str, Any]:
+def _closely(record: Record, winner: Trial, looked: Looked, worst: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return a closer look at the most confident mistakes."""
+    facts = {"root": record.facts.get("data_root"), "file": record.facts.get("data_file")}
+    place = {name: value for name, value in facts.items() if isinstance(value, str)}
+    chosen = [Mistake(place=item["place"], target=item["target"]) for item in worst]
+    close = look_closer(looked, chosen, place, winner.sizes["macs"])
+    return {
+        "worst": [{**item, "close": each} for item, each in zip(worst, close, strict=True)],
+        "has_maps": any(each.map for each in close),
+        "sampled": sampled(looked, winner.sizes["macs"]),
+    }
+
+
+def _changes(record: Record, winner: Trial, book: Sketchbook) -> dict[str, Any]:
+    """Return what the winner changed of the first trial, and what each change brought where that was measured."""
     first = record.trials[0]
     has_start = bool(record.fact("space").get("start"))
     what = "the first known-good setting" if has_start else "the first trial, as the space has no start setting"
@@ -131,22 +173,14 @@ def _winner(record: Record, winner: Trial, files: StudyFiles) -> dict[str, Any]:
         else first.state
     )
     changed = differences(first.candidate.config.to_dict(), winner.candidate.config.to_dict())
-    try:
-        if winner.candidate.config.is_pretraining:
-            raise NoResultError("it was pretrained, and classifies nothing yet")
-        mistakes, why = mistakes_of(winner, files), ""
-    except SearchError as error:
-        mistakes, why = None, f"The weights of trial {winner.number} could not be looked at: {error}"
     return {
-        "mistakes": mistakes,
-        "why_no_mistakes": why,
         "baseline": f"Against trial {first.number}, {what} ({shown}).",
         "changed": [without_long_numbers(str(change)) for change in changed] or ["nothing: it is the winner"],
-        "ablation": _ablation(record, winner),
+        "ablation": _ablation(record, winner, book),
     }
 
 
-def _ablation(record: Record, winner: Trial) -> dict[str, Any] | None:
+def _ablation(record: Record, winner: Trial, book: Sketchbook) -> dict[str, Any] | None:
     """Return what each step to the winner brought, None where that was not measured for this winner."""
     found = record.facts.get("ablation")
     if found is None or found["winner"] != winner.number:
@@ -161,178 +195,5 @@ def _ablation(record: Record, winner: Trial) -> dict[str, Any] | None:
         rows.append({**step, "changes": changes, "gain": gain})
         bands.append((step["mean"], half or 0.0))
         before = step["mean"]
-    return {**found, "rows": rows, "svg": figures.to_svg(figures.path(bands, found["metric"]), "ablation")}
-
-
-def _sections(record: Record, winner: Trial, step: Step) -> list[dict[str, Any]]:
-    drawn = itertools.count()
-
-    def picture(figure: Any, caption: str) -> dict[str, str]:
-        return {"svg": figures.to_svg(figure, f"p{next(drawn)}"), "caption": caption}
-
-    done = [trial for trial in record.trials if trial.state == "complete" and trial.is_feasible]
-    metric, direction = record.objectives[0]
-    columns = _columns(done)
-    scores = [_value(trial) for trial in done]
-    step("finding what mattered", 3, STEPS)
-    importance, why = _importances(record)
-    step("drawing the search", 4, STEPS)
-    sections = [
-        _section("The search", [picture(*pair) for pair in _progress(record, done, direction)]),
-        _section(
-            "Learning curves",
-            [picture(_curves(record), "The best trials above the faint curves of all others, pruned ones too")],
-        ),
-        _section("Size against score", [picture(*pair) for pair in _sizes(done, record)]),
-    ]
-    if winner.candidate.config.is_pretraining:
-        drawn_health = picture(figures.health(winner.epochs), f"What the epochs of trial {winner.number} measured")
-        sections.insert(2, _section("Health of the pretraining", [drawn_health], wide=True))
-    if len(record.objectives) > 1:
-        sections.append(_section("Pareto front", [picture(*_front(record, winner, done))]))
-    bars = []
-    if importance:
-        caption = f"Of {metric}, by fANOVA on the complete trials"
-        bars = [picture(figures.bars(importance, "share of the variation explained"), caption)]
-    sections.append(_section("What mattered", bars, text=why))
-    step("drawing the settings", 5, STEPS)
-    if columns and len(done) > 1:
-        lines = picture(
-            figures.parallel(dict(list(columns.items())[:MOST_COLUMNS]), scores, metric),
-            f"Complete trials, coloured by {metric}",
-        )
-        sections.append(_section("Settings side by side", [lines], wide=True))
-        sections.append(
-            _section(
-                "Score by setting",
-                [
-                    picture(
-                        figures.slices(_slices(columns, scores, done), metric),
-                        f"{metric} against each setting; on the left axis in every row",
-                    )
-                ],
-                wide=True,
-            )
-        )
-    return sections
-
-
-def _section(
-    title: str, pictures: Sequence[Mapping[str, str]], *, text: str = "", wide: bool = False
-) -> dict[str, Any]:
-    return {"title": title, "figures": pictures, "text": text, "wide": wide}
-
-
-_UNITS = (("days", 86_400), ("hours", 3_600), ("minutes", 60), ("seconds", 1))
-
-
-def _value(trial: Trial) -> float:
-    assert trial.values is not None
-    return trial.values[0]
-
-
-def _progress(record: Record, done: Sequence[Trial], direction: str) -> list[tuple[Any, str]]:
-    """Return the best so far against the epochs trained and the seconds of training, in the order of trials."""
-    found = []
-    better = max if direction == "maximize" else min
-    numbers = {trial.number for trial in done}
-    seconds = sum(epoch["seconds"] for trial in record.trials for epoch in trial.epochs)
-    unit, size = next(((name, size) for name, size in _UNITS if seconds >= 2 * size), _UNITS[-1])
-    for axis, cost in (
-        ("epochs trained", lambda t: t.epoch),
-        (f"{unit} of training, all workers", lambda t: sum(e["seconds"] for e in t.epochs) / size),
-    ):
-        spent = list(itertools.accumulate(cost(trial) for trial in record.trials))  # type: ignore[no-untyped-call]
-        xs = [total for trial, total in zip(record.trials, spent, strict=True) if trial.number in numbers]
-        ys = [_value(trial) for trial in done]
-        found.append(
-            (
-                figures.steps(xs, list(itertools.accumulate(ys, better)), (xs, ys), axis, record.objectives[0][0]),
-                f"Best so far against {axis}",
-            )
-        )
-    return found
-
-
-def _curves(record: Record) -> Any:
-    metric = record.objectives[0][0]
-    first = record.trials[0].epochs
-    name = metric if not first or metric in first[-1] else main_measure(first[-1])
-    top = best.ranked(record)[:TOP_CURVES]
-    others = [trial for trial in record.trials if trial not in top]
-    lines = [(f"trial {trial.number}", [epoch[name] for epoch in trial.epochs]) for trial in top]
-    return figures.curves(lines, [[epoch[name] for epoch in trial.epochs] for trial in others if trial.epochs], name)
-
-
-def _sizes(done: Sequence[Trial], record: Record) -> list[tuple[Any, str]]:
-    metric = record.objectives[0][0]
-    found = []
-    for name, label in (("params", "parameters"), ("macs", "MACs"), ("latency_ms", "latency, ms")):
-        groups: dict[str, tuple[list[float], list[float]]] = {}
-        for trial in done:
-            measured = {**trial.sizes, **trial.scores.get(trial.epoch, {})}
-            if name in measured:
-                xs, ys = groups.setdefault(family_of(trial), ([], []))
-                xs.append(measured[name])
-                ys.append(_value(trial))
-        if groups:
-            found.append((figures.scatter(groups, label, metric, log=True), f"{label} against {metric}, by family"))
-    return found
-
-
-def _front(record: Record, winner: Trial, done: Sequence[Trial]) -> tuple[Any, str]:
-    front = best.front(record)
-    groups = {}
-    for name, trials in (
-        ("other complete trials", [t for t in done if t not in front]),
-        ("Pareto front", front),
-        ("this page", [winner]),
-    ):
-        pairs = [(trial.values or ())[:2] for trial in trials]
-        groups[name] = ([pair[1] for pair in pairs], [pair[0] for pair in pairs])
-    (first, _), (second, _) = record.objectives[:2]
-    return figures.scatter(
-        groups, second, first, log=False
-    ), f"Trials that no other beats in every objective; this page is about trial {winner.number}"
-
-
-def _importances(record: Record) -> tuple[dict[str, float], str]:
-    """Return the share that each parameter has in the spread of the first objective (fANOVA), or why there is none."""
-    # Of what was loaded and looked at: trials of others tell nothing about this search.
-    study = optuna.create_study(directions=[StudyDirection[way.upper()] for _, way in record.objectives])
-    try:
-        for trial in record.trials:
-            if trial.state == "complete":
-                params, domains = dict(trial.candidate.params), dict(trial.candidate.distributions)
-                study.add_trial(optuna.create_trial(params=params, distributions=domains, values=trial.values))
-        target = _first_value if len(record.objectives) > 1 else None
-        with warnings.catch_warnings():
-            # Few trials make them rough; that is plain from the number of trials on the page.
-            warnings.simplefilter("ignore")
-            importances: Any = optuna.importance.get_param_importances
-            found = importances(study, evaluator=FanovaImportanceEvaluator(seed=0), target=target)
-    except (ValueError, RuntimeError) as error:
-        return {}, f"Importances cannot be told yet: {error}"
-    if not found or sum(found.values()) == 0:
-        return {}, "Importances cannot be told: the complete trials differ too little."
-    return dict(list(found.items())[:12]), ""
-
-
-def _first_value(trial: optuna.trial.FrozenTrial) -> float:
-    return float(trial.values[0])
-
-
-def _columns(done: Sequence[Trial]) -> dict[str, list[Any]]:
-    """Return the settings that vary among trials, one value a trial, None where a trial has none."""
-    names = dict.fromkeys(name for trial in done for name in trial.candidate.params)
-    columns = {name: [trial.candidate.params.get(name) for trial in done] for name in names}
-    return {name: values for name, values in columns.items() if len({str(v) for v in values if v is not None}) > 1}
-
-
-def _slices(columns: Mapping[str, Sequence[Any]], scores: Sequence[float], done: Sequence[Trial]) -> dict[str, Any]:
-    found = {}
-    for name, values in columns.items():
-        kept = [(value, score) for value, score in zip(values, scores, strict=True) if value is not None]
-        log = any(getattr(trial.candidate.distributions.get(name), "log", False) for trial in done)
-        found[name] = ([value for value, _ in kept], [score for _, score in kept], log)
-    return found
+    caption = f"{found['metric']} from trial {found['first']} to trial {found['winner']}"
+    return {**found, "rows": rows, "picture": book.picture(figures.path(bands, found["metric"]), caption)}

@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from imgcls_search import atomic, fonts
+from imgcls_search import atomic
 from imgcls_search.measures import LEAST_SPREAD
+from imgcls_search.worker.legible import make_legible, place_names, thin_ticks
 
 # isort: split
 import matplotlib as mpl
 from cycler import cycler
 from matplotlib import ticker
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 
 INK = "#123456"
 """Stands for the colour of text; in a page it becomes the page's own, dark or light."""
@@ -28,7 +29,7 @@ COLOURS = ("#3b82c4", "#e0792b", "#2f9e63", "#b5539c", "#8a6fd1", "#c9a227", "#d
 STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "imgcls-search",
-    "font.size": 9,
+    "font.size": 10,
     "font.family": "sans-serif",
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -46,7 +47,16 @@ STYLE: Any = {
 }
 
 
-def new_figure(width: float = 5.0, height: float = 3.2) -> tuple[Figure, Any]:
+def in_style() -> Any:
+    """Return a context in which artists get the colours of a page, dark or light."""
+    return mpl.rc_context(STYLE)
+
+
+WIDTH, HEIGHT = 4.8, 3.2
+"""Inches of a usual picture: on a phone of 400 pixels its texts have the size at which they were drawn."""
+
+
+def new_figure(width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Any]:
     """Return a figure of so many inches and its axes."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
@@ -61,61 +71,18 @@ def row_of_axes(count: int) -> tuple[Figure, Any]:
         return figure, figure.subplots(1, count, squeeze=False)[0]
 
 
-class _PlainLog(ticker.LogFormatter):
-    """Labels a logarithmic axis with numbers instead of formulas, at the places that matplotlib chooses."""
+def _finish(figure: Figure) -> None:
+    """Make a figure ready to be written: its texts legible, all in its place, the names of points where there is room.
 
-    def __call__(self, x: float, pos: int | None = None) -> str:
-        return _short(x) if super().__call__(x, pos) else ""
-
-
-def _short(number: float) -> str:
-    """Return a number for an axis, where six digits side by side would run into each other: 300k, 2M."""
-    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(number) >= size and abs(number) >= 10_000:
-            return f"{number / size:g}{unit}"
-    return f"{number:g}"
-
-
-class _Written(ticker.Formatter):
-    """Writes in backslash form what no font has in the labels of another formatter."""
-
-    def __init__(self, inner: ticker.Formatter, files: Sequence[str] | None) -> None:
-        self.inner, self.files = inner, files
-
-    def __call__(self, x: float, pos: int | None = None) -> str:
-        return fonts.written(self.inner(x, pos), self.files)
-
-    def format_ticks(self, values: Any) -> list[str]:
-        return [fonts.written(label, self.files) for label in self.inner.format_ticks(values)]
-
-    def get_offset(self) -> str:
-        return self.inner.get_offset()
-
-
-def make_legible(figure: Figure, files: Sequence[str] | None = None) -> None:
-    """Let each text of a figure be drawn: by a font that has it, of these files or the system's, without formulas."""
-    texts = [text for text in figure.findobj(Text) if isinstance(text, Text)]
-    axes = [axis for each in figure.axes for axis in (each.xaxis, each.yaxis)]
-    for axis in axes:
-        if axis.get_scale() == "log":
-            axis.set_major_formatter(_PlainLog(labelOnlyBase=False))
-            axis.set_minor_formatter(_PlainLog(labelOnlyBase=False, minor_thresholds=(1, 0.4)))
-        elif (
-            isinstance(axis.get_major_formatter(), ticker.ScalarFormatter)
-            and max(map(abs, axis.get_view_interval())) >= 10_000
-        ):
-            axis.set_major_formatter(ticker.FuncFormatter(lambda x, pos: _short(x)))
-    labels = [label.get_text() for axis in axes for label in axis.get_ticklabels()]
-    extra = fonts.families([*(text.get_text() for text in texts), *labels], files)
-    for axis in axes:
-        if any(fonts.written(label.get_text(), files) != label.get_text() for label in axis.get_ticklabels()):
-            axis.set_major_formatter(_Written(axis.get_major_formatter(), files))
-        if extra:
-            axis.set_tick_params(labelfontfamily=["sans-serif", *extra])
-    for text in texts:
-        text.set_text(fonts.written(text.get_text(), files))
-        if extra:
-            text.set_fontfamily(["sans-serif", *extra])
+    The layout is made here and taken off, as `savefig` would draw the whole figure once more for it.
+    """
+    make_legible(figure)
+    if (engine := figure.get_layout_engine()) is not None:
+        engine.execute(figure)
+        figure.set_layout_engine(None)
+    for axes in figure.axes:
+        thin_ticks(axes)
+        place_names(axes)
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -124,14 +91,14 @@ def save(figure: Figure, path: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    make_legible(figure)
+    _finish(figure)
     with mpl.rc_context({"text.parse_math": False}), atomic.replacing(path) as draft:
         figure.savefig(draft, dpi=150, format=path.suffix[1:].lower())
 
 
 def to_svg(figure: Figure, name: str) -> str:
     """Return a figure as an element of a page, in the page's colour of text; its ids start with a name."""
-    make_legible(figure)
+    _finish(figure)
     text = io.StringIO()
     with mpl.rc_context(STYLE):
         figure.savefig(text, format="svg", dpi=110, metadata={"Date": None, "Creator": None})
@@ -139,12 +106,14 @@ def to_svg(figure: Figure, name: str) -> str:
     svg = svg.replace(INK, "currentColor")
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", svg)
-    return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', 'class="plot" role="img"', svg, count=1)
+    # Narrower than drawn its texts could not be read: then the page scrolls it.
+    least = f'style="min-width:{min(0.95 * 72 * figure.get_figwidth(), 1200):.0f}px"'
+    return re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', f'class="plot" role="img" {least}', svg, count=1)
 
 
 def to_png(figure: Figure) -> bytes:
     """Return a figure as a PNG file on white, for viewers that know no page."""
-    make_legible(figure)
+    _finish(figure)
     buffer = io.BytesIO()
     with mpl.rc_context({**STYLE, "savefig.transparent": False}):
         figure.savefig(buffer, format="png", dpi=110, facecolor="white")
@@ -153,17 +122,20 @@ def to_png(figure: Figure) -> bytes:
 
 def _add_legend(axes: Any) -> None:
     """Put a legend beside the axes: on them it may hide lines, and to find a place for it takes long."""
-    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    axes.legend(fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
 
 
 @mpl.rc_context(STYLE)
 def curves(lines: Sequence[tuple[str, Sequence[float]]], faint: Sequence[Sequence[float]], metric: str) -> Figure:
     """Draw a metric by epoch: named lines above faint ones."""
     figure, axes = new_figure()
-    for values in faint:
-        axes.plot(range(1, len(values) + 1), values, color="#888888", lw=0.7, alpha=0.45, rasterized=len(faint) > 100)
-        if len(values) == 1:
-            axes.plot([1], values, ".", color="#888888", ms=3, alpha=0.45)
+    # One artist for all of them: thousands take seconds each time something is drawn.
+    style: Any = {"color": "#888888", "alpha": 0.45, "rasterized": len(faint) > 100}
+    ways = [np.column_stack([range(1, len(values) + 1), values]) for values in faint]
+    axes.add_collection(LineCollection([way for way in ways if len(way) > 1], lw=0.7, **style))
+    single = [way[0] for way in ways if len(way) == 1]
+    axes.plot([x for x, _ in single], [y for _, y in single], ".", ms=3, **style)
+    axes.autoscale_view()
     for label, values in lines:
         axes.plot(range(1, len(values) + 1), values, lw=1.8, label=label, marker=".", ms=4)
     axes.set_xlabel("epoch")
@@ -174,22 +146,35 @@ def curves(lines: Sequence[tuple[str, Sequence[float]]], faint: Sequence[Sequenc
     return figure
 
 
+MOST_NAMED = 24
+"""Classes whose counts and names can be read in one confusion matrix."""
+
+
 @mpl.rc_context(STYLE)
 def confusion(matrix: np.ndarray[Any, Any], classes: Sequence[str]) -> Figure:
-    """Draw how many images [true, predicted] of each class went where."""
-    side = min(8.0, max(3.4, 0.38 * len(classes) + 1.2))
+    """Draw how many images [true, predicted] of each class went where.
+
+    Of more than `MOST_NAMED` classes the colours alone are shown, with errors as dark as they are visible.
+    """
+    is_named = len(classes) <= MOST_NAMED
+    side = min(9.0, max(3.4, 0.36 * len(classes) + 1.4)) if is_named else WIDTH
     figure, axes = new_figure(side, side)
     shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    if len(classes) <= 20:
+    # The root of a share: a single image of a hundred that went astray can be seen.
+    norm = mpl.colors.PowerNorm(1.0 if is_named else 0.4, 0, 1)
+    axes.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest")
+    if is_named:
         for (row, column), count in np.ndenumerate(matrix):
             if count:
                 colour = "white" if shares[row, column] > 0.5 else "#222222"
-                axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=colour)
-    shown = [name if len(name) <= 14 else f"{name[:13]}…" for name in classes]
-    if len(classes) <= 40:
-        axes.set_xticks(range(len(classes)), shown, rotation=90, fontsize=7)
-        axes.set_yticks(range(len(classes)), shown, fontsize=7)
+                axes.text(column, row, str(count), ha="center", va="center", fontsize=8, color=colour)
+        names = [cut(name, 14) for name in classes]
+        axes.set_xticks(range(len(classes)), names, rotation=90, fontsize=9)
+        axes.set_yticks(range(len(classes)), names, fontsize=9)
+    else:
+        axes.set_xlabel("predicted class, by number")
+        axes.set_ylabel("true class, by number")
+        return figure
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     return figure
@@ -200,11 +185,11 @@ def label_scores(labels: Mapping[str, Mapping[str, float]]) -> Figure:
     """Draw precision, recall and average precision of each label as points, the label with the most images on top."""
     order = sorted(labels, key=lambda name: labels[name]["support"])
     names = [name if len(name) <= 24 else f"{name[:23]}…" for name in order]
-    figure, axes = new_figure(5.0, min(12.0, max(2.4, 0.26 * len(names) + 1.2)))
+    figure, axes = new_figure(WIDTH, min(12.0, max(2.4, 0.28 * len(names) + 1.2)))
     for measure, mark in (("precision", "o"), ("recall", "s"), ("average_precision", "|")):
         values = [labels[name][measure] for name in order]
         axes.plot(values, range(len(order)), mark, label=measure.replace("_", " "), ms=6, alpha=0.8)
-    axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.set_yticks(range(len(names)), names, fontsize=9)
     axes.set_xlim(-0.03, 1.03)
     axes.grid(axis="y", alpha=0.2)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize="small")
@@ -322,7 +307,7 @@ def steps(
     axes.step(xs, ys, where="post", lw=2, label="best so far")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
-    _add_legend(axes)
+    figure.legend(loc="outside upper center", ncols=2, fontsize=9)
     return figure
 
 
@@ -330,8 +315,8 @@ def steps(
 def bars(values: Mapping[str, float], x: str) -> Figure:
     """Draw named values, the greatest first."""
     ordered = sorted(values.items(), key=lambda item: item[1])
-    figure, axes = new_figure(5.0, 0.9 + 0.26 * len(ordered))
-    axes.barh([name for name, _ in ordered], [value for _, value in ordered])
+    figure, axes = new_figure(WIDTH, 0.9 + 0.28 * len(ordered))
+    axes.barh([cut(name, 32) for name, _ in ordered], [value for _, value in ordered])
     axes.set_xlabel(x)
     return figure
 
@@ -339,7 +324,7 @@ def bars(values: Mapping[str, float], x: str) -> Figure:
 @mpl.rc_context(STYLE)
 def path(bands: Sequence[tuple[float, float]], y: str) -> Figure:
     """Draw the mean of each step of a way with the half-width of its interval."""
-    figure, axes = new_figure(5.0, 3.0)
+    figure, axes = new_figure()
     axes.errorbar(range(len(bands)), [mean for mean, _ in bands], [half for _, half in bands], fmt="o-", capsize=3)
     axes.set_xticks(range(len(bands)))
     axes.set_xlabel("changes made")
@@ -348,21 +333,15 @@ def path(bands: Sequence[tuple[float, float]], y: str) -> Figure:
 
 
 @mpl.rc_context(STYLE)
-def slices(columns: Mapping[str, tuple[Sequence[Any], Sequence[float], bool]], y: str) -> Figure:
+def slices(columns: Mapping[str, tuple[Sequence[Any], Sequence[float], bool]], y: str, across: int = 3) -> Figure:
     """Draw the score against each parameter: (settings, scores, whether the axis is logarithmic)."""
-    across = 3
     down = -(-len(columns) // across)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9.6, 2.3 * down), layout="constrained")
+        figure = Figure(figsize=(3.2 * across, 2.4 * down), layout="constrained")
         grid = figure.subplots(down, across, squeeze=False, sharey=True).ravel()
     for axes, (name, (xs, ys, log)) in zip(grid, columns.items(), strict=False):
-        words = any(isinstance(value, str | bool) for value in xs)
-        axes.plot([str(value) for value in xs] if words else xs, ys, "o", ms=3, alpha=0.6, rasterized=len(xs) > 300)
-        if log:
-            axes.set_xscale("log")
-        if words:
-            axes.tick_params(axis="x", labelsize=7, rotation=20)
-        axes.set_title(name, fontsize=8)
+        _draw_slice(axes, xs, ys, log=log)
+        axes.set_xlabel(cut(name, 34))
     for axes in grid[::across]:
         axes.set_ylabel(y)
     for axes in grid[len(columns) :]:
@@ -370,45 +349,61 @@ def slices(columns: Mapping[str, tuple[Sequence[Any], Sequence[float], bool]], y
     return figure
 
 
+MOST_OPTIONS = 5
+"""Different settings up to which each has a mark on its axis."""
+
+
+def _draw_slice(axes: Any, xs: Sequence[Any], ys: Sequence[float], *, log: bool) -> None:
+    style: Any = {"ms": 3.5, "alpha": 0.6, "rasterized": len(xs) > 300}
+    if any(isinstance(value, str | bool) for value in xs):
+        _draw_options(axes, [str(value) for value in xs], ys, style)
+        return
+    axes.plot(xs, ys, "o", **style)
+    if log:
+        axes.set_xscale("log")
+    elif len(set(xs)) <= MOST_OPTIONS and all(isinstance(value, int) for value in xs):
+        axes.set_xticks(sorted(set(xs)))
+    else:
+        axes.xaxis.set_major_locator(ticker.MaxNLocator(4, integer=all(isinstance(value, int) for value in xs)))
+
+
+def _draw_options(axes: Any, words: Sequence[str], ys: Sequence[float], style: Any) -> None:
+    places = {option: place for place, option in enumerate(sorted(set(words)))}
+    # Equal settings stand beside each other, or nobody would see how many there are.
+    shifts = np.random.default_rng(0).uniform(-0.18, 0.18, len(words))
+    axes.plot([places[word] + shift for word, shift in zip(words, shifts, strict=True)], ys, "o", **style)
+    # Upright where they would run into each other.
+    is_long = sum(map(len, places)) > 24 or len(places) > MOST_OPTIONS
+    axes.set_xticks(range(len(places)), [cut(word, 16) for word in places], rotation=90 if is_long else 0)
+    axes.set_xlim(-0.5, len(places) - 0.5)
+
+
+def cut(text: str, most: int) -> str:
+    """Return a text that is no longer than so many characters."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 @mpl.rc_context(STYLE)
-def parallel(columns: Mapping[str, Sequence[Any]], scores: Sequence[float], metric: str) -> Figure:
-    """Draw every trial as a line across its settings, coloured by its score; what it did not set is a gap."""
-    figure, axes = new_figure(9.6, 4.0)
-    places, labels = [], []
-    for values in columns.values():
-        known = [value for value in values if value is not None]
-        if any(isinstance(value, str | bool) for value in known):
-            options = sorted({str(value) for value in known})
-            spots = {option: index / max(1, len(options) - 1) for index, option in enumerate(options)}
-            places.append([np.nan if value is None else spots[str(value)] for value in values])
-            labels.append({spots[option]: option for option in options})
-        else:
-            low, high = min(known), max(known)
-            log = low > 0 and high / low > 30
-            scale = np.log if log else np.asarray
-            numbers = np.array([np.nan if value is None else value for value in values], dtype=float)
-            span = (scale(high) - scale(low)) or 1.0
-            places.append(list((scale(numbers) - scale(low)) / span))
-            labels.append({0.0: f"{low:.3g}", 1.0: f"{high:.3g}"})
-    table = np.array(places)
-    norm = mpl.colors.Normalize(min(scores), max(scores))
-    colours = mpl.colormaps["viridis"]
-    for number in np.argsort(scores):
-        axes.plot(
-            table[:, number],
-            color=colours(norm(scores[number])),
-            lw=1,
-            alpha=0.6,
-            marker=".",
-            ms=3,
-            rasterized=len(scores) > 100,
-        )
-    for place, marks in enumerate(labels):
-        axes.axvline(place, color=INK, lw=0.6, alpha=0.5)
-        for height, text in marks.items():
-            axes.annotate(text, (place, height), fontsize=7, xytext=(3, 2), textcoords="offset points")
-    axes.set_xticks(range(len(columns)), [name.replace(".", "\n") for name in columns], fontsize=7)
-    axes.set_yticks([])
-    axes.spines["left"].set_visible(False)
-    figure.colorbar(mpl.cm.ScalarMappable(norm, colours), ax=axes, label=metric, pad=0.01)
+def reliability(groups: Mapping[str, Sequence[tuple[int, float, float]]]) -> Figure:
+    """Draw the share right against the confidence of bins (number of images, mean confidence, share right)."""
+    figure, axes = new_figure(4.6, 3.6)
+    lowest = min([0.0, *(mean for rows in groups.values() for _, mean, _ in rows)])
+    axes.plot([lowest, 1], [lowest, 1], color="#888888", lw=1, ls="--", label="as sure as right")
+    for name, rows in groups.items():
+        axes.plot([mean for _, mean, _ in rows], [right for _, _, right in rows], marker="o", ms=4, label=name)
+    axes.set_xlabel("confidence, mean of a bin")
+    axes.set_ylabel("share right")
+    _add_legend(axes)
+    return figure
+
+
+@mpl.rc_context(STYLE)
+def risk_coverage(coverage: np.ndarray[Any, Any], risk: np.ndarray[Any, Any]) -> Figure:
+    """Draw the share of answers that is wrong against the share of images that is answered, the surest first."""
+    figure, axes = new_figure(4.6, 3.6)
+    axes.plot(coverage, risk, drawstyle="steps-post", lw=1.8, rasterized=len(coverage) > 2000)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("share of images answered, the surest first")
+    axes.set_ylabel("share wrong of these")
     return figure

@@ -23,6 +23,7 @@ from imgcls_search.data import Images, Prepared, load
 from imgcls_search.deploy.artifact import Artifact, archive_kb, measure_latency, size_kb
 from imgcls_search.deploy.onnx import export_onnx
 from imgcls_search.errors import CheckpointError, DeployError, DivergedError
+from imgcls_search.train import corrupted
 from imgcls_search.train.images import ImageSet
 from imgcls_search.train.loop import evaluate, fit
 from imgcls_search.train.metrics import Wanted, score
@@ -237,4 +238,15 @@ def _measure_file(path: Path, task: Task) -> dict[str, float]:
     if not np.isfinite(found).all():
         raise DivergedError("the exported network gives NaN or infinite logits")
     labels = task.validation.labels
-    return score(found, labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels), task.wanted)
+    scores = score(found, labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels), task.wanted)
+    if corrupted.is_wanted(task.wanted.named):
+        scores |= corrupted.mean(corruptions(artifact, task.validation))
+    return scores
+
+
+def corruptions(artifact: Artifact, images: Images | ImageSet) -> corrupted.Table:
+    """Return the accuracy of an exported network on worse versions of images."""
+    labels = torch.as_tensor(np.asarray(images.labels.cpu() if isinstance(images.labels, Tensor) else images.labels))
+    places = torch.split(torch.arange(len(labels)), BLOCK)
+    batches = ((index, torch.from_numpy(_pixels(images, index.numpy())), labels[index]) for index in places)
+    return corrupted.accuracies(batches, lambda pixels: artifact.logits(pixels.numpy()))

@@ -47,8 +47,10 @@ def draw(
         return _written(folder, trial, drawn)
     predicted = _decided(softmax(logits, axis=1), classes, stated)
     matrix = confusion_matrix(labels, predicted, labels=np.arange(len(classes)))
+    of_classes = confusions(matrix, list(map(shown, classes)))
     drawn |= {
-        "confusion-matrix.png": figures.confusion(matrix, list(map(shown, classes))),
+        "confusion-matrix.png": of_classes[0],
+        **({"confusion-of-all-classes.png": of_classes[1]} if len(of_classes) > 1 else {}),
         "confident-mistakes.png": figures.mistakes(worst(logits, labels, pixels, classes, stated)),
     }
     return _written(folder, trial, drawn)
@@ -142,3 +144,31 @@ def mistakes(
     """Return the numbers of the wrongly classified images, the most confident first; `probabilities` [N, classes]."""
     wrong = np.flatnonzero(predicted != labels)
     return wrong[np.argsort(-probabilities[wrong, predicted[wrong]], kind="stable")]
+
+
+def most_confused(matrix: np.ndarray[Any, Any], most: int = figures.MOST_NAMED - 1) -> np.ndarray[Any, Any]:
+    """Return the numbers of the classes with the most errors, as what they are or what is taken for them, in order."""
+    errors = matrix - np.diag(np.diag(matrix))
+    worst = np.argsort(-(errors.sum(axis=0) + errors.sum(axis=1)), kind="stable")[:most]
+    return np.sort(worst)
+
+
+def folded(matrix: np.ndarray[Any, Any], kept: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return a confusion matrix of some classes, all others together in a last row and column."""
+    others = np.setdiff1d(np.arange(len(matrix)), kept)
+    found = np.zeros((len(kept) + 1,) * 2, dtype=matrix.dtype)
+    found[:-1, :-1] = matrix[np.ix_(kept, kept)]
+    found[:-1, -1] = matrix[np.ix_(kept, others)].sum(axis=1)
+    found[-1, :-1] = matrix[np.ix_(others, kept)].sum(axis=0)
+    found[-1, -1] = matrix[np.ix_(others, others)].sum()
+    return found
+
+
+def confusions(matrix: np.ndarray[Any, Any], classes: Sequence[str]) -> list[Any]:
+    """Return pictures of a confusion matrix: one that can be read or, of many classes, all of it and the worst ones."""
+    whole = figures.confusion(matrix, classes)
+    if len(classes) <= figures.MOST_NAMED:
+        return [whole]
+    kept = most_confused(matrix)
+    names = [*(classes[number] for number in kept), f"{len(classes) - len(kept)} others"]
+    return [figures.confusion(folded(matrix, kept), names), whole]

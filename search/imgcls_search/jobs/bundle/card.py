@@ -31,6 +31,7 @@ def card(metrics: BundleMetrics, labels: Sequence[str]) -> str:
         _what(metrics),
         "## Classes\n\n" + _classes(labels),
         "## How good it is\n\n" + "\n".join(_scores(metrics)),
+        "## When to trust it\n\n" + "\n".join(_sureness(metrics)),
         "## Size and speed\n\n" + "\n".join(_costs(metrics)),
         "## How to use it\n\n" + _use(metrics),
         "## Limits\n\n" + "\n".join(_limits(metrics)),
@@ -209,6 +210,57 @@ def _parity(parity: Parity) -> str:
     )
 
 
+def _sureness(metrics: BundleMetrics) -> Iterator[str]:
+    """Say what its probabilities mean, what it refuses, and how pictures of something else are noticed."""
+    found = metrics["sureness"]
+    yield _calibration(found["calibration"])
+    if found["answered"]:
+        yield ""
+        yield "Where only images are answered of whose class it is this sure (validation images):"
+        yield from ("", "| confidence | answered | right of these | lower 95 % bound |", "|---|---|---|---|")
+        for row in found["answered"]:
+            yield f"| {row['min_confidence']:g} | {' | '.join(_answered(row))} |"
+    if (refusal := found["refusal"]) is not None:
+        answered, right, lower = _answered(refusal)
+        yield ""
+        yield (
+            f"For a precision of {refusal['target_precision']:g} `predict` says 'unsure' below a confidence of "
+            f"{refusal['min_confidence']:.4f}: {answered} of the validation images are answered, {right} of these "
+            f"right, exact lower 95 % bound {lower}. The threshold is the smallest of many that reaches it on these "
+            "images, so that the bound is somewhat optimistic."
+        )
+    if (strange := found["unlike"]) is not None:
+        yield ""
+        yield (
+            f"`predict` marks pictures as unlike the training's by their {strange['score'].replace('_', ' ')}: above a "
+            f"score of {strange['threshold']:.4g}, which 5 % of the validation images exceed. It finds some pictures "
+            "of something else, not all."
+        )
+
+
+def _calibration(made: Mapping[str, Any]) -> str:
+    before, after = made["before"], made["held_out"]
+    figures = "expected calibration error (15 bins of equally many images) {error:.4f}, log loss {loss:.4f}"
+    if not made["is_calibrated"]:
+        shown = f" On them: {figures.format(**before)}." if before is not None else ""
+        return f"Probabilities are not calibrated: {made['reason']}.{shown}"
+    temperature = made["temperature"]
+    how = f"a temperature of {temperature:.4g}"
+    if isinstance(temperature, Mapping):
+        how = f"one temperature a label, {min(temperature.values()):.4g} to {max(temperature.values()):.4g}"
+    return (
+        f"Probabilities are calibrated, in `model.onnx` itself: {how}, fitted on {made['images']:,} validation images. "
+        f"Before: {figures.format(**before)}; after, each image by a temperature that was fitted without it: "
+        f"{figures.format(**after)}."
+    )
+
+
+def _answered(row: Mapping[str, Any]) -> tuple[str, str, str]:
+    right = share(row["right"] / row["answered"], row["answered"]) if row["answered"] else "none"
+    part = f"{row['answered'] / row['images']:.1%} ({row['answered']:,} of {row['images']:,})"
+    return part, right, f"{row['lower_bound_95']:.3f}"
+
+
 def _costs(metrics: BundleMetrics) -> Iterator[str]:
     latency, conditions, size = metrics["latency"], metrics["latency"]["conditions"], metrics["size"]
     yield f"- `model.onnx`: {size['file_kb']:,.0f} KB of 1,024 bytes, {size['archive_kb']:,.0f} in a compressed archive"
@@ -217,6 +269,11 @@ def _costs(metrics: BundleMetrics) -> Iterator[str]:
         f"{latency['low_ms']:.3g}, one in ten above {latency['high_ms']:.3g}): {conditions['processor']}, "
         f"{conditions['runtime']}, one thread, batch of 1, after a warm-up, other work on the machine not excluded"
     )
+    if (tta := metrics["tta"]) is not None:
+        yield (
+            f"- test-time augmentation ({tta['views']}): the file gives the mean logits of {tta['count']} views of an "
+            f"image; without, one takes {tta['median_ms_without']:.3g} ms"
+        )
     if metrics["model"]["macs"] is not None:
         yield f"- {metrics['model']['macs']:,} multiply-accumulates for one image"
     yield f"- arithmetic: {_ARITHMETIC[metrics['model']['quantized']]}"
@@ -230,7 +287,6 @@ def _limits(metrics: BundleMetrics) -> Iterator[str]:
         yield f"- It names one of its {classes} classes for any image, also one that shows none of them."
     else:
         yield "- It knows its own labels alone; an image of something else may be given some of them, or none."
-    yield "- Probabilities are not calibrated."
     yield "- Other cameras, crops or light than in the training images may lower the accuracy; no such test was made."
     yield from (f"- {note}" for note in metrics["notes"])
 

@@ -13,12 +13,15 @@ import numpy as np
 
 from imgcls_search import atomic
 from imgcls_search.data import Images, load
-from imgcls_search.deploy import bundle
+from imgcls_search.deploy import additions, bundle, unlike
 from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.deploy.onnx import export_onnx
+from imgcls_search.deploy.unlike import Spread
+from imgcls_search.deploy.views import VIEWS, ViewsName
 from imgcls_search.errors import DeployError, UserError, writing
 from imgcls_search.jobs.bundle.card import card
-from imgcls_search.jobs.bundle.metrics import BundleMetrics, Parity, describe
+from imgcls_search.jobs.bundle.metrics import BundleMetrics, Parity, describe, measure
+from imgcls_search.jobs.bundle.sureness import Sureness, check_target, settle
 from imgcls_search.jobs.bundle.weights import Trained
 from imgcls_search.orchestrator import study_data
 from imgcls_search.space import dump
@@ -31,7 +34,10 @@ TOLERANCE = 1e-3
 """Largest difference from torch's logits, as a share of the largest logit: sums are rounded in another order."""
 
 
-STEPS = 5
+STEPS = 6
+
+BLOCK = 512
+"""Training images that are read together."""
 
 
 def deliver(
@@ -42,21 +48,25 @@ def deliver(
     step: Callable[[str, int, int], None] = lambda what, number, of: None,
     *,
     must_be_same: bool = False,
+    target_precision: float | None = None,
+    tta: ViewsName = "none",
 ) -> BundleMetrics:
     """Write a bundle, whole or not at all, and return the contents of its `metrics.json`.
 
     `say` takes what a person should read, `step` the work that begins, its number, and how many steps there are. With
-    `must_be_same` other images than those of the training are refused, not noted.
+    `must_be_same` other images than those of the training are refused, not noted. With `target_precision` the bundle
+    refuses images that it is less sure of than that takes; `tta` are the views of an image that the file looks at.
 
     Raises:
-        UserError: the folder is taken or cannot be written.
+        UserError: the folder is taken or cannot be written, or the precision cannot be promised.
         DataError: the training's images, by which the file is checked, are not there any more.
         DeployError: the model cannot be exported, or the exported file does not agree with torch.
     """
+    check_target(trained, target_precision)
     with _folder(out) as folder:
         path = folder / bundle.FILES["model"]
         step("reading the validation images", 1, STEPS)
-        images, are_same = _validation_images(trained, cache, say)
+        training, images, are_same = _images(trained, cache, say)
         if must_be_same and not are_same:
             raise UserError(
                 f"--data: the images in {trained.found.component('data').args.get('root')} are not those that "
@@ -65,12 +75,26 @@ def deliver(
         step(f"exporting {trained.title}", 2, STEPS)
         _place_model(trained, path)
         artifact = Artifact.load(path)
-        step("comparing with torch", 3, STEPS)
-        parity = _compare(trained, artifact, images)
-        step(f"measuring on {len(images.labels)} validation images", 4, STEPS)
-        facts = describe(trained, artifact, images, parity=parity, are_same=are_same)
-        step(f"writing {out}", 5, STEPS)
-        _write_rest(trained, folder, facts)
+        latency = measure(artifact, images)
+        step("calibrating on the validation images", 3, STEPS)
+        if are_same and trained.is_held_out and (spread := _spread_of_features(path, training)) is not None:
+            additions.give_distance(path, spread)
+        if tta != "none":
+            additions.average_views(path, tta)
+        artifact = Artifact.load(path)
+        logits, distances = artifact.logits(images.pixels), artifact.unlike(images.pixels)
+        found = settle(trained, logits, distances, images.labels, are_same=are_same, target=target_precision)
+        if found.calibration.is_kept:
+            additions.divide_logits(path, found.calibration.temperatures)
+            artifact = Artifact.load(path)
+        step("comparing with torch", 4, STEPS)
+        parity = _compare(trained, artifact, images, found, tta)
+        step(f"measuring on {len(images.labels)} validation images", 5, STEPS)
+        facts = describe(trained, artifact, images, parity=parity, are_same=are_same, sureness=found)
+        if tta != "none":
+            facts["tta"] = {"views": tta, "count": len(VIEWS[tta]), "median_ms_without": latency["median_ms"]}
+        step(f"writing {out}", 6, STEPS)
+        _write_rest(trained, folder, facts, found)
         # As whoever gets it will.
         bundle.read(folder)
     return facts
@@ -86,13 +110,31 @@ def _folder(out: Path) -> Iterator[Path]:
         yield draft
 
 
-def _validation_images(trained: Trained, cache: Path, say: Callable[[str], None]) -> tuple[Images, bool]:
-    """Return the validation images, and whether they are those that the training had."""
+def _images(trained: Trained, cache: Path, say: Callable[[str], None]) -> tuple[Images, Images, bool]:
+    """Return the training and the validation images, and whether they are those that the training had."""
     study_data.must_be_there(trained.found.component("data"))
     found = pipeline.prepare_data(trained.found, cache, say=say)
     if found.has_several_labels != trained.data.has_several_labels or found.classes != trained.data.classes:
         raise DeployError(f"{trained.weights}: the images have other classes now than when it was trained")
-    return load(found, "val"), pipeline.has_prints(trained.found, found, trained.data.prints)
+    return load(found, "train"), load(found, "val"), pipeline.has_prints(trained.found, found, trained.data.prints)
+
+
+def _spread_of_features(path: Path, training: Images) -> Spread | None:
+    """Return the spread of the features of training images, None where the last layer of the file takes none."""
+    count = min(unlike.MOST_TRAINING_IMAGES, len(training.labels))
+    chosen = np.linspace(0, len(training.labels) - 1, count).round().astype(np.int64)
+    copy = path.with_name(".features.onnx")
+    try:
+        if not additions.give_features(path, copy):
+            return None
+        artifact = Artifact.load(copy)
+        blocks = np.array_split(chosen, max(1, count // BLOCK))
+        return unlike.fit(np.concatenate([artifact.features(training.pixels[block]) for block in blocks]))
+    except DeployError:
+        # The last layer takes something else than one row of floats an image.
+        return None
+    finally:
+        copy.unlink(missing_ok=True)
 
 
 def _place_model(trained: Trained, path: Path) -> None:
@@ -103,7 +145,7 @@ def _place_model(trained: Trained, path: Path) -> None:
     export_onnx(trained.model, path, shape=trained.data.shape, mean=trained.data.mean, std=trained.data.std)
 
 
-def _compare(trained: Trained, artifact: Artifact, images: Images) -> Parity:
+def _compare(trained: Trained, artifact: Artifact, images: Images, found: Sureness, tta: ViewsName) -> Parity:
     """Compare the file with torch on real images.
 
     Raises:
@@ -112,7 +154,9 @@ def _compare(trained: Trained, artifact: Artifact, images: Images) -> Parity:
     count = min(PARITY_IMAGES, len(images.labels))
     pixels = images.pixels[np.arange(count)]
     compared = dataclasses.replace(images, pixels=pixels, labels=images.labels[:count], names=images.names[:count])
-    reference = predict(trained.model, image_sets.on_device(compared, trained.data, "cpu"))
+    seen = [dataclasses.replace(compared, pixels=view.of(pixels)) for view in VIEWS[tta]]
+    each = [predict(trained.model, image_sets.on_device(view, trained.data, "cpu")) for view in seen]
+    reference = found.calibration.applied(np.mean(each, axis=0))
     logits = artifact.logits(pixels)
     difference = float(np.abs(logits - reference).max())
     is_quantized = artifact.quantized != "none"
@@ -122,14 +166,14 @@ def _compare(trained: Trained, artifact: Artifact, images: Images) -> Parity:
             f"on {len(pixels)} validation images"
         )
     parity: Parity = {"images": len(pixels), "max_difference": difference, "is_quantized": is_quantized}
-    if trained.data.cuts is not None:
-        cuts = np.array(trained.data.cuts)
+    if found.cuts is not None:
+        cuts = np.array(found.cuts)
         said, meant = (sigmoid(values) >= cuts for values in (logits, reference))
         return {**parity, "equal_labels": int((said == meant).all(axis=1).sum())}
     return {**parity, "equal_top1": int((logits.argmax(1) == reference.argmax(1)).sum())}
 
 
-def _write_rest(trained: Trained, folder: Path, facts: BundleMetrics) -> None:
+def _write_rest(trained: Trained, folder: Path, facts: BundleMetrics, found: Sureness) -> None:
     data = trained.data
     comments = [f"The configuration of {trained.title}, exported by imgcls-search."]
     if trained.origin is not None:
@@ -149,6 +193,12 @@ def _write_rest(trained: Trained, folder: Path, facts: BundleMetrics) -> None:
         std=data.std,
         quantized=facts["model"]["quantized"],
         costs=facts["costs"],
-        thresholds=data.cuts,
+        thresholds=found.cuts,
+        sureness=bundle.Sureness(
+            temperatures=found.calibration.temperatures,
+            is_calibrated=found.calibration.is_kept,
+            min_confidence=found.refusal.threshold if found.refusal is not None else None,
+            unlike=found.unlike,
+        ),
     )
     atomic.write_text(folder / bundle.DESCRIPTION, json.dumps(about, indent=2, ensure_ascii=False) + "\n")

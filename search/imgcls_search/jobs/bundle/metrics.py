@@ -14,6 +14,7 @@ from imgcls_search.config import TrialConfig
 from imgcls_search.data import Images
 from imgcls_search.deploy.artifact import Artifact, archive_kb, conditions, measure_latency, size_kb
 from imgcls_search.image_size import ImageSize
+from imgcls_search.jobs.bundle.sureness import Sureness, as_numbers
 from imgcls_search.jobs.bundle.weights import Trained
 from imgcls_search.jobs.export import now
 from imgcls_search.measures import by_class, share_of_images
@@ -126,6 +127,14 @@ class LatencyMetrics(TypedDict):
     conditions: dict[str, str | int]
 
 
+class ViewsMetrics(TypedDict):
+    """Test-time augmentation in the file; `latency` is the one with it."""
+
+    views: str
+    count: int
+    median_ms_without: float
+
+
 class BundleMetrics(TypedDict):
     """The contents of `metrics.json`."""
 
@@ -149,11 +158,17 @@ class BundleMetrics(TypedDict):
     costs: dict[str, dict[str, float]] | None
     """What decisions cost, by true and by predicted class."""
 
+    sureness: Mapping[str, Any]
+    """Calibration, refusal and pictures unlike those of the training, see `sureness.as_numbers`."""
+
+    tta: ViewsMetrics | None
     provenance: dict[str, Any]
     """What it was made of, by names that people read."""
 
 
-def describe(trained: Trained, artifact: Artifact, images: Images, *, parity: Parity, are_same: bool) -> BundleMetrics:
+def describe(
+    trained: Trained, artifact: Artifact, images: Images, *, parity: Parity, are_same: bool, sureness: Sureness
+) -> BundleMetrics:
     """Measure a loaded file on the validation images, and tell what else is known of it."""
     stated = costs.of(trained.config.tree)
     wanted = Wanted(
@@ -161,7 +176,7 @@ def describe(trained: Trained, artifact: Artifact, images: Images, *, parity: Pa
         named=tuple(custom_metrics.installed()),
         costs=stated,
         is_full=True,
-        thresholds=trained.data.cuts,
+        thresholds=sureness.cuts,
     )
     measured = score(artifact.logits(images.pixels), images.labels, wanted)
     scores = [_score("this file", "validation", measured, len(images.labels))]
@@ -182,10 +197,12 @@ def describe(trained: Trained, artifact: Artifact, images: Images, *, parity: Pa
         "seeds": trained.seeds,
         "parity": parity,
         "size": {"file_kb": size_kb(artifact.path), "archive_kb": archive_kb(artifact.path)},
-        "latency": _latency(artifact, images),
-        "thresholds": None if trained.data.cuts is None else list(trained.data.cuts),
+        "latency": measure(artifact, images),
+        "thresholds": None if sureness.cuts is None else list(sureness.cuts),
         "notes": notes,
         "costs": {true: dict(row) for true, row in stated.items()} if stated is not None else None,
+        "sureness": as_numbers(sureness, trained.data.classes),
+        "tta": None,
         "provenance": {
             **trained.provenance,
             "data fingerprint": trained.data.fingerprint,
@@ -243,7 +260,8 @@ def _data(trained: Trained) -> DataMetrics:
     return {"name": name, "classes": len(trained.data.classes), "counts": dict(trained.data.counts)}
 
 
-def _latency(artifact: Artifact, images: Images) -> LatencyMetrics:
+def measure(artifact: Artifact, images: Images) -> LatencyMetrics:
+    """Return how long a file takes for one image."""
     pixels = images.pixels[np.arange(min(LATENCY_IMAGES, len(images.labels)))]
     found = measure_latency(artifact, pixels)
     return {

@@ -63,6 +63,9 @@ class Trained:
     seeds: Mapping[str, Any] | None = None
     """The mean test accuracy over several seeds, and its interval."""
 
+    is_held_out: bool = True
+    """Whether the validation images are known to have no part in the training."""
+
 
 def from_trial(files: StudyFiles, number: int | None, moved_to: Component | None = None) -> Trained:
     """Return the weights of a finished trial, by default of the best; `moved_to` says where its images are now.
@@ -159,6 +162,7 @@ def from_weights(weights: Path, moved_to: Component | None = None) -> Trained:
         notes=tuple(notes),
         tested=report.get("test", {}).get(seed),
         seeds=_spread(report),
+        is_held_out=on == "train",
     )
 
 

@@ -1,0 +1,94 @@
+"""Views of an image for test-time augmentation: the same for arrays and inside of an exported file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.uint8]
+Constant = Callable[[str, Sequence[int]], str]
+"""Notes a constant in a graph under a name, and returns the name."""
+
+ViewsName = Literal["none", "mirror", "shift", "mirror_shift"]
+
+SHARE = 16
+"""A shift is by one pixel for each so many of the shorter side, at least by one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """An image [C, H, W], mirrored or not, moved by steps down and to the right, its border pixels repeated."""
+
+    is_mirrored: bool = False
+    down: int = 0
+    right: int = 0
+
+    def of(self, pixels: Pixels) -> Pixels:
+        """Return the view of images, uint8 [N, C, H, W]."""
+        if self.is_mirrored:
+            pixels = pixels[..., ::-1]
+        rows, columns = (
+            _places(side, step) for side, step in zip(pixels.shape[2:], self._steps(pixels.shape[2:]), strict=True)
+        )
+        return np.ascontiguousarray(pixels[:, :, rows][:, :, :, columns])
+
+    def _steps(self, sides: Sequence[int]) -> tuple[int, int]:
+        step = max(1, min(sides) // SHARE)
+        return self.down * step, self.right * step
+
+    def nodes(self, source: str, target: str, sides: tuple[int, int], constant: Constant) -> list[Any]:
+        """Return the ONNX nodes that make the view of a tensor [N, C, H, W]."""
+        from onnx import helper
+
+        rows, columns = (_places(side, step) for side, step in zip(sides, self._steps(sides), strict=True))
+        if self.is_mirrored:
+            columns = sides[1] - 1 - columns
+        return [
+            helper.make_node("Gather", [source, constant(f"{target}_rows", rows.tolist())], [f"{target}_part"], axis=2),
+            helper.make_node(
+                "Gather", [f"{target}_part", constant(f"{target}_columns", columns.tolist())], [target], axis=3
+            ),
+        ]
+
+
+def _places(side: int, step: int) -> npt.NDArray[np.int64]:
+    return np.clip(np.arange(side) - step, 0, side - 1)
+
+
+class Seen:
+    """A view of images, made where they are indexed: of an array, or of what decodes them."""
+
+    def __init__(self, pixels: Any, view: View) -> None:
+        self.pixels, self.view = pixels, view
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """N, C, H and W."""
+        shape: tuple[int, ...] = self.pixels.shape
+        return shape
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, index: npt.NDArray[np.int64]) -> Pixels:
+        return self.view.of(np.asarray(self.pixels[index]))
+
+
+_SHIFTS = tuple(View(down=down, right=right) for down, right in ((-1, 0), (1, 0), (0, -1), (0, 1)))
+
+VIEWS: Mapping[ViewsName, tuple[View, ...]] = {
+    "none": (View(),),
+    "mirror": (View(), View(is_mirrored=True)),
+    "shift": (View(), *_SHIFTS),
+    "mirror_shift": (
+        View(),
+        *_SHIFTS,
+        View(is_mirrored=True),
+        *(View(is_mirrored=True, down=view.down, right=view.right) for view in _SHIFTS),
+    ),
+}
+"""The image as it is first; a name says what is beside it."""

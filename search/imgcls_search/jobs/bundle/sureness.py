@@ -1,0 +1,162 @@
+"""How far a bundle's probabilities can be trusted, settled on the validation images before the file is finished."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from imgcls_search import costs
+from imgcls_search.deploy import unlike
+from imgcls_search.deploy.unlike import Score
+from imgcls_search.errors import UserError
+from imgcls_search.jobs.bundle.weights import Trained
+from imgcls_search.train import calibration, refusing
+from imgcls_search.train.calibration import Calibration
+from imgcls_search.train.refusing import Answered
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sureness:
+    """Temperatures, thresholds, and what they were found to bring."""
+
+    calibration: Calibration
+    cuts: tuple[float, ...] | None
+    """From which calibrated probability on an image has each of several labels; None where it has one class."""
+
+    answered: tuple[Answered, ...] = ()
+    """What is answered from some confidences on, and how right that is; nothing with several labels."""
+
+    target: float | None = None
+    """The precision that was asked for."""
+
+    refusal: Answered | None = None
+    """The threshold that reaches it."""
+
+    unlike: float | None = None
+    """The score above which a picture is called unlike those of the training."""
+
+    score: Score = "feature_distance"
+    """What that is."""
+
+
+def check_target(trained: Trained, target: float | None) -> None:
+    """Refuse a precision that cannot be promised, before anything is exported.
+
+    Raises:
+        UserError: it is none, or the images that it would be measured on are too few or were trained on.
+    """
+    if target is None:
+        return
+    option = f"--target-precision {target:g}"
+    if not 0 < target < 1:
+        raise UserError(f"{option}: not allowed; allowed: a number above 0 and below 1")
+    if trained.data.has_several_labels:
+        raise UserError(f"{option}: is for images of one class; with several labels each label has its threshold")
+    if not trained.is_held_out:
+        raise UserError(f"{option}: the validation images of {trained.title} may have been trained on")
+    needed, count = refusing.fewest_images(target), trained.data.counts["val"]
+    if count < needed:
+        raise UserError(f"{option}: needs at least {needed} validation images, all of them right; there are {count}")
+
+
+def settle(
+    trained: Trained,
+    logits: Array,
+    distances: Array | None,
+    labels: Array,
+    *,
+    are_same: bool,
+    target: float | None,
+) -> Sureness:
+    """Return what can be said by what the file gives for the validation images: logits [N, classes], distances [N].
+
+    Raises:
+        UserError: the precision that is asked for is reached by no threshold.
+    """
+    several, count = trained.data.has_several_labels, len(trained.data.classes)
+    is_held_out = trained.is_held_out and are_same
+    if target is not None and not is_held_out:
+        raise UserError(f"--target-precision {target:g}: the images have changed since the training")
+    if is_held_out:
+        found = calibration.calibrate(logits, labels)
+    else:
+        reason = "the validation images may have been trained on"
+        found = calibration.none(reason, images=len(labels), labels=count if several else 1)
+    cuts = trained.data.cuts
+    if cuts is not None:
+        cuts = tuple(found.threshold(number, cut) for number, cut in enumerate(cuts))
+    limit = unlike.threshold(distances) if distances is not None and is_held_out else None
+    if several:
+        return Sureness(calibration=found, cuts=cuts, unlike=limit)
+    # As the file will give them.
+    shares = calibration.probabilities(found.applied(logits), labels)
+    if distances is None and is_held_out:
+        limit = unlike.threshold(unlike.doubt(shares))
+    confidence, right = decisions(trained, (logits / np.float32(found.temperatures[0])), labels)
+    refusal = _reached(confidence, right, target) if target is not None else None
+    answered = tuple(refusing.table(confidence, right)) if is_held_out else ()
+    return Sureness(
+        calibration=found,
+        cuts=cuts,
+        answered=answered,
+        target=target,
+        refusal=refusal,
+        unlike=limit,
+        score="feature_distance" if distances is not None else "largest_probability",
+    )
+
+
+def decisions(trained: Trained, logits: Array, labels: Array) -> tuple[Array, Array]:
+    """Return how likely the class is that is decided on for each image, and whether it is right."""
+    probabilities = calibration.probabilities(logits, labels)
+    stated = costs.of(trained.config.tree)
+    decided = costs.decided(probabilities, costs.matrix(stated, trained.data.classes) if stated is not None else None)
+    return np.take_along_axis(probabilities, decided[:, None], axis=1)[:, 0], decided == labels
+
+
+def _reached(confidence: Array, right: Array, target: float) -> Answered:
+    found = refusing.smallest_threshold(confidence, right, target)
+    if found is None:
+        order = np.argsort(-confidence, kind="stable")
+        hits = right[order].cumsum()
+        best = max(refusing.lower_bound(int(hits[number]), number + 1) for number in range(len(hits)))
+        raise UserError(
+            f"--target-precision {target:g}: no threshold reaches it on {len(right)} validation images; "
+            f"the highest lower 95 % bound is {best:.3f}"
+        )
+    return found
+
+
+def as_numbers(found: Sureness, classes: Sequence[str]) -> Mapping[str, Any]:
+    """Return what `metrics.json` says of it."""
+    made = found.calibration
+    several = len(made.temperatures) > 1
+    temperatures: Any = dict(zip(classes, made.temperatures, strict=True)) if several else made.temperatures[0]
+    return {
+        "calibration": {
+            "is_calibrated": made.is_kept,
+            "temperature": temperatures,
+            "before": asdict(made.before) if made.before is not None else None,
+            "held_out": asdict(made.after) if made.after is not None else None,
+            "images": made.images,
+            "reason": made.reason,
+        },
+        "answered": [_row(row) for row in found.answered],
+        "refusal": {**_row(found.refusal), "target_precision": found.target} if found.refusal is not None else None,
+        "unlike": {"score": found.score, "threshold": found.unlike} if found.unlike is not None else None,
+    }
+
+
+def _row(row: Answered) -> dict[str, Any]:
+    return {
+        "min_confidence": row.threshold,
+        "answered": row.answered,
+        "images": row.images,
+        "right": row.right,
+        "lower_bound_95": row.lower,
+    }

@@ -1,0 +1,55 @@
+"""How much of a score is the choice of its images, and what a model that looks at no image would score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from imgcls_search.jobs.evaluate import Evaluation
+from imgcls_search.train.metrics import Wanted, score
+
+RESAMPLES = 200
+"""Of the images, for an interval of any metric."""
+
+Score = Callable[[Any], float]
+"""Measures the images of some places."""
+
+
+def interval_of(found: Evaluation, metric: str) -> tuple[float, float]:
+    """Return the 95 % interval of a metric of an evaluation that comes of the choice of its images."""
+    return interval(lambda chosen: _measured(found, metric, chosen), len(found.labels))
+
+
+def interval(measure: Score, count: int) -> tuple[float, float]:
+    """Return the middle 95 % of a score over images that are drawn again and again."""
+    stream = np.random.default_rng(0)
+    values = [measure(stream.integers(0, count, count)) for _ in range(RESAMPLES)]
+    values = [value for value in values if np.isfinite(value)]
+    if not values:
+        return float("nan"), float("nan")
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _measured(found: Evaluation, metric: str, chosen: Any) -> float:
+    # Of probabilities: softmax and sigmoid give them back.
+    p = np.clip(found.probabilities[chosen].astype(np.float64), 1e-9, 1 - 1e-9)
+    logits = np.log(p) if found.thresholds is None else np.log(p / (1 - p))
+    wanted = Wanted(classes=found.classes, named=(metric,), thresholds=found.thresholds)
+    measured = score(logits.astype(np.float32), found.labels[chosen], wanted)
+    return float(measured.get(metric, float("nan")))
+
+
+def constant_scores(counts: Any, total: int, labels: Any, classes: Sequence[str], metric: str) -> dict[str, float]:
+    """Return a metric, and the accuracy, of always saying how frequent each class is.
+
+    `counts` are the images of each class among `total`; `labels` those of the images that are scored, [N] or [N, C].
+    """
+    share = np.clip(np.asarray(counts) / max(1, total), 1e-6, 1 - 1e-6)
+    several = labels.ndim == 2
+    logits = np.log(share / (1 - share)) if several else np.log(share)
+    wanted = Wanted(classes=tuple(classes), named=(metric,), thresholds=(0.5,) * len(classes) if several else None)
+    measured = score(np.tile(logits.astype(np.float32), (len(labels), 1)), labels, wanted)
+    return {name: float(measured[name]) for name in dict.fromkeys((metric, "accuracy")) if name in measured}

@@ -1,0 +1,142 @@
+"""Where a network looked: by the slopes of a class's score, for networks of any family.
+
+Of feature maps Grad-CAM (Selvaraju et al. 2017). Tokens of a transformer mix early, so that the last ones say little of
+their places: there slope times activation, its size added up over all layers. `captum` and `grad-cam` want to be told
+the layer, and how tokens lie on an image, for each family; here they are found by the shapes of what a pass makes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+LEAST_CELLS = 16
+"""Places that a layer tells apart; the last layer with so many is looked at, or the one with the most."""
+
+MOST_EXTRA_TOKENS = 5
+"""Tokens in front of those of the patches: for the class, registers."""
+
+Map = Callable[[Tensor], Tensor]
+"""Returns a layer's output as [N, places down, places across, features]."""
+
+
+def class_maps(model: nn.Module, images: Tensor, targets: Sequence[int]) -> np.ndarray[Any, Any] | None:
+    """Return how much each place of some images speaks for a class each, [N, h, w] of 0 to 1.
+
+    `images` are normalised, [N, C, H, W], on the model's device. It costs a forward and a backward pass at most.
+    None where no layer of the network has places, or gradients cannot be had.
+    """
+    model.eval()
+    try:
+        with torch.enable_grad(), _watching(model, images.shape) as layers:
+            logits = model(images.detach().clone().requires_grad_())
+            score = logits[torch.arange(len(images)), torch.as_tensor(targets, device=logits.device)].sum()
+            return _map_of(score, layers)
+    # Somebody's family may do what cannot be differentiated.
+    except RuntimeError:
+        return None
+
+
+class _watching:  # noqa: N801 - used as a context
+    """Note the outputs of all layers that have places, in the order in which they are made."""
+
+    def __init__(self, model: nn.Module, shape: Sequence[int]) -> None:
+        self.model, self.sides = model, (shape[2], shape[3])
+        self.seen: list[tuple[Tensor, Map, int]] = []
+
+    def __enter__(self) -> list[tuple[Tensor, Map, int]]:
+        quiet = (nn.Dropout, nn.Identity, nn.Softmax, nn.Flatten)
+        self.hooks = [
+            module.register_forward_hook(self._note) for module in self.model.modules() if not isinstance(module, quiet)
+        ]
+        return self.seen
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+    def _note(self, module: nn.Module, given: Any, made: Any) -> None:
+        if isinstance(made, Tensor) and made.requires_grad and (found := _places(made, self.sides)) is not None:
+            self.seen.append((made, *found))
+
+
+def _places(made: Tensor, sides: tuple[int, int]) -> tuple[Map, int] | None:
+    """Return how an output lies on the image, and how many places it has; None where it lies nowhere."""
+    if made.dim() == 4:
+        if _fits(made.shape[2], made.shape[3], sides):
+            return (lambda tensor: tensor.permute(0, 2, 3, 1)), made.shape[2] * made.shape[3]
+        if _fits(made.shape[1], made.shape[2], sides):
+            return (lambda tensor: tensor), made.shape[1] * made.shape[2]
+    if made.dim() == 3:
+        for extra in range(MOST_EXTRA_TOKENS + 1):
+            count = made.shape[1] - extra
+            down = round(math.sqrt(max(0, count) * sides[0] / sides[1]))
+            if down > 1 and count % down == 0 and _fits(down, count // down, sides):
+                return _as_grid(extra, down), count
+    return None
+
+
+def _as_grid(extra: int, down: int) -> Map:
+    """Return what lays tokens [N, extra + down * across, D] on a grid."""
+    return lambda tensor: tensor[:, extra:].reshape(len(tensor), down, -1, tensor.shape[2])
+
+
+def _fits(down: int, across: int, sides: tuple[int, int]) -> bool:
+    """Tell whether a grid may lie on an image: at least two places a side, each as large in both directions."""
+    if not (1 < down <= sides[0] and 1 < across <= sides[1]):
+        return False
+    steps = sides[0] / down, sides[1] / across
+    # Sides that the steps of a network do not divide are rounded, up or down.
+    return max(steps) / min(steps) <= 1.0 + 1.0 / min(down, across)
+
+
+def _map_of(score: Tensor, layers: Sequence[tuple[Tensor, Map, int]]) -> np.ndarray[Any, Any] | None:
+    """Return the map of the layers that a pass made, the brightest place of each image 1."""
+    if not layers:
+        return None
+    has_tokens = layers[-1][0].dim() == 3
+    maps = _of_tokens(score, layers) if has_tokens else _of_feature_maps(score, layers)
+    if maps is None:
+        return None
+    return (maps / maps.flatten(1).amax(dim=1).clamp_min(1e-12)[:, None, None]).float().cpu().numpy()
+
+
+def _of_tokens(score: Tensor, layers: Sequence[tuple[Tensor, Map, int]]) -> Tensor | None:
+    """Return slope times activation, its size added up over all layers of as many tokens as the last one has."""
+    tokens = [layer for layer in layers if layer[0].dim() == 3 and layer[2] == layers[-1][2]]
+    slopes = torch.autograd.grad(score, [made for made, _, _ in tokens], allow_unused=True)
+    known = [
+        (lay(made.detach()) * lay(slope)).sum(dim=-1).abs()
+        for (made, lay, _), slope in zip(tokens, slopes, strict=True)
+        if slope is not None
+    ]
+    return torch.stack(known).sum(dim=0) if known else None
+
+
+def _of_feature_maps(score: Tensor, layers: Sequence[tuple[Tensor, Map, int]]) -> Tensor | None:
+    for made, lay, _ in _in_question(layers):
+        found: Sequence[Tensor | None] = torch.autograd.grad(score, made, retain_graph=True, allow_unused=True)
+        if found[0] is None:
+            continue
+        values, slopes = lay(made.detach()), lay(found[0])
+        maps = torch.relu((values * slopes.mean(dim=(1, 2), keepdim=True)).sum(dim=-1))
+        # Where nothing speaks for the class on average, each place is weighed by its own slope.
+        each = (values * slopes).sum(dim=-1)
+        for other in (torch.relu(each), each.abs()):
+            empty = maps.flatten(1).amax(dim=1) <= 0
+            maps[empty] = other[empty]
+        if bool((maps.flatten(1).amax(dim=1) > 0).any()):
+            return maps
+    return None
+
+
+def _in_question(layers: Sequence[tuple[Tensor, Map, int]]) -> Iterator[tuple[Tensor, Map, int]]:
+    """Yield the layers to look at, the best first: late ones with enough places, then those with the most."""
+    yield from (layer for layer in reversed(layers) if layer[2] >= LEAST_CELLS)
+    few = [layer for layer in reversed(layers) if layer[2] < LEAST_CELLS]
+    yield from sorted(few, key=lambda layer: -layer[2])

@@ -1,0 +1,55 @@
+"""The training images that a network finds most like another one: nearest by what its last layer reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from imgcls_search.models.anatomy import Anatomy
+
+MOST_MACS = 5e11
+"""Multiply-accumulates that may be spent on training images; of more images some are drawn."""
+
+LEAST_IMAGES = 200
+
+
+def affordable(count: int, macs: float) -> np.ndarray[Any, Any]:
+    """Return the numbers of the training images to look at, all of them or, where that would take long, some."""
+    most = max(LEAST_IMAGES, int(MOST_MACS / max(1.0, macs)))
+    if count <= most:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(0).choice(count, most, replace=False))
+
+
+def features(model: nn.Module, batches: Iterator[Tensor]) -> np.ndarray[Any, Any]:
+    """Return what the last layer of a model reads of images, [N, D], of length 1; its logits where nobody tells which.
+
+    `batches` are normalised and on the model's device.
+    """
+    anatomy = getattr(model, "anatomy", None)
+    read: list[Tensor] = []
+    hook = None
+    if isinstance(anatomy, Anatomy):
+        hook = model.get_submodule(anatomy.head).register_forward_pre_hook(lambda _, given: read.append(given[0]))
+    model.eval()
+    parts = []
+    try:
+        with torch.inference_mode():
+            for images in batches:
+                read.clear()
+                logits = model(images)
+                parts.append((read[-1] if read else logits).float().flatten(1).cpu().numpy())
+    finally:
+        if hook is not None:
+            hook.remove()
+    found = np.concatenate(parts)
+    return np.asarray(found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12))
+
+
+def nearest(of: np.ndarray[Any, Any], among: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, Any]:
+    """Return the numbers of the nearest rows by cosine, the nearest first, [N, count]."""
+    return np.argsort(-(of @ among.T), axis=1, kind="stable")[:, :count]

@@ -1,0 +1,107 @@
+"""The attributes of a study and its trials: a line each for a dashboard, and all of them as JSON at an address."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any
+
+from imgcls_search.study.record import Record
+from imgcls_search.trial import Trial
+
+MOST = 160
+"""Characters of an attribute."""
+
+_ADDRESS = re.compile(r"/attributes/(study|\d{1,9})\.json")
+
+
+def shorten(page: MutableMapping[str, Any], record: Record) -> None:
+    """Give the attributes of a study's page a length that can be read, and say where all of them are."""
+    page["user_attrs"] = _entries({**record.facts}, "study")
+    for key in ("trials", "best_trials"):
+        shorten_trials(page[key], record)
+
+
+def shorten_trials(entries: Sequence[MutableMapping[str, Any]], record: Record) -> None:
+    """Do the same to trials as a page has them."""
+    for entry in entries:
+        # The record may be the older of the two, and trials of others have what others gave them.
+        trial = record.by_number.get(entry["number"])
+        known = {each["key"]: _read(each["value"]) for each in entry["user_attrs"]}
+        if "all" not in known:
+            of_ours = {} if trial is None else _long_ones(trial)
+            kept = {key: value for key, value in of_ours.items() if key in known}
+            entry["user_attrs"] = _entries({**known, **kept}, str(entry["number"]))
+
+
+def _entries(attributes: Mapping[str, Any], name: str) -> list[dict[str, str]]:
+    shown = [{"key": key, "value": brief(value)} for key, value in attributes.items()]
+    return [{"key": "all", "value": f"/attributes/{name}.json"}, *shown]
+
+
+def _long_ones(trial: Trial) -> dict[str, Any]:
+    """Return the attributes of a trial that are too long for a page, as what is worth knowing of them."""
+    config = trial.candidate.config.to_dict()
+    chosen = [f"{section} {next(iter(value))}" for section, value in config.items() if len(value) == 1]
+    last = trial.epochs[-1] if trial.epochs else {}
+    return {
+        "config": ", ".join(chosen),
+        "epochs": f"{trial.epoch}, last: {brief({name: last[name] for name in last if name != 'epoch'})}",
+        "scores": {f"after epoch {epoch}": scores for epoch, scores in list(trial.scores.items())[-1:]},
+        "rejected_before": [rejection.reason for rejection in trial.rejected_before],
+    }
+
+
+def _read(text: str) -> Any:
+    """Return an attribute as the page has it: JSON, unless it is a text or too long to be whole."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def brief(value: Any) -> str:
+    """Return a value in at most `MOST` characters."""
+    text = _words(value)
+    return text if len(text) <= MOST else f"{text[: MOST - 1]}…"
+
+
+def _words(value: Any) -> str:
+    match value:
+        case bool() | int():
+            return json.dumps(value)
+        case float():
+            return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+        case Mapping():
+            return ", ".join(f"{key} {_words(part)}" for key, part in list(value.items())[:MOST])
+        case list() | tuple():
+            short = len(value) <= 5 and not any(isinstance(part, Mapping) for part in value)
+            return ", ".join(map(_words, value)) if short else f"{len(value)}, last: {_words(value[-1])}"
+    return "none" if value is None else str(value)
+
+
+def is_address(path: str) -> bool:
+    """Tell whether a path is one of attributes."""
+    return _ADDRESS.fullmatch(path) is not None
+
+
+def whole(path: str, record: Record) -> bytes:
+    """Return the attributes that a path names, as JSON.
+
+    Raises:
+        KeyError: there is no such trial.
+    """
+    found = _ADDRESS.fullmatch(path)
+    assert found is not None
+    if found[1] == "study":
+        attributes: Any = record.study.user_attrs
+    else:
+        number = int(found[1])
+        known = record.ids.get(number)
+        other = record.strangers.get(number)
+        trial_id = known if known is not None else other.id if other is not None else None
+        if trial_id is None:
+            raise KeyError(number)
+        attributes = record.study._storage.get_trial(trial_id).user_attrs
+    return json.dumps(attributes, indent=1).encode()

@@ -1,0 +1,212 @@
+"""Mistakes looked at closely: the image as it is, where the network looked, what it learned from that is like it."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from imgcls_search.data import Images, Prepared, Source, Split, describe
+from imgcls_search.data import load as load_images
+from imgcls_search.data.decode import unlimited_pillow, upright_rgb
+from imgcls_search.jobs.class_maps import class_maps
+from imgcls_search.jobs.neighbours import affordable, features, nearest
+from imgcls_search.terminal import shown
+from imgcls_search.train.images import ImageSet
+from imgcls_search.views.mistakes import Looked
+from imgcls_search.worker import image_sets
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+NEIGHBOURS = 3
+"""Training images that are shown beside a mistake."""
+
+LONGEST = 448
+"""Pixels of the longer side from which an original is shrunk: a page of photographs would have hundreds of MB."""
+
+SMALL = 96
+"""Pixels below which an image is enlarged, pixel by pixel."""
+
+BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mistake:
+    """An image and the class, or label, that is to be explained."""
+
+    place: int
+    """Among the images of the evaluation."""
+
+    target: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Close:
+    """What is shown of a mistake."""
+
+    original: str
+    """A data URI, as the others are."""
+
+    size: str
+    """In pixels, and whether it is shown smaller, or that the file could not be read."""
+
+    map: str
+    """Empty where there is none."""
+
+    near: Sequence[tuple[str, str]]
+    """The nearest training images with their labels."""
+
+
+def look_closer(looked: Looked, mistakes: Sequence[Mistake], place: Mapping[str, str], macs: float) -> list[Close]:
+    """Return a closer look at each of some mistakes; `place` says where the images are now."""
+    if not mistakes:
+        return []
+    pixels = looked.pixels[np.array([each.place for each in mistakes])]
+    # Of the networks of folds the last one is kept, and it was trained on the images of the others.
+    explained = [n for n, each in enumerate(mistakes) if each.place >= _first_unseen(looked)]
+    maps, near = {}, {}
+    if explained:
+        inputs, targets = pixels[explained], [mistakes[number].target for number in explained]
+        drawn = class_maps(looked.model, _normalised(looked, inputs), targets)
+        maps = {} if drawn is None else dict(zip(explained, drawn, strict=True))
+        near = dict(zip(explained, _near(looked, inputs, macs), strict=True))
+    read = _originals(looked, place)
+    with unlimited_pillow():
+        return [
+            Close(
+                **_original(read, looked.evaluation.names[each.place], pixels[number]),
+                map=_overlaid(pixels[number], maps[number]) if number in maps else "",
+                near=near.get(number, ()),
+            )
+            for number, each in enumerate(mistakes)
+        ]
+
+
+def sampled(looked: Looked, macs: float) -> tuple[int, int]:
+    """Return how many training images are looked at, and how many there are."""
+    count = looked.data.counts["train"]
+    return len(affordable(count, macs)), count
+
+
+def _first_unseen(looked: Looked) -> int:
+    return sum(looked.data.folds[:-1])
+
+
+def _device(looked: Looked) -> str:
+    return str(next(looked.model.parameters()).device)
+
+
+def _set(looked: Looked, images: Images) -> ImageSet:
+    return image_sets.on_device(images, looked.data, _device(looked))
+
+
+def _normalised(looked: Looked, pixels: np.ndarray[Any, Any]) -> torch.Tensor:
+    images = _set(looked, Images(pixels=pixels, labels=np.zeros(len(pixels), np.int64), names=()))
+    return images.normalise(torch.from_numpy(np.ascontiguousarray(pixels)).to(_device(looked)))
+
+
+def _near(looked: Looked, pixels: np.ndarray[Any, Any], macs: float) -> list[list[tuple[str, str]]]:
+    """Return for each of some images the training images that the network finds most like it."""
+    train = load_images(looked.data, "train")
+    items = affordable(len(train.labels), macs)
+    every = _set(looked, train)
+
+    def batches() -> Iterator[torch.Tensor]:
+        for _, part, _ in every.batches(torch.split(torch.from_numpy(items).to(every.home), BATCH)):
+            yield every.normalise(part)
+
+    known = features(looked.model, batches())
+    found = nearest(features(looked.model, iter([_normalised(looked, pixels)])), known, NEIGHBOURS)
+    return [
+        [
+            (_uri(_picture(train.pixels[items[[row]]][0]), 64), _label(train.labels[items[row]], looked.data))
+            for row in rows
+        ]
+        for rows in found.tolist()
+    ]
+
+
+def _label(label: Any, data: Prepared) -> str:
+    if np.ndim(label) == 0:
+        return shown(data.classes[int(label)])
+    return ", ".join(shown(data.classes[number]) for number in np.flatnonzero(label).tolist()) or "none"
+
+
+def _originals(looked: Looked, place: Mapping[str, str]) -> Callable[[str], Image | None]:
+    """Return what opens an image by its name, None where its file is not there any more."""
+    config = looked.config.moved(place)
+    source: Source | None
+    try:
+        source = describe(config.component("data"), Path(looked.data.folder).parent)
+    # Whatever is wrong with the folder now, the pixels that the network saw are there.
+    except Exception:
+        source = None
+    splits: tuple[Split, ...] = ("train", "val")
+    names = {} if source is None else source.names
+    where = {name: (split, number) for split in splits for number, name in enumerate(names.get(split, ()))}
+
+    def read(name: str) -> Image | None:
+        if source is None or name not in where:
+            return None
+        try:
+            with source.read(*where[name]) as image:
+                return upright_rgb(image)
+        # It was read before: it has changed or gone meanwhile.
+        except Exception:
+            return None
+
+    return read
+
+
+def _original(read: Callable[[str], Image | None], name: str, pixels: np.ndarray[Any, Any]) -> dict[str, str]:
+    image = read(name)
+    if image is None:
+        return {"original": _uri(_picture(pixels), LONGEST), "size": "its file cannot be read; as the network saw it"}
+    size = f"{image.width}×{image.height}"
+    smaller = f", shown with {LONGEST} pixels" if max(image.size) > LONGEST else ""
+    return {"original": _uri(image, LONGEST), "size": size + smaller}
+
+
+def _picture(pixels: np.ndarray[Any, Any]) -> Image:
+    from PIL import Image
+
+    return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+
+
+def _overlaid(pixels: np.ndarray[Any, Any], heat: np.ndarray[Any, Any]) -> str:
+    """Return an image as the network saw it, in grey, below the colours of a map."""
+    import matplotlib as mpl
+    from PIL import Image
+
+    image = _picture(pixels).convert("L").convert("RGB")
+    if max(image.size) < 2 * SMALL:
+        factor = 2 * SMALL // max(image.size)
+        image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    wide = Image.fromarray((255 * heat).astype(np.uint8)).resize(image.size, Image.Resampling.BICUBIC)
+    strength = np.asarray(wide, dtype=np.float32)[..., None] / 255
+    colours = 255 * mpl.colormaps["inferno"](strength[..., 0])[..., :3]
+    mixed = np.asarray(image) * (1 - 0.65 * strength) + colours * 0.65 * strength
+    return _uri(Image.fromarray(mixed.astype(np.uint8)), 2 * SMALL)
+
+
+def _uri(image: Image, longest: int) -> str:
+    """Return an image as a data URI, no longer than so many pixels: small ones as they are, others as JPEG."""
+    from PIL import Image
+
+    if max(image.size) > longest:
+        image = image.copy()
+        image.thumbnail((longest, longest))
+    buffer = io.BytesIO()
+    kind = "PNG" if max(image.size) <= SMALL else "JPEG"
+    if max(image.size) <= SMALL // 2:
+        factor = SMALL // max(image.size)
+        image = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    image.save(buffer, format=kind, **({"quality": 87} if kind == "JPEG" else {}))
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,222 @@
+"""The part of a report about the search: how it went, what it traded, what mattered."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.importance import FanovaImportanceEvaluator
+from optuna.study import StudyDirection
+
+from imgcls_search.measures import main_measure
+from imgcls_search.study import best
+from imgcls_search.study.record import Record
+from imgcls_search.trial import Trial
+from imgcls_search.views.browse import family_of
+from imgcls_search.views.front import draw_pair, is_log
+from imgcls_search.views.sections import Section, Sketchbook
+from imgcls_search.worker import figures
+
+TOP_CURVES, MOST_COLUMNS, MOST_BARS = 5, 9, 12
+
+LEAST_TRIALS, TRIALS_PER_SETTING = 20, 5
+"""Complete trials from which importances mean something: so many, and so many for each setting that varies."""
+
+LEAST_EXPLAINED = 0.1
+"""R² on trials left out from which importances are shown: fANOVA divides chance among the settings as well."""
+
+MOST_FITTED = 400
+"""Trials that importances are told from; of more, about so many at equal distances: thousands take fANOVA minutes."""
+
+_UNITS = (("days", 86_400), ("hours", 3_600), ("minutes", 60), ("seconds", 1))
+
+
+def how_it_went(record: Record, winner: Trial, book: Sketchbook) -> list[Section]:
+    """Return the best so far, learning curves, and what a score costs: the front, or one cost against the score."""
+    done = _done(record)
+    curves = book.picture(_curves(record), "The best trials above the faint curves of all others, pruned ones too")
+    pictures = [book.picture(*_progress(record, done)), curves]
+    if len(record.objectives) == 1 and (found := _cost(done, record)) is not None:
+        pictures.append(book.picture(*found))
+    sections = [Section(title="The search", pictures=pictures)]
+    if winner.candidate.config.is_pretraining:
+        drawn = book.picture(figures.health(winner.epochs), f"What the epochs of trial {winner.number} measured")
+        sections.append(Section(title="Health of the pretraining", pictures=[drawn]))
+    if len(record.objectives) > 1:
+        sections.append(Section(title="Pareto front", pictures=[book.picture(*_front(record, winner))]))
+    return sections
+
+
+def what_mattered(record: Record, book: Sketchbook) -> list[Section]:
+    """Return importances, where the number of trials bears them, and the score by each setting."""
+    done = _done(record)
+    columns = _columns(done)
+    metric = record.objectives[0][0]
+    importance, text = _importances(record, len(columns))
+    bars = []
+    if importance:
+        bars = [book.picture(figures.bars(importance, "share of the variation explained"), f"Of {metric}, by fANOVA")]
+    sections = [Section(title="What mattered", text=text, pictures=bars)]
+    if columns and len(done) > 1:
+        names = sorted(columns, key=lambda name: -importance.get(name, 0.0))[:MOST_COLUMNS]
+        scores = [_value(trial) for trial in done]
+        slices = _slices({name: columns[name] for name in names}, scores, done)
+        drawn = [
+            book.picture(figures.slices({name: column}, metric, across=1), f"{metric} by {name}")
+            for name, column in slices.items()
+        ]
+        left_out = f" {len(columns) - len(names)} more settings varied." if len(columns) > len(names) else ""
+        text = f"A point is a complete trial.{left_out}"
+        sections.append(Section(title="Score by setting", text=text, pictures=drawn, is_dense=True))
+    return sections
+
+
+def _done(record: Record) -> list[Trial]:
+    return [trial for trial in record.trials if trial.state == "complete" and trial.is_feasible]
+
+
+def _value(trial: Trial) -> float:
+    assert trial.values is not None
+    return trial.values[0]
+
+
+def _progress(record: Record, done: Sequence[Trial]) -> tuple[Any, str]:
+    """Return the best so far against the time of training, or epochs where nobody took the time."""
+    metric, direction = record.objectives[0]
+    better = max if direction == "maximize" else min
+    numbers = {trial.number for trial in done}
+    costs = [sum(epoch.get("seconds", 0.0) for epoch in trial.epochs) for trial in record.trials]
+    unit, size = next(((name, size) for name, size in _UNITS if sum(costs) >= 2 * size), _UNITS[-1])
+    axis = f"{unit} of training, all workers"
+    if not sum(costs):
+        costs, size, axis = [float(trial.epoch) for trial in record.trials], 1, "epochs trained"
+    spent = [total / size for total in itertools.accumulate(costs)]
+    xs = [total for trial, total in zip(record.trials, spent, strict=True) if trial.number in numbers]
+    ys = [_value(trial) for trial in done]
+    figure = figures.steps(xs, list(itertools.accumulate(ys, better)), (xs, ys), axis, metric)
+    return figure, f"Best {metric} so far against {axis}, in the order of trials"
+
+
+def _curves(record: Record) -> Any:
+    metric = record.objectives[0][0]
+    first = record.trials[0].epochs
+    name = metric if not first or metric in first[-1] else main_measure(first[-1])
+    top = best.ranked(record)[:TOP_CURVES]
+    numbers = {trial.number for trial in top}
+    lines = [(f"trial {trial.number}", [epoch[name] for epoch in trial.epochs]) for trial in top]
+    others = [trial.epochs for trial in record.trials if trial.epochs and trial.number not in numbers]
+    return figures.curves(lines, [[epoch[name] for epoch in epochs] for epochs in others], name)
+
+
+def _cost(done: Sequence[Trial], record: Record) -> tuple[Any, str] | None:
+    """Return one cost against the score by family: the latency where it was measured, else the computation.
+
+    Parameters and computation go together, so that a picture of each would say the same twice.
+    """
+    metric = record.objectives[0][0]
+    for name, label in (("latency_ms", "latency, ms"), ("macs", "MACs of one image"), ("params", "parameters")):
+        known = [(trial, {**trial.sizes, **trial.scores.get(trial.epoch, {})}) for trial in done]
+        if known and all(name in costs for _, costs in known) and len({costs[name] for _, costs in known}) > 1:
+            groups: dict[str, tuple[list[float], list[float]]] = {}
+            for trial, costs in known:
+                xs, ys = groups.setdefault(family_of(trial), ([], []))
+                xs.append(costs[name])
+                ys.append(_value(trial))
+            log = is_log(name, [costs[name] for _, costs in known])
+            return figures.scatter(groups, label, metric, log=log), f"{label} against {metric}, by family"
+    return None
+
+
+def _front(record: Record, winner: Trial) -> tuple[Any, str]:
+    with figures.in_style():
+        figure, axes = figures.new_figure(height=3.6)
+        draw_pair(axes, record, best.front(record), (0, 1), about=winner)
+        figure.legend(loc="outside upper center", ncols=4, fontsize=9)
+    return figure, f"Trials that no other beats in every objective; this page is about trial {winner.number}"
+
+
+def _importances(record: Record, varied: int) -> tuple[dict[str, float], str]:
+    """Return the share that each parameter has in the spread of the first objective (fANOVA), and what to say of it."""
+    complete = [trial for trial in record.trials if trial.state == "complete"]
+    least = max(LEAST_TRIALS, TRIALS_PER_SETTING * varied)
+    if len(complete) < least:
+        return {}, (
+            f"Importances cannot be told: {varied} settings vary over {len(complete)} complete trials. They begin to "
+            f"mean something from about {least} on: {TRIALS_PER_SETTING} a setting, and {LEAST_TRIALS} at least."
+        )
+    fitted = complete[:: -(-len(complete) // MOST_FITTED)]
+    explained = _explained(fitted)
+    if explained < LEAST_EXPLAINED:
+        return {}, (
+            "Importances cannot be told: settings say too little of the score. A forest of trees that was fitted on "
+            f"{len(fitted):,} complete trials explains {max(0.0, explained):.0%} of the variation of unseen ones."
+        )
+    # Of what was loaded and looked at: trials of others tell nothing about this search.
+    study = optuna.create_study(directions=[StudyDirection[way.upper()] for _, way in record.objectives])
+    try:
+        study.add_trials([_frozen(trial) for trial in fitted])
+        target = _first_value if len(record.objectives) > 1 else None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            importances: Any = optuna.importance.get_param_importances
+            found = importances(study, evaluator=FanovaImportanceEvaluator(seed=0), target=target)
+    except (ValueError, RuntimeError) as error:
+        return {}, f"Importances cannot be told: {error}"
+    if not found or sum(found.values()) == 0:
+        return {}, "Importances cannot be told: the complete trials differ too little."
+    of = "" if len(fitted) == len(complete) else f" of {len(complete):,}"
+    text = (
+        f"From {len(fitted):,}{of} complete trials; a forest of trees explains {explained:.0%} of the variation of "
+        "unseen ones. Settings that only some trials have, those of one branch of a choice, are left out."
+    )
+    return dict(list(found.items())[:MOST_BARS]), text
+
+
+def _explained(trials: Sequence[Trial]) -> float:
+    """Return the share of the variation of scores that settings explain, on trials that a forest was not fitted on."""
+    from sklearn.ensemble import RandomForestRegressor
+
+    names = dict.fromkeys(name for trial in trials for name in trial.candidate.params)
+    columns = [[trial.candidate.params.get(name) for trial in trials] for name in names]
+    if not columns:
+        return 0.0
+    forest = RandomForestRegressor(n_estimators=64, oob_score=True, min_samples_leaf=2, random_state=0)
+    forest.fit(np.column_stack([_as_numbers(column) for column in columns]), [_value(trial) for trial in trials])
+    return float(forest.oob_score_)
+
+
+def _as_numbers(values: Sequence[Any]) -> Any:
+    """Return settings as numbers that a tree can cut: options by their order, -1 where a trial has none."""
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values if value is not None):
+        return [-1.0 if value is None else float(value) for value in values]
+    options = {option: place for place, option in enumerate(sorted({str(value) for value in values}))}
+    return [-1.0 if value is None else float(options[str(value)]) for value in values]
+
+
+def _frozen(trial: Trial) -> optuna.trial.FrozenTrial:
+    params, domains = dict(trial.candidate.params), dict(trial.candidate.distributions)
+    return optuna.create_trial(params=params, distributions=domains, values=trial.values)
+
+
+def _first_value(trial: optuna.trial.FrozenTrial) -> float:
+    return float(trial.values[0])
+
+
+def _columns(done: Sequence[Trial]) -> dict[str, list[Any]]:
+    """Return the settings that vary among trials, one value a trial, None where a trial has none."""
+    names = dict.fromkeys(name for trial in done for name in trial.candidate.params)
+    columns = {name: [trial.candidate.params.get(name) for trial in done] for name in names}
+    return {name: values for name, values in columns.items() if len({str(v) for v in values if v is not None}) > 1}
+
+
+def _slices(columns: Mapping[str, Sequence[Any]], scores: Sequence[float], done: Sequence[Trial]) -> dict[str, Any]:
+    found = {}
+    for name, values in columns.items():
+        kept = [(value, score) for value, score in zip(values, scores, strict=True) if value is not None]
+        log = any(getattr(trial.candidate.distributions.get(name), "log", False) for trial in done)
+        found[name] = ([value for value, _ in kept], [score for _, score in kept], log)
+    return found

@@ -1,0 +1,116 @@
+"""The part of a report about how far a network's probabilities can be trusted, and how it does on worse pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from imgcls_search.data import Images, load
+from imgcls_search.jobs.evaluate import Evaluation, corruption_table
+from imgcls_search.rounding import share
+from imgcls_search.train import calibration, refusing
+from imgcls_search.views.mistakes import Looked
+from imgcls_search.views.sections import Section, Sketchbook
+from imgcls_search.worker import figures
+
+MOST_CORRUPTED = 200
+"""Images that the report corrupts: each is looked at 15 times."""
+
+
+def sureness(looked: Looked, book: Sketchbook) -> Section:
+    """Say how sure a network is and how right that is, in words, two pictures and a table."""
+    found = looked.evaluation
+    made = calibration.calibrate(_logits(found), found.labels)
+    caption = "How right it is against how sure it is, in 15 bins of equally many images"
+    pictures = [book.picture(reliability(found, made), caption)]
+    table: list[tuple[str, ...]] = []
+    if found.labels.ndim == 1:
+        confidence, right = _decisions(found, made)
+        caption = "What share of its answers is wrong where it answers only what it is surest of"
+        pictures.append(book.picture(risk_coverage(confidence, right), caption))
+        table = [("answered from a confidence of", "share answered", "right of these")]
+        for row in refusing.table(confidence, right):
+            hits = share(row.right / row.answered, row.answered) if row.answered else "none answered"
+            table.append((f"{row.threshold:g}", f"{row.share:.1%}", hits))
+    return Section(title="How sure it is", text=_in_words(made), pictures=pictures, table=table)
+
+
+def reliability(found: Evaluation, made: calibration.Calibration) -> Figure:
+    """Draw how right a network is against how sure it is, before and after its temperature."""
+    curves = {"as trained": calibration.bins(*calibration.confidences(found.probabilities, found.labels))}
+    if made.is_kept:
+        after = calibration.probabilities(made.applied(_logits(found)), found.labels)
+        curves["calibrated"] = calibration.bins(*calibration.confidences(after, found.labels))
+    return figures.reliability(curves)
+
+
+def risk_coverage(confidence: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> Figure:
+    """Draw what share of answers is wrong against what share of images is answered, the surest first."""
+    return figures.risk_coverage(*refusing.risk_coverage(confidence, right))
+
+
+def worse_pictures(looked: Looked, book: Sketchbook) -> Section | None:
+    """Say how right a network is on worse versions of some validation images; None where images have several labels."""
+    if looked.data.has_several_labels:
+        return None
+    images = _some(load(looked.data, "val"))
+    table = corruption_table(looked.artifact or looked.model, looked.config, looked.data, [images])
+    count = len(images.labels)
+    severities = sorted({severity for _, severity in table})
+    rows = [
+        (name.replace("_", " "), *(share(table[name, severity], count) for severity in severities))
+        for name in dict.fromkeys(name for name, _ in table)
+    ]
+    return Section(
+        title="On worse pictures",
+        text=f"Accuracy on {count} validation images with corruptions after Hendrycks and Dietterich (2019); the mean, "
+        f"corruption_accuracy, is {share(sum(table.values()) / len(table), count)}.",
+        table=[("corruption", *(f"severity {severity}" for severity in severities)), *rows],
+    )
+
+
+def _some(images: Images) -> Images:
+    """Return at most so many images, spread evenly over all."""
+    count = len(images.labels)
+    if count <= MOST_CORRUPTED:
+        return images
+    chosen = np.linspace(0, count - 1, MOST_CORRUPTED).round().astype(np.int64)
+    return Images(
+        pixels=np.asarray(images.pixels[chosen]),
+        labels=np.asarray(images.labels)[chosen],
+        names=tuple(images.names[place] for place in chosen.tolist()),
+    )
+
+
+def _decisions(found: Evaluation, made: calibration.Calibration) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return how likely the class is that is decided on, by calibrated probabilities, and whether it is right."""
+    probabilities = calibration.probabilities(made.applied(_logits(found)), found.labels)
+    confidence = np.take_along_axis(probabilities, found.decided[:, None], axis=1)[:, 0]
+    return confidence, found.decided == found.labels
+
+
+def _logits(found: Evaluation) -> np.ndarray[Any, Any]:
+    """Return logits that give the probabilities."""
+    shares = np.clip(found.probabilities, 1e-300, None)
+    logits: np.ndarray[Any, Any] = np.log(shares)
+    return logits if found.labels.ndim == 1 else logits - np.log(np.clip(1 - found.probabilities, 1e-16, None))
+
+
+def _in_words(made: calibration.Calibration) -> str:
+    def figures_of(quality: calibration.Quality) -> str:
+        return f"expected calibration error {quality.error:.4f}, log loss {quality.loss:.4f}"
+
+    if not made.is_kept or made.before is None or made.after is None:
+        shown = f" ({figures_of(made.before)})" if made.before is not None else ""
+        return f"A bundle of this network is not calibrated: {made.reason}{shown}."
+    temperatures: Mapping[bool, str] = {
+        True: f"a temperature of {made.temperatures[0]:.3g}",
+        False: "one temperature a label",
+    }
+    return (
+        f"As trained: {figures_of(made.before)}. A bundle has {temperatures[len(made.temperatures) == 1]}, which makes "
+        f"that {figures_of(made.after)} on held-out validation images."
+    )

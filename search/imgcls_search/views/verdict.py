@@ -1,0 +1,256 @@
+"""The top of a report: what the model is, how good it is, what it costs, what it confuses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from imgcls_search.confidence import share_interval
+from imgcls_search.measures import main_measure
+from imgcls_search.rounding import measured, share, spread
+from imgcls_search.study.record import Record
+from imgcls_search.terminal import shown
+from imgcls_search.trial import MEASURED, SIZES, Trial
+from imgcls_search.views.browse import family_of
+from imgcls_search.views.mistakes import Looked
+
+BYTES_OF_A_WEIGHT = 4
+
+LATENCY_RUNS, LATENCY_SECONDS = 30, 2.0
+"""Most runs of a network that is timed for the page, and most seconds for them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A figure with a heading above and an explanation below it."""
+
+    name: str
+    value: str
+    detail: str
+    id: str
+
+
+Choice = tuple[str, float, float]
+"""A metric with the ends of its interval."""
+
+
+def verdict(
+    record: Record, winner: Trial, looked: Looked | None, confused: list[str] | None, choice: Choice | None
+) -> dict[str, Any]:
+    """Return the first sentence of a page and its cards."""
+    tested = _tested(record, winner)
+    cards = [
+        tested if tested is not None else _untested(record),
+        *_objectives(record, winner, choice),
+        *_baselines(record, winner, looked),
+        *_size(winner),
+        *([_latency(winner, looked)] if "latency_ms" not in dict(record.objectives) else []),
+        *([_confuses(confused, looked)] if looked is not None and confused is not None else []),
+    ]
+    return {"sentence": _sentence(record, winner, tested), "cards": cards}
+
+
+def _sentence(record: Record, winner: Trial, tested: Card | None) -> str:
+    what = f"Trial {winner.number}, {_network(winner)} with {winner.sizes['params']:,.0f} parameters,"
+    metric = record.objectives[0][0]
+    if tested is not None:
+        score = f"{tested.name.removeprefix('test ')} {tested.value}"
+        return f"{what} has {score} on test images that had no part in any choice."
+    value = measured(metric, (winner.values or (math.nan,))[0], record.val_images)
+    return (
+        f"{what} has {metric} {value} {record.where_scored}. It was chosen for that score, so expect a little less; "
+        "it has not been tested."
+    )
+
+
+def _network(winner: Trial) -> str:
+    """Return what a network is called: its family, and the name of the model where the family has many."""
+    name = winner.candidate.config.component("model").args.get("name")
+    return f"{family_of(winner)} {name}" if isinstance(name, str) else family_of(winner)
+
+
+def _objectives(record: Record, winner: Trial, choice: Choice | None) -> Iterator[Card]:
+    folds = len(record.fact("data").get("folds", []))
+    for (metric, _), value in zip(record.objectives, winner.values or (), strict=False):
+        if metric != "params":
+            number, detail = measured(metric, value, record.val_images), how_known(metric, folds)
+            if choice is not None and choice[0] == metric:
+                ends = " to ".join(measured(metric, end, record.val_images) for end in choice[1:])
+                detail += f"; 95 % {ends} by the choice of images"
+            yield Card(name=metric, value=number, detail=detail, id=f"best-{metric}")
+
+
+def _tested(record: Record, winner: Trial) -> Card | None:
+    """Return what the test split showed of a trial: of fresh trainings, or of its one network."""
+    confirmed = record.facts.get("confirmed")
+    if confirmed is not None and confirmed["chosen"] == winner.number:
+        test, metric = confirmed["test"], confirmed["metric"]
+        value = spread(metric, test.get("scores", []), test["mean"], test["ci95"], test["images"])
+        trainings = len(confirmed["scores"])
+        over = f"{'95 % over ' if trainings > 2 else ''}{trainings} fresh trainings"
+        detail = f"{over}; {test['images']:,} images, opened once"
+        if ends := test.get("images_interval"):
+            detail += f"; {_between(ends[0], ends[1], test['images'])} for the choice of images"
+        return Card(name=f"test {metric}", value=value, detail=detail, id="verdict-test")
+    single = record.facts.get("auto", {}).get("test")
+    if single is not None and single["trial"] == winner.number:
+        score = single["test"]
+        value = measured(single["metric"], score["score"], score["images"])
+        interval = f"95 % {_between(score['low'], score['high'], score['images'])}"
+        detail = f"{interval} by the choice of {score['images']:,} images, opened once; one training"
+        return Card(name=f"test {single['metric']}", value=value, detail=detail, id="verdict-test")
+    return None
+
+
+def _untested(record: Record) -> Card:
+    images = record.fact("data")["images"].get("test", 0)
+    if not images:
+        return Card(name="test score", value="none", detail="there are no test images", id="verdict-test")
+    detail = f"{images:,} test images are sealed: imgcls-search confirm {record.study.study_name} opens them once"
+    return Card(name="test score", value="not tested", detail=detail, id="verdict-test")
+
+
+def _between(low: float, high: float, images: int) -> str:
+    return f"{share(low, images)} to {share(high, images)}"
+
+
+def interval_of_choice(record: Record, looked: Looked | None) -> Choice | None:
+    """Return a metric of the winner with its 95 % interval for the choice of the images that it was scored on.
+
+    It is the first objective where that is a score, and where the images can be looked at.
+    """
+    metric = record.objectives[0][0]
+    if looked is not None and metric in looked.evaluation.metrics:
+        from imgcls_search.jobs.chance import interval_of
+
+        if metric in ("accuracy", "subset_accuracy"):
+            return metric, *share_interval(looked.evaluation.metrics[metric], len(looked.evaluation.labels))
+        low, high = interval_of(looked.evaluation, metric)
+        return (metric, low, high) if math.isfinite(low) else None
+    return None
+
+
+def _baselines(record: Record, winner: Trial, looked: Looked | None) -> Iterator[Card]:
+    """Yield what the winner is to be compared with: no look at the images, and the first setting."""
+    metric = record.objectives[0][0]
+    if looked is not None:
+        found = looked.evaluation
+        metric = metric if metric in found.metrics else main_measure(found.metrics)
+        name, value = _always_largest(looked, metric)
+        if value is not None:
+            number = measured(metric, value, len(found.labels))
+            yield Card(
+                name="always the same",
+                value=number,
+                detail=f"{metric} {name}",
+                id="verdict-largest",
+            )
+    first = record.trials[0]
+    if first.number != winner.number and first.last_shown:
+        number = measured(first.metric, first.value_at(first.last_shown), record.val_images)
+        what = "the first known-good setting" if record.fact("space").get("start") else "the first trial"
+        when = "" if first.state == "complete" else f" at epoch {first.last_shown}, where it was {first.state}"
+        detail = f"{first.metric} of trial {first.number}, {what}{when}"
+        yield Card(name="first setting", value=number, detail=detail, id="verdict-first")
+
+
+def _always_largest(looked: Looked, metric: str) -> tuple[str, float | None]:
+    """Return in words what says the same of every image, and what it scores on the validation images."""
+    from imgcls_search.data import label_sets
+    from imgcls_search.jobs.chance import constant_scores
+
+    found = looked.evaluation
+    counts = label_sets.count(found.labels, len(found.classes))
+    known = constant_scores(counts, len(found.labels), found.labels, found.classes, metric)
+    if found.labels.ndim == 2:
+        return "of saying how frequent each label is, whatever the image", known.get(metric)
+    return f"of always saying {shown(found.classes[int(counts.argmax())])!r}, the largest class", known.get(metric)
+
+
+def _size(winner: Trial) -> Iterator[Card]:
+    deployed, params = winner.scores.get(winner.epoch, {}), winner.sizes["params"]
+    size = params * BYTES_OF_A_WEIGHT
+    about = f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.0f} KB"
+    weight = f"file {deployed['size_kb']:,.0f} KB" if "size_kb" in deployed else f"about {about} at 32 bits each"
+    detail = f"{weight}; {winner.sizes['macs']:,.0f} MACs an image"
+    yield Card(name="parameters", value=f"{params:,.0f}", detail=detail, id="best-params")
+
+
+def _latency(winner: Trial, looked: Looked | None) -> Card:
+    deployed = winner.scores.get(winner.epoch, {})
+    if "latency_ms" in deployed:
+        value = f"{deployed['latency_ms']:.3g} ms"
+        return Card(name="latency", value=value, detail="one image, one thread, ONNX Runtime", id="verdict-latency")
+    if looked is None:
+        detail = "a bundle states it"
+        return Card(name="latency", value="not measured", detail=detail, id="verdict-latency")
+    detail = "for an image by torch on one thread, where this page was written; a bundle states its file's"
+    return Card(name="latency", value=f"about {_time(looked):.2g} ms", detail=detail, id="verdict-latency")
+
+
+def _time(looked: Looked) -> float:
+    """Return the median of a few runs of a network on one image and one thread, in milliseconds."""
+    import statistics
+    import time
+
+    import torch
+
+    shape, threads = looked.data.shape, torch.get_num_threads()
+    height, width = looked.pixels[[0]].shape[-2:]
+    model = looked.model.cpu().eval()
+    image = torch.zeros(1, shape.channels, height, width)
+    times: list[float] = []
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            model(image)
+            until = time.monotonic() + LATENCY_SECONDS
+            while len(times) < LATENCY_RUNS and (not times or time.monotonic() < until):
+                began = time.perf_counter()
+                model(image)
+                times.append(time.perf_counter() - began)
+    finally:
+        torch.set_num_threads(threads)
+    return 1000 * statistics.median(times)
+
+
+def _confuses(confused: list[str], looked: Looked) -> Card:
+    count = len(looked.evaluation.labels)
+    if not confused:
+        detail = f"none of {count:,} validation images is wrong"
+        return Card(name="confuses", value="nothing", detail=detail, id="verdict-confuses")
+    value, detail = confused[0], "; ".join(confused[1:3]) or f"nothing else on {count:,} validation images"
+    return Card(name="confuses most", value=value, detail=detail, id="verdict-confuses")
+
+
+def how_known(metric: str, folds: int) -> str:
+    """Return where the value of an objective is from, in a few words."""
+    if metric in SIZES:
+        return "known before training"
+    how = f"cross-validation in {folds} folds" if folds else "validation split"
+    return "of the exported network" if metric in MEASURED else f"{how}, searched"
+
+
+def hours(seconds: float) -> str:
+    """Return device hours as people write them."""
+    return f"{seconds / 3600:,.2f}" if seconds < 36_000 else f"{seconds / 3600:,.0f}"
+
+
+def cost(record: Record, states: Mapping[str, int]) -> dict[str, Any]:
+    """Return what the search took, in device hours, by what came of the trials."""
+    rows = []
+    for state in states:
+        trials = [trial for trial in record.trials if trial.state == state]
+        if trials:
+            seconds = sum(epoch.get("seconds", 0.0) for trial in trials for epoch in trial.epochs)
+            epochs = sum(trial.epoch for trial in trials)
+            rows.append({"state": state, "trials": len(trials), "epochs": epochs, "hours": hours(seconds)})
+    runs = record.facts.get("runs", [])
+    return {
+        "rows": rows,
+        "hardware": record.facts.get("hardware", ""),
+        "runs": len(runs),
+        "elapsed": sum(run.get("seconds", 0.0) for run in runs),
+    }

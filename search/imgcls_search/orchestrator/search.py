@@ -36,8 +36,10 @@ from imgcls_search.signature import build
 from imgcls_search.space import Space
 from imgcls_search.strategy.closing import RemainingBudget
 from imgcls_search.strategy.dominance import choose_pruner
+from imgcls_search.strategy.earlier import EarlierStudy
 from imgcls_search.strategy.propose import MeasureSizes, Proposer
-from imgcls_search.strategy.samplers import SAMPLERS, Sampler
+from imgcls_search.strategy.race import make_race
+from imgcls_search.strategy.samplers import SAMPLERS, Sampler, teach
 from imgcls_search.study import best
 from imgcls_search.study.activity import progress_of
 from imgcls_search.study.facts import Run
@@ -82,6 +84,9 @@ class Search:
     draws: bool = False
     """Whether trials that end among the best are drawn."""
 
+    earlier: Sequence[EarlierStudy] = ()
+    """Studies that it learns from, as they stood when it began."""
+
     backbones: Needs | None = None
     """Tells which pretrained networks trials start from; None where nothing is trained."""
 
@@ -109,13 +114,21 @@ class Search:
             deserves_pictures=self._deserves_pictures,
         )
         sampler = self.sampler or build(SAMPLERS, self.space.sampler, space=self.space)
+        race = make_race(self.pruner, teach(sampler, self.space, self.earlier), self.sign)
         self.upcoming = Upcoming(
             self.context,
-            Proposer(self.space, sampler, self.settings.seed, self.measure_sizes or self._measure_sizes),
+            Proposer(
+                self.space,
+                sampler,
+                self.settings.seed,
+                self.measure_sizes or self._measure_sizes,
+                starts_race=race is not None,
+            ),
             self.pruner,
             self.helper,
             remaining=self._remaining_budget,
             must_rest=self._is_timing,
+            race=race,
         )
         self.checkpoints = Checkpoints(self.context)
         self.faults = Faults(self.record, self.files, self.settings, self.watcher.say)

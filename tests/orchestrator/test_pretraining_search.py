@@ -58,7 +58,16 @@ def test_it_is_run_reported_exported_and_its_best_is_pretrained(
         refused = here(*command)
         assert refused.code in (1, 2)
         assert is_one_line(refused), refused.err
-    start = ["--set", "pretrain=none", "--set", f"model.lenet5.weights={weights}", "--set", "training.epochs=1"]
+    start = [
+        "--set",
+        "study.objectives=null",
+        "--set",
+        "pretrain=none",
+        "--set",
+        f"model.lenet5.weights={weights}",
+        "--set",
+        "training.epochs=1",
+    ]
     assert here("train", "s.yaml", *start).code == 0
 
 

@@ -27,6 +27,14 @@ ELSEWHERE = ("dashboard", "serve ", "--storage", "--cluster", "copy ", "auto ")
 
 SMALL = ("--set", "training.epochs=2", "--set", "training.batch_size=16", "--set", "study.pictures=false")
 FROM_SCRATCH = "model={resnet: {depth: 18, stem: large, weights: null}}"
+PRETRAINED = {
+    way: tuple(
+        word
+        for change in (f"{way}.epochs=1", f"{way}.batch_size=8", *more)
+        for word in ("--set", f"pretrain.{change}" if change.startswith(way) else change)
+    )
+    for way, more in (("simclr", ("image.size=32",)), ("imitate", ("image.size=32", "imitate.size=32")))
+}
 SMALLER = {
     "run spaces/vit.yaml": (*SMALL, "--set", "study.trials=8", "--set", "image.size=16", "--workers", "1"),
     "run spaces/photos.yaml": (
@@ -36,6 +44,12 @@ SMALLER = {
     "run spaces/finetune.yaml": (
         *(*SMALL, "--set", "study.trials=1", "--set", "image.size=32", "--workers", "1"),
         *("--set", "start=[{head: logistic}]"),
+    ),
+    **{f"pretrain spaces/pretrain.yaml --set pretrain={way}": few for way, few in PRETRAINED.items()},
+    "run spaces/pretrain.yaml --name": (*SMALL, "--set", "study.trials=1", "--set", "image.size=32", "--workers", "1"),
+    "run spaces/pretrain.yaml": (
+        *(*SMALL, *PRETRAINED["simclr"], *PRETRAINED["imitate"]),
+        *("--set", "study.trials=2", "--workers", "1"),
     ),
     "run spaces/compressed.yaml": (*SMALL, "--set", "study.trials=1", "--set", "data.digits.max_train=200"),
     # What a network of two epochs can promise.
@@ -103,7 +117,7 @@ def make_photos(folder: Path) -> None:
             pixels = rng.integers(0, 150, (20, 20, 3))
             pixels[..., place] += 100
             Image.fromarray(pixels.astype("uint8")).save(folder / "photos" / name / f"{index}.jpg")
-    for several in ("more-photos", "folder-of-scans"):
+    for several in ("more-photos", "folder-of-scans", "many-photos"):
         shutil.copytree(folder / "photos" / "cat", folder / several)
     Image.fromarray(np.full((8, 8), 90, "uint8")).save(folder / "scan.png")
     (folder / "weights").mkdir()

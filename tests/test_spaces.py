@@ -65,6 +65,7 @@ GOLDEN: Mapping[str, Mapping[str | int, tuple[int, int]]] = {
         "mobilenetv3": (409_394, 21_379_328),
         0: (11_181_642, 148_050_944),
     },
+    "pretrain": {"resnet": (308_826, 64_685_312)},
     "resnet": {"resnet": (5_122, 135_840), 0: (77_754, 763_520)},
     "vgg": {"vgg": (38_994, 539_200), 0: (154_074, 2_151_552)},
     "vit": {"vit": (18_218, 317_888), 0: (227_722, 1_127_424)},
@@ -149,7 +150,8 @@ def take_step(config: TrialConfig) -> None:
         std=std,
         folder="",
     )
-    session = pipeline.new_session(config, data, seed=0, device="cpu")
+    # No network has been pretrained here.
+    session = pipeline.new_session(config, data, seed=0, device="cpu", from_pretrained=not config.needs_backbone)
     before = {name: value.clone() for name, value in session.model.state_dict().items()}
     images = ImageSet(pixels=pixels, labels=random.integers(0, shape.classes, 4), mean=mean, std=std, device="cpu")
     assert train_epoch(session, images, lambda: False) > 0
@@ -160,7 +162,7 @@ def test_there_is_a_space_for_each_family_and_one_across_them() -> None:
     from imgcls_search.models import MODELS
 
     own = set(MODELS) - {"timm"}
-    assert own | {"mixed", "cifar10", "photos", "finetune", "compressed"} == set(PATHS)
+    assert own | {"mixed", "cifar10", "photos", "finetune", "compressed", "pretrain"} == set(PATHS)
     assert all(families(family) == [family] for family in own)
     assert set(families("mixed")) == own
 
@@ -224,6 +226,11 @@ def test_commands_in_the_comments_are_right(name: str) -> None:
 
 
 SCRATCH = ("model.resnet.weights=null", "model.efficientnet.weights=null", "finetune={}", "start=[]", "image.size=64")
+SHORT = (
+    *("image.size=16", "model.resnet.width=4"),
+    *(f"pretrain.{way}.{change}" for way in ("simclr", "imitate") for change in ("epochs=1", "batch_size=64")),
+    "pretrain.imitate.size=32",
+)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +238,7 @@ SCRATCH = ("model.resnet.weights=null", "model.efficientnet.weights=null", "fine
 )
 def test_shipped_space_runs_on_digits(name: str, imgcls: Callable[..., Answer]) -> None:
     changes = ["study.trials=2", "training.epochs=1", "study.pruner=none", "data.digits.max_train=100"]
-    changes += SCRATCH if name == "photos" else ()
+    changes += SCRATCH if name == "photos" else SHORT if name == "pretrain" else ()
     options = [part for change in changes for part in ("--set", change)]
     answer = imgcls("run", PATHS[name], "--data", "digits", *options)
     assert answer.code == 0, answer.err

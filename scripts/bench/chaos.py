@@ -37,7 +37,7 @@ from imgcls_search.train import checkpoint
 
 EPOCHS = 9
 SPACE = """
-study: {{trials: {trials}, pruner: {{asha: {{min_epochs: 2, eta: 2}}}}, retries: 1000, seed: 3}}
+study: {{trials: {trials}, pruner: {{asha: {{min_epochs: 2, eta: 2}}}}, retries: 1000, seed: 3, learn_from: none}}
 data: {{digits: {{max_train: 400}}}}
 model: {{lenet5: {{width: {{choice: [0.5, 1, 2]}}, activation: {{choice: [relu, tanh]}}}}}}
 optimizer: {{adamw: {{lr: {{float: [1e-4, 1e-2], log: true}}}}}}

@@ -52,7 +52,13 @@ def main() -> None:
         found |= {"seconds": arguments.seconds, "size": arguments.size, "epochs": arguments.epochs}
         space = {
             **SPACE,
-            "study": {"trials": 100_000, "timeout": arguments.seconds, "pruner": "none", "pictures": False},
+            "study": {
+                "trials": 100_000,
+                "timeout": arguments.seconds,
+                "pruner": "none",
+                "pictures": False,
+                "learn_from": "none",
+            },
             "data": {"folder": {"root": str(arguments.images.resolve())}},
             "image": {"size": arguments.size, "channels": 3},
             "training": {"epochs": arguments.epochs},

@@ -71,6 +71,8 @@ def search(folder: Path, name: str, seed: int, given: argparse.Namespace) -> tup
         "study.trials": "1000",
         "study.max_epochs": str(given.max_epochs),
         "study.pictures": "false",
+        # All searches are in one folder, and no seed may know the one before it.
+        "study.learn_from": "none",
         "data.folder.max_train": str(given.max_train),
         **STRATEGIES[name],
         **({"start": "[]"} if given.without_start else {}),

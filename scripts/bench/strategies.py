@@ -4,12 +4,17 @@
     python scripts/bench/strategies.py --lcbench data/lcbench --tasks held-out --seeds 12 --processes 2
     python scripts/bench/strategies.py --lcbench data/lcbench --tasks 3945 --seeds 2 --methods default tpe+median
     python scripts/bench/strategies.py --lcbench data/lcbench --epochs 8 --trainings 12    # short trainings, few
+    python scripts/bench/strategies.py --lcbench data/lcbench --methods "after 4" --judge "after 4"    # earlier studies
 
 The folder holds `model.onnx` and `encoding.json` of the surrogate of LCBench (YAHPO Gym, slds-lmu/yahpo_data). The
 budget is 20 full trainings of 52 epochs, counted in epochs (`--epochs 8`: the same trainings, reported in 8 steps); the
 score of a method is the mean over seeds of the best FULLY trained validation accuracy, its speed how many times fewer
 epochs it takes to the mean that random search has after all of them. Writes a table, `strategies.json` and the picture
 `strategies.png`. Needs onnxruntime, and matplotlib for the picture.
+
+`after 4` is the default with four earlier studies, each of 50 random trials under `asha` of another task for
+development, chosen by the seed; `half misleading`: half of them have their accuracies turned around. The other methods
+learn from no earlier study.
 """
 
 from __future__ import annotations
@@ -22,7 +27,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from statistics import mean, median, stdev
+from statistics import geometric_mean, mean, median, stdev
 from typing import Any
 
 import frame
@@ -30,6 +35,7 @@ import numpy as np
 from imgcls_search.config import TrialConfig
 from imgcls_search.jobs.replay import replay, table_catalog
 from imgcls_search.space import parse
+from imgcls_search.strategy.earlier import EarlierStudy, EarlierTrial
 
 EPOCHS = 52
 """Of a training that the surrogate knows."""
@@ -96,11 +102,30 @@ METHODS: Mapping[str, tuple[str, str]] = {
     "random+asha": ("random", "{asha: {min_epochs: 2, eta: 3}}"),
     "curves+brackets": ("curves", "brackets"),
     "default": ("auto", "asha"),
+    "after 1": ("auto", "asha"),
+    "after 4": ("auto", "asha"),
+    "after 16": ("auto", "asha"),
+    "after 4, half misleading": ("auto", "asha"),
+    "after 16, half misleading": ("auto", "asha"),
 }
 """Sampler and pruner; `median` decides as Optuna's MedianPruner() as shipped, which the tests hold it to."""
 
+EARLIER_TRIALS = 50
+"""Of each earlier study."""
+
+REPEATS = 3
+"""Earlier studies of each task that seeds choose from."""
+
 JUDGED = "default"
 """What is judged unless another method is named."""
+
+
+def earlier_of(method: str) -> tuple[int, int]:
+    """Return how many earlier studies a method learns from, and how many of them mislead."""
+    if not method.startswith("after "):
+        return 0, 0
+    count = int(method.removeprefix("after ").split(",")[0])
+    return count, count // 2 if "misleading" in method else 0
 
 
 @dataclass(frozen=True)
@@ -143,6 +168,43 @@ class Curves:
         return self.known[config]
 
 
+class TurnedAround:
+    """Curves whose best is their worst."""
+
+    def __init__(self, curves: Curves) -> None:
+        self.curves = curves
+
+    def at(self, config: TrialConfig, epoch: int) -> Mapping[str, float]:
+        """Return what is missing to an accuracy of 1."""
+        return {"accuracy": 1 - self.curves.at(config, epoch)["accuracy"]}
+
+
+@cache
+def earlier_study(folder: Path, task: str, epochs: int, repeat: int, misleads: bool) -> EarlierStudy:
+    """Return what random trials under `asha` showed of a task."""
+    curves = Curves(folder, task, epochs)
+    study = f"study: {{name: earlier, sampler: random, seed: {1000 + repeat}, trials: {EARLIER_TRIALS}, pruner: asha}}"
+    space = parse(f"{study}\n{SPACE % epochs}", table_catalog(), source=task)
+    outcome, _ = replay(space, TurnedAround(curves) if misleads else curves)
+    trials = [
+        EarlierTrial(settings=trial.candidate.params, reached=trial.epoch / epochs, value=trial.value_at(trial.epoch))
+        for trial in outcome.record.trials
+        if trial.epoch
+    ]
+    return EarlierStudy(name=task, trials=trials)
+
+
+def earlier_studies(folder: Path, task: str, epochs: int, method: str, seed: int) -> list[EarlierStudy]:
+    """Return those that a method learns from: of other tasks for development, chosen by the seed."""
+    count, misleading = earlier_of(method)
+    known = json.loads((folder / "encoding.json").read_text())
+    known = known.get("OpenML_task_id", known)
+    others = [other for other in DEVELOPMENT if other != task and other in known]
+    chosen = np.random.default_rng([int(task), count, seed]).permutation(others)[:count]
+    repeat = seed % REPEATS
+    return [earlier_study(folder, str(other), epochs, repeat, index < misleading) for index, other in enumerate(chosen)]
+
+
 @cache
 def _session(folder: Path) -> Any:
     import onnxruntime
@@ -166,7 +228,7 @@ def run_one(asked: tuple[Path, Budget, str, str, int]) -> dict[str, Any]:
         space = replace(space, study={**space.study, "trials": budget // 2 // screened, "max_epochs": None})
         bests, trials = top_k(space, curves, screened, budget), budget // 2 // screened
     else:
-        outcome, steps = replay(space, curves)
+        outcome, steps = replay(space, curves, earlier=earlier_studies(folder, task, given.epochs, method, seed))
         bests, trials = steps.bests, len(outcome.record.trials)
     thinking = (time.process_time() - began) / trials
     return {"task": task, "method": method, "seed": seed, "bests": bests, "trials": trials, "seconds": thinking}
@@ -226,6 +288,8 @@ def verdicts(found: Mapping[str, Any], tasks: Sequence[str], judged: str = JUDGE
     ours = found[judged]
     speeds = [ours[task]["speed"] for task in tasks]
     answer: dict[str, Any] = {"median_speed": median(speeds), "worst_speed": min(speeds)}
+    if min(speeds) > 0:
+        answer["geometric_mean_speed"] = geometric_mean(speeds)
     if "random x5" in found:
         answer["at_least_random_x5"] = sum(ours[t]["mean"] >= found["random x5"][t]["mean"] for t in tasks)
     if "tpe+median" in found:
@@ -301,7 +365,8 @@ def main() -> None:
     parser = frame.make_parser(__doc__)
     parser.add_argument("--lcbench", type=Path, required=True, help="the folder with model.onnx and encoding.json")
     parser.add_argument("--tasks", nargs="+", default=["development"], help="development, held-out, or task ids")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    alone = [method for method in METHODS if not earlier_of(method)[0]]
+    parser.add_argument("--methods", nargs="+", default=alone, choices=list(METHODS))
     parser.add_argument("--judge", default=JUDGED, choices=list(METHODS), help="what the figures at the end are of")
     parser.add_argument("--seeds", type=int, default=12)
     parser.add_argument("--epochs", type=int, default=EPOCHS, help=f"that report a training; default: {EPOCHS}")

@@ -178,7 +178,10 @@ def test_predict_takes_folders_and_skips_what_is_no_image(here: Run, tmp_path: P
     assert answer.code == 0
     assert [line.split(": ")[0] for line in answer.out.splitlines()] == ["more/a.png", "more/deep/b.jpg"]
     assert all(len(line.split(": ")[1].split(", ")) == 1 for line in answer.out.splitlines())
-    told, *skipped = answer.err.splitlines()
+    header, told, *skipped, summary = answer.err.splitlines()
+    assert header == "model: 2 classes, colour images of 16x16 pixels"
+    assert summary.startswith("2 images: ")
+    assert summary.endswith("; 6 skipped")
     assert told == "more: not counted: 1 x file ending in .txt (notes.txt)"
     reasons = dict(line.split(": ")[1:3] for line in skipped)
     assert reasons.keys() == {"more/c.jpg", "more/d.png", "more/float.tiff", "empty", "missing.jpg", "model/model.onnx"}

@@ -144,8 +144,11 @@ def test_validation_and_test_images_take_no_part(
         assert is_one_line(refused)
 
 
+UNLABELED = "data: digits\nmodel: lenet5\nunlabeled: {folder: {root: a}}\n"
+
+
 def test_unlabeled_images_without_a_pretraining_are_refused(tmp_path: Path, here: Callable[..., Answer]) -> None:
-    (tmp_path / "s.yaml").write_text(SPACE.replace("pretrain: {simclr", "unlabeled: {folder: {root: a}}\n#"))
+    (tmp_path / "s.yaml").write_text(f"{UNLABELED}optimizer: {{adamw: {{lr: {{choice: [0.1, 0.2]}}}}}}\n")
     answer = here("check", "s.yaml")
     assert answer.code == 2
     assert is_one_line(answer)

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -25,6 +26,7 @@ import optuna
 import pytest
 import sqlalchemy
 from imgcls_search.errors import StudyError
+from imgcls_search.orchestrator.learning import learn
 from imgcls_search.study import postgres, postgres_connection
 from imgcls_search.study import record as records
 from imgcls_search.study.address import parse as parse_address
@@ -470,6 +472,23 @@ def test_another_folder_sees_who_works_on_a_study(server: Server, tmp_path: Path
     with mine.locked(task="confirm"):
         assert theirs.holder() == Holder(process=process, task="confirm")
     close(latest)
+
+
+def test_a_new_study_learns_from_those_in_its_database_and_from_no_others(server: Server, tmp_path: Path) -> None:
+    here = files_at(server.new("learning"), tmp_path)
+    with recorded(here) as record:
+        for _ in range(3):
+            record.prune(running(record), "enough")
+    # In the same folder, and not in the database.
+    simulation.new_record(tmp_path, SPACE, "file").rows.engine.dispose()
+    learning = replace(SPACE, study={**SPACE.study, "sampler": {"auto": {}}})
+    said: list[str] = []
+    (fact,) = learn(learning, StudyFiles(tmp_path, "now", here.address), said.append)
+    assert said == [f"learns from 1 earlier study: {here.name} (3 trials)"]
+    assert [row[-2:] for row in fact["rows"]] == [[0.1, 0.25]] * 3
+    # Without the address it is the file that is looked at.
+    assert learn(learning, StudyFiles(tmp_path, "now"), said.append) == []
+    assert said[1:] == ["does not learn from file: has 0 trial(s) with a score"]
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -27,7 +27,9 @@ from imgcls_search.rounding import measured
 
 if TYPE_CHECKING:
     from imgcls_search.data import LeftOut
-    from imgcls_search.deploy.predict import Prediction
+    from imgcls_search.deploy.bundle import Bundle
+    from imgcls_search.deploy.predict import Prediction, Skipped
+    from imgcls_search.deploy.predictions import Summary
     from imgcls_search.deploy.views import ViewsName
 
 
@@ -187,6 +189,10 @@ def predict(
     tta: Annotated[
         Views | None, typer.Option("--tta", help="Look at several views of each image; says what that costs.")
     ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Write a table instead, .csv or .parquet, with progress."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Classify images with an exported bundle, without torch.
@@ -194,6 +200,7 @@ def predict(
     \b
     imgcls-search predict model photo.jpg
     imgcls-search predict model photos more/*.png --top 1
+    imgcls-search predict model photos -o photos.csv
     imgcls-search predict model photos --json
     imgcls-search predict model photos --min-confidence 0.9 --tta mirror
 
@@ -204,31 +211,78 @@ def predict(
     Unreadable images are named and skipped; the exit code is 1 if none could be read.
     """
     from imgcls_search.deploy.bundle import read
-    from imgcls_search.deploy.predict import Prediction, check_confidence, classify, cost_of_views, plain
+    from imgcls_search.deploy.predict import Prediction, check_confidence, classify, cost_of_views
+    from imgcls_search.deploy.predictions import Summary, check_table
 
+    if output is not None:
+        if as_json:
+            raise UserError(f"-o {output}: writes a table; leave out --json, which prints")
+        check_table(output)
     served = read(bundle)
     note = check_confidence(served, min_confidence)
     if note is not None:
         echo(f"{bundle}: {note}", error=True)
     views: ViewsName = tta.value if tta is not None else "none"
-    predicted: list[dict[str, Any]] = []
-    skipped = []
-    for found in classify(
-        served, images, top=top, on_left_out=_say_left_out, min_confidence=min_confidence, views=views
-    ):
-        if isinstance(found, Prediction):
-            predicted.append(plain(found))
-            if not as_json:
-                echo(f"{found.image}: {_said(found)}")
-        else:
-            skipped.append({"image": found.image, "reason": found.reason})
-            echo(f"skipped: {found.image}: {found.reason}", error=True)
+    is_folder = any(path.is_dir() for path in images)
+    if is_folder and not as_json:
+        channels, height, width = served.artifact.pixel_shape
+        kind = "colour" if channels == 3 else "grey"
+        echo(f"{bundle}: {len(served.labels)} classes, {kind} images of {width}x{height} pixels", error=True)
+    shown_classes = top if output is None else len(served.labels)
+    found = classify(
+        served, images, top=shown_classes, on_left_out=_say_left_out, min_confidence=min_confidence, views=views
+    )
+    summary = Summary()
+    if output is not None:
+        _write_table(served, images, _counted(found, summary), output)
+        echo(f"wrote {output}: {summary}")
+    elif as_json:
+        _print_predictions(bundle, _counted(found, summary))
+    else:
+        for one in _counted(found, summary):
+            if isinstance(one, Prediction):
+                echo(f"{one.image}: {_said(one)}")
+        if is_folder:
+            echo(str(summary), error=True)
     if views != "none":
         echo(cost_of_views(served, views), error=True)
-    if as_json:
-        print_json({"bundle": str(bundle), "predictions": predicted, "skipped": skipped})
-    if not predicted:
-        raise NoResultError(f"{bundle}: none of {len(skipped)} image(s) could be read")
+    if not summary.images:
+        raise NoResultError(f"{bundle}: none of {summary.skipped} image(s) could be read")
+
+
+def _counted(found: Iterable[Prediction | Skipped], summary: Summary) -> Iterator[Prediction | Skipped]:
+    """Yield what was found, having counted it and said what is skipped."""
+    from imgcls_search.deploy.predict import Skipped
+
+    for one in found:
+        summary.add(one)
+        if isinstance(one, Skipped):
+            echo(f"skipped: {one.image}: {one.reason}", error=True)
+        yield one
+
+
+def _print_predictions(bundle: Path, found: Iterable[Prediction | Skipped]) -> None:
+    from imgcls_search.deploy.predict import Prediction, plain
+
+    predicted, skipped = [], []
+    for one in found:
+        if isinstance(one, Prediction):
+            predicted.append(plain(one))
+        else:
+            skipped.append({"image": one.image, "reason": one.reason})
+    print_json({"bundle": str(bundle), "predictions": predicted, "skipped": skipped})
+
+
+def _write_table(bundle: Bundle, images: Sequence[Path], found: Iterable[Prediction | Skipped], output: Path) -> None:
+    from imgcls_search.cli.screen import WorkScreen
+    from imgcls_search.deploy.predict import count_images
+    from imgcls_search.deploy.predictions import table
+
+    total = count_images(images)
+    with WorkScreen(make_console(error=True)) as screen, table(bundle, output) as add:
+        for number, one in enumerate(found, start=1):
+            add(one)
+            screen.show("classifying", number, total)
 
 
 def serve(

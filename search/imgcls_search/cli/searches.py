@@ -68,9 +68,11 @@ def run(
     imgcls-search run spaces/vit.yaml --data folder:photos --set image.size=32
     imgcls-search run spaces/vit.yaml --set study.trials=100
     imgcls-search run spaces/vit.yaml --timeout 1h30m
+    imgcls-search run spaces/vit.yaml --name alone --set study.learn_from=none
     imgcls-search run spaces/vit.yaml --storage postgresql://me@host/studies
 
-    The same command again goes on where the search stands. Ctrl-C saves and stops; twice stops now.
+    A new study learns from earlier ones of the same settings, and says from which. The same command again goes on
+    where the search stands. Ctrl-C saves and stops; twice stops now.
     """
     from imgcls_search.executors import processes
 

@@ -146,6 +146,11 @@ def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return probabilities
 
 
+def count_images(paths: Iterable[Path]) -> int:
+    """Return how many images `classify` will go through."""
+    return sum(1 for path in paths for _ in _files(path, lambda folder, found: None))
+
+
 _Decoded = tuple[str, npt.NDArray[np.uint8]] | Skipped
 
 

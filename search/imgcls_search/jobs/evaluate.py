@@ -28,6 +28,7 @@ from imgcls_search.data import (
     skipping_unreadable,
 )
 from imgcls_search.deploy.artifact import Artifact
+from imgcls_search.deploy.predictions import as_text, separator
 from imgcls_search.deploy.views import VIEWS, Seen, View, ViewsName
 from imgcls_search.errors import DataError, UserError, writing
 from imgcls_search.jobs.export import now
@@ -50,9 +51,6 @@ CUTS = ("val", "test", "split_seed", "max_train", "folds", "image", "label", "se
 
 MOST_CORRUPTED = 1000
 """More images are not corrupted unasked: each is looked at 15 more times."""
-
-SEPARATORS = (";", "|", " / ")
-"""What may stand between the labels of an image in a table of predictions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -370,22 +368,15 @@ def predictions_csv(evaluation: Evaluation) -> str:
     found = zip(evaluation.names, evaluation.labels, evaluation.decided, evaluation.probabilities, strict=True)
     for name, label, decided, row in found:
         cells = [_joined(given, evaluation.classes) for given in (label, decided)]
-        writer.writerow([_as_text(name), *cells, *(f"{p:.6f}" for p in row)])
+        writer.writerow([as_text(name), *cells, *(f"{p:.6f}" for p in row)])
     return text.getvalue()
 
 
 def _joined(given: Any, classes: Sequence[str]) -> str:
     """Return the class of an image, or its labels, as a cell."""
     if np.ndim(given) == 0:
-        return _as_text(classes[given])
-    separator = next((sign for sign in SEPARATORS if not any(sign in name for name in classes)), SEPARATORS[0])
-    return _as_text(separator.join(classes[number] for number in np.flatnonzero(given).tolist()))
-
-
-def _as_text(cell: str) -> str:
-    """Return a cell that a spreadsheet does not take for a formula: file names come from anybody."""
-    cell = shown(cell)
-    return f"'{cell}" if cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+        return as_text(classes[given])
+    return as_text(separator(classes).join(classes[number] for number in np.flatnonzero(given).tolist()))
 
 
 def record_opening(path: Path, about: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from imgcls_search.orchestrator.search import Search
 from imgcls_search.signature import Arg, Catalog, Fields, Leaf, build, read
 from imgcls_search.space import Space, parse
 from imgcls_search.strategy.draws import draw_random
+from imgcls_search.strategy.earlier import EarlierStudy
 from imgcls_search.strategy.encoding import Encoding
 from imgcls_search.strategy.samplers import SAMPLERS, Sampler
 from imgcls_search.strategy.view import View
@@ -59,8 +60,12 @@ def replay(
     workers: int = 1,
     sampler: Sampler | None = None,
     sizes: Mapping[TrialConfig, Mapping[str, float]] | None = None,
+    earlier: Sequence[EarlierStudy] = (),
 ) -> tuple[Outcome, Steps]:
-    """Run a search on curves, without any file that stays, and return its outcome and its steps."""
+    """Run a search on curves, without any file that stays, and return its outcome and its steps.
+
+    It learns from `earlier` studies, and from none that are anywhere on the disk.
+    """
     steps = Steps()
     # The clock of a replay makes leaps, and nothing in it hangs.
     space = replace(space, study={**space.study, "epoch_timeout": None, "trial_timeout": None})
@@ -75,6 +80,7 @@ def replay(
             num_classes=0,
             sampler=sampler,
             measure_sizes=_Known(sizes or {}),
+            earlier=earlier,
         )
         search.files.log(0).parent.mkdir(parents=True)
         ending: Ending = search.run()

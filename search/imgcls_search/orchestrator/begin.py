@@ -18,7 +18,7 @@ from imgcls_search.errors import BuildError, NoResultError, StudyError, UserErro
 from imgcls_search.executors import packing
 from imgcls_search.executors.helper import Helper, image_cache
 from imgcls_search.executors.local import LocalExecutor, usable_slots
-from imgcls_search.orchestrator import named_classes, named_metrics, study_data, teachers, weights_used
+from imgcls_search.orchestrator import learning, named_classes, named_metrics, study_data, teachers, weights_used
 from imgcls_search.orchestrator.backbones import Needs, look_early, note_images
 from imgcls_search.orchestrator.context import study_settings
 from imgcls_search.orchestrator.endings import Deadline, Ending
@@ -82,6 +82,8 @@ def run(
     with ExitStack() as stack:
         stack.enter_context(files.taken(watcher.say))
         record = _reopen(files, space)
+        if record is not None and (line := learning.note_of_change(record, space)) is not None:
+            watcher.say(line)
         if record is not None and _is_done(record, settings):
             study_data.refuse_other_unopened(record, space.first().component("data"), image_cache(root))
             study_data.note_place(record, space.first().component("data"))
@@ -120,6 +122,8 @@ def run(
             facts = _facts(asked, data, helper, engine.hardware or helper.hardware(engine.devices[0]))
             if taught_by:
                 facts["teachers"] = taught_by
+            if learned := learning.learn(space, files, watcher.say):
+                facts["learned"] = learned
             record = records.create(files, space.objectives, facts)
         study_data.refuse_other(record, space.first(), data, helper)
         note_images(record, pretrained.images)
@@ -137,6 +141,7 @@ def run(
             watcher=watcher,
             num_classes=len(data.classes),
             draws=settings.pictures,
+            earlier=learning.earlier_studies(record),
             deadline=deadline,
         )
         name_metrics(record)

@@ -10,6 +10,8 @@ from typing import Literal
 
 from imgcls_search.orchestrator.context import SearchContext
 from imgcls_search.study import outlook
+from imgcls_search.study.activity import progress_of
+from imgcls_search.study.facts import Run
 from imgcls_search.study.record import Record
 
 Ending = Literal["finished", "exhausted", "timeout", "epochs", "target", "gain", "interrupted", "terminated"]
@@ -68,3 +70,16 @@ def stopping_on_signals(stop: Callable[[Ending], bool]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def note_run(record: Record, ending: Ending, seconds: float, idle: float) -> None:
+    """Record how a call ended, how long it took, and how much of that the run process itself was not `idle`."""
+    progress = progress_of(record)
+    run = Run(
+        seconds=round(seconds, 3),
+        writer_seconds=round(seconds - idle, 3),
+        ending=ending,
+        trials=progress["trials"],
+        epochs=progress["epochs"],
+    )
+    record.append_fact("runs", run)

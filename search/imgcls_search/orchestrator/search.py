@@ -12,7 +12,14 @@ from imgcls_search.config import TrialConfig
 from imgcls_search.orchestrator.backbones import Needs
 from imgcls_search.orchestrator.checkpoints import Checkpoints
 from imgcls_search.orchestrator.context import Assistant, SearchContext, study_settings
-from imgcls_search.orchestrator.endings import SAVING_SECONDS, Deadline, Ending, reached_end, stopping_on_signals
+from imgcls_search.orchestrator.endings import (
+    SAVING_SECONDS,
+    Deadline,
+    Ending,
+    note_run,
+    reached_end,
+    stopping_on_signals,
+)
 from imgcls_search.orchestrator.faults import Faults
 from imgcls_search.orchestrator.pretraining_jobs import PretrainingJobs
 from imgcls_search.orchestrator.stages import Stage, Stages
@@ -32,15 +39,13 @@ from imgcls_search.protocol import (
     Told,
     WorkerDied,
 )
-from imgcls_search.signature import build
 from imgcls_search.space import Space
 from imgcls_search.strategy.closing import RemainingBudget
 from imgcls_search.strategy.dominance import choose_pruner
-from imgcls_search.strategy.propose import MeasureSizes, Proposer
-from imgcls_search.strategy.samplers import SAMPLERS, Sampler
+from imgcls_search.strategy.earlier import EarlierStudy
+from imgcls_search.strategy.propose import MeasureSizes, make_proposer
+from imgcls_search.strategy.samplers import Sampler
 from imgcls_search.study import best
-from imgcls_search.study.activity import progress_of
-from imgcls_search.study.facts import Run
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
 from imgcls_search.trial import LATENCY_CONDITIONS, MEASURED, NOT_PROMOTED, OPEN, Trial
@@ -82,6 +87,9 @@ class Search:
     draws: bool = False
     """Whether trials that end among the best are drawn."""
 
+    earlier: Sequence[EarlierStudy] = ()
+    """Studies that it learns from, as they stood when it began."""
+
     backbones: Needs | None = None
     """Tells which pretrained networks trials start from; None where nothing is trained."""
 
@@ -108,14 +116,23 @@ class Search:
             is_timed="latency_ms" in metrics,
             deserves_pictures=self._deserves_pictures,
         )
-        sampler = self.sampler or build(SAMPLERS, self.space.sampler, space=self.space)
+        proposer, race = make_proposer(
+            self.space,
+            self.pruner,
+            self.sign,
+            seed=self.settings.seed,
+            measure_sizes=self.measure_sizes or self._measure_sizes,
+            sampler=self.sampler,
+            earlier=self.earlier,
+        )
         self.upcoming = Upcoming(
             self.context,
-            Proposer(self.space, sampler, self.settings.seed, self.measure_sizes or self._measure_sizes),
+            proposer,
             self.pruner,
             self.helper,
             remaining=self._remaining_budget,
             must_rest=self._is_timing,
+            race=race,
         )
         self.checkpoints = Checkpoints(self.context)
         self.faults = Faults(self.record, self.files, self.settings, self.watcher.say)
@@ -158,7 +175,7 @@ class Search:
         # Workers that were killed meanwhile wrote theirs, and none writes any more.
         self.checkpoints.clear_leftovers()
         ending = self.stopping or ("exhausted" if self.upcoming.is_exhausted else "finished")
-        self._note_run(ending)
+        note_run(self.record, ending, self._seconds(), self.idle_seconds)
         return ending
 
     def _fill_slots(self) -> None:
@@ -353,19 +370,6 @@ class Search:
             if trial.state == "paused":
                 self.record.prune(trial, reason)
         self.checkpoints.tidy()
-
-    def _note_run(self, ending: Ending) -> None:
-        """Record how this call ended, how long it took, and how much of that the run process itself computed."""
-        seconds = self._seconds()
-        progress = progress_of(self.record)
-        run = Run(
-            seconds=round(seconds, 3),
-            writer_seconds=round(seconds - self.idle_seconds, 3),
-            ending=ending,
-            trials=progress["trials"],
-            epochs=progress["epochs"],
-        )
-        self.record.append_fact("runs", run)
 
     def _seconds(self) -> float:
         """Return how long this call has taken, on the executor's clock."""

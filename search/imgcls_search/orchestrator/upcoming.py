@@ -14,6 +14,7 @@ from imgcls_search.space import start_of
 from imgcls_search.strategy.closing import RemainingBudget, best_paused, to_finish_now
 from imgcls_search.strategy.draws import draw_start
 from imgcls_search.strategy.propose import Proposal, Proposer
+from imgcls_search.strategy.race import Race, races
 from imgcls_search.strategy.view import View
 from imgcls_search.study.strangers import Stranger
 from imgcls_search.trial import Trial
@@ -37,6 +38,7 @@ class Upcoming:
         *,
         remaining: Callable[[], RemainingBudget | None],
         must_rest: Callable[[], bool],
+        race: Race | None = None,
     ) -> None:
         """`remaining` tells what is left of a budget, `must_rest` whether nothing may compute beside a measurement."""
         self.context = context
@@ -46,6 +48,7 @@ class Upcoming:
         self.helper = helper
         self.remaining = remaining
         self.must_rest = must_rest
+        self.race = race
         self.drawn: Trial | None = None
         """The next new trial, drawn and measured but not yet recorded."""
         self.claimed: Stranger | None = None
@@ -68,9 +71,7 @@ class Upcoming:
         )
         if last is not None:
             return self.finish(last)
-        promoted = self.pruner.promote(self.record.trials)
-        if promoted is not None:
-            self.record.set_plan(promoted, until=self.pruner.milestone(promoted), paused=False)
+        if (promoted := self._promote()) is not None:
             return promoted
         while True:
             while self.can_look_ahead():
@@ -80,6 +81,21 @@ class Upcoming:
                 return None
             if (trial := self._new_trial()) is not None:
                 return trial
+
+    def _promote(self) -> Trial | None:
+        """Return a paused trial that has earned to go on, racers first."""
+        trials = self.record.trials
+        if self.race is not None:
+            is_last_drawn = self.is_exhausted or len(trials) >= self.context.settings.trials
+            if (racer := self.race.next(trials, is_last_drawn=is_last_drawn)) is not None:
+                self.record.set_plan(racer[0], until=racer[1], paused=False)
+                return racer[0]
+            if self.race.is_on(trials, is_last_drawn=is_last_drawn):
+                return None
+        promoted = self.pruner.promote(trials)
+        if promoted is not None:
+            self.record.set_plan(promoted, until=self.pruner.milestone(promoted), paused=False)
+        return promoted
 
     def best_paused(self) -> Trial | None:
         """Return the best paused trial, to train to its end, where no trial is complete."""
@@ -166,10 +182,7 @@ class Upcoming:
         trial, self.drawn = self.drawn, None
         claimed, self.claimed = self.claimed, None
         assert trial is not None
-        # What is known to be good trains to its end, whatever its early epochs say: all else must beat it.
-        is_start = claimed is not None or len(self.record.trials) < len(self.context.space.start)
-        last = trial.last_epoch(self.context.epochs)
-        trial.until = last if is_start else min(self.pruner.milestone(trial), last)
+        trial.until = self._first_milestone(trial, is_claimed=claimed is not None)
         if claimed is None:
             self.record.add(trial)
         elif not self.record.claim(claimed, trial):
@@ -179,6 +192,14 @@ class Upcoming:
         # A leftover of a study of the same name that was deleted.
         self.context.files.log(trial.number).unlink(missing_ok=True)
         return trial
+
+    def _first_milestone(self, trial: Trial, *, is_claimed: bool) -> int:
+        last = trial.last_epoch(self.context.epochs)
+        if self.race is not None and races(trial):
+            return min(self.race.rungs[0], last)
+        # What is known to be good trains to its end, whatever its early epochs say: all else must beat it.
+        is_start = is_claimed or len(self.record.trials) < len(self.context.space.start)
+        return last if is_start else min(self.pruner.milestone(trial), last)
 
 
 def sizes_within_limits(

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, insort
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from imgcls_search.space import Space
 from imgcls_search.strategy.changes import Changes
 from imgcls_search.strategy.draws import draw_evenly, fixed_candidate
+from imgcls_search.strategy.earlier import RACERS, Knowledge, normal_scores
 from imgcls_search.strategy.encoding import Encoding
+from imgcls_search.strategy.race import RACES
 from imgcls_search.strategy.surrogate import Points, Surrogate, expected_improvement, squash, times_of
 from imgcls_search.strategy.view import View
 from imgcls_search.trial import Candidate, Trial
@@ -34,6 +37,12 @@ FEWEST_TRIALS = 8
 STEP = 0.1
 """How far neighbours are moved: a share of a number's range, and the probability that a choice is drawn anew."""
 
+EXPECTED_SHARE = 0.5
+"""Share of the random configurations that are those of which earlier studies expect most."""
+
+EVEN_ONE_IN = 4
+"""One racer of so many is spread evenly."""
+
 BELOW_ONE = 1 - 1e-9
 """The largest coordinate of a point."""
 
@@ -49,6 +58,7 @@ class CurveSampler:
         self.epochs = epochs
         self.n_startup_trials = n_startup_trials
         self.random_share = random_share
+        self.num_racers = min(RACERS, n_startup_trials)
         self.encoding = Encoding(space)
         self.places: dict[int, list[float]] = {}
         """The points of the trials seen so far, by number."""
@@ -58,13 +68,19 @@ class CurveSampler:
         self.ordered: list[Standing] = []
         """The same, the best first; a large study's would take long to collect and to sort for each draw."""
 
+        self.knowledge: Knowledge | None = None
+        """What earlier studies say of the space."""
+
     def draw(self, view: View, number: int, attempt: int) -> Candidate | None:
         """Return a candidate."""
         import numpy as np
 
         rng = np.random.default_rng(view.derive(number, attempt, 7))
         sign = 1 if view.space.objectives[0][1] == "maximize" else -1
-        if number < self.n_startup_trials or rng.random() < self.random_share:
+        if (racer := self._racer(view, number, attempt)) is not None:
+            return racer
+        is_even = rng.random() < self.random_share
+        if is_even or (self.knowledge is None and number < self.n_startup_trials):
             return draw_evenly(view, number, attempt)
         self._look(view.trials, sign)
         if len(self.ordered) < 3:
@@ -74,9 +90,78 @@ class CurveSampler:
         by_number = {trial.number: trial for trial in view.trials}
         shown = [by_number[number] for *_, number in standings]
         known = np.array([self._place(trial) for trial in shown])
+        say = self._say(shown, known, sign)
+        if number < self.n_startup_trials + len(view.space.start):
+            return self._begun(view, number, attempt, has_say=say is not None)
         several = self._candidates(standings, known, rng)
-        chosen = several[self._choose(shown, known, several, sign, rng)]
+        if say is None:
+            chosen = several[self._choose(shown, known, several, sign, rng)]
+        else:
+            chosen = self._choose_knowing(shown, known, several, sign, rng, say)
         return fixed_candidate(view, self.encoding.params_at(chosen))
+
+    def _racer(self, view: View, number: int, attempt: int) -> Candidate | None:
+        """Return the next setting of the portfolio, or now and then an even one, for as long as the race is not full.
+
+        The even ones are there for earlier studies that mislead.
+        """
+        place = number - len(view.space.start)
+        if self.knowledge is None or place >= self.num_racers:
+            return None
+        # Each attempt so far was a rejection or a repeat.
+        index = max(place, 0) + attempt + sum(len(trial.rejected_before) for trial in view.trials)
+        if place % EVEN_ONE_IN == EVEN_ONE_IN - 1 or index >= len(self.knowledge.portfolio):
+            return replace(draw_evenly(view, number, attempt), sampler_state=RACES)
+        point = self.knowledge.portfolio[index]
+        return replace(fixed_candidate(view, self.encoding.params_at(point)), sampler_state=RACES)
+
+    def _begun(self, view: View, number: int, attempt: int, *, has_say: bool) -> Candidate:
+        """Return what follows the race, before the surrogate is asked: what remains of the portfolio, and even ones.
+
+        A surrogate that has seen little but a few promising settings stays beside them.
+        """
+        assert self.knowledge is not None
+        index = number + attempt + sum(len(trial.rejected_before) for trial in view.trials)
+        if has_say and number % 2 and index < len(self.knowledge.portfolio):
+            return fixed_candidate(view, self.encoding.params_at(self.knowledge.portfolio[index]))
+        return draw_evenly(view, number, attempt)
+
+    def _say(self, shown: Sequence[Trial], known: Array, sign: int) -> tuple[Array, Array] | None:
+        """Return the say of each earlier study, and what each expects of the trials; None where no study has a say."""
+        import numpy as np
+
+        knowledge = self.knowledge
+        if knowledge is None:
+            return None
+        new = [index for index, trial in enumerate(shown) if trial.number not in knowledge.known]
+        if new:
+            expected = knowledge.predict(known[new])
+            knowledge.known.update((shown[index].number, row) for index, row in zip(new, expected, strict=True))
+        theirs = np.array([knowledge.known[trial.number] for trial in shown])
+        rungs = [_rung(trial, self.epochs) for trial in shown]
+        standings = [(rung, sign * _value(trial, rung, self.epochs)) for trial, rung in zip(shown, rungs, strict=True)]
+        weights = knowledge.weights(theirs, normal_scores(standings))
+        return (weights, theirs) if weights.any() else None
+
+    def _choose_knowing(
+        self, shown: Sequence[Trial], known: Array, several: Array, sign: int, rng: Any, say: tuple[Array, Array]
+    ) -> Array:
+        """Return the point that is expected to improve most, where earlier studies have a say."""
+        import numpy as np
+
+        assert self.knowledge is not None
+        weights, theirs = say
+        share = weights**2 / (weights**2).sum()
+        pooled = self.knowledge.expected @ share
+        num_best = round(EXPECTED_SHARE * CANDIDATES)
+        best = np.argsort(-pooled, kind="stable")[:num_best]
+        others = rng.choice(len(pooled), CANDIDATES - num_best, replace=False)
+        chosen, beside = np.concatenate([best, others]), several[CANDIDATES:]
+        points = np.concatenate([self.knowledge.pool[chosen], beside])
+        prior = np.concatenate([pooled[chosen], self.knowledge.predict(beside) @ share])
+        trust = float(weights.max())
+        index = self._choose(shown, known, points, sign, rng, columns=(trust * (theirs @ share), trust * prior))
+        return np.asarray(points[index])
 
     def _look(self, trials: Sequence[Trial], sign: int) -> None:
         for trial, _ in self.changes.take(trials):
@@ -91,17 +176,30 @@ class CurveSampler:
             self.places[trial.number] = self.encoding.point(trial.candidate.params)
         return self.places[trial.number]
 
-    def _choose(self, shown: Sequence[Trial], known: Array, several: Array, sign: int, rng: Any) -> int:
-        """Return the index of the point that is expected to improve most on what is known."""
+    def _choose(
+        self,
+        shown: Sequence[Trial],
+        known: Array,
+        several: Array,
+        sign: int,
+        rng: Any,
+        columns: tuple[Array, Array] | None = None,
+    ) -> int:
+        """Return the index of the point that is expected to improve most on what is known.
+
+        `columns` are a further column of the rows of what is known, and of the points to choose from.
+        """
         import numpy as np
 
-        rows = self.encoding.rows_at(known)
+        rows, others = self.encoding.rows_at(known), self.encoding.rows_at(several)
+        if columns is not None:
+            rows, others = np.column_stack([rows, columns[0]]), np.column_stack([others, columns[1]])
         points = self._points(shown, rows, sign, rng)
         surrogate = Surrogate(points, rng)
         time = float(times_of([self.epochs], self.epochs)[0])
         best = float(surrogate.means(rows, points.owners, time).max())
         strangers = np.full(len(several), -1.0)
-        expected = surrogate.predict(self.encoding.rows_at(several), strangers, time)
+        expected = surrogate.predict(others, strangers, time)
         return int(expected_improvement(*expected, best).argmax())
 
     def _points(self, shown: Sequence[Trial], rows: Array, sign: int, rng: Any) -> Points:

@@ -43,7 +43,7 @@ class Encoding:
 
     def point(self, params: Mapping[str, Scalar]) -> list[float]:
         """Return a configuration's coordinates from 0 to 1, NaN where its branches do not have the parameter."""
-        return [_place(p, params[p.path]) if p.path in params else math.nan for p in self.parameters]
+        return [place_of(p, params[p.path]) if p.path in params else math.nan for p in self.parameters]
 
     def params_at(self, point: Sequence[float] | Array) -> dict[str, Scalar]:
         """Return the configuration at a point."""
@@ -103,8 +103,11 @@ def _settled(parameter: Parameter, us: Array) -> Array:
     return np.minimum((parameter.step or 1) * _stretches(us, parameter.num_values) / (high - low), 1.0)
 
 
-def _place(parameter: Parameter, value: Scalar) -> float:
-    """Return a coordinate at which a value stands; over the logarithm where the range says so."""
+def place_of(parameter: Parameter, value: Scalar) -> float:
+    """Return a coordinate at which a value stands, over the logarithm where the range says so; NaN if there is none.
+
+    A number beyond the range, as another study may have it, stands beyond 0 to 1.
+    """
     if parameter.choices:
         # In a replay with other choices some of what was recorded is none of them.
         index = next((index for index, choice in enumerate(parameter.choices) if _is(value, choice)), math.nan)
@@ -112,7 +115,8 @@ def _place(parameter: Parameter, value: Scalar) -> float:
     low, high = parameter.low, parameter.high
     assert low is not None
     assert high is not None
-    assert isinstance(value, int | float)
+    if isinstance(value, bool) or not isinstance(value, int | float) or (parameter.log and value <= 0):
+        return math.nan
     if low == high:
         return 0.0
     return math.log(value / low) / math.log(high / low) if parameter.log else (value - low) / (high - low)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from imgcls_search.config import TrialConfig
 from imgcls_search.errors import NoResultError
+from imgcls_search.signature import build
 from imgcls_search.space import Space
 from imgcls_search.strategy.draws import draw_random, draw_start, draw_unseen
-from imgcls_search.strategy.samplers import Sampler
+from imgcls_search.strategy.earlier import EarlierStudy
+from imgcls_search.strategy.pruners import Pruner
+from imgcls_search.strategy.race import RACES, Race, make_race
+from imgcls_search.strategy.samplers import SAMPLERS, Sampler, teach
 from imgcls_search.strategy.view import Ended, View
 from imgcls_search.trial import Candidate, Rejection, Trial
 
@@ -44,12 +48,18 @@ class Proposal:
 class Proposer:
     """Asks the sampler until a configuration is fit to be trained."""
 
-    def __init__(self, space: Space, sampler: Sampler, seed: int, measure_sizes: MeasureSizes) -> None:
-        """`measure_sizes` answers for limits and impossible combinations without training."""
+    def __init__(
+        self, space: Space, sampler: Sampler, seed: int, measure_sizes: MeasureSizes, *, starts_race: bool = False
+    ) -> None:
+        """`measure_sizes` answers for limits and impossible combinations without training.
+
+        `starts_race` says whether start settings are in the race that earlier studies begin, see `race`.
+        """
         self.space = space
         self.sampler = sampler
         self.seed = seed
         self.measure_sizes = measure_sizes
+        self.starts_race = starts_race
         self.ended: Ended = {}
         self.seen: set[TrialConfig] = set()
         """What the trials are in essence; in a large study a set made anew takes long."""
@@ -101,7 +111,8 @@ class Proposer:
 
     def _draw(self, view: View, number: int, attempt: int) -> Candidate | None:
         if attempt == 0 and number < len(self.space.start):
-            return draw_start(view, self.space.start[number], number)
+            start = draw_start(view, self.space.start[number], number)
+            return replace(start, sampler_state=RACES) if self.starts_race else start
         if attempt < PATIENCE:
             return self.sampler.draw(view, number, attempt)
         if self.is_countable:
@@ -117,3 +128,22 @@ def _too_little_fits(number: int, rejections: Sequence[Rejection]) -> str:
         f"only {number} of {drawn} configurations that were drawn can be trials: {shown}; "
         "see where they fail: imgcls-search check"
     )
+
+
+def make_proposer(
+    space: Space,
+    pruner: Pruner,
+    sign: int,
+    *,
+    seed: int,
+    measure_sizes: MeasureSizes,
+    sampler: Sampler | None = None,
+    earlier: Sequence[EarlierStudy] = (),
+) -> tuple[Proposer, Race | None]:
+    """Return what proposes the configurations of a search, and the race that begins it where it knows earlier studies.
+
+    `sampler` takes the place of the space's own; `sign` is 1 where the first objective is maximized, -1 otherwise.
+    """
+    sampler = sampler or build(SAMPLERS, space.sampler, space=space)
+    race = make_race(pruner, teach(sampler, space, earlier), sign)
+    return Proposer(space, sampler, seed, measure_sizes, starts_race=race is not None), race

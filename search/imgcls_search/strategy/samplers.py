@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from imgcls_search.errors import BuildError
@@ -10,6 +10,7 @@ from imgcls_search.signature import Arg, build
 from imgcls_search.space import Space
 from imgcls_search.strategy.curves import CurveSampler
 from imgcls_search.strategy.draws import ask, draw_evenly, draw_random, draw_unseen
+from imgcls_search.strategy.earlier import EarlierStudy, Knowledge
 from imgcls_search.strategy.pruners import PRUNERS, expected_epochs
 from imgcls_search.strategy.view import View
 from imgcls_search.trial import Candidate
@@ -231,6 +232,25 @@ SAMPLERS: Mapping[str, Callable[..., Sampler]] = {
     "curves": curves,
 }
 """Builders take the `space`."""
+
+
+def learns_from_others(space: Space) -> bool:
+    """Tell whether the sampler of a space learns from earlier studies."""
+    return space.sampler.name in ("auto", "curves") and len(space.objectives) == 1
+
+
+def teach(sampler: Sampler, space: Space, studies: Sequence[EarlierStudy]) -> int:
+    """Tell a sampler what earlier studies know; return how many trials their best settings and the space's begin with.
+
+    That is 0 where they know nothing of the space, or where the sampler does not learn from others.
+    """
+    if not isinstance(sampler, CurveSampler) or not studies:
+        return 0
+    knowledge = Knowledge(space, studies, space.study["seed"])
+    if not knowledge.expectations:
+        return 0
+    sampler.knowledge = knowledge
+    return len(space.start) + sampler.num_racers
 
 
 def _refuse_conditions(name: str, space: Space) -> None:

@@ -120,7 +120,7 @@ class Surrogate:
         import numpy as np
 
         a, b = rows / self.scales, self.points.rows / self.scales
-        like = _matern(np.maximum((a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * a @ b.T, 0))
+        like = matern(np.maximum((a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * a @ b.T, 0))
         same = owners[:, None] == self.points.owners[None]
         return self.shared * like, self.fading * like + self.own * same + self.mean
 
@@ -139,7 +139,8 @@ def expected_improvement(means: Array, deviations: Array, best: float) -> Array:
     return np.asarray(deviations * (z * ndtr(z) + np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)))
 
 
-def _matern(squares: Array) -> Array:
+def matern(squares: Array) -> Array:
+    """Return the Matern 5/2 covariance at squared distances."""
     import numpy as np
 
     distance = np.sqrt(squares + 1e-12)
@@ -191,7 +192,7 @@ class _Loss:
         inverse_squares = np.exp(-2 * theta[: self.width])
         squares = (inverse_squares @ self.gaps).reshape(self.times.shape)
         fade, shared, fading, own, noise, mean = np.exp(theta[self.width :])
-        near, like = np.exp(-0.5 * self.times / fade**2), _matern(squares)
+        near, like = np.exp(-0.5 * self.times / fade**2), matern(squares)
         covariance = (shared + fading * near) * like + (own * self.same + mean) * near + (noise + 1e-8) * self.eye
         try:
             factor = cholesky(covariance, lower=True, check_finite=False)

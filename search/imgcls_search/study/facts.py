@@ -89,6 +89,20 @@ class WeightsFact(TypedDict):
     sha256: str
 
 
+class LearnedFact(TypedDict):
+    """What was copied of an earlier study before the first trial."""
+
+    study: str
+    sha256: str
+    """Of the rows."""
+
+    settings: list[str]
+    """The paths whose values a row begins with."""
+
+    rows: list[list[Any]]
+    """Of a trial each: its settings, null where it had none; the share of its training that it came to; the value."""
+
+
 class KnownBackbone(TypedDict, total=False):
     """A pretrained network that trials start from, or one that is being made."""
 
@@ -312,6 +326,9 @@ class StudyFacts(TypedDict, total=False):
     hardware: str
     teachers: dict[str, KnownTeacher]
     """By the setting that names them."""
+
+    learned: list[LearnedFact]
+    """From earlier studies, before the first trial; earlier versions noted none."""
 
     weights: dict[str, WeightsFact]
     """The files that trials started from, by what their model says of itself, as in `timm tf_efficientnet_lite0`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from imgcls_search.signature import Arg
 
@@ -34,6 +34,14 @@ class StudySettings:
         Arg("the search stops when as many trials again are likely to gain less; null: never", gt=0, fixed=True),
     ] = None
     seed: Annotated[int, Arg("decides every draw of the search", ge=0, le=2**31 - 1, fixed=True)] = 0
+    learn_from: Annotated[
+        Literal["auto", "none"] | tuple[str, ...],
+        Arg(
+            "earlier studies that a new one learns from: those in its folder or database that search the same "
+            "settings, those of these names, or none",
+            fixed=True,
+        ),
+    ] = "auto"
     name: Annotated[
         str | None, Arg("name of the study; default: the file's name and the data's or the folder's", fixed=True)
     ] = None
@@ -81,6 +89,7 @@ FREE_TO_CHANGE = (
     "study.keep",
     "study.disk_gb",
     "study.pictures",
+    "study.learn_from",
     "study.name",
     "study.storage",
     "study.log",

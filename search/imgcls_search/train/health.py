@@ -139,7 +139,7 @@ def remark(history: Sequence[Mapping[str, float]]) -> str | None:
     """Return what a person should know of a finished pretraining whose features are worth nothing, None otherwise."""
     random = next((epoch[RANDOM] for epoch in history if RANDOM in epoch), None)
     probe = next((epoch[PROBE] for epoch in reversed(history) if PROBE in epoch), None)
-    if random is None or probe is None or probe > random:
+    if random is None or probe is None or probe > random or random == 1:
         return None
     return (
         f"{PROBE} {probe:.3f} is no better than a random network's, {random:.3f}: the pretraining has brought nothing; "

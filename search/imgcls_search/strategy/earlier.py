@@ -1,0 +1,294 @@
+"""What earlier studies say about a space: which settings they expect to be good, and whether that holds here.
+
+Each earlier study orders its trials by how far they came and by their value there. A Gaussian process over the settings
+that the two spaces share predicts that order for any configuration. The best predicted settings of all studies begin a
+search (a greedy portfolio); from then on a study has a say by how well its prediction ranks what the search itself has
+shown, and none where it does not (compare Feurer et al. 2018, Ranking-Weighted Gaussian Process Ensemble).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from imgcls_search.config import Scalar
+from imgcls_search.space import Parameter, Space
+from imgcls_search.strategy.encoding import CHOICE_SCALE, MISSING, Encoding, place_of
+from imgcls_search.strategy.surrogate import matern
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from imgcls_search.strategy.encoding import Array
+
+RACERS = 8
+"""Settings of the portfolio that a search begins with."""
+
+SPARE = 35
+"""More of them, for those that cannot be built or break a limit."""
+
+POOL = 2000
+"""Random configurations that are predicted once, and that the portfolio is chosen from."""
+
+PROMISING = 400
+"""Of them, about as many are looked at for the portfolio."""
+
+DRAWS = 128
+"""Of what they may be worth, over all studies."""
+
+OTHERNESS = 0.2
+"""Variance by which another task differs from a study, beside a variance of 1 in all."""
+
+MOST_TRIALS = 100
+"""As many of each study are learned from, the best half of them and others evenly over the order."""
+
+NOISE = 0.3
+"""Variance of a trial's place in the order, beside a variance of 1 in all."""
+
+FEWEST = 8
+"""Trials of this search from which on the studies are judged by it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlierTrial:
+    """A trial of an earlier study."""
+
+    settings: Mapping[str, Scalar]
+    """By path, those that the space searches now, whatever ranges the earlier one had."""
+
+    reached: float
+    """Share of a full training."""
+
+    value: float
+    """What it showed there; larger is better."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EarlierStudy:
+    """Configurations and scores of an earlier study."""
+
+    name: str
+    trials: Sequence[EarlierTrial]
+
+
+class Expectation:
+    """What one earlier study expects of configurations: above 0 what is better than most."""
+
+    def __init__(self, encoding: Encoding, study: EarlierStudy) -> None:
+        """Fit to its trials; settings of the space that it never varied have no say."""
+        import numpy as np
+        from scipy.linalg import cho_factor, cho_solve
+
+        scores = normal_scores([(trial.reached, trial.value) for trial in study.trials])
+        chosen = _few(scores)
+        trials, scores = [study.trials[index] for index in chosen], scores[chosen]
+        rows = np.array([_row(encoding.parameters, trial.settings) for trial in trials])
+        self.columns = np.flatnonzero(np.ptp(rows, axis=0) > 1e-9)
+        self.rows = rows[:, self.columns]
+        self.unknown = _unknown_branches(encoding, trials)
+        self.mean = float(scores.mean())
+        self.scale = 0.5 * math.sqrt(max(len(self.columns), 1) / 3)
+        covariance = (1 - NOISE) * self._likeness(self.rows)
+        covariance[np.diag_indices_from(covariance)] += NOISE
+        self.factor = cho_factor(covariance, lower=True)
+        self.weights = cho_solve(self.factor, scores - self.mean)
+        self.encoding = encoding
+
+    @property
+    def says_anything(self) -> bool:
+        """True where it varied something that the space searches."""
+        return len(self.columns) > 0
+
+    def predict(self, points: Array, rows: Array) -> Array:
+        """Return the expected normal scores of points, which also stand as rows of their encoding."""
+        import numpy as np
+
+        expected = (1 - NOISE) * self._likeness(rows[:, self.columns]) @ self.weights + self.mean
+        for place, names in self.unknown:
+            count = len(self.encoding.parameters[place].choices)
+            stretches = np.minimum(np.floor(points[:, place] * count), count - 1)
+            expected[np.isin(stretches, names)] = 0.0
+        return np.asarray(expected)
+
+    def covariance(self, rows: Array) -> Array:
+        """Return how uncertain it is of rows, together."""
+        import numpy as np
+        from scipy.linalg import solve_triangular
+
+        chosen = rows[:, self.columns] / self.scale
+        explained = solve_triangular(self.factor[0], (1 - NOISE) * self._likeness(rows[:, self.columns]).T, lower=True)
+        return np.asarray((1 - NOISE) * matern(_squares(chosen, chosen)) - explained.T @ explained)
+
+    def _likeness(self, rows: Array) -> Array:
+        return matern(_squares(rows / self.scale, self.rows / self.scale))
+
+
+class Knowledge:
+    """What all earlier studies together say about a space."""
+
+    def __init__(self, space: Space, studies: Sequence[EarlierStudy], seed: int) -> None:
+        """`seed` decides the configurations that are looked at first."""
+        self.encoding = Encoding(space)
+        found = [Expectation(self.encoding, study) for study in studies if len(study.trials) > 1]
+        self.expectations = [each for each in found if each.says_anything]
+        self.seed = seed
+        self.known: dict[int, Array] = {}
+        """What each study expects of the search's own trials, by number."""
+
+    @cached_property
+    def pool(self) -> Array:
+        """Random points."""
+        import numpy as np
+
+        points = np.random.default_rng([self.seed, 11]).random((POOL, len(self.encoding.parameters)))
+        self.encoding.reach(points)
+        return np.asarray(points)
+
+    @cached_property
+    def expected(self) -> Array:
+        """What each study expects of the pool, [points, studies], in deviations from its mean."""
+        import numpy as np
+
+        raw, (centre, spread) = self._raw(self.pool), self._scale
+        return np.asarray((raw - centre) / spread)
+
+    @cached_property
+    def _scale(self) -> tuple[Array, Array]:
+        raw = self._raw(self.pool)
+        return raw.mean(axis=0), raw.std(axis=0) + 1e-9
+
+    @cached_property
+    def portfolio(self) -> Array:
+        """Points that begin a search: each next one adds most to the best that can be expected of those before it.
+
+        What to expect is drawn at random: a study's own uncertainty, and that another task differs from it.
+        """
+        import numpy as np
+
+        chances, promising = self._chances()
+        best = np.full(chances.shape[1], -np.inf)
+        chosen: list[int] = []
+        for _ in range(min(RACERS + SPARE, len(promising))):
+            gains = np.maximum(chances, best).mean(axis=1)
+            gains[chosen] = -np.inf
+            chosen.append(int(gains.argmax()))
+            best = np.maximum(best, chances[chosen[-1]])
+        return np.asarray(self.pool[promising[chosen]])
+
+    def _chances(self) -> tuple[Array, NDArray[np.intp]]:
+        """Return draws of what the promising points of the pool may be worth, [points, draws], and their places."""
+        import numpy as np
+
+        promising = self._promising()
+        points = self.pool[promising]
+        rows = self.encoding.rows_at(points)
+        scale = 0.5 * math.sqrt(max(rows.shape[1], 1) / 3)
+        other = OTHERNESS * matern(_squares(rows / scale, rows / scale))
+        rng = np.random.default_rng([self.seed, 13])
+        count = max(4, DRAWS // len(self.expectations))
+        _, spread = self._scale
+        found = []
+        for index, each in enumerate(self.expectations):
+            covariance = each.covariance(rows) / spread[index] ** 2 + other
+            covariance[np.diag_indices_from(covariance)] += 1e-6
+            draws = np.linalg.cholesky(covariance) @ rng.standard_normal((len(points), count))
+            found.append(self.expected[promising, index][:, None] + draws)
+        return np.hstack(found), promising
+
+    def _promising(self) -> NDArray[np.intp]:
+        """Return the places of points in the pool that all studies together, or one of them, expect much of."""
+        import numpy as np
+
+        together = np.argsort(-self.expected.mean(axis=1), kind="stable")[: PROMISING // 4]
+        share = max(10, 3 * PROMISING // 4 // len(self.expectations))
+        alone = np.argsort(-self.expected, axis=0, kind="stable")[:share]
+        return np.unique(np.concatenate([together, alone.ravel()]))
+
+    def predict(self, points: Array) -> Array:
+        """Return what each study expects of points, [points, studies], in deviations over the pool."""
+        import numpy as np
+
+        centre, spread = self._scale
+        return np.asarray((self._raw(points) - centre) / spread)
+
+    def weights(self, expected: Array, scores: Array) -> Array:
+        """Return the say of each study: how well it ranks trials that showed these scores, 0 where it does not."""
+        import numpy as np
+
+        count = len(scores)
+        if count < FEWEST:
+            return np.full(expected.shape[1], 0.5)
+        from scipy.stats import rankdata
+
+        ranks = rankdata(scores)
+        theirs = np.apply_along_axis(rankdata, 0, expected)
+        agreement = np.array([np.corrcoef(ranks, theirs[:, index])[0, 1] for index in range(theirs.shape[1])])
+        return np.where(np.isfinite(agreement) & (agreement > 1 / math.sqrt(count)), agreement, 0.0)
+
+    def _raw(self, points: Array) -> Array:
+        import numpy as np
+
+        rows = self.encoding.rows_at(points)
+        return np.stack([each.predict(points, rows) for each in self.expectations], axis=1)
+
+
+def normal_scores(standings: Sequence[tuple[float, float]]) -> Array:
+    """Return the normal scores of standings in their order, larger ones being better; equal ones share theirs."""
+    import numpy as np
+    from scipy.special import ndtri
+    from scipy.stats import rankdata
+
+    order = {standing: place for place, standing in enumerate(sorted(set(standings)))}
+    ranks = rankdata([order[standing] for standing in standings])
+    return np.asarray(ndtri((ranks - 0.5) / len(standings)))
+
+
+def _squares(a: Array, b: Array) -> Array:
+    """Return the squared distances between rows."""
+    import numpy as np
+
+    return np.asarray(np.maximum((a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * a @ b.T, 0))
+
+
+def _few(scores: Array) -> NDArray[np.intp]:
+    """Return the places of the trials that are learned from."""
+    import numpy as np
+
+    order = np.argsort(-scores, kind="stable")
+    if len(order) <= MOST_TRIALS:
+        return order
+    half = MOST_TRIALS // 2
+    others = order[half:]
+    return np.concatenate([order[:half], others[np.linspace(0, len(others) - 1, MOST_TRIALS - half).astype(int)]])
+
+
+def _row(parameters: Sequence[Parameter], settings: Mapping[str, Scalar]) -> list[float]:
+    """Return settings as `Encoding.rows_at` would, beyond its range where a value is beyond the space's."""
+    row: list[float] = []
+    for parameter in parameters:
+        if parameter.num_values == 1:
+            continue
+        place = place_of(parameter, settings.get(parameter.path))
+        if parameter.choices:
+            at = -1 if math.isnan(place) else int(place * len(parameter.choices))
+            row += [CHOICE_SCALE * (at == index) for index in range(len(parameter.choices))]
+        else:
+            row.append(MISSING if math.isnan(place) else min(max(place, -1.0), 2.0))
+    return row
+
+
+def _unknown_branches(encoding: Encoding, trials: Sequence[EarlierTrial]) -> list[tuple[int, list[int]]]:
+    """Return the branches that a study never took: of what is below them it says nothing."""
+    parents = {parent for conditions in encoding.conditions for parent, _ in conditions}
+    found = []
+    for place in sorted(parents):
+        parameter = encoding.parameters[place]
+        seen = {trial.settings.get(parameter.path) for trial in trials} - {None}
+        missing = [index for index, name in enumerate(parameter.choices) if name not in seen]
+        if missing:
+            found.append((place, missing))
+    return found

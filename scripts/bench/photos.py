@@ -3,6 +3,7 @@
     python scripts/bench/photos.py --images photos --autogluon environments          two hours and a half on two cores
     python scripts/bench/photos.py --images photos --minutes 30 --seeds 1 --only auto careful
     python scripts/bench/photos.py --images photos --minutes 1 --seeds 1 --only careful
+    python scripts/bench/photos.py --images photos --cores 2 --lanes 8           on 16 cores, eight runs at a time
 
 All start from the same ImageNet weights of EfficientNet-Lite0, from a pip package, and have the same cores and minutes,
 from the start of their process on. Before anything else the images are cut once, by a seed of its own, into train/ and
@@ -23,12 +24,15 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -40,6 +44,12 @@ from rivals import END, LABELS, RIVALS, Bench, LeftOutError, Rival, Run
 
 MOMENTS = (0.5, 1, 2, 5, 10, 15, 20, 30, 45)
 """Minutes at which the models are kept as they are."""
+
+PINNED = """import os, sys
+os.sched_setaffinity(0, map(int, sys.argv[1].split(",")))
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+"""A program that takes some cores for itself, and becomes the command that follows."""
 
 SPLIT_SEED = 21
 KILLED_AFTER = 2
@@ -55,11 +65,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(RIVALS), default=list(RIVALS), help="default: all")
     parser.add_argument("--autogluon", type=Path, metavar="DIR", help="make AutoGluon's environment below it (2 GB)")
     parser.add_argument("--test-share", type=float, default=0.3, help="of the images; default: 0.3")
-    parser.add_argument("--cores", type=int, help="use the first so many; default: all")
+    parser.add_argument("--cores", type=int, help="of each run; default: all")
+    parser.add_argument("--lanes", type=int, default=1, help="runs at a time, each on cores of its own; default: 1")
     parser.add_argument("--work", type=Path, help="a folder for images, models, logs; default: OUT/photos")
     given = parser.parse_args()
-    if given.cores:
-        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: given.cores])
+    lanes = cut_cores(given.lanes, given.cores)
     given.out.mkdir(parents=True, exist_ok=True)
     work = (given.work or given.out / "photos").resolve()
     digest = cut(given.images.resolve(), work / "photos", given.test_share)
@@ -67,16 +77,15 @@ def main() -> None:
     bench.make_weights()
     lines = Lines(given.out / "photos.jsonl")
     with frame.results("photos", given.out) as found:
-        asked = {"minutes": given.minutes, "split": digest, "cores": found["conditions"]["cores"]}
-        found |= {"asked": asked, "left_out": {}}
-        for seed in range(given.seeds):
-            for name in given.only:
-                if name not in found["left_out"]:
-                    try:
-                        run_once(bench, name, {**asked, "rival": name, "seed": seed}, lines)
-                    except LeftOutError as reason:
-                        found["left_out"][name] = str(reason)
-                        print(f"{name}: left out: {reason}", flush=True)
+        asked = {"minutes": given.minutes, "split": digest, "cores": len(lanes[0])}
+        found |= {"asked": asked, "left_out": prepare(bench, given.only), "lanes": len(lanes)}
+        cells = [
+            {**asked, "rival": name, "seed": seed}
+            for seed in range(given.seeds)
+            for name in given.only
+            if name not in found["left_out"]
+        ]
+        run_all(bench, cells, lines, lanes)
         names = [name for name in given.only if name not in found["left_out"]]
         runs = [line for line in lines.read() if asked.items() <= line.items() and line["seed"] < given.seeds]
         runs = [line for name in names for line in runs if line["rival"] == name]
@@ -142,19 +151,62 @@ def cut(images: Path, folder: Path, test_share: float) -> str:
     return str(digests.of_file(folder / "files.txt"))[:12]
 
 
-def run_once(bench: Bench, name: str, cell: dict[str, Any], lines: Lines) -> None:
-    """Run a cell unless its line is there, and add the line."""
+def cut_cores(lanes: int, cores: int | None) -> list[list[int]]:
+    """Return the cores of each lane."""
+    ours = sorted(os.sched_getaffinity(0))
+    each = cores or len(ours) // lanes
+    if not 0 < each * lanes <= len(ours):
+        raise SystemExit(f"--lanes {lanes} of {each} core(s): there are {len(ours)}")
+    return [ours[lane * each : (lane + 1) * each] for lane in range(lanes)]
+
+
+def prepare(bench: Bench, names: Sequence[str]) -> dict[str, str]:
+    """Make what each needs for itself, and return who cannot take part, and why."""
+    reasons = {name: why_left_out(bench, name) for name in names}
+    for name, reason in reasons.items():
+        if reason is not None:
+            print(f"{name}: left out: {reason}", flush=True)
+    return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
+def why_left_out(bench: Bench, name: str) -> str | None:
+    """Return why somebody cannot take part."""
+    try:
+        bench.prepare(RIVALS[name])
+    except LeftOutError as reason:
+        return str(reason)
+    return None
+
+
+def run_all(bench: Bench, cells: Sequence[dict[str, Any]], lines: Lines, lanes: Sequence[list[int]]) -> None:
+    """Run all cells, in their order, as many at a time as there are lanes."""
+    free: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
+    for lane in lanes:
+        free.put(lane)
+
+    def run(cell: dict[str, Any]) -> None:
+        lane = free.get()
+        try:
+            run_once(bench, cell["rival"], cell, lines, lane)
+        finally:
+            free.put(lane)
+
+    with ThreadPoolExecutor(len(lanes)) as pool:
+        list(pool.map(run, cells))
+
+
+def run_once(bench: Bench, name: str, cell: dict[str, Any], lines: Lines, cores: Sequence[int]) -> None:
+    """Run a cell on some cores unless its line is there, and add the line."""
     known = lines.find(cell)
     if known is not None and "failed" not in known:
         print(f"{name}, {cell['minutes']:g} minutes, seed {cell['seed']}: was run", flush=True)
         return
     rival = RIVALS[name]
-    bench.prepare(rival)
     folder = bench.folder(cell)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     run = Run(folder=folder, minutes=cell["minutes"], seed=cell["seed"], started_at=time.time())
-    line = {**cell, **watch(bench, rival, run)}
+    line = {**cell, **watch(bench, rival, run, cores)}
     if "failed" not in line:
         line |= {"facts": rival.facts(bench, run), "moments": rival.keep(bench, run, moments(run.minutes))}
     lines.add(line)
@@ -168,23 +220,24 @@ def moments(minutes: float) -> list[float]:
     return [moment for moment in MOMENTS if moment < minutes]
 
 
-def watch(bench: Bench, rival: Rival, run: Run) -> dict[str, Any]:
+def watch(bench: Bench, rival: Rival, run: Run, cores: Sequence[int]) -> dict[str, Any]:
     """Run a command to its end, and link its models' files at each moment, which costs it nothing."""
     command = rival.command(bench, run)
-    waiting, first, before = moments(run.minutes), None, resource.getrusage(resource.RUSAGE_CHILDREN)
+    waiting, first = moments(run.minutes), None
     load_before = frame.load()
-    with process(command, run.folder) as running:
+    with process(command, run.folder, cores) as running:
         begun = time.monotonic()
-        while running.poll() is None:
+        while (ended := os.wait4(running.pid, os.WNOHANG))[0] == 0:
             passed = time.monotonic() - begun
             if first is None and any(run.folder.glob(rival.ready)):
                 first = passed
             if waiting and passed >= 60 * waiting[0]:
                 link(run, rival, waiting.pop(0))
             if passed > 60 * KILLED_AFTER * run.minutes + 600:
-                return {"failed": f"did not end within {passed:.0f} s", **used(passed, before, load_before)}
+                return {"failed": f"did not end within {passed:.0f} s", **used(passed, None, load_before)}
             time.sleep(0.1)
-        line = used(time.monotonic() - begun, before, load_before)
+        running.returncode = os.waitstatus_to_exitcode(ended[1])
+        line = used(time.monotonic() - begun, ended[2], load_before)
     if running.returncode != 0:
         last = (run.folder / "log.txt").read_text().strip().splitlines()[-1:]
         return {"failed": f"exit code {running.returncode}: {last}".replace(str(bench.work), "WORK"), **line}
@@ -192,11 +245,12 @@ def watch(bench: Bench, rival: Rival, run: Run) -> dict[str, Any]:
 
 
 @contextmanager
-def process(command: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """Start a command with a log; it and what it started are gone afterwards."""
+def process(command: Sequence[str], folder: Path, cores: Sequence[int]) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a command on some cores with a log; it and what it started are gone afterwards."""
+    pinned = [sys.executable, "-c", PINNED, ",".join(map(str, cores)), *command]
     with (folder / "log.txt").open("wb") as log:
         running = subprocess.Popen(
-            command, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            pinned, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
         try:
             yield running
@@ -219,13 +273,11 @@ def link(run: Run, rival: Rival, moment: float) -> None:
                 continue
 
 
-def used(seconds: float, before: resource.struct_rusage, load: Any) -> dict[str, Any]:
+def used(seconds: float, taken: resource.struct_rusage | None, load: Any) -> dict[str, Any]:
     """Return what a run took."""
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {
         "seconds": round(seconds, 1),
-        "processor_seconds": round(processor, 1),
+        "processor_seconds": round(taken.ru_utime + taken.ru_stime, 1) if taken is not None else 0.0,
         "load": [load and load[0], (now := frame.load()) and now[0]],
     }
 
@@ -335,7 +387,8 @@ def table(found: dict[str, Any]) -> str:
         f"{test['images']} sealed test images of {test['classes']} classes, cut before any run; brackets are 95 % "
         "intervals over test images and seeds; a difference is of the same images, and 'equal' means that its interval "
         "contains 0.",
-        f"{conditions['processor']}; highest load in or beside a run: {load:g}.",
+        f"{conditions['processor']}; {found['lanes']} run(s) at a time, each on its own cores; highest load in "
+        f"or beside a run: {load:g}.",
         *(f"Left out, {LABELS[name]}: {reason}." for name, reason in found["left_out"].items()),
     ]
     if not all(scores["accuracy"]["over_seeds"] for scores in found["scores"].values()):

@@ -37,6 +37,15 @@ ARGUMENTS: dict[str, Any] = {
     "Measure": {"config": CONFIG, "shape": SHAPE, "counts": Path("counts")},
     "FetchWeights": {"config": CONFIG, "shape": SHAPE},
     "DescribeWeights": {"path": Path("seed-1.pt")},
+    "DescribeBackbone": {"path": Path("backbone.pt")},
+    "OpenUnlabeled": {"config": CONFIG, "data": DATA, "cache": Path("images"), "fold": 1},
+    "KeepTeacher": {
+        "component": CONFIG.component("model"),
+        "data": DATA,
+        "image_size": 96,
+        "answers": False,
+        "folder": Path("teachers"),
+    },
     "NameVersions": {},
     "TryMetrics": {"names": ("cost",), "data": DATA},
 }

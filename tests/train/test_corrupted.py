@@ -7,8 +7,8 @@ import pytest
 import torch
 from imgcls_search.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from imgcls_search.measures import CORRUPTION, bounds, has_meaning, is_share
-from imgcls_search.train.images import ImageSet
-from imgcls_search.train.loop import EVALUATION_BATCH, corruptions, evaluate
+from imgcls_search.train.images import EVALUATION_BATCH, ImageSet
+from imgcls_search.train.loop import corruptions, evaluate
 from imgcls_search.train.metrics import Wanted
 from torch import nn
 

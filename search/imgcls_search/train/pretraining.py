@@ -121,7 +121,7 @@ def imitate(
     *,
     size: Annotated[int, Arg("side of the images as the teacher sees them", ge=8, fixed=True)] = 96,
     epochs: Epochs = 20,
-    batch_size: Annotated[int, Arg("images a step", ge=2, search="{choice: [64, 128, 256]}")] = 128,
+    batch_size: Annotated[int, Arg("images a step", ge=2, search="{choice: [32, 64, 128]}")] = 64,
     warmup: Warmup = 0.1,
     health_every: Every = None,
 ) -> Imitation:

@@ -308,7 +308,7 @@ def test_spoiled_statements_are_one_line(here: Run, tmp_path: Path, change: dict
 
 
 def test_evaluate_measures_worse_pictures_and_views(here: Run, made: Path) -> None:
-    answer = here("evaluate", "trained/best/seed-1.pt", "--json", "--tta", "shift")
+    answer = here("evaluate", "trained/best/seed-1.pt", "--json", "--tta", "shift", "--corruptions")
     assert answer.code == 0, answer.err
     found = json.loads(answer.out)
     table = found["corruptions"]
@@ -319,10 +319,10 @@ def test_evaluate_measures_worse_pictures_and_views(here: Run, made: Path) -> No
     assert found["metrics"]["corruption_accuracy"] < found["tta"]["metrics_without"]["accuracy"]
     assert found["tta"]["count"] == 5
     assert found["tta"]["image_ms"] > found["tta"]["image_ms_without"] > 0
-    without = here("evaluate", "trained/best/seed-1.pt", "--no-corruptions")
+    without = here("evaluate", "trained/best/seed-1.pt")
     assert "corruption" not in without.out
     # The same numbers again.
-    again = here("evaluate", "trained/best/seed-1.pt", "--json")
+    again = here("evaluate", "trained/best/seed-1.pt", "--json", "--corruptions")
     assert json.loads(again.out)["corruptions"] == table
 
 

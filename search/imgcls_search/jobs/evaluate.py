@@ -49,10 +49,6 @@ CUTS = ("val", "test", "split_seed", "max_train", "folds", "image", "label", "se
 """The arguments of a data set that decide which images are in which split, and which columns of a table say so."""
 
 
-MOST_CORRUPTED = 1000
-"""More images are not corrupted unasked: each is looked at 15 more times."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """What a model says of every image of a split."""
@@ -99,7 +95,7 @@ def evaluate_weights(
     *,
     data: Component | None = None,
     skip_unreadable: bool = False,
-    corruptions: bool | None = None,
+    corruptions: bool = False,
     tta: ViewsName = "none",
     say: Callable[[str], None] | None = None,
 ) -> Evaluation:
@@ -108,8 +104,8 @@ def evaluate_weights(
     Classes are matched by name. `all` takes every image, and cuts nothing; neither does a split that a folder comes
     with. Other splits are cut as those of the training were: in a folder that was moved they hold the same images.
 
-    `corruptions` says whether worse versions of the images are measured too; None: where they are few. `tta` are the
-    views of an image whose mean logits are measured. `say` is told what there is to read.
+    `corruptions` says whether worse versions of the images are measured too, each 15 times. `tta` are the views of an
+    image whose mean logits are measured. `say` is told what there is to read.
 
     Raises:
         CheckpointError: the file is not a trained model of this program, or its exported network has gone.
@@ -157,11 +153,7 @@ def evaluate_weights(
     ]
     if split != "val":
         record_opening(weights.parent / "test-openings.jsonl", opening)
-    count = sum(len(part.labels) for part in parts)
-    are_wanted = count <= MOST_CORRUPTED and not trained_on.has_several_labels if corruptions is None else corruptions
-    if corruptions is None and count > MOST_CORRUPTED and not trained_on.has_several_labels and say is not None:
-        say(f"{CORRUPTION} is not measured on more than {MOST_CORRUPTED:,} images; --corruptions measures it")
-    named = (CORRUPTION,) if are_wanted else ()
+    named = (CORRUPTION,) if corruptions else ()
     return _measure(network, config, trained_on, parts, split, named, tta)
 
 

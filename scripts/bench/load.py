@@ -108,7 +108,7 @@ def measure_dashboard(folder: Path) -> tuple[dict[str, float], dict[str, Any]]:
     arguments = [sys.executable, "-m", "imgcls_search", "dashboard", NAME, "--port", "0"]
     with subprocess.Popen(arguments, cwd=folder, stdout=subprocess.PIPE, text=True) as process:
         try:
-            address = re.findall(r"http://\S+/", next(iter(process.stdout or ())))[0]
+            address = re.findall(r"http://[^/\s]+/", next(iter(process.stdout or ())))[0]
             page = _fetch(f"{address}dashboard")
             (summary,) = json.loads(_fetch(f"{address}api/studies"))["study_summaries"]
             study = json.loads(_fetch(f"{address}api/studies/{summary['study_id']}"))

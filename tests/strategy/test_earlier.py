@@ -10,6 +10,7 @@ import pytest
 from imgcls_search.config import Scalar, TrialConfig
 from imgcls_search.jobs.replay import replay, table_catalog
 from imgcls_search.space import Space, parse
+from imgcls_search.strategy import earlier
 from imgcls_search.strategy.earlier import RACERS, EarlierStudy, EarlierTrial, Knowledge, normal_scores
 from imgcls_search.strategy.race import races
 from imgcls_search.trial import Trial
@@ -142,6 +143,30 @@ def test_a_portfolio_is_good_wide_and_the_same_again() -> None:
     drawn = [worth(knowledge.encoding.params_at(point)) for point in knowledge.pool]
     assert np.mean(values) > np.quantile(drawn, 0.8)
     assert len({tuple(point) for point in knowledge.portfolio}) == len(knowledge.portfolio)
+
+
+@pytest.mark.parametrize("size", [1e-18, 1.0, 1e18])
+def test_a_covariance_that_rounding_has_spoiled_has_a_root(size: float) -> None:
+    rng = np.random.default_rng(0)
+    root = rng.standard_normal((60, 3))
+    # Of rank 3, with equal points, and a little less than semidefinite.
+    covariance = size * (np.repeat(root @ root.T, 2, axis=0).repeat(2, axis=1) - 1e-9 * np.eye(120))
+    found = earlier._root(covariance)
+    assert np.isfinite(found).all()
+    scale = max(1.0, float(np.diag(covariance).max()))
+    assert np.abs(found @ found.T - covariance).max() < 1e-4 * scale
+
+
+def test_a_study_that_expects_about_the_same_everywhere_is_no_trouble() -> None:
+    same = EarlierStudy(
+        name="flat",
+        trials=[EarlierTrial(settings=each.settings, reached=1.0, value=1e-12 * each.value) for each in study().trials],
+    )
+    few = space("{kind: {choice: [a, b, c]}, other: {choice: [d, e]}}")
+    for searched in (space(), few):
+        knowledge = Knowledge(searched, [same, study()], 0)
+        if knowledge.expectations:
+            assert np.isfinite(knowledge.portfolio).all()
 
 
 def test_a_study_that_misleads_loses_its_say_and_one_that_agrees_keeps_it() -> None:

@@ -232,8 +232,7 @@ def _with_later_settings(record: Record, new: Mapping[str, Any]) -> dict[str, An
 def _is_free(path: str) -> bool:
     # A folder of images may move; whether the images are the same is told by their fingerprint.
     is_place = path.startswith("data.") and path.endswith((".root", ".file", ".download"))
-    is_of_tracker = path.startswith("study.log.")
-    return path in (*FREE_TO_CHANGE, "unlabeled.folder.root") or is_place or is_of_tracker
+    return path in (*FREE_TO_CHANGE, "unlabeled.folder.root") or is_place
 
 
 def _is_done(record: Record, settings: StudySettings) -> bool:

@@ -8,6 +8,7 @@ shown, and none where it does not (compare Feurer et al. 2018, Ranking-Weighted 
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -194,8 +195,7 @@ class Knowledge:
         found = []
         for index, each in enumerate(self.expectations):
             covariance = each.covariance(rows) / spread[index] ** 2 + other
-            covariance[np.diag_indices_from(covariance)] += 1e-6
-            draws = np.linalg.cholesky(covariance) @ rng.standard_normal((len(points), count))
+            draws = _root(covariance) @ rng.standard_normal((len(points), count))
             found.append(self.expected[promising, index][:, None] + draws)
         return np.hstack(found), promising
 
@@ -234,6 +234,19 @@ class Knowledge:
 
         rows = self.encoding.rows_at(points)
         return np.stack([each.predict(points, rows) for each in self.expectations], axis=1)
+
+
+def _root(covariance: Array) -> Array:
+    """Return a lower triangular root of a covariance, which rounding may have made none: equal points are enough."""
+    import numpy as np
+
+    # Relative to its size: a study that expects about the same everywhere has a large one, in its own deviations.
+    little = 1e-6 * max(1.0, float(np.abs(np.diag(covariance)).max()))
+    for more in range(8):
+        with contextlib.suppress(np.linalg.LinAlgError):
+            return np.asarray(np.linalg.cholesky(covariance + little * 10**more * np.eye(len(covariance))))
+    # By then the diagonal is all that counts.
+    return np.asarray(np.diag(np.sqrt(np.abs(np.diag(covariance)) + little)))
 
 
 def normal_scores(standings: Sequence[tuple[float, float]]) -> Array:

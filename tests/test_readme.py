@@ -36,6 +36,10 @@ PRETRAINED = {
     for way, more in (("simclr", ("image.size=32",)), ("imitate", ("image.size=32", "imitate.size=32")))
 }
 SMALLER = {
+    # One trial more of the study that the test begins with.
+    "run spaces/vit.yaml --set study.log": (
+        *(*SMALL, "--set", "study.trials=4", "--set", "data.digits.max_train=200", "--workers", "1"),
+    ),
     "run spaces/vit.yaml": (*SMALL, "--set", "study.trials=8", "--set", "image.size=16", "--workers", "1"),
     "run spaces/photos.yaml": (
         *(*SMALL, "--set", "study.trials=1", "--set", "image.size=32", "--workers", "1"),

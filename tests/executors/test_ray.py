@@ -231,6 +231,8 @@ def test_workers_of_a_cluster_look_into_the_runs_folders_of_weights(
 PRETRAINED = (
     *("--set", "pretrain={simclr: {epochs: 2, batch_size: 256, health_every: 2}}"),
     *("--set", "study.trials=2", "--set", "training.epochs=2", "--set", "study.pruner=none"),
+    # Two studies in one folder shall draw alike.
+    *("--set", "study.learn_from=none"),
 )
 
 

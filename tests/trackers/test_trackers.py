@@ -160,7 +160,7 @@ def test_off_unless_it_is_told_where() -> None:
 REFUSED: Mapping[str, tuple[str, str]] = {
     "{mlflow: {uri: 'https://me:secret@host'}}": ("", "study.log.mlflow.uri: the address holds a password"),
     "{tensorboard: {folder: '${NOWHERE_AT_ALL}'}}": ("", "study.log.tensorboard.folder: ${NOWHERE_AT_ALL}"),
-    "{comet: {}}": ("", "study.log.comet: unknown key; allowed: tensorboard, mlflow, wandb, aim"),
+    "{comet: {}}": ("", "study.log.comet: unknown key; allowed: tensorboard, mlflow, wandb"),
     "{wandb: {mode: sometimes}}": ("", "'sometimes' is not allowed; allowed: 'online', 'offline'"),
     "{mlflow: {uri: x}}": ("mlflow", "needs a package that is not installed; pip install 'imgcls-search[mlflow]'"),
 }
@@ -253,33 +253,12 @@ def _records(content: bytes) -> Iterator[bytes]:
             parts = b""
 
 
-def aim(repo: Path) -> dict[int, list[int]]:
-    from aim import Repo
-
-    found = {}
-    # `aim up` does it.
-    Repo(str(repo))._recreate_index()
-    for run in Repo(str(repo)).iter_runs():
-        assert run.experiment == "s"
-        assert run["state"] in ("complete", "pruned")
-        metric = run.get_metric("accuracy", context=_context())
-        assert metric is not None
-        found[run["trial"]] = sorted(int(epoch) for epoch in metric.epochs.sparse_list()[1])
-    return found
-
-
-def _context() -> Any:
-    from aim.storage.context import Context
-
-    return Context({})
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_all_four_hold_each_epoch_of_each_trial_once(imgcls: Callable[..., Answer], tmp_path: Path) -> None:
+def test_all_three_hold_each_epoch_of_each_trial_once(imgcls: Callable[..., Answer], tmp_path: Path) -> None:
     """Through their own packages, over two runs of one study, the second of which finds the first one's trials."""
     uri = f"sqlite:///{tmp_path}/ml.db"
-    local = "tensorboard: {folder: tb}, wandb: {project: p, mode: offline, folder: wb}, aim: {repo: a}"
+    local = "tensorboard: {folder: tb}, wandb: {project: p, mode: offline, folder: wb}"
     log = f"{{mlflow: {{uri: '{uri}'}}, {local}}}"
     for trials in (1, 3):
         (tmp_path / "s.yaml").write_text(SPACE.format(trials=trials, log=log))
@@ -292,7 +271,6 @@ def test_all_four_hold_each_epoch_of_each_trial_once(imgcls: Callable[..., Answe
     assert tensorboard(tmp_path / "tb") == expected
     assert mlflow(uri) == expected
     assert wandb(tmp_path / "wb") == expected
-    assert aim(tmp_path / "a") == expected
 
 
 @pytest.mark.slow

@@ -133,7 +133,8 @@ def average_views(path: Path, name: ViewsName) -> None:
     before: list[Any] = []
     names: list[str] = []
     for number, view in enumerate(views):
-        name_of = f"view_{number}"
+        # No name that the network itself may have.
+        name_of = f"augmented_view_{number}"
         before += view.nodes(INPUT, name_of, (shape[2], shape[3]), constant)
         names.append(name_of)
     before.append(helper.make_node("Concat", names, ["views"], axis=0, name="views"))

@@ -100,7 +100,6 @@ FREE_TO_CHANGE = (
     "study.log.wandb.entity",
     "study.log.wandb.mode",
     "study.log.wandb.folder",
-    "study.log.aim.repo",
     "training.device",
     "image.cache_gb",
 )

@@ -196,59 +196,10 @@ class WandbClient:
         )
 
 
-class AimClient:
-    """Runs in an experiment of the study's name."""
-
-    def __init__(self, settings: Settings, study: StudyFacts) -> None:
-        self.repo, self.study = settings["repo"], study
-        self.runs: dict[str, Any] = {}
-        Path(self.repo).mkdir(parents=True, exist_ok=True)
-
-    def begin(self, trial: TrialBegan, known: str | None) -> str:
-        """Open the run of a trial."""
-        import aim
-
-        run = aim.Run(
-            run_hash=known,
-            repo=self.repo,
-            experiment=self.study.name,
-            system_tracking_interval=None,
-            capture_terminal_logs=False,
-        )
-        run.name = f"trial {trial.trial}"
-        run["trial"], run["study"] = trial.trial, self.study.identity
-        run["params"] = {name: _shown(value) for name, value in trial.params.items()}
-        run["config"] = trial.config
-        self.runs[run.hash] = run
-        return str(run.hash)
-
-    def measure(self, run: str, epoch: EpochMeasured) -> None:
-        """Add an epoch."""
-        for name, value in epoch.metrics.items():
-            self.runs[run].track(value, name=name, step=epoch.epoch, epoch=epoch.epoch)
-
-    def end(self, run: str, trial: TrialEnded) -> None:
-        """Add the end of a trial, and close its run."""
-        import aim
-
-        opened = self.runs.pop(run)
-        opened["state"], opened["reason"] = trial.state, trial.reason
-        opened["result"] = dict(trial.values)
-        for name, file in trial.pictures.items():
-            opened.track(aim.Image(str(file)), name=name)
-        opened.close()
-
-    def close(self) -> None:
-        """Close all runs."""
-        for opened in self.runs.values():
-            opened.close()
-
-
 CLIENTS: Mapping[str, Callable[[Settings, StudyFacts], Client]] = {
     "tensorboard": TensorBoardClient,
     "mlflow": MLflowClient,
     "wandb": WandbClient,
-    "aim": AimClient,
 }
 """By the name of their section in `study.log`."""
 
@@ -256,10 +207,6 @@ CLIENTS: Mapping[str, Callable[[Settings, StudyFacts], Client]] = {
 def _plain(name: str) -> str:
     """Return a name of letters, digits and `_-./` only, which every tracker takes."""
     return "".join(letter if letter.isascii() and (letter.isalnum() or letter in "_-./") else "_" for letter in name)
-
-
-def _shown(value: Any) -> Any:
-    return "null" if value is None else value
 
 
 def _pixels(file: Path) -> Any:

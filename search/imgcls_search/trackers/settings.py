@@ -47,20 +47,13 @@ class Wandb:
     folder: Annotated[str, Arg("where wandb keeps its files", fixed=True)] = "."
 
 
-@dataclass(frozen=True, kw_only=True)
-class Aim:
-    """Runs in a repository of Aim, in an experiment of the study's name."""
-
-    repo: Annotated[str | None, Arg("the folder of the repository; null: nothing is written", fixed=True)] = None
-
-
-SETTINGS = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": Wandb, "aim": Aim}
+SETTINGS = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": Wandb}
 """The sections of `study.log`."""
 
-SWITCHES = {"tensorboard": "folder", "mlflow": "uri", "wandb": "project", "aim": "repo"}
+SWITCHES = {"tensorboard": "folder", "mlflow": "uri", "wandb": "project"}
 """The setting without which a tracker is off."""
 
-PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb", "aim": "aim"}
+PACKAGES = {"tensorboard": "tensorboard", "mlflow": "mlflow", "wandb": "wandb"}
 
 
 def wanted(log: Mapping[str, Mapping[str, str | None]]) -> dict[str, dict[str, str | None]]:
@@ -83,7 +76,6 @@ def wanted(log: Mapping[str, Mapping[str, str | None]]) -> dict[str, dict[str, s
                 "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
             )
         found[name] = dict(given)
-        for key in ("folder", "repo"):
-            if (folder := given.get(key)) is not None:
-                found[name][key] = str(expand_path(folder, f"study.log.{name}.{key}").absolute())
+        if (folder := given.get("folder")) is not None:
+            found[name]["folder"] = str(expand_path(folder, f"study.log.{name}.folder").absolute())
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -115,9 +116,17 @@ class Artifact:
         """Return float32 [N, classes] for uint8 [N, C, H, W], in order; an image's do not depend on the others."""
         return self._each(pixels, OUTPUT, (0, self.classes))
 
-    def unlike(self, pixels: Pixels) -> npt.NDArray[np.float32] | None:
-        """Return how unlike the training's pictures each image is, float32 [N]; None where the file does not say."""
-        return self._each(pixels, UNLIKE, (0,)) if self.gives_unlike else None
+    def answers(self, pixels: Pixels) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+        """Return logits as `logits` does, and how unlike the training's pictures each image is, float32 [N].
+
+        The latter is None where the file does not say. Both are of one pass.
+        """
+        if not self.gives_unlike:
+            return self.logits(pixels), None
+        parts = [self._run_all(part) for part in self._batches(pixels)]
+        logits = [np.zeros((0, self.classes), dtype=np.float32), *(part[OUTPUT] for part in parts)]
+        unlike = [np.zeros(0, dtype=np.float32), *(part[UNLIKE] for part in parts)]
+        return np.concatenate(logits), np.concatenate(unlike)
 
     @property
     def gives_unlike(self) -> bool:
@@ -129,11 +138,18 @@ class Artifact:
         return self._each(pixels, FEATURES, (0, 1))
 
     def _each(self, pixels: Pixels, output: str, empty: tuple[int, ...]) -> npt.NDArray[np.float32]:
+        parts = [self._run(part, output) for part in self._batches(pixels)]
+        return np.concatenate(parts) if parts else np.zeros(empty, dtype=np.float32)
+
+    def _batches(self, pixels: Pixels) -> Iterator[npt.NDArray[np.uint8]]:
         # Dynamic quantization takes one range for all images of a batch.
         batch = 1 if self.quantized == "dynamic" else BATCH
-        starts = range(0, len(pixels), batch)
-        parts = [self._run(pixels[np.arange(start, min(start + batch, len(pixels)))], output) for start in starts]
-        return np.concatenate(parts) if parts else np.zeros(empty, dtype=np.float32)
+        for start in range(0, len(pixels), batch):
+            yield pixels[np.arange(start, min(start + batch, len(pixels)))]
+
+    def _run_all(self, pixels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
+        logits, unlike = self.session.run([OUTPUT, UNLIKE], {INPUT: pixels})
+        return {OUTPUT: np.asarray(logits), UNLIKE: np.asarray(unlike)}
 
     def _run(self, pixels: npt.NDArray[np.uint8], output: str = OUTPUT) -> npt.NDArray[np.float32]:
         (found,) = self.session.run([output], {INPUT: pixels})

@@ -161,28 +161,30 @@ def _classify(
     rows: Iterator[Prediction] = iter(())
     if pixels:
         stacked = np.stack(pixels)
-        logits = logits_of_views(bundle.artifact, stacked, views)
+        logits, distances = answers_of_views(bundle.artifact, stacked, views)
         if bundle.thresholds is not None:
             rows = _labelled(bundle, bundle.thresholds, sigmoid(logits), top)
         else:
             rows = _ranked(bundle, softmax(logits), top, least)
-        rows = _with_unlikeness(bundle, stacked, logits, views, rows)
+        rows = _with_unlikeness(bundle, logits, distances, rows)
     for item in items:
         yield item if isinstance(item, Skipped) else replace(next(rows), image=item[0])
 
 
-def logits_of_views(artifact: Artifact, pixels: npt.NDArray[np.uint8], views: ViewsName) -> npt.NDArray[np.float32]:
-    """Return the mean of the logits of some views of each image."""
-    each = [artifact.logits(view.of(pixels)) for view in VIEWS[views]]
-    mean: npt.NDArray[np.float32] = np.mean(each, axis=0, dtype=np.float32)
-    return mean
+def answers_of_views(
+    artifact: Artifact, pixels: npt.NDArray[np.uint8], views: ViewsName
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+    """Return the means over some views of each image of the logits, and of how unlike it is where the file says so."""
+    each = [artifact.answers(view.of(pixels)) for view in VIEWS[views]]
+    logits: npt.NDArray[np.float32] = np.mean([found for found, _ in each], axis=0, dtype=np.float32)
+    distances = [unlike for _, unlike in each if unlike is not None]
+    return logits, np.mean(distances, axis=0) if distances else None
 
 
 def _with_unlikeness(
     bundle: Bundle,
-    pixels: npt.NDArray[np.uint8],
     logits: npt.NDArray[np.float32],
-    views: ViewsName,
+    distances: npt.NDArray[np.float32] | None,
     rows: Iterator[Prediction],
 ) -> Iterator[Prediction]:
     """Yield predictions with how unlike the training's pictures each image is."""
@@ -190,9 +192,10 @@ def _with_unlikeness(
     if limit is None:
         yield from rows
         return
+    scores: npt.NDArray[Any]
     if bundle.sureness.score == "feature_distance":
-        each = [bundle.artifact.unlike(view.of(pixels)) for view in VIEWS[views]]
-        scores = np.mean([part for part in each if part is not None], axis=0)
+        assert distances is not None, "the file was seen to give them when the bundle was read"
+        scores = distances
     else:
         scores = doubt(softmax(logits))
     for row, score in zip(rows, scores.tolist(), strict=True):

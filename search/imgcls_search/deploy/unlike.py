@@ -24,6 +24,10 @@ FEWEST_IMAGES = 20
 """On fewer, that share is less than one image."""
 
 MOST_TRAINING_IMAGES = 2000
+MOST_MACS = 2e11
+"""Multiply-accumulates that may be spent on them, some 20 seconds of a core, while `LEAST_LOOKED_AT` are looked at."""
+
+LEAST_LOOKED_AT = 300
 FEWEST_TRAINING_IMAGES = 50
 DIRECTIONS = 64
 SMALLEST_VARIANCE = 0.01

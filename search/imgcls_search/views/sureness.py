@@ -9,15 +9,19 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from imgcls_search.data import Images, load
+from imgcls_search.data.corruptions import CORRUPTIONS, SEVERITIES
 from imgcls_search.jobs.evaluate import Evaluation, corruption_table
 from imgcls_search.rounding import share
 from imgcls_search.train import calibration, refusing
 from imgcls_search.views.mistakes import Looked
 from imgcls_search.views.sections import Section, Sketchbook
-from imgcls_search.worker import figures
+from imgcls_search.worker import figures, measuring
 
-MOST_CORRUPTED = 200
+MOST_CORRUPTED, LEAST_CORRUPTED = 200, 30
 """Images that the report corrupts: each is looked at 15 times."""
+
+MOST_MACS = 3e11
+"""Multiply-accumulates that may be spent on them, some half a minute of a core, while there are at least so few."""
 
 
 def sureness(looked: Looked, book: Sketchbook) -> Section:
@@ -56,7 +60,9 @@ def worse_pictures(looked: Looked, book: Sketchbook) -> Section | None:
     """Say how right a network is on worse versions of some validation images; None where images have several labels."""
     if looked.data.has_several_labels:
         return None
-    images = _some(load(looked.data, "val"))
+    macs = measuring.count(looked.config.component("model"), looked.data.shape).macs
+    affordable = int(MOST_MACS / (len(CORRUPTIONS) * len(SEVERITIES) * max(1, macs)))
+    images = _some(load(looked.data, "val"), min(MOST_CORRUPTED, max(LEAST_CORRUPTED, affordable)))
     table = corruption_table(looked.artifact or looked.model, looked.config, looked.data, [images])
     count = len(images.labels)
     severities = sorted({severity for _, severity in table})
@@ -72,12 +78,12 @@ def worse_pictures(looked: Looked, book: Sketchbook) -> Section | None:
     )
 
 
-def _some(images: Images) -> Images:
+def _some(images: Images, most: int) -> Images:
     """Return at most so many images, spread evenly over all."""
     count = len(images.labels)
-    if count <= MOST_CORRUPTED:
+    if count <= most:
         return images
-    chosen = np.linspace(0, count - 1, MOST_CORRUPTED).round().astype(np.int64)
+    chosen = np.linspace(0, count - 1, most).round().astype(np.int64)
     return Images(
         pixels=np.asarray(images.pixels[chosen]),
         labels=np.asarray(images.labels)[chosen],

@@ -27,7 +27,7 @@ from imgcls_search.orchestrator import study_data
 from imgcls_search.space import dump
 from imgcls_search.train.loop import predict
 from imgcls_search.train.metrics_several import sigmoid
-from imgcls_search.worker import image_sets, pipeline
+from imgcls_search.worker import image_sets, measuring, pipeline
 
 PARITY_IMAGES = 1000
 TOLERANCE = 1e-3
@@ -77,12 +77,12 @@ def deliver(
         artifact = Artifact.load(path)
         latency = measure(artifact, images)
         step("calibrating on the validation images", 3, STEPS)
-        if are_same and trained.is_held_out and (spread := _spread_of_features(path, training)) is not None:
+        if are_same and trained.is_held_out and (spread := _spread_of_features(trained, path, training)) is not None:
             additions.give_distance(path, spread)
         if tta != "none":
             additions.average_views(path, tta)
         artifact = Artifact.load(path)
-        logits, distances = artifact.logits(images.pixels), artifact.unlike(images.pixels)
+        logits, distances = artifact.answers(images.pixels)
         found = settle(trained, logits, distances, images.labels, are_same=are_same, target=target_precision)
         if found.calibration.is_kept:
             additions.divide_logits(path, found.calibration.temperatures)
@@ -119,9 +119,11 @@ def _images(trained: Trained, cache: Path, say: Callable[[str], None]) -> tuple[
     return load(found, "train"), load(found, "val"), pipeline.has_prints(trained.found, found, trained.data.prints)
 
 
-def _spread_of_features(path: Path, training: Images) -> Spread | None:
+def _spread_of_features(trained: Trained, path: Path, training: Images) -> Spread | None:
     """Return the spread of the features of training images, None where the last layer of the file takes none."""
-    count = min(unlike.MOST_TRAINING_IMAGES, len(training.labels))
+    macs = measuring.count(trained.config.component("model"), trained.data.shape).macs
+    affordable = max(unlike.LEAST_LOOKED_AT, int(unlike.MOST_MACS / max(1, macs)))
+    count = min(unlike.MOST_TRAINING_IMAGES, affordable, len(training.labels))
     chosen = np.linspace(0, len(training.labels) - 1, count).round().astype(np.int64)
     copy = path.with_name(".features.onnx")
     try:

@@ -121,10 +121,10 @@ def test_evaluation_sees_them_too(made: Made, monkeypatch: pytest.MonkeyPatch) -
     seen: dict[str, np.ndarray] = {}
     measure = evaluate._measure
 
-    def watched(network: Any, config: Any, data: Any, parts: Any, split: Any) -> Any:
+    def watched(network: Any, config: Any, data: Any, parts: Any, *more: Any) -> Any:
         for part in parts:
             seen.update(zip(part.names, np.asarray(part.pixels), strict=True))
-        return measure(network, config, data, parts, split)
+        return measure(network, config, data, parts, *more)
 
     monkeypatch.setattr(evaluate, "_measure", watched)
     said("evaluate", "trained/best/seed-1.pt", "--split", "all")
@@ -139,13 +139,13 @@ def test_bundle_and_predict_see_the_same_pixels_image_by_image(made: Made, monke
     files = [made.top / "photos" / name for name in test.names]
     expected = np.stack([reference(file, made.config.section("image")) for file in files])
     seen: list[np.ndarray] = []
-    run = Artifact.logits
+    run = Artifact.answers
 
     def watched(self: Artifact, pixels: Any) -> Any:
         seen.append(pixels)
         return run(self, pixels)
 
-    monkeypatch.setattr(Artifact, "logits", watched)
+    monkeypatch.setattr(Artifact, "answers", watched)
     said("predict", "model", *map(str, files))
     assert np.array_equal(np.concatenate(seen), expected)
     assert np.array_equal(np.asarray(test.pixels), expected)

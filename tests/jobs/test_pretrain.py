@@ -170,3 +170,49 @@ def test_imitation_by_a_network_of_this_program(
     wrong = here("pretrain", "s.yaml", "-o", "o.pt", "--set", f"pretrain={taught.replace('size: 16', 'size: 32')}")
     assert wrong.code == 2
     assert "pretrain.imitate.size: 16" in wrong.err.splitlines()[-1]
+
+
+def test_its_options_reach_it(tmp_path: Path, imgcls: Callable[..., Answer], here: Callable[..., Answer]) -> None:
+    (tmp_path / "s.yaml").write_text(SPACE.replace("data: {digits: {max_train: 100}}\n", ""))
+    for number, name in enumerate("ab"):
+        photos(tmp_path / "few" / name, 40, seed=number)
+    photos(tmp_path / "many", 150, seed=9)
+    (tmp_path / "few" / "a" / "torn.png").write_bytes(b"no image")
+
+    given = ("pretrain", "s.yaml", "--data", "folder:few", "--studies", "elsewhere", "--weights-dir", "few")
+    refused = here(*given, "--unlabeled", "folder:many", "-o", "x.pt")
+    assert refused.code == 2
+    assert "torn.png" in refused.err
+    found = []
+    for seed in (1, 2):
+        seeded = ("pretrain", "s.yaml", "--seed", str(seed), "--skip-unreadable", "-o", f"{seed}.pt", "--json")
+        answer = imgcls(*seeded, *given[2:], "--unlabeled", "folder:many")
+        assert answer.code == 0, answer.err
+        found.append(weights(tmp_path / f"{seed}.pt"))
+    assert any(not torch.equal(found[0][name], found[1][name]) for name in found[0])
+    assert (tmp_path / "elsewhere").is_dir()
+    assert not (tmp_path / "studies").exists()
+    strange = here("pretrain", "s.yaml", "--storage", "somewhere", "-o", "x.pt")
+    assert (strange.code, is_one_line(strange)) == (2, True)
+
+
+NOWHERE = (
+    ("run", "s.yaml", "--unlabeled", "folder:nowhere"),
+    ("plan", "s.yaml", "--unlabeled", "folder:nowhere"),
+    ("check", "s.yaml", "--unlabeled", "folder:nowhere"),
+    ("train", "s.yaml", "--unlabeled", "folder:nowhere"),
+)
+
+
+@pytest.mark.parametrize("command", NOWHERE, ids=lambda command: command[0])
+def test_images_to_pretrain_on_that_are_not_there_are_one_line(
+    command: tuple[str, ...], tmp_path: Path, here: Callable[..., Answer]
+) -> None:
+    searched = "" if command[0] == "train" else "optimizer: {adamw: {lr: {float: [0.001, 0.01]}}}\n"
+    (tmp_path / "s.yaml").write_text(SPACE + searched)
+    answer = here(*command)
+    assert answer.code == 2, answer
+    (problem,) = [line for line in answer.err.splitlines() if line.startswith("error: ")]
+    assert "unlabeled.folder" in problem
+    assert "nowhere" in problem
+    assert answer.err.splitlines()[-1] == problem

@@ -302,6 +302,15 @@ def test_command_says_where_it_is_and_ends_quietly(start: Callable[..., Any], tm
     assert (process.returncode, out, err) == (130, "", "")
 
 
+def test_other_machines_are_answered_where_the_address_says_so(start: Callable[..., Any], tmp_path: Path) -> None:
+    write_bundle(tmp_path / "model")
+    process = start("serve", "model", "--host", "0.0.0.0", "--port", "0")  # noqa: S104
+    line = process.stdout.readline()
+    assert line.startswith("model on http://0.0.0.0:")
+    process.kill()
+    assert "whoever reaches this address can send images to the model" in process.communicate(timeout=PATIENCE)[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

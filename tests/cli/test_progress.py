@@ -121,7 +121,7 @@ def test_commands_that_train_measure_and_draw_say_how_far_they_are(
     assert re.search(r"step 2/6: .*, about .* left", answer.out)
     assert "±" not in (tmp_path / "report.html").read_text()
     answer = imgcls("export", "tiny-digits", "--bundle", "model")
-    assert steps_in(answer.out) == [(number, 5) for number in range(1, 6)]
+    assert steps_in(answer.out) == [(number, 6) for number in range(1, 7)]
     assert imgcls("export", "tiny-digits", "-o", "best.yaml").code == 0
     answer = imgcls("train", "best.yaml", "--seeds", "2")
     assert set(last_epochs(answer.err)) == {"seed 1/2", "seed 2/2"}

@@ -186,6 +186,12 @@ def searched(studies: Sequence[EarlierStudy], start: str = "[]", changes: str = 
     return outcome.record.trials
 
 
+@pytest.mark.parametrize("known", [[], [study()]], ids=["from nothing", "from a study"])
+def test_a_search_with_start_settings_goes_beyond_its_beginning(known: Sequence[EarlierStudy]) -> None:
+    start = "[{config.rate: 0.01}, {config.width: 0.5}, {config.rate: 0.02, config.kind: b}]"
+    assert len(searched(known, start=start)) == 60
+
+
 def test_the_best_predicted_settings_race_and_the_winner_is_complete_first() -> None:
     seen: list[int] = []
 

@@ -91,7 +91,7 @@ class CurveSampler:
         shown = [by_number[number] for *_, number in standings]
         known = np.array([self._place(trial) for trial in shown])
         say = self._say(shown, known, sign)
-        if number < self.n_startup_trials + len(view.space.start):
+        if self.knowledge is not None and number < self.n_startup_trials + len(view.space.start):
             return self._begun(view, number, attempt, has_say=say is not None)
         several = self._candidates(standings, known, rng)
         if say is None:

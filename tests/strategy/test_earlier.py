@@ -189,7 +189,9 @@ def searched(studies: Sequence[EarlierStudy], start: str = "[]", changes: str = 
 @pytest.mark.parametrize("known", [[], [study()]], ids=["from nothing", "from a study"])
 def test_a_search_with_start_settings_goes_beyond_its_beginning(known: Sequence[EarlierStudy]) -> None:
     start = "[{config.rate: 0.01}, {config.width: 0.5}, {config.rate: 0.02, config.kind: b}]"
-    assert len(searched(known, start=start)) == 60
+    # With some seeds the draws in question are all even ones.
+    for seed in range(3):
+        assert len(searched(known, start=start, changes=f", seed: {seed}")) == 60
 
 
 def test_the_best_predicted_settings_race_and_the_winner_is_complete_first() -> None:

@@ -84,23 +84,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def here(here: Run, made: Path, tmp_path: Path) -> Run:
     """Run the command line in this process, in a folder with all that was made, to be spoiled at will."""
     for name in ("photos", "model", "trained"):
         shutil.copytree(made / name, tmp_path / name)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["imgcls-search", *arguments])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as ending:
-            code = int(ending.code or 0)
-        printed = capsys.readouterr()
-        return Answer(code, printed.out, printed.err)
-
-    return run
+    return here
 
 
 def is_one_line(answer: Answer) -> bool:

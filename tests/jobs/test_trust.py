@@ -66,30 +66,18 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def here(here: Run, made: Path, tmp_path: Path) -> Run:
     """Run the command line in this process, in a folder with all that was made and some scans."""
     for name in ("model", "promise", "views", "trained"):
         shutil.copytree(made / name, tmp_path / name)
     shutil.copytree(made / "studies", tmp_path / "studies")
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "scans").mkdir()
     images, *_ = validation(made)
     for number in range(40):
         Image.fromarray(np.asarray(images.pixels[np.array([number])])[0, 0]).save(
             tmp_path / "scans" / f"{number:02}.png"
         )
-
-    def run(*arguments: str) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["imgcls-search", *arguments])
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as ending:
-            code = int(ending.code or 0)
-        printed = capsys.readouterr()
-        return Answer(code, printed.out, printed.err)
-
-    return run
+    return here
 
 
 def validation(top: Path) -> tuple[Images, np.ndarray[Any, Any], Any, Prepared]:

@@ -11,6 +11,7 @@ from imgcls_search.config import TrialConfig
 from imgcls_search.data.unlabeled import look_for_unlabeled
 from imgcls_search.orchestrator.backbones import look_early
 from imgcls_search.space import Space
+from imgcls_search.space.problems import plain
 from imgcls_search.strategy.draws import draw_random
 from imgcls_search.strategy.view import View
 
@@ -85,13 +86,7 @@ def timed_as(space: Space) -> dict[str, str]:
 
 def _ways(space: Space) -> Mapping[str, Any]:
     """Return the pretrainings that a space names, with their arguments."""
-    return {name: _plain(args) for name, args in space.document.get("pretrain", {}).items() if name != "none"}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(each) for key, each in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+    return {name: plain(args) for name, args in space.document.get("pretrain", {}).items() if name != "none"}
 
 
 def _draws(space: Space) -> Iterator[TrialConfig]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from imgcls_search.errors import CheckpointError
 from imgcls_search.models import MODELS, pretrained, weights_files, weights_reading
+from imgcls_search.space.problems import plain
 
 
 @dataclass(frozen=True)
@@ -107,11 +108,7 @@ def _twins() -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
 def _unusual(builder: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
     usual = {name: parameter.default for name, parameter in inspect.signature(builder).parameters.items()}
     # A stem that is not named is the one of the weights.
-    return {name: _plain(value) for name, value in arguments.items() if value != usual[name] and name != "stem"}
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    return {name: plain(value) for name, value in arguments.items() if value != usual[name] and name != "stem"}
 
 
 @cache

@@ -17,6 +17,7 @@ from imgcls_search.data import Prepared, label_sets, load
 from imgcls_search.data.features import Floats, folder_beside
 from imgcls_search.models import heads, pretrained
 from imgcls_search.protocol import Portion
+from imgcls_search.space.problems import plain
 from imgcls_search.train.images import FeatureSet
 from imgcls_search.train.loop import HeadPhase
 from imgcls_search.train.losses import weights_of_classes, weights_of_labels
@@ -79,7 +80,7 @@ class HeadFeatures:
         augmentation, _ = pipeline.build_augmentation(self.config, self.data.shape)
         settings = self.config.section("augment")
         shown = {name: value for name, value in settings.items() if name not in ("mixup", "cutmix")}
-        return View(number=number, augment=augmentation, settings=json.dumps(_plain(shown), sort_keys=True))
+        return View(number=number, augment=augmentation, settings=json.dumps(plain(shown), sort_keys=True))
 
     def _told(
         self, steps: Generator[tuple[int, int] | None, None, Floats], split: str, view: int | None, wanted: Plan
@@ -181,10 +182,6 @@ def _array(values: Any) -> Any:
     return values.cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
 
 
-def _plain(value: Any) -> Any:
-    return TrialConfig.from_dict({"value": value}).to_dict()["value"]
-
-
 def key_of(config: TrialConfig, data: Prepared) -> tuple[Any, ...]:
     """Return what decides on the features that trainings of a configuration read."""
     model = config.component("model")
@@ -194,4 +191,4 @@ def key_of(config: TrialConfig, data: Prepared) -> tuple[Any, ...]:
         changed = file.stat().st_mtime_ns if file.is_file() else 0
     recipe = Finetune(**config.section("finetune"))
     shown = config.section("augment") if recipe.views is not None else {}
-    return config.digest("model"), changed, data, json.dumps(_plain(shown), sort_keys=True)
+    return config.digest("model"), changed, data, json.dumps(plain(shown), sort_keys=True)

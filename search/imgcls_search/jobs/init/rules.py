@@ -18,6 +18,7 @@ from imgcls_search.jobs.init.networks import merged
 from imgcls_search.jobs.init.plan import Plan
 from imgcls_search.jobs.init.sizes import SQUARE, native_size
 from imgcls_search.jobs.init.starts import start_settings
+from imgcls_search.space.problems import plain
 
 UNEVEN, VERY_UNEVEN = 1.5, 3.0
 """Images of the largest class for each of the smallest."""
@@ -115,15 +116,15 @@ def _data(found: Found, images: ImageFacts, plan: Plan, cut: Cut, guesses: Seque
     usual = defaults(component)
     place = f"data.{component.name}"
     said = {key: value for key, value in component.args.items() if key not in usual or value != usual[key]}
-    found.put(place, {key: _plain(value) for key, value in said.items() if key != cut.key})
+    found.put(place, {key: plain(value) for key, value in said.items() if key != cut.key})
     splits = f", {', '.join(images.given_splits)} given" if images.given_splits else ""
     found.comments[place] = f"{images.images:,} images of {len(images.classes):,} classes{splits}."
     for key, value, why in guesses:
-        found.put(f"{place}.{key}", _plain(value), why)
+        found.put(f"{place}.{key}", plain(value), why)
     if cut.key:
         found.put(f"{place}.{cut.key}", component.args[cut.key], cut.why)
     else:
-        found.decisions.append((place, {key: _plain(value) for key, value in said.items()}, cut.why))
+        found.decisions.append((place, {key: plain(value) for key, value in said.items()}, cut.why))
     if images.unreadable:
         many = f"{len(images.unreadable):,} of {images.decoded:,} images that were read are damaged"
         found.put(f"{place}.skip_unreadable", True, f"{many}, as {images.unreadable[0]}, and are left out")
@@ -133,10 +134,6 @@ def _data(found: Found, images: ImageFacts, plan: Plan, cut: Cut, guesses: Seque
             plan.fit.max_train,
             f"all {plan.work.train:,} training images would take too long; with more time set null: all",
         )
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _image(found: Found, images: ImageFacts, machine: Machine, plan: Plan) -> None:

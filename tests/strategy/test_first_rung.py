@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -94,7 +95,9 @@ def test_rungs_of_short_trainings(epochs: int, rungs: tuple[int, ...], early: tu
     assert (asha(epochs).rungs, asha(epochs).early) == (rungs, early)
 
 
-@pytest.mark.parametrize(("epochs", "rungs"), [(2, ()), (36, (2, 6, 18)), (52, (2, 6, 18)), (100, (4, 12, 36))])
+@pytest.mark.parametrize(
+    ("epochs", "rungs"), [(2, ()), (36, (2, 6, 18)), (52, (2, 6, 18)), (100, (4, 12, 36)), (200, (7, 21, 63, 189))]
+)
 def test_long_trainings_and_those_who_name_an_epoch_keep_their_rungs(epochs: int, rungs: tuple[int, ...]) -> None:
     found = PRUNERS["asha"](epochs=epochs, sign=1)
     assert type(found) is Promoting
@@ -189,6 +192,7 @@ def test_median_is_that_of_trials_that_have_a_value() -> None:
 def test_optuna_sees_a_complete_trial_without_a_number_as_one_that_ranks_last() -> None:
     ended = trial(0, 0.1, math.nan, state="complete")
     ended.values = (math.nan,)
+    ended.candidate = replace(ended.candidate, params={})
     shown = View(space("trials: 3"), [ended], [], seed=0)
     import optuna
 

@@ -176,7 +176,7 @@ def replay_study(record: Record, space: Space, *, workers: int = 1) -> Replayed:
     Raises:
         StudyError: the study has too few curves, or networks that were compressed.
     """
-    _refuse_measured(record)
+    refuse_measured(record)
     pool = [trial for trial in record.trials if trial.epoch and not trial.compresses]
     if len(pool) < 2 or not any(trial.state == "complete" and not trial.candidate.is_fitted for trial in pool):
         raise StudyError(
@@ -201,7 +201,12 @@ def replay_study(record: Record, space: Space, *, workers: int = 1) -> Replayed:
     )
 
 
-def _refuse_measured(record: Record) -> None:
+def refuse_measured(record: Record) -> None:
+    """Refuse a study of what no curve holds.
+
+    Raises:
+        StudyError: an objective is one that only exported networks show.
+    """
     measured = [metric for metric, _ in record.objectives if metric in MEASURED]
     if measured:
         raise StudyError(

@@ -28,7 +28,7 @@ RevisedEpochs = Annotated[
 ]
 
 LATEST_SHARE = 0.75
-"""No rung of the default stands beyond this share of the epochs: it would save little, and few pass it."""
+"""No rung of short trainings stands beyond this share of them: it would save little, and few pass it."""
 
 AGREEMENT = 0.8
 """Rank correlation between two epochs from which on the earlier one may stop trials."""
@@ -262,13 +262,10 @@ def halving(*, epochs: int, sign: int, min_epochs: MinEpochs = None, eta: Eta = 
 def asha(*, epochs: int, sign: int, min_epochs: RevisedEpochs = None, eta: Eta = 3) -> Pruner:
     """Pause every trial at each rung and resume the best 1/eta from their checkpoints (Li et al. 2018, algorithm 2)."""
     rungs = _early_rungs(min_epochs, epochs, eta)
-    if min_epochs is not None or not rungs:
-        return Promoting(epochs=epochs, rungs=rungs, eta=eta, sign=sign)
-    rungs = _useful(rungs, epochs)
-    if rungs[0] > 2 or epochs > MOST_EPOCHS_A_SHARE * eta**3:
+    if min_epochs is not None or not rungs or rungs[0] > 2 or epochs > MOST_EPOCHS_A_SHARE * eta**3:
         return Promoting(epochs=epochs, rungs=rungs, eta=eta, sign=sign)
     early = _useful(_rungs(1, epochs, eta), epochs)
-    return Revising(epochs=epochs, rungs=rungs, early=early, eta=eta, sign=sign)
+    return Revising(epochs=epochs, rungs=_useful(rungs, epochs), early=early, eta=eta, sign=sign)
 
 
 def hyperband(*, epochs: int, sign: int, min_epochs: MinEpochs = None, eta: Eta = 3) -> Pruner:

@@ -14,9 +14,9 @@ FOLDER = Path(__file__).resolve().parent.parent / "docs" / "decisions"
 
 BEGINNING = """# Decisions
 
-Each page records one decision: its context, the choice, what it costs and whether it still holds. A new decision is a
-new page, `DATE-what-it-is-about.md`, with the headings of the others; `python scripts/decisions.py` adds it to this list. If a
-decision replaces an earlier one, change the earlier page's status and link the new page from there.
+Each page records one decision: its context, the choice, what it costs and whether it still holds. A new decision is
+a new page, `DATE-what-it-is-about.md`, with the headings of the others; `python scripts/decisions.py` adds it to
+this list. If a decision replaces an earlier one, change the earlier page's status and link the new page from there.
 """
 
 

@@ -82,13 +82,14 @@ def train(
     from imgcls_search.jobs.export import read_origin
     from imgcls_search.jobs.retrain import Training
     from imgcls_search.jobs.retrain import train as train_all
+    from imgcls_search.space import shipped
     from imgcls_search.study.address import settle
     from imgcls_search.views.screen import TrainingScreen
 
     space = read(config_file, overrides, data, None, skip_unreadable=skip_unreadable, unlabeled=unlabeled)
     config = space.config()
     screen = TrainingScreen(make_console(error=True))
-    origin, problem = read_origin(config_file.read_text(encoding="utf-8"))
+    origin, problem = read_origin(shipped.find(config_file).read_text(encoding="utf-8"))
     if problem is not None:
         screen.say(f"{config_file}:{problem}; no study will know that its test split was opened")
     training = Training(
@@ -149,6 +150,7 @@ def pretrain(
     from imgcls_search.jobs.export import read_origin
     from imgcls_search.jobs.pretrain import Pretraining
     from imgcls_search.jobs.pretrain import pretrain as pretrain_one
+    from imgcls_search.space import shipped
     from imgcls_search.study.address import settle
     from imgcls_search.views.screen import TrainingScreen
 
@@ -157,7 +159,7 @@ def pretrain(
         raise UserError(
             f"{space.locate('pretrain')}: pretrain: none; allowed: simclr or imitate, as with --set pretrain=simclr"
         )
-    origin, _ = read_origin(space_file.read_text(encoding="utf-8"))
+    origin, _ = read_origin(shipped.find(space_file).read_text(encoding="utf-8"))
     wanted = Pretraining(
         config=space.pretraining(), out=out, seed=seed, studies=studies, origin=origin, at=settle(storage)
     )

@@ -86,7 +86,7 @@ class EarlyBundle:
 
 
 def _write(connection: Connection, files: StudyFiles, trial: int, target: Path) -> None:
-    from imgcls_search.train.device import settle_in
+    from imgcls_search.training.device import settle_in
 
     settle_in("cpu")
     try:

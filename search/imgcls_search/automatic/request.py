@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from imgcls_search.auto.bundling import Step as ShowStep
-from imgcls_search.auto.place import Place
+from imgcls_search.automatic.bundling import Step as ShowStep
+from imgcls_search.automatic.place import Place
 from imgcls_search.config import Component
 from imgcls_search.jobs.trainer import TrainingWatcher
 from imgcls_search.orchestrator.search import Watcher

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from imgcls_search.measures import SUPPORT, THRESHOLD, class_of, specificity
-from imgcls_search.train import custom_metrics
-from imgcls_search.train.ranking import average_precisions, roc_areas, sensitivity
+from imgcls_search.training import custom_metrics
+from imgcls_search.training.ranking import average_precisions, roc_areas, sensitivity
 
 MIDDLE = 0.5
 """The threshold of a label that no image shows."""

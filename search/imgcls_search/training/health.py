@@ -17,11 +17,11 @@ from torch.nn import functional
 from imgcls_search.data.label_sets import Labels
 from imgcls_search.errors import DivergedError
 from imgcls_search.measures import LEAST_SPREAD, NEIGHBOURS, PROBE
-from imgcls_search.train.device import autocast
-from imgcls_search.train.images import ImageSet, in_order
-from imgcls_search.train.learner import Learner
-from imgcls_search.train.metrics import Wanted
-from imgcls_search.train.probe import fit_linear, predict_by_neighbours
+from imgcls_search.training.device import autocast
+from imgcls_search.training.images import ImageSet, in_order
+from imgcls_search.training.learner import Learner
+from imgcls_search.training.metrics import Wanted
+from imgcls_search.training.probe import fit_linear, predict_by_neighbours
 
 RANDOM = "random_probe_accuracy"
 SPREAD, RANK = "spread", "effective_rank"

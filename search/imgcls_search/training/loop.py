@@ -17,15 +17,15 @@ from torch.optim import Optimizer
 from imgcls_search.data import Augment, Mix, Moment, mix_nothing
 from imgcls_search.errors import DivergedError, StoppedError
 from imgcls_search.protocol import FEWEST_IMAGES
-from imgcls_search.train import corrupted
-from imgcls_search.train.average import Average
-from imgcls_search.train.device import autocast
-from imgcls_search.train.finetune import Hold, head_of, hold_nothing
-from imgcls_search.train.images import FeatureSet, ImageSet, in_order
-from imgcls_search.train.losses import Loss
-from imgcls_search.train.metrics import Wanted, score
-from imgcls_search.train.optimizers import Schedule
-from imgcls_search.train.recipe import Training
+from imgcls_search.training import corrupted
+from imgcls_search.training.average import Average
+from imgcls_search.training.device import autocast
+from imgcls_search.training.finetune import Hold, head_of, hold_nothing
+from imgcls_search.training.images import FeatureSet, ImageSet, in_order
+from imgcls_search.training.losses import Loss
+from imgcls_search.training.metrics import Wanted, score
+from imgcls_search.training.optimizers import Schedule
+from imgcls_search.training.recipe import Training
 
 AUGMENTED_BYTES = 2**23
 """Pixels that a GPU augments at a time, a byte each."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from imgcls_search.config import Component, TrialConfig
 from imgcls_search.signature import Arg, OneOf, build, options
-from imgcls_search.train.optimizers import WeightDecay, adamw, groups, sgd
+from imgcls_search.training.optimizers import WeightDecay, adamw, groups, sgd
 
 if TYPE_CHECKING:
     from torch import nn

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from imgcls_search.errors import BuildError
 from imgcls_search.models.anatomy import Anatomy
 from imgcls_search.models.heads import dropout_before
-from imgcls_search.train.recipe import Finetune
+from imgcls_search.training.recipe import Finetune
 
 Hold = Callable[[nn.Module, int], None]
 """Called with the model, in training mode, and the number of epochs done at the start of each epoch."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imgcls_search import atomic
-from imgcls_search.auto import ledger
-from imgcls_search.auto.bundling import clear_drafts as clear_bundle_drafts
+from imgcls_search.automatic import ledger
+from imgcls_search.automatic.bundling import clear_drafts as clear_bundle_drafts
 from imgcls_search.catalog import catalog, refuse_idle_sections, refuse_other_labels
 from imgcls_search.config import Component, expand_path
 from imgcls_search.data import must_exist

@@ -11,12 +11,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from imgcls_search import atomic, durations
-from imgcls_search.auto import budget, place, testing
-from imgcls_search.auto.bundling import Step as ShowStep
-from imgcls_search.auto.bundling import put_bundle
-from imgcls_search.auto.ledger import Ledger, ending_at, read_file
-from imgcls_search.auto.request import Delivered, Interrupted, Request, Screens
-from imgcls_search.auto.watching import AutoWatcher, TrainingWatch, watch_steps
+from imgcls_search.automatic import budget, place, testing
+from imgcls_search.automatic.bundling import Step as ShowStep
+from imgcls_search.automatic.bundling import put_bundle
+from imgcls_search.automatic.ledger import Ledger, ending_at, read_file
+from imgcls_search.automatic.request import Delivered, Interrupted, Request, Screens
+from imgcls_search.automatic.watching import AutoWatcher, TrainingWatch, watch_steps
 from imgcls_search.errors import DataError, NoResultError, OutOfTimeError, UserError, writing
 from imgcls_search.jobs.export import export_trial
 from imgcls_search.orchestrator import study_data

@@ -6,9 +6,9 @@ from pathlib import Path
 from types import TracebackType
 
 from imgcls_search import durations
-from imgcls_search.auto import budget
-from imgcls_search.auto.bundling import EarlyBundle, Step
-from imgcls_search.auto.ledger import Ledger
+from imgcls_search.automatic import budget
+from imgcls_search.automatic.bundling import EarlyBundle, Step
+from imgcls_search.automatic.ledger import Ledger
 from imgcls_search.jobs.pace import Epoch
 from imgcls_search.jobs.trainer import TrainingWatcher
 from imgcls_search.orchestrator.search import Search, Watcher

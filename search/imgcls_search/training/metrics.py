@@ -10,8 +10,8 @@ import numpy as np
 
 from imgcls_search import costs
 from imgcls_search.measures import ALWAYS, CORRUPTED, COSTED, NAMED, SEVERAL_ALWAYS, SUPPORT, class_of, specificity
-from imgcls_search.train import custom_metrics, metrics_several
-from imgcls_search.train.ranking import average_precisions, roc_areas, sensitivity
+from imgcls_search.training import custom_metrics, metrics_several
+from imgcls_search.training.ranking import average_precisions, roc_areas, sensitivity
 
 METRICS: Mapping[str, str] = {
     **ALWAYS,

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from imgcls_search.auto import testing
-from imgcls_search.auto.request import Delivered
+from imgcls_search.automatic import testing
+from imgcls_search.automatic.request import Delivered
 from imgcls_search.confidence import share_interval
 from imgcls_search.data import Split
 from imgcls_search.errors import DataError

@@ -128,6 +128,11 @@ def test_check_finds_what_is_wrong_and_names_what_there_is(tmp_path: Path) -> No
     assert "F401" in check("lint", wrong).stdout
     wrong.write_text("x = [1, 2]\n")
     assert check("format", wrong).returncode == 0
+    branches = "".join(f"    if x == {number}:\n        print({number})\n" for number in range(18))
+    wrong.write_text(f'"""A module."""\n\n\ndef long(x: int) -> None:\n    """Say it."""\n{branches}')
+    found = check("lint", wrong).stdout
+    assert "C901 `long` is too complex" in found
+    assert "PLR0912 Too many branches" in found
     unknown = check("everything")
     assert unknown.returncode == 2
     assert unknown.stderr == "error: everything: no such check; allowed: format, lint, imports, types\n"

@@ -12,7 +12,18 @@ from typing import Any
 import typer
 
 from imgcls_search import terminal
-from imgcls_search.cli import automatic, delivery, drafting, housekeeping, images, results, searches, spaces, trainings
+from imgcls_search.cli import (
+    automatic,
+    delivery,
+    drafting,
+    ensembles,
+    housekeeping,
+    images,
+    results,
+    searches,
+    spaces,
+    trainings,
+)
 from imgcls_search.cli.output import echo
 from imgcls_search.errors import SearchError, UserError, disk_trouble, path_trouble
 
@@ -78,6 +89,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("copy", housekeeping.copy),
     ("clean", housekeeping.clean),
     ("confirm", trainings.confirm),
+    ("ensemble", ensembles.ensemble),
     ("reproduce", trainings.reproduce),
     ("list", results.list_studies),
     ("trials", results.trials),

@@ -83,8 +83,12 @@ def _cell(text: str) -> str:
 def _what(metrics: BundleMetrics) -> str:
     shape, data = metrics["input"], metrics["data"]
     colours = "colour" if shape["channels"] == 3 else "gray"
+    network = f"a {metrics['model']['family']} network"
+    if members := metrics["model"].get("members"):
+        families = ", ".join(f"{member['family']} of trial {member['trial']}" for member in members)
+        network = f"an ensemble of {len(members)} network{'' if len(members) == 1 else 's'} ({families})"
     return (
-        f"An image classifier: a {metrics['model']['family']} network of {metrics['model']['params']:,} parameters"
+        f"An image classifier: {network} of {metrics['model']['params']:,} parameters"
         f"{_compression(metrics)}, for {colours} images of {_pixels(metrics)}. "
         f"It was trained on {data['counts']['train']:,} images of the data set `{data['name']}` "
         f"({data['counts']['val']:,} more for validation, {data['counts']['test']:,} sealed as a test)."

@@ -20,14 +20,14 @@ from imgcls_search.deploy.unlike import Spread
 from imgcls_search.deploy.views import VIEWS, ViewsName
 from imgcls_search.errors import DeployError, UserError, writing
 from imgcls_search.jobs.bundle.card import card
-from imgcls_search.jobs.bundle.metrics import BundleMetrics, Parity, describe, measure
+from imgcls_search.jobs.bundle.metrics import BundleMetrics, Parity, describe, macs_of, measure
 from imgcls_search.jobs.bundle.sureness import Sureness, check_target, settle
 from imgcls_search.jobs.bundle.weights import Trained
 from imgcls_search.orchestrator import study_data
 from imgcls_search.space import dump
 from imgcls_search.train.loop import predict
 from imgcls_search.train.metrics_several import sigmoid
-from imgcls_search.worker import image_sets, measuring, pipeline
+from imgcls_search.worker import image_sets, pipeline
 
 PARITY_IMAGES = 1000
 TOLERANCE = 1e-3
@@ -100,11 +100,20 @@ def deliver(
     return facts
 
 
+def refuse_taken(out: Path) -> None:
+    """Refuse a folder that a bundle would be written over.
+
+    Raises:
+        UserError: it exists and is not empty.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{out}: exists already; choose another folder, or remove it")
+
+
 @contextmanager
 def _folder(out: Path) -> Iterator[Path]:
     """Give a folder beside the wanted one, which takes its place when all went well."""
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out}: exists already; choose another folder, or remove it")
+    refuse_taken(out)
     with writing(out), atomic.replacing(out) as draft:
         draft.mkdir(parents=True)
         yield draft
@@ -121,8 +130,7 @@ def _images(trained: Trained, cache: Path, say: Callable[[str], None]) -> tuple[
 
 def _spread_of_features(trained: Trained, path: Path, training: Images) -> Spread | None:
     """Return the spread of the features of training images, None where the last layer of the file takes none."""
-    macs = measuring.count(trained.config.component("model"), trained.data.shape).macs
-    affordable = max(unlike.LEAST_LOOKED_AT, int(unlike.MOST_MACS / max(1, macs)))
+    affordable = max(unlike.LEAST_LOOKED_AT, int(unlike.MOST_MACS / max(1, macs_of(trained))))
     count = min(unlike.MOST_TRAINING_IMAGES, affordable, len(training.labels))
     chosen = np.linspace(0, len(training.labels) - 1, count).round().astype(np.int64)
     copy = path.with_name(".features.onnx")
@@ -177,7 +185,8 @@ def _compare(trained: Trained, artifact: Artifact, images: Images, found: Surene
 
 def _write_rest(trained: Trained, folder: Path, facts: BundleMetrics, found: Sureness) -> None:
     data = trained.data
-    comments = [f"The configuration of {trained.title}, exported by imgcls-search."]
+    of = f"{trained.title}: its best trial" if trained.members else trained.title
+    comments = [f"The configuration of {of}, exported by imgcls-search."]
     if trained.origin is not None:
         comments.append(f"origin: {json.dumps(dict(trained.origin))}")
     texts = {

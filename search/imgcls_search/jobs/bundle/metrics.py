@@ -22,6 +22,7 @@ from imgcls_search.train import custom_metrics
 from imgcls_search.train.metrics import Wanted, score
 from imgcls_search.trial import compresses
 from imgcls_search.worker import measuring, pipeline
+from imgcls_search.worker.networks import Member
 
 LATENCY_IMAGES = 64
 
@@ -82,9 +83,17 @@ def same_decisions(parity: Parity) -> tuple[int, str]:
     return parity["equal_top1"], "the same class"
 
 
-class ModelMetrics(TypedDict):
-    """The network."""
+class MemberMetrics(TypedDict):
+    """A network of an ensemble."""
 
+    trial: int
+    count: int
+    family: str
+    temperatures: list[float]
+    config: dict[str, Any]
+
+
+class _ModelMetrics(TypedDict):
     family: str
     params: int
     macs: int | None
@@ -92,6 +101,13 @@ class ModelMetrics(TypedDict):
     """What each section of compression says, in a line."""
 
     quantized: str
+
+
+class ModelMetrics(_ModelMetrics, total=False):
+    """The network."""
+
+    members: list[MemberMetrics]
+    """Of an ensemble, those with most picks first."""
 
 
 class InputMetrics(TypedDict):
@@ -232,14 +248,39 @@ def _score(of: str, split: str, metrics: Mapping[str, float], images: int) -> Sc
 
 
 def _model(trained: Trained, artifact: Artifact) -> ModelMetrics:
-    component = trained.config.component("model")
-    is_compressed = compresses(trained.config)
+    params = sum(parameter.numel() for parameter in trained.model.parameters())
+    if trained.members:
+        macs = None if any(member.shapes is not None for member in trained.members) else macs_of(trained)
+        return {
+            "family": "ensemble",
+            "params": params,
+            "macs": macs,
+            "compression": dict.fromkeys(("distill", "prune", "quantize"), "none"),
+            "quantized": artifact.quantized,
+            "members": [_member(member) for member in trained.members],
+        }
     return {
-        "family": component.name,
-        "params": sum(parameter.numel() for parameter in trained.model.parameters()),
-        "macs": None if is_compressed else measuring.count(component, trained.data.shape).macs,
+        "family": trained.config.component("model").name,
+        "params": params,
+        "macs": None if compresses(trained.config) else macs_of(trained),
         "compression": {name: _choice(trained.config, name) for name in ("distill", "prune", "quantize")},
         "quantized": artifact.quantized,
+    }
+
+
+def macs_of(trained: Trained) -> int:
+    """Return the multiply-accumulates for one image, without what pruning has taken out."""
+    configs = [member.config for member in trained.members] or [trained.config]
+    return sum(measuring.count(config.component("model"), trained.data.shape).macs for config in configs)
+
+
+def _member(member: Member) -> MemberMetrics:
+    return {
+        "trial": member.trial,
+        "count": member.count,
+        "family": member.config.component("model").name,
+        "temperatures": list(member.temperatures),
+        "config": member.config.to_dict(),
     }
 
 

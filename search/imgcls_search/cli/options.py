@@ -133,6 +133,7 @@ def read(
         refuse_idle_sections,
         refuse_of_pretraining,
         refuse_other_labels,
+        refuse_two_averages,
         refuse_two_starts,
     )
     from imgcls_search.space import read_space
@@ -151,6 +152,7 @@ def read(
             pairs.append(("unlabeled.folder.skip_unreadable", "true"))
         space = read_space(path, catalog(), overrides=pairs, data=data, unlabeled=unlabeled)
     refuse_two_starts(space)
+    refuse_two_averages(space)
     refuse_idle_sections(space)
     refuse_of_pretraining(space)
     refuse_other_labels(space)

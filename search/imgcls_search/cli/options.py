@@ -102,6 +102,13 @@ class Views(str, Enum):
     mirror_shift = "mirror_shift"
 
 
+class ModelFormat(str, Enum):
+    """In which format `export --bundle` writes the model."""
+
+    onnx = "onnx"
+    openvino = "openvino"
+
+
 WeightsDir = Annotated[
     Path | None,
     typer.Option(

@@ -8,12 +8,14 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from imgcls_search import atomic
+from imgcls_search.compress.sections import quantization
 from imgcls_search.data import Images, load
-from imgcls_search.deploy import additions, bundle, unlike
+from imgcls_search.deploy import additions, bundle, openvino_ir, unlike
 from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.deploy.onnx import export_onnx
 from imgcls_search.deploy.unlike import Spread
@@ -34,6 +36,9 @@ TOLERANCE = 1e-3
 """Largest difference from torch's logits, as a share of the largest logit: sums are rounded in another order."""
 
 
+Format = Literal["onnx", "openvino"]
+"""In which a bundle's model is written, and by whose runtime it is served."""
+
 STEPS = 6
 
 BLOCK = 512
@@ -50,19 +55,23 @@ def deliver(
     must_be_same: bool = False,
     target_precision: float | None = None,
     tta: ViewsName = "none",
+    to: Format = "onnx",
 ) -> BundleMetrics:
     """Write a bundle, whole or not at all, and return the contents of its `metrics.json`.
 
     `say` takes what a person should read, `step` the work that begins, its number, and how many steps there are. With
     `must_be_same` other images than those of the training are refused, not noted. With `target_precision` the bundle
-    refuses images that it is less sure of than that takes; `tta` are the views of an image that the file looks at.
+    refuses images that it is less sure of than that takes; `tta` are the views of an image that the file looks at;
+    `to` is the format of the model.
 
     Raises:
-        UserError: the folder is taken or cannot be written, or the precision cannot be promised.
+        UserError: the folder is taken or cannot be written, the precision cannot be promised, or the format needs a
+            package that is not installed.
         DataError: the training's images, by which the file is checked, are not there any more.
         DeployError: the model cannot be exported, or the exported file does not agree with torch.
     """
     check_target(trained, target_precision)
+    _check_format(trained, to)
     with _folder(out) as folder:
         path = folder / bundle.FILES["model"]
         step("reading the validation images", 1, STEPS)
@@ -75,7 +84,7 @@ def deliver(
         step(f"exporting {trained.title}", 2, STEPS)
         _place_model(trained, path)
         artifact = Artifact.load(path)
-        latency = measure(artifact, images)
+        latency = measure(_as_served(artifact, to), images)
         step("calibrating on the validation images", 3, STEPS)
         if are_same and trained.is_held_out and (spread := _spread_of_features(trained, path, training)) is not None:
             additions.give_distance(path, spread)
@@ -87,6 +96,7 @@ def deliver(
         if found.calibration.is_kept:
             additions.divide_logits(path, found.calibration.temperatures)
             artifact = Artifact.load(path)
+        artifact = _as_served(artifact, to)
         step("comparing with torch", 4, STEPS)
         parity = _compare(trained, artifact, images, found, tta)
         step(f"measuring on {len(images.labels)} validation images", 5, STEPS)
@@ -98,6 +108,25 @@ def deliver(
         # As whoever gets it will.
         bundle.read(folder)
     return facts
+
+
+def _check_format(trained: Trained, to: Format) -> None:
+    if to == "onnx":
+        return
+    openvino_ir.check_installed(f"--format {to}")
+    if trained.scored is not None and quantization(trained.config) is not None:
+        raise UserError(
+            f"--format {to}: {trained.title} is quantized, by ONNX Runtime for ONNX Runtime; allowed: --format onnx"
+        )
+
+
+def _as_served(artifact: Artifact, to: Format) -> Artifact:
+    """Return a file in the format in which it will be served, beside it, loaded by that runtime."""
+    if to == "onnx":
+        return artifact
+    path = artifact.path.with_name(bundle.OPENVINO["model"])
+    openvino_ir.convert(artifact.path, path)
+    return Artifact.load(path)
 
 
 def refuse_taken(out: Path) -> None:
@@ -189,6 +218,10 @@ def _write_rest(trained: Trained, folder: Path, facts: BundleMetrics, found: Sur
     comments = [f"The configuration of {of}, exported by imgcls-search."]
     if trained.origin is not None:
         comments.append(f"origin: {json.dumps(dict(trained.origin))}")
+    files = bundle.FILES
+    if facts["format"] == "openvino":
+        files = bundle.OPENVINO
+        (folder / bundle.FILES["model"]).unlink()
     texts = {
         "labels": json.dumps(data.classes, indent=0, ensure_ascii=False) + "\n",
         "config": dump(trained.config, comments=comments),
@@ -211,5 +244,6 @@ def _write_rest(trained: Trained, folder: Path, facts: BundleMetrics, found: Sur
             min_confidence=found.refusal.threshold if found.refusal is not None else None,
             unlike=found.unlike,
         ),
+        files=files,
     )
     atomic.write_text(folder / bundle.DESCRIPTION, json.dumps(about, indent=2, ensure_ascii=False) + "\n")

@@ -155,6 +155,9 @@ class BundleMetrics(TypedDict):
     """The contents of `metrics.json`."""
 
     title: str
+    format: str
+    """Of the model: `onnx` or `openvino`."""
+
     model: ModelMetrics
     input: InputMetrics
     data: DataMetrics
@@ -206,13 +209,17 @@ def describe(
         )
     return {
         "title": trained.title,
+        "format": "openvino" if len(artifact.files) > 1 else "onnx",
         "model": _model(trained, artifact),
         "input": {"size": trained.data.image_size, "channels": trained.data.channels, "fit": trained.data.fit},
         "data": _data(trained),
         "scores": scores,
         "seeds": trained.seeds,
         "parity": parity,
-        "size": {"file_kb": size_kb(artifact.path), "archive_kb": archive_kb(artifact.path)},
+        "size": {
+            "file_kb": sum(map(size_kb, artifact.files)),
+            "archive_kb": sum(map(archive_kb, artifact.files)),
+        },
         "latency": measure(artifact, images),
         "thresholds": None if sureness.cuts is None else list(sureness.cuts),
         "notes": notes,
@@ -223,7 +230,7 @@ def describe(
             **trained.provenance,
             "data fingerprint": trained.data.fingerprint,
             "written": now(),
-            "versions": ", ".join(f"{name} {version}" for name, version in _versions().items()),
+            "versions": ", ".join(f"{name} {version}" for name, version in _versions(artifact).items()),
         },
     }
 
@@ -310,10 +317,11 @@ def measure(artifact: Artifact, images: Images) -> LatencyMetrics:
         "low_ms": found.low_ms,
         "high_ms": found.high_ms,
         "runs": found.runs,
-        "conditions": conditions(),
+        "conditions": conditions(artifact),
     }
 
 
-def _versions() -> dict[str, str]:
-    runtime = {name: metadata.version(name) for name in ("onnx", "onnxruntime")}
+def _versions(artifact: Artifact) -> dict[str, str]:
+    more = ("openvino",) if len(artifact.files) > 1 else ()
+    runtime = {name: metadata.version(name) for name in ("onnx", "onnxruntime", *more)}
     return {**pipeline.versions(), **runtime}

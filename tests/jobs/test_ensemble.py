@@ -217,6 +217,15 @@ def test_one_file_serves_the_ensemble(study: str, here: Run, tmp_path: Path) -> 
     np.testing.assert_allclose(again.artifact.logits(pixels), served.artifact.logits(pixels), atol=1e-5)
 
 
+def test_studies_of_another_folder_and_weights_from_a_folder(study: str, here: Run, tmp_path: Path) -> None:
+    (tmp_path / "studies").rename(tmp_path / "elsewhere")
+    (tmp_path / "downloads").mkdir()
+    answer = here("ensemble", study, "--studies", "elsewhere", "--weights-dir", "downloads", "--picks", "2")
+    assert answer.code == 0, answer.err
+    assert (tmp_path / "elsewhere" / study / "ensemble.pt").is_file()
+    assert not (tmp_path / "studies").exists()
+
+
 def test_test_split_is_opened_when_asked_and_that_is_noted(study: str, here: Run, tmp_path: Path) -> None:
     answer = here("ensemble", study, "--test", "--json")
     assert answer.code == 0, answer.err

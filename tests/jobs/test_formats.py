@@ -15,7 +15,7 @@ from imgcls_search import digests
 from imgcls_search.compress.quantize import quantize
 from imgcls_search.deploy import bundle, openvino_ir
 from imgcls_search.deploy.artifact import Artifact
-from imgcls_search.train import checkpoint
+from imgcls_search.training import checkpoint
 
 from tests.conftest import Answer, is_one_line
 from tests.jobs.test_bundle import cut_photographs, train

@@ -13,9 +13,9 @@ from imgcls_search.data import Prepared
 from imgcls_search.errors import BuildError
 from imgcls_search.models.cost import Cost
 from imgcls_search.space import parse
-from imgcls_search.train import checkpoint
-from imgcls_search.train.images import ImageSet
-from imgcls_search.train.loop import Session, _order, augmented, evaluate, fit
+from imgcls_search.training import checkpoint
+from imgcls_search.training.images import ImageSet
+from imgcls_search.training.loop import Session, _order, augmented, evaluate, fit
 from imgcls_search.worker import image_sets, measuring, pipeline
 from torch.optim.swa_utils import AveragedModel, update_bn
 

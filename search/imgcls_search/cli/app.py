@@ -7,11 +7,11 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
-from imgcls_search import terminal
+from imgcls_search import __version__, terminal
 from imgcls_search.cli import (
     automatic,
     delivery,
@@ -21,6 +21,7 @@ from imgcls_search.cli import (
     images,
     results,
     searches,
+    shipped,
     spaces,
     trainings,
 )
@@ -44,6 +45,7 @@ ONLY_PRINT = frozenset(
         "plan",
         "predict",
         "serve",
+        "spaces",
         "replay",
         "schema",
         "status",
@@ -56,7 +58,7 @@ ONLY_PRINT = frozenset(
 app = typer.Typer(
     name="imgcls-search",
     help="Search hyperparameters and architectures for image classification.",
-    epilog="Start with: imgcls-search run spaces/vit.yaml",
+    epilog="Start with: imgcls-search run vit",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -84,6 +86,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("backbones", images.backbones),
     ("weights", spaces.weights),
     ("schema", spaces.schema),
+    ("spaces", shipped.spaces),
     ("replay", searches.replay),
     ("dashboard", results.dashboard),
     ("copy", housekeeping.copy),
@@ -100,6 +103,21 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
 
 for _name, _command in COMMANDS:
     app.command(_name)(_command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        echo(f"imgcls-search {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _begin(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Search hyperparameters and architectures for image classification."""
 
 
 def main() -> None:

@@ -77,11 +77,11 @@ def ensemble(
     """
     if student is not None and distill is None:
         raise UserError(f"--student {student}: goes with --distill DIR")
-    from imgcls_search.cli.screen import TrainingScreen, WorkScreen
     from imgcls_search.jobs.bundle.deliver import refuse_taken
     from imgcls_search.jobs.ensemble.making import make
     from imgcls_search.jobs.ensemble.student import check_student, distil
     from imgcls_search.jobs.ensemble.testing import test as on_test
+    from imgcls_search.views.screen import TrainingScreen, WorkScreen
 
     files, say = study_files(study, studies, storage), partial(echo, error=True)
     if bundle is not None:
@@ -121,10 +121,10 @@ def ensemble(
 
 
 def _deliver(made: Made, out: Path, studies: Path, data: str | None) -> Any:
-    from imgcls_search.cli.screen import StepScreen
     from imgcls_search.executors.helper import image_cache
     from imgcls_search.jobs.bundle.deliver import deliver
     from imgcls_search.jobs.bundle.weights import from_weights
+    from imgcls_search.views.screen import StepScreen
 
     say = partial(echo, error=True)
     # Where the study's images were found, which may be elsewhere than when its trials were trained.

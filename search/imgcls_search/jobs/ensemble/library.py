@@ -26,11 +26,11 @@ from imgcls_search.study import best
 from imgcls_search.study.activity import shown_state
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
-from imgcls_search.train import calibration, checkpoint
-from imgcls_search.train.calibration import Calibration
-from imgcls_search.train.device import available_devices
-from imgcls_search.train.loop import predict
-from imgcls_search.train.metrics import Wanted, probabilities_of, score
+from imgcls_search.training import calibration, checkpoint
+from imgcls_search.training.calibration import Calibration
+from imgcls_search.training.device import available_devices
+from imgcls_search.training.loop import predict
+from imgcls_search.training.metrics import Wanted, probabilities_of, score
 from imgcls_search.trial import Trial
 from imgcls_search.worker import cross_validation, finish, image_sets, networks, pipeline
 

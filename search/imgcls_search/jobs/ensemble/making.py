@@ -19,8 +19,8 @@ from imgcls_search.jobs.ensemble.library import Array, Kept, Library, Progress, 
 from imgcls_search.jobs.ensemble.picking import Picked, pick
 from imgcls_search.orchestrator import study_data
 from imgcls_search.study.files import StudyFiles
-from imgcls_search.train import checkpoint
-from imgcls_search.train.metrics_several import choose_thresholds, sigmoid
+from imgcls_search.training import checkpoint
+from imgcls_search.training.metrics_several import choose_thresholds, sigmoid
 from imgcls_search.worker import networks
 from imgcls_search.worker.finish import LATENCY_IMAGES, find_artifact
 from imgcls_search.worker.networks import Member

@@ -108,7 +108,7 @@ def make(
         # As it stands now that nobody else writes it.
         record = study_data.load_with_images(files, data)
         library = collect(files, record, winner, say=say, progress=progress)
-        picked = _pick(library, picks)
+        picked = _pick(library, picks, progress)
         members = _members(library, picked)
         ensemble = library.measure(_logits(library, picked.counts))
         sizes = _sizes(library, picked, progress)
@@ -118,7 +118,7 @@ def make(
     return Made(library=library, weights=path, facts=facts)
 
 
-def _pick(library: Library, picks: int) -> Picked:
+def _pick(library: Library, picks: int, progress: Progress) -> Picked:
     several = library.found.has_several_labels
 
     def worth(probabilities: Array) -> tuple[float, ...]:
@@ -127,7 +127,13 @@ def _pick(library: Library, picks: int) -> Picked:
         return library.sign * found[library.metric], -found["loss"]
 
     each = [kept.probabilities for kept in library.kept]
-    return pick(each, picks=picks, first=library.first, worth=worth)
+    return pick(
+        each,
+        picks=picks,
+        first=library.first,
+        worth=worth,
+        on_pick=lambda count: progress("picking", count, picks),
+    )
 
 
 def _logits(library: Library, counts: Mapping[int, int]) -> Array:

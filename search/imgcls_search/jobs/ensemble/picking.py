@@ -31,12 +31,20 @@ class Picked:
         return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
 
-def pick(probabilities: Sequence[Array], *, picks: int, first: int, worth: Worth) -> Picked:
+def pick(
+    probabilities: Sequence[Array],
+    *,
+    picks: int,
+    first: int,
+    worth: Worth,
+    on_pick: Callable[[int], None] = lambda count: None,
+) -> Picked:
     """Return the best ensemble among those of 1 to `picks` picks, the smallest of equals.
 
     The first pick is given, as an ensemble that begins with the best single network fits the validation images less
     closely than one that is free from the start. Each later pick is the candidate with which the mean of the
     probabilities is worth most; the earliest of equals, but one that is picked already comes after all others.
+    `on_pick` takes how many picks are made.
     """
     order, total = [first], probabilities[first].astype(np.float64)
     steps = [worth(total)]
@@ -47,5 +55,6 @@ def pick(probabilities: Sequence[Array], *, picks: int, first: int, worth: Worth
         total = total + probabilities[place]
         order.append(place)
         steps.append(worths[place])
+        on_pick(len(order))
     best = max(range(len(steps)), key=lambda number: (steps[number], -number))
     return Picked(order=tuple(order[: best + 1]), worth=steps[best])

@@ -1,4 +1,4 @@
-"""Commands about a space before anything is trained: check, families, schema, augment-preview."""
+"""Commands about a space before anything is trained: check, families, options, schema, augment-preview."""
 
 from __future__ import annotations
 
@@ -174,6 +174,30 @@ def families(
     if others := taken["others"]:
         rows.append(("any other", (others["doc"], others["allowed"])))
     print_table(("argument", "what it is"), rows)
+
+
+def options(
+    section: Annotated[
+        str | None,
+        typer.Argument(metavar="[SECTION]", help="A section or a path below one, for example training or model.vit."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List every setting of a space file with its type, range, default and meaning.
+
+    \b
+    imgcls-search options
+    imgcls-search options training
+    imgcls-search options model.vit --json
+    """
+    from imgcls_search.catalog import catalog
+    from imgcls_search.space.reference import facts, settings
+
+    found = settings(catalog(), section)
+    if as_json:
+        print_json(found)
+        return
+    print_table(("setting", "meaning"), [(one["path"], (one["doc"], facts(one))) for one in found])
 
 
 def weights(weights_dir: WeightsDir = None, as_json: AsJson = False) -> None:

@@ -126,7 +126,7 @@ def main() -> None:
         _fail(trouble)
         sys.exit(UserError.exit_code)
     except KeyboardInterrupt:
-        echo("stopped; the same command goes on from the last checkpoints", error=True)
+        echo("stopped; run the same command again to resume from the last checkpoints", error=True)
         sys.exit(130)
 
 

@@ -19,9 +19,9 @@ from imgcls_search.data import Prepared
 from imgcls_search.executors.packing import free_memory
 from imgcls_search.protocol import Job
 from imgcls_search.space import parse
-from imgcls_search.train import checkpoint
-from imgcls_search.train.images import ImageSet
-from imgcls_search.train.loop import Session, fit, train_epoch
+from imgcls_search.training import checkpoint
+from imgcls_search.training.images import ImageSet
+from imgcls_search.training.loop import Session, fit, train_epoch
 from imgcls_search.worker import image_sets, pipeline
 from imgcls_search.worker.job_runner import JobRunner
 from PIL import Image

@@ -22,12 +22,12 @@ from imgcls_search.strategy.pruners import PRUNERS
 from imgcls_search.strategy.samplers import SAMPLERS
 from imgcls_search.study.settings import Limits, StudySettings
 from imgcls_search.trackers.settings import SETTINGS
-from imgcls_search.train import custom_metrics
-from imgcls_search.train.losses import LOSSES, SEVERAL
-from imgcls_search.train.metrics import METRICS
-from imgcls_search.train.optimizers import OPTIMIZERS, SCHEDULES
-from imgcls_search.train.pretraining import pretrain_section
-from imgcls_search.train.recipe import Finetune, Predict, Training
+from imgcls_search.training import custom_metrics
+from imgcls_search.training.losses import LOSSES, SEVERAL
+from imgcls_search.training.metrics import METRICS
+from imgcls_search.training.optimizers import OPTIMIZERS, SCHEDULES
+from imgcls_search.training.pretraining import pretrain_section
+from imgcls_search.training.recipe import Finetune, Predict, Training
 from imgcls_search.trial import MEASURED, SIZES
 
 

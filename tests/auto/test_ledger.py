@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from imgcls_search.auto.ledger import Ledger, ending_at, process_began, read_file
+from imgcls_search.automatic.ledger import Ledger, ending_at, process_began, read_file
 from imgcls_search.errors import OutOfTimeError, StudyError, UserError
 from imgcls_search.study import record as records
 from imgcls_search.study.files import StudyFiles

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from imgcls_search.cli.screen import StepScreen, TrainingScreen
 from imgcls_search.config import TrialConfig
 from imgcls_search.jobs.pace import Pace, numbered
 from imgcls_search.protocol import Job
+from imgcls_search.views.screen import StepScreen, TrainingScreen
 from rich.console import Console
 
 from tests.conftest import TINY, Answer

@@ -11,7 +11,7 @@ from imgcls_search.catalog import catalog
 from imgcls_search.config import TrialConfig
 from imgcls_search.data import Moment, Prepared
 from imgcls_search.space import parse
-from imgcls_search.train.loop import fit
+from imgcls_search.training.loop import fit
 from imgcls_search.worker import image_sets, pipeline
 
 from tests.jobs.test_bundle import cut_photographs

@@ -31,8 +31,8 @@ from imgcls_search.errors import UserError
 from imgcls_search.rounding import measured, spread, without_long_numbers
 
 if TYPE_CHECKING:
-    from imgcls_search.auto.automatic import Auto
-    from imgcls_search.cli.screen import SearchScreen, TrainingScreen
+    from imgcls_search.automatic.automatic import Auto
+    from imgcls_search.views.screen import SearchScreen, TrainingScreen
 
 
 def auto(
@@ -87,10 +87,10 @@ def auto(
         changes.append((f"{component.path}.skip_unreadable", "true"))
     if workers is not None:
         changes.append(("study.workers", str(workers)))
-    from imgcls_search.auto.automatic import Auto
-    from imgcls_search.auto.finding import describe
-    from imgcls_search.auto.ledger import interruptible, process_began
-    from imgcls_search.auto.request import Interrupted, Request
+    from imgcls_search.automatic.automatic import Auto
+    from imgcls_search.automatic.finding import describe
+    from imgcls_search.automatic.ledger import interruptible, process_began
+    from imgcls_search.automatic.request import Interrupted, Request
     from imgcls_search.executors import processes
 
     screens = Screens(error=as_json)
@@ -157,27 +157,27 @@ class Screens:
     @contextmanager
     def drafting(self) -> Iterator[Callable[[str, int, int], None]]:
         """Show how far the look at the images is."""
-        from imgcls_search.cli.screen import WorkScreen
+        from imgcls_search.views.screen import WorkScreen
 
         with WorkScreen(make_console(error=True)) as screen:
             yield screen.show
 
     def search(self) -> AbstractContextManager[SearchScreen]:
         """Show a search."""
-        from imgcls_search.cli.screen import SearchScreen
+        from imgcls_search.views.screen import SearchScreen
 
         return SearchScreen(make_console(error=self.error))
 
     def training(self) -> AbstractContextManager[TrainingScreen]:
         """Show trainings."""
-        from imgcls_search.cli.screen import TrainingScreen
+        from imgcls_search.views.screen import TrainingScreen
 
         return TrainingScreen(make_console(error=True))
 
     @contextmanager
     def steps(self) -> Iterator[Callable[[str, int, int], None]]:
         """Show the steps of a work."""
-        from imgcls_search.cli.screen import StepScreen
+        from imgcls_search.views.screen import StepScreen
 
         with StepScreen(make_console(error=self.error)) as screen:
             yield screen.step

@@ -109,11 +109,11 @@ def _export_bundle(
     is_weights = source.endswith(".pt")
     if is_weights and trial is not None:
         raise UserError(f"--trial {trial}: {source} is one training; --trial goes with the name of a study")
-    from imgcls_search.cli.screen import StepScreen
     from imgcls_search.executors.helper import image_cache
     from imgcls_search.jobs.bundle.deliver import deliver
     from imgcls_search.jobs.bundle.metrics import same_decisions
     from imgcls_search.jobs.bundle.weights import from_trial, from_weights
+    from imgcls_search.views.screen import StepScreen
 
     moved_to = data_component(data)
     if is_weights:
@@ -275,9 +275,9 @@ def _print_predictions(bundle: Path, found: Iterable[Prediction | Skipped]) -> N
 
 
 def _write_table(bundle: Bundle, images: Sequence[Path], found: Iterable[Prediction | Skipped], output: Path) -> None:
-    from imgcls_search.cli.screen import WorkScreen
     from imgcls_search.deploy.predict import count_images
     from imgcls_search.deploy.predictions import table
+    from imgcls_search.views.screen import WorkScreen
 
     total = count_images(images)
     with WorkScreen(make_console(error=True)) as screen, table(bundle, output) as add:

@@ -90,9 +90,9 @@ def init(
     Looks at the images, at the machine and at the pretrained weights at hand, measures how fast networks train, and
     writes a space in which every choice has its reason as a comment.
     """
-    from imgcls_search.cli.screen import WorkScreen
     from imgcls_search.data import must_exist
     from imgcls_search.jobs.init.draft import check_target, default_target, draft, write_draft
+    from imgcls_search.views.screen import WorkScreen
 
     seconds = durations.parse(time)
     if not seconds:

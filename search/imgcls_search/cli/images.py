@@ -153,7 +153,7 @@ def inspect(
         chosen = _model(model) if model is not None else _usual_model(images)
         judge = judging_by_backbone(chosen, seed=seed) if chosen is not None else None
     wanted = Wanted(labels=labels, with_test=judge_test, epochs=quick_epochs, seed=seed)
-    from imgcls_search.cli.screen import WorkScreen
+    from imgcls_search.views.screen import WorkScreen
 
     with WorkScreen(make_console(error=True)) as screen:
         found = inspect_images(images, wanted, screen.show, judge)
@@ -198,9 +198,9 @@ def backbones(
     folder. Scores are of the validation split: a linear layer fitted to the features of the training images, and their
     10 nearest neighbours. The test split stays sealed.
     """
-    from imgcls_search.cli.screen import WorkScreen
     from imgcls_search.data import must_exist
     from imgcls_search.jobs.backbones import compare_backbones
+    from imgcls_search.views.screen import WorkScreen
 
     texts = model or _models_at_hand()
     spaces = [_backbone_space(text, data, overrides, skip_unreadable) for text in texts]

@@ -300,9 +300,9 @@ def report(
     --ablation trains the first known-good setting and every change that leads from it to the winner, one by one.
     """
 
-    from imgcls_search.cli.screen import StepScreen, TrainingScreen
     from imgcls_search.jobs.ablation import ablate
     from imgcls_search.views.report import write_report
+    from imgcls_search.views.screen import StepScreen, TrainingScreen
 
     if data is not None and not ablation:
         raise UserError(f"--data {data}: goes with --ablation, which trains; the page itself needs no images")

@@ -86,11 +86,11 @@ def run(
     from imgcls_search.data import must_exist
 
     must_exist(space.first().component("data"))
-    from imgcls_search.cli.screen import SearchScreen
     from imgcls_search.orchestrator.begin import run as run_search
     from imgcls_search.orchestrator.study_data import with_known_name
     from imgcls_search.study.address import settle
     from imgcls_search.study.files import find_study
+    from imgcls_search.views.screen import SearchScreen
 
     address = settle(storage, space.study["storage"])
     space = with_known_name(space, studies, address)
@@ -128,9 +128,9 @@ def plan(
     """
     from dataclasses import asdict
 
-    from imgcls_search.cli.screen import PlanScreen
     from imgcls_search.jobs.plan import plan as make_plan
     from imgcls_search.jobs.plan import timed_as
+    from imgcls_search.views.screen import PlanScreen
 
     overrides = with_options(overrides, workers, timeout)
     space = read(space_file, overrides, data, None, skip_unreadable=skip_unreadable, unlabeled=unlabeled)

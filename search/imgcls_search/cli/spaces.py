@@ -62,7 +62,6 @@ def check(
     from rich.console import Console
 
     from imgcls_search.catalog import refuse_with_folds
-    from imgcls_search.cli.screen import SurveyScreen
     from imgcls_search.executors.helper import image_cache
     from imgcls_search.jobs.expected_pretrainings import expected
     from imgcls_search.jobs.survey import summarise, survey
@@ -71,7 +70,8 @@ def check(
     from imgcls_search.signature import build
     from imgcls_search.strategy.pruners import make_pruner
     from imgcls_search.strategy.samplers import SAMPLERS
-    from imgcls_search.train.custom_metrics import load
+    from imgcls_search.training.custom_metrics import load
+    from imgcls_search.views.screen import SurveyScreen
 
     space = read(space_file, overrides, data, name, skip_unreadable=skip_unreadable, unlabeled=unlabeled)
     build(SAMPLERS, space.sampler, space=space)

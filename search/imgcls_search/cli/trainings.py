@@ -79,16 +79,17 @@ def train(
     imgcls-search train best.yaml --on train+val --out final
     """
 
-    from imgcls_search.cli.screen import TrainingScreen
     from imgcls_search.jobs.export import read_origin
     from imgcls_search.jobs.retrain import Training
     from imgcls_search.jobs.retrain import train as train_all
+    from imgcls_search.space import shipped
     from imgcls_search.study.address import settle
+    from imgcls_search.views.screen import TrainingScreen
 
     space = read(config_file, overrides, data, None, skip_unreadable=skip_unreadable, unlabeled=unlabeled)
     config = space.config()
     screen = TrainingScreen(make_console(error=True))
-    origin, problem = read_origin(config_file.read_text(encoding="utf-8"))
+    origin, problem = read_origin(shipped.find(config_file).read_text(encoding="utf-8"))
     if problem is not None:
         screen.say(f"{config_file}:{problem}; no study will know that its test split was opened")
     training = Training(
@@ -148,18 +149,19 @@ def pretrain(
     pretrained teacher). Labels of --data only measure how good the features are. Validation and test images
     never take part. After Ctrl-C or a kill, run the same command again to resume.
     """
-    from imgcls_search.cli.screen import TrainingScreen
     from imgcls_search.jobs.export import read_origin
     from imgcls_search.jobs.pretrain import Pretraining
     from imgcls_search.jobs.pretrain import pretrain as pretrain_one
+    from imgcls_search.space import shipped
     from imgcls_search.study.address import settle
+    from imgcls_search.views.screen import TrainingScreen
 
     space = read(space_file, overrides, data, None, skip_unreadable=skip_unreadable, unlabeled=unlabeled)
     if space.document["pretrain"] == {"none": {}}:
         raise UserError(
             f"{space.locate('pretrain')}: pretrain: none; allowed: simclr or imitate, as with --set pretrain=simclr"
         )
-    origin, _ = read_origin(space_file.read_text(encoding="utf-8"))
+    origin, _ = read_origin(shipped.find(space_file).read_text(encoding="utf-8"))
     wanted = Pretraining(
         config=space.pretraining(), out=out, seed=seed, studies=studies, origin=origin, at=settle(storage)
     )
@@ -305,10 +307,10 @@ def confirm(
     The winner is scored on seeds that were not used to pick it. Run the same command again to resume.
     """
 
-    from imgcls_search.cli.screen import TrainingScreen
     from imgcls_search.jobs.confirm import confirm as confirm_study
     from imgcls_search.jobs.confirm import optimism_of_each
     from imgcls_search.study.record import load
+    from imgcls_search.views.screen import TrainingScreen
 
     files, moved_to = study_files(study, studies, storage), data_component(data)
     with TrainingScreen(make_console(error=True)) as screen:
@@ -362,8 +364,8 @@ def reproduce(
     On a CPU with the same versions it is identical. Exit code 1 where it is different.
     """
 
-    from imgcls_search.cli.screen import TrainingScreen
     from imgcls_search.jobs.reproduce import reproduce as train_again
+    from imgcls_search.views.screen import TrainingScreen
 
     files, moved_to = study_files(study, studies, storage), data_component(data)
     with TrainingScreen(make_console(error=True)) as screen:

@@ -18,10 +18,10 @@ from imgcls_search.image_size import sides
 from imgcls_search.models import build_model, cost, heads, pretrained
 from imgcls_search.models.cost import Cost
 from imgcls_search.signature import build
-from imgcls_search.train import finetune, pretraining
-from imgcls_search.train.losses import build_loss
-from imgcls_search.train.optimizers import OPTIMIZERS, SCHEDULES
-from imgcls_search.train.recipe import Finetune, Training
+from imgcls_search.training import finetune, pretraining
+from imgcls_search.training.losses import build_loss
+from imgcls_search.training.optimizers import OPTIMIZERS, SCHEDULES
+from imgcls_search.training.recipe import Finetune, Training
 
 
 def count(component: Component, shape: InputShape, *, pruned: float = 0.0, head: Component | None = None) -> Cost:

@@ -18,8 +18,8 @@ from imgcls_search.jobs.bundle.sureness import Sureness, as_numbers
 from imgcls_search.jobs.bundle.weights import Trained
 from imgcls_search.jobs.export import now
 from imgcls_search.measures import by_class, share_of_images
-from imgcls_search.train import custom_metrics
-from imgcls_search.train.metrics import Wanted, score
+from imgcls_search.training import custom_metrics
+from imgcls_search.training.metrics import Wanted, score
 from imgcls_search.trial import compresses
 from imgcls_search.worker import measuring, pipeline
 

@@ -23,7 +23,7 @@ from imgcls_search.study import best
 from imgcls_search.study.activity import shown_state
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
-from imgcls_search.train import checkpoint
+from imgcls_search.training import checkpoint
 from imgcls_search.trial import Trial
 from imgcls_search.worker import networks
 from imgcls_search.worker.finish import find_artifact

@@ -28,6 +28,7 @@ def main() -> None:
     options.add_argument("--width", type=int, default=104, help="columns of the terminal")
     options.add_argument("--lines", type=int, default=26, help="the most lines to show; the middle is left out")
     options.add_argument("--seconds", type=float, default=10, help="how long the recording takes")
+    options.add_argument("--drop", default="(?!)", help="leave out lines that begin with this regular expression")
     options.add_argument("command", nargs="+")
     given = options.parse_args()
     began = time.monotonic()
@@ -38,6 +39,7 @@ def main() -> None:
         print(line, end="", flush=True)
     if process.wait():
         sys.exit(f"error: the command ended with {process.returncode}; nothing is written")
+    said = [(at, line) for at, line in said if not re.match(given.drop, line)]
     given.output.write_text(svg(" ".join(given.command), said, given.width, given.lines, given.seconds))
 
 

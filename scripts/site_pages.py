@@ -1,7 +1,7 @@
 """The hook of mkdocs: the navigation from the folders, and the pages that the program itself writes.
 
 A page in docs/tutorials, docs/how-to, docs/explanation, docs/benchmarks or docs/decisions is in the navigation once it
-is there, under its first heading; docs/how-to and docs/decisions get a list of their pages.
+is there, under its first heading; docs/how-to gets a list of its pages.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from imgcls_search.catalog import catalog
 from imgcls_search.cli.app import app
@@ -20,11 +21,6 @@ from typer.main import get_command
 
 TUTORIALS = ("fine-tune", "small-data", "compress", "several-objectives", "cluster", "self-supervised")
 """In the order in which one reads them; further ones follow."""
-
-LISTED = {
-    "how-to": ("How-to", "One question each. Every command here runs in a test."),
-    "decisions": ("Decisions", "Why things are as they are, one page each, newest first."),
-}
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -40,7 +36,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         {"Explanation": _pages(docs, "explanation")},
         {"Benchmarks": _pages(docs, "benchmarks")},
         {"What can break": ["what-can-break.md"]},
-        {"Decisions": ["decisions/index.md", *reversed(_pages(docs, "decisions"))]},
+        {"Decisions": ["decisions/README.md", *_pages(docs, "decisions")]},
     ]
     return config
 
@@ -48,14 +44,21 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are written from the program and the folders."""
     docs = Path(config.docs_dir)
-    made = {"reference/space.md": space_page(), "reference/commands.md": commands_page()}
-    for folder, (title, sentence) in LISTED.items():
-        pages = sorted(_pages(docs, folder), key=lambda page: _title(docs / page), reverse=folder == "decisions")
-        links = [f"- [{_title(docs / page)}]({page.partition('/')[2]})" for page in pages]
-        made[f"{folder}/index.md"] = "\n".join([f"# {title}", "", sentence, "", *links, ""])
+    questions = sorted((_title(docs / page), page.partition("/")[2]) for page in _pages(docs, "how-to"))
+    made = {
+        "reference/space.md": space_page(),
+        "reference/commands.md": commands_page(),
+        "how-to/index.md": "\n".join([QUESTIONS_HEAD, *(f"- [{title}]({page})" for title, page in questions), ""]),
+    }
     for name, text in made.items():
         files.append(File.generated(config, name, content=text))
     return files
+
+
+QUESTIONS_HEAD = """# How-to
+
+One question each. Every command here runs in a test.
+"""
 
 
 def space_page() -> str:
@@ -100,13 +103,21 @@ def _table(found: Sequence[Setting], section: str) -> Iterator[str]:
 def commands_page() -> str:
     """Return the help of every command, as Markdown."""
     parts = [COMMANDS_HEAD]
-    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+    for name, command in commands(get_command(app)):
         parts += [f"## {name}", "", *_help(command.help or ""), "", "| option | meaning |", "|---|---|"]
         context = command.context_class(command, info_name=name)
         records = [each.get_help_record(context) for each in command.get_params(context)]
         parts += [f"| `{_cell(names)}` | {_cell(_escaped(meaning))} |" for names, meaning in records]
         parts.append("")
     return "\n".join(parts)
+
+
+def commands(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every command by its words, those below another one too: `spaces`, `spaces copy`."""
+    for name, command in group.commands.items():
+        yield f"{before}{name}", command
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{before}{name} ")
 
 
 COMMANDS_HEAD = """# Commands
@@ -127,7 +138,9 @@ def _help(text: str) -> Iterator[str]:
 
 
 def _pages(docs: Path, folder: str) -> list[str]:
-    return sorted(f"{folder}/{path.name}" for path in (docs / folder).glob("*.md") if path.name != "index.md")
+    return sorted(
+        f"{folder}/{path.name}" for path in (docs / folder).glob("*.md") if path.name not in ("index.md", "README.md")
+    )
 
 
 def _place(page: str) -> tuple[int, str]:

@@ -24,6 +24,10 @@ import re
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from imgcls_search.cli.app import app
+from typer.main import get_command
 
 ROOT = Path(__file__).parents[2]
 SHELL = ("", "bash", "sh", "shell", "console")
@@ -107,6 +111,17 @@ def read(path: Path) -> Page:
 def pages() -> list[Page]:
     """Return all pages, the README first."""
     return [read(path) for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")))]
+
+
+def known_commands() -> dict[str, Any]:
+    """Return every command by its words, those below another one too: `spaces`, `spaces copy`."""
+    found: dict[str, Any] = {}
+    waiting = list(get_command(app).commands.items())  # type: ignore[attr-defined]
+    while waiting:
+        name, command = waiting.pop(0)
+        found[name] = command
+        waiting += [(f"{name} {below}", each) for below, each in getattr(command, "commands", {}).items()]
+    return found
 
 
 def commands() -> list[list[str]]:

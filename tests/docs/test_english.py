@@ -7,11 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 from imgcls_search.catalog import catalog
-from imgcls_search.cli.app import app
 from imgcls_search.space.reference import settings
-from typer.main import get_command
 
-from tests.docs.pages import ROOT, pages
+from tests.docs.pages import ROOT, known_commands, pages
 
 NOT_OURS = (
     r"\banew\b",
@@ -42,7 +40,7 @@ def texts() -> Iterator[tuple[str, str]]:
     for page in pages():
         if not page.name.startswith("docs/decisions/"):
             yield page.name, page.path.read_text()
-    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+    for name, command in known_commands().items():
         yield f"{name} --help", command.help or ""
         for parameter in command.params:
             yield f"{name} {parameter.opts[0]}", parameter.help or ""
@@ -62,7 +60,7 @@ def test_the_readme_is_short() -> None:
 
 
 def test_help_is_imperative() -> None:
-    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+    for name, command in known_commands().items():
         first = command.help.split()[0]
         assert first[0].isupper(), name
         assert not first.endswith(("ed", "ing")), (name, first)

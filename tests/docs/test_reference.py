@@ -9,15 +9,15 @@ from functools import cache
 
 import pytest
 from imgcls_search.catalog import catalog
-from imgcls_search.cli.app import app
 from imgcls_search.signature import Fields, Leaf, OneOf
 from imgcls_search.space import parse
 from imgcls_search.space.reference import settings
 from imgcls_search.space.study_section import limit_fields, study_fields
-from typer.main import get_command
 
 from tests.conftest import Answer, is_one_line
-from tests.docs.pages import ROOT
+from tests.docs.pages import ROOT, known_commands
+
+COMMANDS = known_commands()
 
 
 @cache
@@ -78,11 +78,10 @@ def test_defaults_are_those_that_a_space_gets() -> None:
             assert json.loads(json.dumps(space.study[rest])) == one["default"], one["path"]
 
 
-@pytest.mark.parametrize("name", get_command(app).commands)  # type: ignore[attr-defined]
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_of_every_command_is_on_the_page(name: str) -> None:
     (section,) = [part for part in page("commands_page").split("\n## ") if part.split("\n")[0] == name]
-    command = get_command(app).commands[name]  # type: ignore[attr-defined]
-    for parameter in command.params:
+    for parameter in COMMANDS[name].params:
         if parameter.param_type_name == "option":
             assert all(option in section for option in parameter.opts), parameter.opts
         assert parameter.help.split()[0] in section

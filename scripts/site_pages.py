@@ -28,7 +28,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     docs = Path(config.docs_dir)
     tutorials = sorted(_pages(docs, "tutorials"), key=_place)
     config.nav = [
-        "index.md",
+        {"Home": "index.md"},
         {"Start": ["start.md"]},
         {"Tutorials": tutorials},
         {"How-to": ["how-to/index.md", *sorted(_pages(docs, "how-to"), key=lambda page: _title(docs / page))]},

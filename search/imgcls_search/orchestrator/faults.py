@@ -58,7 +58,7 @@ class Faults:
         self.failures: list[str] = []
 
     def note_progress(self) -> None:
-        """Take note that a trial reached a milestone: the search as a whole is not broken."""
+        """Reset the count of identical failures: a trial reached a milestone."""
         self.failures.clear()
 
     def over_trial_time(self, trial: Trial, seconds: float) -> str | None:

@@ -18,8 +18,9 @@ from imgcls_search.catalog import catalog
 from imgcls_search.space import parse
 from PIL import Image
 
-from tests.conftest import PATIENCE, Answer
+from tests.conftest import PATIENCE, Answer, begin_command
 from tests.docs.pages import ROOT, Block, Page, commands, known_commands, pages
+from tests.warm import Warm
 
 PAGES = {page.name: page for page in pages()}
 START = "docs/start.md"
@@ -45,6 +46,16 @@ QUICK = {
     "confirm": ("--top", "1", "--seeds", "2"),
 }
 """Options that are added to commands of which a page says nothing, so that each takes seconds."""
+
+FEW = (*SMALL, "--set", "study.trials=3", "--workers", "1", "--set", "study.learn_from=none")
+PREPARED = (
+    ("run", "spaces/vit.yaml", *FEW, "--set", "data.digits.max_train=200"),
+    ("run", "spaces/vit.yaml", "--data", "folder:photos", *FEW, "--set", "image.size=16"),
+    ("export", "vit-photos", "-o", "best.yaml"),
+    ("train", "best.yaml"),
+    ("export", "vit-digits", "--bundle", "model"),
+)
+"""What pages take for granted: two studies, a trained configuration and a bundle."""
 
 
 def test_every_command_and_option_exists() -> None:
@@ -142,9 +153,7 @@ def _prepare(lines: str, folder: Path, imgcls: Callable[..., Answer]) -> None:
 
 
 @pytest.fixture
-def prepared(
-    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
-) -> Path:
+def prepared(tmp_path_factory: pytest.TempPathFactory, warm: Warm | None) -> Path:
     """Return a folder with what pages take for granted, made once for all workers of pytest-xdist."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "pages"
@@ -154,19 +163,10 @@ def prepared(
             shutil.rmtree(making, ignore_errors=True)
             making.mkdir()
             make_photos(making)
-            few = ("--set", "study.trials=3", "--workers", "1", "--set", "study.learn_from=none")
-            for command in (
-                ("run", "spaces/vit.yaml", *SMALL, *few, "--set", "data.digits.max_train=200"),
-                ("run", "spaces/vit.yaml", "--data", "folder:photos", *SMALL, *few, "--set", "image.size=16"),
-                ("export", "vit-photos", "-o", "best.yaml"),
-                ("train", "best.yaml"),
-                ("export", "vit-digits", "--bundle", "model"),
-            ):
-                done = subprocess.run(
-                    [sys.executable, "-m", "imgcls_search", *command],
-                    cwd=making, capture_output=True, text=True, timeout=PATIENCE,
-                )  # fmt: skip
-                assert done.returncode == 0, (command, done.stdout, done.stderr)
+            for command in PREPARED:
+                process = begin_command(command, making, os.environ, warm)
+                out, err = process.communicate(timeout=PATIENCE)
+                assert process.returncode == 0, (command, out, err)
             making.rename(folder)
     return folder
 

@@ -77,7 +77,7 @@ def _all(catalog: Catalog) -> Iterator[Setting]:
     yield _setting(
         "study.objectives",
         doc="what the search is for: metrics, each with its direction; several make a Pareto front",
-        allowed="a metric, or several as {accuracy: maximize, latency_ms: minimize}",
+        allowed="metrics with a direction, as in {accuracy: maximize, latency_ms: minimize}",
         default={catalog.default_metric: "maximize"} if has_default else REQUIRED,
     )
     directions = " or ".join(DIRECTIONS)

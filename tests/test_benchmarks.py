@@ -389,3 +389,18 @@ def test_report_times_ten_times_as_many_trials_and_maps(bench: Bench, tmp_path: 
     assert found["times"] > 0
     assert [each["family"] for each in found["maps"]] == ["resnet", "vit", "efficientnet", "convnext", "densenet"]
     assert all(each["passes"] > 0 for each in found["maps"])
+
+
+def test_ensembles_and_students_are_compared_with_winners(bench: Bench, tmp_path: Path) -> None:
+    found = bench("ensemble", tmp_path, "--seeds", "2", "--trials", "2", "--epochs", "2", "--picks", "3")
+    seeds = found["seeds"]
+    assert [entry["seed"] for entry in seeds] == [0, 1]
+    assert {entry["images"] for entry in seeds} == {359}
+    assert all(entry["validation"]["ensemble"] >= entry["validation"]["winner"] for entry in seeds)
+    gains = [entry["ensemble"] - entry["winner"] for entry in seeds]
+    summary = found["summary"]
+    low, high = stats.t.interval(0.95, 1, np.mean(gains), stats.sem(gains)) if gains[0] != gains[1] else (gains[0],) * 2
+    assert summary["ensemble_minus_winner"]["mean"] == pytest.approx(np.mean(gains))
+    assert 2 * summary["ensemble_minus_winner"]["ci95"] == pytest.approx(high - low, abs=1e-9)
+    beyond = [entry["student"] - entry["winner"] - gain / 2 for entry, gain in zip(seeds, gains, strict=True)]
+    assert summary["student_gain_less_half_of_the_ensemble_s"]["mean"] == pytest.approx(np.mean(beyond))

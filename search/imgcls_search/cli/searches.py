@@ -50,7 +50,7 @@ def run(
     studies: Studies = STUDIES,
     storage: Storage = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", help="Trials at a time; default: one per core or GPU.")
+        int | None, typer.Option("--workers", help="Run this many trials at a time; default: one per core or GPU.")
     ] = None,
     cluster: Annotated[
         str | None,
@@ -63,7 +63,7 @@ def run(
     timeout: Timeout = None,
     weights_dir: WeightsDir = None,
 ) -> None:
-    """Run a search, or go on with one that was interrupted.
+    """Run a search, or resume an interrupted one.
 
     \b
     imgcls-search run spaces/vit.yaml
@@ -73,8 +73,8 @@ def run(
     imgcls-search run spaces/vit.yaml --name alone --set study.learn_from=none
     imgcls-search run spaces/vit.yaml --storage postgresql://me@host/studies
 
-    A new study learns from earlier ones of the same settings, and says from which. The same command again goes on
-    where the search stands. Ctrl-C saves and stops; twice stops now.
+    A new study learns from earlier ones of the same settings, and says from which. Run the same command again to
+    resume. Ctrl-C saves and stops; twice stops now.
     """
     from imgcls_search.executors import processes
 
@@ -112,13 +112,15 @@ def plan(
     skip_unreadable: SkipUnreadable = False,
     studies: Studies = STUDIES,
     workers: Annotated[
-        int | None, typer.Option("--workers", help="Trials at a time; default: one per core or GPU.")
+        int | None, typer.Option("--workers", help="Run this many trials at a time; default: one per core or GPU.")
     ] = None,
     timeout: Timeout = None,
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Epochs to train for it, of all trials.")] = 6,
+    epochs: Annotated[
+        int, typer.Option("--epochs", min=1, help="Epochs to spend on the estimate, over all trials.")
+    ] = 6,
     as_json: AsJson = False,
 ) -> None:
-    """Tell how long a search will take and what a timeout affords, from a few epochs of random trials.
+    """Estimate how long a search takes and how many trials a timeout affords, from a few epochs of random trials.
 
     \b
     imgcls-search plan spaces/vit.yaml
@@ -170,30 +172,30 @@ def replay(
     study: StudyName,
     samplers: Annotated[
         list[str] | None,
-        typer.Option("--sampler", metavar="NAME", help="Another sampler, as in a space; may be repeated."),
+        typer.Option("--sampler", metavar="NAME", help="Replay with this sampler, as in a space; may be repeated."),
     ] = None,
     pruners: Annotated[
         list[str] | None,
-        typer.Option("--pruner", metavar="NAME", help="Another pruner, as in a space; may be repeated."),
+        typer.Option("--pruner", metavar="NAME", help="Replay with this pruner, as in a space; may be repeated."),
     ] = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Trials side by side.")] = 1,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Another seed for the draws.")] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Simulate this many trials at a time.")] = 1,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Draw with another seed.")] = None,
     seeds: Annotated[
         int | None,
-        typer.Option("--seeds", min=2, help="Search so many parts of the study, and give 90 % intervals."),
+        typer.Option("--seeds", min=2, help="Search this many parts of the study, with 90 % intervals."),
     ] = None,
     share: Annotated[
-        float, typer.Option("--share", min=0.01, max=1.0, help="With --seeds: of the configurations in a part.")
+        float, typer.Option("--share", min=0.01, max=1.0, help="With --seeds: share of the configurations in a part.")
     ] = 0.67,
     max_epochs: Annotated[
         int | None,
-        typer.Option("--max-epochs", min=1, help="With --seeds: of a search; default: a third of all in a part."),
+        typer.Option("--max-epochs", min=1, help="With --seeds: epochs of a search; default: a third of a part's."),
     ] = None,
     studies: Studies = STUDIES,
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tell what other strategies would have cost and found on the curves of a study, without any training.
+    """Replay other strategies on the curves of a study: what they would have cost and found, without training.
 
     \b
     imgcls-search replay vit-digits --pruner asha
@@ -201,9 +203,9 @@ def replay(
     imgcls-search replay vit-digits --pruner '{halving: {eta: 4}}' --json
     imgcls-search replay vit-digits --pruner asha --pruner median --seeds 50
 
-    With --seeds all strategies search the same parts of the study with equal epochs, one part a seed. Only the study's
-    own configurations can be drawn. A trial that was stopped goes on as the complete trial that stood
-    nearest to it there did; such epochs are counted.
+    With --seeds all strategies search the same parts of the study with equal epochs, one part for each seed. Only the
+    study's own configurations can be drawn. Beyond its last epoch, a stopped trial follows the complete trial that was
+    nearest to it there; such epochs are counted.
     """
     from dataclasses import asdict
 
@@ -288,7 +290,7 @@ def _conclude(outcome: Outcome, studies: Path) -> int:
     if found["outlook"]:
         echo(going_on(found["outlook"]))
     if outcome.ending in ("interrupted", "terminated"):
-        echo("the same command goes on from here")
+        echo("run the same command again to resume")
         return 130 if outcome.ending == "interrupted" else 143
     if not found["best"]:
         raise NoResultError(f"study {study!r} ended with no usable trial; see: imgcls-search status {study}{where}")

@@ -11,7 +11,7 @@ import pytest
 from imgcls_search.config import TrialConfig
 from imgcls_search.jobs.replay import replay, table_catalog
 from imgcls_search.space import Space, parse
-from imgcls_search.strategy.pruners import PRUNERS, Promoting, Revising, is_witness
+from imgcls_search.strategy.pruners import PRUNERS, Promoting, Revising, is_witness, make_pruner
 from imgcls_search.strategy.view import View
 from imgcls_search.trial import Trial
 
@@ -124,6 +124,14 @@ def test_long_trainings_and_those_who_name_an_epoch_keep_their_rungs(epochs: int
     named = PRUNERS["asha"](epochs=20, sign=1, min_epochs=2)
     assert type(named) is Promoting
     assert named.rungs == (2, 6, 18)
+
+
+def test_rungs_of_folds_are_at_their_ends_whichever_they_are() -> None:
+    config = TrialConfig.from_dict({"data": {"digits": {"folds": 5}}, "training": {"epochs": 4}})
+    component = TrialConfig.from_dict({"pruner": {"asha": {"min_epochs": None, "eta": 3}}}).component("pruner")
+    found = make_pruner(component, config, 1)
+    assert isinstance(found, Revising)
+    assert (found.epochs, found.rungs, found.early) == (20, (2, 8), (1, 3, 8))
 
 
 class Rising:

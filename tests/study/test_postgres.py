@@ -168,7 +168,7 @@ def test_pretrained_networks_are_made_for_a_study_on_a_server_and_go_on_after_a_
     killed.wait()
     done = imgcls(*arguments, env=in_environment(address))
     assert done.code == 0, done.err
-    assert "pretraining lenet5 (simclr, 6 epochs): goes on after epoch" in done.out
+    assert "pretraining lenet5 (simclr, 6 epochs): resumes after epoch" in done.out
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
     record = records.load(find_study(studies, "tiny-digits", None))
     ((key, known),) = record.facts["backbones"].items()
@@ -425,7 +425,9 @@ def test_wait_for_a_server_is_said_and_has_an_end(
         assert re.fullmatch(rf"{where}: is written again after \d+ s", said[1])
         monkeypatch.setattr(postgres, "PATIENCE_SECONDS", 1.0)
         go_away()
-        with pytest.raises(StudyError, match=rf"{where}: could not be written for \d+ s .*the same command goes on"):
+        with pytest.raises(
+            StudyError, match=rf"{where}: could not be written for \d+ s .*run the same command again to resume"
+        ):
             record.note(trial, worker="x")
         assert len(said) == 3
         proxy.listen()

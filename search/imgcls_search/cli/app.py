@@ -42,6 +42,7 @@ ONLY_PRINT = frozenset(
         "families",
         "front",
         "list",
+        "options",
         "plan",
         "predict",
         "serve",
@@ -83,6 +84,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("evaluate", trainings.evaluate),
     ("augment-preview", spaces.augment_preview),
     ("families", spaces.families),
+    ("options", spaces.options),
     ("backbones", images.backbones),
     ("weights", spaces.weights),
     ("schema", spaces.schema),
@@ -154,7 +156,7 @@ def main() -> None:
         _fail(trouble)
         sys.exit(UserError.exit_code)
     except KeyboardInterrupt:
-        echo("stopped; the same command goes on from the last checkpoints", error=True)
+        echo("stopped; run the same command again to resume from the last checkpoints", error=True)
         sys.exit(130)
 
 

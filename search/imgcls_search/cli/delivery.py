@@ -41,13 +41,11 @@ def export(
             metavar="STUDY|WEIGHTS", help="The name of a study; with --bundle also a file that train saved."
         ),
     ],
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="The YAML file to write.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write this YAML file.")] = None,
     bundle: Annotated[
-        Path | None, typer.Option("--bundle", metavar="DIR", help="The folder to write, with the network as ONNX.")
+        Path | None, typer.Option("--bundle", metavar="DIR", help="Write this folder, with the network as ONNX.")
     ] = None,
-    trial: Annotated[int | None, typer.Option("--trial", help="A trial's number; default: the best.")] = None,
+    trial: Annotated[int | None, typer.Option("--trial", help="Export this trial; default: the best.")] = None,
     target_precision: Annotated[
         float | None,
         typer.Option(
@@ -59,7 +57,7 @@ def export(
     ] = None,
     tta: Annotated[
         Views | None,
-        typer.Option("--tta", help="With --bundle: test-time augmentation inside of the file, at the cost of latency."),
+        typer.Option("--tta", help="With --bundle: build test-time augmentation into the file, which makes it slower."),
     ] = None,
     to: Annotated[
         ModelFormat | None,
@@ -72,7 +70,7 @@ def export(
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a trial's configuration as YAML that trains alone, or a trained network as a folder that serves alone.
+    """Export a trial's configuration as a YAML file, or a trained network as a bundle that predicts without torch.
 
     \b
     imgcls-search export vit-digits -o best.yaml
@@ -185,25 +183,28 @@ def _trust(found: Mapping[str, Any], tta: Mapping[str, Any] | None, median_ms: f
 
 
 def predict(
-    bundle: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that export --bundle wrote.")],
+    bundle: Annotated[Path, typer.Argument(metavar="DIR", help="A bundle: a folder that export --bundle wrote.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")],
     top: Annotated[
-        int, typer.Option("--top", min=1, help="Classes to show of each image; of several labels, all that it has too.")
+        int,
+        typer.Option(
+            "--top", min=1, help="Show this many classes per image; with several labels, also all that it has."
+        ),
     ] = 3,
     min_confidence: Annotated[
         float | None,
         typer.Option(
             "--min-confidence",
             metavar="SHARE",
-            help="Say 'unsure' of images whose class has a lower probability; default: what the bundle says.",
+            help="Say 'unsure' if the class has a lower probability; default: the bundle's.",
         ),
     ] = None,
     tta: Annotated[
-        Views | None, typer.Option("--tta", help="Look at several views of each image; says what that costs.")
+        Views | None, typer.Option("--tta", help="Average several views of each image; prints what that costs.")
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="FILE", help="Write a table instead, .csv or .parquet, with progress."),
+        typer.Option("-o", "--output", metavar="FILE", help="Write a table (.csv or .parquet) instead of printing."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -298,9 +299,11 @@ def _write_table(bundle: Bundle, images: Sequence[Path], found: Iterable[Predict
 
 
 def serve(
-    bundle: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that export --bundle wrote.")],
-    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8000,
+    bundle: Annotated[Path, typer.Argument(metavar="DIR", help="A bundle: a folder that export --bundle wrote.")],
+    host: Annotated[str, typer.Option("--host", help="Listen on this address.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Listen on this port; 0 takes a free one.")
+    ] = 8000,
 ) -> None:
     """Serve an exported bundle over HTTP: a page to drop images on, and JSON for programs.
 

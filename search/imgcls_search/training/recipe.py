@@ -75,7 +75,7 @@ class Finetune:
     freeze: Annotated[
         Literal["none", "backbone"] | int,
         Arg(
-            "what keeps its pretrained weights: none; backbone, all but the head; or so many stages, from the image on",
+            "what keeps its pretrained weights: none; backbone, all but the head; or this many of the first stages",
             ge=1,
             search="{choice: [none, backbone]}",
         ),

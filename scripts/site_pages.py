@@ -36,7 +36,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         {"Explanation": _pages(docs, "explanation")},
         {"Benchmarks": _pages(docs, "benchmarks")},
         {"What can break": ["what-can-break.md"]},
-        {"Decisions": ["decisions/README.md", *_pages(docs, "decisions")]},
+        {"Decisions": [*_list(docs, "decisions"), *_pages(docs, "decisions")]},
     ]
     return config
 
@@ -135,6 +135,11 @@ def _help(text: str) -> Iterator[str]:
         else:
             yield _escaped(" ".join(paragraph.split()))
         yield ""
+
+
+def _list(docs: Path, folder: str) -> list[str]:
+    """Return the page that lists those of a folder, where somebody wrote one."""
+    return [f"{folder}/{name}" for name in ("index.md", "README.md") if (docs / folder / name).is_file()][:1]
 
 
 def _pages(docs: Path, folder: str) -> list[str]:

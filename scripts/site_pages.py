@@ -39,7 +39,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         {"Explanation": _pages(docs, "explanation")},
         {"Benchmarks": _pages(docs, "benchmarks")},
         {"What can break": ["what-can-break.md"]},
-        {"Decisions": [*_list(docs, "decisions"), *_pages(docs, "decisions")]},
+        {"Decisions": ["decisions/index.md", *_pages(docs, "decisions")]},
     ]
     if others := _others(docs):
         config.nav.append({"More": others})
@@ -142,15 +142,8 @@ def _help(text: str) -> Iterator[str]:
         yield ""
 
 
-def _list(docs: Path, folder: str) -> list[str]:
-    """Return the page that lists those of a folder, where somebody wrote one."""
-    return [f"{folder}/{name}" for name in ("index.md", "README.md") if (docs / folder / name).is_file()][:1]
-
-
 def _pages(docs: Path, folder: str) -> list[str]:
-    return sorted(
-        f"{folder}/{path.name}" for path in (docs / folder).glob("*.md") if path.name not in ("index.md", "README.md")
-    )
+    return sorted(f"{folder}/{path.name}" for path in (docs / folder).glob("*.md") if path.name != "index.md")
 
 
 def _others(docs: Path) -> list[str]:

@@ -253,17 +253,18 @@ def test_search_and_all_commands_work_on_a_server_and_show_no_password(
         answer = here(*command)
         assert (answer.code, answer.err) == (0, ""), (command, answer.err)
         assert shown in answer.out, answer.out
-    # Each of these trains, and all but the second note in the study that they opened the test split.
+    # Each of these works for a while, and all but the second note in the study that they opened the test split.
     for command, shown in (
         (("train", "there.yaml", "--storage", address), "test accuracy"),
         (("reproduce", "tiny-digits", "--trial", "0", "--storage", address), "trial 0, 2 epochs"),
         (("confirm", "tiny-digits", "--top", "1", "--seeds", "2", "--storage", address), "is confirmed"),
+        (("ensemble", "tiny-digits", "--test", "--storage", address), "test accuracy: ensemble"),
     ):
         answer = imgcls(*command)
         assert answer.code == 0, (command, answer.err)
         assert shown in answer.out, answer.out
     openings = json.loads(here("status", "tiny-digits", "--storage", address, "--json").out)["test_openings"]
-    assert [opening.get("by") for opening in openings] == [None, "train", "confirm"]
+    assert [opening.get("by") for opening in openings] == [None, "train", "confirm", "ensemble"]
 
 
 def fetch(port: int, path: str) -> Any:

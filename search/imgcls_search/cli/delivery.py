@@ -13,6 +13,7 @@ from imgcls_search import atomic
 from imgcls_search.cli.options import (
     STUDIES,
     AsJson,
+    ModelFormat,
     MovedData,
     Storage,
     Studies,
@@ -58,6 +59,12 @@ def export(
         Views | None,
         typer.Option("--tta", help="With --bundle: build test-time augmentation into the file, which makes it slower."),
     ] = None,
+    to: Annotated[
+        ModelFormat | None,
+        typer.Option(
+            "--format", help="With --bundle: onnx (default), or openvino, for which predict and serve need that extra."
+        ),
+    ] = None,
     data: MovedData = None,
     studies: Studies = STUDIES,
     storage: Storage = None,
@@ -71,16 +78,21 @@ def export(
     imgcls-search export vit-digits --bundle model
     imgcls-search export trained/best/seed-1.pt --bundle model
     imgcls-search export vit-digits --bundle model --target-precision 0.97 --tta shift
+    imgcls-search export vit-digits --bundle model --format openvino
 
     A bundle holds model.onnx, labels, configuration, metrics and a model card; predict classifies images with it.
     """
     if (output is None) == (bundle is None):
         raise UserError("export: needs either -o FILE, for the configuration, or --bundle DIR, for the trained network")
     if bundle is not None:
-        delivery = {"target_precision": target_precision, "tta": tta.value if tta is not None else "none"}
+        delivery: dict[str, Any] = {
+            "target_precision": target_precision,
+            "tta": tta.value if tta is not None else "none",
+        }
+        delivery["to"] = to.value if to is not None else "onnx"
         _export_bundle(source, bundle, trial, data, studies, storage, as_json, delivery)
         return
-    for option, value in (("--target-precision", target_precision), ("--tta", tta)):
+    for option, value in (("--target-precision", target_precision), ("--tta", tta), ("--format", to)):
         if value is not None:
             raise UserError(f"{option}: goes with --bundle")
     if data is not None:

@@ -107,6 +107,13 @@ class Views(str, Enum):
     mirror_shift = "mirror_shift"
 
 
+class ModelFormat(str, Enum):
+    """In which format `export --bundle` writes the model."""
+
+    onnx = "onnx"
+    openvino = "openvino"
+
+
 WeightsDir = Annotated[
     Path | None,
     typer.Option(
@@ -138,6 +145,7 @@ def read(
         refuse_idle_sections,
         refuse_of_pretraining,
         refuse_other_labels,
+        refuse_two_averages,
         refuse_two_starts,
     )
     from imgcls_search.space import read_space
@@ -156,6 +164,7 @@ def read(
             pairs.append(("unlabeled.folder.skip_unreadable", "true"))
         space = read_space(path, catalog(), overrides=pairs, data=data, unlabeled=unlabeled)
     refuse_two_starts(space)
+    refuse_two_averages(space)
     refuse_idle_sections(space)
     refuse_of_pretraining(space)
     refuse_other_labels(space)

@@ -134,6 +134,9 @@ def run_page(page: Page, folder: Path, imgcls: Callable[..., Answer]) -> None:
             if ">" in words:
                 words, redirected = words[: words.index(">")], words[-1]
             assert words[0] not in ENDLESS, f"{page.name}: {words[0]} runs until it is stopped; skip the block"
+            if "--bundle" in words:
+                # Several pages make one bundle, and so does what is prepared; a command replaces none.
+                shutil.rmtree(folder / words[words.index("--bundle") + 1], ignore_errors=True)
             added = page.options(words)
             answer = imgcls(*words, *(QUICK.get(words[0], ()) if added is None else added))
             assert answer.code == block.code, (page.name, words, answer.out, answer.err)

@@ -216,9 +216,9 @@ def test_replay_of_too_little_is_refused(tiny: Path, imgcls: Callable[..., Answe
 
 @pytest.mark.slow
 def test_parts_of_a_study_give_intervals(trained: Path, imgcls: Callable[..., Answer]) -> None:
-    few = ("--seeds", "6", "--share", "0.75", "--max-epochs", "12")
     strategies = ("--sampler", "random", "--pruner", "none", "--pruner", "{asha: {min_epochs: 1}}")
-    asked = imgcls("replay", "tiny-digits", *strategies, *few, "--json")
+    few = ("replay", "tiny-digits", "--seeds", "6", "--share", "0.75", "--max-epochs", "12")
+    asked = imgcls(*few, *strategies, "--json")
     assert asked.code == 0, asked.err
     found = json.loads(asked.out)
     assert (found["seeds"], found["configurations"], found["max_epochs"], found["trainings"]) == (6, 6, 12, 3)

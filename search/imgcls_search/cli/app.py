@@ -74,6 +74,8 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("weights", spaces.weights),
     ("schema", spaces.schema),
     ("replay", searches.replay),
+    ("try", searches.try_setting),
+    ("merge", housekeeping.merge),
     ("dashboard", results.dashboard),
     ("copy", housekeeping.copy),
     ("clean", housekeeping.clean),

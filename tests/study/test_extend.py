@@ -21,6 +21,7 @@ from imgcls_search.strategy.propose import make_proposer
 from imgcls_search.strategy.pruners import PRUNERS
 from imgcls_search.strategy.view import View
 from imgcls_search.study import record as records
+from imgcls_search.study.address import Address
 from imgcls_search.study.extend import distribution_of, extend
 from imgcls_search.study.files import StudyFiles, find_study
 from imgcls_search.study.record import Record
@@ -129,10 +130,12 @@ def test_family_that_is_gone_is_refused_though_others_came() -> None:
     assert {"model.resnet", "optimizer.sgd", "start"} <= {change.path for change in found.refused}
 
 
-def made_study(folder: Path, sampler: str = "auto", count: int = 12) -> tuple[StudyFiles, Record]:
+def made_study(
+    folder: Path, sampler: str = "auto", count: int = 12, *, name: str = "s", address: Address | None = None
+) -> tuple[StudyFiles, Record]:
     """Return a study whose trials are the better the higher their learning rate, with open ones and a rejection."""
     space = space_of(SMALL, sampler)
-    files = StudyFiles(folder, "s")
+    files = StudyFiles(folder, name, address)
     files.make()
     record = records.create(
         files,

@@ -9,8 +9,8 @@ on which an epoch takes 0.5 to 2 seconds, by the configuration. A search may spe
 as much again for every 8 workers beyond the first 8. For each row: `at equal epochs`, how many times fewer epochs than
 random search (all trained to their end, with as many workers) it takes to random search's result; `by the clock`, the
 same in simulated time; `beside`, the median distance of a draw to the nearest trial that had shown nothing by then,
-over that of random draws; `repeats`, draws that had been drawn before; and milliseconds of a draw, of the processor. Writes
-parallel.json.
+over that of random draws; `repeats`, draws that had been drawn before; and milliseconds of a draw, of the processor.
+Writes parallel.json.
 """
 
 from __future__ import annotations

@@ -18,10 +18,10 @@ from imgcls_search.config import TrialConfig
 from imgcls_search.data import Prepared
 from imgcls_search.errors import CheckpointError, DivergedError, StoppedError
 from imgcls_search.space import parse
-from imgcls_search.train import checkpoint
-from imgcls_search.train.device import fastest_layout
-from imgcls_search.train.images import ImageSet
-from imgcls_search.train.loop import Session, evaluate, fit, predict, train_epoch
+from imgcls_search.training import checkpoint
+from imgcls_search.training.device import fastest_layout
+from imgcls_search.training.images import ImageSet
+from imgcls_search.training.loop import Session, evaluate, fit, predict, train_epoch
 from imgcls_search.worker import image_sets, networks, pipeline
 
 BASE = "data: {digits: {max_train: 201}}\naugment: {crop_padding: 1}\n"

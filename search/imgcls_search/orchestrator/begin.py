@@ -28,7 +28,7 @@ from imgcls_search.protocol import Executor
 from imgcls_search.space import Space, differences
 from imgcls_search.space.widening import compare
 from imgcls_search.strategy.draws import draw_random
-from imgcls_search.strategy.pruners import Promoting, make_pruner
+from imgcls_search.strategy.pruners import Promoting, Revising, make_pruner
 from imgcls_search.strategy.view import View
 from imgcls_search.study import record as records
 from imgcls_search.study import requests
@@ -93,21 +93,12 @@ def run(
         if record is not None and (line := learning.note_of_change(record, space)) is not None:
             watcher.say(line)
         if record is not None and _is_done(record, settings):
-            study_data.refuse_other_unopened(record, space.first().component("data"), image_cache(root))
-            study_data.note_place(record, space.first().component("data"))
-            waiting = sum(other.state == "waiting" for other in record.strangers.values())
-            if waiting:
-                watcher.say(
-                    f"{waiting} waiting trial(s) are not tried, since study.trials={settings.trials} are done; "
-                    f"--set study.trials={record.num_drawn + waiting} tries them"
-                )
+            _look_at_done(record, space, image_cache(root), watcher)
             return Outcome(ending="finished", record=record)
         helper = Helper(root)
         stack.callback(helper.close)
         ended = sum(not trial.is_open for trial in record.trials) if record is not None else 0
-        most = settings.trials - ended
-        if record is not None:
-            most += record.num_requested + len(requests.pending(record))
+        most = settings.trials - ended + _num_asked_for(record)
         # The workers import torch while the images are looked at.
         if cluster is None:
             engine = _local_engine(space, helper, most)
@@ -241,7 +232,8 @@ def _reopen(files: StudyFiles, space: Space, say: Callable[[str], None], *, exte
 def _tell_stranded(record: Record, space: Space, say: Callable[[str], None]) -> None:
     """Say how many paused trials stand where the pruner of now takes none further."""
     pruner = make_pruner(space.pruner, space.first(), 1)
-    rungs = pruner.rungs if isinstance(pruner, Promoting) else ()
+    rungs = {*pruner.rungs} if isinstance(pruner, Promoting) else set()
+    rungs |= {*pruner.early} if isinstance(pruner, Revising) else set()
     stranded = [trial for trial in record.trials if trial.state == "paused" and trial.epoch not in rungs]
     if stranded:
         say(f"{len(stranded)} paused trial(s) stand where pruner {space.pruner.name} takes none further")
@@ -272,6 +264,22 @@ def _with_later_settings(record: Record, new: Mapping[str, Any]) -> dict[str, An
     return written
 
 
+def _look_at_done(record: Record, space: Space, images: Path, watcher: Watcher) -> None:
+    """Look at what a study that has all its trials is still asked: its images, and trials that wait."""
+    study_data.refuse_other_unopened(record, space.first().component("data"), images)
+    study_data.note_place(record, space.first().component("data"))
+    waiting = sum(other.state == "waiting" for other in record.strangers.values())
+    if waiting:
+        watcher.say(
+            f"{waiting} waiting trial(s) are not tried, since study.trials={study_settings(space).trials} are done; "
+            f"--set study.trials={record.num_drawn + waiting} tries them"
+        )
+
+
+def _num_asked_for(record: Record | None) -> int:
+    return 0 if record is None else record.num_requested + len(requests.pending(record))
+
+
 def _is_done(record: Record, settings: StudySettings) -> bool:
     if requests.pending(record):
         return False
@@ -285,13 +293,13 @@ def _settle_data(space: Space, helper: Helper, watcher: Watcher) -> tuple[Space,
     if data.streamed_from is not None:
         watcher.say(
             f"decoded images of {data.num_bytes / 1e9:,.1f} GB do not fit into image.cache_gb: "
-            f"{space.first().section('image')['cache_gb']:g}; they are decoded anew in each epoch"
+            f"{space.first().section('image')['cache_gb']:g}; they are decoded again every epoch"
         )
     if data.repeated:
         which, others = ("", " of another fold") if data.folds else ("validation ", "")
         watcher.say(
             f"{data.repeated} of {data.scored} {which}images are among the training images{others} too, for example "
-            f"{data.repeated_for_example[0]}: scores are too good by what was learned by heart"
+            f"{data.repeated_for_example[0]}: scores are too high: the model trained on these images"
         )
     for line in named_classes.refuse_unknown(space.document, data.classes, space.locate):
         watcher.say(line)

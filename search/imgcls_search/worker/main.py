@@ -22,7 +22,7 @@ from imgcls_search.protocol import (
     Message,
     Stop,
 )
-from imgcls_search.train.device import settle_in
+from imgcls_search.training.device import settle_in
 from imgcls_search.worker.job_runner import JobRunner
 
 

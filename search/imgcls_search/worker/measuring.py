@@ -18,10 +18,10 @@ from imgcls_search.image_size import sides
 from imgcls_search.models import build_model, cost, heads, pretrained
 from imgcls_search.models.cost import Cost
 from imgcls_search.signature import build
-from imgcls_search.train import finetune, pretraining
-from imgcls_search.train.losses import build_loss
-from imgcls_search.train.optimizers import OPTIMIZERS, SCHEDULES
-from imgcls_search.train.recipe import Finetune, Training
+from imgcls_search.training import finetune, pretraining
+from imgcls_search.training.losses import build_loss
+from imgcls_search.training.optimizers import OPTIMIZERS, SCHEDULES
+from imgcls_search.training.recipe import Finetune, Training
 
 
 def count(component: Component, shape: InputShape, *, pruned: float = 0.0, head: Component | None = None) -> Cost:
@@ -75,6 +75,7 @@ def measure(config: TrialConfig, shape: InputShape, found: Cost, *, deployed: Co
     if pretrained.is_wanted(config.component("model")) or config.needs_backbone:
         finetune.check_freeze(Finetune(**config.section("finetune")), found.num_stages)
     recipe = Training(**config.section("training"))
+    _check_average(config, recipe)
     states = _optimizer_states(OPTIMIZERS, config.component("optimizer"))
     return {
         **_sizes(deployed or found, found),
@@ -83,9 +84,21 @@ def measure(config: TrialConfig, shape: InputShape, found: Cost, *, deployed: Co
             pixels=_pixels(shape),
             batch_size=recipe.batch_size,
             optimizer_states=states,
-            averages=recipe.ema > 0,
+            averages=recipe.ema > 0 or recipe.swa > 0,
         ),
     }
+
+
+def _check_average(config: TrialConfig, recipe: Training) -> None:
+    """Refuse two averages of the weights, or one of more epochs than there are.
+
+    Raises:
+        BuildError: there are.
+    """
+    problem = recipe.problem_of_average()
+    # What is fitted has one epoch, and no weights to average.
+    if problem is not None and not config.is_fitted:
+        raise BuildError("training.swa", problem)
 
 
 def _measure_pretraining(config: TrialConfig, shape: InputShape, found: Cost) -> dict[str, float]:

@@ -142,7 +142,7 @@ def test_request_is_filled_in_by_the_best_and_trained_by_the_next_run(
     assert found["sources"] == {"optimizer.adamw.lr": best["trial"]}
     answer = imgcls("run", "s.yaml", *ONE_WORKER)
     assert answer.code == 0, answer.err
-    assert f"trial 4: asked for by request {found['request']}; it begins" in answer.out
+    assert f"trial 4: answers request {found['request']}; it begins" in answer.out
     record = load(StudyFiles(there / "studies", "s"))
     third, fourth = record.trials[3:]
     assert third.candidate.params["optimizer.adamw.lr"] == 3e-3
@@ -191,7 +191,7 @@ def test_run_under_way_takes_a_request_also_when_all_its_trials_are_drawn(
     assert json.loads(answer.out)["taken_by"].startswith("process ")
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
-    assert "trial 1: asked for by request" in out
+    assert "trial 1: answers request" in out
     assert [len(trial.user_attrs["epochs"]) for trial in open_study(there / "studies", "w").trials] == [40, 40]
 
 

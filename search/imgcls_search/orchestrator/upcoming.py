@@ -216,7 +216,7 @@ class Upcoming:
         if claimed is None:
             self.record.add(trial)
             if trial.request is not None:
-                self.context.say(f"trial {trial.number}: asked for by request {trial.request}; it begins")
+                self.context.say(f"trial {trial.number}: answers request {trial.request}; it begins")
         elif not self.record.claim(claimed, trial):
             return None
         else:

@@ -6,8 +6,6 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,13 +24,12 @@ from imgcls_search.cli.options import (
     WeightsDir,
     override,
 )
-from imgcls_search.cli.output import echo, make_console, print_json
+from imgcls_search.cli.output import echo, make_screens, print_json
 from imgcls_search.errors import UserError
 from imgcls_search.rounding import measured, spread, without_long_numbers
 
 if TYPE_CHECKING:
     from imgcls_search.automatic.automatic import Auto
-    from imgcls_search.views.screen import SearchScreen, TrainingScreen
 
 
 def auto(
@@ -92,7 +89,7 @@ def auto(
     from imgcls_search.automatic.request import Interrupted, Request
     from imgcls_search.executors import processes
 
-    screens = Screens(error=as_json)
+    screens = make_screens(error=as_json)
     work = Auto(
         Request(
             component=component,
@@ -140,46 +137,6 @@ def _options(studies: Path, storage: str | None) -> str:
     """Return the options that every command about the study needs."""
     found = "" if studies == STUDIES else f" --studies {shlex.quote(str(studies))}"
     return found if storage is None else f"{found} --storage {shlex.quote(storage)}"
-
-
-class Screens:
-    """Shows the steps: progress on a terminal, lines anywhere else; beside JSON on standard error."""
-
-    def __init__(self, *, error: bool) -> None:
-        """Draw on standard output or on standard error."""
-        self.error = error
-
-    def say(self, text: str) -> None:
-        """Print a line."""
-        echo(without_long_numbers(text), error=self.error)
-
-    @contextmanager
-    def drafting(self) -> Iterator[Callable[[str, int, int], None]]:
-        """Show how far the look at the images is."""
-        from imgcls_search.views.screen import WorkScreen
-
-        with WorkScreen(make_console(error=True)) as screen:
-            yield screen.show
-
-    def search(self) -> AbstractContextManager[SearchScreen]:
-        """Show a search."""
-        from imgcls_search.views.screen import SearchScreen
-
-        return SearchScreen(make_console(error=self.error))
-
-    def training(self) -> AbstractContextManager[TrainingScreen]:
-        """Show trainings."""
-        from imgcls_search.views.screen import TrainingScreen
-
-        return TrainingScreen(make_console(error=True))
-
-    @contextmanager
-    def steps(self) -> Iterator[Callable[[str, int, int], None]]:
-        """Show the steps of a work."""
-        from imgcls_search.views.screen import StepScreen
-
-        with StepScreen(make_console(error=self.error)) as screen:
-            yield screen.step
 
 
 def _say_how_to_go_on(work: Auto, options: str) -> None:

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -85,14 +86,16 @@ def join(address: str) -> None:
 def _working_beside_package() -> Iterator[None]:
     """Have Ray's processes look for modules where this package is, and not in the user's working folder.
 
-    Ray puts the folder in which `ray.init` is called first on the path of every worker.
+    Ray puts the folder in which `ray.init` is called first on the path of every worker, and that of the script.
     """
-    before = Path.cwd()
+    before, path = Path.cwd(), list(sys.path)
+    sys.path[:] = processes.module_path()
     os.chdir(Path(imgcls_search.__file__).resolve().parent.parent)
     try:
         yield
     finally:
         os.chdir(before)
+        sys.path[:] = path
 
 
 def leave() -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 from imgcls_search import terminal
 from imgcls_search.errors import UserError
+from imgcls_search.own_code import module_path
 
 MOST_FOLDER_BYTES = 60
 """A socket's path has 107 bytes at most, 103 on a Mac, of which multiprocessing takes 33 and Ray's fork server 43."""
@@ -121,38 +122,6 @@ def _keep_script_out() -> None:
         return data
 
     spawn.get_preparation_data = prepare_clean
-
-
-def module_path() -> list[str]:
-    """Return where our processes look for modules: as this one does, but not in the folder of a script or a notebook.
-
-    Python puts that folder before its own library by itself. The environment may name it, and so may the installation
-    of a package: then it stays.
-    """
-    implied = {os.path.realpath(folder) for folder in (_working_folder(), _script_folder()) if folder is not None}
-    named = {os.path.realpath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path}
-    package = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))  # noqa: PTH120
-    library = os.path.realpath(os.path.dirname(os.__file__))  # noqa: PTH120
-    places = [os.path.realpath(path) for path in sys.path]
-    first = places.index(library) if library in places else len(places)
-    unwanted = implied - named - {package}
-    return [
-        path
-        for number, (path, place) in enumerate(zip(sys.path, places, strict=True))
-        if path and not (number < first and place in unwanted)
-    ]
-
-
-def _working_folder() -> str | None:
-    with contextlib.suppress(OSError):
-        return str(Path.cwd())
-    return None
-
-
-def _script_folder() -> str | None:
-    """Return the folder of the script that runs, None where there is none."""
-    file = getattr(sys.modules.get("__main__"), "__file__", None)
-    return os.path.dirname(file) if file else None  # noqa: PTH120
 
 
 def _find_short_folder() -> None:

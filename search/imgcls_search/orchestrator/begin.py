@@ -18,7 +18,15 @@ from imgcls_search.errors import BuildError, NoResultError, StudyError, UserErro
 from imgcls_search.executors import packing
 from imgcls_search.executors.helper import Helper, image_cache
 from imgcls_search.executors.local import LocalExecutor, usable_slots
-from imgcls_search.orchestrator import learning, named_classes, named_metrics, study_data, teachers, weights_used
+from imgcls_search.orchestrator import (
+    code_used,
+    learning,
+    named_classes,
+    named_metrics,
+    study_data,
+    teachers,
+    weights_used,
+)
 from imgcls_search.orchestrator.backbones import Needs, look_early, note_images
 from imgcls_search.orchestrator.context import study_settings
 from imgcls_search.orchestrator.endings import Deadline, Ending
@@ -78,6 +86,7 @@ def run(
     wanted(space.study["log"])
     must_exist(space.first().component("data"))
     look_early(_pretraining_draws(space))
+    code = code_used.sources(code_used.references(space.document, space.named_metrics))
     files = find_study(root, space.name, address)
     with ExitStack() as stack:
         stack.enter_context(files.taken(watcher.say))
@@ -102,7 +111,7 @@ def run(
         if cluster is None:
             engine = _local_engine(space, helper, most)
         else:
-            engine = _cluster_engine(cluster, space, files, watcher, most, stack)
+            engine = _cluster_engine(cluster, space, files, watcher, most, stack, code)
         stack.callback(engine.executor.close)
         asked, (space, data) = space, _settle_data(space, helper, watcher)
         used = fetch_weights(space, helper, len(data.classes), watcher.say)
@@ -128,6 +137,8 @@ def run(
         study_data.refuse_other(record, space.first(), data, helper)
         note_images(record, pretrained.images)
         for line in weights_used.note(record, used):
+            watcher.say(line)
+        for line in code_used.note(record, code):
             watcher.say(line)
         study_data.note_place(record, space.first().component("data"))
         watcher = stack.enter_context(tracked(space, files, record, watcher))
@@ -179,7 +190,13 @@ def _local_engine(space: Space, helper: Helper, most: int) -> _Engine:
 
 
 def _cluster_engine(
-    address: str, space: Space, files: StudyFiles, watcher: Watcher, most: int, stack: ExitStack
+    address: str,
+    space: Space,
+    files: StudyFiles,
+    watcher: Watcher,
+    most: int,
+    stack: ExitStack,
+    code: Mapping[str, str],
 ) -> _Engine:
     from imgcls_search.executors.ray import cluster
 
@@ -193,7 +210,7 @@ def _cluster_engine(
     # It imports Ray, which is there only now.
     from imgcls_search.executors.ray.executor import RayExecutor
 
-    executor = RayExecutor(layout, files.folder, watcher.say, node=node)
+    executor = RayExecutor(layout, files.folder, watcher.say, node=node, code=code)
     return _Engine(executor=executor, devices=[], free_memory={}, hardware=layout.hardware)
 
 

@@ -43,6 +43,9 @@ class _Reading:
         values: dict[str, Node] = {}
         for key, below in value.items():
             if not isinstance(key, str):
+                if callable(key):
+                    self.report.add(Position(), path, refusal(key))
+                    continue
                 shown = show(key) if isinstance(key, (bool, int, float)) or key is None else f"a {type(key).__name__}"
                 self.report.add(Position(), join(path, str(key)), f"a key must be a name, but got {shown}")
                 continue

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import imgcls_search
+from imgcls_search import own_code
 from imgcls_search.errors import ClusterError, first_line
 from imgcls_search.executors import processes
 
@@ -89,7 +90,7 @@ def _working_beside_package() -> Iterator[None]:
     Ray puts the folder in which `ray.init` is called first on the path of every worker, and that of the script.
     """
     before, path = Path.cwd(), list(sys.path)
-    sys.path[:] = processes.module_path()
+    sys.path[:] = own_code.module_path()
     os.chdir(Path(imgcls_search.__file__).resolve().parent.parent)
     try:
         yield

@@ -125,7 +125,9 @@ def digest(reference: str) -> str:
     top = reference.partition(":")[0].partition(".")[0]
     if top in sys.stdlib_module_names or top in ("builtins", "__main__"):
         what = (
-            "what a notebook or a script defines cannot be imported elsewhere" if top == "__main__" else "is Python's"
+            "what a notebook or a script defines cannot be imported elsewhere"
+            if top == "__main__"
+            else "is Python's own"
         )
         raise UserError(f"{reference}: {what}; save the function in a module of your own, as in 'module:name'")
     spec = _spec(top)
@@ -194,7 +196,8 @@ def _looking_where_allowed() -> Iterator[None]:
     """Search for modules where a person's own may be; afterwards their folders stay last, for imports in functions."""
     before = list(sys.path)
     own = [str(folder) for folder in folders()]
-    sys.path[:] = [*module_path(), *(folder for folder in own if folder not in sys.path)]
+    allowed = module_path()
+    sys.path[:] = [*allowed, *(folder for folder in own if folder not in allowed)]
     try:
         yield
     finally:

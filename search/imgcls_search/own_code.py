@@ -124,11 +124,9 @@ def digest(reference: str) -> str:
         raise UserError(f"{reference!r}: is not allowed; allowed: a function in a module, as in 'module:name'")
     top = reference.partition(":")[0].partition(".")[0]
     if top in sys.stdlib_module_names or top in ("builtins", "__main__"):
-        what = (
-            "what a notebook or a script defines cannot be imported elsewhere"
-            if top == "__main__"
-            else "is Python's own"
-        )
+        what = "is Python's own"
+        if top == "__main__":
+            what = "what a notebook or a script defines cannot be imported elsewhere"
         raise UserError(f"{reference}: {what}; save the function in a module of your own, as in 'module:name'")
     spec = _spec(top)
     if spec is None:

@@ -32,7 +32,8 @@ class Study:
 
     def __init__(self, files: StudyFiles) -> None:
         """`open_study`, `run` and `auto` make one."""
-        self.files = files
+        # A program may change its working folder afterwards, as notebooks do.
+        self.files = type(files)(files.root.absolute(), files.name, files.address)
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""The project as a whole: the layers, the dashboard."""
+"""The project as a whole: the layers, the house's page, the decision records, the dashboard."""
 
 from __future__ import annotations
 
@@ -37,6 +37,49 @@ def test_layer_contracts_hold_and_fail_on_a_wrong_import(tmp_path: Path) -> None
     with (package / "space" / "space.py").open("a") as file:
         file.write("\nfrom imgcls_search.study import best\n")
     assert lint() != 0
+
+
+def test_page_of_the_house_names_every_wing_and_nothing_else() -> None:
+    page = (ROOT / "search" / "README.md").read_text()
+    rows = re.findall(r"^\| (`.+?`) \|", page[page.index("| wing |") : page.index("## How one")], re.MULTILINE)
+    named = {name.strip("`/ ") for row in rows for name in row.split(",")}
+    there = {
+        path.stem
+        for path in (ROOT / "search" / "imgcls_search").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").is_file()
+    }
+    assert named == there - {"__init__", "__main__"}
+
+
+def test_page_of_the_house_names_modules_that_there_are() -> None:
+    """What stands in its walks and tables as `wing/module` is a file, with or without a name in it."""
+    page = (ROOT / "search" / "README.md").read_text()
+    paths = re.findall(r"`([a-z]+/[a-z_/]+?)(?:\.py)?(?:\.[a-z_]+)?(?:\([^`]*)?`", page)
+    package = ROOT / "search" / "imgcls_search"
+    assert len(paths) > 30
+    assert [
+        path
+        for path in paths
+        if not any((folder / f"{path}{end}").exists() for folder in (package, ROOT) for end in (".py", "/"))
+    ] == []
+
+
+def test_decisions_have_their_parts_and_are_listed_in_order_of_date() -> None:
+    folder = ROOT / "docs" / "decisions"
+    pages = sorted(path for path in folder.glob("*.md") if path.name != "README.md")
+    assert len(pages) > 70
+    for page in pages:
+        assert re.fullmatch(r"20\d\d-\d\d-\d\d-[a-z0-9-]+\.md", page.name), page.name
+        text = page.read_text()
+        assert text.startswith("# "), page.name
+        parts = re.findall(r"^(?:#+ |\*\*)?(Context|Choice|Cost|Status)\b", text, re.MULTILINE)
+        assert parts == ["Context", "Choice", "Cost", "Status"], page.name
+    done = subprocess.run(
+        [sys.executable, "scripts/decisions.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    listed = re.findall(r"\]\((.+?)\)", (folder / "README.md").read_text())
+    assert listed == [page.name for page in pages]
 
 
 def test_dashboard_serves_the_study(tiny: Path, imgcls: Callable[..., Answer]) -> None:

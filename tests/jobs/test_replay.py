@@ -130,6 +130,13 @@ def test_budget_that_affords_no_whole_training_is_spent_all_the_same() -> None:
     assert outcome.ending == "epochs"
 
 
+@pytest.mark.parametrize("budget", range(36, 64, 3))
+def test_budget_of_two_whole_trainings_ends_with_one_also_where_workers_compete_for_it(budget: int) -> None:
+    settings = f"trials: 100, sampler: random, pruner: {{asha: {{min_epochs: 2}}}}, max_epochs: {budget}"
+    outcome, _ = replayed(space(settings), Saturating(), workers=2)
+    assert any(trial.state == "complete" for trial in outcome.record.trials)
+
+
 @pytest.fixture
 def trained(tiny: Path, imgcls: Callable[..., Answer]) -> Path:
     """A study in which every combination of a small space was trained to its end."""

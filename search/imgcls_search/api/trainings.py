@@ -106,6 +106,7 @@ def training_of(
     """
     from imgcls_search.jobs.export import read_origin
     from imgcls_search.jobs.retrain import Training
+    from imgcls_search.space import shipped
     from imgcls_search.study.address import settle
 
     origin, problem, name = None, None, "space"
@@ -121,7 +122,7 @@ def training_of(
     space = read_space_of(given, changes, data, skip_unreadable=skip_unreadable, unlabeled=unlabeled)
     if not isinstance(given, Mapping):
         name = Path(given).stem
-        origin, problem = read_origin(Path(given).read_text(encoding="utf-8"))
+        origin, problem = read_origin(shipped.find(Path(given)).read_text(encoding="utf-8"))
     if problem is not None:
         say(f"{config}:{problem}; no study will know that its test split was opened")
     return Training(

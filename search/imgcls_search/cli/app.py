@@ -7,12 +7,23 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
-from imgcls_search import terminal
-from imgcls_search.cli import automatic, delivery, drafting, housekeeping, images, results, searches, spaces, trainings
+from imgcls_search import __version__, terminal
+from imgcls_search.cli import (
+    automatic,
+    delivery,
+    drafting,
+    housekeeping,
+    images,
+    results,
+    searches,
+    shipped,
+    spaces,
+    trainings,
+)
 from imgcls_search.cli.output import echo
 from imgcls_search.errors import SearchError, UserError, disk_trouble, path_trouble
 
@@ -33,6 +44,7 @@ ONLY_PRINT = frozenset(
         "plan",
         "predict",
         "serve",
+        "spaces",
         "replay",
         "schema",
         "status",
@@ -45,7 +57,7 @@ ONLY_PRINT = frozenset(
 app = typer.Typer(
     name="imgcls-search",
     help="Search hyperparameters and architectures for image classification.",
-    epilog="Start with: imgcls-search run spaces/vit.yaml",
+    epilog="Start with: imgcls-search run vit",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -73,6 +85,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("backbones", images.backbones),
     ("weights", spaces.weights),
     ("schema", spaces.schema),
+    ("spaces", shipped.spaces),
     ("replay", searches.replay),
     ("dashboard", results.dashboard),
     ("copy", housekeeping.copy),
@@ -88,6 +101,21 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
 
 for _name, _command in COMMANDS:
     app.command(_name)(_command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        echo(f"imgcls-search {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _begin(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Search hyperparameters and architectures for image classification."""
 
 
 def main() -> None:

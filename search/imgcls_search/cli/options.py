@@ -29,7 +29,8 @@ Storage = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 STUDIES = Path("studies")
 SpaceFile = Annotated[
-    Path, typer.Argument(metavar="SPACE", help="A search-space YAML file, for example spaces/vit.yaml.")
+    Path,
+    typer.Argument(metavar="SPACE", help="A search-space YAML file, or the name of a shipped space, for example vit."),
 ]
 
 

@@ -143,6 +143,7 @@ def pretrain(
     from imgcls_search.jobs.export import read_origin
     from imgcls_search.jobs.pretrain import Pretraining
     from imgcls_search.jobs.pretrain import pretrain as pretrain_one
+    from imgcls_search.space import shipped
     from imgcls_search.study.address import settle
     from imgcls_search.views.screen import TrainingScreen
 
@@ -151,7 +152,7 @@ def pretrain(
         raise UserError(
             f"{space.locate('pretrain')}: pretrain: none; allowed: simclr or imitate, as with --set pretrain=simclr"
         )
-    origin, _ = read_origin(space_file.read_text(encoding="utf-8"))
+    origin, _ = read_origin(shipped.find(space_file).read_text(encoding="utf-8"))
     wanted = Pretraining(
         config=space.pretraining(), out=out, seed=seed, studies=studies, origin=origin, at=settle(storage)
     )

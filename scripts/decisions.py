@@ -1,4 +1,4 @@
-"""Write docs/decisions/README.md: all records in order of date.
+"""Write docs/decisions/index.md: all records in order of date.
 
 python scripts/decisions.py            write it
 python scripts/decisions.py --check    exit with 1 if a record is missing in it
@@ -36,10 +36,10 @@ def title(page: Path) -> str:
 
 
 if __name__ == "__main__":
-    target = FOLDER / "README.md"
+    target = FOLDER / "index.md"
     if "--check" not in sys.argv[1:]:
         target.write_text(index(), encoding="utf-8")
     elif not target.is_file() or target.read_text(encoding="utf-8") != index():
         sys.exit(
-            "error: docs/decisions/README.md does not list the records that there are; run: python scripts/decisions.py"
+            "error: docs/decisions/index.md does not list the records that there are; run: python scripts/decisions.py"
         )

@@ -185,7 +185,7 @@ def test_images_too_many_to_keep_are_decoded_ahead(tmp_path: Path, imgcls: Calla
     )
     answer = imgcls("run", "space.yaml")
     assert answer.code == 0, answer.err
-    assert "decoded anew in each epoch" in answer.out + answer.err
+    assert "decoded again every epoch" in answer.out + answer.err
 
 
 def test_free_memory_of_a_shared_gpu_is_read_in_another_process() -> None:

@@ -168,6 +168,21 @@ def refuse_idle_sections(space: Space) -> None:
         )
 
 
+def refuse_two_averages(space: Space) -> None:
+    """Refuse a space whose every trial has two averages of its weights, or one of more epochs than there are.
+
+    Raises:
+        UserError: the two settings.
+    """
+    section = space.document["training"]
+    if any(isinstance(section[name], Mapping) for name in ("ema", "swa", "epochs")):
+        # Of a search only the trials that have both are refused.
+        return
+    problem = Training(**{name: section[name] for name in ("ema", "swa", "epochs")}).problem_of_average()
+    if problem is not None:
+        raise UserError(f"{space.locate('training.swa')}: training.swa: {problem}")
+
+
 def refuse_two_starts(space: Space) -> None:
     """Refuse a space whose every network starts from weights and is pretrained as well.
 

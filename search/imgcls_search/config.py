@@ -38,6 +38,7 @@ LATER: Mapping[str, Any] = {
     "augment.blur": 0.0,
     "augment.jpeg": 100,
     "training.draw": "shuffled",
+    "training.swa": 0,
     "predict.costs": None,
     "head": {"own": {}},
     "unlabeled": {"train": {}},

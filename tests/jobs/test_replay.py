@@ -212,3 +212,29 @@ def test_replay_of_too_little_is_refused(tiny: Path, imgcls: Callable[..., Answe
     answer = imgcls("replay", "tiny-digits", "--pruner", "asha")
     assert answer.code == 2
     assert "a replay needs at least 2" in answer.err
+
+
+@pytest.mark.slow
+def test_parts_of_a_study_give_intervals(trained: Path, imgcls: Callable[..., Answer]) -> None:
+    few = ("--seeds", "6", "--share", "0.75", "--max-epochs", "12")
+    strategies = ("--sampler", "random", "--pruner", "none", "--pruner", "{asha: {min_epochs: 1}}")
+    asked = imgcls("replay", "tiny-digits", *strategies, *few, "--json")
+    assert asked.code == 0, asked.err
+    found = json.loads(asked.out)
+    assert (found["seeds"], found["configurations"], found["max_epochs"], found["trainings"]) == (6, 6, 12, 3)
+    plain, asha = found["strategies"]
+    assert (plain["strategy"], asha["strategy"]) == ("random + none", "random + asha")
+    assert plain["over_first"] is None
+    assert asha["over_first"]["low"] <= asha["over_first"]["value"] <= asha["over_first"]["high"]
+    # Three random trainings end where three random trainings are expected to, but for chance.
+    assert abs(plain["over_random"]["value"]) < 0.2
+    table = imgcls("replay", "tiny-digits", *strategies, *few)
+    assert "6 parts of 6 configurations; 12 epochs for each search, 3 full training(s)" in table.out
+    for wrong, line in (
+        (("--max-epochs", "3"), "3 epochs for each search; allowed: 4, of one full training, to 20"),
+        (("--share", "0.2"), "intervals need at least 4 in a part"),
+        (("--seed", "1"), "--seed: beside --seeds"),
+    ):
+        answer = imgcls("replay", "tiny-digits", "--seeds", "3", *wrong)
+        assert answer.code == 2
+        assert line in answer.err

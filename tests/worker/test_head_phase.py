@@ -126,9 +126,10 @@ WAYS = {
     "weighted": "finetune: {freeze: backbone}\nloss: {focal: {class_weights: balanced}}\n",
     "linear": "finetune: {freeze: backbone}\nhead: {linear: {dropout: 0.3}}\n",
     "mlp": "finetune: {freeze: backbone, freeze_epochs: 3}\nhead: {mlp: {hidden: 16, dropout: 0.2}}\n",
+    "swa": "finetune: {freeze: backbone, freeze_epochs: 2}\n",
     "started": "finetune: {freeze: backbone, freeze_epochs: 2, start: logistic}\n",
 }
-TRAININGS = {"average": "ema: 0.9, ", "plain": "draw: balanced, clip: 0.5, "}
+TRAININGS = {"average": "ema: 0.9, ", "swa": "swa: 3, ", "plain": "draw: balanced, clip: 0.5, "}
 
 
 @pytest.mark.parametrize(

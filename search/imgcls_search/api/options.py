@@ -46,6 +46,7 @@ def read_space_of(
         refuse_idle_sections,
         refuse_of_pretraining,
         refuse_other_labels,
+        refuse_two_averages,
         refuse_two_starts,
     )
     from imgcls_search.orchestrator.code_used import refuse_unfit
@@ -62,6 +63,7 @@ def read_space_of(
             pairs.append(("unlabeled.folder.skip_unreadable", "true"))
         found = _parsed(space, known, pairs, data, unlabeled)
     refuse_two_starts(found)
+    refuse_two_averages(found)
     refuse_idle_sections(found)
     refuse_of_pretraining(found)
     refuse_other_labels(found)

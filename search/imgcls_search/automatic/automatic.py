@@ -177,8 +177,8 @@ class Auto:
         given = durations.show(self.ledger.fact["given"], exact=True)
         longer = durations.show(max(120.0, 3 * self.ledger.fact["given"]), exact=True).replace(" ", "")
         return (
-            f"{given} were not enough for a first score: {how_far}; the same command with --time "
-            f"{longer.replace('min', 'm')} goes on"
+            f"{given} were not enough for a first score: {how_far}; run the same command with --time "
+            f"{longer.replace('min', 'm')} to continue"
         )
 
     # Search.
@@ -231,7 +231,7 @@ class Auto:
                     deadline=watcher.deadline,
                 )
         except OutOfTimeError:
-            self.screens.say("the time ended before the search had saved; it goes on from the last checkpoints")
+            self.screens.say("the time ended before the search had saved; it resumes from the last checkpoints")
             return None
 
     def _load(self) -> None:
@@ -289,7 +289,7 @@ class Auto:
         if known is not None:
             self.screens.say("the search found others since they were confirmed: the test split is opened once more")
         top, seeds = len(plan["trials"]), plan["seeds"]
-        self.screens.say(f"confirm: the best {top} on {seeds} fresh seeds, {seeds} more for the chosen one: what fits")
+        self.screens.say(f"confirm: the best {top} on {seeds} new seeds, {seeds} more for the chosen one: what fits")
         from imgcls_search.jobs.confirm import confirm
 
         try:

@@ -179,6 +179,11 @@ def ending_at(moment: float) -> Iterator[None]:
     signal.setitimer(signal.ITIMER_REAL, max(0.001, moment - time.monotonic()), RING_AGAIN_SECONDS)
     try:
         yield
+    except Exception as error:
+        # SQLAlchemy wraps what is raised while it makes a statement.
+        if isinstance(error.__cause__, OutOfTimeError):
+            raise error.__cause__ from None
+        raise
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -16,6 +16,7 @@ from imgcls_search.cli import (
     automatic,
     delivery,
     drafting,
+    ensembles,
     housekeeping,
     images,
     results,
@@ -41,6 +42,7 @@ ONLY_PRINT = frozenset(
         "families",
         "front",
         "list",
+        "options",
         "plan",
         "predict",
         "serve",
@@ -82,6 +84,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("evaluate", trainings.evaluate),
     ("augment-preview", spaces.augment_preview),
     ("families", spaces.families),
+    ("options", spaces.options),
     ("backbones", images.backbones),
     ("weights", spaces.weights),
     ("schema", spaces.schema),
@@ -91,6 +94,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("copy", housekeeping.copy),
     ("clean", housekeeping.clean),
     ("confirm", trainings.confirm),
+    ("ensemble", ensembles.ensemble),
     ("reproduce", trainings.reproduce),
     ("list", results.list_studies),
     ("trials", results.trials),
@@ -152,7 +156,7 @@ def main() -> None:
         _fail(trouble)
         sys.exit(UserError.exit_code)
     except KeyboardInterrupt:
-        echo("stopped; the same command goes on from the last checkpoints", error=True)
+        echo("stopped; run the same command again to resume from the last checkpoints", error=True)
         sys.exit(130)
 
 

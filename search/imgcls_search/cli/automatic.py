@@ -37,20 +37,21 @@ def auto(
         typer.Option(
             "--time",
             metavar="DURATION",
-            help=f"In all, over every call: seconds, or {durations.EXAMPLES}; default: as before, or 1h.",
+            help=f"Total time over all calls: seconds, or {durations.EXAMPLES}; default: as before, or 1h.",
         ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="DIR", help="The folder for all results; default: auto-NAME here."),
+        typer.Option("-o", "--output", metavar="DIR", help="Write all results to this folder; default: auto-NAME."),
     ] = None,
     flips: SafeFlips = None,
     group: Group = None,
     overrides: Said = None,
     skip_unreadable: SkipUnreadable = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask questions.")] = False,
     workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Trials at a time; default: as the drafted space says.")
+        int | None,
+        typer.Option("--workers", min=1, help="Run this many trials at a time; default: what the drafted space says."),
     ] = None,
     cluster: Annotated[
         str | None, typer.Option("--cluster", metavar="auto|local|HOST:PORT", help="Search on a Ray cluster.")
@@ -64,7 +65,7 @@ def auto(
 
     \b
     imgcls-search auto photos --time 1h
-    imgcls-search auto photos --time 2h        # later: goes on, with an hour more
+    imgcls-search auto photos --time 2h        # later: continue for one more hour
     imgcls-search auto table:labels.csv --time 30m -o birds --flips horizontal --set study.seed=1 --json
 
     A first score, and a model, are there after about a minute. Run the same command again to resume after Ctrl-C or a
@@ -108,7 +109,7 @@ def auto(
 def _say_how_to_go_on(work: Auto, options: str) -> None:
     """Say what to type after a stop: to go on, and to use what is there."""
 
-    echo(f"stopped in {work.ledger.step}; go on: {shlex.join(['imgcls-search', *sys.argv[1:]])}", error=True)
+    echo(f"stopped in {work.ledger.step}; to resume: {shlex.join(['imgcls-search', *sys.argv[1:]])}", error=True)
     account, bundle = work.ledger.fact, work.place.bundle
     if bundle.is_dir() and "bundled" in account:
         echo(f"usable now: imgcls-search predict {bundle} IMAGES... (trial {account['bundled']})", error=True)
@@ -150,7 +151,7 @@ def _score(metric: str, found: dict[str, Any]) -> str:
     if found["how"] == "seeds":
         shown = spread(metric, found["scores"], found["score"], found["ci95"], images)
         interval = ", 95 %" if len(found["scores"]) > 2 else ""
-        return f"{shown} ({len(found['scores'])} fresh seeds{interval}, {images} images)"
+        return f"{shown} ({len(found['scores'])} new seeds{interval}, {images} images)"
     value = measured(metric, found["score"], images)
     if "low" not in found:
         return f"{value} ({images} images, searched: somewhat too good)"

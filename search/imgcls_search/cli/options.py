@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from imgcls_search.study.files import StudyFiles
 
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="The name of a study, for example vit-digits.")]
-Studies = Annotated[Path, typer.Option("--studies", metavar="DIR", help="Where studies lie.")]
+Studies = Annotated[Path, typer.Option("--studies", metavar="DIR", help="Folder of the studies.")]
 Storage = Annotated[
     str | None,
     typer.Option(
         "--storage",
         metavar="URL",
-        help="A PostgreSQL database of studies; default: $IMGCLS_STORAGE, else SQLite files.",
+        help="PostgreSQL database of the studies; default: $IMGCLS_STORAGE, else SQLite files.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
@@ -42,13 +42,17 @@ Overrides = Annotated[
 
 Group = Annotated[
     str | None,
-    typer.Option("--group", help="The column of groups of a table, or a regular expression on a folder's paths."),
+    typer.Option(
+        "--group", help="Keep groups in one split: a table's column, or a regular expression on a folder's paths."
+    ),
 ]
 
 
 Data = Annotated[
     str | None,
-    typer.Option("--data", metavar="NAME[:PLACE]", help="Other images, for example folder:photos or table:labels.csv."),
+    typer.Option(
+        "--data", metavar="NAME[:PLACE]", help="Use other images, for example folder:photos or table:labels.csv."
+    ),
 ]
 
 
@@ -57,7 +61,7 @@ Unlabeled = Annotated[
     typer.Option(
         "--unlabeled",
         metavar="NAME[:PLACE]",
-        help="Images to pretrain on, whose labels are not used: folder:DIR, or train, the training images (default).",
+        help="Pretrain on these images without labels: folder:DIR, or train, the training images (default).",
     ),
 ]
 
@@ -68,20 +72,20 @@ MovedData = Annotated[
 ]
 
 
-SkipUnreadable = Annotated[
-    bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read, and list them.")
-]
+SkipUnreadable = Annotated[bool, typer.Option("--skip-unreadable", help="Leave out unreadable images, and list them.")]
 
 
 Timeout = Annotated[
     str | None,
-    typer.Option("--timeout", metavar="DURATION", help=f"Stop this call after seconds, or {durations.EXAMPLES}."),
+    typer.Option(
+        "--timeout", metavar="DURATION", help=f"Stop this call after this time: seconds, or {durations.EXAMPLES}."
+    ),
 ]
 
 
 Name = Annotated[
     str | None,
-    typer.Option("--name", help="Name of the study; default: SPACE-DATA, or SPACE-FOLDER, as in vit-photos."),
+    typer.Option("--name", help="Name the study; default: SPACE-DATA or SPACE-FOLDER, as in vit-photos."),
 ]
 
 
@@ -99,6 +103,13 @@ class Views(str, Enum):
     mirror = "mirror"
     shift = "shift"
     mirror_shift = "mirror_shift"
+
+
+class ModelFormat(str, Enum):
+    """In which format `export --bundle` writes the model."""
+
+    onnx = "onnx"
+    openvino = "openvino"
 
 
 WeightsDir = Annotated[

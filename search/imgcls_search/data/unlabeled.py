@@ -57,7 +57,7 @@ def image_folder(
     *,
     root: Annotated[str, Arg("a folder of images, flat or with folders in it; classes are not needed", fixed=True)],
     max: Annotated[  # noqa: A002 - the name in the space file
-        int | None, Arg("use only so many images, drawn at random; null: all", ge=2, fixed=True)
+        int | None, Arg("use only this many images, drawn at random; null: all", ge=2, fixed=True)
     ] = None,
     skip_unreadable: Annotated[
         bool, Arg("leave out images that cannot be read, and list them, instead of refusing the folder", fixed=True)

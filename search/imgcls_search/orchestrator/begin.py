@@ -86,7 +86,6 @@ def run(
     wanted(space.study["log"])
     must_exist(space.first().component("data"))
     look_early(_pretraining_draws(space))
-    code = code_used.sources(code_used.references(space.document, space.named_metrics))
     files = find_study(root, space.name, address)
     with ExitStack() as stack:
         stack.enter_context(files.taken(watcher.say))
@@ -111,7 +110,7 @@ def run(
         if cluster is None:
             engine = _local_engine(space, helper, most)
         else:
-            engine = _cluster_engine(cluster, space, files, watcher, most, stack, code)
+            engine = _cluster_engine(cluster, space, files, watcher, most, stack)
         stack.callback(engine.executor.close)
         asked, (space, data) = space, _settle_data(space, helper, watcher)
         used = fetch_weights(space, helper, len(data.classes), watcher.say)
@@ -136,9 +135,7 @@ def run(
             record = records.create(files, space.objectives, facts)
         study_data.refuse_other(record, space.first(), data, helper)
         note_images(record, pretrained.images)
-        for line in weights_used.note(record, used):
-            watcher.say(line)
-        for line in code_used.note(record, code):
+        for line in (*weights_used.note(record, used), *code_used.note(record, code_used.sources(space))):
             watcher.say(line)
         study_data.note_place(record, space.first().component("data"))
         watcher = stack.enter_context(tracked(space, files, record, watcher))
@@ -196,7 +193,6 @@ def _cluster_engine(
     watcher: Watcher,
     most: int,
     stack: ExitStack,
-    code: Mapping[str, str],
 ) -> _Engine:
     from imgcls_search.executors.ray import cluster
 
@@ -210,7 +206,7 @@ def _cluster_engine(
     # It imports Ray, which is there only now.
     from imgcls_search.executors.ray.executor import RayExecutor
 
-    executor = RayExecutor(layout, files.folder, watcher.say, node=node, code=code)
+    executor = RayExecutor(layout, files.folder, watcher.say, node=node, code=code_used.sources(space))
     return _Engine(executor=executor, devices=[], free_memory={}, hardware=layout.hardware)
 
 
@@ -263,13 +259,13 @@ def _settle_data(space: Space, helper: Helper, watcher: Watcher) -> tuple[Space,
     if data.streamed_from is not None:
         watcher.say(
             f"decoded images of {data.num_bytes / 1e9:,.1f} GB do not fit into image.cache_gb: "
-            f"{space.first().section('image')['cache_gb']:g}; they are decoded anew in each epoch"
+            f"{space.first().section('image')['cache_gb']:g}; they are decoded again every epoch"
         )
     if data.repeated:
         which, others = ("", " of another fold") if data.folds else ("validation ", "")
         watcher.say(
             f"{data.repeated} of {data.scored} {which}images are among the training images{others} too, for example "
-            f"{data.repeated_for_example[0]}: scores are too good by what was learned by heart"
+            f"{data.repeated_for_example[0]}: scores are too high: the model trained on these images"
         )
     for line in named_classes.refuse_unknown(space.document, data.classes, space.locate):
         watcher.say(line)

@@ -64,12 +64,13 @@ def _unknown(builder: Any, given: Mapping[str, Any]) -> tuple[str, str] | None:
     return None
 
 
-def sources(named: Iterable[str]) -> dict[str, str]:
-    """Return the digest of the source of each function.
+def sources(space: Space) -> dict[str, str]:
+    """Return the digest of the source of each function that a space names.
 
     Raises:
         UserError: one cannot be found.
     """
+    named = references(space.document, space.named_metrics)
     return {function: own_code.digest(function) for function in named}
 
 

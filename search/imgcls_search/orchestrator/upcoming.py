@@ -93,7 +93,7 @@ class Upcoming:
                 return None
         promoted = self.pruner.promote(trials)
         if promoted is not None:
-            self.record.set_plan(promoted, until=self.pruner.milestone(promoted), paused=False)
+            self.record.set_plan(promoted, until=self.pruner.milestone(promoted, trials), paused=False)
         return promoted
 
     def best_paused(self) -> Trial | None:
@@ -198,7 +198,7 @@ class Upcoming:
             return min(self.race.rungs[0], last)
         # What is known to be good trains to its end, whatever its early epochs say: all else must beat it.
         is_start = is_claimed or len(self.record.trials) < len(self.context.space.start)
-        return last if is_start else min(self.pruner.milestone(trial), last)
+        return last if is_start else min(self.pruner.milestone(trial, self.record.trials), last)
 
 
 def sizes_within_limits(

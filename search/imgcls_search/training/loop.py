@@ -18,7 +18,7 @@ from imgcls_search.data import Augment, Mix, Moment, mix_nothing
 from imgcls_search.errors import DivergedError, StoppedError
 from imgcls_search.protocol import FEWEST_IMAGES
 from imgcls_search.training import corrupted
-from imgcls_search.training.average import Average
+from imgcls_search.training.average import Average, equal, exponential, renew_statistics
 from imgcls_search.training.device import autocast
 from imgcls_search.training.finetune import Hold, head_of, hold_nothing
 from imgcls_search.training.images import FeatureSet, ImageSet, in_order
@@ -87,7 +87,8 @@ class Session:
     """What each finished epoch measured, the first epoch first."""
 
     def __post_init__(self) -> None:
-        self.average = Average(self.model, self.recipe.ema) if self.recipe.ema > 0 else None
+        blend = exponential(self.recipe.ema) if self.recipe.ema > 0 else equal() if self.recipe.swa > 0 else None
+        self.average = Average(self.model, blend) if blend is not None else None
         self.scaler = torch.amp.GradScaler(enabled=self.precision == "fp16")
         self.forward = torch.compile(self.model) if self.is_compiled else self.model
         self.peak_rates = [group["lr"] for group in self.optimizer.param_groups]
@@ -99,8 +100,8 @@ class Session:
 
     @property
     def deployed(self) -> nn.Module:
-        """The weights that are evaluated and saved: the average where there is one."""
-        return self.average.module if self.average is not None else self.model
+        """The weights that are evaluated and saved: the average, once there is one."""
+        return self.average.module if self.average is not None and self.average.steps else self.model
 
     def in_head_phase(self) -> HeadPhase | None:
         """Return the phase of the next epoch if only the head learns in it, from features."""
@@ -134,10 +135,12 @@ class Session:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to a saved state; one without an `optimizer` is finished and can be measured, not trained on."""
-        self.deployed.load_state_dict(state["model"])
         if self.average is not None:
             self.model.load_state_dict(state["raw"])
             self.average.steps = state["steps_averaged"]
+            self.average.module.load_state_dict(state["model"])
+        else:
+            self.model.load_state_dict(state["model"])
         if "optimizer" in state:
             self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
@@ -172,6 +175,8 @@ def fit(
             measured = session.observe(session.deployed, 0, wanted) if session.observe is not None else {}
         is_fit_only = phase is not None and phase.is_fit_only
         train_loss = mean_loss(session, shown) if is_fit_only else train_epoch(session, shown, should_stop)
+        if not is_fit_only and session.recipe.swa and session.epoch >= session.recipe.epochs - session.recipe.swa:
+            average_epoch(session, shown, should_stop)
         asked = _all_of(wanted) if session.epoch + 1 == session.recipe.epochs else wanted
         if session.observe is not None:
             measured |= session.observe(session.deployed, session.epoch + 1, asked)
@@ -194,12 +199,8 @@ def _all_of(wanted: Wanted | None) -> Wanted | None:
 
 def train_epoch(session: Session, images: ImageSet, should_stop: Callable[[], bool]) -> float:
     """Show the model every image once, or as many in balance; return the mean loss."""
-    # All randomness of an epoch (order, augmentation, dropout) comes from (seed, epoch): a resumed training draws the
-    # same without carrying generators from process to process.
-    torch.manual_seed(session.seed * 1_000_003 + session.epoch)
-    # Parts of nearly equal size, none larger than a batch: a rest of one image would break batch normalisation.
-    steps = math.ceil(len(images) / session.recipe.batch_size)
-    order = (images.balanced() if session.recipe.draw == "balanced" else images.shuffled()).tensor_split(steps)
+    order = _order(session, images)
+    steps = len(order)
     total = torch.zeros((), device=session.device)
     session.model.train()
     session.hold(session.model, session.epoch)
@@ -227,12 +228,45 @@ def train_epoch(session: Session, images: ImageSet, should_stop: Callable[[], bo
             nn.utils.clip_grad_norm_(session.model.parameters(), session.recipe.clip)
         session.scaler.step(session.optimizer)
         session.scaler.update()
-        if session.average is not None:
+        if session.average is not None and session.recipe.ema > 0:
             session.average.update(session.model)
     mean = float(total) / len(images)
     if not math.isfinite(mean):
         raise DivergedError(f"the training loss became {mean} in epoch {session.epoch + 1}")
     return mean
+
+
+def _order(session: Session, images: ImageSet) -> tuple[Tensor, ...]:
+    """Return the images of each step of the next epoch, and set the random state that the epoch begins with."""
+    # All randomness of an epoch (order, augmentation, dropout) comes from (seed, epoch): a resumed training draws the
+    # same without carrying generators from process to process.
+    torch.manual_seed(session.seed * 1_000_003 + session.epoch)
+    # Parts of nearly equal size, none larger than a batch: a rest of one image would break batch normalisation.
+    steps = math.ceil(len(images) / session.recipe.batch_size)
+    return (images.balanced() if session.recipe.draw == "balanced" else images.shuffled()).tensor_split(steps)
+
+
+def average_epoch(session: Session, images: ImageSet, should_stop: Callable[[], bool]) -> None:
+    """Take the weights after an epoch into the average of the last ones, and let its statistics fit it.
+
+    The images of the epoch go through it once more, augmented as they were, but not mixed with each other.
+
+    Raises:
+        StoppedError: `should_stop` said so.
+    """
+    assert session.average is not None, "only where epochs are averaged"
+    average = session.average.module
+    session.average.update(session.model)
+    forward = head_of(average) if isinstance(images, FeatureSet) else average
+
+    def pass_through() -> Iterator[Tensor]:
+        for inputs, _ in augmented(session, images, _order(session, images)):
+            if should_stop():
+                raise StoppedError(f"stopped in epoch {session.epoch + 1}")
+            with autocast(session.device, session.precision):
+                yield from (forward(part) for part, _ in micro_batches(inputs, inputs, session.micro_batches))
+
+    renew_statistics(average, session.model, pass_through)
 
 
 @torch.inference_mode()

@@ -25,6 +25,15 @@ class Training:
     ] = "shuffled"
     clip: Annotated[float, Arg("largest norm of the gradient; 0 does not clip", ge=0)] = 0.0
     ema: Annotated[float, Arg("decay a step of the averaged weights that are evaluated; 0: none", ge=0, lt=1)] = 0.0
+    swa: Annotated[
+        int,
+        Arg(
+            "last epochs whose weights are averaged (stochastic weight averaging, Izmailov et al. 2018), with the "
+            "statistics of batch normalisation computed again; 0: none; not together with ema",
+            ge=0,
+            search="{choice: [0, 5]}",
+        ),
+    ] = 0
     precision: Annotated[
         Literal["auto", "fp32", "bf16", "fp16"],
         Arg("auto: bf16 or fp16 on a CUDA device, fp32 elsewhere", fixed=True),
@@ -34,6 +43,14 @@ class Training:
         Arg("torch.compile; auto: on a CUDA device where a trial is long enough to pay for compiling", fixed=True),
     ] = "auto"
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Arg("auto: cuda, else mps, else cpu", fixed=True)] = "auto"
+
+    def problem_of_average(self) -> str | None:
+        """Return what is wrong with the averages of the weights, None for nothing."""
+        if self.swa and self.ema:
+            return f"{self.swa} beside training.ema {self.ema:g}: the weights have one average; allowed: one of them"
+        if self.swa > self.epochs:
+            return f"{self.swa} epochs of {self.epochs} cannot be averaged; allowed: 0 to {self.epochs}"
+        return None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +75,7 @@ class Finetune:
     freeze: Annotated[
         Literal["none", "backbone"] | int,
         Arg(
-            "what keeps its pretrained weights: none; backbone, all but the head; or so many stages, from the image on",
+            "what keeps its pretrained weights: none; backbone, all but the head; or this many of the first stages",
             ge=1,
             search="{choice: [none, backbone]}",
         ),

@@ -125,7 +125,7 @@ class SearchScreen:
         done = _num_ended(search)
         parts = [f"{done}/{search.settings.trials} trials", f"{len(search.working)} running"]
         if (pretraining := len(search.pretraining.making)) or search.pretraining.resting:
-            parts.append(f"{pretraining} pretraining ({len(search.pretraining.resting)} trial(s) rest)")
+            parts.append(f"{pretraining} pretraining ({len(search.pretraining.resting)} trial(s) wait)")
         parts += [f"{count} {state}" for state, count in counts.items() if count]
         ranking = best.ranked(search.record)
         if ranking:

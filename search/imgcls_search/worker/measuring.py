@@ -75,6 +75,7 @@ def measure(config: TrialConfig, shape: InputShape, found: Cost, *, deployed: Co
     if pretrained.is_wanted(config.component("model")) or config.needs_backbone:
         finetune.check_freeze(Finetune(**config.section("finetune")), found.num_stages)
     recipe = Training(**config.section("training"))
+    _check_average(config, recipe)
     states = _optimizer_states(OPTIMIZERS, config.component("optimizer"))
     return {
         **_sizes(deployed or found, found),
@@ -83,9 +84,21 @@ def measure(config: TrialConfig, shape: InputShape, found: Cost, *, deployed: Co
             pixels=_pixels(shape),
             batch_size=recipe.batch_size,
             optimizer_states=states,
-            averages=recipe.ema > 0,
+            averages=recipe.ema > 0 or recipe.swa > 0,
         ),
     }
+
+
+def _check_average(config: TrialConfig, recipe: Training) -> None:
+    """Refuse two averages of the weights, or one of more epochs than there are.
+
+    Raises:
+        BuildError: there are.
+    """
+    problem = recipe.problem_of_average()
+    # What is fitted has one epoch, and no weights to average.
+    if problem is not None and not config.is_fitted:
+        raise BuildError("training.swa", problem)
 
 
 def _measure_pretraining(config: TrialConfig, shape: InputShape, found: Cost) -> dict[str, float]:

@@ -312,7 +312,8 @@ def tuning_session(
     """Return a session that trains a pruned model on, with the whole schedule squeezed into its few epochs."""
     plan = sections.pruning(config)
     assert plan is not None, "only what is pruned is tuned"
-    recipe = Training(**config.section("training"))
+    # The few epochs after pruning are no end of a training whose weights would be averaged.
+    recipe = replace(Training(**config.section("training")), swa=0)
     augmentation, mix = build_augmentation(config, data.shape)
     # Parts may have been frozen, and an average never learns.
     model = model.requires_grad_(True)

@@ -41,6 +41,7 @@ def run(
     workers: int | None = None,
     timeout: Duration | None = None,
     cluster: str | None = None,
+    extend: bool = False,
     studies: PathLikeText = STUDIES,
     storage: str | None = None,
     weights_dir: PathLikeText | None = None,
@@ -58,6 +59,7 @@ def run(
         workers: Trials at a time; by default one per core or GPU.
         timeout: Stop this call after seconds, or a text such as `1h30m`.
         cluster: Train on a Ray cluster: `auto`, `local` or `HOST:PORT`.
+        extend: Let the space be wider than the study's; earlier trials stay.
         studies: The folder of the studies.
         storage: A PostgreSQL database of studies instead of SQLite files.
         weights_dir: Look for pretrained weights there first.
@@ -78,7 +80,7 @@ def run(
     )
     with session(progress, weights_dir) as screens:
         search = Search.of(found, _named(space), Path(studies), storage)
-        outcome = search.run(screens, cluster=cluster)
+        outcome = search.run(screens, cluster=cluster, extends=extend)
     stop_as_asked(outcome.ending)
     study = Study(search.files)
     if not study.status["best"]:
@@ -116,7 +118,7 @@ class Search:
         space = with_known_name(space, studies, address)
         return cls(space=space, files=find_study(studies, space.name, address))
 
-    def run(self, screens: Screens, *, cluster: str | None = None) -> Outcome:
+    def run(self, screens: Screens, *, cluster: str | None = None, extends: bool = False) -> Outcome:
         """Search, and return how that ended.
 
         Raises:
@@ -128,7 +130,7 @@ class Search:
 
         screens.say(f"study {self.space.name} in {self.files.store}")
         with screens.search() as screen:
-            return run_search(self.space, self.files.root, screen, self.files.address, cluster=cluster)
+            return run_search(self.space, self.files.root, screen, self.files.address, cluster=cluster, extends=extends)
 
 
 def stop_as_asked(ending: str) -> None:

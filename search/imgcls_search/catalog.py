@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from imgcls_search import signature
+from imgcls_search import own_code, signature
 from imgcls_search.compress.sections import DISTILL, PRUNE, QUANTIZE
 from imgcls_search.config import PRETRAINING, Component
 from imgcls_search.data import DATASETS, POLICIES, augment, has_several_labels, mixing
@@ -76,7 +76,10 @@ def catalog() -> Catalog:
         limits=signature.read(Limits),
         metrics={**scores, **OF_FEATURES, **SIZES, **MEASURED},
         scores=scores,
-        class_scores=OF_CLASS,
+        class_scores={
+            **OF_CLASS,
+            "MODULE:FUNCTION": (own_code.PATTERN, "a function of your own in a module"),
+        },
         of_data=_of_data,
     )
 

@@ -15,7 +15,7 @@ from imgcls_search.automatic import budget, place, testing
 from imgcls_search.automatic.bundling import Step as ShowStep
 from imgcls_search.automatic.bundling import put_bundle
 from imgcls_search.automatic.ledger import Ledger, ending_at, read_file
-from imgcls_search.automatic.request import Delivered, Interrupted, Request, Screens
+from imgcls_search.automatic.request import Delivered, Interrupted, Request
 from imgcls_search.automatic.watching import AutoWatcher, TrainingWatch, watch_steps
 from imgcls_search.errors import DataError, NoResultError, OutOfTimeError, UserError, writing
 from imgcls_search.jobs.export import export_trial
@@ -32,6 +32,7 @@ from imgcls_search.trial import Trial
 if TYPE_CHECKING:
     from imgcls_search.jobs.init.draft import Decision, Draft, Flips
     from imgcls_search.orchestrator.begin import Outcome
+    from imgcls_search.views.screens import Screens
 
 USUAL_SECONDS = 3600.0
 """In all, where no call said."""

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from imgcls_search.automatic.bundling import Step as ShowStep
 from imgcls_search.automatic.place import Place
 from imgcls_search.config import Component
-from imgcls_search.jobs.trainer import TrainingWatcher
-from imgcls_search.orchestrator.search import Watcher
 from imgcls_search.study.facts import AutoFact, Confirmation
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
@@ -20,25 +16,6 @@ from imgcls_search.trial import Trial
 
 if TYPE_CHECKING:
     from imgcls_search.jobs.init.draft import Decision, Flips
-
-
-class Screens(Protocol):
-    """What shows the steps to a person."""
-
-    def say(self, text: str) -> None:
-        """Show a line."""
-
-    def drafting(self) -> AbstractContextManager[Callable[[str, int, int], None]]:
-        """Return what shows how far the look at the images is."""
-
-    def search(self) -> AbstractContextManager[Watcher]:
-        """Return what shows a search."""
-
-    def training(self) -> AbstractContextManager[TrainingWatcher]:
-        """Return what shows trainings."""
-
-    def steps(self) -> AbstractContextManager[ShowStep]:
-        """Return what shows the steps of a work."""
 
 
 @dataclass(frozen=True, kw_only=True)

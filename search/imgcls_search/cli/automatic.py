@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import math
 import shlex
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from imgcls_search import durations
-from imgcls_search.cli.drafting import Images, SafeFlips, Said, ask_flips, split_changes
-from imgcls_search.cli.images import component_of
+from imgcls_search.api.options import seconds_of
+from imgcls_search.cli.drafting import Images, SafeFlips, Said, ask_flips
+from imgcls_search.cli.images import note_ambiguous
 from imgcls_search.cli.options import (
     STUDIES,
     AsJson,
@@ -26,13 +23,11 @@ from imgcls_search.cli.options import (
     WeightsDir,
     override,
 )
-from imgcls_search.cli.output import echo, make_console, print_json
-from imgcls_search.errors import UserError
+from imgcls_search.cli.output import echo, make_screens, print_json
 from imgcls_search.rounding import measured, spread, without_long_numbers
 
 if TYPE_CHECKING:
     from imgcls_search.automatic.automatic import Auto
-    from imgcls_search.views.screen import SearchScreen, TrainingScreen
 
 
 def auto(
@@ -76,48 +71,31 @@ def auto(
     A first score, and a model, are there after about a minute. Run the same command again to resume after Ctrl-C or a
     kill: --time counts over all calls.
     """
-    seconds = _seconds(time)
-    of_data, changes = split_changes(overrides)
-    component = component_of(data, group, of_data, skip_unreadable)
-    # Said of a space that an earlier call wrote, too.
-    changes += [override(entry) for entry in of_data]
-    if group is not None:
-        changes.append((f"{component.path}.group", json.dumps(group)))
-    if skip_unreadable:
-        changes.append((f"{component.path}.skip_unreadable", "true"))
-    if workers is not None:
-        changes.append(("study.workers", str(workers)))
-    from imgcls_search.automatic.automatic import Auto
-    from imgcls_search.automatic.finding import describe
+    from imgcls_search.api.automatically import deliver, options_of, prepare
     from imgcls_search.automatic.ledger import interruptible, process_began
-    from imgcls_search.automatic.request import Interrupted, Request
-    from imgcls_search.executors import processes
+    from imgcls_search.automatic.request import Interrupted
 
-    screens = Screens(error=as_json)
-    work = Auto(
-        Request(
-            component=component,
-            seconds=seconds,
-            out=output,
-            flips=None if flips is None else flips.value,
-            ask_flips=lambda: ask_flips(yes=yes or as_json).value,
-            studies=studies,
-            storage=storage,
-            cluster=cluster,
-            changes=changes,
-            started=process_began(),
-        ),
-        screens,
+    note_ambiguous(data)
+    work = prepare(
+        data,
+        None if time is None else seconds_of(time, "--time"),
+        make_screens(error=as_json),
+        output=output,
+        flips=None if flips is None else flips.value,
+        ask_flips=lambda: ask_flips(yes=yes or as_json).value,
+        group=group,
+        changes=[override(entry) for entry in overrides or []],
+        skip_unreadable=skip_unreadable,
+        workers=workers,
+        cluster=cluster,
+        studies=studies,
+        storage=storage,
+        started=process_began(),
     )
-    # Torch is imported in another process while the images are looked at.
-    processes.warm_up()
-    options = _options(studies, storage)
+    options = options_of(studies, storage)
     try:
         with interruptible():
-            made = work.run()
-            found = describe(made, options)
-            work.ledger.save()
-        found["time"]["spent"] = dict(work.ledger.fact["spent"])
+            found = deliver(work, options)
     except (KeyboardInterrupt, Interrupted) as stop:
         _say_how_to_go_on(work, options)
         ending = stop.ending if isinstance(stop, Interrupted) else "interrupted"
@@ -128,64 +106,8 @@ def auto(
     _show(found)
 
 
-def _seconds(text: str | None) -> float | None:
-    if text is None:
-        return None
-    seconds = durations.parse(text)
-    if not seconds or not math.isfinite(seconds):
-        raise UserError(f"--time {text}: is no duration > 0; allowed: seconds, or {durations.EXAMPLES}")
-    return seconds
-
-
-def _options(studies: Path, storage: str | None) -> str:
-    """Return the options that every command about the study needs."""
-    found = "" if studies == STUDIES else f" --studies {shlex.quote(str(studies))}"
-    return found if storage is None else f"{found} --storage {shlex.quote(storage)}"
-
-
-class Screens:
-    """Shows the steps: progress on a terminal, lines anywhere else; beside JSON on standard error."""
-
-    def __init__(self, *, error: bool) -> None:
-        """Draw on standard output or on standard error."""
-        self.error = error
-
-    def say(self, text: str) -> None:
-        """Print a line."""
-        echo(without_long_numbers(text), error=self.error)
-
-    @contextmanager
-    def drafting(self) -> Iterator[Callable[[str, int, int], None]]:
-        """Show how far the look at the images is."""
-        from imgcls_search.views.screen import WorkScreen
-
-        with WorkScreen(make_console(error=True)) as screen:
-            yield screen.show
-
-    def search(self) -> AbstractContextManager[SearchScreen]:
-        """Show a search."""
-        from imgcls_search.views.screen import SearchScreen
-
-        return SearchScreen(make_console(error=self.error))
-
-    def training(self) -> AbstractContextManager[TrainingScreen]:
-        """Show trainings."""
-        from imgcls_search.views.screen import TrainingScreen
-
-        return TrainingScreen(make_console(error=True))
-
-    @contextmanager
-    def steps(self) -> Iterator[Callable[[str, int, int], None]]:
-        """Show the steps of a work."""
-        from imgcls_search.views.screen import StepScreen
-
-        with StepScreen(make_console(error=self.error)) as screen:
-            yield screen.step
-
-
 def _say_how_to_go_on(work: Auto, options: str) -> None:
     """Say what to type after a stop: to go on, and to use what is there."""
-    import shlex
 
     echo(f"stopped in {work.ledger.step}; to resume: {shlex.join(['imgcls-search', *sys.argv[1:]])}", error=True)
     account, bundle = work.ledger.fact, work.place.bundle

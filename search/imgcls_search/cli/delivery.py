@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from imgcls_search import atomic
+from imgcls_search.api.options import component_of_data
 from imgcls_search.cli.options import (
     STUDIES,
     AsJson,
@@ -18,11 +17,10 @@ from imgcls_search.cli.options import (
     Storage,
     Studies,
     Views,
-    data_component,
     study_files,
 )
-from imgcls_search.cli.output import echo, make_console, print_json, warn
-from imgcls_search.errors import NoResultError, UserError, writing
+from imgcls_search.cli.output import echo, make_console, make_screens, print_json, warn
+from imgcls_search.errors import NoResultError, UserError
 from imgcls_search.measures import PROBE, command_for, main_measure
 from imgcls_search.rounding import measured
 
@@ -97,12 +95,10 @@ def export(
             raise UserError(f"{option}: goes with --bundle")
     if data is not None:
         raise UserError(f"--data {data}: goes with --bundle; of a configuration that was exported, train takes it")
-    from imgcls_search.jobs.export import export_trial
+    from imgcls_search.api.study import write_configuration
 
     assert output is not None
-    exported = export_trial(study_files(source, studies, storage), trial)
-    with writing(output):
-        atomic.write_text(output, exported)
+    exported = write_configuration(study_files(source, studies, storage), output, trial)
     # What was pretrained alone says nothing of a training on labels.
     metric = "accuracy" if "\ntraining:" in exported else PROBE
     echo(f"wrote {output}; retrain it with: {command_for(metric, str(output))}")
@@ -121,22 +117,16 @@ def _export_bundle(
     is_weights = source.endswith(".pt")
     if is_weights and trial is not None:
         raise UserError(f"--trial {trial}: {source} is one training; --trial goes with the name of a study")
-    from imgcls_search.executors.helper import image_cache
-    from imgcls_search.jobs.bundle.deliver import deliver
+    from imgcls_search.api.study import write_bundle
     from imgcls_search.jobs.bundle.metrics import same_decisions
     from imgcls_search.jobs.bundle.weights import from_trial, from_weights
-    from imgcls_search.views.screen import StepScreen
 
-    moved_to = data_component(data)
+    moved_to = component_of_data(data)
     if is_weights:
         trained = from_weights(Path(source), moved_to)
     else:
         trained = from_trial(study_files(source, studies, storage), trial, moved_to)
-    say = partial(echo, error=as_json)
-    with StepScreen(make_console(error=as_json)) as steps:
-        found = deliver(
-            trained, out, image_cache(studies), say, steps.step, must_be_same=moved_to is not None, **delivery
-        )
+    found = write_bundle(trained, out, studies, make_screens(error=as_json), moved=moved_to is not None, **delivery)
     if as_json:
         print_json(found)
         return

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from imgcls_search import durations
-from imgcls_search.cli.images import component_of
+from imgcls_search.api.options import images_of, seconds_of
+from imgcls_search.cli.images import note_ambiguous
 from imgcls_search.cli.options import STUDIES, AsJson, Group, SkipUnreadable, Studies, WeightsDir, override
-from imgcls_search.cli.output import echo, make_console, print_json
+from imgcls_search.cli.output import echo, make_screens, print_json
 from imgcls_search.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,22 +42,6 @@ Said = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Set one value of the space yourself; may be repeated."),
 ]
-
-
-def split_changes(entries: list[str] | None) -> tuple[list[str], list[tuple[str, str]]]:
-    """Return what `--set` says of the data, as it stands, and of the rest of the space.
-
-    Raises:
-        UserError: an entry is no PATH=VALUE.
-    """
-    of_data, others = [], []
-    for entry in entries or []:
-        path, value = override(entry)
-        if path.startswith("data."):
-            of_data.append(entry)
-        else:
-            others.append((path, value))
-    return of_data, others
 
 
 def init(
@@ -90,30 +75,20 @@ def init(
     Looks at the images, at the machine and at the pretrained weights at hand, measures how fast networks train, and
     writes a space in which every choice has its reason as a comment.
     """
-    from imgcls_search.data import must_exist
-    from imgcls_search.jobs.init.draft import check_target, default_target, draft, write_draft
-    from imgcls_search.views.screen import WorkScreen
+    from imgcls_search.api.checking import draft_space, split
 
-    seconds = durations.parse(time)
-    if not seconds:
-        raise UserError(f"--time {time}: is no duration > 0; allowed: seconds, or {durations.EXAMPLES}")
-    of_data, changes = split_changes(overrides)
-    component = component_of(data, group, of_data, skip_unreadable)
-    must_exist(component)
-    target = output or default_target(component)
-    check_target(target, force=force)
-    chosen = flips or ask_flips(yes=yes or as_json)
-    with WorkScreen(make_console(error=True)) as screen:
-        found = draft(
-            component,
-            seconds=seconds,
-            root=studies,
-            flips=chosen.value,
-            changes=changes,
-            file=str(target),
-            progress=screen.show,
-        )
-    write_draft(found, target, force=force)
+    of_data, changes = split([override(entry) for entry in overrides or []])
+    note_ambiguous(data)
+    found, target = draft_space(
+        images_of(data, group, of_data, skip_unreadable=skip_unreadable),
+        seconds=seconds_of(time, "--time"),
+        output=output,
+        ask_flips=lambda: (flips or ask_flips(yes=yes or as_json)).value,
+        changes=changes,
+        force=force,
+        studies=studies,
+        screens=make_screens(error=as_json),
+    )
     if as_json:
         print_json({**found.to_dict(), "path": str(target)})
         return

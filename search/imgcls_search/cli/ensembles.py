@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from imgcls_search.api.options import component_of_data
 from imgcls_search.cli.options import (
     STUDIES,
     AsJson,
@@ -16,7 +17,6 @@ from imgcls_search.cli.options import (
     Studies,
     StudyName,
     WeightsDir,
-    data_component,
     study_files,
 )
 from imgcls_search.cli.output import echo, make_console, print_json, print_table
@@ -94,7 +94,7 @@ def ensemble(
             picks=picks,
             winner=trial,
             weights=output,
-            data=data_component(data),
+            data=component_of_data(data),
             say=say,
             progress=work.show,
         )

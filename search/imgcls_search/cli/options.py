@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from imgcls_search import durations
+from imgcls_search.api.options import study_files_of, with_settings
 from imgcls_search.errors import UserError
 
 if TYPE_CHECKING:
@@ -140,65 +138,18 @@ def read(
     Raises:
         SpaceError, UserError: the file, or an option, says something that is not allowed.
     """
-    from imgcls_search.catalog import (
-        catalog,
-        refuse_idle_sections,
-        refuse_of_pretraining,
-        refuse_other_labels,
-        refuse_two_averages,
-        refuse_two_starts,
-    )
-    from imgcls_search.space import read_space
-    from imgcls_search.study.address import refuse_password
+    from imgcls_search.api.options import read_space_of
 
-    pairs = [override(text) for text in overrides or []]
-    if name is not None:
-        pairs.append(("study.name", json.dumps(name)))
-    space = read_space(path, catalog(), overrides=pairs, data=data, unlabeled=unlabeled)
-    if skip_unreadable:
-        from imgcls_search.data import skipping_unreadable
-
-        component = skipping_unreadable(space.first().component("data"))
-        pairs.append((f"{component.path}.skip_unreadable", "true"))
-        if "folder" in space.document["unlabeled"]:
-            pairs.append(("unlabeled.folder.skip_unreadable", "true"))
-        space = read_space(path, catalog(), overrides=pairs, data=data, unlabeled=unlabeled)
-    refuse_two_starts(space)
-    refuse_two_averages(space)
-    refuse_idle_sections(space)
-    refuse_of_pretraining(space)
-    refuse_other_labels(space)
-    refuse_password(space.study["storage"], space.locate("study"))
-    return space
-
-
-def data_component(text: str | None, changes: Sequence[tuple[str, str]] = ()) -> Any:
-    """Return the data component that `--data` names, checked as a space file's would be; None where it is not given.
-
-    `changes` are paths below `data`, with the values that they get.
-    """
-    if text is None:
-        return None
-    from imgcls_search.catalog import catalog
-    from imgcls_search.space import parse
-
-    # A study's name would be made of the source's; this space is no study's.
-    unnamed = [("study.name", "unnamed"), *changes]
-    space = parse("model: {lenet5: {}}", catalog(), source=f"--data {text}", overrides=unnamed, data=text)
-    return space.first().component("data")
+    pairs = with_settings([override(text) for text in overrides or []], name=name)
+    return read_space_of(path, pairs, data, skip_unreadable=skip_unreadable, unlabeled=unlabeled)
 
 
 def with_options(overrides: list[str] | None, workers: int | None, timeout: str | None) -> list[str]:
     """Return what `--set` changes, with what `--workers` and `--timeout` stand for."""
-    found = list(overrides or [])
-    if workers is not None:
-        found.append(f"study.workers={workers}")
-    if timeout is not None:
-        seconds = durations.parse(timeout)
-        if not seconds or not math.isfinite(seconds):
-            raise UserError(f"--timeout {timeout}: is no duration > 0; allowed: seconds, or {durations.EXAMPLES}")
-        found.append(f"study.timeout={seconds!r}")
-    return found
+    return [
+        *(overrides or []),
+        *(f"{path}={value}" for path, value in with_settings([], workers=workers, timeout=timeout)),
+    ]
 
 
 def override(text: str) -> tuple[str, str]:
@@ -211,7 +162,4 @@ def override(text: str) -> tuple[str, str]:
 
 def study_files(study: str, studies: Path, storage: str | None) -> StudyFiles:
     """Return where a study is that a command names."""
-    from imgcls_search.study.address import settle
-    from imgcls_search.study.files import find_study
-
-    return find_study(studies, study, settle(storage))
+    return study_files_of(study, studies, storage)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from imgcls_search.study.summary import TrialSummary
+    from imgcls_search.views.screens import ConsoleScreens
 
 Cell = str | tuple[str, ...]
 """A cell of a table: a line, or several."""
@@ -99,6 +100,13 @@ def make_console(*, error: bool = False) -> Console:
     from rich.console import Console
 
     return Console(soft_wrap=True, highlight=False, stderr=error)
+
+
+def make_screens(*, error: bool = False) -> ConsoleScreens:
+    """Return what shows the work of a command; with `error` all of it beside JSON, on standard error."""
+    from imgcls_search.views.screens import ConsoleScreens
+
+    return ConsoleScreens(lambda: make_console(error=error), lambda: make_console(error=True))
 
 
 def as_yaml(value: Any) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from imgcls_search import atomic, durations
+from imgcls_search import durations
 from imgcls_search.cli.options import (
     STUDIES,
     AsJson,
@@ -19,20 +19,19 @@ from imgcls_search.cli.options import (
     Studies,
     StudyName,
     WeightsDir,
-    data_component,
     study_files,
 )
 from imgcls_search.cli.output import (
     best_lines,
     echo,
     going_on,
-    make_console,
+    make_screens,
     print_classes,
     print_json,
     print_table,
     warn,
 )
-from imgcls_search.errors import UserError, writing
+from imgcls_search.errors import UserError
 from imgcls_search.rounding import measured, pairs, rounded, spread, without_long_numbers
 
 if TYPE_CHECKING:
@@ -301,22 +300,17 @@ def report(
     training images.
     --ablation trains the first known-good setting and every change that leads from it to the winner, one by one.
     """
+    from imgcls_search.api.study import write_report
 
-    from imgcls_search.jobs.ablation import ablate
-    from imgcls_search.views.report import write_report
-    from imgcls_search.views.screen import StepScreen, TrainingScreen
-
-    if data is not None and not ablation:
-        raise UserError(f"--data {data}: goes with --ablation, which trains; the page itself needs no images")
-    files = study_files(study, studies, storage)
-    files.must_exist()
-    with writing(output):
-        atomic.check_writable(output)
-    if ablation:
-        with TrainingScreen(make_console(error=True)) as screen:
-            ablate(files, seeds=seeds, watcher=screen, trial=trial, data=data_component(data))
-    with StepScreen(make_console()) as steps:
-        size = write_report(files, output, trial, steps.step)
+    size = write_report(
+        study_files(study, studies, storage),
+        output,
+        make_screens(),
+        trial=trial,
+        ablation=ablation,
+        seeds=seeds,
+        data=data,
+    )
     echo(f"wrote {output}: {size / 1e6:.1f} MB, one file that needs no network")
 
 

@@ -29,7 +29,7 @@ from imgcls_search.cli.options import (
     study_files,
     with_options,
 )
-from imgcls_search.cli.output import best_lines, echo, going_on, make_console, print_json, print_table
+from imgcls_search.cli.output import best_lines, echo, going_on, make_console, make_screens, print_json, print_table
 from imgcls_search.errors import NoResultError, UserError
 from imgcls_search.measures import command_for
 from imgcls_search.rounding import measured
@@ -83,31 +83,14 @@ def run(
     resume. Ctrl-C saves and stops; twice stops now. With --extend the space may have wider ranges, more choices,
     families and start settings than before, and another sampler and pruner; earlier trials stay.
     """
+    from imgcls_search.api.searching import Search
     from imgcls_search.executors import processes
 
     # Torch is imported in another process while this one reads the space and imports Optuna.
     processes.warm_up()
-
     overrides = with_options(overrides, workers, timeout)
     space = read(space_file, overrides, data, name, skip_unreadable=skip_unreadable, unlabeled=unlabeled)
-    if space.is_config:
-        raise UserError(f"{space_file}: nothing is searched in it; train it with: imgcls-search train {space_file}")
-    from imgcls_search.data import must_exist
-
-    must_exist(space.first().component("data"))
-    from imgcls_search.orchestrator.begin import run as run_search
-    from imgcls_search.orchestrator.study_data import with_known_name
-    from imgcls_search.study.address import settle
-    from imgcls_search.study.files import find_study
-    from imgcls_search.views.screen import SearchScreen
-
-    address = settle(storage, space.study["storage"])
-    space = with_known_name(space, studies, address)
-    files = find_study(studies, space.name, address)
-    console = make_console()
-    console.print(f"study {space.name} in {files.store}")
-    with SearchScreen(console) as screen:
-        outcome = run_search(space, studies, screen, files.address, cluster=cluster, extends=extend)
+    outcome = Search.of(space, str(space_file), studies, storage).run(make_screens(), cluster=cluster, extends=extend)
     raise typer.Exit(_conclude(outcome, studies))
 
 

@@ -21,13 +21,12 @@ from imgcls_search.cli.options import (
     WeightsDir,
     read,
 )
-from imgcls_search.cli.output import as_yaml, echo, plain, print_json, print_table
+from imgcls_search.cli.output import as_yaml, echo, make_screens, plain, print_json, print_table
 from imgcls_search.image_size import shown
 
 SIGNS = {"at_least": ">=", "at_most": "<="}
 
 if TYPE_CHECKING:
-    from imgcls_search.data import Source, Summary
     from imgcls_search.jobs.survey import Range, SurveySummary
     from imgcls_search.space import Space
     from imgcls_search.space.families import Argument
@@ -57,53 +56,19 @@ def check(
 
     Needs no images and no GPU. Counts are remembered under the studies folder.
     """
-    from dataclasses import asdict
-
-    from rich.console import Console
-
-    from imgcls_search.catalog import refuse_with_folds
-    from imgcls_search.executors.helper import image_cache
-    from imgcls_search.jobs.expected_pretrainings import expected
-    from imgcls_search.jobs.survey import summarise, survey
-    from imgcls_search.orchestrator.named_classes import refuse_unknown
-    from imgcls_search.orchestrator.named_metrics import custom, refuse_early
-    from imgcls_search.signature import build
-    from imgcls_search.strategy.pruners import make_pruner
-    from imgcls_search.strategy.samplers import SAMPLERS
-    from imgcls_search.training.custom_metrics import load
-    from imgcls_search.views.screen import SurveyScreen
+    from imgcls_search.api.checking import Checked
 
     space = read(space_file, overrides, data, name, skip_unreadable=skip_unreadable, unlabeled=unlabeled)
-    build(SAMPLERS, space.sampler, space=space)
-    make_pruner(space.pruner, space.first(), 1)
-    if not space.is_config:
-        # `train` fits a configuration once, and does all of it.
-        refuse_with_folds(space)
-    source = _source_there(space, studies)
-    refuse_early(space, image_cache(studies), source)
-    images = None if source is None else _look_at(space, source)
-    notes = refuse_unknown(space.document, source.classes, space.locate) if source is not None else []
-    pretraining = expected(space)
-    for metric in custom(space):
-        load(metric)
+    checked = Checked.of(space, studies)
     if not as_json:
-        for line in [*(images.lines() if images is not None else ()), *notes]:
+        for line in [*(checked.images.lines() if checked.images is not None else ()), *checked.notes]:
             echo(line)
         _show_space(space, space_file)
-    found = None
-    if samples:
-        with SurveyScreen(Console(stderr=True)) as screen:
-            found = summarise(survey(space, studies, samples=samples, seed=seed, progress=screen.built), space)
+    checked = checked.with_survey(samples, seed, studies, make_screens(error=True))
     if as_json:
-        parameters = [
-            {"path": p.path, "kind": p.kind, "domain": p.domain, "when": dict(p.when)} for p in space.parameters()
-        ]
-        typed = {"space": dict(space.document), "parameters": parameters, "combinations": space.num_combinations()}
-        data_found = None if images is None else images.to_dict()
-        pretrained = None if pretraining is None else asdict(pretraining)
-        settled = {"data": data_found, "pretraining": pretrained, "survey": found}
-        print_json({"name": space.name, "is_config": space.is_config, **typed, **settled})
+        print_json(checked.to_dict())
         return
+    found, pretraining = checked.survey, checked.pretraining
     if found is not None:
         _show_survey(found, space)
     if pretraining is not None:
@@ -244,25 +209,6 @@ def schema() -> None:
     from imgcls_search.space.schema import render, schema
 
     print(render(schema(catalog())), end="")  # noqa: T201 - JSON
-
-
-def _source_there(space: Space, studies: Path) -> Source | None:
-    """Return the images of a space; None of data that is to be fetched, and of a folder that is not there."""
-    from imgcls_search.data import describe, is_there
-    from imgcls_search.executors.helper import image_cache
-
-    component = space.first().component("data")
-    return describe(component, image_cache(studies)) if is_there(component) else None
-
-
-def _look_at(space: Space, source: Source) -> Summary:
-    """Return what there is to read of a folder or a table of images."""
-    from imgcls_search.data import choose_shape, read_headers, summarise
-
-    headers = read_headers(source)
-    size, _, is_chosen = choose_shape(headers)
-    chosen = size if is_chosen and space.first().section("image")["size"] is None else None
-    return summarise(source, headers, chosen_size=chosen)
 
 
 def _show_space(space: Space, path: Path) -> None:

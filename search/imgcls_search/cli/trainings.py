@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict
 from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from imgcls_search import atomic
+from imgcls_search.api.options import component_of_data
 from imgcls_search.cli.options import (
     STUDIES,
     AsJson,
@@ -26,12 +24,12 @@ from imgcls_search.cli.options import (
     Unlabeled,
     Views,
     WeightsDir,
-    data_component,
+    override,
     read,
     study_files,
 )
 from imgcls_search.cli.output import echo, make_console, print_classes, print_json, print_table
-from imgcls_search.errors import UserError, writing
+from imgcls_search.errors import UserError
 from imgcls_search.measures import by_class, main_measure
 from imgcls_search.rounding import measured, pairs, rounded, spread
 
@@ -79,28 +77,23 @@ def train(
     imgcls-search train best.yaml --on train+val --out final
     """
 
-    from imgcls_search.jobs.export import read_origin
-    from imgcls_search.jobs.retrain import Training
+    from imgcls_search.api.trainings import training_of
     from imgcls_search.jobs.retrain import train as train_all
-    from imgcls_search.space import shipped
-    from imgcls_search.study.address import settle
     from imgcls_search.views.screen import TrainingScreen
 
-    space = read(config_file, overrides, data, None, skip_unreadable=skip_unreadable, unlabeled=unlabeled)
-    config = space.config()
     screen = TrainingScreen(make_console(error=True))
-    origin, problem = read_origin(shipped.find(config_file).read_text(encoding="utf-8"))
-    if problem is not None:
-        screen.say(f"{config_file}:{problem}; no study will know that its test split was opened")
-    training = Training(
-        config=config,
-        seeds=tuple(range(1, seeds + 1)),
-        portion="train" if on is Portion.train else "train+val",
-        out=out or Path("trained") / config_file.stem,
+    training = training_of(
+        config_file,
+        [override(entry) for entry in overrides or []],
+        data,
+        unlabeled,
+        skip_unreadable=skip_unreadable,
+        seeds=seeds,
+        on="train" if on is Portion.train else "train+val",
+        out=out,
         studies=studies,
-        origin=origin,
-        locate=space.locate,
-        at=settle(storage),
+        storage=storage,
+        say=screen.say,
     )
     with screen:
         report = train_all(training, screen)
@@ -214,47 +207,33 @@ def evaluate(
     imgcls-search evaluate trained/best/seed-1.pt --data folder:more-photos --split all
     imgcls-search evaluate trained/best/seed-1.pt --tta mirror --corruptions
     """
+    from imgcls_search.api.trainings import by_severity, evaluation_facts, write_predictions
     from imgcls_search.data import label_sets
     from imgcls_search.executors.helper import image_cache
-    from imgcls_search.jobs.evaluate import evaluate_weights, predictions_csv
+    from imgcls_search.jobs.evaluate import evaluate_weights
 
     found = evaluate_weights(
         weights,
         split.value,
         image_cache(studies),
-        data=data_component(data),
+        data=component_of_data(data),
         skip_unreadable=skip_unreadable,
         corruptions=corruptions,
         tta=tta.value if tta is not None else "none",
         say=partial(echo, error=as_json),
     )
     if predictions is not None:
-        with writing(predictions):
-            atomic.write_text(predictions, predictions_csv(found))
+        write_predictions(found, predictions)
     together, single = by_class(found.metrics)
     if as_json:
-        counts = dict(zip(found.classes, label_sets.count(found.labels, len(found.classes)).tolist(), strict=True))
-        facts: dict[str, Any] = {
-            "split": found.split,
-            "images": len(found.labels),
-            "classes": counts,
-            "metrics": found.metrics,
-            "by_class": single,
-        }
-        if found.thresholds is not None:
-            facts["thresholds"] = dict(zip(found.classes, found.thresholds, strict=True))
-        if found.corruptions is not None:
-            facts["corruptions"] = _by_severity(found.corruptions)
-        if found.tta is not None:
-            facts["tta"] = asdict(found.tta)
-        print_json(facts)
+        print_json(evaluation_facts(found))
         return
     seen, known = len(label_sets.seen(found.labels)), len(found.classes)
     of = f" of {seen} of the {known} trained classes" if seen < known else ""
     echo(f"{found.split} split, {len(found.labels)} images{of}: {pairs(together, len(found.labels))}")
     print_classes(single)
     if found.corruptions is not None:
-        for name, row in _by_severity(found.corruptions).items():
+        for name, row in by_severity(found.corruptions).items():
             shown = ", ".join(
                 f"{measured('accuracy', value, len(found.labels))} at severity {severity}"
                 for severity, value in row.items()
@@ -269,13 +248,6 @@ def evaluate(
             f"test-time augmentation ({found.tta.views}): {name} {with_it} instead of {without}, {found.tta.count} "
             f"views, {found.tta.image_ms:.3g} ms an image instead of {found.tta.image_ms_without:.3g}"
         )
-
-
-def _by_severity(table: Mapping[tuple[str, int], float]) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = {}
-    for (name, severity), value in table.items():
-        found.setdefault(name, {})[str(severity)] = value
-    return found
 
 
 def confirm(
@@ -312,7 +284,7 @@ def confirm(
     from imgcls_search.study.record import load
     from imgcls_search.views.screen import TrainingScreen
 
-    files, moved_to = study_files(study, studies, storage), data_component(data)
+    files, moved_to = study_files(study, studies, storage), component_of_data(data)
     with TrainingScreen(make_console(error=True)) as screen:
         found = confirm_study(
             files, top=top, seeds=seeds, again=again, watcher=screen, trial=trial, data=moved_to, pretrains=pretrain
@@ -367,7 +339,7 @@ def reproduce(
     from imgcls_search.jobs.reproduce import reproduce as train_again
     from imgcls_search.views.screen import TrainingScreen
 
-    files, moved_to = study_files(study, studies, storage), data_component(data)
+    files, moved_to = study_files(study, studies, storage), component_of_data(data)
     with TrainingScreen(make_console(error=True)) as screen:
         found = train_again(files, trial, seeds=seeds, watcher=screen, moved_to=moved_to)
     if as_json:

@@ -11,6 +11,7 @@ from pathlib import Path
 from imgcls_search.config import Component, expand_path
 from imgcls_search.data import fingerprint
 from imgcls_search.data.augment import Augment, Moment, augment
+from imgcls_search.data.custom import custom
 from imgcls_search.data.decode import decode
 from imgcls_search.data.digits import digits
 from imgcls_search.data.fingerprint import Prints
@@ -79,6 +80,7 @@ DATASETS: Mapping[str, Callable[..., Source]] = {
     "folder": folder,
     "table": table,
     "torchvision": torchvision_set,
+    "custom": custom,
 }
 """Builders take everything from the space file and return a `Source`; no image is decoded yet."""
 
@@ -95,7 +97,7 @@ def known_shape(component: Component, cache: Path | None = None) -> tuple[int | 
             return SHAPES["CIFAR10"]
         case "torchvision":
             return SHAPES[component.args["name"]]
-        case _ if is_there(component):
+        case _ if component.name == "custom" or is_there(component):
             return None, None, len(describe(component, cache).classes)
         case _:
             return None, None, None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,9 @@ from imgcls_search.deploy.bundle import Bundle
 from imgcls_search.deploy.unlike import doubt
 from imgcls_search.deploy.views import VIEWS, ViewsName
 from imgcls_search.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 BATCH = 64
 
@@ -77,6 +80,14 @@ def ranking(found: Prediction) -> list[dict[str, Any]]:
     return [{**entry, **price} for entry, price in zip(ranked, prices, strict=True)]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class InMemory:
+    """An image that is in no file, under a name of its own."""
+
+    name: str
+    image: Image
+
+
 @dataclass(frozen=True, kw_only=True)
 class Skipped:
     """An image that has no prediction, and why."""
@@ -87,14 +98,14 @@ class Skipped:
 
 def classify(
     bundle: Bundle,
-    paths: Iterable[Path],
+    paths: Iterable[Path | InMemory],
     *,
     top: int,
     on_left_out: Callable[[Path, Sequence[LeftOut]], None] = lambda folder, found: None,
     min_confidence: float | None = None,
     views: ViewsName = "none",
 ) -> Iterator[Prediction | Skipped]:
-    """Yield the `top` labels of every image, in order; folders stand for the images below them.
+    """Yield the `top` labels of every image, in order; folders stand for the images below them, others are themselves.
 
     Where an image may have several labels, those that it has are ranked too, however many they are.
 
@@ -146,7 +157,7 @@ def sigmoid(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     return probabilities
 
 
-def count_images(paths: Iterable[Path]) -> int:
+def count_images(paths: Iterable[Path | InMemory]) -> int:
     """Return how many images `classify` will go through."""
     return sum(1 for path in paths for _ in _files(path, lambda folder, found: None))
 
@@ -234,7 +245,12 @@ def _ranked(
         )
 
 
-def _files(path: Path, on_left_out: Callable[[Path, Sequence[LeftOut]], None]) -> Iterator[Path | Skipped]:
+def _files(
+    path: Path | InMemory, on_left_out: Callable[[Path, Sequence[LeftOut]], None]
+) -> Iterator[Path | InMemory | Skipped]:
+    if isinstance(path, InMemory):
+        yield path
+        return
     try:
         if not path.is_dir():
             yield path
@@ -253,9 +269,14 @@ def _files(path: Path, on_left_out: Callable[[Path, Sequence[LeftOut]], None]) -
         yield Skipped(image=str(path), reason=f"no image in this folder; looked for {' '.join(EXTENSIONS)}")
 
 
-def _decode(file: Path | Skipped, bundle: Bundle) -> _Decoded:
+def _decode(file: Path | InMemory | Skipped, bundle: Bundle) -> _Decoded:
     if isinstance(file, Skipped):
         return file
+    if isinstance(file, InMemory):
+        try:
+            return file.name, decode_middle(bundle.frame, file.image)
+        except Exception as error:
+            return Skipped(image=file.name, reason=reason(error))
     try:
         with open_image(file) as image:
             return str(file), decode_middle(bundle.frame, image)

@@ -11,10 +11,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
+from imgcls_search import own_code
 from imgcls_search.config import Component, TrialConfig, expand_path
 from imgcls_search.data import InputShape, Prepared, Prints
 from imgcls_search.data.image import check_normalisation
-from imgcls_search.errors import BuildError, SearchError
+from imgcls_search.errors import BuildError, SearchError, UserError
 from imgcls_search.executors import processes
 from imgcls_search.executors.counts import Counts
 from imgcls_search.executors.questions import (
@@ -87,6 +88,9 @@ def _what_counts(config: TrialConfig) -> dict[str, Any]:
     sections = config.to_dict()
     model = config.component("model")
     file = expand_path(model.args.get("weights") or "", f"{model.path}.weights")
+    if model.name == "custom":
+        with contextlib.suppress(UserError):
+            sections["code"] = own_code.digest(model.args["function"])
     with contextlib.suppress(OSError):
         state = file.stat()
         sections["weights_file"] = [state.st_mtime_ns, state.st_size]

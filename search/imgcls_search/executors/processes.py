@@ -11,7 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
-from multiprocessing import util
+from multiprocessing import spawn, util
 from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
@@ -20,6 +20,7 @@ from typing import Any
 
 from imgcls_search import terminal
 from imgcls_search.errors import UserError
+from imgcls_search.own_code import module_path
 
 MOST_FOLDER_BYTES = 60
 """A socket's path has 107 bytes at most, 103 on a Mac, of which multiprocessing takes 33 and Ray's fork server 43."""
@@ -31,7 +32,7 @@ def start(target: Callable[..., None], name: str, *arguments: Any) -> tuple[Base
     ours, theirs = context.Pipe()
     given = (target, dict(os.environ), theirs, *arguments)
     process = context.Process(target=_begin, args=given, name=name, daemon=True)  # type: ignore[attr-defined]
-    with deaf_to_terminal():
+    with deaf_to_terminal(), _as_ours():
         process.start()
     # Only the process may hold its end: that is how each side sees the other's death.
     theirs.close()
@@ -52,13 +53,31 @@ def warm_up() -> None:
     if _context().get_start_method() == "forkserver":
         from multiprocessing import forkserver
 
-        with deaf_to_terminal():
+        with deaf_to_terminal(), _as_ours():
             forkserver.ensure_running()
+
+
+_OURS = threading.local()
+"""Whether the thread starts one of our processes just now, and not one of the program that this package is used in."""
+
+
+@contextlib.contextmanager
+def _as_ours() -> Iterator[None]:
+    _OURS.is_starting = True
+    try:
+        yield
+    finally:
+        _OURS.is_starting = False
+
+
+def _is_ours() -> bool:
+    return getattr(_OURS, "is_starting", False)
 
 
 @cache
 def _context() -> BaseContext:
     _keep_folder_out()
+    _keep_script_out()
     # Importing torch and what a training needs takes seconds. On Linux one process does it once and forks the others,
     # a replacement for a dead worker too. It never touches a GPU, whose state would not outlive a fork.
     if not sys.platform.startswith("linux"):
@@ -80,10 +99,29 @@ def _keep_folder_out() -> None:
     def spawn_clean(path: bytes, arguments: Sequence[Any], passed: Sequence[int]) -> int:
         *start, option, code = arguments
         if option == "-c":
-            code = f"import sys; sys.path[:] = {sys.path!r}; {code}"
+            code = f"import sys; sys.path[:] = {module_path() if _is_ours() else sys.path!r}; {code}"
         return int(spawn(path, [*start, option, code], passed))
 
     util.spawnv_passfds = spawn_clean  # type: ignore[assignment]
+
+
+def _keep_script_out() -> None:
+    """Keep our processes from running the script again that this package is used in, and from importing beside it.
+
+    multiprocessing runs the main module in each new process, for functions that are defined there. Ours never are, and
+    a script without `if __name__ == "__main__"` would start its search again in each of them.
+    """
+    prepare = spawn.get_preparation_data
+
+    def prepare_clean(name: str) -> dict[str, Any]:
+        data = dict(prepare(name))
+        if _is_ours():
+            data.pop("init_main_from_path", None)
+            data.pop("init_main_from_name", None)
+            data["sys_path"] = module_path()
+        return data
+
+    spawn.get_preparation_data = prepare_clean
 
 
 def _find_short_folder() -> None:
@@ -121,9 +159,6 @@ def short_folder() -> str:
 @contextlib.contextmanager
 def deaf_to_terminal() -> Iterator[None]:
     """Let a process be born that ignores Ctrl-C and the terminal's end, which reach all processes; the run decides."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     if hasattr(signal, "pthread_sigmask"):
         # What comes meanwhile is heard afterwards; the new process never unblocks them.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGHUP])
@@ -131,6 +166,9 @@ def deaf_to_terminal() -> Iterator[None]:
             yield
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return
+    if threading.current_thread() is not threading.main_thread():
+        yield
         return
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

@@ -19,7 +19,7 @@ from imgcls_search.jobs.pace import Pace, numbered
 from imgcls_search.jobs.pretrained import PretrainedNetworks
 from imgcls_search.jobs.trainer import Trainer, TrainingWatcher, training_job
 from imgcls_search.measures import ALWAYS, OF_FEATURES
-from imgcls_search.orchestrator import named_metrics, study_data, teachers, weights_used
+from imgcls_search.orchestrator import code_used, named_metrics, study_data, teachers, weights_used
 from imgcls_search.orchestrator.backbones import Backbone
 from imgcls_search.protocol import Job, Portion
 from imgcls_search.study import best
@@ -135,6 +135,8 @@ def confirm(
         NoResultError: no trial is complete and feasible, or a training failed.
     """
     record = study_data.load_with_images(files, data)
+    for line in code_used.of_record(record):
+        watcher.say(line)
     chosen_from = _candidates(record, top, trial)
     metric, direction = record.objectives[0]
     refuse_untrained(metric, "confirm")

@@ -18,7 +18,7 @@ from imgcls_search.jobs.pace import numbered
 from imgcls_search.jobs.pretrained import PretrainedNetworks
 from imgcls_search.jobs.trainer import Trainer, TrainingWatcher
 from imgcls_search.measures import main_measure
-from imgcls_search.orchestrator import study_data, teachers, weights_used
+from imgcls_search.orchestrator import code_used, study_data, teachers, weights_used
 from imgcls_search.protocol import Job
 from imgcls_search.space import dump, parse
 from imgcls_search.space.comparison import differences
@@ -146,6 +146,7 @@ def _changes(record: Record, trial: Trial, fingerprint: str, versions: Mapping[s
         for name in dict.fromkeys([*old, *versions])
         if old.get(name) != versions.get(name)
     ]
+    found += code_used.of_record(record)
     if (then := record.facts.get("hardware")) not in (None, hardware):
         found.append(f"hardware: was {then}, is now {hardware}")
     return found

@@ -13,6 +13,7 @@ from imgcls_search.errors import BuildError, UserError
 from imgcls_search.image_size import ImageSize, shown
 from imgcls_search.models.alexnet import alexnet
 from imgcls_search.models.convnext import convnext
+from imgcls_search.models.custom import custom
 from imgcls_search.models.densenet import densenet
 from imgcls_search.models.efficientnet import efficientnet
 from imgcls_search.models.lenet5 import lenet5
@@ -57,7 +58,7 @@ def families() -> Mapping[str, Callable[..., nn.Module]]:
     Raises:
         UserError: a package's builder cannot be loaded, or takes the name of another family.
     """
-    found = dict(MODELS)
+    found: dict[str, Callable[..., nn.Module]] = {**MODELS, "custom": custom}
     for entry in entry_points(group=ENTRY_POINTS):
         package = entry.dist.name if entry.dist is not None else entry.value
         if entry.name in found:

@@ -18,7 +18,15 @@ from imgcls_search.errors import BuildError, NoResultError, StudyError, UserErro
 from imgcls_search.executors import packing
 from imgcls_search.executors.helper import Helper, image_cache
 from imgcls_search.executors.local import LocalExecutor, usable_slots
-from imgcls_search.orchestrator import learning, named_classes, named_metrics, study_data, teachers, weights_used
+from imgcls_search.orchestrator import (
+    code_used,
+    learning,
+    named_classes,
+    named_metrics,
+    study_data,
+    teachers,
+    weights_used,
+)
 from imgcls_search.orchestrator.backbones import Needs, look_early, note_images
 from imgcls_search.orchestrator.context import study_settings
 from imgcls_search.orchestrator.endings import Deadline, Ending
@@ -128,7 +136,7 @@ def run(
             record = records.create(files, space.objectives, facts)
         study_data.refuse_other(record, space.first(), data, helper)
         note_images(record, pretrained.images)
-        for line in weights_used.note(record, used):
+        for line in (*weights_used.note(record, used), *code_used.note(record, code_used.sources(space))):
             watcher.say(line)
         study_data.note_place(record, space.first().component("data"))
         watcher = stack.enter_context(tracked(space, files, record, watcher))
@@ -181,7 +189,12 @@ def _local_engine(space: Space, helper: Helper, most: int) -> _Engine:
 
 
 def _cluster_engine(
-    address: str, space: Space, files: StudyFiles, watcher: Watcher, most: int, stack: ExitStack
+    address: str,
+    space: Space,
+    files: StudyFiles,
+    watcher: Watcher,
+    most: int,
+    stack: ExitStack,
 ) -> _Engine:
     from imgcls_search.executors.ray import cluster
 
@@ -195,7 +208,7 @@ def _cluster_engine(
     # It imports Ray, which is there only now.
     from imgcls_search.executors.ray.executor import RayExecutor
 
-    executor = RayExecutor(layout, files.folder, watcher.say, node=node)
+    executor = RayExecutor(layout, files.folder, watcher.say, node=node, code=code_used.sources(space))
     return _Engine(executor=executor, devices=[], free_memory={}, hardware=layout.hardware)
 
 

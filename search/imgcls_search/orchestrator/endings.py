@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -53,8 +54,12 @@ def _has_reached(context: SearchContext, target: float) -> bool:
 def stopping_on_signals(stop: Callable[[Ending], bool]) -> Iterator[None]:
     """Turn the first Ctrl-C, SIGTERM or SIGHUP into a request.
 
-    `stop` returns False to a second one, which ends the run now.
+    `stop` returns False to a second one, which ends the run now. Signals reach the main thread only: elsewhere they
+    keep their meaning.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def ask(number: int, frame: FrameType | None) -> None:
         if not stop("interrupted" if number == signal.SIGINT else "terminated"):

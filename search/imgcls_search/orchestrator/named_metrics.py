@@ -12,7 +12,7 @@ from imgcls_search.errors import UserError, closest, named
 from imgcls_search.measures import class_of
 from imgcls_search.orchestrator import named_classes
 from imgcls_search.space import Space
-from imgcls_search.training.custom_metrics import installed
+from imgcls_search.training.custom_metrics import is_custom
 
 
 def refuse_early(space: Space, cache: Path, source: Source | None = None) -> None:
@@ -79,7 +79,7 @@ def undefined(metric: str, classes: Sequence[str], seen: Collection[int], split:
 
 def custom(space: Space) -> tuple[str, ...]:
     """Return the metrics of other packages that a space names."""
-    return tuple(name for name in space.named_metrics if name in installed())
+    return tuple(name for name in space.named_metrics if is_custom(name))
 
 
 def _needs(metric: str) -> bool:

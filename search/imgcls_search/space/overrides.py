@@ -24,7 +24,8 @@ def with_data(
         return root
     option = known.options.get(name) if isinstance(known, OneOf) else None
     names = _required(option) if option is not None else []
-    names += [] if "root" in names else ["root"]
+    if "root" not in names and (option is None or option.others is None):
+        names.append("root")
     values = location.split(":", len(names) - 1) if colon else []
     args = {
         key: ScalarNode(position=position, value=value, text=value, quoted=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from imgcls_search.errors import Problem, SpaceError
 from imgcls_search.signature import Catalog, Fields
@@ -15,6 +16,7 @@ from imgcls_search.space.sections import read_fields
 from imgcls_search.space.space import Space
 from imgcls_search.space.start import read_start
 from imgcls_search.space.study_section import read_limits, read_score_limits, read_study, study_name
+from imgcls_search.space.value_nodes import node_of
 from imgcls_search.space.yaml_nodes import ListNode, MapNode, ScalarNode, read
 
 MAX_BYTES = 1_000_000
@@ -53,7 +55,38 @@ def parse(
         SpaceError: what it says has problems; all of them are named.
     """
     report = Report(source)
-    root = _root(text, report)
+    return _changed(_root(text, report), catalog, report, overrides, data, unlabeled)
+
+
+def parse_values(
+    values: Mapping[Any, Any],
+    catalog: Catalog,
+    *,
+    source: str,
+    overrides: Sequence[tuple[str, str]] = (),
+    data: str | None = None,
+    unlabeled: str | None = None,
+) -> Space:
+    """Return the space that nested mappings of plain values describe, as `parse` does for a text.
+
+    Raises:
+        SpaceError: what they say has problems; all of them are named.
+    """
+    report = Report(source)
+    root = node_of(values, report)
+    report.raise_any()
+    assert isinstance(root, MapNode)
+    return _changed(root, catalog, report, overrides, data, unlabeled)
+
+
+def _changed(
+    root: MapNode,
+    catalog: Catalog,
+    report: Report,
+    overrides: Sequence[tuple[str, str]],
+    data: str | None,
+    unlabeled: str | None,
+) -> Space:
     if data is not None:
         root = with_data(root, data, catalog.config.fields["data"], report)
     if unlabeled is not None:
@@ -143,7 +176,8 @@ def _places(node: MapNode, path: str, source: str) -> Iterator[tuple[str, str]]:
     for key, position in node.keys.items():
         below = join(path, key)
         # What came from the command line has no line; it says so itself.
-        yield below, position.origin or f"{source}:{position.line}:{position.column}"
+        place = f"{source}:{position.line}:{position.column}" if position.line else source
+        yield below, position.origin or place
         value = node.values[key]
         if isinstance(value, MapNode):
             yield from _places(value, below, source)

@@ -89,6 +89,16 @@ class WeightsFact(TypedDict):
     sha256: str
 
 
+class CodeFact(TypedDict):
+    """A person's own function."""
+
+    sha256: str
+    """Of its source, as the study began with it."""
+
+    changed: list[str]
+    """The digests of later sources, in their order."""
+
+
 class LearnedFact(TypedDict):
     """What was copied of an earlier study before the first trial."""
 
@@ -389,6 +399,9 @@ class StudyFacts(TypedDict, total=False):
 
     weights: dict[str, WeightsFact]
     """The files that trials started from, by what their model says of itself, as in `timm tf_efficientnet_lite0`."""
+
+    code: dict[str, CodeFact]
+    """A person's own functions that its space names, by `module:name`."""
 
     backbones: dict[str, KnownBackbone]
     """The pretrained networks that trials start from, by the name of the file."""

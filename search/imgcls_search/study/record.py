@@ -24,6 +24,7 @@ from imgcls_search.study import database
 from imgcls_search.study.facts import (
     Ablation,
     AutoFact,
+    CodeFact,
     Confirmation,
     DataFact,
     KnownBackbone,
@@ -274,6 +275,8 @@ class Record:
     def set_fact(self, name: Literal["data_root", "data_file", "known_as"], value: str) -> None: ...
 
     @overload
+    def set_fact(self, name: Literal["code"], value: dict[str, CodeFact]) -> None: ...
+    @overload
     def set_fact(self, name: Literal["weights"], value: dict[str, WeightsFact]) -> None: ...
 
     @overload
@@ -288,7 +291,16 @@ class Record:
     def set_fact(
         self,
         name: Literal[
-            "confirmed", "ablation", "weights", "backbones", "unlabeled", "auto", "data_root", "data_file", "known_as"
+            "code",
+            "confirmed",
+            "ablation",
+            "weights",
+            "backbones",
+            "unlabeled",
+            "auto",
+            "data_root",
+            "data_file",
+            "known_as",
         ],
         value: Any,
     ) -> None:

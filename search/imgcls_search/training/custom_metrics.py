@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from imgcls_search import own_code
 from imgcls_search.errors import UserError, first_line
-from imgcls_search.measures import KNOWN
+from imgcls_search.measures import KNOWN, class_of
 from imgcls_search.trial import MEASURED, SIZES
 
 ENTRY_POINTS = "imgcls_search.metrics"
@@ -43,6 +44,11 @@ def installed() -> Mapping[str, EntryPoint]:
             )
         found[entry.name] = entry
     return found
+
+
+def is_custom(name: str) -> bool:
+    """Tell whether a metric is of another package, or a person's own function, named as `module:name`."""
+    return name in installed() or (class_of(name) is None and own_code.is_reference(name))
 
 
 def sentences() -> dict[str, str]:
@@ -81,7 +87,7 @@ def try_on(names: Collection[str], classes: int, labels: Array) -> None:
         chances = np.asarray(random.random(labels.shape))
     labels = labels.astype(np.int64)
     for name in names:
-        if name in installed():
+        if is_custom(name):
             measure(name, chances, labels)
 
 
@@ -98,6 +104,12 @@ def load(name: str) -> Metric:
     Raises:
         UserError: it cannot be imported, or is no function.
     """
+    if name not in installed():
+        try:
+            own: Metric = own_code.load(name)
+        except UserError as error:
+            raise UserError(f"the metric {error}") from error
+        return own
     try:
         found = installed()[name].load()
     # Whatever somebody else's module raises when it is imported.
@@ -113,7 +125,8 @@ def load(name: str) -> Metric:
 
 
 def _title(name: str) -> str:
-    return f"the metric {name!r} of the package {_package(installed()[name])}"
+    entry = installed().get(name)
+    return f"the metric {name!r}" if entry is None else f"the metric {name!r} of the package {_package(entry)}"
 
 
 def _package(entry: EntryPoint) -> str:

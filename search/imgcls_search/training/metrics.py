@@ -97,7 +97,7 @@ def _more(probabilities: Array, predicted: Array, labels: Array, wanted: Wanted)
         known = _of_each_class(shown, wanted.classes)
         found |= {name: value for name, value in known.items() if wanted.is_full or name in of_classes}
     for name in wanted.named:
-        if name in custom_metrics.installed():
+        if custom_metrics.is_custom(name):
             found[name] = custom_metrics.measure(name, probabilities, labels)
     for name in of_classes:
         number = wanted.classes.index(class_of(name) or "")

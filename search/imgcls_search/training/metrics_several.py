@@ -56,7 +56,7 @@ def score(
         known = _of_each_label(classes, right, support, predicted, each, cuts)
         scores |= {name: value for name, value in known.items() if is_full or name in of_classes}
     for name in named:
-        if name in custom_metrics.installed():
+        if custom_metrics.is_custom(name):
             scores[name] = custom_metrics.measure(name, probabilities, labels.astype(np.int64))
         elif name.startswith("sensitivity@"):
             number = list(classes).index(class_of(name) or "")

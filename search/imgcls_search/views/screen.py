@@ -1,4 +1,4 @@
-"""What a person sees while a search or a training runs: a live table on a terminal, plain lines anywhere else."""
+"""What a person sees while a search or a training runs: a live table or bars where one can draw, else plain lines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -18,6 +18,7 @@ from imgcls_search.rounding import pairs
 from imgcls_search.study import best
 from imgcls_search.terminal import shown
 from imgcls_search.trial import NOT_PROMOTED, Trial
+from imgcls_search.views.notebook import NotebookConsole, NotebookLive, NotebookProgress
 
 if TYPE_CHECKING:
     from imgcls_search.jobs.pace import Epoch
@@ -30,13 +31,30 @@ PLAIN_SECONDS = 10.0
 """At most one line this often where the output is no terminal, apart from trials that end."""
 
 
+def _draws(console: Console) -> bool:
+    """Tell whether there is something to draw on, and not only lines to print."""
+    return console.is_terminal or isinstance(console, NotebookConsole)
+
+
+def _live(console: Console) -> Live | NotebookLive | None:
+    if isinstance(console, NotebookConsole):
+        return NotebookLive()
+    return Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+
+
+def _bars(console: Console, *columns: ProgressColumn, auto_refresh: bool = True) -> Progress:
+    if isinstance(console, NotebookConsole):
+        return NotebookProgress(*columns)
+    return Progress(*columns, console=console, transient=True, auto_refresh=auto_refresh)
+
+
 class SearchScreen:
     """Shows a search; use as a context."""
 
     def __init__(self, console: Console) -> None:
         """Draw on a console; a console that is no terminal gets plain lines."""
         self.console = console
-        self.live = Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self.live = _live(console)
         self.started = time.monotonic()
         self.told_at = self.looked_at = 0.0
         self.latest: Search | None = None
@@ -159,21 +177,19 @@ class PlanScreen:
     def __init__(self, console: Console, epochs: int) -> None:
         """Draw on a console; one that is no terminal gets what is said only."""
         self.console = console
-        self.progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), console=console, transient=True
-        )
+        self.progress = _bars(console, TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         self.epochs = epochs
         self.task = self.progress.add_task("timing epochs", total=epochs)
 
     def __enter__(self) -> PlanScreen:
         """Start drawing."""
-        if self.console.is_terminal:
+        if _draws(self.console):
             self.progress.start()
         return self
 
     def __exit__(self, *failure: object) -> None:
         """Stop drawing."""
-        if self.console.is_terminal:
+        if _draws(self.console):
             self.progress.stop()
 
     def say(self, text: str) -> None:
@@ -195,11 +211,9 @@ class SurveyScreen:
 
     def __init__(self, console: Console) -> None:
         """Draw on a console that is a terminal; say nothing on any other."""
-        self.progress = Progress(
-            TextColumn("building"), BarColumn(), MofNCompleteColumn(), console=console, transient=True
-        )
+        self.progress = _bars(console, TextColumn("building"), BarColumn(), MofNCompleteColumn())
         self.task = self.progress.add_task("building", total=None)
-        self.is_shown = console.is_terminal
+        self.is_shown = _draws(console)
 
     def __enter__(self) -> SurveyScreen:
         """Start drawing."""
@@ -223,9 +237,7 @@ class TrainingScreen:
     def __init__(self, console: Console) -> None:
         """Draw on a console."""
         self.console = console
-        self.progress = Progress(
-            BarColumn(), MofNCompleteColumn(), TextColumn("epochs; {task.description}"), console=console, transient=True
-        )
+        self.progress = _bars(console, BarColumn(), MofNCompleteColumn(), TextColumn("epochs; {task.description}"))
         self.task: TaskID | None = None
         self.told_at: dict[str, float] = {}
 
@@ -255,7 +267,7 @@ class TrainingScreen:
         what = f"epoch {epoch.number}/{epoch.of} of {epoch.training}, {pairs(scores, epoch.val_images)}"
         if epoch.done < epoch.total:
             what += f", {_left(epoch.seconds_left)}"
-        if self.console.is_terminal:
+        if _draws(self.console):
             self.progress.start()
             self.task = self.task if self.task is not None else self.progress.add_task("")
             self.progress.update(self.task, completed=epoch.done, total=epoch.total, description=shown(what))
@@ -271,9 +283,7 @@ class StepScreen:
         """Draw on a console."""
         self.console = console
         # Drawn by this thread alone: one of its own would be at work beside what is measured.
-        self.progress = Progress(
-            BarColumn(), TextColumn("{task.description}"), console=console, transient=True, auto_refresh=False
-        )
+        self.progress = _bars(console, BarColumn(), TextColumn("{task.description}"), auto_refresh=False)
         self.task: TaskID | None = None
         self.started = time.monotonic()
 
@@ -292,7 +302,7 @@ class StepScreen:
         if number > 1:
             seconds = (time.monotonic() - self.started) / (number - 1) * (of - number + 1)
             line += f", {_left(seconds)}"
-        if self.console.is_terminal:
+        if _draws(self.console):
             self.progress.start()
             self.task = self.task if self.task is not None else self.progress.add_task("")
             self.progress.update(self.task, completed=number - 1, total=of, description=shown(line), refresh=True)
@@ -306,9 +316,7 @@ class WorkScreen:
     def __init__(self, console: Console) -> None:
         """Draw on a console; use as a context."""
         self.console = console
-        self.progress = Progress(
-            BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), console=console, transient=True
-        )
+        self.progress = _bars(console, BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
         self.task: TaskID | None = None
         self.what = ""
         self.started = self.told_at = time.monotonic()
@@ -331,7 +339,7 @@ class WorkScreen:
         left = ""
         if done > self.first and done < total:
             left = f", {_left((now - self.started) / (done - self.first) * (total - done))}"
-        if self.console.is_terminal:
+        if _draws(self.console):
             self.progress.start()
             self.task = self.task if self.task is not None else self.progress.add_task("")
             self.progress.update(self.task, completed=done, total=total, description=shown(f"{what}{left}"))

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import imgcls_search
+from imgcls_search import own_code
 from imgcls_search.errors import ClusterError, first_line
 from imgcls_search.executors import processes
 
@@ -85,14 +87,16 @@ def join(address: str) -> None:
 def _working_beside_package() -> Iterator[None]:
     """Have Ray's processes look for modules where this package is, and not in the user's working folder.
 
-    Ray puts the folder in which `ray.init` is called first on the path of every worker.
+    Ray puts the folder in which `ray.init` is called first on the path of every worker, and that of the script.
     """
-    before = Path.cwd()
+    before, path = Path.cwd(), list(sys.path)
+    sys.path[:] = own_code.module_path()
     os.chdir(Path(imgcls_search.__file__).resolve().parent.parent)
     try:
         yield
     finally:
         os.chdir(before)
+        sys.path[:] = path
 
 
 def leave() -> None:

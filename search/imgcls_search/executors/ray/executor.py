@@ -15,6 +15,7 @@ import ray
 from ray.exceptions import ActorUnavailableError, ObjectLostError, RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from imgcls_search import own_code
 from imgcls_search.errors import ClusterError
 from imgcls_search.executors.ray import cluster, parcels
 from imgcls_search.executors.ray.cluster import Layout
@@ -46,10 +47,19 @@ WAITING_SECONDS = 5.0
 class RayExecutor(SlotsExecutor["_RaySlot"]):
     """Runs jobs in actors; a dead one is replaced at once, wherever Ray finds room for it."""
 
-    def __init__(self, layout: Layout, folder: Path, say: Callable[[str], None], *, node: str | None = None) -> None:
+    def __init__(
+        self,
+        layout: Layout,
+        folder: Path,
+        say: Callable[[str], None],
+        *,
+        node: str | None = None,
+        code: Mapping[str, str] | None = None,
+    ) -> None:
         """Ask Ray for the workers of a layout, all on one `node` if it is named.
 
-        `folder` is the study's; nodes that see it work there, to and from others the files travel.
+        `code` are the digests of a person's own functions, which must be the same there. `folder` is the study's;
+        nodes that see it work there, to and from others the files travel.
         """
         self.root = folder.parent.resolve()
         self.say = say
@@ -68,6 +78,8 @@ class RayExecutor(SlotsExecutor["_RaySlot"]):
             marker=str(self.marker),
             token=token,
             weights=os.environ.get(weights_files.VARIABLE, ""),
+            code_folders=os.environ.get(own_code.VARIABLE, ""),
+            code=dict(code or {}),
         )
         placed = NodeAffinitySchedulingStrategy(node, soft=False) if node else "SPREAD"
         actor = ray.remote(Station).options(**layout.resources, scheduling_strategy=placed, max_restarts=0)

@@ -7,16 +7,16 @@ import contextlib
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from imgcls_search import terminal
-from imgcls_search.errors import disk_trouble
+from imgcls_search import own_code, terminal
+from imgcls_search.errors import UserError, disk_trouble
 from imgcls_search.executors import processes
 from imgcls_search.executors.ray.fork_server import ForkServer
 from imgcls_search.executors.ray.parcels import JobParcel, Piece, RemoteFolder, own_folder
@@ -70,12 +70,29 @@ class StudyLocation:
     weights: str = ""
     """The folders of pretrained weights that the run looks into."""
 
+    code_folders: str = ""
+    """The folders of a person's own modules,"""
+
+    code: Mapping[str, str] = field(default_factory=dict)
+    """and the digests that the sources of their functions have where the run is."""
+
     def is_here(self) -> bool:
         """Tell whether this machine sees the studies' folder."""
         try:
             return Path(self.marker).read_text() == self.token
         except OSError:
             return False
+
+
+def _refuse_other_code(location: StudyLocation) -> None:
+    """Refuse to work with functions that are others here than where the run is.
+
+    Raises:
+        UserError: one is, or is not to be found here.
+    """
+    for function, digest in location.code.items():
+        if own_code.digest(function) != digest:
+            raise UserError(f"{function}: its source is another one on this node; put the same module there")
 
 
 class Station:
@@ -90,6 +107,9 @@ class Station:
         if location.weights:
             # For the worker process, which inherits it; a cluster that was there before knows nothing of the run's.
             os.environ[weights_files.VARIABLE] = location.weights
+        if location.code_folders:
+            os.environ[own_code.VARIABLE] = location.code_folders
+        _refuse_other_code(location)
         # The worker process would otherwise run Ray's own main module again, and import Ray.
         sys.modules["__main__"].__dict__.pop("__file__", None)
         context = ray.get_runtime_context()

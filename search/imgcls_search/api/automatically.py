@@ -1,0 +1,210 @@
+"""All steps from images to a model in one call: auto."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time as clock
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imgcls_search.api.checking import FlipsName, refuse_other, split
+from imgcls_search.api.options import Duration, PathLikeText, changes_of, images_of, seconds_of
+from imgcls_search.api.searching import STUDIES, stop_as_asked
+from imgcls_search.api.session import session
+from imgcls_search.api.study import Study
+
+if TYPE_CHECKING:
+    from imgcls_search.api.model import Model
+    from imgcls_search.automatic.automatic import Auto
+    from imgcls_search.views.screens import Screens
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoResult:
+    """What `auto` delivered."""
+
+    study: Study
+    facts: Mapping[str, Any]
+    """Scores with their intervals, baselines, decisions, times, and the files, as plain values."""
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the model that `load_model` reads."""
+        return Path(self.facts["files"]["bundle"])
+
+    @property
+    def report(self) -> Path | None:
+        """The page; None where the time was over before it was written."""
+        found = self.facts["files"].get("report")
+        return None if found is None else Path(found)
+
+    def load_model(self) -> Model:
+        """Return the model, ready to predict."""
+        from imgcls_search.api.model import load_model
+
+        return load_model(self.folder)
+
+    def _repr_html_(self) -> str:
+        from imgcls_search.api.frames import card, table
+
+        chosen, test = self.facts["chosen"], self.facts["test"]
+        rows = [("validation", self.facts["metric"], f"{self.facts['validation']['score']:.4g}")]
+        if test is not None:
+            rows.append(("test", test["metric"], f"{test['score']:.4g}"))
+        rows += [(entry["name"], entry["metric"], f"{entry['score']:.4g}") for entry in self.facts["baselines"]]
+        title = f"Trial {chosen['trial']} of {chosen['trials']} in study {self.study.name}"
+        return card(title, [f"model: {self.folder}"], table(("on", "metric", "score"), rows))
+
+
+def auto(
+    data: PathLikeText,
+    time: Duration | None = None,
+    *,
+    output: PathLikeText | None = None,
+    flips: FlipsName | None = None,
+    group: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    skip_unreadable: bool = False,
+    workers: int | None = None,
+    cluster: str | None = None,
+    studies: PathLikeText = STUDIES,
+    storage: str | None = None,
+    weights_dir: PathLikeText | None = None,
+    progress: bool | None = None,
+) -> AutoResult:
+    """Go from images to a deployable model in a given time: draft, search, confirm, bundle and report.
+
+    Args:
+        data: A folder, a table, or a data set such as `digits`.
+        time: In all, over every call: seconds, or as in `1h30m`; by default as before, or an hour.
+        output: The folder for all results; by default auto-NAME here.
+        flips: Which mirrored pictures keep their class: `none`, `horizontal` or `both`; by default none.
+        group: The column of groups of a table, or a regular expression on a folder's paths.
+        changes: Values of the space that you decide yourself, by their paths.
+        skip_unreadable: Leave out images that cannot be read.
+        workers: Trials at a time.
+        cluster: Search on a Ray cluster: `auto`, `local` or `HOST:PORT`.
+        studies: The folder of the studies.
+        storage: A PostgreSQL database of studies instead of SQLite files.
+        weights_dir: Look for pretrained weights there first.
+        progress: Show progress; by default on a terminal and in a notebook.
+
+    Raises:
+        UserError: An argument or the images are not fit for it.
+        NoResultError: The time ended before there was a trial to use.
+        KeyboardInterrupt: Somebody stopped it; the same call resumes it.
+    """
+    if flips is not None:
+        refuse_other("flips", flips, ("none", "horizontal", "both"))
+    seconds = None if time is None else seconds_of(time, "--time")
+    with session(progress, weights_dir, uses_torch=True) as screens:
+        from imgcls_search.automatic.ledger import interruptible
+        from imgcls_search.automatic.request import Interrupted
+
+        work = prepare(
+            data,
+            seconds,
+            screens,
+            output=None if output is None else Path(output),
+            flips=flips,
+            ask_flips=lambda: "none",
+            group=group,
+            changes=changes_of(changes),
+            skip_unreadable=skip_unreadable,
+            workers=workers,
+            cluster=cluster,
+            studies=Path(studies),
+            storage=storage,
+            started=clock.monotonic(),
+        )
+        ending = ""
+        try:
+            with interruptible():
+                found = deliver(work, options_of(Path(studies), storage))
+        except Interrupted as stop:
+            ending = stop.ending
+    stop_as_asked(ending)
+    assert work.files is not None
+    return AutoResult(study=Study(work.files), facts=found)
+
+
+def prepare(
+    data: PathLikeText,
+    seconds: float | None,
+    screens: Screens,
+    *,
+    output: Path | None,
+    flips: FlipsName | None,
+    ask_flips: Callable[[], FlipsName],
+    group: str | None,
+    changes: list[tuple[str, str]],
+    skip_unreadable: bool,
+    workers: int | None,
+    cluster: str | None,
+    studies: Path,
+    storage: str | None,
+    started: float,
+) -> Auto:
+    """Find out how far earlier calls came, and refuse what does not fit.
+
+    Raises:
+        UserError: an argument, the folders or the images are not fit for it.
+    """
+    of_data, others = split(changes)
+    component = images_of(data, group, of_data, skip_unreadable=skip_unreadable)
+    # Said of a space that an earlier call wrote, too.
+    others += of_data
+    if group is not None:
+        others.append((f"{component.path}.group", json.dumps(group)))
+    if skip_unreadable:
+        others.append((f"{component.path}.skip_unreadable", "true"))
+    if workers is not None:
+        others.append(("study.workers", str(workers)))
+    from imgcls_search.automatic.automatic import Auto
+    from imgcls_search.automatic.request import Request
+    from imgcls_search.executors import processes
+
+    work = Auto(
+        Request(
+            component=component,
+            seconds=seconds,
+            out=output,
+            flips=flips,
+            ask_flips=ask_flips,
+            studies=studies,
+            storage=storage,
+            cluster=cluster,
+            changes=others,
+            started=started,
+        ),
+        screens,
+    )
+    # Torch is imported in another process while the images are looked at.
+    processes.warm_up()
+    return work
+
+
+def deliver(work: Auto, options: str) -> dict[str, Any]:
+    """Do what is missing, and return what was found; `options` are those that every command about the study needs.
+
+    Raises:
+        UserError: something is not fit for it.
+        NoResultError: the time ended before there was a trial to use.
+        Interrupted, KeyboardInterrupt: somebody stopped it.
+    """
+    from imgcls_search.automatic.finding import describe
+
+    made = work.run()
+    found = describe(made, options)
+    work.ledger.save()
+    found["time"]["spent"] = dict(work.ledger.fact["spent"])
+    return found
+
+
+def options_of(studies: Path, storage: str | None) -> str:
+    """Return the options that every command about the study needs."""
+    found = "" if studies == STUDIES else f" --studies {shlex.quote(str(studies))}"
+    return found if storage is None else f"{found} --storage {shlex.quote(storage)}"

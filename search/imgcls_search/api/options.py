@@ -1,0 +1,211 @@
+"""What arguments that several functions take stand for: a space, images, a study, a duration."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from imgcls_search import durations
+from imgcls_search.errors import UserError
+
+if TYPE_CHECKING:
+    from imgcls_search.config import Component
+    from imgcls_search.space import Space
+    from imgcls_search.study.files import StudyFiles
+
+SpaceLike: TypeAlias = "str | PathLike[str] | Mapping[str, Any]"
+"""A YAML file, or the same as nested dictionaries."""
+
+PathLikeText: TypeAlias = "str | PathLike[str]"
+
+Duration: TypeAlias = "str | float"
+"""Seconds, or a text such as `1h30m`."""
+
+TABLES = (".csv", ".tsv", ".parquet")
+
+
+def read_space_of(
+    space: SpaceLike,
+    changes: Sequence[tuple[str, str]] = (),
+    data: str | None = None,
+    *,
+    skip_unreadable: bool = False,
+    unlabeled: str | None = None,
+) -> Space:
+    """Return the space of a file or of nested dictionaries, with what other arguments change in it.
+
+    Raises:
+        SpaceError, UserError: the space, or an argument, says something that is not allowed.
+    """
+    from imgcls_search.catalog import (
+        catalog,
+        refuse_idle_sections,
+        refuse_of_pretraining,
+        refuse_other_labels,
+        refuse_two_averages,
+        refuse_two_starts,
+    )
+    from imgcls_search.orchestrator.code_used import refuse_unfit
+    from imgcls_search.study.address import refuse_password
+
+    known, pairs = catalog(), list(changes)
+    found = _parsed(space, known, pairs, data, unlabeled)
+    if skip_unreadable:
+        from imgcls_search.data import skipping_unreadable
+
+        component = skipping_unreadable(found.first().component("data"))
+        pairs.append((f"{component.path}.skip_unreadable", "true"))
+        if "folder" in found.document["unlabeled"]:
+            pairs.append(("unlabeled.folder.skip_unreadable", "true"))
+        found = _parsed(space, known, pairs, data, unlabeled)
+    refuse_two_starts(found)
+    refuse_two_averages(found)
+    refuse_idle_sections(found)
+    refuse_of_pretraining(found)
+    refuse_other_labels(found)
+    refuse_unfit(found)
+    refuse_password(found.study["storage"], found.locate("study"))
+    return found
+
+
+def _parsed(
+    space: SpaceLike, known: Any, changes: Sequence[tuple[str, str]], data: str | None, unlabeled: str | None
+) -> Space:
+    from imgcls_search.space import parse_values, read_space
+
+    if isinstance(space, Mapping):
+        return parse_values(space, known, source="space", overrides=changes, data=data, unlabeled=unlabeled)
+    if not isinstance(space, (str, PathLike)):
+        raise UserError(f"space: got a {type(space).__name__}; allowed: the path of a YAML file, or a dictionary")
+    return read_space(Path(space), known, overrides=changes, data=data, unlabeled=unlabeled)
+
+
+def changes_of(changes: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Return paths with values as YAML, as `--set` gives them.
+
+    Raises:
+        SpaceError: a value is no plain one.
+    """
+    from imgcls_search.space.problems import Report
+    from imgcls_search.space.value_nodes import node_of
+    from imgcls_search.space.yaml_nodes import value_of
+
+    found = []
+    for path, value in (changes or {}).items():
+        report = Report(f"changes: {path}")
+        node = node_of(value, report)
+        report.raise_any()
+        found.append((path, json.dumps(value_of(node))))
+    return found
+
+
+def with_settings(
+    changes: Sequence[tuple[str, str]],
+    *,
+    name: str | None = None,
+    workers: int | None = None,
+    timeout: Duration | None = None,
+) -> list[tuple[str, str]]:
+    """Return changes of a space with those that a name, a number of workers and a timeout stand for.
+
+    Raises:
+        UserError: the timeout is none.
+    """
+    found = list(changes)
+    if workers is not None:
+        found.append(("study.workers", json.dumps(workers)))
+    if timeout is not None:
+        found.append(("study.timeout", repr(seconds_of(timeout, "--timeout"))))
+    if name is not None:
+        found.append(("study.name", json.dumps(name)))
+    return found
+
+
+def seconds_of(duration: Duration, option: str) -> float:
+    """Return a duration in seconds.
+
+    Raises:
+        UserError: it is none.
+    """
+    seconds = durations.parse(str(duration))
+    if not seconds or not math.isfinite(seconds):
+        raise UserError(f"{option} {duration}: is no duration > 0; allowed: seconds, or {durations.EXAMPLES}")
+    return seconds
+
+
+def component_of_data(text: str | None, changes: Sequence[tuple[str, str]] = ()) -> Any:
+    """Return the data component that a text such as `folder:photos` names, checked as a space file's would be.
+
+    None where nothing is given. `changes` are paths below `data`, with the values that they get.
+    """
+    if text is None:
+        return None
+    from imgcls_search.catalog import catalog
+    from imgcls_search.space import parse
+
+    # A study's name would be made of the source's; this space is no study's.
+    unnamed = [("study.name", "unnamed"), *changes]
+    space = parse("model: {lenet5: {}}", catalog(), source=f"--data {text}", overrides=unnamed, data=text)
+    return space.first().component("data")
+
+
+def images_of(
+    data: PathLikeText,
+    group: str | None = None,
+    changes: Sequence[tuple[str, str]] = (),
+    *,
+    skip_unreadable: bool = False,
+) -> Component:
+    """Return the data component of a folder, a table, or a data set such as `digits`.
+
+    Raises:
+        UserError: an argument says something that is not allowed.
+    """
+    text = as_data(data)
+    name = text.partition(":")[0]
+    strange = [path for path, _ in changes if not path.startswith("data.")]
+    if strange:
+        raise UserError(f"--set {strange[0]}: no such setting here; allowed: paths that begin with data.{name}.")
+    given = list(changes)
+    for option, key, value in (("--group", "group", group), ("--skip-unreadable", "skip_unreadable", skip_unreadable)):
+        if value:
+            if name not in ("folder", "table"):
+                raise UserError(f"{option}: goes with a folder or a table of images, got {name}")
+            given.append((f"data.{name}.{key}", json.dumps(value)))
+    found: Component = component_of_data(text, given)
+    return found
+
+
+def as_data(data: PathLikeText) -> str:
+    """Return images as `--data` names them: a path stands for the folder or the table that is there.
+
+    Raises:
+        UserError: it is neither a text nor a path.
+    """
+    from imgcls_search.data import DATASETS
+
+    if not isinstance(data, (str, PathLike)):
+        raise UserError(
+            f"data: got a {type(data).__name__}; allowed: a folder, a table, or a data set such as digits; for images "
+            "in memory write a function: {custom: {function: 'module:name'}}"
+        )
+    text = str(data)
+    if isinstance(data, str) and text.partition(":")[0] in DATASETS:
+        return text
+    return f"table:{text}" if text.lower().endswith(TABLES) and not Path(text).is_dir() else f"folder:{text}"
+
+
+def study_files_of(name: str, studies: PathLikeText, storage: str | None) -> StudyFiles:
+    """Return where a study of a name is.
+
+    Raises:
+        StudyError: there can be no study of such a name.
+    """
+    from imgcls_search.study.address import settle
+    from imgcls_search.study.files import find_study
+
+    return find_study(Path(studies), name, settle(storage))

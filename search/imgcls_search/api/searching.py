@@ -1,0 +1,155 @@
+"""Searches: run and plan."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imgcls_search.api.options import (
+    Duration,
+    PathLikeText,
+    SpaceLike,
+    as_data,
+    changes_of,
+    read_space_of,
+    with_settings,
+)
+from imgcls_search.api.session import session
+from imgcls_search.api.study import Study
+from imgcls_search.errors import NoResultError, UserError
+
+if TYPE_CHECKING:
+    from imgcls_search.orchestrator.begin import Outcome
+    from imgcls_search.space import Space
+    from imgcls_search.study.files import StudyFiles
+    from imgcls_search.views.screens import Screens
+
+STUDIES = Path("studies")
+
+
+def run(
+    space: SpaceLike,
+    data: PathLikeText | None = None,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    unlabeled: PathLikeText | None = None,
+    skip_unreadable: bool = False,
+    workers: int | None = None,
+    timeout: Duration | None = None,
+    cluster: str | None = None,
+    extend: bool = False,
+    studies: PathLikeText = STUDIES,
+    storage: str | None = None,
+    weights_dir: PathLikeText | None = None,
+    progress: bool | None = None,
+) -> Study:
+    """Run a search, or resume one that was interrupted, and return its study.
+
+    Args:
+        space: The path of a YAML file, or the same as nested dictionaries.
+        data: Other images: a folder, a table, or a data set such as `digits`.
+        changes: Values of the space by their paths, such as `{"study.trials": 20}`.
+        name: The name of the study; by default the space's and the data's.
+        unlabeled: Images to pretrain on, whose labels are not used.
+        skip_unreadable: Leave out images that cannot be read.
+        workers: Trials at a time; by default one per core or GPU.
+        timeout: Stop this call after seconds, or a text such as `1h30m`.
+        cluster: Train on a Ray cluster: `auto`, `local` or `HOST:PORT`.
+        extend: Let the space be wider than the study's; earlier trials stay.
+        studies: The folder of the studies.
+        storage: A PostgreSQL database of studies instead of SQLite files.
+        weights_dir: Look for pretrained weights there first.
+        progress: Show progress; by default on a terminal and in a notebook.
+
+    Raises:
+        UserError: An argument, the space, the images or the study is not fit for it.
+        NoResultError: The search ended without a trial to use.
+        KeyboardInterrupt: Somebody stopped it; what was done is saved, and the same call resumes it.
+    """
+    given = with_settings(changes_of(changes), name=name, workers=workers, timeout=timeout)
+    found = read_space_of(
+        space,
+        given,
+        None if data is None else as_data(data),
+        skip_unreadable=skip_unreadable,
+        unlabeled=_unlabeled(unlabeled),
+    )
+    with session(progress, weights_dir) as screens:
+        search = Search.of(found, _named(space), Path(studies), storage)
+        outcome = search.run(screens, cluster=cluster, extends=extend)
+    stop_as_asked(outcome.ending)
+    study = Study(search.files)
+    if not study.status["best"]:
+        raise NoResultError(f"study {study.name!r} ended with no usable trial; see study.status: {study.why_nothing()}")
+    return study
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search:
+    """A search whose study is known, before it begins."""
+
+    space: Space
+    files: StudyFiles
+
+    @classmethod
+    def of(cls, space: Space, source: str, studies: Path, storage: str | None) -> Search:
+        """Find the study of a space; `source` is what the space is called.
+
+        Raises:
+            UserError: nothing is searched in it, or the storage is none.
+            DataError: its images are not there.
+        """
+        from imgcls_search.data import must_exist
+        from imgcls_search.executors import processes
+        from imgcls_search.orchestrator.study_data import with_known_name
+        from imgcls_search.study.address import settle
+        from imgcls_search.study.files import find_study
+
+        # Torch is imported in another process while this one imports Optuna.
+        processes.warm_up()
+        if space.is_config:
+            raise UserError(f"{source}: nothing is searched in it; train it with: imgcls-search train {source}")
+        must_exist(space.first().component("data"))
+        address = settle(storage, space.study["storage"])
+        space = with_known_name(space, studies, address)
+        return cls(space=space, files=find_study(studies, space.name, address))
+
+    def run(self, screens: Screens, *, cluster: str | None = None, extends: bool = False) -> Outcome:
+        """Search, and return how that ended.
+
+        Raises:
+            UserError: the space, the data, the device or the study is not fit for it.
+            NoResultError: no configuration can be tried, or trials keep failing alike.
+            KeyboardInterrupt: Ctrl-C came twice, or before the first trial.
+        """
+        from imgcls_search.orchestrator.begin import run as run_search
+
+        screens.say(f"study {self.space.name} in {self.files.store}")
+        with screens.search() as screen:
+            return run_search(self.space, self.files.root, screen, self.files.address, cluster=cluster, extends=extends)
+
+
+def stop_as_asked(ending: str) -> None:
+    """Go on with what a signal means to the program, now that the search has saved.
+
+    Raises:
+        KeyboardInterrupt: it was Ctrl-C.
+    """
+    if ending == "interrupted":
+        raise KeyboardInterrupt("stopped and saved; the same call resumes the search")
+    if ending == "terminated":
+        # The program's own handler, or the system's, which ends it.
+        signal.raise_signal(signal.SIGTERM)
+        raise KeyboardInterrupt("stopped and saved; the same call resumes the search")
+
+
+def _named(space: SpaceLike) -> str:
+    return "space" if isinstance(space, Mapping) else str(space)
+
+
+def _unlabeled(images: PathLikeText | None) -> str | None:
+    return None if images is None or images == "train" else as_data(images)

@@ -1,0 +1,434 @@
+"""A study as an object: what was found, and what can be done with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from imgcls_search.api.frames import card, flat, frame_of, table
+from imgcls_search.api.options import PathLikeText, as_data, component_of_data, study_files_of
+from imgcls_search.api.report import Report
+from imgcls_search.api.session import session
+from imgcls_search.api.trial import Trial
+from imgcls_search.errors import UserError
+from imgcls_search.rounding import measured, pairs
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from imgcls_search.deploy.views import ViewsName
+    from imgcls_search.study.files import StudyFiles
+    from imgcls_search.study.record import Record
+    from imgcls_search.study.summary import Summary
+    from imgcls_search.views.screens import Screens
+
+SHOWN_TRIALS = 10
+"""In a notebook."""
+
+
+class Study:
+    """A study that exists; what is asked of it is read from its database at that moment."""
+
+    def __init__(self, files: StudyFiles) -> None:
+        """`open_study`, `run` and `auto` make one."""
+        # A program may change its working folder afterwards, as notebooks do.
+        self.files = type(files)(files.root.absolute(), files.name, files.address)
+
+    @property
+    def name(self) -> str:
+        """The name of the study."""
+        return self.files.name
+
+    @property
+    def folder(self) -> Path:
+        """The folder of its checkpoints and logs."""
+        return self.files.folder
+
+    @property
+    def status(self) -> Summary:
+        """How the study stands: its state, trials by state, rejections, failures, and the best so far."""
+        from imgcls_search.study.summary import summarise
+
+        return summarise(self._record())
+
+    @property
+    def best(self) -> Trial:
+        """The best trial; with several objectives there may be none, see `front`.
+
+        Raises:
+            NoResultError: No trial is complete.
+            StudyError: Several trials are on the Pareto front.
+        """
+        from imgcls_search.study.best import the_best
+
+        record = self._record()
+        return Trial.of(the_best(record), record)
+
+    @property
+    def confirmed(self) -> dict[str, Any] | None:
+        """What the last confirmation found; None where the study was not confirmed."""
+        found = self._record().facts.get("confirmed")
+        return None if found is None else dict(found)
+
+    def trial(self, number: int) -> Trial:
+        """Return a trial by its number.
+
+        Raises:
+            StudyError: There is no such trial.
+        """
+        from imgcls_search.jobs.export import find_trial
+
+        record = self._record()
+        return Trial.of(find_trial(record, number), record)
+
+    def front(self) -> list[Trial]:
+        """Return the Pareto front: the trials that no other beats in every objective; of one objective, the best.
+
+        Raises:
+            NoResultError: No trial is complete.
+        """
+        from imgcls_search.study.best import front
+
+        record = self._record()
+        return [Trial.of(trial, record) for trial in front(record)]
+
+    def trials(self, top: int | None = None, family: str | None = None) -> pd.DataFrame:
+        """Return the trials as a pandas frame, a row each: state, values, sizes, metrics and parameters.
+
+        Columns of parameters begin with `params.`, those of sizes with `sizes.`, of metrics with `metrics.`.
+
+        Args:
+            top: Only so many, the best first.
+            family: Only one family of networks.
+
+        Raises:
+            UserError: pandas is not installed, or no trial is of the family.
+        """
+        from imgcls_search.views.browse import trial_rows
+
+        record = self._record()
+        sections = {"values": "", "params": "params.", "sizes": "sizes.", "metrics": "metrics."}
+        rows = [flat(row, sections) for row in trial_rows(record, top=top, family=family)]
+        first = ["trial", "state", "family", *(metric for metric, _ in record.objectives), "epochs"]
+        columns = dict.fromkeys([*first, *(name for row in rows for name in row)])
+        return frame_of(rows, list(columns), "trials()")
+
+    def confirm(
+        self,
+        top: int = 3,
+        seeds: int = 3,
+        *,
+        trial: int | None = None,
+        again: bool = False,
+        pretrain: bool = False,
+        data: PathLikeText | None = None,
+        weights_dir: PathLikeText | None = None,
+        progress: bool | None = None,
+    ) -> dict[str, Any]:
+        """Retrain the best trials with new seeds, choose one by their mean, then score the test split once.
+
+        Args:
+            top: How many of the best trials to retrain.
+            seeds: New seeds per trial; as many more score the winner.
+            trial: Retrain this trial only.
+            again: Confirm once more, which opens the test split once more.
+            pretrain: Pretrain again for each seed, where trials pretrain.
+            data: Where the images are now.
+            weights_dir: Look for pretrained weights there first.
+            progress: Show progress; by default on a terminal and in a notebook.
+
+        Raises:
+            UserError: An argument or the study is not fit for it.
+            NoResultError: No trial is complete, or a training failed.
+        """
+        from imgcls_search.jobs.confirm import confirm
+
+        refuse_below("top", top, 1)
+        refuse_below("seeds", seeds, 2)
+        moved_to = component_of_data(None if data is None else as_data(data))
+        with session(progress, weights_dir, uses_torch=True) as screens, screens.training() as screen:
+            found = confirm(
+                self.files,
+                top=top,
+                seeds=seeds,
+                again=again,
+                watcher=screen,
+                trial=trial,
+                data=moved_to,
+                pretrains=pretrain,
+            )
+        return {"study": self.name, **found}
+
+    def reproduce(
+        self,
+        trial: int,
+        seeds: int = 3,
+        *,
+        data: PathLikeText | None = None,
+        weights_dir: PathLikeText | None = None,
+        progress: bool | None = None,
+    ) -> dict[str, Any]:
+        """Train a trial again from what the study holds; tell whether it comes out identical.
+
+        Raises:
+            UserError: There is no such trial, or its images are others now.
+        """
+        from imgcls_search.jobs.reproduce import reproduce
+
+        refuse_below("seeds", seeds, 2)
+        moved_to = component_of_data(None if data is None else as_data(data))
+        with session(progress, weights_dir, uses_torch=True) as screens, screens.training() as screen:
+            return dict(reproduce(self.files, trial, seeds=seeds, watcher=screen, moved_to=moved_to))
+
+    def report(
+        self,
+        path: PathLikeText | None = None,
+        *,
+        trial: int | None = None,
+        ablation: bool = False,
+        seeds: int = 3,
+        data: PathLikeText | None = None,
+        weights_dir: PathLikeText | None = None,
+        progress: bool | None = None,
+    ) -> Report:
+        """Write the study as one HTML page, which a notebook shows.
+
+        Args:
+            path: The page to write; by default `report.html` in the study's folder.
+            trial: The trial that the page is about; by default the best.
+            ablation: Retrain the way to the winner, one change after the other.
+            seeds: New seeds per step of the ablation.
+            data: Where the images are now; goes with `ablation`.
+            weights_dir: Look for pretrained weights there first.
+            progress: Show progress; by default on a terminal and in a notebook.
+
+        Raises:
+            UserError: An argument or the study is not fit for it, or the file cannot be written.
+            NoResultError: No trial is complete.
+        """
+        refuse_below("seeds", seeds, 1)
+        output = self.folder / "report.html" if path is None else Path(path)
+        with session(progress, weights_dir, uses_torch=True) as screens:
+            write_report(
+                self.files,
+                output,
+                screens,
+                trial=trial,
+                ablation=ablation,
+                seeds=seeds,
+                data=None if data is None else as_data(data),
+            )
+        return Report(path=output, study=self.name)
+
+    def export(
+        self,
+        path: PathLikeText,
+        *,
+        trial: int | None = None,
+        target_precision: float | None = None,
+        tta: ViewsName = "none",
+        data: PathLikeText | None = None,
+        progress: bool | None = None,
+    ) -> Path:
+        """Write the trained network as a folder that `load_model` reads, or with a path ending in `.yaml` its settings.
+
+        Args:
+            path: The folder, or the YAML file, to write.
+            trial: A trial's number; by default the best.
+            target_precision: Answer only images sure enough that this share of the answers is right.
+            tta: Views of an image whose mean is taken: `none`, `mirror`, `shift` or `mirror_shift`.
+            data: Where the images are now.
+            progress: Show progress; by default on a terminal and in a notebook.
+
+        Raises:
+            UserError: An argument, the study or the path is not fit for it.
+            NoResultError: No trial is complete.
+        """
+        output = Path(path)
+        if output.suffix in (".yaml", ".yml"):
+            if target_precision is not None or tta != "none" or data is not None:
+                raise UserError(f"{output}: target_precision, tta and data go with a folder, not with a YAML file")
+            write_configuration(self.files, output, trial)
+            return output
+        with session(progress, uses_torch=True) as screens:
+            from imgcls_search.jobs.bundle.weights import from_trial
+
+            moved_to = component_of_data(None if data is None else as_data(data))
+            trained = from_trial(self.files, trial, moved_to)
+            write_bundle(
+                trained,
+                output,
+                self.files.root,
+                screens,
+                moved=moved_to is not None,
+                target_precision=target_precision,
+                tta=tta,
+            )
+        return output
+
+    def why_nothing(self) -> str:
+        """Return in a sentence how trials ended, for a study without a best one."""
+        found = self.status
+        reasons = [failure["reason"] or "" for failure in found["failures"]]
+        return "; ".join([found["stands"], *reasons[:1]])
+
+    def _record(self) -> Record:
+        from imgcls_search.study.record import load
+
+        return load(self.files)
+
+    def __repr__(self) -> str:
+        return f"Study({self.name!r}, in {str(self.files.address or self.files.root)!r})"
+
+    def _repr_html_(self) -> str:
+        from imgcls_search.study.summary import summarise
+        from imgcls_search.views.browse import trial_rows
+
+        record = self._record()
+        found = summarise(record)
+        counts = ", ".join(f"{count} {state}" for state, count in found["trials"].items() if count)
+        rows = trial_rows(record, top=SHOWN_TRIALS, family=None)
+        cells = [
+            (
+                row["trial"],
+                row["state"],
+                row["epochs"],
+                pairs(row["values"], record.val_images),
+                measured("params", row["sizes"]["params"]) if "params" in row["sizes"] else "",
+                ", ".join(f"{name}={_short(value)}" for name, value in row["params"].items()),
+            )
+            for row in rows
+        ]
+        confirmed = record.facts.get("confirmed")
+        trust = "not confirmed" if confirmed is None else f"confirmed: trial {confirmed['chosen']}"
+        headings = ("trial", "state", "epochs", "value", "parameters", "settings")
+        return card(f"Study {self.name}", (found["stands"], f"trials: {counts}", trust), table(headings, cells))
+
+
+def open_study(name: str, *, studies: PathLikeText = Path("studies"), storage: str | None = None) -> Study:
+    """Open a study that exists, by its name.
+
+    Args:
+        name: The name of the study, for example `vit-digits`.
+        studies: The folder of the studies.
+        storage: A PostgreSQL database of studies instead of SQLite files.
+
+    Raises:
+        StudyError: There is no such study; names near ones.
+    """
+    files = study_files_of(name, studies, storage)
+    files.must_exist()
+    return Study(files)
+
+
+def studies(folder: PathLikeText = Path("studies"), *, storage: str | None = None) -> list[dict[str, Any]]:
+    """List the studies of a folder or a database: how each stands, its best trial, whether it was confirmed.
+
+    A study that cannot be read is listed with its `problem`.
+
+    Raises:
+        StudyError: The database cannot be reached.
+    """
+    from imgcls_search.study.address import settle
+    from imgcls_search.views.browse import list_studies
+
+    return list_studies(Path(folder), settle(storage))
+
+
+def write_configuration(files: StudyFiles, output: Path, trial: int | None) -> str:
+    """Write the configuration of a trial as YAML, and return the text.
+
+    Raises:
+        UserError: there is no such study or trial, or the file cannot be written.
+    """
+    from imgcls_search import atomic
+    from imgcls_search.errors import writing
+    from imgcls_search.jobs.export import export_trial
+
+    exported = export_trial(files, trial)
+    with writing(output):
+        atomic.write_text(output, exported)
+    return exported
+
+
+def write_bundle(
+    trained: Any,
+    output: Path,
+    studies: Path,
+    screens: Screens,
+    *,
+    moved: bool,
+    target_precision: float | None,
+    tta: ViewsName,
+) -> Any:
+    """Write trained weights as a bundle, and return what is known of it.
+
+    Raises:
+        UserError: the folder is taken, or the weights are not fit for it.
+    """
+    from imgcls_search.executors.helper import image_cache
+    from imgcls_search.jobs.bundle.deliver import deliver
+
+    with screens.steps() as step:
+        return deliver(
+            trained,
+            output,
+            image_cache(studies),
+            screens.say,
+            step,
+            must_be_same=moved,
+            target_precision=target_precision,
+            tta=tta,
+        )
+
+
+def write_report(
+    files: StudyFiles,
+    output: Path,
+    screens: Screens,
+    *,
+    trial: int | None,
+    ablation: bool,
+    seeds: int,
+    data: str | None,
+) -> int:
+    """Write the page of a study and return its size in bytes.
+
+    Raises:
+        UserError: an argument or the study is not fit for it, or the file cannot be written.
+    """
+    from imgcls_search import atomic
+    from imgcls_search.errors import writing
+    from imgcls_search.jobs.ablation import ablate
+    from imgcls_search.views.report import write_report as write
+
+    if data is not None and not ablation:
+        raise UserError(f"--data {data}: goes with --ablation, which trains; the page itself needs no images")
+    files.must_exist()
+    with writing(output):
+        atomic.check_writable(output)
+    if ablation:
+        with screens.training() as screen:
+            ablate(files, seeds=seeds, watcher=screen, trial=trial, data=component_of_data(data))
+    with screens.steps() as steps:
+        return write(files, output, trial, steps)
+
+
+def refuse_below(name: str, value: int, least: int) -> None:
+    """Refuse a number that is too small.
+
+    Raises:
+        UserError: it is, or is no whole number.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UserError(f"{name}: {value!r} is not allowed; allowed: a whole number >= {least}")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def as_mapping(value: Any) -> Mapping[str, Any]:
+    """Return a typed mapping as a plain one."""
+    return cast("Mapping[str, Any]", value)

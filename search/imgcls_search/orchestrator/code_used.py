@@ -1,0 +1,126 @@
+"""A person's own functions that a space names: noted in the study with the digests of their sources, and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from imgcls_search import own_code
+from imgcls_search.errors import UserError
+from imgcls_search.measures import class_of
+from imgcls_search.models.custom import problem_of
+from imgcls_search.space import Space
+from imgcls_search.study.facts import CodeFact
+from imgcls_search.study.record import Record
+
+SHOWN_DIGITS = 12
+"""Of a digest, in a sentence."""
+
+
+def references(document: Mapping[str, Any], metrics: Iterable[str]) -> dict[str, str]:
+    """Return the functions that a document and its metrics name, each with the path where it stands."""
+    found: dict[str, str] = {}
+    for section in ("model", "data"):
+        for function in _words(document.get(section, {}).get("custom", {}).get("function")):
+            found.setdefault(function, f"{section}.custom.function")
+    for metric in metrics:
+        if class_of(metric) is None and own_code.is_reference(metric):
+            found.setdefault(metric, "study.objectives")
+    return found
+
+
+def refuse_unfit(space: Space) -> None:
+    """Refuse functions that cannot be found, and arguments that a function of a network does not take.
+
+    Raises:
+        UserError: the function or the argument, and where it stands.
+    """
+    named = references(space.document, space.named_metrics)
+    for function, path in named.items():
+        try:
+            own_code.digest(function)
+            builder = own_code.load(function) if path.startswith("model.") else None
+        except UserError as error:
+            # A metric is named by its own place.
+            place = f"{path}.{function}" if path == "study.objectives" else path
+            raise UserError(f"{space.locate(place)}: {path}: {error}") from error
+        if builder is None:
+            continue
+        given = {name: value for name, value in space.document["model"]["custom"].items() if name != "function"}
+        # What is searched is looked at value by value, when it is drawn.
+        fixed = {name: value for name, value in given.items() if not isinstance(value, Mapping)}
+        problem = problem_of(builder, fixed) if fixed == given else _unknown(builder, given)
+        if problem is not None:
+            below = f"model.custom.{problem[0]}"
+            raise UserError(f"{space.locate(below)}: {below}: {problem[1]}")
+
+
+def _unknown(builder: Any, given: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return what is wrong with the names of arguments of which some are searched."""
+    for name in given:
+        problem = problem_of(builder, {name: given[name]})
+        if problem is not None and problem[1].startswith("unknown key"):
+            return problem
+    return None
+
+
+def sources(space: Space) -> dict[str, str]:
+    """Return the digest of the source of each function that a space names.
+
+    Raises:
+        UserError: one cannot be found.
+    """
+    named = references(space.document, space.named_metrics)
+    return {function: own_code.digest(function) for function in named}
+
+
+def note(record: Record, found: Mapping[str, str]) -> Iterator[str]:
+    """Note sources in a study; yield a line for each that has changed since they were noted last."""
+    known = record.facts.get("code", {})
+    yield from differing(known, found)
+    new = {function: _with(known.get(function), digest) for function, digest in found.items()}
+    if {**known, **new} != known:
+        record.set_fact("code", {**known, **new})
+
+
+def differing(known: Mapping[str, CodeFact], found: Mapping[str, str]) -> Iterator[str]:
+    """Yield a line for each source that is not what it was when a study last used it."""
+    for function, digest in found.items():
+        fact = known.get(function)
+        if fact is not None and _latest(fact) != digest:
+            yield (
+                f"{function}: its source has changed since it was last used (sha256 {_latest(fact)[:SHOWN_DIGITS]}, is "
+                f"now {digest[:SHOWN_DIGITS]}); scores before and after may not compare"
+            )
+
+
+def of_record(record: Record) -> list[str]:
+    """Return a line for each function of a study whose source has changed, or is not to be found."""
+    known = record.facts.get("code", {})
+    return [line for function in known for line in _now(function, known)]
+
+
+def _now(function: str, known: Mapping[str, CodeFact]) -> list[str]:
+    try:
+        return list(differing(known, {function: own_code.digest(function)}))
+    except UserError as error:
+        return [str(error)]
+
+
+def _latest(fact: CodeFact) -> str:
+    return (fact.get("changed") or [fact["sha256"]])[-1]
+
+
+def _with(fact: CodeFact | None, digest: str) -> CodeFact:
+    if fact is None:
+        return {"sha256": digest, "changed": []}
+    return fact if _latest(fact) == digest else {**fact, "changed": [*fact["changed"], digest]}
+
+
+def _words(value: Any) -> list[str]:
+    """Return the texts that a value, or a choice among values, may be."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, Mapping):
+        return [word for below in value.values() for word in _words(below)]
+    return [word for item in value for word in _words(item)] if isinstance(value, (list, tuple)) else []

@@ -1,0 +1,214 @@
+"""A person's own functions, named as `module:name`: found, imported and recognised. Never from the working folder.
+
+A module is looked for where Python has its packages, in what `PYTHONPATH` names, and last in the folders that a person
+names for it. The folder in which a program happens to run, or a script or a notebook is, counts for nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.machinery import BuiltinImporter, FrozenImporter, ModuleSpec, PathFinder
+from pathlib import Path
+from typing import Any
+
+from imgcls_search.errors import UserError, first_line
+
+VARIABLE = "IMGCLS_CODE"
+"""Names the folders of a person's own modules, separated as those of PATH are."""
+
+_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
+_REFERENCE = re.compile(rf"{_NAME}(\.{_NAME})*:{_NAME}")
+
+PATTERN = rf"(?:{_NAME}\.)*{_NAME}:{_NAME}"
+"""As `is_reference` tells, for whoever needs it as a pattern."""
+
+_digests: dict[str, str] = {}
+"""Of the sources that modules of this process were imported from."""
+
+
+def is_reference(text: str) -> bool:
+    """Tell whether a text is as in `module:name`."""
+    return _REFERENCE.fullmatch(text) is not None
+
+
+def add_folder(folder: Path) -> None:
+    """Look for modules in a folder too, in this process and in those that it starts.
+
+    Raises:
+        UserError: there is no such folder.
+    """
+    folder = folder.expanduser().absolute()
+    if not folder.is_dir():
+        raise UserError(f"add_code {folder}: no such folder; allowed: a folder of Python modules")
+    known = [text for text in os.environ.get(VARIABLE, "").split(os.pathsep) if text]
+    if str(folder) not in known:
+        os.environ[VARIABLE] = os.pathsep.join([*known, str(folder)])
+
+
+def folders() -> list[Path]:
+    """Return the folders that a person names for modules.
+
+    Raises:
+        UserError: one is not there.
+    """
+    found = [Path(text).expanduser().absolute() for text in os.environ.get(VARIABLE, "").split(os.pathsep) if text]
+    for folder in found:
+        if not folder.is_dir():
+            raise UserError(f"{VARIABLE}: {folder}: no such folder; allowed: folders of Python modules")
+    return found
+
+
+def module_path() -> list[str]:
+    """Return where our processes look for modules: as this one does, but not in the folder of a script or a notebook.
+
+    Python puts that folder before its own library by itself. The environment may name it, and so may the installation
+    of a package: then it stays.
+    """
+    implied = {os.path.realpath(folder) for folder in (_working_folder(), _script_folder()) if folder is not None}
+    named = {os.path.realpath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path}
+    package = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))  # noqa: PTH120
+    library = os.path.realpath(os.path.dirname(os.__file__))  # noqa: PTH120
+    places = [os.path.realpath(path) for path in sys.path]
+    first = places.index(library) if library in places else len(places)
+    unwanted = implied - named - {package}
+    return [
+        path
+        for number, (path, place) in enumerate(zip(sys.path, places, strict=True))
+        if path and not (number < first and place in unwanted)
+    ]
+
+
+def load(reference: str) -> Any:
+    """Import what `module:name` names; a module that has changed since is read again.
+
+    Raises:
+        UserError: there is no such module or name, or it cannot be imported.
+    """
+    name, _, attribute = reference.partition(":")
+    source = digest(reference)
+    with _looking_where_allowed():
+        try:
+            module = sys.modules.get(name)
+            if module is None or not _is_from(module, _spec(name.partition(".")[0])):
+                _forget(name)
+                module = importlib.import_module(name)
+            elif _digests.get(name, source) != source:
+                module = importlib.reload(module)
+        # Whatever somebody's module raises when it is imported.
+        except Exception as error:
+            raise UserError(
+                f"{reference}: cannot be imported ({type(error).__name__}: {first_line(error, 'no message')})"
+            ) from error
+    _digests[name] = source
+    if not hasattr(module, attribute):
+        raise UserError(f"{reference}: the module {name!r} has no {attribute!r}")
+    found = getattr(module, attribute)
+    if not callable(found):
+        raise UserError(f"{reference}: is a {type(found).__name__}; allowed: a function")
+    return found
+
+
+def digest(reference: str) -> str:
+    """Return the SHA-256 of the source that `module:name` is in: a module's file, or all Python files of a package.
+
+    Raises:
+        UserError: there is no such module, or it is none of a person's own.
+    """
+    if not is_reference(reference):
+        raise UserError(f"{reference!r}: is not allowed; allowed: a function in a module, as in 'module:name'")
+    top = reference.partition(":")[0].partition(".")[0]
+    if top in sys.stdlib_module_names or top in ("builtins", "__main__"):
+        what = "is Python's own"
+        if top == "__main__":
+            what = "what a notebook or a script defines cannot be imported elsewhere"
+        raise UserError(f"{reference}: {what}; save the function in a module of your own, as in 'module:name'")
+    spec = _spec(top)
+    if spec is None:
+        raise UserError(f"{reference}: {_absent(top)}")
+    places: Sequence[str] = list(spec.submodule_search_locations or ())
+    files = [path for place in places for path in sorted(Path(place).rglob("*.py"))]
+    if not files and spec.origin is not None:
+        files = [Path(spec.origin)]
+    found = hashlib.sha256()
+    try:
+        for path in files:
+            found.update(f"{path.name}\\0".encode() + path.read_bytes() + b"\\0")
+    except OSError as error:
+        raise UserError(f"{reference}: {error.filename}: {error.strerror}") from error
+    return found.hexdigest()
+
+
+def _absent(top: str) -> str:
+    here = any(Path(name).exists() for name in (f"{top}.py", top))
+    near = f" (there is a {top} in the working folder, where nothing is looked for)" if here else ""
+    return (
+        f"no module {top!r} is installed or in a folder that was named{near}; name its folder: "
+        f"imgcls_search.add_code('FOLDER'), or {VARIABLE}=FOLDER for a command"
+    )
+
+
+def _spec(top: str) -> ModuleSpec | None:
+    """Return where a module is, without importing it."""
+    path = [*module_path(), *map(str, folders())]
+    for finder in sys.meta_path:
+        if finder in (BuiltinImporter, FrozenImporter):
+            continue
+        importlib.invalidate_caches()
+        # Packages that are installed for editing have finders of their own.
+        found = PathFinder.find_spec(top, path) if finder is PathFinder else finder.find_spec(top, None)
+        if found is not None and (finder is PathFinder or not _is_implied(found)):
+            return found
+    return None
+
+
+def _is_implied(spec: ModuleSpec) -> bool:
+    """Tell whether a module is in a folder that is searched only because the program runs there."""
+    allowed = {os.path.realpath(path) for path in [*module_path(), *map(str, folders())]}
+    implied = {os.path.realpath(path or ".") for path in sys.path} - allowed
+    return spec.origin is not None and os.path.realpath(os.path.dirname(spec.origin)) in implied  # noqa: PTH120
+
+
+def _is_from(module: Any, spec: ModuleSpec | None) -> bool:
+    """Tell whether a module that is imported already is of the place where it would be found."""
+    file = getattr(module, "__file__", None)
+    if spec is None or file is None:
+        return False
+    places = [spec.origin] if spec.submodule_search_locations is None else list(spec.submodule_search_locations)
+    return any(place is not None and Path(file).resolve().is_relative_to(Path(place).resolve()) for place in places)
+
+
+def _forget(name: str) -> None:
+    top = name.partition(".")[0]
+    for known in [known for known in sys.modules if known == top or known.startswith(f"{top}.")]:
+        del sys.modules[known]
+
+
+@contextlib.contextmanager
+def _looking_where_allowed() -> Iterator[None]:
+    """Search for modules where a person's own may be; afterwards their folders stay last, for imports in functions."""
+    before = list(sys.path)
+    own = [str(folder) for folder in folders()]
+    allowed = module_path()
+    sys.path[:] = [*allowed, *(folder for folder in own if folder not in allowed)]
+    try:
+        yield
+    finally:
+        sys.path[:] = [*before, *(folder for folder in own if folder not in before)]
+
+
+def _working_folder() -> str | None:
+    with contextlib.suppress(OSError):
+        return str(Path.cwd())
+    return None
+
+
+def _script_folder() -> str | None:
+    """Return the folder of the script that runs, None where there is none."""
+    file = getattr(sys.modules.get("__main__"), "__file__", None)
+    return os.path.dirname(file) if file else None  # noqa: PTH120

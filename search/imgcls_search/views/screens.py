@@ -1,0 +1,144 @@
+"""What shows each kind of work to a person: on a terminal, in a notebook, as lines anywhere else, or nowhere."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol
+
+from imgcls_search.rounding import without_long_numbers
+from imgcls_search.terminal import shown
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from imgcls_search.jobs.pace import Epoch
+    from imgcls_search.jobs.trainer import TrainingWatcher
+    from imgcls_search.orchestrator.search import Search, Watcher
+
+Show = Callable[[str, int, int], None]
+"""Takes what is being done, how much of it is done, and how much there is."""
+
+_LOG = logging.getLogger("imgcls_search")
+
+
+class Screens(Protocol):
+    """Shows works of every kind."""
+
+    def say(self, text: str) -> None:
+        """Show a line."""
+
+    def drafting(self) -> AbstractContextManager[Show]:
+        """Return what shows how far a work is."""
+
+    def search(self) -> AbstractContextManager[Watcher]:
+        """Return what shows a search."""
+
+    def training(self) -> AbstractContextManager[TrainingWatcher]:
+        """Return what shows trainings."""
+
+    def steps(self) -> AbstractContextManager[Show]:
+        """Return what shows the steps of a work."""
+
+    def building(self) -> AbstractContextManager[Callable[[int, int], None]]:
+        """Return what shows configurations being built."""
+
+
+class ConsoleScreens:
+    """Shows progress on a terminal or in a notebook, and lines anywhere else."""
+
+    def __init__(self, main: Callable[[], Console], aside: Callable[[], Console] | None = None) -> None:
+        """`main` makes what searches and lines are drawn on, `aside` what the progress of other works is drawn on."""
+        self.main = main
+        self.aside = aside or main
+
+    def say(self, text: str) -> None:
+        """Print a line."""
+        from rich.text import Text
+
+        self.main().print(Text(shown(without_long_numbers(text))))
+
+    @contextlib.contextmanager
+    def drafting(self) -> Iterator[Show]:
+        """Show how far a work is."""
+        from imgcls_search.views.screen import WorkScreen
+
+        with WorkScreen(self.aside()) as screen:
+            yield screen.show
+
+    def search(self) -> AbstractContextManager[Watcher]:
+        """Show a search."""
+        from imgcls_search.views.screen import SearchScreen
+
+        return SearchScreen(self.main())
+
+    def training(self) -> AbstractContextManager[TrainingWatcher]:
+        """Show trainings."""
+        from imgcls_search.views.screen import TrainingScreen
+
+        return TrainingScreen(self.aside())
+
+    @contextlib.contextmanager
+    def steps(self) -> Iterator[Show]:
+        """Show the steps of a work."""
+        from imgcls_search.views.screen import StepScreen
+
+        with StepScreen(self.main()) as screen:
+            yield screen.step
+
+    @contextlib.contextmanager
+    def building(self) -> Iterator[Callable[[int, int], None]]:
+        """Show configurations being built."""
+        from imgcls_search.views.screen import SurveyScreen
+
+        with SurveyScreen(self.aside()) as screen:
+            yield screen.built
+
+
+class SilentScreens:
+    """Shows nothing; lines go to the log of the package, where a program can have them."""
+
+    def say(self, text: str) -> None:
+        """Log a line."""
+        _LOG.info("%s", shown(without_long_numbers(text)))
+
+    @contextlib.contextmanager
+    def drafting(self) -> Iterator[Show]:
+        """Show nothing."""
+        yield lambda what, done, total: None
+
+    @contextlib.contextmanager
+    def search(self) -> Iterator[Watcher]:
+        """Show nothing."""
+        yield _SilentWatcher(self.say)
+
+    @contextlib.contextmanager
+    def training(self) -> Iterator[TrainingWatcher]:
+        """Show nothing."""
+        yield _SilentWatcher(self.say)
+
+    @contextlib.contextmanager
+    def steps(self) -> Iterator[Show]:
+        """Show nothing."""
+        yield lambda what, number, of: None
+
+    @contextlib.contextmanager
+    def building(self) -> Iterator[Callable[[int, int], None]]:
+        """Show nothing."""
+        yield lambda done, total: None
+
+
+class _SilentWatcher:
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self.say: Any = say
+
+    def decoding(self, done: int, total: int) -> None:
+        """Show nothing."""
+
+    def changed(self, search: Search) -> None:
+        """Show nothing."""
+
+    def epoch_ended(self, epoch: Epoch) -> None:
+        """Show nothing."""

@@ -17,7 +17,7 @@ from imgcls_search.data.folds import places
 from imgcls_search.errors import BuildError, NoResultError, StudyError, UserError
 from imgcls_search.executors import packing
 from imgcls_search.executors.helper import Helper, image_cache
-from imgcls_search.executors.local import LocalExecutor, usable_slots
+from imgcls_search.executors.local import LocalExecutor, usable_groups
 from imgcls_search.orchestrator import learning, named_classes, named_metrics, study_data, teachers, weights_used
 from imgcls_search.orchestrator.backbones import Needs, look_early, note_images
 from imgcls_search.orchestrator.context import study_settings
@@ -105,6 +105,7 @@ def run(
             engine = _cluster_engine(cluster, space, files, watcher, most, stack)
         stack.callback(engine.executor.close)
         asked, (space, data) = space, _settle_data(space, helper, watcher)
+        space = space.fill({"training.devices": engine.devices_each})
         used = fetch_weights(space, helper, len(data.classes), watcher.say)
         needs = _memory_needs(space, helper, len(data.classes)) if engine.free_memory else []
         for line in packing.advise(engine.devices, engine.free_memory, needs):
@@ -167,15 +168,20 @@ class _Engine:
     free_memory: Mapping[str, float]
     """Of the GPUs that several of them share, bytes, before they took their part of it."""
 
+    devices_each: int
+    """Devices that train a trial together."""
+
     hardware: str | None = None
     """In words, where it is not this machine's."""
 
 
 def _local_engine(space: Space, helper: Helper, most: int) -> _Engine:
-    devices = helper.devices(space.document["training"]["device"])
-    slots = usable_slots(devices, study_settings(space).workers, most)
+    training = space.document["training"]
+    devices = helper.devices(training["device"])
+    groups = usable_groups(devices, training["devices"], study_settings(space).workers, most)
+    slots = [device for group in groups for device in group]
     free = packing.free_memory(slots)
-    return _Engine(executor=LocalExecutor(slots), devices=slots, free_memory=free)
+    return _Engine(executor=LocalExecutor(groups), devices=slots, free_memory=free, devices_each=len(groups[0]))
 
 
 def _cluster_engine(
@@ -186,7 +192,8 @@ def _cluster_engine(
     cluster.join(address)
     stack.callback(cluster.leave)
     cluster.refuse_strangers()
-    layout = cluster.lay_out(space.document["training"]["device"], study_settings(space).workers, most)
+    training = space.document["training"]
+    layout = cluster.lay_out(training["device"], study_settings(space).workers, most, training["devices"])
     metrics = space.named_metrics
     node = cluster.only_node(layout) if "latency_ms" in metrics else None
     watcher.say(f"{layout.hardware}; {layout.count} worker(s)")
@@ -194,7 +201,8 @@ def _cluster_engine(
     from imgcls_search.executors.ray.executor import RayExecutor
 
     executor = RayExecutor(layout, files.folder, watcher.say, node=node)
-    return _Engine(executor=executor, devices=[], free_memory={}, hardware=layout.hardware)
+    each = len(layout.devices)
+    return _Engine(executor=executor, devices=[], free_memory={}, devices_each=each, hardware=layout.hardware)
 
 
 def _reopen(files: StudyFiles, space: Space) -> Record | None:
@@ -204,7 +212,7 @@ def _reopen(files: StudyFiles, space: Space) -> Record | None:
     record = records.load(files)
     new = records.to_json(space.document)
     old = _with_later_settings(record, new)
-    changes = [change for change in differences(old, new) if not _is_free(change.path)]
+    changes = [change for change in differences(old, new) if not _is_free(change.path, new)]
     if changes:
         raise StudyError(
             *(f"{files.store}: {change}" for change in changes),
@@ -229,7 +237,10 @@ def _with_later_settings(record: Record, new: Mapping[str, Any]) -> dict[str, An
     return written
 
 
-def _is_free(path: str) -> bool:
+def _is_free(path: str, new: Mapping[str, Any]) -> bool:
+    if path == "training.devices" and new["training"]["batch_norm"] == "local":
+        # Each device's own statistics are those of a smaller part of a batch, the more there are.
+        return False
     # A folder of images may move; whether the images are the same is told by their fingerprint.
     is_place = path.startswith("data.") and path.endswith((".root", ".file", ".download"))
     return path in (*FREE_TO_CHANGE, "unlabeled.folder.root") or is_place

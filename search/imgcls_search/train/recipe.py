@@ -34,6 +34,22 @@ class Training:
         Arg("torch.compile; auto: on a CUDA device where a trial is long enough to pay for compiling", fixed=True),
     ] = "auto"
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Arg("auto: cuda, else mps, else cpu", fixed=True)] = "auto"
+    devices: Annotated[
+        Literal["auto"] | int,
+        Arg(
+            "devices that train one network together: GPUs, or processes of one thread on a CPU; auto: all there are / "
+            "study.workers",
+            ge=1,
+            fixed=True,
+        ),
+    ] = 1
+    batch_norm: Annotated[
+        Literal["sync", "local"],
+        Arg(
+            "with several devices: statistics of the whole batch, as on one device, or of each device's part of it",
+            fixed=True,
+        ),
+    ] = "sync"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,6 +47,7 @@ from imgcls_search.models.anatomy import Anatomy
 from imgcls_search.signature import build
 from imgcls_search.train import checkpoint, custom_metrics, finetune
 from imgcls_search.train.device import fastest_layout, pays_to_compile, resolve_precision
+from imgcls_search.train.group import Group
 from imgcls_search.train.loop import Session, Teach
 from imgcls_search.train.losses import Loss, build_loss
 from imgcls_search.train.optimizers import OPTIMIZERS, SCHEDULES
@@ -249,6 +250,7 @@ def new_session(
     micro_batches: int = 1,
     teacher: str | None = None,
     backbone: str | None = None,
+    group: Group | None = None,
 ) -> Session:
     """Return an untrained session; the same seed gives the same weights.
 
@@ -283,7 +285,9 @@ def new_session(
         mix=mix,
         hold=_hold(config, model, optimizer),
         micro_batches=micro_batches,
-        is_compiled=pays_to_compile(
+        # What devices exchange within a network is in no compiled one.
+        is_compiled=group is None
+        and pays_to_compile(
             recipe.compile, device, recipe.epochs * math.ceil(data.counts["train"] / recipe.batch_size)
         ),
         recipe=recipe,
@@ -291,6 +295,7 @@ def new_session(
         precision=resolve_precision(recipe.precision, device),
         seed=seed,
         teach=_teaching(config, data, teacher, device),
+        group=group,
     )
 
 
@@ -308,6 +313,7 @@ def tuning_session(
     device: str,
     teacher: str | None,
     micro_batches: int,
+    group: Group | None = None,
 ) -> Session:
     """Return a session that trains a pruned model on, with the whole schedule squeezed into its few epochs."""
     plan = sections.pruning(config)
@@ -319,8 +325,8 @@ def tuning_session(
     model = model.to(device, memory_format=fastest_layout(model))  # type: ignore[call-overload, unused-ignore]
     optimizer = build(OPTIMIZERS, config.component("optimizer"), model=model)
     _hold(config, model, optimizer)
-    for group in optimizer.param_groups:
-        group["lr"] *= plan.finetune_lr_factor
+    for rates in optimizer.param_groups:
+        rates["lr"] *= plan.finetune_lr_factor
     whole = build(SCHEDULES, config.component("schedule"), epochs=recipe.epochs)
     return Session(
         model=model,
@@ -335,6 +341,7 @@ def tuning_session(
         precision=resolve_precision(recipe.precision, device),
         seed=seed,
         teach=_teaching(config, data, teacher, device),
+        group=group,
     )
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import pytest
 import torch
 from imgcls_search.catalog import catalog
 from imgcls_search.config import TrialConfig
-from imgcls_search.data import Augment, Moment, Prepared, draws
+from imgcls_search.data import Augment, InputShape, Moment, Prepared, draws
 from imgcls_search.errors import BuildError
 from imgcls_search.protocol import Job
 from imgcls_search.space import parse
@@ -26,7 +24,6 @@ from imgcls_search.worker import image_sets, pipeline, pretraining
 from torch import nn
 from torch.nn import functional
 
-from tests.conftest import linux_only
 from tests.groups import Together, together
 
 DATA = "data: {digits: {max_train: 203}}\n"
@@ -115,10 +112,10 @@ def test_devices_end_with_the_same_weights(pair: Together, cache: Path) -> None:
 
 
 def halves(group: Group | None, text: str, data: Prepared, folder: str) -> list[dict[str, float]]:
-    """Train two epochs, save, go on in a new session, and return what all epochs measured."""
+    """Train an epoch, save, go on in a new session, and return what all epochs measured."""
     sets = image_sets.image_sets(data, "train", "cpu")
     first = session_of(text, data, group)
-    list(fit(first, *sets, until_epoch=2))
+    list(fit(first, *sets, until_epoch=1))
     path = Path(folder) / "half.pt"
     if group is None or group.is_leader:
         checkpoint.save(first.state_dict(), path)
@@ -126,7 +123,7 @@ def halves(group: Group | None, text: str, data: Prepared, folder: str) -> list[
         group.wait()
     second = pipeline.new_session(config_of(text), data, seed=99, device="cpu", group=group)
     second.load_state_dict(checkpoint.load(path))
-    list(fit(second, *sets, until_epoch=4))
+    list(fit(second, *sets, until_epoch=3))
     return [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in second.history]
 
 
@@ -134,13 +131,18 @@ def halves(group: Group | None, text: str, data: Prepared, folder: str) -> list[
 def test_resumed_training_of_two_devices_equals_undisturbed_bit_for_bit(
     kind: str, pair: Together, cache: Path, tmp_path: Path
 ) -> None:
+    model = (
+        "{vit: {width: 16, depth: 1, heads: 2, dropout: 0.2}}"
+        if kind == "sync"
+        else "{resnet: {depths: [1, 1], width: 4}}"
+    )
     text = (
         DATA
-        + "augment: {crop_padding: 1, mixup: 0.2}\nmodel: {mobilenetv3: {width_mult: 0.35, dropout: 0.3}}\n"
-        + f"training: {{epochs: 4, batch_size: 50, ema: 0.9, devices: 2, batch_norm: {kind}}}\n"
+        + f"augment: {{crop_padding: 1, mixup: 0.2}}\nmodel: {model}\n"
+        + f"training: {{epochs: 3, batch_size: 50, ema: 0.9, devices: 2, batch_norm: {kind}}}\n"
     )
     data = pipeline.prepare_data(config_of(text), cache)
-    whole = pair.call(trained, text, data, 4, {})
+    whole = pair.call(trained, text, data, 3, {})
     resumed = pair.call(halves, text, data, str(tmp_path))
     expected = [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in whole[0]["history"]]
     assert resumed[0] == resumed[1] == expected
@@ -159,16 +161,16 @@ def dropped(group: Group) -> tuple[list[float], float]:
     return own, float(torch.rand(()))
 
 
-@pytest.mark.parametrize("share", [draws.Share(total=9, places=torch.tensor([1, 2, 7])), None], ids=["part", "whole"])
-def test_changes_of_an_image_are_those_of_the_whole_batch(share: draws.Share | None) -> None:
-    augmentation, _ = pipeline.build_augmentation(config_of(CASES["augmented"]), pipeline.InputShape(3, (8, 8), 10))
+def test_changes_of_an_image_are_those_of_the_whole_batch() -> None:
+    share = draws.Share(total=9, places=torch.tensor([1, 2, 7]))
+    augmentation, _ = pipeline.build_augmentation(
+        config_of(CASES["augmented"]), InputShape(channels=3, image_size=8, classes=10)
+    )
     assert isinstance(augmentation, Augment)
     images = torch.randint(256, (9, 3, 8, 8), dtype=torch.uint8)
     moment = Moment(index=torch.arange(9), epoch=1, seed=2)
     torch.manual_seed(4)
     whole = augmentation(images, moment)
-    if share is None:
-        return
     torch.manual_seed(4)
     with draws.of_share(share):
         part = augmentation(images[share.places], Moment(index=share.places, epoch=1, seed=2))
@@ -232,7 +234,7 @@ def test_batch_norm_without_others_has_torchs_gradients() -> None:
         layer(ours).backward(change)
     plain(theirs).backward(change)
     assert ours.grad is not None
-    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours.grad, theirs.grad)
     with Normalised(lambda values: values, 1, 1), pytest.raises(ValueError, match="more than 1 value"):
         layer(torch.ones(1, 3, 1, 1, dtype=torch.float64))
     # In evaluation nothing is exchanged.
@@ -279,33 +281,6 @@ def test_contrast_sees_the_images_of_all_devices(pair: Together, cache: Path) ->
 
 
 # What the devices say to each other.
-
-
-@linux_only
-def test_devices_listen_at_the_loopback_interface_only(pair: Together) -> None:
-    for addresses in pair.call(sockets):
-        assert addresses <= {"127.0.0.1"}
-
-
-def sockets(group: Group) -> set[str]:
-    found = set()
-    for path in Path("/proc/self/fd").iterdir():
-        try:
-            target = os.readlink(path)
-        except OSError:
-            continue
-        if target.startswith("socket:"):
-            found.add(target)
-    addresses = set()
-    for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if fields[3] == "0A" and f"socket:[{fields[9]}]" in found:
-            addresses.add(socket.inet_ntoa(bytes.fromhex(fields[1][:8])[::-1]))
-    for line in Path("/proc/self/net/tcp6").read_text().splitlines()[1:]:
-        fields = line.split()
-        if fields[3] == "0A" and f"socket:[{fields[9]}]" in found:
-            addresses.add(fields[1])
-    return addresses
 
 
 def said(group: Group) -> tuple[bool, bool, list[int]]:

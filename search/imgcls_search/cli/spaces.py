@@ -61,7 +61,7 @@ def check(
 
     from rich.console import Console
 
-    from imgcls_search.catalog import refuse_with_folds
+    from imgcls_search.catalog import refuse_with_devices, refuse_with_folds
     from imgcls_search.cli.screen import SurveyScreen
     from imgcls_search.executors.helper import image_cache
     from imgcls_search.jobs.expected_pretrainings import expected
@@ -76,6 +76,7 @@ def check(
     space = read(space_file, overrides, data, name, skip_unreadable=skip_unreadable, unlabeled=unlabeled)
     build(SAMPLERS, space.sampler, space=space)
     make_pruner(space.pruner, space.first(), 1)
+    refuse_with_devices(space)
     if not space.is_config:
         # `train` fits a configuration once, and does all of it.
         refuse_with_folds(space)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from imgcls_search import __version__
-from imgcls_search.catalog import refuse_with_folds
+from imgcls_search.catalog import refuse_with_devices, refuse_with_folds
 from imgcls_search.config import IN_DIGESTS, TrialConfig, completed
 from imgcls_search.data import InputShape, Prepared, label_sets, load, must_exist
 from imgcls_search.data.folds import places
@@ -75,6 +75,7 @@ def run(
     if settings.min_gain is not None and len(space.objectives) > 1:
         raise UserError(f"{space.locate('study')}: study.min_gain: needs one objective, got {len(space.objectives)}")
     refuse_with_folds(space)
+    refuse_with_devices(space)
     wanted(space.study["log"])
     must_exist(space.first().component("data"))
     look_early(_pretraining_draws(space))

@@ -60,14 +60,15 @@ class Normalised(TorchFunctionMode):
         return found
 
     def _moments(self, inputs: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """Return mean and variance [C], float32, over all devices, which have `count` values a channel."""
-        var, mean = torch.var_mean(inputs.float(), _axes(inputs), correction=0)
+        """Return mean and variance [C] over all devices, which have `count` values a channel."""
+        kind = _exact(inputs)
+        var, mean = torch.var_mean(inputs.to(kind), _axes(inputs), correction=0)
         mean, var = mean.double(), var.double()
         share = inputs.numel() // inputs.shape[1] / count
         # Of means and variances, not of squares, whose difference loses digits.
         middle = self.add(mean * share)
         spread = self.add((var + (mean - middle) ** 2) * share)
-        return middle.float(), spread.float()
+        return middle.to(kind), spread.to(kind)
 
 
 class _Normalise(torch.autograd.Function):
@@ -98,17 +99,23 @@ class _Normalise(torch.autograd.Function):
         inputs, weight, mean, scale = ctx.saved_tensors
         shape = (1, -1, *(1,) * (inputs.ndim - 2))
         axes = _axes(inputs)
-        change = gradients[0].float()
-        scaled = (inputs.float() - mean.view(shape)) * scale.view(shape)
+        kind = _exact(inputs)
+        change = gradients[0].to(kind)
+        scaled = (inputs.to(kind) - mean.view(shape)) * scale.view(shape)
         own = torch.stack([change.sum(axes), (change * scaled).sum(axes)])
         of_weight = own[1].to(weight.dtype) if weight is not None else None
         of_bias = own[0].to(inputs.dtype if weight is None else weight.dtype) if ctx.has_bias else None
         if not ctx.needs_input_grad[0]:
             return None, of_weight, of_bias, *(None,) * 5
         shared = ctx.add(own.clone()) / ctx.count
-        factor = scale if weight is None else scale * weight.float()
+        factor = scale if weight is None else scale * weight.to(kind)
         back = (change - shared[0].view(shape) - scaled * shared[1].view(shape)) * factor.view(shape)
         return back.to(inputs.dtype), of_weight, of_bias, *(None,) * 5
+
+
+def _exact(inputs: Tensor) -> torch.dtype:
+    """Return the type of sums: no half-precision one."""
+    return torch.promote_types(inputs.dtype, torch.float32)
 
 
 def _axes(inputs: Tensor) -> list[int]:

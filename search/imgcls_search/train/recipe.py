@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from imgcls_search.errors import BuildError
+from imgcls_search.protocol import FEWEST_IMAGES
 from imgcls_search.signature import Arg
 
 
@@ -50,6 +52,31 @@ class Training:
             fixed=True,
         ),
     ] = "sync"
+
+
+def check_devices(recipe: Training) -> None:
+    """Refuse what several devices cannot do together.
+
+    Raises:
+        BuildError: the setting, and what is allowed.
+    """
+    if recipe.devices == 1:
+        return
+    told = f"with training.devices: {recipe.devices}"
+    if recipe.device == "mps":
+        raise BuildError("training.device", f"mps is one device and cannot be used {told}; allowed: cpu, cuda")
+    if recipe.compile is True:
+        raise BuildError("training.compile", f"a compiled network exchanges nothing {told}; allowed: auto, false")
+    is_local = recipe.batch_norm == "local"
+    if recipe.devices == "auto":
+        if is_local:
+            reason = "statistics of each device's part depend on the number of devices, which auto leaves open"
+            raise BuildError("training.batch_norm", f"local: {reason}; allowed: sync")
+        return
+    # The last batches of an epoch may have half as many images.
+    least = (2 if is_local else 1) * FEWEST_IMAGES * recipe.devices
+    if recipe.batch_size < least:
+        raise BuildError("training.batch_size", f"{recipe.batch_size} images are too few {told}; allowed: >= {least}")
 
 
 @dataclass(frozen=True, kw_only=True)

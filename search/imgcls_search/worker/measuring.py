@@ -17,12 +17,11 @@ from imgcls_search.errors import BuildError, SearchError
 from imgcls_search.image_size import sides
 from imgcls_search.models import build_model, cost, heads, pretrained
 from imgcls_search.models.cost import Cost
-from imgcls_search.protocol import FEWEST_IMAGES
 from imgcls_search.signature import build
 from imgcls_search.train import finetune, pretraining
 from imgcls_search.train.losses import build_loss
 from imgcls_search.train.optimizers import OPTIMIZERS, SCHEDULES
-from imgcls_search.train.recipe import Finetune, Training
+from imgcls_search.train.recipe import Finetune, Training, check_devices
 
 
 def count(component: Component, shape: InputShape, *, pruned: float = 0.0, head: Component | None = None) -> Cost:
@@ -76,7 +75,7 @@ def measure(config: TrialConfig, shape: InputShape, found: Cost, *, deployed: Co
     if pretrained.is_wanted(config.component("model")) or config.needs_backbone:
         finetune.check_freeze(Finetune(**config.section("finetune")), found.num_stages)
     recipe = Training(**config.section("training"))
-    recipe_for_devices(recipe)
+    check_devices(recipe)
     states = _optimizer_states(OPTIMIZERS, config.component("optimizer"))
     return {
         **_sizes(deployed or found, found),
@@ -88,31 +87,6 @@ def measure(config: TrialConfig, shape: InputShape, found: Cost, *, deployed: Co
             averages=recipe.ema > 0,
         ),
     }
-
-
-def recipe_for_devices(recipe: Training) -> None:
-    """Refuse what several devices cannot do together.
-
-    Raises:
-        BuildError: the setting, and what is allowed.
-    """
-    if recipe.devices == 1:
-        return
-    told = f"with training.devices: {recipe.devices}"
-    if recipe.device == "mps":
-        raise BuildError("training.device", f"mps is one device and cannot be used {told}; allowed: cpu, cuda")
-    if recipe.compile is True:
-        raise BuildError("training.compile", f"a compiled network exchanges nothing {told}; allowed: auto, false")
-    is_local = recipe.batch_norm == "local"
-    if recipe.devices == "auto":
-        if is_local:
-            reason = "statistics of each device's part depend on the number of devices, which auto leaves open"
-            raise BuildError("training.batch_norm", f"local: {reason}; allowed: sync")
-        return
-    # The last batches of an epoch may have half as many images.
-    least = (2 if is_local else 1) * FEWEST_IMAGES * recipe.devices
-    if recipe.batch_size < least:
-        raise BuildError("training.batch_size", f"{recipe.batch_size} images are too few {told}; allowed: >= {least}")
 
 
 def _measure_pretraining(config: TrialConfig, shape: InputShape, found: Cost) -> dict[str, float]:

@@ -231,7 +231,7 @@ def test_search_and_training_with_two_devices(imgcls: Callable[..., Answer], tmp
     assert more.code == 0, more.err
     trained = imgcls("export", "both", "-o", "best.yaml")
     assert trained.code == 0
-    trained = imgcls("train", "best.yaml", "--seeds", "1", "-o", "trained")
+    trained = imgcls("train", "best.yaml", "--seeds", "1", "--out", "trained")
     assert trained.code == 0, trained.err
     assert json.loads((tmp_path / "trained" / "metrics.json").read_text())
     assert checkpoint.load(tmp_path / "trained" / "seed-0.pt")

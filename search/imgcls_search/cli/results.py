@@ -48,6 +48,7 @@ def status(study: StudyName, studies: Studies = STUDIES, storage: Storage = None
     """
     from imgcls_search.study.record import load
     from imgcls_search.study.summary import STATES, pretraining_lines, summarise
+    from imgcls_search.study.usage import usage_lines
 
     found = summarise(load(study_files(study, studies, storage)))
     if as_json:
@@ -73,6 +74,8 @@ def status(study: StudyName, studies: Studies = STUDIES, storage: Storage = None
         echo(line)
     if found["outlook"]:
         echo(going_on(found["outlook"]))
+    for line in usage_lines(found["usage"], found["hardware"]):
+        echo(line)
     if found["test_openings"]:
         echo(f"the test split was opened {len(found['test_openings'])} time(s)")
 

@@ -22,6 +22,7 @@ from imgcls_search.orchestrator import learning, named_classes, named_metrics, s
 from imgcls_search.orchestrator.backbones import Needs, look_early, note_images
 from imgcls_search.orchestrator.context import study_settings
 from imgcls_search.orchestrator.endings import Deadline, Ending
+from imgcls_search.orchestrator.metering import MeteredExecutor
 from imgcls_search.orchestrator.search import Search, Watcher
 from imgcls_search.orchestrator.tracking import tracked
 from imgcls_search.protocol import Executor
@@ -105,6 +106,7 @@ def run(
         else:
             engine = _cluster_engine(cluster, space, files, watcher, most, stack)
         stack.callback(engine.executor.close)
+        since = engine.executor.clock()
         asked, (space, data) = space, _settle_data(space, helper, watcher)
         space = space.fill({"training.devices": engine.devices_each})
         used = fetch_weights(space, helper, len(data.classes), watcher.say)
@@ -133,12 +135,15 @@ def run(
             watcher.say(line)
         study_data.note_place(record, space.first().component("data"))
         watcher = stack.enter_context(tracked(space, files, record, watcher))
+        executor = MeteredExecutor(
+            engine.executor, record, workers=engine.workers, devices_of=engine.devices_of, since=since
+        )
         search = Search(
             space=space,
             backbones=pretrained,
             files=files,
             record=record,
-            executor=engine.executor,
+            executor=executor,
             helper=helper,
             watcher=watcher,
             num_classes=len(data.classes),
@@ -153,6 +158,8 @@ def run(
         except NoResultError:
             write_note(record)
             raise
+        executor.passed("idle")
+        executor.save()
         # As it stands from now on.
         write_note(record)
         return Outcome(ending=ending, record=record)
@@ -163,6 +170,10 @@ class _Engine:
     """Where the trials of a search run."""
 
     executor: Executor
+    workers: int
+    devices_of: Callable[[str], Sequence[str]]
+    """Returns the devices of a worker by its name."""
+
     devices: Sequence[str]
     """Of the workers on this machine."""
 
@@ -182,7 +193,14 @@ def _local_engine(space: Space, helper: Helper, most: int) -> _Engine:
     groups = usable_groups(devices, training["devices"], study_settings(space).workers, most)
     slots = [device for group in groups for device in group]
     free = packing.free_memory(slots)
-    return _Engine(executor=LocalExecutor(groups), devices=slots, free_memory=free, devices_each=len(groups[0]))
+    return _Engine(
+        executor=LocalExecutor(groups),
+        workers=len(groups),
+        devices_of=lambda worker: groups[int(worker.rpartition("-")[2])],
+        devices=slots,
+        free_memory=free,
+        devices_each=len(groups[0]),
+    )
 
 
 def _cluster_engine(
@@ -202,8 +220,16 @@ def _cluster_engine(
     from imgcls_search.executors.ray.executor import RayExecutor
 
     executor = RayExecutor(layout, files.folder, watcher.say, node=node)
-    each = len(layout.devices)
-    return _Engine(executor=executor, devices=[], free_memory={}, devices_each=each, hardware=layout.hardware)
+    kind = layout.devices[0].partition(":")[0]
+    return _Engine(
+        executor=executor,
+        workers=layout.count,
+        devices_of=lambda worker: [f"{kind}@{worker.partition('@')[2]}"] * len(layout.devices),
+        devices=[],
+        free_memory={},
+        devices_each=len(layout.devices),
+        hardware=layout.hardware,
+    )
 
 
 def _reopen(files: StudyFiles, space: Space) -> Record | None:

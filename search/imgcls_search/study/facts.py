@@ -127,6 +127,16 @@ class KnownBackbone(TypedDict, total=False):
     """Of its file."""
 
 
+class UsageFact(TypedDict):
+    """What all calls of `run` together have cost."""
+
+    devices: dict[str, Finite]
+    """Seconds in use, by device."""
+
+    workers: dict[str, Finite]
+    """Seconds of all workers, by what they went to."""
+
+
 class Run(TypedDict, total=False):
     """One call of `run`."""
 
@@ -344,6 +354,9 @@ class StudyFacts(TypedDict, total=False):
 
     data_file: str
     """The table in which they were last found."""
+
+    usage: UsageFact
+    """Earlier versions measured none."""
 
     runs: list[Run]
     test_openings: list[Opening]

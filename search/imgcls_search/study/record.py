@@ -31,6 +31,7 @@ from imgcls_search.study.facts import (
     Run,
     SpaceFact,
     StudyFacts,
+    UsageFact,
     WeightsFact,
 )
 from imgcls_search.study.files import StudyFiles
@@ -264,10 +265,22 @@ class Record:
     @overload
     def set_fact(self, name: Literal["auto"], value: AutoFact) -> None: ...
 
+    @overload
+    def set_fact(self, name: Literal["usage"], value: UsageFact) -> None: ...
+
     def set_fact(
         self,
         name: Literal[
-            "confirmed", "ablation", "weights", "backbones", "unlabeled", "auto", "data_root", "data_file", "known_as"
+            "confirmed",
+            "ablation",
+            "weights",
+            "backbones",
+            "unlabeled",
+            "auto",
+            "usage",
+            "data_root",
+            "data_file",
+            "known_as",
         ],
         value: Any,
     ) -> None:

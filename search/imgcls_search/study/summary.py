@@ -13,6 +13,7 @@ from imgcls_search.study.activity import Activity, ShownState, Standing, activit
 from imgcls_search.study.facts import KnownBackbone, Opening, Run
 from imgcls_search.study.outlook import outlook
 from imgcls_search.study.record import Record
+from imgcls_search.study.usage import UsageSummary, summarise_usage
 from imgcls_search.trial import Trial
 
 STATES: tuple[ShownState, ...] = ("complete", "running", "interrupted", "paused", "pruned", "fail")
@@ -87,6 +88,10 @@ class Summary(TypedDict):
     test_openings: list[Opening]
     others: list[OtherTrial]
     runs: list[Run]
+    usage: UsageSummary | None
+    """What the calls of `run` have cost; None where that was not measured."""
+
+    hardware: str
     backbones: dict[str, KnownBackbone]
     """The pretrained networks that trials start from, also those that are being made."""
 
@@ -132,6 +137,8 @@ def summarise(record: Record, now: Activity | None = None) -> Summary:
             for other in record.strangers.values()
         ],
         "runs": record.facts.get("runs", []),
+        "usage": summarise_usage(record.facts.get("usage")),
+        "hardware": record.facts.get("hardware", ""),
         "backbones": record.facts.get("backbones", {}),
     }
 

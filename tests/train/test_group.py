@@ -45,6 +45,10 @@ CASES = {
     + "augment: {mixup: 1}\n"
     + RESNET
     + "loss: {cross_entropy: {class_weights: {'3': 7}, label_smoothing: 0.1}}\ntraining: {batch_size: 33}\n",
+    "sam": DATA + RESNET.replace("{sgd: {lr: 0.05}}", "{sam: {rho: 0.1}}") + "training: {batch_size: 50}\n",
+    "schedule_free": DATA
+    + RESNET.replace("{sgd: {lr: 0.05}}", "{schedule_free: {}}\nschedule: {constant: {}}")
+    + "training: {batch_size: 50}\n",
     "balanced": DATA + RESNET + "training: {batch_size: 40, draw: balanced, ema: 0.9}\n",
 }
 

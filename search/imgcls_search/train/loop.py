@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,10 +28,14 @@ from imgcls_search.train.losses import Loss, mass_of
 from imgcls_search.train.metrics import Wanted, score
 from imgcls_search.train.optimizers import Schedule
 from imgcls_search.train.recipe import Training
+from imgcls_search.train.sharpness import Climbing, statistics_kept
 
 AUGMENTED_BYTES = 2**23
 """Pixels that a GPU augments at a time, a byte each."""
 
+
+SETTLING_BATCHES = 16
+"""Batches from which statistics of averaged weights are taken."""
 
 Observe = Callable[[nn.Module, int, Wanted | None], dict[str, float]]
 """Measures a model after an epoch, counted from 1, and before the first one, 0."""
@@ -207,6 +212,7 @@ def train_epoch(session: Session, images: ImageSet, should_stop: Callable[[], bo
     if session.group is not None:
         session.group.check_batches(len(images), steps)
     total = torch.zeros((), device=session.device)
+    set_training(session.optimizer, True)
     session.model.train()
     session.hold(session.model, session.epoch)
     forward = head_of(session.model) if isinstance(images, FeatureSet) else session.forward
@@ -216,19 +222,16 @@ def train_epoch(session: Session, images: ImageSet, should_stop: Callable[[], bo
         # The rate of the middle of the step: neither the first nor the last is wasted on a rate of zero.
         session.set_rate(session.epoch + (step + 0.5) / steps)
         session.optimizer.zero_grad(set_to_none=True)
-        # Forward and backward: gradients of several micro-batches add up to that of the batch.
-        for part in parts_of(session, inputs, labels, step, len(order[step])):
-            with part.context, autocast(session.device, session.precision):
-                logits = forward(part.inputs)
-                loss = session.loss(logits, part.targets)
-                if session.teach is None:
-                    loss = loss * part.share
-                else:
-                    loss = session.teach(loss * (part.share / part.of_images), logits, part.inputs) * part.of_images
-            session.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            total += loss.detach() * len(order[step])
-        if session.group is not None:
-            session.group.add_gradients(session.optimizer)
+        parts = parts_of(session, inputs, labels, step, len(order[step]))
+        if isinstance(session.optimizer, Climbing):
+            several = list(parts)
+            losses = add_gradients(session, forward, several)
+            with session.optimizer.climbed(), statistics_kept(session.model):
+                add_gradients(session, forward, several)
+        else:
+            losses = add_gradients(session, forward, parts)
+        for loss in losses:
+            total += loss * len(order[step])
         # Step.
         if session.recipe.clip > 0:
             session.scaler.unscale_(session.optimizer)
@@ -244,7 +247,61 @@ def train_epoch(session: Session, images: ImageSet, should_stop: Callable[[], bo
     mean = float(total) / len(images)
     if not math.isfinite(mean):
         raise DivergedError(f"the training loss became {mean} in epoch {session.epoch + 1}")
+    if set_training(session.optimizer, False):
+        settle_statistics(session, images, order)
     return mean
+
+
+def add_gradients(session: Session, forward: Callable[[Tensor], Tensor], parts: Iterable[Part]) -> list[Tensor]:
+    """Go forward and backward through the parts of a batch; gradients, and the losses returned, add up to its own."""
+    losses = []
+    for part in parts:
+        with part.context(), autocast(session.device, session.precision):
+            logits = forward(part.inputs)
+            loss = session.loss(logits, part.targets)
+            if session.teach is None:
+                loss = loss * part.share
+            else:
+                loss = session.teach(loss * (part.share / part.of_images), logits, part.inputs) * part.of_images
+        session.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        losses.append(loss.detach())
+    if session.group is not None:
+        session.group.add_gradients(session.optimizer)
+    return losses
+
+
+def set_training(optimizer: Optimizer, is_training: bool) -> bool:
+    """Have an optimizer that averages weights put those in place that learn, or the average; tell whether it is one."""
+    change = getattr(optimizer, "train" if is_training else "eval", None)
+    if change is not None:
+        change()
+    return change is not None
+
+
+@torch.no_grad()
+def settle_statistics(session: Session, images: ImageSet, order: Sequence[Tensor]) -> None:
+    """Give batch normalisation the statistics of the weights that are evaluated, which never saw a batch in training.
+
+    The first batches of the epoch go through the network once more, without gradients.
+    """
+    layers = [each for each in session.model.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
+    layers = [each for each in layers if each.training and each.running_mean is not None]
+    if not layers or isinstance(images, FeatureSet):
+        return
+    before = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        # The mean over all batches.
+        layer.momentum = None
+    some = order[:SETTLING_BATCHES]
+    for step, (inputs, labels) in enumerate(augmented(session, images, some)):
+        for part in parts_of(session, inputs, labels, step, len(some[step])):
+            with part.context(), autocast(session.device, session.precision):
+                session.forward(part.inputs)
+    for layer, momentum in zip(layers, before, strict=True):
+        layer.momentum = momentum
+    if session.group is not None and session.recipe.batch_norm == "local":
+        session.group.even_out(session.model)
 
 
 @torch.inference_mode()
@@ -275,7 +332,7 @@ class Part:
     of_images: float
     """Its images / those of the batch."""
 
-    context: AbstractContextManager[object] = field(default_factory=nullcontext)
+    context: Callable[[], AbstractContextManager[object]] = nullcontext
     """For the forward pass."""
 
 
@@ -316,7 +373,7 @@ def _parts_in_group(
             targets=wanted,
             share=mass_of(session.loss, wanted) / whole,
             of_images=len(wanted) / count,
-            context=_in_group(session, group, (step, number), len(wanted), sum(map(len, parts[number]))),
+            context=partial(_in_group, session, group, (step, number), len(wanted), sum(map(len, parts[number]))),
         )
 
 

@@ -20,7 +20,7 @@ from imgcls_search.models.cost import Cost
 from imgcls_search.signature import build
 from imgcls_search.train import finetune, pretraining
 from imgcls_search.train.losses import build_loss
-from imgcls_search.train.optimizers import OPTIMIZERS, SCHEDULES
+from imgcls_search.train.optimizers import OPTIMIZERS, SCHEDULES, check_optimizer
 from imgcls_search.train.recipe import Finetune, Training, check_devices
 
 
@@ -76,6 +76,7 @@ def measure(config: TrialConfig, shape: InputShape, found: Cost, *, deployed: Co
         finetune.check_freeze(Finetune(**config.section("finetune")), found.num_stages)
     recipe = Training(**config.section("training"))
     check_devices(recipe)
+    check_optimizer(config)
     states = _optimizer_states(OPTIMIZERS, config.component("optimizer"))
     return {
         **_sizes(deployed or found, found),
@@ -146,6 +147,8 @@ def _optimizer_states(registry: Mapping[str, Callable[..., Any]], component: Com
     tiny = nn.Linear(2, 2, bias=False)
     optimizer = build(registry, component, model=tiny)
     tiny(torch.ones(1, 2)).sum().backward()
+    if hasattr(optimizer, "train"):
+        optimizer.train()
     optimizer.step()
     state = optimizer.state[tiny.weight]
     return sum(isinstance(value, torch.Tensor) and value.shape == tiny.weight.shape for value in state.values())

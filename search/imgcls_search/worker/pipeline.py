@@ -41,6 +41,7 @@ from imgcls_search.data import (
     summarise,
 )
 from imgcls_search.data.image import CACHE_GB, MOMENTS, check_normalisation
+from imgcls_search.errors import BuildError
 from imgcls_search.image_size import sides
 from imgcls_search.models import pretrained
 from imgcls_search.models.anatomy import Anatomy
@@ -276,6 +277,10 @@ def new_session(
         pretrained.load_into(model, pretrained.find(start, model, **dataclasses.asdict(data.shape)))
     model = model.to(device, memory_format=fastest_layout(model))  # type: ignore[call-overload]
     optimizer = build(OPTIMIZERS, config.component("optimizer"), model=model)
+    precision = resolve_precision(recipe.precision, device)
+    if precision == "fp16" and config.component("optimizer").name == "sam":
+        # Chosen where there is no bf16.
+        raise BuildError("training.precision", f"auto is fp16 on {device}, which sam cannot use; allowed: fp32")
     return Session(
         model=model,
         optimizer=optimizer,
@@ -292,7 +297,7 @@ def new_session(
         ),
         recipe=recipe,
         device=device,
-        precision=resolve_precision(recipe.precision, device),
+        precision=precision,
         seed=seed,
         teach=_teaching(config, data, teacher, device),
         group=group,

@@ -36,17 +36,22 @@ install() {
 install_with_uv() {
     "$python" -m pip install --quiet --disable-pip-version-check uv || return 1
     (
-        set_as_pip UV_CONSTRAINT constraint
-        set_as_pip UV_FIND_LINKS find-links
-        set_as_pip UV_DEFAULT_INDEX index-url
-        set_as_pip UV_INDEX extra-index-url
-        # As pip: the newest of all.
-        export UV_INDEX_STRATEGY="${UV_INDEX_STRATEGY:-unsafe-best-match}"
+        set_uv_as_pip
         "$python" -m uv pip install --quiet --python "$("$python" -c 'import sys; print(sys.executable)')" -e ".$1"
     ) || {
         echo "uv could not install it; trying pip" >&2
         return 1
     }
+}
+
+# Makes uv look for packages where pip does, for the rest of this shell.
+set_uv_as_pip() {
+    set_as_pip UV_CONSTRAINT constraint
+    set_as_pip UV_FIND_LINKS find-links
+    set_as_pip UV_DEFAULT_INDEX index-url
+    set_as_pip UV_INDEX extra-index-url
+    # As pip: the newest of all.
+    export UV_INDEX_STRATEGY="${UV_INDEX_STRATEGY:-unsafe-best-match}"
 }
 
 # Exports a variable of uv with what pip is set to, by the environment or a file of pip's, unless it has a value.

@@ -48,8 +48,8 @@ def together(folder: Path, size: int = 2) -> Iterator[Together]:
 
 
 def _serve(connection: Connection, place: Place) -> None:
-    from imgcls_search.train.device import settle_in
-    from imgcls_search.train.group import Group
+    from imgcls_search.training.device import settle_in
+    from imgcls_search.training.group import Group
 
     settle_in("cpu")
     group = Group(place, "cpu")

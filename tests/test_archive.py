@@ -11,7 +11,7 @@ from imgcls_search import archive
 from imgcls_search.config import Component
 from imgcls_search.errors import CheckpointError
 from imgcls_search.models import weights_reading
-from imgcls_search.train import checkpoint
+from imgcls_search.training import checkpoint
 
 STATE = {"model": {"weight": torch.arange(3000.0)}, "about": "digits", "history": [{"epoch": 1}]}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -43,7 +44,9 @@ def bench(run_script: Callable[..., Answer]) -> Bench:
 
 
 BENCHMARKS = sorted(
-    path.stem for path in SCRIPTS.glob("*.py") if path.stem not in ("frame", "simulation", "intervals", "rivals")
+    path.stem
+    for path in SCRIPTS.glob("*.py")
+    if path.stem not in ("frame", "simulation", "intervals", "rivals", "cell", "curve_tables")
 )
 
 
@@ -167,6 +170,69 @@ def test_strategies_are_compared_on_a_surrogate(bench: Bench, tmp_path: Path) ->
     assert found["methods"]["after 4"]["7"]["mean"] > found["methods"]["default"]["7"]["mean"] - 1e-3
     misled = found["methods"]["after 4, half misleading"]["7"]["mean"]
     assert misled > found["methods"]["tpe+median"]["7"]["mean"] - 0.01
+
+
+def test_curves_are_recorded_and_recording_goes_on(bench: Bench, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(100):
+            pixels = random.integers(0, 128, (8, 8, 3)) + (100 if name == "dog" else 0)
+            Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / "images" / name / f"{number}.png")
+    asked = ("--cifar", str(tmp_path / "images"), "--spaces", "cells", "--tables", str(tmp_path / "tables"))
+    assert bench("record_curves", tmp_path, *asked, "--trainings", "2")["trainings"] == {"cells": 2}
+    before = table(tmp_path / "tables" / "cells.jsonl.xz")
+    # What is there is not trained again.
+    assert bench("record_curves", tmp_path, *asked, "--trainings", "3")["trainings"] == {"cells": 3}
+    after = table(tmp_path / "tables" / "cells.jsonl.xz")
+    assert after[:2] == before
+    assert [(each["number"], each["seed"], len(each["curve"]["accuracy"])) for each in after] == [
+        (number, 0, 12) for number in range(3)
+    ]
+    over = bench("record_curves", tmp_path, *asked, "--trainings", "9", "--until", "2020-01-01T00:00")
+    assert over["trainings"] == {"cells": 3}
+    found = bench("replays", tmp_path, "--recorded", str(tmp_path / "tables"), "--pools", "2", "--share", "1.0",
+                  "--trainings", "2", "--processes", "1", "--strategies", "default", "random")  # fmt: skip
+    assert found["tables"]["cells"]["configurations"] == 3
+
+
+def table(path: Path) -> list[dict[str, Any]]:
+    with lzma.open(path, "rt") as file:
+        return [json.loads(line) for line in file]
+
+
+def test_committed_tables_hold_whole_trainings_of_their_spaces() -> None:
+    tables = SCRIPTS / "tables"
+    assert sum(path.stat().st_size for path in tables.iterdir()) < 2_000_000
+    for path in tables.glob("*.jsonl.xz"):
+        trainings = table(path)
+        numbers = [(each["number"], each["seed"]) for each in trainings]
+        assert numbers == sorted(set(numbers))
+        epochs = max(len(each["curve"]["accuracy"]) for each in trainings)
+        for each in trainings:
+            assert len({len(values) for values in each["curve"].values()}) == 1
+            assert each["failed"] or len(each["curve"]["accuracy"]) == epochs
+
+
+def test_strategies_are_compared_on_pools_of_real_trainings(bench: Bench, tmp_path: Path) -> None:
+    # As opda-alexnet has them; every fourth diverges.
+    random = np.random.default_rng(0)
+    lines = []
+    for number in range(40):
+        lr, epochs = float(np.exp(random.uniform(np.log(0.005), np.log(50)))), int(random.integers(20, 101))
+        top = 0.5 - 0.05 * abs(np.log(lr))
+        shown = epochs // 3 if number % 4 == 0 else epochs
+        curve = [{"top_1": top * (1 - 0.9 ** (epoch + 1)), "epoch": epoch} for epoch in range(shown)]
+        drawn = {"momentum": 0.9, "weight_decay": 1e-5, "label_smoothing": 0.1, "lr_peak_epoch": 3, "batch_size": 128}
+        lines.append({"iteration": number, "epochs": epochs, "lr": lr, "learning_curve": curve, **drawn})
+    (tmp_path / "alexnet_tuning.results.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    asked = ("--opda", str(tmp_path), "--tables", "opda-20", "--pools", "3", "--trainings", "4", "--processes", "1")
+    found = bench("replays", tmp_path, *asked, "--strategies", "default", "tpe+median")["tables"]["opda-20"]
+    assert found["configurations"] == 40
+    low, high = found["default"]["over tpe+median"][1:]
+    assert low <= found["default"]["over tpe+median"][0] <= high
+    # A search that is there is not run again.
+    assert bench("replays", tmp_path, *asked, "--strategies", "default", "tpe+median")["tables"]["opda-20"] == found
 
 
 def test_losses_on_a_cluster_are_timed(bench: Bench, tmp_path: Path) -> None:
@@ -323,3 +389,18 @@ def test_report_times_ten_times_as_many_trials_and_maps(bench: Bench, tmp_path: 
     assert found["times"] > 0
     assert [each["family"] for each in found["maps"]] == ["resnet", "vit", "efficientnet", "convnext", "densenet"]
     assert all(each["passes"] > 0 for each in found["maps"])
+
+
+def test_ensembles_and_students_are_compared_with_winners(bench: Bench, tmp_path: Path) -> None:
+    found = bench("ensemble", tmp_path, "--seeds", "2", "--trials", "2", "--epochs", "2", "--picks", "3")
+    seeds = found["seeds"]
+    assert [entry["seed"] for entry in seeds] == [0, 1]
+    assert {entry["images"] for entry in seeds} == {359}
+    assert all(entry["validation"]["ensemble"] >= entry["validation"]["winner"] for entry in seeds)
+    gains = [entry["ensemble"] - entry["winner"] for entry in seeds]
+    summary = found["summary"]
+    low, high = stats.t.interval(0.95, 1, np.mean(gains), stats.sem(gains)) if gains[0] != gains[1] else (gains[0],) * 2
+    assert summary["ensemble_minus_winner"]["mean"] == pytest.approx(np.mean(gains))
+    assert 2 * summary["ensemble_minus_winner"]["ci95"] == pytest.approx(high - low, abs=1e-9)
+    beyond = [entry["student"] - entry["winner"] - gain / 2 for entry, gain in zip(seeds, gains, strict=True)]
+    assert summary["student_gain_less_half_of_the_ensemble_s"]["mean"] == pytest.approx(np.mean(beyond))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from imgcls_search import costs
 from imgcls_search.measures import bounds
-from imgcls_search.train.metrics import Wanted, score, softmax
+from imgcls_search.training.metrics import Wanted, score, softmax
 
 CLASSES = ("cat", "dog", "owl")
 STATED = {"cat": {"dog": 5.0, "owl": 0.5}, "owl": {"cat": 0.0, "owl": 0.0}}

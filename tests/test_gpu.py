@@ -19,9 +19,9 @@ from imgcls_search.data import Prepared
 from imgcls_search.executors.packing import free_memory
 from imgcls_search.protocol import Job
 from imgcls_search.space import parse
-from imgcls_search.train import checkpoint
-from imgcls_search.train.images import ImageSet
-from imgcls_search.train.loop import Session, fit, train_epoch
+from imgcls_search.training import checkpoint
+from imgcls_search.training.images import ImageSet
+from imgcls_search.training.loop import Session, fit, train_epoch
 from imgcls_search.worker import image_sets, pipeline
 from imgcls_search.worker.job_runner import JobRunner
 from PIL import Image
@@ -185,7 +185,7 @@ def test_images_too_many_to_keep_are_decoded_ahead(tmp_path: Path, imgcls: Calla
     )
     answer = imgcls("run", "space.yaml")
     assert answer.code == 0, answer.err
-    assert "decoded anew in each epoch" in answer.out + answer.err
+    assert "decoded again every epoch" in answer.out + answer.err
 
 
 def test_free_memory_of_a_shared_gpu_is_read_in_another_process() -> None:

@@ -19,8 +19,8 @@ from imgcls_search.data import InputShape, Prepared, known_shape
 from imgcls_search.space import Space, read_space
 from imgcls_search.strategy.draws import draw_random
 from imgcls_search.strategy.view import View
-from imgcls_search.train.images import ImageSet
-from imgcls_search.train.loop import train_epoch
+from imgcls_search.training.images import ImageSet
+from imgcls_search.training.loop import train_epoch
 from imgcls_search.trial import MEASURED
 from imgcls_search.worker import measuring, networks, pipeline
 

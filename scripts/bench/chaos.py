@@ -33,7 +33,7 @@ from typing import Any
 import optuna
 import sqlalchemy
 from imgcls_search.study import address
-from imgcls_search.train import checkpoint
+from imgcls_search.training import checkpoint
 
 EPOCHS = 9
 SPACE = """

@@ -30,7 +30,7 @@ from imgcls_search.deploy.artifact import Artifact, archive_kb, size_kb
 from imgcls_search.deploy.onnx import export_onnx
 from imgcls_search.models import MODELS
 from imgcls_search.space import parse
-from imgcls_search.train import loop
+from imgcls_search.training import loop
 from imgcls_search.worker import image_sets, pipeline
 from torch import nn
 

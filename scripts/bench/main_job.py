@@ -79,7 +79,7 @@ def wilson(share: float, images: int) -> str:
 
 
 def measure_retraining(studies: Path, folder: Path) -> dict[str, Any]:
-    """Retrain the best configuration with three fresh seeds and open the test split."""
+    """Retrain the best configuration with three new seeds and open the test split."""
     imgcls("export", "shipped", "--studies", studies, "-o", folder / "best.yaml")
     report = json.loads(
         imgcls(
@@ -93,7 +93,7 @@ def measure_retraining(studies: Path, folder: Path) -> dict[str, Any]:
         f"searched: validation accuracy {searched:.4f}, 95 % {wilson(searched, images['val'])} ({images['val']} images)"
     )
     print(
-        f"retrained with three fresh seeds: validation accuracy {validation:.4f}; test accuracy {found['mean']:.4f}, "
+        f"retrained with three new seeds: validation accuracy {validation:.4f}; test accuracy {found['mean']:.4f}, "
         f"95 % over images {wilson(found['mean'], images['test'])} ({images['test']} images), "
         f"over seeds +- {found['ci95']:.4f}"
     )

@@ -32,11 +32,11 @@ from imgcls_search.executors.helper import Helper
 from imgcls_search.orchestrator import teachers
 from imgcls_search.protocol import EpochEnded, Failed, Job, Told
 from imgcls_search.space import parse
-from imgcls_search.train import checkpoint
-from imgcls_search.train.images import ImageSet
-from imgcls_search.train.learner import without_head
-from imgcls_search.train.loop import Session, fit, train_epoch
-from imgcls_search.train.probe import fit_linear
+from imgcls_search.training import checkpoint
+from imgcls_search.training.images import ImageSet
+from imgcls_search.training.learner import without_head
+from imgcls_search.training.loop import Session, fit, train_epoch
+from imgcls_search.training.probe import fit_linear
 from imgcls_search.worker import features, image_sets, networks, pipeline, pretraining
 from imgcls_search.worker.job_runner import JobRunner
 

@@ -25,7 +25,6 @@ from typing import Any
 
 import frame
 from imgcls_search.catalog import catalog
-from imgcls_search.cli.screen import SearchScreen
 from imgcls_search.config import TrialConfig
 from imgcls_search.executors.replay import ReplayExecutor
 from imgcls_search.jobs.replay import Idle
@@ -35,6 +34,7 @@ from imgcls_search.space import parse
 from imgcls_search.study import record as records
 from imgcls_search.study.address import settle
 from imgcls_search.study.files import StudyFiles
+from imgcls_search.views.screen import SearchScreen
 from rich.console import Console
 
 MOST_IDLE = {(64, 10.0): 0.05}

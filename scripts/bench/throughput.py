@@ -38,8 +38,8 @@ from imgcls_search.config import TrialConfig
 from imgcls_search.data import Prepared, load
 from imgcls_search.errors import StoppedError
 from imgcls_search.space import parse
-from imgcls_search.train.device import settle_in
-from imgcls_search.train.loop import fit, train_epoch
+from imgcls_search.training.device import settle_in
+from imgcls_search.training.loop import fit, train_epoch
 from imgcls_search.worker import image_sets, networks, pipeline
 from PIL import Image
 from torch import nn

@@ -22,12 +22,12 @@ from imgcls_search.strategy.pruners import PRUNERS
 from imgcls_search.strategy.samplers import SAMPLERS
 from imgcls_search.study.settings import Limits, StudySettings
 from imgcls_search.trackers.settings import SETTINGS
-from imgcls_search.train import custom_metrics
-from imgcls_search.train.losses import LOSSES, SEVERAL
-from imgcls_search.train.metrics import METRICS
-from imgcls_search.train.optimizers import OPTIMIZERS, SCHEDULES
-from imgcls_search.train.pretraining import pretrain_section
-from imgcls_search.train.recipe import Finetune, Predict, Training, check_devices
+from imgcls_search.training import custom_metrics
+from imgcls_search.training.losses import LOSSES, SEVERAL
+from imgcls_search.training.metrics import METRICS
+from imgcls_search.training.optimizers import OPTIMIZERS, SCHEDULES
+from imgcls_search.training.pretraining import pretrain_section
+from imgcls_search.training.recipe import Finetune, Predict, Training, check_devices
 from imgcls_search.trial import MEASURED, SIZES
 
 
@@ -163,6 +163,21 @@ def refuse_idle_sections(space: Space) -> None:
             f"{space.locate('head')}: head.{LOGISTIC}: is fitted to features of pretrained weights, and no model here "
             "starts from any; give one, such as weights: imagenet, or another head"
         )
+
+
+def refuse_two_averages(space: Space) -> None:
+    """Refuse a space whose every trial has two averages of its weights, or one of more epochs than there are.
+
+    Raises:
+        UserError: the two settings.
+    """
+    section = space.document["training"]
+    if any(isinstance(section[name], Mapping) for name in ("ema", "swa", "epochs")):
+        # Of a search only the trials that have both are refused.
+        return
+    problem = Training(**{name: section[name] for name in ("ema", "swa", "epochs")}).problem_of_average()
+    if problem is not None:
+        raise UserError(f"{space.locate('training.swa')}: training.swa: {problem}")
 
 
 def refuse_two_starts(space: Space) -> None:

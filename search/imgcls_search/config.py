@@ -39,6 +39,7 @@ LATER: Mapping[str, Any] = {
     "augment.jpeg": 100,
     "training.draw": "shuffled",
     "training.batch_norm": "sync",
+    "training.swa": 0,
     "predict.costs": None,
     "head": {"own": {}},
     "unlabeled": {"train": {}},

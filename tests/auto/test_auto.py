@@ -173,7 +173,7 @@ def test_a_call_that_ends_in_any_step_goes_on(
         ended = -number if number == signal.SIGKILL else 130
         assert process.returncode in ((ended, 0) if is_done else (ended,)), (name, said)
         if number == signal.SIGINT and not is_done:
-            assert "go on: imgcls-search auto digits --time 20m" in said, name
+            assert "to resume: imgcls-search auto digits --time 20m" in said, name
         spent = sum(account(tmp_path).get("spent", {}).values())
         assert spent >= before
         before = spent
@@ -193,7 +193,9 @@ def test_no_time_for_a_score_is_said_and_more_time_goes_on(tmp_path: Path, imgcl
     answer = imgcls("auto", "digits", "--time", "8s")
     assert answer.code == 1
     assert answer.err.count("error:") == 1
-    assert re.search(r"error: 8 s were not enough for a first score: .*--time 2m goes on", answer.err)
+    assert re.search(
+        r"error: 8 s were not enough for a first score: .*run the same command with --time 2m to continue", answer.err
+    )
     assert "Traceback" not in answer.err
     again = imgcls("auto", "digits", "--time", "8s")
     assert again.code == 1

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from imgcls_search.auto import budget
+from imgcls_search.automatic import budget
 from imgcls_search.study.facts import AutoFact
 from imgcls_search.study.record import Record
 

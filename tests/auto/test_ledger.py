@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from imgcls_search.auto.ledger import Ledger, ending_at, process_began, read_file
+from imgcls_search.automatic.ledger import Ledger, ending_at, process_began, read_file
 from imgcls_search.errors import OutOfTimeError, StudyError, UserError
 from imgcls_search.study import record as records
 from imgcls_search.study.files import StudyFiles
@@ -79,3 +79,21 @@ def test_block_ends_at_its_moment_and_leaves_no_alarm_behind() -> None:
 
 def test_process_began_before_now() -> None:
     assert 0 < time.monotonic() - process_began() < 10 * 3600
+
+
+def test_an_alarm_that_another_error_wraps_ends_the_block_all_the_same() -> None:
+    began = time.monotonic()
+
+    def work() -> None:
+        with ending_at(began + 0.05):
+            try:
+                while time.monotonic() - began < 60:
+                    time.sleep(0.01)
+            except OutOfTimeError as error:
+                # As SQLAlchemy does where the alarm rings while it makes a statement.
+                raise RuntimeError("a statement failed") from error
+
+    with pytest.raises(OutOfTimeError):
+        work()
+    with pytest.raises(RuntimeError, match="another"), ending_at(time.monotonic() + 60):
+        raise RuntimeError("another")

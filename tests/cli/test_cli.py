@@ -184,7 +184,7 @@ def test_validation_images_that_are_trained_on_are_told_before_the_first_trial(
     assert answer.code == 1
     assert (
         "1 of 5 validation images are among the training images too, for example "
-        "val/cat/again.png = train/dog/3.png: scores are too good by what was learned by heart"
+        "val/cat/again.png = train/dog/3.png: scores are too high: the model trained on these images"
     ) in answer.out
 
 
@@ -543,7 +543,7 @@ def test_images_over_the_bound_are_said_and_trained_on(tiny: Path, imgcls: Calla
     kept = imgcls("run", tiny, *small, "--name", "kept")
     streamed = imgcls("run", tiny, *small, "--name", "streamed", "--set", "image.cache_gb=0", "--studies", "other")
     assert streamed.code == 0, streamed.err
-    assert "do not fit into image.cache_gb: 0; they are decoded anew in each epoch" in streamed.out
+    assert "do not fit into image.cache_gb: 0; they are decoded again every epoch" in streamed.out
     values = [
         json.loads(imgcls("best", name, "--json", "--studies", folder).out)["best"][0]["values"]
         for name, folder in (("kept", "studies"), ("streamed", "other"))

@@ -88,7 +88,7 @@ def test_streams_of_a_narrow_encoding_take_any_name(tmp_path: Path, settings: di
     code = (
         "from imgcls_search import terminal; terminal.settle_streams()\n"
         "from imgcls_search.cli.output import echo, print_table\n"
-        "from rich.console import Console; from imgcls_search.cli.screen import TrainingScreen\n"
+        "from rich.console import Console; from imgcls_search.views.screen import TrainingScreen\n"
         "name = '\\udce9 \\u732b \\xb1'\n"
         "echo(name); echo(name, error=True); print_table((name,), [(name,)]); TrainingScreen(Console()).say(name)\n"
         "print(name)\n"

@@ -1,4 +1,4 @@
-"""Every option is in a command line of some test or of the README's tour; those that all commands share are here."""
+"""Every option is in a command line of some test or of the documentation; those that all commands share are here."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from imgcls_search.cli.app import app
 from typer.main import get_command
 
 from tests.conftest import TINY, Answer, begin_command, is_one_line
+from tests.docs import pages
 from tests.warm import Warm
 
 TESTS = Path(__file__).parents[1]
-README = (TESTS.parent / "README.md").read_text()
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
 
 
 def command_lines() -> Iterator[list[str]]:
-    """Yield the strings of every call and sequence in the tests that begins with a command, and the README's lines."""
+    """Yield the strings of calls and sequences in the tests that begin with a command, and those of the pages."""
     for path in TESTS.rglob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             match node:
@@ -40,8 +40,7 @@ def command_lines() -> Iterator[list[str]]:
             words = [leaf.value for part in parts for leaf in ast.walk(part) if isinstance(leaf, ast.Constant)]
             if words and words[0] in COMMANDS:
                 yield [word for word in words if isinstance(word, str)]
-    for line in re.findall(r"^imgcls-search (.+?)(?: +#.*)?$", README, re.MULTILINE):
-        yield line.split()
+    yield from pages.commands()
 
 
 @cache

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from imgcls_search.cli.screen import StepScreen, TrainingScreen
 from imgcls_search.config import TrialConfig
 from imgcls_search.jobs.pace import Pace, numbered
 from imgcls_search.protocol import Job
+from imgcls_search.views.screen import StepScreen, TrainingScreen
 from rich.console import Console
 
 from tests.conftest import TINY, Answer
@@ -113,7 +113,7 @@ def test_commands_that_train_measure_and_draw_say_how_far_they_are(
     # Two seeds are two values, wherever they are told.
     assert "±" not in answer.out
     assert re.search(r"is confirmed: validation accuracy 0\.\d{3} and 0\.\d{3} \(2 seeds that", answer.out)
-    assert re.search(r"optimism of its searched score: [+-]\d\.\d{3} and [+-]\d\.\d{3} ", answer.out)
+    assert re.search(r"the search score was too high by [+-]\d\.\d{3} and [+-]\d\.\d{3}", answer.out)
     assert re.search(r"test accuracy: \d\.\d{3} and \d\.\d{3} over seeds", answer.out)
     assert "±" not in imgcls("best", "tiny-digits").out
     answer = imgcls("report", "tiny-digits", "-o", "report.html")

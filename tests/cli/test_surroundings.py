@@ -117,7 +117,7 @@ def test_hangup_saves_as_a_termination_does(
     wait_for(lambda: epochs_recorded(tmp_path / "studies", "long-digits") >= 3)
     process.send_signal(signal.SIGHUP)
     out, err = process.communicate(timeout=PATIENCE)
-    assert "the same command goes on from here" in out
+    assert "run the same command again to resume" in out
     assert process.returncode == 143, err
 
 

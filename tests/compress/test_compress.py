@@ -26,8 +26,8 @@ from imgcls_search.strategy.pruners import halving
 from imgcls_search.strategy.view import View
 from imgcls_search.study import best, record
 from imgcls_search.study.files import StudyFiles
-from imgcls_search.train import checkpoint
-from imgcls_search.train.loop import fit
+from imgcls_search.training import checkpoint
+from imgcls_search.training.loop import fit
 from imgcls_search.trial import SIZES, Candidate, Trial
 from imgcls_search.worker import image_sets, measuring, networks, pipeline
 from torch import nn

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from imgcls_search.config import TrialConfig
 from imgcls_search.data import Prepared, describe, load, prepare
-from imgcls_search.data.unlabeled import SAME, look_for_unlabeled, open_unlabeled
+from imgcls_search.data.held_out import SAME
+from imgcls_search.data.unlabeled import look_for_unlabeled, open_unlabeled
 from imgcls_search.errors import DataError, UserError
 from PIL import Image
 

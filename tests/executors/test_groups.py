@@ -27,7 +27,7 @@ from imgcls_search.protocol import (
     WorkerDied,
 )
 from imgcls_search.space import parse
-from imgcls_search.train import checkpoint
+from imgcls_search.training import checkpoint
 from imgcls_search.worker import pipeline
 
 from tests.conftest import PATIENCE, Answer, is_one_line, linux_only

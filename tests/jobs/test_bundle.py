@@ -20,7 +20,7 @@ from imgcls_search.compress.quantize import quantize
 from imgcls_search.data import load
 from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.space import parse
-from imgcls_search.train import checkpoint, loop
+from imgcls_search.training import checkpoint, loop
 from imgcls_search.worker import image_sets, networks, pipeline
 from PIL import Image
 from sklearn.datasets import load_sample_images

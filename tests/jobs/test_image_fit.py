@@ -22,7 +22,7 @@ from imgcls_search.data.stream import Streamed
 from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.jobs import evaluate
 from imgcls_search.space import parse
-from imgcls_search.train import checkpoint, loop
+from imgcls_search.training import checkpoint, loop
 from imgcls_search.worker import image_sets, networks, pipeline
 from PIL import Image, ImageOps
 

@@ -1,4 +1,4 @@
-"""The README's settings of images and augmentation: each is there as it is written, trains, and does something."""
+"""The documentation's settings of images and augmentation: each is there as written, trains, and does something."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from imgcls_search.catalog import catalog
 from imgcls_search.config import TrialConfig
 from imgcls_search.data import Moment, Prepared
 from imgcls_search.space import parse
-from imgcls_search.train.loop import fit
+from imgcls_search.training.loop import fit
 from imgcls_search.worker import image_sets, pipeline
 
 from tests.jobs.test_bundle import cut_photographs
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+HOW_TO = Path(__file__).parents[2] / "docs/how-to"
+PAGES = "".join((HOW_TO / name).read_text() for name in ("choose-the-image-size.md", "preview-augmentation.md"))
 
 PLAIN = (
     "data: {folder: {root: photos, val: 0.3, test: 0.2}}\nmodel: {lenet5: {}}\ntraining: {epochs: 1, batch_size: 24}\n"
@@ -56,7 +57,7 @@ def trained(text: str, top: Path) -> tuple[TrialConfig, Prepared, float]:
 
 @pytest.mark.parametrize("written", IMAGE)
 def test_settings_of_images_train(written: str, photos: Path) -> None:
-    assert " ".join(written.split()) in " ".join(README.split())
+    assert " ".join(written.split()) in " ".join(PAGES.split())
     _, _, plain = trained("image: {size: 24}", photos)
     config, data, loss = trained(IMAGE[written], photos)
     section = config.section("image")
@@ -68,7 +69,7 @@ def test_settings_of_images_train(written: str, photos: Path) -> None:
 @pytest.mark.parametrize("name", AUGMENT)
 def test_settings_of_augmentation_train(name: str, photos: Path) -> None:
     all_of_them = "augment: {" + ", ".join(f"{key}: {value}" for key, value in AUGMENT.items()) + "}"
-    assert f"`{all_of_them}`" in README
+    assert f"`{all_of_them}`" in PAGES
     text = f"image: {{size: 24}}\naugment: {{{name}: {AUGMENT[name]}}}"
     config, data, loss = trained(text, photos)
     assert loss != trained("image: {size: 24}", photos)[2]

@@ -23,7 +23,7 @@ from imgcls_search.jobs.init.images import ImageFacts, look_at_images
 from imgcls_search.jobs.init.machine import Machine
 from imgcls_search.jobs.init.networks import Network, from_scratch, merged
 from imgcls_search.jobs.init.plan import Budget, make_plan
-from imgcls_search.jobs.init.sizes import native_size
+from imgcls_search.jobs.init.sizes import FEWEST_TUNE_EPOCHS, MANY_TUNE_EPOCHS, Work, fit_pretrained, native_size
 from imgcls_search.space import parse
 from PIL import Image
 
@@ -279,6 +279,28 @@ def test_more_time_searches_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert values[2]["image.size"] == 224
     # The first setting is a head that is fitted at once.
     assert values[1]["start"][0]["head"] == values[2]["start"][0]["head"] == "logistic"
+
+
+@pytest.mark.parametrize(
+    ("rate", "size", "fewest"),
+    [
+        (1e-11, 224, FEWEST_TUNE_EPOCHS),
+        # For a few epochs at 224 there is no more time, but for many at a smaller size.
+        (3.5e-11, 128, MANY_TUNE_EPOCHS),
+        (5e-11, 96, MANY_TUNE_EPOCHS),
+        # Nor for these: features of large images teach a head more.
+        (1e-10, 224, None),
+    ],
+)
+def test_slower_machines_tune_smaller_images_and_then_heads_alone(rate: float, size: int, fewest: int | None) -> None:
+    network = next(one for one in from_scratch(32, 3, 6) if one.name == "resnet")
+    speeds = {network.key: speed.Speed(train=3 * rate, predict=rate, is_measured=True)}
+    work, budget = Work(train=1_700, val=300, folds=1), Budget.of(600.0, 2)
+    fit = fit_pretrained([network], [224, 128, 96, 64], speeds, work, budget, 6)
+    assert fit is not None
+    assert (fit.size, fit.tunes) == (size, fewest is not None)
+    if fewest is not None:
+        assert fit.epochs - fit.head_epochs >= fewest
 
 
 def test_imbalance_splits_and_flips_decide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,6 +130,13 @@ def test_budget_that_affords_no_whole_training_is_spent_all_the_same() -> None:
     assert outcome.ending == "epochs"
 
 
+@pytest.mark.parametrize("budget", range(36, 64, 3))
+def test_budget_of_two_whole_trainings_ends_with_one_also_where_workers_compete_for_it(budget: int) -> None:
+    settings = f"trials: 100, sampler: random, pruner: {{asha: {{min_epochs: 2}}}}, max_epochs: {budget}"
+    outcome, _ = replayed(space(settings), Saturating(), workers=2)
+    assert any(trial.state == "complete" for trial in outcome.record.trials)
+
+
 @pytest.fixture
 def trained(tiny: Path, imgcls: Callable[..., Answer]) -> Path:
     """A study in which every combination of a small space was trained to its end."""
@@ -205,3 +212,29 @@ def test_replay_of_too_little_is_refused(tiny: Path, imgcls: Callable[..., Answe
     answer = imgcls("replay", "tiny-digits", "--pruner", "asha")
     assert answer.code == 2
     assert "a replay needs at least 2" in answer.err
+
+
+@pytest.mark.slow
+def test_parts_of_a_study_give_intervals(trained: Path, imgcls: Callable[..., Answer]) -> None:
+    few = ("--seeds", "6", "--share", "0.75", "--max-epochs", "12")
+    strategies = ("--sampler", "random", "--pruner", "none", "--pruner", "{asha: {min_epochs: 1}}")
+    asked = imgcls("replay", "tiny-digits", *strategies, *few, "--json")
+    assert asked.code == 0, asked.err
+    found = json.loads(asked.out)
+    assert (found["seeds"], found["configurations"], found["max_epochs"], found["trainings"]) == (6, 6, 12, 3)
+    plain, asha = found["strategies"]
+    assert (plain["strategy"], asha["strategy"]) == ("random + none", "random + asha")
+    assert plain["over_first"] is None
+    assert asha["over_first"]["low"] <= asha["over_first"]["value"] <= asha["over_first"]["high"]
+    # Three random trainings end where three random trainings are expected to, but for chance.
+    assert abs(plain["over_random"]["value"]) < 0.2
+    table = imgcls("replay", "tiny-digits", *strategies, *few)
+    assert "6 parts of 6 configurations; 12 epochs for each search, 3 full training(s)" in table.out
+    for wrong, line in (
+        (("--max-epochs", "3"), "3 epochs for each search; allowed: 4, of one full training, to 20"),
+        (("--share", "0.2"), "intervals need at least 4 in a part"),
+        (("--seed", "1"), "--seed: beside --seeds"),
+    ):
+        answer = imgcls("replay", "tiny-digits", "--seeds", "3", *wrong)
+        assert answer.code == 2
+        assert line in answer.err

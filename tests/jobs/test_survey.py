@@ -126,17 +126,17 @@ def test_check_prints_a_table_and_the_lines_to_blame(tmp_path: Path, imgcls: Cal
     assert json.loads(imgcls("check", "wide.yaml", "--json", "--samples", "0").out)["survey"] is None
 
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs/how-to/add-a-family.md").read_text()
 
 
 @pytest.fixture
 def plugin(tmp_path: Path) -> dict[str, str]:
-    """Install the README's family as a package next to the test; return the environment that finds it."""
+    """Install the family of the documentation as a package next to the test; return the environment that finds it."""
     site = tmp_path / "site"
     about = site / "towers-1.0.dist-info"
     about.mkdir(parents=True)
-    (code,) = re.findall(r"```python\n(# towers\.py\n.*?)```", README, re.DOTALL)
-    ((group, entry),) = re.findall(r'```toml\n\[project\.entry-points\."(.*?)"\]\n(tower = .*?)\n```', README)
+    (code,) = re.findall(r"```python\n(# towers\.py\n.*?)```", PAGE, re.DOTALL)
+    ((group, entry),) = re.findall(r'```toml\n\[project\.entry-points\."(.*?)"\]\n(tower = .*?)\n```', PAGE)
     (site / "towers.py").write_text(code)
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: towers\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text(f"[{group}]\n{entry}\n".replace('"', ""))

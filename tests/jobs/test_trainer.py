@@ -33,10 +33,10 @@ def test_memory_that_ran_out_is_met_with_more_micro_batches_until_there_are_no_m
     mine = training()
     # Of 8 images, two at least in each.
     for parts in (2, 4):
-        assert mine.retry(trouble) == f"{trouble.reason}; it goes on with {parts} micro-batches a batch"
+        assert mine.retry(trouble) == f"{trouble.reason}; it continues with {parts} micro-batches a batch"
         assert mine.job.micro_batches == parts
     for _ in range(MOST_DEATHS if isinstance(trouble, WorkerDied) else 0):
-        assert mine.retry(trouble).endswith("it goes on from its last checkpoint")
+        assert mine.retry(trouble).endswith("it resumes from its last checkpoint")
     with pytest.raises(NoResultError, match=r"^seed 7: "):
         mine.retry(trouble)
     assert mine.job.micro_batches == 4
@@ -45,7 +45,7 @@ def test_memory_that_ran_out_is_met_with_more_micro_batches_until_there_are_no_m
 def test_a_worker_may_die_so_often_and_no_oftener() -> None:
     mine, died = training(), WorkerDied(trial=0, reason="worker-0 died (exit code 1)")
     for _ in range(MOST_DEATHS):
-        assert mine.retry(died) == "worker-0 died (exit code 1); it goes on from its last checkpoint"
+        assert mine.retry(died) == "worker-0 died (exit code 1); it resumes from its last checkpoint"
     with pytest.raises(NoResultError, match=rf"^seed 7: worker-0 died \(exit code 1\), {MOST_DEATHS + 1} times$"):
         mine.retry(died)
     assert mine.job == training().job

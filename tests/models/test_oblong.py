@@ -18,7 +18,7 @@ from imgcls_search.deploy.onnx import export_onnx
 from imgcls_search.errors import BuildError
 from imgcls_search.models import MODELS, build_model, cost, pretrained
 from imgcls_search.space import parse
-from imgcls_search.train import checkpoint
+from imgcls_search.training import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.vision_transformer import interpolate_embeddings
 

@@ -17,9 +17,9 @@ from imgcls_search.data import Prepared
 from imgcls_search.errors import BuildError, CheckpointError
 from imgcls_search.models import MODELS
 from imgcls_search.space import parse
-from imgcls_search.train import finetune
-from imgcls_search.train.loop import fit
-from imgcls_search.train.recipe import Finetune
+from imgcls_search.training import finetune
+from imgcls_search.training.loop import fit
+from imgcls_search.training.recipe import Finetune
 from imgcls_search.worker import measuring, networks, pipeline
 
 from tests.conftest import Answer
@@ -276,7 +276,7 @@ def test_without_a_network_the_run_ends_before_any_trial(tmp_path: Path, imgcls:
 def train(trial: TrialConfig, epochs: int) -> tuple[torch.nn.Module, list[dict[str, torch.Tensor]]]:
     """Train on random images; return the model and its weights before and after each epoch."""
     import numpy as np
-    from imgcls_search.train.images import ImageSet
+    from imgcls_search.training.images import ImageSet
 
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (16, 3, 16, 16), dtype=np.uint8)

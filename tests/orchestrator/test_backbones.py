@@ -108,7 +108,7 @@ def test_killed_in_the_middle_of_a_pretraining_it_goes_on_bit_for_bit(
         wait_for(lambda offspring=offspring: not any(is_alive(child) for child in offspring))
     answer = imgcls("run", *arguments, "--studies", disturbed)
     assert answer.code == 0, answer.err
-    assert "goes on after epoch" in answer.out
+    assert "resumes after epoch" in answer.out
     assert table(disturbed) == table(undisturbed)
     ((mine, theirs),) = zip(networks(disturbed).values(), networks(undisturbed).values(), strict=True)
     assert are_equal(mine, theirs)
@@ -130,8 +130,8 @@ def test_a_dead_worker_is_replaced_and_the_pretraining_goes_on(
     os.kill(worker_of(process.pid), signal.SIGKILL)
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
-    assert "worker-0 died (killed by SIGKILL); it goes on from its last checkpoint" in out
-    assert "pretraining lenet5 (simclr, 6 epochs): goes on after epoch" in out
+    assert "worker-0 died (killed by SIGKILL); it resumes from its last checkpoint" in out
+    assert "pretraining lenet5 (simclr, 6 epochs): resumes after epoch" in out
     # With no retries left it fails, and so do the trials that start from it, with one reason.
     process = start("run", space, "--workers", "1", *LONG, "--set", "study.retries=0", "--name", "t", "--studies", "t")
     wait_for(lambda: is_at(process, space.parent / "t", 1))
@@ -160,11 +160,11 @@ def test_stopped_in_the_middle_of_a_pretraining_it_goes_on(
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, err
     assert "Traceback" not in err
-    assert "the same command goes on from here" in out
+    assert "run the same command again to resume" in out
     assert not networks(studies) or ".state" in next(iter(networks(studies)))
     done = imgcls(*arguments)
     assert done.code == 0, done.err
-    assert "goes on after epoch" in done.out
+    assert "resumes after epoch" in done.out
     status = imgcls("status", "tiny-digits")
     assert "pretrained networks: 1 made" in status.out
 

@@ -111,7 +111,7 @@ def test_study_that_is_older_than_these_sections_goes_on(tiny: Path, imgcls: Cal
 
 
 def count_parameters(folder: Path, number: int) -> int:
-    from imgcls_search.train import checkpoint
+    from imgcls_search.training import checkpoint
 
     path = folder / f"checkpoints/trial-{number:05d}.pt"
     model, _, _ = networks.load_weights(checkpoint.load(path), str(path))

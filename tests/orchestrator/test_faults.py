@@ -22,8 +22,8 @@ from imgcls_search.executors.helper import Helper
 from imgcls_search.orchestrator.faults import more_parts
 from imgcls_search.protocol import Failed, Job
 from imgcls_search.space import parse
-from imgcls_search.train.images import ImageSet
-from imgcls_search.train.loop import fit, micro_batches
+from imgcls_search.training.images import ImageSet
+from imgcls_search.training.loop import fit, micro_batches
 from imgcls_search.worker import image_sets, pipeline
 from imgcls_search.worker.job_runner import JobRunner
 from PIL import Image
@@ -159,7 +159,7 @@ def test_epoch_that_hangs_is_ended_by_its_limit(search_with: Callable[..., Answe
     assert trial.state.name == "FAIL"
     told = "an epoch took longer than study.epoch_timeout: 1.5 s"
     assert trial.user_attrs["reason"] == f"{told}, 2 times without a new checkpoint"
-    assert f"trial 0: {told}; it goes on from its last checkpoint" in answer.out
+    assert f"trial 0: {told}; it resumes from its last checkpoint" in answer.out
 
 
 @pytest.mark.slow
@@ -185,7 +185,7 @@ def test_training_out_of_memory_goes_on_with_smaller_micro_batches(
     # 20 images at a time, then 10, then 5.
     assert trial.user_attrs["micro_batches"] == 4
     assert answer.out.count("out of memory") == 2
-    assert "it goes on with micro-batches of 5 images" in answer.out
+    assert "it continues with micro-batches of 5 images" in answer.out
     status = imgcls("status", "space-digits", "--json")
     assert sum(json.loads(status.out)["troubles"].values()) == 2
 
@@ -207,7 +207,7 @@ def test_stopped_worker_is_replaced_and_the_trial_goes_on(
     draft.touch()
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
-    assert "study.epoch_timeout: 10 s; it goes on from its last checkpoint" in out
+    assert "study.epoch_timeout: 10 s; it resumes from its last checkpoint" in out
     assert not draft.exists()
     (trial,) = open_study(studies).trials
     assert [epoch["epoch"] for epoch in trial.user_attrs["epochs"]] == list(range(1, 301))

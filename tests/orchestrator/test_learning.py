@@ -125,7 +125,8 @@ def test_a_study_that_has_begun_learns_nothing_more_and_says_so_where_that_is_as
     again = imgcls(*TWO, "--set", "study.trials=2")
     assert again.code == 0, again.err
     assert (
-        "study.learn_from: decides at the beginning of a study; this one learned nothing, and goes on so" in again.out
+        "study.learn_from: decides at the beginning of a study; this one learned nothing, and learns nothing now"
+        in again.out
     )
     assert facts(there) == []
     # A study of a version without the setting goes on, and nothing is said.

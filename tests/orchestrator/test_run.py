@@ -180,7 +180,7 @@ def test_killed_worker_is_replaced_and_the_trial_goes_on(tiny: Path, begin: Call
     os.kill(worker_of(process.pid), signal.SIGKILL)
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
-    assert "worker-0 died (killed by SIGKILL); it goes on from its last checkpoint" in out
+    assert "worker-0 died (killed by SIGKILL); it resumes from its last checkpoint" in out
     assert [trial.state.name for trial in open_study(studies).trials] == ["COMPLETE"] * 3
     assert all(len(trial.user_attrs["epochs"]) == 12 for trial in open_study(studies).trials)
 
@@ -212,7 +212,7 @@ def test_signal_once_leaves_a_resumable_study(
     process.send_signal(sent)
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == code, err
-    assert "the same command goes on from here" in out
+    assert "run the same command again to resume" in out
     assert "Traceback" not in err
     assert any(trial.state.name == "RUNNING" for trial in open_study(studies).trials)
     answer = imgcls("run", *arguments)

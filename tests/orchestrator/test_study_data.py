@@ -214,7 +214,7 @@ def test_killed_run_goes_on_after_its_images_have_moved(
 def test_worker_goes_on_from_a_checkpoint_after_a_move(tmp_path: Path) -> None:
     from imgcls_search.executors.helper import image_cache
     from imgcls_search.jobs.retrain import training_job
-    from imgcls_search.train import checkpoint
+    from imgcls_search.training import checkpoint
     from imgcls_search.worker.job_runner import JobRunner
     from imgcls_search.worker.pipeline import prepare_data
 

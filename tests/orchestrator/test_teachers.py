@@ -16,7 +16,7 @@ from imgcls_search.executors.helper import Helper, image_cache, teacher_cache
 from imgcls_search.orchestrator import teachers
 from imgcls_search.space import Space, parse
 from imgcls_search.study.files import StudyFiles
-from imgcls_search.train import checkpoint
+from imgcls_search.training import checkpoint
 from imgcls_search.worker import networks, pipeline
 
 library = pytest.importorskip("timm", reason="timm is an extra")

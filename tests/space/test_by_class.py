@@ -83,7 +83,7 @@ def test_values_are_set_from_the_command_line_dots_in_names_too() -> None:
         (WEIGHTS.format("{choice: [none, {cat: 0}]}"), "2:61", PATH, "cat: 0 is not allowed; allowed: a number > 0"),
         (WEIGHTS.format("{}"), "2:39", PATH, "an empty mapping is not allowed; allowed: 'none', 'balanced' or numbers"),
         (WEIGHTS.format("[1, 2]"), "2:39", PATH, "[1, 2] is not allowed; allowed: 'none', 'balanced' or numbers > 0"),
-        (WEIGHTS.format("{choice: [{a: 1}, {a: 1.0}]}"), "2:57", PATH, "{a: 1.0} stands twice in the choice"),
+        (WEIGHTS.format("{choice: [{a: 1}, {a: 1.0}]}"), "2:57", PATH, "{a: 1.0} is twice in the choice"),
         (
             COSTS.format("{cat: {dog: -1}}"),
             "2:30",

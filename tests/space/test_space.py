@@ -308,7 +308,7 @@ def test_a_key_of_its_own_wins_over_a_merged_one_and_the_first_merged_over_later
         ("{depth: {choice: [2, 13]}}", "3:29: model.vit.depth: 13 is not allowed; allowed: int >= 1 and <= 12"),
         (
             "{depth: {choice: [2, 3, 2]}}",
-            "3:32: model.vit.depth: 2 stands twice in the choice; Optuna needs different values",
+            "3:32: model.vit.depth: 2 is twice in the choice; Optuna needs different values",
         ),
         (
             "{depth: {choice: [{a: 1}]}}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
-from imgcls_search.strategy.closing import RemainingBudget, to_finish_now
+from imgcls_search.strategy.closing import RemainingBudget, is_kept_for_running, to_finish_now
 from imgcls_search.trial import Trial
 
 from tests.strategy.test_strategy import trial
@@ -60,3 +60,11 @@ def test_trials_that_ended_are_no_candidates_and_before_the_first_epoch_nothing_
     ended = [timed(0, 1.0, 0.5, state="pruned"), timed(1, 1.0, 0.5, state="running")]
     assert to_finish_now(ended, EPOCHS, 1, remaining) is None
     assert to_finish_now([trial(0, state="running")], EPOCHS, 1, remaining) is None
+
+
+def test_epochs_left_are_kept_for_a_trial_under_way() -> None:
+    resting, running = timed(0, 1.0, 0.5), timed(1, 1.0, 0.5, 0.6, state="running")
+    few, enough = (RemainingBudget(epochs=left, seconds=math.inf) for left in (EPOCHS - 1, EPOCHS))
+    assert is_kept_for_running([resting, running], EPOCHS, few)
+    assert not is_kept_for_running([resting, running], EPOCHS, enough)
+    assert not is_kept_for_running([resting], EPOCHS, few)

@@ -168,7 +168,7 @@ def test_pretrained_networks_are_made_for_a_study_on_a_server_and_go_on_after_a_
     killed.wait()
     done = imgcls(*arguments, env=in_environment(address))
     assert done.code == 0, done.err
-    assert "pretraining lenet5 (simclr, 6 epochs): goes on after epoch" in done.out
+    assert "pretraining lenet5 (simclr, 6 epochs): resumes after epoch" in done.out
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
     record = records.load(find_study(studies, "tiny-digits", None))
     ((key, known),) = record.facts["backbones"].items()
@@ -253,17 +253,18 @@ def test_search_and_all_commands_work_on_a_server_and_show_no_password(
         answer = here(*command)
         assert (answer.code, answer.err) == (0, ""), (command, answer.err)
         assert shown in answer.out, answer.out
-    # Each of these trains, and all but the second note in the study that they opened the test split.
+    # Each of these works for a while, and all but the second note in the study that they opened the test split.
     for command, shown in (
         (("train", "there.yaml", "--storage", address), "test accuracy"),
         (("reproduce", "tiny-digits", "--trial", "0", "--storage", address), "trial 0, 2 epochs"),
         (("confirm", "tiny-digits", "--top", "1", "--seeds", "2", "--storage", address), "is confirmed"),
+        (("ensemble", "tiny-digits", "--test", "--storage", address), "test accuracy: ensemble"),
     ):
         answer = imgcls(*command)
         assert answer.code == 0, (command, answer.err)
         assert shown in answer.out, answer.out
     openings = json.loads(here("status", "tiny-digits", "--storage", address, "--json").out)["test_openings"]
-    assert [opening.get("by") for opening in openings] == [None, "train", "confirm"]
+    assert [opening.get("by") for opening in openings] == [None, "train", "confirm", "ensemble"]
 
 
 def fetch(port: int, path: str) -> Any:
@@ -422,7 +423,9 @@ def test_wait_for_a_server_is_said_and_has_an_end(
         assert re.fullmatch(rf"{where}: is written again after \d+ s", said[1])
         monkeypatch.setattr(postgres, "PATIENCE_SECONDS", 1.0)
         go_away()
-        with pytest.raises(StudyError, match=rf"{where}: could not be written for \d+ s .*the same command goes on"):
+        with pytest.raises(
+            StudyError, match=rf"{where}: could not be written for \d+ s .*run the same command again to resume"
+        ):
             record.note(trial, worker="x")
         assert len(said) == 3
         proxy.listen()

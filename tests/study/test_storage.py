@@ -213,7 +213,7 @@ def test_full_disk_ends_a_search_in_one_line_and_loses_nothing(
         time.sleep(0.02)
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 2, (out, err)
-    assert re.fullmatch(r"error: [^\n]*(full|No space left)[^\n]*the same command goes on from there\n", err), err
+    assert re.fullmatch(r"error: [^\n]*(full|No space left)[^\n]*run the same command again to resume\n", err), err
     ballast.unlink()
     trials = records.load(files).study.get_trials()
     assert {trial.state.name for trial in trials} <= {"RUNNING", "COMPLETE"}

@@ -287,7 +287,7 @@ def test_a_dead_server_and_no_login_are_a_line_each_and_cost_nothing(
     assert "2 trials" in answer.out
     for name in ("mlflow", "wandb"):
         lines = [line for line in answer.out.splitlines() if line.startswith(f"study.log.{name}: ")]
-        assert [("goes on" in line, "next run" in line) for line in lines] == [(True, False), (False, True)], lines
+        assert [("continues" in line, "next run" in line) for line in lines] == [(True, False), (False, True)], lines
     # The trackers may be others from one run to the next, and then have all trials.
     uri = f"sqlite:///{tmp_path}/ml.db"
     (tmp_path / "s.yaml").write_text(SPACE.format(trials=3, log=f"{{mlflow: {{uri: '{uri}'}}}}"))
@@ -307,4 +307,4 @@ def test_a_slow_tracker_holds_nothing_up(tmp_path: Path) -> None:
             courier.tell(message)
     # It would take more than two hours to take them all, and its pipe is full after some hundred.
     assert time.monotonic() - began < PATIENCE
-    assert list(courier.close(0.01)) == ["study.log.x: did not take all in 15 s; the next run hands on the rest"]
+    assert list(courier.close(0.01)) == ["study.log.x: did not take all in 15 s; the next run sends the rest"]

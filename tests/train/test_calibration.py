@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from imgcls_search.train.calibration import (
+from imgcls_search.training.calibration import (
     FEWEST_IMAGES,
     calibrate,
     calibration_error,
@@ -13,8 +13,8 @@ from imgcls_search.train.calibration import (
     fit_temperature,
     quality,
 )
-from imgcls_search.train.metrics import softmax
-from imgcls_search.train.metrics_several import sigmoid
+from imgcls_search.training.metrics import softmax
+from imgcls_search.training.metrics_several import sigmoid
 
 
 def simulated(temperature: float, count: int, classes: int = 10, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -115,7 +115,7 @@ def test_the_error_is_that_of_equally_many_images_a_bin() -> None:
 
 
 def test_quality_is_the_loss_that_epochs_show() -> None:
-    from imgcls_search.train.metrics import score
+    from imgcls_search.training.metrics import score
 
     logits, labels = simulated(2.0, 300)
     assert quality(logits, labels).loss == pytest.approx(score(logits, labels)["loss"])

@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import Answer, is_one_line
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs/how-to/add-a-metric.md").read_text()
 
 SPACE = """\
 study: {name: s, trials: 2, objectives: {%s: minimize}, sampler: random, workers: 1}
@@ -66,8 +66,8 @@ def install(tmp_path: Path) -> Callable[..., dict[str, str]]:
 def test_metric_of_another_package_is_an_objective_a_limit_and_shown(
     install: Callable[..., dict[str, str]], tmp_path: Path, imgcls: Callable[..., Answer]
 ) -> None:
-    (code,) = re.findall(r"```python\n(# far\.py\n.*?)```", README, re.DOTALL)
-    ((entry),) = re.findall(r'\[project\.entry-points\."imgcls_search\.metrics"\]\n(.*?)\n```', README)
+    (code,) = re.findall(r"```python\n(# far\.py\n.*?)```", PAGE, re.DOTALL)
+    ((entry),) = re.findall(r'\[project\.entry-points\."imgcls_search\.metrics"\]\n(.*?)\n```', PAGE)
     env = install("far", code, entry.replace('"', ""))
     (tmp_path / "s.yaml").write_text(SPACE % ("distance", "distance"))
     assert "unknown metric" in imgcls("check", "s.yaml").err
@@ -78,7 +78,7 @@ def test_metric_of_another_package_is_an_objective_a_limit_and_shown(
     assert imgcls("export", "s", "--bundle", "model", env=env).code == 0
     weights = tmp_path / "studies" / "s" / "checkpoints" / f"trial-{best['trial']:05d}.pt"
     found = json.loads(imgcls("evaluate", weights, "--predictions", "p.csv", "--json", env=env).out)
-    # By hand, from the predictions: as the README's function says it.
+    # By hand, from the predictions: as the documentation's function says it.
     rows = list(csv.DictReader(io.StringIO((tmp_path / "p.csv").read_text())))
     distance = sum(abs(int(row["label"]) - int(row["predicted"])) for row in rows) / len(rows)
     assert found["metrics"]["distance"] == pytest.approx(distance)

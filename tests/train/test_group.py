@@ -16,10 +16,10 @@ from imgcls_search.data import Augment, InputShape, Moment, Prepared, draws
 from imgcls_search.errors import BuildError
 from imgcls_search.protocol import Job
 from imgcls_search.space import parse
-from imgcls_search.train import checkpoint
-from imgcls_search.train.batch_norm import Normalised
-from imgcls_search.train.group import Group
-from imgcls_search.train.loop import Session, fit
+from imgcls_search.training import checkpoint
+from imgcls_search.training.batch_norm import Normalised
+from imgcls_search.training.group import Group
+from imgcls_search.training.loop import Session, fit
 from imgcls_search.worker import image_sets, pipeline, pretraining
 from torch import nn
 from torch.nn import functional

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from imgcls_search.measures import NAMED, bounds, by_class, class_of
-from imgcls_search.train.metrics import Wanted, score, softmax
+from imgcls_search.training.metrics import Wanted, score, softmax
 from sklearn import metrics as reference
 
 CLASSES = ("a", "b", "c")

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from imgcls_search.errors import BuildError
-from imgcls_search.train.losses import LOSSES
-from imgcls_search.train.metrics import score
-from imgcls_search.train.optimizers import OPTIMIZERS, SCHEDULES, groups
-from imgcls_search.train.sharpness import statistics_kept
+from imgcls_search.training.losses import LOSSES
+from imgcls_search.training.metrics import score
+from imgcls_search.training.optimizers import OPTIMIZERS, SCHEDULES, groups
+from imgcls_search.training.sharpness import statistics_kept
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from torch.nn import functional

@@ -9,9 +9,9 @@ import pytest
 import torch
 from imgcls_search.errors import BuildError, DivergedError
 from imgcls_search.measures import PROBE
-from imgcls_search.train import health
-from imgcls_search.train.learner import Contrast, Imitation, Learner, num_features, projector, without_head
-from imgcls_search.train.pretraining import lars
+from imgcls_search.training import health
+from imgcls_search.training.learner import Contrast, Imitation, Learner, num_features, projector, without_head
+from imgcls_search.training.pretraining import lars
 from torch import nn
 
 

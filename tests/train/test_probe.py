@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from imgcls_search.train import probe
-from imgcls_search.train.probe import fit_linear, predict_by_neighbours
+from imgcls_search.training import probe
+from imgcls_search.training.probe import fit_linear, predict_by_neighbours
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from imgcls_search.train.refusing import (
+from imgcls_search.training.refusing import (
     answered_from,
     fewest_images,
     lower_bound,

@@ -11,10 +11,10 @@ import torch
 from imgcls_search.compress.distill import Teaching
 from imgcls_search.config import Component
 from imgcls_search.data import mixing
-from imgcls_search.train import custom_metrics
-from imgcls_search.train.losses import SEVERAL, build_loss
-from imgcls_search.train.metrics import Wanted, score
-from imgcls_search.train.metrics_several import choose_thresholds
+from imgcls_search.training import custom_metrics
+from imgcls_search.training.losses import SEVERAL, build_loss
+from imgcls_search.training.metrics import Wanted, score
+from imgcls_search.training.metrics_several import choose_thresholds
 from sklearn import metrics as reference
 from torch.nn import functional
 from torchvision.ops import sigmoid_focal_loss

@@ -11,7 +11,7 @@ from imgcls_search.catalog import catalog
 from imgcls_search.data import Prepared
 from imgcls_search.protocol import CheckpointSaved, EpochEnded, Job, Stopped
 from imgcls_search.space import parse
-from imgcls_search.train import checkpoint
+from imgcls_search.training import checkpoint
 from imgcls_search.worker import job_runner, pipeline
 
 EPOCHS = 5

@@ -16,9 +16,9 @@ from imgcls_search.data import Images, Prepared, load
 from imgcls_search.errors import CheckpointError
 from imgcls_search.protocol import EpochEnded, Event, Failed, Job, Started, Stopped
 from imgcls_search.space import parse
-from imgcls_search.train import checkpoint
-from imgcls_search.train.loop import fit, predict
-from imgcls_search.train.metrics import Wanted
+from imgcls_search.training import checkpoint
+from imgcls_search.training.loop import fit, predict
+from imgcls_search.training.metrics import Wanted
 from imgcls_search.worker import image_sets, job_runner, networks, pipeline
 from imgcls_search.worker.cross_validation import out_of_fold, seed_of
 from sklearn.metrics import accuracy_score

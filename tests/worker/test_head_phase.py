@@ -18,9 +18,9 @@ from imgcls_search.data.features import folder_beside
 from imgcls_search.errors import BuildError
 from imgcls_search.protocol import EpochEnded, Event, Failed, Job, Stopped, Told
 from imgcls_search.space import parse
-from imgcls_search.train import checkpoint
-from imgcls_search.train.loop import Session
-from imgcls_search.train.probe import fit_linear, fit_several
+from imgcls_search.training import checkpoint
+from imgcls_search.training.loop import Session
+from imgcls_search.training.probe import fit_linear, fit_several
 from imgcls_search.worker import features, head_phase, head_plan, image_sets, job_runner, networks, pipeline
 
 from tests.pairs import write_table
@@ -126,9 +126,10 @@ WAYS = {
     "weighted": "finetune: {freeze: backbone}\nloss: {focal: {class_weights: balanced}}\n",
     "linear": "finetune: {freeze: backbone}\nhead: {linear: {dropout: 0.3}}\n",
     "mlp": "finetune: {freeze: backbone, freeze_epochs: 3}\nhead: {mlp: {hidden: 16, dropout: 0.2}}\n",
+    "swa": "finetune: {freeze: backbone, freeze_epochs: 2}\n",
     "started": "finetune: {freeze: backbone, freeze_epochs: 2, start: logistic}\n",
 }
-TRAININGS = {"average": "ema: 0.9, ", "plain": "draw: balanced, clip: 0.5, "}
+TRAININGS = {"average": "ema: 0.9, ", "swa": "swa: 3, ", "plain": "draw: balanced, clip: 0.5, "}
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from imgcls_search.deploy.onnx import export_onnx
 from imgcls_search.errors import BuildError, SpaceError
 from imgcls_search.executors.helper import Helper
 from imgcls_search.space import parse
-from imgcls_search.train import checkpoint, loop
+from imgcls_search.training import checkpoint, loop
 from imgcls_search.worker import image_sets, networks, pipeline
 
 TEXT = """

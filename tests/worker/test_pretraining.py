@@ -20,7 +20,7 @@ from imgcls_search.data.unlabeled import open_unlabeled
 from imgcls_search.measures import NEIGHBOURS, PROBE
 from imgcls_search.protocol import EpochEnded, Event, Failed, Job, MilestoneReached, Started, Stopped, Told
 from imgcls_search.space import parse
-from imgcls_search.train import checkpoint, health
+from imgcls_search.training import checkpoint, health
 from imgcls_search.worker import features, job_runner, networks, pipeline, pretraining
 
 EPOCHS = 3

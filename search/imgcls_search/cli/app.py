@@ -7,12 +7,24 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
-from imgcls_search import terminal
-from imgcls_search.cli import automatic, delivery, drafting, housekeeping, images, results, searches, spaces, trainings
+from imgcls_search import __version__, terminal
+from imgcls_search.cli import (
+    automatic,
+    delivery,
+    drafting,
+    ensembles,
+    housekeeping,
+    images,
+    results,
+    searches,
+    shipped,
+    spaces,
+    trainings,
+)
 from imgcls_search.cli.output import echo
 from imgcls_search.errors import SearchError, UserError, disk_trouble, path_trouble
 
@@ -30,9 +42,11 @@ ONLY_PRINT = frozenset(
         "families",
         "front",
         "list",
+        "options",
         "plan",
         "predict",
         "serve",
+        "spaces",
         "replay",
         "schema",
         "status",
@@ -45,7 +59,7 @@ ONLY_PRINT = frozenset(
 app = typer.Typer(
     name="imgcls-search",
     help="Search hyperparameters and architectures for image classification.",
-    epilog="Start with: imgcls-search run spaces/vit.yaml",
+    epilog="Start with: imgcls-search run vit",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -70,14 +84,17 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("evaluate", trainings.evaluate),
     ("augment-preview", spaces.augment_preview),
     ("families", spaces.families),
+    ("options", spaces.options),
     ("backbones", images.backbones),
     ("weights", spaces.weights),
     ("schema", spaces.schema),
+    ("spaces", shipped.spaces),
     ("replay", searches.replay),
     ("dashboard", results.dashboard),
     ("copy", housekeeping.copy),
     ("clean", housekeeping.clean),
     ("confirm", trainings.confirm),
+    ("ensemble", ensembles.ensemble),
     ("reproduce", trainings.reproduce),
     ("list", results.list_studies),
     ("trials", results.trials),
@@ -88,6 +105,21 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
 
 for _name, _command in COMMANDS:
     app.command(_name)(_command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        echo(f"imgcls-search {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _begin(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Search hyperparameters and architectures for image classification."""
 
 
 def main() -> None:
@@ -124,7 +156,7 @@ def main() -> None:
         _fail(trouble)
         sys.exit(UserError.exit_code)
     except KeyboardInterrupt:
-        echo("stopped; the same command goes on from the last checkpoints", error=True)
+        echo("stopped; run the same command again to resume from the last checkpoints", error=True)
         sys.exit(130)
 
 

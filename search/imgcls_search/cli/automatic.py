@@ -31,8 +31,8 @@ from imgcls_search.errors import UserError
 from imgcls_search.rounding import measured, spread, without_long_numbers
 
 if TYPE_CHECKING:
-    from imgcls_search.auto.automatic import Auto
-    from imgcls_search.cli.screen import SearchScreen, TrainingScreen
+    from imgcls_search.automatic.automatic import Auto
+    from imgcls_search.views.screen import SearchScreen, TrainingScreen
 
 
 def auto(
@@ -42,20 +42,21 @@ def auto(
         typer.Option(
             "--time",
             metavar="DURATION",
-            help=f"In all, over every call: seconds, or {durations.EXAMPLES}; default: as before, or 1h.",
+            help=f"Total time over all calls: seconds, or {durations.EXAMPLES}; default: as before, or 1h.",
         ),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="DIR", help="The folder for all results; default: auto-NAME here."),
+        typer.Option("-o", "--output", metavar="DIR", help="Write all results to this folder; default: auto-NAME."),
     ] = None,
     flips: SafeFlips = None,
     group: Group = None,
     overrides: Said = None,
     skip_unreadable: SkipUnreadable = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask questions.")] = False,
     workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Trials at a time; default: as the drafted space says.")
+        int | None,
+        typer.Option("--workers", min=1, help="Run this many trials at a time; default: what the drafted space says."),
     ] = None,
     cluster: Annotated[
         str | None, typer.Option("--cluster", metavar="auto|local|HOST:PORT", help="Search on a Ray cluster.")
@@ -69,7 +70,7 @@ def auto(
 
     \b
     imgcls-search auto photos --time 1h
-    imgcls-search auto photos --time 2h        # later: goes on, with an hour more
+    imgcls-search auto photos --time 2h        # later: continue for one more hour
     imgcls-search auto table:labels.csv --time 30m -o birds --flips horizontal --set study.seed=1 --json
 
     A first score, and a model, are there after about a minute. Run the same command again to resume after Ctrl-C or a
@@ -86,10 +87,10 @@ def auto(
         changes.append((f"{component.path}.skip_unreadable", "true"))
     if workers is not None:
         changes.append(("study.workers", str(workers)))
-    from imgcls_search.auto.automatic import Auto
-    from imgcls_search.auto.finding import describe
-    from imgcls_search.auto.ledger import interruptible, process_began
-    from imgcls_search.auto.request import Interrupted, Request
+    from imgcls_search.automatic.automatic import Auto
+    from imgcls_search.automatic.finding import describe
+    from imgcls_search.automatic.ledger import interruptible, process_began
+    from imgcls_search.automatic.request import Interrupted, Request
     from imgcls_search.executors import processes
 
     screens = Screens(error=as_json)
@@ -156,27 +157,27 @@ class Screens:
     @contextmanager
     def drafting(self) -> Iterator[Callable[[str, int, int], None]]:
         """Show how far the look at the images is."""
-        from imgcls_search.cli.screen import WorkScreen
+        from imgcls_search.views.screen import WorkScreen
 
         with WorkScreen(make_console(error=True)) as screen:
             yield screen.show
 
     def search(self) -> AbstractContextManager[SearchScreen]:
         """Show a search."""
-        from imgcls_search.cli.screen import SearchScreen
+        from imgcls_search.views.screen import SearchScreen
 
         return SearchScreen(make_console(error=self.error))
 
     def training(self) -> AbstractContextManager[TrainingScreen]:
         """Show trainings."""
-        from imgcls_search.cli.screen import TrainingScreen
+        from imgcls_search.views.screen import TrainingScreen
 
         return TrainingScreen(make_console(error=True))
 
     @contextmanager
     def steps(self) -> Iterator[Callable[[str, int, int], None]]:
         """Show the steps of a work."""
-        from imgcls_search.cli.screen import StepScreen
+        from imgcls_search.views.screen import StepScreen
 
         with StepScreen(make_console(error=self.error)) as screen:
             yield screen.step
@@ -186,7 +187,7 @@ def _say_how_to_go_on(work: Auto, options: str) -> None:
     """Say what to type after a stop: to go on, and to use what is there."""
     import shlex
 
-    echo(f"stopped in {work.ledger.step}; go on: {shlex.join(['imgcls-search', *sys.argv[1:]])}", error=True)
+    echo(f"stopped in {work.ledger.step}; to resume: {shlex.join(['imgcls-search', *sys.argv[1:]])}", error=True)
     account, bundle = work.ledger.fact, work.place.bundle
     if bundle.is_dir() and "bundled" in account:
         echo(f"usable now: imgcls-search predict {bundle} IMAGES... (trial {account['bundled']})", error=True)
@@ -228,7 +229,7 @@ def _score(metric: str, found: dict[str, Any]) -> str:
     if found["how"] == "seeds":
         shown = spread(metric, found["scores"], found["score"], found["ci95"], images)
         interval = ", 95 %" if len(found["scores"]) > 2 else ""
-        return f"{shown} ({len(found['scores'])} fresh seeds{interval}, {images} images)"
+        return f"{shown} ({len(found['scores'])} new seeds{interval}, {images} images)"
     value = measured(metric, found["score"], images)
     if "low" not in found:
         return f"{value} ({images} images, searched: somewhat too good)"

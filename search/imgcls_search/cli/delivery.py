@@ -13,6 +13,7 @@ from imgcls_search import atomic
 from imgcls_search.cli.options import (
     STUDIES,
     AsJson,
+    ModelFormat,
     MovedData,
     Storage,
     Studies,
@@ -40,13 +41,11 @@ def export(
             metavar="STUDY|WEIGHTS", help="The name of a study; with --bundle also a file that train saved."
         ),
     ],
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="The YAML file to write.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Write this YAML file.")] = None,
     bundle: Annotated[
-        Path | None, typer.Option("--bundle", metavar="DIR", help="The folder to write, with the network as ONNX.")
+        Path | None, typer.Option("--bundle", metavar="DIR", help="Write this folder, with the network as ONNX.")
     ] = None,
-    trial: Annotated[int | None, typer.Option("--trial", help="A trial's number; default: the best.")] = None,
+    trial: Annotated[int | None, typer.Option("--trial", help="Export this trial; default: the best.")] = None,
     target_precision: Annotated[
         float | None,
         typer.Option(
@@ -58,14 +57,20 @@ def export(
     ] = None,
     tta: Annotated[
         Views | None,
-        typer.Option("--tta", help="With --bundle: test-time augmentation inside of the file, at the cost of latency."),
+        typer.Option("--tta", help="With --bundle: build test-time augmentation into the file, which makes it slower."),
+    ] = None,
+    to: Annotated[
+        ModelFormat | None,
+        typer.Option(
+            "--format", help="With --bundle: onnx (default), or openvino, for which predict and serve need that extra."
+        ),
     ] = None,
     data: MovedData = None,
     studies: Studies = STUDIES,
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write a trial's configuration as YAML that trains alone, or a trained network as a folder that serves alone.
+    """Export a trial's configuration as a YAML file, or a trained network as a bundle that predicts without torch.
 
     \b
     imgcls-search export vit-digits -o best.yaml
@@ -73,16 +78,21 @@ def export(
     imgcls-search export vit-digits --bundle model
     imgcls-search export trained/best/seed-1.pt --bundle model
     imgcls-search export vit-digits --bundle model --target-precision 0.97 --tta shift
+    imgcls-search export vit-digits --bundle model --format openvino
 
     A bundle holds model.onnx, labels, configuration, metrics and a model card; predict classifies images with it.
     """
     if (output is None) == (bundle is None):
         raise UserError("export: needs either -o FILE, for the configuration, or --bundle DIR, for the trained network")
     if bundle is not None:
-        delivery = {"target_precision": target_precision, "tta": tta.value if tta is not None else "none"}
+        delivery: dict[str, Any] = {
+            "target_precision": target_precision,
+            "tta": tta.value if tta is not None else "none",
+        }
+        delivery["to"] = to.value if to is not None else "onnx"
         _export_bundle(source, bundle, trial, data, studies, storage, as_json, delivery)
         return
-    for option, value in (("--target-precision", target_precision), ("--tta", tta)):
+    for option, value in (("--target-precision", target_precision), ("--tta", tta), ("--format", to)):
         if value is not None:
             raise UserError(f"{option}: goes with --bundle")
     if data is not None:
@@ -111,11 +121,11 @@ def _export_bundle(
     is_weights = source.endswith(".pt")
     if is_weights and trial is not None:
         raise UserError(f"--trial {trial}: {source} is one training; --trial goes with the name of a study")
-    from imgcls_search.cli.screen import StepScreen
     from imgcls_search.executors.helper import image_cache
     from imgcls_search.jobs.bundle.deliver import deliver
     from imgcls_search.jobs.bundle.metrics import same_decisions
     from imgcls_search.jobs.bundle.weights import from_trial, from_weights
+    from imgcls_search.views.screen import StepScreen
 
     moved_to = data_component(data)
     if is_weights:
@@ -173,25 +183,28 @@ def _trust(found: Mapping[str, Any], tta: Mapping[str, Any] | None, median_ms: f
 
 
 def predict(
-    bundle: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that export --bundle wrote.")],
+    bundle: Annotated[Path, typer.Argument(metavar="DIR", help="A bundle: a folder that export --bundle wrote.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")],
     top: Annotated[
-        int, typer.Option("--top", min=1, help="Classes to show of each image; of several labels, all that it has too.")
+        int,
+        typer.Option(
+            "--top", min=1, help="Show this many classes per image; with several labels, also all that it has."
+        ),
     ] = 3,
     min_confidence: Annotated[
         float | None,
         typer.Option(
             "--min-confidence",
             metavar="SHARE",
-            help="Say 'unsure' of images whose class has a lower probability; default: what the bundle says.",
+            help="Say 'unsure' if the class has a lower probability; default: the bundle's.",
         ),
     ] = None,
     tta: Annotated[
-        Views | None, typer.Option("--tta", help="Look at several views of each image; says what that costs.")
+        Views | None, typer.Option("--tta", help="Average several views of each image; prints what that costs.")
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="FILE", help="Write a table instead, .csv or .parquet, with progress."),
+        typer.Option("-o", "--output", metavar="FILE", help="Write a table (.csv or .parquet) instead of printing."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -274,9 +287,9 @@ def _print_predictions(bundle: Path, found: Iterable[Prediction | Skipped]) -> N
 
 
 def _write_table(bundle: Bundle, images: Sequence[Path], found: Iterable[Prediction | Skipped], output: Path) -> None:
-    from imgcls_search.cli.screen import WorkScreen
     from imgcls_search.deploy.predict import count_images
     from imgcls_search.deploy.predictions import table
+    from imgcls_search.views.screen import WorkScreen
 
     total = count_images(images)
     with WorkScreen(make_console(error=True)) as screen, table(bundle, output) as add:
@@ -286,9 +299,11 @@ def _write_table(bundle: Bundle, images: Sequence[Path], found: Iterable[Predict
 
 
 def serve(
-    bundle: Annotated[Path, typer.Argument(metavar="DIR", help="A folder that export --bundle wrote.")],
-    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8000,
+    bundle: Annotated[Path, typer.Argument(metavar="DIR", help="A bundle: a folder that export --bundle wrote.")],
+    host: Annotated[str, typer.Option("--host", help="Listen on this address.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Listen on this port; 0 takes a free one.")
+    ] = 8000,
 ) -> None:
     """Serve an exported bundle over HTTP: a page to drop images on, and JSON for programs.
 

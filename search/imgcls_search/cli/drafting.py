@@ -34,12 +34,12 @@ Images = Annotated[
 
 SafeFlips = Annotated[
     Flips | None,
-    typer.Option("--flips", help="Which mirrored pictures keep their class; asked on a terminal, else none."),
+    typer.Option("--flips", help="Say which mirrored pictures keep their class; asked on a terminal, else none."),
 ]
 
 Said = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Decide one value of the space yourself; may be repeated."),
+    typer.Option("--set", metavar="PATH=VALUE", help="Set one value of the space yourself; may be repeated."),
 ]
 
 
@@ -64,23 +64,23 @@ def init(
     time: Annotated[
         str,
         typer.Option(
-            "--time", metavar="DURATION", help=f"For search and confirmation: seconds, or {durations.EXAMPLES}."
+            "--time", metavar="DURATION", help=f"Time for search and confirmation: seconds, or {durations.EXAMPLES}."
         ),
     ] = "1h",
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="YAML", help="The file to write; default: NAME.yaml here.")
+        Path | None, typer.Option("-o", "--output", metavar="YAML", help="Write this file; default: NAME.yaml.")
     ] = None,
     flips: SafeFlips = None,
     group: Group = None,
     overrides: Said = None,
     skip_unreadable: SkipUnreadable = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask questions.")] = False,
     weights_dir: WeightsDir = None,
     studies: Studies = STUDIES,
     as_json: AsJson = False,
 ) -> None:
-    """Draft a search space from a folder of photos, this machine and the time there is.
+    """Draft a search space for a folder of photos, this machine and the given time.
 
     \b
     imgcls-search init photos --time 1h
@@ -90,9 +90,9 @@ def init(
     Looks at the images, at the machine and at the pretrained weights at hand, measures how fast networks train, and
     writes a space in which every choice has its reason as a comment.
     """
-    from imgcls_search.cli.screen import WorkScreen
     from imgcls_search.data import must_exist
     from imgcls_search.jobs.init.draft import check_target, default_target, draft, write_draft
+    from imgcls_search.views.screen import WorkScreen
 
     seconds = durations.parse(time)
     if not seconds:

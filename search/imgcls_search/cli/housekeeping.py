@@ -21,14 +21,19 @@ from imgcls_search.errors import UserError
 
 def copy(
     study: StudyName,
-    to: Annotated[str, typer.Option("--to", metavar="FILE|DIR|URL", help="Where the copy goes; nothing is replaced.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to", metavar="FILE|DIR|URL", help="Copy to this file, folder or database; nothing is replaced."
+        ),
+    ],
     with_folder: Annotated[
-        bool, typer.Option("--with-folder", help="Checkpoints and logs too; --to is a folder then.")
+        bool, typer.Option("--with-folder", help="Copy checkpoints and logs too; --to is then a folder.")
     ] = False,
     studies: Studies = STUDIES,
     storage: Storage = None,
 ) -> None:
-    """Copy a study as it stands at one moment, also while a run writes it; a plain `cp` would miss trials.
+    """Copy a study at one moment, even while a run writes it; a plain `cp` would miss trials.
 
     \b
     imgcls-search copy vit-digits --to backup.db
@@ -57,7 +62,7 @@ def copy(
 
 def clean(
     studies: Studies = STUDIES,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be deleted, and delete nothing.")] = False,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Delete pretrained networks too.")] = False,
 ) -> None:
     """Delete what the next command that needs it makes again: decoded images, features, and on request pretrained

@@ -61,11 +61,11 @@ def inspect(
         typer.Option("--set", metavar="PATH=VALUE", help="Change one value of the data; may be repeated."),
     ] = None,
     skip_unreadable: Annotated[
-        bool, typer.Option("--skip-unreadable", help="As in other commands; inspect always lists them and goes on.")
+        bool, typer.Option("--skip-unreadable", help="As in other commands; inspect always lists them and continues.")
     ] = False,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="HTML", help="The page to write; default: inspect-NAME.html here."),
+        typer.Option("-o", "--output", metavar="HTML", help="Write this page; default: inspect-NAME.html."),
     ] = None,
     no_page: Annotated[bool, typer.Option("--no-page", help="Write no page.")] = False,
     write: Annotated[
@@ -73,14 +73,16 @@ def inspect(
         typer.Option("--write", metavar="CSV", help="Write a table without unreadable images and exact copies."),
     ] = None,
     suspects: Annotated[
-        Suspects, typer.Option("--suspects", help="What --write does with suspicious labels.")
+        Suspects, typer.Option("--suspects", help="Choose what --write does with suspicious labels.")
     ] = Suspects.mark,
     confidence: Annotated[
         float,
         typer.Option("--confidence", min=0, max=1, help="Relabel or drop at this probability of the likely label."),
     ] = 0.8,
     force: Annotated[bool, typer.Option("--force", help="Let --write replace a file.")] = False,
-    labels: Annotated[bool, typer.Option("--labels/--no-labels", help="Judge the labels, which takes longest.")] = True,
+    labels: Annotated[
+        bool, typer.Option("--labels/--no-labels", help="Look for wrong labels, which takes longest.")
+    ] = True,
     study: Annotated[
         str | None, typer.Option("--study", metavar="STUDY", help="Judge by the settings of a study's best trial.")
     ] = None,
@@ -95,17 +97,20 @@ def inspect(
     ] = None,
     weights_dir: WeightsDir = None,
     quick_epochs: Annotated[
-        int | None, typer.Option("--quick-epochs", min=1, help="Epochs of the quick model; default: by the images.")
+        int | None,
+        typer.Option(
+            "--quick-epochs", min=1, help="Train the quick model this many epochs; default: by the number of images."
+        ),
     ] = None,
     judge_test: Annotated[
-        bool, typer.Option("--judge-test", help="Judge labels of the test split too, which is sealed otherwise.")
+        bool, typer.Option("--judge-test", help="Judge the labels of the sealed test split too.")
     ] = False,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Decides folds and trainings.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Set the seed of folds and trainings.")] = 0,
     studies: Studies = STUDIES,
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what is in a folder or table of images: counts, sizes, copies, and labels that are likely wrong.
+    """Inspect a folder or table of images: counts, sizes, copies, and labels that are likely wrong.
 
     \b
     imgcls-search inspect photos
@@ -148,7 +153,7 @@ def inspect(
         chosen = _model(model) if model is not None else _usual_model(images)
         judge = judging_by_backbone(chosen, seed=seed) if chosen is not None else None
     wanted = Wanted(labels=labels, with_test=judge_test, epochs=quick_epochs, seed=seed)
-    from imgcls_search.cli.screen import WorkScreen
+    from imgcls_search.views.screen import WorkScreen
 
     with WorkScreen(make_console(error=True)) as screen:
         found = inspect_images(images, wanted, screen.show, judge)
@@ -171,7 +176,9 @@ def backbones(
     model: Annotated[
         list[str] | None,
         typer.Option(
-            "--model", metavar="YAML", help="A network as under `model` in a space, with its weights; may be repeated."
+            "--model",
+            metavar="YAML",
+            help="Try this network, written as under `model` in a space, with its weights; may be repeated.",
         ),
     ] = None,
     overrides: Overrides = None,
@@ -180,7 +187,7 @@ def backbones(
     studies: Studies = STUDIES,
     as_json: AsJson = False,
 ) -> None:
-    """Tell which pretrained network suits some images, without training one: the cheapest way to choose.
+    """Compare pretrained networks on your images, without training them.
 
     \b
     imgcls-search backbones photos
@@ -191,9 +198,9 @@ def backbones(
     folder. Scores are of the validation split: a linear layer fitted to the features of the training images, and their
     10 nearest neighbours. The test split stays sealed.
     """
-    from imgcls_search.cli.screen import WorkScreen
     from imgcls_search.data import must_exist
     from imgcls_search.jobs.backbones import compare_backbones
+    from imgcls_search.views.screen import WorkScreen
 
     texts = model or _models_at_hand()
     spaces = [_backbone_space(text, data, overrides, skip_unreadable) for text in texts]

@@ -19,19 +19,20 @@ if TYPE_CHECKING:
     from imgcls_search.study.files import StudyFiles
 
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="The name of a study, for example vit-digits.")]
-Studies = Annotated[Path, typer.Option("--studies", metavar="DIR", help="Where studies lie.")]
+Studies = Annotated[Path, typer.Option("--studies", metavar="DIR", help="Folder of the studies.")]
 Storage = Annotated[
     str | None,
     typer.Option(
         "--storage",
         metavar="URL",
-        help="A PostgreSQL database of studies; default: $IMGCLS_STORAGE, else SQLite files.",
+        help="PostgreSQL database of the studies; default: $IMGCLS_STORAGE, else SQLite files.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 STUDIES = Path("studies")
 SpaceFile = Annotated[
-    Path, typer.Argument(metavar="SPACE", help="A search-space YAML file, for example spaces/vit.yaml.")
+    Path,
+    typer.Argument(metavar="SPACE", help="A search-space YAML file, or the name of a shipped space, for example vit."),
 ]
 
 
@@ -43,13 +44,17 @@ Overrides = Annotated[
 
 Group = Annotated[
     str | None,
-    typer.Option("--group", help="The column of groups of a table, or a regular expression on a folder's paths."),
+    typer.Option(
+        "--group", help="Keep groups in one split: a table's column, or a regular expression on a folder's paths."
+    ),
 ]
 
 
 Data = Annotated[
     str | None,
-    typer.Option("--data", metavar="NAME[:PLACE]", help="Other images, for example folder:photos or table:labels.csv."),
+    typer.Option(
+        "--data", metavar="NAME[:PLACE]", help="Use other images, for example folder:photos or table:labels.csv."
+    ),
 ]
 
 
@@ -58,7 +63,7 @@ Unlabeled = Annotated[
     typer.Option(
         "--unlabeled",
         metavar="NAME[:PLACE]",
-        help="Images to pretrain on, whose labels are not used: folder:DIR, or train, the training images (default).",
+        help="Pretrain on these images without labels: folder:DIR, or train, the training images (default).",
     ),
 ]
 
@@ -69,20 +74,20 @@ MovedData = Annotated[
 ]
 
 
-SkipUnreadable = Annotated[
-    bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read, and list them.")
-]
+SkipUnreadable = Annotated[bool, typer.Option("--skip-unreadable", help="Leave out unreadable images, and list them.")]
 
 
 Timeout = Annotated[
     str | None,
-    typer.Option("--timeout", metavar="DURATION", help=f"Stop this call after seconds, or {durations.EXAMPLES}."),
+    typer.Option(
+        "--timeout", metavar="DURATION", help=f"Stop this call after this time: seconds, or {durations.EXAMPLES}."
+    ),
 ]
 
 
 Name = Annotated[
     str | None,
-    typer.Option("--name", help="Name of the study; default: SPACE-DATA, or SPACE-FOLDER, as in vit-photos."),
+    typer.Option("--name", help="Name the study; default: SPACE-DATA or SPACE-FOLDER, as in vit-photos."),
 ]
 
 
@@ -100,6 +105,13 @@ class Views(str, Enum):
     mirror = "mirror"
     shift = "shift"
     mirror_shift = "mirror_shift"
+
+
+class ModelFormat(str, Enum):
+    """In which format `export --bundle` writes the model."""
+
+    onnx = "onnx"
+    openvino = "openvino"
 
 
 WeightsDir = Annotated[
@@ -133,6 +145,7 @@ def read(
         refuse_idle_sections,
         refuse_of_pretraining,
         refuse_other_labels,
+        refuse_two_averages,
         refuse_two_starts,
     )
     from imgcls_search.space import read_space
@@ -151,6 +164,7 @@ def read(
             pairs.append(("unlabeled.folder.skip_unreadable", "true"))
         space = read_space(path, catalog(), overrides=pairs, data=data, unlabeled=unlabeled)
     refuse_two_starts(space)
+    refuse_two_averages(space)
     refuse_idle_sections(space)
     refuse_of_pretraining(space)
     refuse_other_labels(space)

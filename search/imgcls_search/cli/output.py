@@ -126,6 +126,6 @@ def best_lines(best: list[TrialSummary], images: int | None) -> Iterable[str]:
 def going_on(outlook: dict[str, Any]) -> str:
     """Return what more trials are likely to bring."""
     return (
-        f"going on: as many trials again as the {outlook['trials']} that ended are likely to gain at most "
-        f"{outlook['gain']:.2g} {outlook['metric']}"
+        f"outlook: doubling the {outlook['trials']} trials is likely to gain at most {outlook['gain']:.2g} "
+        f"{outlook['metric']}"
     )

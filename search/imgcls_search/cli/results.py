@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 def status(study: StudyName, studies: Studies = STUDIES, storage: Storage = None, as_json: AsJson = False) -> None:
-    """Tell how a study stands: trials by state, rejections, troubles, failures, the best so far.
+    """Show the state of a study: trials by state, rejections, faults, failures, the best so far.
 
     \b
     imgcls-search status vit-digits
@@ -59,7 +59,7 @@ def status(study: StudyName, studies: Studies = STUDIES, storage: Storage = None
     echo(
         f"{study}: {found['trials']['total']} trials ({counts or 'none yet'}), {found['epochs']} epochs trained{spent}"
     )
-    echo(found["stands"] + ("; run it again to go on" if found["state"] == "interrupted" else ""))
+    echo(found["stands"] + ("; run it again to resume" if found["state"] == "interrupted" else ""))
     for line in pretraining_lines(found["backbones"], found["state"]):
         echo(line)
     for reason, count in found["rejected"].items():
@@ -81,7 +81,7 @@ def status(study: StudyName, studies: Studies = STUDIES, storage: Storage = None
 
 
 def best(study: StudyName, studies: Studies = STUDIES, storage: Storage = None, as_json: AsJson = False) -> None:
-    """Show the best trial of a study, or its Pareto front where there are several objectives.
+    """Show the best trial of a study, or its Pareto front with several objectives.
 
     \b
     imgcls-search best vit-digits
@@ -122,13 +122,13 @@ def best(study: StudyName, studies: Studies = STUDIES, storage: Storage = None, 
 def front(
     study: StudyName,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Draw it as a .png, .svg or .pdf too.")
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Also draw it as a .png, .svg or .pdf.")
     ] = None,
     studies: Studies = STUDIES,
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the Pareto front of a study: the trials that no other beats in every objective.
+    """Show the Pareto front of a study: the trials that no other trial beats in every objective.
 
     \b
     imgcls-search front compressed-digits
@@ -197,8 +197,8 @@ def list_studies(studies: Studies = STUDIES, storage: Storage = None, as_json: A
 
 def trials(
     study: StudyName,
-    top: Annotated[int | None, typer.Option("--top", min=1, help="Only so many, best first.")] = None,
-    family: Annotated[str | None, typer.Option("--family", help="Only one family of networks.")] = None,
+    top: Annotated[int | None, typer.Option("--top", min=1, help="Show only this many, best first.")] = None,
+    family: Annotated[str | None, typer.Option("--family", help="Show only one family of networks.")] = None,
     studies: Studies = STUDIES,
     storage: Storage = None,
     as_json: AsJson = False,
@@ -228,7 +228,7 @@ def trials(
 
 def compare(
     first: Annotated[str, typer.Argument(metavar="A", help="A study, or a trial as STUDY:NUMBER.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="Another one of the same kind.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Another study, or another trial.")],
     studies: Studies = STUDIES,
     storage: Storage = None,
     as_json: AsJson = False,
@@ -279,18 +279,20 @@ def compare(
 
 def report(
     study: StudyName,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="HTML", help="The page to write.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="HTML", help="Write this page.")],
     trial: Annotated[
-        int | None, typer.Option("--trial", min=0, help="The trial that the page is about; default: the best.")
+        int | None, typer.Option("--trial", min=0, help="Report on this trial; default: the best.")
     ] = None,
-    ablation: Annotated[bool, typer.Option("--ablation", help="Retrain the way to the winner, step by step.")] = False,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Fresh seeds of each step of --ablation.")] = 3,
+    ablation: Annotated[
+        bool, typer.Option("--ablation", help="Retrain the steps from the first setting to the winner.")
+    ] = False,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="New seeds per step of --ablation.")] = 3,
     data: MovedData = None,
     studies: Studies = STUDIES,
     storage: Storage = None,
     weights_dir: WeightsDir = None,
 ) -> None:
-    """Write a study as one page that opens anywhere: a verdict, why to believe it, mistakes, the search, its cost.
+    """Write a report of a study as one page: a verdict, why to believe it, mistakes, the search, its cost.
 
     \b
     imgcls-search report vit-digits -o report.html
@@ -301,9 +303,9 @@ def report(
     --ablation trains the first known-good setting and every change that leads from it to the winner, one by one.
     """
 
-    from imgcls_search.cli.screen import StepScreen, TrainingScreen
     from imgcls_search.jobs.ablation import ablate
     from imgcls_search.views.report import write_report
+    from imgcls_search.views.screen import StepScreen, TrainingScreen
 
     if data is not None and not ablation:
         raise UserError(f"--data {data}: goes with --ablation, which trains; the page itself needs no images")
@@ -323,8 +325,10 @@ def dashboard(
     study: StudyName,
     studies: Studies = STUDIES,
     storage: Storage = None,
-    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")] = 8080,
+    host: Annotated[str, typer.Option("--host", help="Listen on this address.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Listen on this port; 0 takes a free one.")
+    ] = 8080,
 ) -> None:
     """Open optuna-dashboard on a study, also while it runs; the printed address is the study's own page.
 
@@ -355,7 +359,7 @@ def _trust(record: Record, numbers: list[int], study: str) -> str:
     metric = confirmed["metric"]
     scores = spread(metric, confirmed["scores"], found["mean"], found["ci95"], images)
     tested = spread(metric, test.get("scores", []), test["mean"], test["ci95"], test["images"])
-    shown = f"{metric} {scores} on fresh seeds, test {tested}"
+    shown = f"{metric} {scores} on new seeds, test {tested}"
     if confirmed["chosen"] in numbers:
         return f"confirmed: trial {confirmed['chosen']}, {shown}"
     return f"not the confirmed winner, which is trial {confirmed['chosen']}: {shown}"

@@ -33,7 +33,9 @@ from imgcls_search.measures import command_for
 from imgcls_search.rounding import measured
 
 if TYPE_CHECKING:
+    from imgcls_search.jobs.pools import Estimate as PoolEstimate
     from imgcls_search.jobs.replay import Replayed
+    from imgcls_search.jobs.replay_pools import Comparison
     from imgcls_search.orchestrator.begin import Outcome
     from imgcls_search.study.record import Record
 
@@ -48,7 +50,7 @@ def run(
     studies: Studies = STUDIES,
     storage: Storage = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", help="Trials at a time; default: one per core or GPU.")
+        int | None, typer.Option("--workers", help="Run this many trials at a time; default: one per core or GPU.")
     ] = None,
     cluster: Annotated[
         str | None,
@@ -61,7 +63,7 @@ def run(
     timeout: Timeout = None,
     weights_dir: WeightsDir = None,
 ) -> None:
-    """Run a search, or go on with one that was interrupted.
+    """Run a search, or resume an interrupted one.
 
     \b
     imgcls-search run spaces/vit.yaml
@@ -71,8 +73,8 @@ def run(
     imgcls-search run spaces/vit.yaml --name alone --set study.learn_from=none
     imgcls-search run spaces/vit.yaml --storage postgresql://me@host/studies
 
-    A new study learns from earlier ones of the same settings, and says from which. The same command again goes on
-    where the search stands. Ctrl-C saves and stops; twice stops now.
+    A new study learns from earlier ones of the same settings, and says from which. Run the same command again to
+    resume. Ctrl-C saves and stops; twice stops now.
     """
     from imgcls_search.executors import processes
 
@@ -86,11 +88,11 @@ def run(
     from imgcls_search.data import must_exist
 
     must_exist(space.first().component("data"))
-    from imgcls_search.cli.screen import SearchScreen
     from imgcls_search.orchestrator.begin import run as run_search
     from imgcls_search.orchestrator.study_data import with_known_name
     from imgcls_search.study.address import settle
     from imgcls_search.study.files import find_study
+    from imgcls_search.views.screen import SearchScreen
 
     address = settle(storage, space.study["storage"])
     space = with_known_name(space, studies, address)
@@ -110,13 +112,15 @@ def plan(
     skip_unreadable: SkipUnreadable = False,
     studies: Studies = STUDIES,
     workers: Annotated[
-        int | None, typer.Option("--workers", help="Trials at a time; default: one per core or GPU.")
+        int | None, typer.Option("--workers", help="Run this many trials at a time; default: one per core or GPU.")
     ] = None,
     timeout: Timeout = None,
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Epochs to train for it, of all trials.")] = 6,
+    epochs: Annotated[
+        int, typer.Option("--epochs", min=1, help="Epochs to spend on the estimate, over all trials.")
+    ] = 6,
     as_json: AsJson = False,
 ) -> None:
-    """Tell how long a search will take and what a timeout affords, from a few epochs of random trials.
+    """Estimate how long a search takes and how many trials a timeout affords, from a few epochs of random trials.
 
     \b
     imgcls-search plan spaces/vit.yaml
@@ -126,9 +130,9 @@ def plan(
     """
     from dataclasses import asdict
 
-    from imgcls_search.cli.screen import PlanScreen
     from imgcls_search.jobs.plan import plan as make_plan
     from imgcls_search.jobs.plan import timed_as
+    from imgcls_search.views.screen import PlanScreen
 
     overrides = with_options(overrides, workers, timeout)
     space = read(space_file, overrides, data, None, skip_unreadable=skip_unreadable, unlabeled=unlabeled)
@@ -168,43 +172,64 @@ def replay(
     study: StudyName,
     samplers: Annotated[
         list[str] | None,
-        typer.Option("--sampler", metavar="NAME", help="Another sampler, as in a space; may be repeated."),
+        typer.Option("--sampler", metavar="NAME", help="Replay with this sampler, as in a space; may be repeated."),
     ] = None,
     pruners: Annotated[
         list[str] | None,
-        typer.Option("--pruner", metavar="NAME", help="Another pruner, as in a space; may be repeated."),
+        typer.Option("--pruner", metavar="NAME", help="Replay with this pruner, as in a space; may be repeated."),
     ] = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Trials side by side.")] = 1,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Another seed for the draws.")] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Simulate this many trials at a time.")] = 1,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Draw with another seed.")] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option("--seeds", min=2, help="Search this many parts of the study, with 90 % intervals."),
+    ] = None,
+    share: Annotated[
+        float, typer.Option("--share", min=0.01, max=1.0, help="With --seeds: share of the configurations in a part.")
+    ] = 0.67,
+    max_epochs: Annotated[
+        int | None,
+        typer.Option("--max-epochs", min=1, help="With --seeds: epochs of a search; default: a third of a part's."),
+    ] = None,
     studies: Studies = STUDIES,
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tell what other strategies would have cost and found on the curves of a study, without any training.
+    """Replay other strategies on the curves of a study: what they would have cost and found, without training.
 
     \b
     imgcls-search replay vit-digits --pruner asha
     imgcls-search replay vit-digits --sampler random --sampler curves --pruner asha --pruner none
     imgcls-search replay vit-digits --pruner '{halving: {eta: 4}}' --json
+    imgcls-search replay vit-digits --pruner asha --pruner median --seeds 50
 
-    Only the study's own configurations can be drawn. A trial that was stopped goes on as the complete trial that stood
-    nearest to it there did; such epochs are counted.
+    With --seeds all strategies search the same parts of the study with equal epochs, one part for each seed. Only the
+    study's own configurations can be drawn. Beyond its last epoch, a stopped trial follows the complete trial that was
+    nearest to it there; such epochs are counted.
     """
     from dataclasses import asdict
 
     from imgcls_search.catalog import catalog
     from imgcls_search.jobs.replay import as_it_was, replay_study, space_of
+    from imgcls_search.jobs.replay_pools import compare
     from imgcls_search.study.record import load
 
     record = load(study_files(study, studies, storage))
-    found = [as_it_was(record)]
     own = record.fact("space")["study"]
+    spaces = []
     for sampler in samplers or [json.dumps(own["sampler"])]:
         for pruner in pruners or [json.dumps(own["pruner"])]:
             changes = [("study.sampler", sampler), ("study.pruner", pruner)]
             if seed is not None:
                 changes.append(("study.seed", str(seed)))
-            found.append(replay_study(record, space_of(record, catalog(), changes), workers=workers))
+            spaces.append(space_of(record, catalog(), changes))
+    if seeds is not None:
+        if seed is not None:
+            raise UserError("--seed: beside --seeds, which draws with the seeds from 0 on; allowed: one of both")
+        found_of_parts = compare(record, spaces, seeds=seeds, share=share, max_epochs=max_epochs, workers=workers)
+        _show_comparison(study, found_of_parts, as_json=as_json)
+        return
+    found = [as_it_was(record), *(replay_study(record, space, workers=workers) for space in spaces)]
     if as_json:
         print_json({"study": study, "replays": [asdict(each) for each in found]})
         return
@@ -213,6 +238,31 @@ def replay(
     echo(
         "extended: epochs that were never trained, guessed from complete trials; found after: epochs; time: of training"
     )
+
+
+def _show_comparison(study: str, found: Comparison, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    if as_json:
+        print_json({"study": study, **asdict(found)})
+        return
+    echo(
+        f"{found.seeds} parts of {found.configurations} configurations; {found.max_epochs} epochs for each search, "
+        f"{found.trainings} full training(s) of random search"
+    )
+    headings = ("strategy", "over random search", "times as fast", "over the first strategy")
+    rows = [
+        (each.strategy, _within(each.over_random), _within(each.times_as_fast, 2), _within(each.over_first))
+        for each in found.strategies
+    ]
+    print_table(headings, rows)
+    echo("in brackets: the interval that covers 90 %; -: some search came to no complete trial")
+
+
+def _within(found: PoolEstimate | None, digits: int = 4) -> str:
+    if found is None:
+        return "-"
+    return f"{found.value:.{digits}f} ({found.low:.{digits}f} to {found.high:.{digits}f})"
 
 
 def _replayed(found: Replayed, record: Record) -> tuple[str, ...]:
@@ -240,7 +290,7 @@ def _conclude(outcome: Outcome, studies: Path) -> int:
     if found["outlook"]:
         echo(going_on(found["outlook"]))
     if outcome.ending in ("interrupted", "terminated"):
-        echo("the same command goes on from here")
+        echo("run the same command again to resume")
         return 130 if outcome.ending == "interrupted" else 143
     if not found["best"]:
         raise NoResultError(f"study {study!r} ended with no usable trial; see: imgcls-search status {study}{where}")

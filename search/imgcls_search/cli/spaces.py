@@ -1,4 +1,4 @@
-"""Commands about a space before anything is trained: check, families, schema, augment-preview."""
+"""Commands about a space before anything is trained: check, families, options, schema, augment-preview."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def check(
     skip_unreadable: SkipUnreadable = False,
     name: Name = None,
     samples: Annotated[
-        int, typer.Option("--samples", min=0, help="Configurations to build; 0 only validates the file.")
+        int, typer.Option("--samples", min=0, help="Build this many configurations; 0 only validates the file.")
     ] = 200,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Decides which configurations are drawn.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Set the seed of the draw.")] = 0,
     studies: Studies = STUDIES,
     as_json: AsJson = False,
     weights_dir: WeightsDir = None,
 ) -> None:
-    """Validate a space, show what it searches, and build samples of it without any training.
+    """Check a space: show what it searches, and build samples of it without training.
 
     \b
     imgcls-search check spaces/vit.yaml
@@ -62,7 +62,6 @@ def check(
     from rich.console import Console
 
     from imgcls_search.catalog import refuse_with_devices, refuse_with_folds
-    from imgcls_search.cli.screen import SurveyScreen
     from imgcls_search.executors.helper import image_cache
     from imgcls_search.jobs.expected_pretrainings import expected
     from imgcls_search.jobs.survey import summarise, survey
@@ -71,7 +70,8 @@ def check(
     from imgcls_search.signature import build
     from imgcls_search.strategy.pruners import make_pruner
     from imgcls_search.strategy.samplers import SAMPLERS
-    from imgcls_search.train.custom_metrics import load
+    from imgcls_search.training.custom_metrics import load
+    from imgcls_search.views.screen import SurveyScreen
 
     space = read(space_file, overrides, data, name, skip_unreadable=skip_unreadable, unlabeled=unlabeled)
     build(SAMPLERS, space.sampler, space=space)
@@ -113,18 +113,20 @@ def check(
 
 def augment_preview(
     space_file: SpaceFile,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="PNG", help="The picture to write.")],
-    rows: Annotated[int, typer.Option("--rows", min=1, max=100, help="Images to show, of several classes.")] = 8,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Decides the configuration and the random numbers.")] = 0,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="PNG", help="Write this picture.")],
+    rows: Annotated[int, typer.Option("--rows", min=1, max=100, help="Show this many images, of several classes.")] = 8,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Set the seed of the configuration and of the augmentation.")
+    ] = 0,
     first: Annotated[
-        bool, typer.Option("--first", help="The first choice and lowest value of everything, nothing drawn.")
+        bool, typer.Option("--first", help="Take the first choice and lowest value of everything instead of drawing.")
     ] = False,
     overrides: Overrides = None,
     data: Data = None,
     skip_unreadable: SkipUnreadable = False,
     studies: Studies = STUDIES,
 ) -> None:
-    """Draw training images beside what augmentation makes of them, as a contact sheet.
+    """Draw training images beside their augmented versions, as a contact sheet.
 
     \b
     imgcls-search augment-preview spaces/vit.yaml -o sheet.png
@@ -148,7 +150,7 @@ def families(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tell what the families of networks are, or what one takes: defaults, and ranges that make sense.
+    """List the families of networks, or the settings of one with ranges worth searching.
 
     \b
     imgcls-search families
@@ -175,6 +177,30 @@ def families(
     if others := taken["others"]:
         rows.append(("any other", (others["doc"], others["allowed"])))
     print_table(("argument", "what it is"), rows)
+
+
+def options(
+    section: Annotated[
+        str | None,
+        typer.Argument(metavar="[SECTION]", help="A section or a path below one, for example training or model.vit."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List every setting of a space file with its type, range, default and meaning.
+
+    \b
+    imgcls-search options
+    imgcls-search options training
+    imgcls-search options model.vit --json
+    """
+    from imgcls_search.catalog import catalog
+    from imgcls_search.space.reference import facts, settings
+
+    found = settings(catalog(), section)
+    if as_json:
+        print_json(found)
+        return
+    print_table(("setting", "meaning"), [(one["path"], (one["doc"], facts(one))) for one in found])
 
 
 def weights(weights_dir: WeightsDir = None, as_json: AsJson = False) -> None:
@@ -247,7 +273,7 @@ def _show_space(space: Space, path: Path) -> None:
     rows = [(p.path, p.domain, ", ".join(f"{k}: {v}" for k, v in p.when)) for p in space.parameters()]
     print_table(("parameter", "domain", "only when"), rows)
     combinations = space.num_combinations()
-    count = "without end (a float without a step)" if combinations is None else f"{combinations:,}"
+    count = "unlimited (continuous settings)" if combinations is None else f"{combinations:,}"
     echo(f"combinations: {count}")
     echo(f"objectives: {', '.join(f'{direction} {metric}' for metric, direction in space.objectives)}")
     for limit, value in space.limits.items():

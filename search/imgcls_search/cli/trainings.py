@@ -54,14 +54,14 @@ class Split(str, Enum):
 
 def train(
     config_file: Annotated[
-        Path, typer.Argument(metavar="CONFIG", help="A space with no choice left, as export writes it.")
+        Path, typer.Argument(metavar="CONFIG", help="A space with only fixed values, as export writes it.")
     ],
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many trainings, each with a seed of its own.")] = 1,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Train this many times, each with its own seed.")] = 1,
     on: Annotated[
         Portion, typer.Option("--on", help="Train on the training images, or on the validation images too.")
     ] = (Portion.train),
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Where results go; default: trained/NAME.")
+        Path | None, typer.Option("--out", metavar="DIR", help="Write results to this folder; default: trained/NAME.")
     ] = None,
     overrides: Overrides = None,
     data: Data = None,
@@ -72,23 +72,24 @@ def train(
     as_json: AsJson = False,
     weights_dir: WeightsDir = None,
 ) -> None:
-    """Train one configuration for good and open the test split: mean and spread over seeds.
+    """Train a final model and score it on the test split: mean and spread over seeds.
 
     \b
     imgcls-search train best.yaml --seeds 3
     imgcls-search train best.yaml --on train+val --out final
     """
 
-    from imgcls_search.cli.screen import TrainingScreen
     from imgcls_search.jobs.export import read_origin
     from imgcls_search.jobs.retrain import Training
     from imgcls_search.jobs.retrain import train as train_all
+    from imgcls_search.space import shipped
     from imgcls_search.study.address import settle
+    from imgcls_search.views.screen import TrainingScreen
 
     space = read(config_file, overrides, data, None, skip_unreadable=skip_unreadable, unlabeled=unlabeled)
     config = space.config()
     screen = TrainingScreen(make_console(error=True))
-    origin, problem = read_origin(config_file.read_text(encoding="utf-8"))
+    origin, problem = read_origin(shipped.find(config_file).read_text(encoding="utf-8"))
     if problem is not None:
         screen.say(f"{config_file}:{problem}; no study will know that its test split was opened")
     training = Training(
@@ -122,10 +123,12 @@ def train(
 
 def pretrain(
     space_file: SpaceFile,
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The weights file to write.")] = Path(
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="Write this weights file.")] = Path(
         "backbone.pt"
     ),
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Decides the first weights and every draw.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, help="Set the seed of the first weights and of every draw.")
+    ] = 0,
     unlabeled: Unlabeled = None,
     overrides: Overrides = None,
     data: Data = None,
@@ -146,18 +149,19 @@ def pretrain(
     pretrained teacher). Labels of --data only measure how good the features are. Validation and test images
     never take part. After Ctrl-C or a kill, run the same command again to resume.
     """
-    from imgcls_search.cli.screen import TrainingScreen
     from imgcls_search.jobs.export import read_origin
     from imgcls_search.jobs.pretrain import Pretraining
     from imgcls_search.jobs.pretrain import pretrain as pretrain_one
+    from imgcls_search.space import shipped
     from imgcls_search.study.address import settle
+    from imgcls_search.views.screen import TrainingScreen
 
     space = read(space_file, overrides, data, None, skip_unreadable=skip_unreadable, unlabeled=unlabeled)
     if space.document["pretrain"] == {"none": {}}:
         raise UserError(
             f"{space.locate('pretrain')}: pretrain: none; allowed: simclr or imitate, as with --set pretrain=simclr"
         )
-    origin, _ = read_origin(space_file.read_text(encoding="utf-8"))
+    origin, _ = read_origin(shipped.find(space_file).read_text(encoding="utf-8"))
     wanted = Pretraining(
         config=space.pretraining(), out=out, seed=seed, studies=studies, origin=origin, at=settle(storage)
     )
@@ -180,12 +184,12 @@ def evaluate(
         Split,
         typer.Option(
             "--split",
-            help="test and all open the sealed test split; folds: what the networks of a trial with folds said of the "
+            help="test and all open the sealed test split; folds: predictions of a trial's networks with folds for the "
             "images that they were not trained on.",
         ),
     ] = Split.val,
     predictions: Annotated[
-        Path | None, typer.Option("--predictions", metavar="CSV", help="Write every image's prediction.")
+        Path | None, typer.Option("--predictions", metavar="CSV", help="Write the prediction of every image.")
     ] = None,
     corruptions: Annotated[
         bool,
@@ -197,12 +201,12 @@ def evaluate(
     ] = False,
     tta: Annotated[
         Views | None,
-        typer.Option("--tta", help="Test-time augmentation: mean logits of several views; says what that costs."),
+        typer.Option("--tta", help="Average the logits of several views of each image; prints what that costs."),
     ] = None,
     studies: Studies = STUDIES,
     as_json: AsJson = False,
 ) -> None:
-    """Measure saved weights on images: their own validation split, the test split, or other images.
+    """Evaluate saved weights on their validation split, the test split, or other images.
 
     \b
     imgcls-search evaluate trained/best/seed-1.pt
@@ -276,14 +280,16 @@ def _by_severity(table: Mapping[tuple[str, int], float]) -> dict[str, dict[str, 
 
 def confirm(
     study: StudyName,
-    top: Annotated[int, typer.Option("--top", min=1, help="How many of the best trials to train again.")] = 3,
-    seeds: Annotated[int, typer.Option("--seeds", min=2, help="Fresh seeds of each; as many again measure.")] = 3,
+    top: Annotated[int, typer.Option("--top", min=1, help="Retrain this many of the best trials.")] = 3,
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=2, help="New seeds per trial; as many more score the winner.")
+    ] = 3,
     trial: Annotated[
-        int | None, typer.Option("--trial", min=0, help="Train this trial only, for example one of a Pareto front.")
+        int | None, typer.Option("--trial", min=0, help="Confirm only this trial, for example one of a Pareto front.")
     ] = None,
-    again: Annotated[bool, typer.Option("--again", help="Confirm anew; opens the test split once more.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Confirm again; this opens the test split once more.")] = False,
     pretrain: Annotated[
-        bool, typer.Option("--pretrain", help="Pretrain again for each seed, where trials pretrain.")
+        bool, typer.Option("--pretrain", help="Pretrain again for each seed, if trials pretrain.")
     ] = False,
     data: MovedData = None,
     studies: Studies = STUDIES,
@@ -291,20 +297,20 @@ def confirm(
     as_json: AsJson = False,
     weights_dir: WeightsDir = None,
 ) -> None:
-    """Train the best few on fresh seeds, say how much luck was in the winner, then open the test split once.
+    """Retrain the best trials with new seeds, then score the winner on the test split once.
 
     \b
     imgcls-search confirm vit-digits
     imgcls-search confirm vit-digits --top 5 --seeds 4
     imgcls-search confirm compressed-digits --trial 12
 
-    The chosen one is measured by seeds that had no part in the choice. An interrupted confirmation goes on.
+    The winner is scored on seeds that were not used to pick it. Run the same command again to resume.
     """
 
-    from imgcls_search.cli.screen import TrainingScreen
     from imgcls_search.jobs.confirm import confirm as confirm_study
     from imgcls_search.jobs.confirm import optimism_of_each
     from imgcls_search.study.record import load
+    from imgcls_search.views.screen import TrainingScreen
 
     files, moved_to = study_files(study, studies, storage), data_component(data)
     with TrainingScreen(make_console(error=True)) as screen:
@@ -324,31 +330,33 @@ def confirm(
         )
         for entry in found["ranking"]
     ]
-    print_table(("trial", f"searched {metric}", f"fresh seeds (n={len(found['seeds']['choosing'])})", ""), rows)
+    print_table(("trial", f"searched {metric}", f"new seeds (n={len(found['seeds']['choosing'])})", ""), rows)
     confirmed, luck, test, count = found["confirmed"], found["optimism"], found["test"], len(found["scores"])
     interval = f"95 %, std {rounded(confirmed['std'])}, " if count > 2 else ""
     scores = spread(metric, found["scores"], confirmed["mean"], confirmed["ci95"], images)
     echo(
         f"trial {found['chosen']} is confirmed: validation {metric} {scores} "
-        f"({interval}{count} seeds that had no part in the choice)"
+        f"({interval}{count} seeds not used to pick it)"
     )
     lucks = spread(metric, optimism_of_each(found), luck["mean"], luck["ci95"], images, signed=True)
-    echo(f"optimism of its searched score: {lucks} (better than it is by so much)")
+    echo(f"the search score was too high by {lucks}")
     tested = spread(metric, test["scores"], test["mean"], test["ci95"], test["images"])
     echo(f"test {metric}: {tested} over seeds, {test['images']} images, opened once")
 
 
 def reproduce(
     study: StudyName,
-    trial: Annotated[int, typer.Option("--trial", min=0, help="The number of the trial.")],
-    seeds: Annotated[int, typer.Option("--seeds", min=2, help="Other seeds that show the noise, if needed.")] = 3,
+    trial: Annotated[int, typer.Option("--trial", min=0, help="Retrain this trial.")],
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=2, help="Train with this many other seeds, if the result is not identical.")
+    ] = 3,
     data: MovedData = None,
     studies: Studies = STUDIES,
     storage: Storage = None,
     as_json: AsJson = False,
     weights_dir: WeightsDir = None,
 ) -> None:
-    """Train a trial again from what the study holds: identical, within the noise of seeds, or different.
+    """Retrain a trial from what the study holds: identical, within the noise of seeds, or different.
 
     \b
     imgcls-search reproduce vit-digits --trial 7
@@ -356,8 +364,8 @@ def reproduce(
     On a CPU with the same versions it is identical. Exit code 1 where it is different.
     """
 
-    from imgcls_search.cli.screen import TrainingScreen
     from imgcls_search.jobs.reproduce import reproduce as train_again
+    from imgcls_search.views.screen import TrainingScreen
 
     files, moved_to = study_files(study, studies, storage), data_component(data)
     with TrainingScreen(make_console(error=True)) as screen:

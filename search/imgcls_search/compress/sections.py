@@ -84,7 +84,7 @@ def from_file(
 
 def from_study(
     *,
-    name: Annotated[str, Arg("a study, whose best trial teaches; it lies beside this one")],
+    name: Annotated[str, Arg("a study, whose best trial teaches; it is beside this one")],
     temperature: Temperature = 4.0,
     alpha: Alpha = 0.5,
 ) -> Distillation | None:

@@ -70,7 +70,7 @@ class ImageShape:
     cache_gb: Annotated[
         float,
         Arg(
-            "largest size of all decoded images on disk, GB; what does not fit is decoded anew in each epoch",
+            "largest size of all decoded images on disk, GB; what does not fit is decoded again every epoch",
             ge=0,
             fixed=True,
         ),

@@ -39,12 +39,12 @@ Test = Annotated[
 ]
 SplitSeed = Annotated[int, Arg("seed of the cuts into splits", ge=0, le=2**32 - 1, fixed=True)]
 MaxTrain = Annotated[
-    int | None, Arg("use only so many training images, drawn class by class; null: all", ge=2, fixed=True)
+    int | None, Arg("use only this many training images, drawn class by class; null: all", ge=2, fixed=True)
 ]
 Folds = Annotated[
     int | None,
     Arg(
-        "score a trial by cross-validation: so many networks, each trained on all but one part of the images outside "
+        "score a trial by cross-validation: this many networks, each trained on all but one part of the images outside "
         "the test split and scored on that part; null: one validation split",
         ge=2,
         fixed=True,

@@ -334,9 +334,9 @@ def _load(
         labels = np.load(folder / f"{split}.labels.npy")
         names = tuple(json.loads((folder / f"{split}.names.json").read_bytes()))
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{folder}: {split} images are missing or damaged; run again to decode them anew") from error
+        raise DataError(f"{folder}: {split} images are missing or damaged; run again to decode them again") from error
     if pixels.shape != shape or (len(labels), len(names)) != (count, count):
-        raise DataError(f"{folder}: {split} images are damaged; run again to decode them anew")
+        raise DataError(f"{folder}: {split} images are damaged; run again to decode them again")
     if isinstance(pixels, np.ndarray) and not whole and frame.kept_shape != frame.shape:
         # A view: nothing is read or copied before it is asked for.
         rows, columns = frame.middle

@@ -39,7 +39,7 @@ def table(
     ] = "label",
     separator: Annotated[
         str | None,
-        Arg("what stands between the labels of an image in the column, which may be several or none", fixed=True),
+        Arg("what separates the labels of an image in the column; an image may have several or none", fixed=True),
     ] = None,
     split: Annotated[
         str | None, Arg("the column that says train, val or test; where its cell is empty, it is cut", fixed=True)
@@ -299,7 +299,7 @@ def _check_labels(label: str | tuple[str, ...], separator: str | None, others: M
         BuildError: there is one column of labels, one twice or one of something else; or there is a separator besides.
     """
     if separator == "":
-        raise BuildError("separator", "'' is not allowed; allowed: what stands between labels, such as ';', or null")
+        raise BuildError("separator", "'' is not allowed; allowed: what separates labels, such as ';', or null")
     if isinstance(label, str):
         return
     if separator is not None:
@@ -309,7 +309,7 @@ def _check_labels(label: str | tuple[str, ...], separator: str | None, others: M
     if len(label) < 2:
         raise BuildError("label", f"{list(label)} is one column; for a class of each image write label: {label[0]}")
     if twice:
-        raise BuildError("label", f"{twice[0]!r} stands twice; allowed: each column once")
+        raise BuildError("label", f"{twice[0]!r} is given twice; allowed: each column once")
     if taken:
         raise BuildError("label", f"{taken[0][1]!r} is the column {taken[0][0]!r} already; allowed: other columns")
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache as remembered
 from functools import lru_cache, partial
@@ -15,34 +13,28 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 
-from imgcls_search import atomic, digests
+from imgcls_search import digests
 from imgcls_search.config import Component, TrialConfig, expand_path
 from imgcls_search.data import describe, file_root, fingerprint
 from imgcls_search.data.chosen import Chosen
-from imgcls_search.data.decode import THREADS, decode_middle, unlimited_pillow
 from imgcls_search.data.fingerprint import Prints
 from imgcls_search.data.folders import from_files
-from imgcls_search.data.image import CACHE_GB, Frame
+from imgcls_search.data.held_out import Part, find_twins, held_out
+from imgcls_search.data.image import CACHE_GB
 from imgcls_search.data.opening import EXTENSIONS
-from imgcls_search.data.prepared import Images, Prepared
+from imgcls_search.data.prepared import Prepared
 from imgcls_search.data.source import LeftOut, Source, Split, counted
 from imgcls_search.data.store import load, open_pool
 from imgcls_search.data.stream import Streamed
 from imgcls_search.data.tally import Tally, image_files
-from imgcls_search.errors import DataError, writing
+from imgcls_search.errors import DataError
 from imgcls_search.signature import Arg, build
 
 Progress = Callable[[int, int], None]
 Pixels = npt.NDArray[np.uint8] | Streamed | Chosen
 
-SAME = "-same"
-"""Ends the names of files that say which images of a pool are labelled images too."""
-
 DRAW_SEED = (0, 3)
 """Of the images that `max` draws; 0 to 2 in the second place are the cuts of `splits`."""
-
-HASHED = 1024
-"""Images whose pixels are read at a time to be compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +57,7 @@ def image_folder(
     *,
     root: Annotated[str, Arg("a folder of images, flat or with folders in it; classes are not needed", fixed=True)],
     max: Annotated[  # noqa: A002 - the name in the space file
-        int | None, Arg("use only so many images, drawn at random; null: all", ge=2, fixed=True)
+        int | None, Arg("use only this many images, drawn at random; null: all", ge=2, fixed=True)
     ] = None,
     skip_unreadable: Annotated[
         bool, Arg("leave out images that cannot be read, and list them, instead of refusing the folder", fixed=True)
@@ -165,22 +157,7 @@ def open_unlabeled(
         place, parts = "unlabeled.train", pool.of_training(component, labelled)
     else:
         place, parts = pool.of_folder(wanted, config, labelled)
-    return _without_held_out(pool, parts, place, labelled, config, fold)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Part:
-    """Decoded images that come from one place."""
-
-    images: Images
-    print: str
-    """Fingerprint of what they are a part of."""
-
-    split: Split | None = None
-    """Of the labelled data, None where they are no part of it."""
-
-    left_out: Mapping[str, int]
-    unreadable: tuple[str, ...] = ()
+    return _not_held_out(pool, parts, place, labelled, config, fold)
 
 
 class _Pool:
@@ -190,12 +167,10 @@ class _Pool:
         self.data, self.cache, self.most_bytes = data, cache, most_bytes
         self.whole, self.progress = whole, progress
 
-    def of_training(self, component: Component, labelled: Source) -> list[_Part]:
+    def of_training(self, component: Component, labelled: Source) -> list[Part]:
         splits: tuple[Any, ...] = ("train", "val") if self.data.folds else ("train",)
         parts = [
-            _Part(
-                images=load(self.data, split, whole=self.whole), print=self.data.prints.seen, split=split, left_out={}
-            )
+            Part(images=load(self.data, split, whole=self.whole), print=self.data.prints.seen, split=split, left_out={})
             for split in splits
         ]
         if component.args.get("max_train") is None:
@@ -215,7 +190,7 @@ class _Pool:
         )
         return [*parts, self.opened(source, {})]
 
-    def of_folder(self, wanted: UnlabeledFrom, config: TrialConfig, labelled: Source) -> tuple[str, list[_Part]]:
+    def of_folder(self, wanted: UnlabeledFrom, config: TrialConfig, labelled: Source) -> tuple[str, list[Part]]:
         assert wanted.root is not None
         listing = _list(_top(wanted.root))
         _refuse_sealed(listing, config)
@@ -237,7 +212,7 @@ class _Pool:
         )
         return listing.place, [self.opened(source, left_out)]
 
-    def opened(self, source: Source, left_out: Mapping[str, int]) -> _Part:
+    def opened(self, source: Source, left_out: Mapping[str, int]) -> Part:
         images, unreadable = open_pool(
             source,
             frame=self.data.frame,
@@ -246,15 +221,15 @@ class _Pool:
             progress=self.progress,
             whole=self.whole,
         )
-        return _Part(images=images, print=source.fingerprint, left_out=left_out, unreadable=tuple(unreadable))
+        return Part(images=images, print=source.fingerprint, left_out=left_out, unreadable=tuple(unreadable))
 
 
-def _without_held_out(
-    pool: _Pool, parts: Sequence[_Part], place: str, labelled: Source, config: TrialConfig, fold: int | None
+def _not_held_out(
+    pool: _Pool, parts: Sequence[Part], place: str, labelled: Source, config: TrialConfig, fold: int | None
 ) -> Unlabeled:
     """Return the images of some parts that no score is from."""
-    kinds = _held_out(labelled, fold)
-    twins = _twins(pool, parts, labelled)
+    kinds = held_out(labelled, fold)
+    twins = find_twins(pool.data, pool.cache, parts, labelled)
     names: list[str] = []
     own: list[bool] = []
     for part in parts:
@@ -289,90 +264,6 @@ def _without_held_out(
     )
 
 
-def _held_out(labelled: Source, fold: int | None) -> dict[str, str]:
-    """Return what each labelled image is that takes no part, by name."""
-    tested = dict.fromkeys(labelled.names["test"], "test images")
-    if not labelled.folds:
-        return {**dict.fromkeys(labelled.names["val"], "validation images"), **tested}
-    held = [] if fold is None else [name for name, number in labelled.fold_of().items() if number == fold]
-    return {**dict.fromkeys(held, "images of the fold that is scored"), **tested}
-
-
-# Which images are the same.
-
-
-def _twins(pool: _Pool, parts: Sequence[_Part], labelled: Source) -> dict[int, list[str]]:
-    """Return the labelled images with the pixels of each image of the parts, by its number.
-
-    It is found once: images of the test split are decoded for it, and forgotten.
-    """
-    data = pool.data
-    splits: list[Split] = ["train", "val", "test"] if labelled.folds else ["val", "test"]
-    facts = [
-        [labelled.fingerprint, {split: labelled.names[split] for split in splits}, data.frame.settings()],
-        [[part.print, part.split, part.images.names] for part in parts],
-    ]
-    mark = pool.cache.expanduser().resolve() / f"{digests.of_text(json.dumps(facts))[:16]}{SAME}"
-    if (known := _read_mark(mark)) is not None:
-        return known
-    by_pixels: dict[bytes, list[str]] = {}
-    for split in splits:
-        for name, digest in _labelled_pixels(labelled, split, data):
-            by_pixels.setdefault(digest, []).append(name)
-    found: dict[int, list[str]] = {}
-    number = 0
-    for part in parts:
-        for name, digest in zip(part.images.names, _pixel_digests(part.images.pixels, data.frame), strict=True):
-            same = [other for other in by_pixels.get(digest, ()) if part.split is None or other != name]
-            if same:
-                found[number] = same
-            number += 1
-    with writing(mark, DataError):
-        atomic.write_text(mark, json.dumps(found))
-    return found
-
-
-def _read_mark(mark: Path) -> dict[int, list[str]] | None:
-    try:
-        return {int(number): list(map(str, names)) for number, names in json.loads(mark.read_bytes()).items()}
-    except (OSError, ValueError, AttributeError, TypeError):
-        return None
-
-
-def _labelled_pixels(labelled: Source, split: Split, data: Prepared) -> Iterator[tuple[str, bytes]]:
-    """Yield the names of a split with a hash of the pixels of each."""
-    if split != "test":
-        images = load(data, split)
-        yield from zip(images.names, _pixel_digests(images.pixels, data.frame), strict=True)
-        return
-
-    def one(index: int) -> bytes | None:
-        try:
-            with labelled.read(split, index) as image:
-                return _digest(decode_middle(data.frame, image))
-        # A damaged one is refused, or left out, before a search; damaged files make Pillow raise nearly anything.
-        except Exception:
-            return None
-
-    names = labelled.names[split]
-    with unlimited_pillow(), ThreadPoolExecutor(THREADS) as threads:
-        for name, digest in zip(names, threads.map(one, range(len(names))), strict=True):
-            if digest is not None:
-                yield name, digest
-
-
-def _pixel_digests(pixels: Any, frame: Frame) -> Iterator[bytes]:
-    """Yield a hash of what evaluation sees of each image."""
-    is_whole, middle = tuple(pixels.shape[1:]) != frame.shape, frame.middle
-    for start in range(0, len(pixels), HASHED):
-        rows = pixels[np.arange(start, min(start + HASHED, len(pixels)))]
-        yield from (_digest(row) for row in (rows[..., middle[0], middle[1]] if is_whole else rows))
-
-
-def _digest(pixels: npt.NDArray[np.uint8]) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(pixels).tobytes(), digest_size=16).digest()
-
-
 def _without_files(
     listing: _Listing, labelled: Source, component: Component, cache: Path
 ) -> tuple[list[Path], dict[str, int]]:
@@ -387,7 +278,7 @@ def _without_files(
     root = file_root(component)
     if not labelled.is_in_files or root is None:
         return list(listing.paths), left_out
-    kinds = _held_out(labelled, None)
+    kinds = held_out(labelled, None)
     held = list(kinds)
     memory = cache / fingerprint.FILE
     try:

@@ -7,13 +7,15 @@ import time
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from imgcls_search.errors import DeployError
+from imgcls_search.deploy import openvino_ir
+from imgcls_search.errors import DeployError, UserError
 from imgcls_search.external_data import must_be_alone
 
 if TYPE_CHECKING:
@@ -69,17 +71,20 @@ class Artifact:
     """A loaded file: it takes `pixels`, uint8 [N, C, H, W], and gives `logits`, float32 [N, classes]."""
 
     path: Path
-    session: InferenceSession
+    session: InferenceSession | openvino_ir.Session
 
     @classmethod
     def load(cls, path: Path) -> Artifact:
-        """Load a file into ONNX Runtime, on one thread of the CPU.
+        """Load a file into ONNX Runtime, or OpenVINO where it is one of that, on one thread of the CPU.
 
         Raises:
+            UserError: OpenVINO is not installed.
             DeployError: the file is missing, damaged, not one that this program exported, or has tensors in others.
         """
         if not path.is_file():
             raise DeployError(f"{path}: no such ONNX file")
+        if path.suffix == openvino_ir.SUFFIX:
+            return cls._load_openvino(path)
         import onnxruntime
 
         try:
@@ -95,6 +100,24 @@ class Artifact:
         artifact = cls(path=path, session=session)
         artifact._check()
         return artifact
+
+    @classmethod
+    def _load_openvino(cls, path: Path) -> Artifact:
+        try:
+            artifact = cls(path=path, session=openvino_ir.Session(path))
+        except UserError:
+            raise
+        # The runtime raises plain RuntimeErrors, with pages of its own source.
+        except Exception as error:
+            raise DeployError(f"{path}: not a model of OpenVINO, or damaged ({type(error).__name__})") from error
+        artifact._check()
+        return artifact
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that the model is in."""
+        is_openvino = self.path.suffix == openvino_ir.SUFFIX
+        return (self.path, self.path.with_suffix(openvino_ir.WEIGHTS)) if is_openvino else (self.path,)
 
     @property
     def pixel_shape(self) -> tuple[int, int, int]:
@@ -178,11 +201,10 @@ def _options() -> Any:
     return options
 
 
-def conditions() -> dict[str, str | int]:
+def conditions(artifact: Artifact) -> dict[str, str | int]:
     """Return what a latency depends on besides the file."""
-    import onnxruntime
-
-    runtime = f"onnxruntime {onnxruntime.__version__}"
+    name = "openvino" if artifact.path.suffix == openvino_ir.SUFFIX else "onnxruntime"
+    runtime = f"{name} {metadata.version(name)}"
     return {"processor": _processor(), "runtime": runtime, "threads": 1, "batch": 1}
 
 

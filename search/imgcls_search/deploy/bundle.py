@@ -42,6 +42,9 @@ FILES: Mapping[str, str] = {
     "metrics": "metrics.json",
     "card": "MODEL_CARD.md",
 }
+OPENVINO: Mapping[str, str] = {**FILES, "model": "model.xml", "weights": "model.bin"}
+"""The same where the model is one of OpenVINO, whose weights are in a file of their own."""
+
 EDITABLE = ("card",)
 """What people are meant to write in; of the others a checksum is kept."""
 
@@ -98,8 +101,9 @@ def describe(
     costs: Costs | None,
     thresholds: Sequence[float] | None = None,
     sureness: Sureness | None = None,
+    files: Mapping[str, str] = FILES,
 ) -> dict[str, Any]:
-    """Return what `bundle.json` says of the files that lie in a folder."""
+    """Return what `bundle.json` says of the files that lie in a folder; `files` are their names by their roles."""
     output: dict[str, Any] = {"name": OUTPUT, "type": "float32", "probabilities": "softmax"}
     if thresholds is not None:
         # In the order of the labels.
@@ -108,7 +112,7 @@ def describe(
         "format": _format(frame, costs, thresholds, sureness),
         "files": {
             role: {"name": name} | ({} if role in EDITABLE else {"sha256": digests.of_file(folder / name)})
-            for role, name in FILES.items()
+            for role, name in files.items()
         },
         "input": {
             "name": INPUT,
@@ -159,6 +163,8 @@ def read(folder: Path) -> Bundle:
             f"{folder / DESCRIPTION}: not a bundle of format {', '.join(map(str, FORMATS))} of this program"
         )
     names = {role: _file(folder, about, role) for role in FILES}
+    if names["model"] == OPENVINO["model"] and _file(folder, about, "weights") != OPENVINO["weights"]:
+        raise DeployError(f"{folder / DESCRIPTION}: files.weights: allowed: {OPENVINO['weights']}")
     labels = _labels(folder, names["labels"])
     bundle = Bundle(
         artifact=Artifact.load(folder / names["model"]),

@@ -21,8 +21,8 @@ COUNTED_BY = (
     "imgcls_search.image_size",
     "imgcls_search.models",
     "imgcls_search.compress",
-    "imgcls_search.train.optimizers",
-    "imgcls_search.train.losses",
+    "imgcls_search.training.optimizers",
+    "imgcls_search.training.losses",
     "imgcls_search.worker.measuring",
 )
 """Modules, and packages with all their modules, whose code decides on an answer; a test follows one to them."""

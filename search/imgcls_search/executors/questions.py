@@ -75,7 +75,7 @@ class FindDevices(Question[list[str]]):
 
     def answer(self, tell: Tell) -> list[str]:
         """Return the devices."""
-        from imgcls_search.train.device import available_devices
+        from imgcls_search.training.device import available_devices
 
         return available_devices(self.wanted)
 
@@ -88,7 +88,7 @@ class NameHardware(Question[str]):
 
     def answer(self, tell: Tell) -> str:
         """Return the name."""
-        from imgcls_search.train.device import hardware
+        from imgcls_search.training.device import hardware
 
         return hardware(self.device)
 
@@ -210,7 +210,7 @@ class TryMetrics(Question[None]):
         import numpy as np
 
         from imgcls_search.data import load
-        from imgcls_search.train.custom_metrics import try_on
+        from imgcls_search.training.custom_metrics import try_on
 
         try_on(self.names, len(self.data.classes), np.asarray(load(self.data, "val").labels))
 
@@ -264,7 +264,7 @@ class DescribeWeights(Question[Prepared]):
 
     def answer(self, tell: Tell) -> Prepared:
         """Read and build them, and return the data set."""
-        from imgcls_search.train import checkpoint
+        from imgcls_search.training import checkpoint
         from imgcls_search.worker.networks import load_finished
 
         _, _, data = load_finished(checkpoint.load(self.path), str(self.path))

@@ -55,7 +55,7 @@ class Slot:
             self.tell(GoOn())
 
     def note(self, event: Event) -> None:
-        """Learn from an event of the worker where its job stands."""
+        """Update the slot's state from a worker event."""
         if isinstance(event, Held):
             # Unless it was told to go on in the meantime.
             self.is_resting = self.is_held

@@ -40,7 +40,7 @@ def ablate(
     trial: int | None = None,
     data: Component | None = None,
 ) -> Ablation:
-    """Train the first setting, every step from it to the winner, and the winner, on fresh seeds; the study keeps it.
+    """Train the first setting, every step from it to the winner, and the winner, on new seeds; the study keeps it.
 
     `trial` is the winner's number; by default that of the best. `data` says where the study's images are now.
 
@@ -86,7 +86,7 @@ def ablate(
         written = study_data.written_root(record)
         pretrained = PretrainedNetworks.of_study(trainer, files, record)
         needed = [pretrained.needed_by(step.config, trainer.images(step.config)) for step in way]
-        watcher.say(f"{len(way)} settings on {seeds} fresh seed(s) each; the test split stays sealed")
+        watcher.say(f"{len(way)} settings on {seeds} new seed(s) each; the test split stays sealed")
         pretrained.make(each for some in needed for each in some)
         jobs = [
             training_job(

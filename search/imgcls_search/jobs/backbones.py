@@ -14,9 +14,9 @@ from imgcls_search.config import TrialConfig
 from imgcls_search.data import Prepared, load
 from imgcls_search.errors import BuildError, CheckpointError
 from imgcls_search.executors.helper import feature_cache, image_cache
-from imgcls_search.train.device import available_devices
-from imgcls_search.train.metrics import score
-from imgcls_search.train.probe import fit_linear, predict_by_neighbours
+from imgcls_search.training.device import available_devices
+from imgcls_search.training.metrics import score
+from imgcls_search.training.probe import fit_linear, predict_by_neighbours
 from imgcls_search.worker import features, measuring, pipeline
 
 Progress = Callable[[str, int, int], None]

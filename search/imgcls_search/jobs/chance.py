@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from imgcls_search.costs import Costs
 from imgcls_search.jobs.evaluate import Evaluation
-from imgcls_search.train.metrics import Wanted, score
+from imgcls_search.training.metrics import Wanted, score
 
 RESAMPLES = 200
 """Of the images, for an interval of any metric."""
@@ -33,11 +34,26 @@ def interval(measure: Score, count: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _measured(found: Evaluation, metric: str, chosen: Any) -> float:
+def interval_of_difference(
+    first: Evaluation, second: Evaluation, metric: str, stated: Costs | None = None
+) -> tuple[float, float]:
+    """Return the 95 % interval of how much higher a metric of the first is, both on the same drawn images.
+
+    `stated` are the costs of decisions, for metrics of these.
+    """
+    assert first.names == second.names, "the same images"
+
+    def gap(chosen: Any) -> float:
+        return _measured(first, metric, chosen, stated) - _measured(second, metric, chosen, stated)
+
+    return interval(gap, len(first.labels))
+
+
+def _measured(found: Evaluation, metric: str, chosen: Any, stated: Costs | None = None) -> float:
     # Of probabilities: softmax and sigmoid give them back.
     p = np.clip(found.probabilities[chosen].astype(np.float64), 1e-9, 1 - 1e-9)
     logits = np.log(p) if found.thresholds is None else np.log(p / (1 - p))
-    wanted = Wanted(classes=found.classes, named=(metric,), thresholds=found.thresholds)
+    wanted = Wanted(classes=found.classes, named=(metric,), costs=stated, thresholds=found.thresholds)
     measured = score(logits.astype(np.float32), found.labels[chosen], wanted)
     return float(measured.get(metric, float("nan")))
 

@@ -1,4 +1,4 @@
-"""A winner one can trust: the best few trained again on fresh seeds, then the sealed test split, opened once."""
+"""A winner one can trust: the best few trained again on new seeds, then the sealed test split, opened once."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def confirm(
     data: Component | None = None,
     pretrains: bool = False,
 ) -> Confirmation:
-    """Train the best few on fresh seeds, choose by their mean, train the chosen one on seeds that had no part in the
+    """Train the best few on new seeds, choose by their mean, train the chosen one on seeds that had no part in the
     choice, and only then open the test split, once, for it; the study remembers what came out.
 
     `trial` takes the place of the best few; with several objectives it is needed to choose from the front. `data` says
@@ -270,13 +270,11 @@ def _known(known: Confirmation, trials: Sequence[int], seeds: int, *, pretrains:
 def _choose(retraining: _Retraining, trials: Sequence[Trial], seeds: int, sign: int) -> Choice:
     drawn = fresh_seeds(retraining.record, 2 * seeds)
     choosing, fresh = drawn[:seeds], drawn[seeds:]
-    retraining.trainer.watcher.say(f"{len(trials)} trial(s) on {seeds} fresh seeds each; the test split stays sealed")
+    retraining.trainer.watcher.say(f"{len(trials)} trial(s) on {seeds} new seeds each; the test split stays sealed")
     scores = retraining.train(trials, choosing)
     order = sorted(trials, key=lambda trial: -sign * sum(scores[trial.number]))
     chosen = order[0]
-    retraining.trainer.watcher.say(
-        f"trial {chosen.number} is chosen; {seeds} more seeds, that had no part in it, measure it"
-    )
+    retraining.trainer.watcher.say(f"trial {chosen.number} is chosen; {seeds} more seeds score it")
     measured = retraining.train([chosen], fresh)[chosen.number]
     confirmed = estimate(measured, scores[chosen.number])
     searched = _searched(chosen)

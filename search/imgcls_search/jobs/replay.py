@@ -7,6 +7,7 @@ curves of a study that is there.
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -117,7 +118,8 @@ class Steps:
 
     def _note(self, search: Search, trial: Trial) -> None:
         (value, *_) = trial.values or ()
-        if not self.bests or search.sign * value > search.sign * self.bests[-1][1]:
+        # One that diverged has a value without order, above which nothing would ever be.
+        if not math.isnan(value) and (not self.bests or search.sign * value > search.sign * self.bests[-1][1]):
             self.bests.append((sum(each.epoch for each in search.record.trials), value))
 
 
@@ -174,7 +176,7 @@ def replay_study(record: Record, space: Space, *, workers: int = 1) -> Replayed:
     Raises:
         StudyError: the study has too few curves, or networks that were compressed.
     """
-    _refuse_measured(record)
+    refuse_measured(record)
     pool = [trial for trial in record.trials if trial.epoch and not trial.compresses]
     if len(pool) < 2 or not any(trial.state == "complete" and not trial.candidate.is_fitted for trial in pool):
         raise StudyError(
@@ -183,7 +185,7 @@ def replay_study(record: Record, space: Space, *, workers: int = 1) -> Replayed:
         )
     curves = Recorded(pool)
     sizes = {trial.candidate.config: trial.sizes for trial in pool}
-    sampler = FromPool(build(SAMPLERS, space.sampler, space=space), [trial.candidate for trial in pool])
+    sampler = FromPool(build(SAMPLERS, space.sampler, space=space), [trial.candidate for trial in pool], space)
     space = replace(space, study={**space.study, "trials": len(pool), "timeout": None}, start=())
     outcome, steps = replay(space, curves, workers=workers, sampler=sampler, sizes=sizes)
     trials = outcome.record.trials
@@ -199,7 +201,12 @@ def replay_study(record: Record, space: Space, *, workers: int = 1) -> Replayed:
     )
 
 
-def _refuse_measured(record: Record) -> None:
+def refuse_measured(record: Record) -> None:
+    """Refuse a study of what no curve holds.
+
+    Raises:
+        StudyError: an objective is one that only exported networks show.
+    """
     measured = [metric for metric, _ in record.objectives if metric in MEASURED]
     if measured:
         raise StudyError(
@@ -217,7 +224,7 @@ def as_it_was(record: Record) -> Replayed:
         spent += trial.epoch
         if trial.state == "complete" and trial.values:
             value = trial.values[0]
-            if not bests or sign * value > sign * bests[-1][1]:
+            if not math.isnan(value) and (not bests or sign * value > sign * bests[-1][1]):
                 bests.append((spent, value))
     return Replayed(
         strategy="as it was",
@@ -260,22 +267,30 @@ class Recorded:
 class FromPool:
     """Draws what a sampler would draw, moved to the nearest configuration of a pool that was not drawn yet."""
 
-    def __init__(self, sampler: Sampler, pool: Sequence[Candidate]) -> None:
+    def __init__(self, sampler: Sampler, pool: Sequence[Candidate], space: Space) -> None:
         """`pool` is all that can be drawn."""
         self.sampler = sampler
-        self.pool = pool
+        self.pool = list({candidate.config: candidate for candidate in pool}.values())
+        self.encoding = Encoding(space)
+        self.rows = self.encoding.rows([candidate.params for candidate in self.pool])
+        self.places = {candidate.config: place for place, candidate in enumerate(self.pool)}
+        self.drawn: dict[int, int] = {}
+        """The place of each trial seen so far, by number."""
 
     def draw(self, view: View, number: int, attempt: int) -> Candidate | None:
         """Return the nearest one left, None when none is."""
-        drawn = {trial.candidate.config for trial in view.trials}
-        left = [candidate for candidate in self.pool if candidate.config not in drawn]
+        import numpy as np
+
+        for trial in view.trials:
+            if trial.number not in self.drawn:
+                self.drawn[trial.number] = self.places[trial.candidate.config]
         wanted = self.sampler.draw(view, number, attempt) or draw_random(view, number, attempt)
-        if not left:
+        if len(self.drawn) >= len(self.pool):
             return None
-        encoding = Encoding(view.space)
-        rows = encoding.rows([wanted.params, *(candidate.params for candidate in left)])
-        nearest = ((rows[1:] - rows[0]) ** 2).sum(axis=1).argmin()
-        return replace(wanted, **{name: getattr(left[int(nearest)], name) for name in _DRAWN})
+        far = ((self.rows - self.encoding.rows([wanted.params])) ** 2).sum(axis=1)
+        far[list(self.drawn.values())] = np.inf
+        nearest = self.pool[int(far.argmin())]
+        return replace(wanted, **{name: getattr(nearest, name) for name in _DRAWN})
 
 
 _DRAWN = ("params", "distributions", "config")

@@ -171,13 +171,13 @@ class _Training:
             raise NoResultError(without_memory(self.job.config, trouble.reason, self.job.micro_batches))
         if is_out_of_memory and more:
             self.job = dataclasses.replace(self.job, micro_batches=more)
-            return f"{trouble.reason}; it goes on with {more} micro-batches a batch"
+            return f"{trouble.reason}; it continues with {more} micro-batches a batch"
         if isinstance(trouble, Failed):
             raise NoResultError(f"{self.what}: {trouble.reason} (log: {self.job.log})")
         self.deaths += 1
         if self.deaths > MOST_DEATHS:
             raise NoResultError(f"{self.what}: {trouble.reason}, {self.deaths} times")
-        return f"{trouble.reason}; it goes on from its last checkpoint"
+        return f"{trouble.reason}; it resumes from its last checkpoint"
 
 
 def training_job(

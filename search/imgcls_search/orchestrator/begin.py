@@ -151,18 +151,23 @@ def run(
             earlier=learning.earlier_studies(record),
             deadline=deadline,
         )
-        name_metrics(record)
-        write_note(record, files.holder())
-        try:
-            ending = search.run()
-        except NoResultError:
-            write_note(record)
-            raise
-        executor.passed("idle")
-        executor.save()
-        # As it stands from now on.
+        return _search(search, executor, record, files)
+
+
+def _search(search: Search, executor: MeteredExecutor, record: Record, files: StudyFiles) -> Outcome:
+    """Run a search, and write what the dashboard shows of it before and after."""
+    name_metrics(record)
+    write_note(record, files.holder())
+    try:
+        ending = search.run()
+    except NoResultError:
         write_note(record)
-        return Outcome(ending=ending, record=record)
+        raise
+    executor.passed("idle")
+    executor.save()
+    # As it stands from now on.
+    write_note(record)
+    return Outcome(ending=ending, record=record)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,13 +289,13 @@ def _settle_data(space: Space, helper: Helper, watcher: Watcher) -> tuple[Space,
     if data.streamed_from is not None:
         watcher.say(
             f"decoded images of {data.num_bytes / 1e9:,.1f} GB do not fit into image.cache_gb: "
-            f"{space.first().section('image')['cache_gb']:g}; they are decoded anew in each epoch"
+            f"{space.first().section('image')['cache_gb']:g}; they are decoded again every epoch"
         )
     if data.repeated:
         which, others = ("", " of another fold") if data.folds else ("validation ", "")
         watcher.say(
             f"{data.repeated} of {data.scored} {which}images are among the training images{others} too, for example "
-            f"{data.repeated_for_example[0]}: scores are too good by what was learned by heart"
+            f"{data.repeated_for_example[0]}: scores are too high: the model trained on these images"
         )
     for line in named_classes.refuse_unknown(space.document, data.classes, space.locate):
         watcher.say(line)

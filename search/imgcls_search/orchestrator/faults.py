@@ -58,7 +58,7 @@ class Faults:
         self.failures: list[str] = []
 
     def note_progress(self) -> None:
-        """Take note that a trial reached a milestone: the search as a whole is not broken."""
+        """Reset the count of identical failures: a trial reached a milestone."""
         self.failures.clear()
 
     def over_trial_time(self, trial: Trial, seconds: float) -> str | None:
@@ -111,7 +111,7 @@ class Faults:
             return False
         self._note_trouble(trial, event.reason)
         self.record.note(trial, deaths=trial.deaths)
-        self.say(f"trial {trial.number}: {event.reason}; it goes on from its last checkpoint")
+        self.say(f"trial {trial.number}: {event.reason}; it resumes from its last checkpoint")
         return trial.is_open
 
     def note_dropped(self, trial: Trial, reason: str) -> None:
@@ -145,7 +145,7 @@ class Faults:
         self._note_trouble(trial, reason)
         self.record.note(trial, micro_batches=parts)
         each = math.ceil(config.batch_size / parts)
-        self.say(f"trial {trial.number}: {reason}; it goes on with micro-batches of {each} images")
+        self.say(f"trial {trial.number}: {reason}; it continues with micro-batches of {each} images")
         return trial.is_open
 
     def _note_trouble(self, trial: Trial, reason: str) -> None:

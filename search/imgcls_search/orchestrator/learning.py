@@ -90,7 +90,7 @@ def note_of_change(record: Record, space: Space) -> str | None:
         return None
     names = [fact["study"] for fact in record.facts.get("learned", [])]
     learned = f"from {_shown(names)}" if names else "nothing"
-    return f"{KEY}: decides at the beginning of a study; this one learned {learned}, and goes on so"
+    return f"{KEY}: decides at the beginning of a study; this one learned {learned}, and learns nothing now"
 
 
 @dataclass(kw_only=True)

@@ -12,7 +12,7 @@ from imgcls_search.errors import UserError, closest, named
 from imgcls_search.measures import class_of
 from imgcls_search.orchestrator import named_classes
 from imgcls_search.space import Space
-from imgcls_search.train.custom_metrics import installed
+from imgcls_search.training.custom_metrics import installed
 
 
 def refuse_early(space: Space, cache: Path, source: Source | None = None) -> None:

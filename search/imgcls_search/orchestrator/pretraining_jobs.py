@@ -204,7 +204,7 @@ class PretrainingJobs:
         making.heard_at, making.is_running = self.executor.clock(), True
         if backbone.key not in self.told:
             waiting = ", ".join(str(trial.number) for trial in self.resting if backbone in self._needed_by(trial))
-            self._say_once(backbone.key, f"pretraining {backbone.what}; trial {waiting or '-'} rests meanwhile")
+            self._say_once(backbone.key, f"pretraining {backbone.what}; trial {waiting or '-'} waits")
         self.executor.start(job_of(backbone, self.store, number, micro_batches=making.micro_batches))
 
     def _take(self, event: Event, number: int, making: _Making) -> None:
@@ -214,7 +214,7 @@ class PretrainingJobs:
                     self.context.say(f"pretraining {making.backbone.what}: {dropped}; it begins from the start")
                 making.epoch, making.seconds = len(history), sum(epoch["seconds"] for epoch in history)
                 if making.epoch:
-                    self.context.say(f"pretraining {making.backbone.what}: goes on after epoch {making.epoch}")
+                    self.context.say(f"pretraining {making.backbone.what}: resumes after epoch {making.epoch}")
                 self._note(making, state="making", force=True)
             case Told(text=text):
                 self.context.say(text)
@@ -267,7 +267,7 @@ class PretrainingJobs:
         elif making.deaths > self.context.settings.retries:
             self._give_up(f"{reason}, {making.deaths} times without a new epoch", number, making)
         else:
-            self.context.say(f"pretraining {making.backbone.what}: {reason}; it goes on from its last checkpoint")
+            self.context.say(f"pretraining {making.backbone.what}: {reason}; it resumes from its last checkpoint")
 
     def _shrink(self, making: _Making) -> bool:
         """Let a pretraining go on with smaller micro-batches, where its loss allows them."""
@@ -275,7 +275,7 @@ class PretrainingJobs:
         if parts is None:
             return False
         making.micro_batches = parts
-        self.context.say(f"pretraining {making.backbone.what}: out of memory; it goes on with {parts} parts a batch")
+        self.context.say(f"pretraining {making.backbone.what}: out of memory; it continues with {parts} parts a batch")
         return True
 
     def _without_memory(self, reason: str, making: _Making) -> str:

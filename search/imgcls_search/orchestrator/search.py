@@ -333,7 +333,7 @@ class Search:
             self.record.prune(trial, f"{self.why_pruned} at epoch {trial.epoch}")
         else:
             paused = decision == "pause"
-            until = trial.epoch if paused else self.pruner.milestone(trial)
+            until = trial.epoch if paused else self.pruner.milestone(trial, self.record.trials)
             self.record.set_plan(trial, until=until, paused=paused)
         if decision == "continue":
             # First in the queue: the worker that holds its state is the one that is free.

@@ -22,7 +22,7 @@ from imgcls_search.study.address import Address
 from imgcls_search.study.facts import KnownTeacher
 from imgcls_search.study.files import StudyFiles, find_study
 from imgcls_search.study.record import load
-from imgcls_search.train import pretraining
+from imgcls_search.training import pretraining
 
 Teachers = dict[str, KnownTeacher]
 """What a study remembers of its teachers, by name."""

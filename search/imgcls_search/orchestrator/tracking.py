@@ -94,12 +94,12 @@ class Courier:
                     self.unsaid = said
                     break
                 self.lines.put(
-                    f"{self.place}: {said}; the search goes on, and tries again later"
+                    f"{self.place}: {said}; the search continues and tries again later"
                     if kind == "trouble"
                     else f"{self.place}: works again, and has what it missed"
                 )
         except (EOFError, OSError):
-            self.lines.put(f"{self.place}: its process died; the search goes on without it")
+            self.lines.put(f"{self.place}: its process died; the search continues without it")
         self.has_ended.set()
 
     def close(self, seconds: float) -> Iterator[str]:
@@ -109,7 +109,7 @@ class Courier:
         while not self.lines.empty():
             yield self.lines.get()
         if not self.has_ended.is_set():
-            yield f"{self.place}: did not take all in {CLOSING_SECONDS:g} s; the next run hands on the rest"
+            yield f"{self.place}: did not take all in {CLOSING_SECONDS:g} s; the next run sends the rest"
         elif self.unsaid:
             yield f"{self.place}: {self.unsaid} message(s) were not taken; the next run hands them on"
         if self.process is not None:

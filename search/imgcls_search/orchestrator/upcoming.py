@@ -11,7 +11,7 @@ from imgcls_search.data import InputShape
 from imgcls_search.errors import BuildError, NoResultError, SpaceError
 from imgcls_search.orchestrator.context import Assistant, SearchContext
 from imgcls_search.space import start_of
-from imgcls_search.strategy.closing import RemainingBudget, best_paused, to_finish_now
+from imgcls_search.strategy.closing import RemainingBudget, best_paused, is_kept_for_running, to_finish_now
 from imgcls_search.strategy.draws import draw_start
 from imgcls_search.strategy.propose import Proposal, Proposer
 from imgcls_search.strategy.race import Race, races
@@ -64,13 +64,12 @@ class Upcoming:
             self.look_ahead()
             self.helper.wait(POLL_SECONDS)
         remaining = self.remaining()
-        last = (
-            to_finish_now(self.record.trials, self.context.epochs, self.context.sign, remaining)
-            if remaining is not None
-            else None
-        )
-        if last is not None:
-            return self.finish(last)
+        if remaining is not None:
+            trials, epochs = self.record.trials, self.context.epochs
+            if (last := to_finish_now(trials, epochs, self.context.sign, remaining)) is not None:
+                return self.finish(last)
+            if is_kept_for_running(trials, epochs, remaining):
+                return None
         if (promoted := self._promote()) is not None:
             return promoted
         while True:
@@ -94,7 +93,7 @@ class Upcoming:
                 return None
         promoted = self.pruner.promote(trials)
         if promoted is not None:
-            self.record.set_plan(promoted, until=self.pruner.milestone(promoted), paused=False)
+            self.record.set_plan(promoted, until=self.pruner.milestone(promoted, trials), paused=False)
         return promoted
 
     def best_paused(self) -> Trial | None:
@@ -199,7 +198,7 @@ class Upcoming:
             return min(self.race.rungs[0], last)
         # What is known to be good trains to its end, whatever its early epochs say: all else must beat it.
         is_start = is_claimed or len(self.record.trials) < len(self.context.space.start)
-        return last if is_start else min(self.pruner.milestone(trial), last)
+        return last if is_start else min(self.pruner.milestone(trial, self.record.trials), last)
 
 
 def sizes_within_limits(

@@ -104,7 +104,7 @@ def _choice(leaf: Leaf, node: MapNode) -> Choice:
             continue
         # Optuna takes 1, 1.0 and true for the same value, so here they may not stand side by side.
         if canonical(option) in seen:
-            wrong.append((item, f"{show(option)} stands twice in the choice; Optuna needs different values"))
+            wrong.append((item, f"{show(option)} is twice in the choice; Optuna needs different values"))
         options.append(option)
         seen.add(canonical(option))
     _raise(wrong)

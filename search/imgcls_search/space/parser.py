@@ -7,6 +7,7 @@ from pathlib import Path
 
 from imgcls_search.errors import Problem, SpaceError
 from imgcls_search.signature import Catalog, Fields
+from imgcls_search.space import shipped
 from imgcls_search.space.domains import At
 from imgcls_search.space.overrides import with_data, with_value
 from imgcls_search.space.problems import Position, Report, join
@@ -27,12 +28,14 @@ def read_space(
     data: str | None = None,
     unlabeled: str | None = None,
 ) -> Space:
-    """Read a space from a file.
+    """Read a space from a file, or the shipped space of this name where no such file exists.
 
     Raises:
         SpaceError: the file cannot be read, or what it says has problems.
     """
-    return parse(_text(path), catalog, source=str(path), overrides=overrides, data=data, unlabeled=unlabeled)
+    return parse(
+        _text(shipped.find(path)), catalog, source=str(path), overrides=overrides, data=data, unlabeled=unlabeled
+    )
 
 
 def parse(
@@ -73,7 +76,7 @@ def _text(path: Path) -> str:
     except IsADirectoryError:
         raise refuse("is a directory; a YAML file is needed") from None
     except FileNotFoundError:
-        raise refuse("no such file") from None
+        raise refuse(f"no such file{shipped.hint(path)}") from None
     except (OSError, ValueError) as error:
         raise refuse(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if len(content) > MAX_BYTES:

@@ -32,6 +32,14 @@ def to_finish_now(trials: Sequence[Trial], epochs: int, sign: int, remaining: Re
     return best_paused(fit, sign)
 
 
+def is_kept_for_running(trials: Sequence[Trial], epochs: int, remaining: RemainingBudget) -> bool:
+    """Tell whether the epochs that are left are kept for trials under way, once no new trial can reach its end.
+
+    A new trial, or a promotion to a rung below the end, would take them from the one that may still get there.
+    """
+    return remaining.epochs < epochs and any(trial.state == "running" for trial in trials)
+
+
 def best_paused(paused: Sequence[Trial], sign: int) -> Trial | None:
     """Return the best trial of the highest rung."""
     return max(paused, key=lambda trial: (trial.epoch, sign * trial.value_at(trial.epoch), -trial.number), default=None)

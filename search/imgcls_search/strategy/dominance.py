@@ -38,7 +38,7 @@ class Dominance:
     objectives: tuple[tuple[str, str], ...]
     """Metrics and directions, at least one that epochs show; the others known before training."""
 
-    def milestone(self, trial: Trial) -> int:
+    def milestone(self, trial: Trial, others: Sequence[Trial] = ()) -> int:
         """Return the next rung."""
         return self.rungs.milestone(trial)
 

@@ -30,13 +30,21 @@ class Ladder:
     def __init__(self, eta: int, sign: int) -> None:
         """One of `eta` trials passes; `sign` is 1 where larger values are better, -1 where smaller ones are."""
         self.eta, self.sign = eta, sign
+        self.among: Sequence[int] | None = None
         self._begin((), ())
 
-    def promote(self, trials: Sequence[Trial]) -> Trial | None:
-        """Return the best resting trial of the highest rung at which it is among the best 1/eta."""
+    def promote(self, trials: Sequence[Trial], among: Sequence[int] | None = None) -> Trial | None:
+        """Return the best resting trial of the highest rung at which it is among the best 1/eta.
+
+        Each rung is an epoch at which trials rest. With `among`, a trial that rests between two of these rungs counts
+        at the lower one, by what it showed there: it has passed nothing more.
+        """
+        if among != self.among:
+            self.among = among
+            self._begin(trials, ())
         self._look(trials)
         for epoch, rung in self.rungs.items():
-            while rung.resting and not _rests_at(rung.resting[0][1], epoch):
+            while rung.resting and not self._rests_at(rung.resting[0][1], epoch):
                 heappop(rung.resting)
             if rung.resting:
                 rank, trial = rung.resting[0]
@@ -54,7 +62,7 @@ class Ladder:
         if trials is not self.trials:
             self._begin(trials, ())
         changed = self.changes.take(trials)
-        new = {trial.epoch for trial, _ in changed if trial.state == "paused"} - self.rungs.keys()
+        new = {self._rung_of(trial) for trial, _ in changed if trial.state == "paused"} - self.rungs.keys()
         if new:
             self._begin(trials, (*self.rungs, *new))
             changed = self.changes.take(trials)
@@ -63,13 +71,18 @@ class Ladder:
                 if epoch > before and trial.was_judged_at(epoch):
                     insort(rung.judged, self._rank(trial, epoch))
             if trial.state == "paused":
-                heappush(self.rungs[trial.epoch].resting, (self._rank(trial, trial.epoch), trial))
+                epoch = self._rung_of(trial)
+                heappush(self.rungs[epoch].resting, (self._rank(trial, epoch), trial))
+
+    def _rung_of(self, trial: Trial) -> int:
+        """Return the rung that a resting trial counts at: where it rests, if no other is given or all are later."""
+        passed = (rung for rung in self.among or () if rung <= trial.epoch and trial.has_value_at(rung))
+        return max(passed, default=trial.epoch)
+
+    def _rests_at(self, trial: Trial, epoch: int) -> bool:
+        return trial.state == "paused" and self._rung_of(trial) == epoch
 
     def _rank(self, trial: Trial, epoch: int) -> Rank:
         value = -self.sign * trial.value_at(epoch)
         # What has no order stands behind all that has one.
         return (math.inf if math.isnan(value) else value), trial.number
-
-
-def _rests_at(trial: Trial, epoch: int) -> bool:
-    return trial.state == "paused" and trial.epoch == epoch

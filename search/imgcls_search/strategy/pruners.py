@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import mean
@@ -17,13 +18,36 @@ Decision = Literal["continue", "pause", "prune"]
 Eta = Annotated[int, Arg("one of this many trials passes a rung, and rungs are this factor apart", ge=2)]
 MinEpochs = Annotated[int | None, Arg("epochs of the first rung; default: 7.5 % of the epochs, at least 2", ge=1)]
 EarlyEpochs = Annotated[int | None, Arg("epochs of the first rung; default: the epochs over eta^3, at least 2", ge=1)]
+RevisedEpochs = Annotated[
+    int | None,
+    Arg(
+        "epochs of the first rung; default: the epochs over eta^3, at least 2, or 1 once trials show that the first "
+        "epoch orders them nearly as the second does",
+        ge=1,
+    ),
+]
+
+LATEST_SHARE = 0.75
+"""No rung of short trainings stands beyond this share of them: it would save little, and few pass it."""
+
+AGREEMENT = 0.8
+"""Rank correlation between two epochs from which on the earlier one may stop trials."""
+
+FIRST_WITNESSES = 6
+"""So many first trials go beyond the first epoch, whatever it shows, and fewer decide nothing;"""
+
+WITNESS_ONE_IN = 12
+"""so does one of so many later ones: what passed a rung at the first epoch says nothing of those that it holds back."""
+
+MOST_EPOCHS_A_SHARE = 1.2
+"""Where the epochs over eta^3 are more than this, the second epoch is early enough."""
 
 
 class Pruner(Protocol):
     """Decides how far each trial may train."""
 
-    def milestone(self, trial: Trial) -> int:
-        """Return the epoch that a trial which stands at `trial.epoch` may train up to next."""
+    def milestone(self, trial: Trial, others: Sequence[Trial] = ()) -> int:
+        """Return the epoch that a trial which stands at `trial.epoch` may train up to next, by what others showed."""
 
     def judge(self, trial: Trial, others: Sequence[Trial]) -> Decision:
         """Say what becomes of a trial that reached a milestone before its last epoch."""
@@ -38,7 +62,7 @@ class RunToEnd:
 
     epochs: int
 
-    def milestone(self, trial: Trial) -> int:
+    def milestone(self, trial: Trial, others: Sequence[Trial] = ()) -> int:
         """Return the last epoch."""
         return self.epochs
 
@@ -62,7 +86,7 @@ class Rungs(RunToEnd):
     sign: int
     """1 where larger values are better, -1 where smaller ones are."""
 
-    def milestone(self, trial: Trial) -> int:
+    def milestone(self, trial: Trial, others: Sequence[Trial] = ()) -> int:
         """Return the next rung, or the last epoch when no rung is left."""
         return next((rung for rung in self.rungs if rung > trial.epoch), self.epochs)
 
@@ -100,12 +124,61 @@ class Promoting(Rungs):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Revising(Promoting):
+    """Promotion whose rungs begin at the first epoch for as long as trials show that its order can be relied on.
+
+    Witnesses, which are chosen by number alone, pass over that rung. The answer follows from what is recorded of them,
+    so that it is revised with each new one, and the same after a restart.
+    """
+
+    early: tuple[int, ...]
+    """The rungs that begin earlier than `rungs` do."""
+
+    def milestone(self, trial: Trial, others: Sequence[Trial] = ()) -> int:
+        """Return the next rung, or the last epoch when no rung is left."""
+        if trial.epoch == 0 and is_witness(trial):
+            return super().milestone(trial)
+        return next((rung for rung in self.now(others) if rung > trial.epoch), self.epochs)
+
+    def promote(self, trials: Sequence[Trial]) -> Trial | None:
+        """Return the best paused trial of the highest of the present rungs that lets one pass."""
+        return self.ladder.promote(trials, self.now(trials))
+
+    def now(self, trials: Sequence[Trial]) -> tuple[int, ...]:
+        """Return the rungs: the early ones where witnesses stand at the first nearly as at the usual first."""
+        first, second = self.early[0], self.rungs[0]
+        there = [trial for trial in trials if is_witness(trial) and trial.was_judged_at(second)]
+        there = [trial for trial in there if trial.has_value_at(first)]
+        if len(there) < FIRST_WITNESSES:
+            return self.rungs
+        shown = ([self.sign * trial.value_at(rung) for trial in there] for rung in (first, second))
+        return self.early if _agreement(*shown) >= AGREEMENT else self.rungs
+
+
+def is_witness(trial: Trial) -> bool:
+    """Tell whether a trial passes over an early first rung, whatever others show."""
+    return trial.number < FIRST_WITNESSES or trial.number % WITNESS_ONE_IN == WITNESS_ONE_IN - 1
+
+
+def _agreement(before: Sequence[float], after: Sequence[float]) -> float:
+    """Return the rank correlation of two epochs ; what has no order stands last, 0 where all are equal."""
+    import numpy as np
+    from scipy.stats import rankdata
+
+    values = np.array([before, after], dtype=float)
+    ranks = rankdata(np.where(np.isnan(values), -np.inf, values), axis=1)
+    if (ranks == ranks[:, :1]).all(axis=1).any():
+        return 0.0
+    return float(np.corrcoef(ranks)[0, 1])
+
+
+@dataclass(frozen=True, kw_only=True)
 class Staggered(Promoting):
     """Promotion with a second bracket: every so many-th trial passes over the first rung, whose order may mislead."""
 
     every: int
 
-    def milestone(self, trial: Trial) -> int:
+    def milestone(self, trial: Trial, others: Sequence[Trial] = ()) -> int:
         """Return the next rung."""
         if trial.epoch == 0 and trial.number % self.every == self.every - 1:
             return next(iter(self.rungs[1:]), self.epochs)
@@ -118,9 +191,9 @@ class Brackets:
 
     brackets: tuple[Stopping, ...]
 
-    def milestone(self, trial: Trial) -> int:
+    def milestone(self, trial: Trial, others: Sequence[Trial] = ()) -> int:
         """Return the next rung of the trial's bracket."""
-        return self._of(trial).milestone(trial)
+        return self._of(trial).milestone(trial, others)
 
     def judge(self, trial: Trial, others: Sequence[Trial]) -> Decision:
         """Judge it among the trials of its bracket."""
@@ -154,7 +227,7 @@ class Percentile(RunToEnd):
     interval: int
     sign: int
 
-    def milestone(self, trial: Trial) -> int:
+    def milestone(self, trial: Trial, others: Sequence[Trial] = ()) -> int:
         """Return the next epoch at which trials are compared."""
         next_one = self.n_warmup_epochs + 1
         while next_one <= trial.epoch:
@@ -165,13 +238,14 @@ class Percentile(RunToEnd):
         """Prune it below the percentile, as Optuna's PercentilePruner and MedianPruner do."""
         done = [other for other in others if other.state == "complete" and not other.candidate.is_fitted]
         there = [self.sign * other.value_at(trial.epoch) for other in done if other.has_value_at(trial.epoch)]
+        there = [value for value in there if not math.isnan(value)]
         if len(done) < self.n_startup_trials or not there:
             return "continue"
         import numpy as np
 
         bar = float(np.percentile(there, 100 - self.percentile))
-        shown = [epoch for epoch in range(1, trial.epoch + 1) if trial.has_value_at(epoch)]
-        best = max(self.sign * trial.value_at(epoch) for epoch in shown)
+        shown = [self.sign * trial.value_at(epoch) for epoch in range(1, trial.epoch + 1) if trial.has_value_at(epoch)]
+        best = max((value for value in shown if not math.isnan(value)), default=-math.inf)
         return "prune" if best < bar else "continue"
 
 
@@ -185,9 +259,13 @@ def halving(*, epochs: int, sign: int, min_epochs: MinEpochs = None, eta: Eta = 
     return Stopping(epochs=epochs, rungs=_rungs(_first_rung(min_epochs, epochs), epochs, eta), eta=eta, sign=sign)
 
 
-def asha(*, epochs: int, sign: int, min_epochs: EarlyEpochs = None, eta: Eta = 3) -> Pruner:
+def asha(*, epochs: int, sign: int, min_epochs: RevisedEpochs = None, eta: Eta = 3) -> Pruner:
     """Pause every trial at each rung and resume the best 1/eta from their checkpoints (Li et al. 2018, algorithm 2)."""
-    return Promoting(epochs=epochs, rungs=_early_rungs(min_epochs, epochs, eta), eta=eta, sign=sign)
+    rungs = _early_rungs(min_epochs, epochs, eta)
+    if min_epochs is not None or not rungs or rungs[0] > 2 or epochs > MOST_EPOCHS_A_SHARE * eta**3:
+        return Promoting(epochs=epochs, rungs=rungs, eta=eta, sign=sign)
+    early = _useful(_rungs(1, epochs, eta), epochs)
+    return Revising(epochs=epochs, rungs=_useful(rungs, epochs), early=early, eta=eta, sign=sign)
 
 
 def hyperband(*, epochs: int, sign: int, min_epochs: MinEpochs = None, eta: Eta = 3) -> Pruner:
@@ -287,8 +365,14 @@ def at_fold_ends(pruner: Pruner, each: int) -> Pruner:
         return replace(pruner, brackets=tuple(found for found in brackets if isinstance(found, Stopping)))
     if not isinstance(pruner, Rungs):
         return pruner
-    ends = [rung if rung <= each else round(rung / each) * each for rung in pruner.rungs]
-    return replace(pruner, rungs=tuple(dict.fromkeys(end for end in ends if end < pruner.epochs)))
+
+    def ends(rungs: Sequence[int]) -> tuple[int, ...]:
+        moved = [rung if rung <= each else round(rung / each) * each for rung in rungs]
+        return tuple(dict.fromkeys(end for end in moved if end < pruner.epochs))
+
+    if isinstance(pruner, Revising):
+        return replace(pruner, rungs=ends(pruner.rungs), early=ends(pruner.early))
+    return replace(pruner, rungs=ends(pruner.rungs))
 
 
 def expected_epochs(pruner: Pruner, epochs: int) -> float:
@@ -325,3 +409,8 @@ def _rungs(first: int, epochs: int, eta: int) -> tuple[int, ...]:
 def _early_rungs(min_epochs: int | None, epochs: int, eta: int) -> tuple[int, ...]:
     # Where a trial rests, an early rung costs less than where it ends: what was misjudged there may still go on.
     return _rungs(min_epochs if min_epochs is not None else max(2, round(epochs / eta**3)), epochs, eta)
+
+
+def _useful(rungs: tuple[int, ...], epochs: int) -> tuple[int, ...]:
+    """Return the first rung and those that are not too near the end."""
+    return (*rungs[:1], *(rung for rung in rungs[1:] if rung <= LATEST_SHARE * epochs))

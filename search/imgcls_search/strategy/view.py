@@ -6,6 +6,7 @@ since samplers take a row that stays RUNNING for a bad one (TPE then falls back 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -79,8 +80,11 @@ def _frozen_trial(trial: Trial, num_objectives: int) -> optuna.trial.FrozenTrial
     from optuna.trial import TrialState
 
     state, values, steps = TrialState.PRUNED, None, {}
-    if trial.state == "complete":
+    if trial.state == "complete" and not any(map(math.isnan, trial.values or ())):
         state, values = TrialState.COMPLETE, list(trial.values or ())
+    elif trial.state == "complete":
+        # Optuna takes no such value; pruned without one it ranks last.
+        pass
     elif trial.state == "running" and trial.judged == 0:
         state = TrialState.RUNNING
     elif num_objectives == 1 and (epoch := trial.judged if trial.is_open else trial.last_shown) > 0:

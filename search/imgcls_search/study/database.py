@@ -28,7 +28,7 @@ T = TypeVar("T")
 Step = Callable[[sqlalchemy.Connection, bool], T]
 """What is done in one transaction; told whether an earlier try of it may have been committed."""
 
-SAFE = "what is recorded is safe, and the same command goes on from there"
+SAFE = "what is recorded is safe; run the same command again to resume"
 
 _RESCUE = (
     "nothing in it was changed; put back a copy of it (made by: imgcls-search copy), or save what can be read: "

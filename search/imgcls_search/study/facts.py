@@ -210,7 +210,7 @@ class TestScores(_TestScores, total=False):
 
 
 class Choice(TypedDict):
-    """The trial that fresh seeds chose, before the test split is opened."""
+    """The trial that new seeds chose, before the test split is opened."""
 
     at: str
     metric: str
@@ -218,7 +218,7 @@ class Choice(TypedDict):
     ranking: list[RankedTrial]
     chosen: Whole
     scores: list[Finite]
-    """Of the fresh seeds."""
+    """Of the new seeds."""
 
     confirmed: SpreadOfSeeds
     searched: Finite

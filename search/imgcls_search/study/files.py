@@ -165,7 +165,7 @@ class StudyFiles:
         if saved and not self.store.exists():
             raise StudyError(
                 f"{self.store}: is gone, but {self.folder} holds checkpoints of {saved} trial(s); put the database "
-                "or a copy of it back, or begin anew: move that folder away, or name another study with --name"
+                "or a copy of it back, or start again: move that folder away, or name another study with --name"
             )
 
     def must_exist(self) -> None:

@@ -27,11 +27,11 @@ class StudySettings:
         int | None, Arg("epochs that all trials together may train, over every run of the study", ge=1, fixed=True)
     ] = None
     target: Annotated[
-        float | None, Arg("value of the first objective; the search stops when a complete trial has it", fixed=True)
+        float | None, Arg("stop when a complete trial reaches this value of the first objective", fixed=True)
     ] = None
     min_gain: Annotated[
         float | None,
-        Arg("the search stops when as many trials again are likely to gain less; null: never", gt=0, fixed=True),
+        Arg("stop when doubling the number of trials is likely to gain less; null: never", gt=0, fixed=True),
     ] = None
     seed: Annotated[int, Arg("decides every draw of the search", ge=0, le=2**31 - 1, fixed=True)] = 0
     learn_from: Annotated[
@@ -54,7 +54,7 @@ class StudySettings:
     retries: Annotated[int, Arg("workers that may die under a trial without a new checkpoint", ge=0, fixed=True)] = 2
     keep: Annotated[int, Arg("best trials whose weights are kept", ge=0, fixed=True)] = 3
     pictures: Annotated[
-        bool, Arg("whether trials that are among the best when they end are drawn for the dashboard", fixed=True)
+        bool, Arg("draw pictures for the dashboard of trials ranked in the top `keep` when they finish", fixed=True)
     ] = True
     disk_gb: Annotated[float, Arg("largest size of all checkpoints together, GB", gt=0, fixed=True)] = 10.0
 

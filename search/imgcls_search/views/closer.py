@@ -18,7 +18,7 @@ from imgcls_search.data.decode import unlimited_pillow, upright_rgb
 from imgcls_search.jobs.class_maps import class_maps
 from imgcls_search.jobs.neighbours import affordable, features, nearest
 from imgcls_search.terminal import shown
-from imgcls_search.train.images import ImageSet
+from imgcls_search.training.images import ImageSet
 from imgcls_search.views.mistakes import Looked
 from imgcls_search.worker import image_sets
 

@@ -12,7 +12,7 @@ from imgcls_search.data import Images, load
 from imgcls_search.data.corruptions import CORRUPTIONS, SEVERITIES
 from imgcls_search.jobs.evaluate import Evaluation, corruption_table
 from imgcls_search.rounding import share
-from imgcls_search.train import calibration, refusing
+from imgcls_search.training import calibration, refusing
 from imgcls_search.views.mistakes import Looked
 from imgcls_search.views.sections import Section, Sketchbook
 from imgcls_search.worker import figures, measuring

@@ -23,11 +23,11 @@ from imgcls_search.data.folds import places
 from imgcls_search.data.label_sets import Labels, are_several
 from imgcls_search.errors import CheckpointError
 from imgcls_search.measures import ALWAYS, SUPPORT, THRESHOLD
-from imgcls_search.train import checkpoint
-from imgcls_search.train.images import ImageSet
-from imgcls_search.train.loop import Session, fit, predict
-from imgcls_search.train.metrics import Wanted, softmax
-from imgcls_search.train.metrics_several import choose_thresholds, sigmoid
+from imgcls_search.training import checkpoint
+from imgcls_search.training.images import ImageSet
+from imgcls_search.training.loop import Session, fit, predict
+from imgcls_search.training.metrics import Wanted, softmax
+from imgcls_search.training.metrics_several import choose_thresholds, sigmoid
 
 KEY = "folds"
 """The part of a saved training that tells of its folds."""

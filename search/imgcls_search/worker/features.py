@@ -19,8 +19,8 @@ from imgcls_search.data.features import Floats, computing
 from imgcls_search.errors import BuildError
 from imgcls_search.models import pretrained
 from imgcls_search.models.anatomy import Anatomy
-from imgcls_search.train.device import fastest_layout
-from imgcls_search.train.images import EVALUATION_BATCH, ImageSet
+from imgcls_search.training.device import fastest_layout
+from imgcls_search.training.images import EVALUATION_BATCH, ImageSet
 from imgcls_search.worker import image_sets, networks, pipeline
 
 Progress = Callable[[int, int], None]

@@ -23,11 +23,11 @@ from imgcls_search.data import Images, Prepared, load
 from imgcls_search.deploy.artifact import Artifact, archive_kb, measure_latency, size_kb
 from imgcls_search.deploy.onnx import export_onnx
 from imgcls_search.errors import CheckpointError, DeployError, DivergedError
-from imgcls_search.train import corrupted
-from imgcls_search.train.group import Group
-from imgcls_search.train.images import ImageSet
-from imgcls_search.train.loop import evaluate, fit
-from imgcls_search.train.metrics import Wanted, score
+from imgcls_search.training import corrupted
+from imgcls_search.training.group import Group
+from imgcls_search.training.images import ImageSet
+from imgcls_search.training.loop import evaluate, fit
+from imgcls_search.training.metrics import Wanted, score
 from imgcls_search.worker import pipeline
 
 LATENCY_IMAGES = 16

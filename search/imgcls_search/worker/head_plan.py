@@ -10,7 +10,7 @@ from imgcls_search.config import TrialConfig
 from imgcls_search.data import POLICIES, augment
 from imgcls_search.errors import BuildError
 from imgcls_search.models import heads
-from imgcls_search.train.recipe import Finetune
+from imgcls_search.training.recipe import Finetune
 
 
 @dataclass(frozen=True, kw_only=True)

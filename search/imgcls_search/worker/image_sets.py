@@ -19,7 +19,7 @@ from imgcls_search.data import (
 from imgcls_search.data.chosen import Chosen
 from imgcls_search.data.folds import places
 from imgcls_search.protocol import Portion
-from imgcls_search.train.images import ImageSet
+from imgcls_search.training.images import ImageSet
 
 GPU_SHARE = 0.25
 """The share of a GPU's free memory that a data set may take to live there."""

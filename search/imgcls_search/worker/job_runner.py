@@ -40,13 +40,13 @@ from imgcls_search.protocol import (
     Stopped,
     Told,
 )
-from imgcls_search.train import checkpoint
-from imgcls_search.train.device import give_back_memory
-from imgcls_search.train.group import Group
-from imgcls_search.train.health import refuse_collapsed, remark
-from imgcls_search.train.images import ImageSet
-from imgcls_search.train.loop import Session, fit, predict
-from imgcls_search.train.metrics import Wanted
+from imgcls_search.training import checkpoint
+from imgcls_search.training.device import give_back_memory
+from imgcls_search.training.group import Group
+from imgcls_search.training.health import refuse_collapsed, remark
+from imgcls_search.training.images import ImageSet
+from imgcls_search.training.loop import Session, fit, predict
+from imgcls_search.training.metrics import Wanted
 from imgcls_search.trial import LATENCY_CONDITIONS, MEASURED
 from imgcls_search.worker import (
     cross_validation,

@@ -25,8 +25,8 @@ from imgcls_search.protocol import (
     Place,
     Stop,
 )
-from imgcls_search.train.device import settle_in
-from imgcls_search.train.group import Group, GroupLostError
+from imgcls_search.training.device import settle_in
+from imgcls_search.training.group import Group, GroupLostError
 from imgcls_search.worker.job_runner import JobRunner
 
 

@@ -18,10 +18,10 @@ from imgcls_search.image_size import sides
 from imgcls_search.models import build_model, cost, heads, pretrained
 from imgcls_search.models.cost import Cost
 from imgcls_search.signature import build
-from imgcls_search.train import finetune, pretraining
-from imgcls_search.train.losses import build_loss
-from imgcls_search.train.optimizers import OPTIMIZERS, SCHEDULES, check_optimizer
-from imgcls_search.train.recipe import Finetune, Training, check_devices
+from imgcls_search.training import finetune, pretraining
+from imgcls_search.training.losses import build_loss
+from imgcls_search.training.optimizers import OPTIMIZERS, SCHEDULES, check_optimizer
+from imgcls_search.training.recipe import Finetune, Training, check_devices
 
 
 def count(component: Component, shape: InputShape, *, pruned: float = 0.0, head: Component | None = None) -> Cost:
@@ -77,6 +77,7 @@ def measure(config: TrialConfig, shape: InputShape, found: Cost, *, deployed: Co
     recipe = Training(**config.section("training"))
     check_devices(recipe)
     check_optimizer(config)
+    _check_average(config, recipe)
     states = _optimizer_states(OPTIMIZERS, config.component("optimizer"))
     return {
         **_sizes(deployed or found, found),
@@ -85,9 +86,21 @@ def measure(config: TrialConfig, shape: InputShape, found: Cost, *, deployed: Co
             pixels=_pixels(shape),
             batch_size=math.ceil(recipe.batch_size / (1 if recipe.devices == "auto" else recipe.devices)),
             optimizer_states=states,
-            averages=recipe.ema > 0,
+            averages=recipe.ema > 0 or recipe.swa > 0,
         ),
     }
+
+
+def _check_average(config: TrialConfig, recipe: Training) -> None:
+    """Refuse two averages of the weights, or one of more epochs than there are.
+
+    Raises:
+        BuildError: there are.
+    """
+    problem = recipe.problem_of_average()
+    # What is fitted has one epoch, and no weights to average.
+    if problem is not None and not config.is_fitted:
+        raise BuildError("training.swa", problem)
 
 
 def _measure_pretraining(config: TrialConfig, shape: InputShape, found: Cost) -> dict[str, float]:

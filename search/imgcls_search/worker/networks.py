@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from imgcls_search import models
 from imgcls_search.compress import prune
@@ -20,6 +20,29 @@ from imgcls_search.data import (
 from imgcls_search.errors import CheckpointError
 from imgcls_search.measures import THRESHOLD
 from imgcls_search.models import heads
+from imgcls_search.models.ensemble import Ensemble, Part
+
+MEMBERS = "members"
+"""The part of a weights file that tells of the networks of an ensemble."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """A network of an ensemble, with all that its weights do not say."""
+
+    trial: int
+    """The number of its trial in the study."""
+
+    count: int
+    """How many times it was picked, which is its weight in the mean."""
+
+    config: TrialConfig
+    data: Prepared
+    temperatures: tuple[float, ...]
+    """By what its logits are divided: one number, or one a label."""
+
+    shapes: prune.Shapes | None
+    """What structured pruning has changed, None where it is as its builder makes it."""
 
 
 def build_model(config: TrialConfig, shape: InputShape) -> nn.Module:
@@ -61,14 +84,124 @@ def load_weights(state: Mapping[str, Any], source: str) -> tuple[nn.Module, Tria
             raise CheckpointError(f"{source}: pretrained weights without a head; allowed: as weights of a model")
         config = TrialConfig.from_dict(about["config"])
         data = Prepared.from_dict(about["data"])
-        model = build_model(config, data.shape)
-        if "shapes" in about:
-            prune.rebuild(model, about["shapes"], state["model"])
+        if MEMBERS in about:
+            model: nn.Module = _rebuild_ensemble(_members(about), data, state["model"])
         else:
-            model.load_state_dict(state["model"])
+            model = build_shaped(config, data, about.get("shapes"), state["model"])
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         raise CheckpointError(f"{source}: not a trained model of this program ({type(error).__name__})") from error
     return model, config, data
+
+
+def build_shaped(
+    config: TrialConfig, data: Prepared, shapes: prune.Shapes | None, weights: Mapping[str, Tensor]
+) -> nn.Module:
+    """Return the model of a configuration with its weights, which `shapes` makes smaller where it was pruned.
+
+    Raises:
+        RuntimeError, KeyError, AttributeError: the weights are not of this model.
+    """
+    model = build_model(config, data.shape)
+    if shapes is not None:
+        prune.rebuild(model, shapes, weights)
+    else:
+        model.load_state_dict(dict(weights))
+    return model
+
+
+def describe_ensemble(
+    config: TrialConfig, data: Prepared, members: Sequence[Member], more: Mapping[str, Any]
+) -> dict[str, str]:
+    """Return what the weights of an ensemble carry: `config` and `data` are those of its study's best trial.
+
+    `more` is what people are told of it.
+    """
+    about = {
+        "config": config.to_dict(),
+        "data": data.to_dict(),
+        MEMBERS: [
+            {
+                "trial": member.trial,
+                "count": member.count,
+                "config": member.config.to_dict(),
+                "data": member.data.to_dict(),
+                "temperatures": list(member.temperatures),
+                "shapes": member.shapes,
+            }
+            for member in members
+        ],
+        "ensemble": dict(more),
+    }
+    return {"about": json.dumps(about)}
+
+
+def read_ensemble(state: Mapping[str, Any], source: str) -> tuple[tuple[Member, ...], Mapping[str, Any]]:
+    """Return the networks of a saved ensemble and what people are told of it; none where it is a single network.
+
+    Raises:
+        CheckpointError: the file's contents are not a trained model of this program.
+    """
+    try:
+        about = json.loads(state["about"])
+        if MEMBERS not in about:
+            return (), {}
+        return _members(about), dict(about["ensemble"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{source}: not a trained model of this program ({type(error).__name__})") from error
+
+
+def _members(about: Mapping[str, Any]) -> tuple[Member, ...]:
+    found = tuple(
+        Member(
+            trial=int(member["trial"]),
+            count=int(member["count"]),
+            config=TrialConfig.from_dict(member["config"]),
+            data=Prepared.from_dict(member["data"]),
+            temperatures=tuple(float(value) for value in member["temperatures"]),
+            shapes=member["shapes"],
+        )
+        for member in about[MEMBERS]
+    )
+    if not found or any(member.count < 1 for member in found):
+        raise ValueError("an ensemble has members, each picked at least once")
+    return found
+
+
+def shapes_of(state: Mapping[str, Any]) -> prune.Shapes | None:
+    """Return what structured pruning has changed in the network of a saved training, None where nothing."""
+    found: prune.Shapes | None = json.loads(state["about"]).get("shapes")
+    return found
+
+
+def join(members: Sequence[Member], networks: Sequence[nn.Module], data: Prepared) -> Ensemble:
+    """Return the network that gives the mean of several networks' probabilities, by how often each was picked.
+
+    Inputs are normalised by the mean and deviation of `data`.
+    """
+    picks = sum(member.count for member in members)
+    parts = [
+        Part(
+            network=network,
+            share=member.count / picks,
+            temperatures=member.temperatures,
+            mean=member.data.mean,
+            std=member.data.std,
+        )
+        for member, network in zip(members, networks, strict=True)
+    ]
+    return Ensemble(parts, mean=data.mean, std=data.std, several=data.has_several_labels)
+
+
+def _rebuild_ensemble(members: Sequence[Member], data: Prepared, weights: Mapping[str, Tensor]) -> Ensemble:
+    networks = []
+    for number, member in enumerate(members):
+        prefix = f"{MEMBERS}.{number}."
+        own = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+        networks.append(build_shaped(member.config, member.data, member.shapes, own))
+    model = join(members, networks, data)
+    # All of the weights are of these networks.
+    model.load_state_dict(dict(weights))
+    return model
 
 
 def load_finished(state: Mapping[str, Any], source: str) -> tuple[nn.Module, TrialConfig, Prepared]:

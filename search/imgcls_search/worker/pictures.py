@@ -14,8 +14,8 @@ from sklearn.metrics import confusion_matrix
 from imgcls_search import atomic, costs
 from imgcls_search.measures import by_class
 from imgcls_search.terminal import shown
-from imgcls_search.train.metrics import Wanted, score
-from imgcls_search.train.metrics_several import choose_thresholds, sigmoid
+from imgcls_search.training.metrics import Wanted, score
+from imgcls_search.training.metrics_several import choose_thresholds, sigmoid
 from imgcls_search.worker import figures
 
 WORST = 16

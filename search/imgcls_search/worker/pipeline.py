@@ -46,13 +46,13 @@ from imgcls_search.image_size import sides
 from imgcls_search.models import pretrained
 from imgcls_search.models.anatomy import Anatomy
 from imgcls_search.signature import build
-from imgcls_search.train import checkpoint, custom_metrics, finetune
-from imgcls_search.train.device import fastest_layout, pays_to_compile, resolve_precision
-from imgcls_search.train.group import Group
-from imgcls_search.train.loop import Session, Teach
-from imgcls_search.train.losses import Loss, build_loss
-from imgcls_search.train.optimizers import OPTIMIZERS, SCHEDULES
-from imgcls_search.train.recipe import Finetune, Training
+from imgcls_search.training import checkpoint, custom_metrics, finetune
+from imgcls_search.training.device import fastest_layout, pays_to_compile, resolve_precision
+from imgcls_search.training.group import Group
+from imgcls_search.training.loop import Session, Teach
+from imgcls_search.training.losses import Loss, build_loss
+from imgcls_search.training.optimizers import OPTIMIZERS, SCHEDULES
+from imgcls_search.training.recipe import Finetune, Training
 from imgcls_search.worker import head_plan, networks
 from imgcls_search.worker.measuring import meta_model
 
@@ -323,7 +323,8 @@ def tuning_session(
     """Return a session that trains a pruned model on, with the whole schedule squeezed into its few epochs."""
     plan = sections.pruning(config)
     assert plan is not None, "only what is pruned is tuned"
-    recipe = Training(**config.section("training"))
+    # The few epochs after pruning are no end of a training whose weights would be averaged.
+    recipe = replace(Training(**config.section("training")), swa=0)
     augmentation, mix = build_augmentation(config, data.shape)
     # Parts may have been frozen, and an average never learns.
     model = model.requires_grad_(True)

@@ -24,17 +24,17 @@ from imgcls_search.errors import BuildError, CheckpointError, StoppedError
 from imgcls_search.image_size import sides
 from imgcls_search.protocol import Event, Job, Told
 from imgcls_search.signature import build
-from imgcls_search.train import checkpoint
-from imgcls_search.train.device import fastest_layout, pays_to_compile, resolve_precision
-from imgcls_search.train.group import Group, Whole
-from imgcls_search.train.health import MOST_ASKED, MOST_KNOWN, Health, chosen
-from imgcls_search.train.images import ImageSet
-from imgcls_search.train.learner import Contrast, Imitation, Learner, num_features, projector, without_head
-from imgcls_search.train.loop import Session
-from imgcls_search.train.optimizers import cosine
-from imgcls_search.train.pretraining import PRETRAIN_OPTIMIZERS, SimCLR, optimizer_of, plan
-from imgcls_search.train.pretraining import Imitation as Imitating
-from imgcls_search.train.recipe import Training
+from imgcls_search.training import checkpoint
+from imgcls_search.training.device import fastest_layout, pays_to_compile, resolve_precision
+from imgcls_search.training.group import Group, Whole
+from imgcls_search.training.health import MOST_ASKED, MOST_KNOWN, Health, chosen
+from imgcls_search.training.images import ImageSet
+from imgcls_search.training.learner import Contrast, Imitation, Learner, num_features, projector, without_head
+from imgcls_search.training.loop import Session
+from imgcls_search.training.optimizers import cosine
+from imgcls_search.training.pretraining import PRETRAIN_OPTIMIZERS, SimCLR, optimizer_of, plan
+from imgcls_search.training.pretraining import Imitation as Imitating
+from imgcls_search.training.recipe import Training
 from imgcls_search.worker import features, image_sets, networks, pipeline
 
 ABOUT, PRETRAINED, PROJECTION = "about", "pretrained", "projection"

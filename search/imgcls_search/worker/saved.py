@@ -20,7 +20,7 @@ from imgcls_search.protocol import (
     Scored,
     Started,
 )
-from imgcls_search.train import checkpoint
+from imgcls_search.training import checkpoint
 from imgcls_search.worker import pipeline
 
 

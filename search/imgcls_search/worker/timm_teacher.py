@@ -20,7 +20,7 @@ from imgcls_search.errors import BuildError
 from imgcls_search.image_size import ImageSize
 from imgcls_search.models import pretrained
 from imgcls_search.models.anatomy import Anatomy
-from imgcls_search.train import checkpoint
+from imgcls_search.training import checkpoint
 from imgcls_search.worker import networks
 
 NO_CLASSES = ("0", "1")

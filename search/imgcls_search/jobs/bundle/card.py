@@ -45,7 +45,7 @@ With the program that made it (torch is not needed for this):
 
     imgcls-search predict DIR photo.jpg folder-of-photos
 
-With ONNX Runtime alone: `model.onnx` takes `pixels`, uint8 [N, {channels}, {height}, {width}] with any N, values 0 to
+With {runtime} alone: `{file}` takes `pixels`, uint8 [N, {channels}, {height}, {width}] with any N, values 0 to
 255, and gives `logits`, float32 [N, classes] in the order of `labels.json`; {probabilities}. The
 normalisation is in the file. `bundle.json` says how an image is brought to this shape; another way of resizing costs
 accuracy."""
@@ -59,8 +59,22 @@ def _use(metrics: BundleMetrics) -> str:
             "their sigmoids are probabilities, and an\nimage has the labels of which that is at least the threshold in "
             "`bundle.json` (`output.thresholds`)"
         )
-    use = _USE.format(channels=metrics["input"]["channels"], height=height, width=width, probabilities=probabilities)
+    is_openvino = metrics["format"] == "openvino"
+    use = _USE.format(
+        runtime="OpenVINO" if is_openvino else "ONNX Runtime",
+        file=_model_file(metrics),
+        channels=metrics["input"]["channels"],
+        height=height,
+        width=width,
+        probabilities=probabilities,
+    )
+    if is_openvino:
+        use += "\n`model.bin` has its weights."
     return use if metrics["costs"] is None else f"{use}\n\n{_decision(metrics['costs'])}"
+
+
+def _model_file(metrics: BundleMetrics) -> str:
+    return "model.xml" if metrics["format"] == "openvino" else "model.onnx"
 
 
 def _decision(costs: Mapping[str, Mapping[str, float]]) -> str:
@@ -83,8 +97,12 @@ def _cell(text: str) -> str:
 def _what(metrics: BundleMetrics) -> str:
     shape, data = metrics["input"], metrics["data"]
     colours = "colour" if shape["channels"] == 3 else "gray"
+    network = f"a {metrics['model']['family']} network"
+    if members := metrics["model"].get("members"):
+        families = ", ".join(f"{member['family']} of trial {member['trial']}" for member in members)
+        network = f"an ensemble of {len(members)} network{'' if len(members) == 1 else 's'} ({families})"
     return (
-        f"An image classifier: a {metrics['model']['family']} network of {metrics['model']['params']:,} parameters"
+        f"An image classifier: {network} of {metrics['model']['params']:,} parameters"
         f"{_compression(metrics)}, for {colours} images of {_pixels(metrics)}. "
         f"It was trained on {data['counts']['train']:,} images of the data set `{data['name']}` "
         f"({data['counts']['val']:,} more for validation, {data['counts']['test']:,} sealed as a test)."
@@ -213,7 +231,7 @@ def _parity(parity: Parity) -> str:
 def _sureness(metrics: BundleMetrics) -> Iterator[str]:
     """Say what its probabilities mean, what it refuses, and how pictures of something else are noticed."""
     found = metrics["sureness"]
-    yield _calibration(found["calibration"])
+    yield _calibration(found["calibration"], _model_file(metrics))
     if found["answered"]:
         yield ""
         yield "Where only images are answered of whose class it is this sure (validation images):"
@@ -238,7 +256,7 @@ def _sureness(metrics: BundleMetrics) -> Iterator[str]:
         )
 
 
-def _calibration(made: Mapping[str, Any]) -> str:
+def _calibration(made: Mapping[str, Any], file: str) -> str:
     before, after = made["before"], made["held_out"]
     figures = "expected calibration error (15 bins of equally many images) {error:.4f}, log loss {loss:.4f}"
     if not made["is_calibrated"]:
@@ -249,7 +267,7 @@ def _calibration(made: Mapping[str, Any]) -> str:
     if isinstance(temperature, Mapping):
         how = f"one temperature a label, {min(temperature.values()):.4g} to {max(temperature.values()):.4g}"
     return (
-        f"Probabilities are calibrated, in `model.onnx` itself: {how}, fitted on {made['images']:,} validation images. "
+        f"Probabilities are calibrated, in `{file}` itself: {how}, fitted on {made['images']:,} validation images. "
         f"Before: {figures.format(**before)}; after, each image by a temperature that was fitted without it: "
         f"{figures.format(**after)}."
     )
@@ -263,7 +281,8 @@ def _answered(row: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def _costs(metrics: BundleMetrics) -> Iterator[str]:
     latency, conditions, size = metrics["latency"], metrics["latency"]["conditions"], metrics["size"]
-    yield f"- `model.onnx`: {size['file_kb']:,.0f} KB of 1,024 bytes, {size['archive_kb']:,.0f} in a compressed archive"
+    file = "`model.xml` and `model.bin`" if metrics["format"] == "openvino" else "`model.onnx`"
+    yield f"- {file}: {size['file_kb']:,.0f} KB of 1,024 bytes, {size['archive_kb']:,.0f} in a compressed archive"
     yield (
         f"- {latency['median_ms']:.3g} ms for one image (median of {latency['runs']} runs; one in ten below "
         f"{latency['low_ms']:.3g}, one in ten above {latency['high_ms']:.3g}): {conditions['processor']}, "

@@ -8,31 +8,36 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from imgcls_search import atomic
+from imgcls_search.compress.sections import quantization
 from imgcls_search.data import Images, load
-from imgcls_search.deploy import additions, bundle, unlike
+from imgcls_search.deploy import additions, bundle, openvino_ir, unlike
 from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.deploy.onnx import export_onnx
 from imgcls_search.deploy.unlike import Spread
 from imgcls_search.deploy.views import VIEWS, ViewsName
 from imgcls_search.errors import DeployError, UserError, writing
 from imgcls_search.jobs.bundle.card import card
-from imgcls_search.jobs.bundle.metrics import BundleMetrics, Parity, describe, measure
+from imgcls_search.jobs.bundle.metrics import BundleMetrics, Parity, describe, macs_of, measure
 from imgcls_search.jobs.bundle.sureness import Sureness, check_target, settle
 from imgcls_search.jobs.bundle.weights import Trained
 from imgcls_search.orchestrator import study_data
 from imgcls_search.space import dump
-from imgcls_search.train.loop import predict
-from imgcls_search.train.metrics_several import sigmoid
-from imgcls_search.worker import image_sets, measuring, pipeline
+from imgcls_search.training.loop import predict
+from imgcls_search.training.metrics_several import sigmoid
+from imgcls_search.worker import image_sets, pipeline
 
 PARITY_IMAGES = 1000
 TOLERANCE = 1e-3
 """Largest difference from torch's logits, as a share of the largest logit: sums are rounded in another order."""
 
+
+Format = Literal["onnx", "openvino"]
+"""In which a bundle's model is written, and by whose runtime it is served."""
 
 STEPS = 6
 
@@ -50,19 +55,23 @@ def deliver(
     must_be_same: bool = False,
     target_precision: float | None = None,
     tta: ViewsName = "none",
+    to: Format = "onnx",
 ) -> BundleMetrics:
     """Write a bundle, whole or not at all, and return the contents of its `metrics.json`.
 
     `say` takes what a person should read, `step` the work that begins, its number, and how many steps there are. With
     `must_be_same` other images than those of the training are refused, not noted. With `target_precision` the bundle
-    refuses images that it is less sure of than that takes; `tta` are the views of an image that the file looks at.
+    refuses images that it is less sure of than that takes; `tta` are the views of an image that the file looks at;
+    `to` is the format of the model.
 
     Raises:
-        UserError: the folder is taken or cannot be written, or the precision cannot be promised.
+        UserError: the folder is taken or cannot be written, the precision cannot be promised, or the format needs a
+            package that is not installed.
         DataError: the training's images, by which the file is checked, are not there any more.
         DeployError: the model cannot be exported, or the exported file does not agree with torch.
     """
     check_target(trained, target_precision)
+    _check_format(trained, to)
     with _folder(out) as folder:
         path = folder / bundle.FILES["model"]
         step("reading the validation images", 1, STEPS)
@@ -75,7 +84,7 @@ def deliver(
         step(f"exporting {trained.title}", 2, STEPS)
         _place_model(trained, path)
         artifact = Artifact.load(path)
-        latency = measure(artifact, images)
+        latency = measure(_as_served(artifact, to), images)
         step("calibrating on the validation images", 3, STEPS)
         if are_same and trained.is_held_out and (spread := _spread_of_features(trained, path, training)) is not None:
             additions.give_distance(path, spread)
@@ -87,6 +96,7 @@ def deliver(
         if found.calibration.is_kept:
             additions.divide_logits(path, found.calibration.temperatures)
             artifact = Artifact.load(path)
+        artifact = _as_served(artifact, to)
         step("comparing with torch", 4, STEPS)
         parity = _compare(trained, artifact, images, found, tta)
         step(f"measuring on {len(images.labels)} validation images", 5, STEPS)
@@ -100,11 +110,39 @@ def deliver(
     return facts
 
 
+def _check_format(trained: Trained, to: Format) -> None:
+    if to == "onnx":
+        return
+    openvino_ir.check_installed(f"--format {to}")
+    if trained.scored is not None and quantization(trained.config) is not None:
+        raise UserError(
+            f"--format {to}: {trained.title} is quantized, by ONNX Runtime for ONNX Runtime; allowed: --format onnx"
+        )
+
+
+def _as_served(artifact: Artifact, to: Format) -> Artifact:
+    """Return a file in the format in which it will be served, beside it, loaded by that runtime."""
+    if to == "onnx":
+        return artifact
+    path = artifact.path.with_name(bundle.OPENVINO["model"])
+    openvino_ir.convert(artifact.path, path)
+    return Artifact.load(path)
+
+
+def refuse_taken(out: Path) -> None:
+    """Refuse a folder that a bundle would be written over.
+
+    Raises:
+        UserError: it exists and is not empty.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{out}: exists already; choose another folder, or remove it")
+
+
 @contextmanager
 def _folder(out: Path) -> Iterator[Path]:
     """Give a folder beside the wanted one, which takes its place when all went well."""
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"{out}: exists already; choose another folder, or remove it")
+    refuse_taken(out)
     with writing(out), atomic.replacing(out) as draft:
         draft.mkdir(parents=True)
         yield draft
@@ -121,8 +159,7 @@ def _images(trained: Trained, cache: Path, say: Callable[[str], None]) -> tuple[
 
 def _spread_of_features(trained: Trained, path: Path, training: Images) -> Spread | None:
     """Return the spread of the features of training images, None where the last layer of the file takes none."""
-    macs = measuring.count(trained.config.component("model"), trained.data.shape).macs
-    affordable = max(unlike.LEAST_LOOKED_AT, int(unlike.MOST_MACS / max(1, macs)))
+    affordable = max(unlike.LEAST_LOOKED_AT, int(unlike.MOST_MACS / max(1, macs_of(trained))))
     count = min(unlike.MOST_TRAINING_IMAGES, affordable, len(training.labels))
     chosen = np.linspace(0, len(training.labels) - 1, count).round().astype(np.int64)
     copy = path.with_name(".features.onnx")
@@ -177,9 +214,14 @@ def _compare(trained: Trained, artifact: Artifact, images: Images, found: Surene
 
 def _write_rest(trained: Trained, folder: Path, facts: BundleMetrics, found: Sureness) -> None:
     data = trained.data
-    comments = [f"The configuration of {trained.title}, exported by imgcls-search."]
+    of = f"{trained.title}: its best trial" if trained.members else trained.title
+    comments = [f"The configuration of {of}, exported by imgcls-search."]
     if trained.origin is not None:
         comments.append(f"origin: {json.dumps(dict(trained.origin))}")
+    files = bundle.FILES
+    if facts["format"] == "openvino":
+        files = bundle.OPENVINO
+        (folder / bundle.FILES["model"]).unlink()
     texts = {
         "labels": json.dumps(data.classes, indent=0, ensure_ascii=False) + "\n",
         "config": dump(trained.config, comments=comments),
@@ -202,5 +244,6 @@ def _write_rest(trained: Trained, folder: Path, facts: BundleMetrics, found: Sur
             min_confidence=found.refusal.threshold if found.refusal is not None else None,
             unlike=found.unlike,
         ),
+        files=files,
     )
     atomic.write_text(folder / bundle.DESCRIPTION, json.dumps(about, indent=2, ensure_ascii=False) + "\n")

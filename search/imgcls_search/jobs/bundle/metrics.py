@@ -18,10 +18,11 @@ from imgcls_search.jobs.bundle.sureness import Sureness, as_numbers
 from imgcls_search.jobs.bundle.weights import Trained
 from imgcls_search.jobs.export import now
 from imgcls_search.measures import by_class, share_of_images
-from imgcls_search.train import custom_metrics
-from imgcls_search.train.metrics import Wanted, score
+from imgcls_search.training import custom_metrics
+from imgcls_search.training.metrics import Wanted, score
 from imgcls_search.trial import compresses
 from imgcls_search.worker import measuring, pipeline
+from imgcls_search.worker.networks import Member
 
 LATENCY_IMAGES = 64
 
@@ -82,9 +83,17 @@ def same_decisions(parity: Parity) -> tuple[int, str]:
     return parity["equal_top1"], "the same class"
 
 
-class ModelMetrics(TypedDict):
-    """The network."""
+class MemberMetrics(TypedDict):
+    """A network of an ensemble."""
 
+    trial: int
+    count: int
+    family: str
+    temperatures: list[float]
+    config: dict[str, Any]
+
+
+class _ModelMetrics(TypedDict):
     family: str
     params: int
     macs: int | None
@@ -92,6 +101,13 @@ class ModelMetrics(TypedDict):
     """What each section of compression says, in a line."""
 
     quantized: str
+
+
+class ModelMetrics(_ModelMetrics, total=False):
+    """The network."""
+
+    members: list[MemberMetrics]
+    """Of an ensemble, those with most picks first."""
 
 
 class InputMetrics(TypedDict):
@@ -139,6 +155,9 @@ class BundleMetrics(TypedDict):
     """The contents of `metrics.json`."""
 
     title: str
+    format: str
+    """Of the model: `onnx` or `openvino`."""
+
     model: ModelMetrics
     input: InputMetrics
     data: DataMetrics
@@ -190,13 +209,17 @@ def describe(
         )
     return {
         "title": trained.title,
+        "format": "openvino" if len(artifact.files) > 1 else "onnx",
         "model": _model(trained, artifact),
         "input": {"size": trained.data.image_size, "channels": trained.data.channels, "fit": trained.data.fit},
         "data": _data(trained),
         "scores": scores,
         "seeds": trained.seeds,
         "parity": parity,
-        "size": {"file_kb": size_kb(artifact.path), "archive_kb": archive_kb(artifact.path)},
+        "size": {
+            "file_kb": sum(map(size_kb, artifact.files)),
+            "archive_kb": sum(map(archive_kb, artifact.files)),
+        },
         "latency": measure(artifact, images),
         "thresholds": None if sureness.cuts is None else list(sureness.cuts),
         "notes": notes,
@@ -207,7 +230,7 @@ def describe(
             **trained.provenance,
             "data fingerprint": trained.data.fingerprint,
             "written": now(),
-            "versions": ", ".join(f"{name} {version}" for name, version in _versions().items()),
+            "versions": ", ".join(f"{name} {version}" for name, version in _versions(artifact).items()),
         },
     }
 
@@ -232,14 +255,39 @@ def _score(of: str, split: str, metrics: Mapping[str, float], images: int) -> Sc
 
 
 def _model(trained: Trained, artifact: Artifact) -> ModelMetrics:
-    component = trained.config.component("model")
-    is_compressed = compresses(trained.config)
+    params = sum(parameter.numel() for parameter in trained.model.parameters())
+    if trained.members:
+        macs = None if any(member.shapes is not None for member in trained.members) else macs_of(trained)
+        return {
+            "family": "ensemble",
+            "params": params,
+            "macs": macs,
+            "compression": dict.fromkeys(("distill", "prune", "quantize"), "none"),
+            "quantized": artifact.quantized,
+            "members": [_member(member) for member in trained.members],
+        }
     return {
-        "family": component.name,
-        "params": sum(parameter.numel() for parameter in trained.model.parameters()),
-        "macs": None if is_compressed else measuring.count(component, trained.data.shape).macs,
+        "family": trained.config.component("model").name,
+        "params": params,
+        "macs": None if compresses(trained.config) else macs_of(trained),
         "compression": {name: _choice(trained.config, name) for name in ("distill", "prune", "quantize")},
         "quantized": artifact.quantized,
+    }
+
+
+def macs_of(trained: Trained) -> int:
+    """Return the multiply-accumulates for one image, without what pruning has taken out."""
+    configs = [member.config for member in trained.members] or [trained.config]
+    return sum(measuring.count(config.component("model"), trained.data.shape).macs for config in configs)
+
+
+def _member(member: Member) -> MemberMetrics:
+    return {
+        "trial": member.trial,
+        "count": member.count,
+        "family": member.config.component("model").name,
+        "temperatures": list(member.temperatures),
+        "config": member.config.to_dict(),
     }
 
 
@@ -269,10 +317,11 @@ def measure(artifact: Artifact, images: Images) -> LatencyMetrics:
         "low_ms": found.low_ms,
         "high_ms": found.high_ms,
         "runs": found.runs,
-        "conditions": conditions(),
+        "conditions": conditions(artifact),
     }
 
 
-def _versions() -> dict[str, str]:
-    runtime = {name: metadata.version(name) for name in ("onnx", "onnxruntime")}
+def _versions(artifact: Artifact) -> dict[str, str]:
+    more = ("openvino",) if len(artifact.files) > 1 else ()
+    runtime = {name: metadata.version(name) for name in ("onnx", "onnxruntime", *more)}
     return {**pipeline.versions(), **runtime}

@@ -13,9 +13,9 @@ from imgcls_search.deploy import unlike
 from imgcls_search.deploy.unlike import Score
 from imgcls_search.errors import UserError
 from imgcls_search.jobs.bundle.weights import Trained
-from imgcls_search.train import calibration, refusing
-from imgcls_search.train.calibration import Calibration
-from imgcls_search.train.refusing import Answered
+from imgcls_search.training import calibration, refusing
+from imgcls_search.training.calibration import Calibration
+from imgcls_search.training.refusing import Answered
 
 Array = np.ndarray[Any, Any]
 

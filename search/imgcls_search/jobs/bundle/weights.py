@@ -23,10 +23,11 @@ from imgcls_search.study import best
 from imgcls_search.study.activity import shown_state
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
-from imgcls_search.train import checkpoint
+from imgcls_search.training import checkpoint
 from imgcls_search.trial import Trial
 from imgcls_search.worker import networks
 from imgcls_search.worker.finish import find_artifact
+from imgcls_search.worker.networks import Member
 
 _SEED = re.compile(r"seed-(\d+)")
 
@@ -65,6 +66,9 @@ class Trained:
 
     is_held_out: bool = True
     """Whether the validation images are known to have no part in the training."""
+
+    members: tuple[Member, ...] = ()
+    """The networks of an ensemble; none where it is a single network."""
 
 
 def from_trial(files: StudyFiles, number: int | None, moved_to: Component | None = None) -> Trained:
@@ -136,6 +140,9 @@ def from_weights(weights: Path, moved_to: Component | None = None) -> Trained:
     """
     state = checkpoint.load(weights)
     model, config, data = networks.load_finished(state, str(weights))
+    members, about = networks.read_ensemble(state, str(weights))
+    if members:
+        return _of_ensemble(weights, model, config, data, members, about, moved_to)
     report = _report(weights)
     named = _SEED.fullmatch(weights.stem)
     seed = named[1] if named else None
@@ -163,6 +170,48 @@ def from_weights(weights: Path, moved_to: Component | None = None) -> Trained:
         tested=report.get("test", {}).get(seed),
         seeds=_spread(report),
         is_held_out=on == "train",
+    )
+
+
+def _of_ensemble(
+    weights: Path,
+    model: nn.Module,
+    config: TrialConfig,
+    data: Prepared,
+    members: tuple[Member, ...],
+    about: Mapping[str, Any],
+    moved_to: Component | None,
+) -> Trained:
+    """Return an ensemble that `ensemble` saved; what `train` noted beside a file is not of it.
+
+    Raises:
+        UserError: its images are of another kind where `moved_to` says that they are.
+        DataError: there is no such folder.
+        CheckpointError: the file is damaged.
+    """
+    try:
+        study, winner, picks, metric = (about[name] for name in ("study", "winner", "picks", "metric"))
+        scores = ", ".join(f"{name} {measured(metric, about['validation'][name])}" for name in ("ensemble", "winner"))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{weights}: not a trained model of this program ({type(error).__name__})") from error
+    shown = ", ".join(f"trial {member.trial} x{member.count}" for member in members)
+    return Trained(
+        weights=weights,
+        model=model,
+        scored=None,
+        config=config,
+        found=study_data.moved(config, moved_to, str(weights)),
+        data=data,
+        title=f"{study}, ensemble of {picks} picks",
+        origin={"study": study, "trial": winner},
+        provenance={"study": study, "ensemble": shown, f"validation {metric}": scores, "weights": weights.name},
+        notes=(
+            *_of_a_fold(data),
+            f"It is the mean of the probabilities of {len(members)} networks ({shown}), each calibrated on the "
+            "validation images where that helps. They were picked by their score on these images together, so the "
+            f"score on them is an optimistic one. `config.yaml` is that of trial {winner}, which alone was the best.",
+        ),
+        members=members,
     )
 
 

@@ -70,7 +70,7 @@ def look_at_machine(root: Path) -> Machine:
 def _look(connection: Connection) -> None:
     import torch
 
-    from imgcls_search.train.device import available_devices, hardware
+    from imgcls_search.training.device import available_devices, hardware
 
     devices: Sequence[str] = available_devices("auto")
     is_cuda = devices[0].startswith("cuda")

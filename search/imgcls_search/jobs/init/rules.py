@@ -299,7 +299,7 @@ def _finetune(found: Found, plan: Plan) -> None:
     found.put(
         f"{place}.freeze_epochs",
         fit.head_epochs,
-        f"the head alone for {fit.head_epochs} epochs; the best trials go on with all of the network",
+        f"the head alone for {fit.head_epochs} epochs; the best trials continue with the whole network",
     )
     found.put(f"{place}.start", {"choice": ["logistic", "random"]}, "the head's first weights")
     found.put(

@@ -169,7 +169,7 @@ def _few(source: Source) -> Source:
 
 def _time_all(connection: Connection, jobs: Sequence[_Job], device: str, ends: float) -> None:
     """Time trainings one after the other, and say each result at once; what has not ended is nobody's to hear."""
-    from imgcls_search.train.device import settle_in
+    from imgcls_search.training.device import settle_in
 
     settle_in(device)
     for number, job in enumerate(jobs):
@@ -178,7 +178,7 @@ def _time_all(connection: Connection, jobs: Sequence[_Job], device: str, ends: f
 
 
 def _time(job: _Job, device: str, ends: float) -> Speed:
-    from imgcls_search.train.loop import predict, train_epoch
+    from imgcls_search.training.loop import predict, train_epoch
     from imgcls_search.worker import image_sets, pipeline
 
     session = pipeline.new_session(job.config, job.data, seed=0, device=device, from_pretrained=False)

@@ -17,7 +17,7 @@ from imgcls_search.jobs.inspect.out_of_fold import Floats, Numbers, Progress, by
 from imgcls_search.orchestrator.study_data import load_with_images
 from imgcls_search.study import best
 from imgcls_search.study.files import StudyFiles
-from imgcls_search.train.device import available_devices
+from imgcls_search.training.device import available_devices
 from imgcls_search.worker import pipeline
 
 AFTER = ("distill", "prune", "quantize")

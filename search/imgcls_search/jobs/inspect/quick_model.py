@@ -15,7 +15,7 @@ from imgcls_search.data import Prepared
 from imgcls_search.jobs.inspect.features import features
 from imgcls_search.jobs.inspect.out_of_fold import Floats, Numbers, Progress, by_network
 from imgcls_search.space import parse
-from imgcls_search.train.device import available_devices
+from imgcls_search.training.device import available_devices
 
 NAME = "a quick model (a small network and trees)"
 LARGE_SIDE, SMALL_SIDE = 64, 32

@@ -1,0 +1,161 @@
+"""The hook of mkdocs: the navigation from the folders, and the pages that the program itself writes.
+
+A page in docs/tutorials, docs/how-to, docs/explanation, docs/benchmarks or docs/decisions is in the navigation once it
+is there, under its first heading; docs/how-to gets a list of its pages.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from imgcls_search.catalog import catalog
+from imgcls_search.cli.app import app
+from imgcls_search.space.reference import Setting, default, settings
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from typer.main import get_command
+
+TUTORIALS = ("fine-tune", "small-data", "compress", "several-objectives", "cluster", "self-supervised")
+"""In the order in which one reads them; further ones follow."""
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Make the navigation from what there is."""
+    docs = Path(config.docs_dir)
+    tutorials = sorted(_pages(docs, "tutorials"), key=_place)
+    config.nav = [
+        {"Home": "index.md"},
+        {"Start": ["start.md"]},
+        {"Tutorials": tutorials},
+        {"How-to": ["how-to/index.md", *sorted(_pages(docs, "how-to"), key=lambda page: _title(docs / page))]},
+        {"Reference": ["reference/space.md", "reference/commands.md", *_pages(docs, "reference")]},
+        {"Explanation": _pages(docs, "explanation")},
+        {"Benchmarks": _pages(docs, "benchmarks")},
+        {"What can break": ["what-can-break.md"]},
+        {"Decisions": ["decisions/index.md", *_pages(docs, "decisions")]},
+    ]
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Add the pages that are written from the program and the folders."""
+    docs = Path(config.docs_dir)
+    questions = sorted((_title(docs / page), page.partition("/")[2]) for page in _pages(docs, "how-to"))
+    made = {
+        "reference/space.md": space_page(),
+        "reference/commands.md": commands_page(),
+        "how-to/index.md": "\n".join([QUESTIONS_HEAD, *(f"- [{title}]({page})" for title, page in questions), ""]),
+    }
+    for name, text in made.items():
+        files.append(File.generated(config, name, content=text))
+    return files
+
+
+QUESTIONS_HEAD = """# How-to
+
+One question each. Every command here runs in a test.
+"""
+
+
+def space_page() -> str:
+    """Return every setting of a space, as Markdown."""
+    parts = [SPACE_HEAD]
+    for section, found in groupby(settings(catalog()), lambda one: one["path"].partition(".")[0]):
+        parts += [f"## `{section}`", "", *_table(list(found), section), ""]
+    return "\n".join(parts)
+
+
+SPACE_HEAD = """# The space language
+
+Every setting that a space file may have. The table is generated from the signatures that the parser reads.
+`imgcls-search options [SECTION]` prints the same, `--json` for scripts.
+
+Give a setting one value, or search it with one of these where the table says *searched*:
+
+| form | what it draws |
+|---|---|
+| `{choice: [a, b]}` | one of the values |
+| `{int: [2, 8]}`, `{int: [32, 96], step: 32}` | a whole number, both ends included |
+| `{float: [0.0, 0.3]}`, `{float: [0.0, 0.3], step: 0.1}` | a number |
+| `{float: [1e-4, 1e-2], log: true}` | a number, evenly over orders of magnitude |
+
+Several keys in a section such as `model` or `optimizer` are a choice, too; each option has its own settings.
+Each setting has one name everywhere, its path: in the file, in errors, in the database, in `--set`. See also
+[How do I write a space?](../how-to/write-a-space.md)
+"""
+
+
+def _table(found: Sequence[Setting], section: str) -> Iterator[str]:
+    yield from ("| setting | meaning | type and range | default | searched |", "|---|---|---|---|---|")
+    for one in found:
+        worth = f"`{_cell(one['search'])}`" if one["search"] else "yes" if one["searchable"] else ""
+        given = default(one).removeprefix("default: ")
+        yield (
+            f"| `{one['path']}` | {_cell(one['doc'])} | {_cell(one['allowed'])} | "
+            f"{f'`{_cell(given)}`' if given else ''} | {worth if one['kind'] == 'value' else ''} |"
+        )
+
+
+def commands_page() -> str:
+    """Return the help of every command, as Markdown."""
+    parts = [COMMANDS_HEAD]
+    for name, command in commands(get_command(app)):
+        parts += [f"## {name}", "", *_help(command.help or ""), "", "| option | meaning |", "|---|---|"]
+        context = command.context_class(command, info_name=name)
+        records = [each.get_help_record(context) for each in command.get_params(context)]
+        parts += [f"| `{_cell(names)}` | {_cell(_escaped(meaning))} |" for names, meaning in records]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def commands(group: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every command by its words, those below another one too: `spaces`, `spaces copy`."""
+    for name, command in group.commands.items():
+        yield f"{before}{name}", command
+        if hasattr(command, "commands"):
+            yield from commands(command, f"{before}{name} ")
+
+
+COMMANDS_HEAD = """# Commands
+
+Every command with its options, as `imgcls-search COMMAND --help` prints them. Exit codes: 0 done; 1 no usable trial;
+2 a mistake in the command line, a file or the data, in one line; 130 Ctrl-C; 143 SIGTERM or a closed terminal.
+"""
+
+
+def _help(text: str) -> Iterator[str]:
+    """Yield the help of a command; what stands below a \\b is kept in lines, as a terminal shows it."""
+    for paragraph in text.split("\n\n"):
+        if paragraph.startswith("\b"):
+            yield from ("```bash", paragraph.removeprefix("\b").strip("\n"), "```")
+        else:
+            yield _escaped(" ".join(paragraph.split()))
+        yield ""
+
+
+def _pages(docs: Path, folder: str) -> list[str]:
+    return sorted(
+        f"{folder}/{path.name}" for path in (docs / folder).glob("*.md") if path.name not in ("index.md", "README.md")
+    )
+
+
+def _place(page: str) -> tuple[int, str]:
+    name = Path(page).stem
+    return TUTORIALS.index(name) if name in TUTORIALS else len(TUTORIALS), name
+
+
+def _title(page: Path) -> str:
+    found = re.search(r"^# +(.+)$", page.read_text(), re.MULTILINE)
+    return found.group(1).strip() if found else page.stem
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([<>*_\[\]])", r"\\\1", text)
+
+
+def _cell(text: str | None) -> str:
+    return (text or "").replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,383 @@
+"""The steps of `auto` in their order: draft, search with an early score and bundle, confirm, bundle, report.
+
+Each is what a command of its own does; a call goes on with the step that an earlier one did not end.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from imgcls_search import atomic, durations
+from imgcls_search.automatic import budget, place, testing
+from imgcls_search.automatic.bundling import Step as ShowStep
+from imgcls_search.automatic.bundling import put_bundle
+from imgcls_search.automatic.ledger import Ledger, ending_at, read_file
+from imgcls_search.automatic.request import Delivered, Interrupted, Request, Screens
+from imgcls_search.automatic.watching import AutoWatcher, TrainingWatch, watch_steps
+from imgcls_search.errors import DataError, NoResultError, OutOfTimeError, UserError, writing
+from imgcls_search.jobs.export import export_trial
+from imgcls_search.orchestrator import study_data
+from imgcls_search.space import Space
+from imgcls_search.study import best
+from imgcls_search.study.address import Address, settle
+from imgcls_search.study.facts import AutoFact, Confirmation
+from imgcls_search.study.files import StudyFiles
+from imgcls_search.study.record import Record, load
+from imgcls_search.trial import Trial
+
+# What takes seconds to import is imported when its step comes, so that a short time is not spent on it.
+if TYPE_CHECKING:
+    from imgcls_search.jobs.init.draft import Decision, Draft, Flips
+    from imgcls_search.orchestrator.begin import Outcome
+
+USUAL_SECONDS = 3600.0
+"""In all, where no call said."""
+
+WORTH_SECONDS = 10.0
+"""More trials are tried when all are done and at least so much of the search's time is left."""
+
+
+class Auto:
+    """One call."""
+
+    def __init__(self, request: Request, screens: Screens) -> None:
+        """Find out how far earlier calls came, and refuse what does not fit.
+
+        Raises:
+            UserError: the folders or the images are not fit for it.
+        """
+        self.request, self.screens = request, screens
+        self.place = place.find(request.component, request.out, request.studies)
+        self.decisions: tuple[Decision, ...] = ()
+        self.files: StudyFiles | None = None
+        self.record: Record | None = None
+        fact = self._known()
+        given = request.seconds or fact.get("given") or USUAL_SECONDS
+        self.is_resumed = bool(fact.get("spent"))
+        self.known_flips = fact.get("flips")
+        place.clear_drafts(self.place)
+        self.ledger = Ledger({**fact, "given": given}, self.place.account, request.started)
+        self.ledger.record = self.record
+        if request.flips is not None and self.known_flips not in (None, request.flips):
+            raise UserError(
+                f"--flips {request.flips}: {self.place.space_file} was drafted with {self.known_flips}; change "
+                "augment.flip there before the first trial, or choose another folder with -o"
+            )
+
+    def run(self) -> Delivered:
+        """Do what is missing.
+
+        Raises:
+            UserError: something is not fit for it.
+            NoResultError: the time ended before there was a trial to use.
+            Interrupted, KeyboardInterrupt: somebody stopped it.
+        """
+        place.make(self.place)
+        self._say_time()
+        self.ledger.fact["out"] = str(self.place.out.absolute())
+        self.ledger.save()
+        try:
+            self._draft()
+            self._search()
+            record, trial, confirmed = self._choose()
+            self._bundle(trial)
+            if confirmed is None:
+                self._test(record, trial)
+            has_report = self._report(record, trial)
+        finally:
+            if self.place.out.is_dir():
+                self.ledger.save()
+        assert self.files is not None
+        return Delivered(
+            place=self.place,
+            files=self.files,
+            record=record,
+            trial=trial,
+            confirmed=confirmed,
+            account=self.ledger.fact,
+            decisions=self.decisions,
+            has_report=has_report,
+        )
+
+    def _known(self) -> AutoFact:
+        """Return how far earlier calls came."""
+        if self.place.space_file.is_file():
+            space = self._space()
+            _, files = place.study_of(space, self.request.studies, self._address(space))
+            if files.store.exists():
+                if (holder := files.holder()) is not None:
+                    raise UserError(f"{files.store}: another run is working on this study ({holder.process})")
+                self.files, self.record = files, load(files)
+                if "auto" in self.record.facts:
+                    return self.record.facts["auto"]
+        return read_file(self.place.account) or {}
+
+    def _space(self) -> Space:
+        # Its time is this call's to keep.
+        changes = [*self.request.changes, ("study.timeout", "null")]
+        return place.read(self.place, self.request.component, changes)
+
+    def _address(self, space: Space) -> Address | None:
+        return settle(self.request.storage, space.study["storage"])
+
+    def _say_time(self) -> None:
+        given, left = durations.show(self.ledger.fact["given"], exact=True), max(0.0, self.ledger.left)
+        if self.is_resumed:
+            self.screens.say(
+                f"{durations.show(left) if left else 'nothing'} is left of {given}; earlier calls took "
+                f"{durations.show(self.ledger.spent)}"
+            )
+        else:
+            self.screens.say(f"time: {given} in all; results go into {self.place.out}")
+
+    # Draft.
+
+    def _draft(self) -> None:
+        if self.place.space_file.is_file():
+            return
+        if self.ledger.left <= 0:
+            raise NoResultError(self._too_short("nothing is left"))
+        flips = self.request.flips or self.request.ask_flips()
+        self.ledger.fact["flips"] = flips
+        try:
+            with self.screens.drafting() as show, ending_at(self.ledger.end):
+                found = self._drafted(flips, show)
+        except OutOfTimeError:
+            raise NoResultError(self._too_short("the images were still being looked at")) from None
+        with writing(self.place.space_file):
+            atomic.write_text(self.place.space_file, found.space)
+        self.decisions = found.decisions
+        for one in found.decisions:
+            self.screens.say(str(one))
+        for note in found.notes:
+            self.screens.say(f"note: {note}")
+
+    def _drafted(self, flips: Flips, show: ShowStep) -> Draft:
+        from imgcls_search.jobs.init.draft import draft
+
+        def seen(what: str, done: int, total: int) -> None:
+            show(what, done, total)
+            self.ledger.save_sometimes()
+
+        return draft(
+            self.request.component,
+            seconds=max(1.0, self.ledger.left),
+            root=self.request.studies,
+            flips=flips,
+            changes=self.request.changes,
+            file=str(self.place.space_file),
+            progress=seen,
+        )
+
+    def _too_short(self, how_far: str) -> str:
+        given = durations.show(self.ledger.fact["given"], exact=True)
+        longer = durations.show(max(120.0, 3 * self.ledger.fact["given"]), exact=True).replace(" ", "")
+        return (
+            f"{given} were not enough for a first score: {how_far}; run the same command with --time "
+            f"{longer.replace('min', 'm')} to continue"
+        )
+
+    # Search.
+
+    def _search(self) -> None:
+        fact = self.ledger.fact
+        space = self._space()
+        address = self._address(space)
+        space, self.files = place.study_of(space, self.request.studies, address)
+        if fact.get("searched", 0.0) >= fact["given"]:
+            return
+        if self.ledger.left > (budget.kept_seconds(self.record, fact) if self.record is not None else 0):
+            self.screens.say(f"study {space.name} in {self.files.store}")
+            self.ledger.begin("search" if "baseline" in fact else "baseline")
+            self._run(space, address)
+        if self.record is None or not best.ranked(self.record):
+            self.ledger.save()
+            raise NoResultError(self._too_short(self._how_far()))
+        fact["searched"] = fact["given"]
+        self.ledger.save()
+
+    def _run(self, space: Space, address: Address | None) -> None:
+        while True:
+            with self.screens.search() as screen, AutoWatcher(screen, self.ledger, self.place.bundle) as watcher:
+                outcome = self._run_once(space, address, watcher)
+                if outcome is not None and outcome.ending in ("interrupted", "terminated"):
+                    raise Interrupted(outcome.ending)
+                self._load()
+                if outcome is None or outcome.ending != "finished" or not self._has_time_for_more():
+                    watcher.finish_bundle(self.ledger.left - budget.closing_seconds(self.ledger.fact) / 2)
+                    return
+                trials = 2 * space.study["trials"]
+                self.screens.say(
+                    f"all {space.study['trials']} trials are done, and time is left: --set study.trials={trials}"
+                )
+            space = replace(space, study={**space.study, "trials": trials})
+
+    def _run_once(self, space: Space, address: Address | None, watcher: AutoWatcher) -> Outcome | None:
+        """Search until the deadline; None where it had to be left in the middle."""
+        from imgcls_search.orchestrator.begin import run
+
+        try:
+            with ending_at(self.ledger.end):
+                return run(
+                    space,
+                    self.request.studies,
+                    watcher,
+                    self.files.address if self.files is not None else address,
+                    cluster=self.request.cluster,
+                    deadline=watcher.deadline,
+                )
+        except OutOfTimeError:
+            self.screens.say("the time ended before the search had saved; it resumes from the last checkpoints")
+            return None
+
+    def _load(self) -> None:
+        """Read the study as it stands."""
+        assert self.files is not None
+        if self.files.store.exists():
+            self.record = study_data.load_with_images(self.files)
+            self.ledger.keep_in(self.record)
+
+    def _has_time_for_more(self) -> bool:
+        assert self.record is not None
+        return self.ledger.left - budget.kept_seconds(self.record, self.ledger.fact) > WORTH_SECONDS
+
+    def _how_far(self) -> str:
+        if self.record is None:
+            return "the images were still being read"
+        epochs = sum(trial.epoch for trial in self.record.trials)
+        failed = [trial.reason for trial in self.record.trials if trial.state == "fail"]
+        why = f" ({failed[0]})" if failed else ""
+        return f"no trial is complete after {epochs} epoch(s) of {len(self.record.trials)} trial(s){why}"
+
+    # Confirm.
+
+    def _choose(self) -> tuple[Record, Trial, Confirmation | None]:
+        """Return the trial to deliver, and what its confirmation showed, if there was time for one."""
+        self._load()
+        assert self.record is not None
+        self.ledger.begin("confirm")
+        best.the_best(self.record)
+        ranking = best.ranked(self.record)
+        confirmed = self._confirm(self.record, [trial.number for trial in ranking])
+        self._load()
+        trial = ranking[0] if confirmed is None else self.record.by_number[confirmed["chosen"]]
+        return self.record, trial, confirmed
+
+    def _confirm(self, record: Record, ranking: list[int]) -> Confirmation | None:
+        assert self.files is not None
+        known = record.facts.get("confirmed")
+        if known is not None and _is_of(sorted(entry["trial"] for entry in known["ranking"]), ranking):
+            return known
+        fact = self.ledger.fact
+        # A network that could not be confirmed is tested as it is.
+        closing = budget.closing_seconds(fact, record) + budget.testing_seconds(record, fact)
+        plan = fact.get("confirming")
+        if plan is None or not _is_of(sorted(plan["trials"]), ranking):
+            plan = budget.affordable(record, fact, self.ledger.left - closing)
+        if plan is None or self.ledger.left <= closing:
+            self.screens.say(
+                f"confirm: left out, {durations.show(max(0.0, self.ledger.left))} are too few to train again; more "
+                f"time confirms: imgcls-search confirm {self.files.name}"
+            )
+            return None
+        fact["confirming"] = plan
+        self.ledger.save()
+        if known is not None:
+            self.screens.say("the search found others since they were confirmed: the test split is opened once more")
+        top, seeds = len(plan["trials"]), plan["seeds"]
+        self.screens.say(f"confirm: the best {top} on {seeds} new seeds, {seeds} more for the chosen one: what fits")
+        from imgcls_search.jobs.confirm import confirm
+
+        try:
+            with self.screens.training() as screen, ending_at(self.ledger.end - closing):
+                return confirm(
+                    self.files,
+                    top=len(plan["trials"]),
+                    seeds=plan["seeds"],
+                    again=known is not None,
+                    watcher=TrainingWatch(screen, self.ledger),
+                )
+        except OutOfTimeError:
+            self.screens.say("confirm: not done in its time; what it trained is kept, and more time ends it")
+        except DataError as error:
+            self.screens.say(f"confirm: left out: {error}")
+        return None
+
+    def _test(self, record: Record, trial: Trial) -> None:
+        """Open the test split for a network that was not confirmed, once."""
+        fact = self.ledger.fact
+        known = fact.get("test")
+        if known is not None and known["trial"] == trial.number:
+            return
+        if not record.fact("data")["images"].get("test"):
+            self.screens.say("there are no test images")
+            return
+        assert self.files is not None
+        self.screens.say(f"measuring trial {trial.number} on the test split")
+        try:
+            with ending_at(self.ledger.end):
+                fact["test"] = testing.open_test(record, self.files, trial, self.screens.say)
+        except OutOfTimeError:
+            self.screens.say("no test score: the time is over; the same command with a longer --time measures it")
+        except DataError as error:
+            self.screens.say(f"no test score: {error}")
+        self.ledger.save()
+
+    # Deliver.
+
+    def _bundle(self, trial: Trial) -> None:
+        assert self.files is not None
+        fact = self.ledger.fact
+        self.ledger.begin("bundle")
+        exported = export_trial(self.files, trial.number)
+        with writing(self.place.config):
+            atomic.write_text(self.place.config, exported)
+        if fact.get("bundled") == trial.number and self.place.bundle.is_dir():
+            return
+        started = time.monotonic()
+        # The first model is worth being late; a better one in its place is not.
+        end = self.ledger.end if self.place.bundle.is_dir() else math.inf
+        try:
+            with self.screens.steps() as step, ending_at(end):
+                put_bundle(self.files, trial.number, self.place.bundle, watch_steps(step, self.ledger))
+        except OutOfTimeError:
+            self.screens.say(
+                f"bundle: {self.place.bundle} stays that of trial {fact.get('bundled')}, the time is over: "
+                f"imgcls-search export {self.files.name} --trial {trial.number} --bundle DIR"
+            )
+            return
+        fact["bundled"] = trial.number
+        fact["measured"] = {**fact.get("measured", {}), "bundle": time.monotonic() - started}
+        self.ledger.save()
+
+    def _report(self, record: Record, trial: Trial) -> bool:
+        """Write the page, as far as there is time; return whether it is there."""
+        assert self.files is not None
+        fact = self.ledger.fact
+        self.ledger.begin("report")
+        is_there = self.place.report.is_file()
+        if is_there and fact.get("reported", 0.0) >= fact["given"]:
+            return True
+        started = time.monotonic()
+        try:
+            from imgcls_search.views.report import write_report
+
+            with self.screens.steps() as step, ending_at(self.ledger.end - budget.END_SECONDS / 2):
+                write_report(self.files, self.place.report, trial.number, watch_steps(step, self.ledger))
+        except OutOfTimeError:
+            self.screens.say(
+                f"report: left out, the time is over: imgcls-search report {self.files.name} -o {self.place.report}"
+            )
+            return is_there
+        fact["reported"] = fact["given"]
+        fact["measured"] = {**fact.get("measured", {}), "report": time.monotonic() - started}
+        self.ledger.save()
+        return True
+
+
+def _is_of(trials: list[int], ranking: list[int]) -> bool:
+    """Tell whether trials are the best ones now."""
+    return trials == sorted(ranking[: len(trials)])

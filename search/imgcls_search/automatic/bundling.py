@@ -1,0 +1,98 @@
+"""The bundle of `auto`: a first one beside the search, as soon as there is a network, and the last one in its place."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from imgcls_search import atomic
+from imgcls_search.errors import SearchError
+from imgcls_search.executors import processes
+from imgcls_search.executors.helper import image_cache
+from imgcls_search.study.files import StudyFiles
+
+Step = Callable[[str, int, int], None]
+
+
+def put_bundle(
+    files: StudyFiles,
+    trial: int,
+    target: Path,
+    step: Step = lambda what, number, of: None,
+) -> None:
+    """Write the network of a trial as a bundle; an earlier one of `auto` stays until this one is whole.
+
+    Raises:
+        SearchError: the trial's weights, its images or the disk are not fit for it.
+    """
+    from imgcls_search.jobs.bundle.deliver import deliver
+    from imgcls_search.jobs.bundle.weights import from_trial
+
+    clear_drafts(target)
+    drafts = _drafts(target)
+    draft, former = drafts / "new", drafts / "former"
+    try:
+        drafts.mkdir(parents=True)
+        deliver(
+            from_trial(files, trial),
+            draft,
+            image_cache(files.root),
+            step=lambda what, number, of: step(what.replace(str(draft), str(target)), number, of),
+        )
+        if target.exists():
+            target.rename(former)
+        atomic.publish(draft, target)
+    finally:
+        clear_drafts(target)
+
+
+def _drafts(target: Path) -> Path:
+    return target.with_name(f".{target.name}.drafts")
+
+
+def clear_drafts(target: Path) -> None:
+    """Delete what a killed process left of a bundle; the former one takes its place again where there is no new one."""
+    former = _drafts(target) / "former"
+    if former.is_dir() and not target.exists():
+        former.rename(target)
+    atomic.remove(_drafts(target))
+
+
+class EarlyBundle:
+    """A bundle that is written in a process of its own while the search goes on."""
+
+    def __init__(self, files: StudyFiles, trial: int, target: Path) -> None:
+        self.trial, self.target = trial, target
+        self.process, self.connection = processes.start(_write, "bundle", files, trial, target)
+
+    def poll(self, seconds: float = 0.0) -> str | float | None:
+        """Return the seconds that it takes by itself, or why there is none; None while it is being written."""
+        if not self.connection.poll(seconds):
+            return None
+        with contextlib.suppress(EOFError, OSError):
+            told: str | float = self.connection.recv()
+            return told
+        return "its process died"
+
+    def close(self) -> None:
+        """End it now."""
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+        clear_drafts(self.target)
+
+
+def _write(connection: Connection, files: StudyFiles, trial: int, target: Path) -> None:
+    from imgcls_search.training.device import settle_in
+
+    settle_in("cpu")
+    try:
+        put_bundle(files, trial, target)
+        # Trials compute beside it. The next bundle has a core for itself, and then takes as long as this one computed.
+        told: str | float = time.process_time()
+    except SearchError as error:
+        told = str(error)
+    connection.send(told)

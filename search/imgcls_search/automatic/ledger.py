@@ -1,0 +1,189 @@
+"""The time of `auto`: how much was given, what each step took over all calls, and what is left of it.
+
+It is a fact of the study. Until there is a study it is a file in the folder that `auto` writes into, which also tells
+that the folder is its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, cast
+
+from imgcls_search import atomic
+from imgcls_search.errors import OutOfTimeError, UserError, writing
+from imgcls_search.study.facts import AutoFact
+from imgcls_search.study.record import Record
+
+Step = Literal["init", "baseline", "search", "confirm", "bundle", "report"]
+
+STEPS: tuple[Step, ...] = ("init", "baseline", "search", "confirm", "bundle", "report")
+"""In their order; `baseline` is the part of the search until the first score."""
+
+SAVE_SECONDS = 2.0
+"""A killed call loses at most so many seconds of the account while its step reports progress."""
+
+RING_AGAIN_SECONDS = 3.0
+"""The end of the time is said again after so long, where a library swallowed it."""
+
+MOST_START_SECONDS = 60.0
+"""No program takes longer to begin; a clock that says so is wrong."""
+
+MOST_SECONDS = 1e10
+"""No account has more."""
+
+FILE = "time.json"
+
+
+class Ledger:
+    """Counts the seconds of one call on top of those of earlier ones."""
+
+    def __init__(self, fact: AutoFact, file: Path, started: float) -> None:
+        """Go on with an account; `started` is when this call began, by `time.monotonic`."""
+        self.fact: AutoFact = {**fact, "spent": dict(fact.get("spent", {}))}
+        self.file = file
+        self.step: Step = "init"
+        self.since = started
+        self.saved_at = -SAVE_SECONDS
+        self.record: Record | None = None
+        """The study, once there is one."""
+
+    @property
+    def spent(self) -> float:
+        """Seconds of all calls until now."""
+        return sum(self.fact["spent"].values()) + time.monotonic() - self.since
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left; negative where the time is over."""
+        return self.fact["given"] - self.spent
+
+    @property
+    def end(self) -> float:
+        """The moment at which the time is over, by `time.monotonic`."""
+        return time.monotonic() + self.left
+
+    def begin(self, step: Step) -> None:
+        """Count what follows for a step."""
+        self._book()
+        self.step = step
+        self.save()
+
+    def keep_in(self, record: Record) -> None:
+        """Keep the account in a study from now on."""
+        self.record = record
+        self.save()
+        self.file.unlink(missing_ok=True)
+
+    def save_sometimes(self) -> None:
+        """Save the account now and then."""
+        if time.monotonic() - self.saved_at >= SAVE_SECONDS:
+            self.save()
+
+    def save(self) -> None:
+        """Write the account as it stands.
+
+        Raises:
+            UserError, StudyError: it cannot be written.
+        """
+        self._book()
+        self.saved_at = time.monotonic()
+        if self.record is not None:
+            self.record.set_fact("auto", cast(AutoFact, json.loads(json.dumps(self.fact))))
+        else:
+            with writing(self.file):
+                atomic.write_text(self.file, json.dumps(self.fact, indent=1) + "\n")
+
+    def _book(self) -> None:
+        now = time.monotonic()
+        self.fact["spent"][self.step] = self.fact["spent"].get(self.step, 0.0) + now - self.since
+        self.since = now
+
+
+def process_began() -> float:
+    """Return when this process began, by `time.monotonic`; now, where the system does not tell."""
+    now = time.monotonic()
+    with contextlib.suppress(OSError, ValueError, IndexError, AttributeError):
+        # After the program's name, which may hold anything: the 20th field is the start in ticks since the boot.
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        return now - min(max(0.0, age), MOST_START_SECONDS)
+    return now
+
+
+def read_file(file: Path) -> AutoFact | None:
+    """Return the account that an earlier call kept in a file, None where there is none.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        found = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not _is_account(found):
+        raise UserError(f"{file}: damaged; delete it to start counting the time again")
+    return cast(AutoFact, found)
+
+
+def _is_account(found: Any) -> bool:
+    """Tell whether a value is as `Ledger` writes it before there is a study."""
+    if not isinstance(found, dict) or not isinstance(found.get("spent"), dict):
+        return False
+    numbers = [found.get("given"), *found["spent"].values()]
+    return all(isinstance(number, (int, float)) and 0 <= number < MOST_SECONDS for number in numbers)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let Ctrl-C raise KeyboardInterrupt in this block, where the program would end at once without a word."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def ending_at(moment: float) -> Iterator[None]:
+    """Raise OutOfTimeError in this block at a moment of `time.monotonic`, whatever it is doing then.
+
+    Only in the main thread of a system that has alarms; elsewhere a step ends late.
+    """
+    if (
+        math.isinf(moment)
+        or not hasattr(signal, "setitimer")
+        or threading.current_thread() is not threading.main_thread()
+    ):
+        yield
+        return
+
+    def ring(number: int, frame: FrameType | None) -> None:
+        raise OutOfTimeError("the time is over")
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, max(0.001, moment - time.monotonic()), RING_AGAIN_SECONDS)
+    try:
+        yield
+    except Exception as error:
+        # SQLAlchemy wraps what is raised while it makes a statement.
+        if isinstance(error.__cause__, OutOfTimeError):
+            raise error.__cause__ from None
+        raise
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

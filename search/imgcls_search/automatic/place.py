@@ -1,0 +1,160 @@
+"""Where `auto` reads and writes: its folder, the space file in it, the study; and what it refuses before it begins."""
+
+from __future__ import annotations
+
+import glob
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from imgcls_search import atomic
+from imgcls_search.automatic import ledger
+from imgcls_search.automatic.bundling import clear_drafts as clear_bundle_drafts
+from imgcls_search.catalog import catalog, refuse_idle_sections, refuse_other_labels
+from imgcls_search.config import Component, expand_path
+from imgcls_search.data import must_exist
+from imgcls_search.errors import UserError, writing
+from imgcls_search.orchestrator.study_data import with_known_name
+from imgcls_search.space import Space, read_space
+from imgcls_search.space.study_section import slug
+from imgcls_search.study.address import Address
+from imgcls_search.study.files import StudyFiles, find_study
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """The folder that `auto` writes into."""
+
+    out: Path
+    space_file: Path
+
+    @property
+    def account(self) -> Path:
+        """The account of the time, until there is a study."""
+        return self.out / ledger.FILE
+
+    @property
+    def bundle(self) -> Path:
+        """The deployable model."""
+        return self.out / "model"
+
+    @property
+    def config(self) -> Path:
+        """The chosen configuration."""
+        return self.out / "best.yaml"
+
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.out / "report.html"
+
+
+def name_of(component: Component) -> str:
+    """Return what images are called: their folder, their table, or a data set's own name."""
+    place = component.args.get("root") if component.name == "folder" else component.args.get("file")
+    return slug(str(Path(place).with_suffix(""))) if place else component.name
+
+
+def find(component: Component, out: Path | None, studies: Path) -> Place:
+    """Return the folder for some images; it may be there from an earlier call.
+
+    Raises:
+        UserError: it is somebody else's, or it or the studies would be among the images.
+        DataError: there are no images.
+    """
+    must_exist(component)
+    chosen = out if out is not None else Path(f"auto-{name_of(component)}")
+    found = Place(out=chosen, space_file=chosen / f"{name_of(component)}.yaml")
+    _refuse_among_images(component, chosen, studies)
+    _refuse_study(component)
+    if chosen.exists():
+        if not chosen.is_dir():
+            raise UserError(f"{chosen}: is a file; allowed: a folder of an earlier call, or a new one (-o FOLDER)")
+        is_ours = found.account.is_file() or found.space_file.is_file()
+        if not is_ours and any(chosen.iterdir()):
+            raise UserError(
+                f"{chosen}: exists and is not of an earlier call for these images; choose another folder with -o"
+            )
+    return found
+
+
+def clear_drafts(place: Place) -> None:
+    """Delete what a killed call left half-written, and nothing else."""
+    clear_bundle_drafts(place.bundle)
+    for target in (place.account, place.space_file, place.config, place.report):
+        for draft in place.out.glob(f".{glob.escape(target.name[:40])}.*{atomic.SUFFIX}"):
+            draft.unlink(missing_ok=True)
+
+
+def make(place: Place) -> None:
+    """Make the folder.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    with writing(place.out):
+        place.out.mkdir(parents=True, exist_ok=True)
+
+
+def _refuse_among_images(component: Component, out: Path, studies: Path) -> None:
+    """Refuse to write below the folder of the images, where a new folder would be a new class."""
+    root = component.args.get("root")
+    if component.name != "folder" or root is None:
+        return
+    images = expand_path(root, f"{component.path}.root").resolve()
+    for what, folder in (("-o", out), ("--studies", studies)):
+        if images == folder.resolve() or images in folder.resolve().parents:
+            raise UserError(
+                f"{what} {folder}: is in the folder of the images, {root}, where it would count as a class; run this "
+                f"outside of it, or name another folder with {what}"
+            )
+
+
+def _refuse_study(component: Component) -> None:
+    """Refuse to take the folder of a study for one of images."""
+    root = component.args.get("root")
+    if component.name != "folder" or root is None:
+        return
+    folder = expand_path(root, f"{component.path}.root")
+    if (folder / "checkpoints").is_dir() and ((folder / "lock").exists() or folder.with_suffix(".db").exists()):
+        raise UserError(f"{root}: is the folder of a study, not of images; give the folder of the images")
+
+
+def read(place: Place, component: Component, changes: list[tuple[str, str]]) -> Space:
+    """Return the space in the folder, with its images where they are now.
+
+    Raises:
+        SpaceError, UserError: it says something that is not allowed, or belongs to other images.
+    """
+    space = read_space(place.space_file, catalog(), overrides=changes)
+    written = space.first().component("data")
+    if written.name != component.name:
+        raise UserError(
+            f"{place.space_file}: is for images of {written.name}, not of {component.name}; choose another folder "
+            "with -o"
+        )
+    if moved := _moved(written, component):
+        space = read_space(place.space_file, catalog(), overrides=[*changes, *moved])
+    refuse_idle_sections(space)
+    refuse_other_labels(space)
+    if space.is_config:
+        raise UserError(f"{place.space_file}: nothing is searched in it; train it: imgcls-search train")
+    return space
+
+
+def _moved(written: Component, now: Component) -> list[tuple[str, str]]:
+    """Return the paths of a data section that are others now than a space file says."""
+    found = []
+    for key in ("root", "file"):
+        then, there = written.args.get(key), now.args.get(key)
+        if then is not None and there is not None:
+            places = [expand_path(path, f"{now.path}.{key}").absolute() for path in (then, there)]
+            if places[0] != places[1]:
+                found.append((f"{now.path}.{key}", json.dumps(str(places[1]))))
+    return found
+
+
+def study_of(space: Space, studies: Path, address: Address | None) -> tuple[Space, StudyFiles]:
+    """Return a space under its study's name, and where that study is, there already or not."""
+    space = with_known_name(space, studies, address)
+    return space, find_study(studies, space.name, address)

@@ -1,0 +1,90 @@
+"""What a call of `auto` is asked for, who looks on, and what it delivers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from imgcls_search.automatic.bundling import Step as ShowStep
+from imgcls_search.automatic.place import Place
+from imgcls_search.config import Component
+from imgcls_search.jobs.trainer import TrainingWatcher
+from imgcls_search.orchestrator.search import Watcher
+from imgcls_search.study.facts import AutoFact, Confirmation
+from imgcls_search.study.files import StudyFiles
+from imgcls_search.study.record import Record
+from imgcls_search.trial import Trial
+
+if TYPE_CHECKING:
+    from imgcls_search.jobs.init.draft import Decision, Flips
+
+
+class Screens(Protocol):
+    """What shows the steps to a person."""
+
+    def say(self, text: str) -> None:
+        """Show a line."""
+
+    def drafting(self) -> AbstractContextManager[Callable[[str, int, int], None]]:
+        """Return what shows how far the look at the images is."""
+
+    def search(self) -> AbstractContextManager[Watcher]:
+        """Return what shows a search."""
+
+    def training(self) -> AbstractContextManager[TrainingWatcher]:
+        """Return what shows trainings."""
+
+    def steps(self) -> AbstractContextManager[ShowStep]:
+        """Return what shows the steps of a work."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a call of `auto` asks for."""
+
+    component: Component
+    seconds: float | None
+    """In all, over all calls; None: as said before, or an hour."""
+
+    out: Path | None
+    flips: Flips | None
+    ask_flips: Callable[[], Flips]
+    """Asks a person, where the draft is made and the call does not say."""
+
+    studies: Path
+    storage: str | None
+    cluster: str | None
+    changes: list[tuple[str, str]]
+    """Paths of the space, with other values for this call."""
+
+    started: float
+    """When the call began, by `time.monotonic`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivered:
+    """What `auto` made."""
+
+    place: Place
+    files: StudyFiles
+    record: Record
+    trial: Trial
+    """The chosen one."""
+
+    confirmed: Confirmation | None
+    account: AutoFact
+    decisions: tuple[Decision, ...]
+    """Of the draft, where this call made it."""
+
+    has_report: bool
+
+
+class Interrupted(Exception):  # noqa: N818 - no error
+    """A person stopped the search, which saved what it had."""
+
+    def __init__(self, ending: str) -> None:
+        super().__init__(ending)
+        self.ending = ending

@@ -1,0 +1,75 @@
+"""The command about the spaces that come with the package: list them, write one out."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imgcls_search.cli.options import AsJson
+from imgcls_search.cli.output import echo, print_json, print_table
+from imgcls_search.errors import UserError
+
+
+class Action(str, Enum):
+    """What `spaces` does besides listing."""
+
+    copy = "copy"
+
+
+def spaces(
+    action: Annotated[Action | None, typer.Argument(metavar="[copy]", help="Write a space out as a file.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="The space to copy, for example vit.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="The file or folder to write to; default: NAME.yaml."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the shipped spaces, which commands take by name, or copy one to a file of your own.
+
+    \b
+    imgcls-search spaces
+    imgcls-search spaces copy vit
+    imgcls-search spaces copy vit -o my-space.yaml
+
+    Where no file `vit` exists, `imgcls-search run vit` searches the shipped space of that name.
+    """
+    from imgcls_search.space import shipped
+
+    if action is None:
+        if output is not None or force:
+            raise UserError("--output and --force belong to a copy, for example: imgcls-search spaces copy vit")
+        found = {known: shipped.about(known) for known in shipped.names()}
+        if as_json:
+            print_json(found)
+            return
+        print_table(("space", "what it searches"), found.items())
+        return
+    if name is None:
+        raise UserError(f"spaces copy: needs the name of a space; allowed: {', '.join(shipped.names())}")
+    target = _copy(shipped.path_of(name), output, force=force)
+    if as_json:
+        print_json({"space": name, "file": str(target)})
+        return
+    echo(f"wrote {target}; change it and run it with: imgcls-search run {target}")
+
+
+def _copy(source: Path, output: Path | None, *, force: bool) -> Path:
+    """Copy a shipped space and return the file; one that exists is only replaced by force."""
+    from imgcls_search import atomic
+    from imgcls_search.errors import writing
+
+    target = Path(source.name) if output is None else output
+    if target.is_dir():
+        target /= source.name
+    if target.exists() and not force:
+        raise UserError(f"{target}: exists already; add --force to replace it, or choose another file with --output")
+    if target.exists() and target.samefile(source):
+        raise UserError(f"{target}: is the shipped space itself; choose another file with --output")
+    with writing(target):
+        atomic.copy(source, target)
+    return target

@@ -1,0 +1,305 @@
+"""The networks of a study that an ensemble can be made of, with what each says of the validation images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from imgcls_search import costs
+from imgcls_search.compress.prune import Shapes
+from imgcls_search.compress.sections import quantization
+from imgcls_search.config import TrialConfig
+from imgcls_search.data import Images, Prepared, load
+from imgcls_search.errors import CheckpointError, DataError, StudyError, UserError
+from imgcls_search.executors.helper import image_cache
+from imgcls_search.image_size import by
+from imgcls_search.jobs.confirm import refuse_untrained
+from imgcls_search.jobs.export import find_trial
+from imgcls_search.measures import CORRUPTION
+from imgcls_search.orchestrator import study_data
+from imgcls_search.study import best
+from imgcls_search.study.activity import shown_state
+from imgcls_search.study.files import StudyFiles
+from imgcls_search.study.record import Record
+from imgcls_search.training import calibration, checkpoint
+from imgcls_search.training.calibration import Calibration
+from imgcls_search.training.device import available_devices
+from imgcls_search.training.loop import predict
+from imgcls_search.training.metrics import Wanted, probabilities_of, score
+from imgcls_search.trial import Trial
+from imgcls_search.worker import cross_validation, finish, image_sets, networks, pipeline
+
+Array = np.ndarray[Any, Any]
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is done, how much of it, and how much there is in all."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """A trial whose weights are there, and what its network says of the validation images."""
+
+    trial: Trial
+    weights: Path
+    config: TrialConfig
+    """As it was trained."""
+
+    data: Prepared
+    """As its network sees it."""
+
+    shapes: Shapes | None
+    """What structured pruning has changed."""
+
+    logits: Array
+    """[N, classes]; of a trial with folds each image by the network that was trained without it."""
+
+    calibration: Calibration
+
+    @cached_property
+    def probabilities(self) -> Array:
+        """[N, classes], calibrated where that helps."""
+        several = self.data.has_several_labels
+        return probabilities_of(self.calibration.applied(self.logits), several=several)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Library:
+    """What an ensemble of a study can be made of."""
+
+    files: StudyFiles
+    record: Record
+    winner: Trial
+    kept: tuple[Kept, ...]
+    """The winner is among them."""
+
+    deployed: Array
+    """What the winner says of the validation images as it would be deployed: of the quantized file where it is one."""
+
+    labels: Array
+    """Of the validation images."""
+
+    found: Prepared
+    """The images, at the size of the winner's."""
+
+    left_out: Mapping[int, str] = field(default_factory=dict)
+    """Trials that take no part though their weights are there, each with the reason."""
+
+    @property
+    def first(self) -> int:
+        """The place of the winner among the kept ones."""
+        return next(place for place, kept in enumerate(self.kept) if kept.trial is self.winner)
+
+    @property
+    def metric(self) -> str:
+        """The first objective."""
+        return self.record.objectives[0][0]
+
+    @property
+    def sign(self) -> int:
+        """1 where a larger value is better, else -1."""
+        return 1 if self.record.objectives[0][1] == "maximize" else -1
+
+    @property
+    def winner_config(self) -> TrialConfig:
+        """The winner's configuration, with the place where its images are now."""
+        return self.winner.candidate.config
+
+    def measure(self, logits: Array) -> dict[str, float]:
+        """Return the scores on the validation images; thresholds of several labels are chosen on them."""
+        wanted = Wanted(
+            classes=self.found.classes, named=(self.metric,), costs=costs.of(self.winner_config.tree), is_full=False
+        )
+        return score(logits, self.labels, wanted)
+
+
+def logits_of(probabilities: Array, *, several: bool) -> Array:
+    """Return logits whose softmax, or sigmoids, are probabilities [N, classes]."""
+    shares = np.log(np.clip(probabilities, 1e-12, 1.0))
+    found: Array = shares - np.log(np.clip(1 - probabilities, 1e-12, 1.0)) if several else shares
+    return found
+
+
+def collect(files: StudyFiles, record: Record, number: int | None, *, say: Say, progress: Progress) -> Library:
+    """Return the networks of a study that an ensemble with its best trial can be made of.
+
+    `number` takes the place of the best trial, as it must where several are on the front.
+
+    Raises:
+        StudyError: fewer than two of its networks are there and see the same images.
+        CheckpointError: weights are damaged, or those of the best trial are gone.
+        DataError: the images are missing, or others than those of the study.
+        NoResultError: no trial is finished.
+    """
+    metric, _ = record.objectives[0]
+    refuse_untrained(metric, "ensemble")
+    if metric == CORRUPTION:
+        raise UserError(
+            f"the first objective is {metric}, of worse pictures; ensemble picks by what is measured on the images "
+            "as they are"
+        )
+    winner = _winner(files, record, number)
+    there = _with_weights(files, record, winner)
+    component = winner.candidate.config.component("data")
+    study_data.must_be_there(component)
+    study_data.refuse_other_unopened(record, component, image_cache(files.root))
+    states = {trial.number: _read(files, trial) for trial in there}
+    reference = states[winner.number]
+    left_out = {
+        number: reason
+        for number, found in states.items()
+        if (reason := _other_images(found.data, reference.data, winner.number)) is not None
+    }
+    taking_part = [trial for trial in there if trial.number not in left_out]
+    _refuse_too_few(files, there, taking_part, left_out)
+    found = pipeline.prepare_data(reference.config.moved(component.args), image_cache(files.root), say=say)
+    if found.classes != reference.data.classes:
+        raise DataError(f"{component.path}: the images have other classes now than when the study was searched")
+    validation = load(found, "val")
+    kept: list[Kept] = []
+    labels: Array | None = None
+    for done, trial in enumerate(taking_part):
+        progress("asking the kept networks about the validation images", done, len(taking_part))
+        logits, truth = _answers(files, trial, states[trial.number], validation)
+        if labels is not None and not np.array_equal(labels, truth):
+            raise CheckpointError(
+                f"{files.checkpoint(trial.number)}: its predictions are of other images than those of trial "
+                f"{kept[0].trial.number}"
+            )
+        labels = truth
+        if quantization(trial.candidate.config) is not None:
+            say(f"trial {trial.number} is quantized; it takes part as it was before that")
+        kept.append(_kept(files, trial, states[trial.number], logits, truth))
+    assert labels is not None, "there are two at least"
+    own = next(one for one in kept if one.trial is winner)
+    return Library(
+        files=files,
+        record=record,
+        winner=winner,
+        kept=tuple(kept),
+        deployed=_deployed(files, own, validation),
+        labels=labels,
+        found=found,
+        left_out=left_out,
+    )
+
+
+def network_of(kept: Kept) -> Any:
+    """Return the network of a trial, before it is quantized."""
+    return networks.load_finished(checkpoint.load(kept.weights), str(kept.weights))[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Saved:
+    """What the file of a trial says of its network, without the weights."""
+
+    config: TrialConfig
+    data: Prepared
+    shapes: Shapes | None
+
+
+def _winner(files: StudyFiles, record: Record, number: int | None) -> Trial:
+    winner = best.the_best(record) if number is None else find_trial(record, number)
+    if winner.state != "complete":
+        stands = shown_state(winner, record)
+        raise StudyError(f"trial {winner.number} of study {files.name!r} is {stands}; allowed: a complete trial")
+    if not files.checkpoint(winner.number).is_file():
+        raise CheckpointError(
+            f"{files.checkpoint(winner.number)}: the weights of trial {winner.number} are not kept (study.keep: those "
+            "of the best), so that no ensemble can be compared with it"
+        )
+    return winner
+
+
+def _with_weights(files: StudyFiles, record: Record, winner: Trial) -> list[Trial]:
+    """Return the complete trials whose weights are there, best first."""
+    ranked = best.ranked(record)
+    if winner not in ranked:
+        # It was named, and is over a limit.
+        ranked = [winner, *ranked]
+    return [trial for trial in ranked if files.checkpoint(trial.number).is_file()]
+
+
+def _read(files: StudyFiles, trial: Trial) -> _Saved:
+    path = files.checkpoint(trial.number)
+    state = checkpoint.load(path)
+    _, config, data = networks.load_finished(state, str(path))
+    return _Saved(config=config, data=data, shapes=networks.shapes_of(state))
+
+
+def _other_images(data: Prepared, reference: Prepared, winner: int) -> str | None:
+    """Return in what a network sees other images than the winner's, None where it sees the same."""
+    if data.classes != reference.classes or data.has_several_labels != reference.has_several_labels:
+        return f"it knows other classes than trial {winner}"
+    ours, theirs = data.frame, reference.frame
+    if (ours.channels, ours.size) != (theirs.channels, theirs.size):
+        return (
+            f"it takes {by(ours.size)} pixels of {ours.channels} channel(s), trial {winner} takes {by(theirs.size)} "
+            f"of {theirs.channels}"
+        )
+    if ours.settings() != theirs.settings():
+        return f"it sees images brought to their size in another way than trial {winner}"
+    return None
+
+
+def _refuse_too_few(
+    files: StudyFiles, there: list[Trial], taking_part: list[Trial], left_out: Mapping[int, str]
+) -> None:
+    if len(taking_part) > 1:
+        return
+    if len(there) > 1:
+        number, reason = next(iter(left_out.items()))
+        more = f", and so on for {len(left_out) - 1} more" if len(left_out) > 1 else ""
+        raise StudyError(
+            f"study {files.name!r}: no network can join that of trial {taking_part[0].number}: trial {number}: "
+            f"{reason}{more}; allowed: trials whose networks see the same images"
+        )
+    raise StudyError(
+        f"study {files.name!r} keeps the weights of one finished trial, {there[0].number}; an ensemble needs two or "
+        "more: search with study.keep of at least 2"
+    )
+
+
+def _answers(files: StudyFiles, trial: Trial, saved: _Saved, validation: Images) -> tuple[Array, Array]:
+    """Return what a trial's network says of the validation images, [N, classes], and their labels.
+
+    Of a trial with folds it is what was kept: all images outside the test split, each by the network of its fold.
+    """
+    path = files.checkpoint(trial.number)
+    state = checkpoint.load(path)
+    if cross_validation.KEY in state:
+        kept = cross_validation.read_out_of_fold(state, str(path))
+        return kept.logits, np.asarray(kept.labels)
+    model = networks.load_finished(state, str(path))[0]
+    device = available_devices(saved.config.section("training")["device"])[0]
+    logits = predict(model.to(device), image_sets.on_device(validation, saved.data, device))
+    return logits, np.asarray(validation.labels)
+
+
+def _kept(files: StudyFiles, trial: Trial, saved: _Saved, logits: Array, labels: Array) -> Kept:
+    if not np.isfinite(logits).all():
+        raise CheckpointError(f"{files.checkpoint(trial.number)}: its network gives NaN or infinite logits")
+    return Kept(
+        trial=trial,
+        weights=files.checkpoint(trial.number),
+        config=saved.config,
+        data=saved.data,
+        shapes=saved.shapes,
+        logits=logits,
+        calibration=calibration.calibrate(logits, labels),
+    )
+
+
+def _deployed(files: StudyFiles, kept: Kept, validation: Images) -> Array:
+    """Return what the winner says as it would be deployed, which differs from its network where it is quantized."""
+    state = checkpoint.load(kept.weights)
+    if quantization(kept.config) is None or cross_validation.KEY in state:
+        return kept.logits
+    artifact = finish.find_artifact(state, kept.weights)
+    return kept.logits if artifact is None else finish.logits(artifact, validation)

@@ -1,0 +1,1 @@
+"""Tests of the documentation: its commands, snippets, links and generated pages."""

@@ -1,0 +1,74 @@
+"""How the pages and the help are written: plain words, a short README, no targets of a plan."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from imgcls_search.catalog import catalog
+from imgcls_search.space.reference import settings
+
+from tests.docs.pages import ROOT, known_commands, pages
+
+NOT_OURS = (
+    r"\banew\b",
+    r"\bfor good\b",
+    r"\bwithout end\b",
+    r"\bwhom\b",
+    r"\bit is told\b",
+    r"\bis told\b",
+    r"\bgoes? on\b",
+    r"\bgo on with\b",
+    r"\bat work\b",
+    r"\blies? (in|on|beside|under|there)\b",
+    r"\bwhere studies lie\b",
+    r"\bof those that rest\b",
+    r"\btrials? rests?\b",
+    r"\blearned by heart\b",
+    r"\bthis issue\b",
+    r"\basked for\b",
+    r"\(asked\)",
+    r"\baimed at\b",
+    r"\bstated: at most\b",
+)
+"""Words and turns that a reader of today stumbles over, and targets of a plan."""
+
+
+def texts() -> Iterator[tuple[str, str]]:
+    """Yield the texts that users read, each with its place."""
+    for page in pages():
+        if not page.name.startswith("docs/decisions/"):
+            yield page.name, page.path.read_text()
+    for name, command in known_commands().items():
+        yield f"{name} --help", command.help or ""
+        for parameter in command.params:
+            yield f"{name} {parameter.opts[0]}", parameter.help or ""
+    for one in settings(catalog()):
+        yield one["path"], one["doc"]
+
+
+@pytest.mark.parametrize("words", NOT_OURS)
+def test_words_that_readers_stumble_over(words: str) -> None:
+    found = {place: at.group(0) for place, text in texts() if (at := re.search(words, text, re.IGNORECASE))}
+    assert found == {}
+
+
+def test_the_readme_is_short() -> None:
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 120
+
+
+def test_help_is_imperative() -> None:
+    for name, command in known_commands().items():
+        first = command.help.split()[0]
+        assert first[0].isupper(), name
+        assert not first.endswith(("ed", "ing")), (name, first)
+        assert re.fullmatch(r"[A-Z][a-z]+", first), (name, first)
+        assert not first.endswith("s") or first.endswith("ss"), (name, first)
+
+
+def test_pictures_of_the_readme_load_nothing() -> None:
+    for path in sorted((ROOT / "docs").glob("*.svg")):
+        text = path.read_text()
+        assert not re.search(r"@import|@font-face|href=\"http|url\((?!#)", text), path

@@ -1,0 +1,187 @@
+"""What the pages say: their commands run, their snippets parse, their errors are those of the program."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from filelock import FileLock
+from imgcls_search.catalog import catalog
+from imgcls_search.space import parse
+from PIL import Image
+
+from tests.conftest import PATIENCE, Answer, begin_command
+from tests.docs.pages import ROOT, Block, Page, commands, known_commands, pages
+from tests.warm import Warm
+
+PAGES = {page.name: page for page in pages()}
+START = "docs/start.md"
+WITH_COMMANDS = [
+    name
+    for name, page in PAGES.items()
+    if name != START and any(block.commands and not block.skipped for block in page.blocks)
+]
+SNIPPETS = [
+    pytest.param(page, block, id=f"{name}-{number}")
+    for name, page in PAGES.items()
+    for number, block in enumerate(page.blocks)
+    if block.language in ("yaml", "toml", "python") and not block.skipped
+]
+
+SMALL = ("--set", "training.epochs=2", "--set", "training.batch_size=16", "--set", "study.pictures=false")
+QUICK = {
+    "run": (*SMALL, "--set", "study.trials=2", "--workers", "1"),
+    "check": ("--samples", "9"),
+    "inspect": ("--quick-epochs", "2"),
+    "init": ("--time", "20s", "--yes"),
+    "plan": ("--epochs", "1"),
+    "confirm": ("--top", "1", "--seeds", "2"),
+}
+"""Options that are added to commands of which a page says nothing, so that each takes seconds."""
+
+FEW = (*SMALL, "--set", "study.trials=3", "--workers", "1", "--set", "study.learn_from=none")
+PREPARED = (
+    ("run", "spaces/vit.yaml", *FEW, "--set", "data.digits.max_train=200"),
+    ("run", "spaces/vit.yaml", "--data", "folder:photos", *FEW, "--set", "image.size=16"),
+    ("export", "vit-photos", "-o", "best.yaml"),
+    ("train", "best.yaml"),
+    ("export", "vit-digits", "--bundle", "model"),
+)
+"""What pages take for granted: two studies, a trained configuration and a bundle."""
+
+
+def test_every_command_and_option_exists() -> None:
+    known, found = known_commands(), commands()
+    assert len(found) > 80
+    for name, *arguments in found:
+        if f"{name} {arguments[0] if arguments else ''}" in known:
+            name = f"{name} {arguments.pop(0)}"
+        options = {option for each in known[name].params for option in (*each.opts, *each.secondary_opts)}
+        assert {word for word in arguments if re.match(r"--?[a-z]", word)} - {"--help"} <= options, (name, arguments)
+
+
+def test_every_command_but_help_is_on_a_page() -> None:
+    shown = [" ".join(words) + " " for words in commands()]
+    assert [name for name in known_commands() if not any(line.startswith(f"{name} ") for line in shown)] == []
+
+
+@pytest.mark.parametrize(("page", "block"), SNIPPETS)
+def test_snippets_are_right(page: Page, block: Block, tmp_path: Path) -> None:
+    match block.language:
+        case "yaml":
+            is_whole = isinstance(found := yaml.safe_load(block.text), dict) and "model" in found
+            text = block.text if is_whole else f"{block.text}\nmodel: {{lenet5: {{}}}}\n"
+            parse(text, catalog(), source=page.name)
+        case "toml":
+            pytest.importorskip("tomllib").loads(block.text)
+        case _:
+            code = compile(block.text, page.name, "exec")
+            if not re.match(r"# \w+\.py\n", block.text):
+                done = subprocess.run(
+                    [sys.executable, "-c", block.text], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE
+                )
+                assert done.returncode == 0, done.stderr
+            assert code.co_code
+
+
+def test_the_shown_error_is_what_the_program_says() -> None:
+    shown = [
+        line
+        for page in PAGES.values()
+        for block in page.blocks
+        for line in re.findall(r"^error: bad\.yaml:3:18: (.+)$", block.text, re.MULTILINE)
+    ]
+    assert shown
+    for line in shown:
+        with pytest.raises(Exception, match=re.escape(line)):
+            parse("\n\nmodel: {vit: {  widht: 3}}", catalog(), source="bad.yaml")
+
+
+def test_the_start_page_works_as_it_stands(tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
+    make_photos(tmp_path)
+    run_page(PAGES[START], tmp_path, imgcls)
+    written = "auto-photos/model/model.onnx auto-photos/report.html photos.yaml report.html model/model.onnx"
+    assert [name for name in written.split() if not (tmp_path / name).is_file()] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WITH_COMMANDS)
+def test_commands_of_a_page_run_in_their_order(
+    name: str, prepared: Path, tmp_path: Path, imgcls: Callable[..., Answer]
+) -> None:
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True, symlinks=True)
+    run_page(PAGES[name], tmp_path, imgcls)
+
+
+def run_page(page: Page, folder: Path, imgcls: Callable[..., Answer]) -> None:
+    """Run the commands of a page, with what its comments add."""
+    for block in page.prepare:
+        _prepare(block, folder, imgcls)
+    for block in page.blocks:
+        if block.skipped:
+            continue
+        for words in block.commands:
+            redirected = None
+            if ">" in words:
+                words, redirected = words[: words.index(">")], words[-1]
+            added = page.options(words)
+            answer = imgcls(*words, *(QUICK.get(words[0], ()) if added is None else added))
+            assert answer.code == block.code, (page.name, words, answer.out, answer.err)
+            assert answer.out or answer.err, (page.name, words)
+            if redirected:
+                (folder / redirected).write_text(answer.out)
+
+
+def _prepare(lines: str, folder: Path, imgcls: Callable[..., Answer]) -> None:
+    """Run lines of shell, in which `imgcls-search` is that of this environment."""
+    bin_folder = folder / ".bin"
+    bin_folder.mkdir(exist_ok=True)
+    for name, command in {"imgcls-search": "-m imgcls_search", "python": ""}.items():
+        (bin_folder / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {command} "$@"\n')
+        (bin_folder / name).chmod(0o755)
+    env = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-ec", lines], cwd=folder, env=env, capture_output=True, text=True, timeout=PATIENCE)
+    assert done.returncode == 0, (lines, done.stdout, done.stderr)
+
+
+@pytest.fixture
+def prepared(tmp_path_factory: pytest.TempPathFactory, warm: Warm | None) -> Path:
+    """Return a folder with what pages take for granted, made once for all workers of pytest-xdist."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "pages"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            making = folder.with_name("pages.new")
+            shutil.rmtree(making, ignore_errors=True)
+            making.mkdir()
+            make_photos(making)
+            for command in PREPARED:
+                process = begin_command(command, making, os.environ, warm)
+                out, err = process.communicate(timeout=PATIENCE)
+                assert process.returncode == 0, (command, out, err)
+            making.rename(folder)
+    return folder
+
+
+def make_photos(folder: Path) -> None:
+    """Write three classes of 40 images, each in a colour of its own, and the files that pages speak of."""
+    rng = np.random.default_rng(0)
+    (folder / "spaces").symlink_to(ROOT / "spaces")
+    for place, name in enumerate(("cat", "dog", "owl")):
+        (folder / "photos" / name).mkdir(parents=True)
+        for index in range(40):
+            pixels = rng.integers(0, 150, (20, 20, 3))
+            pixels[..., place] += 100
+            Image.fromarray(pixels.astype("uint8")).save(folder / "photos" / name / f"{index}.jpg")
+    for several in ("more-photos", "folder-of-scans", "many-photos"):
+        shutil.copytree(folder / "photos" / "cat", folder / several)
+    Image.fromarray(np.full((8, 8), 90, "uint8")).save(folder / "scan.png")
+    (folder / "weights").mkdir()

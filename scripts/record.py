@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Run a command and write what it printed as an SVG in which the lines appear one by one, as a terminal recording:
 
-python scripts/record.py -o docs/auto.svg -- imgcls-search auto photos --time 5m
+python scripts/record.py -o docs/recording.svg --lines 40 -- imgcls-search run vit --set study.trials=12
 
 Times are those of the run, shortened to `--seconds`. The picture holds no font and no address.
 """

@@ -22,6 +22,9 @@ from typer.main import get_command
 TUTORIALS = ("fine-tune", "small-data", "compress", "several-objectives", "cluster", "self-supervised")
 """In the order in which one reads them; further ones follow."""
 
+PAGES = ("index.md", "start.md", "what-can-break.md")
+FOLDERS = ("tutorials", "how-to", "reference", "explanation", "benchmarks", "decisions")
+
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Make the navigation from what there is."""
@@ -38,6 +41,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         {"What can break": ["what-can-break.md"]},
         {"Decisions": ["decisions/index.md", *_pages(docs, "decisions")]},
     ]
+    if others := _others(docs):
+        config.nav.append({"More": others})
     return config
 
 
@@ -138,9 +143,13 @@ def _help(text: str) -> Iterator[str]:
 
 
 def _pages(docs: Path, folder: str) -> list[str]:
-    return sorted(
-        f"{folder}/{path.name}" for path in (docs / folder).glob("*.md") if path.name not in ("index.md", "README.md")
-    )
+    return sorted(f"{folder}/{path.name}" for path in (docs / folder).glob("*.md") if path.name != "index.md")
+
+
+def _others(docs: Path) -> list[str]:
+    """Return the pages that are in none of the folders that the navigation knows."""
+    found = sorted(path.relative_to(docs).as_posix() for path in docs.rglob("*.md"))
+    return [page for page in found if page not in PAGES and page.partition("/")[0] not in FOLDERS]
 
 
 def _place(page: str) -> tuple[int, str]:

@@ -226,7 +226,7 @@ def test_strategies_are_compared_on_pools_of_real_trainings(bench: Bench, tmp_pa
         drawn = {"momentum": 0.9, "weight_decay": 1e-5, "label_smoothing": 0.1, "lr_peak_epoch": 3, "batch_size": 128}
         lines.append({"iteration": number, "epochs": epochs, "lr": lr, "learning_curve": curve, **drawn})
     (tmp_path / "alexnet_tuning.results.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    asked = ("--opda", str(tmp_path), "--tables", "opda-20", "--pools", "3", "--trainings", "4", "--processes", "1")
+    asked = ("--opda", str(tmp_path), "--tables", "opda-20", "--pools", "3", "--trainings", "8", "--processes", "1")
     found = bench("replays", tmp_path, *asked, "--strategies", "default", "tpe+median")["tables"]["opda-20"]
     assert found["configurations"] == 40
     low, high = found["default"]["over tpe+median"][1:]

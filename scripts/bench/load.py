@@ -43,7 +43,7 @@ NAME = "load"
 RUN = ("run", "space.yaml", "--name", NAME, "--workers", "1", "--set", "data.digits.max_train=100")
 
 MOST_SECONDS = {"resume": 60.0, "best": 15.0, "export": 15.0, "trials": 15.0, "dashboard": 60.0}
-"""Processor seconds that are stated for 10,000 trials in the README."""
+"""Processor seconds that are stated for 10,000 trials in docs/benchmarks/scale.md."""
 
 MOST_KB = 30.0
 """Upper bound of the run process's growth, KB a trial."""

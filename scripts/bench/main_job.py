@@ -1,4 +1,4 @@
-"""Measure what the README claims of the main job, with the commands that a user types:
+"""Measure what docs/benchmarks says of the main job, with the commands that a user types:
 
 python scripts/bench/main_job.py                      about ten minutes on two cores
 python scripts/bench/main_job.py --cifar10 PATH       also a search on an ImageFolder tree of CIFAR-10

@@ -353,7 +353,7 @@ def described(found: Interval) -> dict[str, Any]:
 
 
 def table(found: dict[str, Any]) -> str:
-    """Return the section of the README, as Markdown."""
+    """Return the figures as Markdown."""
     first, *_ = found["scores"]
     asked, test, conditions = found["asked"], found["test"], found["conditions"]
     runs = {name: [run for run in found["runs"] if run["rival"] == name] for name in found["scores"]}

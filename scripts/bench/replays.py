@@ -215,8 +215,10 @@ def summarise(
     return answer
 
 
-def shown(estimate: Estimate, unit: float = 1) -> list[float]:
-    """Return a figure and its interval for a table."""
+def shown(estimate: Estimate, unit: float = 1) -> list[float] | None:
+    """Return a figure and its interval for a table; None where some search came to no complete trial with a value."""
+    if math.isnan(estimate.value):
+        return None
     return [round(unit * value, 3) for value in (estimate.value, estimate.low, estimate.high)]
 
 

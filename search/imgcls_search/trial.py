@@ -127,6 +127,15 @@ class Trial:
     rejected_before: tuple[Rejection, ...] = ()
     """What was sampled and rejected on the way to this trial."""
 
+    strategy: Mapping[str, Any] = field(default_factory=dict)
+    """The sampler and the pruner that it was drawn under; earlier versions noted neither."""
+
+    request: str | None = None
+    """The id of the request that it answers, where somebody asked for it."""
+
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    """The study and the number that it has there, where it was merged into this one."""
+
     @property
     def epoch(self) -> int:
         """Epochs recorded."""

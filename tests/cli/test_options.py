@@ -239,6 +239,12 @@ def test_a_replay_takes_workers_and_a_seed(elsewhere: Path, here: Callable[..., 
     assert replayed(1, 3) == replayed(1, 3)
 
 
+def test_a_dashboard_of_another_database_is_one_line(here: Callable[..., Answer]) -> None:
+    answer = here("dashboard", STUDY, "--storage", "mysql://me@host/studies")
+    assert is_one_line(answer)
+    assert "got an address of mysql; allowed: postgresql://" in answer.err
+
+
 def test_a_dashboard_shows_another_folder_on_another_address(elsewhere: Path, start: Callable[..., Any]) -> None:
     process = start("dashboard", STUDY, "--studies", "elsewhere", "--host", "0.0.0.0", "--port", "0")  # noqa: S104
     with selectors.DefaultSelector() as waiting:

@@ -5,11 +5,12 @@ are run in their order, in a folder of the page's own that has `photos/` (classe
 `many-photos/`, `folder-of-scans/`, `scan.png`, `weights/`, `spaces/`, the studies `vit-digits` and `vit-photos`,
 `best.yaml` and `trained/best/seed-1.pt`; each must end with 0 and print something. Other lines (pip, curl, scripts)
 are not run. Blocks of yaml must parse as a space, with a model if they have none; blocks of toml must parse; blocks of
-python are run, or compiled where they begin with `# NAME.py`. Blocks of text are what a program prints.
+python must compile, and are run where a comment says so. Blocks of text are what a program prints.
 
 Comments in the page, which readers do not see, say what else a test needs:
 
     <!-- test: skip, REASON -->                   the next block is not run; its options are checked all the same
+    <!-- test: run -->                            the next block is Python and is run, in an empty folder
     <!-- test: fails 2 -->                        the commands of the next block end with this exit code
     <!-- test: add "run spaces/vit.yaml" --set study.trials=2 -->
                                                   options for the commands of the page that begin so, to make them quick
@@ -51,6 +52,9 @@ class Block:
     code: int = 0
     """The exit code of its commands."""
 
+    is_run: bool = False
+    """Whether it is Python that is run."""
+
     @property
     def commands(self) -> list[list[str]]:
         """The words of each command of ours in it, with what redirects its output."""
@@ -85,17 +89,19 @@ class Page:
 def read(path: Path) -> Page:
     """Return a page of the documentation."""
     page = Page(path)
-    skipped, code = None, 0
+    skipped, code, is_run = None, 0, False
     for token in TOKENS.finditer(path.read_text()):
         if (comment := token["comment"]) is None:
-            page.blocks.append(Block(token["language"], token["text"], skipped, code))
-            skipped, code = None, 0
+            page.blocks.append(Block(token["language"], token["text"], skipped, code, is_run))
+            skipped, code, is_run = None, 0, False
             continue
         kind, _, rest = comment.strip().partition("\n" if comment.startswith("prepare") else " ")
         match kind.strip(",").strip():
             case "skip":
                 assert rest.strip(), f"{path}: a block that is skipped needs a reason"
                 skipped = rest.strip()
+            case "run":
+                is_run = True
             case "fails":
                 code = int(rest)
             case "add":
@@ -104,7 +110,7 @@ def read(path: Path) -> Page:
             case "prepare":
                 page.prepare.append(rest)
             case other:
-                raise AssertionError(f"{path}: test: {other}: unknown; allowed: skip, fails, add, prepare")
+                raise AssertionError(f"{path}: test: {other}: unknown; allowed: skip, run, fails, add, prepare")
     return page
 
 

@@ -216,9 +216,9 @@ def test_replay_of_too_little_is_refused(tiny: Path, imgcls: Callable[..., Answe
 
 @pytest.mark.slow
 def test_parts_of_a_study_give_intervals(trained: Path, imgcls: Callable[..., Answer]) -> None:
-    few = ("--seeds", "6", "--share", "0.75", "--max-epochs", "12")
     strategies = ("--sampler", "random", "--pruner", "none", "--pruner", "{asha: {min_epochs: 1}}")
-    asked = imgcls("replay", "tiny-digits", *strategies, *few, "--json")
+    few = ("replay", "tiny-digits", "--seeds", "6", "--share", "0.75", "--max-epochs", "12")
+    asked = imgcls(*few, *strategies, "--json")
     assert asked.code == 0, asked.err
     found = json.loads(asked.out)
     assert (found["seeds"], found["configurations"], found["max_epochs"], found["trainings"]) == (6, 6, 12, 3)
@@ -228,7 +228,7 @@ def test_parts_of_a_study_give_intervals(trained: Path, imgcls: Callable[..., An
     assert asha["over_first"]["low"] <= asha["over_first"]["value"] <= asha["over_first"]["high"]
     # Three random trainings end where three random trainings are expected to, but for chance.
     assert abs(plain["over_random"]["value"]) < 0.2
-    table = imgcls("replay", "tiny-digits", *strategies, *few)
+    table = imgcls("replay", "tiny-digits", *strategies, "--seeds", "6", "--share", "0.75", "--max-epochs", "12")
     assert "6 parts of 6 configurations; 12 epochs for each search, 3 full training(s)" in table.out
     for wrong, line in (
         (("--max-epochs", "3"), "3 epochs for each search; allowed: 4, of one full training, to 20"),

@@ -11,7 +11,7 @@ import pytest
 from imgcls_search.config import TrialConfig
 from imgcls_search.jobs.replay import replay, table_catalog
 from imgcls_search.space import Space, parse
-from imgcls_search.strategy.pruners import PRUNERS, Promoting, Revising, is_witness
+from imgcls_search.strategy.pruners import PRUNERS, Promoting, Revising, is_witness, make_pruner
 from imgcls_search.strategy.view import View
 from imgcls_search.trial import Trial
 
@@ -65,6 +65,25 @@ def test_what_says_nothing_is_no_agreement() -> None:
     assert asha().milestone(trial(6, state="running"), running) == 2
 
 
+def test_where_the_first_epochs_say_little_the_first_two_rungs_are_compared() -> None:
+    pruner = asha()
+    # All six go on, one after the other, whatever they have shown.
+    trials = [trial(n, 0.1 * n, 0.9 - 0.1 * n, state="paused") for n in range(6)]
+    for number in range(6):
+        assert pruner.promote(trials) is trials[number]
+        assert pruner.milestone(trials[number], trials) == 6
+        later = (0.5, 0.5, 0.5, 0.95 - 0.1 * number)
+        trials[number] = trial(number, 0.1 * number, 0.9 - 0.1 * number, *later, state="paused")
+    # The order at the sixth epoch is that at the second.
+    assert pruner.milestone(trial(6, state="running"), trials) == 2
+    opposite = [trial(n, 0.1 * n, 0.9 - 0.1 * n, 0.5, 0.5, 0.5, 0.1 * n, state="paused") for n in range(6)]
+    assert pruner.milestone(trial(6, state="running"), opposite) == 6
+    assert pruner.milestone(trial(11, state="running"), opposite) == 6
+    # What rests earlier goes on to there, the best of those that were there, and the others as ever.
+    assert pruner.milestone(trial(7, 0.1, 0.9, state="paused"), opposite) == 6
+    assert pruner.promote(opposite) is opposite[5]
+
+
 def test_trial_between_two_rungs_counts_at_the_lower_one() -> None:
     # By the first epoch trial 5 is best, by the second trial 0 has caught up; at the first rung the first one counts.
     trials = witnesses([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], [0.2, 0.3, 0.4, 0.5, 0.65, 0.6])
@@ -105,6 +124,14 @@ def test_long_trainings_and_those_who_name_an_epoch_keep_their_rungs(epochs: int
     named = PRUNERS["asha"](epochs=20, sign=1, min_epochs=2)
     assert type(named) is Promoting
     assert named.rungs == (2, 6, 18)
+
+
+def test_rungs_of_folds_are_at_their_ends_whichever_they_are() -> None:
+    config = TrialConfig.from_dict({"data": {"digits": {"folds": 5}}, "training": {"epochs": 4}})
+    component = TrialConfig.from_dict({"pruner": {"asha": {"min_epochs": None, "eta": 3}}}).component("pruner")
+    found = make_pruner(component, config, 1)
+    assert isinstance(found, Revising)
+    assert (found.epochs, found.rungs, found.early) == (20, (2, 8), (1, 3, 8))
 
 
 class Rising:

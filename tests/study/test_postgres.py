@@ -236,6 +236,9 @@ def test_search_and_all_commands_work_on_a_server_and_show_no_password(
     for secret in (PASSWORD, ENCODED):
         assert secret not in said + everything_in(server, "whole")
         assert not [path for path in found if secret.encode() in path.read_bytes()]
+    combined = imgcls("ensemble", "tiny-digits", "--test", "--storage", address)
+    assert combined.code == 0, combined.err
+    assert "test accuracy: ensemble" in combined.out
     # As another machine sees it, without the folder and all weights in it.
     shutil.rmtree(studies / "tiny-digits")
     only_there = (
@@ -253,18 +256,17 @@ def test_search_and_all_commands_work_on_a_server_and_show_no_password(
         answer = here(*command)
         assert (answer.code, answer.err) == (0, ""), (command, answer.err)
         assert shown in answer.out, answer.out
-    # Each of these works for a while, and all but the second note in the study that they opened the test split.
+    # Each of these trains, and all but the second note in the study that they opened the test split.
     for command, shown in (
         (("train", "there.yaml", "--storage", address), "test accuracy"),
         (("reproduce", "tiny-digits", "--trial", "0", "--storage", address), "trial 0, 2 epochs"),
         (("confirm", "tiny-digits", "--top", "1", "--seeds", "2", "--storage", address), "is confirmed"),
-        (("ensemble", "tiny-digits", "--test", "--storage", address), "test accuracy: ensemble"),
     ):
         answer = imgcls(*command)
         assert answer.code == 0, (command, answer.err)
         assert shown in answer.out, answer.out
     openings = json.loads(here("status", "tiny-digits", "--storage", address, "--json").out)["test_openings"]
-    assert [opening.get("by") for opening in openings] == [None, "train", "confirm", "ensemble"]
+    assert [opening.get("by") for opening in openings] == [None, "ensemble", "train", "confirm"]
 
 
 def fetch(port: int, path: str) -> Any:
@@ -769,3 +771,44 @@ def test_password_of_an_option_leaves_the_list_of_processes(empty: str, start: C
     # It got in.
     assert (process.returncode, out) == (2, "")
     assert "there is no study there yet" in err
+
+
+def test_study_on_a_server_grows_is_asked_and_is_merged(
+    server: Server, tmp_path: Path, here: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.study.test_extend import WIDE, contents, made_study, space_of, wider
+
+    text = server.new("growing")
+    address = parse_address(with_password(text), "test")
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    studies = tmp_path / "studies"
+    files, record = made_study(studies, name="s", address=address)
+    _, other = made_study(studies, name="t", address=address, count=4)
+    before = contents(record)
+    shown = ("--storage", text, "--studies", str(studies))
+    merged = here("merge", "s", "t", "-o", "both", "--storage", text, "--studies", str(studies), "--json")
+    assert merged.code == 0, merged.err
+    assert [(part["first"], part["trials"]) for part in json.loads(merged.out)["merged"]] == [(0, 12), (12, 4)]
+    both = records.load(StudyFiles(studies, "both", address))
+    assert [row[1:] for row in contents(both)] == [row[1:] for row in [*before, *contents(other)]]
+    assert [trial.number for trial in both.trials] == list(range(16))
+    assert both.trials[13].origin == {"study": "t", "trial": 1}
+    with files.locked():
+        held = here("merge", "s", "t", "-o", "again", *shown)
+        assert is_one_line(held)
+        assert "is working on this study" in held.err
+        asked = here("try", "s", "--set", "optimizer.adamw.lr=5e-4", "--storage", text, "--studies", str(studies))
+        assert asked.code == 0, asked.err
+        assert "the run under way" in asked.out
+        grown = wider(files, records.load(files))
+    assert contents(grown) == before
+    new = space_of(WIDE)
+    assert all(new.config_of(trial.candidate.params) == trial.candidate.config for trial in grown.trials)
+    assert [request["by"] for request in grown.facts["requests"]] == ["try", "start"]
+    kept = find_study(studies, "s@1", address)
+    assert contents(records.load(kept)) == before
+    assert kept.store.exists()
+    assert files.store.names() == ["both", "s", "t"]  # type: ignore[union-attr]
+    assert here("best", "s@1", *shown).code == 0
+    for each in (record, other, both, grown):
+        close(each)

@@ -90,6 +90,8 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("schema", spaces.schema),
     ("spaces", shipped.spaces),
     ("replay", searches.replay),
+    ("try", searches.try_setting),
+    ("merge", housekeeping.merge),
     ("dashboard", results.dashboard),
     ("copy", housekeeping.copy),
     ("clean", housekeeping.clean),

@@ -1,4 +1,4 @@
-"""Commands that keep order among studies: copy, clean."""
+"""Commands that keep order among studies: copy, merge, clean."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import typer
 
 from imgcls_search.cli.options import (
     STUDIES,
+    AsJson,
     Storage,
     Studies,
     StudyName,
     study_files,
 )
-from imgcls_search.cli.output import echo
+from imgcls_search.cli.output import echo, print_json
 from imgcls_search.errors import UserError
 
 
@@ -58,6 +59,41 @@ def copy(
     address = parse(to, "--to")
     move_study(files, address)
     echo(f"wrote {address}; {files.folder} belongs to the study there now, and {files.store} stays as it was")
+
+
+def merge(
+    names: Annotated[
+        list[str], typer.Argument(metavar="STUDY STUDY...", help="Studies of one space on the same images.")
+    ],
+    name: Annotated[str, typer.Option("-o", "--output", metavar="NAME", help="The name of the study that is made.")],
+    studies: Studies = STUDIES,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make one study of the trials of several, which stay as they are.
+
+    \b
+    imgcls-search merge vit-monday vit-tuesday -o vit-both
+    imgcls-search run spaces/vit.yaml --name vit-both --set study.trials=120
+
+    Trials are numbered on, with their weights, logs and pictures; each says where it is from. The studies may differ in
+    seed, sampler, pruner and start settings. What was confirmed of one of them is not carried over, but that the test
+    split was opened is.
+    """
+    from imgcls_search.study.files import StudyFiles
+    from imgcls_search.study.merge import merge as merge_studies
+
+    sources = [study_files(each, studies, storage) for each in names]
+    target = StudyFiles(studies, name, sources[0].address)
+    parts = merge_studies(sources, target)
+    if as_json:
+        print_json({"study": name, "merged": parts})
+        return
+    for part in parts:
+        last = part["first"] + part["trials"] - 1
+        numbers = f"trials {part['first']} to {last}" if part["trials"] else "no trial"
+        echo(f"{part['study']}: {numbers}")
+    echo(f"wrote {target.store}: {sum(part['trials'] for part in parts)} trials")
 
 
 def clean(

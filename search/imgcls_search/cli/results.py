@@ -76,6 +76,8 @@ def status(study: StudyName, studies: Studies = STUDIES, storage: Storage = None
         echo(going_on(found["outlook"]))
     for line in usage_lines(found["usage"], found["hardware"]):
         echo(line)
+    for request in found["requests"]:
+        echo(f"request {request['id']} waits for a run")
     if found["test_openings"]:
         echo(f"the test split was opened {len(found['test_openings'])} time(s)")
 

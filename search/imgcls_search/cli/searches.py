@@ -1,10 +1,11 @@
-"""Commands that search: run, plan, replay."""
+"""Commands that search: run, plan, replay, try."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,6 +24,7 @@ from imgcls_search.cli.options import (
     Timeout,
     Unlabeled,
     WeightsDir,
+    override,
     read,
     study_files,
     with_options,
@@ -61,6 +63,9 @@ def run(
         ),
     ] = None,
     timeout: Timeout = None,
+    extend: Annotated[
+        bool, typer.Option("--extend", help="Let the study grow by what the space adds, and change how it searches.")
+    ] = False,
     weights_dir: WeightsDir = None,
 ) -> None:
     """Run a search, or resume an interrupted one.
@@ -72,9 +77,11 @@ def run(
     imgcls-search run spaces/vit.yaml --timeout 1h30m
     imgcls-search run spaces/vit.yaml --name alone --set study.learn_from=none
     imgcls-search run spaces/vit.yaml --storage postgresql://me@host/studies
+    imgcls-search run wider.yaml --name vit-digits --extend
 
     A new study learns from earlier ones of the same settings, and says from which. Run the same command again to
-    resume. Ctrl-C saves and stops; twice stops now.
+    resume. Ctrl-C saves and stops; twice stops now. With --extend the space may have wider ranges, more choices,
+    families and start settings than before, and another sampler and pruner; earlier trials stay.
     """
     from imgcls_search.executors import processes
 
@@ -100,7 +107,7 @@ def run(
     console = make_console()
     console.print(f"study {space.name} in {files.store}")
     with SearchScreen(console) as screen:
-        outcome = run_search(space, studies, screen, files.address, cluster=cluster)
+        outcome = run_search(space, studies, screen, files.address, cluster=cluster, extends=extend)
     raise typer.Exit(_conclude(outcome, studies))
 
 
@@ -238,6 +245,47 @@ def replay(
     echo(
         "extended: epochs that were never trained, guessed from complete trials; found after: epochs; time: of training"
     )
+
+
+def try_setting(
+    study: StudyName,
+    overrides: Overrides = None,
+    studies: Studies = STUDIES,
+    storage: Storage = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask a study to try a setting: the run that has it, or the next one, trains it to its end.
+
+    \b
+    imgcls-search try vit-digits --set optimizer.adamw.lr=3e-3
+    imgcls-search try vit-digits --set model=resnet --set training.batch_size=64 --json
+
+    What is not named is as in the best trial; below a family or another component that the best trial did not take,
+    as in the best of those that took it; where none did, it is the middle of a range and the first of several choices.
+    Such a trial is not pruned, and comes on top of study.trials.
+    """
+    from dataclasses import asdict
+
+    from imgcls_search.jobs.asking import ask
+
+    found = ask(study_files(study, studies, storage), [override(text) for text in overrides or []])
+    if as_json:
+        print_json(asdict(found))
+        return
+    echo(f"request {found.request}: {_settings({path: found.params[path] for path in found.named})}")
+    for source in dict.fromkeys(found.sources.values()):
+        taken = {path: found.params[path] for path, each in found.sources.items() if each == source}
+        echo(f"{'no trial has it, so the middle' if source is None else f'as trial {source}'}: {_settings(taken)}")
+    if found.same_as is not None:
+        echo(f"trial {found.same_as} has the same setting; this one trains it with another seed")
+    echo(
+        f"{'the next run' if found.taken_by is None else f'the run under way ({found.taken_by})'} trains it to its end"
+    )
+
+
+def _settings(values: Mapping[str, Any]) -> str:
+    shown = (value if isinstance(value, str) else json.dumps(value) for value in values.values())
+    return ", ".join(f"{path}={value}" for path, value in zip(values, shown, strict=True)) or "nothing"
 
 
 def _show_comparison(study: str, found: Comparison, *, as_json: bool) -> None:

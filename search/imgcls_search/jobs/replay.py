@@ -96,6 +96,9 @@ class Steps:
     bests: list[tuple[int, float]] = field(default_factory=list)
     """Epochs trained, and the first objective's best value from then on."""
 
+    moments: list[float] = field(default_factory=list)
+    """When each of them was there, on the clock of the trainings."""
+
     seconds: float = 0.0
     """What the trainings would have taken."""
 
@@ -121,6 +124,7 @@ class Steps:
         # One that diverged has a value without order, above which nothing would ever be.
         if not math.isnan(value) and (not self.bests or search.sign * value > search.sign * self.bests[-1][1]):
             self.bests.append((sum(each.epoch for each in search.record.trials), value))
+            self.moments.append(search.executor.clock())
 
 
 class Idle:

@@ -74,8 +74,8 @@ def compare(
     budget = max_epochs or max(epochs, count * epochs // 3)
     if not epochs <= budget <= count * epochs:
         raise StudyError(
-            f"{budget} epochs for each search; allowed: {epochs}, of one full training, to {count * epochs}, of all in "
-            "a part"
+            f"max_epochs: {budget} epochs for each search; allowed: {epochs}, of one full training, to "
+            f"{count * epochs}, of all in a part"
         )
     curves = Recorded(each)
     found = [[_search(curves, space, each, seed, count, budget, workers) for seed in range(seeds)] for space in spaces]

@@ -27,15 +27,19 @@ from imgcls_search.orchestrator.search import Search, Watcher
 from imgcls_search.orchestrator.tracking import tracked
 from imgcls_search.protocol import Executor
 from imgcls_search.space import Space, differences
+from imgcls_search.space.widening import compare
 from imgcls_search.strategy.draws import draw_random
+from imgcls_search.strategy.pruners import Promoting, Revising, make_pruner
 from imgcls_search.strategy.view import View
 from imgcls_search.study import record as records
+from imgcls_search.study import requests
 from imgcls_search.study.address import Address
+from imgcls_search.study.extend import extend
 from imgcls_search.study.facts import StudyFacts, WeightsFact
 from imgcls_search.study.files import StudyFiles, find_study
 from imgcls_search.study.note import name_metrics, write_note
 from imgcls_search.study.record import Record
-from imgcls_search.study.settings import FREE_TO_CHANGE, StudySettings
+from imgcls_search.study.settings import StudySettings, is_free
 from imgcls_search.trackers.settings import wanted
 
 WEIGHTS_DRAWS = 50
@@ -61,8 +65,11 @@ def run(
     *,
     cluster: str | None = None,
     deadline: Deadline | None = None,
+    extends: bool = False,
 ) -> Outcome:
     """Run a search, or go on with it, until it ends or is asked to stop; the study is at the address, if one is given.
+
+    `extends` lets a space that adds to the study's take its place.
 
     Trials run on this machine, or on the Ray cluster at the address `cluster`, see `executors.ray.cluster.join`.
     `deadline` bounds the search beside the settings of its space; its moments are those of `time.monotonic`.
@@ -83,23 +90,17 @@ def run(
     files = find_study(root, space.name, address)
     with ExitStack() as stack:
         stack.enter_context(files.taken(watcher.say))
-        record = _reopen(files, space)
+        record = _reopen(files, space, watcher.say, extends=extends)
+        asked, space = space, _with_placed_start(space, record)
         if record is not None and (line := learning.note_of_change(record, space)) is not None:
             watcher.say(line)
         if record is not None and _is_done(record, settings):
-            study_data.refuse_other_unopened(record, space.first().component("data"), image_cache(root))
-            study_data.note_place(record, space.first().component("data"))
-            waiting = sum(other.state == "waiting" for other in record.strangers.values())
-            if waiting:
-                watcher.say(
-                    f"{waiting} waiting trial(s) are not tried, since study.trials={settings.trials} are done; "
-                    f"--set study.trials={len(record.trials) + waiting} tries them"
-                )
+            _look_at_done(record, space, image_cache(root), watcher)
             return Outcome(ending="finished", record=record)
         helper = Helper(root)
         stack.callback(helper.close)
         ended = sum(not trial.is_open for trial in record.trials) if record is not None else 0
-        most = settings.trials - ended
+        most = settings.trials - ended + _num_asked_for(record)
         # The workers import torch while the images are looked at.
         if cluster is None:
             engine = _local_engine(space, helper, most)
@@ -107,7 +108,7 @@ def run(
             engine = _cluster_engine(cluster, space, files, watcher, most, stack)
         stack.callback(engine.executor.close)
         since = engine.executor.clock()
-        asked, (space, data) = space, _settle_data(space, helper, watcher)
+        space, data = _settle_data(space, helper, watcher)
         space = space.fill({"training.devices": engine.devices_each})
         used = fetch_weights(space, helper, len(data.classes), watcher.say)
         needs = _memory_needs(space, helper, len(data.classes)) if engine.free_memory else []
@@ -151,10 +152,10 @@ def run(
             earlier=learning.earlier_studies(record),
             deadline=deadline,
         )
-        return _search(search, executor, record, files)
+        return _search(search, executor, record, files, watcher)
 
 
-def _search(search: Search, executor: MeteredExecutor, record: Record, files: StudyFiles) -> Outcome:
+def _search(search: Search, executor: MeteredExecutor, record: Record, files: StudyFiles, watcher: Watcher) -> Outcome:
     """Run a search, and write what the dashboard shows of it before and after."""
     name_metrics(record)
     write_note(record, files.holder())
@@ -165,6 +166,7 @@ def _search(search: Search, executor: MeteredExecutor, record: Record, files: St
         raise
     executor.passed("idle")
     executor.save()
+    _tell_pending(record, watcher)
     # As it stands from now on.
     write_note(record)
     return Outcome(ending=ending, record=record)
@@ -237,23 +239,56 @@ def _cluster_engine(
     )
 
 
-def _reopen(files: StudyFiles, space: Space) -> Record | None:
-    """Return the study if it exists; refuse one that was made from another space."""
+def _reopen(files: StudyFiles, space: Space, say: Callable[[str], None], *, extends: bool) -> Record | None:
+    """Return the study if it exists; refuse one that was made from another space, unless that may be extended."""
     if not files.store.exists():
         return None
     record = records.load(files)
     new = records.to_json(space.document)
     old = _with_later_settings(record, new)
-    changes = [change for change in differences(old, new) if not _is_free(change.path, new)]
+    changes = [change for change in differences(old, new) if not _may_change(change.path, new)]
     if changes:
-        raise StudyError(
-            *(f"{files.store}: {change}" for change in changes),
-            f"{files.store}: these differ from what the study was started with; "
-            "put them back, or name another study with --name",
-        )
+        widening = compare(changes, old, space)
+        if widening.refused:
+            raise StudyError(
+                *(f"{files.store}: {change}" for change in widening.refused),
+                f"{files.store}: these differ from what the study was started with; "
+                "put them back, or name another study with --name",
+            )
+        added = "; ".join(widening.added)
+        if not extends:
+            raise StudyError(
+                f"{files.store}: the space adds to what the study was started with ({added}); --extend lets the study "
+                "grow by it, or name another study with --name"
+            )
+        record = extend(files, record, space, widening, old)
+        say(f"the study grows: {added}; as it was before: {record.facts['extended'][-1]['kept']}")
+        _tell_stranded(record, space, say)
     # Trials go on, and draws that repeat them are recognised, wherever the images are now.
     study_data.move(record, space.first())
     return record
+
+
+def _tell_stranded(record: Record, space: Space, say: Callable[[str], None]) -> None:
+    """Say how many paused trials stand where the pruner of now takes none further."""
+    pruner = make_pruner(space.pruner, space.first(), 1)
+    rungs = {*pruner.rungs} if isinstance(pruner, Promoting) else set()
+    rungs |= {*pruner.early} if isinstance(pruner, Revising) else set()
+    stranded = [trial for trial in record.trials if trial.state == "paused" and trial.epoch not in rungs]
+    if stranded:
+        say(f"{len(stranded)} paused trial(s) stand where pruner {space.pruner.name} takes none further")
+
+
+def _with_placed_start(space: Space, record: Record | None) -> Space:
+    """Return the space with those start settings alone that are known by their place among the trials."""
+    placed = None if record is None else record.facts.get("placed_start")
+    return space if placed is None else replace(space, start=tuple(placed))
+
+
+def _tell_pending(record: Record, watcher: Watcher) -> None:
+    record.read_requests()
+    if left := requests.pending(record):
+        watcher.say(f"{len(left)} request(s) wait for the next run: {', '.join(each['id'] for each in left[:5])}")
 
 
 def _with_later_settings(record: Record, new: Mapping[str, Any]) -> dict[str, Any]:
@@ -269,17 +304,33 @@ def _with_later_settings(record: Record, new: Mapping[str, Any]) -> dict[str, An
     return written
 
 
-def _is_free(path: str, new: Mapping[str, Any]) -> bool:
+def _may_change(path: str, new: Mapping[str, Any]) -> bool:
     if path == "training.devices" and new["training"]["batch_norm"] == "local":
         # Each device's own statistics are those of a smaller part of a batch, the more there are.
         return False
-    # A folder of images may move; whether the images are the same is told by their fingerprint.
-    is_place = path.startswith("data.") and path.endswith((".root", ".file", ".download"))
-    return path in (*FREE_TO_CHANGE, "unlabeled.folder.root") or is_place
+    return is_free(path)
+
+
+def _look_at_done(record: Record, space: Space, images: Path, watcher: Watcher) -> None:
+    """Look at what a study that has all its trials is still asked: its images, and trials that wait."""
+    study_data.refuse_other_unopened(record, space.first().component("data"), images)
+    study_data.note_place(record, space.first().component("data"))
+    waiting = sum(other.state == "waiting" for other in record.strangers.values())
+    if waiting:
+        watcher.say(
+            f"{waiting} waiting trial(s) are not tried, since study.trials={study_settings(space).trials} are done; "
+            f"--set study.trials={record.num_drawn + waiting} tries them"
+        )
+
+
+def _num_asked_for(record: Record | None) -> int:
+    return 0 if record is None else record.num_requested + len(requests.pending(record))
 
 
 def _is_done(record: Record, settings: StudySettings) -> bool:
-    return len(record.trials) >= settings.trials and not any(trial.is_open for trial in record.trials)
+    if requests.pending(record):
+        return False
+    return record.num_drawn >= settings.trials and not any(trial.is_open for trial in record.trials)
 
 
 def _settle_data(space: Space, helper: Helper, watcher: Watcher) -> tuple[Space, Prepared]:

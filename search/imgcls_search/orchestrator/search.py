@@ -125,6 +125,7 @@ class Search:
             measure_sizes=self.measure_sizes or self._measure_sizes,
             sampler=self.sampler,
             earlier=self.earlier,
+            novel=[(path, value) for grown in self.record.facts.get("extended", []) for path, value in grown["novel"]],
         )
         self.upcoming = Upcoming(
             self.context,
@@ -180,6 +181,11 @@ class Search:
         ending = self.stopping or ("exhausted" if self.upcoming.is_exhausted else "finished")
         note_run(self.record, ending, self._seconds(), self.idle_seconds)
         return ending
+
+    @property
+    def num_wanted(self) -> int:
+        """How many trials there will be: those of `study.trials`, and those that somebody asked for."""
+        return self.settings.trials + self.record.num_requested
 
     def _fill_slots(self) -> None:
         while self.stopping is None and self.executor.free_slots() > 0:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imgcls_search.config import TrialConfig
 from imgcls_search.data import InputShape
@@ -16,11 +17,16 @@ from imgcls_search.strategy.draws import draw_start
 from imgcls_search.strategy.propose import Proposal, Proposer
 from imgcls_search.strategy.race import Race, races
 from imgcls_search.strategy.view import View
+from imgcls_search.study import requests
 from imgcls_search.study.strangers import Stranger
+from imgcls_search.study.trial_attributes import strategy_of
 from imgcls_search.trial import Trial
 
 if TYPE_CHECKING:
     from imgcls_search.strategy.pruners import Pruner
+
+LOOK_SECONDS = 1.0
+"""How long a request may go unnoticed where no other trial is to be drawn."""
 
 POLL_SECONDS = 0.2
 """How long a Ctrl-C may go unnoticed."""
@@ -48,6 +54,7 @@ class Upcoming:
         self.helper = helper
         self.remaining = remaining
         self.must_rest = must_rest
+        self.strategy = strategy_of(context.space.study["sampler"], context.space.study["pruner"])
         self.race = race
         self.drawn: Trial | None = None
         """The next new trial, drawn and measured but not yet recorded."""
@@ -56,6 +63,8 @@ class Upcoming:
         self.drawing: Iterator[None] | None = None
         """The search for it, if under way."""
         self.is_exhausted = False
+        self.look_for_requests_at = 0.0
+        """When to see again whether somebody left a request, where no other trial is to be drawn."""
 
     def next(self) -> Trial | None:
         """Return the trial that a free worker should take, recorded as such; None where there is none now."""
@@ -85,7 +94,7 @@ class Upcoming:
         """Return a paused trial that has earned to go on, racers first."""
         trials = self.record.trials
         if self.race is not None:
-            is_last_drawn = self.is_exhausted or len(trials) >= self.context.settings.trials
+            is_last_drawn = self.is_exhausted or self.record.num_drawn >= self.context.settings.trials
             if (racer := self.race.next(trials, is_last_drawn=is_last_drawn)) is not None:
                 self.record.set_plan(racer[0], until=racer[1], paused=False)
                 return racer[0]
@@ -111,8 +120,17 @@ class Upcoming:
 
     def can_look_ahead(self) -> bool:
         """Tell whether another new trial may be drawn now."""
-        is_wanted = len(self.record.trials) < self.context.settings.trials
-        return self.drawn is None and not self.is_exhausted and is_wanted and not self.must_rest()
+        return self.drawn is None and (self._is_wanted() or self._is_asked_for()) and not self.must_rest()
+
+    def _is_wanted(self) -> bool:
+        return not self.is_exhausted and self.record.num_drawn < self.context.settings.trials
+
+    def _is_asked_for(self) -> bool:
+        """Tell whether somebody left a request, which is tried beyond `study.trials`."""
+        if not self._is_wanted() and time.monotonic() >= self.look_for_requests_at:
+            self.record.read_requests()
+            self.look_for_requests_at = time.monotonic() + LOOK_SECONDS
+        return bool(requests.pending(self.record))
 
     def look_ahead(self) -> None:
         """Take one step towards the next new trial, so that it is ready before a worker is free."""
@@ -126,7 +144,7 @@ class Upcoming:
     def _draw(self) -> Iterator[None]:
         """Draw and measure candidates, one a step, until one is fit to be the next trial."""
         try:
-            if (yield from self._draw_waiting()):
+            if (yield from self._draw_asked()) or not self._is_wanted():
                 return
             for proposal in self.proposer.proposals(self.record.trials):
                 if proposal is not None:
@@ -139,14 +157,25 @@ class Upcoming:
             self.context.say(str(error))
         self.is_exhausted = True
 
-    def _draw_waiting(self) -> Generator[None, None, bool]:
-        """Make the next trial of one that others put into the study to be tried; False where none can be."""
+    def _draw_asked(self) -> Generator[None, None, bool]:
+        """Make the next trial of what somebody asked for; False where nobody did, or it cannot be tried."""
         # The space's own start settings are known by their place among the trials.
-        if len(self.record.trials) < len(self.context.space.start):
+        if self._is_wanted() and len(self.record.trials) < len(self.context.space.start):
             return False
         self.record.look_again()
+        for request in requests.pending(self.record):
+            answer = yield from self._proposal_of(request["params"])
+            if not isinstance(answer, str):
+                self.drawn = replace(self._trial_of(answer), request=request["id"])
+                return True
+            self.record.refuse_request(request["id"], answer)
+            self.context.say(f"request {request['id']}: cannot be tried: {answer}")
+        return (yield from self._draw_waiting()) if self._is_wanted() else False
+
+    def _draw_waiting(self) -> Generator[None, None, bool]:
+        """Make the next trial of one that others put into the study to be tried; False where none can be."""
         for stranger in [other for other in self.record.strangers.values() if other.state == "waiting"]:
-            answer = yield from self._proposal_of(stranger)
+            answer = yield from self._proposal_of(stranger.params)
             if not isinstance(answer, str):
                 self.drawn, self.claimed = replace(self._trial_of(answer), number=stranger.number), stranger
                 return True
@@ -154,11 +183,11 @@ class Upcoming:
             self.context.say(f"trial {stranger.number}: waited to be tried, and failed: {answer}")
         return False
 
-    def _proposal_of(self, stranger: Stranger) -> Generator[None, None, Proposal | str]:
-        """Return what a waiting trial asks for, or why it cannot be tried."""
+    def _proposal_of(self, setting: Mapping[str, Any]) -> Generator[None, None, Proposal | str]:
+        """Return what somebody asks for, or why it cannot be tried."""
         space = self.context.space
         try:
-            params = start_of(stranger.params, space.root)
+            params = start_of(setting, space.root)
         except SpaceError as error:
             return "; ".join(str(error).splitlines())
         view = View(space, self.record.trials, [], self.context.settings.seed)
@@ -174,6 +203,7 @@ class Upcoming:
             sizes=proposal.sizes,
             metric=self.context.space.objectives[0][0],
             rejected_before=proposal.rejections,
+            strategy=self.strategy,
         )
 
     def _new_trial(self) -> Trial | None:
@@ -181,9 +211,12 @@ class Upcoming:
         trial, self.drawn = self.drawn, None
         claimed, self.claimed = self.claimed, None
         assert trial is not None
-        trial.until = self._first_milestone(trial, is_claimed=claimed is not None)
+        is_asked_for = claimed is not None or trial.request is not None
+        trial.until = self._first_milestone(trial, is_asked_for=is_asked_for)
         if claimed is None:
             self.record.add(trial)
+            if trial.request is not None:
+                self.context.say(f"trial {trial.number}: answers request {trial.request}; it begins")
         elif not self.record.claim(claimed, trial):
             return None
         else:
@@ -192,12 +225,12 @@ class Upcoming:
         self.context.files.log(trial.number).unlink(missing_ok=True)
         return trial
 
-    def _first_milestone(self, trial: Trial, *, is_claimed: bool) -> int:
+    def _first_milestone(self, trial: Trial, *, is_asked_for: bool) -> int:
         last = trial.last_epoch(self.context.epochs)
         if self.race is not None and races(trial):
             return min(self.race.rungs[0], last)
         # What is known to be good trains to its end, whatever its early epochs say: all else must beat it.
-        is_start = is_claimed or len(self.record.trials) < len(self.context.space.start)
+        is_start = is_asked_for or len(self.record.trials) < len(self.context.space.start)
         return last if is_start else min(self.pruner.milestone(trial, self.record.trials), last)
 
 

@@ -92,6 +92,18 @@ class _BlockedError(Exception):
         self.kind = kind
 
 
+def refuse_unreadable(path: str, text: str) -> None:
+    """Refuse a value of `--set` that YAML cannot read.
+
+    Raises:
+        SpaceError: it cannot.
+    """
+    origin = f"--set {printable(path)}={printable(text)}"
+    report = Report(origin)
+    read(text, report, origin=origin, path=printable(path))
+    report.raise_any()
+
+
 def plain_value(text: str) -> Value:
     """Return what a value of `--set` means, as plain values; it has been read without a problem before."""
     node = read(text, Report(""))

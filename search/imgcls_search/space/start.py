@@ -31,13 +31,15 @@ def read_start(section: YamlNode | None, root: Group, report: Report) -> tuple[d
             return ()
 
 
-def start_of(setting: Mapping[str, Any], root: Group) -> dict[str, Scalar]:
+def start_of(setting: Mapping[str, Any], root: Group, *, source: str = "not of this space") -> dict[str, Scalar]:
     """Return a setting that was not read from a file as parameters, with the branches that it implies.
+
+    `source` is what its problems begin with.
 
     Raises:
         SpaceError: the space has no such setting.
     """
-    report = Report("not of this space")
+    report = Report(source)
     node = MapNode(
         position=Position(),
         values={path: _node(value) for path, value in setting.items()},

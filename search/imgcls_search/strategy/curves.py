@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgcls_search.space import Space
 from imgcls_search.strategy.changes import Changes
+from imgcls_search.strategy.crowd import Crowd
 from imgcls_search.strategy.draws import draw_evenly, fixed_candidate
 from imgcls_search.strategy.earlier import RACERS, Knowledge, normal_scores
 from imgcls_search.strategy.encoding import Encoding
@@ -68,6 +69,9 @@ class CurveSampler:
         self.ordered: list[Standing] = []
         """The same, the best first; a large study's would take long to collect and to sort for each draw."""
 
+        self.crowd = Crowd(space, self.encoding)
+        """What draws of now keep away from."""
+
         self.knowledge: Knowledge | None = None
         """What earlier studies say of the space."""
 
@@ -94,6 +98,7 @@ class CurveSampler:
         if self.knowledge is not None and number < self.n_startup_trials + len(view.space.start):
             return self._begun(view, number, attempt, has_say=say is not None)
         several = self._candidates(standings, known, rng)
+        self.crowd.look(view, self.standings, self._place)
         if say is None:
             chosen = several[self._choose(shown, known, several, sign, rng)]
         else:
@@ -160,7 +165,9 @@ class CurveSampler:
         points = np.concatenate([self.knowledge.pool[chosen], beside])
         prior = np.concatenate([pooled[chosen], self.knowledge.predict(beside) @ share])
         trust = float(weights.max())
-        index = self._choose(shown, known, points, sign, rng, columns=(trust * (theirs @ share), trust * prior))
+        waiting = trust * (self.knowledge.predict(self.crowd.waiting) @ share) if len(self.crowd.waiting) else prior[:0]
+        columns = (trust * (theirs @ share), trust * prior, waiting)
+        index = self._choose(shown, known, points, sign, rng, columns=columns)
         return np.asarray(points[index])
 
     def _look(self, trials: Sequence[Trial], sign: int) -> None:
@@ -183,24 +190,30 @@ class CurveSampler:
         several: Array,
         sign: int,
         rng: Any,
-        columns: tuple[Array, Array] | None = None,
+        columns: tuple[Array, Array, Array] | None = None,
     ) -> int:
         """Return the index of the point that is expected to improve most on what is known.
 
-        `columns` are a further column of the rows of what is known, and of the points to choose from.
+        `columns` are a further column of the rows of what is known, of the points to choose from, and of what waits.
         """
         import numpy as np
 
         rows, others = self.encoding.rows_at(known), self.encoding.rows_at(several)
+        taken, waiting = self.crowd.are_taken(others), self.encoding.rows_at(self.crowd.waiting)
         if columns is not None:
-            rows, others = np.column_stack([rows, columns[0]]), np.column_stack([others, columns[1]])
+            rows, others, waiting = (
+                np.column_stack(pair) for pair in zip((rows, others, waiting), columns, strict=True)
+            )
         points = self._points(shown, rows, sign, rng)
         surrogate = Surrogate(points, rng)
         time = float(times_of([self.epochs], self.epochs)[0])
         best = float(surrogate.means(rows, points.owners, time).max())
-        strangers = np.full(len(several), -1.0)
-        expected = surrogate.predict(others, strangers, time)
-        return int(expected_improvement(*expected, best).argmax())
+        if len(waiting):
+            means, deviations, beside = surrogate.predict_beside(others, waiting, time)
+            best = max(best, beside)
+        else:
+            means, deviations = surrogate.predict(others, np.full(len(several), -1.0), time)
+        return int(np.where(taken, -1.0, expected_improvement(means, deviations, best)).argmax())
 
     def _points(self, shown: Sequence[Trial], rows: Array, sign: int, rng: Any) -> Points:
         import numpy as np

@@ -27,8 +27,11 @@ def draw_random(view: View, number: int, attempt: int) -> Candidate:
     return ask(_blank_study(view.derive(number, attempt)), view.space)
 
 
-def draw_evenly(view: View, number: int, attempt: int) -> Candidate:
-    """Return a point of a scrambled Sobol sequence (Sobol 1967); each parameter of each branch is a dimension."""
+def draw_evenly(view: View, number: int, attempt: int, given: Mapping[str, Scalar] | None = None) -> Candidate:
+    """Return a point of a scrambled Sobol sequence (Sobol 1967); each parameter of each branch is a dimension.
+
+    What is `given` takes the place of the point's own values.
+    """
     from scipy.stats import qmc
 
     parameters = view.space.parameters()
@@ -37,7 +40,8 @@ def draw_evenly(view: View, number: int, attempt: int) -> Candidate:
     if index := number + attempt + sum(len(trial.rejected_before) for trial in view.trials):
         engine.fast_forward(index)
     point = engine.random(1)[0]
-    return fixed_candidate(view, {p.path: value_at(p, float(u)) for p, u in zip(parameters, point, strict=False)})
+    params = {p.path: value_at(p, float(u)) for p, u in zip(parameters, point, strict=False)}
+    return fixed_candidate(view, params | dict(given or {}))
 
 
 def draw_unseen(view: View, number: int) -> Candidate | None:

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from imgcls_search.config import TrialConfig
+from imgcls_search.config import Scalar, TrialConfig
 from imgcls_search.errors import NoResultError
 from imgcls_search.signature import build
 from imgcls_search.space import Space
-from imgcls_search.strategy.draws import draw_random, draw_start, draw_unseen
+from imgcls_search.strategy.draws import draw_evenly, draw_random, draw_start, draw_unseen
 from imgcls_search.strategy.earlier import EarlierStudy
 from imgcls_search.strategy.pruners import Pruner
 from imgcls_search.strategy.race import RACES, Race, make_race
@@ -29,6 +29,10 @@ MOST_DRAWS = 200
 
 LEAST_FIT = 0.02
 """The share of all draws that must be fit, looked at after `MOST_DRAWS`: a search is no way to find the few others."""
+
+NOVEL_TRIALS = 3
+"""Every second trial of a study that grew takes a new value of a choice until so many have tried it: samplers that
+have seen hundreds of trials without it give it next to no chance."""
 
 REPEATED_FIT = "the same fit as an earlier trial"
 
@@ -49,10 +53,18 @@ class Proposer:
     """Asks the sampler until a configuration is fit to be trained."""
 
     def __init__(
-        self, space: Space, sampler: Sampler, seed: int, measure_sizes: MeasureSizes, *, starts_race: bool = False
+        self,
+        space: Space,
+        sampler: Sampler,
+        seed: int,
+        measure_sizes: MeasureSizes,
+        *,
+        starts_race: bool = False,
+        novel: Sequence[tuple[str, Scalar]] = (),
     ) -> None:
         """`measure_sizes` answers for limits and impossible combinations without training.
 
+        `novel` are the values of choices that were added when the study grew, by their paths.
         `starts_race` says whether start settings are in the race that earlier studies begin, see `race`.
         """
         self.space = space
@@ -60,6 +72,8 @@ class Proposer:
         self.seed = seed
         self.measure_sizes = measure_sizes
         self.starts_race = starts_race
+        when = {parameter.path: dict(parameter.when) for parameter in space.parameters()}
+        self.novel = [{**when[path], path: value} for path, value in novel if path in when]
         self.ended: Ended = {}
         self.seen: set[TrialConfig] = set()
         """What the trials are in essence; in a large study a set made anew takes long."""
@@ -113,11 +127,22 @@ class Proposer:
         if attempt == 0 and number < len(self.space.start):
             start = draw_start(view, self.space.start[number], number)
             return replace(start, sampler_state=RACES) if self.starts_race else start
+        if attempt == 0 and number % 2 and (given := self._untried(view)) is not None:
+            return draw_evenly(view, number, attempt, given)
         if attempt < PATIENCE:
             return self.sampler.draw(view, number, attempt)
         if self.is_countable:
             return draw_unseen(view, number)
         return draw_random(view, number, attempt)
+
+    def _untried(self, view: View) -> Mapping[str, Scalar] | None:
+        """Return a value that few trials have tried since it was added, with the branches that it stands under."""
+        for given in self.novel:
+            drawn = [trial.candidate for trial in view.trials if given.items() <= trial.candidate.params.items()]
+            refused = [each for each in view.all_rejections() if given.items() <= each.params.items()]
+            if len(drawn) + len(refused) < NOVEL_TRIALS:
+                return given
+        return None
 
 
 def _too_little_fits(number: int, rejections: Sequence[Rejection]) -> str:
@@ -139,6 +164,7 @@ def make_proposer(
     measure_sizes: MeasureSizes,
     sampler: Sampler | None = None,
     earlier: Sequence[EarlierStudy] = (),
+    novel: Sequence[tuple[str, Scalar]] = (),
 ) -> tuple[Proposer, Race | None]:
     """Return what proposes the configurations of a search, and the race that begins it where it knows earlier studies.
 
@@ -146,4 +172,4 @@ def make_proposer(
     """
     sampler = sampler or build(SAMPLERS, space.sampler, space=space)
     race = make_race(pruner, teach(sampler, space, earlier), sign)
-    return Proposer(space, sampler, seed, measure_sizes, starts_race=race is not None), race
+    return Proposer(space, sampler, seed, measure_sizes, starts_race=race is not None, novel=novel), race

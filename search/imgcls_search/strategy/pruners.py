@@ -33,6 +33,12 @@ LATEST_SHARE = 0.75
 AGREEMENT = 0.8
 """Rank correlation between two epochs from which on the earlier one may stop trials."""
 
+WEAK = 0.6
+"""Where two epochs agree less than this, the first witnesses go on to the second rung, so that it is compared too."""
+
+UNRELIABLE = 0.5
+"""Where the first two rungs agree less than this, trials begin at the second."""
+
 FIRST_WITNESSES = 6
 """So many first trials go beyond the first epoch, whatever it shows, and fewer decide nothing;"""
 
@@ -125,10 +131,10 @@ class Promoting(Rungs):
 
 @dataclass(frozen=True, kw_only=True)
 class Revising(Promoting):
-    """Promotion whose rungs begin at the first epoch for as long as trials show that its order can be relied on.
+    """Promotion whose rungs begin as early as trials show that the order there can be relied on.
 
-    Witnesses, which are chosen by number alone, pass over that rung. The answer follows from what is recorded of them,
-    so that it is revised with each new one, and the same after a restart.
+    Witnesses, which are chosen by number alone, pass over the earliest rung. The answer follows from what is recorded
+    of them, so that it is revised with each new one, and the same after a restart.
     """
 
     early: tuple[int, ...]
@@ -136,23 +142,43 @@ class Revising(Promoting):
 
     def milestone(self, trial: Trial, others: Sequence[Trial] = ()) -> int:
         """Return the next rung, or the last epoch when no rung is left."""
+        now = self.now(others)
         if trial.epoch == 0 and is_witness(trial):
-            return super().milestone(trial)
-        return next((rung for rung in self.now(others) if rung > trial.epoch), self.epochs)
+            return max(self.rungs[0], now[0])
+        return next((rung for rung in now if rung > trial.epoch), self.epochs)
 
     def promote(self, trials: Sequence[Trial]) -> Trial | None:
-        """Return the best paused trial of the highest of the present rungs that lets one pass."""
+        """Return a witness that is to show more, or the best paused trial of the highest rung that lets one pass."""
+        if self._is_in_doubt(trials):
+            waiting = [trial for trial in trials[:FIRST_WITNESSES] if is_witness(trial) and trial.state == "paused"]
+            if (witness := next((trial for trial in waiting if trial.epoch < self.rungs[1]), None)) is not None:
+                return witness
         return self.ladder.promote(trials, self.now(trials))
 
     def now(self, trials: Sequence[Trial]) -> tuple[int, ...]:
-        """Return the rungs: the early ones where witnesses stand at the first nearly as at the usual first."""
-        first, second = self.early[0], self.rungs[0]
+        """Return the rungs from the first at which witnesses stand as they do later, as far as they have shown it."""
+        agreement = self._agreement(trials, self.early[0], self.rungs[0])
+        if agreement is None or WEAK <= agreement < AGREEMENT:
+            return self.rungs
+        if agreement >= AGREEMENT:
+            return self.early
+        later = self._agreement(trials, *self.rungs[:2]) if len(self.rungs) > 1 else None
+        return self.rungs if later is None or later >= UNRELIABLE else self.rungs[1:]
+
+    def _is_in_doubt(self, trials: Sequence[Trial]) -> bool:
+        """Tell whether the first two rungs are to be compared and cannot be yet."""
+        if len(self.rungs) < 2 or self._agreement(trials, *self.rungs[:2]) is not None:
+            return False
+        agreement = self._agreement(trials, self.early[0], self.rungs[0])
+        return agreement is not None and agreement < WEAK
+
+    def _agreement(self, trials: Sequence[Trial], first: int, second: int) -> float | None:
+        """Return how nearly two epochs order the witnesses; None where too few have come so far."""
         there = [trial for trial in trials if is_witness(trial) and trial.was_judged_at(second)]
         there = [trial for trial in there if trial.has_value_at(first)]
         if len(there) < FIRST_WITNESSES:
-            return self.rungs
-        shown = ([self.sign * trial.value_at(rung) for trial in there] for rung in (first, second))
-        return self.early if _agreement(*shown) >= AGREEMENT else self.rungs
+            return None
+        return _agreement(*([self.sign * trial.value_at(rung) for trial in there] for rung in (first, second)))
 
 
 def is_witness(trial: Trial) -> bool:

@@ -25,6 +25,9 @@ FIT_POINTS = 90
 FIT_STEPS = 8
 """Steps of that fit, which starts from the priors' centres each time: what is drawn depends on the record only."""
 
+MOST_WAITING = 200
+"""Trials under way that have shown nothing yet, which a draw keeps away from."""
+
 PRIOR_LOGS = (("fade", 0.6, 0.3), ("shared", 0.3, 0.7), ("fading", 0.5, 0.7), ("own", 0.15, 0.7), ("noise", 0.02, 0.7))
 """Centre and deviation in logarithms: of epochs' length scale, of the variances, of the noise."""
 
@@ -107,6 +110,37 @@ class Surrogate:
         variance = self.shared + self.fading + self.own + self.mean - (explained**2).sum(axis=0)
         return cross @ self.weights, np.sqrt(np.maximum(variance, 1e-9))
 
+    def predict_beside(self, rows: Array, waiting: Array, time: float) -> tuple[Array, Array, float]:
+        """Return means and deviations of configurations never tried, and the largest mean of those `waiting`.
+
+        Each that waits, having shown nothing yet, counts as if it had shown the mean: near it little is left to learn.
+        Of many those count that are expected to be best, as the time grows with the cube.
+        """
+        import numpy as np
+        from scipy.linalg import cholesky, solve_triangular
+
+        expected = self.means(waiting, np.full(len(waiting), -1.0), time)
+        kept = np.sort(np.argsort(-expected, kind="stable")[:MOST_WAITING])
+        both = np.concatenate([waiting[kept], rows])
+        cross = self._across(both, np.full(len(both), -1.0), time)
+        explained = solve_triangular(self.factor, cross.T, lower=True, check_finite=False)
+        ours, theirs = explained[:, len(kept) :], explained[:, : len(kept)]
+        near = (self.shared + self.fading) * self._alike(both, waiting[kept]) + self.mean - explained.T @ theirs
+        among = near[: len(kept)]
+        among[np.diag_indices_from(among)] += self.noise + 1e-6
+        known = solve_triangular(
+            cholesky(among, lower=True, check_finite=False), near[len(kept) :].T, lower=True, check_finite=False
+        )
+        variance = self.shared + self.fading + self.mean - (ours**2).sum(axis=0) - (known**2).sum(axis=0)
+        means = cross[len(kept) :] @ self.weights
+        return means, np.sqrt(np.maximum(variance, 1e-9)), float(expected.max())
+
+    def _alike(self, rows: Array, others: Array) -> Array:
+        import numpy as np
+
+        a, b = rows / self.scales, others / self.scales
+        return matern(np.maximum((a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * a @ b.T, 0))
+
     def _across(self, rows: Array, owners: Array, time: float) -> Array:
         """Return the covariance of configurations at one time with the points known, [rows, points]."""
         import numpy as np
@@ -117,10 +151,7 @@ class Surrogate:
 
     def _likeness(self, rows: Array, owners: Array) -> tuple[Array, Array]:
         """Return two parts of the covariance with the configurations known: as it is, and what fades over epochs."""
-        import numpy as np
-
-        a, b = rows / self.scales, self.points.rows / self.scales
-        like = matern(np.maximum((a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * a @ b.T, 0))
+        like = self._alike(rows, self.points.rows)
         same = owners[:, None] == self.points.owners[None]
         return self.shared * like, self.fading * like + self.own * same + self.mean
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 VARIABLE = "IMGCLS_STORAGE"
 """The environment variable that says where studies are, unless an option does."""
 
+KEPT = "@"
+"""Stands between a study's name and the number of an earlier state of it; no name of a study holds it."""
+
 EXAMPLE = "postgresql://USER@HOST/DATABASE"
 
 _SCHEMES = ("postgresql", "postgres", "postgresql+psycopg")

@@ -42,7 +42,7 @@ def copy_study(files: StudyFiles, to: Path, *, with_folder: bool = False) -> Pat
             raise StudyError(f"{path}: exists already; name another place")
     source = files.folder if with_folder else files.pictures
     if copied:
-        _must_hold_no_links(files, source)
+        refuse_links(files, source)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if is_home:
@@ -104,7 +104,12 @@ def _without_leftovers(partial: Path) -> Iterator[None]:
             leftover.unlink()
 
 
-def _must_hold_no_links(files: StudyFiles, source: Path) -> None:
+def refuse_links(files: StudyFiles, source: Path) -> None:
+    """Refuse a folder of a study in which a link leads out of it.
+
+    Raises:
+        StudyError: one does.
+    """
     # A study may come from anybody: a link in it would put files of this machine's into what is given away.
     home = files.folder.resolve()
     for path in (source, *sorted(source.rglob("*"))):

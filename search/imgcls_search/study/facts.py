@@ -103,6 +103,51 @@ class LearnedFact(TypedDict):
     """Of a trial each: its settings, null where it had none; the share of its training that it came to; the value."""
 
 
+class Extension(TypedDict):
+    """One time that the space of a study grew."""
+
+    at: str
+    added: list[str]
+    """In words."""
+
+    novel: list[list[Any]]
+    """Paths and new values of choices, families among them."""
+
+    kept: str
+    """The name of the study as it was before."""
+
+    trials: Whole
+    """How many it had by then."""
+
+
+class _Request(TypedDict):
+    id: str
+    at: str
+    by: str
+    """`try`, or `start` for a start setting that was added later."""
+
+    params: dict[str, Any]
+
+
+class Request(_Request, total=False):
+    """A setting that somebody asks the run to try."""
+
+    refused: str
+    """Why it cannot be tried."""
+
+
+class MergedFrom(TypedDict, total=False):
+    """A study whose trials are in this one."""
+
+    study: str
+    trials: Whole
+    first: Whole
+    """The number of its first trial here."""
+
+    seed: Whole
+    hardware: str
+
+
 class KnownBackbone(TypedDict, total=False):
     """A pretrained network that trials start from, or one that is being made."""
 
@@ -339,6 +384,18 @@ class StudyFacts(TypedDict, total=False):
 
     learned: list[LearnedFact]
     """From earlier studies, before the first trial; earlier versions noted none."""
+
+    extended: list[Extension]
+    """Each time that its space grew; earlier versions noted none."""
+
+    placed_start: list[dict[str, Any]]
+    """The start settings that are its first trials, where more were added after them."""
+
+    requests: list[Request]
+    """Settings that people asked for, to which other processes may add."""
+
+    merged: list[MergedFrom]
+    """The studies that it was made of."""
 
     weights: dict[str, WeightsFact]
     """The files that trials started from, by what their model says of itself, as in `timm tf_efficientnet_lite0`."""

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from imgcls_search import atomic
 from imgcls_search.errors import StudyError, UserError
 from imgcls_search.study import address, place
-from imgcls_search.study.address import Address
+from imgcls_search.study.address import KEPT, Address
 from imgcls_search.study.holder import RUN, Holder, marking, read_mark
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from imgcls_search.study.sqlite import SqliteFile
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-
+_NUMBER = re.compile(r"[1-9][0-9]{0,5}")
 
 _OWNER = "this file says in which database the study is: write its address into it, without a password"
 
@@ -37,9 +37,12 @@ class StudyFiles:
     address: Address | None = None
     """Of the server's database, where it is one."""
 
-    def __reduce__(self) -> tuple[type[StudyFiles], tuple[Path, str, Address | None]]:
+    kept: int | None = None
+    """Which of its earlier states is meant, where its space grew; it shares the folder with the study of today."""
+
+    def __reduce__(self) -> tuple[type[StudyFiles], tuple[Path, str, Address | None, int | None]]:
         # Another process opens a database of its own: connections cannot be sent.
-        return StudyFiles, (self.root, self.name, self.address)
+        return StudyFiles, (self.root, self.name, self.address, self.kept)
 
     def __post_init__(self) -> None:
         """Refuse names that could leave the folder."""
@@ -60,10 +63,19 @@ class StudyFiles:
         if self.address is not None:
             from imgcls_search.study.postgres import PostgresStudy
 
-            return PostgresStudy(self.address, self.name)
+            return PostgresStudy(self.address, self.recorded_as)
         from imgcls_search.study.sqlite import SqliteFile
 
-        return SqliteFile(self.database, self.folder / "new.db", self.name)
+        return SqliteFile(self.database, self.folder / "new.db", self.recorded_as)
+
+    @property
+    def recorded_as(self) -> str:
+        """The name of the study in its database."""
+        return self.name if self.kept is None else self.kept_as(self.kept)
+
+    def kept_as(self, number: int) -> str:
+        """Return the name under which the database keeps what the study was before its space grew."""
+        return f"{self.name}{KEPT}{number}"
 
     @property
     def database(self) -> Path:
@@ -257,8 +269,10 @@ def find_study(root: Path, name: str, at: Address | None) -> StudyFiles:
     Raises:
         StudyError: there can be no study of such a name.
     """
-    files = StudyFiles(root, name, at)
-    return files if at is not None else StudyFiles(root, name, _read_owner(files.owner))
+    base, is_kept, number = name.partition(KEPT)
+    kept = int(number) if is_kept and _NUMBER.fullmatch(number) else None
+    files = StudyFiles(root, name if kept is None else base, at, kept)
+    return files if at is not None else StudyFiles(root, files.name, _read_owner(files.owner), kept)
 
 
 def _read_owner(path: Path) -> Address | None:

@@ -46,10 +46,12 @@ def glance(files: StudyFiles) -> Glance:
 
 
 def _look(connection: sqlalchemy.Connection, files: StudyFiles) -> Glance:
-    found = connection.execute(text("SELECT study_id FROM studies WHERE study_name = :name"), {"name": files.name})
+    found = connection.execute(
+        text("SELECT study_id FROM studies WHERE study_name = :name"), {"name": files.recorded_as}
+    )
     study = {"study": found.scalar()}
     if study["study"] is None:
-        raise StudyError(f"{files.store}: holds no study of the name {files.name!r}")
+        raise StudyError(f"{files.store}: holds no study of the name {files.recorded_as!r}")
     query = text("SELECT key, value_json FROM study_user_attributes WHERE study_id = :study")
     facts: Mapping[str, str] = {row.key: row.value_json for row in connection.execute(query, study)}
     if "objectives" not in facts:

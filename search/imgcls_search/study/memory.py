@@ -16,6 +16,7 @@ class Unwritten:
     """Takes what `Rows` takes and forgets it; the record's own trials are all that is left."""
 
     engine = None
+    upserts: Mapping[Any, Any] = {}
 
     def read(self, after: int = -1) -> list[FrozenTrial]:
         """Return no trials."""
@@ -46,6 +47,17 @@ class Unwritten:
     def append_fact(self, name: str, entry: Mapping[str, Any]) -> list[Any]:
         """Return the entry alone."""
         return [entry]
+
+    def mark_entry(self, name: str, which: str, marks: Mapping[str, Any]) -> list[Any]:
+        """Never asked: nobody asks anything of a replay."""
+        raise NotImplementedError
+
+    def read_fact(self, name: str) -> Any:
+        """Return None: nobody else writes."""
+
+    def transact(self, step: Any) -> Any:
+        """Never asked: there is no database."""
+        raise NotImplementedError
 
     def end(
         self,

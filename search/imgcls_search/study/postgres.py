@@ -26,7 +26,7 @@ from optuna.storages._rdb import models
 from sqlalchemy.dialects import postgresql
 
 from imgcls_search.errors import StudyError, UserError, closest
-from imgcls_search.study.address import Address
+from imgcls_search.study.address import KEPT, Address
 from imgcls_search.study.database import SAFE, Step, T, explaining, innermost, refuse_other_version
 from imgcls_search.study.holder import RUN, Holder
 from imgcls_search.study.postgres_connection import NAME, REMEDIES, answering, make_engine, make_storage, passes
@@ -91,7 +91,8 @@ class PostgresStudy:
             if not self._has_tables(connection):
                 return []
             names = connection.execute(sqlalchemy.select(_STUDIES.c.study_name)).scalars().all()
-        return sorted(name for name in names if not name.endswith(_DRAFT))
+        # What a study was before its space grew is found by its own name only.
+        return sorted(name for name in names if not name.endswith(_DRAFT) and (KEPT not in name or name == self.name))
 
     def must_exist(self) -> None:
         """Refuse a study that is not there.

@@ -35,18 +35,20 @@ _OF_TRIAL = re.compile(r"dashboard:(\d+):")
 """How optuna-dashboard names what is noted beside a trial, by the trial's id."""
 
 
-def pour(files: StudyFiles, target: sqlalchemy.Engine, name: str) -> None:
+def pour(files: StudyFiles, target: sqlalchemy.Engine, name: str, *, first: int = 0) -> None:
     """Write a study, as it stands at one moment, under a name into a database with Optuna's tables, in one transaction.
+
+    With `first` there is such a study already, and trials are added behind those that it has, from that number on.
 
     Raises:
         StudyError: it cannot be read.
     """
     storage = files.store.open()
-    which = sqlalchemy.select(_STUDIES.c.study_id).where(_STUDIES.c.study_name == files.name)
+    which = _which(files.recorded_as)
     try:
         with files.store.access.reading(storage.engine) as ours, target.begin() as theirs:
             old = ours.execute(which).scalar_one()
-            new = theirs.execute(_STUDIES.insert().returning(_STUDIES.c.study_id), {"study_name": name}).scalar_one()
+            new = theirs.execute(_which(name) if first else _adding(name)).scalar_one()
             ids: dict[int, int] = {}
 
             def write_trials(rows: list[dict[str, Any]]) -> None:
@@ -55,9 +57,10 @@ def pour(files: StudyFiles, target: sqlalchemy.Engine, name: str) -> None:
                 ids.update(zip((row["trial_id"] for row in rows), theirs.execute(adding, bare).scalars(), strict=True))
 
             in_study = _TRIALS.c.study_id == old
-            _carry(ours, _TRIALS, in_study, {"study_id": lambda _: new}, write_trials, keeps_key=True)
+            moved = {"study_id": lambda _: new, "number": lambda number: number + first}
+            _carry(ours, _TRIALS, in_study, moved, write_trials, keeps_key=True)
             of_trials = sqlalchemy.select(_TRIALS.c.trial_id).where(in_study)
-            for table in _OF_STUDY:
+            for table in () if first else _OF_STUDY:
                 changes: dict[str, Callable[[Any], Any]] = {"study_id": lambda _: new}
                 if table is _NOTES:
                     changes["key"] = lambda key: _OF_TRIAL.sub(lambda it: f"dashboard:{ids.get(int(it[1]))}:", key)
@@ -67,6 +70,41 @@ def pour(files: StudyFiles, target: sqlalchemy.Engine, name: str) -> None:
     finally:
         storage.remove_session()
         storage.engine.dispose()
+
+
+def _which(name: str) -> Any:
+    return sqlalchemy.select(_STUDIES.c.study_id).where(_STUDIES.c.study_name == name)
+
+
+def _adding(name: str) -> Any:
+    return _STUDIES.insert().values(study_name=name).returning(_STUDIES.c.study_id)
+
+
+def copy_study_rows(connection: sqlalchemy.Connection, old: int, name: str) -> None:
+    """Copy a study within its database, in the transaction of a connection, to one of another name."""
+    new = connection.execute(_adding(name)).scalar_one()
+    bare = [column for column in _TRIALS.c if column.name not in ("trial_id", "study_id")]
+    trials = sqlalchemy.select(sqlalchemy.literal(new), *bare).where(_TRIALS.c.study_id == old)
+    names = ["study_id", *(column.name for column in bare)]
+    connection.execute(_TRIALS.insert().from_select(names, trials.order_by(_TRIALS.c.trial_id)))
+    theirs, ours = _TRIALS.alias("theirs"), _TRIALS.alias("ours")
+    same = (theirs.c.study_id == old) & (ours.c.study_id == new) & (ours.c.number == theirs.c.number)
+    ids = dict(map(tuple, connection.execute(sqlalchemy.select(theirs.c.trial_id, ours.c.trial_id).where(same))))
+    for table in _OF_STUDY:
+        columns = [column for column in table.c if column.name not in (*table.primary_key.columns.keys(), "study_id")]
+        rows = connection.execute(sqlalchemy.select(*columns).where(table.c.study_id == old)).mappings().all()
+        copied = [{**row, "study_id": new} for row in rows]
+        if table is _NOTES:
+            for row in copied:
+                row["key"] = _OF_TRIAL.sub(lambda it: f"dashboard:{ids.get(int(it[1]))}:", row["key"])
+        if copied:
+            connection.execute(table.insert(), copied)
+    for table in _OF_TRIALS:
+        (key,) = table.primary_key.columns
+        columns = [column for column in table.c if column.name not in (key.name, "trial_id")]
+        joined = sqlalchemy.select(ours.c.trial_id, *columns).where(same & (table.c.trial_id == theirs.c.trial_id))
+        names = ["trial_id", *(column.name for column in columns)]
+        connection.execute(table.insert().from_select(names, joined.order_by(key)))
 
 
 def _writing(connection: sqlalchemy.Connection, table: Any) -> Callable[[list[dict[str, Any]]], None]:

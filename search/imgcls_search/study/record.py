@@ -28,6 +28,7 @@ from imgcls_search.study.facts import (
     DataFact,
     KnownBackbone,
     Opening,
+    Request,
     Run,
     SpaceFact,
     StudyFacts,
@@ -51,7 +52,7 @@ from imgcls_search.trial import State, Trial
 
 _LOG = logging.getLogger(__name__)
 
-_PLACE = "place"
+PLACE = "place"
 """Attribute of a trial that had waited: how many had begun before it, which its number does not tell."""
 
 
@@ -73,7 +74,10 @@ class Record:
         self.strangers: dict[int, Stranger] = {}
         """Trials that no search made, by number."""
         self.last_id = -1
-        placed = []
+        self.num_requested = 0
+        """Trials that somebody asked for, beyond those that the search draws."""
+        self.placed: dict[int, int] = {}
+        """How many had begun before trials that had waited, by number."""
         for frozen in rows.read():
             self.last_id = max(self.last_id, frozen._trial_id)
             if not is_ours(frozen):
@@ -81,17 +85,23 @@ class Record:
                 continue
             self.ids[frozen.number] = frozen._trial_id
             trial = self.by_number[frozen.number] = read_trial(frozen, self.objectives[0][0])
-            if (place := frozen.user_attrs.get(_PLACE)) is None:
+            self.num_requested += trial.request is not None
+            if (place := frozen.user_attrs.get(PLACE)) is None:
                 self.trials.append(trial)
             else:
-                placed.append((place, trial.number))
-        for place, number in sorted(placed):
+                self.placed[trial.number] = place
+        for number, place in sorted(self.placed.items(), key=lambda entry: entry[::-1]):
             self.trials.insert(place, self.by_number[number])
 
     @property
     def next_number(self) -> int:
         """The number that Optuna gives to the next trial of the study."""
         return len(self.by_number) + len(self.strangers)
+
+    @property
+    def num_drawn(self) -> int:
+        """How many of its trials count for `study.trials`: all but those that somebody asked for."""
+        return len(self.trials) - self.num_requested
 
     @property
     def score_limits(self) -> tuple[str, ...]:
@@ -139,11 +149,21 @@ class Record:
         return self.facts[name]
 
     def look_again(self) -> None:
-        """Take note of trials that others have added since."""
+        """Take note of trials and requests that others have added since."""
+        self.read_requests()
         for frozen in self.rows.read(self.last_id):
             self.last_id = frozen._trial_id
             if frozen.number not in self.by_number:
                 self.strangers[frozen.number] = stranger_of(frozen)
+
+    def read_requests(self) -> None:
+        """Take note of requests that others have left since."""
+        if (requests := self.rows.read_fact("requests")) is not None:
+            self.facts["requests"] = requests
+
+    def refuse_request(self, which: str, reason: str) -> None:
+        """Note why a request cannot be tried."""
+        self.facts["requests"] = self.rows.mark_entry("requests", which, {"refused": reason})
 
     def note_about_strangers(self) -> str | None:
         """Return a line about trials that no search made, None where there are none."""
@@ -159,7 +179,7 @@ class Record:
 
     def claim(self, stranger: Stranger, trial: Trial) -> bool:
         """Record a waiting trial as one of ours that has begun; False where it waits no more."""
-        attributes = {**attributes_of(trial), _PLACE: len(self.trials)}
+        attributes = {**attributes_of(trial), PLACE: len(self.trials)}
         try:
             self.rows.claim(stranger.id, trial.candidate.params, trial.candidate.distributions, attributes)
         except EndedError:
@@ -193,6 +213,7 @@ class Record:
     def _take(self, trial: Trial) -> None:
         self.trials.append(trial)
         self.by_number[trial.number] = trial
+        self.num_requested += trial.request is not None
 
     def add_epoch(self, trial: Trial, metrics: Mapping[str, float]) -> None:
         """Record an epoch in one write: its metrics, and the value that dashboards draw."""
@@ -294,7 +315,10 @@ class Record:
     @overload
     def append_fact(self, name: Literal["test_openings"], entry: Opening) -> None: ...
 
-    def append_fact(self, name: Literal["runs", "test_openings"], entry: Any) -> None:
+    @overload
+    def append_fact(self, name: Literal["requests"], entry: Request) -> None: ...
+
+    def append_fact(self, name: Literal["runs", "test_openings", "requests"], entry: Any) -> None:
         """Add an entry to a list of facts about the study as a whole, to which other processes may add at once."""
         self.facts[name] = self.rows.append_fact(name, entry)
 
@@ -361,9 +385,9 @@ def load(files: StudyFiles) -> Record:
             database.explaining_damage(str(files.store)),
         ):
             try:
-                study = optuna.load_study(storage=storage, study_name=files.name)
+                study = optuna.load_study(storage=storage, study_name=files.recorded_as)
             except KeyError:
-                raise StudyError(f"{files.store}: holds no study of the name {files.name!r}") from None
+                raise StudyError(f"{files.store}: holds no study of the name {files.recorded_as!r}") from None
             facts = study.user_attrs
             if "objectives" not in facts:
                 raise StudyError(f"{files.store}: this study was not made by imgcls-search")

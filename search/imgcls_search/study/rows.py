@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from functools import lru_cache
 from typing import Any
@@ -110,7 +110,7 @@ class Rows:
             self._set_attributes(connection, _USER, trial_id, attributes)
             return trial_id
 
-        return self._transact(step)
+        return self.transact(step)
 
     def claim(
         self,
@@ -136,7 +136,7 @@ class Rows:
             self._set_attributes(connection, _USER, trial_id, attributes)
             connection.execute(_TRIALS.update().where(_TRIALS.c.trial_id == trial_id), begun)
 
-        self._transact(step)
+        self.transact(step)
 
     def refuse(self, trial_id: int, reason: str) -> None:
         """End a waiting trial, which somebody else added, as failed.
@@ -154,7 +154,7 @@ class Rows:
             self._set_attributes(connection, _USER, trial_id, {"reason": reason})
             connection.execute(_TRIALS.update().where(_TRIALS.c.trial_id == trial_id), ended)
 
-        self._transact(step, durable=True)
+        self.transact(step, durable=True)
 
     def update(self, trial_id: int, attributes: Mapping[str, Any], *, value: tuple[int, float] | None = None) -> None:
         """Write attributes of a running trial, and with them the value that it showed at an epoch.
@@ -176,7 +176,7 @@ class Rows:
                 entry = {"trial_id": trial_id, "step": value[0], "intermediate_value": shown}
                 connection.execute(_STEPS.insert(), {**entry, "intermediate_value_type": kind})
 
-        self._transact(step)
+        self.transact(step)
 
     def end(
         self,
@@ -206,7 +206,7 @@ class Rows:
                 connection.execute(_VALUES.insert(), entry)
             connection.execute(_TRIALS.update().where(_TRIALS.c.trial_id == trial_id), ended)
 
-        self._transact(step, durable=True)
+        self.transact(step, durable=True)
 
     def set_fact(self, name: str, value: Any) -> None:
         """Write an attribute of the study as a whole.
@@ -223,7 +223,31 @@ class Rows:
         Raises:
             StudyError: the database cannot be written, or the attribute is no list.
         """
-        mark = {**entry, "id": uuid.uuid4().hex[:12]}
+        mark = {"id": uuid.uuid4().hex[:12], **entry}
+        return self._change_list(name, lambda known: known if mark in known else [*known, mark])
+
+    def mark_entry(self, name: str, which: str, marks: Mapping[str, Any]) -> list[Any]:
+        """Add to the entry of an id in a list that is an attribute of the study, and return the list.
+
+        Raises:
+            StudyError: the database cannot be written, or the attribute is no list.
+        """
+        return self._change_list(
+            name, lambda known: [{**entry, **marks} if entry.get("id") == which else entry for entry in known]
+        )
+
+    def read_fact(self, name: str) -> Any:
+        """Return an attribute of the study as a whole as it is now, None where there is none.
+
+        Raises:
+            StudyError: the database cannot be read.
+        """
+        mine = (_FACTS.c.study_id == self.study_id) & (_FACTS.c.key == name)
+        with explaining_damage(public_name(self.engine.url)), self.access.reading(self.engine) as connection:
+            text = connection.execute(sqlalchemy.select(_FACTS.c.value_json).where(mine)).scalar()
+            return None if text is None else json.loads(text)
+
+    def _change_list(self, name: str, change: Callable[[list[Any]], list[Any]]) -> list[Any]:
         mine = (_FACTS.c.study_id == self.study_id) & (_FACTS.c.key == name)
         study = _STUDIES.update().where(_STUDIES.c.study_id == self.study_id)
 
@@ -234,14 +258,12 @@ class Rows:
             known = [] if text is None else json.loads(text)
             if not isinstance(known, list):
                 raise StudyError(f"{public_name(self.engine.url)}: the study's {name!r} is damaged: not a list")
-            if again and mark in known:
-                return known
-            known.append(mark)
-            row = {"study_id": self.study_id, "key": name, "value_json": json.dumps(known)}
+            changed = change(known)
+            row = {"study_id": self.study_id, "key": name, "value_json": json.dumps(changed)}
             connection.execute(self.upserts[_FACTS], [row])
-            return known
+            return changed
 
-        return self._transact(step)
+        return self.transact(step)
 
     def read_system_facts(self) -> dict[str, Any]:
         """Return what Optuna and its dashboard keep about the study.
@@ -279,15 +301,20 @@ class Rows:
             values = connection.execute(told.order_by(_VALUES.c.objective)).all()
             return connection.execute(which).scalar_one(), tuple(read(*value) for value in values) or None
 
-        return self._transact(step)
+        return self.transact(step)
 
     def _replace(self, table: Any, rows: Sequence[Mapping[str, Any]]) -> None:
         def step(connection: sqlalchemy.Connection, again: bool) -> None:
             connection.execute(self.upserts[table], rows)
 
-        self._transact(step)
+        self.transact(step)
 
-    def _transact(self, step: Step[T], *, durable: bool = False) -> T:
+    def transact(self, step: Step[T], *, durable: bool = False) -> T:
+        """Do a step in one transaction.
+
+        Raises:
+            StudyError: the database cannot be written.
+        """
         return self.access.transact(self.engine, self.study_id, step, durable=durable)
 
     def _is_ended_so(

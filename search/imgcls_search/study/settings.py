@@ -105,3 +105,13 @@ FREE_TO_CHANGE = (
     "image.cache_gb",
 )
 """What may differ from one run of a study to the next; anything else would mix two searches in one table."""
+
+OF_POPULATION = ("cmaes", "nsga2")
+"""Samplers that keep their state with the trials; it fits neither another space nor another sampler."""
+
+
+def is_free(path: str) -> bool:
+    """Tell whether a setting may differ from one run of a study to the next."""
+    # A folder of images may move; whether the images are the same is told by their fingerprint.
+    is_place = path.startswith("data.") and path.endswith((".root", ".file", ".download"))
+    return path in (*FREE_TO_CHANGE, "unlabeled.folder.root") or is_place

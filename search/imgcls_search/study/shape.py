@@ -27,6 +27,13 @@ class _Config(TypedDict, total=False):
     model: Mapping[str, Mapping[str, Any]]
 
 
+class _Origin(TypedDict, total=False):
+    """Where a trial of a merged study is from."""
+
+    study: str
+    trial: Whole
+
+
 class _Folder(TypedDict):
     """The `folder` of a data section."""
 
@@ -113,6 +120,9 @@ def _look_into(trial: Trial, num_objectives: int) -> None:
         _must_be(rejection.reason, str, "reason of a rejection")
     _must_be([text for text in (trial.reason, *trial.troubles) if text is not None], list[str], "reason")
     _must_be(dict(trial.pictures or {}), Mapping[str, str], "pictures")
+    _must_be(trial.strategy, Mapping[str, Mapping[str, Any]], "strategy")
+    _must_be(trial.request or "", str, "request")
+    _must_be(trial.origin, _Origin, "origin")
     config = trial.candidate.config
     _must_be(config.tree, Mapping[str, Mapping[str, Any]], "config")
     _must_be(config.tree, _Config, "config")

@@ -10,9 +10,10 @@ from typing import Any, TypedDict
 from imgcls_search.measures import by_class
 from imgcls_search.study import best
 from imgcls_search.study.activity import Activity, ShownState, Standing, activity, shown_state
-from imgcls_search.study.facts import KnownBackbone, Opening, Run
+from imgcls_search.study.facts import KnownBackbone, Opening, Request, Run
 from imgcls_search.study.outlook import outlook
 from imgcls_search.study.record import Record
+from imgcls_search.study.requests import pending
 from imgcls_search.study.usage import UsageSummary, summarise_usage
 from imgcls_search.trial import Trial
 
@@ -45,6 +46,15 @@ class TrialSummary(TypedDict):
     over_limits: list[str]
     seed: int
     reason: str | None
+    sampler: str | None
+    """What it was drawn by; None where an earlier version did not note it."""
+
+    pruner: str | None
+    request: str | None
+    """Of the request that it answers."""
+
+    origin: str | None
+    """The study and the number that it had before studies were merged, as in `vit-monday:3`."""
 
 
 class Failure(TypedDict):
@@ -87,6 +97,9 @@ class Summary(TypedDict):
     outlook: dict[str, Any] | None
     test_openings: list[Opening]
     others: list[OtherTrial]
+    requests: list[Request]
+    """Settings that somebody asked for and no run has tried yet."""
+
     runs: list[Run]
     usage: UsageSummary | None
     """What the calls of `run` have cost; None where that was not measured."""
@@ -136,6 +149,7 @@ def summarise(record: Record, now: Activity | None = None) -> Summary:
             {"trial": other.number, "state": other.state, "params": dict(other.params)}
             for other in record.strangers.values()
         ],
+        "requests": pending(record),
         "runs": record.facts.get("runs", []),
         "usage": summarise_usage(record.facts.get("usage")),
         "hardware": record.facts.get("hardware", ""),
@@ -188,4 +202,8 @@ def describe(trial: Trial, record: Record) -> TrialSummary:
         "over_limits": list(best.over_limits(trial)),
         "seed": trial.seed,
         "reason": trial.reason,
+        "sampler": next(iter(trial.strategy.get("sampler", ())), None),
+        "pruner": next(iter(trial.strategy.get("pruner", ())), None),
+        "request": trial.request,
+        "origin": f"{trial.origin.get('study')}:{trial.origin.get('trial')}" if trial.origin else None,
     }

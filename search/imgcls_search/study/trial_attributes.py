@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from optuna.distributions import distribution_to_json, json_to_distribution
@@ -31,10 +31,17 @@ def attributes_of(trial: Trial) -> dict[str, Any]:
         "seed": trial.seed,
         "plan": plan_of(trial),
         "sampler_state": dict(trial.candidate.sampler_state),
-        "rejected_before": [_freeze_rejection(rejection) for rejection in trial.rejected_before],
+        "rejected_before": freeze_rejections(trial.rejected_before),
+        "strategy": dict(trial.strategy),
+        "request": trial.request,
         **trial.sizes,
     }
-    return {key: value for key, value in attributes.items() if value not in ({}, [])}
+    return {key: value for key, value in attributes.items() if value not in ({}, [], None)}
+
+
+def strategy_of(sampler: Mapping[str, Any], pruner: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is written of the strategy that a trial was drawn by, the arguments of both included."""
+    return {"sampler": TrialConfig.from_dict(sampler).to_dict(), "pruner": TrialConfig.from_dict(pruner).to_dict()}
 
 
 def read_trial(frozen: FrozenTrial, metric: str) -> Trial:
@@ -66,6 +73,9 @@ def read_trial(frozen: FrozenTrial, metric: str) -> Trial:
         troubles=list(attributes.get("troubles", [])),
         pictures=_thaw_pictures(frozen) if frozen.state.is_finished() else None,
         rejected_before=tuple(_thaw_rejection(entry) for entry in attributes.get("rejected_before", [])),
+        strategy=attributes.get("strategy", {}),
+        request=attributes.get("request"),
+        origin=attributes.get("origin", {}),
     )
 
 
@@ -86,6 +96,11 @@ def plan_of(trial: Trial) -> dict[str, Any]:
 def freeze_scores(scores: Mapping[int, Mapping[str, float]]) -> list[dict[str, Any]]:
     """Return scores by epoch as JSON values."""
     return [{"epoch": epoch, "metrics": dict(metrics)} for epoch, metrics in scores.items()]
+
+
+def freeze_rejections(rejections: Sequence[Rejection]) -> list[dict[str, Any]]:
+    """Return rejections as JSON values."""
+    return [_freeze_rejection(rejection) for rejection in rejections]
 
 
 def _freeze_rejection(rejection: Rejection) -> dict[str, Any]:

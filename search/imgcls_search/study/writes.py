@@ -9,6 +9,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from imgcls_search.config import Scalar
+from imgcls_search.study.database import Step, T
 
 
 class Writes(Protocol):
@@ -53,6 +54,19 @@ class Writes(Protocol):
 
     def append_fact(self, name: str, entry: Mapping[str, Any], /) -> list[Any]:
         """Add an entry to a list that is a fact about the study as a whole, and return the list."""
+
+    def mark_entry(self, name: str, which: str, marks: Mapping[str, Any], /) -> list[Any]:
+        """Add to the entry of an id in a list that is a fact about the study as a whole, and return the list."""
+
+    def read_fact(self, name: str, /) -> Any:
+        """Return a fact about the study as it is now, None where there is none."""
+
+    @property
+    def upserts(self) -> Mapping[Any, Any]:
+        """Statements that write attributes, by table."""
+
+    def transact(self, step: Step[T], /) -> T:
+        """Do a step in one transaction."""
 
     def read_end(self, trial_id: int, /) -> tuple[TrialState, tuple[float, ...] | None]:
         """Return the state of a trial, and its values where it has some."""

@@ -105,7 +105,7 @@ class SearchScreen:
         trials = search.record.trials
         counts = {state: sum(trial.state == state for trial in trials) for state in ("paused", "pruned", "fail")}
         done = _num_ended(search)
-        parts = [f"{done}/{search.settings.trials} trials", f"{len(search.working)} running"]
+        parts = [f"{done}/{search.num_wanted} trials", f"{len(search.working)} running"]
         if (pretraining := len(search.pretraining.making)) or search.pretraining.resting:
             parts.append(f"{pretraining} pretraining ({len(search.pretraining.resting)} trial(s) wait)")
         parts += [f"{count} {state}" for state, count in counts.items() if count]
@@ -123,12 +123,12 @@ class SearchScreen:
         if since <= 0:
             left = search.seconds_left()
             return "time left unknown" if math.isinf(left) else f"at most {durations.show(max(0.0, left))} left"
-        seconds = (time.monotonic() - self.started) / since * max(0, search.settings.trials - done)
+        seconds = (time.monotonic() - self.started) / since * max(0, search.num_wanted - done)
         return _left(min(seconds, max(0.0, search.seconds_left())))
 
     def _table(self, search: Search) -> RenderableType:
         progress = Progress(TextColumn(search.space.name), BarColumn(), MofNCompleteColumn(), auto_refresh=False)
-        progress.add_task("", total=search.settings.trials, completed=_num_ended(search))
+        progress.add_task("", total=search.num_wanted, completed=_num_ended(search))
         table = Table(box=None, padding=(0, 2, 0, 0), expand=True)
         for heading in ("trial", "state", "epoch", search.space.objectives[0][0]):
             # A terminal that is too narrow cuts the configuration, never these.

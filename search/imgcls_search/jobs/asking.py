@@ -1,0 +1,131 @@
+"""A request to try a setting: what is not named is filled in, and the run that has the study makes a trial of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from imgcls_search.catalog import catalog
+from imgcls_search.config import Scalar
+from imgcls_search.errors import StudyError, UserError
+from imgcls_search.jobs.replay import space_of
+from imgcls_search.space import Parameter, Space, start_of
+from imgcls_search.space.overrides import plain_value, refuse_unreadable
+from imgcls_search.strategy.encoding import value_at
+from imgcls_search.study import best, requests
+from imgcls_search.study.files import StudyFiles
+from imgcls_search.study.record import Record, load
+from imgcls_search.trial import Trial
+
+MIDDLE = 0.5
+"""Where in its range a number stands that no trial has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What a study was asked to try."""
+
+    study: str
+    request: str
+    """Its id."""
+
+    named: dict[str, Scalar]
+    """What was named, with the branches that it implies."""
+
+    params: dict[str, Scalar]
+    """All of it."""
+
+    sources: dict[str, int | None]
+    """The trial that each value was taken from that was not named; None is the middle of its range."""
+
+    same_as: int | None
+    """A trial with the same setting."""
+
+    taken_by: str | None
+    """The run that is under way; None where the next one takes it."""
+
+
+def ask(files: StudyFiles, changes: Sequence[tuple[str, str]]) -> Asked:
+    """Leave a request in a study.
+
+    Raises:
+        StudyError: there is no such study, it cannot be written, or it is an earlier state of one.
+        SpaceError: the study's space has no such setting.
+        UserError: nothing is named.
+    """
+    if not changes:
+        raise UserError("nothing to try; name at least one value: --set PATH=VALUE")
+    if files.kept is not None:
+        raise StudyError(f"{files.recorded_as} is what the study was before it grew; ask {files.name}")
+    record = load(files)
+    space = space_of(record, catalog(), [])
+    named = _named(changes, space)
+    params, sources = complete(named, record, space)
+    same = next((trial.number for trial in record.trials if dict(trial.candidate.params) == params), None)
+    request = requests.make_request(params, "try")
+    record.append_fact("requests", request)
+    holder = files.holder()
+    return Asked(
+        study=record.study.study_name,
+        request=request["id"],
+        named=named,
+        params=params,
+        sources=sources,
+        same_as=same,
+        taken_by=holder.process if holder is not None and holder.task == "run" else None,
+    )
+
+
+def _named(changes: Sequence[tuple[str, str]], space: Space) -> dict[str, Scalar]:
+    """Return what `--set` names as parameters.
+
+    Raises:
+        SpaceError: the space has no such setting.
+    """
+    setting: dict[str, Any] = {}
+    for path, text in changes:
+        refuse_unreadable(path, text)
+        setting[path] = plain_value(text)
+    return start_of(setting, space.root, source="--set")
+
+
+def complete(
+    named: Mapping[str, Scalar], record: Record, space: Space
+) -> tuple[dict[str, Scalar], dict[str, int | None]]:
+    """Return a whole setting, and where each value is from that was not named.
+
+    That is the best trial; below a branch that the best did not take, the best of those that took it; and where no
+    trial did, the middle of a range and the first of several choices.
+    """
+    order = _by_merit(record)
+    params: dict[str, Scalar] = {}
+    sources: dict[str, int | None] = {}
+    for parameter in space.parameters():
+        if any(params.get(component) != name for component, name in parameter.when):
+            continue
+        if parameter.path in named:
+            params[parameter.path] = named[parameter.path]
+            continue
+        source = next((trial for trial in order if parameter.path in trial.candidate.params), None)
+        sources[parameter.path] = None if source is None else source.number
+        params[parameter.path] = _default(parameter) if source is None else source.candidate.params[parameter.path]
+    return params, sources
+
+
+def _by_merit(record: Record) -> list[Trial]:
+    """Return the best trials, then those that came far and showed much; what showed nothing is not among them."""
+    first = best.ranked(record)
+    known = {trial.number for trial in first}
+    sign = 1 if record.objectives[0][1] == "maximize" else -1
+    others = [
+        (trial.last_shown, sign * trial.value_at(trial.last_shown), -trial.number, trial)
+        for trial in record.trials
+        if trial.number not in known and trial.last_shown and math.isfinite(trial.value_at(trial.last_shown))
+    ]
+    return [*first, *(trial for *_, trial in sorted(others, key=lambda each: each[:3], reverse=True))]
+
+
+def _default(parameter: Parameter) -> Scalar:
+    return parameter.choices[0] if parameter.choices else value_at(parameter, MIDDLE)

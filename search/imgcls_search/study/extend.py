@@ -1,0 +1,198 @@
+"""A study whose space grows: in one transaction it is kept under another name, and its trials get the wider space.
+
+Optuna takes no other choices or scales in one study, and ranges stand beside each value. So all values are written
+again as the wider space has them. The study keeps its own row and the ids of its trials, so that a dashboard or a
+notebook that has it open goes on with it; what it was before is a copy in the same database.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+import sqlalchemy
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+    distribution_to_json,
+    json_to_distribution,
+)
+from optuna.storages._rdb import models
+
+from imgcls_search.config import Scalar
+from imgcls_search.space import Parameter, Space
+from imgcls_search.space.widening import Widening, in_wider
+from imgcls_search.study.facts import Extension, StudyFacts
+from imgcls_search.study.files import StudyFiles
+from imgcls_search.study.pour import copy_study_rows
+from imgcls_search.study.record import Record, load, to_json
+from imgcls_search.study.requests import asked_by_start
+from imgcls_search.study.settings import OF_POPULATION
+from imgcls_search.study.trial_attributes import freeze_rejections, strategy_of
+from imgcls_search.trial import Rejection, Trial
+
+_PARAMS: Any = models.TrialParamModel.__table__
+_TRIALS: Any = models.TrialModel.__table__
+_USER: Any = models.TrialUserAttributeModel.__table__
+_FACTS: Any = models.StudyUserAttributeModel.__table__
+
+
+def extend(files: StudyFiles, record: Record, space: Space, widening: Widening, old: Mapping[str, Any]) -> Record:
+    """Give a study, which this process holds, a wider space than its `old` one, and return it as it stands then.
+
+    Raises:
+        StudyError: the database cannot be written.
+    """
+    number = len(record.facts.get("extended", [])) + 1
+    facts = _facts(files.kept_as(number), record, space, widening, old)
+    wider = _Wider(record, space, widening, old)
+    study_id = record.study._study_id
+
+    def step(connection: sqlalchemy.Connection, again: bool) -> None:
+        if again and _is_done(connection, study_id, number):
+            return
+        copy_study_rows(connection, study_id, files.kept_as(number))
+        wider.write(connection, study_id)
+        upsert = record.rows.upserts[_FACTS]
+        rows = [{"study_id": study_id, "key": key, "value_json": json.dumps(value)} for key, value in facts.items()]
+        connection.execute(upsert, rows)
+
+    record.rows.transact(step)
+    if record.rows.engine is not None:
+        record.rows.engine.dispose()
+    return load(files)
+
+
+def _is_done(connection: sqlalchemy.Connection, study_id: int, number: int) -> bool:
+    mine = (_FACTS.c.study_id == study_id) & (_FACTS.c.key == "extended")
+    text = connection.execute(sqlalchemy.select(_FACTS.c.value_json).where(mine)).scalar()
+    return text is not None and len(json.loads(text)) >= number
+
+
+def _facts(kept: str, record: Record, space: Space, widening: Widening, old: Mapping[str, Any]) -> StudyFacts:
+    """Return what the study says of itself from then on."""
+    known = record.facts
+    done = Extension(
+        at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        added=list(widening.added),
+        novel=[list(entry) for entry in widening.novel],
+        kept=kept,
+        trials=len(record.trials),
+    )
+    facts: StudyFacts = {
+        "space": to_json(space.document),
+        "extended": [*known.get("extended", []), done],
+    }
+    placed = known.get("placed_start", old.get("start", []))
+    if widening.start and len(record.trials) > len(placed):
+        # Only the first are known by their place among the trials: the new ones are asked for.
+        facts["placed_start"] = [dict(in_wider(entry, old, space)) for entry in placed]
+        facts["requests"] = [*known.get("requests", []), *asked_by_start(widening.start)]
+    return facts
+
+
+class _Wider:
+    """What changes in the rows of the trials."""
+
+    def __init__(self, record: Record, space: Space, widening: Widening, old: Mapping[str, Any]) -> None:
+        self.record = record
+        self.space = space
+        self.old = old
+        self.distributions = {each.path: distribution_of(each) for each in space.parameters()}
+        self.texts = {path: distribution_to_json(found) for path, found in self.distributions.items()}
+        rules = old["study"]
+        self.strategy = strategy_of(rules["sampler"], rules["pruner"])
+        sampler = next(iter(rules["sampler"]))
+        # A change of the pruner alone leaves a population as it is.
+        is_same = all(words.startswith("study.pruner") for words in widening.added)
+        self.forgets_state = sampler in OF_POPULATION and not is_same
+
+    def write(self, connection: sqlalchemy.Connection, study_id: int) -> None:
+        """Write all of it."""
+        ours = sqlalchemy.select(_TRIALS.c.trial_id).where(_TRIALS.c.study_id == study_id)
+        for path in self.distributions:
+            self._rewrite(connection, ours, path)
+        new = [row for trial in self.record.trials for row in self._new_params(trial)]
+        if new:
+            connection.execute(_PARAMS.insert(), new)
+        attributes = [
+            {"trial_id": self.record.ids[trial.number], "key": key, "value_json": json.dumps(value)}
+            for trial in self.record.trials
+            for key, value in self._attributes(trial).items()
+        ]
+        if attributes:
+            connection.execute(self.record.rows.upserts[_USER], attributes)
+
+    def _rewrite(self, connection: sqlalchemy.Connection, ours: Any, path: str) -> None:
+        """Give the values at a path, those of other people's trials too, the wider distribution."""
+        here = (_PARAMS.c.param_name == path) & _PARAMS.c.trial_id.in_(ours)
+        known = sqlalchemy.select(_PARAMS.c.distribution_json).where(here).distinct()
+        now, text = self.distributions[path], self.texts[path]
+        for before in connection.execute(known).scalars().all():
+            if before == text:
+                continue
+            same = here & (_PARAMS.c.distribution_json == before)
+            then = json_to_distribution(before)
+            if not isinstance(then, CategoricalDistribution) and not isinstance(now, CategoricalDistribution):
+                connection.execute(_PARAMS.update().where(same).values(distribution_json=text))
+                continue
+            values = connection.execute(sqlalchemy.select(_PARAMS.c.param_value).where(same).distinct())
+            for value in values.scalars().all():
+                if (moved := _moved(then, now, value)) is not None:
+                    one = same & (_PARAMS.c.param_value == value)
+                    connection.execute(_PARAMS.update().where(one).values(distribution_json=text, param_value=moved))
+
+    def _new_params(self, trial: Trial) -> list[dict[str, Any]]:
+        """Return rows of what was given to a trial and is searched now."""
+        before = trial.candidate.params
+        return [
+            {
+                "trial_id": self.record.ids[trial.number],
+                "param_name": path,
+                "param_value": self.distributions[path].to_internal_repr(value),
+                "distribution_json": self.texts[path],
+            }
+            for path, value in in_wider(before, self.old, self.space).items()
+            if path not in before
+        ]
+
+    def _attributes(self, trial: Trial) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if not trial.strategy:
+            found["strategy"] = self.strategy
+        if trial.rejected_before:
+            found["rejected_before"] = freeze_rejections([self._rejection(each) for each in trial.rejected_before])
+        if self.forgets_state and trial.candidate.sampler_state:
+            found["sampler_state"] = {}
+        return found
+
+    def _rejection(self, rejection: Rejection) -> Rejection:
+        params = in_wider(rejection.params, self.old, self.space)
+        distributions = {path: self.distributions[path] for path in params}
+        return Rejection(params=params, distributions=distributions, reason=rejection.reason)
+
+
+def _moved(then: BaseDistribution, now: BaseDistribution, value: float) -> float | None:
+    """Return how a distribution keeps what another one kept as a value; None where it does not have that."""
+    shown: Scalar = then.to_external_repr(value)
+    try:
+        kept = float(now.to_internal_repr(shown))
+    except ValueError:
+        return None
+    return kept if now._contains(kept) else None
+
+
+def distribution_of(parameter: Parameter) -> BaseDistribution:
+    """Return Optuna's distribution of a parameter, as a trial that suggests it would have."""
+    if parameter.choices:
+        return CategoricalDistribution(parameter.choices)
+    low, high = parameter.low, parameter.high
+    assert low is not None
+    assert high is not None
+    if parameter.kind == "int":
+        return IntDistribution(int(low), int(high), log=parameter.log, step=int(parameter.step or 1))
+    return FloatDistribution(low, high, log=parameter.log, step=parameter.step)

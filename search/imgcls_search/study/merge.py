@@ -1,0 +1,255 @@
+"""Several studies of one space on the same images made into one, with the trials of each numbered on."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, cast
+
+import sqlalchemy
+from optuna.storages._rdb import models
+
+from imgcls_search import atomic
+from imgcls_search.config import completed
+from imgcls_search.errors import StudyError
+from imgcls_search.space import differences
+from imgcls_search.study.copy import refuse_links
+from imgcls_search.study.facts import MergedFrom, StudyFacts
+from imgcls_search.study.files import StudyFiles
+from imgcls_search.study.pour import pour
+from imgcls_search.study.record import PLACE, Record, load
+from imgcls_search.study.rows import Rows
+from imgcls_search.study.settings import OF_POPULATION, is_free
+from imgcls_search.study.trial_attributes import strategy_of
+
+_STUDIES: Any = models.StudyModel.__table__
+_TRIALS: Any = models.TrialModel.__table__
+_USER: Any = models.TrialUserAttributeModel.__table__
+_FACTS: Any = models.StudyUserAttributeModel.__table__
+
+MAY_DIFFER = ("study.seed", "study.sampler", "study.pruner", "start")
+"""What decides how a space is searched, and not what it is."""
+
+MARK = "merging"
+"""The file in a study's folder that says that the merge which made the folder has not ended."""
+
+_OF_TRIAL = re.compile(r"trial-(\d{5,})(\..+)")
+
+
+def merge(sources: Sequence[StudyFiles], target: StudyFiles) -> list[MergedFrom]:
+    """Make a study of the trials of several, and return what it is made of; they stay as they are.
+
+    Raises:
+        StudyError: one is missing, damaged, worked on, or of another space, objective or data set; or the target exists
+            or cannot be written.
+    """
+    _refuse_repeats(sources, target)
+    records = [_read(files) for files in sources]
+    for files, record in zip(sources[1:], records[1:], strict=True):
+        _refuse_other(files, record, records[0], sources[0].recorded_as)
+    for files in sources:
+        refuse_links(files, files.folder)
+    first = 0
+    parts = []
+    for files, record in zip(sources, records, strict=True):
+        parts.append(_part(files, record, first))
+        first += record.next_number
+    with _making(target):
+        for files, part in zip(sources, parts, strict=True):
+            _copy_files(files.folder, target.folder, part["first"])
+        with target.store.making() as (storage, draft):
+            for files, part in zip(sources, parts, strict=True):
+                pour(files, storage.engine, draft, first=part["first"])
+            with storage.engine.begin() as connection:
+                _adapt(connection, storage.engine, draft, records, parts, target)
+        target.take_over()
+    return parts
+
+
+def _refuse_repeats(sources: Sequence[StudyFiles], target: StudyFiles) -> None:
+    names = [files.recorded_as for files in sources]
+    if len(set(names)) < 2 or len(set(names)) < len(names):
+        raise StudyError(f"got {', '.join(names)}; needs two studies or more, each once")
+    if target.recorded_as in names:
+        raise StudyError(f"{target.recorded_as}: is one of the studies to merge; name another with -o")
+
+
+def _read(files: StudyFiles) -> Record:
+    files.must_exist()
+    if (holder := files.holder()) is not None:
+        raise StudyError(
+            f"{files.store}: {holder.process} is working on this study ({holder.task}); merge when it ends"
+        )
+    record = load(files)
+    if record.rows.engine is not None:
+        record.rows.engine.dispose()
+    return record
+
+
+def _refuse_other(files: StudyFiles, record: Record, first: Record, name: str) -> None:
+    """Refuse a study whose trials do not compare with those of the first."""
+    if record.objectives != first.objectives:
+        theirs, ours = (", ".join(f"{to} {metric}" for metric, to in each.objectives) for each in (record, first))
+        raise StudyError(f"{files.recorded_as}: its objective is to {theirs}, that of {name} to {ours}")
+    data, known = record.fact("data"), first.fact("data")
+    if data["fingerprint"] != known["fingerprint"] or data["classes"] != known["classes"]:
+        raise StudyError(f"{files.recorded_as}: has other images than {name}, so that their scores do not compare")
+    old, new = (cast(dict[str, Any], each.fact("space")) for each in (first, record))
+    changes = differences(completed(old, new), completed(new, old))
+    others = [change for change in changes if not is_free(change.path) and not change.path.startswith(MAY_DIFFER)]
+    if others:
+        more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
+        raise StudyError(
+            f"{files.recorded_as}: has another space than {name}: {others[0]}{more}; where one contains the other, let "
+            "the smaller one grow first: imgcls-search run SPACE --extend"
+        )
+    for key in first.facts.get("teachers", {}).keys() & record.facts.get("teachers", {}).keys():
+        if first.facts["teachers"][key]["sha256"] != record.facts["teachers"][key]["sha256"]:
+            raise StudyError(f"{files.recorded_as}: its trials learned from other weights than those of {name} ({key})")
+
+
+def _part(files: StudyFiles, record: Record, first: int) -> MergedFrom:
+    part = MergedFrom(study=files.recorded_as, trials=record.next_number, first=first)
+    if "seed" in (rules := record.fact("space")["study"]):
+        part["seed"] = rules["seed"]
+    if "hardware" in record.facts:
+        part["hardware"] = record.facts["hardware"]
+    return part
+
+
+@contextmanager
+def _making(target: StudyFiles) -> Iterator[None]:
+    """Hold a study that is yet to be made, and its folder, in which a merge that was killed may have left something."""
+    is_new = not target.folder.exists()
+    try:
+        target.folder.mkdir(parents=True, exist_ok=True)
+        with target.folder_locked(task="merge"), target.store.held(task="merge"):
+            if target.store.exists():
+                raise StudyError(f"{target.store}: has a study {target.recorded_as!r} already; name another with -o")
+            _clear(target, is_new=is_new)
+            atomic.write_text(target.folder / MARK, "")
+            try:
+                yield
+            except BaseException:
+                if not target.store.exists():
+                    _remove(target.folder)
+                raise
+            (target.folder / MARK).unlink(missing_ok=True)
+    except OSError as error:
+        raise StudyError(f"{target.folder}: cannot be written ({error.strerror or error})") from error
+
+
+def _clear(target: StudyFiles, *, is_new: bool) -> None:
+    left = [path for path in target.folder.iterdir() if path.name not in ("lock", "lock.pid")]
+    if left and not is_new and not (target.folder / MARK).exists():
+        raise StudyError(f"{target.folder}: exists already; name another study with -o, or move that folder away")
+    _remove(target.folder)
+
+
+def _remove(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.name in ("lock", "lock.pid", MARK):
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _copy_files(source: Path, target: Path, first: int) -> None:
+    """Copy what belongs to trials, under their new numbers, and what trials share."""
+    for folder in ("checkpoints", "logs", "artifacts", "teachers"):
+        for path in sorted((source / folder).glob("*")):
+            name = path.name
+            if path.name.endswith(atomic.SUFFIX) or not path.is_file():
+                continue
+            if folder in ("checkpoints", "logs"):
+                if (found := _OF_TRIAL.fullmatch(name)) is None:
+                    continue
+                name = f"trial-{int(found[1]) + first:05d}{found[2]}"
+            (target / folder).mkdir(exist_ok=True)
+            with suppress(FileNotFoundError):
+                shutil.copy2(path, target / folder / name)
+
+
+def _adapt(
+    connection: sqlalchemy.Connection,
+    engine: sqlalchemy.Engine,
+    draft: str,
+    records: Sequence[Record],
+    parts: Sequence[MergedFrom],
+    target: StudyFiles,
+) -> None:
+    """Write where each trial is from, and what the study says of itself."""
+    which = sqlalchemy.select(_STUDIES.c.study_id).where(_STUDIES.c.study_name == draft)
+    study_id = connection.execute(which).scalar_one()
+    upserts = Rows(engine, study_id).upserts
+    numbered = sqlalchemy.select(_TRIALS.c.number, _TRIALS.c.trial_id).where(_TRIALS.c.study_id == study_id)
+    ids = dict(map(tuple, connection.execute(numbered)))
+    before = 0
+    for record, part in zip(records, parts, strict=True):
+        rows = [
+            {"trial_id": ids[number + part["first"]], "key": key, "value_json": json.dumps(value)}
+            for number in record.by_number
+            for key, value in _attributes(record, number, part, target, before).items()
+        ]
+        if rows:
+            connection.execute(upserts[_USER], rows)
+        before += len(record.trials)
+    facts = _facts(records, parts, target)
+    known = (_FACTS.c.study_id == study_id) & _FACTS.c.key.not_in([*facts])
+    connection.execute(_FACTS.delete().where(known))
+    rows = [{"study_id": study_id, "key": key, "value_json": json.dumps(value)} for key, value in facts.items()]
+    connection.execute(upserts[_FACTS], rows)
+
+
+def _attributes(record: Record, number: int, part: MergedFrom, target: StudyFiles, before: int) -> Mapping[str, Any]:
+    trial = record.by_number[number]
+    rules = record.fact("space")["study"]
+    found: dict[str, Any] = {"origin": dict(trial.origin) or {"study": part["study"], "trial": number}}
+    if not trial.strategy:
+        found["strategy"] = strategy_of(rules["sampler"], rules["pruner"])
+    if record.files is not None and record.files.log(number).exists():
+        log = target.log(number + part["first"])
+        found["log"] = str(log.relative_to(target.root))
+    if number in record.placed:
+        found[PLACE] = record.placed[number] + before
+    if part["first"] and next(iter(rules["sampler"])) in OF_POPULATION and trial.candidate.sampler_state:
+        # Two populations are no population.
+        found["sampler_state"] = {}
+    return found
+
+
+def _facts(records: Sequence[Record], parts: Sequence[MergedFrom], target: StudyFiles) -> StudyFacts:
+    """Return what the merged study says of itself: what holds for all, and what was noted of each."""
+    first = records[0].facts
+    # What was found out about one of them alone is not carried over: its winner may not be the best of all.
+    left_out = ("confirmed", "ablation", "auto", "known_as", "extended")
+    facts = cast(StudyFacts, {key: value for key, value in first.items() if key not in left_out})
+    space = cast(dict[str, Any], first["space"])
+    facts["space"] = cast(Any, {**space, "study": {**space["study"], "name": target.name}})
+    facts["merged"] = list(parts)
+    for key in ("teachers", "weights", "backbones", "unlabeled"):
+        found: dict[str, Any] = {}
+        for record in reversed(records):
+            found |= cast(dict[str, Any], record.facts.get(key, {}))
+        if found:
+            facts |= cast(StudyFacts, {key: found})
+    for key in ("runs", "requests"):
+        if listed := [entry for record in records for entry in cast(list[Any], record.facts.get(key, []))]:
+            facts |= cast(StudyFacts, {key: listed})
+    learned = {(fact["study"], fact["sha256"]): fact for record in records for fact in record.facts.get("learned", [])}
+    if learned:
+        facts["learned"] = list(learned.values())
+    openings = [
+        {**opening, "trial": opening["trial"] + part["first"]} if "trial" in opening else {**opening}
+        for record, part in zip(records, parts, strict=True)
+        for opening in record.facts.get("test_openings", [])
+    ]
+    if openings:
+        facts["test_openings"] = cast(Any, openings)
+    return facts

@@ -1,0 +1,33 @@
+"""Settings that people ask a study to try: left by other commands, written as trials by the run alone."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+from imgcls_search.study.facts import Request
+from imgcls_search.study.record import Record
+
+KEY = "requests"
+
+
+def make_request(params: Mapping[str, Any], by: str) -> Request:
+    """Return a request of now."""
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return Request(id=uuid.uuid4().hex[:12], at=now, by=by, params=dict(params))
+
+
+def asked_by_start(settings: Sequence[Mapping[str, Any]]) -> list[Request]:
+    """Return what start settings ask for that were added to a study after its first trials."""
+    return [make_request(setting, "start") for setting in settings]
+
+
+def pending(record: Record) -> list[Request]:
+    """Return the requests that are neither a trial yet nor refused, in the order in which they were left."""
+    requests = record.facts.get("requests", [])
+    if not requests:
+        return []
+    taken = {trial.request for trial in record.trials if trial.request is not None}
+    return [request for request in requests if "refused" not in request and request["id"] not in taken]

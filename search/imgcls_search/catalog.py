@@ -12,7 +12,7 @@ from imgcls_search.config import PRETRAINING, Component
 from imgcls_search.data import DATASETS, POLICIES, augment, has_several_labels, mixing
 from imgcls_search.data.image import ImageShape
 from imgcls_search.data.unlabeled import UNLABELED
-from imgcls_search.errors import UserError
+from imgcls_search.errors import BuildError, UserError
 from imgcls_search.measures import OF_CLASS, OF_FEATURES, has_meaning
 from imgcls_search.models import families
 from imgcls_search.models.heads import HEADS, LOGISTIC, OWN
@@ -27,7 +27,7 @@ from imgcls_search.training.losses import LOSSES, SEVERAL
 from imgcls_search.training.metrics import METRICS
 from imgcls_search.training.optimizers import OPTIMIZERS, SCHEDULES
 from imgcls_search.training.pretraining import pretrain_section
-from imgcls_search.training.recipe import Finetune, Predict, Training
+from imgcls_search.training.recipe import Finetune, Predict, Training, check_devices
 from imgcls_search.trial import MEASURED, SIZES
 
 
@@ -250,6 +250,24 @@ def refuse_with_folds(space: Space) -> None:
                 f"{space.locate(section)}: {section}: not in a search with folds: {folds}; {reason}; leave one of them "
                 "out, or add it when you train the exported configuration"
             )
+
+
+def refuse_with_devices(space: Space) -> None:
+    """Refuse what several devices cannot do together, where a space leaves no other choice.
+
+    Raises:
+        UserError: the setting, and what is allowed.
+    """
+    if "training" not in space.first().tree:
+        return
+    recipe = Training(**space.first().section("training"))
+    if any(each.path == "training.batch_size" for each in space.parameters()):
+        # Draws whose batch is too small are refused one by one.
+        recipe = dataclasses.replace(recipe, batch_size=10**9)
+    try:
+        check_devices(recipe)
+    except BuildError as error:
+        raise UserError(f"{space.locate(error.path)}: {error.path}: {error.message}") from error
 
 
 def _with(fields: Fields, **more: Leaf | OneOf | Fields) -> Fields:

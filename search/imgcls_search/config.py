@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from imgcls_search import digests
 from imgcls_search.errors import UserError
@@ -38,6 +38,7 @@ LATER: Mapping[str, Any] = {
     "augment.blur": 0.0,
     "augment.jpeg": 100,
     "training.draw": "shuffled",
+    "training.batch_norm": "sync",
     "training.swa": 0,
     "predict.costs": None,
     "head": {"own": {}},
@@ -152,6 +153,12 @@ class TrialConfig:
         return str(self.tree.get("training", {"device": "auto"})["device"])
 
     @property
+    def devices(self) -> int | Literal["auto"]:
+        """How many devices train it together; a pretraining alone says nothing of it."""
+        found: int | Literal["auto"] = self.tree.get("training", {}).get("devices", 1)
+        return found
+
+    @property
     def batch_size(self) -> int:
         """Images a step."""
         if self.is_pretraining:
@@ -204,6 +211,9 @@ class TrialConfig:
         """Return a short hash of the named top-level sections (default: all), equal for equal contents."""
         asked = [key for key in (sections or sorted(self.tree)) if not _is_later(key, self.tree[key])]
         chosen = {key: _as_before(key, self.tree[key]) for key in asked}
+        if "training" in chosen and "batch_norm" not in chosen["training"]:
+            # How many devices share a batch changes nothing, unless each has statistics of its own.
+            chosen["training"].pop("devices", None)
         # A section of which nothing is left is one that earlier versions did not have.
         known = {key: kept for key, kept in chosen.items() if kept != {} or self.tree[key] == {}}
         text = json.dumps(_thaw(known), sort_keys=True)

@@ -60,6 +60,22 @@ class Job:
     """What to measure after each epoch beside what is always measured: what objectives and limits name."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a process stands among those that train one network together, each on a device of its own."""
+
+    rank: int
+    """The first, 0, speaks for all."""
+
+    size: int
+    file: str
+    """By which they find each other; it is not there before."""
+
+
+GROUP_LOST = 70
+"""Exit code of a process whose group has lost another one."""
+
+
 @dataclass(frozen=True)
 class Stop:
     """Save the training and end the job."""

@@ -112,6 +112,25 @@ def test_local_cluster_is_this_machines_alone_and_goes_on_after_a_kill(
     assert [trial.user_attrs["worker"].partition("@")[0] for trial in open_study(there).trials] == ["worker-0"] * 2
 
 
+@pytest.mark.slow
+@linux_only
+def test_trial_of_two_devices_trains_on_a_cluster_as_here(
+    tiny: Path, start: Callable[..., Any], imgcls: Callable[..., Answer]
+) -> None:
+    here, there = tiny.parent / "here", tiny.parent / "there"
+    arguments = ("run", tiny, "--set", "training.devices=2", "--set", "study.trials=2", "--set", "training.epochs=100")
+    process = start(*arguments, "--cluster", "local", "--studies", there)
+    wait_for_epochs(process, 3, there)
+    # One of the two processes of the worker: the other ends with it, and the trial goes on.
+    server = next(one for one in offspring(process.pid) if "fork_server" in (Path(f"/proc/{one}/cmdline").read_text()))
+    os.kill(youngest(server), signal.SIGKILL)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, err
+    assert "of 2, died (killed by SIGKILL); it goes on from its last checkpoint" in out + err
+    assert imgcls(*arguments, "--studies", here).code == 0
+    assert table(there) == table(here)
+
+
 class Nodes:
     """A cluster of several nodes on this machine; the head trains nothing."""
 
@@ -397,8 +416,17 @@ def test_shares_of_gpus_are_packed_and_latency_is_refused_on_several_machines(jo
         cluster.lay_out("cuda", None, 99)
     added = [joined.add(num_gpus=2), joined.add(num_gpus=1)]
     layout = cluster.lay_out("auto", 6, 99)
-    assert (layout.count, layout.device) == (6, "cuda:0")
+    assert (layout.count, layout.devices) == (6, ["cuda:0"])
     assert cluster.lay_out("auto", None, 99).count == 3
+    # Two GPUs of one node: the other node has one only.
+    pair = cluster.lay_out("auto", None, 99, 2)
+    assert (pair.count, pair.devices, pair.resources["num_gpus"]) == (1, ["cuda:0", "cuda:1"], 2)
+    assert cluster.lay_out("auto", None, 99, "auto").devices == ["cuda:0", "cuda:1"]
+    assert cluster.lay_out("auto", 3, 99, "auto").devices == ["cuda:0"]
+    with pytest.raises(ClusterError, match=r"training.devices: 3: no node of the cluster has more than 2 GPU"):
+        cluster.lay_out("auto", None, 99, 3)
+    with pytest.raises(ClusterError, match=r"study.workers: 2 of training.devices: 2 do not fit; allowed: 1 to 1"):
+        cluster.lay_out("auto", 2, 99, 2)
     for device in ("auto", "cpu"):
         with pytest.raises(ClusterError, match="latency_ms: is timed while nothing else works, on one machine"):
             cluster.only_node(cluster.lay_out(device, None, 99))

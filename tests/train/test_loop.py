@@ -15,14 +15,16 @@ import pytest
 import torch
 from imgcls_search.catalog import catalog
 from imgcls_search.config import TrialConfig
-from imgcls_search.data import Prepared
-from imgcls_search.errors import CheckpointError, DivergedError, StoppedError
+from imgcls_search.data import InputShape, Prepared
+from imgcls_search.errors import BuildError, CheckpointError, DivergedError, StoppedError
+from imgcls_search.models.anatomy import Anatomy
 from imgcls_search.space import parse
-from imgcls_search.training import checkpoint
+from imgcls_search.training import checkpoint, finetune
 from imgcls_search.training.device import fastest_layout
 from imgcls_search.training.images import ImageSet
-from imgcls_search.training.loop import Session, evaluate, fit, predict, train_epoch
-from imgcls_search.worker import image_sets, networks, pipeline
+from imgcls_search.training.loop import Session, evaluate, fit, predict, settle_statistics, train_epoch
+from imgcls_search.training.recipe import Finetune
+from imgcls_search.worker import image_sets, measuring, networks, pipeline
 
 BASE = "data: {digits: {max_train: 201}}\naugment: {crop_padding: 1}\n"
 VIT = (
@@ -76,7 +78,18 @@ def without_times(history: list[dict[str, float]]) -> list[dict[str, float]]:
     return [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in history]
 
 
-@pytest.mark.parametrize("text", [VIT, RESNET, AUGMENTED, BALANCED], ids=["vit", "resnet", "augmented", "balanced"])
+SMALL = BASE + "model: {resnet: {depths: [1, 1], width: 4}}\ntraining: {epochs: 4, batch_size: 50}\n"
+NEW_OPTIMIZERS = {
+    "muon": SMALL + "optimizer: {muon: {}}\n",
+    "lion": SMALL + "optimizer: {lion: {}}\n",
+    "schedule_free": SMALL + "optimizer: {schedule_free: {}}\nschedule: {constant: {warmup_epochs: 1}}\n",
+    "sam": SMALL + "optimizer: {sam: {rho: 0.1}}\n",
+    "sam around adamw": SMALL + "optimizer: {sam: {base: adamw, lr: 0.002}}\n",
+}
+TEXTS = {"vit": VIT, "resnet": RESNET, "augmented": AUGMENTED, "balanced": BALANCED, **NEW_OPTIMIZERS}
+
+
+@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 def test_resumed_training_equals_undisturbed_bit_for_bit(
     text: str, digits: Prepared, images: tuple[ImageSet, ImageSet], tmp_path: Path
 ) -> None:
@@ -295,3 +308,94 @@ def test_channels_come_last_where_that_is_safe(digits: Prepared, width: int, lay
     session = new_session(f"model: {{resnet: {{depths: [1, 1], width: {width}}}}}\n", digits)
     assert fastest_layout(session.model) == layout
     assert session.model.get_submodule("layer1.0.conv1").weight.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("name", NEW_OPTIMIZERS)
+def test_new_optimizers_learn_with_rates_by_layer(
+    name: str, digits: Prepared, images: tuple[ImageSet, ImageSet]
+) -> None:
+    session = new_session(NEW_OPTIMIZERS[name], digits)
+    anatomy = session.model.anatomy
+    assert isinstance(anatomy, Anatomy)
+    finetune.slow_backbone(session.optimizer, session.model, anatomy, Finetune(layer_decay=0.7))
+    session.peak_rates = [group["lr"] for group in session.optimizer.param_groups]
+    assert len(set(session.peak_rates)) > 2
+    history = list(fit(session, *images, until_epoch=3))
+    assert history[-1]["train_loss"] < history[0]["train_loss"]
+
+
+def test_schedule_free_is_scored_and_saved_as_its_average(digits: Prepared, images: tuple[ImageSet, ImageSet]) -> None:
+    session = new_session(NEW_OPTIMIZERS["schedule_free"], digits)
+    history = list(fit(session, *images, until_epoch=2))
+    optimizer: Any = session.optimizer
+    assert evaluate(session.deployed, images[1])["loss"] == history[-1]["loss"]
+    name, weight = next(session.model.named_parameters())
+    saved = session.state_dict()["model"][name].clone()
+    optimizer.train()
+    assert not torch.equal(weight, saved), "gradients are taken elsewhere"
+    optimizer.eval()
+    torch.testing.assert_close(weight.detach(), saved)
+
+
+def test_statistics_are_those_of_the_weights_that_are_evaluated(
+    digits: Prepared, images: tuple[ImageSet, ImageSet]
+) -> None:
+    session = new_session(NEW_OPTIMIZERS["schedule_free"].replace("augment: {crop_padding: 1}", ""), digits)
+    list(fit(session, *images, until_epoch=1))
+    layer = next(each for each in session.model.modules() if isinstance(each, torch.nn.BatchNorm2d))
+    seen: list[torch.Tensor] = []
+    layer.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    session.model.train()
+    order = images[0].shuffled().tensor_split(5)
+    settle_statistics(session, images[0], order)
+    assert layer.running_mean is not None
+    expected = torch.stack([batch.mean((0, 2, 3)) for batch in seen]).mean(0)
+    torch.testing.assert_close(layer.running_mean, expected)
+    assert layer.momentum == 0.1
+
+
+def test_sam_adds_micro_batches_up_in_both_passes(digits: Prepared, images: tuple[ImageSet, ImageSet]) -> None:
+    text = NEW_OPTIMIZERS["sam"].replace("resnet: {depths: [1, 1], width: 4}", "vit: {width: 16, depth: 1, heads: 2}")
+    whole, parted = new_session(text, digits), new_session(text, digits)
+    parted.micro_batches = 4
+    for session in (whole, parted):
+        list(fit(session, *images, until_epoch=1))
+    for a, b in zip(whole.model.parameters(), parted.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("optimizer: {sam: {}}\ntraining: {precision: fp16}", "training.precision: fp16 scales gradients for one pass"),
+        ("optimizer: {schedule_free: {}}", "schedule.cosine: optimizer.schedule_free has an average in place of a sch"),
+        (
+            "optimizer: {schedule_free: {}}\nschedule: {constant: {}}\ntraining: {ema: 0.9}",
+            "training.ema: 0.9: optimizer.schedule_free averages by itself; allowed: 0",
+        ),
+        (
+            "optimizer: {schedule_free: {}}\nschedule: {constant: {}}\n"
+            "prune: {unstructured: {amount: 0.5, finetune_epochs: 1}}",
+            "prune.unstructured.finetune_epochs: optimizer.schedule_free keeps averages",
+        ),
+    ],
+)
+def test_what_an_optimizer_cannot_do_is_refused(settings: str, said: str) -> None:
+    config = config_of("data: {digits: {}}\nmodel: {lenet5: {}}\n" + settings)
+    shape = InputShape(image_size=8, channels=1, classes=10)
+    with pytest.raises(BuildError) as caught:
+        measuring.measure(config, shape, measuring.count(config.component("model"), shape))
+    assert said in str(caught.value)
+
+
+def test_weighted_micro_batches_count_what_their_classes_weigh(
+    digits: Prepared, images: tuple[ImageSet, ImageSet]
+) -> None:
+    text = SMALL.replace("resnet: {depths: [1, 1], width: 4}", "vit: {width: 16, depth: 1, heads: 2}")
+    text += "optimizer: {sgd: {}}\nloss: {cross_entropy: {class_weights: {'3': 9, '1': 0.1}}}\n"
+    whole, parted = new_session(text, digits), new_session(text, digits)
+    parted.micro_batches = 4
+    losses = [next(fit(session, *images, until_epoch=1))["train_loss"] for session in (whole, parted)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    for a, b in zip(whole.model.parameters(), parted.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import sys
 from inspect import signature
 from typing import Any
 
@@ -11,7 +13,8 @@ import torch
 from imgcls_search.errors import BuildError
 from imgcls_search.training.losses import LOSSES
 from imgcls_search.training.metrics import score
-from imgcls_search.training.optimizers import OPTIMIZERS, SCHEDULES
+from imgcls_search.training.optimizers import OPTIMIZERS, SCHEDULES, groups
+from imgcls_search.training.sharpness import statistics_kept
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from torch.nn import functional
@@ -44,7 +47,7 @@ def test_warmup_rises_to_the_peak_and_never_above(name: str) -> None:
     assert max(factors) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
 def test_vectors_do_not_decay(name: str) -> None:
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2, 2))
     groups = OPTIMIZERS[name](model=model, weight_decay=0.3).param_groups
@@ -159,3 +162,139 @@ def test_metrics_by_hand() -> None:
     assert "top5_accuracy" not in found
     eye = np.eye(10)
     assert score(eye, np.arange(10))["top5_accuracy"] == 1.0
+
+
+# Optimizers of other packages, and two passes a step.
+
+
+@pytest.fixture
+def small() -> nn.Sequential:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Conv2d(1, 3, 3, bias=False), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 4))
+
+
+def loss_of(model: nn.Module, number: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(number)
+    images = torch.randn(8, 1, 4, 4, generator=generator)
+    return functional.cross_entropy(model(images), torch.arange(8) % 4)
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 3) -> list[torch.Tensor]:
+    for number in range(steps):
+        optimizer.zero_grad()
+        loss_of(model, number).backward()
+        optimizer.step()
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def test_lion_takes_the_papers_step(small: nn.Sequential) -> None:
+    ours = OPTIMIZERS["lion"](model=small, lr=0.01, weight_decay=0.5, beta1=0.8, beta2=0.9)
+    means = [torch.zeros_like(p) for p in small.parameters()]
+    for number in range(3):
+        before = [p.detach().clone() for p in small.parameters()]
+        ours.zero_grad()
+        loss_of(small, number).backward()
+        ours.step()
+        for place, (p, was) in enumerate(zip(small.parameters(), before, strict=True)):
+            assert p.grad is not None
+            decay = 0.5 if p.ndim > 1 else 0.0
+            expected = was * (1 - 0.01 * decay) - 0.01 * (0.8 * means[place] + 0.2 * p.grad).sign()
+            torch.testing.assert_close(p.detach(), expected)
+            means[place] = 0.9 * means[place] + 0.1 * p.grad
+
+
+def test_muon_is_torchs_for_matrices_and_adamw_for_vectors() -> None:
+    torch.manual_seed(1)
+    layer = nn.Linear(6, 4)
+    twin = copy.deepcopy(layer)
+    ours = OPTIMIZERS["muon"](model=layer, lr=0.02, momentum=0.9, weight_decay=0.1)
+    theirs = torch.optim.Muon(
+        [twin.weight], lr=0.02, momentum=0.9, weight_decay=0.1, nesterov=True, adjust_lr_fn="match_rms_adamw"
+    )
+    images, change = torch.randn(5, 6), torch.randn(5, 4)
+    for model, optimizer in ((layer, ours), (twin, theirs)):
+        for _ in range(2):
+            optimizer.zero_grad()
+            model(images).backward(change)
+            optimizer.step()
+    # Both compute in half precision.
+    torch.testing.assert_close(layer.weight, twin.weight, rtol=2e-2, atol=2e-3)
+    assert not torch.equal(layer.bias, twin.bias)
+
+
+def test_steps_of_muon_are_orthogonal_and_the_head_takes_adamws() -> None:
+    from imgcls_search.config import Component
+    from imgcls_search.models import build_model
+
+    component = Component(path="model.resnet", name="resnet", args={"depths": (1,), "width": 8})
+    model = build_model(component, channels=1, image_size=8, classes=4)
+    optimizer = OPTIMIZERS["muon"](model=model, lr=0.01, weight_decay=0.0)
+    head = model.get_submodule(model.anatomy.head).weight  # type: ignore[union-attr]
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    functional.cross_entropy(model(torch.randn(8, 1, 8, 8)), torch.arange(8) % 4).backward()
+    optimizer.step()
+    kernels = 0
+    for name, parameter in model.named_parameters():
+        change = (parameter.detach() - before[name]).flatten(1) if parameter.ndim > 1 else None
+        if parameter is head:
+            # AdamW's first step is of one length for all weights.
+            assert change is not None
+            torch.testing.assert_close(change.abs(), change.abs().mean().expand_as(change), rtol=1e-2, atol=1e-5)
+        elif change is not None and min(change.shape) > 1:
+            # A few steps of Newton and Schulz bring singular values towards 1, not all of them exactly there.
+            assert parameter.grad is not None
+            ours, theirs = (torch.linalg.svdvals(each) for each in (change, parameter.grad.flatten(1)))
+            assert ours[0] / ours.median() < 0.8 * theirs[0] / theirs.median()
+            kernels += 1
+    assert kernels
+
+
+def test_schedule_free_is_the_librarys(small: nn.Sequential) -> None:
+    schedulefree = pytest.importorskip("schedulefree")
+    twin = copy.deepcopy(small)
+    ours: Any = OPTIMIZERS["schedule_free"](model=small, lr=0.01, weight_decay=0.1, beta1=0.8)
+    theirs = schedulefree.AdamWScheduleFree(groups(twin, 0.1), lr=0.01, betas=(0.8, 0.999))
+    for optimizer in (ours, theirs):
+        optimizer.train()
+    for a, b in zip(step(small, ours), step(twin, theirs), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("base", ["sgd", "adamw"])
+def test_sam_takes_the_step_of_the_papers_formula(base: str, small: nn.Sequential) -> None:
+    twin = copy.deepcopy(small)
+    given = {"momentum": 0.9} if base == "sgd" else {}
+    ours: Any = OPTIMIZERS["sam"](model=small, base=base, rho=0.3, lr=0.02, weight_decay=0.1)
+    theirs = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW}[base](groups(twin, 0.1), lr=0.02, **given)  # type: ignore[operator]
+    for number in range(3):
+        ours.zero_grad()
+        loss_of(small, number).backward()
+        with ours.climbed(), statistics_kept(small):
+            loss_of(small, number).backward()
+        ours.step()
+        # By hand: at w + rho g / |g|, on a copy.
+        loss_of(twin, number).backward()
+        gradients = [p.grad for p in twin.parameters()]
+        length = torch.cat([g.reshape(-1) for g in gradients if g is not None]).norm()
+        worse = copy.deepcopy(twin)
+        with torch.no_grad():
+            for p, g in zip(worse.parameters(), gradients, strict=True):
+                assert g is not None
+                p.add_(0.3 * g / length)
+        worse.zero_grad()
+        loss_of(worse, number).backward()
+        for p, q in zip(twin.parameters(), worse.parameters(), strict=True):
+            p.grad = q.grad
+        theirs.step()
+        theirs.zero_grad()
+        for a, b in zip(small.state_dict().values(), twin.state_dict().values(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "package"), [("muon", "timm"), ("lion", "timm"), ("schedule_free", "schedulefree")])
+def test_optimizer_without_its_package_says_how_to_get_it(
+    name: str, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(BuildError, match=f"needs {package}: pip install 'imgcls-search"):
+        OPTIMIZERS[name](model=nn.Linear(2, 2))

@@ -97,7 +97,7 @@ class Checked:
         Raises:
             UserError: something in it can be no search.
         """
-        from imgcls_search.catalog import refuse_with_folds
+        from imgcls_search.catalog import refuse_with_devices, refuse_with_folds
         from imgcls_search.executors.helper import image_cache
         from imgcls_search.jobs.expected_pretrainings import expected
         from imgcls_search.orchestrator.named_classes import refuse_unknown
@@ -109,6 +109,7 @@ class Checked:
 
         build(SAMPLERS, space.sampler, space=space)
         make_pruner(space.pruner, space.first(), 1)
+        refuse_with_devices(space)
         if not space.is_config:
             # `train` fits a configuration once, and does all of it.
             refuse_with_folds(space)

@@ -47,6 +47,7 @@ def status(study: StudyName, studies: Studies = STUDIES, storage: Storage = None
     """
     from imgcls_search.study.record import load
     from imgcls_search.study.summary import STATES, pretraining_lines, summarise
+    from imgcls_search.study.usage import usage_lines
 
     found = summarise(load(study_files(study, studies, storage)))
     if as_json:
@@ -72,6 +73,8 @@ def status(study: StudyName, studies: Studies = STUDIES, storage: Storage = None
         echo(line)
     if found["outlook"]:
         echo(going_on(found["outlook"]))
+    for line in usage_lines(found["usage"], found["hardware"]):
+        echo(line)
     for request in found["requests"]:
         echo(f"request {request['id']} waits for a run")
     if found["test_openings"]:

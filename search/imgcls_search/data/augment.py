@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from imgcls_search.data import draws
 from imgcls_search.data.policies import Policy
 from imgcls_search.signature import Arg
 
@@ -212,7 +213,7 @@ def augment(
 def _flip(images: Tensor, axis: int) -> Tensor:
     import torch
 
-    return _mirror(images, axis, torch.rand(len(images)) < 0.5)
+    return _mirror(images, axis, draws.of_images(len(images), torch.rand) < 0.5)
 
 
 def _mirror(images: Tensor, axis: int, chosen: Tensor) -> Tensor:
@@ -240,7 +241,8 @@ def _crop(images: Tensor, padding: int) -> Tensor:
     from imgcls_search.data.operations import beside
 
     count, _, height, width = images.shape
-    top, left = beside(torch.randint(2 * padding + 1, (2, count)), images)
+    drawn = draws.of_images(count, lambda total: torch.randint(2 * padding + 1, (2, total)))
+    top, left = beside(drawn, images)
     padded = functional.pad(images, (padding, padding, padding, padding))
     # A view [N, C, 2p+1, 2p+1, H, W]; indexing then copies one window per image.
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)
@@ -286,7 +288,7 @@ def _make_grey(images: Tensor, probability: float) -> Tensor:
 
     from imgcls_search.data import operations
 
-    return operations.saturation(images, (torch.rand(len(images)) >= probability).double())
+    return operations.saturation(images, (draws.of_images(len(images), torch.rand) >= probability).double())
 
 
 def _blur(images: Tensor, most: float) -> Tensor:
@@ -300,7 +302,7 @@ def _as_jpeg(images: Tensor, lowest: int) -> Tensor:
 
     from imgcls_search.data import operations
 
-    return operations.jpeg(images, torch.randint(lowest, 101, (len(images),)))
+    return operations.jpeg(images, draws.of_images(len(images), lambda total: torch.randint(lowest, 101, (total,))))
 
 
 def _add_noise(images: Tensor, most: float) -> Tensor:
@@ -308,7 +310,9 @@ def _add_noise(images: Tensor, most: float) -> Tensor:
 
     from imgcls_search.data import operations
 
-    return operations.noise(images, _uniform((len(images),), 0, most), torch.randn(images.shape))
+    strength = _uniform((len(images),), 0, most)
+    drawn = draws.of_images(len(images), lambda total: torch.randn((total, *images.shape[1:])), axis=0)
+    return operations.noise(images, strength, drawn)
 
 
 def _erase(images: Tensor, probability: float) -> Tensor:
@@ -317,7 +321,7 @@ def _erase(images: Tensor, probability: float) -> Tensor:
     from imgcls_search.data import operations
 
     count, _, height, width = images.shape
-    chosen = torch.rand(count) < probability
+    chosen = draws.of_images(count, torch.rand) < probability
     window, fits = _windows(count, height, width, share=SHARE_OF_ERASING, aspect=ASPECT_OF_ERASING, is_smaller=True)
     return operations.erase(images, window._replace(height=window.height * (chosen & fits)))
 
@@ -348,7 +352,9 @@ def _windows(
 
 
 def _uniform(size: tuple[int, ...], low: float, high: float) -> Tensor:
+    """Draw numbers whose last axis is the images of a batch."""
     import torch
 
     # Doubles: times a whole number they stay below it.
-    return torch.rand(size, dtype=torch.float64) * (high - low) + low
+    drawn = draws.of_images(size[-1], lambda total: torch.rand((*size[:-1], total), dtype=torch.float64))
+    return drawn * (high - low) + low

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated
 
+from imgcls_search.data import draws
 from imgcls_search.signature import Arg
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def trivial() -> Policy:
 
     def policy(images: Tensor) -> Tensor:
         operation = space.draw_operations(len(images))
-        strength = space.trivial_strengths()[operation, torch.randint(space.BINS, (len(images),))]
+        place = draws.of_images(len(images), lambda total: torch.randint(space.BINS, (total,)))
+        strength = space.trivial_strengths()[operation, place]
         return space.apply(images, operation, space.draw_signs(operation, strength))
 
     return policy

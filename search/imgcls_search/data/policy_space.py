@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from imgcls_search.data import operations
+from imgcls_search.data import draws, operations
 
 BINS = 31
 """Strengths that a policy tells apart, from 0 to 30."""
@@ -53,13 +53,13 @@ def trivial_strengths() -> Tensor:
 
 def draw_operations(count: int) -> Tensor:
     """Draw the number of an operation for every image."""
-    return torch.randint(len(OPERATIONS), (count,))
+    return draws.of_images(count, lambda total: torch.randint(len(OPERATIONS), (total,)))
 
 
 def draw_signs(operation: Tensor, strength: Tensor) -> Tensor:
     """Turn the strength around for half of the images whose operation has two directions."""
     is_signed = (operation >= FIRST_SHIFT) & (operation < FIRST_UNSIGNED)
-    return torch.where(is_signed & (torch.rand(len(operation)) <= 0.5), -strength, strength)
+    return torch.where(is_signed & (draws.of_images(len(operation), torch.rand) <= 0.5), -strength, strength)
 
 
 def apply(images: Tensor, operation: Tensor, strength: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from imgcls_search.config import TrialConfig
 from imgcls_search.data import Prepared
 from imgcls_search.errors import NoResultError
 from imgcls_search.executors.helper import Helper
-from imgcls_search.executors.local import LocalExecutor, usable_slots
+from imgcls_search.executors.local import LocalExecutor, usable_groups
 from imgcls_search.jobs.pace import Epoch, Pace
 from imgcls_search.orchestrator.faults import parts_after, without_memory
 from imgcls_search.protocol import (
@@ -75,7 +75,7 @@ class Trainer:
             DeviceError: the device that the configuration names is not on this machine.
         """
         devices = self.helper.devices(config.device)
-        self.executor = LocalExecutor(usable_slots(devices, None, most))
+        self.executor = LocalExecutor(usable_groups(devices, config.devices, None, most))
         return devices
 
     def images(self, config: TrialConfig) -> Prepared:

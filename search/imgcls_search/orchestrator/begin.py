@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from imgcls_search import __version__
-from imgcls_search.catalog import refuse_with_folds
+from imgcls_search.catalog import refuse_with_devices, refuse_with_folds
 from imgcls_search.config import IN_DIGESTS, TrialConfig, completed
 from imgcls_search.data import InputShape, Prepared, label_sets, load, must_exist
 from imgcls_search.data.folds import places
 from imgcls_search.errors import BuildError, NoResultError, StudyError, UserError
 from imgcls_search.executors import packing
 from imgcls_search.executors.helper import Helper, image_cache
-from imgcls_search.executors.local import LocalExecutor, usable_slots
+from imgcls_search.executors.local import LocalExecutor, usable_groups
 from imgcls_search.orchestrator import (
     code_used,
     learning,
@@ -30,6 +30,7 @@ from imgcls_search.orchestrator import (
 from imgcls_search.orchestrator.backbones import Needs, look_early, note_images
 from imgcls_search.orchestrator.context import study_settings
 from imgcls_search.orchestrator.endings import Deadline, Ending
+from imgcls_search.orchestrator.metering import MeteredExecutor
 from imgcls_search.orchestrator.search import Search, Watcher
 from imgcls_search.orchestrator.tracking import tracked
 from imgcls_search.protocol import Executor
@@ -90,6 +91,7 @@ def run(
     if settings.min_gain is not None and len(space.objectives) > 1:
         raise UserError(f"{space.locate('study')}: study.min_gain: needs one objective, got {len(space.objectives)}")
     refuse_with_folds(space)
+    refuse_with_devices(space)
     wanted(space.study["log"])
     must_exist(space.first().component("data"))
     look_early(_pretraining_draws(space))
@@ -113,7 +115,9 @@ def run(
         else:
             engine = _cluster_engine(cluster, space, files, watcher, most, stack)
         stack.callback(engine.executor.close)
+        since = engine.executor.clock()
         space, data = _settle_data(space, helper, watcher)
+        space = space.fill({"training.devices": engine.devices_each})
         used = fetch_weights(space, helper, len(data.classes), watcher.say)
         needs = _memory_needs(space, helper, len(data.classes)) if engine.free_memory else []
         for line in packing.advise(engine.devices, engine.free_memory, needs):
@@ -140,12 +144,15 @@ def run(
             watcher.say(line)
         study_data.note_place(record, space.first().component("data"))
         watcher = stack.enter_context(tracked(space, files, record, watcher))
+        executor = MeteredExecutor(
+            engine.executor, record, workers=engine.workers, devices_of=engine.devices_of, since=since
+        )
         search = Search(
             space=space,
             backbones=pretrained,
             files=files,
             record=record,
-            executor=engine.executor,
+            executor=executor,
             helper=helper,
             watcher=watcher,
             num_classes=len(data.classes),
@@ -153,17 +160,24 @@ def run(
             earlier=learning.earlier_studies(record),
             deadline=deadline,
         )
-        name_metrics(record)
-        write_note(record, files.holder())
-        try:
-            ending = search.run()
-        except NoResultError:
-            write_note(record)
-            raise
-        _tell_pending(record, watcher)
-        # As it stands from now on.
+        return _search(search, executor, record, files, watcher)
+
+
+def _search(search: Search, executor: MeteredExecutor, record: Record, files: StudyFiles, watcher: Watcher) -> Outcome:
+    """Run a search, and write what the dashboard shows of it before and after."""
+    name_metrics(record)
+    write_note(record, files.holder())
+    try:
+        ending = search.run()
+    except NoResultError:
         write_note(record)
-        return Outcome(ending=ending, record=record)
+        raise
+    executor.passed("idle")
+    executor.save()
+    _tell_pending(record, watcher)
+    # As it stands from now on.
+    write_note(record)
+    return Outcome(ending=ending, record=record)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,21 +185,37 @@ class _Engine:
     """Where the trials of a search run."""
 
     executor: Executor
+    workers: int
+    devices_of: Callable[[str], Sequence[str]]
+    """Returns the devices of a worker by its name."""
+
     devices: Sequence[str]
     """Of the workers on this machine."""
 
     free_memory: Mapping[str, float]
     """Of the GPUs that several of them share, bytes, before they took their part of it."""
 
+    devices_each: int
+    """Devices that train a trial together."""
+
     hardware: str | None = None
     """In words, where it is not this machine's."""
 
 
 def _local_engine(space: Space, helper: Helper, most: int) -> _Engine:
-    devices = helper.devices(space.document["training"]["device"])
-    slots = usable_slots(devices, study_settings(space).workers, most)
+    training = space.document["training"]
+    devices = helper.devices(training["device"])
+    groups = usable_groups(devices, training["devices"], study_settings(space).workers, most)
+    slots = [device for group in groups for device in group]
     free = packing.free_memory(slots)
-    return _Engine(executor=LocalExecutor(slots), devices=slots, free_memory=free)
+    return _Engine(
+        executor=LocalExecutor(groups),
+        workers=len(groups),
+        devices_of=lambda worker: groups[int(worker.rpartition("-")[2])],
+        devices=slots,
+        free_memory=free,
+        devices_each=len(groups[0]),
+    )
 
 
 def _cluster_engine(
@@ -201,7 +231,8 @@ def _cluster_engine(
     cluster.join(address)
     stack.callback(cluster.leave)
     cluster.refuse_strangers()
-    layout = cluster.lay_out(space.document["training"]["device"], study_settings(space).workers, most)
+    training = space.document["training"]
+    layout = cluster.lay_out(training["device"], study_settings(space).workers, most, training["devices"])
     metrics = space.named_metrics
     node = cluster.only_node(layout) if "latency_ms" in metrics else None
     watcher.say(f"{layout.hardware}; {layout.count} worker(s)")
@@ -209,7 +240,16 @@ def _cluster_engine(
     from imgcls_search.executors.ray.executor import RayExecutor
 
     executor = RayExecutor(layout, files.folder, watcher.say, node=node, code=code_used.sources(space))
-    return _Engine(executor=executor, devices=[], free_memory={}, hardware=layout.hardware)
+    kind = layout.devices[0].partition(":")[0]
+    return _Engine(
+        executor=executor,
+        workers=layout.count,
+        devices_of=lambda worker: [f"{kind}@{worker.partition('@')[2]}"] * len(layout.devices),
+        devices=[],
+        free_memory={},
+        devices_each=len(layout.devices),
+        hardware=layout.hardware,
+    )
 
 
 def _reopen(files: StudyFiles, space: Space, say: Callable[[str], None], *, extends: bool) -> Record | None:
@@ -219,7 +259,7 @@ def _reopen(files: StudyFiles, space: Space, say: Callable[[str], None], *, exte
     record = records.load(files)
     new = records.to_json(space.document)
     old = _with_later_settings(record, new)
-    changes = [change for change in differences(old, new) if not is_free(change.path)]
+    changes = [change for change in differences(old, new) if not _may_change(change.path, new)]
     if changes:
         widening = compare(changes, old, space)
         if widening.refused:
@@ -275,6 +315,13 @@ def _with_later_settings(record: Record, new: Mapping[str, Any]) -> dict[str, An
             tree = completed(trial.candidate.config.to_dict(), new, but=kept)
             trial.candidate = replace(trial.candidate, config=TrialConfig.from_dict(tree))
     return written
+
+
+def _may_change(path: str, new: Mapping[str, Any]) -> bool:
+    if path == "training.devices" and new["training"]["batch_norm"] == "local":
+        # Each device's own statistics are those of a smaller part of a batch, the more there are.
+        return False
+    return is_free(path)
 
 
 def _look_at_done(record: Record, space: Space, images: Path, watcher: Watcher) -> None:

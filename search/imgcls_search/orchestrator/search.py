@@ -21,6 +21,7 @@ from imgcls_search.orchestrator.endings import (
     stopping_on_signals,
 )
 from imgcls_search.orchestrator.faults import Faults
+from imgcls_search.orchestrator.metering import MeteredExecutor
 from imgcls_search.orchestrator.pretraining_jobs import PretrainingJobs
 from imgcls_search.orchestrator.stages import Stage, Stages
 from imgcls_search.orchestrator.trial_jobs import job_of
@@ -142,6 +143,7 @@ class Search:
         )
         self.waiting = [trial for trial in self.record.trials if trial.state == "running"]
         """Open trials without a worker: adopted from a run that ended, or orphaned by a worker that died."""
+        self.meter = self.executor if isinstance(self.executor, MeteredExecutor) else None
         self.stopping: Ending | None = None
         self.heard_at: dict[int, float] = {}
         """When each trial on a worker was last heard of, on the executor's clock."""
@@ -160,6 +162,7 @@ class Search:
                 self._check_ends()
                 if self.stopping is None:
                     self._fill_slots()
+                self._note_why_free()
                 if not self._is_busy() or self._is_overdue():
                     break
                 event = self._listen()
@@ -204,11 +207,26 @@ class Search:
             return self.waiting.pop(0)
         if not self.pretraining.may_draw(len(self.working) + self.executor.free_slots()):
             return None
+        if self.meter is not None:
+            self.meter.passed("decision")
         trial = self.upcoming.next()
+        if self.meter is not None:
+            self.meter.passed("draw")
         if trial is None and not self._is_busy():
             # A search never ends with paused trials alone.
             trial = self.upcoming.best_paused()
         return trial
+
+    def _note_why_free(self) -> None:
+        """Say what workers without a job wait for."""
+        if self.meter is None:
+            return
+        if self.stopping is None and (self.upcoming.can_look_ahead() or self.helper.is_measuring):
+            self.meter.why_free = "draw"
+        elif self.pretraining.is_busy(stopping=self.stopping is not None):
+            self.meter.why_free = "network"
+        else:
+            self.meter.why_free = "idle"
 
     def _is_busy(self) -> bool:
         return bool(self.working) or self.pretraining.is_busy(stopping=self.stopping is not None)

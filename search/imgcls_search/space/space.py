@@ -161,7 +161,7 @@ class Space:
         return self.root.combinations("")
 
     def fill(self, values: Mapping[str, Value]) -> Space:
-        """Return a space with the values at paths that are fixed to None; other paths stay as they are.
+        """Return a space with the values at paths that are fixed to None or `auto`; other paths stay as they are.
 
         Raises:
             KeyError: the space has no such path.

@@ -106,7 +106,7 @@ def parameters(root: Node) -> list[Parameter]:
 
 
 def fill(group: Group, values: Mapping[str, Value], path: str = "") -> Group:
-    """Return a group with the values at their paths where None was given."""
+    """Return a group with the values at their paths where None or `auto` was given."""
     return Group(children={key: _fill(child, values, join(path, key)) for key, child in group.children.items()})
 
 
@@ -116,7 +116,7 @@ def _fill(node: Node, values: Mapping[str, Value], path: str) -> Node:
             return fill(node, values, path)
         case Branch():
             return Branch(options={name: fill(group, values, join(path, name)) for name, group in node.options.items()})
-        case Fixed(value=None) if path in values:
+        case Fixed(value=None | "auto") if path in values:
             return Fixed(value=values[path])
         case _:
             return node

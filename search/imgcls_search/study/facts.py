@@ -182,6 +182,16 @@ class KnownBackbone(TypedDict, total=False):
     """Of its file."""
 
 
+class UsageFact(TypedDict):
+    """What all calls of `run` together have cost."""
+
+    devices: dict[str, Finite]
+    """Seconds in use, by device."""
+
+    workers: dict[str, Finite]
+    """Seconds of all workers, by what they went to."""
+
+
 class Run(TypedDict, total=False):
     """One call of `run`."""
 
@@ -414,6 +424,9 @@ class StudyFacts(TypedDict, total=False):
 
     data_file: str
     """The table in which they were last found."""
+
+    usage: UsageFact
+    """Earlier versions measured none."""
 
     runs: list[Run]
     test_openings: list[Opening]

@@ -13,6 +13,7 @@ from imgcls_search.study.holder import Holder
 from imgcls_search.study.record import Record
 from imgcls_search.study.rows import Rows
 from imgcls_search.study.summary import summarise
+from imgcls_search.study.usage import usage_lines
 
 PART = 2045
 """Characters of an attribute in which optuna-dashboard keeps a part of a note."""
@@ -89,6 +90,8 @@ def _lines(record: Record, now: Activity) -> Iterator[str]:
     yield f"**Images**: {images}; {len(data['classes'])} classes; fingerprint `{data['fingerprint']}`\n"
     yield f"**State**: {now}{_ASK if now.state == 'running' else ''}\n"
     yield f"**Trials**: {found['trials']['total']} ({states or 'none'}), {found['epochs']:,} epochs\n"
+    if lines := usage_lines(found["usage"]):
+        yield f"**Cost**: {'; '.join(lines)}\n"
     yield from _best(record, found)
     yield "**Searched**\n"
     yield from _parameters(record)

@@ -33,6 +33,7 @@ from imgcls_search.study.facts import (
     Run,
     SpaceFact,
     StudyFacts,
+    UsageFact,
     WeightsFact,
 )
 from imgcls_search.study.files import StudyFiles
@@ -288,6 +289,9 @@ class Record:
     @overload
     def set_fact(self, name: Literal["auto"], value: AutoFact) -> None: ...
 
+    @overload
+    def set_fact(self, name: Literal["usage"], value: UsageFact) -> None: ...
+
     def set_fact(
         self,
         name: Literal[
@@ -298,6 +302,7 @@ class Record:
             "backbones",
             "unlabeled",
             "auto",
+            "usage",
             "data_root",
             "data_file",
             "known_as",

@@ -101,6 +101,7 @@ FREE_TO_CHANGE = (
     "study.log.wandb.mode",
     "study.log.wandb.folder",
     "training.device",
+    "training.devices",
     "image.cache_gb",
 )
 """What may differ from one run of a study to the next; anything else would mix two searches in one table."""

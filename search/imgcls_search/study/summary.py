@@ -14,6 +14,7 @@ from imgcls_search.study.facts import KnownBackbone, Opening, Request, Run
 from imgcls_search.study.outlook import outlook
 from imgcls_search.study.record import Record
 from imgcls_search.study.requests import pending
+from imgcls_search.study.usage import UsageSummary, summarise_usage
 from imgcls_search.trial import Trial
 
 STATES: tuple[ShownState, ...] = ("complete", "running", "interrupted", "paused", "pruned", "fail")
@@ -100,6 +101,10 @@ class Summary(TypedDict):
     """Settings that somebody asked for and no run has tried yet."""
 
     runs: list[Run]
+    usage: UsageSummary | None
+    """What the calls of `run` have cost; None where that was not measured."""
+
+    hardware: str
     backbones: dict[str, KnownBackbone]
     """The pretrained networks that trials start from, also those that are being made."""
 
@@ -146,6 +151,8 @@ def summarise(record: Record, now: Activity | None = None) -> Summary:
         ],
         "requests": pending(record),
         "runs": record.facts.get("runs", []),
+        "usage": summarise_usage(record.facts.get("usage")),
+        "hardware": record.facts.get("hardware", ""),
         "backbones": record.facts.get("backbones", {}),
     }
 

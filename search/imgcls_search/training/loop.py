@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,22 +15,27 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from imgcls_search.data import Augment, Mix, Moment, mix_nothing
+from imgcls_search.data import Augment, Mix, Moment, draws, mix_nothing
 from imgcls_search.errors import DivergedError, StoppedError
 from imgcls_search.protocol import FEWEST_IMAGES
 from imgcls_search.training import corrupted
 from imgcls_search.training.average import Average, equal, exponential, renew_statistics
 from imgcls_search.training.device import autocast
 from imgcls_search.training.finetune import Hold, head_of, hold_nothing
+from imgcls_search.training.group import Group
 from imgcls_search.training.images import FeatureSet, ImageSet, in_order
-from imgcls_search.training.losses import Loss
+from imgcls_search.training.losses import Loss, mass_of
 from imgcls_search.training.metrics import Wanted, score
 from imgcls_search.training.optimizers import Schedule
 from imgcls_search.training.recipe import Training
+from imgcls_search.training.sharpness import Climbing, statistics_kept
 
 AUGMENTED_BYTES = 2**23
 """Pixels that a GPU augments at a time, a byte each."""
 
+
+SETTLING_BATCHES = 16
+"""Batches from which statistics of averaged weights are taken."""
 
 Observe = Callable[[nn.Module, int, Wanted | None], dict[str, float]]
 """Measures a model after an epoch, counted from 1, and before the first one, 0."""
@@ -79,6 +85,9 @@ class Session:
     head_phase: HeadPhase | None = None
     views: int = 1
     """How many times each image of a batch is augmented; the first views of all stand before the second ones."""
+
+    group: Group | None = None
+    """The devices that train the network together, None where it is one."""
 
     observe: Observe | None = None
     """What an epoch is measured by in place of scores on validation images."""
@@ -182,7 +191,7 @@ def fit(
             measured |= session.observe(session.deployed, session.epoch + 1, asked)
         elif asked_of:
             deployed = session.deployed if phase is None else head_of(session.deployed)
-            measured = evaluate(deployed, asked_of, precision=session.precision, wanted=asked)
+            measured = evaluate(deployed, asked_of, precision=session.precision, wanted=asked, group=session.group)
         if validation and asked is not None and phase is not None and corrupted.is_wanted(asked.named):
             # Features are of the images as they are; worse ones go through the whole network.
             measured |= corrupted.mean(corruptions(session.deployed, validation, precision=session.precision))
@@ -201,7 +210,10 @@ def train_epoch(session: Session, images: ImageSet, should_stop: Callable[[], bo
     """Show the model every image once, or as many in balance; return the mean loss."""
     order = _order(session, images)
     steps = len(order)
+    if session.group is not None:
+        session.group.check_batches(len(images), steps)
     total = torch.zeros((), device=session.device)
+    set_training(session.optimizer, True)
     session.model.train()
     session.hold(session.model, session.epoch)
     forward = head_of(session.model) if isinstance(images, FeatureSet) else session.forward
@@ -210,18 +222,17 @@ def train_epoch(session: Session, images: ImageSet, should_stop: Callable[[], bo
             raise StoppedError(f"stopped in epoch {session.epoch + 1}")
         # The rate of the middle of the step: neither the first nor the last is wasted on a rate of zero.
         session.set_rate(session.epoch + (step + 0.5) / steps)
-        inputs, targets = session.mix(inputs, labels)
         session.optimizer.zero_grad(set_to_none=True)
-        # Forward and backward: gradients of several micro-batches add up to that of the batch.
-        for part, wanted in micro_batches(inputs, targets, session.micro_batches):
-            with autocast(session.device, session.precision):
-                logits = forward(part)
-                loss = session.loss(logits, wanted)
-                if session.teach is not None:
-                    loss = session.teach(loss, logits, part)
-                loss = loss * (len(part) / len(inputs))
-            session.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            total += loss.detach() * len(labels)
+        parts = parts_of(session, inputs, labels, step, len(order[step]))
+        if isinstance(session.optimizer, Climbing):
+            several = list(parts)
+            losses = add_gradients(session, forward, several)
+            with session.optimizer.climbed(), statistics_kept(session.model):
+                add_gradients(session, forward, several)
+        else:
+            losses = add_gradients(session, forward, parts)
+        for loss in losses:
+            total += loss * len(order[step])
         # Step.
         if session.recipe.clip > 0:
             session.scaler.unscale_(session.optimizer)
@@ -230,10 +241,69 @@ def train_epoch(session: Session, images: ImageSet, should_stop: Callable[[], bo
         session.scaler.update()
         if session.average is not None and session.recipe.ema > 0:
             session.average.update(session.model)
+    if session.group is not None:
+        session.group.add(total)
+        if session.recipe.batch_norm == "local":
+            averages = [session.average.module] if session.average is not None else []
+            session.group.even_out(session.model, *averages)
     mean = float(total) / len(images)
     if not math.isfinite(mean):
         raise DivergedError(f"the training loss became {mean} in epoch {session.epoch + 1}")
+    if set_training(session.optimizer, False):
+        settle_statistics(session, images, order)
     return mean
+
+
+def add_gradients(session: Session, forward: Callable[[Tensor], Tensor], parts: Iterable[Part]) -> list[Tensor]:
+    """Go forward and backward through the parts of a batch; gradients, and the losses returned, add up to its own."""
+    losses = []
+    for part in parts:
+        with part.context(), autocast(session.device, session.precision):
+            logits = forward(part.inputs)
+            loss = session.loss(logits, part.targets)
+            if session.teach is None:
+                loss = loss * part.share
+            else:
+                loss = session.teach(loss * (part.share / part.of_images), logits, part.inputs) * part.of_images
+        session.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        losses.append(loss.detach())
+    if session.group is not None:
+        session.group.add_gradients(session.optimizer)
+    return losses
+
+
+def set_training(optimizer: Optimizer, is_training: bool) -> bool:
+    """Have an optimizer that averages weights put those in place that learn, or the average; tell whether it is one."""
+    change = getattr(optimizer, "train" if is_training else "eval", None)
+    if change is not None:
+        change()
+    return change is not None
+
+
+@torch.no_grad()
+def settle_statistics(session: Session, images: ImageSet, order: Sequence[Tensor]) -> None:
+    """Give batch normalisation the statistics of the weights that are evaluated, which never saw a batch in training.
+
+    The first batches of the epoch go through the network once more, without gradients.
+    """
+    layers = [each for each in session.model.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm)]
+    layers = [each for each in layers if each.training and each.running_mean is not None]
+    if not layers or isinstance(images, FeatureSet):
+        return
+    before = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        # The mean over all batches.
+        layer.momentum = None
+    some = order[:SETTLING_BATCHES]
+    for step, (inputs, labels) in enumerate(augmented(session, images, some)):
+        for part in parts_of(session, inputs, labels, step, len(some[step])):
+            with part.context(), autocast(session.device, session.precision):
+                session.forward(part.inputs)
+    for layer, momentum in zip(layers, before, strict=True):
+        layer.momentum = momentum
+    if session.group is not None and session.recipe.batch_norm == "local":
+        session.group.even_out(session.model)
 
 
 def _order(session: Session, images: ImageSet) -> tuple[Tensor, ...]:
@@ -260,13 +330,17 @@ def average_epoch(session: Session, images: ImageSet, should_stop: Callable[[], 
     forward = head_of(average) if isinstance(images, FeatureSet) else average
 
     def pass_through() -> Iterator[Tensor]:
-        for inputs, _ in augmented(session, images, _order(session, images)):
+        order = _order(session, images)
+        for step, (inputs, labels) in enumerate(augmented(session, images, order)):
             if should_stop():
                 raise StoppedError(f"stopped in epoch {session.epoch + 1}")
-            with autocast(session.device, session.precision):
-                yield from (forward(part) for part, _ in micro_batches(inputs, inputs, session.micro_batches))
+            for part in parts_of(session, inputs, labels, step, len(order[step]), mix=mix_nothing):
+                with part.context(), autocast(session.device, session.precision):
+                    yield forward(part.inputs)
 
     renew_statistics(average, session.model, pass_through)
+    if session.group is not None and session.recipe.batch_norm == "local":
+        session.group.even_out(average)
 
 
 @torch.inference_mode()
@@ -285,6 +359,74 @@ def mean_loss(session: Session, images: FeatureSet | ImageSet) -> float:
     return mean
 
 
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """What goes through a network in one piece."""
+
+    inputs: Tensor
+    targets: Tensor
+    share: Tensor | float
+    """What its mean loss counts in that of the batch."""
+
+    of_images: float
+    """Its images / those of the batch."""
+
+    context: Callable[[], AbstractContextManager[object]] = nullcontext
+    """For the forward pass."""
+
+
+def parts_of(
+    session: Session, inputs: Tensor, labels: Tensor, step: int, count: int, mix: Mix | None = None
+) -> Iterator[Part]:
+    """Mix a batch of `count` images and yield it in parts; with several devices, those of this one's share of it."""
+    mix = session.mix if mix is None else mix
+    if session.group is not None:
+        yield from _parts_in_group(session, session.group, inputs, labels, step, count, mix)
+        return
+    inputs, targets = mix(inputs, labels)
+    parts = list(micro_batches(inputs, targets, session.micro_batches))
+    if len(parts) == 1:
+        yield Part(inputs=inputs, targets=targets, share=1.0, of_images=1.0)
+        return
+    whole = mass_of(session.loss, targets)
+    for part, wanted in parts:
+        share = mass_of(session.loss, wanted) / whole
+        yield Part(inputs=part, targets=wanted, share=share, of_images=len(part) / len(inputs))
+
+
+def _parts_in_group(
+    session: Session, group: Group, inputs: Tensor, labels: Tensor, step: int, count: int, mix: Mix
+) -> Iterator[Part]:
+    parts = group.parts(count, session.micro_batches)
+    targets = labels
+    if mix is not mix_nothing:
+        # An image is mixed with its neighbour in the batch, which another device may have.
+        own = group.own(count, session.micro_batches).to(inputs.device)
+        inputs, targets = mix(group.whole(inputs, parts), group.whole(labels, parts))
+        inputs, targets = inputs[own], targets[own]
+    sizes = [len(part[group.rank]) for part in parts]
+    mass = mass_of(session.loss, targets)
+    whole = group.add(mass) if isinstance(mass, Tensor) else float(count)
+    # Views of an image go together: a batch that has several is one part.
+    several = torch.split(inputs, sizes) if len(sizes) > 1 else [inputs]
+    for number, (part, wanted) in enumerate(zip(several, torch.split(targets, sizes), strict=True)):
+        yield Part(
+            inputs=part,
+            targets=wanted,
+            share=mass_of(session.loss, wanted) / whole,
+            of_images=len(wanted) / count,
+            context=partial(_in_group, session, group, (step, number), len(wanted), sum(map(len, parts[number]))),
+        )
+
+
+@contextmanager
+def _in_group(session: Session, group: Group, moment: tuple[int, int], own: int, whole: int) -> Iterator[None]:
+    """Have a forward pass draw its own numbers for dropout, and normalise by the whole micro-batch."""
+    kind = session.recipe.batch_norm
+    with group.own_numbers(session.seed, session.epoch, *moment), group.normalising(kind, own, whole):
+        yield
+
+
 def micro_batches(inputs: Tensor, targets: Tensor, count: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield a batch in parts of nearly equal size, none of fewer than `FEWEST_IMAGES` images."""
     parts = max(1, min(count, len(inputs) // FEWEST_IMAGES))
@@ -293,31 +435,56 @@ def micro_batches(inputs: Tensor, targets: Tensor, count: int) -> Iterator[tuple
 
 def augmented(session: Session, images: ImageSet, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield inputs, augmented and normalised on the device, float [B, C, H, W], and class numbers [B] of each part."""
+    group, of_batch = session.group, [len(part) for part in parts]
+    own = [part if group is None else part[_own(session, group, part)] for part in parts]
     if isinstance(images, FeatureSet):
-        yield from ((images.normalise(features), labels) for _, features, labels in images.batches(parts))
+        yield from ((images.normalise(features), labels) for _, features, labels in images.batches(own))
         return
     # A GPU spends no more time on many small images than on a few: several parts go through it together.
-    pixels_each = math.prod(images.pixels.shape[1:]) * len(parts[0])
+    pixels_each = math.prod(images.pixels.shape[1:]) * of_batch[0]
     together = max(1, AUGMENTED_BYTES // pixels_each) if session.device != "cpu" else 1
-    several = [torch.cat(list(parts[first : first + together])) for first in range(0, len(parts), together)]
-    sizes = iter([len(part) for part in parts])
-    for index, pixels, labels in images.batches(several):
+    firsts = range(0, len(parts), together)
+    several = [torch.cat(list(own[first : first + together])) for first in firsts]
+    for first, (index, pixels, labels) in zip(firsts, images.batches(several), strict=True):
         moment = Moment(index=index, epoch=session.epoch, seed=session.seed)
-        split = list(itertools.islice(sizes, together))
-        views = [torch.split(images.normalise(session.augment(pixels, moment)), split) for _ in range(session.views)]
+        split = [len(part) for part in own[first : first + together]]
+        with _drawing(session, parts[first : first + together]):
+            seen_all = [images.normalise(session.augment(pixels, moment)) for _ in range(session.views)]
+        views = [torch.split(seen, split) for seen in seen_all]
         for *seen, targets in zip(*views, torch.split(labels, split), strict=True):
             yield seen[0] if len(seen) == 1 else torch.cat(seen), targets
 
 
+def _own(session: Session, group: Group, part: Tensor) -> Tensor:
+    """Return which images of a batch this device has, where the numbers of the images are."""
+    return group.own(len(part), session.micro_batches).to(part.device)
+
+
+def _drawing(session: Session, parts: Sequence[Tensor]) -> AbstractContextManager[None]:
+    """Return a context in which images of several batches are augmented, or this device's share of each."""
+    if session.group is None:
+        return nullcontext()
+    places, total = [], 0
+    for part in parts:
+        places.append(total + session.group.own(len(part), session.micro_batches))
+        total += len(part)
+    return draws.of_share(draws.Share(total=total, places=torch.cat(places)))
+
+
 def evaluate(
-    model: nn.Module, images: ImageSet, *, precision: str = "fp32", wanted: Wanted | None = None
+    model: nn.Module,
+    images: ImageSet,
+    *,
+    precision: str = "fp32",
+    wanted: Wanted | None = None,
+    group: Group | None = None,
 ) -> dict[str, float]:
-    """Return the metrics of a model on a set of images.
+    """Return the metrics of a model on a set of images; the devices of a group share the work.
 
     Raises:
         DivergedError: the model gives NaN or infinite logits.
     """
-    logits = predict(model, images, precision=precision)
+    logits = predict(model, images, precision=precision, group=group)
     if not np.isfinite(logits).all():
         raise DivergedError("the model gives NaN or infinite logits")
     labels = images.labels.cpu().numpy() if isinstance(images.labels, Tensor) else np.asarray(images.labels)
@@ -341,12 +508,18 @@ def corruptions(model: nn.Module, images: ImageSet, *, precision: str = "fp32") 
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, images: ImageSet, *, precision: str = "fp32") -> np.ndarray[Any, Any]:
-    """Return logits, float32 [N, classes], of every image in order."""
+def predict(
+    model: nn.Module, images: ImageSet, *, precision: str = "fp32", group: Group | None = None
+) -> np.ndarray[Any, Any]:
+    """Return logits, float32 [N, classes], of every image in order; the devices of a group share the work."""
     model.eval()
-    parts = []
-    for _, pixels, _ in images.batches(in_order(images)):
+    blocks = in_order(images)
+    own = blocks if group is None else blocks[group.rank :: group.size]
+    found = []
+    for _, pixels, _ in images.batches(own):
         with autocast(images.device, precision):
-            parts.append(model(images.normalise(pixels)).float())
-    logits: np.ndarray[Any, Any] = torch.cat(parts).cpu().numpy()
+            found.append(model(images.normalise(pixels)).float())
+    if group is not None:
+        return group.blocks(found, [len(block) for block in blocks]).cpu().numpy()
+    logits: np.ndarray[Any, Any] = torch.cat(found).cpu().numpy()
     return logits

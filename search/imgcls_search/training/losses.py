@@ -18,6 +18,29 @@ Loss = Callable[["Tensor", "Tensor"], "Tensor"]
 Targets are class numbers [N], or shares of classes [N, classes], of which those with one whole class give the same.
 """
 
+
+class Weighted:
+    """A loss whose mean is over what the classes of its images weigh, not over their number."""
+
+    def __init__(self, loss: Loss, weights: _Weights) -> None:
+        self.loss, self.weights = loss, weights
+
+    def __call__(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean loss."""
+        return self.loss(logits, targets)
+
+    def mass(self, targets: Tensor) -> Tensor:
+        """Return what images weigh together."""
+        weight = self.weights.on(targets)
+        assert weight is not None, "only where classes weigh differently"
+        return (targets @ weight).sum() if targets.is_floating_point() else weight[targets].sum()
+
+
+def mass_of(loss: Loss, targets: Tensor) -> Tensor | float:
+    """Return what images count in a mean loss: their number, or what their classes weigh together."""
+    return loss.mass(targets) if isinstance(loss, Weighted) else float(len(targets))
+
+
 ClassWeights = Annotated[
     Literal["none", "balanced"] | Mapping[str, float],
     Arg(
@@ -48,7 +71,7 @@ def cross_entropy(
         # Torch divides by the sum of the weights for class numbers, but by the number of images for shares.
         return found * len(targets) / (targets @ weight).sum()
 
-    return loss
+    return loss if weights.values is None else Weighted(loss, weights)
 
 
 def focal(
@@ -81,7 +104,7 @@ def focal(
         # Weighted as torch weighs cross-entropy: by the sum of the weights, not by the number of images.
         return (discounted * weight[targets]).sum() / weight[targets].sum()
 
-    return loss
+    return loss if weights.values is None else Weighted(loss, weights)
 
 
 def binary_cross_entropy(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from imgcls_search.signature import Arg
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
+
+    from imgcls_search.config import TrialConfig
 
 LearningRate = Annotated[float, Arg("learning rate at its peak", gt=0, search="{float: [1e-4, 1e-2], log: true}")]
 WeightDecay = Annotated[float, Arg("weight decay; not applied to biases and norms", ge=0)]
@@ -67,8 +69,170 @@ def sgd(
     return SGD(groups(model, weight_decay), lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
 
 
-OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {"adamw": adamw, "adam": adam, "sgd": sgd}
+def muon(
+    *,
+    model: nn.Module,
+    lr: LearningRate = 1e-3,
+    momentum: Annotated[float, Arg("decay of the gradient's mean", ge=0, lt=1, search="{float: [0.8, 0.98]}")] = 0.95,
+    weight_decay: WeightDecay = 0.05,
+) -> Optimizer:
+    """Build Muon: steps of matrices and kernels are made orthogonal (Jordan 2024, modula.systems); AdamW for the rest.
+
+    timm's, with Nesterov momentum; steps are as long as those of AdamW (Liu et al. 2025), so that its rates serve. The
+    head, whose rows are classes, is one of the rest.
+
+    Raises:
+        BuildError: timm, whose optimizer it is, is not installed.
+    """
+    kind = _of_timm("Muon")
+    several = groups(model, weight_decay)
+    head = _head_weight(model)
+    if head is not None and head.requires_grad:
+        several[0]["params"] = [p for p in several[0]["params"] if p is not head]
+        several.append({"params": [head], "weight_decay": weight_decay, "use_fallback": True})
+    found: Optimizer = kind([each for each in several if each["params"]], lr=lr, momentum=momentum, nesterov=True)
+    return found
+
+
+def lion(
+    *,
+    model: nn.Module,
+    lr: Annotated[float, Arg("learning rate at its peak", gt=0, search="{float: [1e-5, 1e-3], log: true}")] = 1e-4,
+    weight_decay: WeightDecay = 0.5,
+    beta1: Annotated[float, Arg("share of the mean in a step", ge=0, lt=1)] = 0.9,
+    beta2: Annotated[float, Arg("decay of the gradient's mean", ge=0, lt=1)] = 0.99,
+) -> Optimizer:
+    """Build Lion: steps are the sign of a mean of gradients (Chen et al. 2023); timm's.
+
+    Rates are a third to a tenth of AdamW's, and the weight decay that much larger.
+
+    Raises:
+        BuildError: timm, whose optimizer it is, is not installed.
+    """
+    kind = _of_timm("Lion")
+    found: Optimizer = kind(groups(model, weight_decay), lr=lr, betas=(beta1, beta2))
+    return found
+
+
+def schedule_free(
+    *,
+    model: nn.Module,
+    lr: Annotated[
+        float, Arg("learning rate after the warm-up", gt=0, search="{float: [5e-4, 2e-2], log: true}")
+    ] = 2.5e-3,
+    weight_decay: WeightDecay = 0.05,
+    beta1: Annotated[float, Arg("share of the average at which gradients are taken", gt=0, lt=1)] = 0.9,
+    beta2: Annotated[float, Arg("decay of the gradient's square", ge=0, lt=1)] = 0.999,
+) -> Optimizer:
+    """Build Schedule-Free AdamW (Defazio et al. 2024): a running average of the weights in place of a schedule.
+
+    What is evaluated and saved is the average. It goes with `schedule: constant`, whose warm-up it takes.
+
+    Raises:
+        BuildError: the package schedulefree is not installed.
+    """
+    from imgcls_search.errors import BuildError
+
+    try:
+        from schedulefree import AdamWScheduleFree
+    except ImportError:
+        raise BuildError(
+            "", "needs schedulefree: pip install 'imgcls-search[schedule-free]'; allowed without: adamw, adam, sgd, sam"
+        ) from None
+    found: Optimizer = AdamWScheduleFree(groups(model, weight_decay), lr=lr, betas=(beta1, beta2))
+    return found
+
+
+def sam(
+    *,
+    model: nn.Module,
+    base: Annotated[Literal["sgd", "adamw"], Arg("what takes the steps", search="{choice: [sgd, adamw]}")] = "sgd",
+    rho: Annotated[
+        float,
+        Arg("how far away the second gradient is taken", gt=0, search="{float: [0.02, 0.5], log: true}"),
+    ] = 0.05,
+    lr: Annotated[float, Arg("learning rate at its peak", gt=0, search="{float: [0.01, 1.0], log: true}")] = 0.1,
+    momentum: Annotated[float, Arg("momentum of sgd; adamw has decays of 0.9 and 0.999", ge=0, lt=1)] = 0.9,
+    weight_decay: WeightDecay = 5e-4,
+) -> Optimizer:
+    """Build SAM around SGD or AdamW: gradients of where the loss is worst nearby (Foret et al. 2020); takes two passes.
+
+    Running statistics are those of the first pass. With AdamW, give `lr` and `weight_decay` as for `adamw`.
+    """
+    from imgcls_search.training.sharpness import SamAdamW, SamSGD
+
+    several = groups(model, weight_decay)
+    if base == "adamw":
+        return SamAdamW(several, rho=rho, lr=lr, fused=True)
+    return SamSGD(several, rho=rho, lr=lr, momentum=momentum, fused=True)
+
+
+def _of_timm(name: str) -> Any:
+    """Return an optimizer class of timm.
+
+    Raises:
+        BuildError: timm is not installed, or is too old to have it.
+    """
+    from imgcls_search.errors import BuildError
+
+    try:
+        from timm import optim
+
+        return getattr(optim, name)
+    except (ImportError, AttributeError):
+        raise BuildError(
+            "", "needs timm: pip install 'imgcls-search[timm]'; allowed without: adamw, adam, sgd, sam"
+        ) from None
+
+
+def _head_weight(model: nn.Module) -> Any:
+    """Return the weights of a model's last layer, None where it does not tell which that is."""
+    from imgcls_search.models.anatomy import Anatomy
+
+    anatomy = getattr(model, "anatomy", None)
+    return getattr(model.get_submodule(anatomy.head), "weight", None) if isinstance(anatomy, Anatomy) else None
+
+
+OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {
+    "adamw": adamw,
+    "adam": adam,
+    "sgd": sgd,
+    "muon": muon,
+    "lion": lion,
+    "schedule_free": schedule_free,
+    "sam": sam,
+}
 """Builders take the `model` and return an optimizer over its parameters."""
+
+
+def check_optimizer(config: TrialConfig) -> None:
+    """Refuse what an optimizer cannot do with other settings.
+
+    Raises:
+        BuildError: the setting, and what is allowed.
+    """
+    from imgcls_search.errors import BuildError
+
+    optimizer, training = config.component("optimizer"), config.section("training")
+    if optimizer.name == "sam" and training["precision"] == "fp16":
+        raise BuildError(
+            "training.precision",
+            "fp16 scales gradients for one pass a step, and sam takes two; allowed: auto, fp32, bf16",
+        )
+    if optimizer.name != "schedule_free":
+        return
+    schedule = config.component("schedule")
+    if schedule.name != "constant":
+        raise BuildError(schedule.path, f"{optimizer.path} has an average in place of a schedule; allowed: constant")
+    for name in ("ema", "swa"):
+        if training.get(name):
+            reason = f"{training[name]}: {optimizer.path} averages by itself; allowed: 0"
+            raise BuildError(f"training.{name}", reason)
+    if config.tree.get("prune", {}).get("unstructured", {}).get("finetune_epochs"):
+        raise BuildError(
+            "prune.unstructured.finetune_epochs",
+            f"{optimizer.path} keeps averages, in which no weight stays 0; allowed: 0",
+        )
 
 
 def cosine(

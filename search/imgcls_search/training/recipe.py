@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from imgcls_search.errors import BuildError
+from imgcls_search.protocol import FEWEST_IMAGES
 from imgcls_search.signature import Arg
 
 
@@ -43,6 +45,22 @@ class Training:
         Arg("torch.compile; auto: on a CUDA device where a trial is long enough to pay for compiling", fixed=True),
     ] = "auto"
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Arg("auto: cuda, else mps, else cpu", fixed=True)] = "auto"
+    devices: Annotated[
+        Literal["auto"] | int,
+        Arg(
+            "devices that train one network together: GPUs, or processes of one thread on a CPU; auto: all there are / "
+            "study.workers",
+            ge=1,
+            fixed=True,
+        ),
+    ] = 1
+    batch_norm: Annotated[
+        Literal["sync", "local"],
+        Arg(
+            "with several devices: statistics of the whole batch, as on one device, or of each device's part of it",
+            fixed=True,
+        ),
+    ] = "sync"
 
     def problem_of_average(self) -> str | None:
         """Return what is wrong with the averages of the weights, None for nothing."""
@@ -51,6 +69,31 @@ class Training:
         if self.swa > self.epochs:
             return f"{self.swa} epochs of {self.epochs} cannot be averaged; allowed: 0 to {self.epochs}"
         return None
+
+
+def check_devices(recipe: Training) -> None:
+    """Refuse what several devices cannot do together.
+
+    Raises:
+        BuildError: the setting, and what is allowed.
+    """
+    if recipe.devices == 1:
+        return
+    told = f"with training.devices: {recipe.devices}"
+    if recipe.device == "mps":
+        raise BuildError("training.device", f"mps is one device and cannot be used {told}; allowed: cpu, cuda")
+    if recipe.compile is True:
+        raise BuildError("training.compile", f"a compiled network exchanges nothing {told}; allowed: auto, false")
+    is_local = recipe.batch_norm == "local"
+    if recipe.devices == "auto":
+        if is_local:
+            reason = "statistics of each device's part depend on the number of devices, which auto leaves open"
+            raise BuildError("training.batch_norm", f"local: {reason}; allowed: sync")
+        return
+    # The last batches of an epoch may have half as many images.
+    least = (2 if is_local else 1) * FEWEST_IMAGES * recipe.devices
+    if recipe.batch_size < least:
+        raise BuildError("training.batch_size", f"{recipe.batch_size} images are too few {told}; allowed: >= {least}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from imgcls_search.confidence import share_interval
 from imgcls_search.measures import main_measure
 from imgcls_search.rounding import measured, share, spread
 from imgcls_search.study.record import Record
+from imgcls_search.study.usage import summarise_usage, usage_lines
 from imgcls_search.terminal import shown
 from imgcls_search.trial import MEASURED, SIZES, Trial
 from imgcls_search.views.browse import family_of
@@ -253,4 +254,5 @@ def cost(record: Record, states: Mapping[str, int]) -> dict[str, Any]:
         "hardware": record.facts.get("hardware", ""),
         "runs": len(runs),
         "elapsed": sum(run.get("seconds", 0.0) for run in runs),
+        "usage": usage_lines(summarise_usage(record.facts.get("usage"))),
     }

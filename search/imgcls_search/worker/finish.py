@@ -24,6 +24,7 @@ from imgcls_search.deploy.artifact import Artifact, archive_kb, measure_latency,
 from imgcls_search.deploy.onnx import export_onnx
 from imgcls_search.errors import CheckpointError, DeployError, DivergedError
 from imgcls_search.training import corrupted
+from imgcls_search.training.group import Group
 from imgcls_search.training.images import ImageSet
 from imgcls_search.training.loop import evaluate, fit
 from imgcls_search.training.metrics import Wanted, score
@@ -57,6 +58,9 @@ class Task:
 
     live: Callable[[], None] = lambda: None
     """Called between two parts of the work."""
+
+    group: Group | None = None
+    """The devices that tune the network together; one of them exports and measures it."""
 
     @property
     def wanted(self) -> Wanted:
@@ -93,6 +97,8 @@ def finish(model: nn.Module, task: Task, artifact: Path | None) -> Finished:
     # Neither the pruner nor the exporter expects the channels last.
     plain = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)
     model, shapes = _prune(plain, task)
+    if task.group is not None and not task.group.is_leader:
+        return Finished(model=model, shapes=shapes, metrics={}, notes={})
     if artifact is not None:
         notes = _export(model, task, artifact)
         metrics = {**_measure_file(artifact, task), "size_kb": size_kb(artifact), "archive_kb": archive_kb(artifact)}
@@ -184,6 +190,7 @@ def _tune(model: nn.Module, task: Task, plan: sections.Pruning) -> nn.Module:
         device=task.device,
         teacher=task.teacher,
         micro_batches=task.micro_batches,
+        group=task.group,
     )
     if plan.kind == "unstructured":
         keep = prune.keep_zeros(session.model)

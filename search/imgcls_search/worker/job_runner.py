@@ -6,10 +6,10 @@ import contextlib
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ from imgcls_search.protocol import (
 )
 from imgcls_search.training import checkpoint
 from imgcls_search.training.device import give_back_memory
+from imgcls_search.training.group import Group
 from imgcls_search.training.health import refuse_collapsed, remark
 from imgcls_search.training.images import ImageSet
 from imgcls_search.training.loop import Session, fit, predict
@@ -61,6 +62,8 @@ from imgcls_search.worker.cross_validation import CrossValidation
 from imgcls_search.worker.head_phase import HeadFeatures
 from imgcls_search.worker.saved import identity, read_checkpoint, read_finished
 
+T = TypeVar("T")
+
 SAVE_SHARE = 0.02
 """Checkpoints are written every epoch where that costs at most this share of the time,"""
 
@@ -74,8 +77,9 @@ NOT_OF_IMAGES = (*MEASURED, "archive_kb")
 class JobRunner:
     """Where a worker's current training stands between two jobs."""
 
-    def __init__(self, device: str) -> None:
-        self.device = device
+    def __init__(self, device: str, group: Group | None = None) -> None:
+        """With a `group`, all its processes do the same work on each job; one of them writes files."""
+        self.device, self.group = device, group
         self.trial = -1
         self.session: Session | CrossValidation | None = None
         self.images: tuple[Any, tuple[ImageSet, ImageSet | None]] | None = None
@@ -86,9 +90,20 @@ class JobRunner:
         """The images of the current job where it pretrains."""
         self.dropped = ""
         """Why the checkpoint of the current training could not be used."""
+        self.other_devices: int | None = None
+        """How many devices wrote the checkpoint that the current training goes on from, where it was another number."""
         self.saved_epoch = 0
         self.saved_at = 0.0
         self.save_seconds = 0.0
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process writes files and tells what happens."""
+        return self.group is None or self.group.is_leader
+
+    def _agree(self, said: bool) -> bool:
+        """Return what all processes of a group go by."""
+        return said if self.group is None else self.group.agree(said)
 
     def work(
         self,
@@ -183,20 +198,28 @@ class JobRunner:
     def _train(self, job: Job, stop: threading.Event, rest: Callable[[], None], live: Callable[[int], None]) -> Any:
         self.unlabeled = None
         data = pipeline.with_normalisation(job.config, Prepared.from_dict(job.data))
-        if (known := read_finished(job)) is not None:
-            yield from known
+        known = read_finished(job)
+        if self._agree(known is not None):
+            yield from known or ()
             return
         if job.config.is_pretraining:
-            self.unlabeled = yield from pretraining.preparing(job, data, self.device, stop, rest)
+            self.unlabeled = yield from self._led(pretraining.preparing(job, data, self.device, stop, rest))
         session = self._session(job, data)
+        if self.group is not None:
+            # From here on files may be written that others of the group have read.
+            self.group.wait()
         yield Started(trial=job.trial, history=list(session.history), dropped=self.dropped)
+        yield from self._tell_of_devices(job)
 
-        def should_stop() -> bool:
+        def wants_to_stop() -> bool:
             rest()
             # An epoch may be thrown away only when the one before it is on disk.
             return stop.is_set() and self.saved_epoch == session.epoch
 
-        yield from self._find_features(job, data, session, should_stop)
+        def should_stop() -> bool:
+            return self._agree(self.leads and wants_to_stop())
+
+        yield from self._led(self._find_features(job, data, session, wants_to_stop))
         wanted = Wanted(classes=data.classes, named=job.metrics, costs=costs.of(job.config.tree))
         if isinstance(session, CrossValidation):
             epochs = session.fit(until_epoch=job.until_epoch, should_stop=should_stop, wanted=wanted)
@@ -204,7 +227,7 @@ class JobRunner:
             sets = (self.unlabeled.images, None) if self.unlabeled else self._image_sets(data, job.portion)
             epochs = fit(session, *sets, until_epoch=job.until_epoch, should_stop=should_stop, wanted=wanted)
         for metrics in epochs:
-            stopping = stop.is_set()
+            stopping = self._agree(stop.is_set())
             if stopping or session.epoch == job.until_epoch or self._is_save_due(metrics["seconds"]):
                 self._save(session, job, data)
                 yield CheckpointSaved(trial=job.trial, epoch=session.epoch)
@@ -230,9 +253,41 @@ class JobRunner:
         if job.artifact:
             assert isinstance(session, Session)
             assert self.unlabeled is not None
-            state = pretraining.write_backbone(session, self.unlabeled, job, data)
-            checkpoint.save({**state, "job": identity(job)}, Path(job.checkpoint))
+            if self.leads:
+                state = pretraining.write_backbone(session, self.unlabeled, job, data)
+                checkpoint.save({**state, "job": identity(job)}, Path(job.checkpoint))
             self.session = None
+
+    def _led(self, steps: Generator[Event, None, T]) -> Generator[Event, None, T]:
+        """Have one process of a group do what the others then find done, as all wait for each other.
+
+        Raises:
+            StoppedError: the run wants it to stop.
+        """
+        if self.group is None:
+            return (yield from steps)
+        if self.leads:
+            try:
+                found = yield from steps
+            except StoppedError:
+                self.group.agree(True)
+                raise
+        if self.group.agree(False):
+            raise StoppedError("stopped while others of the group waited")
+        if not self.leads:
+            found = yield from steps
+        return found
+
+    def _tell_of_devices(self, job: Job) -> Iterator[Event]:
+        """Say where a training goes on with another number of devices, whose sums are rounded in another way."""
+        if self.other_devices is not None:
+            now = 1 if self.group is None else self.group.size
+            text = (
+                f"{_name(job)}: its checkpoint is of {self.other_devices} device(s), and it goes on with {now}: the "
+                "epochs to come may differ in their last digits"
+            )
+            yield Told(trial=job.trial, text=text)
+            self.other_devices = None
 
     def _find_features(
         self, job: Job, data: Prepared, session: Session | CrossValidation, should_stop: Callable[[], bool]
@@ -290,6 +345,7 @@ class JobRunner:
             metrics=job.metrics,
             should_stop=should_stop,
             live=live,
+            group=self.group,
         )
         found = finish.finish(session.deployed, task, Path(job.artifact) if job.artifact else None)
         scores = found.metrics
@@ -298,7 +354,7 @@ class JobRunner:
             scores = {name: value for name, value in scores.items() if name in NOT_OF_IMAGES}
         metrics = {**scores, "seconds": round(time.monotonic() - started, 4)}
         print(f"as deployed after epoch {session.epoch}: {metrics} {found.notes}", flush=True)  # noqa: T201
-        if job.artifact:
+        if job.artifact and self.leads:
             state = {
                 "model": found.model.state_dict(),
                 **networks.describe_weights(job.config, data, found.shapes),
@@ -310,6 +366,7 @@ class JobRunner:
                 **self._kept_of_folds(session, data),
             }
             checkpoint.save(state, Path(job.checkpoint))
+        if job.artifact:
             self.session = None
         return Scored(trial=job.trial, epoch=session.epoch, metrics=metrics, notes=found.notes)
 
@@ -350,8 +407,11 @@ class JobRunner:
         self.session = None
         give_back_memory()
         session = self._new_session(job, data, state)
+        self.other_devices = None
         if state is not None:
             session.load_state_dict(state)
+            known = state.get("devices", 1)
+            self.other_devices = known if known != (self.group.size if self.group is not None else 1) else None
         self.trial, self.session = job.trial, session
         self.saved_epoch, self.saved_at, self.save_seconds = session.epoch, time.monotonic(), 0.0
         return session
@@ -359,7 +419,7 @@ class JobRunner:
     def _new_session(self, job: Job, data: Prepared, state: Mapping[str, Any] | None) -> Session | CrossValidation:
         """Return an untrained session, which is to go on from a state if there is one."""
         if self.unlabeled is not None:
-            return pretraining.new_session(job, data, self.unlabeled.images, self.device)
+            return pretraining.new_session(job, data, self.unlabeled.images, self.device, self.group)
         if not data.folds or job.portion == "train+val":
             return self._new_network(job, data, data, job.seed, state is None)
         epochs = job.config.training_epochs
@@ -399,6 +459,7 @@ class JobRunner:
             micro_batches=job.micro_batches,
             teacher=job.teacher,
             backbone=_backbone(job, fold),
+            group=self.group,
         )
         wanted = head_plan.plan(job.config)
         if wanted is not None:
@@ -411,7 +472,12 @@ class JobRunner:
 
     def _save(self, session: Session | CrossValidation, job: Job, data: Prepared) -> None:
         started = time.monotonic()
+        if not self.leads:
+            self.saved_epoch = session.epoch
+            return
         state = {**session.state_dict(), **networks.describe_weights(job.config, data), "job": identity(job)}
+        if self.group is not None:
+            state["devices"] = self.group.size
         if self.unlabeled is not None and isinstance(session, Session):
             state |= pretraining.describe(session, self.unlabeled, job, data)
         last = job.config.epochs if isinstance(session, CrossValidation) else job.config.training_epochs
@@ -440,6 +506,11 @@ class JobRunner:
 def _backbone(job: Job, fold: int | None) -> str | None:
     """Return the weights file of the pretrained network that a job, or one of its folds, starts from."""
     return job.backbones[(fold or 0) % len(job.backbones)] if job.backbones else None
+
+
+def _name(job: Job) -> str:
+    """Return what a person calls a job's training."""
+    return f"trial {job.trial}" if job.trial >= 0 else "pretraining"
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

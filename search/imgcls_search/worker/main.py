@@ -14,20 +14,24 @@ from pathlib import Path
 
 from imgcls_search import terminal
 from imgcls_search.protocol import (
+    GROUP_LOST,
     Event,
+    Failed,
     GoOn,
     Held,
     Hold,
     Job,
     Message,
+    Place,
     Stop,
 )
 from imgcls_search.training.device import settle_in
+from imgcls_search.training.group import Group, GroupLostError
 from imgcls_search.worker.job_runner import JobRunner
 
 
-def main(connection: Connection, name: str, device: str) -> None:
-    """Take jobs from a connection until its other end closes."""
+def main(connection: Connection, name: str, device: str, place: Place | None = None) -> None:
+    """Take jobs from a connection until its other end closes; with a `place`, together with other processes."""
     # Ctrl-C is ignored already, see `executors.processes`.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # A crash in compiled code then leaves its stack in the log of the trial.
@@ -36,12 +40,26 @@ def main(connection: Connection, name: str, device: str) -> None:
     terminal.show_all_characters()
     settle_in(device)
     inbox = Inbox(connection)
-    runner = JobRunner(device)
+    try:
+        _work(connection, name, inbox, JobRunner(device, None if place is None else Group(place, device)))
+    except GroupLostError:
+        # Another process has died, or is about to be told of: the run starts all of them again.
+        os._exit(GROUP_LOST)
+
+
+def _work(connection: Connection, name: str, inbox: Inbox, runner: JobRunner) -> None:
     while True:
         job = inbox.jobs.get()
-        with _logging_to(Path(job.log)):
-            for event in runner.work(job, inbox.stop_requested, rest=inbox.rest, live=inbox.live):
-                connection.send(dataclasses.replace(event, worker=name))
+        if runner.leads:
+            with _logging_to(Path(job.log)):
+                for event in runner.work(job, inbox.stop_requested, rest=inbox.rest, live=inbox.live):
+                    connection.send(dataclasses.replace(event, worker=name))
+        else:
+            # One of a group writes the log and tells what happens, unless something happens to another.
+            with _logging_to(Path(job.log), only_errors=True):
+                for event in runner.work(job, inbox.stop_requested):
+                    if isinstance(event, Failed):
+                        connection.send(dataclasses.replace(event, worker=name))
 
 
 class Inbox:
@@ -89,8 +107,8 @@ class Inbox:
 class _logging_to:  # noqa: N801 - used as a function
     """Send everything that the process prints, from any library, to the end of a file."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, only_errors: bool = False) -> None:
+        self.path, self.only_errors = path, only_errors
 
     def __enter__(self) -> None:
         sys.stdout.flush()
@@ -102,6 +120,8 @@ class _logging_to:  # noqa: N801 - used as a function
         except OSError:
             # The checkpoint meets the same full disk, and ends the job with the reason.
             _print_to(Path(os.devnull))
+        if self.only_errors:
+            _print_to(Path(os.devnull), (1,))
 
     def __exit__(self, *failure: object) -> None:
         try:
@@ -117,7 +137,7 @@ class _logging_to:  # noqa: N801 - used as a function
             os.close(kept)
 
 
-def _print_to(path: Path) -> None:
+def _print_to(path: Path, streams: tuple[int, ...] = (1, 2)) -> None:
     with path.open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+        for stream in streams:
+            os.dup2(file.fileno(), stream)

@@ -20,8 +20,8 @@ from imgcls_search.models.cost import Cost
 from imgcls_search.signature import build
 from imgcls_search.training import finetune, pretraining
 from imgcls_search.training.losses import build_loss
-from imgcls_search.training.optimizers import OPTIMIZERS, SCHEDULES
-from imgcls_search.training.recipe import Finetune, Training
+from imgcls_search.training.optimizers import OPTIMIZERS, SCHEDULES, check_optimizer
+from imgcls_search.training.recipe import Finetune, Training, check_devices
 
 
 def count(component: Component, shape: InputShape, *, pruned: float = 0.0, head: Component | None = None) -> Cost:
@@ -75,6 +75,8 @@ def measure(config: TrialConfig, shape: InputShape, found: Cost, *, deployed: Co
     if pretrained.is_wanted(config.component("model")) or config.needs_backbone:
         finetune.check_freeze(Finetune(**config.section("finetune")), found.num_stages)
     recipe = Training(**config.section("training"))
+    check_devices(recipe)
+    check_optimizer(config)
     _check_average(config, recipe)
     states = _optimizer_states(OPTIMIZERS, config.component("optimizer"))
     return {
@@ -82,7 +84,7 @@ def measure(config: TrialConfig, shape: InputShape, found: Cost, *, deployed: Co
         "memory": cost.peak_bytes(
             found,
             pixels=_pixels(shape),
-            batch_size=recipe.batch_size,
+            batch_size=math.ceil(recipe.batch_size / (1 if recipe.devices == "auto" else recipe.devices)),
             optimizer_states=states,
             averages=recipe.ema > 0 or recipe.swa > 0,
         ),
@@ -158,6 +160,8 @@ def _optimizer_states(registry: Mapping[str, Callable[..., Any]], component: Com
     tiny = nn.Linear(2, 2, bias=False)
     optimizer = build(registry, component, model=tiny)
     tiny(torch.ones(1, 2)).sum().backward()
+    if hasattr(optimizer, "train"):
+        optimizer.train()
     optimizer.step()
     state = optimizer.state[tiny.weight]
     return sum(isinstance(value, torch.Tensor) and value.shape == tiny.weight.shape for value in state.values())

@@ -41,12 +41,14 @@ from imgcls_search.data import (
     summarise,
 )
 from imgcls_search.data.image import CACHE_GB, MOMENTS, check_normalisation
+from imgcls_search.errors import BuildError
 from imgcls_search.image_size import sides
 from imgcls_search.models import pretrained
 from imgcls_search.models.anatomy import Anatomy
 from imgcls_search.signature import build
 from imgcls_search.training import checkpoint, custom_metrics, finetune
 from imgcls_search.training.device import fastest_layout, pays_to_compile, resolve_precision
+from imgcls_search.training.group import Group
 from imgcls_search.training.loop import Session, Teach
 from imgcls_search.training.losses import Loss, build_loss
 from imgcls_search.training.optimizers import OPTIMIZERS, SCHEDULES
@@ -249,6 +251,7 @@ def new_session(
     micro_batches: int = 1,
     teacher: str | None = None,
     backbone: str | None = None,
+    group: Group | None = None,
 ) -> Session:
     """Return an untrained session; the same seed gives the same weights.
 
@@ -274,6 +277,10 @@ def new_session(
         pretrained.load_into(model, pretrained.find(start, model, **dataclasses.asdict(data.shape)))
     model = model.to(device, memory_format=fastest_layout(model))  # type: ignore[call-overload]
     optimizer = build(OPTIMIZERS, config.component("optimizer"), model=model)
+    precision = resolve_precision(recipe.precision, device)
+    if precision == "fp16" and config.component("optimizer").name == "sam":
+        # Chosen where there is no bf16.
+        raise BuildError("training.precision", f"auto is fp16 on {device}, which sam cannot use; allowed: fp32")
     return Session(
         model=model,
         optimizer=optimizer,
@@ -283,14 +290,17 @@ def new_session(
         mix=mix,
         hold=_hold(config, model, optimizer),
         micro_batches=micro_batches,
-        is_compiled=pays_to_compile(
+        # What devices exchange within a network is in no compiled one.
+        is_compiled=group is None
+        and pays_to_compile(
             recipe.compile, device, recipe.epochs * math.ceil(data.counts["train"] / recipe.batch_size)
         ),
         recipe=recipe,
         device=device,
-        precision=resolve_precision(recipe.precision, device),
+        precision=precision,
         seed=seed,
         teach=_teaching(config, data, teacher, device),
+        group=group,
     )
 
 
@@ -308,6 +318,7 @@ def tuning_session(
     device: str,
     teacher: str | None,
     micro_batches: int,
+    group: Group | None = None,
 ) -> Session:
     """Return a session that trains a pruned model on, with the whole schedule squeezed into its few epochs."""
     plan = sections.pruning(config)
@@ -320,8 +331,8 @@ def tuning_session(
     model = model.to(device, memory_format=fastest_layout(model))  # type: ignore[call-overload, unused-ignore]
     optimizer = build(OPTIMIZERS, config.component("optimizer"), model=model)
     _hold(config, model, optimizer)
-    for group in optimizer.param_groups:
-        group["lr"] *= plan.finetune_lr_factor
+    for rates in optimizer.param_groups:
+        rates["lr"] *= plan.finetune_lr_factor
     whole = build(SCHEDULES, config.component("schedule"), epochs=recipe.epochs)
     return Session(
         model=model,
@@ -336,6 +347,7 @@ def tuning_session(
         precision=resolve_precision(recipe.precision, device),
         seed=seed,
         teach=_teaching(config, data, teacher, device),
+        group=group,
     )
 
 

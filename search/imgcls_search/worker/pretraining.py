@@ -26,6 +26,7 @@ from imgcls_search.protocol import Event, Job, Told
 from imgcls_search.signature import build
 from imgcls_search.training import checkpoint
 from imgcls_search.training.device import fastest_layout, pays_to_compile, resolve_precision
+from imgcls_search.training.group import Group, Whole
 from imgcls_search.training.health import MOST_ASKED, MOST_KNOWN, Health, chosen
 from imgcls_search.training.images import ImageSet
 from imgcls_search.training.learner import Contrast, Imitation, Learner, num_features, projector, without_head
@@ -185,7 +186,7 @@ TOLD_EVERY = 2_048
 """Images after which a line says how far the teacher's features are."""
 
 
-def new_session(job: Job, data: Prepared, images: ImageSet, device: str) -> Session:
+def new_session(job: Job, data: Prepared, images: ImageSet, device: str, group: Group | None = None) -> Session:
     """Return an untrained session; the same seed gives the same weights.
 
     Raises:
@@ -208,6 +209,7 @@ def new_session(job: Job, data: Prepared, images: ImageSet, device: str) -> Sess
                 "smaller batch_size",
             )
         learner, loss = Learner(network, projector(width, wanted.projection)), Contrast(wanted.temperature)
+        loss = loss if group is None else Whole(loss, group, views=2)
     else:
         mean, std = _moments(images.labels)
         learner, loss = Learner(network, torch.nn.Linear(width, len(mean))), Imitation(mean, std)
@@ -222,12 +224,14 @@ def new_session(job: Job, data: Prepared, images: ImageSet, device: str) -> Sess
         augment=views(wanted, data) if isinstance(wanted, SimCLR) else _plain(data),
         views=2 if isinstance(wanted, SimCLR) else 1,
         micro_batches=job.micro_batches,
-        is_compiled=pays_to_compile(recipe.compile, device, recipe.epochs * math.ceil(len(images) / recipe.batch_size)),
+        is_compiled=group is None
+        and pays_to_compile(recipe.compile, device, recipe.epochs * math.ceil(len(images) / recipe.batch_size)),
         recipe=recipe,
         device=device,
         precision=precision,
         seed=job.seed,
         observe=_health(job, data, device, precision),
+        group=group,
     )
 
 

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import imgcls_search
 from imgcls_search import own_code
@@ -34,7 +34,7 @@ class Layout:
     """The workers of a search on a cluster."""
 
     count: int
-    device: str
+    devices: Sequence[str]
     """What each trains on, as it sees it."""
 
     resources: Mapping[str, float]
@@ -106,29 +106,51 @@ def leave() -> None:
     ray.shutdown()
 
 
-def lay_out(wanted: str, workers: int | None, most: int) -> Layout:
+def lay_out(wanted: str, workers: int | None, most: int, devices: int | Literal["auto"] = 1) -> Layout:
     """Return what workers the cluster holds, at most `most`: one a GPU or a CPU, or more `workers` that share them.
 
+    With several `devices` to a worker, each has as many of one node for itself: Ray places an actor, with all that it
+    asks for, on one node.
+
     Raises:
-        ClusterError: the cluster does not have the device that `training.device` asks for.
+        ClusterError: the cluster does not have the device that `training.device` asks for, or not as many.
     """
     nodes = _nodes()
     gpus, cpus = (int(sum(node["Resources"].get(kind, 0) for node in nodes)) for kind in ("GPU", "CPU"))
     had = f"the cluster has {len(nodes)} node(s) with {cpus} CPU(s) and {gpus} GPU(s)"
     if wanted not in ("auto", "cpu", "cuda") or (wanted == "cuda" and not gpus):
         raise ClusterError(f"training.device: {wanted} is not on the cluster; {had}")
-    kind, held = ("GPU", gpus) if gpus and wanted != "cpu" else ("CPU", cpus)
-    if not held:
+    kind = "GPU" if gpus and wanted != "cpu" else "CPU"
+    by_node = [int(node["Resources"].get(kind, 0)) for node in nodes]
+    if not sum(by_node):
         raise ClusterError(f"--cluster: no CPU for a worker; {had}")
+    each = _devices_each(devices, by_node, workers, kind)
+    held = sum(count // each for count in by_node)
     count = workers or held
-    # Ray counts in ten-thousandths.
-    share = 10_000 // math.ceil(count / held) / 10_000
+    # Ray counts in ten-thousandths, and more than one of anything in whole numbers.
+    share = each if each > 1 else 10_000 // math.ceil(count / held) / 10_000
+    if each > 1 and count > held:
+        raise ClusterError(
+            f"study.workers: {count} of training.devices: {each} do not fit; allowed: 1 to {held}; {had}"
+        )
     return Layout(
         count=max(1, min(count, most)),
-        device="cuda:0" if kind == "GPU" else "cpu",
+        devices=[f"cuda:{place}" for place in range(each)] if kind == "GPU" else ["cpu"] * each,
         resources={"num_gpus": share, "num_cpus": 0} if kind == "GPU" else {"num_cpus": share},
         hardware=f"Ray cluster: {had.removeprefix('the cluster has ')}",
     )
+
+
+def _devices_each(wanted: int | Literal["auto"], by_node: Sequence[int], workers: int | None, kind: str) -> int:
+    """Return how many devices a worker has, all of one node; `by_node` says how many each has."""
+    most = max(by_node)
+    if wanted != "auto":
+        if wanted > most:
+            raise ClusterError(f"training.devices: {wanted}: no node of the cluster has more than {most} {kind}(s)")
+        return wanted
+    # The largest number of which there are enough.
+    fitting = [each for each in range(1, most + 1) if sum(count // each for count in by_node) >= (workers or 1)]
+    return max(fitting, default=1)
 
 
 def only_node(layout: Layout) -> str:
@@ -137,7 +159,7 @@ def only_node(layout: Layout) -> str:
     Raises:
         ClusterError: there are several.
     """
-    kind = "CPU" if layout.device == "cpu" else "GPU"
+    kind = "CPU" if layout.devices[0] == "cpu" else "GPU"
     having = [node["NodeID"] for node in _nodes() if node["Resources"].get(kind, 0)]
     if len(having) > 1:
         raise ClusterError(

@@ -85,7 +85,7 @@ class RayExecutor(SlotsExecutor["_RaySlot"]):
         actor = ray.remote(Station).options(**layout.resources, scheduling_strategy=placed, max_restarts=0)
 
         def hire(name: str) -> Any:
-            return actor.remote(name, layout.device, location)
+            return actor.remote(name, layout.devices, location)
 
         super().__init__([_RaySlot(f"worker-{index}", hire, self._parcel) for index in range(layout.count)])
 

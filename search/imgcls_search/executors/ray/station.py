@@ -98,7 +98,7 @@ def _refuse_other_code(location: StudyLocation) -> None:
 class Station:
     """A Ray actor. Each message and each event has a number, so that what a network lost or doubled counts once."""
 
-    def __init__(self, name: str, device: str, location: StudyLocation) -> None:
+    def __init__(self, name: str, devices: Sequence[str], location: StudyLocation) -> None:
         """Start the worker process."""
         # Ray keeps what an actor prints in files of its own, which people read too.
         terminal.show_plain_warnings()
@@ -118,8 +118,8 @@ class Station:
         start: Callable[..., tuple[Any, Connection]] = processes.start
         if sys.platform.startswith("linux"):
             start = ForkServer(own_folder(), f"{location.token} {self.node}").start
-        self.worker = WorkerProcess(f"{name}@{self.ip}", device, start)
-        self.watched: int | None = None
+        self.worker = WorkerProcess(f"{name}@{self.ip}", devices, start)
+        self.watched: list[int] = []
         self.heard = self.number = 0
         self.news: deque[News] = deque()
         self.bell = asyncio.Event()
@@ -170,18 +170,19 @@ class Station:
 
     def _watch(self) -> None:
         """See to it that the event loop calls when the worker says something."""
-        if self.watched is None and self.worker.connection is not None:
-            self.watched = self.worker.connection.fileno()
-            asyncio.get_running_loop().add_reader(self.watched, self._receive)
+        if not self.watched:
+            for connection in self.worker.connections:
+                self.watched.append(connection.fileno())
+                asyncio.get_running_loop().add_reader(connection.fileno(), self._receive, connection)
 
     def _unwatch(self) -> None:
-        if self.watched is not None:
-            asyncio.get_running_loop().remove_reader(self.watched)
-            self.watched = None
+        for number in self.watched:
+            asyncio.get_running_loop().remove_reader(number)
+        self.watched = []
 
-    def _receive(self) -> None:
+    def _receive(self, connection: Connection) -> None:
         self._unwatch()
-        event = self.worker.receive()
+        event = self.worker.receive(connection)
         self._watch()
         if event is not None:
             self._add(event)

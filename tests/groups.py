@@ -1,0 +1,62 @@
+"""Two processes that train together, for tests to call functions in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from imgcls_search.executors import processes
+from imgcls_search.protocol import Place
+
+
+class Together:
+    """A group's processes, from outside."""
+
+    def __init__(self, folder: Path, size: int) -> None:
+        places = [Place(rank=rank, size=size, file=str(folder / "meeting")) for rank in range(size)]
+        self.members = [processes.start(_serve, f"member-{place.rank}", place) for place in places]
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+        """Call a function of a module in all of them, with the group before its arguments; return what each returns."""
+        for _, connection in self.members:
+            connection.send((function, arguments))
+        found = [connection.recv() for _, connection in self.members]
+        for each in found:
+            if isinstance(each, BaseException):
+                raise each
+        return found
+
+    def close(self) -> None:
+        """End the processes."""
+        for process, connection in self.members:
+            process.kill()
+            process.join()
+            connection.close()
+
+
+@contextmanager
+def together(folder: Path, size: int = 2) -> Iterator[Together]:
+    """Yield some processes of a group."""
+    made = Together(folder, size)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def _serve(connection: Connection, place: Place) -> None:
+    from imgcls_search.training.device import settle_in
+    from imgcls_search.training.group import Group
+
+    settle_in("cpu")
+    group = Group(place, "cpu")
+    while True:
+        function, arguments = connection.recv()
+        try:
+            answer = function(group, *arguments)
+        except Exception as error:
+            answer = error
+        connection.send(answer)

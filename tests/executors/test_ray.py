@@ -19,7 +19,7 @@ import pytest
 from imgcls_search.errors import ClusterError
 from imgcls_search.executors.ray import cluster
 
-from tests.auto.test_auto import with_space
+from tests.automatic.test_auto import with_space
 from tests.conftest import PATIENCE, Answer, linux_only
 from tests.orchestrator.test_run import (
     children,

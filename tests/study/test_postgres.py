@@ -37,7 +37,7 @@ from imgcls_search.study.summary import summarise
 from imgcls_search.views.dashboard import Latest
 
 from scripts.bench import simulation
-from tests.auto.test_auto import with_space
+from tests.automatic.test_auto import with_space
 from tests.conftest import PATIENCE, Answer, is_one_line, linux_only
 from tests.orchestrator.test_run import SLOW_TRIALS, wait_for
 from tests.study.test_copy import PICTURE, add_trial_with_picture

@@ -12,9 +12,10 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib.machinery import BuiltinImporter, FrozenImporter, ModuleSpec, PathFinder
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from imgcls_search.errors import UserError, first_line
@@ -99,9 +100,9 @@ def load(reference: str) -> Any:
                 _forget(name)
                 module = importlib.import_module(name)
             elif _digests.get(name, source) != source:
-                module = importlib.reload(module)
-        # Whatever somebody's module raises when it is imported.
-        except Exception as error:
+                module = _read_again(module, attribute)
+        # Whatever somebody's module raises when it is imported; a script may end itself.
+        except (Exception, SystemExit) as error:
             raise UserError(
                 f"{reference}: cannot be imported ({type(error).__name__}: {first_line(error, 'no message')})"
             ) from error
@@ -131,14 +132,14 @@ def digest(reference: str) -> str:
     spec = _spec(top)
     if spec is None:
         raise UserError(f"{reference}: {_absent(top)}")
-    places: Sequence[str] = list(spec.submodule_search_locations or ())
-    files = [path for place in places for path in sorted(Path(place).rglob("*.py"))]
+    places = [Path(place) for place in spec.submodule_search_locations or ()]
+    files = [(path, path.relative_to(place)) for place in places for path in sorted(place.rglob("*.py"))]
     if not files and spec.origin is not None:
-        files = [Path(spec.origin)]
+        files = [(Path(spec.origin), Path(Path(spec.origin).name))]
     found = hashlib.sha256()
     try:
-        for path in files:
-            found.update(f"{path.name}\\0".encode() + path.read_bytes() + b"\\0")
+        for path, name in files:
+            found.update(f"{name.as_posix()}\0".encode() + path.read_bytes() + b"\0")
     except OSError as error:
         raise UserError(f"{reference}: {error.filename}: {error.strerror}") from error
     return found.hexdigest()
@@ -181,6 +182,18 @@ def _is_from(module: Any, spec: ModuleSpec | None) -> bool:
         return False
     places = [spec.origin] if spec.submodule_search_locations is None else list(spec.submodule_search_locations)
     return any(place is not None and Path(file).resolve().is_relative_to(Path(place).resolve()) for place in places)
+
+
+def _read_again(module: ModuleType, attribute: str) -> ModuleType:
+    """Import a module that has changed, and return it."""
+    name = module.__name__
+    if "." in name or hasattr(module, "__path__"):
+        # The change may be in another module of its package.
+        _forget(name)
+        return importlib.import_module(name)
+    # What the source has no more would stay.
+    vars(module).pop(attribute, None)
+    return importlib.reload(module)
 
 
 def _forget(name: str) -> None:

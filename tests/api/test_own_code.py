@@ -17,6 +17,7 @@ from imgcls_search.models import build_model
 from imgcls_search.training import custom_metrics
 
 MODULE = """
+from itertools import chain
 from typing import Annotated
 
 from imgcls_search.signature import Arg
@@ -140,10 +141,12 @@ def test_pythonpath_and_installations_for_editing_stay(code: Path, monkeypatch: 
         ("own_towers", "'own_towers': is not allowed"),
         ("../own_towers:f", "is not allowed"),
         ("own_broken:f", "cannot be imported (ZeroDivisionError: division by zero)"),
+        ("own_script:f", "cannot be imported (SystemExit: usage: own_script)"),
     ],
 )
 def test_what_cannot_be_a_function_is_refused_in_one_line(code: Path, function: str, said: str) -> None:
     (code / "own_broken.py").write_text("1 / 0\n")
+    (code / "own_script.py").write_text("raise SystemExit('usage: own_script')\n")
     ic.add_code(code)
     space = {"data": "digits", "model": {"custom": {"function": function}}}
     for call in (lambda: own_code.load(function), lambda: read_space_of(space)):
@@ -163,6 +166,8 @@ def test_arguments_are_those_of_the_function(code: Path) -> None:
     for wrong in ({"flors": 1}, {"flors": 1, "floors": {"int": [1, 2]}}):
         with pytest.raises(ic.UserError, match=r"model.custom.flors: unknown key; allowed: floors \(did you mean"):
             read_space_of(space(**wrong))
+    with pytest.raises(ic.UserError, match=r"does not say which arguments it takes"):
+        read_space_of({"data": "digits", "model": {"custom": {"function": "own_towers:chain"}}})
     with pytest.raises(ic.UserError, match=r"takes no channels"):
         read_space_of({"data": "digits", "model": {"custom": {"function": "own_towers:two"}}})
 
@@ -175,6 +180,10 @@ def test_a_change_of_the_source_is_seen(code: Path) -> None:
     os.utime(code / "own_towers.py", (1, 1))
     assert own_code.digest("own_towers:distance") != before
     assert own_code.load("own_towers:distance")(None, None) == 12345.0
+    (code / "own_towers.py").write_text("def further(probabilities, labels):\n    return 1.0\n")
+    os.utime(code / "own_towers.py", (2, 2))
+    with pytest.raises(ic.UserError, match=r"has no 'distance'"):
+        own_code.load("own_towers:distance")
 
 
 def test_the_digest_of_a_package_is_of_all_its_files(code: Path) -> None:
@@ -187,7 +196,14 @@ def test_the_digest_of_a_package_is_of_all_its_files(code: Path) -> None:
     before = own_code.digest("own_package.nets:net")
     assert own_code.load("own_package.nets:net")() == 1
     (package / "parts.py").write_text("part = 2\n")
-    assert own_code.digest("own_package.nets:net") != before
+    os.utime(package / "parts.py", (1, 1))
+    changed = own_code.digest("own_package.nets:net")
+    assert changed != before
+    assert own_code.load("own_package.nets:net")() == 2
+    # The same files in another place are another package.
+    (package / "below").mkdir()
+    (package / "parts.py").rename(package / "below" / "parts.py")
+    assert own_code.digest("own_package.nets:net") != changed
 
 
 def test_a_metric_of_ones_own_is_measured(code: Path) -> None:

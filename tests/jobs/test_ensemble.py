@@ -286,7 +286,7 @@ def lines(answer: Answer) -> str:
 
 
 def test_mistakes_are_one_line(study: str, here: Run, tmp_path: Path) -> None:
-    assert "--picks" in lines(here("ensemble", study, "--picks", "0"))
+    assert "--picks" in lines(here("ensemble", study, "--picks", "1"))
     assert "no such study" in lines(here("ensemble", "nowhere"))
     assert not (tmp_path / "studies" / "nowhere").exists()
     assert "has no trial 99" in lines(here("ensemble", study, "--trial", "99"))
@@ -385,4 +385,6 @@ def test_folds_are_picked_on_out_of_fold_answers(tmp_path: Path, warm: Warm | No
     found = json.loads(answer.out)
     assert found["validation"]["images"] == 90, "all images outside the test split, each by the network without it"
     assert found["validation"]["winner"] == pytest.approx(open_study(tmp_path / "studies", "folded").best_value)
+    numbers = ", ".join(str(member["trial"]) for member in found["members"])
+    assert f"trial(s) {numbers} have folds: only the network of the last fold is in the ensemble" in answer.err
     assert "the last of 3 folds" in (tmp_path / "model" / "MODEL_CARD.md").read_text()

@@ -10,10 +10,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import imgcls_search as ic
 import optuna
 import pytest
 import sqlalchemy
+from imgcls_search.api import trainings
 from imgcls_search.catalog import catalog
+from imgcls_search.jobs.retrain import Training
 from imgcls_search.space import Space, differences, parse
 from imgcls_search.space.widening import Widening, compare, in_wider
 from imgcls_search.strategy.draws import draw_random, draw_start
@@ -25,6 +28,7 @@ from imgcls_search.study.address import Address
 from imgcls_search.study.extend import distribution_of, extend
 from imgcls_search.study.files import StudyFiles, find_study
 from imgcls_search.study.record import Record
+from imgcls_search.study.requests import make_request
 from imgcls_search.study.settings import is_free
 from imgcls_search.trial import SIZES, Rejection, Trial
 
@@ -225,6 +229,49 @@ def test_grown_study_keeps_its_trials_and_the_one_before_it_stays_openable(tmp_p
     # Only the start setting is new, which the first trials were not: it is asked for.
     (request,) = grown.facts["requests"]
     assert (request["by"], request["params"]) == ("start", {"model": "resnet"})
+
+
+def test_what_was_asked_meanwhile_is_kept_and_asks_for_the_same_setting(tmp_path: Path) -> None:
+    files, record = made_study(tmp_path)
+    params = {"model.lenet5.width": 1.0, "optimizer.adamw.lr": 5e-4, "optimizer.adamw.weight_decay": 0.1}
+    config = space_of(SMALL).config_of({**params, "training.batch_size": 48})
+    # By another process, after this one has read the study.
+    asked = make_request({**params, "training.batch_size": 48}, "try")
+    records.load(files).append_fact("requests", asked)
+    grown = wider(files, record)
+    first, second = grown.facts["requests"]
+    assert (first["id"], second["by"]) == (asked["id"], "start")
+    # What the smaller space gave is no longer to be drawn.
+    assert space_of(WIDE).config_of(first["params"]) == config
+
+
+def test_earlier_state_is_what_the_python_interface_opens(tmp_path: Path) -> None:
+    files, record = made_study(tmp_path)
+    candidate = draw_random(View(space_of(WIDE), [], [], seed=1), 12, 0)
+    later = Trial(number=12, candidate=candidate, seed=1, sizes=dict.fromkeys(SIZES, 1000), metric="accuracy")
+    wider(files, record).add(later)
+    study = ic.open_study("s@1", studies=tmp_path)
+    assert study.name == "s@1"
+    assert [each.status["trials"]["total"] for each in (study, ic.open_study("s", studies=tmp_path))] == [12, 13]
+    # A trial of both is one of the study that may note what becomes of it.
+    assert study.best.study == "s"
+    assert training_of(study.best, tmp_path).origin == {"study": "s", "trial": study.best.number}
+
+
+def training_of(trial: ic.Trial, studies: Path) -> Training:
+    return trainings.training_of(
+        trial,
+        [],
+        None,
+        None,
+        skip_unreadable=False,
+        seeds=1,
+        on="train",
+        out=None,
+        studies=studies,
+        storage=None,
+        say=print,
+    )
 
 
 def test_distributions_are_those_that_a_trial_suggests() -> None:

@@ -812,3 +812,28 @@ def test_study_on_a_server_grows_is_asked_and_is_merged(
     assert here("best", "s@1", *shown).code == 0
     for each in (record, other, both, grown):
         close(each)
+
+
+def test_earlier_states_of_a_study_move_with_it(
+    server: Server, tmp_path: Path, here: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.study.test_extend import contents, made_study, wider
+
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+    address = server.new("grown")
+    files, record = made_study(tmp_path / "studies", count=4)
+    before = contents(record)
+    close(wider(files, record))
+    close(record)
+    # An earlier state is no study of its own that the folder could belong to.
+    answer = here("copy", "s@1", "--to", address)
+    assert is_one_line(answer)
+    assert "copy s" in answer.err
+    assert here("copy", "s", "--to", address).code == 0
+    (tmp_path / "studies/s.db").unlink()
+    assert here("copy", "s", "--to", "back/").code == 0
+    for root in (tmp_path / "studies", tmp_path / "back"):
+        for name in ("s", "s@1"):
+            found = records.load(find_study(root, name, None))
+            assert contents(found) == before
+            close(found)

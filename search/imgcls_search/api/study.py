@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -33,12 +34,12 @@ class Study:
     def __init__(self, files: StudyFiles) -> None:
         """`open_study`, `run` and `auto` make one."""
         # A program may change its working folder afterwards, as notebooks do.
-        self.files = type(files)(files.root.absolute(), files.name, files.address)
+        self.files = replace(files, root=files.root.absolute())
 
     @property
     def name(self) -> str:
         """The name of the study."""
-        return self.files.name
+        return self.files.recorded_as
 
     @property
     def folder(self) -> Path:

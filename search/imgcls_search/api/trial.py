@@ -57,7 +57,8 @@ class Trial:
 
         found = describe(trial, record)
         return cls(
-            study=record.study.study_name,
+            # An earlier state's trials are those of the study.
+            study=record.study.study_name if record.files is None else record.files.name,
             number=trial.number,
             state=found["state"],
             values=found["values"],

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 def ensemble(
     study: StudyName,
     picks: Annotated[
-        int, typer.Option("--picks", min=1, help="Networks to pick; one may be picked several times.")
+        int, typer.Option("--picks", min=2, help="Networks to pick; one may be picked several times.")
     ] = 5,
     trial: Annotated[
         int | None,

@@ -56,7 +56,10 @@ def custom(
 
 def problem_of(builder: Any, arguments: Any) -> tuple[str, str] | None:
     """Return what is wrong with the names or values of arguments, as a function's signature says; None for nothing."""
-    parameters = inspect.signature(builder).parameters
+    try:
+        parameters = inspect.signature(builder).parameters
+    except (TypeError, ValueError):
+        return "function", f"does not say which arguments it takes; allowed: a function of {', '.join(SUPPLIED)}"
     missing = [name for name in SUPPLIED if name not in parameters]
     takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
     if missing and not takes_any:

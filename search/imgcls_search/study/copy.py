@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from imgcls_search import atomic
@@ -15,7 +16,7 @@ from imgcls_search.errors import StudyError
 from imgcls_search.study import database
 from imgcls_search.study.address import Address
 from imgcls_search.study.files import StudyFiles
-from imgcls_search.study.pour import pour
+from imgcls_search.study.pour import earlier_states, pour
 from imgcls_search.study.sqlite import SqliteFile
 
 LEFT_OUT = re.compile(r"lock|lock\.pid|storage|new\.db.*|.*\.tmp")
@@ -65,11 +66,19 @@ def move_study(files: StudyFiles, to: Address) -> None:
         StudyError: there is no such study, a run works on it, or there is one of its name in that database.
     """
     files.must_exist()
+    if files.kept is not None:
+        raise StudyError(
+            f"{files.recorded_as} is what the study was before it grew, and moves with it: copy {files.name}"
+        )
     target = StudyFiles(files.root, files.name, to)
-    if target.store.exists():
-        raise StudyError(f"{to}: has a study {files.name!r} already; name another database")
+    earlier = earlier_states(files)
+    for there in (target, *(replace(each, address=to) for each in earlier)):
+        if there.store.exists():
+            raise StudyError(f"{to}: has a study {there.recorded_as!r} already; name another database")
     files.folder.mkdir(parents=True, exist_ok=True)
     with files.locked(task="copy"), target.store.held(task="copy"), target.store.making() as (storage, draft):
+        for each in earlier:
+            pour(each, storage.engine, each.recorded_as)
         pour(files, storage.engine, draft)
     target.take_over()
 
@@ -80,6 +89,8 @@ def _copy_database(files: StudyFiles, target: Path) -> None:
         if files.address is not None:
             with SqliteFile(target, partial, files.name).making() as (storage, name):
                 pour(files, storage.engine, name)
+                for each in earlier_states(files):
+                    pour(each, storage.engine, each.recorded_as)
             return
         # A place where nothing can be made is no trouble of the study's.
         partial.touch()

@@ -26,11 +26,11 @@ from optuna.storages._rdb import models
 from imgcls_search.config import Scalar
 from imgcls_search.space import Parameter, Space
 from imgcls_search.space.widening import Widening, in_wider
-from imgcls_search.study.facts import Extension, StudyFacts
+from imgcls_search.study.facts import Extension, Request, StudyFacts
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.pour import copy_study_rows
 from imgcls_search.study.record import Record, load, to_json
-from imgcls_search.study.requests import asked_by_start
+from imgcls_search.study.requests import KEY, asked_by_start
 from imgcls_search.study.settings import OF_POPULATION
 from imgcls_search.study.trial_attributes import freeze_rejections, strategy_of
 from imgcls_search.trial import Rejection, Trial
@@ -48,7 +48,7 @@ def extend(files: StudyFiles, record: Record, space: Space, widening: Widening, 
         StudyError: the database cannot be written.
     """
     number = len(record.facts.get("extended", [])) + 1
-    facts = _facts(files.kept_as(number), record, space, widening, old)
+    facts, asked = _facts(files.kept_as(number), record, space, widening, old)
     wider = _Wider(record, space, widening, old)
     study_id = record.study._study_id
 
@@ -58,6 +58,11 @@ def extend(files: StudyFiles, record: Record, space: Space, widening: Widening, 
         copy_study_rows(connection, study_id, files.kept_as(number))
         wider.write(connection, study_id)
         upsert = record.rows.upserts[_FACTS]
+        # Others may have asked since the study was read.
+        if known := record.rows.read_list(connection, KEY):
+            facts["requests"] = [_in_wider(request, old, space) for request in known]
+        if asked:
+            facts["requests"] = [*facts.get("requests", []), *asked]
         rows = [{"study_id": study_id, "key": key, "value_json": json.dumps(value)} for key, value in facts.items()]
         connection.execute(upsert, rows)
 
@@ -67,14 +72,21 @@ def extend(files: StudyFiles, record: Record, space: Space, widening: Widening, 
     return load(files)
 
 
+def _in_wider(request: Request, old: Mapping[str, Any], space: Space) -> Request:
+    """Return a request that asks for the same configuration in a wider space."""
+    return request if "refused" in request else {**request, "params": in_wider(request["params"], old, space)}
+
+
 def _is_done(connection: sqlalchemy.Connection, study_id: int, number: int) -> bool:
     mine = (_FACTS.c.study_id == study_id) & (_FACTS.c.key == "extended")
     text = connection.execute(sqlalchemy.select(_FACTS.c.value_json).where(mine)).scalar()
     return text is not None and len(json.loads(text)) >= number
 
 
-def _facts(kept: str, record: Record, space: Space, widening: Widening, old: Mapping[str, Any]) -> StudyFacts:
-    """Return what the study says of itself from then on."""
+def _facts(
+    kept: str, record: Record, space: Space, widening: Widening, old: Mapping[str, Any]
+) -> tuple[StudyFacts, list[Request]]:
+    """Return what the study says of itself from then on, and what it is asked to try."""
     known = record.facts
     done = Extension(
         at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -91,8 +103,8 @@ def _facts(kept: str, record: Record, space: Space, widening: Widening, old: Map
     if widening.start and len(record.trials) > len(placed):
         # Only the first are known by their place among the trials: the new ones are asked for.
         facts["placed_start"] = [dict(in_wider(entry, old, space)) for entry in placed]
-        facts["requests"] = [*known.get("requests", []), *asked_by_start(widening.start)]
-    return facts
+        return facts, asked_by_start(widening.start)
+    return facts, []
 
 
 class _Wider:

@@ -55,6 +55,10 @@ class Unwritten:
     def read_fact(self, name: str) -> Any:
         """Return None: nobody else writes."""
 
+    def read_list(self, connection: Any, name: str) -> list[Any]:
+        """Never asked: there is no database."""
+        raise NotImplementedError
+
     def transact(self, step: Any) -> Any:
         """Never asked: there is no database."""
         raise NotImplementedError

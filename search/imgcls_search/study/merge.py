@@ -18,7 +18,7 @@ from imgcls_search.config import completed
 from imgcls_search.errors import StudyError
 from imgcls_search.space import differences
 from imgcls_search.study.copy import refuse_links
-from imgcls_search.study.facts import MergedFrom, StudyFacts
+from imgcls_search.study.facts import CodeFact, MergedFrom, StudyFacts
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.pour import pour
 from imgcls_search.study.record import PLACE, Record, load
@@ -51,7 +51,8 @@ def merge(sources: Sequence[StudyFiles], target: StudyFiles) -> list[MergedFrom]
     records = [_read(files) for files in sources]
     for files, record in zip(sources[1:], records[1:], strict=True):
         _refuse_other(files, record, records[0], sources[0].recorded_as)
-    for files in sources:
+    for files, record in zip(sources, records, strict=True):
+        _refuse_common(files, record, sources)
         refuse_links(files, files.folder)
     first = 0
     parts = []
@@ -62,8 +63,11 @@ def merge(sources: Sequence[StudyFiles], target: StudyFiles) -> list[MergedFrom]
         for files, part in zip(sources, parts, strict=True):
             _copy_files(files.folder, target.folder, part["first"])
         with target.store.making() as (storage, draft):
-            for files, part in zip(sources, parts, strict=True):
-                pour(files, storage.engine, draft, first=part["first"])
+            for place, (files, part) in enumerate(zip(sources, parts, strict=True)):
+                pour(files, storage.engine, draft, first=part["first"] if place else None)
+            for files in sources:
+                # The sources are read without a lock: whoever began meanwhile may have written to one.
+                _refuse_at_work(files)
             with storage.engine.begin() as connection:
                 _adapt(connection, storage.engine, draft, records, parts, target)
         target.take_over()
@@ -72,7 +76,8 @@ def merge(sources: Sequence[StudyFiles], target: StudyFiles) -> list[MergedFrom]
 
 def _refuse_repeats(sources: Sequence[StudyFiles], target: StudyFiles) -> None:
     names = [files.recorded_as for files in sources]
-    if len(set(names)) < 2 or len(set(names)) < len(names):
+    # An earlier state of a study has the trials of that study.
+    if len(names) < 2 or len({files.name for files in sources}) < len(names):
         raise StudyError(f"got {', '.join(names)}; needs two studies or more, each once")
     if target.recorded_as in names:
         raise StudyError(f"{target.recorded_as}: is one of the studies to merge; name another with -o")
@@ -80,14 +85,25 @@ def _refuse_repeats(sources: Sequence[StudyFiles], target: StudyFiles) -> None:
 
 def _read(files: StudyFiles) -> Record:
     files.must_exist()
-    if (holder := files.holder()) is not None:
-        raise StudyError(
-            f"{files.store}: {holder.process} is working on this study ({holder.task}); merge when it ends"
-        )
+    _refuse_at_work(files)
     record = load(files)
     if record.rows.engine is not None:
         record.rows.engine.dispose()
     return record
+
+
+def _refuse_at_work(files: StudyFiles) -> None:
+    if (holder := files.holder()) is not None:
+        raise StudyError(
+            f"{files.store}: {holder.process} is working on this study ({holder.task}); merge when it ends"
+        )
+
+
+def _refuse_common(files: StudyFiles, record: Record, others: Sequence[StudyFiles]) -> None:
+    """Refuse a study that has the trials of another one already."""
+    merged = {part["study"] for part in record.facts.get("merged", [])}
+    if found := [other.recorded_as for other in others if other.recorded_as in merged]:
+        raise StudyError(f"{files.recorded_as}: has the trials of {found[0]} already; leave that one out")
 
 
 def _refuse_other(files: StudyFiles, record: Record, first: Record, name: str) -> None:
@@ -190,6 +206,9 @@ def _adapt(
     upserts = Rows(engine, study_id).upserts
     numbered = sqlalchemy.select(_TRIALS.c.number, _TRIALS.c.trial_id).where(_TRIALS.c.study_id == study_id)
     ids = dict(map(tuple, connection.execute(numbered)))
+    poured = connection.execute(sqlalchemy.select(sqlalchemy.func.count()).select_from(numbered.subquery())).scalar()
+    if not poured == len(ids) == sum(part["trials"] for part in parts):
+        raise StudyError("trials were added to one of the studies meanwhile; nothing was made: merge again")
     before = 0
     for record, part in zip(records, parts, strict=True):
         rows = [
@@ -239,6 +258,7 @@ def _facts(records: Sequence[Record], parts: Sequence[MergedFrom], target: Study
             found |= cast(dict[str, Any], record.facts.get(key, {}))
         if found:
             facts |= cast(StudyFacts, {key: found})
+    facts |= cast(StudyFacts, {key: value for key, value in _sums(records).items() if value})
     for key in ("runs", "requests"):
         if listed := [entry for record in records for entry in cast(list[Any], record.facts.get(key, []))]:
             facts |= cast(StudyFacts, {key: listed})
@@ -253,3 +273,19 @@ def _facts(records: Sequence[Record], parts: Sequence[MergedFrom], target: Study
     if openings:
         facts["test_openings"] = cast(Any, openings)
     return facts
+
+
+def _sums(records: Sequence[Record]) -> dict[str, Any]:
+    """Return what the studies cost together, and all sources of a person's functions that they had."""
+    usage: dict[str, dict[str, float]] = {}
+    code: dict[str, CodeFact] = {}
+    for record in records:
+        for kind, spent in cast(dict[str, dict[str, float]], record.facts.get("usage", {})).items():
+            total = usage.setdefault(kind, {})
+            for name, seconds in spent.items():
+                total[name] = total.get(name, 0.0) + seconds
+        for function, fact in record.facts.get("code", {}).items():
+            known = code.setdefault(function, CodeFact(sha256=fact["sha256"], changed=[]))
+            seen = [known["sha256"], *known["changed"]]
+            known["changed"] += [each for each in (fact["sha256"], *fact["changed"]) if each not in seen]
+    return {"usage": usage, "code": code}

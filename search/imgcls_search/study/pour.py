@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import count, takewhile
 from typing import Any
 
 import sqlalchemy
@@ -35,7 +37,7 @@ _OF_TRIAL = re.compile(r"dashboard:(\d+):")
 """How optuna-dashboard names what is noted beside a trial, by the trial's id."""
 
 
-def pour(files: StudyFiles, target: sqlalchemy.Engine, name: str, *, first: int = 0) -> None:
+def pour(files: StudyFiles, target: sqlalchemy.Engine, name: str, *, first: int | None = None) -> None:
     """Write a study, as it stands at one moment, under a name into a database with Optuna's tables, in one transaction.
 
     With `first` there is such a study already, and trials are added behind those that it has, from that number on.
@@ -48,7 +50,7 @@ def pour(files: StudyFiles, target: sqlalchemy.Engine, name: str, *, first: int 
     try:
         with files.store.access.reading(storage.engine) as ours, target.begin() as theirs:
             old = ours.execute(which).scalar_one()
-            new = theirs.execute(_which(name) if first else _adding(name)).scalar_one()
+            new = theirs.execute(_adding(name) if first is None else _which(name)).scalar_one()
             ids: dict[int, int] = {}
 
             def write_trials(rows: list[dict[str, Any]]) -> None:
@@ -57,10 +59,10 @@ def pour(files: StudyFiles, target: sqlalchemy.Engine, name: str, *, first: int 
                 ids.update(zip((row["trial_id"] for row in rows), theirs.execute(adding, bare).scalars(), strict=True))
 
             in_study = _TRIALS.c.study_id == old
-            moved = {"study_id": lambda _: new, "number": lambda number: number + first}
+            moved = {"study_id": lambda _: new, "number": lambda number: number + (first or 0)}
             _carry(ours, _TRIALS, in_study, moved, write_trials, keeps_key=True)
             of_trials = sqlalchemy.select(_TRIALS.c.trial_id).where(in_study)
-            for table in () if first else _OF_STUDY:
+            for table in _OF_STUDY if first is None else ():
                 changes: dict[str, Callable[[Any], Any]] = {"study_id": lambda _: new}
                 if table is _NOTES:
                     changes["key"] = lambda key: _OF_TRIAL.sub(lambda it: f"dashboard:{ids.get(int(it[1]))}:", key)
@@ -70,6 +72,25 @@ def pour(files: StudyFiles, target: sqlalchemy.Engine, name: str, *, first: int 
     finally:
         storage.remove_session()
         storage.engine.dispose()
+
+
+def earlier_states(files: StudyFiles) -> list[StudyFiles]:
+    """Return what a study was each time before its space grew, in this order.
+
+    Raises:
+        StudyError: it cannot be read.
+    """
+    if files.kept is not None:
+        return []
+    storage = files.store.open()
+    try:
+        with files.store.access.reading(storage.engine) as connection:
+            names = set(connection.execute(sqlalchemy.select(_STUDIES.c.study_name)).scalars())
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
+    numbers = takewhile(lambda number: files.kept_as(number) in names, count(1))
+    return [replace(files, kept=number) for number in numbers]
 
 
 def _which(name: str) -> Any:

@@ -247,18 +247,25 @@ class Rows:
             text = connection.execute(sqlalchemy.select(_FACTS.c.value_json).where(mine)).scalar()
             return None if text is None else json.loads(text)
 
-    def _change_list(self, name: str, change: Callable[[list[Any]], list[Any]]) -> list[Any]:
-        mine = (_FACTS.c.study_id == self.study_id) & (_FACTS.c.key == name)
-        study = _STUDIES.update().where(_STUDIES.c.study_id == self.study_id)
+    def read_list(self, connection: sqlalchemy.Connection, name: str) -> list[Any]:
+        """Return a list that is an attribute of the study; nobody else changes one until the transaction ends.
 
+        Raises:
+            StudyError: the attribute is no list.
+        """
+        study = _STUDIES.update().where(_STUDIES.c.study_id == self.study_id)
+        # A write that changes nothing: others wait here until this list is theirs to read.
+        connection.execute(study.values(study_name=_STUDIES.c.study_name))
+        mine = (_FACTS.c.study_id == self.study_id) & (_FACTS.c.key == name)
+        text = connection.execute(sqlalchemy.select(_FACTS.c.value_json).where(mine)).scalar()
+        known = [] if text is None else json.loads(text)
+        if not isinstance(known, list):
+            raise StudyError(f"{public_name(self.engine.url)}: the study's {name!r} is damaged: not a list")
+        return known
+
+    def _change_list(self, name: str, change: Callable[[list[Any]], list[Any]]) -> list[Any]:
         def step(connection: sqlalchemy.Connection, again: bool) -> list[Any]:
-            # A write that changes nothing: others wait here until this list is theirs to read.
-            connection.execute(study.values(study_name=_STUDIES.c.study_name))
-            text = connection.execute(sqlalchemy.select(_FACTS.c.value_json).where(mine)).scalar()
-            known = [] if text is None else json.loads(text)
-            if not isinstance(known, list):
-                raise StudyError(f"{public_name(self.engine.url)}: the study's {name!r} is damaged: not a list")
-            changed = change(known)
+            changed = change(self.read_list(connection, name))
             row = {"study_id": self.study_id, "key": name, "value_json": json.dumps(changed)}
             connection.execute(self.upserts[_FACTS], [row])
             return changed

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+import sqlalchemy
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState
 
@@ -60,6 +61,9 @@ class Writes(Protocol):
 
     def read_fact(self, name: str, /) -> Any:
         """Return a fact about the study as it is now, None where there is none."""
+
+    def read_list(self, connection: sqlalchemy.Connection, name: str, /) -> list[Any]:
+        """Return a list of facts, which nobody else changes until the transaction of a connection ends."""
 
     @property
     def upserts(self) -> Mapping[Any, Any]:

@@ -109,6 +109,7 @@ def make(
         record = study_data.load_with_images(files, data)
         library = collect(files, record, winner, say=say, progress=progress)
         picked = _pick(library, picks, progress)
+        _tell_of_folds(library, picked, say)
         members = _members(library, picked)
         ensemble = library.measure(_logits(library, picked.counts))
         sizes = _sizes(library, picked, progress)
@@ -116,6 +117,17 @@ def make(
         _save(library, picked, members, facts, path)
         study_data.note_place(record, library.winner_config.component("data"))
     return Made(library=library, weights=path, facts=facts)
+
+
+def _tell_of_folds(library: Library, picked: Picked, say: Say) -> None:
+    """Say which members are not the networks that were measured."""
+    members = [library.kept[place] for place in picked.counts]
+    numbers = [str(kept.trial.number) for kept in members if kept.config.folds > 1]
+    if numbers:
+        say(
+            f"trial(s) {', '.join(numbers)} have folds: only the network of the last fold is in the ensemble, while "
+            "the validation scores are of the networks of all folds, each on the images that it was not trained on"
+        )
 
 
 def _pick(library: Library, picks: int, progress: Progress) -> Picked:
@@ -169,10 +181,8 @@ def _sizes(library: Library, picked: Picked, progress: Progress) -> dict[int, Si
         progress("timing the members", len(places), len(places) + 1)
         kept = library.kept[library.first]
         artifact = find_artifact(checkpoint.load(kept.weights), kept.weights)
-        if artifact is not None:
-            found[-1] = _timed(kept, artifact, images)
-        else:
-            found[-1] = found[library.first] if library.first in found else _measured(kept, images, Path(folder) / "w")
+        # It is the first pick, and so among them.
+        found[-1] = found[library.first] if artifact is None else _timed(kept, artifact, images)
     return found
 
 

@@ -39,6 +39,14 @@ def two(image_size):
     return image_size
 
 
+def of_a_set(image_size, channels, classes, kinds: Annotated[set, Arg("kinds")] = frozenset()):
+    return None
+
+
+def of_any(image_size, channels, classes, *more, **others):
+    return None
+
+
 def distance(probabilities, labels):
     return abs(probabilities.argmax(axis=1) - labels).mean()
 
@@ -168,6 +176,9 @@ def test_arguments_are_those_of_the_function(code: Path) -> None:
             read_space_of(space(**wrong))
     with pytest.raises(ic.UserError, match=r"does not say which arguments it takes"):
         read_space_of({"data": "digits", "model": {"custom": {"function": "own_towers:chain"}}})
+    with pytest.raises(ic.UserError, match=r"function: an Arg is of a type that a space has no words for"):
+        read_space_of({"data": "digits", "model": {"custom": {"function": "own_towers:of_a_set"}}})
+    read_space_of({"data": "digits", "model": {"custom": {"function": "own_towers:of_any"}}})
     with pytest.raises(ic.UserError, match=r"takes no channels"):
         read_space_of({"data": "digits", "model": {"custom": {"function": "own_towers:two"}}})
 
@@ -256,6 +267,9 @@ def test_images_of_ones_own_source(code: Path) -> None:
         ("{'images': []}", "gave a dictionary of images"),
         ("{'images': [], 'labels': []}", "0 images"),
         ("{'images': ['a.png'], 'labels': []}", "1 images, 0 labels"),
+        ("{'images': ['a.png'], 'labels': 3}", "labels are a int; allowed: a list"),
+        ("{'images': ['a.png'], 'labels': 'a'}", "labels are a str; allowed: a list"),
+        ("{'images': ['a.png'], 'labels': [1], 'splits': None}", "splits are a NoneType; allowed: a list"),
         ("{'images': ['a.png'] * 2, 'labels': [1, 2]}", "a path is there twice"),
         ("{'images': ['a.png'], 'labels': [1], 'splits': ['dev']}", "the split 'dev' is not allowed"),
         ("{'images': ['a.png'], 'labels': [1], 'splits': ['test']}", "no image is of the split train"),

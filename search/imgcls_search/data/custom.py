@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -109,6 +109,10 @@ def _parts(found: Any, place: str) -> tuple[npt.NDArray[np.uint8] | list[str], l
     if not isinstance(found, Mapping) or not {"images", "labels"} <= set(found) <= {"images", "labels", "splits"}:
         got = f"a dictionary of {', '.join(map(str, found))}" if isinstance(found, Mapping) else type(found).__name__
         raise DataError(f"{place}: gave {got}; allowed: {{'images': ..., 'labels': ...}}, and 'splits'")
+    for name in ("labels", "splits"):
+        # A text is a sequence too, of letters.
+        if isinstance(one := found.get(name, ()), (str, bytes, Mapping)) or not isinstance(one, Iterable):
+            raise DataError(f"{place}: {name} are a {type(one).__name__}; allowed: a list, one for each image")
     images, labels = found["images"], [str(label) for label in found["labels"]]
     if isinstance(images, np.ndarray):
         is_shaped = images.ndim == 3 or (images.ndim == 4 and images.shape[3] == 3)

@@ -64,9 +64,13 @@ def problem_of(builder: Any, arguments: Any) -> tuple[str, str] | None:
     takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
     if missing and not takes_any:
         return "function", f"takes no {missing[0]}; allowed: a function of {', '.join(SUPPLIED)} and your own arguments"
-    own = [name for name, each in parameters.items() if name not in SUPPLIED and each.kind is not each.VAR_KEYWORD]
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    own = [name for name, each in parameters.items() if name not in SUPPLIED and each.kind not in several]
     required = [name for name in own if parameters[name].default is inspect.Parameter.empty]
-    leaves: dict[str, Any] = dict(read(builder).fields)
+    try:
+        leaves: dict[str, Any] = dict(read(builder).fields)
+    except TypeError as error:
+        return "function", f"an Arg is of a type that a space has no words for: {first_line(error)}"
     for name, value in arguments.items():
         if name not in own and not takes_any:
             return name, f"unknown key; allowed: {', '.join(own) or 'none'}{closest(name, own)}"

@@ -1,7 +1,9 @@
 """A person's own functions, named as `module:name`: found, imported and recognised. Never from the working folder.
 
-A module is looked for where Python has its packages, in what `PYTHONPATH` names, and last in the folders that a person
-names for it. The folder in which a program happens to run, or a script or a notebook is, counts for nothing.
+A space, a database or a weights file may come from anybody, and says which function is called with what. So a module
+must be one that the person has named: in a folder of `PYTHONPATH` or of `IMGCLS_CODE`, or an installed one whose name
+is there. Any other installed package would do too much, such as read a pickle. The folder in which a program happens to
+run, or a script or a notebook is, counts for nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from typing import Any
 from imgcls_search.errors import UserError, first_line
 
 VARIABLE = "IMGCLS_CODE"
-"""Names the folders of a person's own modules, separated as those of PATH are."""
+"""Names the folders of a person's own modules, and installed modules, separated as the folders of PATH are."""
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _REFERENCE = re.compile(rf"{_NAME}(\.{_NAME})*:{_NAME}")
@@ -38,18 +40,29 @@ def is_reference(text: str) -> bool:
     return _REFERENCE.fullmatch(text) is not None
 
 
-def add_folder(folder: Path) -> None:
-    """Look for modules in a folder too, in this process and in those that it starts.
+def add(place: Path) -> None:
+    """Allow functions of a folder's modules, or of an installed module, in this process and in those that it starts.
 
     Raises:
-        UserError: there is no such folder.
+        UserError: there is neither.
     """
-    folder = folder.expanduser().absolute()
-    if not folder.is_dir():
-        raise UserError(f"add_code {folder}: no such folder; allowed: a folder of Python modules")
-    known = [text for text in os.environ.get(VARIABLE, "").split(os.pathsep) if text]
-    if str(folder) not in known:
-        os.environ[VARIABLE] = os.pathsep.join([*known, str(folder)])
+    folder = place.expanduser().absolute()
+    if folder.is_dir():
+        text = str(folder)
+    elif _is_installed(str(place)):
+        text = str(place)
+    else:
+        raise UserError(f"add_code {folder}: no such folder; allowed: {_PLACES}")
+    known = _named()
+    if text not in known:
+        os.environ[VARIABLE] = os.pathsep.join([*known, text])
+
+
+_PLACES = "a folder of Python modules, or the name of an installed module"
+
+
+def _named() -> list[str]:
+    return [text for text in os.environ.get(VARIABLE, "").split(os.pathsep) if text]
 
 
 def folders() -> list[Path]:
@@ -58,11 +71,29 @@ def folders() -> list[Path]:
     Raises:
         UserError: one is not there.
     """
-    found = [Path(text).expanduser().absolute() for text in os.environ.get(VARIABLE, "").split(os.pathsep) if text]
-    for folder in found:
-        if not folder.is_dir():
-            raise UserError(f"{VARIABLE}: {folder}: no such folder; allowed: folders of Python modules")
+    found = []
+    for text in _named():
+        folder = Path(text).expanduser().absolute()
+        if folder.is_dir():
+            found.append(folder)
+        elif not _is_installed(text):
+            raise UserError(f"{VARIABLE}: {folder}: no such folder; allowed: {_PLACES}")
     return found
+
+
+def _is_installed(name: str) -> bool:
+    return name.isidentifier() and name not in sys.stdlib_module_names and _find(name, module_path()) is not None
+
+
+def _is_named(top: str, spec: ModuleSpec) -> bool:
+    """Tell whether a module that was found is one that the person has named."""
+    named = [*map(str, folders()), *(path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path)]
+    allowed = {os.path.realpath(folder) for folder in named}
+    places = [spec.origin] if spec.submodule_search_locations is None else list(spec.submodule_search_locations)
+    return top in _named() or all(
+        place is not None and os.path.realpath(os.path.dirname(place)) in allowed  # noqa: PTH120
+        for place in places
+    )
 
 
 def module_path() -> list[str]:
@@ -119,7 +150,7 @@ def digest(reference: str) -> str:
     """Return the SHA-256 of the source that `module:name` is in: a module's file, or all Python files of a package.
 
     Raises:
-        UserError: there is no such module, or it is none of a person's own.
+        UserError: there is no such module, or it is none that the person has named.
     """
     if not is_reference(reference):
         raise UserError(f"{reference!r}: is not allowed; allowed: a function in a module, as in 'module:name'")
@@ -132,6 +163,11 @@ def digest(reference: str) -> str:
     spec = _spec(top)
     if spec is None:
         raise UserError(f"{reference}: {_absent(top)}")
+    if not _is_named(top, spec):
+        raise UserError(
+            f"{reference}: the module {top!r} is installed, and you have not named it; where you trust whoever wrote "
+            f"this: imgcls_search.add_code({top!r}), or {VARIABLE}={top} for a command"
+        )
     places = [Path(place) for place in spec.submodule_search_locations or ()]
     files = [(path, path.relative_to(place)) for place in places for path in sorted(place.rglob("*.py"))]
     if not files and spec.origin is not None:
@@ -156,22 +192,24 @@ def _absent(top: str) -> str:
 
 def _spec(top: str) -> ModuleSpec | None:
     """Return where a module is, without importing it."""
-    path = [*module_path(), *map(str, folders())]
+    return _find(top, [*module_path(), *map(str, folders())])
+
+
+def _find(top: str, path: list[str]) -> ModuleSpec | None:
     for finder in sys.meta_path:
         if finder in (BuiltinImporter, FrozenImporter):
             continue
         importlib.invalidate_caches()
         # Packages that are installed for editing have finders of their own.
         found = PathFinder.find_spec(top, path) if finder is PathFinder else finder.find_spec(top, None)
-        if found is not None and (finder is PathFinder or not _is_implied(found)):
+        if found is not None and (finder is PathFinder or not _is_implied(found, path)):
             return found
     return None
 
 
-def _is_implied(spec: ModuleSpec) -> bool:
+def _is_implied(spec: ModuleSpec, path: list[str]) -> bool:
     """Tell whether a module is in a folder that is searched only because the program runs there."""
-    allowed = {os.path.realpath(path) for path in [*module_path(), *map(str, folders())]}
-    implied = {os.path.realpath(path or ".") for path in sys.path} - allowed
+    implied = {os.path.realpath(place or ".") for place in sys.path} - {os.path.realpath(place) for place in path}
     return spec.origin is not None and os.path.realpath(os.path.dirname(spec.origin)) in implied  # noqa: PTH120
 
 

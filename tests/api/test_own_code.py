@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,7 +124,53 @@ def test_a_module_of_the_working_folder_that_is_imported_already_is_not_taken(
 def test_a_named_folder_replaces_no_installed_module(code: Path) -> None:
     (code / "yaml.py").write_text("raise SystemExit('imported')\n")
     ic.add_code(code)
+    with pytest.raises(ic.UserError, match=r"the module 'yaml' is installed, and you have not named it"):
+        own_code.load("yaml:safe_load")
+    ic.add_code("yaml")
     assert callable(own_code.load("yaml:safe_load"))
+
+
+def test_what_a_space_names_of_installed_packages_is_not_called(code: Path) -> None:
+    """A space, a study or a weights file may be a stranger's: this one would have a pickle run."""
+    (code / "x.pickle").write_bytes(pickle.dumps(_Harmful(str(code / "ran"))))
+    arguments = {"filename": str(code / "x.pickle")}
+    ic.add_code(code)
+    for section in ("data", "model"):
+        space = {"data": "digits", "model": "lenet5", section: {"custom": {"function": "joblib:load", **arguments}}}
+        with pytest.raises(ic.UserError, match=r"the module 'joblib' is installed, and you have not named it"):
+            read_space_of(space)
+    with pytest.raises(ic.UserError):
+        describe(Component(path="data.custom", name="custom", args={"function": "joblib:load", **arguments}))
+    with pytest.raises(ic.BuildError):
+        build_model(model("joblib:load", **arguments), image_size=4, channels=1, classes=3)
+    with pytest.raises(ic.UserError):
+        custom_metrics.load("joblib:load")
+    assert not (code / "ran").exists()
+
+
+class _Harmful:
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return Path.touch, (Path(self.path),)  # type: ignore[return-value]
+
+
+def test_a_module_is_allowed_by_its_folder_or_its_name(code: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(code))
+    monkeypatch.setattr(sys, "path", [*sys.path, str(code)])
+    assert callable(own_code.load("own_towers:tower"))
+    monkeypatch.delenv("PYTHONPATH")
+    with pytest.raises(ic.UserError, match=r"you have not named it"):
+        own_code.load("own_towers:tower")
+    monkeypatch.setenv(own_code.VARIABLE, "own_towers")
+    assert callable(own_code.load("own_towers:tower"))
+    for name in ("own_nothing", "os", "own-towers"):
+        monkeypatch.setenv(own_code.VARIABLE, name)
+        with pytest.raises(ic.UserError, match=f"{name}: no such folder; allowed: a folder of Python modules, or the"):
+            own_code.load("own_towers:tower")
+        with pytest.raises(ic.UserError, match=r"no such folder"):
+            ic.add_code(name)
 
 
 def test_pythonpath_and_installations_for_editing_stay(code: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,14 +8,14 @@ from imgcls_search import own_code
 from imgcls_search.api.options import PathLikeText
 
 
-def add_code(folder: PathLikeText) -> None:
-    """Look in a folder for modules of your own, whose functions a space names as `module:name`.
+def add_code(place: PathLikeText) -> None:
+    """Allow the functions of a folder's modules, or of an installed module, which a space names as `module:name`.
 
-    Models, metrics and data sources may be such functions. Installed packages are found without this; the working
-    folder and the folder of a notebook are not searched unless you name them here. `$IMGCLS_CODE` does the same for
-    commands.
+    Models, metrics and data sources may be such functions. A space decides what they are called with, so nothing is
+    allowed that you have not named, here or in `PYTHONPATH`: neither other installed packages, nor the working folder
+    or that of a notebook. `$IMGCLS_CODE` does the same for commands.
 
     Raises:
-        UserError: There is no such folder.
+        UserError: There is no such folder or module.
     """
-    own_code.add_folder(Path(folder))
+    own_code.add(Path(place))

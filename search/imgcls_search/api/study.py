@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from imgcls_search.deploy.views import ViewsName
+    from imgcls_search.jobs.bundle.deliver import Format
     from imgcls_search.study.files import StudyFiles
     from imgcls_search.study.record import Record
     from imgcls_search.study.summary import Summary
@@ -229,6 +230,7 @@ class Study:
         trial: int | None = None,
         target_precision: float | None = None,
         tta: ViewsName = "none",
+        format: Format = "onnx",  # noqa: A002 - as the command's option
         data: PathLikeText | None = None,
         progress: bool | None = None,
     ) -> Path:
@@ -239,6 +241,7 @@ class Study:
             trial: A trial's number; by default the best.
             target_precision: Answer only images sure enough that this share of the answers is right.
             tta: Views of an image whose mean is taken: `none`, `mirror`, `shift` or `mirror_shift`.
+            format: Of the model's file: `onnx` or `openvino`, which needs the extra of that name.
             data: Where the images are now.
             progress: Show progress; by default on a terminal and in a notebook.
 
@@ -248,8 +251,10 @@ class Study:
         """
         output = Path(path)
         if output.suffix in (".yaml", ".yml"):
-            if target_precision is not None or tta != "none" or data is not None:
-                raise UserError(f"{output}: target_precision, tta and data go with a folder, not with a YAML file")
+            if target_precision is not None or tta != "none" or format != "onnx" or data is not None:
+                raise UserError(
+                    f"{output}: target_precision, tta, format and data go with a folder, not with a YAML file"
+                )
             write_configuration(self.files, output, trial)
             return output
         with session(progress, uses_torch=True) as screens:
@@ -265,6 +270,7 @@ class Study:
                 moved=moved_to is not None,
                 target_precision=target_precision,
                 tta=tta,
+                to=format,
             )
         return output
 
@@ -362,6 +368,7 @@ def write_bundle(
     moved: bool,
     target_precision: float | None,
     tta: ViewsName,
+    to: Format,
 ) -> Any:
     """Write trained weights as a bundle, and return what is known of it.
 
@@ -381,6 +388,7 @@ def write_bundle(
             must_be_same=moved,
             target_precision=target_precision,
             tta=tta,
+            to=to,
         )
 
 

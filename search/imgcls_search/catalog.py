@@ -168,6 +168,19 @@ def refuse_idle_sections(space: Space) -> None:
         )
 
 
+def refuse_contradictions(space: Space) -> None:
+    """Refuse a space whose settings contradict each other in every trial, or would change nothing.
+
+    Raises:
+        UserError: the settings, and what is allowed.
+    """
+    refuse_two_starts(space)
+    refuse_two_averages(space)
+    refuse_idle_sections(space)
+    refuse_of_pretraining(space)
+    refuse_other_labels(space)
+
+
 def refuse_two_averages(space: Space) -> None:
     """Refuse a space whose every trial has two averages of its weights, or one of more epochs than there are.
 

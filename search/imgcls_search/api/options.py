@@ -41,14 +41,7 @@ def read_space_of(
     Raises:
         SpaceError, UserError: the space, or an argument, says something that is not allowed.
     """
-    from imgcls_search.catalog import (
-        catalog,
-        refuse_idle_sections,
-        refuse_of_pretraining,
-        refuse_other_labels,
-        refuse_two_averages,
-        refuse_two_starts,
-    )
+    from imgcls_search.catalog import catalog, refuse_contradictions
     from imgcls_search.orchestrator.code_used import refuse_unfit
     from imgcls_search.study.address import refuse_password
 
@@ -62,11 +55,7 @@ def read_space_of(
         if "folder" in found.document["unlabeled"]:
             pairs.append(("unlabeled.folder.skip_unreadable", "true"))
         found = _parsed(space, known, pairs, data, unlabeled)
-    refuse_two_starts(found)
-    refuse_two_averages(found)
-    refuse_idle_sections(found)
-    refuse_of_pretraining(found)
-    refuse_other_labels(found)
+    refuse_contradictions(found)
     refuse_unfit(found)
     refuse_password(found.study["storage"], found.locate("study"))
     return found

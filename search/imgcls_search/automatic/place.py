@@ -10,10 +10,11 @@ from pathlib import Path
 from imgcls_search import atomic
 from imgcls_search.automatic import ledger
 from imgcls_search.automatic.bundling import clear_drafts as clear_bundle_drafts
-from imgcls_search.catalog import catalog, refuse_idle_sections, refuse_other_labels
+from imgcls_search.catalog import catalog, refuse_contradictions
 from imgcls_search.config import Component, expand_path
 from imgcls_search.data import must_exist
 from imgcls_search.errors import UserError, writing
+from imgcls_search.orchestrator.code_used import refuse_unfit
 from imgcls_search.orchestrator.study_data import with_known_name
 from imgcls_search.space import Space, read_space
 from imgcls_search.space.study_section import slug
@@ -135,8 +136,8 @@ def read(place: Place, component: Component, changes: list[tuple[str, str]]) -> 
         )
     if moved := _moved(written, component):
         space = read_space(place.space_file, catalog(), overrides=[*changes, *moved])
-    refuse_idle_sections(space)
-    refuse_other_labels(space)
+    refuse_contradictions(space)
+    refuse_unfit(space)
     if space.is_config:
         raise UserError(f"{place.space_file}: nothing is searched in it; train it: imgcls-search train")
     return space

@@ -1,0 +1,34 @@
+"""The space file of `auto`, which people may change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from imgcls_search.api.options import read_space_of
+from imgcls_search.automatic.place import Place, read
+from imgcls_search.config import Component
+from imgcls_search.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("training.swa", "2", "training.swa"),
+        ("distill.temperature", "2", "distill"),
+        ("model", "{custom: {function: 'nowhere:net'}}", "no module 'nowhere'"),
+        ("study.objectives", "{mean_average_precision: maximize}", "mean_average_precision"),
+    ],
+)
+def test_what_a_search_refuses_is_refused_in_the_same_words(path: str, value: str, said: str, tmp_path: Path) -> None:
+    place = Place(out=tmp_path, space_file=tmp_path / "digits.yaml")
+    place.space_file.write_text(
+        "data: {digits: {}}\nmodel: {lenet5: {width: {choice: [0.5, 1]}}}\ntraining: {epochs: 4, ema: 0.9}\n"
+    )
+    with pytest.raises(UserError) as theirs:
+        read_space_of(place.space_file, [(path, value)])
+    with pytest.raises(UserError) as ours:
+        read(place, Component(path="data.digits", name="digits", args={}), [(path, value)])
+    assert str(ours.value) == str(theirs.value)
+    assert said in str(ours.value)
+    assert len(ours.value.lines()) == 1

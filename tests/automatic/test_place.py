@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from imgcls_search.api.automatically import options_of
 from imgcls_search.api.options import read_space_of
 from imgcls_search.automatic.place import Place, read
 from imgcls_search.config import Component
@@ -32,3 +33,10 @@ def test_what_a_search_refuses_is_refused_in_the_same_words(path: str, value: st
     assert str(ours.value) == str(theirs.value)
     assert said in str(ours.value)
     assert len(ours.value.lines()) == 1
+
+
+def test_next_commands_have_the_address_without_its_password() -> None:
+    plain = "postgresql://me@host/studies"
+    assert options_of(Path("studies"), plain) == f" --storage {plain}"
+    shown = options_of(Path("my studies"), "postgresql://me:secret@host/studies")
+    assert shown == " --studies 'my studies' --storage postgresql+psycopg://me@host/studies"

@@ -187,6 +187,12 @@ def test_stopped_curve_goes_on_as_its_nearest_complete_neighbour() -> None:
     assert curves.at(short.candidate.config, 1)["accuracy"] == 0.45
     assert curves.at(short.candidate.config, 3)["accuracy"] == pytest.approx(0.65)
     assert curves.at(short.candidate.config, 3)["epoch"] == 3
+    # A measure stays within its bounds, which a loss has not above.
+    for each, losses in ((full[0], [0.1, 0.2, 0.6]), (full[1], [0.5, 0.9, 1.4]), (short, [0.8])):
+        each.epochs = [{**epoch, "loss": loss} for epoch, loss in zip(each.epochs, losses, strict=True)]
+    assert curves.at(short.candidate.config, 3)["loss"] == pytest.approx(1.7)
+    full[1].epochs[2]["accuracy"] = 3.0
+    assert curves.at(short.candidate.config, 3)["accuracy"] == 1.0
     short.epochs = [*short.epochs, short.epochs[0], short.epochs[0]]
     assert Recorded([*full, trial_like(short)]).num_extended([short]) == 2
 

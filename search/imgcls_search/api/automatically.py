@@ -205,6 +205,15 @@ def deliver(work: Auto, options: str) -> dict[str, Any]:
 
 
 def options_of(studies: Path, storage: str | None) -> str:
-    """Return the options that every command about the study needs."""
+    """Return the options that every command about the study needs, without a password.
+
+    Raises:
+        UserError: the storage is no address.
+    """
     found = "" if studies == STUDIES else f" --studies {shlex.quote(str(studies))}"
-    return found if storage is None else f"{found} --storage {shlex.quote(storage)}"
+    if storage is None:
+        return found
+    from imgcls_search.study.address import parse
+
+    address = parse(storage, "--storage")
+    return f"{found} --storage {shlex.quote(storage if address.password is None else address.text)}"

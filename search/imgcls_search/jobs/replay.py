@@ -18,6 +18,7 @@ from imgcls_search.config import TrialConfig
 from imgcls_search.data import InputShape, Prepared
 from imgcls_search.errors import StudyError
 from imgcls_search.executors.replay import Curves, ReplayExecutor
+from imgcls_search.measures import bounds
 from imgcls_search.orchestrator.begin import Outcome
 from imgcls_search.orchestrator.endings import Ending
 from imgcls_search.orchestrator.search import Search
@@ -260,12 +261,18 @@ class Recorded:
         here, there = model.epochs[trial.epoch - 1], model.epochs[epoch - 1]
         gained = {name: last[name] + there[name] - here[name] for name in last if name in here and name in there}
         # An accuracy that would rise beyond 1 stays there.
-        bounded = {name: min(value, 1.0) if last[name] <= 1 else value for name, value in gained.items()}
+        bounded = {name: _within(bounds(name), value) for name, value in gained.items()}
         return {**last, **bounded, "epoch": float(epoch), "seconds": last["seconds"]}
 
     def num_extended(self, trials: Sequence[Trial]) -> int:
         """Return how many epochs of a replay were never trained."""
         return sum(max(0, trial.epoch - self.trials[trial.candidate.config].epoch) for trial in trials)
+
+
+def _within(found: tuple[float, float] | None, value: float) -> float:
+    """Return a value, or the bound of its measure that it is beyond."""
+    low, high = found or (-math.inf, math.inf)
+    return value if math.isnan(value) else min(max(value, low), high)
 
 
 class FromPool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,8 +14,9 @@ from typing import Any
 import pytest
 from imgcls_search.catalog import catalog
 from imgcls_search.errors import DeviceError
-from imgcls_search.executors import local
+from imgcls_search.executors import local, processes
 from imgcls_search.executors.local import LocalExecutor, usable_groups, usable_slots
+from imgcls_search.executors.worker_process import WorkerProcess
 from imgcls_search.protocol import (
     EpochEnded,
     Event,
@@ -173,6 +175,26 @@ def test_checkpoint_of_two_devices_goes_on_with_one_and_says_so(executor: LocalE
     Path(job.checkpoint).unlink()
     executor.start(Job(**{**job.__dict__, "trial": 2}))
     assert first + losses(events) == pytest.approx(losses(until(executor, MilestoneReached)), rel=1e-4)
+
+
+def test_where_one_process_cannot_be_started_the_others_end_and_leave_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    started: list[Any] = []
+
+    def starts_one(*given: Any) -> Any:
+        if started:
+            raise OSError("no more processes")
+        started.append(processes.start(*given))
+        return started[0]
+
+    with pytest.raises(OSError, match="no more processes"):
+        WorkerProcess("worker-0", ["cpu", "cpu"], starts_one)
+    ((process, connection),) = started
+    assert not process.is_alive()
+    assert connection.closed
+    assert not list(tmp_path.glob("imgcls-search-*"))
 
 
 def test_devices_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,11 +89,18 @@ class WorkerProcess(Slot):
             self.process, self.connection = self.start(_work, self.name, self.name, self.devices[0])
             return
         self.folder = Path(tempfile.mkdtemp(prefix="imgcls-search-"))
-        found = []
-        for rank, device in enumerate(self.devices):
-            place = Place(rank=rank, size=len(self.devices), file=str(self.folder / "meeting"))
-            found.append(self.start(_work, f"{self.name}.{rank}", self.name, device, place))
-        (self.process, self.connection), *self.others = found
+        found: list[tuple[Any, Connection]] = []
+        try:
+            for rank, device in enumerate(self.devices):
+                place = Place(rank=rank, size=len(self.devices), file=str(self.folder / "meeting"))
+                found.append(self.start(_work, f"{self.name}.{rank}", self.name, device, place))
+        finally:
+            # Where one cannot be started, those before it would wait for it.
+            if found:
+                (self.process, self.connection), *self.others = found
+            if len(found) < len(self.devices):
+                self.kill()
+                shutil.rmtree(self.folder, ignore_errors=True)
 
     def _died(self, connection: Connection) -> Event | None:
         job, self.job = self.job, None

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from imgcls_search.api.checking import refuse_other
 from imgcls_search.api.frames import card, flat, frame_of, table
 from imgcls_search.api.options import PathLikeText, as_data, component_of_data, study_files_of
 from imgcls_search.api.report import Report
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from imgcls_search.deploy.views import ViewsName
+    from imgcls_search.jobs.bundle.deliver import Format
     from imgcls_search.study.files import StudyFiles
     from imgcls_search.study.record import Record
     from imgcls_search.study.summary import Summary
@@ -228,16 +230,18 @@ class Study:
         trial: int | None = None,
         target_precision: float | None = None,
         tta: ViewsName = "none",
+        model_format: Format = "onnx",
         data: PathLikeText | None = None,
         progress: bool | None = None,
     ) -> Path:
-        """Write the trained network as a folder that `load_model` reads, or with a path ending in `.yaml` its settings.
+        """Write the trained network as a folder that `load_model` reads; with a path ending in `.yaml`, its settings.
 
         Args:
             path: The folder, or the YAML file, to write.
             trial: A trial's number; by default the best.
-            target_precision: Answer only images sure enough that this share of the answers is right.
-            tta: Views of an image whose mean is taken: `none`, `mirror`, `shift` or `mirror_shift`.
+            target_precision: Answer only if confident enough that this share of the answers is right.
+            tta: Average these views of an image: `none`, `mirror`, `shift` or `mirror_shift`.
+            model_format: `onnx`, or `openvino`, which needs that extra.
             data: Where the images are now.
             progress: Show progress; by default on a terminal and in a notebook.
 
@@ -245,10 +249,13 @@ class Study:
             UserError: An argument, the study or the path is not fit for it.
             NoResultError: No trial is complete.
         """
+        refuse_other("model_format", model_format, ("onnx", "openvino"))
         output = Path(path)
         if output.suffix in (".yaml", ".yml"):
-            if target_precision is not None or tta != "none" or data is not None:
-                raise UserError(f"{output}: target_precision, tta and data go with a folder, not with a YAML file")
+            if target_precision is not None or tta != "none" or model_format != "onnx" or data is not None:
+                raise UserError(
+                    f"{output}: target_precision, tta, model_format and data go with a folder, not with a YAML file"
+                )
             write_configuration(self.files, output, trial)
             return output
         with session(progress, uses_torch=True) as screens:
@@ -264,6 +271,7 @@ class Study:
                 moved=moved_to is not None,
                 target_precision=target_precision,
                 tta=tta,
+                to=model_format,
             )
         return output
 
@@ -361,6 +369,7 @@ def write_bundle(
     moved: bool,
     target_precision: float | None,
     tta: ViewsName,
+    to: Format,
 ) -> Any:
     """Write trained weights as a bundle, and return what is known of it.
 
@@ -380,6 +389,7 @@ def write_bundle(
             must_be_same=moved,
             target_precision=target_precision,
             tta=tta,
+            to=to,
         )
 
 

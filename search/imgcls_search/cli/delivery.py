@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, cast
 
 import typer
 
@@ -30,6 +30,15 @@ if TYPE_CHECKING:
     from imgcls_search.deploy.predict import Prediction, Skipped
     from imgcls_search.deploy.predictions import Summary
     from imgcls_search.deploy.views import ViewsName
+    from imgcls_search.jobs.bundle.deliver import Format
+
+
+class _Delivery(TypedDict):
+    """Options of `export` that go with --bundle."""
+
+    target_precision: float | None
+    tta: ViewsName
+    to: Format
 
 
 def export(
@@ -83,11 +92,11 @@ def export(
     if (output is None) == (bundle is None):
         raise UserError("export: needs either -o FILE, for the configuration, or --bundle DIR, for the trained network")
     if bundle is not None:
-        delivery: dict[str, Any] = {
+        delivery: _Delivery = {
             "target_precision": target_precision,
             "tta": tta.value if tta is not None else "none",
+            "to": to.value if to is not None else "onnx",
         }
-        delivery["to"] = to.value if to is not None else "onnx"
         _export_bundle(source, bundle, trial, data, studies, storage, as_json, delivery)
         return
     for option, value in (("--target-precision", target_precision), ("--tta", tta), ("--format", to)):
@@ -112,7 +121,7 @@ def _export_bundle(
     studies: Path,
     storage: str | None,
     as_json: bool,
-    delivery: Mapping[str, Any],
+    delivery: _Delivery,
 ) -> None:
     is_weights = source.endswith(".pt")
     if is_weights and trial is not None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One trial, as it was when you asked for it."""
+    """One trial, as it was when it was read from the study."""
 
     study: str
     number: int

@@ -122,11 +122,11 @@ def test_trial_of_two_devices_trains_on_a_cluster_as_here(
     process = start(*arguments, "--cluster", "local", "--studies", there)
     wait_for_epochs(process, 3, there)
     # One of the two processes of the worker: the other ends with it, and the trial goes on.
-    server = next(one for one in offspring(process.pid) if "fork_server" in (Path(f"/proc/{one}/cmdline").read_text()))
-    os.kill(youngest(server), signal.SIGKILL)
+    servers = [one for one in offspring(process.pid) if "fork_server" in Path(f"/proc/{one}/cmdline").read_text()]
+    os.kill(youngest([forked for server in servers for forked in offspring(server)]), signal.SIGKILL)
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
-    assert "of 2, died (killed by SIGKILL); it goes on from its last checkpoint" in out + err
+    assert "of 2, died (killed by SIGKILL); it resumes from its last checkpoint" in out + err
     assert imgcls(*arguments, "--studies", here).code == 0
     assert table(there) == table(here)
 

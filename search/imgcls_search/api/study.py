@@ -230,7 +230,7 @@ class Study:
         trial: int | None = None,
         target_precision: float | None = None,
         tta: ViewsName = "none",
-        model_format: Format = "onnx",
+        format: Format = "onnx",  # noqa: A002 - as the command's option
         data: PathLikeText | None = None,
         progress: bool | None = None,
     ) -> Path:
@@ -241,7 +241,7 @@ class Study:
             trial: The number of a trial; default: the best.
             target_precision: Answer only if confident enough that this share of the answers is right.
             tta: Average these views of an image: `none`, `mirror`, `shift` or `mirror_shift`.
-            model_format: `onnx`, or `openvino`, which needs that extra.
+            format: `onnx`, or `openvino`, which needs that extra.
             data: Where the images are now, if they moved.
             progress: Show progress; default: on a terminal and in a notebook.
 
@@ -249,12 +249,12 @@ class Study:
             UserError: An argument, the study or the path is not usable.
             NoResultError: No trial is complete.
         """
-        refuse_other("model_format", model_format, ("onnx", "openvino"))
+        refuse_other("format", format, ("onnx", "openvino"))
         output = Path(path)
         if output.suffix in (".yaml", ".yml"):
-            if target_precision is not None or tta != "none" or model_format != "onnx" or data is not None:
+            if target_precision is not None or tta != "none" or format != "onnx" or data is not None:
                 raise UserError(
-                    f"{output}: target_precision, tta, model_format and data go with a folder, not with a YAML file"
+                    f"{output}: target_precision, tta, format and data go with a folder, not with a YAML file"
                 )
             write_configuration(self.files, output, trial)
             return output
@@ -271,7 +271,7 @@ class Study:
                 moved=moved_to is not None,
                 target_precision=target_precision,
                 tta=tta,
-                to=model_format,
+                to=format,
             )
         return output
 

@@ -154,7 +154,7 @@ def _score(metric: str, found: dict[str, Any]) -> str:
         return f"{shown} ({len(found['scores'])} new seeds{interval}, {images} images)"
     value = measured(metric, found["score"], images)
     if "low" not in found:
-        return f"{value} ({images} images, searched: somewhat too good)"
+        return f"{value} ({images} images, searched: somewhat too high)"
     low, high = (measured(metric, found[end], images) for end in ("low", "high"))
     return f"{value} (95 % {low} to {high} by the choice of {images} images)"
 

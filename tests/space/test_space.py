@@ -436,7 +436,7 @@ def test_all_wrong_elements_of_a_choice_are_named() -> None:
 def test_values_that_optuna_takes_for_the_same_are_duplicates(choice: str) -> None:
     key = "bias" if "true" in choice else "ratios"
     family = "vit" if key == "bias" else "mix"
-    assert "stands twice" in problem(f"data: digits\nmodel: {{{family}: {{{key}: {{choice: {choice}}}}}}}\n")
+    assert "is twice" in problem(f"data: digits\nmodel: {{{family}: {{{key}: {{choice: {choice}}}}}}}\n")
 
 
 @pytest.mark.parametrize("written", ["off", "no", "Off", "OFF", "on", "yes"])

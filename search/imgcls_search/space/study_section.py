@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import math
 import os
@@ -86,8 +87,16 @@ def _score_names(node: Node | None, catalog: Catalog) -> list[str]:
     return [name for name in given if name in catalog.scores or _is_class_score(name, catalog)]
 
 
+ALIKE = 0.8
+"""Words as alike as this are one word with a typing error (the ratio of difflib)."""
+
+
 def _is_class_score(name: str, catalog: Catalog) -> bool:
-    return any(re.fullmatch(pattern, name, re.DOTALL) for pattern, _ in catalog.class_scores.values())
+    """Tell whether a name is that of a class's score, or of a function in a module whose name is none misspelled."""
+    fitting = [shown for shown, (pattern, _) in catalog.class_scores.items() if re.fullmatch(pattern, name, re.DOTALL)]
+    heads = {re.split("[@:]", shown)[0] for shown in catalog.class_scores if shown.endswith(":CLASS")}
+    is_typing_error = bool(difflib.get_close_matches(name.partition(":")[0], heads, n=1, cutoff=ALIKE))
+    return any(shown.endswith(":CLASS") or not is_typing_error for shown in fitting)
 
 
 def _sides(name: str, limits: MapNode, at: At, report: Report) -> Mapping[str, float]:

@@ -1,7 +1,7 @@
 """The hook of mkdocs: the navigation from the folders, and the pages that the program itself writes.
 
 A page in docs/tutorials, docs/how-to, docs/explanation, docs/benchmarks or docs/decisions is in the navigation once it
-is there, under its first heading; docs/how-to gets a list of its pages.
+is there, under its first heading; docs/how-to gets a list of its pages by topic.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
         {"Home": "index.md"},
         {"Start": ["start.md"]},
         {"Tutorials": tutorials},
-        {"How-to": ["how-to/index.md", *sorted(_pages(docs, "how-to"), key=lambda page: _title(docs / page))]},
+        {"How-to": ["how-to/index.md", *({topic: found} for topic, found in questions(docs).items())]},
         {"Reference": ["reference/space.md", "reference/commands.md", *_pages(docs, "reference")]},
         {"Explanation": _pages(docs, "explanation")},
         {"Benchmarks": _pages(docs, "benchmarks")},
@@ -49,20 +49,75 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are written from the program and the folders."""
     docs = Path(config.docs_dir)
-    questions = sorted((_title(docs / page), page.partition("/")[2]) for page in _pages(docs, "how-to"))
     made = {
         "reference/space.md": space_page(),
         "reference/commands.md": commands_page(),
-        "how-to/index.md": "\n".join([QUESTIONS_HEAD, *(f"- [{title}]({page})" for title, page in questions), ""]),
+        "how-to/index.md": questions_page(docs),
     }
     for name, text in made.items():
         files.append(File.generated(config, name, content=text))
     return files
 
 
+TOPICS = {
+    "Prepare and run a search": (
+        *("let-auto-do-everything", "draft-a-space-from-a-folder", "write-a-space", "use-a-shipped-space"),
+        *("check-a-space-before-training", "complete-spaces-in-an-editor", "plan-the-time-of-a-search"),
+        *("stop-and-resume", "use-python"),
+    ),
+    "Images and labels": (
+        *("inspect-images-before-searching", "find-wrong-labels", "read-a-table-of-labels", "keep-groups-together"),
+        *("train-on-several-labels", "handle-rare-classes", "weigh-costly-mistakes", "choose-the-image-size"),
+        *("preview-augmentation", "move-my-images"),
+    ),
+    "Networks and training": (
+        *("choose-a-pretrained-network", "use-weights-offline", "search-over-timm-models", "search-over-pretraining"),
+        *("choose-an-optimizer", "optimise-one-class", "combine-networks", "train-on-several-devices"),
+        "share-a-gpu-between-workers",
+    ),
+    "Results": (
+        *("confirm-the-winner", "read-the-report", "compare-trials", "open-the-dashboard", "train-the-winner"),
+        *("evaluate-on-other-images", "measure-robustness", "use-test-time-augmentation"),
+    ),
+    "Deploy a model": ("export-a-bundle", "export-to-openvino", "serve-a-model", "know-when-to-trust-a-prediction"),
+    "Strategies": (
+        *("when-trials-are-paused", "learn-from-earlier-studies", "try-another-strategy", "compare-strategies"),
+    ),
+    "Keep studies": (
+        *("grow-and-merge-studies", "back-up-a-study", "keep-studies-in-postgresql", "log-to-a-tracker"),
+        *("see-what-a-search-costs", "use-less-disk-and-memory"),
+    ),
+    "Extend the package": ("add-a-family", "add-a-metric"),
+}
+"""The pages of docs/how-to by topic, in the order in which one reads them."""
+
+OTHER_TOPIC = "More questions"
+"""Holds the pages that no topic names."""
+
+
+def questions(docs: Path) -> dict[str, list[str]]:
+    """Return the pages of docs/how-to by topic."""
+    there = _pages(docs, "how-to")
+    by_topic = {
+        topic: [page for name in names if (page := f"how-to/{name}.md") in there] for topic, names in TOPICS.items()
+    }
+    named = {page for found in by_topic.values() for page in found}
+    by_topic[OTHER_TOPIC] = sorted((page for page in there if page not in named), key=lambda page: _title(docs / page))
+    return {topic: found for topic, found in by_topic.items() if found}
+
+
+def questions_page(docs: Path) -> str:
+    """Return the list of questions by topic, as Markdown."""
+    parts = [QUESTIONS_HEAD]
+    for topic, found in questions(docs).items():
+        links = [f"- [{_title(docs / page)}]({page.partition('/')[2]})" for page in found]
+        parts += [f"## {topic}", "", *links, ""]
+    return "\n".join(parts)
+
+
 QUESTIONS_HEAD = """# How-to
 
-One question each. Every command here runs in a test.
+One question per page. The commands on these pages are tested.
 """
 
 

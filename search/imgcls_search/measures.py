@@ -31,7 +31,7 @@ CORRUPTION = "corruption_accuracy"
 
 CORRUPTED: Mapping[str, str] = {
     CORRUPTION: "mean top-1 over blur, noise, JPEG, brightness and contrast at severities 1, 3 and 5 (Hendrycks and "
-    "Dietterich 2019), 0 to 1; looks at each image 15 more times"
+    "Dietterich 2019), 0 to 1; scores each image 15 more times"
 }
 """What is measured of worse pictures, where it is named or asked for: it takes the pixels, not only the logits."""
 
@@ -72,13 +72,13 @@ LEAST_SPREAD = 0.1
 
 COSTED: Mapping[str, str] = {
     "cost": "mean cost of the decisions by predict.costs, 0 or more",
-    "decision_accuracy": "share of images whose class of least expected cost, by predict.costs, is right, 0 to 1",
+    "decision_accuracy": "share of images whose class of lowest expected cost, by predict.costs, is right, 0 to 1",
 }
 """The same where a configuration states costs."""
 
 OF_CLASS: Mapping[str, tuple[str, str]] = {
     "recall:CLASS": (r"recall:(.+)", "share of the images of a class that are found (sensitivity), 0 to 1"),
-    "precision:CLASS": (r"precision:(.+)", "share right among the images that are taken for a class, 0 to 1"),
+    "precision:CLASS": (r"precision:(.+)", "share of the images predicted as a class that have it, 0 to 1"),
     "f1:CLASS": (r"f1:(.+)", "harmonic mean of precision and recall of a class, 0 to 1"),
     "average_precision:CLASS": (
         r"average_precision:(.+)",

@@ -112,7 +112,7 @@ def test_commands_that_train_measure_and_draw_say_how_far_they_are(
     assert all(trainings.values()), answer.err
     # Two seeds are two values, wherever they are told.
     assert "±" not in answer.out
-    assert re.search(r"is confirmed: validation accuracy 0\.\d{3} and 0\.\d{3} \(2 seeds that", answer.out)
+    assert re.search(r"is confirmed: validation accuracy 0\.\d{3} and 0\.\d{3} \(2 seeds not used", answer.out)
     assert re.search(r"the search score was too high by [+-]\d\.\d{3} and [+-]\d\.\d{3}", answer.out)
     assert re.search(r"test accuracy: \d\.\d{3} and \d\.\d{3} over seeds", answer.out)
     assert "±" not in imgcls("best", "tiny-digits").out

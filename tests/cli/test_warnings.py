@@ -52,7 +52,10 @@ if __name__ == "__main__":
         terminal.show_plain_warnings()
         provoke(None)
     else:
-        process, connection = processes.start(provoke, "provoker")
+        # Started processes import what they run: they never run this script again.
+        from provoke import provoke as imported
+
+        process, connection = processes.start(imported, "provoker")
         assert connection.recv() == "done"
         process.join()
 """

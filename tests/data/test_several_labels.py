@@ -89,7 +89,7 @@ def test_what_cannot_be_columns_of_labels_is_refused(tmp_path: Path) -> None:
     file = write_rows(tmp_path, "image,cat,dog", [f"{number}.png,{number % 2},0" for number in range(20)])
     assert "column 'dog': no row has this label" in refusal(file, label=["cat", "dog"], separator=None)
     assert refusal(file, label=["cat"], separator=None).startswith("data.table.label: ['cat'] is one column")
-    assert "'cat' stands twice" in refusal(file, label=["cat", "cat"], separator=None)
+    assert "'cat' is given twice" in refusal(file, label=["cat", "cat"], separator=None)
     assert "is the column 'image' already" in refusal(file, label=["cat", "image"], separator=None)
     assert "goes with one column" in refusal(file, label=["cat", "dog"])
     assert refusal(file, separator="").startswith("data.table.separator: '' is not allowed")

@@ -78,6 +78,19 @@ def test_defaults_are_those_that_a_space_gets() -> None:
             assert json.loads(json.dumps(space.study[rest])) == one["default"], one["path"]
 
 
+def test_questions_are_listed_once_under_a_topic() -> None:
+    page("space_page")
+    import site_pages
+
+    docs = ROOT / "docs"
+    listed = [name for found in site_pages.questions(docs).values() for name in found]
+    assert sorted(listed) == sorted(f"how-to/{path.name}" for path in (docs / "how-to").glob("*.md"))
+    named = {f"how-to/{name}.md" for names in site_pages.TOPICS.values() for name in names}
+    assert named <= {*listed}
+    for name in listed:
+        assert f"({name.partition('/')[2]})" in site_pages.questions_page(docs)
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_of_every_command_is_on_the_page(name: str) -> None:
     (section,) = [part for part in page("commands_page").split("\n## ") if part.split("\n")[0] == name]

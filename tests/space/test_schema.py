@@ -72,7 +72,7 @@ def is_valid(text: str) -> bool:
 
 def test_shipped_schema_is_the_generated_one() -> None:
     advice = (
-        "the catalog has changed; write the file anew: imgcls-search schema > search/imgcls_search/space/schema.json"
+        "the catalog has changed; write the file again: imgcls-search schema > search/imgcls_search/space/schema.json"
     )
     assert SHIPPED.read_text() == render(schema(catalog())), advice
 

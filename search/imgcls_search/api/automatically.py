@@ -37,7 +37,7 @@ class AutoResult:
 
     @property
     def report(self) -> Path | None:
-        """The page; None where the time was over before it was written."""
+        """The report; None if the time ran out before it was written."""
         found = self.facts["files"].get("report")
         return None if found is None else Path(found)
 
@@ -79,23 +79,23 @@ def auto(
 
     Args:
         data: A folder, a table, or a data set such as `digits`.
-        time: In all, over every call: seconds, or as in `1h30m`; by default as before, or an hour.
-        output: The folder for all results; by default auto-NAME here.
-        flips: Which mirrored pictures keep their class: `none`, `horizontal` or `both`; by default none.
-        group: The column of groups of a table, or a regular expression on a folder's paths.
-        changes: Values of the space that you decide yourself, by their paths.
+        time: Total over all calls: seconds, or a text such as `1h30m`; default: that of the earlier call, or an hour.
+        output: The folder for all results; default: auto-NAME in the working folder.
+        flips: Which mirrored images keep their class: `none` (default), `horizontal` or `both`.
+        group: Keep groups in one split: a table's column, or a regular expression on a folder's paths.
+        changes: Values of the space to set yourself, by path.
         skip_unreadable: Leave out images that cannot be read.
         workers: Trials at a time.
         cluster: Search on a Ray cluster: `auto`, `local` or `HOST:PORT`.
         studies: The folder of the studies.
         storage: A PostgreSQL database of studies instead of SQLite files.
         weights_dir: Look for pretrained weights there first.
-        progress: Show progress; by default on a terminal and in a notebook.
+        progress: Show progress; default: on a terminal and in a notebook.
 
     Raises:
-        UserError: An argument or the images are not fit for it.
+        UserError: An argument or the images are not usable.
         NoResultError: The time ended before there was a trial to use.
-        KeyboardInterrupt: Somebody stopped it; the same call resumes it.
+        KeyboardInterrupt: The search was interrupted; the same call resumes it.
     """
     if flips is not None:
         refuse_other("flips", flips, ("none", "horizontal", "both"))
@@ -151,7 +151,7 @@ def prepare(
     """Find out how far earlier calls came, and refuse what does not fit.
 
     Raises:
-        UserError: an argument, the folders or the images are not fit for it.
+        UserError: an argument, a folder or the images are not usable.
     """
     of_data, others = split(changes)
     component = images_of(data, group, of_data, skip_unreadable=skip_unreadable)
@@ -191,9 +191,9 @@ def deliver(work: Auto, options: str) -> dict[str, Any]:
     """Do what is missing, and return what was found; `options` are those that every command about the study needs.
 
     Raises:
-        UserError: something is not fit for it.
+        UserError: something is not usable.
         NoResultError: the time ended before there was a trial to use.
-        Interrupted, KeyboardInterrupt: somebody stopped it.
+        Interrupted, KeyboardInterrupt: it was interrupted.
     """
     from imgcls_search.automatic.finding import describe
 

@@ -46,24 +46,24 @@ def check(
     weights_dir: PathLikeText | None = None,
     progress: bool | None = None,
 ) -> dict[str, Any]:
-    """Validate a space, tell what it searches, and build samples of it without any training.
+    """Validate a space, describe what it searches, and build samples of it without training.
 
     Args:
         space: The path of a YAML file, or the same as nested dictionaries.
         data: Other images: a folder, a table, or a data set such as `digits`.
-        changes: Values of the space by their paths.
+        changes: Values of the space to set, by path.
         name: The name of the study.
         unlabeled: Images to pretrain on.
         skip_unreadable: Leave out images that cannot be read.
         samples: Configurations to build; 0 only validates the space.
-        seed: Decides which configurations are drawn.
-        studies: The folder of the studies, where counts are remembered.
+        seed: Seed of the draw.
+        studies: The folder of the studies, where counts are stored.
         weights_dir: Look for pretrained weights there first.
-        progress: Show progress; by default on a terminal and in a notebook.
+        progress: Show progress; default: on a terminal and in a notebook.
 
     Raises:
-        SpaceError: The space has problems; all of them are named.
-        UserError: An argument or the images are not fit for it.
+        SpaceError: The space has problems; the message lists all of them.
+        UserError: An argument or the images are not usable.
     """
     found = read_space_of(
         space,
@@ -229,23 +229,23 @@ def init(
     weights_dir: PathLikeText | None = None,
     progress: bool | None = None,
 ) -> Draft:
-    """Draft a search space for images, this machine and a time, and write it with the reason of each choice.
+    """Draft a search space for images, this machine and a time, and write it with a reason for each choice.
 
     Args:
         data: A folder, a table, or a data set such as `digits`.
-        time: For search and confirmation, in seconds or as in `1h30m`.
-        output: The YAML file to write; by default NAME.yaml here.
-        flips: Which mirrored pictures keep their class: `none`, `horizontal` or `both`.
-        group: The column of groups of a table, or a regular expression on a folder's paths.
-        changes: Values of the space that you decide yourself, by their paths.
+        time: Time for search and confirmation: seconds, or a text such as `1h30m`.
+        output: The YAML file to write; default: NAME.yaml in the working folder.
+        flips: Which mirrored images keep their class: `none`, `horizontal` or `both`.
+        group: Keep groups in one split: a table's column, or a regular expression on a folder's paths.
+        changes: Values of the space to set yourself, by path.
         skip_unreadable: Leave out images that cannot be read.
         force: Replace a file.
         studies: The folder of the studies.
         weights_dir: Look for pretrained weights there first.
-        progress: Show progress; by default on a terminal and in a notebook.
+        progress: Show progress; default: on a terminal and in a notebook.
 
     Raises:
-        UserError: An argument, the images or the file is not fit for it.
+        UserError: An argument, the images or the file is not usable.
     """
     refuse_other("flips", flips, ("none", "horizontal", "both"))
     seconds = seconds_of(time, "--time")
@@ -279,7 +279,7 @@ def draft_space(
     """Draft a space and write it; return it and the file.
 
     Raises:
-        UserError: the images or the file is not fit for it.
+        UserError: the images or the file is not usable.
     """
     from imgcls_search.data import must_exist
     from imgcls_search.jobs.init.draft import check_target, default_target, draft, write_draft
@@ -319,26 +319,26 @@ def inspect(
     weights_dir: PathLikeText | None = None,
     progress: bool | None = None,
 ) -> dict[str, Any]:
-    """Tell what is in a folder or table of images: counts, sizes, copies, and labels that are likely wrong.
+    """Inspect a folder or table of images: counts, sizes, copies, and labels that are likely wrong.
 
     Args:
         data: A folder, a table, or a data set such as `digits`; not needed with `study`.
-        group: The column of groups of a table, or a regular expression on a folder's paths.
-        changes: Values of the data, by their paths.
+        group: Keep groups in one split: a table's column, or a regular expression on a folder's paths.
+        changes: Values of the data to set, by path.
         labels: Judge the labels, which takes longest.
         study: Judge by the settings of the best trial of this study.
         model: Judge by a pretrained network, as under `model` in a space, or by a `quick` model.
         quick_epochs: Epochs of the quick model.
-        judge_test: Judge labels of the test split too, which is sealed otherwise.
+        judge_test: Judge the labels of the sealed test split, too.
         page: Write an HTML page with pictures.
-        seed: Decides folds and trainings.
+        seed: Seed of the folds and trainings.
         studies: The folder of the studies.
         storage: A PostgreSQL database of studies instead of SQLite files.
         weights_dir: Look for pretrained weights there first.
-        progress: Show progress; by default on a terminal and in a notebook.
+        progress: Show progress; default: on a terminal and in a notebook.
 
     Raises:
-        UserError: An argument or the images are not fit for it.
+        UserError: An argument or the images are not usable.
     """
     import json
 
@@ -414,7 +414,7 @@ def look_at_labels(
     """Return what is in an inventory of images, with the labels judged as the arguments say.
 
     Raises:
-        UserError: the images or the network are not fit for it.
+        UserError: the images or the network are not usable.
     """
     from imgcls_search.executors.helper import image_cache
     from imgcls_search.jobs.inspect.by_backbone import judging_by_backbone

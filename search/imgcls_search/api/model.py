@@ -30,23 +30,23 @@ SHOWN_IMAGES = 20
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Predictions:
-    """What a model says of images, in their order."""
+    """The predictions of a model, in the order of the images."""
 
     images: tuple[str, ...]
     """Paths, or `image 0` and so on for images in memory."""
 
     labels: tuple[str | tuple[str, ...] | None, ...]
-    """Of each image: the class that is decided on, or all labels that it has; None where it could not be read."""
+    """For each image, the predicted class, or all labels that it has; None if it could not be read."""
 
     classes: tuple[str, ...]
     probabilities: npt.NDArray[np.float64]
-    """[images, classes]; not a number where an image could not be read."""
+    """[images, classes]; NaN if an image could not be read."""
 
     unsure: tuple[bool | None, ...] = ()
-    """Whether the class is less likely than is asked for; None where nothing is asked for."""
+    """Whether the class is less likely than the required confidence; None if none is required."""
 
     unlike: tuple[bool | None, ...] = ()
-    """Whether the image is unlike those of the training; None where the model does not know."""
+    """Whether the image is unlike the training images; None if the model cannot tell."""
 
     skipped: Mapping[str, str] = field(default_factory=dict)
     """Images that could not be read, each with the reason."""
@@ -101,7 +101,7 @@ class Model:
     """A folder that `export` wrote."""
 
     def __init__(self, folder: Path, bundle: Bundle) -> None:
-        """`load_model` makes one."""
+        """Make a model of a bundle; use `load_model` instead."""
         self.folder = folder
         self.bundle = bundle
 
@@ -124,17 +124,17 @@ class Model:
         tta: ViewsName = "none",
         progress: bool | None = None,
     ) -> Predictions:
-        """Classify images, decoded as those of the training were.
+        """Classify images, decoded in the same way as the training images.
 
         Args:
             images: A path, a folder, a PIL image, a NumPy array (uint8 [H, W] or [H, W, 3], or a batch
                 [N, H, W] or [N, H, W, 3]), or a list of such.
             min_confidence: Mark images whose class has a lower probability as unsure.
-            tta: Views of an image whose mean is taken: `none`, `mirror`, `shift` or `mirror_shift`.
-            progress: Show progress; by default on a terminal and in a notebook.
+            tta: Average these views of an image: `none`, `mirror`, `shift` or `mirror_shift`.
+            progress: Show progress; default: on a terminal and in a notebook.
 
         Raises:
-            UserError: An argument is not fit for it, or there is no image.
+            UserError: An argument is not usable, or there is no image.
             NoResultError: None of the images could be read.
         """
         from imgcls_search.deploy.predict import check_confidence, classify, count_images
@@ -192,10 +192,10 @@ class Model:
 
 
 def load_model(folder: PathLikeText) -> Model:
-    """Load a folder that `export` wrote; its files are checked, and torch is not needed.
+    """Load a folder that `export` wrote, and check its files; needs no torch.
 
     Raises:
-        DeployError: It is no such folder, or not whole.
+        DeployError: It is no such folder, or incomplete.
     """
     from imgcls_search.deploy.bundle import read
 

@@ -47,28 +47,28 @@ def run(
     weights_dir: PathLikeText | None = None,
     progress: bool | None = None,
 ) -> Study:
-    """Run a search, or resume one that was interrupted, and return its study.
+    """Run a search, or resume an interrupted one, and return its study.
 
     Args:
         space: The path of a YAML file, or the same as nested dictionaries.
         data: Other images: a folder, a table, or a data set such as `digits`.
-        changes: Values of the space by their paths, such as `{"study.trials": 20}`.
-        name: The name of the study; by default the space's and the data's.
+        changes: Values of the space to set, by path, such as `{"study.trials": 20}`.
+        name: The name of the study; default: SPACE-DATA, such as `vit-photos`.
         unlabeled: Images to pretrain on, whose labels are not used.
         skip_unreadable: Leave out images that cannot be read.
-        workers: Trials at a time; by default one per core or GPU.
-        timeout: Stop this call after seconds, or a text such as `1h30m`.
+        workers: Trials at a time; default: one per core or GPU.
+        timeout: Stop this call after this time: seconds, or a text such as `1h30m`.
         cluster: Train on a Ray cluster: `auto`, `local` or `HOST:PORT`.
-        extend: Let the space be wider than the study's; earlier trials stay.
+        extend: Extend the study by what the space adds; earlier trials stay.
         studies: The folder of the studies.
         storage: A PostgreSQL database of studies instead of SQLite files.
         weights_dir: Look for pretrained weights there first.
-        progress: Show progress; by default on a terminal and in a notebook.
+        progress: Show progress; default: on a terminal and in a notebook.
 
     Raises:
-        UserError: An argument, the space, the images or the study is not fit for it.
+        UserError: An argument, the space, the images or the study is not usable.
         NoResultError: The search ended without a trial to use.
-        KeyboardInterrupt: Somebody stopped it; what was done is saved, and the same call resumes it.
+        KeyboardInterrupt: The search was interrupted; its trials are saved, and the same call resumes it.
     """
     given = with_settings(changes_of(changes), name=name, workers=workers, timeout=timeout)
     found = read_space_of(
@@ -122,7 +122,7 @@ class Search:
         """Search, and return how that ended.
 
         Raises:
-            UserError: the space, the data, the device or the study is not fit for it.
+            UserError: the space, the data, the device or the study is not usable.
             NoResultError: no configuration can be tried, or trials keep failing alike.
             KeyboardInterrupt: Ctrl-C came twice, or before the first trial.
         """
@@ -134,7 +134,7 @@ class Search:
 
 
 def stop_as_asked(ending: str) -> None:
-    """Go on with what a signal means to the program, now that the search has saved.
+    """Do what a signal means to the program, now that the search has saved.
 
     Raises:
         KeyboardInterrupt: it was Ctrl-C.

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from imgcls_search.api.checking import refuse_other
 from imgcls_search.api.frames import card, flat, frame_of, table
 from imgcls_search.api.options import PathLikeText, as_data, component_of_data, study_files_of
 from imgcls_search.api.report import Report
@@ -30,10 +31,10 @@ SHOWN_TRIALS = 10
 
 
 class Study:
-    """A study that exists; what is asked of it is read from its database at that moment."""
+    """A study; each property and method reads the database when you use it."""
 
     def __init__(self, files: StudyFiles) -> None:
-        """`open_study`, `run` and `auto` make one."""
+        """Make a study of its files; use `open_study`, `run` or `auto` instead."""
         # A program may change its working folder afterwards, as notebooks do.
         self.files = replace(files, root=files.root.absolute())
 
@@ -49,14 +50,14 @@ class Study:
 
     @property
     def status(self) -> Summary:
-        """How the study stands: its state, trials by state, rejections, failures, and the best so far."""
+        """The state of the study: trials by state, rejections, failures, and the best so far."""
         from imgcls_search.study.summary import summarise
 
         return summarise(self._record())
 
     @property
     def best(self) -> Trial:
-        """The best trial; with several objectives there may be none, see `front`.
+        """The best trial; with several objectives there may be several, see `front`.
 
         Raises:
             NoResultError: No trial is complete.
@@ -69,7 +70,7 @@ class Study:
 
     @property
     def confirmed(self) -> dict[str, Any] | None:
-        """What the last confirmation found; None where the study was not confirmed."""
+        """The result of the last confirmation; None if the study was not confirmed."""
         found = self._record().facts.get("confirmed")
         return None if found is None else dict(found)
 
@@ -85,7 +86,7 @@ class Study:
         return Trial.of(find_trial(record, number), record)
 
     def front(self) -> list[Trial]:
-        """Return the Pareto front: the trials that no other beats in every objective; of one objective, the best.
+        """Return the Pareto front: the trials that no other beats in every objective; with one objective, the best.
 
         Raises:
             NoResultError: No trial is complete.
@@ -96,13 +97,13 @@ class Study:
         return [Trial.of(trial, record) for trial in front(record)]
 
     def trials(self, top: int | None = None, family: str | None = None) -> pd.DataFrame:
-        """Return the trials as a pandas frame, a row each: state, values, sizes, metrics and parameters.
+        """Return the trials as a pandas frame with a row each: state, values, sizes, metrics and parameters.
 
         Columns of parameters begin with `params.`, those of sizes with `sizes.`, of metrics with `metrics.`.
 
         Args:
-            top: Only so many, the best first.
-            family: Only one family of networks.
+            top: Return only this many, best first.
+            family: Return only trials of this family of networks.
 
         Raises:
             UserError: pandas is not installed, or no trial is of the family.
@@ -128,20 +129,20 @@ class Study:
         weights_dir: PathLikeText | None = None,
         progress: bool | None = None,
     ) -> dict[str, Any]:
-        """Retrain the best trials with new seeds, choose one by their mean, then score the test split once.
+        """Retrain the best trials with new seeds, choose by their mean, then score the winner on the test split once.
 
         Args:
             top: How many of the best trials to retrain.
             seeds: New seeds per trial; as many more score the winner.
             trial: Retrain this trial only.
-            again: Confirm once more, which opens the test split once more.
-            pretrain: Pretrain again for each seed, where trials pretrain.
-            data: Where the images are now.
+            again: Confirm again; this opens the test split once more.
+            pretrain: Pretrain again for each seed, if trials pretrain.
+            data: Where the images are now, if they moved.
             weights_dir: Look for pretrained weights there first.
-            progress: Show progress; by default on a terminal and in a notebook.
+            progress: Show progress; default: on a terminal and in a notebook.
 
         Raises:
-            UserError: An argument or the study is not fit for it.
+            UserError: An argument or the study is not usable.
             NoResultError: No trial is complete, or a training failed.
         """
         from imgcls_search.jobs.confirm import confirm
@@ -171,10 +172,10 @@ class Study:
         weights_dir: PathLikeText | None = None,
         progress: bool | None = None,
     ) -> dict[str, Any]:
-        """Train a trial again from what the study holds; tell whether it comes out identical.
+        """Retrain a trial, and compare the result with its record.
 
         Raises:
-            UserError: There is no such trial, or its images are others now.
+            UserError: There is no such trial, or its images have changed.
         """
         from imgcls_search.jobs.reproduce import reproduce
 
@@ -194,19 +195,19 @@ class Study:
         weights_dir: PathLikeText | None = None,
         progress: bool | None = None,
     ) -> Report:
-        """Write the study as one HTML page, which a notebook shows.
+        """Write a report of the study as one HTML page, which a notebook shows.
 
         Args:
             path: The page to write; by default `report.html` in the study's folder.
-            trial: The trial that the page is about; by default the best.
-            ablation: Retrain the way to the winner, one change after the other.
+            trial: The trial that the page is about; default: the best.
+            ablation: Retrain the steps from the first setting to the winner.
             seeds: New seeds per step of the ablation.
-            data: Where the images are now; goes with `ablation`.
+            data: Where the images are now, if they moved; only with `ablation`.
             weights_dir: Look for pretrained weights there first.
-            progress: Show progress; by default on a terminal and in a notebook.
+            progress: Show progress; default: on a terminal and in a notebook.
 
         Raises:
-            UserError: An argument or the study is not fit for it, or the file cannot be written.
+            UserError: An argument or the study is not usable, or the file cannot be written.
             NoResultError: No trial is complete.
         """
         refuse_below("seeds", seeds, 1)
@@ -234,21 +235,22 @@ class Study:
         data: PathLikeText | None = None,
         progress: bool | None = None,
     ) -> Path:
-        """Write the trained network as a folder that `load_model` reads, or with a path ending in `.yaml` its settings.
+        """Write the trained network as a folder that `load_model` reads; with a path ending in `.yaml`, its settings.
 
         Args:
             path: The folder, or the YAML file, to write.
-            trial: A trial's number; by default the best.
-            target_precision: Answer only images sure enough that this share of the answers is right.
-            tta: Views of an image whose mean is taken: `none`, `mirror`, `shift` or `mirror_shift`.
-            format: Of the model's file: `onnx` or `openvino`, which needs the extra of that name.
-            data: Where the images are now.
-            progress: Show progress; by default on a terminal and in a notebook.
+            trial: The number of a trial; default: the best.
+            target_precision: Answer only if confident enough that this share of the answers is right.
+            tta: Average these views of an image: `none`, `mirror`, `shift` or `mirror_shift`.
+            format: `onnx`, or `openvino`, which needs that extra.
+            data: Where the images are now, if they moved.
+            progress: Show progress; default: on a terminal and in a notebook.
 
         Raises:
-            UserError: An argument, the study or the path is not fit for it.
+            UserError: An argument, the study or the path is not usable.
             NoResultError: No trial is complete.
         """
+        refuse_other("format", format, ("onnx", "openvino"))
         output = Path(path)
         if output.suffix in (".yaml", ".yml"):
             if target_precision is not None or tta != "none" or format != "onnx" or data is not None:
@@ -322,7 +324,7 @@ def open_study(name: str, *, studies: PathLikeText = Path("studies"), storage: s
         storage: A PostgreSQL database of studies instead of SQLite files.
 
     Raises:
-        StudyError: There is no such study; names near ones.
+        StudyError: There is no such study; the message suggests similar names.
     """
     files = study_files_of(name, studies, storage)
     files.must_exist()
@@ -330,7 +332,7 @@ def open_study(name: str, *, studies: PathLikeText = Path("studies"), storage: s
 
 
 def studies(folder: PathLikeText = Path("studies"), *, storage: str | None = None) -> list[dict[str, Any]]:
-    """List the studies of a folder or a database: how each stands, its best trial, whether it was confirmed.
+    """List the studies of a folder or a database: state, best trial, and whether it was confirmed.
 
     A study that cannot be read is listed with its `problem`.
 
@@ -373,7 +375,7 @@ def write_bundle(
     """Write trained weights as a bundle, and return what is known of it.
 
     Raises:
-        UserError: the folder is taken, or the weights are not fit for it.
+        UserError: the folder exists, or the weights are not usable.
     """
     from imgcls_search.executors.helper import image_cache
     from imgcls_search.jobs.bundle.deliver import deliver
@@ -405,7 +407,7 @@ def write_report(
     """Write the page of a study and return its size in bytes.
 
     Raises:
-        UserError: an argument or the study is not fit for it, or the file cannot be written.
+        UserError: an argument or the study is not usable, or the file cannot be written.
     """
     from imgcls_search import atomic
     from imgcls_search.errors import writing

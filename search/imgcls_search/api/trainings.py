@@ -58,10 +58,10 @@ def train(
         studies: The folder of the studies.
         storage: A PostgreSQL database of studies instead of SQLite files.
         weights_dir: Look for pretrained weights there first.
-        progress: Show progress; by default on a terminal and in a notebook.
+        progress: Show progress; default: on a terminal and in a notebook.
 
     Raises:
-        UserError: An argument, the configuration, the images or the folder is not fit for it.
+        UserError: An argument, the configuration, the images or the folder is not usable.
         NoResultError: A training diverged or failed.
     """
     from imgcls_search.jobs.retrain import train as train_all
@@ -156,14 +156,14 @@ def evaluate(
         data: Other images: a folder, a table, or a data set such as `digits`.
         split: `val`, `test`, `all` or `folds`; `test` and `all` open the sealed test split.
         predictions: Write every image's prediction into this CSV file.
-        corruptions: Measure worse versions of the images too.
-        tta: Views of an image whose mean is taken: `none`, `mirror`, `shift` or `mirror_shift`.
+        corruptions: Also score noisy, blurred and otherwise damaged versions of the images.
+        tta: Average these views of an image: `none`, `mirror`, `shift` or `mirror_shift`.
         skip_unreadable: Leave out images that cannot be read.
         studies: The folder of the studies, where decoded images are kept.
-        progress: Show progress; by default on a terminal and in a notebook.
+        progress: Show progress; default: on a terminal and in a notebook.
 
     Raises:
-        UserError: An argument, the weights or the images are not fit for it.
+        UserError: An argument, the weights or the images are not usable.
     """
     refuse_other("split", split, SPLITS)
     refuse_other("tta", tta, VIEWS)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One trial as it stood when it was asked for."""
+    """One trial, as it was when it was read from the study."""
 
     study: str
     number: int
@@ -26,10 +26,10 @@ class Trial:
     """`complete`, `running`, `interrupted`, `paused`, `pruned` or `fail`."""
 
     values: Mapping[str, float]
-    """By objective; empty before its end."""
+    """The value of each objective; empty until the trial is complete."""
 
     params: Mapping[str, Any]
-    """What was searched, by path."""
+    """The values that were searched, by path."""
 
     config: Mapping[str, Any] = field(repr=False)
     """Its whole configuration, which `train` accepts."""
@@ -42,7 +42,7 @@ class Trial:
     """Precision, recall, F1 and support of each class, once it is complete."""
 
     history: tuple[Mapping[str, float], ...] = field(repr=False)
-    """What each epoch measured."""
+    """The metrics of each epoch."""
 
     seed: int = 0
     reason: str | None = None
@@ -75,16 +75,16 @@ class Trial:
 
     @property
     def epochs(self) -> int:
-        """How many epochs it was trained."""
+        """Epochs that it was trained."""
         return len(self.history)
 
     @property
     def value(self) -> float | None:
-        """The value of the first objective; None before its end."""
+        """The value of the first objective; None until the trial is complete."""
         return next(iter(self.values.values()), None)
 
     def curve(self) -> pd.DataFrame:
-        """Return what each epoch measured as a pandas frame.
+        """Return the metrics of each epoch as a pandas frame.
 
         Raises:
             UserError: pandas is not installed.

@@ -280,16 +280,20 @@ class Auto:
             plan = budget.affordable(record, fact, self.ledger.left - closing)
         if plan is None or self.ledger.left <= closing:
             self.screens.say(
-                f"confirm: left out, {durations.show(max(0.0, self.ledger.left))} are too few to train again; more "
-                f"time confirms: imgcls-search confirm {self.files.name}"
+                f"confirm: skipped, {durations.show(max(0.0, self.ledger.left))} is too short to retrain the best "
+                f"trials; to confirm later: imgcls-search confirm {self.files.name}"
             )
             return None
         fact["confirming"] = plan
         self.ledger.save()
         if known is not None:
-            self.screens.say("the search found others since they were confirmed: the test split is opened once more")
+            self.screens.say(
+                "the search has found better trials since the last confirmation: the test split is opened again"
+            )
         top, seeds = len(plan["trials"]), plan["seeds"]
-        self.screens.say(f"confirm: the best {top} on {seeds} new seeds, {seeds} more for the chosen one: what fits")
+        self.screens.say(
+            f"confirm: retrains the best {top} with {seeds} new seeds each, and the winner with {seeds} more"
+        )
         from imgcls_search.jobs.confirm import confirm
 
         try:
@@ -302,9 +306,11 @@ class Auto:
                     watcher=TrainingWatch(screen, self.ledger),
                 )
         except OutOfTimeError:
-            self.screens.say("confirm: not done in its time; what it trained is kept, and more time ends it")
+            self.screens.say(
+                "confirm: not finished in its time; its networks are kept, and a longer --time finishes it"
+            )
         except DataError as error:
-            self.screens.say(f"confirm: left out: {error}")
+            self.screens.say(f"confirm: skipped: {error}")
         return None
 
     def _test(self, record: Record, trial: Trial) -> None:
@@ -346,8 +352,8 @@ class Auto:
                 put_bundle(self.files, trial.number, self.place.bundle, watch_steps(step, self.ledger))
         except OutOfTimeError:
             self.screens.say(
-                f"bundle: {self.place.bundle} stays that of trial {fact.get('bundled')}, the time is over: "
-                f"imgcls-search export {self.files.name} --trial {trial.number} --bundle DIR"
+                f"bundle: {self.place.bundle} is still that of trial {fact.get('bundled')}, the time is over; "
+                f"export the winner: imgcls-search export {self.files.name} --trial {trial.number} --bundle DIR"
             )
             return
         fact["bundled"] = trial.number
@@ -370,7 +376,8 @@ class Auto:
                 write_report(self.files, self.place.report, trial.number, watch_steps(step, self.ledger))
         except OutOfTimeError:
             self.screens.say(
-                f"report: left out, the time is over: imgcls-search report {self.files.name} -o {self.place.report}"
+                f"report: skipped, the time is over; write it with: imgcls-search report {self.files.name} "
+                f"-o {self.place.report}"
             )
             return is_there
         fact["reported"] = fact["given"]

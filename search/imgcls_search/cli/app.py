@@ -194,7 +194,7 @@ def _must_be_somewhere() -> None:
 
 
 def _hide_password() -> None:
-    """Start anew, with the password of an address in the environment, where all users could read it in a list."""
+    """Restart with the password of an address in the environment; all users can read the arguments of a process."""
     if not any("postgres" in argument for argument in sys.argv[1:]):
         return
     from imgcls_search.study.address import without_passwords

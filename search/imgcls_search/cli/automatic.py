@@ -37,7 +37,8 @@ def auto(
         typer.Option(
             "--time",
             metavar="DURATION",
-            help=f"Total time over all calls: seconds, or {durations.EXAMPLES}; default: as before, or 1h.",
+            help=f"Total time over all calls: seconds, or {durations.EXAMPLES}; "
+            "default: that of the earlier call, or 1h.",
         ),
     ] = None,
     output: Annotated[
@@ -68,8 +69,8 @@ def auto(
     imgcls-search auto photos --time 2h        # later: continue for one more hour
     imgcls-search auto table:labels.csv --time 30m -o birds --flips horizontal --set study.seed=1 --json
 
-    A first score, and a model, are there after about a minute. Run the same command again to resume after Ctrl-C or a
-    kill: --time counts over all calls.
+    A first score and a usable model are ready after about a minute. After Ctrl-C or a kill, run the same command again
+    to resume: --time counts over all calls.
     """
     from imgcls_search.api.automatically import deliver, options_of, prepare
     from imgcls_search.automatic.ledger import interruptible, process_began
@@ -107,8 +108,7 @@ def auto(
 
 
 def _say_how_to_go_on(work: Auto, options: str) -> None:
-    """Say what to type after a stop: to go on, and to use what is there."""
-
+    """Say what to type after a stop: to resume, and to use the results so far."""
     echo(f"stopped in {work.ledger.step}; to resume: {shlex.join(['imgcls-search', *sys.argv[1:]])}", error=True)
     account, bundle = work.ledger.fact, work.place.bundle
     if bundle.is_dir() and "bundled" in account:
@@ -154,7 +154,7 @@ def _score(metric: str, found: dict[str, Any]) -> str:
         return f"{shown} ({len(found['scores'])} new seeds{interval}, {images} images)"
     value = measured(metric, found["score"], images)
     if "low" not in found:
-        return f"{value} ({images} images, searched: somewhat too good)"
+        return f"{value} ({images} images, searched: somewhat too high)"
     low, high = (measured(metric, found[end], images) for end in ("low", "high"))
     return f"{value} (95 % {low} to {high} by the choice of {images} images)"
 

@@ -1,4 +1,4 @@
-"""Commands that hand on what was found: export, predict, serve."""
+"""Commands that export and use a model: export, predict, serve."""
 
 from __future__ import annotations
 
@@ -33,6 +33,14 @@ if TYPE_CHECKING:
     from imgcls_search.jobs.bundle.deliver import Format
 
 
+class _Delivery(TypedDict):
+    """Options of `export` that go with --bundle."""
+
+    target_precision: float | None
+    tta: ViewsName
+    to: Format
+
+
 def export(
     source: Annotated[
         str,
@@ -50,18 +58,20 @@ def export(
         typer.Option(
             "--target-precision",
             metavar="SHARE",
-            help="With --bundle: answer only images sure enough that this share of the answers is right (lower 95 % "
-            "bound on the validation images); predict says 'unsure' of the others.",
+            help="With --bundle: answer only if confident enough that this share of the answers is right (lower 95 % "
+            "bound on the validation images); otherwise predict says 'unsure'.",
         ),
     ] = None,
     tta: Annotated[
         Views | None,
-        typer.Option("--tta", help="With --bundle: build test-time augmentation into the file, which makes it slower."),
+        typer.Option(
+            "--tta", help="With --bundle: build test-time augmentation into the model, which makes it slower."
+        ),
     ] = None,
     to: Annotated[
         ModelFormat | None,
         typer.Option(
-            "--format", help="With --bundle: onnx (default), or openvino, for which predict and serve need that extra."
+            "--format", help="With --bundle: onnx (default), or openvino, which needs the extra of that name."
         ),
     ] = None,
     data: MovedData = None,
@@ -103,14 +113,6 @@ def export(
     # What was pretrained alone says nothing of a training on labels.
     metric = "accuracy" if "\ntraining:" in exported else PROBE
     echo(f"wrote {output}; retrain it with: {command_for(metric, str(output))}")
-
-
-class _Delivery(TypedDict):
-    """How a bundle is to be."""
-
-    target_precision: float | None
-    tta: ViewsName
-    to: Format
 
 
 def _export_bundle(
@@ -187,7 +189,9 @@ def predict(
     top: Annotated[
         int,
         typer.Option(
-            "--top", min=1, help="Show this many classes per image; with several labels, also all that it has."
+            "--top",
+            min=1,
+            help="Show this many classes per image; with several labels, also every label that the image has.",
         ),
     ] = 3,
     min_confidence: Annotated[
@@ -199,7 +203,8 @@ def predict(
         ),
     ] = None,
     tta: Annotated[
-        Views | None, typer.Option("--tta", help="Average several views of each image; prints what that costs.")
+        Views | None,
+        typer.Option("--tta", help="Average several views of each image, and print how much time that takes."),
     ] = None,
     output: Annotated[
         Path | None,
@@ -216,11 +221,9 @@ def predict(
     imgcls-search predict model photos --json
     imgcls-search predict model photos --min-confidence 0.9 --tta mirror
 
-    Pictures that are unlike those of the training are marked, where the bundle has a threshold for that.
-
-    With predict.costs the class of least expected cost comes first.
-
-    Unreadable images are named and skipped; the exit code is 1 if none could be read.
+    Images that are unlike the training images are marked, if the bundle has a threshold for that. With predict.costs,
+    the class with the lowest expected cost comes first. Unreadable images are named and skipped; the exit code is 1
+    if none could be read.
     """
     from imgcls_search.deploy.bundle import read
     from imgcls_search.deploy.predict import Prediction, check_confidence, classify, cost_of_views
@@ -312,7 +315,7 @@ def serve(
     curl --data-binary @photo.jpg http://127.0.0.1:8000/predict
     curl -F image=@a.jpg -F image=@b.jpg 'http://127.0.0.1:8000/predict?top=1'
 
-    A request may hold 32 images and 32 MB. Only this machine is answered, unless --host says otherwise.
+    A request may hold 32 images and 32 MB. Only this machine can connect, unless you set --host.
     """
     from imgcls_search.deploy.bundle import read
     from imgcls_search.views.addresses import is_loopback

@@ -72,8 +72,8 @@ def init(
     imgcls-search init table:labels.csv --time 30m -o birds.yaml
     imgcls-search init photos --flips horizontal --set study.workers=1 --yes --json
 
-    Looks at the images, at the machine and at the pretrained weights at hand, measures how fast networks train, and
-    writes a space in which every choice has its reason as a comment.
+    Looks at the images, the machine and the pretrained weights on it, measures how fast networks train, and writes a
+    space in which every choice has its reason as a comment.
     """
     from imgcls_search.api.checking import draft_space, split
 

@@ -32,18 +32,20 @@ if TYPE_CHECKING:
 def ensemble(
     study: StudyName,
     picks: Annotated[
-        int, typer.Option("--picks", min=2, help="Networks to pick; one may be picked several times.")
+        int, typer.Option("--picks", min=2, help="Pick at most this many networks; one may be picked several times.")
     ] = 5,
     trial: Annotated[
         int | None,
-        typer.Option("--trial", min=0, help="The trial to begin with and to compare with; default: the best."),
+        typer.Option("--trial", min=0, help="Start from this trial, and compare with it; default: the best."),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="FILE", help="The weights file; default: ensemble.pt in the study."),
+        typer.Option(
+            "-o", "--output", metavar="FILE", help="Write this weights file; default: ensemble.pt in the study."
+        ),
     ] = None,
     bundle: Annotated[
-        Path | None, typer.Option("--bundle", metavar="DIR", help="Also write it as a folder with one ONNX file.")
+        Path | None, typer.Option("--bundle", metavar="DIR", help="Also write a bundle: a folder with one ONNX file.")
     ] = None,
     distill: Annotated[
         Path | None,
@@ -56,7 +58,7 @@ def ensemble(
         ),
     ] = None,
     test: Annotated[
-        bool, typer.Option("--test", help="Open the sealed test split: the ensemble beside the best trial.")
+        bool, typer.Option("--test", help="Score the ensemble and the best trial on the sealed test split.")
     ] = False,
     data: MovedData = None,
     studies: Studies = STUDIES,

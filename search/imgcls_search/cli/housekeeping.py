@@ -42,8 +42,8 @@ def copy(
     imgcls-search copy vit-digits --to postgresql://me@host/studies
     imgcls-search copy vit-digits --to studies/
 
-    Pictures go along, beside the file. To a database on a server, and from there back into its own folder, a study
-    moves: the folder with its checkpoints belongs to the new database, and no run may work on it meanwhile.
+    Pictures are copied, too. To PostgreSQL, and from there back into its folder, a study is moved: its checkpoints
+    then belong to the study in the new database. No run may search it meanwhile.
     """
     from imgcls_search.study.address import is_address, parse
     from imgcls_search.study.copy import copy_study, move_study
@@ -65,20 +65,19 @@ def merge(
     names: Annotated[
         list[str], typer.Argument(metavar="STUDY STUDY...", help="Studies of one space on the same images.")
     ],
-    name: Annotated[str, typer.Option("-o", "--output", metavar="NAME", help="The name of the study that is made.")],
+    name: Annotated[str, typer.Option("-o", "--output", metavar="NAME", help="Name the new study.")],
     studies: Studies = STUDIES,
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make one study of the trials of several, which stay as they are.
+    """Merge studies into a new one with the trials of all; they stay unchanged.
 
     \b
     imgcls-search merge vit-monday vit-tuesday -o vit-both
     imgcls-search run spaces/vit.yaml --name vit-both --set study.trials=120
 
-    Trials are numbered on, with their weights, logs and pictures; each says where it is from. The studies may differ in
-    seed, sampler, pruner and start settings. What was confirmed of one of them is not carried over, but that the test
-    split was opened is.
+    Trials get new numbers, keep their weights, logs and pictures, and record where they come from. The studies may
+    differ in seed, sampler, pruner and start settings. Confirmations are not copied; openings of the test split are.
     """
     from imgcls_search.study.files import StudyFiles
     from imgcls_search.study.merge import merge as merge_studies
@@ -101,15 +100,14 @@ def clean(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be deleted, and delete nothing.")] = False,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Delete pretrained networks too.")] = False,
 ) -> None:
-    """Delete what the next command that needs it makes again: decoded images, features, and on request pretrained
-    networks; studies and weights stay.
+    """Delete decoded images and features, which are made again when needed; studies and weights stay.
 
     \b
     imgcls-search clean --dry-run
     imgcls-search clean
     imgcls-search clean --pretrained
 
-    A pretrained network takes long to make: it stays unless --pretrained says otherwise.
+    Pretrained networks take long to make, so they are kept unless you add --pretrained.
     """
     from imgcls_search.data import remove, stored
     from imgcls_search.executors.helper import backbone_cache, feature_cache, image_cache, teacher_cache

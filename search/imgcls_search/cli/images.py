@@ -54,7 +54,11 @@ def inspect(
         typer.Option("--set", metavar="PATH=VALUE", help="Change one value of the data; may be repeated."),
     ] = None,
     skip_unreadable: Annotated[
-        bool, typer.Option("--skip-unreadable", help="As in other commands; inspect always lists them and continues.")
+        bool,
+        typer.Option(
+            "--skip-unreadable",
+            help="Accepted as in other commands; inspect lists unreadable images and continues anyway.",
+        ),
     ] = False,
     output: Annotated[
         Path | None,
@@ -182,9 +186,9 @@ def backbones(
     imgcls-search backbones labels.csv --set image.size=112 --weights-dir ~/weights
     imgcls-search backbones photos --model '{resnet: {depth: 18, weights: imagenet}}'
 
-    Each network of `imgcls-search weights` looks at every image once, and its features are kept under the studies
-    folder. Scores are of the validation split: a linear layer fitted to the features of the training images, and their
-    10 nearest neighbours. The test split stays sealed.
+    Each network of `imgcls-search weights` computes features of every image once; they are stored in the studies
+    folder. The scores on the validation split are those of a linear layer fitted to the features of the training
+    images, and of their 10 nearest neighbours. The test split stays sealed.
     """
     from imgcls_search.api.checking import backbone_space
     from imgcls_search.data import must_exist

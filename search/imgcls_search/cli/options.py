@@ -36,7 +36,7 @@ SpaceFile = Annotated[
 
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Change one value for this run; may be repeated."),
+    typer.Option("--set", metavar="PATH=VALUE", help="Change one value of the space; may be repeated."),
 ]
 
 
@@ -68,7 +68,9 @@ Unlabeled = Annotated[
 
 MovedData = Annotated[
     str | None,
-    typer.Option("--data", metavar="NAME:PLACE", help="Where the images are now, for example folder:photos."),
+    typer.Option(
+        "--data", metavar="NAME:PLACE", help="Read the images from here, if they moved: for example folder:photos."
+    ),
 ]
 
 

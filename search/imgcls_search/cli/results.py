@@ -299,8 +299,7 @@ def report(
     imgcls-search report vit-digits -o report.html
     imgcls-search report vit-digits -o report.html --ablation
 
-    Mistakes are shown from their files, where these are there, with a map of where the network looked and the nearest
-    training images.
+    Mistakes are shown with a map of where the network looked and the most similar training images.
     --ablation trains the first known-good setting and every change that leads from it to the winner, one by one.
     """
     from imgcls_search.api.study import write_report

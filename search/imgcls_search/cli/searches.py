@@ -59,12 +59,15 @@ def run(
         typer.Option(
             "--cluster",
             metavar="auto|local|HOST:PORT",
-            help="Train on a Ray cluster: this machine's, one of this machine alone, or by its address.",
+            help="Train on a Ray cluster: this machine's, a new one on this machine only, or one by its address.",
         ),
     ] = None,
     timeout: Timeout = None,
     extend: Annotated[
-        bool, typer.Option("--extend", help="Let the study grow by what the space adds, and change how it searches.")
+        bool,
+        typer.Option(
+            "--extend", help="Extend the study by what the space adds; the sampler and pruner may change, too."
+        ),
     ] = False,
     weights_dir: WeightsDir = None,
 ) -> None:
@@ -110,7 +113,7 @@ def plan(
     ] = 6,
     as_json: AsJson = False,
 ) -> None:
-    """Estimate how long a search takes and how many trials a timeout affords, from a few epochs of random trials.
+    """Estimate how long a search takes and how many trials fit into a timeout, from a few epochs of random trials.
 
     \b
     imgcls-search plan spaces/vit.yaml
@@ -172,14 +175,19 @@ def replay(
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Draw with another seed.")] = None,
     seeds: Annotated[
         int | None,
-        typer.Option("--seeds", min=2, help="Search this many parts of the study, with 90 % intervals."),
+        typer.Option("--seeds", min=2, help="Compare on this many random parts of the study, with 90 % intervals."),
     ] = None,
     share: Annotated[
-        float, typer.Option("--share", min=0.01, max=1.0, help="With --seeds: share of the configurations in a part.")
+        float,
+        typer.Option(
+            "--share", min=0.01, max=1.0, help="With --seeds: put this share of the configurations into each part."
+        ),
     ] = 0.67,
     max_epochs: Annotated[
         int | None,
-        typer.Option("--max-epochs", min=1, help="With --seeds: epochs of a search; default: a third of a part's."),
+        typer.Option(
+            "--max-epochs", min=1, help="With --seeds: give each search this many epochs; default: a third of a part's."
+        ),
     ] = None,
     studies: Studies = STUDIES,
     storage: Storage = None,
@@ -193,9 +201,9 @@ def replay(
     imgcls-search replay vit-digits --pruner '{halving: {eta: 4}}' --json
     imgcls-search replay vit-digits --pruner asha --pruner median --seeds 50
 
-    With --seeds all strategies search the same parts of the study with equal epochs, one part for each seed. Only the
-    study's own configurations can be drawn. Beyond its last epoch, a stopped trial follows the complete trial that was
-    nearest to it there; such epochs are counted.
+    With --seeds, all strategies search the same random parts of the study with the same number of epochs, one part per
+    seed. Only the study's own configurations can be drawn. After its last epoch, a stopped trial is assumed to continue
+    like the most similar complete trial; such epochs are counted.
     """
     from dataclasses import asdict
 
@@ -215,7 +223,7 @@ def replay(
             spaces.append(space_of(record, catalog(), changes))
     if seeds is not None:
         if seed is not None:
-            raise UserError("--seed: beside --seeds, which draws with the seeds from 0 on; allowed: one of both")
+            raise UserError("--seed: beside --seeds, which uses the seeds from 0 on; allowed: one of the two")
         found_of_parts = compare(record, spaces, seeds=seeds, share=share, max_epochs=max_epochs, workers=workers)
         _show_comparison(study, found_of_parts, as_json=as_json)
         return
@@ -237,15 +245,15 @@ def try_setting(
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a study to try a setting: the run that has it, or the next one, trains it to its end.
+    """Ask a study to try a setting: the current run, or the next one, trains it to the end.
 
     \b
     imgcls-search try vit-digits --set optimizer.adamw.lr=3e-3
     imgcls-search try vit-digits --set model=resnet --set training.batch_size=64 --json
 
-    What is not named is as in the best trial; below a family or another component that the best trial did not take,
-    as in the best of those that took it; where none did, it is the middle of a range and the first of several choices.
-    Such a trial is not pruned, and comes on top of study.trials.
+    Values that you leave out come from the best trial. Those of a family (or another component) that it does not use
+    come from the best trial that uses it; if there is none, they are the middle of a range and the first choice.
+    The trial is never pruned and does not count towards study.trials.
     """
     from dataclasses import asdict
 
@@ -287,7 +295,7 @@ def _show_comparison(study: str, found: Comparison, *, as_json: bool) -> None:
         for each in found.strategies
     ]
     print_table(headings, rows)
-    echo("in brackets: the interval that covers 90 %; -: some search came to no complete trial")
+    echo("in brackets: the 90 % interval; -: a search finished no trial")
 
 
 def _within(found: PoolEstimate | None, digits: int = 4) -> str:

@@ -21,10 +21,12 @@ class Action(str, Enum):
 
 def spaces(
     action: Annotated[Action | None, typer.Argument(metavar="[copy]", help="Write a space out as a file.")] = None,
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="The space to copy, for example vit.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Name of the space to copy, for example vit.")
+    ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="FILE", help="The file or folder to write to; default: NAME.yaml."),
+        typer.Option("-o", "--output", metavar="FILE", help="Write to this file or folder; default: NAME.yaml."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
     as_json: AsJson = False,
@@ -36,7 +38,7 @@ def spaces(
     imgcls-search spaces copy vit
     imgcls-search spaces copy vit -o my-space.yaml
 
-    Where no file `vit` exists, `imgcls-search run vit` searches the shipped space of that name.
+    If there is no file named `vit`, `imgcls-search run vit` searches the shipped space of that name.
     """
     from imgcls_search.space import shipped
 

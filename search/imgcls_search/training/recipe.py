@@ -16,7 +16,7 @@ class Training:
     """How long, in what batches and with what arithmetic a model is trained."""
 
     epochs: Annotated[int, Arg("passes over the training images; the same for all trials", ge=1, fixed=True)] = 15
-    batch_size: Annotated[int, Arg("images a step", ge=1, search="{choice: [32, 64, 128]}")] = 64
+    batch_size: Annotated[int, Arg("images per step", ge=1, search="{choice: [32, 64, 128]}")] = 64
     draw: Annotated[
         Literal["shuffled", "balanced"],
         Arg(
@@ -26,7 +26,7 @@ class Training:
         ),
     ] = "shuffled"
     clip: Annotated[float, Arg("largest norm of the gradient; 0 does not clip", ge=0)] = 0.0
-    ema: Annotated[float, Arg("decay a step of the averaged weights that are evaluated; 0: none", ge=0, lt=1)] = 0.0
+    ema: Annotated[float, Arg("decay per step of the averaged weights that are evaluated; 0: none", ge=0, lt=1)] = 0.0
     swa: Annotated[
         int,
         Arg(
@@ -103,7 +103,7 @@ class Predict:
     costs: Annotated[
         Mapping[str, Mapping[str, float]] | None,
         Arg(
-            "true class, predicted class, cost: the class of least expected cost is decided on; a wrong class that is "
+            "true class, predicted class, cost: the class of lowest expected cost is predicted; a wrong class that is "
             "not stated costs 1, the right one nothing; null: the likeliest class",
             ge=0,
             fixed=True,

@@ -15,7 +15,7 @@ Item = TypeVar("Item")
 SECONDS = {
     "tests/study/test_damage.py": 500,
     "tests/executors/test_ray.py": 310,
-    "tests/test_readme.py": 300,
+    "tests/docs/test_pages.py": 300,
     "tests/test_benchmarks.py": 300,
     "tests/models/test_cost.py": 290,
     "tests/views/test_pages.py": 260,

@@ -91,7 +91,7 @@ def test_example_is_searched(name: str, source: Path, tmp_path: Path, imgcls: Ca
 def test_every_extra_is_tried_before_a_release() -> None:
     script = (ROOT / "scripts" / "release-check").read_text()
     section = (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]\n")[2]
-    extras = set(re.findall(r"^(\w+) = \[", section.partition("\n[")[0], re.MULTILINE))
-    tried = set(re.findall(r"^        (\w+)\)", script, re.MULTILINE))
+    extras = set(re.findall(r"^([\w-]+) = \[", section.partition("\n[")[0], re.MULTILINE))
+    tried = set(re.findall(r"^        ([\w-]+)\)", script, re.MULTILINE))
     assert {"ray", "serve"} <= extras
     assert tried == (extras - {"dev", "docs"}) | {"none", "sdist"}

@@ -129,7 +129,7 @@ def main() -> None:
     try:
         _hide_password()
         _must_be_somewhere()
-        logging.getLogger(__package__).handlers = [_NOTES]
+        logging.getLogger("imgcls_search").handlers = [_NOTES]
         if set(sys.argv[1:2]) & ONLY_PRINT:
             terminal.end_with_reader()
         # A command that ends by itself returns its exit code, or nothing.

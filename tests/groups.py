@@ -8,8 +8,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import pytest
 from imgcls_search.executors import processes
 from imgcls_search.protocol import Place
+
+ROOT = Path(__file__).parent.parent
 
 
 class Together:
@@ -17,7 +20,10 @@ class Together:
 
     def __init__(self, folder: Path, size: int) -> None:
         places = [Place(rank=rank, size=size, file=str(folder / "meeting")) for rank in range(size)]
-        self.members = [processes.start(_serve, f"member-{place.rank}", place) for place in places]
+        with pytest.MonkeyPatch.context() as patch:
+            # Our processes look for modules in the working folder only where it is named.
+            patch.setenv("PYTHONPATH", str(ROOT))
+            self.members = [processes.start(_serve, f"member-{place.rank}", place) for place in places]
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         """Call a function of a module in all of them, with the group before its arguments; return what each returns."""

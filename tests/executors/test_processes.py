@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from multiprocessing.connection import Connection
+from pathlib import Path
 
 import pytest
 from imgcls_search.executors import processes
@@ -14,6 +15,8 @@ def tell(connection: Connection, name: str) -> None:
 
 
 def test_process_has_the_environment_of_the_moment_it_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Our processes look for modules in the working folder only where it is named.
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     # The process that others are forked from is there before an option such as --weights-dir takes effect.
     for value in ("one", "two"):
         monkeypatch.setenv("IMGCLS_WEIGHTS", value)

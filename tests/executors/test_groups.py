@@ -256,7 +256,7 @@ def test_search_and_training_with_two_devices(imgcls: Callable[..., Answer], tmp
     trained = imgcls("train", "best.yaml", "--seeds", "1", "--out", "trained")
     assert trained.code == 0, trained.err
     assert json.loads((tmp_path / "trained" / "metrics.json").read_text())
-    assert checkpoint.load(tmp_path / "trained" / "seed-0.pt")
+    assert checkpoint.load(tmp_path / "trained" / "seed-1.pt")
 
 
 @pytest.mark.parametrize(

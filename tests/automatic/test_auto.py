@@ -216,13 +216,13 @@ def test_time_that_ends_in_the_search_leaves_the_best_so_far(tmp_path: Path, img
     assert found["test"] is not None
     assert len(record.facts["test_openings"]) == 1
     assert (out / "model" / "model.onnx").is_file()
-    # All that is left to try is tried, however fast the machine is.
-    second = imgcls("auto", "digits", "--time", "10m", "--json")
+    # On a busy machine half a minute more is all kept for the steps after the search.
+    second = imgcls("auto", "digits", "--time", "150s", "--json")
     assert second.code == 0, second.err
     later = study(tmp_path)
     assert len(later.trials) > len(record.trials)
     assert table(later)[: found["chosen"]["trial"]] == table(record)[: found["chosen"]["trial"]]
-    assert json.loads(second.out)["time"]["given"] == 600
+    assert json.loads(second.out)["time"]["given"] == 150
 
 
 def refused(answer: Answer, said: str) -> bool:

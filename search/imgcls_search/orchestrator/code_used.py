@@ -7,11 +7,11 @@ from typing import Any
 
 from imgcls_search import own_code
 from imgcls_search.errors import UserError
-from imgcls_search.measures import class_of
 from imgcls_search.models.custom import problem_of
 from imgcls_search.space import Space
 from imgcls_search.study.facts import CodeFact
 from imgcls_search.study.record import Record
+from imgcls_search.training.custom_metrics import is_own_function
 
 SHOWN_DIGITS = 12
 """Of a digest, in a sentence."""
@@ -24,7 +24,7 @@ def references(document: Mapping[str, Any], metrics: Iterable[str]) -> dict[str,
         for function in _words(document.get(section, {}).get("custom", {}).get("function")):
             found.setdefault(function, f"{section}.custom.function")
     for metric in metrics:
-        if class_of(metric) is None and own_code.is_reference(metric):
+        if is_own_function(metric):
             found.setdefault(metric, "study.objectives")
     return found
 

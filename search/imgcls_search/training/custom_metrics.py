@@ -48,7 +48,12 @@ def installed() -> Mapping[str, EntryPoint]:
 
 def is_custom(name: str) -> bool:
     """Tell whether a metric is of another package, or a person's own function, named as `module:name`."""
-    return name in installed() or (class_of(name) is None and own_code.is_reference(name))
+    return name in installed() or is_own_function(name)
+
+
+def is_own_function(name: str) -> bool:
+    """Tell whether a metric is a person's own function, named as `module:name`, and not a score of a class."""
+    return class_of(name) is None and own_code.is_reference(name)
 
 
 def sentences() -> dict[str, str]:

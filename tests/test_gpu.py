@@ -21,7 +21,8 @@ from imgcls_search.protocol import Job
 from imgcls_search.space import parse
 from imgcls_search.training import checkpoint
 from imgcls_search.training.images import ImageSet
-from imgcls_search.training.loop import Session, fit, train_epoch
+from imgcls_search.training.loop import fit, train_epoch
+from imgcls_search.training.session import Session
 from imgcls_search.worker import image_sets, pipeline
 from imgcls_search.worker.job_runner import JobRunner
 from PIL import Image

@@ -19,8 +19,8 @@ from imgcls_search.errors import BuildError
 from imgcls_search.protocol import EpochEnded, Event, Failed, Job, Stopped, Told
 from imgcls_search.space import parse
 from imgcls_search.training import checkpoint
-from imgcls_search.training.loop import Session
 from imgcls_search.training.probe import fit_linear, fit_several
+from imgcls_search.training.session import Session
 from imgcls_search.worker import features, head_phase, head_plan, image_sets, job_runner, networks, pipeline
 
 from tests.pairs import write_table

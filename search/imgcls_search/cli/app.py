@@ -19,6 +19,7 @@ from imgcls_search.cli import (
     ensembles,
     housekeeping,
     images,
+    reporting,
     results,
     searches,
     shipped,
@@ -92,7 +93,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("replay", searches.replay),
     ("try", searches.try_setting),
     ("merge", housekeeping.merge),
-    ("dashboard", results.dashboard),
+    ("dashboard", reporting.dashboard),
     ("copy", housekeeping.copy),
     ("clean", housekeeping.clean),
     ("confirm", trainings.confirm),
@@ -101,7 +102,7 @@ COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
     ("list", results.list_studies),
     ("trials", results.trials),
     ("compare", results.compare),
-    ("report", results.report),
+    ("report", reporting.report),
 )
 """Every command, in the order of `--help`."""
 

@@ -37,7 +37,9 @@ from imgcls_search.protocol import Executor
 from imgcls_search.space import Space, differences
 from imgcls_search.space.widening import compare
 from imgcls_search.strategy.draws import draw_random
-from imgcls_search.strategy.pruners import Promoting, Revising, make_pruner
+from imgcls_search.strategy.early_rungs import Revising
+from imgcls_search.strategy.pruners import make_pruner
+from imgcls_search.strategy.rungs import Promoting
 from imgcls_search.strategy.view import View
 from imgcls_search.study import record as records
 from imgcls_search.study import requests

@@ -42,11 +42,13 @@ from imgcls_search.protocol import (
 )
 from imgcls_search.training import checkpoint
 from imgcls_search.training.device import give_back_memory
+from imgcls_search.training.evaluation import predict
 from imgcls_search.training.group import Group
 from imgcls_search.training.health import refuse_collapsed, remark
 from imgcls_search.training.images import ImageSet
-from imgcls_search.training.loop import Session, fit, predict
+from imgcls_search.training.loop import fit
 from imgcls_search.training.metrics import Wanted
+from imgcls_search.training.session import Session
 from imgcls_search.trial import LATENCY_CONDITIONS, MEASURED
 from imgcls_search.worker import (
     cross_validation,

@@ -49,10 +49,10 @@ from imgcls_search.signature import build
 from imgcls_search.training import checkpoint, custom_metrics, finetune
 from imgcls_search.training.device import fastest_layout, pays_to_compile, resolve_precision
 from imgcls_search.training.group import Group
-from imgcls_search.training.loop import Session, Teach
 from imgcls_search.training.losses import Loss, build_loss
 from imgcls_search.training.optimizers import OPTIMIZERS, SCHEDULES
 from imgcls_search.training.recipe import Finetune, Training
+from imgcls_search.training.session import Session, Teach
 from imgcls_search.worker import head_plan, networks
 from imgcls_search.worker.measuring import meta_model
 

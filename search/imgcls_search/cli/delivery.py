@@ -106,7 +106,7 @@ def export(
             raise UserError(f"{option}: goes with --bundle")
     if data is not None:
         raise UserError(f"--data {data}: goes with --bundle; of a configuration that was exported, train takes it")
-    from imgcls_search.api.study import write_configuration
+    from imgcls_search.api.writing import write_configuration
 
     assert output is not None
     exported = write_configuration(study_files(source, studies, storage), output, trial)
@@ -128,7 +128,7 @@ def _export_bundle(
     is_weights = source.endswith(".pt")
     if is_weights and trial is not None:
         raise UserError(f"--trial {trial}: {source} is one training; --trial goes with the name of a study")
-    from imgcls_search.api.study import write_bundle
+    from imgcls_search.api.writing import write_bundle
     from imgcls_search.jobs.bundle.metrics import same_decisions
     from imgcls_search.jobs.bundle.weights import from_trial, from_weights
 

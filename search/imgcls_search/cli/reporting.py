@@ -47,7 +47,7 @@ def report(
     Mistakes are shown with a map of where the network looked and the most similar training images.
     --ablation trains the first known-good setting and every change that leads from it to the winner, one by one.
     """
-    from imgcls_search.api.study import write_report
+    from imgcls_search.api.writing import write_report
 
     size = write_report(
         study_files(study, studies, storage),

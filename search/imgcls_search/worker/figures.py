@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 
 from imgcls_search.measures import LEAST_SPREAD
+from imgcls_search.worker.drawing import STYLE, WIDTH, new_figure
 
 # isort: split
 import matplotlib as mpl
 from matplotlib import ticker
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-
-from imgcls_search.worker.drawing import STYLE, WIDTH, new_figure
 
 
 def _add_legend(axes: Any) -> None:

@@ -7,14 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgcls_search.api.options import (
-    PathLikeText,
-    SpaceLike,
-    as_data,
-    changes_of,
-    read_space_of,
-    with_settings,
-)
+from imgcls_search.api.options import PathLikeText, SpaceLike, as_data, changes_of, read_space_of, with_settings
 from imgcls_search.api.session import session
 
 if TYPE_CHECKING:

@@ -7,14 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from imgcls_search.api.options import (
-    Duration,
-    PathLikeText,
-    changes_of,
-    images_of,
-    refuse_other,
-    seconds_of,
-)
+from imgcls_search.api.options import Duration, PathLikeText, changes_of, images_of, refuse_other, seconds_of
 from imgcls_search.api.session import session
 
 if TYPE_CHECKING:

@@ -6,12 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from imgcls_search.api.options import (
-    PathLikeText,
-    changes_of,
-    images_of,
-    study_files_of,
-)
+from imgcls_search.api.options import PathLikeText, changes_of, images_of, study_files_of
 from imgcls_search.api.session import session
 from imgcls_search.errors import UserError
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgcls_search.api.options import (
-    component_of_data,
-)
+from imgcls_search.api.options import component_of_data
 from imgcls_search.errors import UserError
 
 if TYPE_CHECKING:

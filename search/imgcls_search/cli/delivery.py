@@ -9,16 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict, cast
 import typer
 
 from imgcls_search.api.options import component_of_data
-from imgcls_search.cli.options import (
-    STUDIES,
-    AsJson,
-    ModelFormat,
-    MovedData,
-    Storage,
-    Studies,
-    Views,
-    study_files,
-)
+from imgcls_search.cli.options import STUDIES, AsJson, ModelFormat, MovedData, Storage, Studies, Views, study_files
 from imgcls_search.cli.output import echo, make_console, make_screens, print_json, warn
 from imgcls_search.errors import NoResultError, UserError
 from imgcls_search.measures import PROBE, command_for, main_measure

@@ -7,20 +7,8 @@ from typing import Annotated
 
 import typer
 
-from imgcls_search.cli.options import (
-    STUDIES,
-    MovedData,
-    Storage,
-    Studies,
-    StudyName,
-    WeightsDir,
-    study_files,
-)
-from imgcls_search.cli.output import (
-    echo,
-    make_screens,
-    warn,
-)
+from imgcls_search.cli.options import STUDIES, MovedData, Storage, Studies, StudyName, WeightsDir, study_files
+from imgcls_search.cli.output import echo, make_screens, warn
 
 
 def report(

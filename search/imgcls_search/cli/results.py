@@ -11,22 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from imgcls_search import durations
-from imgcls_search.cli.options import (
-    STUDIES,
-    AsJson,
-    Storage,
-    Studies,
-    StudyName,
-    study_files,
-)
-from imgcls_search.cli.output import (
-    best_lines,
-    echo,
-    going_on,
-    print_classes,
-    print_json,
-    print_table,
-)
+from imgcls_search.cli.options import STUDIES, AsJson, Storage, Studies, StudyName, study_files
+from imgcls_search.cli.output import best_lines, echo, going_on, print_classes, print_json, print_table
 from imgcls_search.errors import UserError
 from imgcls_search.rounding import measured, pairs, rounded, spread, without_long_numbers
 

@@ -21,9 +21,7 @@ from optuna.trial import TrialState
 
 from imgcls_search.errors import StudyError
 from imgcls_search.study import database
-from imgcls_search.study.facts import (
-    StudyFacts,
-)
+from imgcls_search.study.facts import StudyFacts
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.rows import EndedError, NumberTakenError, Rows
 from imgcls_search.study.shape import refuse_misshapen

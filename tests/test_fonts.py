@@ -144,8 +144,9 @@ def test_matplotlib_reads_no_settings_of_the_user(tmp_path: Path) -> None:
     (tmp_path / "matplotlibrc").write_text(damaged)
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "matplotlibrc").write_text(damaged)
-    code = "from imgcls_search.worker import drawing, figures; import matplotlib as mpl; print(mpl.rcParams['axes.facecolor'])"
-    code += "; drawing.to_png(figures.bars({'a': 1.0}, 'x')); import os; print(os.environ['MPLBACKEND'])"
+    code = "from imgcls_search.worker import drawing, figures; import matplotlib as mpl"
+    code += "; print(mpl.rcParams['axes.facecolor']); drawing.to_png(figures.bars({'a': 1.0}, 'x'))"
+    code += "; import os; print(os.environ['MPLBACKEND'])"
     variables = {
         "PYTHONPATH": str(Path(__file__).parent.parent / "search"),
         "MPLBACKEND": "nonsense",

@@ -124,10 +124,10 @@ class SearchScreen:
     def _timeleft_in_words(self, search: Search, done: int) -> str:
         since = done - (self.done_before or 0)
         if since <= 0:
-            left = search.seconds_left()
+            left = search.clock.seconds_left()
             return "time left unknown" if math.isinf(left) else f"at most {durations.show(max(0.0, left))} left"
         seconds = (time.monotonic() - self.started) / since * max(0, search.num_wanted - done)
-        return left_in_words(min(seconds, max(0.0, search.seconds_left())))
+        return left_in_words(min(seconds, max(0.0, search.clock.seconds_left())))
 
     def _table(self, search: Search) -> RenderableType:
         progress = Progress(TextColumn(search.space.name), BarColumn(), MofNCompleteColumn(), auto_refresh=False)

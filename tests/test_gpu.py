@@ -156,8 +156,8 @@ def test_a_worker_reads_the_images_once_for_all_its_trials(digits: Prepared, tmp
         )
         events = list(runner.work(job, threading.Event()))
         assert type(events[-1]).__name__ == "MilestoneReached", events
-        assert runner.images is not None
-        sets.append(runner.images[1])
+        assert runner.current.images is not None
+        sets.append(runner.current.images[1])
     assert sets[0] is sets[1]
 
 

@@ -378,13 +378,13 @@ def test_a_fit_weighs_classes_as_the_loss_does(weights: Mapping[str, Path], data
         plan = head_plan.plan(trial)
         assert plan is not None
         epochs(events(replace(job(trial, data, tmp_path / str(number), 1), trial=number), runner))
-        assert runner.features is not None
+        assert runner.current.features is not None
         # The features of both are the same ones: what is weighed comes with the trial.
-        found.append(runner.features[1].fitted(plan, "train", None))
+        found.append(runner.current.features[1].fitted(plan, "train", None))
     assert not np.allclose(found[0].weight, found[1].weight)
     labels = np.asarray(load(data, "train").labels)
     by_class = [20.0 if name == "3" else 1.0 for name in data.classes]
-    known = np.array(runner.features[1].kept["train", None])
+    known = np.array(runner.current.features[1].kept["train", None])
     again = fit_linear(known, labels, 10, head_phase.FOLD_SEED, found[1].strength, by_class)
     assert np.allclose(again.weight, found[1].weight)
 

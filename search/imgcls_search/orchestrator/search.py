@@ -12,13 +12,7 @@ from imgcls_search.orchestrator.backbones import Needs
 from imgcls_search.orchestrator.checkpoints import Checkpoints
 from imgcls_search.orchestrator.clock import RunClock
 from imgcls_search.orchestrator.context import Assistant, SearchContext, study_settings
-from imgcls_search.orchestrator.endings import (
-    Deadline,
-    Ending,
-    note_run,
-    reached_end,
-    stopping_on_signals,
-)
+from imgcls_search.orchestrator.endings import Deadline, Ending, note_run, reached_end, stopping_on_signals
 from imgcls_search.orchestrator.faults import Faults
 from imgcls_search.orchestrator.metering import MeteredExecutor
 from imgcls_search.orchestrator.milestones import Milestones

@@ -21,7 +21,16 @@ from imgcls_search.space import parse
 from imgcls_search.training import checkpoint
 from imgcls_search.training.probe import fit_linear, fit_several
 from imgcls_search.training.session import Session
-from imgcls_search.worker import features, head_phase, head_plan, image_sets, job_runner, networks, pipeline
+from imgcls_search.worker import (
+    features,
+    head_phase,
+    head_plan,
+    image_sets,
+    job_runner,
+    networks,
+    pipeline,
+    start_weights,
+)
 
 from tests.pairs import write_table
 
@@ -191,7 +200,7 @@ def test_views_are_the_augmented_images_and_take_turns(
     wanted = head_plan.plan(trial)
     assert wanted is not None
     assert (wanted.epochs, wanted.views) == (EPOCHS, 3)
-    seen = pipeline.with_normalisation(trial, data)
+    seen = start_weights.with_normalisation(trial, data)
     found = head_phase.HeadFeatures(trial, seen, "cpu")
     list(found.computing(wanted, "train"))
     shown = [np.array(found.sets(wanted, "train", None, epoch)[0].pixels) for epoch in range(4)]
@@ -313,7 +322,7 @@ def test_all_images_train_where_nothing_is_measured(
     trial = frozen(weights, "head: logistic\n")
     wanted = head_plan.plan(trial)
     assert wanted is not None
-    found = head_phase.HeadFeatures(trial, pipeline.with_normalisation(trial, data), "cpu")
+    found = head_phase.HeadFeatures(trial, start_weights.with_normalisation(trial, data), "cpu")
     list(found.computing(wanted, "train+val"))
     train, scored = found.sets(wanted, "train+val", None, 0)
     assert len(train) == data.counts["train"] + data.counts["val"]

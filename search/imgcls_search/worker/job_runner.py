@@ -47,7 +47,7 @@ from imgcls_search.training.loop import fit
 from imgcls_search.training.metrics import Wanted
 from imgcls_search.training.session import Session
 from imgcls_search.trial import LATENCY_CONDITIONS, MEASURED
-from imgcls_search.worker import cross_validation, finish, head_plan, networks, pipeline, pretraining
+from imgcls_search.worker import cross_validation, finish, head_plan, networks, pretraining, start_weights
 from imgcls_search.worker.cross_validation import CrossValidation
 from imgcls_search.worker.current_training import CurrentTraining, kept_of_folds
 from imgcls_search.worker.saved import identity, read_finished
@@ -139,7 +139,7 @@ class JobRunner:
         # It brings matplotlib, which no training needs.
         from imgcls_search.worker import pictures
 
-        data = pipeline.with_normalisation(job.config, Prepared.from_dict(job.data))
+        data = start_weights.with_normalisation(job.config, Prepared.from_dict(job.data))
         state = checkpoint.load(Path(job.checkpoint))
         if job.config.is_pretraining:
             return pictures.draw_health(Path(job.pictures), job.trial, state["history"])
@@ -169,7 +169,7 @@ class JobRunner:
 
     def _train(self, job: Job, stop: threading.Event, rest: Callable[[], None], live: Callable[[int], None]) -> Any:
         self.current.unlabeled = None
-        data = pipeline.with_normalisation(job.config, Prepared.from_dict(job.data))
+        data = start_weights.with_normalisation(job.config, Prepared.from_dict(job.data))
         known = read_finished(job)
         if self._agree(known is not None):
             yield from known or ()

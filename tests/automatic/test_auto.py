@@ -175,8 +175,14 @@ REACHED: dict[str, Callable[[Path], bool]] = {
 
 
 @linux_only
-@pytest.mark.parametrize("step", ["baseline", pytest.param("all", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("step", "number"),
+    [
+        ("baseline", signal.SIGKILL),
+        pytest.param("all", signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param("all", signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
 def test_a_call_that_ends_in_any_step_goes_on(
     step: str, number: int, tmp_path: Path, start: Callable[..., Any], imgcls: Callable[..., Answer]
 ) -> None:

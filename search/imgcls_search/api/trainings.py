@@ -22,7 +22,7 @@ from imgcls_search.api.trial import Trial
 
 if TYPE_CHECKING:
     from imgcls_search.deploy.views import ViewsName
-    from imgcls_search.jobs.evaluate import Evaluation
+    from imgcls_search.jobs.evaluation import Evaluation
     from imgcls_search.jobs.retrain import Training
 
 VIEWS = ("none", "mirror", "shift", "mirror_shift")
@@ -201,7 +201,7 @@ def write_predictions(found: Evaluation, path: Path) -> None:
     """
     from imgcls_search import atomic
     from imgcls_search.errors import writing
-    from imgcls_search.jobs.evaluate import predictions_csv
+    from imgcls_search.jobs.evaluation import predictions_csv
 
     with writing(path):
         atomic.write_text(path, predictions_csv(found))

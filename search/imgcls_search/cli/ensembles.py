@@ -24,9 +24,9 @@ from imgcls_search.errors import UserError
 from imgcls_search.rounding import measured
 
 if TYPE_CHECKING:
-    from imgcls_search.jobs.ensemble.making import EnsembleFacts, Made
-    from imgcls_search.jobs.ensemble.student import StudentFacts
-    from imgcls_search.jobs.ensemble.testing import TestFacts
+    from imgcls_search.jobs.ensemble.making import EnsembleSummary, Made
+    from imgcls_search.jobs.ensemble.student import StudentSummary
+    from imgcls_search.jobs.ensemble.testing import TestSummary
 
 
 def ensemble(
@@ -109,13 +109,13 @@ def ensemble(
         tested = on_test(made, Path(taught["weights"]) if taught is not None else None, say)
     delivered = _deliver(made, bundle, studies, data) if bundle is not None else None
     if as_json:
-        print_json({**made.facts, "student": taught, "test": tested, "bundle": delivered})
+        print_json({**made.summary, "student": taught, "test": tested, "bundle": delivered})
         return
-    _print(made.facts)
+    _print(made.summary)
     if taught is not None:
-        _print_student(made.facts, taught)
+        _print_student(made.summary, taught)
     if tested is not None:
-        _print_test(made.facts["metric"], tested)
+        _print_test(made.summary["metric"], tested)
     if bundle is not None:
         echo(f"wrote {bundle}; next: imgcls-search predict {bundle} IMAGES...")
     else:
@@ -135,7 +135,7 @@ def _deliver(made: Made, out: Path, studies: Path, data: str | None) -> Any:
         return deliver(trained, out, image_cache(studies), say, steps.step, must_be_same=data is not None)
 
 
-def _print(found: EnsembleFacts) -> None:
+def _print(found: EnsembleSummary) -> None:
     metric, images = found["metric"], int(found["validation"]["images"])
     for number, reason in found["left_out"].items():
         echo(f"trial {number} is left out: {reason}")
@@ -172,7 +172,7 @@ def _print(found: EnsembleFacts) -> None:
         echo(f"picked on these {images:,} validation images, so its score on them is optimistic; --test measures it")
 
 
-def _print_student(found: EnsembleFacts, taught: StudentFacts) -> None:
+def _print_student(found: EnsembleSummary, taught: StudentSummary) -> None:
     metric, images = found["metric"], int(found["validation"]["images"])
     score = measured(metric, taught["validation"], images)
     echo(
@@ -181,7 +181,7 @@ def _print_student(found: EnsembleFacts, taught: StudentFacts) -> None:
     )
 
 
-def _print_test(metric: str, tested: TestFacts) -> None:
+def _print_test(metric: str, tested: TestSummary) -> None:
     images = tested["images"]
     names = [("ensemble", tested["ensemble"], tested["ensemble_minus_winner_95"])]
     if "student" in tested:

@@ -158,13 +158,13 @@ def options(
     imgcls-search options model.vit --json
     """
     from imgcls_search.catalog import catalog
-    from imgcls_search.space.reference import facts, settings
+    from imgcls_search.space.reference import in_one_line, settings
 
     found = settings(catalog(), section)
     if as_json:
         print_json(found)
         return
-    print_table(("setting", "meaning"), [(one["path"], (one["doc"], facts(one))) for one in found])
+    print_table(("setting", "meaning"), [(one["path"], (one["doc"], in_one_line(one))) for one in found])
 
 
 def weights(weights_dir: WeightsDir = None, as_json: AsJson = False) -> None:

@@ -93,8 +93,8 @@ def test_overhead_compares_with_plain_optuna(bench: Bench, tmp_path: Path) -> No
     assert [entry["trial_seconds"] for entry in found["coordination"]] == [5, 60]
 
 
-def test_start_is_measured_to_the_first_epoch(bench: Bench, tmp_path: Path) -> None:
-    found = bench("start", tmp_path, "--rounds", "1")
+def test_start_is_measured_to_the_first_epoch(bench: Bench, tiny: Path, tmp_path: Path) -> None:
+    found = bench("start", tmp_path, "--rounds", "1", "--space", str(tiny))
     assert found["ratio"] > 0
     assert found["command_to_first_epoch_seconds"]["median"] > found["epoch_seconds"]["median"]
 
@@ -392,7 +392,8 @@ def test_report_times_ten_times_as_many_trials_and_maps(bench: Bench, tmp_path: 
 
 
 def test_ensembles_and_students_are_compared_with_winners(bench: Bench, tmp_path: Path) -> None:
-    found = bench("ensemble", tmp_path, "--seeds", "2", "--trials", "2", "--epochs", "2", "--picks", "3")
+    few = ("--seeds", "2", "--trials", "2", "--epochs", "2", "--picks", "3", "--size", "8")
+    found = bench("ensemble", tmp_path, *few)
     seeds = found["seeds"]
     assert [entry["seed"] for entry in seeds] == [0, 1]
     assert {entry["images"] for entry in seeds} == {359}

@@ -112,6 +112,7 @@ class ModelFormat(str, Enum):
 
     onnx = "onnx"
     openvino = "openvino"
+    executorch = "executorch"
 
 
 WeightsDir = Annotated[

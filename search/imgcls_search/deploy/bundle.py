@@ -45,6 +45,9 @@ FILES: Mapping[str, str] = {
 OPENVINO: Mapping[str, str] = {**FILES, "model": "model.xml", "weights": "model.bin"}
 """The same where the model is one of OpenVINO, whose weights are in a file of their own."""
 
+EXECUTORCH: Mapping[str, str] = {**FILES, "model": "model.pte"}
+"""The same where the model is a program of ExecuTorch."""
+
 EDITABLE = ("card",)
 """What people are meant to write in; of the others a checksum is kept."""
 

@@ -264,7 +264,7 @@ def test_files_that_were_written_are_those_of_the_commands(
         study.export("x.yaml", tta="mirror")
     with pytest.raises(ic.UserError, match="go with a folder"):
         study.export("x.yaml", format="openvino")
-    with pytest.raises(ic.UserError, match="format: 'torch' is not allowed; allowed: onnx, openvino"):
+    with pytest.raises(ic.UserError, match="format: 'torch' is not allowed; allowed: onnx, openvino, executorch"):
         study.export("x", format="torch")
     with pytest.raises(ic.StudyError, match="has no trial 99"):
         study.export("x.yaml", trial=99)

@@ -198,3 +198,27 @@ def study_files_of(name: str, studies: PathLikeText, storage: str | None) -> Stu
     from imgcls_search.study.files import find_study
 
     return find_study(Path(studies), name, settle(storage))
+
+
+def unlabeled_of(images: PathLikeText | None) -> str | None:
+    """Return images to pretrain on as `--unlabeled` names them; `train` stands for those of the training split.
+
+    Raises:
+        UserError: they are neither a text nor a path.
+    """
+    return None if images is None or images == "train" else as_data(images)
+
+
+def name_of(space: SpaceLike) -> str:
+    """Return what messages call a space."""
+    return "space" if isinstance(space, Mapping) else str(space)
+
+
+def refuse_below(name: str, value: int, least: int) -> None:
+    """Refuse a number that is too small.
+
+    Raises:
+        UserError: it is, or is no whole number.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UserError(f"{name}: {value!r} is not allowed; allowed: a whole number >= {least}")

@@ -15,9 +15,9 @@ from imgcls_search.api.options import (
     changes_of,
     component_of_data,
     read_space_of,
+    refuse_below,
 )
 from imgcls_search.api.session import session
-from imgcls_search.api.study import refuse_below
 from imgcls_search.api.trial import Trial
 
 if TYPE_CHECKING:

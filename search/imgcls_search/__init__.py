@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from imgcls_search.api.automatically import AutoResult, auto
     from imgcls_search.api.backbones import Backbones, backbones, weights
-    from imgcls_search.api.checking import Draft, check, init, inspect
+    from imgcls_search.api.checking import check
     from imgcls_search.api.code import add_code
     from imgcls_search.api.comparing import Comparison, compare
+    from imgcls_search.api.drafting import Draft, init
     from imgcls_search.api.ensembles import Ensemble
     from imgcls_search.api.housekeeping import clean
+    from imgcls_search.api.inspecting import inspect
     from imgcls_search.api.language import families, options, schema, shipped_spaces
     from imgcls_search.api.merging import merge
     from imgcls_search.api.model import Model, Predictions, load_model
@@ -103,11 +105,13 @@ __all__ = [
 _PLACES = {
     "api.automatically": ("AutoResult", "auto"),
     "api.backbones": ("Backbones", "backbones", "weights"),
-    "api.checking": ("Draft", "check", "init", "inspect"),
+    "api.checking": ("check",),
     "api.code": ("add_code",),
     "api.comparing": ("Comparison", "compare"),
+    "api.drafting": ("Draft", "init"),
     "api.ensembles": ("Ensemble",),
     "api.housekeeping": ("clean",),
+    "api.inspecting": ("inspect",),
     "api.language": ("families", "options", "schema", "shipped_spaces"),
     "api.merging": ("merge",),
     "api.model": ("Model", "Predictions", "load_model"),

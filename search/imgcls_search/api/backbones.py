@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgcls_search.api.checking import backbone_space
+from imgcls_search.api.inspecting import backbone_space
 from imgcls_search.api.options import PathLikeText, as_data, changes_of
 from imgcls_search.api.session import session
 from imgcls_search.errors import NoResultError, UserError

@@ -214,6 +214,16 @@ def name_of(space: SpaceLike) -> str:
     return "space" if isinstance(space, Mapping) else str(space)
 
 
+def refuse_other(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    """Refuse a word that is not among the allowed ones.
+
+    Raises:
+        UserError: it is not.
+    """
+    if value not in allowed:
+        raise UserError(f"{name}: {value!r} is not allowed; allowed: {', '.join(allowed)}")
+
+
 def refuse_below(name: str, value: int, least: int) -> None:
     """Refuse a number that is too small.
 

@@ -118,7 +118,7 @@ def inspect(
     Labels are judged by models that have not seen the image: 5 folds, copies and groups kept together. The test
     split stays sealed: its images are compared with others, but its labels are not judged.
     """
-    from imgcls_search.api.checking import inspected, look_at_labels, refuse_idle_judges
+    from imgcls_search.api.inspecting import inspected, look_at_labels, refuse_idle_judges
     from imgcls_search.jobs.inspect.clean_table import check_target, write_clean
     from imgcls_search.jobs.inspect.inspection import take_inventory
     from imgcls_search.views.inspection import check_page, default_page, write_page

@@ -129,7 +129,7 @@ class Warm:
     ) -> Command:
         """Begin `imgcls-search`, or a script, with these arguments, on a terminal if one is given.
 
-        A fresh one imports the package anew.
+        A fresh one imports the package again.
         """
         request = {"argv": list(arguments), "cwd": str(cwd), "env": dict(env), "script": script and str(script)}
         return Command(self.with_libraries if fresh else self.with_package, request, terminal)

@@ -40,7 +40,7 @@ TRIES_SECONDS = 120.0
 
 
 def main() -> None:
-    """Measure what was asked for, print it and write it."""
+    """Measure what the arguments name, print it and write it."""
     arguments = _arguments()
     with frame.results("cluster", arguments.out) as results:
         # Ray reads them when it is imported, and hands them on.

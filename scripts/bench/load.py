@@ -50,7 +50,7 @@ MOST_KB = 30.0
 
 
 def main() -> None:
-    """Measure what was asked for, print it and write it."""
+    """Measure what the arguments name, print it and write it."""
     arguments = _arguments()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with frame.results("load", arguments.out) as results:
@@ -164,7 +164,7 @@ def measure_memory(count: int, sampler: str) -> dict[str, Any]:
     """Return by how many KB the run process grows with each trial of a search on simulated workers."""
     overrides = [
         *(("study.trials", str(count)), ("study.workers", "2"), ("study.pruner", "none")),
-        # Few networks, so that they need not be measured anew for each trial.
+        # Few networks, so that they need not be measured again for each trial.
         ("model", "{lenet5: {width: {choice: [0.5, 1]}, activation: {choice: [relu, tanh]}}}"),
     ]
     space = parse(SPACE.format(sampler=sampler, epochs=EPOCHS), catalog(), source="load", overrides=overrides)

@@ -61,7 +61,7 @@ MOST_OF_WALL = {5.0: 0.05, 60.0: 0.01}
 
 
 def main() -> None:
-    """Measure what was asked for, print it and write it."""
+    """Measure what the arguments name, print it and write it."""
     arguments = _arguments()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with frame.results("overhead", arguments.out) as results:

@@ -380,7 +380,7 @@ def _is(result: Mapping[str, Any], task: str, method: str) -> bool:
 
 
 def collect(asked: Sequence[tuple[Path, Budget, str, str, int]], processes: int, log: Path) -> list[dict[str, Any]]:
-    """Run everything that the log does not hold yet; each answer is added to it, so that a stopped run goes on."""
+    """Run everything that the log does not hold yet; each answer is added to it, so that a stopped run can resume."""
     done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     keys = {(r["task"], r["method"], r["seed"]) for r in done}
     left = [each for each in asked if each[2:] not in keys]

@@ -28,7 +28,7 @@ class Job:
     portion: Portion
     until_epoch: int
     from_epoch: int
-    """Epochs that are recorded already; above 0 the worker goes on from the checkpoint."""
+    """Epochs that are recorded already; above 0 the worker resumes from the checkpoint."""
 
     checkpoint: str
     log: str

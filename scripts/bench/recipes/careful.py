@@ -55,7 +55,7 @@ class Recipe:
 
 
 class Photos(Dataset[tuple[torch.Tensor, int]]):
-    """Pictures in memory, changed when they are asked for."""
+    """Pictures in memory, changed when they are read."""
 
     def __init__(self, pictures: list[Image.Image], labels: Any, change: Callable[[Image.Image], torch.Tensor]) -> None:
         self.pictures, self.labels, self.change = pictures, labels, change

@@ -62,7 +62,7 @@ def clear_drafts(target: Path) -> None:
 
 
 class EarlyBundle:
-    """A bundle that is written in a process of its own while the search goes on."""
+    """A bundle that is written in its own process while the search continues."""
 
     def __init__(self, files: StudyFiles, trial: int, target: Path) -> None:
         self.trial, self.target = trial, target

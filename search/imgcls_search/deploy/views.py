@@ -16,7 +16,7 @@ Constant = Callable[[str, Sequence[int]], str]
 ViewsName = Literal["none", "mirror", "shift", "mirror_shift"]
 
 SHARE = 16
-"""A shift is by one pixel for each so many of the shorter side, at least by one."""
+"""A shift is by one pixel for each 16 of the shorter side, at least by one."""
 
 
 @dataclass(frozen=True, kw_only=True)

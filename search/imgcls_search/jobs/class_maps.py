@@ -29,7 +29,7 @@ def class_maps(model: nn.Module, images: Tensor, targets: Sequence[int]) -> np.n
     """Return how much each place of some images speaks for a class each, [N, h, w] of 0 to 1.
 
     `images` are normalised, [N, C, H, W], on the model's device. It costs a forward and a backward pass at most.
-    None where no layer of the network has places, or gradients cannot be had.
+    None if no layer of the network has places, or there are no gradients.
     """
     model.eval()
     try:
@@ -66,7 +66,7 @@ class _watching:  # noqa: N801 - used as a context
 
 
 def _places(made: Tensor, sides: tuple[int, int]) -> tuple[Map, int] | None:
-    """Return how an output lies on the image, and how many places it has; None where it lies nowhere."""
+    """Return where an output is on the image, and how many places it has; None if it has no place there."""
     if made.dim() == 4:
         if _fits(made.shape[2], made.shape[3], sides):
             return (lambda tensor: tensor.permute(0, 2, 3, 1)), made.shape[2] * made.shape[3]

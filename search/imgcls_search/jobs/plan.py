@@ -158,7 +158,7 @@ def _seconds(epochs: Sequence[Mapping[str, float]]) -> float:
 
 
 def _seconds_of_trial(begun: Sequence[Trial], pruner: Pruner, epochs: float, *, is_cut: bool) -> float:
-    """Return how long a trial of so many expected epochs takes; `is_cut` says whether the pruner ends some early.
+    """Return how long a trial of `epochs` expected epochs takes; `is_cut` says whether the pruner ends some early.
 
     Fits are as frequent as among those that were begun; epochs of heads alone take their own time.
     """

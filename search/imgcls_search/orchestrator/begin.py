@@ -71,7 +71,7 @@ def run(
     deadline: Deadline | None = None,
     extends: bool = False,
 ) -> Outcome:
-    """Run a search, or go on with it, until it ends or is asked to stop; the study is at the address, if one is given.
+    """Run a search, or resume it, until it ends or is asked to stop; the study is at the address, if one is given.
 
     `extends` lets a space that adds to the study's take its place.
 

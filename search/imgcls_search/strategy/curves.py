@@ -36,7 +36,7 @@ FEWEST_TRIALS = 8
 """As many must have come to an epoch before a draw may learn from that and later ones alone."""
 
 STEP = 0.1
-"""How far neighbours are moved: a share of a number's range, and the probability that a choice is drawn anew."""
+"""How far neighbours are moved: a share of a number's range, and the probability that a choice is drawn again."""
 
 EXPECTED_SHARE = 0.5
 """Share of the random configurations that are those of which earlier studies expect most."""

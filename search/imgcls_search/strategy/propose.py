@@ -76,7 +76,7 @@ class Proposer:
         self.novel = [{**when[path], path: value} for path, value in novel if path in when]
         self.ended: Ended = {}
         self.seen: set[TrialConfig] = set()
-        """What the trials are in essence; in a large study a set made anew takes long."""
+        """What the trials are in essence; in a large study it takes long to build this set again."""
         self.num_seen = 0
         combinations = space.num_combinations()
         self.is_countable = combinations is not None and combinations <= MOST_COMBINATIONS

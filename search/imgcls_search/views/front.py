@@ -115,7 +115,7 @@ def draw_pair(
         if points:
             panel.plot(*zip(*points, strict=True), look.marker, ls="", label=label, **style)
     line = sorted((_value(trial, x), _value(trial, y)) for trial in _attained(record, done, pair))
-    # What lies between two trials has the cost of the dearer and the score of the cheaper one.
+    # Between two trials, the cost is that of the more expensive and the score that of the cheaper one.
     where = "steps-pre" if record.objectives[x][1] == "maximize" else "steps-post"
     panel.plot(*zip(*line, strict=True), drawstyle=where, color=_LOOKS["front"].colour, linewidth=1, alpha=0.7)
     _set_axes(panel, record, done, pair)

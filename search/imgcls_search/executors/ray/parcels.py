@@ -32,7 +32,7 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True)
 class JobParcel:
-    """A job with what a node needs for it that cannot read it where it lies."""
+    """A job with the files that its node needs and cannot read from their place."""
 
     job: Job
     files: Sequence[Piece] = ()

@@ -107,7 +107,7 @@ def deliver(
             facts["tta"] = {"views": tta, "count": len(VIEWS[tta]), "median_ms_without": plain["median_ms"]}
         step(f"writing {out}", 6, STEPS)
         _write_rest(trained, folder, facts, found)
-        # As whoever gets it will.
+        # As its user will.
         bundle.read(folder)
     return facts
 

@@ -59,7 +59,7 @@ def assumed(network: Network, device: str) -> Speed:
 
 
 def time_allowed(seconds: float) -> float:
-    """Return how long measuring may take, of so many seconds in all; 0: too little to measure anything."""
+    """Return how long measuring may take, of `seconds` in all; 0: too little to measure anything."""
     found = min(MOST_SECONDS, MOST_SHARE * seconds)
     return found if found >= FEWEST_SECONDS else 0.0
 

@@ -5,7 +5,7 @@ python scripts/bench/load.py --trials 1000 10000 --tiny-trials 0    seconds only
 python scripts/bench/load.py --trials --tiny-trials 2000 --sampler tpe    memory only; tpe takes a quarter of an hour
 
 A study of the digits is begun with one trial by `imgcls-search run`, filled by inserting rows into Optuna's tables, and
-then used by the commands themselves: `run` goes on with two more trials, `best`, `export`, `trials --top 5`, and the
+then used by the commands themselves: `run` adds two more trials, `best`, `export`, `trials --top 5`, and the
 dashboard, asked for its page and for the study. Seconds are those of the whole command, from its start to its end, by
 the clock and of processors, workers of `run` apart; the latter are compared with what is asked, since others' work does
 not count in them.

@@ -155,7 +155,7 @@ class Ours:
         storage = database.open_storage(StudyFiles(folder, "ours").database)
         fill(storage, record.study, trials, attributes_like_the_record(folder, space))
         storage.engine.dispose()
-        # As a search that goes on would: everything is read once.
+        # As a resumed search would: everything is read once.
         self.record = records.load(StudyFiles(folder, "ours"))
         self.space = space
         sampler = build(SAMPLERS, space.sampler, space=space)

@@ -304,7 +304,7 @@ class Bare:
             loss = self.session.loss(model(inputs), inputs)
             loss.backward()
             optimizer.step()
-        # A GPU has done its work only when a number is asked for.
+        # A GPU has done its work only when a number is read.
         float(loss.detach())
 
 

@@ -106,7 +106,7 @@ def filled(folder: Path, trials: int) -> Path:
     like = simulation.attributes_like_the_record(folder, space)
     made = simulation.make_trials(space, trials)
     for trial in made:
-        # Scores that the settings explain, as importances are told of no others.
+        # Scores that the settings explain, as importances are shown for no others.
         rate = float(trial.candidate.params["optimizer.adamw.lr"])
         trial.epochs = simulation.curve(0.9 - 0.2 * (math.log10(rate) + 3) ** 2)
     simulation.fill(record.rows, record.study, made, like)  # type: ignore[arg-type]

@@ -150,7 +150,7 @@ class Budget:
 
 
 class Curves:
-    """One task of the surrogate, all epochs of a configuration asked for at once."""
+    """One task of the surrogate, all epochs of a configuration requested at once."""
 
     def __init__(self, folder: Path, task: str, epochs: int) -> None:
         self.epochs = epochs

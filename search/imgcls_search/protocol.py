@@ -92,7 +92,7 @@ class GoOn:
 
 
 Message = Job | Stop | Hold | GoOn
-"""What a worker is told."""
+"""A message to a worker."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -121,7 +121,7 @@ def test_trial_of_two_devices_trains_on_a_cluster_as_here(
     arguments = ("run", tiny, "--set", "training.devices=2", "--set", "study.trials=2", "--set", "training.epochs=100")
     process = start(*arguments, "--cluster", "local", "--studies", there)
     wait_for_epochs(process, 3, there)
-    # One of the two processes of the worker: the other ends with it, and the trial goes on.
+    # One of the two processes of the worker: the other ends with it, and the trial resumes.
     servers = [one for one in offspring(process.pid) if "fork_server" in Path(f"/proc/{one}/cmdline").read_text()]
     os.kill(youngest([forked for server in servers for forked in offspring(server)]), signal.SIGKILL)
     out, err = process.communicate(timeout=PATIENCE)

@@ -331,7 +331,7 @@ def test_command_says_where_it_is_and_ends_quietly(start: Callable[..., Any], tm
             assert time.monotonic() < deadline
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=PATIENCE)
-    # 0 where whoever started the tests ignores Ctrl-C, as a shell does for what it runs in the background.
+    # 0 if the program that started the tests ignores Ctrl-C, as a shell does for what it runs in the background.
     assert process.returncode in (0, 130)
     assert (out, err) == ("", "")
 

@@ -69,7 +69,7 @@ class EarlyBundle:
         self.process, self.connection = processes.start(_write, "bundle", files, trial, target)
 
     def poll(self, seconds: float = 0.0) -> str | float | None:
-        """Return the seconds that it takes by itself, or why there is none; None while it is being written."""
+        """Return the seconds that it takes alone, or why there is none; None while it is being written."""
         if not self.connection.poll(seconds):
             return None
         with contextlib.suppress(EOFError, OSError):

@@ -161,7 +161,7 @@ def main() -> None:
         logging.getLogger("imgcls_search").handlers = [_NOTES]
         if set(sys.argv[1:2]) & ONLY_PRINT:
             terminal.end_with_reader()
-        # A command that ends by itself returns its exit code, or nothing.
+        # A command that ends normally returns its exit code, or nothing.
         code = app(prog_name="imgcls-search", standalone_mode=False)
         sys.stdout.flush()
         if (trouble := terminal.output_trouble()) is not None:

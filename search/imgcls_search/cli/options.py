@@ -124,7 +124,7 @@ WeightsDir = Annotated[
         help="Look for pretrained weights there first; default: $IMGCLS_WEIGHTS.",
     ),
 ]
-"""Takes effect by itself, for this process and those that it starts."""
+"""Takes effect at once, for this process and those that it starts."""
 
 
 def read(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 BATCH = 256
 MOST_PIXELS = 40_000_000
-"""Of all images that are decoded at a time, but for one that is larger by itself."""
+"""Of all images that are decoded at a time, except a single image that is larger."""
 
 STRIP = 1 << 20
 """Pixels that are hashed at a time."""

@@ -1,4 +1,4 @@
-"""Image files of every raster format that Pillow reads by itself, opened even where only their metadata is damaged."""
+"""Image files of every raster format that Pillow itself reads, opened even if their metadata is damaged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person is told of a data set before anything slow: classes, images, sizes, and what was not counted."""
+"""What messages say of a data set before anything slow: classes, images, sizes, and what was not counted."""
 
 from __future__ import annotations
 

@@ -112,5 +112,5 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             yield from entries
     except OSError:
-        # Its files are asked for one by one: a folder may be open for that and not for a listing.
+        # Its files are opened one by one: a folder may be open for that and not for a listing.
         return

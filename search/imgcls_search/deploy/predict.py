@@ -50,7 +50,7 @@ class Prediction:
     """Whether the picture is unlike those of the training; None where the bundle does not know."""
 
     unlikeness: float | None = None
-    """By which that is told; more is more unlike."""
+    """The score that decides this; a larger one is more unlike."""
 
     def first(self, top: int) -> Prediction:
         """Return the same with fewer labels ranked; those that the image has stay."""

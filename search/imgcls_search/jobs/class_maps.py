@@ -1,8 +1,8 @@
 """Where a network looked: by the slopes of a class's score, for networks of any family.
 
 Of feature maps Grad-CAM (Selvaraju et al. 2017). Tokens of a transformer mix early, so that the last ones say little of
-their places: there slope times activation, its size added up over all layers. `captum` and `grad-cam` want to be told
-the layer, and how tokens lie on an image, for each family; here they are found by the shapes of what a pass makes.
+their places: there slope times activation, its size added up over all layers. `captum` and `grad-cam` need the layer,
+and how tokens are placed on an image, for each family; here they are found by the shapes of what a pass makes.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def _as_grid(extra: int, down: int) -> Map:
 
 
 def _fits(down: int, across: int, sides: tuple[int, int]) -> bool:
-    """Tell whether a grid may lie on an image: at least two places a side, each as large in both directions."""
+    """Tell whether a grid may cover an image: at least two places a side, each as large in both directions."""
     if not (1 < down <= sides[0] and 1 < across <= sides[1]):
         return False
     steps = sides[0] / down, sides[1] / across

@@ -244,7 +244,7 @@ def as_it_was(record: Record) -> Replayed:
 
 
 class Recorded:
-    """The curves of a study; one that was stopped goes on as the complete trial that stood nearest to it there did."""
+    """The curves of a study; a stopped one continues like the complete trial that was nearest to it there."""
 
     def __init__(self, trials: Sequence[Trial]) -> None:
         """Read the epochs of trials that have at least one; one or more must be complete, and not in a single fit."""

@@ -294,7 +294,7 @@ def fetch_weights(
 ) -> dict[str, WeightsFact]:
     """Fetch the pretrained weights that the trials of a space start from, as far as random draws show which.
 
-    Return the files that they are from; `say` is told, once each, which were trained on images of another size.
+    Return the files that they are from; `say` gets a note on each that was trained on images of another size.
 
     Raises:
         CheckpointError: they cannot be fetched or read.

@@ -74,7 +74,7 @@ class PretrainingJobs:
     """Trials whose networks are not there yet."""
 
     wanted: dict[str, Backbone] = field(default_factory=dict)
-    """Networks that nobody of this process makes yet, in the order in which they were asked for."""
+    """Networks that this process does not make yet, in the order of the requests."""
 
     making: dict[int, _Making] = field(default_factory=dict)
     """By number."""

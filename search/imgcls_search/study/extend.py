@@ -101,7 +101,7 @@ def _facts(
     }
     placed = known.get("placed_start", old.get("start", []))
     if widening.start and len(record.trials) > len(placed):
-        # Only the first are known by their place among the trials: the new ones are asked for.
+        # Only the first are known by their place among the trials: the new ones are requests.
         facts["placed_start"] = [dict(in_wider(entry, old, space)) for entry in placed]
         return facts, asked_by_start(widening.start)
     return facts, []

@@ -216,7 +216,7 @@ class Rows:
         self._replace(FACTS, [row])
 
     def append_fact(self, name: str, entry: Mapping[str, Any]) -> list[Any]:
-        """Add an entry to a list that is an attribute of the study, whoever else adds to it, and return the list.
+        """Add an entry to a list that is an attribute of the study, also while others add to it, and return the list.
 
         Raises:
             StudyError: the database cannot be written, or the attribute is no list.

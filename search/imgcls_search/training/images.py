@@ -82,7 +82,7 @@ class ImageSet:
         # Indexing copies from the mapped file, so that no process holds the whole set.
         pixels = torch.from_numpy(self.pixels[index.numpy()])
         labels = torch.from_numpy(np.asarray(self.labels)[index.numpy()])
-        # Only from pinned memory does a copy go on while the host goes on.
+        # Only from pinned memory does a copy run while the host works.
         return (pixels.pin_memory(), labels.pin_memory()) if self._is_cuda else (pixels, labels)
 
     def _send(self, values: Tensor) -> Tensor:

@@ -94,7 +94,7 @@ _LOOKS: Mapping[str, _Look] = {
 def draw_pair(
     panel: Axes, record: Record, members: Sequence[Trial], pair: tuple[int, int], about: Trial | None = None
 ) -> None:
-    """Draw trials by two objectives, the first upwards, and as a line what can be had of one for the other.
+    """Draw trials by two objectives, the first upwards, and as a line the trade-off between them.
 
     `about` is a trial to mark.
     """

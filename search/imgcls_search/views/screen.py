@@ -67,7 +67,7 @@ class PlanScreen:
         self.progress.update(self.task, description="decoding images", completed=done, total=total)
 
     def changed(self, search: Search) -> None:
-        """Show how many epochs came to their end."""
+        """Show how many epochs are complete."""
         done = sum(trial.epoch for trial in search.record.trials)
         self.progress.update(self.task, description="timing epochs", completed=done, total=self.epochs)
 

@@ -30,7 +30,7 @@ LEAST_EXPLAINED = 0.1
 """R² on trials left out from which importances are shown: fANOVA divides chance among the settings as well."""
 
 MOST_FITTED = 400
-"""Trials that importances are told from; of more, about so many at equal distances: thousands take fANOVA minutes."""
+"""Most trials for importances; of more, about this many at equal distances: thousands take fANOVA minutes."""
 
 _UNITS = (("days", 86_400), ("hours", 3_600), ("minutes", 60), ("seconds", 1))
 

@@ -30,7 +30,7 @@ MOST_IMAGES = 32
 """In one request."""
 
 MOST_WAITING = 64
-"""Requests that wait for their turn; more are told to come again."""
+"""Requests that wait for their turn; others are refused and may try again."""
 
 TOP = 5
 """Classes that a request gets of each image where it does not say."""

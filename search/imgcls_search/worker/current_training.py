@@ -137,7 +137,7 @@ class CurrentTraining:
         if self.features is None or self.features[0] != key:
             self.features = key, HeadFeatures(config, data, self.device)
         if wanted is not None:
-            # Each fold may have a backbone of its own, whose features nobody has asked for before.
+            # Each fold may have a backbone of its own, whose features were not needed before.
             for _ in self.features[1].computing(wanted, job.portion):
                 pass
         return self.features[1]

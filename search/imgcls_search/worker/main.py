@@ -74,7 +74,7 @@ class Inbox:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def rest(self) -> None:
-        """Return at once, or, if the run asked for a pause, say so and wait until it is over."""
+        """Return at once, or, if the run requested a pause, say so and wait until it is over."""
         if not self.may_go_on.is_set():
             self.connection.send(Held(trial=-1))
             self.may_go_on.wait()

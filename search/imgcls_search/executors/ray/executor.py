@@ -220,7 +220,7 @@ class RayExecutor(SlotsExecutor["_RaySlot"]):
             self._take_in(WorkerDied(trial=job.trial, worker=label, reason=f"{label} died ({why})"))
 
     def _parcel(self, job: Job, *, is_shared: bool, is_new_there: bool) -> JobParcel:
-        """Return a job with what its node cannot read by itself."""
+        """Return a job with the files that its node cannot read."""
         if is_shared:
             return JobParcel(job=job)
         paths = [job.teacher, job.checkpoint, job.artifact, *job.backbones] if is_new_there else []

@@ -146,7 +146,7 @@ class RemoteFolder:
         return sorted(found)
 
     def _fetch_images(self, parcel: JobParcel) -> Path:
-        """Return where the decoded images lie on this node, after fetching them if nobody else has."""
+        """Return where the decoded images are on this node, after fetching them if nobody else has."""
         import ray
         from filelock import FileLock
 

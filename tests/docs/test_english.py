@@ -77,6 +77,16 @@ def notes() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("words", INSIDE)
+def test_decisions_are_plain(words: str) -> None:
+    found = {
+        page.name: at.group(0)
+        for page in pages()
+        if page.name.startswith("docs/decisions/") and (at := re.search(words, page.path.read_text()))
+    }
+    assert found == {}
+
+
+@pytest.mark.parametrize("words", INSIDE)
 def test_docstrings_and_comments_are_plain(words: str) -> None:
     if not NOTES:
         NOTES.extend(notes())

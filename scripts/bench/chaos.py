@@ -177,7 +177,7 @@ class Search:
 
 
 def disturb(search: Search, kills: int, dice: random.Random) -> dict[str, Any]:
-    """Give a search so many blows, let it end, and return what it went through and what is wrong with it."""
+    """Disturb a search this often, let it end, and return what it went through and what is wrong with it."""
     started = time.monotonic()
     given: Counter[str] = Counter()
     while sum(given.values()) < kills:

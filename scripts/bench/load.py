@@ -69,7 +69,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def measure_commands(held: int, sampler: str) -> dict[str, Any]:
-    """Time the commands on a study of so many finished trials, and tell what they did."""
+    """Time the commands on a study of `held` finished trials, and tell what they did."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         text = SPACE.format(sampler=sampler, epochs=EPOCHS)

@@ -91,7 +91,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def measure_writer(sampler: str, held: int, repeat: int) -> dict[str, Any]:
-    """Measure both sides in turns on studies that hold so many trials already."""
+    """Measure both sides in turns on studies that hold `held` trials already."""
     space = parse(SPACE.format(sampler=sampler, epochs=EPOCHS), catalog(), source="bench_overhead")
     with tempfile.TemporaryDirectory() as folder:
         trials = make_trials(space, held)

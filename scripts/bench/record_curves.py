@@ -37,7 +37,7 @@ TRAININGS = {"cifar": 360, "trashnet": 360, "heads": 360, "cells": 750}
 """That a table is to have; more are drawn with `--trainings`."""
 
 TWICE_ONE_IN = 5
-"""One configuration of so many is trained with a second seed too."""
+"""One configuration in this many is trained with a second seed too."""
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """How long a report takes: of 1,000 and 10,000 trials, and pictures of what a network looked at.
 
     python scripts/bench/report.py                  both, a minute or two
-    python scripts/bench/report.py --trials 500     the first part with so many trials, and ten times as many
+    python scripts/bench/report.py --trials 500     the first part with this many trials, and ten times as many
 
 Processor time of this process, whole reports, without the weights of the winner: what grows with the trials. Then the
 class activation maps of 24 images by networks of several families, in passes: the time of classifying the same 24

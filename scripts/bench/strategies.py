@@ -229,7 +229,7 @@ def random_configs(count: int) -> Sequence[TrialConfig]:
 
 
 def goal_of(folder: Path, task: str, trainings: int) -> float:
-    """Return the exact expectation of the best of so many random full trainings of a task."""
+    """Return the exact expectation of the best of `trainings` random full trainings of a task."""
     curves = Curves(folder, task, EPOCHS)
     return expected_best([curves.last(config) for config in random_configs(GOAL_POOL)], trainings)
 

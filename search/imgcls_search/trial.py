@@ -160,7 +160,7 @@ class Trial:
         return self.epoch >= epoch and (self.judged >= epoch or not self.is_open) and self.has_value_at(epoch)
 
     def last_epoch(self, epochs: int) -> int:
-        """Return the epoch at which it is complete, in a search whose trainings have so many."""
+        """Return the epoch at which it is complete, in a search whose trainings have `epochs`."""
         return self.candidate.config.folds if self.candidate.is_fitted else epochs
 
     def as_begun(self) -> Trial:

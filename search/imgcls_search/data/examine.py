@@ -157,7 +157,7 @@ class Room:
 
     @contextmanager
     def of(self, pixels: int) -> Iterator[None]:
-        """Hold so many pixels meanwhile, as soon as there is room for them."""
+        """Reserve room for the pixels meanwhile, as soon as there is any."""
         wanted = min(pixels, self.most)
         with self.changed:
             self.changed.wait_for(lambda: self.free >= wanted)

@@ -203,7 +203,7 @@ class Helper:
         return self.later is not None
 
     def wait(self, seconds: float | None) -> None:
-        """Return when an answer that somebody waits for is there, or after so many seconds."""
+        """Return when a wanted answer is there, or after these seconds."""
         if self.later is not None:
             self.connection.poll(seconds)
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 LEAST_CELLS = 16
-"""Places that a layer tells apart; the last layer with so many is looked at, or the one with the most."""
+"""Fewest places that a layer must tell apart; the last such layer is used, or the one with the most."""
 
 MOST_EXTRA_TOKENS = 5
 """Tokens in front of those of the patches: for the class, registers."""

@@ -92,7 +92,7 @@ def replay(
 
 @dataclass
 class Steps:
-    """Watches a replay: the best complete trial's value after so many epochs of all trials together."""
+    """Watches a replay: the best complete trial's value by the epochs of all trials together."""
 
     bests: list[tuple[int, float]] = field(default_factory=list)
     """Epochs trained, and the first objective's best value from then on."""

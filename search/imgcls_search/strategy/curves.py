@@ -42,7 +42,7 @@ EXPECTED_SHARE = 0.5
 """Share of the random configurations that are those of which earlier studies expect most."""
 
 EVEN_ONE_IN = 4
-"""One racer of so many is spread evenly."""
+"""One racer of this many is spread evenly."""
 
 BELOW_ONE = 1 - 1e-9
 """The largest coordinate of a point."""

@@ -31,7 +31,7 @@ LEAST_FIT = 0.02
 """The share of all draws that must be fit, looked at after `MOST_DRAWS`: a search is no way to find the few others."""
 
 NOVEL_TRIALS = 3
-"""Every second trial of a study that grew takes a new value of a choice until so many have tried it: samplers that
+"""Every second trial of a study that grew takes a new value of a choice until this many have tried it: samplers that
 have seen hundreds of trials without it give it next to no chance."""
 
 REPEATED_FIT = "the same fit as an earlier trial"

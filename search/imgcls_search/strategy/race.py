@@ -82,7 +82,7 @@ def races(trial: Trial) -> bool:
 
 
 def make_race(pruner: Pruner, size: int, sign: int) -> Race | None:
-    """Return the race of a search that begins with so many racers; None where trials cannot wait for each other."""
+    """Return the race of a search that begins with `size` racers; None if trials cannot wait for each other."""
     if not isinstance(pruner, Promoting) or not pruner.rungs or size < 2:
         return None
     return Race(rungs=pruner.rungs[:MOST_RUNGS], size=size, sign=sign, epochs=pruner.epochs)

@@ -136,7 +136,7 @@ class MLflowClient:
         from mlflow.entities import Metric, Param
 
         now = int(1000 * time.time())
-        # A call takes so many of each at most.
+        # A call takes at most this many of each.
         given = [Param(_plain(name), str(value)[:6_000]) for name, value in (params or {}).items()]
         measured = [Metric(_plain(name), float(value), now, step) for name, value in (metrics or {}).items()]
         for start in range(0, max(len(given), len(measured)), 100):

@@ -117,7 +117,7 @@ class FeatureSet(ImageSet):
 
 
 def _rounds(members: Tensor, count: int) -> Tensor:
-    """Return so many of the members in random order, each again only after all others."""
+    """Return `count` of the members in random order, each again only after all others."""
     rounds = [members[torch.randperm(len(members))] for _ in range(math.ceil(count / len(members)))]
     return torch.cat([members[:0], *rounds])[:count]
 

@@ -25,7 +25,7 @@ KINDS = (".png", ".svg", ".pdf")
 """What a picture may be written as."""
 
 LOG_FROM = 4.0
-"""Values that differ by so many times have a logarithmic axis, unless they are bounded as shares are."""
+"""Values that differ by this factor have a logarithmic axis, unless they are bounded as shares are."""
 
 MOST_NAMES = 40
 """Trials of a front whose numbers are written beside them, where there is room."""

@@ -24,7 +24,7 @@ from imgcls_search.worker import drawing, figures
 TOP_CURVES, MOST_COLUMNS, MOST_BARS = 5, 9, 12
 
 LEAST_TRIALS, TRIALS_PER_SETTING = 20, 5
-"""Complete trials from which importances mean something: so many, and so many for each setting that varies."""
+"""Fewest complete trials for importances: in all, and for each setting that varies."""
 
 LEAST_EXPLAINED = 0.1
 """R² on trials left out from which importances are shown: fANOVA divides chance among the settings as well."""

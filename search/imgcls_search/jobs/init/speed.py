@@ -34,7 +34,7 @@ ASSUMED = {"cpu": (8e9, 4e9), "cuda": (1e12, 2e11), "mps": (2e11, 4e10)}
 """Multiply-accumulates a second of a worker where nothing is measured: of plain and of depthwise convolutions."""
 
 STEP = 3.0
-"""A training step takes so many times what a prediction takes, where nothing is measured."""
+"""How many times as long a training step takes as a prediction, if nothing is measured."""
 
 Progress = Callable[[str, int, int], None]
 

@@ -256,7 +256,7 @@ def test_run_process_grows_by_what_it_keeps_of_a_trial_and_no_more(bench: Bench,
     # A fork also holds what it touches of the memory that it was forked with.
     found = bench("load", tmp_path, "--trials", "--tiny-trials", "400", cold=True)["memory"]
     assert found["trials"] == 400
-    # 15 KB over 2,000 trials, 20 over few; whoever keeps each trial once more, or Optuna's own of it, comes over this.
+    # 15 KB over 2,000 trials, 20 over few; a second copy of each trial, or Optuna's own, exceeds this.
     assert found["kb_per_trial"] < found["asked_at_most"] == 30
 
 
@@ -278,7 +278,7 @@ def test_wrong_labels_that_were_swapped_are_counted_among_the_first_suspects(
     assert run["swapped"] == 6
     assert run["looked_at"] == min(6, run["suspects"])
     assert run["precision"] == pytest.approx(run["found"] / run["looked_at"], abs=1e-4)
-    # Two colours are told apart.
+    # Two colours are easy to distinguish.
     assert run["precision"] >= 0.8
 
 
@@ -293,7 +293,7 @@ def test_rivals_train_on_the_same_photos_and_are_scored_by_one_scorer_once(
     assert list(found["left_out"]) == ["autogluon"]
     (run,) = found["runs"]
     assert "failed" not in run
-    # 9 of 30 images of each class are sealed; two colours are told apart.
+    # 9 of 30 images of each class are sealed; two colours are easy to distinguish.
     assert found["test"] == {"images": 18, "classes": 2}
     assert found["scores"]["careful"]["accuracy"]["value"] >= 0.9
     assert "a careful recipe in timm" in (tmp_path / "photos.md").read_text()
@@ -367,7 +367,7 @@ def test_pretraining_is_probed_trained_on_and_timed(bench: Bench, tmp_path: Path
         assert all(0.1 < each["mean"] <= 1 and len(each["scores"]) == 3 for each in by_labels.values())
     assert [epoch["epoch"] for epoch in found["pretrained by simclr"]["history"]] == [1]
     assert found["throughput"]["ratio"]["median"] > 0
-    # The same command goes on from what is there.
+    # The same command resumes from what is there.
     written = [path.stat().st_mtime_ns for path in tmp_path.glob("simclr-*.pt")]
     again = bench("pretrain", tmp_path, *given, *tiny)
     assert again["probes"] == found["probes"]

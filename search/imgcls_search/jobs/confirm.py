@@ -129,7 +129,7 @@ def confirm(
     where the study's images are now. With `pretrains` each seed pretrains a network of its own where the trial does,
     else all start from the study's one.
 
-    A confirmation that was interrupted goes on from its checkpoints; one that is there already is returned.
+    An interrupted confirmation resumes from its checkpoints; one that is there already is returned.
 
     Raises:
         StudyError: there is no such study, another process works on it, or it was confirmed otherwise before.

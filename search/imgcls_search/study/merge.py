@@ -61,7 +61,7 @@ def merge(sources: Sequence[StudyFiles], target: StudyFiles) -> list[MergedFrom]
             for place, (files, part) in enumerate(zip(sources, parts, strict=True)):
                 pour(files, storage.engine, draft, first=part["first"] if place else None)
             for files in sources:
-                # The sources are read without a lock: whoever began meanwhile may have written to one.
+                # The sources are read without a lock: a run that began meanwhile may have written to one.
                 _refuse_at_work(files)
             with storage.engine.begin() as connection:
                 _adapt(connection, storage.engine, draft, records, parts, target)

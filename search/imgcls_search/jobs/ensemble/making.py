@@ -57,7 +57,7 @@ class EnsembleSummary(TypedDict):
     picks: int
     members: list[MemberSummary]
     validation: dict[str, float]
-    """The first objective of `ensemble` and of `winner`, on so many `images`."""
+    """The first objective of `ensemble` and of `winner`, and the number of `images`."""
 
     sizes: dict[str, Sizes]
     """Of `ensemble`, the sum of its networks, and of `winner`."""

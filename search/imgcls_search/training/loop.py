@@ -20,7 +20,7 @@ from imgcls_search.errors import DivergedError, StoppedError
 from imgcls_search.protocol import FEWEST_IMAGES
 from imgcls_search.training import corrupted
 from imgcls_search.training.average import Average, equal, exponential, renew_statistics
-from imgcls_search.training.device import autocast
+from imgcls_search.training.device import autocast, compiled
 from imgcls_search.training.finetune import Hold, head_of, hold_nothing
 from imgcls_search.training.group import Group
 from imgcls_search.training.images import FeatureSet, ImageSet, in_order
@@ -28,7 +28,9 @@ from imgcls_search.training.losses import Loss, mass_of
 from imgcls_search.training.metrics import Wanted, score
 from imgcls_search.training.optimizers import Schedule
 from imgcls_search.training.recipe import Training
+from imgcls_search.training.resolution import Shrinking
 from imgcls_search.training.sharpness import Climbing, statistics_kept
+from imgcls_search.training.whitening import whiten
 
 AUGMENTED_BYTES = 2**23
 """Pixels that a GPU augments at a time, a byte each."""
@@ -69,7 +71,7 @@ class Session:
     optimizer: Optimizer
     schedule: Schedule
     loss: Loss
-    augment: Augment
+    augment: Augment | Shrinking
     recipe: Training
     device: str
     precision: str
@@ -99,7 +101,7 @@ class Session:
         blend = exponential(self.recipe.ema) if self.recipe.ema > 0 else equal() if self.recipe.swa > 0 else None
         self.average = Average(self.model, blend) if blend is not None else None
         self.scaler = torch.amp.GradScaler(enabled=self.precision == "fp16")
-        self.forward = torch.compile(self.model) if self.is_compiled else self.model
+        self.forward = compiled(self.model, self.recipe.compile) if self.is_compiled else self.model
         self.peak_rates = [group["lr"] for group in self.optimizer.param_groups]
 
     @property
@@ -115,6 +117,10 @@ class Session:
     def in_head_phase(self) -> HeadPhase | None:
         """Return the phase of the next epoch if only the head learns in it, from features."""
         return self.head_phase if self.head_phase is not None and self.epoch < self.head_phase.epochs else None
+
+    def whiten(self, images: ImageSet) -> None:
+        """Fit first layers to the training images that are to be."""
+        whiten(images, self.model, *([self.average.module] if self.average is not None else []))
 
     def fit_head(self) -> None:
         """Give the head the weights that it is to start with."""
@@ -180,6 +186,7 @@ def fit(
         shown, asked_of = (train, validation) if phase is None else phase.sets(session.epoch)
         measured = {}
         if session.epoch == 0:
+            session.whiten(shown)
             session.fit_head()
             measured = session.observe(session.deployed, 0, wanted) if session.observe is not None else {}
         is_fit_only = phase is not None and phase.is_fit_only

@@ -22,9 +22,6 @@ from imgcls_search.worker import image_sets, pipeline
 from scipy import stats
 
 LEVEL = 0.95
-UNCOUNTED = 1_000_000
-"""The seed of the trainings that are only timed."""
-
 MOST_EPOCHS = 1000
 
 
@@ -63,26 +60,26 @@ class Bench:
         train, validation = image_sets.image_sets(data, "train", "cpu")
         return pipeline.new_session(config, data, seed=seed, device="cpu"), train, validation
 
-    def epochs_of(self, arms: Sequence[Arm], rounds: int = 2, steps: int = 5) -> dict[str, int]:
+    def epochs_of(self, arms: Sequence[Arm], rounds: int = 5, steps: int = 5) -> dict[str, int]:
         """Return for each arm the number of epochs that takes the seconds most nearly.
 
-        Each kind of epoch is timed in turns; then a whole training, which is not counted, says how far off that was.
+        Each kind of epoch is timed right after one of the first arm, and their ratio counts: the processor's own speed
+        depends on what else runs on the machine, the ratio hardly. The seconds are those of the fastest of its epochs.
         """
-        costs: dict[tuple[str, int], list[float]] = {}
+        first, *_ = arms
+        # Of a training of many epochs, so that all of its stages are among them.
+        kinds = [(arm, stage, arm.stages(100).index(stage)) for arm in arms for stage in sorted(set(arm.stages(100)))]
+        ratios: dict[tuple[str, int], list[float]] = {(arm.name, stage): [] for arm, stage, _ in kinds}
+        units = []
         for _ in range(rounds):
-            for arm in arms:
-                # Of a training of many epochs, so that all of its stages are among them.
-                stages = arm.stages(100)
-                for stage in sorted(set(stages)):
-                    found = self._time(arm.config(100), stages.index(stage), steps)
-                    costs.setdefault((arm.name, stage), []).append(found)
-        epochs = {}
-        for arm in arms:
-            each = {stage: min(found) for (name, stage), found in costs.items() if name == arm.name}
-            first = _nearest(arm, each, self.seconds)
-            off = self.train(arm, first, UNCOUNTED)["seconds"] / sum(each[stage] for stage in arm.stages(first))
-            epochs[arm.name] = _nearest(arm, each, self.seconds / off)
-        return epochs
+            for arm, stage, epoch in kinds:
+                units.append(self._time(first.config(100), 0, steps))
+                ratios[arm.name, stage].append(self._time(arm.config(100), epoch, steps) / units[-1])
+        costs = {kind: min(units) * statistics.median(found) for kind, found in ratios.items()}
+        return {
+            arm.name: _nearest(arm, {stage: cost for (name, stage), cost in costs.items() if name == arm.name}, self)
+            for arm in arms
+        }
 
     def _time(self, config: TrialConfig, epoch: int, steps: int) -> float:
         """Return the seconds of an epoch, from a few of its steps and a part of its evaluation."""
@@ -130,8 +127,9 @@ def _take_steps(session: Session, train: ImageSet, most: int) -> int:
     return min(asked, most)
 
 
-def _nearest(arm: Arm, costs: Mapping[int, float], seconds: float) -> int:
-    """Return the number of epochs whose cost is nearest to some seconds."""
+def _nearest(arm: Arm, costs: Mapping[int, float], bench: Bench) -> int:
+    """Return the number of epochs whose cost is nearest to the seconds."""
+    seconds = bench.seconds
     epochs, before, cost = 0, 0.0, 0.0
     while cost < seconds and epochs < MOST_EPOCHS:
         epochs, before = epochs + 1, cost

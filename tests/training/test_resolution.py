@@ -18,6 +18,7 @@ from imgcls_search.errors import BuildError
 from imgcls_search.executors.questions import Measure
 from imgcls_search.jobs.plan import work_out
 from imgcls_search.space import parse
+from imgcls_search.space.writer import dump
 from imgcls_search.study.memory import unwritten_record
 from imgcls_search.training import checkpoint
 from imgcls_search.training.images import ImageSet
@@ -192,3 +193,8 @@ def test_plan_counts_that_later_epochs_cost_more() -> None:
     space = parse(TEXT.replace("epochs: 5", "epochs: 4") + "study: {pruner: none}", catalog(), source="x.yaml")
     wanted = sum(8 * resolution.work(epoch, 4) for epoch in range(4)) / 4
     assert work_out(space, made, workers=1).epoch_seconds == pytest.approx(wanted)
+
+
+def test_exported_configuration_says_the_sizes() -> None:
+    config = config_of(TEXT)
+    assert config_of(dump(config)) == config

@@ -16,8 +16,10 @@ from imgcls_search.config import TrialConfig
 from imgcls_search.data import Prepared, describe, open_test
 from imgcls_search.errors import StoppedError
 from imgcls_search.training.device import settle_in
+from imgcls_search.training.evaluation import evaluate
 from imgcls_search.training.images import ImageSet
-from imgcls_search.training.loop import Session, evaluate, fit, train_epoch
+from imgcls_search.training.loop import fit, train_epoch
+from imgcls_search.training.session import Session
 from imgcls_search.worker import image_sets, pipeline
 from scipy import stats
 

@@ -33,7 +33,8 @@ from imgcls_search.errors import StoppedError
 from imgcls_search.space import parse
 from imgcls_search.training.device import autocast, fastest_layout, settle_in
 from imgcls_search.training.images import ImageSet
-from imgcls_search.training.loop import Session, train_epoch
+from imgcls_search.training.loop import train_epoch
+from imgcls_search.training.session import Session
 from imgcls_search.worker import pipeline
 from torch import nn
 

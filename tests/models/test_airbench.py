@@ -17,7 +17,8 @@ from imgcls_search.models.airbench_layers import Whitening, whitenings_of
 from imgcls_search.space import parse
 from imgcls_search.training import checkpoint
 from imgcls_search.training.images import ImageSet
-from imgcls_search.training.loop import Session, fit
+from imgcls_search.training.loop import fit
+from imgcls_search.training.session import Session
 from imgcls_search.worker import image_sets, pipeline
 from sklearn.decomposition import PCA
 from torch import nn

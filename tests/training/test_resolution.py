@@ -22,8 +22,9 @@ from imgcls_search.space.writer import dump
 from imgcls_search.study.memory import unwritten_record
 from imgcls_search.training import checkpoint
 from imgcls_search.training.images import ImageSet
-from imgcls_search.training.loop import Session, fit
+from imgcls_search.training.loop import fit
 from imgcls_search.training.resolution import Resolution, Shrinking, progressive
+from imgcls_search.training.session import Session
 from imgcls_search.worker import image_sets, pipeline
 from torchvision.transforms import v2
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import platform
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -102,10 +104,9 @@ def pays_to_compile(wanted: str | bool, device: str, steps: int) -> bool:
     return bool(wanted)
 
 
-def compiled(model: nn.Module, wanted: str | bool) -> nn.Module:
+def compiled(model: nn.Module, wanted: str | bool) -> Callable[..., Any]:
     """Return a compiled model; with `reduce_overhead`, a GPU replays its steps as CUDA graphs."""
-    found: nn.Module = torch.compile(model, mode="reduce-overhead" if wanted == REDUCE_OVERHEAD else None)
-    return found
+    return torch.compile(model, mode="reduce-overhead" if wanted == REDUCE_OVERHEAD else None)
 
 
 FEWEST_CHANNELS = 16

@@ -46,7 +46,7 @@ def bench(run_script: Callable[..., Answer]) -> Bench:
 BENCHMARKS = sorted(
     path.stem
     for path in SCRIPTS.glob("*.py")
-    if path.stem not in ("frame", "simulation", "intervals", "rivals", "cell", "curve_tables")
+    if path.stem not in ("frame", "simulation", "intervals", "rivals", "cell", "curve_tables", "equal_seconds")
 )
 
 
@@ -78,6 +78,43 @@ def test_throughput_compares_four_ways_holds_the_images_once_and_compares_accura
             assert 0.9 < entry["mapped_bytes_of_all"] / entry["file_bytes"] < 1.2
     (accuracy,) = found["accuracy"]
     assert {len(accuracy["accuracy"][way]) for way in ("ours", "habit")} == {2}
+
+
+def test_sizes_of_images_are_compared_at_equal_seconds_and_comparing_resumes(bench: Bench, tmp_path: Path) -> None:
+    small = ("--seconds", "0.3", "--train", "60", "--width", "4", "--size", "8")
+    found = bench("progressive", tmp_path, *small, "--seeds", "1")
+    again = bench("progressive", tmp_path, *small, "--seeds", "2")
+    assert again["trainings"][:2] == found["trainings"]
+    assert [(one["arm"], one["seed"]) for one in again["trainings"]] == [
+        (arm, seed) for seed in (0, 1) for arm in ("full", "progressive")
+    ]
+    assert all(len(one["validation"]) == one["epochs"] for one in again["trainings"])
+    difference = again["arms"]["progressive"]
+    low, high = difference["interval"]
+    assert low <= difference["difference"] <= high
+    # Other settings begin from the start.
+    assert bench("progressive", tmp_path, *small, "--seeds", "1", "--until", "0.5")["arms"]["full"]["n"] == 1
+
+
+def test_interval_of_paired_differences_is_scipy_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    import equal_seconds
+
+    differences = np.random.default_rng(0).normal(0.01, 0.02, 10).tolist()
+    found = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
+    assert equal_seconds.interval(differences) == pytest.approx((found.low, found.high))
+
+
+def test_airbench_is_compared_with_the_start_settings_of_the_shipped_space(bench: Bench, tmp_path: Path) -> None:
+    found = bench("airbench", tmp_path, "--seconds", "0.3", "--train", "60", "--seeds", "1", "--starts", "1")
+    assert [one["arm"] for one in found["trainings"]] == ["resnet-1", "airbench"]
+
+
+def test_speeds_of_a_gpu_are_measured_by_cases(bench: Bench, tmp_path: Path) -> None:
+    found = bench("gpu", tmp_path, "--device", "cpu", "--tiny")
+    assert [case["policy"] for case in found["images"]] == ["none", "rand"]
+    assert all(case["ours"]["median"] > 0 and case["bare"]["median"] > 0 for case in found["images"])
+    assert found["workers"]["1 workers"]["trials_per_hour"]["median"] > 0
 
 
 def test_overhead_compares_with_plain_optuna(bench: Bench, tmp_path: Path) -> None:

@@ -273,7 +273,7 @@ class Record:
     def set_fact(self, name: Literal["ablation"], value: Ablation) -> None: ...
 
     @overload
-    def set_fact(self, name: Literal["data_root", "data_file", "known_as"], value: str) -> None: ...
+    def set_fact(self, name: Literal["data_root", "data_file", "unlabeled_root", "known_as"], value: str) -> None: ...
 
     @overload
     def set_fact(self, name: Literal["code"], value: dict[str, CodeFact]) -> None: ...
@@ -305,6 +305,7 @@ class Record:
             "usage",
             "data_root",
             "data_file",
+            "unlabeled_root",
             "known_as",
         ],
         value: Any,

@@ -20,6 +20,7 @@ from imgcls_search.cli import (
     ensembles,
     housekeeping,
     images,
+    reporting,
     results,
     searches,
     shipped,
@@ -76,8 +77,8 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "trials": results.trials,
         "front": results.front,
         "compare": results.compare,
-        "report": results.report,
-        "dashboard": results.dashboard,
+        "report": reporting.report,
+        "dashboard": reporting.dashboard,
     },
     "The final model": {
         "confirm": trainings.confirm,

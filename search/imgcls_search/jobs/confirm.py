@@ -223,7 +223,7 @@ def searched_images(record: Record, config: TrialConfig, trainer: Trainer) -> Pr
     """
     found = trainer.images(config)
     study_data.refuse_other(record, config, found, trainer.helper)
-    study_data.note_place(record, config.component("data"))
+    study_data.note_place(record, config)
     return found
 
 

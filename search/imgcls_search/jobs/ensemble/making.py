@@ -115,7 +115,7 @@ def make(
         sizes = _sizes(library, picked, progress)
         summary = _summarise(library, picked, picks, ensemble, sizes, path)
         _save(library, picked, members, summary, path)
-        study_data.note_place(record, library.winner_config.component("data"))
+        study_data.note_place(record, library.winner_config)
     return Made(library=library, weights=path, summary=summary)
 
 

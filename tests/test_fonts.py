@@ -14,7 +14,7 @@ import pytest
 import torch
 from imgcls_search import fonts
 from imgcls_search.jobs import preview
-from imgcls_search.worker import figures
+from imgcls_search.worker import drawing, figures, legible
 
 STRANGE = ["cat", "猫", "🦊", "قطة", "e\u0301\u0302", "\U000f1234"]
 
@@ -59,12 +59,12 @@ def test_names_that_no_font_has_are_escaped() -> None:
     count = len(STRANGE)
     confusion = figures.confusion(np.eye(count, dtype=int), STRANGE)
     # A glyph that is missing is a warning, and warnings are errors here.
-    assert figures.to_png(confusion).startswith(b"\x89PNG")
-    texts = drawn(figures.to_svg(confusion, "c"))
+    assert drawing.to_png(confusion).startswith(b"\x89PNG")
+    texts = drawn(drawing.to_svg(confusion, "c"))
     assert [text for text in texts if text in {*escaped, *STRANGE}] == escaped * 2
     images = [(np.zeros((1, 4, 4), dtype=np.uint8), f"{name} 99%,\nis {name}") for name in STRANGE]
     mistakes = figures.mistakes(images)
-    assert figures.to_png(mistakes).startswith(b"\x89PNG")
+    assert drawing.to_png(mistakes).startswith(b"\x89PNG")
     assert [axes.get_title() for axes in mistakes.axes if axes.get_title()] == [
         f"{name} 99%,\nis {name}" for name in escaped
     ]
@@ -74,15 +74,15 @@ def test_names_that_no_font_has_are_escaped() -> None:
         figures.slices({"猫": (STRANGE, [0.5] * count, False)}, "y"),
         figures.curves([(name, [0.1, 0.2]) for name in STRANGE], [], "猫"),
     ):
-        figures.to_png(figure)
-        texts = drawn(figures.to_svg(figure, "f"))
+        drawing.to_png(figure)
+        texts = drawn(drawing.to_svg(figure, "f"))
         assert any("\\u732b" in text for text in texts)
         assert not any("猫" in text for text in texts)
 
 
 def test_names_that_another_font_has_are_drawn_with_it(special: str) -> None:
     figure = figures.confusion(np.eye(2, dtype=int), ["猫", "🦊"])
-    figures.make_legible(figure, [special])
+    legible.make_legible(figure, [special])
     labels = figure.axes[0].get_xticklabels()
     assert [label.get_text() for label in labels] == ["猫", "\\U0001f98a"]
     assert "Only Cats" in labels[0].get_fontfamily()
@@ -95,8 +95,8 @@ def test_fonts_of_the_system_are_found(special: str, monkeypatch: pytest.MonkeyP
     fonts.font_manager.fontManager.addfont(special)
     monkeypatch.setattr(fonts, "_system_fonts", fonts._system_fonts.__wrapped__)
     figure = figures.confusion(np.eye(2, dtype=int), ["猫", "dog"])
-    assert figures.to_png(figure)
-    svg = figures.to_svg(figure, "c")
+    assert drawing.to_png(figure)
+    svg = drawing.to_svg(figure, "c")
     assert drawn(svg).count("猫") == 2
     assert "Only Cats" in svg
 
@@ -134,7 +134,7 @@ def test_logarithmic_axes_show_numbers(places: Sequence[float], labels: set[str]
         figures.scatter({"a": (places, [0.5] * len(places))}, "latency", "accuracy", log=True),
         figures.slices(columns, "accuracy"),
     ):
-        texts = drawn(figures.to_svg(figure, "f"))
+        texts = drawn(drawing.to_svg(figure, "f"))
         assert not any("$\\" in text or "{" in text for text in texts), texts
         assert labels <= set(texts)
 
@@ -144,8 +144,9 @@ def test_matplotlib_reads_no_settings_of_the_user(tmp_path: Path) -> None:
     (tmp_path / "matplotlibrc").write_text(damaged)
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "matplotlibrc").write_text(damaged)
-    code = "from imgcls_search.worker import figures; import matplotlib as mpl; print(mpl.rcParams['axes.facecolor'])"
-    code += "; figures.to_png(figures.bars({'a': 1.0}, 'x')); import os; print(os.environ['MPLBACKEND'])"
+    code = "from imgcls_search.worker import drawing, figures; import matplotlib as mpl"
+    code += "; print(mpl.rcParams['axes.facecolor']); drawing.to_png(figures.bars({'a': 1.0}, 'x'))"
+    code += "; import os; print(os.environ['MPLBACKEND'])"
     variables = {
         "PYTHONPATH": str(Path(__file__).parent.parent / "search"),
         "MPLBACKEND": "nonsense",

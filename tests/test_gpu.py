@@ -21,7 +21,8 @@ from imgcls_search.protocol import Job
 from imgcls_search.space import parse
 from imgcls_search.training import checkpoint
 from imgcls_search.training.images import ImageSet
-from imgcls_search.training.loop import Session, fit, train_epoch
+from imgcls_search.training.loop import fit, train_epoch
+from imgcls_search.training.session import Session
 from imgcls_search.worker import image_sets, pipeline
 from imgcls_search.worker.job_runner import JobRunner
 from PIL import Image
@@ -155,8 +156,8 @@ def test_a_worker_reads_the_images_once_for_all_its_trials(digits: Prepared, tmp
         )
         events = list(runner.work(job, threading.Event()))
         assert type(events[-1]).__name__ == "MilestoneReached", events
-        assert runner.images is not None
-        sets.append(runner.images[1])
+        assert runner.current.images is not None
+        sets.append(runner.current.images[1])
     assert sets[0] is sets[1]
 
 

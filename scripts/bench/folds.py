@@ -33,7 +33,7 @@ from imgcls_search.space import Space, parse
 from imgcls_search.strategy.draws import draw_random
 from imgcls_search.strategy.view import View
 from imgcls_search.training import checkpoint
-from imgcls_search.training.loop import evaluate
+from imgcls_search.training.evaluation import evaluate
 from imgcls_search.worker import image_sets, networks, pipeline
 from imgcls_search.worker.job_runner import JobRunner
 

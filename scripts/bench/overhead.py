@@ -33,7 +33,8 @@ from imgcls_search.config import TrialConfig
 from imgcls_search.signature import build
 from imgcls_search.space import Space, parse
 from imgcls_search.strategy.propose import Proposer
-from imgcls_search.strategy.pruners import PRUNERS, Pruner
+from imgcls_search.strategy.pruners import PRUNERS
+from imgcls_search.strategy.rungs import Pruner
 from imgcls_search.strategy.samplers import SAMPLERS
 from imgcls_search.study import database
 from imgcls_search.study import record as records

@@ -35,8 +35,9 @@ from imgcls_search.space import parse
 from imgcls_search.training import checkpoint
 from imgcls_search.training.images import ImageSet
 from imgcls_search.training.learner import without_head
-from imgcls_search.training.loop import Session, fit, train_epoch
+from imgcls_search.training.loop import fit, train_epoch
 from imgcls_search.training.probe import fit_linear
+from imgcls_search.training.session import Session
 from imgcls_search.worker import features, image_sets, networks, pipeline, pretraining
 from imgcls_search.worker.job_runner import JobRunner
 

@@ -34,7 +34,7 @@ from imgcls_search.space import parse
 from imgcls_search.study import record as records
 from imgcls_search.study.address import settle
 from imgcls_search.study.files import StudyFiles
-from imgcls_search.views.screen import SearchScreen
+from imgcls_search.views.search_screen import SearchScreen
 from rich.console import Console
 
 MOST_IDLE = {(64, 10.0): 0.05}

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from imgcls_search.api.automatically import AutoResult, auto
-    from imgcls_search.api.checking import Draft, check, init, inspect
+    from imgcls_search.api.checking import check
     from imgcls_search.api.code import add_code
+    from imgcls_search.api.drafting import Draft, init
+    from imgcls_search.api.inspecting import inspect
     from imgcls_search.api.model import Model, Predictions, load_model
     from imgcls_search.api.report import Report
     from imgcls_search.api.searching import run
@@ -74,8 +76,10 @@ __all__ = [
 
 _PLACES = {
     "api.automatically": ("AutoResult", "auto"),
-    "api.checking": ("Draft", "check", "init", "inspect"),
+    "api.checking": ("check",),
     "api.code": ("add_code",),
+    "api.drafting": ("Draft", "init"),
+    "api.inspecting": ("inspect",),
     "api.model": ("Model", "Predictions", "load_model"),
     "api.report": ("Report",),
     "api.searching": ("run",),

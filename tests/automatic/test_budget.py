@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import pytest
 from imgcls_search.automatic import budget
-from imgcls_search.study.facts import AutoFact
 from imgcls_search.study.record import Record
+from imgcls_search.study.result_facts import AutoFact
 
 from tests.strategy.test_strategy import trial
 

@@ -57,7 +57,9 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "HEAVY []" in shown
     for name in COMMANDS:
-        assert re.search(rf"^  {name} ", shown, re.MULTILINE)
+        assert len(re.findall(rf"^  {name}  ", shown, re.MULTILINE)) == 1
+    assert "..." not in shown.partition("Options:")[2], "a first sentence is cut"
+    assert shown.index("\nSearch:\n") < shown.index("\n  run  ") < shown.index("\nResults:\n")
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -11,7 +11,7 @@ from imgcls_search.catalog import catalog
 from imgcls_search.space import parse
 from imgcls_search.study import record as records
 from imgcls_search.study.files import StudyFiles
-from imgcls_search.views.screen import _leader
+from imgcls_search.views.search_screen import _leader
 
 from tests.orchestrator.test_endings import SPACE, running
 

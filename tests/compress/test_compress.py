@@ -29,7 +29,7 @@ from imgcls_search.study.files import StudyFiles
 from imgcls_search.training import checkpoint
 from imgcls_search.training.loop import fit
 from imgcls_search.trial import SIZES, Candidate, Trial
-from imgcls_search.worker import image_sets, measuring, networks, pipeline
+from imgcls_search.worker import image_sets, measuring, networks, pipeline, start_weights
 from torch import nn
 from torch.nn import functional
 from torchvision.models.vision_transformer import EncoderBlock
@@ -264,7 +264,7 @@ def write_teacher(path: Path, helper: Helper, **image: Any) -> Prepared:
         catalog(),
         source="t.yaml",
     ).config()
-    data = pipeline.with_normalisation(config, pipeline.prepare_data(config, image_cache(helper.root)))
+    data = start_weights.with_normalisation(config, pipeline.prepare_data(config, image_cache(helper.root)))
     session = pipeline.new_session(config, data, seed=0, device="cpu")
     list(fit(session, *image_sets.image_sets(data, "train", "cpu"), until_epoch=1))
     checkpoint.save({**session.state_dict(), **networks.describe_weights(config, data)}, path)
@@ -336,7 +336,7 @@ def test_teacher_of_another_normalisation_sees_images_by_its_own(tmp_path: Path,
     # The colour of borders that there are not is no difference.
     space = space_of(f"image: {{size: 8, fill: black}}\ndistill: {{file: {{path: {path}, alpha: 1, temperature: 1}}}}")
     config = space.first()
-    data = pipeline.with_normalisation(config, pipeline.prepare_data(config, image_cache(helper.root)))
+    data = start_weights.with_normalisation(config, pipeline.prepare_data(config, image_cache(helper.root)))
     assert (data.mean, data.std) != ((0.25,), (0.75,))
     assert teachers.settle(space, files, data, helper, {})
     session = pipeline.new_session(config, data, seed=0, device="cpu", teacher=str(path))

@@ -13,7 +13,7 @@ from imgcls_search.catalog import catalog
 from imgcls_search.data import load
 from imgcls_search.errors import BuildError
 from imgcls_search.space import parse
-from imgcls_search.worker import features, image_sets, networks, pipeline
+from imgcls_search.worker import features, image_sets, networks, pipeline, start_weights
 
 from tests.conftest import Answer, is_one_line
 
@@ -55,7 +55,7 @@ def test_features_are_what_the_head_reads(family: str, tmp_path: Path) -> None:
     read: list[torch.Tensor] = []
     model = pipeline.new_session(config, data, seed=1, device="cpu").model.eval()
     model.get_submodule(model.anatomy.head).register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
-    images = image_sets.on_device(load(data, "val"), pipeline.with_normalisation(config, data), "cpu")
+    images = image_sets.on_device(load(data, "val"), start_weights.with_normalisation(config, data), "cpu")
     with torch.inference_mode():
         model(images.normalise(torch.from_numpy(np.array(images.pixels[:20]))))
     assert values.shape == (data.counts["val"], read[0].shape[1])

@@ -20,7 +20,7 @@ from imgcls_search.compress.quantize import quantize
 from imgcls_search.data import load
 from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.space import parse
-from imgcls_search.training import checkpoint, loop
+from imgcls_search.training import checkpoint, evaluation, loop
 from imgcls_search.worker import image_sets, networks, pipeline
 from PIL import Image
 from sklearn.datasets import load_sample_images
@@ -147,7 +147,7 @@ def test_recorded_accuracy_is_a_fresh_process_s_to_the_last_image(made: Path, he
     assert right < len(labels) or score["accuracy"] == 1
     # Probabilities are torch's, on images decoded by the data layer.
     model, _, data = networks.load_weights(checkpoint.load(made / "trained" / "best" / "seed-1.pt"), "")
-    logits = torch.from_numpy(loop.predict(model, image_sets.on_device(images, data, "cpu")))
+    logits = torch.from_numpy(evaluation.predict(model, image_sets.on_device(images, data, "cpu")))
     for entry, row in zip(found, logits.softmax(1), strict=True):
         assert entry["classes"][0]["probability"] == pytest.approx(float(row.max()), abs=1e-5)
         assert sum(each["probability"] for each in entry["classes"]) == pytest.approx(1)

@@ -17,7 +17,7 @@ from imgcls_search.deploy import bundle
 from imgcls_search.jobs.ensemble.picking import pick
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.training import checkpoint
-from imgcls_search.training.loop import predict
+from imgcls_search.training.evaluation import predict
 from imgcls_search.worker import image_sets, networks, pipeline
 from PIL import Image
 from scipy.special import expit, softmax

@@ -22,7 +22,7 @@ from imgcls_search.data.stream import Streamed
 from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.jobs import evaluate
 from imgcls_search.space import parse
-from imgcls_search.training import checkpoint, loop
+from imgcls_search.training import checkpoint, evaluation, loop
 from imgcls_search.worker import image_sets, networks, pipeline
 from PIL import Image, ImageOps
 
@@ -156,7 +156,7 @@ def test_bundle_and_predict_see_the_same_pixels_image_by_image(made: Made, monke
     assert trained_on.frame == made.data.frame
     network = evaluate.read_network(made.top / "trained" / "best" / "seed-1.pt")[0]
     images = replace(test, pixels=expected)
-    assert np.allclose(loop.predict(network, image_sets.on_device(images, made.data, "cpu")), logits, atol=1e-4)
+    assert np.allclose(evaluation.predict(network, image_sets.on_device(images, made.data, "cpu")), logits, atol=1e-4)
 
 
 def test_images_that_are_decoded_in_each_epoch_are_the_same(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from imgcls_search.config import TrialConfig
 from imgcls_search.data import Moment, Prepared
 from imgcls_search.space import parse
 from imgcls_search.training.loop import fit
-from imgcls_search.worker import image_sets, pipeline
+from imgcls_search.worker import image_sets, pipeline, start_weights
 
 from tests.jobs.test_bundle import cut_photographs
 
@@ -48,7 +48,7 @@ def trained(text: str, top: Path) -> tuple[TrialConfig, Prepared, float]:
     """Train an epoch as a worker does, and return the loss."""
     written = PLAIN.replace("photos", str(top / "photos")) + text
     config = parse(written, catalog(), source="some").config()
-    data = pipeline.with_normalisation(config, pipeline.prepare_data(config, top / "images"))
+    data = start_weights.with_normalisation(config, pipeline.prepare_data(config, top / "images"))
     session = pipeline.new_session(config, data, seed=1, device="cpu")
     (epoch,) = fit(session, *image_sets.image_sets(data, "train", "cpu"), until_epoch=1)
     assert np.isfinite(epoch["loss"])

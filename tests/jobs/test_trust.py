@@ -19,8 +19,9 @@ from imgcls_search.data import Images, Prepared, load
 from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.deploy.unlike import fit
 from imgcls_search.space import parse
-from imgcls_search.training import checkpoint, loop
+from imgcls_search.training import checkpoint, evaluation, loop
 from imgcls_search.training.calibration import confidences, fit_temperature
+from imgcls_search.training.images import ImageSet
 from imgcls_search.training.metrics import softmax
 from imgcls_search.training.refusing import lower_bound
 from imgcls_search.worker import finish, image_sets, networks, pipeline
@@ -86,7 +87,7 @@ def validation(top: Path) -> tuple[Images, np.ndarray[Any, Any], Any, Prepared]:
     data = pipeline.prepare_data(config, top / "studies" / ".images")
     images = load(data, "val")
     model, _, known = networks.load_weights(checkpoint.load(top / "trained" / "best" / "seed-1.pt"), "")
-    return images, loop.predict(model, image_sets.on_device(images, known, "cpu")), model, known
+    return images, evaluation.predict(model, image_sets.on_device(images, known, "cpu")), model, known
 
 
 def facts(top: Path, name: str) -> Any:
@@ -208,7 +209,7 @@ def test_one_validation_image_in_twenty_is_called_unlike(made: Path, here: Run) 
     features = []
     for part in sets:
         seen.clear()
-        loop.predict(model, image_sets.on_device(part, data, "cpu"))
+        evaluation.predict(model, image_sets.on_device(part, data, "cpu"))
         features.append(torch.cat(seen).double().numpy())
     hook.remove()
     scores = fit(features[0]).distance(features[1])  # type: ignore[union-attr]
@@ -236,14 +237,14 @@ def test_pictures_of_something_else_are_called_unlike(made: Path, here: Run, tmp
 def test_views_are_averaged_inside_of_the_file_and_by_predict(made: Path, here: Run) -> None:
     images, logits, model, data = validation(made)
     flipped = image_sets.on_device(images, data, "cpu")
-    mirrored = loop.ImageSet(
+    mirrored = ImageSet(
         pixels=np.ascontiguousarray(np.asarray(images.pixels)[..., ::-1]),
         labels=flipped.labels,
         mean=data.mean,
         std=data.std,
         device="cpu",
     )
-    mean = (logits + loop.predict(model, mirrored)) / 2
+    mean = (logits + evaluation.predict(model, mirrored)) / 2
     found = facts(made, "views")
     temperature = found["sureness"]["calibration"]["temperature"]
     served = Artifact.load(made / "views" / "model.onnx").logits(images.pixels)
@@ -316,7 +317,7 @@ def test_evaluate_measures_worse_pictures_and_views(here: Run, made: Path) -> No
 
 def test_an_exported_network_is_measured_on_worse_pictures_too(made: Path) -> None:
     images, _, model, data = validation(made)
-    of_torch = loop.corruptions(model, image_sets.on_device(images, data, "cpu"))
+    of_torch = evaluation.corruptions(model, image_sets.on_device(images, data, "cpu"))
     of_file = finish.corruptions(Artifact.load(made / "model" / "model.onnx"), images)
     assert of_file == pytest.approx(of_torch, abs=1.01 / len(images.labels))
 

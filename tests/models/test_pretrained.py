@@ -20,7 +20,7 @@ from imgcls_search.space import parse
 from imgcls_search.training import finetune
 from imgcls_search.training.loop import fit
 from imgcls_search.training.recipe import Finetune
-from imgcls_search.worker import measuring, networks, pipeline
+from imgcls_search.worker import measuring, networks, pipeline, start_weights
 
 from tests.conftest import Answer
 
@@ -94,7 +94,7 @@ def test_every_family_starts_from_torchvisions_weights_but_for_its_head(
     assert body.keys() == {key for key in modern if not key.startswith(f"{head}.")}
     assert all(torch.equal(value, modern[key]) for key, value in body.items())
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    settled = pipeline.with_normalisation(trial, images)
+    settled = start_weights.with_normalisation(trial, images)
     assert (settled.mean, settled.std) == (mean, std)
 
 
@@ -126,11 +126,11 @@ def test_own_weights_start_a_model_with_other_classes_and_keep_their_normalisati
     model = pipeline.new_session(trial, other, seed=1, device="cpu").model
     assert torch.equal(model.conv1.weight, theirs.conv1.weight)
     assert model.fc.out_features == 9
-    assert pipeline.with_normalisation(trial, other).mean == (0.5, 0.5, 0.5)
+    assert start_weights.with_normalisation(trial, other).mean == (0.5, 0.5, 0.5)
     # A plain state dict, as torchvision users save it, is taken for one of ImageNet's.
     torch.save(theirs.state_dict(), path)
     assert torch.equal(pipeline.new_session(trial, other, seed=1, device="cpu").model.conv1.weight, theirs.conv1.weight)
-    assert pipeline.with_normalisation(trial, other).mean == (0.485, 0.456, 0.406)
+    assert start_weights.with_normalisation(trial, other).mean == (0.485, 0.456, 0.406)
 
 
 def test_weights_of_another_shape_are_refused_with_the_tensor(tmp_path: Path) -> None:
@@ -139,14 +139,14 @@ def test_weights_of_another_shape_are_refused_with_the_tensor(tmp_path: Path) ->
     with pytest.raises(
         BuildError, match=r"does not fit: conv1.weight is \(8, 3, 3, 3\) there and \(16, 3, 3, 3\) here"
     ) as e:
-        pipeline.check_weights(wide.component("model"), data(16).shape)
+        start_weights.check_weights(wide.component("model"), data(16).shape)
     assert e.value.path == "model.resnet.weights"
     deep = config(model_section("resnet", depths=[1, 1, 1], width=8, weights=str(path)))
     with pytest.raises(BuildError, match="does not fit: it lacks 1"):
-        pipeline.check_weights(deep.component("model"), data(16).shape)
+        start_weights.check_weights(deep.component("model"), data(16).shape)
     shallow = config(model_section("resnet", depths=[1], width=8, weights=str(path)))
     with pytest.raises(BuildError, match="does not fit: it has 1"):
-        pipeline.check_weights(shallow.component("model"), data(16).shape)
+        start_weights.check_weights(shallow.component("model"), data(16).shape)
 
 
 def prefixed(prefix: str, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -208,7 +208,7 @@ def test_what_does_not_fit_is_named_with_examples(tmp_path: Path) -> None:
     def said(tensors: Mapping[str, torch.Tensor]) -> str:
         torch.save(dict(tensors), path)
         with pytest.raises(BuildError) as error:
-            pipeline.check_weights(trial.component("model"), data(16).shape)
+            start_weights.check_weights(trial.component("model"), data(16).shape)
         assert error.value.path == "model.resnet.weights"
         assert "\n" not in error.value.message
         return error.value.message.removeprefix(f"{path}: ")
@@ -228,7 +228,7 @@ def test_what_does_not_fit_is_named_with_examples(tmp_path: Path) -> None:
     assert re.search(r"it lacks 1 of \d+ tensors, as conv1.weight; it has 1 tensors more, as x$", said(renamed))
     torch.save({"epoch": 3, "loss": 0.1}, path)
     with pytest.raises(CheckpointError, match=r"theirs.pt: holds no tensors; its entries: epoch, loss$"):
-        pipeline.check_weights(trial.component("model"), data(16).shape)
+        start_weights.check_weights(trial.component("model"), data(16).shape)
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_bad_weights_files_get_one_line(
     torch.save({"model": torch.nn.Linear(1, 1)}, "code.pt")
     trial = config(model_section("resnet", depths=[1, 1], width=8, weights=weights))
     with pytest.raises(CheckpointError, match=f"^model.resnet.weights: {said}") as error:
-        pipeline.check_weights(trial.component("model"), data(16).shape)
+        start_weights.check_weights(trial.component("model"), data(16).shape)
     assert "\n" not in str(error.value)
 
 

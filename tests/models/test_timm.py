@@ -17,7 +17,7 @@ from imgcls_search.config import TrialConfig
 from imgcls_search.errors import BuildError, CheckpointError, SpaceError
 from imgcls_search.models import MODELS, weights_files
 from imgcls_search.space import parse
-from imgcls_search.worker import networks, pipeline
+from imgcls_search.worker import networks, pipeline, start_weights
 
 from tests.conftest import Answer
 from tests.models.test_pretrained import KINDS, data, saved, train
@@ -138,7 +138,7 @@ def test_timms_own_loading_replaces_the_head_and_fits_the_image(hub: torch.nn.Mo
     # 16 pixels are one patch and the class token.
     assert model.pos_embed.shape == (1, 2, 192)
     assert model.head.out_features == 4
-    assert pipeline.with_normalisation(trial, images).mean == (0.5, 0.5, 0.5)
+    assert start_weights.with_normalisation(trial, images).mean == (0.5, 0.5, 0.5)
     _, states = train(trial, 1)
     moved = {key for key in states[0] if not torch.equal(states[0][key], states[1][key])}
     assert moved == {"head.weight", "head.bias"}
@@ -158,7 +158,9 @@ def test_file_starts_a_timm_model_as_it_does_the_others(kind: str, tmp_path: Pat
     trial = config(f"model: {{timm: {{name: test_resnet, weights: {tmp_path / 'file.pt'}}}}}\n")
     model = pipeline.new_session(trial, data(32), seed=1, device="cpu").model
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in body(model).items())
-    assert pipeline.with_normalisation(trial, data(32)).mean == tuple(library.get_pretrained_cfg("test_resnet").mean)
+    assert start_weights.with_normalisation(trial, data(32)).mean == tuple(
+        library.get_pretrained_cfg("test_resnet").mean
+    )
     # One channel: timm's own rule sums the first layer's.
     grey = pipeline.new_session(trial, data(32, channels=1), seed=1, device="cpu").model
     stem = library.get_pretrained_cfg("test_resnet").first_conv
@@ -182,7 +184,7 @@ def test_own_training_of_a_timm_model_starts_another(tmp_path: Path) -> None:
     model = pipeline.new_session(later, data(32, classes=9), seed=1, device="cpu").model
     theirs = session.model.state_dict()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in body(model).items())
-    assert pipeline.with_normalisation(later, data(32)).mean == (0.5, 0.5, 0.5)
+    assert start_weights.with_normalisation(later, data(32)).mean == (0.5, 0.5, 0.5)
 
 
 def test_file_of_another_timm_model_is_one_line(tmp_path: Path) -> None:
@@ -190,7 +192,7 @@ def test_file_of_another_timm_model_is_one_line(tmp_path: Path) -> None:
     for name in ("test_vit", "test_efficientnet"):
         trial = config(f"model: {{timm: {{name: {name}, weights: {tmp_path / 'file.pt'}}}}}\n")
         with pytest.raises(BuildError, match=r"file.pt: does not fit: it lacks \d+ of \d+ tensors, as ") as error:
-            pipeline.check_weights(trial.component("model"), data(160).shape)
+            start_weights.check_weights(trial.component("model"), data(160).shape)
         assert "\n" not in str(error.value)
 
 
@@ -237,7 +239,7 @@ def test_file_put_by_hand_takes_the_place_of_timms_weights(
     monkeypatch.setattr(weights_files, "PACKAGES", {})
     trial = config("model: {timm: {name: tf_efficientnet_lite0, weights: imagenet}}\n")
     with pytest.raises(CheckpointError) as error:
-        pipeline.check_weights(trial.component("model"), data(64).shape)
+        start_weights.check_weights(trial.component("model"), data(64).shape)
     folder = tmp_path / "torch/hub/checkpoints"
     assert f"into {folder} as tf_efficientnet_lite0.in1k.safetensors" in str(error.value)
     assert "/tf_efficientnet_lite0.in1k/resolve/main/model.safetensors" in str(error.value)

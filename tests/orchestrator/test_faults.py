@@ -22,8 +22,9 @@ from imgcls_search.executors.helper import Helper
 from imgcls_search.orchestrator.faults import more_parts
 from imgcls_search.protocol import Failed, Job
 from imgcls_search.space import parse
+from imgcls_search.training.batches import micro_batches
 from imgcls_search.training.images import ImageSet
-from imgcls_search.training.loop import fit, micro_batches
+from imgcls_search.training.loop import fit
 from imgcls_search.worker import image_sets, pipeline
 from imgcls_search.worker.job_runner import JobRunner
 from PIL import Image

@@ -10,7 +10,8 @@ import pytest
 from imgcls_search.catalog import catalog, refuse_of_pretraining
 from imgcls_search.errors import UserError
 from imgcls_search.space import parse
-from imgcls_search.strategy.pruners import Promoting, late_rung, make_pruner
+from imgcls_search.strategy.pruners import late_rung, make_pruner
+from imgcls_search.strategy.rungs import Promoting
 from imgcls_search.study.files import find_study
 from imgcls_search.study.record import load
 

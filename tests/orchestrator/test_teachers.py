@@ -17,7 +17,7 @@ from imgcls_search.orchestrator import teachers
 from imgcls_search.space import Space, parse
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.training import checkpoint
-from imgcls_search.worker import networks, pipeline
+from imgcls_search.worker import networks, pipeline, start_weights
 
 library = pytest.importorskip("timm", reason="timm is an extra")
 
@@ -74,7 +74,7 @@ def test_a_network_of_timm_teaches_by_its_answers_and_is_kept(tmp_path: Path, he
         assert torch.equal(model.eval()(pixels), own(pixels))
     assert (taught.mean, taught.std) == (own.pretrained_cfg["mean"], own.pretrained_cfg["std"])
     # A training learns from it: to a student that says the same nothing is left to learn.
-    seen = pipeline.with_normalisation(config, data)
+    seen = start_weights.with_normalisation(config, data)
     session = pipeline.new_session(config, seen, seed=0, device="cpu", teacher=kept)
     assert session.teach is not None
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (seen.mean, seen.std))

@@ -11,7 +11,9 @@ import pytest
 from imgcls_search.config import TrialConfig
 from imgcls_search.jobs.replay import replay, table_catalog
 from imgcls_search.space import Space, parse
-from imgcls_search.strategy.pruners import PRUNERS, Promoting, Revising, is_witness, make_pruner
+from imgcls_search.strategy.early_rungs import Revising, is_witness
+from imgcls_search.strategy.pruners import PRUNERS, make_pruner
+from imgcls_search.strategy.rungs import Promoting
 from imgcls_search.strategy.view import View
 from imgcls_search.trial import Trial
 

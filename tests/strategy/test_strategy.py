@@ -15,7 +15,8 @@ from imgcls_search.space import Space, parse
 from imgcls_search.strategy.draws import draw_evenly
 from imgcls_search.strategy.encoding import value_at
 from imgcls_search.strategy.propose import MeasureSizes, Proposal, Proposer
-from imgcls_search.strategy.pruners import PRUNERS, Brackets, Pruner, Rungs, make_pruner
+from imgcls_search.strategy.pruners import PRUNERS, make_pruner
+from imgcls_search.strategy.rungs import Brackets, Pruner, Rungs
 from imgcls_search.strategy.samplers import SAMPLERS
 from imgcls_search.strategy.view import Ended, View
 from imgcls_search.trial import Candidate, Rejection, Trial

@@ -7,8 +7,8 @@ import pytest
 import torch
 from imgcls_search.data.corruptions import CORRUPTIONS, SEVERITIES, corrupt
 from imgcls_search.measures import CORRUPTION, bounds, has_meaning, is_share
+from imgcls_search.training.evaluation import corruptions, evaluate
 from imgcls_search.training.images import EVALUATION_BATCH, ImageSet
-from imgcls_search.training.loop import corruptions, evaluate
 from imgcls_search.training.metrics import Wanted
 from torch import nn
 

@@ -19,7 +19,8 @@ from imgcls_search.space import parse
 from imgcls_search.training import checkpoint
 from imgcls_search.training.batch_norm import Normalised
 from imgcls_search.training.group import Group
-from imgcls_search.training.loop import Session, fit
+from imgcls_search.training.loop import fit
+from imgcls_search.training.session import Session
 from imgcls_search.worker import image_sets, pipeline, pretraining
 from torch import nn
 from torch.nn import functional

@@ -21,9 +21,11 @@ from imgcls_search.models.anatomy import Anatomy
 from imgcls_search.space import parse
 from imgcls_search.training import checkpoint, finetune
 from imgcls_search.training.device import fastest_layout
+from imgcls_search.training.evaluation import evaluate, predict
 from imgcls_search.training.images import ImageSet
-from imgcls_search.training.loop import Session, evaluate, fit, predict, settle_statistics, train_epoch
+from imgcls_search.training.loop import fit, settle_statistics, train_epoch
 from imgcls_search.training.recipe import Finetune
+from imgcls_search.training.session import Session
 from imgcls_search.worker import image_sets, measuring, networks, pipeline
 
 BASE = "data: {digits: {max_train: 201}}\naugment: {crop_padding: 1}\n"

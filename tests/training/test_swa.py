@@ -14,8 +14,11 @@ from imgcls_search.errors import BuildError
 from imgcls_search.models.cost import Cost
 from imgcls_search.space import parse
 from imgcls_search.training import checkpoint
+from imgcls_search.training.batches import augmented, order_of
+from imgcls_search.training.evaluation import evaluate
 from imgcls_search.training.images import ImageSet
-from imgcls_search.training.loop import Session, _order, augmented, evaluate, fit
+from imgcls_search.training.loop import fit
+from imgcls_search.training.session import Session
 from imgcls_search.worker import image_sets, measuring, pipeline
 from torch.optim.swa_utils import AveragedModel, update_bn
 
@@ -65,7 +68,7 @@ def test_average_is_torch_s_with_its_statistics(digits: Prepared, images: tuple[
         assert torch.equal(tensor, ours.model.state_dict()[name]), name
     # The images of the last epoch once more, as they were.
     plain.history.pop()
-    batches = [inputs for inputs, _ in augmented(plain, images[0], _order(plain, images[0]))]
+    batches = [inputs for inputs, _ in augmented(plain, images[0], order_of(plain, images[0]))]
     update_bn(batches, theirs)
     for name, tensor in theirs.module.state_dict().items():
         assert torch.allclose(tensor.float(), ours.deployed.state_dict()[name].float(), atol=1e-6), name

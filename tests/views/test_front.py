@@ -12,7 +12,7 @@ from imgcls_search.study import best
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
 from imgcls_search.views import front
-from imgcls_search.worker import figures
+from imgcls_search.worker import drawing
 from imgcls_search.worker.legible import NAME
 
 from tests.views.test_dashboard import study_with
@@ -32,9 +32,9 @@ def crowded(folder: Path, count: int) -> Record:
 
 
 def panel_of(record: Record, pair: tuple[int, int]) -> Any:
-    figure, axes = figures.row_of_axes(1)
+    figure, axes = drawing.row_of_axes(1)
     front.draw_pair(axes[0], record, best.front(record), pair)
-    figures.to_png(figure)
+    drawing.to_png(figure)
     return axes[0]
 
 

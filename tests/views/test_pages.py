@@ -20,7 +20,7 @@ from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
 from imgcls_search.views.inspection import write_page
 from imgcls_search.views.report import write_report
-from imgcls_search.worker import figures, pictures
+from imgcls_search.worker import drawing, figures, pictures
 from PIL import Image
 
 from scripts.bench import simulation
@@ -306,7 +306,7 @@ def test_confusion_can_be_read_from_2_to_200_classes(look: Callable[..., Seen], 
     assert len(drawn) == (1 if count <= 24 else 2)
     path = tmp_path / "picture.html"
     style = "<style>.drawn{overflow-x:auto}svg{width:100%;height:auto;font-family:sans-serif}</style>"
-    svgs = "".join(f'<div class="drawn">{figures.to_svg(figure, f"c{n}")}</div>' for n, figure in enumerate(drawn))
+    svgs = "".join(f'<div class="drawn">{drawing.to_svg(figure, f"c{n}")}</div>' for n, figure in enumerate(drawn))
     path.write_text(f"<!doctype html>{style}{svgs}")
     for width in (400, 800):
         page = look(path.as_uri(), viewport={"width": width, "height": 900}).page
@@ -341,7 +341,7 @@ def test_report_shows_the_front(look: Callable[..., Seen], tmp_path: Path) -> No
 def test_names_in_pictures_are_text(look: Callable[..., Seen], tmp_path: Path) -> None:
     names = ["<b>x</b>", "$\\frac$", "&amp;", "a$b$"]
     path = tmp_path / "picture.html"
-    path.write_text(figures.to_svg(figures.confusion(np.eye(4, dtype=int), names), "c"))
+    path.write_text(drawing.to_svg(figures.confusion(np.eye(4, dtype=int), names), "c"))
     seen = look(path.as_uri())
     texts = seen.page.locator("svg text").all_text_contents()
     assert [text for text in texts if text in names] == names * 2
@@ -357,7 +357,7 @@ def test_axes_and_names_in_pictures_are_shown_as_they_are_meant(look: Callable[.
         "c": figures.confusion(np.eye(2, dtype=int), ["\U000f1234", "dog"]),
     }
     path = tmp_path / "pictures.html"
-    path.write_text("".join(figures.to_svg(figure, name) for name, figure in drawn.items()))
+    path.write_text("".join(drawing.to_svg(figure, name) for name, figure in drawn.items()))
     seen = look(path.as_uri())
     texts = seen.page.locator("svg text").all_text_contents()
     assert texts.count("0.01") == 2

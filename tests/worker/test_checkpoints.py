@@ -12,7 +12,7 @@ from imgcls_search.data import Prepared
 from imgcls_search.protocol import CheckpointSaved, EpochEnded, Job, Stopped
 from imgcls_search.space import parse
 from imgcls_search.training import checkpoint
-from imgcls_search.worker import job_runner, pipeline
+from imgcls_search.worker import job_runner, pipeline, saving
 
 EPOCHS = 5
 CONFIG = parse(
@@ -68,14 +68,14 @@ def saved(data: Prepared, folder: Path, until: int = EPOCHS) -> list[int]:
 def test_checkpoints_cost_a_small_share_of_the_time(
     share: float, seconds: float, expected: list[int], data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_runner, "SAVE_SHARE", share)
-    monkeypatch.setattr(job_runner, "SAVE_SECONDS", seconds)
+    monkeypatch.setattr(saving, "SAVE_SHARE", share)
+    monkeypatch.setattr(saving, "SAVE_SECONDS", seconds)
     assert saved(data, tmp_path) == expected
 
 
 def test_every_milestone_is_on_the_disk(data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_runner, "SAVE_SHARE", 0.0)
-    monkeypatch.setattr(job_runner, "SAVE_SECONDS", 1e9)
+    monkeypatch.setattr(saving, "SAVE_SHARE", 0.0)
+    monkeypatch.setattr(saving, "SAVE_SECONDS", 1e9)
     assert saved(data, tmp_path, until=3) == [1, 3]
     state = checkpoint.load(tmp_path / "trial.pt")
     assert len(state["history"]) == 3
@@ -85,8 +85,8 @@ def test_every_milestone_is_on_the_disk(data: Prepared, tmp_path: Path, monkeypa
 def test_stop_saves_the_epoch_under_way_and_ends(
     data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_runner, "SAVE_SHARE", 0.0)
-    monkeypatch.setattr(job_runner, "SAVE_SECONDS", 1e9)
+    monkeypatch.setattr(saving, "SAVE_SHARE", 0.0)
+    monkeypatch.setattr(saving, "SAVE_SECONDS", 1e9)
     stop, seen = threading.Event(), []
     for event in job_runner.JobRunner("cpu").work(job(data, tmp_path), stop):
         seen.append(event)

@@ -17,7 +17,8 @@ from imgcls_search.errors import CheckpointError
 from imgcls_search.protocol import EpochEnded, Event, Failed, Job, Started, Stopped
 from imgcls_search.space import parse
 from imgcls_search.training import checkpoint
-from imgcls_search.training.loop import fit, predict
+from imgcls_search.training.evaluation import predict
+from imgcls_search.training.loop import fit
 from imgcls_search.training.metrics import Wanted
 from imgcls_search.worker import image_sets, job_runner, networks, pipeline
 from imgcls_search.worker.cross_validation import out_of_fold, seed_of

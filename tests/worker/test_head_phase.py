@@ -19,9 +19,18 @@ from imgcls_search.errors import BuildError
 from imgcls_search.protocol import EpochEnded, Event, Failed, Job, Stopped, Told
 from imgcls_search.space import parse
 from imgcls_search.training import checkpoint
-from imgcls_search.training.loop import Session
 from imgcls_search.training.probe import fit_linear, fit_several
-from imgcls_search.worker import features, head_phase, head_plan, image_sets, job_runner, networks, pipeline
+from imgcls_search.training.session import Session
+from imgcls_search.worker import (
+    features,
+    head_phase,
+    head_plan,
+    image_sets,
+    job_runner,
+    networks,
+    pipeline,
+    start_weights,
+)
 
 from tests.pairs import write_table
 
@@ -191,7 +200,7 @@ def test_views_are_the_augmented_images_and_take_turns(
     wanted = head_plan.plan(trial)
     assert wanted is not None
     assert (wanted.epochs, wanted.views) == (EPOCHS, 3)
-    seen = pipeline.with_normalisation(trial, data)
+    seen = start_weights.with_normalisation(trial, data)
     found = head_phase.HeadFeatures(trial, seen, "cpu")
     list(found.computing(wanted, "train"))
     shown = [np.array(found.sets(wanted, "train", None, epoch)[0].pixels) for epoch in range(4)]
@@ -313,7 +322,7 @@ def test_all_images_train_where_nothing_is_measured(
     trial = frozen(weights, "head: logistic\n")
     wanted = head_plan.plan(trial)
     assert wanted is not None
-    found = head_phase.HeadFeatures(trial, pipeline.with_normalisation(trial, data), "cpu")
+    found = head_phase.HeadFeatures(trial, start_weights.with_normalisation(trial, data), "cpu")
     list(found.computing(wanted, "train+val"))
     train, scored = found.sets(wanted, "train+val", None, 0)
     assert len(train) == data.counts["train"] + data.counts["val"]
@@ -378,13 +387,13 @@ def test_a_fit_weighs_classes_as_the_loss_does(weights: Mapping[str, Path], data
         plan = head_plan.plan(trial)
         assert plan is not None
         epochs(events(replace(job(trial, data, tmp_path / str(number), 1), trial=number), runner))
-        assert runner.features is not None
+        assert runner.current.features is not None
         # The features of both are the same ones: what is weighed comes with the trial.
-        found.append(runner.features[1].fitted(plan, "train", None))
+        found.append(runner.current.features[1].fitted(plan, "train", None))
     assert not np.allclose(found[0].weight, found[1].weight)
     labels = np.asarray(load(data, "train").labels)
     by_class = [20.0 if name == "3" else 1.0 for name in data.classes]
-    known = np.array(runner.features[1].kept["train", None])
+    known = np.array(runner.current.features[1].kept["train", None])
     again = fit_linear(known, labels, 10, head_phase.FOLD_SEED, found[1].strength, by_class)
     assert np.allclose(again.weight, found[1].weight)
 

@@ -16,7 +16,7 @@ from imgcls_search.errors import BuildError, SpaceError
 from imgcls_search.executors.helper import Helper
 from imgcls_search.space import parse
 from imgcls_search.training import checkpoint, loop
-from imgcls_search.worker import image_sets, networks, pipeline
+from imgcls_search.worker import image_sets, networks, pipeline, start_weights
 
 TEXT = """
 data: {{digits: {{max_train: 50}}}}
@@ -34,7 +34,7 @@ def config_of(image: str) -> TrialConfig:
 def test_given_numbers_are_those_of_training_weights_and_file(tmp_path: Path) -> None:
     config = config_of("mean: [0.25], std: [0.5]")
     prepared = pipeline.prepare_data(config, tmp_path)
-    data = pipeline.with_normalisation(config, prepared)
+    data = start_weights.with_normalisation(config, prepared)
     assert (data.mean, data.std) == ((0.25,), (0.5,))
     session = pipeline.new_session(config, data, seed=1, device="cpu")
     train, validation = image_sets.image_sets(data, "train", "cpu")
@@ -55,16 +55,16 @@ def test_by_default_and_with_data_they_are_those_of_the_training_images(tmp_path
     prepared = pipeline.prepare_data(plain, tmp_path)
     share = np.asarray(load(prepared, "train").pixels) / 255
     for image in ("", "mean: data, std: data", "mean: data, std: auto"):
-        found = pipeline.with_normalisation(config_of(image), prepared)
+        found = start_weights.with_normalisation(config_of(image), prepared)
         assert found.mean == pytest.approx([share.mean()])
         assert found.std == pytest.approx([share.std()])
-    mixed = pipeline.with_normalisation(config_of("mean: [0.5]"), prepared)
+    mixed = start_weights.with_normalisation(config_of("mean: [0.5]"), prepared)
     assert (mixed.mean, mixed.std) == ((0.5,), prepared.std)
 
 
 def test_one_number_is_for_all_channels(tmp_path: Path) -> None:
     config = config_of("channels: 3, mean: [0.5], std: [0.1, 0.2, 0.3]")
-    data = pipeline.with_normalisation(config, pipeline.prepare_data(config, tmp_path))
+    data = start_weights.with_normalisation(config, pipeline.prepare_data(config, tmp_path))
     assert (data.mean, data.std) == ((0.5, 0.5, 0.5), (0.1, 0.2, 0.3))
 
 
@@ -82,13 +82,13 @@ def test_weights_bring_theirs_unless_told_otherwise(tmp_path: Path, image: str, 
     first = config_of("mean: [0.75], std: [0.25]")
     tree = {**first.to_dict(), "model": {"vit": {"patch_size": 4, "width": 16, "depth": 1, "heads": 2}}}
     trained = TrialConfig.from_dict(tree)
-    data = pipeline.with_normalisation(trained, pipeline.prepare_data(trained, tmp_path))
+    data = start_weights.with_normalisation(trained, pipeline.prepare_data(trained, tmp_path))
     session = pipeline.new_session(trained, data, seed=1, device="cpu")
     checkpoint.save({**session.state_dict(), **networks.describe_weights(trained, data)}, tmp_path / "a.pt")
     arguments = {**tree["model"]["vit"], "weights": str(tmp_path / "a.pt")}
     config = TrialConfig.from_dict({**config_of(image).to_dict(), "model": {"vit": arguments}})
     prepared = pipeline.prepare_data(config, tmp_path)
-    found = pipeline.with_normalisation(config, prepared)
+    found = start_weights.with_normalisation(config, prepared)
     assert found.mean == {"theirs": (0.75,), "ours": prepared.mean, "given": (0.125,)}[mean]
     assert found.std == {"theirs": (0.25,), "ours": prepared.std}[std]
 

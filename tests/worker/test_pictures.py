@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
-from imgcls_search.worker import figures, pictures
+from imgcls_search.worker import drawing, figures, pictures
 from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta
 from PIL import Image
 
@@ -90,9 +90,9 @@ def test_a_picture_is_drawn_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     draw = figures.Figure.draw
     monkeypatch.setattr(figures.Figure, "draw", lambda self, renderer: (drawn.append(self), draw(self, renderer))[1])
     for write in (
-        figures.to_png,
-        lambda each: figures.to_svg(each, "f"),
-        lambda each: figures.save(each, tmp_path / "f.pdf"),
+        drawing.to_png,
+        lambda each: drawing.to_svg(each, "f"),
+        lambda each: drawing.save(each, tmp_path / "f.pdf"),
     ):
         figure = figures.scatter({"cat": ([1.0, 2.0], [0.5, 0.6])}, "x", "y", log=False)
         write(figure)

@@ -21,7 +21,7 @@ from imgcls_search.measures import NEIGHBOURS, PROBE
 from imgcls_search.protocol import EpochEnded, Event, Failed, Job, MilestoneReached, Started, Stopped, Told
 from imgcls_search.space import parse
 from imgcls_search.training import checkpoint, health
-from imgcls_search.worker import features, job_runner, networks, pipeline, pretraining
+from imgcls_search.worker import features, job_runner, networks, pipeline, pretraining, start_weights
 
 EPOCHS = 3
 BASE = "data: {digits: {max_train: 150}}\nimage: {size: 8, channels: 1}\n"
@@ -138,7 +138,7 @@ def test_what_is_measured_is_recorded_with_each_epoch(data: Prepared, tmp_path: 
     model = networks.build_own_model(config(MODEL), data.shape)
     model.load_state_dict(state["model"], strict=False)
     model.fc = torch.nn.Identity()
-    known = pipeline.with_normalisation(config(MODEL), data)
+    known = start_weights.with_normalisation(config(MODEL), data)
     from imgcls_search.worker import image_sets
 
     train, scored = image_sets.image_sets(known, "train", "cpu")
@@ -166,7 +166,7 @@ def test_the_file_loads_strictly_into_torchvisions_network(data: Prepared, tmp_p
     # And by `weights:`, into each family's own.
     given = same.replace("block", f"weights: {tmp_path / 'backbone.pt'}, block")
     started = pipeline.new_session(
-        config(given), pipeline.with_normalisation(config(given), data), seed=5, device="cpu"
+        config(given), start_weights.with_normalisation(config(given), data), seed=5, device="cpu"
     )
     own = started.model.state_dict()
     assert all(torch.equal(own[name], tensor) for name, tensor in state.items())
@@ -194,7 +194,7 @@ def test_any_family_is_pretrained_and_starts_from_its_file(model: str, data: Pre
     assert isinstance(events[-1], MilestoneReached), events[-1]
     name, file = model.partition(":")[0], str(tmp_path / "backbone.pt")
     given = parse(BASE + text, catalog(), source="x", overrides=[(f"model.{name}.weights", file)]).config()
-    known = pipeline.with_normalisation(given, data)
+    known = start_weights.with_normalisation(given, data)
     assert (known.mean, known.std) == (data.mean, data.std)
     own = pipeline.new_session(given, known, seed=5, device="cpu").model.state_dict()
     state = weights_of(tmp_path / "backbone.pt")

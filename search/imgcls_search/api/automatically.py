@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgcls_search.api.checking import FlipsName, refuse_other, split
-from imgcls_search.api.options import Duration, PathLikeText, changes_of, images_of, seconds_of
+from imgcls_search.api.drafting import FlipsName, split
+from imgcls_search.api.options import Duration, PathLikeText, changes_of, images_of, refuse_other, seconds_of
 from imgcls_search.api.searching import STUDIES, stop_as_asked
 from imgcls_search.api.session import session
 from imgcls_search.api.study import Study

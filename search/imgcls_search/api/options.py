@@ -198,3 +198,23 @@ def study_files_of(name: str, studies: PathLikeText, storage: str | None) -> Stu
     from imgcls_search.study.files import find_study
 
     return find_study(Path(studies), name, settle(storage))
+
+
+def refuse_other(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    """Refuse a word that is not among the allowed ones.
+
+    Raises:
+        UserError: it is not.
+    """
+    if value not in allowed:
+        raise UserError(f"{name}: {value!r} is not allowed; allowed: {', '.join(allowed)}")
+
+
+def refuse_below(name: str, value: int, least: int) -> None:
+    """Refuse a number that is too small.
+
+    Raises:
+        UserError: it is, or is no whole number.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise UserError(f"{name}: {value!r} is not allowed; allowed: a whole number >= {least}")

@@ -7,12 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from imgcls_search.api.checking import refuse_other
 from imgcls_search.api.frames import card, flat, frame_of, table
-from imgcls_search.api.options import PathLikeText, as_data, component_of_data, study_files_of
+from imgcls_search.api.options import (
+    PathLikeText,
+    as_data,
+    component_of_data,
+    refuse_below,
+    refuse_other,
+    study_files_of,
+)
 from imgcls_search.api.report import Report
 from imgcls_search.api.session import session
 from imgcls_search.api.trial import Trial
+from imgcls_search.api.writing import write_bundle, write_configuration, write_report
 from imgcls_search.errors import UserError
 from imgcls_search.rounding import measured, pairs
 
@@ -24,7 +31,6 @@ if TYPE_CHECKING:
     from imgcls_search.study.files import StudyFiles
     from imgcls_search.study.record import Record
     from imgcls_search.study.summary import Summary
-    from imgcls_search.views.screens import Screens
 
 SHOWN_TRIALS = 10
 """In a notebook."""
@@ -343,97 +349,6 @@ def studies(folder: PathLikeText = Path("studies"), *, storage: str | None = Non
     from imgcls_search.views.browse import list_studies
 
     return list_studies(Path(folder), settle(storage))
-
-
-def write_configuration(files: StudyFiles, output: Path, trial: int | None) -> str:
-    """Write the configuration of a trial as YAML, and return the text.
-
-    Raises:
-        UserError: there is no such study or trial, or the file cannot be written.
-    """
-    from imgcls_search import atomic
-    from imgcls_search.errors import writing
-    from imgcls_search.jobs.export import export_trial
-
-    exported = export_trial(files, trial)
-    with writing(output):
-        atomic.write_text(output, exported)
-    return exported
-
-
-def write_bundle(
-    trained: Any,
-    output: Path,
-    studies: Path,
-    screens: Screens,
-    *,
-    moved: bool,
-    target_precision: float | None,
-    tta: ViewsName,
-    to: Format,
-) -> Any:
-    """Write trained weights as a bundle, and return what is known of it.
-
-    Raises:
-        UserError: the folder exists, or the weights are not usable.
-    """
-    from imgcls_search.executors.helper import image_cache
-    from imgcls_search.jobs.bundle.deliver import deliver
-
-    with screens.steps() as step:
-        return deliver(
-            trained,
-            output,
-            image_cache(studies),
-            screens.say,
-            step,
-            must_be_same=moved,
-            target_precision=target_precision,
-            tta=tta,
-            to=to,
-        )
-
-
-def write_report(
-    files: StudyFiles,
-    output: Path,
-    screens: Screens,
-    *,
-    trial: int | None,
-    ablation: bool,
-    seeds: int,
-    data: str | None,
-) -> int:
-    """Write the page of a study and return its size in bytes.
-
-    Raises:
-        UserError: an argument or the study is not usable, or the file cannot be written.
-    """
-    from imgcls_search import atomic
-    from imgcls_search.errors import writing
-    from imgcls_search.jobs.ablation import ablate
-    from imgcls_search.views.report import write_report as write
-
-    if data is not None and not ablation:
-        raise UserError(f"--data {data}: goes with --ablation, which trains; the page itself needs no images")
-    files.must_exist()
-    with writing(output):
-        atomic.check_writable(output)
-    if ablation:
-        with screens.training() as screen:
-            ablate(files, seeds=seeds, watcher=screen, trial=trial, data=component_of_data(data))
-    with screens.steps() as steps:
-        return write(files, output, trial, steps)
-
-
-def refuse_below(name: str, value: int, least: int) -> None:
-    """Refuse a number that is too small.
-
-    Raises:
-        UserError: it is, or is no whole number.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise UserError(f"{name}: {value!r} is not allowed; allowed: a whole number >= {least}")
 
 
 def _short(value: Any) -> str:

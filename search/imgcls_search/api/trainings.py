@@ -7,7 +7,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from imgcls_search.api.checking import refuse_other
 from imgcls_search.api.options import (
     PathLikeText,
     SpaceLike,
@@ -15,9 +14,10 @@ from imgcls_search.api.options import (
     changes_of,
     component_of_data,
     read_space_of,
+    refuse_below,
+    refuse_other,
 )
 from imgcls_search.api.session import session
-from imgcls_search.api.study import refuse_below
 from imgcls_search.api.trial import Trial
 
 if TYPE_CHECKING:

@@ -23,9 +23,9 @@ from imgcls_search.orchestrator import study_data
 from imgcls_search.space import Space
 from imgcls_search.study import best
 from imgcls_search.study.address import Address, settle
-from imgcls_search.study.facts import AutoFact, Confirmation
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record, load
+from imgcls_search.study.result_facts import AutoFact, Confirmation
 from imgcls_search.trial import Trial
 
 # What takes seconds to import is imported when its step comes, so that a short time is not spent on it.

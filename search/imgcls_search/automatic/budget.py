@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from imgcls_search.study import best
-from imgcls_search.study.facts import AutoFact, ConfirmPlan
 from imgcls_search.study.record import Record
+from imgcls_search.study.result_facts import AutoFact, ConfirmPlan
 from imgcls_search.trial import Trial
 
 CHOICES = ((3, 3), (3, 2), (2, 2), (1, 2))

@@ -14,8 +14,8 @@ from imgcls_search.data import Split
 from imgcls_search.errors import DataError
 from imgcls_search.executors.helper import image_cache
 from imgcls_search.measures import is_share
-from imgcls_search.study.facts import Confirmation, SingleScore
 from imgcls_search.study.record import Record
+from imgcls_search.study.result_facts import Confirmation, SingleScore
 from imgcls_search.trial import Trial
 
 

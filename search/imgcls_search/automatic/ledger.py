@@ -20,8 +20,8 @@ from typing import Any, Literal, cast
 
 from imgcls_search import atomic
 from imgcls_search.errors import OutOfTimeError, UserError, writing
-from imgcls_search.study.facts import AutoFact
 from imgcls_search.study.record import Record
+from imgcls_search.study.result_facts import AutoFact
 
 Step = Literal["init", "baseline", "search", "confirm", "bundle", "report"]
 

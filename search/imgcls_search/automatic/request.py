@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from imgcls_search.automatic.place import Place
 from imgcls_search.config import Component
-from imgcls_search.study.facts import AutoFact, Confirmation
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
+from imgcls_search.study.result_facts import AutoFact, Confirmation
 from imgcls_search.trial import Trial
 
 if TYPE_CHECKING:

@@ -14,9 +14,10 @@ from imgcls_search.data import Split, describe
 from imgcls_search.executors.helper import image_cache
 from imgcls_search.jobs.export import now
 from imgcls_search.orchestrator import study_data
-from imgcls_search.study.facts import Opening, SingleScore, SingleTest
+from imgcls_search.study.facts import Opening
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
+from imgcls_search.study.result_facts import SingleScore, SingleTest
 from imgcls_search.trial import MEASURED, SIZES, Trial
 
 

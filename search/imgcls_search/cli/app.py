@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from imgcls_search import __version__, terminal
 from imgcls_search.cli import (
@@ -19,6 +20,7 @@ from imgcls_search.cli import (
     ensembles,
     housekeeping,
     images,
+    reporting,
     results,
     searches,
     shipped,
@@ -56,8 +58,73 @@ ONLY_PRINT = frozenset(
 )
 """Commands that end when nobody reads what they print; all others go on without output."""
 
+COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
+    "From photos to a model": {
+        "auto": automatic.auto,
+        "init": drafting.init,
+    },
+    "Search": {
+        "check": spaces.check,
+        "plan": searches.plan,
+        "run": searches.run,
+        "try": searches.try_setting,
+        "pretrain": trainings.pretrain,
+        "replay": searches.replay,
+    },
+    "Results": {
+        "status": results.status,
+        "best": results.best,
+        "trials": results.trials,
+        "front": results.front,
+        "compare": results.compare,
+        "report": reporting.report,
+        "dashboard": reporting.dashboard,
+    },
+    "The final model": {
+        "confirm": trainings.confirm,
+        "reproduce": trainings.reproduce,
+        "train": trainings.train,
+        "ensemble": ensembles.ensemble,
+        "evaluate": trainings.evaluate,
+        "export": delivery.export,
+        "predict": delivery.predict,
+        "serve": delivery.serve,
+    },
+    "Images and weights": {
+        "inspect": images.inspect,
+        "augment-preview": spaces.augment_preview,
+        "backbones": images.backbones,
+        "weights": spaces.weights,
+    },
+    "Space files": {
+        "spaces": shipped.spaces,
+        "options": spaces.options,
+        "families": spaces.families,
+        "schema": spaces.schema,
+    },
+    "Kept studies": {
+        "list": results.list_studies,
+        "copy": housekeeping.copy,
+        "merge": housekeeping.merge,
+        "clean": housekeeping.clean,
+    },
+}
+"""Every command by the section of `--help` that shows it, in its order."""
+
+
+class _Sections(TyperGroup):
+    """Shows the commands in sections, each with the whole first sentence of its help."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the sections below the options."""
+        for title, section in COMMANDS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, self.commands[name].get_short_help_str(limit=500)) for name in section])
+
+
 app = typer.Typer(
     name="imgcls-search",
+    cls=_Sections,
     help="Search hyperparameters and architectures for image classification.",
     epilog="Start with: imgcls-search run vit",
     no_args_is_help=True,
@@ -66,47 +133,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-COMMANDS: tuple[tuple[str, Callable[..., None]], ...] = (
-    ("auto", automatic.auto),
-    ("init", drafting.init),
-    ("run", searches.run),
-    ("plan", searches.plan),
-    ("check", spaces.check),
-    ("inspect", images.inspect),
-    ("status", results.status),
-    ("best", results.best),
-    ("front", results.front),
-    ("export", delivery.export),
-    ("predict", delivery.predict),
-    ("serve", delivery.serve),
-    ("train", trainings.train),
-    ("pretrain", trainings.pretrain),
-    ("evaluate", trainings.evaluate),
-    ("augment-preview", spaces.augment_preview),
-    ("families", spaces.families),
-    ("options", spaces.options),
-    ("backbones", images.backbones),
-    ("weights", spaces.weights),
-    ("schema", spaces.schema),
-    ("spaces", shipped.spaces),
-    ("replay", searches.replay),
-    ("try", searches.try_setting),
-    ("merge", housekeeping.merge),
-    ("dashboard", results.dashboard),
-    ("copy", housekeeping.copy),
-    ("clean", housekeeping.clean),
-    ("confirm", trainings.confirm),
-    ("ensemble", ensembles.ensemble),
-    ("reproduce", trainings.reproduce),
-    ("list", results.list_studies),
-    ("trials", results.trials),
-    ("compare", results.compare),
-    ("report", results.report),
-)
-"""Every command, in the order of `--help`."""
-
-for _name, _command in COMMANDS:
-    app.command(_name)(_command)
+for _section in COMMANDS.values():
+    for _name, _command in _section.items():
+        app.command(_name)(_command)
 
 
 def _show_version(wanted: bool) -> None:

@@ -9,16 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict, cast
 import typer
 
 from imgcls_search.api.options import component_of_data
-from imgcls_search.cli.options import (
-    STUDIES,
-    AsJson,
-    ModelFormat,
-    MovedData,
-    Storage,
-    Studies,
-    Views,
-    study_files,
-)
+from imgcls_search.cli.options import STUDIES, AsJson, ModelFormat, MovedData, Storage, Studies, Views, study_files
 from imgcls_search.cli.output import echo, make_console, make_screens, print_json, warn
 from imgcls_search.errors import NoResultError, UserError
 from imgcls_search.measures import PROBE, command_for, main_measure
@@ -106,7 +97,7 @@ def export(
             raise UserError(f"{option}: goes with --bundle")
     if data is not None:
         raise UserError(f"--data {data}: goes with --bundle; of a configuration that was exported, train takes it")
-    from imgcls_search.api.study import write_configuration
+    from imgcls_search.api.writing import write_configuration
 
     assert output is not None
     exported = write_configuration(study_files(source, studies, storage), output, trial)
@@ -128,7 +119,7 @@ def _export_bundle(
     is_weights = source.endswith(".pt")
     if is_weights and trial is not None:
         raise UserError(f"--trial {trial}: {source} is one training; --trial goes with the name of a study")
-    from imgcls_search.api.study import write_bundle
+    from imgcls_search.api.writing import write_bundle
     from imgcls_search.jobs.bundle.metrics import same_decisions
     from imgcls_search.jobs.bundle.weights import from_trial, from_weights
 

@@ -75,7 +75,7 @@ def init(
     Looks at the images, the machine and the pretrained weights on it, measures how fast networks train, and writes a
     space in which every choice has its reason as a comment.
     """
-    from imgcls_search.api.checking import draft_space, split
+    from imgcls_search.api.drafting import draft_space, split
 
     of_data, changes = split([override(entry) for entry in overrides or []])
     note_ambiguous(data)

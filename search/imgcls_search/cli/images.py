@@ -120,7 +120,7 @@ def inspect(
     Labels are judged by models that have not seen the image: 5 folds, copies and groups kept together. The test
     split stays sealed: its images are compared with others, but its labels are not judged.
     """
-    from imgcls_search.api.checking import inspected, look_at_labels, refuse_idle_judges
+    from imgcls_search.api.inspecting import inspected, look_at_labels, refuse_idle_judges
     from imgcls_search.jobs.inspect.clean_table import check_target, write_clean
     from imgcls_search.jobs.inspect.inspection import take_inventory
     from imgcls_search.views.inspection import check_page, default_page, write_page
@@ -190,7 +190,7 @@ def backbones(
     folder. The scores on the validation split are those of a linear layer fitted to the features of the training
     images, and of their 10 nearest neighbours. The test split stays sealed.
     """
-    from imgcls_search.api.checking import backbone_space
+    from imgcls_search.api.inspecting import backbone_space
     from imgcls_search.data import must_exist
     from imgcls_search.jobs.backbones import compare_backbones
     from imgcls_search.views.screen import WorkScreen

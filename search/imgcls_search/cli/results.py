@@ -1,4 +1,4 @@
-"""Commands that look at what was found: status, best, front, list, trials, compare, report, dashboard."""
+"""Commands that look at what was found: status, best, front, list, trials, compare."""
 
 from __future__ import annotations
 
@@ -11,26 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from imgcls_search import durations
-from imgcls_search.cli.options import (
-    STUDIES,
-    AsJson,
-    MovedData,
-    Storage,
-    Studies,
-    StudyName,
-    WeightsDir,
-    study_files,
-)
-from imgcls_search.cli.output import (
-    best_lines,
-    echo,
-    going_on,
-    make_screens,
-    print_classes,
-    print_json,
-    print_table,
-    warn,
-)
+from imgcls_search.cli.options import STUDIES, AsJson, Storage, Studies, StudyName, study_files
+from imgcls_search.cli.output import best_lines, echo, going_on, print_classes, print_json, print_table
 from imgcls_search.errors import UserError
 from imgcls_search.rounding import measured, pairs, rounded, spread, without_long_numbers
 
@@ -276,69 +258,6 @@ def compare(
         noise = rounded(found["noise"])
         what = "accuracies" if "accuracy" in found["measured"] else "subset accuracies"
         echo(f"{what} that differ by less than {noise} may do so for the choice of images alone (95 %)")
-
-
-def report(
-    study: StudyName,
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="HTML", help="Write this page.")],
-    trial: Annotated[
-        int | None, typer.Option("--trial", min=0, help="Report on this trial; default: the best.")
-    ] = None,
-    ablation: Annotated[
-        bool, typer.Option("--ablation", help="Retrain the steps from the first setting to the winner.")
-    ] = False,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="New seeds per step of --ablation.")] = 3,
-    data: MovedData = None,
-    studies: Studies = STUDIES,
-    storage: Storage = None,
-    weights_dir: WeightsDir = None,
-) -> None:
-    """Write a report of a study as one page: a verdict, why to believe it, mistakes, the search, its cost.
-
-    \b
-    imgcls-search report vit-digits -o report.html
-    imgcls-search report vit-digits -o report.html --ablation
-
-    Mistakes are shown with a map of where the network looked and the most similar training images.
-    --ablation trains the first known-good setting and every change that leads from it to the winner, one by one.
-    """
-    from imgcls_search.api.study import write_report
-
-    size = write_report(
-        study_files(study, studies, storage),
-        output,
-        make_screens(),
-        trial=trial,
-        ablation=ablation,
-        seeds=seeds,
-        data=data,
-    )
-    echo(f"wrote {output}: {size / 1e6:.1f} MB, one file that needs no network")
-
-
-def dashboard(
-    study: StudyName,
-    studies: Studies = STUDIES,
-    storage: Storage = None,
-    host: Annotated[str, typer.Option("--host", help="Listen on this address.")] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="Listen on this port; 0 takes a free one.")
-    ] = 8080,
-) -> None:
-    """Open optuna-dashboard on a study, also while it runs; the printed address is the study's own page.
-
-    \b
-    imgcls-search dashboard vit-digits
-    imgcls-search dashboard vit-digits --port 9000
-    """
-    from imgcls_search.views.addresses import is_loopback
-    from imgcls_search.views.dashboard import make_dashboard
-
-    server = make_dashboard(study_files(study, studies, storage), host, port, warn)
-    if not is_loopback(host):
-        warn("whoever reaches this address can read and delete studies")
-    echo(f"optuna-dashboard on {server.address} (Ctrl-C ends it)")
-    server.serve_forever()
 
 
 def _trust(record: Record, numbers: list[int], study: str) -> str:

@@ -161,14 +161,14 @@ class Measure(Question[dict[str, float]]):
         """Count, or remember, and return the sizes."""
         from imgcls_search.models import pretrained
         from imgcls_search.models.cost import Cost
-        from imgcls_search.worker import measuring, pipeline
+        from imgcls_search.worker import measuring, start_weights
 
         known = _COUNTS.setdefault(self.counts, Counts(self.counts))
         model = self.config.component("model")
         head = measuring.head_to_count(self.config)
         found = known.ask(self._asked(), lambda: dataclasses.asdict(measuring.count(model, self.shape, head=head)))
         if pretrained.is_file(model):
-            pipeline.check_weights(model, self.shape)
+            start_weights.check_weights(model, self.shape)
         return measuring.measure(self.config, self.shape, Cost(**found), deployed=self._deployed(known))
 
     def _deployed(self, known: Counts) -> Cost | None:
@@ -226,7 +226,7 @@ class FetchWeights(Question[dict[str, str] | None]):
         """Fetch or read them, and return the file's name and digest, None where a library keeps it to itself."""
         from imgcls_search import digests
         from imgcls_search.models import pretrained
-        from imgcls_search.worker.pipeline import check_weights
+        from imgcls_search.worker.start_weights import check_weights
 
         model = self.config.component("model")
         file = check_weights(model, self.shape)

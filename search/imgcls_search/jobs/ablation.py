@@ -20,8 +20,8 @@ from imgcls_search.orchestrator import study_data, teachers
 from imgcls_search.space import differences
 from imgcls_search.study import best
 from imgcls_search.study.activity import shown_state
-from imgcls_search.study.facts import Ablation
 from imgcls_search.study.files import StudyFiles
+from imgcls_search.study.result_facts import Ablation
 
 
 @dataclass(frozen=True, kw_only=True)

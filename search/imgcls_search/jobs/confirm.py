@@ -24,9 +24,10 @@ from imgcls_search.orchestrator.backbones import Backbone
 from imgcls_search.protocol import Job, Portion
 from imgcls_search.study import best
 from imgcls_search.study.activity import shown_state
-from imgcls_search.study.facts import Choice, Confirmation, Opening, RankedTrial, SpreadOfSeeds, TestScores
+from imgcls_search.study.facts import Opening
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
+from imgcls_search.study.result_facts import Choice, Confirmation, RankedTrial, SpreadOfSeeds, TestScores
 from imgcls_search.trial import MEASURED, SIZES, Trial
 
 

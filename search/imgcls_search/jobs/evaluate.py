@@ -38,8 +38,8 @@ from imgcls_search.study.facts import ChangedTest
 from imgcls_search.terminal import shown
 from imgcls_search.training import checkpoint, corrupted, custom_metrics
 from imgcls_search.training.device import available_devices
-from imgcls_search.training.loop import corruptions as corruptions_of
-from imgcls_search.training.loop import predict
+from imgcls_search.training.evaluation import corruptions as corruptions_of
+from imgcls_search.training.evaluation import predict
 from imgcls_search.training.metrics import Wanted, probabilities_of, score
 from imgcls_search.worker import cross_validation, finish, image_sets, networks, pipeline
 

@@ -16,7 +16,8 @@ from imgcls_search.orchestrator.begin import run
 from imgcls_search.orchestrator.search import Search, Watcher
 from imgcls_search.space import Space
 from imgcls_search.strategy.draws import draw_random
-from imgcls_search.strategy.pruners import Pruner, expected_epochs, make_pruner
+from imgcls_search.strategy.pruners import make_pruner
+from imgcls_search.strategy.rungs import Pruner, expected_epochs
 from imgcls_search.strategy.view import View
 from imgcls_search.study.record import Record
 from imgcls_search.trial import Trial

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from imgcls_search import __version__
 from imgcls_search.catalog import refuse_with_devices, refuse_with_folds
-from imgcls_search.config import IN_DIGESTS, TrialConfig, completed
+from imgcls_search.config import TrialConfig
 from imgcls_search.data import InputShape, Prepared, label_sets, load, must_exist
 from imgcls_search.data.folds import places
-from imgcls_search.errors import BuildError, NoResultError, StudyError, UserError
+from imgcls_search.errors import BuildError, NoResultError, UserError
 from imgcls_search.executors import packing
 from imgcls_search.executors.helper import Helper, image_cache
-from imgcls_search.executors.local import LocalExecutor, usable_groups
 from imgcls_search.orchestrator import (
     code_used,
     learning,
@@ -30,24 +28,22 @@ from imgcls_search.orchestrator import (
 from imgcls_search.orchestrator.backbones import Needs, look_early, note_images
 from imgcls_search.orchestrator.context import study_settings
 from imgcls_search.orchestrator.endings import Deadline, Ending
+from imgcls_search.orchestrator.engines import cluster_engine, local_engine
 from imgcls_search.orchestrator.metering import MeteredExecutor
+from imgcls_search.orchestrator.reopening import reopen, with_placed_start
 from imgcls_search.orchestrator.search import Search, Watcher
 from imgcls_search.orchestrator.tracking import tracked
-from imgcls_search.protocol import Executor
-from imgcls_search.space import Space, differences
-from imgcls_search.space.widening import compare
+from imgcls_search.space import Space
 from imgcls_search.strategy.draws import draw_random
-from imgcls_search.strategy.pruners import Promoting, Revising, make_pruner
 from imgcls_search.strategy.view import View
 from imgcls_search.study import record as records
 from imgcls_search.study import requests
 from imgcls_search.study.address import Address
-from imgcls_search.study.extend import extend
 from imgcls_search.study.facts import StudyFacts, WeightsFact
 from imgcls_search.study.files import StudyFiles, find_study
 from imgcls_search.study.note import name_metrics, write_note
 from imgcls_search.study.record import Record
-from imgcls_search.study.settings import StudySettings, is_free
+from imgcls_search.study.settings import StudySettings
 from imgcls_search.trackers.settings import wanted
 
 WEIGHTS_DRAWS = 50
@@ -98,8 +94,8 @@ def run(
     files = find_study(root, space.name, address)
     with ExitStack() as stack:
         stack.enter_context(files.taken(watcher.say))
-        record = _reopen(files, space, watcher.say, extends=extends)
-        asked, space = space, _with_placed_start(space, record)
+        record = reopen(files, space, watcher.say, extends=extends)
+        asked, space = space, with_placed_start(space, record)
         if record is not None and (line := learning.note_of_change(record, space)) is not None:
             watcher.say(line)
         if record is not None and _is_done(record, settings):
@@ -111,9 +107,9 @@ def run(
         most = settings.trials - ended + _num_asked_for(record)
         # The workers import torch while the images are looked at.
         if cluster is None:
-            engine = _local_engine(space, helper, most)
+            engine = local_engine(space, helper, most)
         else:
-            engine = _cluster_engine(cluster, space, files, watcher, most, stack)
+            engine = cluster_engine(cluster, space, files, watcher, most, stack)
         stack.callback(engine.executor.close)
         since = engine.executor.clock()
         space, data = _settle_data(space, helper, watcher)
@@ -180,148 +176,10 @@ def _search(search: Search, executor: MeteredExecutor, record: Record, files: St
     return Outcome(ending=ending, record=record)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Engine:
-    """Where the trials of a search run."""
-
-    executor: Executor
-    workers: int
-    devices_of: Callable[[str], Sequence[str]]
-    """Returns the devices of a worker by its name."""
-
-    devices: Sequence[str]
-    """Of the workers on this machine."""
-
-    free_memory: Mapping[str, float]
-    """Of the GPUs that several of them share, bytes, before they took their part of it."""
-
-    devices_each: int
-    """Devices that train a trial together."""
-
-    hardware: str | None = None
-    """In words, where it is not this machine's."""
-
-
-def _local_engine(space: Space, helper: Helper, most: int) -> _Engine:
-    training = space.document["training"]
-    devices = helper.devices(training["device"])
-    groups = usable_groups(devices, training["devices"], study_settings(space).workers, most)
-    slots = [device for group in groups for device in group]
-    free = packing.free_memory(slots)
-    return _Engine(
-        executor=LocalExecutor(groups),
-        workers=len(groups),
-        devices_of=lambda worker: groups[int(worker.rpartition("-")[2])],
-        devices=slots,
-        free_memory=free,
-        devices_each=len(groups[0]),
-    )
-
-
-def _cluster_engine(
-    address: str,
-    space: Space,
-    files: StudyFiles,
-    watcher: Watcher,
-    most: int,
-    stack: ExitStack,
-) -> _Engine:
-    from imgcls_search.executors.ray import cluster
-
-    cluster.join(address)
-    stack.callback(cluster.leave)
-    cluster.refuse_strangers()
-    training = space.document["training"]
-    layout = cluster.lay_out(training["device"], study_settings(space).workers, most, training["devices"])
-    metrics = space.named_metrics
-    node = cluster.only_node(layout) if "latency_ms" in metrics else None
-    watcher.say(f"{layout.hardware}; {layout.count} worker(s)")
-    # It imports Ray, which is there only now.
-    from imgcls_search.executors.ray.executor import RayExecutor
-
-    executor = RayExecutor(layout, files.folder, watcher.say, node=node, code=code_used.sources(space))
-    kind = layout.devices[0].partition(":")[0]
-    return _Engine(
-        executor=executor,
-        workers=layout.count,
-        devices_of=lambda worker: [f"{kind}@{worker.partition('@')[2]}"] * len(layout.devices),
-        devices=[],
-        free_memory={},
-        devices_each=len(layout.devices),
-        hardware=layout.hardware,
-    )
-
-
-def _reopen(files: StudyFiles, space: Space, say: Callable[[str], None], *, extends: bool) -> Record | None:
-    """Return the study if it exists; refuse one that was made from another space, unless that may be extended."""
-    if not files.store.exists():
-        return None
-    record = records.load(files)
-    new = records.to_json(space.document)
-    old = _with_later_settings(record, new)
-    changes = [change for change in differences(old, new) if not _may_change(change.path, new)]
-    if changes:
-        widening = compare(changes, old, space)
-        if widening.refused:
-            raise StudyError(
-                *(f"{files.store}: {change}" for change in widening.refused),
-                f"{files.store}: these differ from what the study was started with; "
-                "put them back, or name another study with --name",
-            )
-        added = "; ".join(widening.added)
-        if not extends:
-            raise StudyError(
-                f"{files.store}: the space adds to what the study was started with ({added}); --extend lets the study "
-                "grow by it, or name another study with --name"
-            )
-        record = extend(files, record, space, widening, old)
-        say(f"the study grows: {added}; as it was before: {record.facts['extended'][-1]['kept']}")
-        _tell_stranded(record, space, say)
-    # Trials go on, and draws that repeat them are recognised, wherever the images are now.
-    study_data.move(record, space.first())
-    return record
-
-
-def _tell_stranded(record: Record, space: Space, say: Callable[[str], None]) -> None:
-    """Say how many paused trials stand where the pruner of now takes none further."""
-    pruner = make_pruner(space.pruner, space.first(), 1)
-    rungs = {*pruner.rungs} if isinstance(pruner, Promoting) else set()
-    rungs |= {*pruner.early} if isinstance(pruner, Revising) else set()
-    stranded = [trial for trial in record.trials if trial.state == "paused" and trial.epoch not in rungs]
-    if stranded:
-        say(f"{len(stranded)} paused trial(s) stand where pruner {space.pruner.name} takes none further")
-
-
-def _with_placed_start(space: Space, record: Record | None) -> Space:
-    """Return the space with those start settings alone that are known by their place among the trials."""
-    placed = None if record is None else record.facts.get("placed_start")
-    return space if placed is None else replace(space, start=tuple(placed))
-
-
 def _tell_pending(record: Record, watcher: Watcher) -> None:
     record.read_requests()
     if left := requests.pending(record):
         watcher.say(f"{len(left)} request(s) wait for the next run: {', '.join(each['id'] for each in left[:5])}")
-
-
-def _with_later_settings(record: Record, new: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the space that a study was started with, and give its trials the settings that it did not know."""
-    old = record.fact("space")
-    written = completed(old, new)
-    if written != old:
-        # Checkpoints are known by the data section as it was.
-        kept = [path for path in IN_DIGESTS if path.startswith("data.")]
-        for trial in record.trials:
-            tree = completed(trial.candidate.config.to_dict(), new, but=kept)
-            trial.candidate = replace(trial.candidate, config=TrialConfig.from_dict(tree))
-    return written
-
-
-def _may_change(path: str, new: Mapping[str, Any]) -> bool:
-    if path == "training.devices" and new["training"]["batch_norm"] == "local":
-        # Each device's own statistics are those of a smaller part of a batch, the more there are.
-        return False
-    return is_free(path)
 
 
 def _look_at_done(record: Record, space: Space, images: Path, watcher: Watcher) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -11,17 +10,12 @@ from typing import Protocol
 from imgcls_search.config import TrialConfig
 from imgcls_search.orchestrator.backbones import Needs
 from imgcls_search.orchestrator.checkpoints import Checkpoints
+from imgcls_search.orchestrator.clock import RunClock
 from imgcls_search.orchestrator.context import Assistant, SearchContext, study_settings
-from imgcls_search.orchestrator.endings import (
-    SAVING_SECONDS,
-    Deadline,
-    Ending,
-    note_run,
-    reached_end,
-    stopping_on_signals,
-)
+from imgcls_search.orchestrator.endings import Deadline, Ending, note_run, reached_end, stopping_on_signals
 from imgcls_search.orchestrator.faults import Faults
 from imgcls_search.orchestrator.metering import MeteredExecutor
+from imgcls_search.orchestrator.milestones import Milestones
 from imgcls_search.orchestrator.pretraining_jobs import PretrainingJobs
 from imgcls_search.orchestrator.stages import Stage, Stages
 from imgcls_search.orchestrator.trial_jobs import job_of
@@ -41,7 +35,6 @@ from imgcls_search.protocol import (
     WorkerDied,
 )
 from imgcls_search.space import Space
-from imgcls_search.strategy.closing import RemainingBudget
 from imgcls_search.strategy.dominance import choose_pruner
 from imgcls_search.strategy.earlier import EarlierStudy
 from imgcls_search.strategy.propose import MeasureSizes, make_proposer
@@ -107,7 +100,8 @@ class Search:
             space=self.space, files=self.files, record=self.record, settings=self.settings, say=self.watcher.say
         )
         self.sign, self.epochs = self.context.sign, self.context.epochs
-        self.pruner, self.why_pruned = choose_pruner(self.space, self.sign, self.watcher.say)
+        self.pruner, why_pruned = choose_pruner(self.space, self.sign, self.watcher.say)
+        self.milestones = Milestones(context=self.context, pruner=self.pruner, why_pruned=why_pruned)
         metrics = self.space.named_metrics
         if "latency_ms" in metrics:
             self.watcher.say(f"latency_ms: {LATENCY_CONDITIONS}")
@@ -132,7 +126,7 @@ class Search:
             proposer,
             self.pruner,
             self.helper,
-            remaining=self._remaining_budget,
+            remaining=lambda: self.clock.remaining_budget(self.working.values()),
             must_rest=self._is_timing,
             race=race,
         )
@@ -145,10 +139,11 @@ class Search:
         """Open trials without a worker: adopted from a run that ended, or orphaned by a worker that died."""
         self.meter = self.executor if isinstance(self.executor, MeteredExecutor) else None
         self.stopping: Ending | None = None
+        self.clock = RunClock(
+            executor=self.executor, settings=self.settings, record=self.record, deadline=self.deadline
+        )
         self.heard_at: dict[int, float] = {}
         """When each trial on a worker was last heard of, on the executor's clock."""
-        self.idle_seconds = 0.0
-        self.started_at = self.stopped_at = self.executor.clock()
 
     # The loop.
 
@@ -163,9 +158,9 @@ class Search:
                 if self.stopping is None:
                     self._fill_slots()
                 self._note_why_free()
-                if not self._is_busy() or self._is_overdue():
+                if not self._is_busy() or self.clock.is_overdue(self.stopping):
                     break
-                event = self._listen()
+                event = self.clock.listen(self._patience())
                 if event is not None:
                     self._handle(event)
                     self.watcher.changed(self)
@@ -175,11 +170,12 @@ class Search:
                     if self.stopping is None:
                         self.upcoming.look_ahead()
         if self.stopping is None:
-            self._close_paused(NOT_PROMOTED)
+            self.milestones.close_paused(NOT_PROMOTED)
+            self.checkpoints.tidy()
         # Workers that were killed meanwhile wrote theirs, and none writes any more.
         self.checkpoints.clear_leftovers()
         ending = self.stopping or ("exhausted" if self.upcoming.is_exhausted else "finished")
-        note_run(self.record, ending, self._seconds(), self.idle_seconds)
+        note_run(self.record, ending, self.clock.seconds(), self.clock.idle_seconds)
         return ending
 
     @property
@@ -231,12 +227,6 @@ class Search:
     def _is_busy(self) -> bool:
         return bool(self.working) or self.pretraining.is_busy(stopping=self.stopping is not None)
 
-    def _listen(self) -> Event | None:
-        before = self.executor.clock()
-        event = self.executor.next_event(self._patience())
-        self.idle_seconds += self.executor.clock() - before
-        return event
-
     def _patience(self) -> float:
         """Return how long to listen for an event when there is something else to do, and when there is not."""
         if not self.upcoming.can_look_ahead():
@@ -254,7 +244,7 @@ class Search:
             # Asked for once: whatever becomes of it, the trial then ends.
             trial.pictures = {}
         self.working[trial.number] = trial
-        self.heard_at[trial.number] = self.executor.clock()
+        self.heard_at[trial.number] = self.clock.now()
         backbones = self.pretraining.files_of(trial) if stage is Stage.TRAIN else ()
         self.executor.start(job_of(trial, stage, self.stages, self.context, self.helper, backbones))
 
@@ -262,7 +252,7 @@ class Search:
         if self.pretraining.takes(event):
             return
         trial = self.record.by_number[event.trial]
-        self.heard_at[event.trial] = self.executor.clock()
+        self.heard_at[event.trial] = self.clock.now()
         if isinstance(event, (MilestoneReached, Stopped, Failed, WorkerDied)):
             del self.working[event.trial]
         if not trial.is_open:
@@ -293,7 +283,7 @@ class Search:
                 self.record.add_score(trial, epoch, metrics, notes)
                 if "latency_ms" in metrics:
                     # While it was taken the others rested, which is no fault of theirs.
-                    self.heard_at |= dict.fromkeys(self.working, self.executor.clock())
+                    self.heard_at |= dict.fromkeys(self.working, self.clock.now())
                 if trial.is_open:
                     self.stages.move(trial)
             case Drawn(pictures=pictures, reason=reason):
@@ -331,17 +321,7 @@ class Search:
 
     def _decide(self, trial: Trial) -> None:
         self.faults.note_progress()
-        if trial.epoch == trial.last_epoch(self.epochs):
-            self.record.complete(trial, *self.context.outcome(trial))
-            return
-        decision = self.pruner.judge(trial, self.record.trials)
-        if decision == "prune":
-            self.record.prune(trial, f"{self.why_pruned} at epoch {trial.epoch}")
-        else:
-            paused = decision == "pause"
-            until = trial.epoch if paused else self.pruner.milestone(trial, self.record.trials)
-            self.record.set_plan(trial, until=until, paused=paused)
-        if decision == "continue":
+        if self.milestones.decide(trial):
             # First in the queue: the worker that holds its state is the one that is free.
             self.waiting.insert(0, trial)
 
@@ -362,7 +342,9 @@ class Search:
 
     def _check_ends(self) -> None:
         if self.stopping is None:
-            why = reached_end(self.context, self._seconds()) or ("timeout" if self.seconds_left() < 0 else None)
+            why = reached_end(self.context, self.clock.seconds())
+            if why is None and self.clock.seconds_left() < 0:
+                why = "timeout"
             if why is not None:
                 self._stop(why)
 
@@ -370,7 +352,8 @@ class Search:
         """Ask all workers to save and stop; return False where that was asked before."""
         if self.stopping is not None:
             return False
-        self.stopping, self.stopped_at = why, self.executor.clock()
+        self.stopping = why
+        self.clock.note_stop()
         if self.working:
             self.watcher.say(f"{why}: saving {len(self.working)} running trial(s)")
         for number in self.working:
@@ -381,7 +364,7 @@ class Search:
     def _enforce_time_limits(self) -> None:
         """End what takes too long: the trial, or the worker that it hangs on, from which it goes on elsewhere."""
         for trial in list(self.working.values()):
-            seconds = self.executor.clock() - self.heard_at[trial.number]
+            seconds = self.clock.now() - self.heard_at[trial.number]
             final = self.faults.over_trial_time(trial, seconds)
             reason = final or self.faults.over_epoch_time(seconds)
             if reason is not None and trial.is_open:
@@ -389,37 +372,7 @@ class Search:
                 if final is not None:
                     self.faults.fail(trial, final)
 
-    def _close_paused(self, reason: str) -> None:
-        for trial in self.record.trials:
-            if trial.state == "paused":
-                self.record.prune(trial, reason)
-        self.checkpoints.tidy()
-
-    def _seconds(self) -> float:
-        """Return how long this call has taken, on the executor's clock."""
-        return self.executor.clock() - self.started_at
-
-    def seconds_left(self) -> float:
-        """Return how much time this call has left, infinite where nothing bounds it."""
-        timeout = self.settings.timeout
-        left = math.inf if timeout is None else timeout - self._seconds()
-        return left if self.deadline is None else min(left, self.deadline(self.record) - self.executor.clock())
-
-    def _is_overdue(self) -> bool:
-        """Tell whether workers that were asked to stop at a deadline take too long."""
-        is_late = self.executor.clock() - self.stopped_at > SAVING_SECONDS
-        return self.deadline is not None and self.stopping == "timeout" and is_late
-
     # What the search for the next trial asks.
-
-    def _remaining_budget(self) -> RemainingBudget | None:
-        """Return what is left of the budget, None where there is no budget."""
-        most, seconds = self.settings.max_epochs, self.seconds_left()
-        if most is None and math.isinf(seconds):
-            return None
-        spoken_for = sum(trial.epoch for trial in self.record.trials)
-        spoken_for += sum(trial.until - trial.epoch for trial in self.working.values())
-        return RemainingBudget(epochs=math.inf if most is None else most - spoken_for, seconds=seconds)
 
     def _is_timing(self) -> bool:
         return any(self.stages.now(trial) is Stage.TIME for trial in self.working.values())

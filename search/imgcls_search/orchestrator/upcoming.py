@@ -23,7 +23,7 @@ from imgcls_search.study.trial_attributes import strategy_of
 from imgcls_search.trial import Trial
 
 if TYPE_CHECKING:
-    from imgcls_search.strategy.pruners import Pruner
+    from imgcls_search.strategy.rungs import Pruner
 
 LOOK_SECONDS = 1.0
 """How long a request may go unnoticed where no other trial is to be drawn."""

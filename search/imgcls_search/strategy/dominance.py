@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from imgcls_search.measures import bounds
 from imgcls_search.space import Space
-from imgcls_search.strategy.pruners import PRUNERS, Decision, Pruner, make_pruner
+from imgcls_search.strategy.pruners import PRUNERS, make_pruner
+from imgcls_search.strategy.rungs import Decision, Pruner
 from imgcls_search.trial import MEASURED, SIZES, Trial
 
 LEAST_CURVES = 10

@@ -12,8 +12,8 @@ from imgcls_search.signature import build
 from imgcls_search.space import Space
 from imgcls_search.strategy.draws import draw_evenly, draw_random, draw_start, draw_unseen
 from imgcls_search.strategy.earlier import EarlierStudy
-from imgcls_search.strategy.pruners import Pruner
 from imgcls_search.strategy.race import RACES, Race, make_race
+from imgcls_search.strategy.rungs import Pruner
 from imgcls_search.strategy.samplers import SAMPLERS, Sampler, teach
 from imgcls_search.strategy.view import Ended, View
 from imgcls_search.trial import Candidate, Rejection, Trial

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from statistics import mean
-from typing import Annotated, Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import Annotated
 
 from imgcls_search.config import Component, TrialConfig
 from imgcls_search.signature import Arg, build
-from imgcls_search.strategy.ladder import Ladder
+from imgcls_search.strategy.early_rungs import Revising
+from imgcls_search.strategy.rungs import Brackets, Decision, Promoting, Pruner, Rungs, RunToEnd, Staggered, Stopping
 from imgcls_search.trial import Trial
-
-Decision = Literal["continue", "pause", "prune"]
 
 Eta = Annotated[int, Arg("one of this many trials passes a rung, and rungs are this factor apart", ge=2)]
 MinEpochs = Annotated[int | None, Arg("epochs of the first rung; default: 7.5 % of the epochs, at least 2", ge=1)]
@@ -30,217 +28,9 @@ RevisedEpochs = Annotated[
 LATEST_SHARE = 0.75
 """No rung of short trainings stands beyond this share of them: it would save little, and few pass it."""
 
-AGREEMENT = 0.8
-"""Rank correlation between two epochs from which on the earlier one may stop trials."""
-
-WEAK = 0.6
-"""Where two epochs agree less than this, the first witnesses go on to the second rung, so that it is compared too."""
-
-UNRELIABLE = 0.5
-"""Where the first two rungs agree less than this, trials begin at the second."""
-
-FIRST_WITNESSES = 6
-"""So many first trials go beyond the first epoch, whatever it shows, and fewer decide nothing;"""
-
-WITNESS_ONE_IN = 12
-"""so does one of so many later ones: what passed a rung at the first epoch says nothing of those that it holds back."""
 
 MOST_EPOCHS_A_SHARE = 1.2
 """Where the epochs over eta^3 are more than this, the second epoch is early enough."""
-
-
-class Pruner(Protocol):
-    """Decides how far each trial may train."""
-
-    def milestone(self, trial: Trial, others: Sequence[Trial] = ()) -> int:
-        """Return the epoch that a trial which stands at `trial.epoch` may train up to next, by what others showed."""
-
-    def judge(self, trial: Trial, others: Sequence[Trial]) -> Decision:
-        """Say what becomes of a trial that reached a milestone before its last epoch."""
-
-    def promote(self, trials: Sequence[Trial]) -> Trial | None:
-        """Return a paused trial that has earned to go on, if there is one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunToEnd:
-    """Lets every trial train to its last epoch."""
-
-    epochs: int
-
-    def milestone(self, trial: Trial, others: Sequence[Trial] = ()) -> int:
-        """Return the last epoch."""
-        return self.epochs
-
-    def judge(self, trial: Trial, others: Sequence[Trial]) -> Decision:
-        """Let it go on."""
-        return "continue"
-
-    def promote(self, trials: Sequence[Trial]) -> Trial | None:
-        """Return None: nothing is ever paused."""
-        return None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rungs(RunToEnd):
-    """Epochs, each some eta times the one before, at which one in eta trials passes."""
-
-    rungs: tuple[int, ...]
-    """They rise and are below `epochs`."""
-
-    eta: int
-    sign: int
-    """1 where larger values are better, -1 where smaller ones are."""
-
-    def milestone(self, trial: Trial, others: Sequence[Trial] = ()) -> int:
-        """Return the next rung, or the last epoch when no rung is left."""
-        return next((rung for rung in self.rungs if rung > trial.epoch), self.epochs)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stopping(Rungs):
-    """Successive halving that stops: at a rung, a trial outside the best 1/eta seen there so far ends."""
-
-    def judge(self, trial: Trial, others: Sequence[Trial]) -> Decision:
-        """Prune it unless it is among the best 1/eta, of which there is always at least one."""
-        there = [other for other in others if other.number != trial.number and other.was_judged_at(trial.epoch)]
-        value = self.sign * trial.value_at(trial.epoch)
-        better = sum(self.sign * other.value_at(trial.epoch) > value for other in there)
-        return "continue" if better < max(1, (len(there) + 1) // self.eta) else "prune"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Promoting(Rungs):
-    """Asynchronous successive halving that resumes: a trial rests at each rung until it is among its best 1/eta."""
-
-    ladder: Ladder = field(init=False, repr=False, compare=False)
-    """What is remembered from one promotion to the next; nothing that the trials do not tell."""
-
-    def __post_init__(self) -> None:
-        """Begin with no trial."""
-        object.__setattr__(self, "ladder", Ladder(self.eta, self.sign))
-
-    def judge(self, trial: Trial, others: Sequence[Trial]) -> Decision:
-        """Pause it; `promote` takes it further as soon as it has earned that."""
-        return "pause"
-
-    def promote(self, trials: Sequence[Trial]) -> Trial | None:
-        """Return the best paused trial of the highest rung that lets one pass: one among its best 1/eta."""
-        return self.ladder.promote(trials)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Revising(Promoting):
-    """Promotion whose rungs begin as early as trials show that the order there can be relied on.
-
-    Witnesses, which are chosen by number alone, pass over the earliest rung. The answer follows from what is recorded
-    of them, so that it is revised with each new one, and the same after a restart.
-    """
-
-    early: tuple[int, ...]
-    """The rungs that begin earlier than `rungs` do."""
-
-    def milestone(self, trial: Trial, others: Sequence[Trial] = ()) -> int:
-        """Return the next rung, or the last epoch when no rung is left."""
-        now = self.now(others)
-        if trial.epoch == 0 and is_witness(trial):
-            return max(self.rungs[0], now[0])
-        return next((rung for rung in now if rung > trial.epoch), self.epochs)
-
-    def promote(self, trials: Sequence[Trial]) -> Trial | None:
-        """Return a witness that is to show more, or the best paused trial of the highest rung that lets one pass."""
-        if self._is_in_doubt(trials):
-            waiting = [trial for trial in trials[:FIRST_WITNESSES] if is_witness(trial) and trial.state == "paused"]
-            if (witness := next((trial for trial in waiting if trial.epoch < self.rungs[1]), None)) is not None:
-                return witness
-        return self.ladder.promote(trials, self.now(trials))
-
-    def now(self, trials: Sequence[Trial]) -> tuple[int, ...]:
-        """Return the rungs from the first at which witnesses stand as they do later, as far as they have shown it."""
-        agreement = self._agreement(trials, self.early[0], self.rungs[0])
-        if agreement is None or WEAK <= agreement < AGREEMENT:
-            return self.rungs
-        if agreement >= AGREEMENT:
-            return self.early
-        later = self._agreement(trials, *self.rungs[:2]) if len(self.rungs) > 1 else None
-        return self.rungs if later is None or later >= UNRELIABLE else self.rungs[1:]
-
-    def _is_in_doubt(self, trials: Sequence[Trial]) -> bool:
-        """Tell whether the first two rungs are to be compared and cannot be yet."""
-        if len(self.rungs) < 2 or self._agreement(trials, *self.rungs[:2]) is not None:
-            return False
-        agreement = self._agreement(trials, self.early[0], self.rungs[0])
-        return agreement is not None and agreement < WEAK
-
-    def _agreement(self, trials: Sequence[Trial], first: int, second: int) -> float | None:
-        """Return how nearly two epochs order the witnesses; None where too few have come so far."""
-        there = [trial for trial in trials if is_witness(trial) and trial.was_judged_at(second)]
-        there = [trial for trial in there if trial.has_value_at(first)]
-        if len(there) < FIRST_WITNESSES:
-            return None
-        return _agreement(*([self.sign * trial.value_at(rung) for trial in there] for rung in (first, second)))
-
-
-def is_witness(trial: Trial) -> bool:
-    """Tell whether a trial passes over an early first rung, whatever others show."""
-    return trial.number < FIRST_WITNESSES or trial.number % WITNESS_ONE_IN == WITNESS_ONE_IN - 1
-
-
-def _agreement(before: Sequence[float], after: Sequence[float]) -> float:
-    """Return the rank correlation of two epochs ; what has no order stands last, 0 where all are equal."""
-    import numpy as np
-    from scipy.stats import rankdata
-
-    values = np.array([before, after], dtype=float)
-    ranks = rankdata(np.where(np.isnan(values), -np.inf, values), axis=1)
-    if (ranks == ranks[:, :1]).all(axis=1).any():
-        return 0.0
-    return float(np.corrcoef(ranks)[0, 1])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Staggered(Promoting):
-    """Promotion with a second bracket: every so many-th trial passes over the first rung, whose order may mislead."""
-
-    every: int
-
-    def milestone(self, trial: Trial, others: Sequence[Trial] = ()) -> int:
-        """Return the next rung."""
-        if trial.epoch == 0 and trial.number % self.every == self.every - 1:
-            return next(iter(self.rungs[1:]), self.epochs)
-        return super().milestone(trial)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Brackets:
-    """Hyperband: trials take turns between halvings that start at different rungs, each judged in its own."""
-
-    brackets: tuple[Stopping, ...]
-
-    def milestone(self, trial: Trial, others: Sequence[Trial] = ()) -> int:
-        """Return the next rung of the trial's bracket."""
-        return self._of(trial).milestone(trial, others)
-
-    def judge(self, trial: Trial, others: Sequence[Trial]) -> Decision:
-        """Judge it among the trials of its bracket."""
-        mine = self._of(trial)
-        return mine.judge(trial, [other for other in others if self._of(other) is mine])
-
-    def promote(self, trials: Sequence[Trial]) -> Trial | None:
-        """Return None: nothing is ever paused."""
-        return None
-
-    def _of(self, trial: Trial) -> Stopping:
-        turns = self.turns
-        return turns[trial.number % len(turns)]
-
-    @property
-    def turns(self) -> list[Stopping]:
-        """The brackets of trials in turn."""
-        # A bracket that starts at eta times more epochs gets fewer trials, so that all get about the same epochs.
-        starts = [next(iter(bracket.rungs), bracket.epochs) for bracket in self.brackets]
-        each = zip(self.brackets, starts, strict=True)
-        return [bracket for bracket, start in each for _ in range(max(1, round(starts[-1] / start)))]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -399,29 +189,6 @@ def at_fold_ends(pruner: Pruner, each: int) -> Pruner:
     if isinstance(pruner, Revising):
         return replace(pruner, rungs=ends(pruner.rungs), early=ends(pruner.early))
     return replace(pruner, rungs=ends(pruner.rungs))
-
-
-def expected_epochs(pruner: Pruner, epochs: int) -> float:
-    """Return how many of so many first epochs a trial gets on average if one in eta passes each rung.
-
-    All where nobody can tell.
-    """
-    match pruner:
-        case Brackets(turns=turns):
-            return mean(expected_epochs(bracket, epochs) for bracket in turns)
-        case Staggered(rungs=rungs, eta=eta, every=every):
-            return ((every - 1) * _expected(rungs, eta, epochs) + _expected(rungs[1:], eta, epochs)) / every
-        case Rungs(rungs=rungs, eta=eta):
-            return _expected(rungs, eta, epochs)
-    return float(epochs)
-
-
-def _expected(rungs: Sequence[int], eta: int, epochs: int) -> float:
-    steps = zip((0, *rungs), (*rungs, epochs), strict=True)
-    # Rungs beyond so many epochs do not count.
-    return sum(
-        (min(until, epochs) - min(start, epochs)) / float(eta) ** passed for passed, (start, until) in enumerate(steps)
-    )
 
 
 def _first_rung(min_epochs: int | None, epochs: int) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from imgcls_search.strategy.pruners import Promoting, Pruner
+from imgcls_search.strategy.rungs import Promoting, Pruner
 from imgcls_search.trial import Trial
 
 RACES: Mapping[str, Any] = {"races": True}

@@ -11,7 +11,8 @@ from imgcls_search.space import Space
 from imgcls_search.strategy.curves import CurveSampler
 from imgcls_search.strategy.draws import ask, draw_evenly, draw_random, draw_unseen
 from imgcls_search.strategy.earlier import EarlierStudy, Knowledge
-from imgcls_search.strategy.pruners import PRUNERS, expected_epochs
+from imgcls_search.strategy.pruners import PRUNERS
+from imgcls_search.strategy.rungs import expected_epochs
 from imgcls_search.strategy.view import View
 from imgcls_search.trial import Candidate
 

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any, Literal, cast, overload
+from typing import Any
 
 import optuna
 from optuna.study import StudyDirection
@@ -21,24 +21,11 @@ from optuna.trial import TrialState
 
 from imgcls_search.errors import StudyError
 from imgcls_search.study import database
-from imgcls_search.study.facts import (
-    Ablation,
-    AutoFact,
-    CodeFact,
-    Confirmation,
-    DataFact,
-    KnownBackbone,
-    Opening,
-    Request,
-    Run,
-    SpaceFact,
-    StudyFacts,
-    UsageFact,
-    WeightsFact,
-)
+from imgcls_search.study.facts import StudyFacts
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.rows import EndedError, NumberTakenError, Rows
 from imgcls_search.study.shape import refuse_misshapen
+from imgcls_search.study.stored_facts import StoredFacts
 from imgcls_search.study.strangers import Stranger, is_ours, stranger_of
 from imgcls_search.study.trial_attributes import (
     STATES,
@@ -57,17 +44,14 @@ PLACE = "place"
 """Attribute of a trial that had waited: how many had begun before it, which its number does not tell."""
 
 
-class Record:
-    """The trials of one study and the facts that it was started with."""
+class Record(StoredFacts):
+    """The trials of one study, and its facts."""
 
     def __init__(self, study: optuna.Study, rows: Writes) -> None:
         """Read everything once."""
-        self.study = study
-        self.rows = rows
-        self.facts = cast(StudyFacts, dict(study.user_attrs))
+        super().__init__(study, rows)
         self.files: StudyFiles | None = None
         """Where the study is, if it has a place of its own."""
-        self.objectives = _objectives(self.facts)
         self.ids: dict[int, int] = {}
         self.trials: list[Trial] = []
         """The trials of searches, in the order in which they began; others may have numbers in between."""
@@ -104,51 +88,6 @@ class Record:
         """How many of its trials count for `study.trials`: all but those that somebody asked for."""
         return len(self.trials) - self.num_requested
 
-    @property
-    def score_limits(self) -> tuple[str, ...]:
-        """The scores that the limits of its space name."""
-        limits = self.facts.get("space", {}).get("limits", {})
-        return tuple(name for name, limit in limits.items() if isinstance(limit, dict))
-
-    @property
-    def named_metrics(self) -> tuple[str, ...]:
-        """The metrics that its objectives and the limits of scores name."""
-        return tuple(dict.fromkeys([*(metric for metric, _ in self.objectives), *self.score_limits]))
-
-    @property
-    def val_images(self) -> int | None:
-        """How many images a score is from, by which its digits are counted; None where nobody noted it.
-
-        Those are the validation images, or those of all folds.
-        """
-        if "data" not in self.facts:
-            return None
-        return sum(self.facts["data"].get("folds", [])) or self.facts["data"]["images"].get("val")
-
-    @property
-    def where_scored(self) -> str:
-        """The images that scores are from, in words."""
-        folds = self.facts["data"].get("folds", []) if "data" in self.facts else []
-        return f"by cross-validation in {len(folds)} folds" if folds else "on the validation split"
-
-    @overload
-    def fact(self, name: Literal["space"]) -> SpaceFact: ...
-
-    @overload
-    def fact(self, name: Literal["data"]) -> DataFact: ...
-
-    def fact(self, name: Literal["space", "data"]) -> SpaceFact | DataFact:
-        """Return a fact that every search notes when it makes its study.
-
-        Raises:
-            StudyError: it is gone.
-        """
-        if name not in self.facts:
-            engine = self.rows.engine
-            place = self.study.study_name if engine is None else database.public_name(engine.url)
-            raise database.damaged(place, f"the study's {name} is missing")
-        return self.facts[name]
-
     def look_again(self) -> None:
         """Take note of trials and requests that others have added since."""
         self.read_requests()
@@ -156,15 +95,6 @@ class Record:
             self.last_id = frozen._trial_id
             if frozen.number not in self.by_number:
                 self.strangers[frozen.number] = stranger_of(frozen)
-
-    def read_requests(self) -> None:
-        """Take note of requests that others have left since."""
-        if (requests := self.rows.read_fact("requests")) is not None:
-            self.facts["requests"] = requests
-
-    def refuse_request(self, which: str, reason: str) -> None:
-        """Note why a request cannot be tried."""
-        self.facts["requests"] = self.rows.mark_entry("requests", which, {"refused": reason})
 
     def note_about_strangers(self) -> str | None:
         """Return a line about trials that no search made, None where there are none."""
@@ -266,66 +196,6 @@ class Record:
         """End a trial that came to nothing."""
         self._end(trial, "fail", TrialState.FAIL, [], reason)
 
-    @overload
-    def set_fact(self, name: Literal["confirmed"], value: Confirmation) -> None: ...
-
-    @overload
-    def set_fact(self, name: Literal["ablation"], value: Ablation) -> None: ...
-
-    @overload
-    def set_fact(self, name: Literal["data_root", "data_file", "known_as"], value: str) -> None: ...
-
-    @overload
-    def set_fact(self, name: Literal["code"], value: dict[str, CodeFact]) -> None: ...
-    @overload
-    def set_fact(self, name: Literal["weights"], value: dict[str, WeightsFact]) -> None: ...
-
-    @overload
-    def set_fact(self, name: Literal["backbones"], value: dict[str, KnownBackbone]) -> None: ...
-
-    @overload
-    def set_fact(self, name: Literal["unlabeled"], value: dict[str, str]) -> None: ...
-
-    @overload
-    def set_fact(self, name: Literal["auto"], value: AutoFact) -> None: ...
-
-    @overload
-    def set_fact(self, name: Literal["usage"], value: UsageFact) -> None: ...
-
-    def set_fact(
-        self,
-        name: Literal[
-            "code",
-            "confirmed",
-            "ablation",
-            "weights",
-            "backbones",
-            "unlabeled",
-            "auto",
-            "usage",
-            "data_root",
-            "data_file",
-            "known_as",
-        ],
-        value: Any,
-    ) -> None:
-        """Record a fact about the study as a whole."""
-        self.rows.set_fact(name, value)
-        self.facts[name] = value
-
-    @overload
-    def append_fact(self, name: Literal["runs"], entry: Run) -> None: ...
-
-    @overload
-    def append_fact(self, name: Literal["test_openings"], entry: Opening) -> None: ...
-
-    @overload
-    def append_fact(self, name: Literal["requests"], entry: Request) -> None: ...
-
-    def append_fact(self, name: Literal["runs", "test_openings", "requests"], entry: Any) -> None:
-        """Add an entry to a list of facts about the study as a whole, to which other processes may add at once."""
-        self.facts[name] = self.rows.append_fact(name, entry)
-
     def _end(
         self, trial: Trial, state: State, told: TrialState, values: Sequence[float], reason: str | None = None
     ) -> None:
@@ -423,10 +293,6 @@ def _read(study: optuna.Study, rows: Writes) -> Record:
     record = Record(study, rows)
     refuse_misshapen(record)
     return record
-
-
-def _objectives(facts: StudyFacts) -> tuple[tuple[str, str], ...]:
-    return tuple((metric, direction) for metric, direction in facts["objectives"])
 
 
 def to_json(value: Any) -> Any:

@@ -12,30 +12,30 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
-from functools import lru_cache
 from typing import Any
 
 import sqlalchemy
-from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
+from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.dialects import postgresql, sqlite
 
 from imgcls_search.config import Scalar
 from imgcls_search.errors import StudyError
 from imgcls_search.study.database import Access, FileAccess, Step, T, explaining_damage, public_name
-
-_STUDIES: Any = models.StudyModel.__table__
-_TRIALS: Any = models.TrialModel.__table__
-_PARAMS: Any = models.TrialParamModel.__table__
-_VALUES: Any = models.TrialValueModel.__table__
-_STEPS: Any = models.TrialIntermediateValueModel.__table__
-_USER: Any = models.TrialUserAttributeModel.__table__
-_FACTS: Any = models.StudyUserAttributeModel.__table__
-_NOTES: Any = models.StudySystemAttributeModel.__table__
-_SYSTEM: Any = models.TrialSystemAttributeModel.__table__
-
-_INSERTS: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+from imgcls_search.study.tables import (
+    FACTS,
+    INSERTS,
+    NOTES,
+    PARAMS,
+    STEPS,
+    STUDIES,
+    SYSTEM,
+    TRIALS,
+    USER,
+    VALUES,
+    freeze,
+    upsert,
+)
 
 
 class EndedError(Exception):
@@ -54,8 +54,8 @@ class Rows:
         self.engine = engine
         self.study_id = study_id
         self.access = access or FileAccess()
-        self.insert = _INSERTS[engine.name]
-        self.upserts = {table: _upsert(self.insert, table) for table in (_USER, _SYSTEM, _FACTS, _NOTES)}
+        self.insert = INSERTS[engine.name]
+        self.upserts = {table: upsert(self.insert, table) for table in (USER, SYSTEM, FACTS, NOTES)}
 
     def read(self, after: int = -1) -> list[FrozenTrial]:
         """Return all trials by their numbers, as they stand at one moment, without the values that dashboards draw.
@@ -68,15 +68,15 @@ class Rows:
             StudyError: the database cannot be read.
         """
         with self.access.reading(self.engine) as connection:
-            which = (_TRIALS.c.study_id == self.study_id) & (_TRIALS.c.trial_id > after)
-            trials = connection.execute(sqlalchemy.select(_TRIALS).where(which).order_by(_TRIALS.c.number)).all()
+            which = (TRIALS.c.study_id == self.study_id) & (TRIALS.c.trial_id > after)
+            trials = connection.execute(sqlalchemy.select(TRIALS).where(which).order_by(TRIALS.c.number)).all()
             if not trials:
                 return []
-            params = self._by_trial(connection, which, _PARAMS, "param_name", "param_value", "distribution_json")
-            values = self._by_trial(connection, which, _VALUES, "objective", "value", "value_type")
-            user, system = (self._by_trial(connection, which, table, "key", "value_json") for table in (_USER, _SYSTEM))
+            params = self._by_trial(connection, which, PARAMS, "param_name", "param_value", "distribution_json")
+            values = self._by_trial(connection, which, VALUES, "objective", "value", "value_type")
+            user, system = (self._by_trial(connection, which, table, "key", "value_json") for table in (USER, SYSTEM))
         return [
-            _freeze(row, params[row.trial_id], values[row.trial_id], user[row.trial_id], system[row.trial_id])
+            freeze(row, params[row.trial_id], values[row.trial_id], user[row.trial_id], system[row.trial_id])
             for row in trials
         ]
 
@@ -94,20 +94,18 @@ class Rows:
             StudyError: the database cannot be written.
         """
         trial = {"number": number, "study_id": self.study_id, "state": TrialState.RUNNING, "datetime_start": _now()}
-        its_number = (_TRIALS.c.study_id == self.study_id) & (_TRIALS.c.number == number)
+        its_number = (TRIALS.c.study_id == self.study_id) & (TRIALS.c.number == number)
 
         def step(connection: sqlalchemy.Connection, again: bool) -> int:
-            if again and (
-                known := connection.execute(sqlalchemy.select(_TRIALS.c.trial_id).where(its_number)).scalar()
-            ):
+            if again and (known := connection.execute(sqlalchemy.select(TRIALS.c.trial_id).where(its_number)).scalar()):
                 # The earlier try was committed: who holds the study is alone to add trials.
                 return int(known)
-            trial_id = int(connection.execute(_TRIALS.insert().returning(_TRIALS.c.trial_id), trial).scalar_one())
-            count = sqlalchemy.select(sqlalchemy.func.count()).where(_TRIALS.c.study_id == self.study_id)
+            trial_id = int(connection.execute(TRIALS.insert().returning(TRIALS.c.trial_id), trial).scalar_one())
+            count = sqlalchemy.select(sqlalchemy.func.count()).where(TRIALS.c.study_id == self.study_id)
             if connection.execute(count).scalar_one() != number + 1:
                 raise NumberTakenError
             self._set_params(connection, trial_id, params, distributions)
-            self._set_attributes(connection, _USER, trial_id, attributes)
+            self._set_attributes(connection, USER, trial_id, attributes)
             return trial_id
 
         return self.transact(step)
@@ -131,10 +129,10 @@ class Rows:
             if again and self._is_ended_so(connection, trial_id, TrialState.RUNNING, attributes):
                 return
             self._hold(connection, trial_id, TrialState.WAITING)
-            connection.execute(_PARAMS.delete().where(_PARAMS.c.trial_id == trial_id))
+            connection.execute(PARAMS.delete().where(PARAMS.c.trial_id == trial_id))
             self._set_params(connection, trial_id, params, distributions)
-            self._set_attributes(connection, _USER, trial_id, attributes)
-            connection.execute(_TRIALS.update().where(_TRIALS.c.trial_id == trial_id), begun)
+            self._set_attributes(connection, USER, trial_id, attributes)
+            connection.execute(TRIALS.update().where(TRIALS.c.trial_id == trial_id), begun)
 
         self.transact(step)
 
@@ -151,8 +149,8 @@ class Rows:
             if again and self._is_ended_so(connection, trial_id, TrialState.FAIL, {"reason": reason}):
                 return
             self._hold(connection, trial_id, TrialState.WAITING)
-            self._set_attributes(connection, _USER, trial_id, {"reason": reason})
-            connection.execute(_TRIALS.update().where(_TRIALS.c.trial_id == trial_id), ended)
+            self._set_attributes(connection, USER, trial_id, {"reason": reason})
+            connection.execute(TRIALS.update().where(TRIALS.c.trial_id == trial_id), ended)
 
         self.transact(step, durable=True)
 
@@ -166,15 +164,15 @@ class Rows:
 
         def step(connection: sqlalchemy.Connection, again: bool) -> None:
             self._hold(connection, trial_id)
-            self._set_attributes(connection, _USER, trial_id, attributes)
+            self._set_attributes(connection, USER, trial_id, attributes)
             if value is not None:
                 shown, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(value[1])
                 if again:
                     # Attributes replace each other; a step that an earlier try wrote would be refused.
-                    is_there = (_STEPS.c.trial_id == trial_id) & (_STEPS.c.step == value[0])
-                    connection.execute(_STEPS.delete().where(is_there))
+                    is_there = (STEPS.c.trial_id == trial_id) & (STEPS.c.step == value[0])
+                    connection.execute(STEPS.delete().where(is_there))
                 entry = {"trial_id": trial_id, "step": value[0], "intermediate_value": shown}
-                connection.execute(_STEPS.insert(), {**entry, "intermediate_value_type": kind})
+                connection.execute(STEPS.insert(), {**entry, "intermediate_value_type": kind})
 
         self.transact(step)
 
@@ -198,13 +196,13 @@ class Rows:
             if again and self._is_ended_so(connection, trial_id, state, attributes):
                 return
             self._hold(connection, trial_id)
-            self._set_attributes(connection, _USER, trial_id, attributes)
-            self._set_attributes(connection, _SYSTEM, trial_id, system_attributes)
+            self._set_attributes(connection, USER, trial_id, attributes)
+            self._set_attributes(connection, SYSTEM, trial_id, system_attributes)
             for objective, value in enumerate(values):
                 shown, kind = models.TrialValueModel.value_to_stored_repr(value)
                 entry = {"trial_id": trial_id, "objective": objective, "value": shown, "value_type": kind}
-                connection.execute(_VALUES.insert(), entry)
-            connection.execute(_TRIALS.update().where(_TRIALS.c.trial_id == trial_id), ended)
+                connection.execute(VALUES.insert(), entry)
+            connection.execute(TRIALS.update().where(TRIALS.c.trial_id == trial_id), ended)
 
         self.transact(step, durable=True)
 
@@ -215,7 +213,7 @@ class Rows:
             StudyError: the database cannot be written.
         """
         row = {"study_id": self.study_id, "key": name, "value_json": json.dumps(value)}
-        self._replace(_FACTS, [row])
+        self._replace(FACTS, [row])
 
     def append_fact(self, name: str, entry: Mapping[str, Any]) -> list[Any]:
         """Add an entry to a list that is an attribute of the study, whoever else adds to it, and return the list.
@@ -242,9 +240,9 @@ class Rows:
         Raises:
             StudyError: the database cannot be read.
         """
-        mine = (_FACTS.c.study_id == self.study_id) & (_FACTS.c.key == name)
+        mine = (FACTS.c.study_id == self.study_id) & (FACTS.c.key == name)
         with explaining_damage(public_name(self.engine.url)), self.access.reading(self.engine) as connection:
-            text = connection.execute(sqlalchemy.select(_FACTS.c.value_json).where(mine)).scalar()
+            text = connection.execute(sqlalchemy.select(FACTS.c.value_json).where(mine)).scalar()
             return None if text is None else json.loads(text)
 
     def read_list(self, connection: sqlalchemy.Connection, name: str) -> list[Any]:
@@ -253,11 +251,11 @@ class Rows:
         Raises:
             StudyError: the attribute is no list.
         """
-        study = _STUDIES.update().where(_STUDIES.c.study_id == self.study_id)
+        study = STUDIES.update().where(STUDIES.c.study_id == self.study_id)
         # A write that changes nothing: others wait here until this list is theirs to read.
-        connection.execute(study.values(study_name=_STUDIES.c.study_name))
-        mine = (_FACTS.c.study_id == self.study_id) & (_FACTS.c.key == name)
-        text = connection.execute(sqlalchemy.select(_FACTS.c.value_json).where(mine)).scalar()
+        connection.execute(study.values(study_name=STUDIES.c.study_name))
+        mine = (FACTS.c.study_id == self.study_id) & (FACTS.c.key == name)
+        text = connection.execute(sqlalchemy.select(FACTS.c.value_json).where(mine)).scalar()
         known = [] if text is None else json.loads(text)
         if not isinstance(known, list):
             raise StudyError(f"{public_name(self.engine.url)}: the study's {name!r} is damaged: not a list")
@@ -267,7 +265,7 @@ class Rows:
         def step(connection: sqlalchemy.Connection, again: bool) -> list[Any]:
             changed = change(self.read_list(connection, name))
             row = {"study_id": self.study_id, "key": name, "value_json": json.dumps(changed)}
-            connection.execute(self.upserts[_FACTS], [row])
+            connection.execute(self.upserts[FACTS], [row])
             return changed
 
         return self.transact(step)
@@ -278,7 +276,7 @@ class Rows:
         Raises:
             StudyError: the database cannot be read.
         """
-        query = sqlalchemy.select(_NOTES.c["key", "value_json"]).where(_NOTES.c.study_id == self.study_id)
+        query = sqlalchemy.select(NOTES.c["key", "value_json"]).where(NOTES.c.study_id == self.study_id)
         with explaining_damage(public_name(self.engine.url)), self.access.reading(self.engine) as connection:
             # Keys that are no text are what damage left; nobody can ask for them.
             return {key: json.loads(text) for key, text in connection.execute(query) if isinstance(key, str)}
@@ -292,7 +290,7 @@ class Rows:
         rows = [
             {"study_id": self.study_id, "key": key, "value_json": json.dumps(value)} for key, value in facts.items()
         ]
-        self._replace(_NOTES, rows)
+        self._replace(NOTES, rows)
 
     def read_end(self, trial_id: int) -> tuple[TrialState, tuple[float, ...] | None]:
         """Return the state of a trial, and its values where it has some.
@@ -300,12 +298,12 @@ class Rows:
         Raises:
             StudyError: the database cannot be read.
         """
-        which = sqlalchemy.select(_TRIALS.c.state).where(_TRIALS.c.trial_id == trial_id)
-        told = sqlalchemy.select(_VALUES.c["value", "value_type"]).where(_VALUES.c.trial_id == trial_id)
+        which = sqlalchemy.select(TRIALS.c.state).where(TRIALS.c.trial_id == trial_id)
+        told = sqlalchemy.select(VALUES.c["value", "value_type"]).where(VALUES.c.trial_id == trial_id)
 
         def step(connection: sqlalchemy.Connection, again: bool) -> tuple[TrialState, tuple[float, ...] | None]:
             read = models.TrialValueModel.stored_repr_to_value
-            values = connection.execute(told.order_by(_VALUES.c.objective)).all()
+            values = connection.execute(told.order_by(VALUES.c.objective)).all()
             return connection.execute(which).scalar_one(), tuple(read(*value) for value in values) or None
 
         return self.transact(step)
@@ -328,8 +326,8 @@ class Rows:
         self, connection: sqlalchemy.Connection, trial_id: int, state: TrialState, attributes: Mapping[str, Any]
     ) -> bool:
         """Tell whether an earlier try of an end was committed: the trial then has its attributes too."""
-        ended = sqlalchemy.select(_TRIALS.c.state).where(_TRIALS.c.trial_id == trial_id)
-        known = sqlalchemy.select(_USER.c.key, _USER.c.value_json).where(_USER.c.trial_id == trial_id)
+        ended = sqlalchemy.select(TRIALS.c.state).where(TRIALS.c.trial_id == trial_id)
+        known = sqlalchemy.select(USER.c.key, USER.c.value_json).where(USER.c.trial_id == trial_id)
         written: dict[str, str] = dict(map(tuple, connection.execute(known)))
         return connection.execute(ended).scalar_one() is state and all(
             written.get(key) == json.dumps(value) for key, value in attributes.items()
@@ -338,7 +336,7 @@ class Rows:
     @staticmethod
     def _by_trial(connection: sqlalchemy.Connection, which: Any, table: Any, *names: str) -> dict[int, list[Any]]:
         found: dict[int, list[Any]] = defaultdict(list)
-        ours = sqlalchemy.select(_TRIALS.c.trial_id).where(which)
+        ours = sqlalchemy.select(TRIALS.c.trial_id).where(which)
         # In the order in which they were written.
         order = next(iter(table.primary_key.columns))
         query = sqlalchemy.select(table.c.trial_id, *table.c[names]).where(table.c.trial_id.in_(ours)).order_by(order)
@@ -348,8 +346,8 @@ class Rows:
 
     def _hold(self, connection: sqlalchemy.Connection, trial_id: int, state: TrialState = TrialState.RUNNING) -> None:
         """Take the lock on a trial by a write that changes nothing, and see that it runs, or waits."""
-        is_so = (_TRIALS.c.trial_id == trial_id) & (_TRIALS.c.state == state)
-        held = connection.execute(_TRIALS.update().where(is_so).values(number=_TRIALS.c.number))
+        is_so = (TRIALS.c.trial_id == trial_id) & (TRIALS.c.state == state)
+        held = connection.execute(TRIALS.update().where(is_so).values(number=TRIALS.c.number))
         if held.rowcount == 0:
             raise EndedError
 
@@ -370,7 +368,7 @@ class Rows:
             for name, value in params.items()
         ]
         if rows:
-            connection.execute(_PARAMS.insert(), rows)
+            connection.execute(PARAMS.insert(), rows)
 
     def _set_attributes(
         self, connection: sqlalchemy.Connection, table: Any, trial_id: int, attributes: Mapping[str, Any]
@@ -380,38 +378,6 @@ class Rows:
         ]
         if rows:
             connection.execute(self.upserts[table], rows)
-
-
-def _freeze(row: Any, params: Any, values: Any, user: Any, system: Any) -> FrozenTrial:
-    distributions = {name: _distribution(text) for name, _, text in params}
-    read = models.TrialValueModel.stored_repr_to_value
-    return FrozenTrial(
-        number=row.number,
-        trial_id=row.trial_id,
-        state=row.state,
-        value=None,
-        values=[read(value, kind) for _, value, kind in sorted(values, key=lambda entry: entry[0])] or None,
-        datetime_start=row.datetime_start,
-        datetime_complete=row.datetime_complete,
-        params={name: distributions[name].to_external_repr(value) for name, value, _ in params},
-        distributions=distributions,
-        user_attrs={key: json.loads(text) for key, text in user},
-        system_attrs={key: json.loads(text) for key, text in system},
-        intermediate_values={},
-    )
-
-
-@lru_cache(maxsize=4096)
-def _distribution(text: str) -> BaseDistribution:
-    return json_to_distribution(text)
-
-
-def _upsert(insert: Any, table: Any) -> Any:
-    statement = insert(table)
-    owner = table.c.study_id if table in (_FACTS, _NOTES) else table.c.trial_id
-    return statement.on_conflict_do_update(
-        index_elements=[owner, table.c.key], set_={"value_json": statement.excluded.value_json}
-    )
 
 
 def _now() -> datetime:

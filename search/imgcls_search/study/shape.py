@@ -10,7 +10,8 @@ from typing import Annotated, Any, Protocol, TypedDict, Union, get_args, get_ori
 
 from optuna.study import StudyDirection
 
-from imgcls_search.study.facts import Finite, Kind, Measured, SpaceFact, StudyFacts, Whole
+from imgcls_search.study.fact_kinds import Finite, Kind, Measured, Whole
+from imgcls_search.study.facts import SpaceFact, StudyFacts
 from imgcls_search.trial import Trial
 
 

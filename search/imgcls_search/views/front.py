@@ -61,17 +61,17 @@ def draw_front(record: Record, path: Path) -> None:
     if len(record.objectives) < 2:
         raise UserError(f"study {record.study.study_name!r} has one objective, so that there is no front to draw")
     members = best.front(record)
-    from imgcls_search.worker import figures
+    from imgcls_search.worker import drawing
 
     pairs = list(combinations(range(len(record.objectives)), 2))
-    figure, panels = figures.row_of_axes(len(pairs))
+    figure, panels = drawing.row_of_axes(len(pairs))
     for panel, pair in zip(panels, pairs, strict=True):
         draw_pair(panel, record, members, pair)
     # Not on the axes, where a place for it would have to be searched for, and may hide trials.
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
     figure.suptitle(f"{record.study.study_name}: {len(members)} trial(s) on the front")
     with writing(path):
-        figures.save(figure, path)
+        drawing.save(figure, path)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a person sees while a search or a training runs: a live table or bars where one can draw, else plain lines."""
+"""What a person sees while a plan, a survey, a training or another work runs: bars on a terminal, else plain lines."""
 
 from __future__ import annotations
 
@@ -6,169 +6,35 @@ import math
 import time
 from typing import TYPE_CHECKING
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskID, TextColumn
-from rich.table import Table
 from rich.text import Text
 
 from imgcls_search import durations
 from imgcls_search.measures import main_measure
 from imgcls_search.rounding import pairs
-from imgcls_search.study import best
 from imgcls_search.terminal import shown
-from imgcls_search.trial import NOT_PROMOTED, Trial
-from imgcls_search.views.notebook import NotebookConsole, NotebookLive, NotebookProgress
+from imgcls_search.views.notebook import NotebookConsole, NotebookProgress
 
 if TYPE_CHECKING:
     from imgcls_search.jobs.pace import Epoch
     from imgcls_search.orchestrator.search import Search
 
-LIVE_SECONDS = 0.25
-"""A search is looked at no more often, since it takes time that workers may be waiting for."""
 
 PLAIN_SECONDS = 10.0
 """At most one line this often where the output is no terminal, apart from trials that end."""
 
 
-def _draws(console: Console) -> bool:
+def can_draw(console: Console) -> bool:
     """Tell whether there is something to draw on, and not only lines to print."""
     return console.is_terminal or isinstance(console, NotebookConsole)
 
 
-def _live(console: Console) -> Live | NotebookLive | None:
-    if isinstance(console, NotebookConsole):
-        return NotebookLive()
-    return Live(console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
-
-
-def _bars(console: Console, *columns: ProgressColumn, auto_refresh: bool = True) -> Progress:
+def new_bars(console: Console, *columns: ProgressColumn, auto_refresh: bool = True) -> Progress:
+    """Return bars that are drawn on a terminal or in a notebook."""
     if isinstance(console, NotebookConsole):
         return NotebookProgress(*columns)
     return Progress(*columns, console=console, transient=True, auto_refresh=auto_refresh)
-
-
-class SearchScreen:
-    """Shows a search; use as a context."""
-
-    def __init__(self, console: Console) -> None:
-        """Draw on a console; a console that is no terminal gets plain lines."""
-        self.console = console
-        self.live = _live(console)
-        self.started = time.monotonic()
-        self.told_at = self.looked_at = 0.0
-        self.latest: Search | None = None
-        """What has changed since it was looked at."""
-
-        self.done_before: int | None = None
-        self.told: set[int] = set()
-
-    def __enter__(self) -> SearchScreen:
-        """Start drawing."""
-        if self.live is not None:
-            self.live.start()
-        return self
-
-    def __exit__(self, *failure: object) -> None:
-        """Stop drawing."""
-        if self.live is not None:
-            self.live.stop()
-        elif self.latest is not None:
-            self._look(self.latest)
-
-    def say(self, text: str) -> None:
-        """Print a line above the table."""
-        self.console.print(Text(shown(text)))
-
-    def decoding(self, done: int, total: int) -> None:
-        """Show images being decoded."""
-        if self.live is not None:
-            self.live.update(Text(f"decoding images: {done:,} of {total:,}"))
-        elif self._is_time():
-            self.say(f"decoding images: {done:,} of {total:,}")
-
-    def changed(self, search: Search) -> None:
-        """Show the search as it stands, now or soon."""
-        self.latest = search
-        if time.monotonic() - self.looked_at >= LIVE_SECONDS:
-            self._look(search)
-
-    def _look(self, search: Search) -> None:
-        self.latest, self.looked_at = None, time.monotonic()
-        trials = search.record.trials
-        if self.done_before is None:
-            self.done_before = _num_settled(search) - 1
-            self.told = {trial.number for trial in trials if not trial.is_open}
-        if self.live is not None:
-            self.live.update(self._table(search))
-            return
-        ended = [trial for trial in trials if not trial.is_open and trial.number not in self.told]
-        self.told |= {trial.number for trial in ended}
-        unpromoted = [trial for trial in ended if trial.reason == NOT_PROMOTED]
-        for trial in ended:
-            if trial not in unpromoted:
-                self.say(f"{_sentence(trial, search)}  |  {self._state(search)}")
-        if unpromoted:
-            self.say(f"{len(unpromoted)} paused trial(s) pruned: the search ended before they were promoted")
-        if self._is_time():
-            self.say(self._state(search))
-
-    def _is_time(self) -> bool:
-        if time.monotonic() - self.told_at < PLAIN_SECONDS:
-            return False
-        self.told_at = time.monotonic()
-        return True
-
-    def _state(self, search: Search) -> str:
-        trials = search.record.trials
-        counts = {state: sum(trial.state == state for trial in trials) for state in ("paused", "pruned", "fail")}
-        done = _num_ended(search)
-        parts = [f"{done}/{search.num_wanted} trials", f"{len(search.working)} running"]
-        if (pretraining := len(search.pretraining.making)) or search.pretraining.resting:
-            parts.append(f"{pretraining} pretraining ({len(search.pretraining.resting)} trial(s) wait)")
-        parts += [f"{count} {state}" for state, count in counts.items() if count]
-        ranking = best.ranked(search.record)
-        if ranking:
-            parts.append(f"best {best.values_in_words(ranking[0], search.record)} (trial {ranking[0].number})")
-        elif leader := _leader(search):
-            shown = _last_value(leader, search)
-            parts.append(f"leading {shown} at epoch {leader.last_shown} (trial {leader.number})")
-        parts.append(self._time_left(search, _num_settled(search)))
-        return ", ".join(parts)
-
-    def _time_left(self, search: Search, done: int) -> str:
-        since = done - (self.done_before or 0)
-        if since <= 0:
-            left = search.seconds_left()
-            return "time left unknown" if math.isinf(left) else f"at most {durations.show(max(0.0, left))} left"
-        seconds = (time.monotonic() - self.started) / since * max(0, search.num_wanted - done)
-        return _left(min(seconds, max(0.0, search.seconds_left())))
-
-    def _table(self, search: Search) -> RenderableType:
-        progress = Progress(TextColumn(search.space.name), BarColumn(), MofNCompleteColumn(), auto_refresh=False)
-        progress.add_task("", total=search.num_wanted, completed=_num_ended(search))
-        table = Table(box=None, padding=(0, 2, 0, 0), expand=True)
-        for heading in ("trial", "state", "epoch", search.space.objectives[0][0]):
-            # A terminal that is too narrow cuts the configuration, never these.
-            table.add_column(heading, no_wrap=True, min_width=max(8, len(heading)))
-        table.add_column("configuration", no_wrap=True, ratio=1)
-        for making in search.pretraining.making.values():
-            epochs = f"{making.epoch}/{making.backbone.config.epochs}"
-            table.add_row("", "pretrains", epochs, "-", making.backbone.what, style="bold")
-        for trial in self._shown(search):
-            value = _last_value(trial, search).partition(" ")[2] if trial.last_shown else "-"
-            epochs = f"{trial.epoch}/{search.epochs}"
-            table.add_row(str(trial.number), trial.state, epochs, value, _params(trial), style=_style(trial))
-        return Group(progress.get_renderable(), Text(self._state(search)), table)
-
-    def _shown(self, search: Search) -> list[Trial]:
-        """Return the best three, then what runs, then the latest that ended or rest."""
-        top = best.ranked(search.record)[:3]
-        running = list(search.working.values())
-        # By number: to compare trials whole takes long where there are thousands.
-        known = {trial.number for trial in (*top, *running)}
-        others = [trial for trial in search.record.trials if trial.number not in known][-5:]
-        return [*top, *running, *others]
 
 
 class PlanScreen:
@@ -177,19 +43,19 @@ class PlanScreen:
     def __init__(self, console: Console, epochs: int) -> None:
         """Draw on a console; one that is no terminal gets what is said only."""
         self.console = console
-        self.progress = _bars(console, TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self.progress = new_bars(console, TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         self.epochs = epochs
         self.task = self.progress.add_task("timing epochs", total=epochs)
 
     def __enter__(self) -> PlanScreen:
         """Start drawing."""
-        if _draws(self.console):
+        if can_draw(self.console):
             self.progress.start()
         return self
 
     def __exit__(self, *failure: object) -> None:
         """Stop drawing."""
-        if _draws(self.console):
+        if can_draw(self.console):
             self.progress.stop()
 
     def say(self, text: str) -> None:
@@ -211,9 +77,9 @@ class SurveyScreen:
 
     def __init__(self, console: Console) -> None:
         """Draw on a console that is a terminal; say nothing on any other."""
-        self.progress = _bars(console, TextColumn("building"), BarColumn(), MofNCompleteColumn())
+        self.progress = new_bars(console, TextColumn("building"), BarColumn(), MofNCompleteColumn())
         self.task = self.progress.add_task("building", total=None)
-        self.is_shown = _draws(console)
+        self.is_shown = can_draw(console)
 
     def __enter__(self) -> SurveyScreen:
         """Start drawing."""
@@ -237,7 +103,7 @@ class TrainingScreen:
     def __init__(self, console: Console) -> None:
         """Draw on a console."""
         self.console = console
-        self.progress = _bars(console, BarColumn(), MofNCompleteColumn(), TextColumn("epochs; {task.description}"))
+        self.progress = new_bars(console, BarColumn(), MofNCompleteColumn(), TextColumn("epochs; {task.description}"))
         self.task: TaskID | None = None
         self.told_at: dict[str, float] = {}
 
@@ -266,8 +132,8 @@ class TrainingScreen:
         scores = {name: epoch.metrics[name] for name in shown_of_it if name in epoch.metrics}
         what = f"epoch {epoch.number}/{epoch.of} of {epoch.training}, {pairs(scores, epoch.val_images)}"
         if epoch.done < epoch.total:
-            what += f", {_left(epoch.seconds_left)}"
-        if _draws(self.console):
+            what += f", {left_in_words(epoch.seconds_left)}"
+        if can_draw(self.console):
             self.progress.start()
             self.task = self.task if self.task is not None else self.progress.add_task("")
             self.progress.update(self.task, completed=epoch.done, total=epoch.total, description=shown(what))
@@ -283,7 +149,7 @@ class StepScreen:
         """Draw on a console."""
         self.console = console
         # Drawn by this thread alone: one of its own would be at work beside what is measured.
-        self.progress = _bars(console, BarColumn(), TextColumn("{task.description}"), auto_refresh=False)
+        self.progress = new_bars(console, BarColumn(), TextColumn("{task.description}"), auto_refresh=False)
         self.task: TaskID | None = None
         self.started = time.monotonic()
 
@@ -301,8 +167,8 @@ class StepScreen:
         line = f"step {number}/{of}: {what}"
         if number > 1:
             seconds = (time.monotonic() - self.started) / (number - 1) * (of - number + 1)
-            line += f", {_left(seconds)}"
-        if _draws(self.console):
+            line += f", {left_in_words(seconds)}"
+        if can_draw(self.console):
             self.progress.start()
             self.task = self.task if self.task is not None else self.progress.add_task("")
             self.progress.update(self.task, completed=number - 1, total=of, description=shown(line), refresh=True)
@@ -316,7 +182,7 @@ class WorkScreen:
     def __init__(self, console: Console) -> None:
         """Draw on a console; use as a context."""
         self.console = console
-        self.progress = _bars(console, BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+        self.progress = new_bars(console, BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
         self.task: TaskID | None = None
         self.what = ""
         self.started = self.told_at = time.monotonic()
@@ -338,8 +204,8 @@ class WorkScreen:
             self.what, self.started, self.first = what, now, done
         left = ""
         if done > self.first and done < total:
-            left = f", {_left((now - self.started) / (done - self.first) * (total - done))}"
-        if _draws(self.console):
+            left = f", {left_in_words((now - self.started) / (done - self.first) * (total - done))}"
+        if can_draw(self.console):
             self.progress.start()
             self.task = self.task if self.task is not None else self.progress.add_task("")
             self.progress.update(self.task, completed=done, total=total, description=shown(f"{what}{left}"))
@@ -348,54 +214,6 @@ class WorkScreen:
             self.console.print(Text(shown(f"{what}: {done:,} of {total:,}{left}")))
 
 
-def _left(seconds: float) -> str:
+def left_in_words(seconds: float) -> str:
+    """Return a time left as people read it."""
     return f"about {durations.show(round(seconds) if seconds > 1 else math.ceil(seconds))} left"
-
-
-def _num_ended(search: Search) -> int:
-    return sum(not trial.is_open for trial in search.record.trials)
-
-
-def _num_settled(search: Search) -> int:
-    """Return how many trials ended or are paused, by which the time left is told: most paused ones never go on."""
-    return sum(trial.state != "running" for trial in search.record.trials)
-
-
-def _leader(search: Search) -> Trial | None:
-    """Return the trial that would be best if all ended now: within limits, after most epochs, with the best value."""
-    shown = [trial for trial in search.record.trials if trial.last_shown and _is_within_limits(trial, search)]
-
-    def standing(trial: Trial) -> tuple[int, float, int]:
-        # What is fitted is complete after its only epoch.
-        reached = search.epochs if trial.candidate.is_fitted else trial.last_shown
-        return reached, search.sign * trial.value_at(trial.last_shown), -trial.number
-
-    return max(shown, key=standing, default=None)
-
-
-def _is_within_limits(trial: Trial, search: Search) -> bool:
-    if trial.state == "complete":
-        return trial.is_feasible
-    return all(excess <= 0 for excess in search.space.over_score_limits(trial.shown_at(trial.last_shown)).values())
-
-
-def _last_value(trial: Trial, search: Search) -> str:
-    return pairs({trial.metric: trial.value_at(trial.last_shown)}, search.record.val_images)
-
-
-def _sentence(trial: Trial, search: Search) -> str:
-    value = f", {_last_value(trial, search)}" if trial.last_shown else ""
-    reason = f" ({trial.reason})" if trial.state == "fail" else ""
-    return f"trial {trial.number} {trial.state} at epoch {trial.epoch}{value}{reason}"
-
-
-def _params(trial: Trial) -> str:
-    parts = []
-    for name, value in trial.candidate.params.items():
-        short = f"{value:.3g}" if isinstance(value, float) else shown(value)
-        parts.append(f"{name.rpartition('.')[2]}={short}")
-    return " ".join(parts)
-
-
-def _style(trial: Trial) -> str:
-    return {"complete": "green", "pruned": "dim", "fail": "red", "running": "bold"}.get(trial.state, "")

@@ -70,7 +70,7 @@ class ConsoleScreens:
 
     def search(self) -> AbstractContextManager[Watcher]:
         """Show a search."""
-        from imgcls_search.views.screen import SearchScreen
+        from imgcls_search.views.search_screen import SearchScreen
 
         return SearchScreen(self.main())
 

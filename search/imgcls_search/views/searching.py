@@ -19,7 +19,7 @@ from imgcls_search.trial import Trial
 from imgcls_search.views.browse import family_of
 from imgcls_search.views.front import draw_pair, is_log
 from imgcls_search.views.sections import Section, Sketchbook
-from imgcls_search.worker import figures
+from imgcls_search.worker import drawing, figures
 
 TOP_CURVES, MOST_COLUMNS, MOST_BARS = 5, 9, 12
 
@@ -132,8 +132,8 @@ def _cost(done: Sequence[Trial], record: Record) -> tuple[Any, str] | None:
 
 
 def _front(record: Record, winner: Trial) -> tuple[Any, str]:
-    with figures.in_style():
-        figure, axes = figures.new_figure(height=3.6)
+    with drawing.in_style():
+        figure, axes = drawing.new_figure(height=3.6)
         draw_pair(axes, record, best.front(record), (0, 1), about=winner)
         figure.legend(loc="outside upper center", ncols=4, fontsize=9)
     return figure, f"Trials that no other beats in every objective; this page is about trial {winner.number}"

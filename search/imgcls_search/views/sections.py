@@ -38,6 +38,6 @@ class Sketchbook:
 
     def picture(self, figure: Any, caption: str) -> Picture:
         """Return a figure as a picture."""
-        from imgcls_search.worker import figures
+        from imgcls_search.worker import drawing
 
-        return Picture(svg=figures.to_svg(figure, f"p{next(self.drawn)}"), caption=caption)
+        return Picture(svg=drawing.to_svg(figure, f"p{next(self.drawn)}"), caption=caption)

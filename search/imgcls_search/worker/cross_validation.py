@@ -24,10 +24,12 @@ from imgcls_search.data.label_sets import Labels, are_several
 from imgcls_search.errors import CheckpointError
 from imgcls_search.measures import ALWAYS, SUPPORT, THRESHOLD
 from imgcls_search.training import checkpoint
+from imgcls_search.training.evaluation import predict
 from imgcls_search.training.images import ImageSet
-from imgcls_search.training.loop import Session, fit, predict
+from imgcls_search.training.loop import fit
 from imgcls_search.training.metrics import Wanted, softmax
 from imgcls_search.training.metrics_several import choose_thresholds, sigmoid
+from imgcls_search.training.session import Session
 
 KEY = "folds"
 """The part of a saved training that tells of its folds."""

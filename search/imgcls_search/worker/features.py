@@ -21,7 +21,7 @@ from imgcls_search.models import pretrained
 from imgcls_search.models.anatomy import Anatomy
 from imgcls_search.training.device import fastest_layout
 from imgcls_search.training.images import EVALUATION_BATCH, ImageSet
-from imgcls_search.worker import image_sets, networks, pipeline
+from imgcls_search.worker import image_sets, networks, start_weights
 
 Progress = Callable[[int, int], None]
 """Called with the number of images done and of all."""
@@ -66,7 +66,7 @@ def backbone(config: TrialConfig, data: Prepared, device: str) -> Backbone:
         raise BuildError(
             f"{component.path}.weights", "a backbone needs pretrained weights; allowed: imagenet, or a file"
         )
-    data = pipeline.with_normalisation(config, data)
+    data = start_weights.with_normalisation(config, data)
     model = networks.build_own_model(config, data.shape)
     pretrained.load_into(model, pretrained.find(component, model, **dataclasses.asdict(data.shape)))
     anatomy = model.anatomy

@@ -24,9 +24,10 @@ from imgcls_search.deploy.artifact import Artifact, archive_kb, measure_latency,
 from imgcls_search.deploy.onnx import export_onnx
 from imgcls_search.errors import CheckpointError, DeployError, DivergedError
 from imgcls_search.training import corrupted
+from imgcls_search.training.evaluation import evaluate
 from imgcls_search.training.group import Group
 from imgcls_search.training.images import ImageSet
-from imgcls_search.training.loop import evaluate, fit
+from imgcls_search.training.loop import fit
 from imgcls_search.training.metrics import Wanted, score
 from imgcls_search.worker import pipeline
 

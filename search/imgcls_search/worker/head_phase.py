@@ -19,10 +19,10 @@ from imgcls_search.models import heads, pretrained
 from imgcls_search.protocol import Portion
 from imgcls_search.space.problems import plain
 from imgcls_search.training.images import FeatureSet
-from imgcls_search.training.loop import HeadPhase
 from imgcls_search.training.losses import weights_of_classes, weights_of_labels
 from imgcls_search.training.probe import LinearHead, fit_linear, fit_several
 from imgcls_search.training.recipe import Finetune
+from imgcls_search.training.session import HeadPhase
 from imgcls_search.worker import image_sets, pipeline
 from imgcls_search.worker.features import Backbone, View, backbone, features_in_steps
 from imgcls_search.worker.head_plan import Plan

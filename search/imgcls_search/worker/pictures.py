@@ -16,7 +16,7 @@ from imgcls_search.measures import by_class
 from imgcls_search.terminal import shown
 from imgcls_search.training.metrics import Wanted, score
 from imgcls_search.training.metrics_several import choose_thresholds, sigmoid
-from imgcls_search.worker import figures
+from imgcls_search.worker import drawing, figures
 
 WORST = 16
 """Mistakes that are shown, the most confident first."""
@@ -109,7 +109,7 @@ def _written(folder: Path, trial: int, drawn: Mapping[str, Any]) -> dict[str, st
     for name, figure in drawn.items():
         # Optuna's ids are random; these are the same for the same trial, so that one drawn again takes its place.
         key = str(uuid.uuid5(uuid.NAMESPACE_URL, f"{trial}/{name}"))
-        atomic.write_bytes(folder / key, figures.to_png(figure))
+        atomic.write_bytes(folder / key, drawing.to_png(figure))
         found[key] = name
     return found
 

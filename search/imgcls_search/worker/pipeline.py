@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 import math
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -19,7 +16,7 @@ from torch.optim import Optimizer
 
 from imgcls_search.compress import sections
 from imgcls_search.compress.distill import Teaching
-from imgcls_search.config import Component, TrialConfig, expand_path
+from imgcls_search.config import TrialConfig
 from imgcls_search.data import (
     POLICIES,
     Augment,
@@ -40,7 +37,7 @@ from imgcls_search.data import (
     read_headers,
     summarise,
 )
-from imgcls_search.data.image import CACHE_GB, MOMENTS, check_normalisation
+from imgcls_search.data.image import CACHE_GB
 from imgcls_search.errors import BuildError
 from imgcls_search.image_size import sides
 from imgcls_search.models import pretrained
@@ -49,12 +46,12 @@ from imgcls_search.signature import build
 from imgcls_search.training import checkpoint, custom_metrics, finetune
 from imgcls_search.training.device import fastest_layout, pays_to_compile, resolve_precision
 from imgcls_search.training.group import Group
-from imgcls_search.training.loop import Session, Teach
 from imgcls_search.training.losses import Loss, build_loss
 from imgcls_search.training.optimizers import OPTIMIZERS, SCHEDULES
 from imgcls_search.training.recipe import Finetune, Training
+from imgcls_search.training.session import Session, Teach
 from imgcls_search.worker import head_plan, networks
-from imgcls_search.worker.measuring import meta_model
+from imgcls_search.worker.start_weights import weights_of
 
 
 def prepare_data(
@@ -149,87 +146,6 @@ def versions() -> dict[str, str]:
     return {**ours, **custom_metrics.versions()}
 
 
-def check_weights(component: Component, shape: InputShape) -> Path | None:
-    """Fetch or read the pretrained weights of a model component, see that they fit, and return the file they are from.
-
-    It is None where a library keeps it to itself.
-
-    Raises:
-        CheckpointError: they cannot be fetched or read.
-        BuildError: they do not fit the model.
-    """
-    model = meta_model(component, shape)
-    pretrained.find(component, model, **dataclasses.asdict(shape))
-    return pretrained.used_file(component, model)
-
-
-def with_normalisation(config: TrialConfig, data: Prepared) -> Prepared:
-    """Return the data set with the mean and deviation that a configuration names, by itself or by its weights.
-
-    Raises:
-        CheckpointError: the weights cannot be read.
-        BuildError: there are no such numbers.
-    """
-    component, section = config.component("model"), config.section("image")
-    has_weights = pretrained.is_wanted(component)
-    check_normalisation(section, data.channels, has_weights=has_weights)
-    wanted = {name: section.get(name, "auto") for name in MOMENTS}
-    named = {name: "weights" if value == "auto" and has_weights else value for name, value in wanted.items()}
-    if "weights" in named.values():
-        mean, std = _moments(component, data.shape)
-        data = replace(
-            data,
-            mean=mean if named["mean"] == "weights" else data.mean,
-            std=std if named["std"] == "weights" else data.std,
-        )
-    # One number is meant for all channels.
-    given: dict[str, Any] = {
-        name: tuple(value) * (data.channels // len(value))
-        for name, value in named.items()
-        if not isinstance(value, str)
-    }
-    return replace(data, **given) if given else data
-
-
-T = TypeVar("T")
-
-_MOMENTS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {}
-_WEIGHTS: dict[str, Mapping[str, torch.Tensor]] = {}
-"""What was read last, by what decides on it: the next trial's is mostly the same, and its model is built for it."""
-
-
-def _remembered(
-    memory: dict[str, T], component: Component, shape: InputShape, file: str | None, read: Callable[[], T]
-) -> T:
-    """Return what was read of a component's weights, as long as it asks for the same ones."""
-    given: dict[str, Any] = {"path": component.path, "args": dict(component.args), "shape": dataclasses.asdict(shape)}
-    if file is not None:
-        with contextlib.suppress(OSError):
-            state = expand_path(file, component.path).stat()
-            given["file"] = [file, state.st_mtime_ns, state.st_size]
-    key = json.dumps(given, sort_keys=True, default=str)
-    if key not in memory:
-        found = read()
-        memory.clear()
-        memory[key] = found
-    return memory[key]
-
-
-def _moments(component: Component, shape: InputShape) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    # Those of published weights are told by their library, whichever file they lie in.
-    file = str(component.args["weights"]) if pretrained.is_file(component) else None
-    return _remembered(
-        _MOMENTS, component, shape, file, lambda: pretrained.normalisation(component, meta_model(component, shape))
-    )
-
-
-def _weights(component: Component, model: nn.Module, shape: InputShape) -> Mapping[str, torch.Tensor]:
-    file = pretrained.file_of(component, model)
-    return _remembered(
-        _WEIGHTS, component, shape, file, lambda: pretrained.find(component, model, **dataclasses.asdict(shape))
-    )
-
-
 def build_augmentation(config: TrialConfig, shape: InputShape) -> tuple[Augment, Mix]:
     """Build what a configuration does to a batch: to each image, then to images with each other."""
     section = config.section("augment")
@@ -270,7 +186,7 @@ def new_session(
     model = networks.build_model(config, data.shape)
     component = config.component("model")
     if from_pretrained and pretrained.is_wanted(component):
-        pretrained.load_into(model, _weights(component, model, data.shape))
+        pretrained.load_into(model, weights_of(component, model, data.shape))
     if from_pretrained and config.needs_backbone:
         assert backbone is not None, "whoever starts a training has its backbone made"
         start = config.starting_from(backbone).component("model")

@@ -30,11 +30,11 @@ from imgcls_search.training.group import Group, Whole
 from imgcls_search.training.health import MOST_ASKED, MOST_KNOWN, Health, chosen
 from imgcls_search.training.images import ImageSet
 from imgcls_search.training.learner import Contrast, Imitation, Learner, num_features, projector, without_head
-from imgcls_search.training.loop import Session
 from imgcls_search.training.optimizers import cosine
 from imgcls_search.training.pretraining import PRETRAIN_OPTIMIZERS, SimCLR, optimizer_of, plan
 from imgcls_search.training.pretraining import Imitation as Imitating
 from imgcls_search.training.recipe import Training
+from imgcls_search.training.session import Session
 from imgcls_search.worker import features, image_sets, networks, pipeline
 
 ABOUT, PRETRAINED, PROJECTION = "about", "pretrained", "projection"

@@ -27,7 +27,7 @@ from imgcls_search.jobs.bundle.sureness import Sureness, check_target, settle
 from imgcls_search.jobs.bundle.weights import Trained
 from imgcls_search.orchestrator import study_data
 from imgcls_search.space import dump
-from imgcls_search.training.loop import predict
+from imgcls_search.training.evaluation import predict
 from imgcls_search.training.metrics_several import sigmoid
 from imgcls_search.worker import image_sets, pipeline
 

@@ -29,7 +29,7 @@ from imgcls_search.study.record import Record
 from imgcls_search.training import calibration, checkpoint
 from imgcls_search.training.calibration import Calibration
 from imgcls_search.training.device import available_devices
-from imgcls_search.training.loop import predict
+from imgcls_search.training.evaluation import predict
 from imgcls_search.training.metrics import Wanted, probabilities_of, score
 from imgcls_search.trial import Trial
 from imgcls_search.worker import cross_validation, finish, image_sets, networks, pipeline

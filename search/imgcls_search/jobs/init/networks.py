@@ -16,7 +16,7 @@ from imgcls_search.image_size import ImageSize, shorter, sides
 from imgcls_search.jobs.weights import at_hand
 from imgcls_search.models.weights_files import own_folders
 from imgcls_search.space import parse
-from imgcls_search.worker import measuring, pipeline
+from imgcls_search.worker import measuring, start_weights
 
 Model = Mapping[str, Mapping[str, Any]]
 """What stands under `model` in a space; values may be domains."""
@@ -143,7 +143,7 @@ def _trouble(model: Model, classes: int) -> str | None:
     """Return why the weights that a model names cannot be used, None where they can."""
     shape = InputShape(image_size=TRIED_SIZE, channels=3, classes=classes)
     try:
-        pipeline.check_weights(component_of(model), shape)
+        start_weights.check_weights(component_of(model), shape)
     except (BuildError, CheckpointError) as error:
         return str(error)
     return None

@@ -178,7 +178,8 @@ def _time_all(connection: Connection, jobs: Sequence[_Job], device: str, ends: f
 
 
 def _time(job: _Job, device: str, ends: float) -> Speed:
-    from imgcls_search.training.loop import predict, train_epoch
+    from imgcls_search.training.evaluation import predict
+    from imgcls_search.training.loop import train_epoch
     from imgcls_search.worker import image_sets, pipeline
 
     session = pipeline.new_session(job.config, job.data, seed=0, device=device, from_pretrained=False)

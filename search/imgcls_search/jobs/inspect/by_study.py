@@ -18,7 +18,7 @@ from imgcls_search.orchestrator.study_data import load_with_images
 from imgcls_search.study import best
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.training.device import available_devices
-from imgcls_search.worker import pipeline
+from imgcls_search.worker import pipeline, start_weights
 
 AFTER = ("distill", "prune", "quantize")
 """Sections that change a network after it is trained, or train it by another: they have no part in judging."""
@@ -45,7 +45,7 @@ def judging_by(
         args = {**data.args, **({"skip_unreadable": True} if "skip_unreadable" in data.args else {})}
         plain: dict[str, Any] = {section: {"none": {}} for section in AFTER if section in tree}
         settings = TrialConfig.from_dict({**tree, **plain, "data": {data.name: args}})
-        prepared = pipeline.with_normalisation(
+        prepared = start_weights.with_normalisation(
             settings,
             pipeline.prepare_data(settings, cache, lambda done, total: progress("decoding images", done, total)),
         )

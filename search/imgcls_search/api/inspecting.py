@@ -1,0 +1,213 @@
+"""What is in a folder or table of images, and which labels are likely wrong: inspect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from imgcls_search.api.options import PathLikeText, changes_of, images_of, study_files_of
+from imgcls_search.api.session import session
+from imgcls_search.errors import UserError
+
+if TYPE_CHECKING:
+    from imgcls_search.space import Space
+    from imgcls_search.views.screens import Screens
+
+
+def inspect(
+    data: PathLikeText | None = None,
+    *,
+    group: str | None = None,
+    changes: Mapping[str, Any] | None = None,
+    labels: bool = True,
+    study: str | None = None,
+    model: Mapping[str, Any] | Literal["quick"] | None = None,
+    quick_epochs: int | None = None,
+    judge_test: bool = False,
+    page: PathLikeText | None = None,
+    seed: int = 0,
+    studies: PathLikeText = Path("studies"),
+    storage: str | None = None,
+    weights_dir: PathLikeText | None = None,
+    progress: bool | None = None,
+) -> dict[str, Any]:
+    """Inspect a folder or table of images: counts, sizes, copies, and labels that are likely wrong.
+
+    Args:
+        data: A folder, a table, or a data set such as `digits`; not needed with `study`.
+        group: Keep groups in one split: a table's column, or a regular expression on a folder's paths.
+        changes: Values of the data to set, by path.
+        labels: Judge the labels, which takes longest.
+        study: Judge by the settings of the best trial of this study.
+        model: Judge by a pretrained network, as under `model` in a space, or by a `quick` model.
+        quick_epochs: Epochs of the quick model.
+        judge_test: Judge the labels of the sealed test split, too.
+        page: Write an HTML page with pictures.
+        seed: Seed of the folds and trainings.
+        studies: The folder of the studies.
+        storage: A PostgreSQL database of studies instead of SQLite files.
+        weights_dir: Look for pretrained weights there first.
+        progress: Show progress; default: on a terminal and in a notebook.
+
+    Raises:
+        UserError: An argument or the images are not usable.
+    """
+    import json
+
+    from imgcls_search.jobs.inspect.inspection import take_inventory
+    from imgcls_search.views.inspection import check_page, write_page
+
+    refuse_idle_judges(labels=labels, study=study, model=model, quick_epochs=quick_epochs, judge_test=judge_test)
+    named = model if model is None or isinstance(model, str) else json.dumps(model)
+    with session(progress, weights_dir, uses_torch=True) as screens:
+        component, settings = inspected(
+            None if data is None else images_of(data, group, changes_of(changes)),
+            study,
+            Path(studies),
+            storage,
+        )
+        images = take_inventory(component)
+        if page is not None:
+            check_page(images, Path(page))
+        found = look_at_labels(
+            images,
+            component,
+            settings=settings,
+            study=study,
+            labels=labels,
+            model=named,
+            quick_epochs=quick_epochs,
+            judge_test=judge_test,
+            seed=seed,
+            studies=Path(studies),
+            screens=screens,
+        )
+        if page is not None:
+            write_page(found, Path(page))
+    return {**found.to_dict(), "page": None if page is None else str(page)}
+
+
+def inspected(component: Any, study: str | None, studies: Path, storage: str | None) -> tuple[Any, Any]:
+    """Return the images to inspect, those of a study where none are named, and the settings of its best trial.
+
+    Raises:
+        UserError: neither names any images.
+    """
+    from imgcls_search.data import must_exist
+    from imgcls_search.jobs.inspect.by_study import best_settings
+
+    settings = best_settings(study_files_of(study, studies, storage)) if study is not None else None
+    if component is None:
+        if settings is None:
+            raise UserError("inspect: needs DATA, for example a folder, or --study for the images of a study")
+        component = settings[0].component("data")
+    must_exist(component)
+    return component, settings
+
+
+QUICK = "quick"
+"""Stands for the quick model among networks."""
+
+
+def look_at_labels(
+    images: Any,
+    component: Any,
+    *,
+    settings: Any,
+    study: str | None,
+    labels: bool,
+    model: str | None,
+    quick_epochs: int | None,
+    judge_test: bool,
+    seed: int,
+    studies: Path,
+    screens: Screens,
+) -> Any:
+    """Return what is in an inventory of images, with the labels judged as the arguments say.
+
+    Raises:
+        UserError: the images or the network are not usable.
+    """
+    from imgcls_search.executors.helper import image_cache
+    from imgcls_search.jobs.inspect.by_backbone import judging_by_backbone
+    from imgcls_search.jobs.inspect.by_study import judging_by
+    from imgcls_search.jobs.inspect.inspection import Wanted, inspect_images
+
+    judge = None
+    if settings is not None:
+        name = f"trial {settings[1]} of study {study}"
+        judge = judging_by(settings[0], component, name, image_cache(studies), seed=seed)
+    elif labels and quick_epochs is None and model != QUICK:
+        chosen = _model(model) if model is not None else _usual_model(images)
+        judge = judging_by_backbone(chosen, seed=seed) if chosen is not None else None
+    wanted = Wanted(labels=labels, with_test=judge_test, epochs=quick_epochs, seed=seed)
+    with screens.drafting() as show:
+        return inspect_images(images, wanted, show, judge)
+
+
+def refuse_idle_judges(
+    *, labels: bool, study: str | None, model: Any, quick_epochs: int | None, judge_test: bool
+) -> None:
+    """Refuse options of judging labels that would change nothing.
+
+    Raises:
+        UserError: the option, and what it goes with.
+    """
+    if not labels:
+        given = {"--study": study, "--model": model, "--quick-epochs": quick_epochs, "--judge-test": judge_test}
+        for name, is_given in given.items():
+            if is_given:
+                raise UserError(f"{name}: is about judging labels; got --no-labels too")
+    if study is not None and quick_epochs is not None:
+        raise UserError("--quick-epochs: is of the quick model; with --study its best trial says how many there are")
+    if study is not None and model is not None:
+        raise UserError("--model: judges instead of --study; give one of them")
+    if quick_epochs is not None and model not in (None, QUICK):
+        raise UserError("--quick-epochs: is of the quick model; got --model too")
+    if study is not None and judge_test:
+        raise UserError("--judge-test: goes with the quick model; a study's settings never see the test split")
+
+
+def backbone_space(
+    model: str, data: str, changes: list[tuple[str, str]] | None = None, *, skip_unreadable: bool = False
+) -> Space:
+    """Return the space of one network on some images.
+
+    Raises:
+        SpaceError, UserError: an argument says something that is not allowed.
+    """
+    import json
+
+    from imgcls_search.catalog import catalog
+    from imgcls_search.space import parse
+
+    component = images_of(data, skip_unreadable=skip_unreadable)
+    given = [("study.name", "unnamed"), ("image.channels", "3"), ("model", model), *(changes or [])]
+    text = json.dumps({"data": {component.name: dict(component.args)}, "model": {"lenet5": {}}})
+    return parse(text, catalog(), source="backbones", overrides=given)
+
+
+def _model(text: str) -> dict[str, Any]:
+    """Return the network that an option names.
+
+    Raises:
+        SpaceError, UserError: it is none, or has no pretrained weights.
+    """
+    config = backbone_space(text, "digits").config()
+    component = config.component("model")
+    if component.args.get("weights") is None:
+        raise UserError(f"--model: {component.path}.weights: null; allowed: imagenet, or a file of pretrained weights")
+    found: dict[str, Any] = config.to_dict()["model"]
+    return found
+
+
+def _usual_model(images: Any) -> dict[str, Any] | None:
+    """Return the first pretrained network at hand for photographs; for small pictures the quick model is better."""
+    import json
+
+    from imgcls_search.jobs.inspect.inspection import are_small
+    from imgcls_search.jobs.weights import at_hand
+
+    models = [one.model for one in at_hand() if one.model is not None]
+    return None if not models or are_small(images) else _model(json.dumps(models[0]))

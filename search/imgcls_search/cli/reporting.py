@@ -1,0 +1,74 @@
+"""Commands that show a study as a page: report, dashboard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from imgcls_search.cli.options import STUDIES, MovedData, Storage, Studies, StudyName, WeightsDir, study_files
+from imgcls_search.cli.output import echo, make_screens, warn
+
+
+def report(
+    study: StudyName,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="HTML", help="Write this page.")],
+    trial: Annotated[
+        int | None, typer.Option("--trial", min=0, help="Report on this trial; default: the best.")
+    ] = None,
+    ablation: Annotated[
+        bool, typer.Option("--ablation", help="Retrain the steps from the first setting to the winner.")
+    ] = False,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="New seeds per step of --ablation.")] = 3,
+    data: MovedData = None,
+    studies: Studies = STUDIES,
+    storage: Storage = None,
+    weights_dir: WeightsDir = None,
+) -> None:
+    """Write a report of a study as one page: a verdict, why to believe it, mistakes, the search, its cost.
+
+    \b
+    imgcls-search report vit-digits -o report.html
+    imgcls-search report vit-digits -o report.html --ablation
+
+    Mistakes are shown with a map of where the network looked and the most similar training images.
+    --ablation trains the first known-good setting and every change that leads from it to the winner, one by one.
+    """
+    from imgcls_search.api.writing import write_report
+
+    size = write_report(
+        study_files(study, studies, storage),
+        output,
+        make_screens(),
+        trial=trial,
+        ablation=ablation,
+        seeds=seeds,
+        data=data,
+    )
+    echo(f"wrote {output}: {size / 1e6:.1f} MB, one file that needs no network")
+
+
+def dashboard(
+    study: StudyName,
+    studies: Studies = STUDIES,
+    storage: Storage = None,
+    host: Annotated[str, typer.Option("--host", help="Listen on this address.")] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Listen on this port; 0 takes a free one.")
+    ] = 8080,
+) -> None:
+    """Open optuna-dashboard on a study, also while it runs; the printed address is the study's own page.
+
+    \b
+    imgcls-search dashboard vit-digits
+    imgcls-search dashboard vit-digits --port 9000
+    """
+    from imgcls_search.views.addresses import is_loopback
+    from imgcls_search.views.dashboard import make_dashboard
+
+    server = make_dashboard(study_files(study, studies, storage), host, port, warn)
+    if not is_loopback(host):
+        warn("whoever reaches this address can read and delete studies")
+    echo(f"optuna-dashboard on {server.address} (Ctrl-C ends it)")
+    server.serve_forever()

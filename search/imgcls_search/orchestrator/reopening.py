@@ -1,0 +1,87 @@
+"""A study that is run again: how its space may differ from the one it was started with, and how it grows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from imgcls_search.config import IN_DIGESTS, TrialConfig, completed
+from imgcls_search.errors import StudyError
+from imgcls_search.orchestrator import study_data
+from imgcls_search.space import Space, differences
+from imgcls_search.space.widening import compare
+from imgcls_search.strategy.early_rungs import Revising
+from imgcls_search.strategy.pruners import make_pruner
+from imgcls_search.strategy.rungs import Promoting
+from imgcls_search.study import record as records
+from imgcls_search.study.extend import extend
+from imgcls_search.study.files import StudyFiles
+from imgcls_search.study.record import Record
+from imgcls_search.study.settings import is_free
+
+
+def reopen(files: StudyFiles, space: Space, say: Callable[[str], None], *, extends: bool) -> Record | None:
+    """Return the study if it exists; refuse one that was made from another space, unless that may be extended."""
+    if not files.store.exists():
+        return None
+    record = records.load(files)
+    new = records.to_json(space.document)
+    old = _with_later_settings(record, new)
+    changes = [change for change in differences(old, new) if not _may_change(change.path, new)]
+    if changes:
+        widening = compare(changes, old, space)
+        if widening.refused:
+            raise StudyError(
+                *(f"{files.store}: {change}" for change in widening.refused),
+                f"{files.store}: these differ from what the study was started with; "
+                "put them back, or name another study with --name",
+            )
+        added = "; ".join(widening.added)
+        if not extends:
+            raise StudyError(
+                f"{files.store}: the space adds to what the study was started with ({added}); --extend lets the study "
+                "grow by it, or name another study with --name"
+            )
+        record = extend(files, record, space, widening, old)
+        say(f"the study grows: {added}; as it was before: {record.facts['extended'][-1]['kept']}")
+        _tell_stranded(record, space, say)
+    # Trials go on, and draws that repeat them are recognised, wherever the images are now.
+    study_data.move(record, space.first())
+    return record
+
+
+def _tell_stranded(record: Record, space: Space, say: Callable[[str], None]) -> None:
+    """Say how many paused trials stand where the pruner of now takes none further."""
+    pruner = make_pruner(space.pruner, space.first(), 1)
+    rungs = {*pruner.rungs} if isinstance(pruner, Promoting) else set()
+    rungs |= {*pruner.early} if isinstance(pruner, Revising) else set()
+    stranded = [trial for trial in record.trials if trial.state == "paused" and trial.epoch not in rungs]
+    if stranded:
+        say(f"{len(stranded)} paused trial(s) stand where pruner {space.pruner.name} takes none further")
+
+
+def with_placed_start(space: Space, record: Record | None) -> Space:
+    """Return the space with those start settings alone that are known by their place among the trials."""
+    placed = None if record is None else record.facts.get("placed_start")
+    return space if placed is None else replace(space, start=tuple(placed))
+
+
+def _with_later_settings(record: Record, new: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the space that a study was started with, and give its trials the settings that it did not know."""
+    old = record.fact("space")
+    written = completed(old, new)
+    if written != old:
+        # Checkpoints are known by the data section as it was.
+        kept = [path for path in IN_DIGESTS if path.startswith("data.")]
+        for trial in record.trials:
+            tree = completed(trial.candidate.config.to_dict(), new, but=kept)
+            trial.candidate = replace(trial.candidate, config=TrialConfig.from_dict(tree))
+    return written
+
+
+def _may_change(path: str, new: Mapping[str, Any]) -> bool:
+    if path == "training.devices" and new["training"]["batch_norm"] == "local":
+        # Each device's own statistics are those of a smaller part of a batch, the more there are.
+        return False
+    return is_free(path)

@@ -117,6 +117,23 @@ def test_speeds_of_a_gpu_are_measured_by_cases(bench: Bench, tmp_path: Path) -> 
     assert found["workers"]["1 workers"]["trials_per_hour"]["median"] > 0
 
 
+def test_batched_members_are_trained_as_alone_and_compared(bench: Bench, tmp_path: Path) -> None:
+    found = bench(
+        "batched",
+        tmp_path,
+        *("--cases", "vit-8-4-16", "resnet-8-8", "--members", "2", "--batches", "16", "--rounds", "2"),
+        *("--seconds", "0", "--epochs", "--spaces", "vit"),
+    )
+    assert [case["case"] for case in found["cases"]] == ["vit-8-4-16", "resnet-8-8"]
+    for case in found["cases"]:
+        assert 0 < case["gradients_differ_by"] < 1e-5
+        assert set(case["steps_per_second"]) == {"alone", "batched", "bound"}
+        assert case["batched_over_alone"]["min"] > 0
+        assert 0 < case["share_of_epoch"] <= 1
+    (alike,) = found["spaces"]
+    assert 1 <= alike["most_alike"] < 2
+
+
 def test_overhead_compares_with_plain_optuna(bench: Bench, tmp_path: Path) -> None:
     found = bench(
         "overhead",

@@ -1,7 +1,7 @@
 """In which order tests run: whatever takes minutes begins early, so that it does not keep one worker busy at the end.
 
-pytest-xdist hands each worker a part of the list, all parts of one length, and whoever is done takes from the end of
-another's part. In the order of their names a test of minutes may be the last one of a part.
+pytest-xdist hands each worker a part of the list, all parts of one length, and a worker that is done takes from the
+end of another's part. In the order of their names a test of minutes may be the last one of a part.
 """
 
 from __future__ import annotations

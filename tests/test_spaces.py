@@ -29,6 +29,7 @@ from tests.conftest import Answer
 PATHS = {path.stem: path for path in sorted((Path(__file__).parent.parent / "spaces").glob("*.yaml"))}
 
 GOLDEN: Mapping[str, Mapping[str | int, tuple[int, int]]] = {
+    "airbench": {"airbench": (73_664, 683_040), 0: (124_480, 1_323_552)},
     "alexnet": {"alexnet": (45_346, 221_824), 0: (179_386, 876_800)},
     "cifar10": {
         "vit": (142_026, 10_880_128),
@@ -54,6 +55,7 @@ GOLDEN: Mapping[str, Mapping[str | int, tuple[int, int]]] = {
         "efficientnet": (126_678, 349_824),
         "mobilenetv3": (119_698, 199_272),
         "convnext": (28_666, 178_240),
+        "airbench": (9_536, 158_400),
         0: (77_754, 763_520),
         1: (83_082, 245_520),
         2: (154_074, 2_151_552),

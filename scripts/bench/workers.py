@@ -25,7 +25,7 @@ import optuna
 
 
 def main() -> None:
-    """Measure what was asked for, print it and write it."""
+    """Measure what the arguments name, print it and write it."""
     arguments = _arguments()
     with frame.results("workers", arguments.out) as results:
         results["device"] = _device(arguments.device)

@@ -229,7 +229,7 @@ def test_no_time_for_a_score_is_said_and_more_time_goes_on(tmp_path: Path, imgcl
 
 @pytest.mark.slow
 def test_time_that_ends_in_the_search_leaves_the_best_so_far(tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
-    """More configurations than the time holds; afterwards more time goes on with the same study."""
+    """More configurations than the time holds; afterwards more time continues the same study."""
     text = SPACE.replace("lr: 3e-3", "lr: {float: [1e-4, 1e-2]}").replace("trials: 3", "trials: 900")
     # A busy machine needs longer for a search and a confirmation.
     for seconds in (60, 120, 240):

@@ -1,4 +1,4 @@
-"""A folder full of modules that nobody asked for: no process of a command may import one."""
+"""A folder full of modules of other programs: no process of a command may import one."""
 
 import os
 import re

@@ -263,7 +263,7 @@ def test_without_a_network_nothing_is_tried_twice(tmp_path: Path, imgcls: Callab
             with contextlib.suppress(OSError):
                 while True:
                     connection, _ = server.accept()
-                    # Counted first: whoever is refused may be through before this thread goes on.
+                    # Counted first: a refused call may be over before this thread continues.
                     count[0] += 1
                     connection.close()
 

@@ -395,7 +395,7 @@ def test_every_sampler_searches(sampler: str, tiny: Path, imgcls: Callable[..., 
 
 def test_timeout_leaves_the_rest_for_the_next_call(tiny: Path, imgcls: Callable[..., Answer]) -> None:
     long = ("--set", "training.epochs=100000", "--set", "study.pruner=none", "--set", "study.trials=3")
-    # On a busy machine it takes longer until both workers are at work.
+    # On a busy machine it takes longer until both workers are busy.
     for seconds in (2, 8, 32, 128):
         answer = imgcls("run", tiny, *long, "--set", f"study.timeout={seconds}", "--name", f"for-{seconds}")
         trials = open_study(tiny.parent / "studies", f"for-{seconds}").trials

@@ -83,20 +83,3 @@ install_browser() {
     fi
     echo "warning: chromium could not be installed here; the tests of pages will be skipped" >&2
 }
-
-# Prints a new folder in memory where there is plenty of it, and nothing elsewhere.
-folder_in_memory() {
-    local shared=/dev/shm gigabytes
-    [ -w "$shared" ] && [ "$(stat -f -c %T "$shared" 2> /dev/null)" = tmpfs ] || return 0
-    gigabytes="$(awk '/^MemAvailable:/ { print int($2 / 2^20) }' /proc/meminfo)"
-    [ "$gigabytes" -ge 8 ] && [ "$(df --output=avail -k "$shared" | tail -n 1)" -ge $((6 * 2**20)) ] || return 0
-    local folder
-    folder="$(mktemp -d "$shared/imgcls-search-tests.XXXXXX")"
-    # Some tests run what they write.
-    printf '#!/bin/sh\n' > "$folder/try" && chmod +x "$folder/try"
-    if "$folder/try" 2> /dev/null; then
-        echo "$folder"
-    else
-        rm -rf "$folder"
-    fi
-}

@@ -18,6 +18,7 @@ from imgcls_search.rounding import measured, pairs, rounded, spread, without_lon
 
 if TYPE_CHECKING:
     from imgcls_search.study.record import Record
+    from imgcls_search.views.browse import TrialRow
 
 
 def status(study: StudyName, studies: Studies = STUDIES, storage: Storage = None, as_json: AsJson = False) -> None:
@@ -307,7 +308,7 @@ def _chosen(found: dict[str, Any]) -> str:
     return f"their best, each by its own first objective, {' and '.join(parts)}; others: compare STUDY:N STUDY:N"
 
 
-def _trial_cells(row: dict[str, Any], images: int | None) -> tuple[str, ...]:
+def _trial_cells(row: TrialRow, images: int | None) -> tuple[str, ...]:
     settings = ", ".join(
         f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
         for name, value in row["params"].items()

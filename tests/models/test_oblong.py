@@ -32,6 +32,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "efficientnet": {"width_mult": 0.25, "depth_mult": 0.25},
     "mobilenetv3": {"width_mult": 0.25},
     "convnext": {"depths": (1, 1), "width": 8},
+    "airbench": {"widths": (8, 16)},
     "timm": {"name": "vit_tiny_patch16_224", "depth": 1},
 }
 SIZE = (32, 64)

@@ -81,7 +81,7 @@ class Server:
         return f"postgresql://me@/{database}?host={self.folder}"
 
     def stop(self) -> None:
-        """Stop it, whoever is connected."""
+        """Stop it, even if clients are connected."""
         self.server.stop()
 
     def start(self) -> None:
@@ -397,7 +397,7 @@ def test_connection_that_breaks_in_the_middle_of_a_commit_doubles_and_loses_noth
             write(record, trial)
             assert proxy.broken == 1, name
         assert when != "late" or "cannot be written now (no answer for 0.3 s)" in said[0]
-        # And it goes on.
+        # And it continues.
         record.set_fact("later", 1)
         proxy.deliver()
         assert read_back(files) == ([essence(trial) for trial in record.trials], record.facts)

@@ -99,7 +99,7 @@ def training_of(
     storage: str | None,
     say: Any,
 ) -> Training:
-    """Return what to train, how often and where the results go; `say` is told what is wrong with a file's origin.
+    """Return what to train, how often and where the results go; `say` gets what is wrong with a file's origin.
 
     Raises:
         UserError: the configuration says something that is not allowed.

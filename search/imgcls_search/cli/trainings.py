@@ -25,11 +25,9 @@ from imgcls_search.cli.options import (
     Views,
     WeightsDir,
     override,
-    read,
     study_files,
 )
 from imgcls_search.cli.output import echo, make_console, print_classes, print_json, print_table
-from imgcls_search.errors import UserError
 from imgcls_search.measures import by_class, main_measure
 from imgcls_search.rounding import measured, pairs, rounded, spread
 
@@ -143,21 +141,20 @@ def pretrain(
     pretrained teacher). Labels of --data only measure how good the features are. Validation and test images
     never take part. After Ctrl-C or a kill, run the same command again to resume.
     """
-    from imgcls_search.jobs.export import read_origin
-    from imgcls_search.jobs.pretrain import Pretraining
+    from imgcls_search.api.pretraining import pretraining_of
     from imgcls_search.jobs.pretrain import pretrain as pretrain_one
-    from imgcls_search.space import shipped
-    from imgcls_search.study.address import settle
     from imgcls_search.views.screen import TrainingScreen
 
-    space = read(space_file, overrides, data, None, skip_unreadable=skip_unreadable, unlabeled=unlabeled)
-    if space.document["pretrain"] == {"none": {}}:
-        raise UserError(
-            f"{space.locate('pretrain')}: pretrain: none; allowed: simclr or imitate, as with --set pretrain=simclr"
-        )
-    origin, _ = read_origin(shipped.find(space_file).read_text(encoding="utf-8"))
-    wanted = Pretraining(
-        config=space.pretraining(), out=out, seed=seed, studies=studies, origin=origin, at=settle(storage)
+    wanted = pretraining_of(
+        space_file,
+        [override(entry) for entry in overrides or []],
+        data,
+        unlabeled,
+        skip_unreadable=skip_unreadable,
+        out=out,
+        seed=seed,
+        studies=studies,
+        storage=storage,
     )
     with TrainingScreen(make_console(error=True)) as screen:
         found = pretrain_one(wanted, screen)

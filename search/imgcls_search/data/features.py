@@ -163,7 +163,7 @@ def _make_room(cache: Path, most_bytes: float) -> None:
     for _, size, folder in sorted(kept):
         if total <= most_bytes:
             return
-        # Whoever has mapped them reads on.
+        # A process that has mapped them can still read them.
         with contextlib.suppress(OSError):
             atomic.remove(folder)
             total -= size

@@ -52,7 +52,7 @@ def prepare(
 ) -> Prepared:
     """Decode train and val into arrays below `cache`, once for all processes; the test split stays closed.
 
-    Where all that lies there would become larger than `most_bytes`, the images are looked at and not kept; workers
+    If everything there would become larger than `most_bytes`, the images are looked at and not kept; workers
     then read them again from `origin`, the component that the source was built from.
 
     Raises:
@@ -130,7 +130,7 @@ def stored(cache: Path) -> dict[Path, int]:
 
 
 def remove(folder: Path) -> None:
-    """Delete a folder of decoded images; whoever reads it goes on, whoever wants it next decodes anew.
+    """Delete a folder of decoded images; a process that reads it continues, the next one decodes again.
 
     Raises:
         DataError: it cannot be deleted.
@@ -339,7 +339,7 @@ def _load(
     if pixels.shape != shape or (len(labels), len(names)) != (count, count):
         raise DataError(f"{folder}: {split} images are damaged; run again to decode them again")
     if isinstance(pixels, np.ndarray) and not whole and frame.kept_shape != frame.shape:
-        # A view: nothing is read or copied before it is asked for.
+        # A view: nothing is read or copied before it is needed.
         rows, columns = frame.middle
         pixels = pixels[..., rows, columns]
     return Images(pixels=pixels, labels=labels, names=names)

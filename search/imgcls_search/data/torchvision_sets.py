@@ -49,7 +49,7 @@ SPLITS: Mapping[str, Mapping[Split, Mapping[str, Any]]] = {
     "SVHN": _TWO,
     "USPS": _FLAG,
 }
-"""How each set's class in torchvision is asked for its splits."""
+"""How each set's class in torchvision names its splits."""
 
 SHAPES: Mapping[str, tuple[int | None, int, int]] = {
     "CIFAR10": (32, 3, 10),

@@ -352,11 +352,12 @@ def _refuse_few(config: TrialConfig, place: str, count: int, left_out: Mapping[s
     batch_size = component.args.get("batch_size") if component is not None else None
     if component is None or batch_size is None or count >= 2 * batch_size:
         return
+    # A network learns nothing from a batch of one image.
+    smaller = f", or {component.path}.batch_size of at most {count // 2}" if count >= 4 else ""
     reasons = ", ".join(f"{number:,} {reason}" for reason, number in (left_out or {}).items())
     raise DataError(
         f"{place}: {counted('image', count)} to pretrain on{f' (left out: {reasons})' if reasons else ''}, fewer than "
-        f"two batches of {batch_size}; allowed: at least {2 * batch_size} images, or {component.path}.batch_size of "
-        f"at most {max(count // 2, 1)}"
+        f"two batches of {batch_size}; allowed: at least {2 * batch_size} images{smaller}"
     )
 
 

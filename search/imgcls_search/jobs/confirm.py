@@ -129,7 +129,7 @@ def confirm(
     where the study's images are now. With `pretrains` each seed pretrains a network of its own where the trial does,
     else all start from the study's one.
 
-    A confirmation that was interrupted goes on from its checkpoints; one that is there already is returned.
+    An interrupted confirmation resumes from its checkpoints; one that is there already is returned.
 
     Raises:
         StudyError: there is no such study, another process works on it, or it was confirmed otherwise before.
@@ -223,7 +223,7 @@ def searched_images(record: Record, config: TrialConfig, trainer: Trainer) -> Pr
     """
     found = trainer.images(config)
     study_data.refuse_other(record, config, found, trainer.helper)
-    study_data.note_place(record, config.component("data"))
+    study_data.note_place(record, config)
     return found
 
 

@@ -47,7 +47,7 @@ def evaluate_weights(
     with. Other splits are cut as those of the training were: in a folder that was moved they hold the same images.
 
     `corruptions` says whether worse versions of the images are measured too, each 15 times. `tta` are the views of an
-    image whose mean logits are measured. `say` is told what there is to read.
+    image whose mean logits are measured. `say` gets the notes for the user.
 
     Raises:
         CheckpointError: the file is not a trained model of this program, or its exported network has gone.

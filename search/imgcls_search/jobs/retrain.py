@@ -1,4 +1,4 @@
-"""A configuration trained for good: several seeds, then the sealed test split."""
+"""A final model: one configuration trained with several seeds, then scored on the sealed test split."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def _claim(out: Path) -> None:
 
 
 def _refuse_other_images(training: Training, helper: Helper) -> None:
-    """Refuse to go on with what an earlier call trained on other images.
+    """Refuse to resume what an earlier call trained on other images.
 
     Raises:
         StudyError: there is such a training.

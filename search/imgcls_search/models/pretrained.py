@@ -255,7 +255,7 @@ def _adapted_by_timm(
     except BuildError:
         raise
     except Exception:
-        # What timm makes of a file of another model; that it does not fit is told from its own names.
+        # What timm makes of a file of another model; its own names show that it does not fit.
         return body
     return loaded[-1] if loaded else body
 

@@ -1,7 +1,7 @@
 """Pretrained networks that trainings start from: which one a configuration needs, and the folder that keeps them.
 
 Equal networks, images, pretraining, seed and versions give one file below the studies' folder, made once for all trials
-and studies. Deleted ones are made again when they are asked for.
+and studies. Deleted ones are made again when they are needed.
 """
 
 from __future__ import annotations
@@ -281,7 +281,7 @@ def _without_source(pretrain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def job_of(backbone: Backbone, store: Store, number: int, *, micro_batches: int = 1) -> Job:
-    """Return the job that makes a network, or goes on with it where an earlier one was interrupted."""
+    """Return the job that makes a network, or resumes an interrupted one."""
     return Job(
         trial=number,
         config=backbone.config,

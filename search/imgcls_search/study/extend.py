@@ -2,7 +2,7 @@
 
 Optuna takes no other choices or scales in one study, and ranges stand beside each value. So all values are written
 again as the wider space has them. The study keeps its own row and the ids of its trials, so that a dashboard or a
-notebook that has it open goes on with it; what it was before is a copy in the same database.
+notebook that has it open continues with it; what it was before is a copy in the same database.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def _facts(
     }
     placed = known.get("placed_start", old.get("start", []))
     if widening.start and len(record.trials) > len(placed):
-        # Only the first are known by their place among the trials: the new ones are asked for.
+        # Only the first are known by their place among the trials: the new ones are requests.
         facts["placed_start"] = [dict(in_wider(entry, old, space)) for entry in placed]
         return facts, asked_by_start(widening.start)
     return facts, []

@@ -61,7 +61,7 @@ def merge(sources: Sequence[StudyFiles], target: StudyFiles) -> list[MergedFrom]
             for place, (files, part) in enumerate(zip(sources, parts, strict=True)):
                 pour(files, storage.engine, draft, first=part["first"] if place else None)
             for files in sources:
-                # The sources are read without a lock: whoever began meanwhile may have written to one.
+                # The sources are read without a lock: a run that began meanwhile may have written to one.
                 _refuse_at_work(files)
             with storage.engine.begin() as connection:
                 _adapt(connection, storage.engine, draft, records, parts, target)
@@ -155,10 +155,15 @@ def _making(target: StudyFiles) -> Iterator[None]:
 
 
 def _clear(target: StudyFiles, *, is_new: bool) -> None:
-    left = [path for path in target.folder.iterdir() if path.name not in ("lock", "lock.pid")]
+    left = [path for path in target.folder.iterdir() if path.name not in ("lock", "lock.pid") and not _is_draft(path)]
     if left and not is_new and not (target.folder / MARK).exists():
         raise StudyError(f"{target.folder}: exists already; name another study with -o, or move that folder away")
     _remove(target.folder)
+
+
+def _is_draft(path: Path) -> bool:
+    """Tell whether a file is the mark as a killed merge was writing it."""
+    return path.name.startswith(f".{MARK}.") and path.name.endswith(atomic.SUFFIX)
 
 
 def _remove(folder: Path) -> None:

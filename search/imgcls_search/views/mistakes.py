@@ -30,7 +30,7 @@ WORST = 24
 """Images that are shown."""
 
 MOST_PAIRS = 8
-"""Pairs of classes that are told in words."""
+"""Pairs of classes that are described in words."""
 
 MOST_ROWS = 40
 """Classes whose scores are shown; of more, those with the lowest F1."""

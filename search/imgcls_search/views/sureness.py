@@ -80,7 +80,7 @@ def worse_pictures(looked: Looked, book: Sketchbook) -> Section | None:
 
 
 def _some(images: Images, most: int) -> Images:
-    """Return at most so many images, spread evenly over all."""
+    """Return at most this number of images, spread evenly over all."""
     count = len(images.labels)
     if count <= most:
         return images

@@ -90,7 +90,7 @@ def _remembered(
 
 
 def _moments(component: Component, shape: InputShape) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    # Those of published weights are told by their library, whichever file they lie in.
+    # Those of published weights come from their library, whichever file they are in.
     file = str(component.args["weights"]) if pretrained.is_file(component) else None
     return _remembered(
         _MOMENTS, component, shape, file, lambda: pretrained.normalisation(component, meta_model(component, shape))

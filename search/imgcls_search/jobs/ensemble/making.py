@@ -57,7 +57,7 @@ class EnsembleSummary(TypedDict):
     picks: int
     members: list[MemberSummary]
     validation: dict[str, float]
-    """The first objective of `ensemble` and of `winner`, on so many `images`."""
+    """The first objective of `ensemble` and of `winner`, and the number of `images`."""
 
     sizes: dict[str, Sizes]
     """Of `ensemble`, the sum of its networks, and of `winner`."""
@@ -115,7 +115,7 @@ def make(
         sizes = _sizes(library, picked, progress)
         summary = _summarise(library, picked, picks, ensemble, sizes, path)
         _save(library, picked, members, summary, path)
-        study_data.note_place(record, library.winner_config.component("data"))
+        study_data.note_place(record, library.winner_config)
     return Made(library=library, weights=path, summary=summary)
 
 

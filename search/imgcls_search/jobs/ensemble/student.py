@@ -62,7 +62,7 @@ _SETTINGS = {"temperature": 4.0, "alpha": 0.5}
 def distil(made: Made, number: int | None, out: Path, watcher: TrainingWatcher) -> StudentSummary:
     """Train the configuration of a trial, by default of the best, with an ensemble as its teacher; write its weights.
 
-    The ensemble is copied into the folder. An interrupted training goes on when it is called again.
+    The ensemble is copied into the folder. Call it again to resume an interrupted training.
 
     Raises:
         StudyError: there is no such trial, or the folder holds another training.

@@ -73,6 +73,7 @@ TOPICS = {
     "Networks and training": (
         *("choose-a-pretrained-network", "use-weights-offline", "search-over-timm-models", "search-over-pretraining"),
         *("choose-an-optimizer", "optimise-one-class", "combine-networks", "train-on-several-devices"),
+        "train-on-small-images-first",
         "share-a-gpu-between-workers",
     ),
     "Results": (

@@ -40,6 +40,7 @@ LATER: Mapping[str, Any] = {
     "training.draw": "shuffled",
     "training.batch_norm": "sync",
     "training.swa": 0,
+    "training.resolution": {"full": {}},
     "predict.costs": None,
     "head": {"own": {}},
     "unlabeled": {"train": {}},

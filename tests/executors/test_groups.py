@@ -271,6 +271,7 @@ def test_search_and_training_with_two_devices(imgcls: Callable[..., Answer], tmp
             "training.batch_size: 50 images are too few with training.devices: 16; allowed: >= 64",
         ),
         ("training.compile=true", "training.compile: a compiled network exchanges nothing with training.devices: 2"),
+        ("training.compile=reduce_overhead", "training.compile: a compiled network exchanges nothing"),
         ("training.device=mps", "training.device: mps is one device"),
         ("training.devices=auto training.batch_norm=local", "training.batch_norm: local: statistics of each"),
     ],

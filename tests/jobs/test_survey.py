@@ -149,7 +149,7 @@ def test_a_family_from_outside_is_searched_like_any_other(
 ) -> None:
     space = tmp_path / "towers.yaml"
     space.write_text(
-        "study: {trials: 4}\ndata: {digits: {max_train: 100}}\ntraining: {epochs: 1}\n"
+        "study: {trials: 4, pictures: false}\ndata: {digits: {max_train: 100}}\ntraining: {epochs: 1}\n"
         "model: {tower: {floors: {int: [2, 5]}}, lenet5: {}}\n"
     )
     assert imgcls("check", space).code == 2

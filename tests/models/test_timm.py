@@ -60,7 +60,7 @@ def test_anatomy_covers_every_parameter_once(name: str) -> None:
 def test_keyword_arguments_of_the_model_are_searched(tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
     space = tmp_path / "timm.yaml"
     space.write_text(
-        "study: {trials: 3}\ndata: {digits: {max_train: 100}}\ntraining: {epochs: 1}\n"
+        "study: {trials: 3, pictures: false}\ndata: {digits: {max_train: 100}}\ntraining: {epochs: 1}\n"
         "model: {timm: {name: vit_tiny_patch16_224, patch_size: {choice: [2, 4]}, embed_dim: {choice: [24, 48]}, "
         "depth: {int: [1, 2]}, num_heads: 3, drop_path_rate: {float: [0, 0.2]}}}\n"
     )

@@ -42,7 +42,7 @@ def browser() -> Iterator[Any]:
         pytest.skip("chromium is not installed; scripts/test --all installs it where it can")
     with sync_api.sync_playwright() as playwright:
         # The sandbox does not start for root, and these pages are our own.
-        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
         yield found
         found.close()
 

@@ -374,7 +374,7 @@ def test_page_classifies_what_is_chosen(port: int, tmp_path: Path) -> None:
     (tmp_path / "b.jpg").write_bytes(BLUE)
     (tmp_path / "c.png").write_bytes(b"no image")
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": 400, "height": 800})
         troubles: list[str] = []
         page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)

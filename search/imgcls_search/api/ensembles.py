@@ -147,7 +147,7 @@ def combine(
     return Ensemble(
         weights=made.weights,
         folder=bundle,
-        facts={**made.facts, "student": taught, "test": tested, "bundle": delivered},
+        facts={**made.summary, "student": taught, "test": tested, "bundle": delivered},
     )
 
 

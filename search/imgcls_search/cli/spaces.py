@@ -150,13 +150,13 @@ def options(
     imgcls-search options model.vit --json
     """
     from imgcls_search.api.language import options as find
-    from imgcls_search.space.reference import facts
+    from imgcls_search.space.reference import in_one_line
 
     found = find(section)
     if as_json:
         print_json(found)
         return
-    print_table(("setting", "meaning"), [(one["path"], (one["doc"], facts(one))) for one in found])
+    print_table(("setting", "meaning"), [(one["path"], (one["doc"], in_one_line(one))) for one in found])
 
 
 def weights(weights_dir: WeightsDir = None, as_json: AsJson = False) -> None:

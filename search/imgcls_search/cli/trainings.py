@@ -204,7 +204,7 @@ def evaluate(
     imgcls-search evaluate trained/best/seed-1.pt --data folder:more-photos --split all
     imgcls-search evaluate trained/best/seed-1.pt --tta mirror --corruptions
     """
-    from imgcls_search.api.trainings import by_severity, evaluation_facts, write_predictions
+    from imgcls_search.api.trainings import by_severity, evaluation_as_dict, write_predictions
     from imgcls_search.data import label_sets
     from imgcls_search.executors.helper import image_cache
     from imgcls_search.jobs.evaluate import evaluate_weights
@@ -223,7 +223,7 @@ def evaluate(
         write_predictions(found, predictions)
     together, single = by_class(found.metrics)
     if as_json:
-        print_json(evaluation_facts(found))
+        print_json(evaluation_as_dict(found))
         return
     seen, known = len(label_sets.seen(found.labels)), len(found.classes)
     of = f" of {seen} of the {known} trained classes" if seen < known else ""

@@ -223,7 +223,7 @@ def searched_images(record: Record, config: TrialConfig, trainer: Trainer) -> Pr
     """
     found = trainer.images(config)
     study_data.refuse_other(record, config, found, trainer.helper)
-    study_data.note_place(record, config.component("data"))
+    study_data.note_place(record, config)
     return found
 
 
@@ -318,7 +318,8 @@ def _open_test(
     """Return what the chosen configuration's fresh trainings make of the test split; that is written down first."""
     from dataclasses import replace
 
-    from imgcls_search.jobs.evaluate import measure_on, read_network
+    from imgcls_search.jobs.evaluate import read_network
+    from imgcls_search.jobs.evaluation import measure_on
 
     seeds = found["seeds"]["fresh"]
     # With folds it is measured on what `train` would deliver: one network of all images outside the test split.

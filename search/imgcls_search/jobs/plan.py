@@ -20,6 +20,7 @@ from imgcls_search.strategy.pruners import make_pruner
 from imgcls_search.strategy.rungs import Pruner, expected_epochs
 from imgcls_search.strategy.view import View
 from imgcls_search.study.record import Record
+from imgcls_search.training.resolution import resolution_of
 from imgcls_search.trial import Trial
 from imgcls_search.worker import head_plan
 
@@ -114,7 +115,7 @@ def work_out(space: Space, record: Record, workers: int) -> Plan:
     begun = [trial for trial in record.trials if trial.epoch]
     if not begun:
         raise NoResultError("no epoch was completed, so nothing can be planned")
-    times = [_seconds(trial.epochs) for trial in begun]
+    times = [_seconds(_epochs_of(trial)) for trial in begun]
     epochs = space.first().epochs
     pruner = make_pruner(space.pruner, space.first(), 1)
     several = len(space.objectives) > 1
@@ -152,6 +153,18 @@ def _seconds_of_pretraining(record: Record) -> float:
     return sum(known["seconds"] for known in timed) / epochs if epochs else 0.0
 
 
+def _epochs_of(trial: Trial) -> Sequence[Mapping[str, float]]:
+    """Return the epochs of a trial; of one whose images grow, each as long as its epochs are in the mean."""
+    config = trial.candidate.config
+    resolution = resolution_of(config)
+    if not resolution.until:
+        return trial.epochs
+    work = [resolution.work(epoch, config.training_epochs) for epoch in range(config.training_epochs)]
+    # Each fold begins with small images again.
+    shares = [mean(work) / work[place % len(work)] for place in range(len(trial.epochs))]
+    return [{**epoch, "seconds": epoch["seconds"] * share} for epoch, share in zip(trial.epochs, shares, strict=True)]
+
+
 def _seconds(epochs: Sequence[Mapping[str, float]]) -> float:
     # The first epoch of a process compiles and warms up.
     return mean(epoch["seconds"] for epoch in epochs[1:] or epochs)
@@ -167,8 +180,10 @@ def _seconds_of_trial(begun: Sequence[Trial], pruner: Pruner, epochs: float, *, 
     if not trained:
         return mean(fits)
     lengths = [_head_epochs(trial.candidate.config) if _is_whole(trial.candidate.config) else 0 for trial in trained]
-    early = [_seconds(trial.epochs[:heads]) for trial, heads in zip(trained, lengths, strict=True) if heads]
-    late = [_seconds(rest) for trial, heads in zip(trained, lengths, strict=True) if (rest := trial.epochs[heads:])]
+    early = [_seconds(_epochs_of(trial)[:heads]) for trial, heads in zip(trained, lengths, strict=True) if heads]
+    late = [
+        _seconds(rest) for trial, heads in zip(trained, lengths, strict=True) if (rest := _epochs_of(trial)[heads:])
+    ]
     heads = round(mean(lengths))
     in_heads = expected_epochs(pruner, heads) if is_cut and heads else float(heads)
     if not late or not early:

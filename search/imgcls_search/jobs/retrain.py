@@ -21,9 +21,7 @@ from imgcls_search.jobs.pretrained import of_configuration
 from imgcls_search.jobs.trainer import Trainer, TrainingWatcher, training_job
 from imgcls_search.measures import THRESHOLD
 from imgcls_search.orchestrator import named_classes, study_data, teachers
-from imgcls_search.protocol import (
-    Portion,
-)
+from imgcls_search.protocol import Portion
 from imgcls_search.study.address import Address
 from imgcls_search.study.facts import ChangedTest, DataFact, Opening
 from imgcls_search.study.files import find_study
@@ -153,7 +151,8 @@ def _report(
     versions: Mapping[str, str],
 ) -> dict[str, Any]:
     # Imported when the workers are done: until then this process needs no torch.
-    from imgcls_search.jobs.evaluate import measure_on, read_network
+    from imgcls_search.jobs.evaluate import read_network
+    from imgcls_search.jobs.evaluation import measure_on
 
     test: dict[int, dict[str, float]] = {}
     for seed in training.seeds:

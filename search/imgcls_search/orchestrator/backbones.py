@@ -219,7 +219,7 @@ class Needs:
 
     def _key(self, config: TrialConfig, data: Prepared, fold: int | None, seed: int, teacher: str | None) -> str:
         image = {name: value for name, value in config.section("image").items() if name != "cache_gb"}
-        facts = [
+        origin = [
             VERSION,
             config.to_dict()["model"],
             {**image, "size": data.image_size, "channels": data.channels},
@@ -230,7 +230,7 @@ class Needs:
             None if teacher is None else digests.of_file(Path(teacher)),
             self.helper.versions(),
         ]
-        return digests.of_text(json.dumps(facts, sort_keys=True))[:24]
+        return digests.of_text(json.dumps(origin, sort_keys=True))[:24]
 
     def _prints(self, config: TrialConfig, data: Prepared, fold: int | None) -> str:
         asked = config.digest("data", "image", "unlabeled"), config.batch_size, fold

@@ -328,7 +328,7 @@ class PretrainingJobs:
         for each in needed:
             if each.key not in self.used:
                 self.used[each.key] = each
-                if self._facts().get(each.key, {}).get("state") != "made":
+                if self._known_backbones().get(each.key, {}).get("state") != "made":
                     self._set(each.key, each.fact(state="made", sha256=self.store.finish(each.key)))
 
     def _note(self, making: _Making, *, state: str, force: bool = False, **more: str) -> None:
@@ -339,9 +339,9 @@ class PretrainingJobs:
             self._set(making.backbone.key, known)
 
     def _set(self, key: str, known: KnownBackbone) -> None:
-        self.context.record.set_fact("backbones", {**self._facts(), key: known})
+        self.context.record.set_fact("backbones", {**self._known_backbones(), key: known})
 
-    def _facts(self) -> Mapping[str, KnownBackbone]:
+    def _known_backbones(self) -> Mapping[str, KnownBackbone]:
         return self.context.record.facts.get("backbones", {})
 
     def _say_once(self, about: str, text: str) -> None:

@@ -261,6 +261,9 @@ class StudyFacts(TypedDict, total=False):
     data_file: str
     """The table in which they were last found."""
 
+    unlabeled_root: str
+    """The folder in which the images to pretrain on were last found; earlier versions noted none."""
+
     usage: UsageFact
     """Earlier versions measured none."""
 

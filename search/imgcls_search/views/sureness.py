@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from imgcls_search.data import Images, load
 from imgcls_search.data.corruptions import CORRUPTIONS, SEVERITIES
-from imgcls_search.jobs.evaluate import Evaluation, corruption_table
+from imgcls_search.jobs.evaluation import Evaluation, corruption_table
 from imgcls_search.rounding import share
 from imgcls_search.training import calibration, refusing
 from imgcls_search.views.mistakes import Looked

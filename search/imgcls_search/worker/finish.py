@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import tempfile
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from imgcls_search import costs, digests
+from imgcls_search import costs, digests, terminal
 from imgcls_search.compress import prune, sections
 from imgcls_search.compress.quantize import quantize
 from imgcls_search.config import TrialConfig
@@ -206,7 +204,7 @@ def _export(model: nn.Module, task: Task, path: Path) -> dict[str, str]:
     """Write a network as it is to be served; return what is worth knowing of it."""
     plan = sections.quantization(task.config)
     target = path if plan is None else path.with_name(f".{path.stem}.fp32.onnx")
-    _lock_threads_only()
+    terminal.lock_bars_by_thread()
     try:
         export_onnx(model, target, shape=task.data.shape, mean=task.data.mean, std=task.data.std)
         task.live()
@@ -220,15 +218,6 @@ def _export(model: nn.Module, task: Task, path: Path) -> dict[str, str]:
     finally:
         if plan is not None:
             target.unlink(missing_ok=True)
-
-
-def _lock_threads_only() -> None:
-    # The exporter's progress bar, which is off, otherwise makes a lock between processes; a worker that is ended
-    # leaves that behind, and Python warns of it on the user's terminal.
-    with contextlib.suppress(ImportError):
-        from tqdm import tqdm
-
-        tqdm.set_lock(threading.RLock())
 
 
 def _calibration(task: Task, count: int) -> np.ndarray[Any, Any]:

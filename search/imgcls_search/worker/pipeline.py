@@ -49,6 +49,7 @@ from imgcls_search.training.group import Group
 from imgcls_search.training.losses import Loss, build_loss
 from imgcls_search.training.optimizers import OPTIMIZERS, SCHEDULES
 from imgcls_search.training.recipe import Finetune, Training
+from imgcls_search.training.resolution import Shrinking, resolution_of
 from imgcls_search.training.session import Session, Teach
 from imgcls_search.worker import head_plan, networks
 from imgcls_search.worker.start_weights import weights_of
@@ -202,7 +203,7 @@ def new_session(
         optimizer=optimizer,
         schedule=build(SCHEDULES, config.component("schedule"), epochs=config.section("training")["epochs"]),
         loss=_loss(config, data),
-        augment=augmentation,
+        augment=_shrinking(config, augmentation, data.shape),
         mix=mix,
         hold=_hold(config, model, optimizer),
         micro_batches=micro_batches,
@@ -218,6 +219,14 @@ def new_session(
         teach=_teaching(config, data, teacher, device),
         group=group,
     )
+
+
+def _shrinking(config: TrialConfig, augmentation: Augment, shape: InputShape) -> Augment | Shrinking:
+    """Return an augmentation whose images have the size of their epoch."""
+    resolution = resolution_of(config)
+    if not resolution.until:
+        return augmentation
+    return Shrinking(augment=augmentation, resolution=resolution, full=shape.image_size, epochs=config.training_epochs)
 
 
 def training_of(config: TrialConfig) -> Training:

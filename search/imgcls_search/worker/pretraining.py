@@ -144,7 +144,7 @@ def _teachers_features(job: Job, data: Prepared, unlabeled: Unlabeled, device: s
         device=device,
     )
     places = _places(unlabeled, shown)
-    facts = {
+    origin = {
         "weights": seen.digest,
         "unlabeled": unlabeled.prints,
         "count": len(unlabeled),
@@ -160,7 +160,7 @@ def _teachers_features(job: Job, data: Prepared, unlabeled: Unlabeled, device: s
     what = f"features of {len(places):,} images by the teacher, at {wanted.size} pixels"
     found = computing(
         folder_beside(data),
-        facts,
+        origin,
         lambda: features.compute_in_steps(seen, image_sets.on_device(images, seen.data, device)),
         most_bytes=pipeline.cache_bytes(job.config),
     )

@@ -14,10 +14,7 @@ import torch
 from torch import nn
 
 from imgcls_search.config import Component, TrialConfig, expand_path
-from imgcls_search.data import (
-    InputShape,
-    Prepared,
-)
+from imgcls_search.data import InputShape, Prepared
 from imgcls_search.data.image import MOMENTS, check_normalisation
 from imgcls_search.models import pretrained
 from imgcls_search.worker.measuring import meta_model

@@ -102,14 +102,14 @@ def deliver(
         step("comparing with torch", 4, STEPS)
         parity = _compare(trained, artifact, images, found, tta)
         step(f"measuring on {len(images.labels)} validation images", 5, STEPS)
-        facts = describe(trained, artifact, images, parity=parity, are_same=are_same, sureness=found)
+        described = describe(trained, artifact, images, parity=parity, are_same=are_same, sureness=found)
         if plain is not None:
-            facts["tta"] = {"views": tta, "count": len(VIEWS[tta]), "median_ms_without": plain["median_ms"]}
+            described["tta"] = {"views": tta, "count": len(VIEWS[tta]), "median_ms_without": plain["median_ms"]}
         step(f"writing {out}", 6, STEPS)
-        _write_rest(trained, folder, facts, found)
+        _write_rest(trained, folder, described, found)
         # As its user will.
         bundle.read(folder)
-    return facts
+    return described
 
 
 def _check_format(trained: Trained, to: Format) -> None:
@@ -240,21 +240,21 @@ def _compare(trained: Trained, artifact: Artifact, images: Images, found: Surene
     return {**parity, "equal_top1": int((logits.argmax(1) == reference.argmax(1)).sum())}
 
 
-def _write_rest(trained: Trained, folder: Path, facts: BundleMetrics, found: Sureness) -> None:
+def _write_rest(trained: Trained, folder: Path, described: BundleMetrics, found: Sureness) -> None:
     data = trained.data
     of = f"{trained.title}: its best trial" if trained.members else trained.title
     comments = [f"The configuration of {of}, exported by imgcls-search."]
     if trained.origin is not None:
         comments.append(f"origin: {json.dumps(dict(trained.origin))}")
     files = bundle.FILES
-    if facts["format"] != "onnx":
-        files = bundle.OPENVINO if facts["format"] == "openvino" else bundle.EXECUTORCH
+    if described["format"] != "onnx":
+        files = bundle.OPENVINO if described["format"] == "openvino" else bundle.EXECUTORCH
         (folder / bundle.FILES["model"]).unlink()
     texts = {
         "labels": json.dumps(data.classes, indent=0, ensure_ascii=False) + "\n",
         "config": dump(trained.config, comments=comments),
-        "metrics": json.dumps(facts, indent=2, ensure_ascii=False) + "\n",
-        "card": card(facts, data.classes),
+        "metrics": json.dumps(described, indent=2, ensure_ascii=False) + "\n",
+        "card": card(described, data.classes),
     }
     for role, text in texts.items():
         atomic.write_text(folder / bundle.FILES[role], text)
@@ -263,8 +263,8 @@ def _write_rest(trained: Trained, folder: Path, facts: BundleMetrics, found: Sur
         frame=data.frame,
         mean=data.mean,
         std=data.std,
-        quantized=facts["model"]["quantized"],
-        costs=facts["costs"],
+        quantized=described["model"]["quantized"],
+        costs=described["costs"],
         thresholds=found.cuts,
         sureness=bundle.Sureness(
             temperatures=found.calibration.temperatures,

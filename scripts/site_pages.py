@@ -80,7 +80,13 @@ TOPICS = {
         *("confirm-the-winner", "read-the-report", "compare-trials", "open-the-dashboard", "train-the-winner"),
         *("evaluate-on-other-images", "measure-robustness", "use-test-time-augmentation"),
     ),
-    "Deploy a model": ("export-a-bundle", "export-to-openvino", "serve-a-model", "know-when-to-trust-a-prediction"),
+    "Deploy a model": (
+        "export-a-bundle",
+        "export-to-openvino",
+        "export-to-executorch",
+        "serve-a-model",
+        "know-when-to-trust-a-prediction",
+    ),
     "Strategies": (
         *("when-trials-are-paused", "learn-from-earlier-studies", "try-another-strategy", "compare-strategies"),
     ),

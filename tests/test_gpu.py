@@ -1,4 +1,4 @@
-"""What only a GPU can show; run by whoever has one."""
+"""What only a GPU can show; run it if you have one."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ def strategy() -> dict[str, OneOf]:
 
 
 def _trackers() -> Fields:
-    """Return what a study section may say of trackers; each is off unless it is told where to write."""
+    """Return what a study section may say of trackers; each is off unless the space says where to write."""
     return Fields(
         fields={name: signature.read(settings) for name, settings in SETTINGS.items()},
         doc="trackers that the trials are shown in besides",

@@ -95,7 +95,7 @@ def plan(space: Space, calibration: Space, root: Path, watcher: Watcher) -> Plan
     """Train a few random trials for a few epochs, keep nothing but the decoded images, and work out the rest.
 
     Raises:
-        NoResultError: no epoch came to its end.
+        NoResultError: no epoch was completed.
     """
     images = image_cache(root)
     images.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ def work_out(space: Space, record: Record, workers: int) -> Plan:
     """
     begun = [trial for trial in record.trials if trial.epoch]
     if not begun:
-        raise NoResultError("no epoch came to its end, so that nothing can be planned")
+        raise NoResultError("no epoch was completed, so nothing can be planned")
     times = [_seconds(_epochs_of(trial)) for trial in begun]
     epochs = space.first().epochs
     pruner = make_pruner(space.pruner, space.first(), 1)
@@ -171,7 +171,7 @@ def _seconds(epochs: Sequence[Mapping[str, float]]) -> float:
 
 
 def _seconds_of_trial(begun: Sequence[Trial], pruner: Pruner, epochs: float, *, is_cut: bool) -> float:
-    """Return how long a trial of so many expected epochs takes; `is_cut` says whether the pruner ends some early.
+    """Return how long a trial of `epochs` expected epochs takes; `is_cut` says whether the pruner ends some early.
 
     Fits are as frequent as among those that were begun; epochs of heads alone take their own time.
     """

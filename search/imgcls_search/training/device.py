@@ -94,7 +94,7 @@ COMPILE_STEPS = 10_000
 
 
 def pays_to_compile(wanted: str | bool, device: str, steps: int) -> bool:
-    """Tell whether a model is to be compiled for a trial of so many steps.
+    """Tell whether a model should be compiled for a trial of `steps` steps.
 
     On two CPU cores compiling a small network took 10 to 57 seconds and made it 1.65 times faster, which the trials of
     a search rarely earn back.

@@ -172,7 +172,7 @@ def new_session(
 ) -> Session:
     """Return an untrained session; the same seed gives the same weights.
 
-    A session that goes on from a checkpoint does not need the pretrained weights that it started with. `teacher` is the
+    A session that resumes from a checkpoint does not need the pretrained weights that it started with. `teacher` is the
     weights file of the network to learn from, where the configuration distils; `backbone` that of the network to start
     from, where it pretrains.
 
@@ -189,7 +189,7 @@ def new_session(
     if from_pretrained and pretrained.is_wanted(component):
         pretrained.load_into(model, weights_of(component, model, data.shape))
     if from_pretrained and config.needs_backbone:
-        assert backbone is not None, "whoever starts a training has its backbone made"
+        assert backbone is not None, "a training starts after its backbone is made"
         start = config.starting_from(backbone).component("model")
         pretrained.load_into(model, pretrained.find(start, model, **dataclasses.asdict(data.shape)))
     model = model.to(device, memory_format=fastest_layout(model))  # type: ignore[call-overload]
@@ -289,7 +289,7 @@ def _teaching(config: TrialConfig, data: Prepared, teacher: str | None, device: 
     plan = sections.distillation(config)
     if plan is None:
         return None
-    assert teacher is not None, "whoever starts a training has settled its teacher"
+    assert teacher is not None, "a training starts after its teacher is settled"
     model, _, known = networks.load_weights(checkpoint.load(Path(teacher)), teacher)
     model = model.to(memory_format=fastest_layout(model))
     return Teaching(

@@ -49,7 +49,7 @@ class ReaderLeftError(Exception):
 
 
 class _Display(io.FileIO):
-    """A stream that somebody may stop reading: the program then goes on without it, and says so once."""
+    """A stream whose reader may leave: the program then continues without it, and says so once."""
 
     def __init__(self, fd: int, name: str) -> None:
         super().__init__(fd, "w", closefd=False)

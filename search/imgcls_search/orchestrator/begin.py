@@ -71,7 +71,7 @@ def run(
     deadline: Deadline | None = None,
     extends: bool = False,
 ) -> Outcome:
-    """Run a search, or go on with it, until it ends or is asked to stop; the study is at the address, if one is given.
+    """Run a search, or resume it, until it ends or is asked to stop; the study is at the address, if one is given.
 
     `extends` lets a space that adds to the study's take its place.
 
@@ -294,7 +294,7 @@ def fetch_weights(
 ) -> dict[str, WeightsFact]:
     """Fetch the pretrained weights that the trials of a space start from, as far as random draws show which.
 
-    Return the files that they are from; `say` is told, once each, which were trained on images of another size.
+    Return the files that they are from; `say` gets a note on each that was trained on images of another size.
 
     Raises:
         CheckpointError: they cannot be fetched or read.

@@ -75,7 +75,7 @@ class Finished:
 
     model: nn.Module
     shapes: prune.Shapes | None
-    """What structured pruning has changed, None where it was not asked for."""
+    """What structured pruning has changed, None if it was not requested."""
 
     metrics: dict[str, float]
     notes: dict[str, str]
@@ -134,7 +134,7 @@ def time_artifact(path: Path, data: Prepared) -> dict[str, float]:
 
 
 def artifact_path(weights: Path) -> Path:
-    """Return where the exported network of a weights file lies: beside it."""
+    """Return the path of the exported network of a weights file, which is beside it."""
     return weights.with_suffix(".onnx")
 
 
@@ -157,7 +157,7 @@ def find_artifact(state: Mapping[str, Any], weights: Path) -> Artifact | None:
 
 def logits(artifact: Artifact, images: Images | ImageSet) -> np.ndarray[Any, Any]:
     """Return logits, float32 [N, classes], of every image in order, by the runtime."""
-    # Images may lie on a GPU, or be decoded anew when they are asked for.
+    # Images may be on a GPU, or be decoded again when they are read.
     places = [np.arange(start, min(start + BLOCK, len(images.labels))) for start in range(0, len(images.labels), BLOCK)]
     return np.concatenate([artifact.logits(_pixels(images, index)) for index in places])
 

@@ -73,13 +73,20 @@ TOPICS = {
     "Networks and training": (
         *("choose-a-pretrained-network", "use-weights-offline", "search-over-timm-models", "search-over-pretraining"),
         *("choose-an-optimizer", "optimise-one-class", "combine-networks", "train-on-several-devices"),
+        "train-on-small-images-first",
         "share-a-gpu-between-workers",
     ),
     "Results": (
         *("confirm-the-winner", "read-the-report", "compare-trials", "open-the-dashboard", "train-the-winner"),
         *("evaluate-on-other-images", "measure-robustness", "use-test-time-augmentation"),
     ),
-    "Deploy a model": ("export-a-bundle", "export-to-openvino", "serve-a-model", "know-when-to-trust-a-prediction"),
+    "Deploy a model": (
+        "export-a-bundle",
+        "export-to-openvino",
+        "export-to-executorch",
+        "serve-a-model",
+        "know-when-to-trust-a-prediction",
+    ),
     "Strategies": (
         *("when-trials-are-paused", "learn-from-earlier-studies", "try-another-strategy", "compare-strategies"),
     ),

@@ -123,7 +123,7 @@ def start(
 
     What is asked to be cold starts a new interpreter as a user does. All others are forked from one that has the
     libraries in memory, which saves the seconds of importing torch; the first use of each command in a session imports
-    the package itself anew.
+    the package itself again.
     """
     started: list[subprocess.Popen[str] | Command] = []
 

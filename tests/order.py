@@ -1,7 +1,7 @@
 """In which order tests run: whatever takes minutes begins early, so that it does not keep one worker busy at the end.
 
-pytest-xdist hands each worker a part of the list, all parts of one length, and whoever is done takes from the end of
-another's part. In the order of their names a test of minutes may be the last one of a part.
+pytest-xdist hands each worker a part of the list, all parts of one length, and a worker that is done takes from the
+end of another's part. In the order of their names a test of minutes may be the last one of a part.
 """
 
 from __future__ import annotations
@@ -13,21 +13,23 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 SECONDS = {
-    "tests/study/test_damage.py": 500,
-    "tests/executors/test_ray.py": 310,
-    "tests/docs/test_pages.py": 300,
-    "tests/test_benchmarks.py": 300,
-    "tests/models/test_cost.py": 290,
-    "tests/views/test_pages.py": 260,
-    "tests/orchestrator/test_compressed_run.py": 220,
-    "tests/cli/test_surroundings.py": 200,
-    "tests/orchestrator/test_run.py": 200,
-    "tests/test_spaces.py": 200,
-    "tests/cli/test_working_folder.py": 140,
-    "tests/test_chaos.py": 100,
-    "tests/cli/test_wheel.py": 100,
+    "tests/test_benchmarks.py": 220,
+    "tests/executors/test_ray.py": 210,
+    "tests/automatic/test_auto.py": 200,
+    "tests/docs/test_pages.py": 180,
+    "tests/study/test_damage.py": 130,
+    "tests/cli/test_surroundings.py": 120,
+    "tests/test_chaos.py": 110,
+    "tests/orchestrator/test_run.py": 100,
+    "tests/cli/test_working_folder.py": 90,
+    "tests/orchestrator/test_compressed_run.py": 70,
+    "tests/views/test_pages.py": 70,
+    "tests/executors/test_groups.py": 60,
+    "tests/cli/test_wheel.py": 50,
+    "tests/models/test_cost.py": 50,
+    "tests/test_spaces.py": 50,
 }
-"""Files with tests that take long, and what they took on a busy machine; others never keep a worker for long."""
+"""Files with tests that take long, and what they roughly take; others never keep a worker for long."""
 
 
 def longest_first(items: Sequence[Item], workers: int, file_of: Callable[[Item], str]) -> list[Item]:

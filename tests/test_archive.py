@@ -1,4 +1,4 @@
-"""Weights files with flipped bits are refused, whoever wrote them."""
+"""Weights files with flipped bits are refused, also our own."""
 
 from __future__ import annotations
 

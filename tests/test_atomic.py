@@ -88,7 +88,7 @@ def test_killed_at_any_moment_leaves_the_old_file_whole(
     assert _in_a_child(write) == -signal.SIGKILL
     assert target.read_bytes() == OLD
     (leftover,) = (path for path in tmp_path.iterdir() if path != target)
-    # So that whoever cleans a folder knows them.
+    # So that people who clean a folder know them.
     assert leftover.suffix == atomic.SUFFIX
     atomic.write_bytes(target, NEW)
     assert target.read_bytes() == NEW

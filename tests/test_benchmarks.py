@@ -46,7 +46,7 @@ def bench(run_script: Callable[..., Answer]) -> Bench:
 BENCHMARKS = sorted(
     path.stem
     for path in SCRIPTS.glob("*.py")
-    if path.stem not in ("frame", "simulation", "intervals", "rivals", "cell", "curve_tables")
+    if path.stem not in ("frame", "simulation", "intervals", "rivals", "cell", "curve_tables", "equal_seconds")
 )
 
 
@@ -80,6 +80,43 @@ def test_throughput_compares_four_ways_holds_the_images_once_and_compares_accura
     assert {len(accuracy["accuracy"][way]) for way in ("ours", "habit")} == {2}
 
 
+def test_sizes_of_images_are_compared_at_equal_seconds_and_comparing_resumes(bench: Bench, tmp_path: Path) -> None:
+    small = ("--seconds", "0.3", "--train", "60", "--width", "4", "--size", "8")
+    found = bench("progressive", tmp_path, *small, "--seeds", "1")
+    again = bench("progressive", tmp_path, *small, "--seeds", "2")
+    assert again["trainings"][:2] == found["trainings"]
+    assert [(one["arm"], one["seed"]) for one in again["trainings"]] == [
+        (arm, seed) for seed in (0, 1) for arm in ("full", "progressive")
+    ]
+    assert all(len(one["validation"]) == one["epochs"] for one in again["trainings"])
+    difference = again["arms"]["progressive"]
+    low, high = difference["interval"]
+    assert low <= difference["difference"] <= high
+    # Other settings begin from the start.
+    assert bench("progressive", tmp_path, *small, "--seeds", "1", "--until", "0.5")["arms"]["full"]["n"] == 1
+
+
+def test_interval_of_paired_differences_is_scipy_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(SCRIPTS)
+    import equal_seconds
+
+    differences = np.random.default_rng(0).normal(0.01, 0.02, 10).tolist()
+    found = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
+    assert equal_seconds.interval(differences) == pytest.approx((found.low, found.high))
+
+
+def test_airbench_is_compared_with_the_start_settings_of_the_shipped_space(bench: Bench, tmp_path: Path) -> None:
+    found = bench("airbench", tmp_path, "--seconds", "0.3", "--train", "60", "--seeds", "1", "--starts", "1")
+    assert [one["arm"] for one in found["trainings"]] == ["resnet-1", "airbench"]
+
+
+def test_speeds_of_a_gpu_are_measured_by_cases(bench: Bench, tmp_path: Path) -> None:
+    found = bench("gpu", tmp_path, "--device", "cpu", "--tiny")
+    assert [case["policy"] for case in found["images"]] == ["none", "rand"]
+    assert all(case["ours"]["median"] > 0 and case["bare"]["median"] > 0 for case in found["images"])
+    assert found["workers"]["1 workers"]["trials_per_hour"]["median"] > 0
+
+
 def test_batched_members_are_trained_as_alone_and_compared(bench: Bench, tmp_path: Path) -> None:
     found = bench(
         "batched",
@@ -110,8 +147,8 @@ def test_overhead_compares_with_plain_optuna(bench: Bench, tmp_path: Path) -> No
     assert [entry["trial_seconds"] for entry in found["coordination"]] == [5, 60]
 
 
-def test_start_is_measured_to_the_first_epoch(bench: Bench, tmp_path: Path) -> None:
-    found = bench("start", tmp_path, "--rounds", "1")
+def test_start_is_measured_to_the_first_epoch(bench: Bench, tiny: Path, tmp_path: Path) -> None:
+    found = bench("start", tmp_path, "--rounds", "1", "--space", str(tiny))
     assert found["ratio"] > 0
     assert found["command_to_first_epoch_seconds"]["median"] > found["epoch_seconds"]["median"]
 
@@ -273,7 +310,7 @@ def test_run_process_grows_by_what_it_keeps_of_a_trial_and_no_more(bench: Bench,
     # A fork also holds what it touches of the memory that it was forked with.
     found = bench("load", tmp_path, "--trials", "--tiny-trials", "400", cold=True)["memory"]
     assert found["trials"] == 400
-    # 15 KB over 2,000 trials, 20 over few; whoever keeps each trial once more, or Optuna's own of it, comes over this.
+    # 15 KB over 2,000 trials, 20 over few; a second copy of each trial, or Optuna's own, exceeds this.
     assert found["kb_per_trial"] < found["asked_at_most"] == 30
 
 
@@ -295,7 +332,7 @@ def test_wrong_labels_that_were_swapped_are_counted_among_the_first_suspects(
     assert run["swapped"] == 6
     assert run["looked_at"] == min(6, run["suspects"])
     assert run["precision"] == pytest.approx(run["found"] / run["looked_at"], abs=1e-4)
-    # Two colours are told apart.
+    # Two colours are easy to distinguish.
     assert run["precision"] >= 0.8
 
 
@@ -310,7 +347,7 @@ def test_rivals_train_on_the_same_photos_and_are_scored_by_one_scorer_once(
     assert list(found["left_out"]) == ["autogluon"]
     (run,) = found["runs"]
     assert "failed" not in run
-    # 9 of 30 images of each class are sealed; two colours are told apart.
+    # 9 of 30 images of each class are sealed; two colours are easy to distinguish.
     assert found["test"] == {"images": 18, "classes": 2}
     assert found["scores"]["careful"]["accuracy"]["value"] >= 0.9
     assert "a careful recipe in timm" in (tmp_path / "photos.md").read_text()
@@ -384,7 +421,7 @@ def test_pretraining_is_probed_trained_on_and_timed(bench: Bench, tmp_path: Path
         assert all(0.1 < each["mean"] <= 1 and len(each["scores"]) == 3 for each in by_labels.values())
     assert [epoch["epoch"] for epoch in found["pretrained by simclr"]["history"]] == [1]
     assert found["throughput"]["ratio"]["median"] > 0
-    # The same command goes on from what is there.
+    # The same command resumes from what is there.
     written = [path.stat().st_mtime_ns for path in tmp_path.glob("simclr-*.pt")]
     again = bench("pretrain", tmp_path, *given, *tiny)
     assert again["probes"] == found["probes"]
@@ -409,7 +446,8 @@ def test_report_times_ten_times_as_many_trials_and_maps(bench: Bench, tmp_path: 
 
 
 def test_ensembles_and_students_are_compared_with_winners(bench: Bench, tmp_path: Path) -> None:
-    found = bench("ensemble", tmp_path, "--seeds", "2", "--trials", "2", "--epochs", "2", "--picks", "3")
+    few = ("--seeds", "2", "--trials", "2", "--epochs", "2", "--picks", "3", "--size", "8")
+    found = bench("ensemble", tmp_path, *few)
     seeds = found["seeds"]
     assert [entry["seed"] for entry in seeds] == [0, 1]
     assert {entry["images"] for entry in seeds} == {359}

@@ -1,4 +1,4 @@
-"""`scripts/test-busy` on a small project: what it runs, notes, and goes on with."""
+"""`scripts/test-busy` on a small project: what it runs, notes, and resumes."""
 
 from __future__ import annotations
 

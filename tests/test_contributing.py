@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import PATIENCE, Answer
+from tests.conftest import Answer
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
@@ -73,19 +73,25 @@ def test_examples_are_written_as_the_package_is(source: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SPACES)
-def test_example_is_searched(name: str, source: Path, tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
+def test_example_is_searched(
+    name: str, source: Path, tmp_path: Path, imgcls: Callable[..., Answer], run_script: Callable[..., Answer]
+) -> None:
     (tmp_path / f"{name}.yaml").write_text(SPACES[name])
     plain = imgcls("check", f"{name}.yaml", "--samples", "0")
     assert plain.code == 2
     assert name in plain.err
-    # Before any folder that this environment names: a new interpreter, whose modules are those of the copy.
-    code = "import sys; sys.path.insert(0, sys.argv.pop(1)); import imgcls_search.__main__ as p; p.main()"
+    # Before any folder that this environment names: a process without this package, which imports that of the copy.
+    script = tmp_path / "script.py"
+    script.write_text(
+        f"import sys\nsys.path.insert(0, {str(source / 'search')!r})\n"
+        "import imgcls_search.__main__ as program\n"
+        "if __name__ == '__main__':\n    program.main()\n"
+    )
     options = ("--workers", "1", "--set", "study.pictures=false")
-    command = [sys.executable, "-c", code, str(source / "search"), "run", f"{name}.yaml", *options]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False)
-    assert done.returncode == 0, done.stderr
+    done = run_script(script, "run", f"{name}.yaml", *options, cwd=tmp_path, fresh=True)
+    assert done.code == 0, done.err
     trials = SPACES[name].count("trials: 3") + 2
-    assert f"{trials} trials ({trials} complete" in done.stdout
+    assert f"{trials} trials ({trials} complete" in done.out
 
 
 def test_every_extra_is_tried_before_a_release() -> None:

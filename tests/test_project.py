@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -66,6 +67,33 @@ def test_page_of_the_house_names_modules_that_there_are() -> None:
         for path in paths
         if not any((folder / f"{path}{end}").exists() for folder in (package, ROOT) for end in (".py", "/"))
     ] == []
+
+
+def test_no_module_is_longer_than_400_lines() -> None:
+    """A longer one has two stories: give each a room that a newcomer would guess."""
+    lines = {path: len(path.read_text().splitlines()) for path in (ROOT / "search" / "imgcls_search").rglob("*.py")}
+    assert len(lines) > 300
+    assert {str(path.relative_to(ROOT)): count for path, count in lines.items() if count > 400} == {}
+
+
+def test_each_loop_stands_on_one_screen() -> None:
+    """That of a search, of the epochs of a training, and of the steps of an epoch."""
+    for path, name in (("orchestrator/search", "run"), ("training/loop", "fit"), ("training/loop", "train_epoch")):
+        tree = ast.parse((ROOT / "search" / "imgcls_search" / f"{path}.py").read_text())
+        loop = next(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == name)
+        assert loop.end_lineno is not None
+        assert loop.end_lineno - loop.lineno < 50, f"{path}.{name}"
+
+
+def test_walks_through_the_house_have_few_rooms() -> None:
+    page = (ROOT / "search" / "README.md").read_text()
+    walks = page[page.index("## Three walks") : page.index("## Where a new thing goes")]
+    base = {path.stem for path in (ROOT / "search" / "imgcls_search").glob("*.py")}
+    rooms = [
+        {room for room in re.findall(r"`([a-z]+/[a-z_]+|[a-z_]+)(?:[.(][^`]*)?`", walk) if "/" in room or room in base}
+        for walk in re.split(r"^\*\*", walks, flags=re.MULTILINE)[1:]
+    ]
+    assert [most >= len(names) > 6 for names, most in zip(rooms, (12, 8, 10), strict=True)] == [True] * 3, rooms
 
 
 def test_decisions_have_their_parts_and_are_listed_in_order_of_date() -> None:

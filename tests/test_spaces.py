@@ -29,6 +29,7 @@ from tests.conftest import Answer
 PATHS = {path.stem: path for path in sorted((Path(__file__).parent.parent / "spaces").glob("*.yaml"))}
 
 GOLDEN: Mapping[str, Mapping[str | int, tuple[int, int]]] = {
+    "airbench": {"airbench": (73_664, 683_040), 0: (124_480, 1_323_552)},
     "alexnet": {"alexnet": (45_346, 221_824), 0: (179_386, 876_800)},
     "cifar10": {
         "vit": (142_026, 10_880_128),
@@ -54,6 +55,7 @@ GOLDEN: Mapping[str, Mapping[str | int, tuple[int, int]]] = {
         "efficientnet": (126_678, 349_824),
         "mobilenetv3": (119_698, 199_272),
         "convnext": (28_666, 178_240),
+        "airbench": (9_536, 158_400),
         0: (77_754, 763_520),
         1: (83_082, 245_520),
         2: (154_074, 2_151_552),
@@ -225,12 +227,13 @@ def test_commands_in_the_comments_are_right(name: str) -> None:
         read_space(PATHS[name], catalog(), overrides=changes, data=dict(options).get("--data"))
 
 
-SCRATCH = ("model.resnet.weights=null", "model.efficientnet.weights=null", "finetune={}", "start=[]", "image.size=64")
+SCRATCH = ("model.resnet.weights=null", "model.efficientnet.weights=null", "finetune={}", "start=[]", "image.size=32")
 SHORT = (
     *("image.size=16", "model.resnet.width=4"),
     *(f"pretrain.{way}.{change}" for way in ("simclr", "imitate") for change in ("epochs=1", "batch_size=64")),
     "pretrain.imitate.size=32",
 )
+SMALLER = {"photos": SCRATCH, "pretrain": SHORT, "finetune": ("image.size=32", "start=[]")}
 
 
 @pytest.mark.parametrize(
@@ -238,7 +241,8 @@ SHORT = (
 )
 def test_shipped_space_runs_on_digits(name: str, imgcls: Callable[..., Answer]) -> None:
     changes = ["study.trials=2", "training.epochs=1", "study.pruner=none", "data.digits.max_train=100"]
-    changes += SCRATCH if name == "photos" else SHORT if name == "pretrain" else ()
+    changes += ["study.pictures=false"]
+    changes += SMALLER.get(name, ())
     options = [part for change in changes for part in ("--set", change)]
     answer = imgcls("run", PATHS[name], "--data", "digits", *options)
     assert answer.code == 0, answer.err
@@ -260,7 +264,12 @@ def thousand_draws() -> Sequence[Sequence[TrialConfig]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(PARTS))
-def test_a_thousand_draws_of_the_mixed_space_build_and_have_the_predicted_parameters(part: int) -> None:
+def test_a_thousand_draws_of_the_mixed_space_build_and_have_the_predicted_parameters(
+    part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # To fill the weights takes most of the time, and none of them is looked at.
+    for fill in (name for name in dir(torch.nn.init) if name.endswith("_") and not name.startswith("_")):
+        monkeypatch.setattr(torch.nn.init, fill, lambda tensor, *given, **named: tensor)
     assert sum(map(len, thousand_draws())) == 1000
     built: dict[str, int] = {}
     """What a real model of each architecture has; a draw of the same architecture would build the same."""

@@ -3,7 +3,7 @@
 A server of two processes is forked for each command: one has the libraries in memory, the other the package too. The
 child takes the folder, environment, arguments and streams of the command, and then runs as `python -m imgcls_search`
 would: it has a process id, signals, an exit code and a way to its end of its own, and its fork server, forked too
-instead of imported anew, starts helper and workers as ever. What is not as in a new interpreter: modules are imported
+instead of imported again, starts helper and workers as ever. What is not as in a new interpreter: modules are imported
 already (of the package only where a command is not `fresh`), and all commands of one server hash strings with one seed.
 
 A script starts from it too; the commands that the script starts with `subprocess` are forked from the script.
@@ -129,7 +129,7 @@ class Warm:
     ) -> Command:
         """Begin `imgcls-search`, or a script, with these arguments, on a terminal if one is given.
 
-        A fresh one imports the package anew.
+        A fresh one imports the package again.
         """
         request = {"argv": list(arguments), "cwd": str(cwd), "env": dict(env), "script": script and str(script)}
         return Command(self.with_libraries if fresh else self.with_package, request, terminal)

@@ -113,13 +113,13 @@ class Search:
         self.checkpoints = folder / f"studies/{self.name}/checkpoints"
         self.starts = 0
         self.more = trials // 2
-        """Trials that are asked for in addition each time it gets through."""
+        """Additional trials each time it gets through."""
 
         self.ask_for(trials)
         self.begin()
 
     def ask_for(self, trials: int) -> None:
-        """Write the space; the next start goes on to so many trials."""
+        """Write the space; the next start continues up to this number of trials."""
         self.trials = trials
         (self.folder / "space.yaml").write_text(SPACE.format(trials=trials, epochs=EPOCHS))
 
@@ -177,7 +177,7 @@ class Search:
 
 
 def disturb(search: Search, kills: int, dice: random.Random) -> dict[str, Any]:
-    """Give a search so many blows, let it end, and return what it went through and what is wrong with it."""
+    """Disturb a search this often, let it end, and return what it went through and what is wrong with it."""
     started = time.monotonic()
     given: Counter[str] = Counter()
     while sum(given.values()) < kills:

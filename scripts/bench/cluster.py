@@ -6,7 +6,7 @@ python scripts/bench/cluster.py --rounds 0                       the losses alon
 
 Trials per hour count from the first trial's start to the last one's end, two workers, the two ways in turns. Losses are
 those in a search on two nodes of one CPU: SIGKILL of a worker process, of an actor, and of all processes of a node; and
-SIGSTOP of all processes of a node, as if its power or network had failed. A lost node's trial goes on where nothing has
+SIGSTOP of all processes of a node, as if its power or network had failed. A lost node's trial resumes where nothing has
 run before. Seconds are those until the first epoch that the trial ends afterwards begins. Linux only.
 Writes cluster.json.
 """
@@ -40,7 +40,7 @@ TRIES_SECONDS = 120.0
 
 
 def main() -> None:
-    """Measure what was asked for, print it and write it."""
+    """Measure what the arguments name, print it and write it."""
     arguments = _arguments()
     with frame.results("cluster", arguments.out) as results:
         # Ray reads them when it is imported, and hands them on.

@@ -49,7 +49,7 @@ WARM_UP_TURNS = 5
 
 
 def main() -> None:
-    """Measure what was asked for, print it and write it."""
+    """Measure what the arguments name, print it and write it."""
     arguments = _arguments()
     torch.set_num_threads(1)
     with frame.results("compress", arguments.out) as results, tempfile.TemporaryDirectory() as folder:

@@ -71,7 +71,7 @@ def space_of(name: str, images: Path | None = None) -> Space:
 
 
 def pool(space: Space, count: int) -> list[Candidate]:
-    """Return so many configurations by number: random draws, or all of a finite space in a random order."""
+    """Return configurations by number: random draws, or all of a finite space in a random order."""
     view = View(space, [], [], seed=0)
     if space.num_combinations() is None:
         return [draw_random(view, number, 0) for number in range(count)]

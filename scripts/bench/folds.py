@@ -7,7 +7,7 @@ Each repetition draws other digits as its images outside the test split, which h
 random settings of LeNet-5, and compares the best trial's score with the accuracy on the test split of the networks that
 were scored. `split` scores `--trials` trials on one validation split, `folds` a part of them by cross-validation, for
 as many epochs in all. Both have the same number of images, and the usual share of them to validate by. `test_of_all` is
-the accuracy of the setting trained once on all images outside the test split, as `train` does. Writes folds.json, anew
+the accuracy of the setting trained once on all images outside the test split, as `train` does. Writes folds.json, again
 after each repetition.
 """
 

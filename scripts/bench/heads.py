@@ -24,7 +24,7 @@ from imgcls_search.study.files import find_study
 from imgcls_search.study.record import load
 
 TIMES_UNCACHED = 50.0
-"""How many times as many head trials a minute are asked for."""
+"""How many times as many head trials a minute are the target."""
 
 SPACE: dict[str, Any] = {
     "model": {"timm": {"name": "tf_efficientnet_lite0", "weights": "imagenet"}},
@@ -79,7 +79,7 @@ def search(name: str, space: dict[str, Any], folder: Path) -> dict[str, Any]:
     file.write_text(json.dumps(space))
     command = [sys.executable, "-m", "imgcls_search", "run", str(file), "--name", name, "--studies", str(folder / "s")]
     done = subprocess.run(command, capture_output=True, text=True)
-    # 1: the time was over before any trial came to its end.
+    # 1: the time was over before any trial was complete.
     if done.returncode not in (0, 1):
         raise SystemExit(done.stderr)
     record = load(find_study(folder / "s", name, None))

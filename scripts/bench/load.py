@@ -5,7 +5,7 @@ python scripts/bench/load.py --trials 1000 10000 --tiny-trials 0    seconds only
 python scripts/bench/load.py --trials --tiny-trials 2000 --sampler tpe    memory only; tpe takes a quarter of an hour
 
 A study of the digits is begun with one trial by `imgcls-search run`, filled by inserting rows into Optuna's tables, and
-then used by the commands themselves: `run` goes on with two more trials, `best`, `export`, `trials --top 5`, and the
+then used by the commands themselves: `run` adds two more trials, `best`, `export`, `trials --top 5`, and the
 dashboard, asked for its page and for the study. Seconds are those of the whole command, from its start to its end, by
 the clock and of processors, workers of `run` apart; the latter are compared with what is asked, since others' work does
 not count in them.
@@ -50,7 +50,7 @@ MOST_KB = 30.0
 
 
 def main() -> None:
-    """Measure what was asked for, print it and write it."""
+    """Measure what the arguments name, print it and write it."""
     arguments = _arguments()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with frame.results("load", arguments.out) as results:
@@ -69,7 +69,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def measure_commands(held: int, sampler: str) -> dict[str, Any]:
-    """Time the commands on a study of so many finished trials, and tell what they did."""
+    """Time the commands on a study of `held` finished trials, and tell what they did."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         text = SPACE.format(sampler=sampler, epochs=EPOCHS)
@@ -164,7 +164,7 @@ def measure_memory(count: int, sampler: str) -> dict[str, Any]:
     """Return by how many KB the run process grows with each trial of a search on simulated workers."""
     overrides = [
         *(("study.trials", str(count)), ("study.workers", "2"), ("study.pruner", "none")),
-        # Few networks, so that they need not be measured anew for each trial.
+        # Few networks, so that they need not be measured again for each trial.
         ("model", "{lenet5: {width: {choice: [0.5, 1]}, activation: {choice: [relu, tanh]}}}"),
     ]
     space = parse(SPACE.format(sampler=sampler, epochs=EPOCHS), catalog(), source="load", overrides=overrides)

@@ -61,7 +61,7 @@ MOST_OF_WALL = {5.0: 0.05, 60.0: 0.01}
 
 
 def main() -> None:
-    """Measure what was asked for, print it and write it."""
+    """Measure what the arguments name, print it and write it."""
     arguments = _arguments()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with frame.results("overhead", arguments.out) as results:
@@ -91,7 +91,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def measure_writer(sampler: str, held: int, repeat: int) -> dict[str, Any]:
-    """Measure both sides in turns on studies that hold so many trials already."""
+    """Measure both sides in turns on studies that hold `held` trials already."""
     space = parse(SPACE.format(sampler=sampler, epochs=EPOCHS), catalog(), source="bench_overhead")
     with tempfile.TemporaryDirectory() as folder:
         trials = make_trials(space, held)
@@ -155,7 +155,7 @@ class Ours:
         storage = database.open_storage(StudyFiles(folder, "ours").database)
         fill(storage, record.study, trials, attributes_like_the_record(folder, space))
         storage.engine.dispose()
-        # As a search that goes on would: everything is read once.
+        # As a resumed search would: everything is read once.
         self.record = records.load(StudyFiles(folder, "ours"))
         self.space = space
         sampler = build(SAMPLERS, space.sampler, space=space)

@@ -38,7 +38,7 @@ from strategies import EPOCHS, SPACE, Curves
 TASKS = ["3945", "126026", "167168", "168335", "189354", "189906"]
 TRAININGS = 20
 WORKERS_OF_BUDGET = 8
-"""A budget of `TRAININGS` is for so many workers."""
+"""A budget of `TRAININGS` is for this many workers."""
 
 
 class Timed:

@@ -15,7 +15,7 @@ test/; what is validated on is each one's own affair, and only train/ is trained
     autogluon  AutoGluon MultiModal with its time_limit (recipes/gluon.py), in an environment that is made below the
                folder of --autogluon, with uv or pip; left out without that option
 
-Each run becomes a line of photos.jsonl, and is never done again: the same command goes on. Models are kept as they were
+Each run becomes a line of photos.jsonl, and is never done again: the same command resumes. Models are kept as they were
 at several moments. When all runs are done, all are loaded by one scorer, which opens the test split: accuracy and macro
 F1 with 95 % intervals, and differences on the same images (intervals.py). Writes photos.json, photos.md, photos.svg.
 """
@@ -262,7 +262,7 @@ def process(command: Sequence[str], folder: Path, cores: Sequence[int]) -> Itera
 
 
 def link(run: Run, rival: Rival, moment: float) -> None:
-    """Keep the files of the models as they are now; whoever replaces one leaves the link alone."""
+    """Keep the files of the models as they are now; a process that replaces one leaves the link alone."""
     for pattern in rival.kept:
         for path in run.folder.glob(pattern):
             target = run.at(moment) / path.relative_to(run.folder)

@@ -275,7 +275,7 @@ def exhausted(steps: Any) -> list[Any]:
 
 
 def speed(loop: Callable[[], Any], images: int, seconds: float) -> float:
-    """Return images per second of a loop, of which one call sees so many."""
+    """Return images per second of a loop, of which one call sees `images`."""
     started, calls = time.perf_counter(), 0
     while time.perf_counter() - started < seconds or not calls:
         loop()
@@ -304,7 +304,7 @@ class Bare:
             loss = self.session.loss(model(inputs), inputs)
             loss.backward()
             optimizer.step()
-        # A GPU has done its work only when a number is asked for.
+        # A GPU has done its work only when a number is read.
         float(loss.detach())
 
 

@@ -7,7 +7,7 @@
 Each space of `scripts/bench/tables/` has a table beside it, NAME.jsonl.xz, one line for each training. What is recorded
 there already is not trained again, and the file is replaced whole after each training: an interrupted recording loses
 at most the training that was under way. Configurations are random draws (of `cells` all there are, in a random order),
-numbered, so that whoever records on gets the next ones. Every fifth is trained with a second seed. Trainings are a
+numbered, so that a later recording gets the next ones. Every fifth is trained with a second seed. Trainings are a
 worker's own, in this process, on one thread. Spaces take turns so that each gets as much time as the others.
 """
 
@@ -37,7 +37,7 @@ TRAININGS = {"cifar": 360, "trashnet": 360, "heads": 360, "cells": 750}
 """That a table is to have; more are drawn with `--trainings`."""
 
 TWICE_ONE_IN = 5
-"""One configuration of so many is trained with a second seed too."""
+"""One configuration in this many is trained with a second seed too."""
 
 
 def main() -> None:

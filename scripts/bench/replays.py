@@ -12,7 +12,7 @@ percentage points. The intervals cover 90 %: pools, each of other configurations
 
 The tables are those of record_curves.py, and from `--opda`, where it is given, 512 trainings of AlexNet on ImageNet
 (nicholaslourie/opda): `opda-20` has each training's own epochs in 20 equal parts, `opda-54` those that were planned for
-at least 54, up to the 54th. Answers are kept in replays.jsonl, so that a stopped run goes on.
+at least 54, up to the 54th. Answers are kept in replays.jsonl, so that a stopped run can resume.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ STRATEGIES: Mapping[str, tuple[str, str]] = {
     "tpe+asha": ("tpe", "asha"),
     "random": ("random", "none"),
 }
-"""Sampler and pruner. `random` is not run unless asked for: its expectation is known."""
+"""Sampler and pruner. `random` is only run if named: its expectation is known."""
 
 RECORDED = ("cifar", "trashnet", "heads", "cells")
 OF_OPDA = {"opda-20": 20, "opda-54": 54}

@@ -1,7 +1,7 @@
 """How long a report takes: of 1,000 and 10,000 trials, and pictures of what a network looked at.
 
     python scripts/bench/report.py                  both, a minute or two
-    python scripts/bench/report.py --trials 500     the first part with so many trials, and ten times as many
+    python scripts/bench/report.py --trials 500     the first part with this many trials, and ten times as many
 
 Processor time of this process, whole reports, without the weights of the winner: what grows with the trials. Then the
 class activation maps of 24 images by networks of several families, in passes: the time of classifying the same 24
@@ -106,7 +106,7 @@ def filled(folder: Path, trials: int) -> Path:
     like = simulation.attributes_like_the_record(folder, space)
     made = simulation.make_trials(space, trials)
     for trial in made:
-        # Scores that the settings explain, as importances are told of no others.
+        # Scores that the settings explain, as importances are shown for no others.
         rate = float(trial.candidate.params["optimizer.adamw.lr"])
         trial.epochs = simulation.curve(0.9 - 0.2 * (math.log10(rate) + 3) ** 2)
     simulation.fill(record.rows, record.study, made, like)  # type: ignore[arg-type]

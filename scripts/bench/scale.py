@@ -1,4 +1,4 @@
-"""How many workers one writer keeps at work: a real search, record and screen on simulated workers, 10,000 trials.
+"""How many workers one writer keeps busy: a real search, record and screen on simulated workers, 10,000 trials.
 
     python scripts/bench/scale.py                                     SQLite, some 20 minutes
     python scripts/bench/scale.py --storage postgresql://me@host/db   on a server
@@ -75,7 +75,7 @@ class Rising:
 
 
 class OnTheClock(ReplayExecutor):
-    """A replay whose clock goes on while the run process works."""
+    """A replay whose clock runs while the run process works."""
 
     def __init__(self, curves: Rising, workers: int) -> None:
         """Start the clock."""
@@ -99,7 +99,7 @@ class OnTheClock(ReplayExecutor):
         if not self.queue or self.queue[0][0] > came + timeout:
             self.now = came + timeout
             return None
-        # What happened while the run process was at work happened at its own time.
+        # Events that happened while the run process worked keep their own time.
         event = super().next_event(timeout)
         due, self.now = self.now, max(came, self.now)
         self.events += 1
@@ -123,7 +123,7 @@ class OnTheClock(ReplayExecutor):
 
 
 def main() -> None:
-    """Measure what was asked for, print it and write it."""
+    """Measure what the arguments name, print it and write it."""
     parser = frame.make_parser(__doc__)
     parser.add_argument("--trials", type=int, default=10_000, help="of each search; default: 10000")
     parser.add_argument("--workers", type=int, nargs="+", default=[8, 64, 512])

@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def search(folder: Path, name: str, seed: int, given: argparse.Namespace) -> tuple[Record, list[tuple[int, float]]]:
-    """Run one search; return its record, and the best value from so many epochs of all trials on."""
+    """Run one search; return its record, and the best value by the epochs of all trials."""
     settings = {
         "study.name": f"{name.replace('+', '-')}-{seed}",
         "study.seed": str(seed),
@@ -87,7 +87,7 @@ def search(folder: Path, name: str, seed: int, given: argparse.Namespace) -> tup
 
 
 def value_after(curve: Sequence[tuple[int, float]], epochs: int) -> float | None:
-    """Return the best value after so many epochs, None before the first."""
+    """Return the best value after these epochs, None before the first."""
     return max((value for spent, value in curve if spent <= epochs), default=None)
 
 

@@ -170,7 +170,7 @@ def new_record(folder: Path, space: Space, name: str) -> Record:
 
 
 class Simulated:
-    """An executor whose trials take so many seconds of a clock that jumps over all waiting."""
+    """An executor whose trials take seconds of a clock that jumps over all waiting."""
 
     def __init__(self, workers: int, seconds: float, epochs: int) -> None:
         self.workers, self.epoch_seconds = workers, seconds / epochs

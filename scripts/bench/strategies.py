@@ -150,7 +150,7 @@ class Budget:
 
 
 class Curves:
-    """One task of the surrogate, all epochs of a configuration asked for at once."""
+    """One task of the surrogate, all epochs of a configuration requested at once."""
 
     def __init__(self, folder: Path, task: str, epochs: int) -> None:
         self.epochs = epochs
@@ -229,7 +229,7 @@ def random_configs(count: int) -> Sequence[TrialConfig]:
 
 
 def goal_of(folder: Path, task: str, trainings: int) -> float:
-    """Return the exact expectation of the best of so many random full trainings of a task."""
+    """Return the exact expectation of the best of `trainings` random full trainings of a task."""
     curves = Curves(folder, task, EPOCHS)
     return expected_best([curves.last(config) for config in random_configs(GOAL_POOL)], trainings)
 
@@ -380,7 +380,7 @@ def _is(result: Mapping[str, Any], task: str, method: str) -> bool:
 
 
 def collect(asked: Sequence[tuple[Path, Budget, str, str, int]], processes: int, log: Path) -> list[dict[str, Any]]:
-    """Run everything that the log does not hold yet; each answer is added to it, so that a stopped run goes on."""
+    """Run everything that the log does not hold yet; each answer is added to it, so that a stopped run can resume."""
     done = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     keys = {(r["task"], r["method"], r["seed"]) for r in done}
     left = [each for each in asked if each[2:] not in keys]

@@ -126,7 +126,7 @@ class Case:
 
 
 def main() -> None:
-    """Measure what was asked for, print it and write it."""
+    """Measure what the arguments name, print it and write it."""
     arguments = _arguments()
     with frame.results("throughput", arguments.out) as results:
         results["settings"] = _settings(arguments)

@@ -4,9 +4,9 @@ python scripts/bench/workers.py --images cifar10-images --device cuda      one G
 python scripts/bench/workers.py --workers 1 2 --device cpu                 scikit-learn's digits
 
 A search is `imgcls-search run` in a process of its own, from its start to its end: random draws of ResNets around
-ResNet-8 of width 16, no pruning. The rate counts from the first trial's start to the last one's end, so that the
-imports of Python, which a long search pays once, do not hide what packing brings; the seconds of the whole command
-stand beside it. Writes workers.json.
+ResNet-8 of width 16, no pruning, no pictures. The rate counts from the first trial's start to the last one's end, so
+that the imports of Python, which a long search pays once, do not hide what packing brings; the seconds of the whole
+command stand beside it. Writes workers.json.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import optuna
 
 
 def main() -> None:
-    """Measure what was asked for, print it and write it."""
+    """Measure what the arguments name, print it and write it."""
     arguments = _arguments()
     with frame.results("workers", arguments.out) as results:
         results["device"] = _device(arguments.device)
@@ -72,7 +72,7 @@ def _device(name: str) -> str:
 def _space(arguments: argparse.Namespace) -> str:
     data = f"folder: {{root: {arguments.images.resolve()}," if arguments.images else "digits: {"
     return f"""
-study: {{trials: {arguments.trials}, sampler: random, pruner: none}}
+study: {{trials: {arguments.trials}, sampler: random, pruner: none, pictures: false}}
 data: {{{data} max_train: {arguments.max_train}}}}}
 augment: {{flip: horizontal, crop_padding: {4 if arguments.images else 1}}}
 model: {{resnet: {{depths: [1, 1, 1], width: {{choice: [16, 24]}}}}}}

@@ -28,12 +28,16 @@ from imgcls_search.training.metrics import METRICS
 from imgcls_search.training.optimizers import OPTIMIZERS, SCHEDULES
 from imgcls_search.training.pretraining import pretrain_section
 from imgcls_search.training.recipe import Finetune, Predict, Training, check_devices
+from imgcls_search.training.resolution import RESOLUTIONS
 from imgcls_search.trial import MEASURED, SIZES
 
 
 def catalog() -> Catalog:
     """Return the catalog of this package: its families, data sets, optimizers and so on."""
     policy = OneOf(options=signature.options(POLICIES), default="none", doc="a policy of several operations an image")
+    resolution = OneOf(
+        options=signature.options(RESOLUTIONS), default="full", doc="the size of the training images in each epoch"
+    )
     settings = signature.read(StudySettings)
     scores = {**METRICS, **custom_metrics.sentences()}
     return Catalog(
@@ -51,7 +55,7 @@ def catalog() -> Catalog:
                     options=signature.options(SCHEDULES), default="cosine", doc="the learning rate over the epochs"
                 ),
                 "loss": OneOf(options=signature.options(LOSSES), default="cross_entropy", doc="the loss"),
-                "training": signature.read(Training),
+                "training": _with(signature.read(Training), resolution=resolution),
                 "predict": signature.read(Predict),
                 "finetune": signature.read(Finetune),
                 "unlabeled": OneOf(
@@ -131,7 +135,7 @@ def strategy() -> dict[str, OneOf]:
 
 
 def _trackers() -> Fields:
-    """Return what a study section may say of trackers; each is off unless it is told where to write."""
+    """Return what a study section may say of trackers; each is off unless the space says where to write."""
     return Fields(
         fields={name: signature.read(settings) for name, settings in SETTINGS.items()},
         doc="trackers that the trials are shown in besides",

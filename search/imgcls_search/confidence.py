@@ -79,7 +79,7 @@ def optimism(searched: float, fresh: Estimate, sign: int) -> Estimate:
 
 
 def share_interval(share: float, count: int) -> tuple[float, float]:
-    """Return Wilson's interval of a share that was seen in so many images."""
+    """Return Wilson's interval of a share of `count` images."""
     z = statistics.NormalDist().inv_cdf((1 + LEVEL) / 2)
     middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)

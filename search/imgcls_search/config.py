@@ -40,6 +40,7 @@ LATER: Mapping[str, Any] = {
     "training.draw": "shuffled",
     "training.batch_norm": "sync",
     "training.swa": 0,
+    "training.resolution": {"full": {}},
     "predict.costs": None,
     "head": {"own": {}},
     "unlabeled": {"train": {}},
@@ -54,8 +55,8 @@ LATER: Mapping[str, Any] = {
 }
 """Settings that earlier versions did not know, at the values that do what these versions did.
 
-A study that does not know them goes on as if it said so. Where it does say so, the digest is that of one that does not:
-trials and checkpoints of earlier versions go on.
+A study that does not know them continues as if it had these values. A configuration with these values has the same
+digest as one without them, so trials and checkpoints of earlier versions can be resumed.
 """
 
 IN_DIGESTS = ("distill", "prune", "quantize", "data.folder.skip_unreadable", "data.folder.group")

@@ -33,7 +33,7 @@ CORRUPTED: Mapping[str, str] = {
     CORRUPTION: "mean top-1 over blur, noise, JPEG, brightness and contrast at severities 1, 3 and 5 (Hendrycks and "
     "Dietterich 2019), 0 to 1; scores each image 15 more times"
 }
-"""What is measured of worse pictures, where it is named or asked for: it takes the pixels, not only the logits."""
+"""What is measured of worse pictures, if it is named or requested: it takes the pixels, not only the logits."""
 
 SEVERAL_ALWAYS: Mapping[str, str] = {
     "average_precision": "mean average precision: that of each label, averaged with equal weights, 0 to 1",

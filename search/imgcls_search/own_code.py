@@ -29,7 +29,7 @@ _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _REFERENCE = re.compile(rf"{_NAME}(\.{_NAME})*:{_NAME}")
 
 PATTERN = rf"(?:{_NAME}\.)*{_NAME}:{_NAME}"
-"""As `is_reference` tells, for whoever needs it as a pattern."""
+"""The same as `is_reference`, as a pattern."""
 
 _digests: dict[str, str] = {}
 """Of the sources that modules of this process were imported from."""

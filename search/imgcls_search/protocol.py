@@ -28,7 +28,7 @@ class Job:
     portion: Portion
     until_epoch: int
     from_epoch: int
-    """Epochs that are recorded already; above 0 the worker goes on from the checkpoint."""
+    """Epochs that are recorded already; above 0 the worker resumes from the checkpoint."""
 
     checkpoint: str
     log: str
@@ -92,7 +92,7 @@ class GoOn:
 
 
 Message = Job | Stop | Hold | GoOn
-"""What a worker is told."""
+"""A message to a worker."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,7 +57,7 @@ class Arg:
         return " and ".join(f"{sign} {bound:.12g}" for sign, bound in pairs if bound is not None)
 
     def admits(self, value: float) -> bool:
-        """Tell whether a finite number lies inside the bounds."""
+        """Tell whether a finite number is within the bounds."""
         return (
             math.isfinite(value)
             and (self.ge is None or value >= self.ge)

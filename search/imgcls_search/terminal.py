@@ -10,6 +10,7 @@ import os
 import re
 import select
 import sys
+import threading
 import unicodedata
 import warnings
 from typing import TextIO
@@ -48,7 +49,7 @@ class ReaderLeftError(Exception):
 
 
 class _Display(io.FileIO):
-    """A stream that somebody may stop reading: the program then goes on without it, and says so once."""
+    """A stream whose reader may leave: the program then continues without it, and says so once."""
 
     def __init__(self, fd: int, name: str) -> None:
         super().__init__(fd, "w", closefd=False)
@@ -160,6 +161,17 @@ def show_plain_warnings() -> None:
     # Filters, and with them PYTHONWARNINGS, still say which of them are shown and which are errors.
     warnings.showwarning = _show_warning
     logging.lastResort = _PlainLines(logging.WARNING)
+
+
+def lock_bars_by_thread() -> None:
+    """Keep libraries' progress bars, which are off, from making a lock that all processes share.
+
+    A process that is killed leaves such a lock behind, and Python warns of it on the user's terminal.
+    """
+    with contextlib.suppress(ImportError):
+        from tqdm import tqdm
+
+        tqdm.set_lock(threading.RLock())
 
 
 def _show_warning(

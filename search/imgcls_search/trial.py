@@ -119,7 +119,7 @@ class Trial:
     """Parts that a batch is trained in, after more images at a time needed too much memory."""
 
     pictures: Mapping[str, str] | None = None
-    """Names of its pictures, and of what people added, by their artifacts' ids; None until they were asked for."""
+    """Names of its pictures, and of what people added, by their artifacts' ids; None until they are read."""
 
     troubles: list[str] = field(default_factory=list)
     """What went wrong on the way and was mended, or was learned from."""
@@ -131,7 +131,7 @@ class Trial:
     """The sampler and the pruner that it was drawn under; earlier versions noted neither."""
 
     request: str | None = None
-    """The id of the request that it answers, where somebody asked for it."""
+    """The id of the request that it answers, if there was one."""
 
     origin: Mapping[str, Any] = field(default_factory=dict)
     """The study and the number that it has there, where it was merged into this one."""
@@ -160,7 +160,7 @@ class Trial:
         return self.epoch >= epoch and (self.judged >= epoch or not self.is_open) and self.has_value_at(epoch)
 
     def last_epoch(self, epochs: int) -> int:
-        """Return the epoch at which it is complete, in a search whose trainings have so many."""
+        """Return the epoch at which it is complete, in a search whose trainings have `epochs`."""
         return self.candidate.config.folds if self.candidate.is_fitted else epochs
 
     def as_begun(self) -> Trial:

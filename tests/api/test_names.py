@@ -13,20 +13,11 @@ import pytest
 from imgcls_search import errors
 
 NAMES = {
-    *("AutoResult", "Draft", "Model", "Predictions", "Report", "Study", "Trial"),
-    *(
-        "add_code",
-        "auto",
-        "check",
-        "evaluate",
-        "init",
-        "inspect",
-        "load_model",
-        "open_study",
-        "run",
-        "studies",
-        "train",
-    ),
+    *("AutoResult", "Backbones", "Comparison", "Draft", "Ensemble", "Model", "Plan", "Predictions", "Preview"),
+    *("Replays", "Report", "Study", "Trial"),
+    *("add_code", "augment_preview", "auto", "backbones", "check", "clean", "compare", "evaluate", "families", "init"),
+    *("inspect", "load_model", "merge", "open_study", "options", "plan", "pretrain", "run", "schema"),
+    *("shipped_spaces", "studies", "train", "weights"),
     *("BuildError", "CheckpointError", "ClusterError", "CutError", "DataError", "DeployError", "DeviceError"),
     *("NoResultError", "SearchError", "SpaceError", "StudyError", "UserError"),
 }

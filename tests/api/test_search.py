@@ -109,7 +109,7 @@ def test_a_script_without_a_guard_runs_once(made: tuple[Path, dict[str, Any], st
     assert found["trials"] == [4, 3, 3]
     # The seed decides, wherever it runs.
     assert found["scores"][0] == found["scores"][1] == found["scores"][2]
-    # One line of JSON is all of its output: nothing is printed unless it is asked for.
+    # One line of JSON is all of its output: nothing is printed unless `progress` is set.
     assert err == ""
     assert any(line.startswith("study first in ") for line in found["said"])
     assert found["openings"] == 2
@@ -264,7 +264,7 @@ def test_files_that_were_written_are_those_of_the_commands(
         study.export("x.yaml", tta="mirror")
     with pytest.raises(ic.UserError, match="go with a folder"):
         study.export("x.yaml", format="openvino")
-    with pytest.raises(ic.UserError, match="format: 'torch' is not allowed; allowed: onnx, openvino"):
+    with pytest.raises(ic.UserError, match="format: 'torch' is not allowed; allowed: onnx, openvino, executorch"):
         study.export("x", format="torch")
     with pytest.raises(ic.StudyError, match="has no trial 99"):
         study.export("x.yaml", trial=99)

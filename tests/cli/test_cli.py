@@ -564,5 +564,5 @@ def test_clean_deletes_decoded_images_and_nothing_else(tiny: Path, imgcls: Calla
     assert not list(tiny.parent.glob("studies/.images/*"))
     assert sorted(path for path in tiny.parent.rglob("*") if ".images" not in path.parts) == before
     assert "in 0 folder(s)" in imgcls("clean").out
-    # The next command makes them anew.
+    # The next command makes them again.
     assert imgcls("run", tiny, *small, "--set", "study.trials=2").code == 0

@@ -110,7 +110,7 @@ def test_commands_that_train_measure_and_draw_say_how_far_they_are(
     trainings = last_epochs(answer.err)
     assert set(trainings) == {f"trial {trial}, seed {seed}/2" for trial in (0, 1) for seed in (1, 2)}
     assert all(trainings.values()), answer.err
-    # Two seeds are two values, wherever they are told.
+    # Two seeds are two values, wherever they are shown.
     assert "±" not in answer.out
     assert re.search(r"is confirmed: validation accuracy 0\.\d{3} and 0\.\d{3} \(2 seeds not used", answer.out)
     assert re.search(r"the search score was too high by [+-]\d\.\d{3} and [+-]\d\.\d{3}", answer.out)

@@ -169,7 +169,7 @@ def test_every_operation_is_torchvisions_at_every_strength(operation: str, chann
         theirs = reference(operation, image, strength)
         differences = (after.int() - theirs.int()).abs()
         if number in range(space.FIRST_SHIFT, space.FIRST_CHANGE):
-            # Where a place lies between two pixels to the last bit, either is the nearest.
+            # If a place is exactly between two pixels, either is the nearest.
             assert (differences > 1).float().mean() < 0.01, strength
         else:
             assert differences.max() <= 1, strength

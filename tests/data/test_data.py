@@ -866,7 +866,7 @@ def test_tampered_cifar10_is_not_unpickled(tmp_path: Path) -> None:
 
 
 def test_cifar10_is_read_as_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The format is real, only small; so torchvision is told the checksums of these files instead of the true ones.
+    # The format is real, only small; so torchvision gets the checksums of these files instead of the true ones.
     random = np.random.default_rng(0)
     pixels = random.integers(0, 256, (60, 3, 32, 32), dtype=np.uint8)
 

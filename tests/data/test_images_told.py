@@ -1,4 +1,4 @@
-"""What is read from a folder of images, and what a person is told of it."""
+"""What is read from a folder of images, and what messages say of it."""
 
 from __future__ import annotations
 

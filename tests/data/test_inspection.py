@@ -1,4 +1,4 @@
-"""What a person is told of a folder before anything slow: what there is, what is odd, and what was not counted."""
+"""What messages say of a folder before anything slow: what there is, what is odd, and what was not counted."""
 
 from __future__ import annotations
 

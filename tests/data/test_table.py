@@ -402,7 +402,7 @@ def test_table_goes_the_way_of_a_study(study: Path, imgcls: Callable[..., Answer
     ran = imgcls("run", "base.yaml", "--workers", "1")
     assert ran.code == 0, ran.err
     assert "study base-labels" in ran.out + ran.err
-    # The table moves and its images stay where they are, which is told by an absolute root.
+    # The table moves and its images stay where they are, as the absolute root says.
     (top / "new").mkdir()
     study.rename(top / "new/labels.csv")
     lost = imgcls("reproduce", "base-labels", "--trial", "0")

@@ -28,6 +28,7 @@ FAMILIES: list[tuple[str, dict[str, Any], int, int]] = [
     ("efficientnet", {"width_mult": 0.25, "depth_mult": 0.1}, 16, 3),
     ("mobilenetv3", {"width_mult": 0.25}, 16, 3),
     ("convnext", {"depths": (1, 1), "width": 8, "layer_scale": 0.1}, 8, 3),
+    ("airbench", {"widths": (4, 8)}, 8, 3),
     ("timm", {"name": "test_vit"}, 32, 3),
     ("timm", {"name": "test_resnet"}, 32, 1),
 ]

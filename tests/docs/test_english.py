@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import tokenize
 from collections.abc import Iterator
 
 import imgcls_search
@@ -44,6 +45,58 @@ NOT_OURS = (
     r"\bstands? as (it|they)\b",
 )
 """Words and turns that a reader of today stumbles over, and targets of a plan."""
+
+
+INSIDE = (
+    r"\banew\b",
+    r"\bfor good\b",
+    r"\blies\b",
+    r"\blie (in|on|beside|there)\b",
+    r"\b(is|are) told\b",
+    r"\bgoes on\b(?! with \{)",
+    r"\basked for\b",
+    r"\bat work\b",
+    r"\bwhom\b",
+    r"\bof (its|their) own accord\b",
+    r"\b[Tt]akes? notice\b",
+    r"\bcame to (its|their) ends?\b",
+    r"\bwithout end\b",
+    r"\bhence\b",
+)
+"""The same in the docstrings and comments of the package."""
+
+
+def notes() -> Iterator[tuple[str, str]]:
+    """Yield the docstrings and comments of the package, each with its place; what is a name in code is none."""
+    for path in sorted((ROOT / "search").rglob("*.py")):
+        with path.open("rb") as file:
+            for token in tokenize.tokenize(file.readline):
+                text = token.string
+                if token.type == tokenize.COMMENT or (token.type == tokenize.STRING and text.startswith('"""')):
+                    yield f"{path.relative_to(ROOT)}:{token.start[0]}", " ".join(text.split())
+
+
+@pytest.mark.parametrize("words", INSIDE)
+def test_decisions_are_plain(words: str) -> None:
+    found = {
+        page.name: at.group(0)
+        for page in pages()
+        if page.name.startswith("docs/decisions/") and (at := re.search(words, page.path.read_text()))
+    }
+    assert found == {}
+
+
+@pytest.mark.parametrize("words", INSIDE)
+def test_docstrings_and_comments_are_plain(words: str) -> None:
+    if not NOTES:
+        NOTES.extend(notes())
+    assert len(NOTES) > 5000
+    found = {place: at.group(0) for place, text in NOTES if (at := re.search(words, text))}
+    assert found == {}
+
+
+NOTES: list[tuple[str, str]] = []
+"""Read once."""
 
 
 def texts() -> Iterator[tuple[str, str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import os
 import re
 import shutil
@@ -10,6 +12,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import imgcls_search as ic
 import numpy as np
 import pytest
 import yaml
@@ -93,6 +96,60 @@ def test_snippets_are_right(page: Page, block: Block, tmp_path: Path) -> None:
             assert code.co_code
 
 
+PYTHON = "docs/how-to/use-python.md"
+QUICKER = {
+    'time="1h"': 'time="10m"',
+    '"study": {"trials": 20}': '"study": {"trials": 2, "pictures": False, "learn_from": "none"}, "image": {"size": 16}',
+    '"training": {"epochs": 15}': '"training": {"epochs": 1, "batch_size": 16}',
+}
+
+
+@pytest.mark.slow
+def test_the_code_of_the_python_page_runs(tmp_path: Path, run_script: Callable[..., Answer]) -> None:
+    make_photos(tmp_path)
+    # A space that an earlier call of auto drafted, small enough for a test.
+    for lines in PAGES[START].prepare:
+        _prepare(lines, tmp_path)
+    blocks = [block.text for block in PAGES[PYTHON].blocks if block.language == "python"]
+    modules = {found[1]: text for text in blocks if (found := re.match(r"# (\w+/\w+\.py)\n", text))}
+    assert modules
+    for name, text in modules.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(text)
+    code = "".join(text for text in blocks if text not in modules.values())
+    for slow, quick in QUICKER.items():
+        assert slow in code
+        code = code.replace(slow, quick)
+    (tmp_path / "page.py").write_text(f"{code}\nprint(result.folder, study.name, [s['study'] for s in ic.studies()])\n")
+    answer = run_script(tmp_path / "page.py", cwd=tmp_path)
+    assert answer.code == 0, answer.err
+    assert answer.out.strip().endswith("small-resnets ['photos', 'small-resnets', 'towers']"), answer.out
+
+
+CALLS = re.findall(r"`((?:study = )?(?:ic|study)\.[^`]+)`", (ROOT / PYTHON).read_text())
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_calls_of_the_python_page_fit_their_functions(call: str) -> None:
+    tree = ast.parse(call).body[0]
+    assert isinstance(tree, (ast.Assign, ast.Expr))
+    calls = [node for node in ast.walk(tree.value) if isinstance(node, ast.Call)]
+    for node in calls:
+        assert isinstance(node.func, ast.Attribute)
+        match ast.unparse(node.func.value).split(".")[0].split("(")[0]:
+            case "ic":
+                owner = ic.Model if "load_model" in ast.unparse(node.func.value) else ic
+            case _:
+                owner = ic.Study
+        function, bare = getattr(owner, node.func.attr), [None] * len(node.args)
+        signature = inspect.signature(function)
+        if owner is not ic:
+            bare.append(None)
+        signature.bind(*bare, **dict.fromkeys(word.arg for word in node.keywords if word.arg is not None))
+    if not calls and isinstance(tree.value, ast.Attribute):
+        assert hasattr(ic.Study if ast.unparse(tree.value.value) == "study" else ic, tree.value.attr)
+
+
 def test_the_shown_error_is_what_the_program_says() -> None:
     shown = [
         line
@@ -125,7 +182,7 @@ def test_commands_of_a_page_run_in_their_order(
 def run_page(page: Page, folder: Path, imgcls: Callable[..., Answer]) -> None:
     """Run the commands of a page, with what its comments add."""
     for block in page.prepare:
-        _prepare(block, folder, imgcls)
+        _prepare(block, folder)
     for block in page.blocks:
         if block.skipped:
             continue
@@ -145,7 +202,7 @@ def run_page(page: Page, folder: Path, imgcls: Callable[..., Answer]) -> None:
                 (folder / redirected).write_text(answer.out)
 
 
-def _prepare(lines: str, folder: Path, imgcls: Callable[..., Answer]) -> None:
+def _prepare(lines: str, folder: Path) -> None:
     """Run lines of shell, in which `imgcls-search` is that of this environment."""
     bin_folder = folder / ".bin"
     bin_folder.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Workers that are several processes, one for each device: what ends one ends all, and the trial goes on."""
+"""Workers that are several processes, one for each device: what ends one ends all, and the trial resumes."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def test_killed_process_of_a_group_is_a_killed_worker(executor: LocalExecutor, t
     assert died.reason == f"worker-0, device {rank + 1} of 2, died (killed by SIGKILL)"
     assert not any(map(is_alive, members)), "none outlives another"
     assert executor.free_slots() == 1
-    # It goes on from its checkpoint, in new processes, to where it would have come undisturbed.
+    # It resumes from its checkpoint, in new processes, and ends as if it had not been disturbed.
     executor.start(whole)
     after = until(executor, MilestoneReached)
     assert isinstance(after[0], Started)
@@ -356,6 +356,7 @@ def test_search_and_training_with_two_devices(imgcls: Callable[..., Answer], tmp
             "training.batch_size: 50 images are too few with training.devices: 16; allowed: >= 64",
         ),
         ("training.compile=true", "training.compile: a compiled network exchanges nothing with training.devices: 2"),
+        ("training.compile=reduce_overhead", "training.compile: a compiled network exchanges nothing"),
         ("training.device=mps", "training.device: mps is one device"),
         ("training.devices=auto training.batch_norm=local", "training.batch_norm: local: statistics of each"),
     ],

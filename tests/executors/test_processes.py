@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
+import subprocess
+import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -12,6 +15,33 @@ from imgcls_search.executors import processes
 
 def tell(connection: Connection, name: str) -> None:
     connection.send(os.environ.get(name))
+
+
+def draw_a_bar(connection: Connection) -> None:
+    from tqdm import tqdm
+
+    with tqdm([1], disable=False, file=io.StringIO()) as bar:
+        list(bar)
+    connection.send(True)
+    connection.recv()
+
+
+KILLED = """
+from imgcls_search.executors import processes
+from tests.executors.test_processes import draw_a_bar
+
+process, connection = processes.start(draw_a_bar, "bar")
+assert connection.recv()
+process.kill()
+process.join()
+"""
+
+
+def test_killed_process_that_drew_a_bar_leaves_nothing_that_python_warns_of() -> None:
+    # Such as the bundle of `auto` beside a search whose time is over: ONNX's exporter has a progress bar.
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", KILLED], env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_process_has_the_environment_of_the_moment_it_is_started(monkeypatch: pytest.MonkeyPatch) -> None:

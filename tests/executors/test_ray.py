@@ -16,11 +16,12 @@ from typing import Any
 
 import imgcls_search
 import pytest
+from imgcls_search import own_code
 from imgcls_search.errors import ClusterError
 from imgcls_search.executors.ray import cluster
 
 from tests.automatic.test_auto import with_space
-from tests.conftest import PATIENCE, Answer, linux_only
+from tests.conftest import PATIENCE, TINY, Answer, linux_only
 from tests.orchestrator.test_run import (
     children,
     epochs_recorded,
@@ -78,21 +79,11 @@ LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F"}
 
 @pytest.mark.slow
 @linux_only
-def test_auto_searches_on_a_cluster(tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
-    with_space(tmp_path)
-    done = imgcls("auto", "digits", "--time", "20m", "--cluster", "local", "--workers", "1", "--json")
-    assert done.code == 0, done.err
-    assert json.loads(done.out)["chosen"]["trials"] == 4
-    assert (tmp_path / "auto-digits/model/model.onnx").is_file()
-
-
-@pytest.mark.slow
-@linux_only
 def test_local_cluster_is_this_machines_alone_and_goes_on_after_a_kill(
     tiny: Path, start: Callable[..., Any], imgcls: Callable[..., Answer]
 ) -> None:
     here, there = tiny.parent / "here", tiny.parent / "there"
-    arguments = ("run", tiny, "--workers", "1", "--set", "training.epochs=200", "--set", "study.trials=2")
+    arguments = ("run", tiny, "--workers", "1", "--set", "training.epochs=100", "--set", "study.trials=2")
     process = start(*arguments, "--cluster", "local", "--studies", there)
     wait_for_epochs(process, 3, there)
     family = offspring(process.pid)
@@ -110,25 +101,6 @@ def test_local_cluster_is_this_machines_alone_and_goes_on_after_a_kill(
     assert imgcls(*arguments, "--studies", here).code == 0
     assert table(there) == table(here)
     assert [trial.user_attrs["worker"].partition("@")[0] for trial in open_study(there).trials] == ["worker-0"] * 2
-
-
-@pytest.mark.slow
-@linux_only
-def test_trial_of_two_devices_trains_on_a_cluster_as_here(
-    tiny: Path, start: Callable[..., Any], imgcls: Callable[..., Answer]
-) -> None:
-    here, there = tiny.parent / "here", tiny.parent / "there"
-    arguments = ("run", tiny, "--set", "training.devices=2", "--set", "study.trials=2", "--set", "training.epochs=100")
-    process = start(*arguments, "--cluster", "local", "--studies", there)
-    wait_for_epochs(process, 3, there)
-    # One of the two processes of the worker: the other ends with it, and the trial goes on.
-    servers = [one for one in offspring(process.pid) if "fork_server" in Path(f"/proc/{one}/cmdline").read_text()]
-    os.kill(youngest([forked for server in servers for forked in offspring(server)]), signal.SIGKILL)
-    out, err = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, err
-    assert "of 2, died (killed by SIGKILL); it resumes from its last checkpoint" in out + err
-    assert imgcls(*arguments, "--studies", here).code == 0
-    assert table(there) == table(here)
 
 
 class Nodes:
@@ -226,6 +198,36 @@ def nodes(head: Nodes) -> Iterator[Nodes]:
 
 
 @pytest.mark.slow
+@linux_only
+def test_auto_searches_on_a_cluster(nodes: Nodes, tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
+    nodes.add()
+    with_space(tmp_path)
+    done = imgcls("auto", "digits", "--time", "20m", "--cluster", nodes.address, "--workers", "1", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["chosen"]["trials"] == 4
+    assert (tmp_path / "auto-digits/model/model.onnx").is_file()
+
+
+@pytest.mark.slow
+@linux_only
+def test_trial_of_two_devices_trains_on_a_cluster_as_here(
+    nodes: Nodes, tiny: Path, start: Callable[..., Any], imgcls: Callable[..., Answer]
+) -> None:
+    raylet = raylet_of(nodes.add(num_cpus=2))
+    here, there = tiny.parent / "here", tiny.parent / "there"
+    arguments = ("run", tiny, "--set", "training.devices=2", "--set", "study.trials=2", "--set", "training.epochs=100")
+    process = start(*arguments, "--cluster", nodes.address, "--studies", there)
+    wait_for_epochs(process, 3, there)
+    # One of the two processes of the worker: the other ends with it, and the trial goes on.
+    os.kill(worker_on(raylet), signal.SIGKILL)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, err
+    assert "of 2, died (killed by SIGKILL); it resumes from its last checkpoint" in out + err
+    assert imgcls(*arguments, "--studies", here).code == 0
+    assert table(there) == table(here)
+
+
+@pytest.mark.slow
 def test_workers_of_a_cluster_look_into_the_runs_folders_of_weights(
     nodes: Nodes, tmp_path: Path, imgcls: Callable[..., Answer]
 ) -> None:
@@ -257,10 +259,13 @@ PRETRAINED = (
 
 @pytest.mark.slow
 @linux_only
-def test_pretrained_networks_are_made_on_a_cluster_as_here(tiny: Path, imgcls: Callable[..., Answer]) -> None:
+def test_pretrained_networks_are_made_on_a_cluster_as_here(
+    nodes: Nodes, tiny: Path, imgcls: Callable[..., Answer]
+) -> None:
+    nodes.add()
     here, there = tiny.parent / "here", tiny.parent / "there"
     arguments = ("run", tiny, "--workers", "1", *PRETRAINED)
-    answer = imgcls(*arguments, "--cluster", "local", "--studies", there)
+    answer = imgcls(*arguments, "--cluster", nodes.address, "--studies", there)
     assert answer.code == 0, answer.err
     assert "): done, its epochs took" in answer.out
     assert imgcls(*arguments, "--studies", here).code == 0
@@ -288,6 +293,29 @@ def test_nodes_that_see_nothing_of_the_run_get_the_networks_and_pretrain_none(
     assert [trial.values for trial in trials] == [trial.values for trial in open_study(studies, "here").trials]
 
 
+WAITING = """
+import time
+
+
+def second(probabilities, labels):
+    time.sleep(1)
+    return 0.0
+"""
+
+
+def with_long_epochs(tiny: Path) -> dict[str, str]:
+    """Have two trials with epochs of a second, each of which is worth a checkpoint, in which hardly anything is done.
+
+    Return the environment that says where the function is that waits.
+    """
+    folder = tiny.parent / "code"
+    folder.mkdir()
+    (folder / "waiting.py").write_text(WAITING)
+    text = TINY.replace("trials: 4, pruner: {halving: {min_epochs: 2, eta: 2}}", "trials: 2, pruner: none")
+    tiny.write_text(text.replace("epochs: 5", "epochs: 1000") + 'limits: {"waiting:second": {at_most: 1}}\n')
+    return {own_code.VARIABLE: str(folder)}
+
+
 @pytest.mark.slow
 @needs_mounts
 def test_trials_go_on_when_workers_actors_and_nodes_die(nodes: Nodes, tiny: Path, start: Callable[..., Any]) -> None:
@@ -295,10 +323,8 @@ def test_trials_go_on_when_workers_actors_and_nodes_die(nodes: Nodes, tiny: Path
     studies.mkdir()
     # A worker each: two would both find room on one node of two CPUs.
     seeing, blind = raylet_of(nodes.add()), nodes.add_apart(f"mount -t tmpfs none {studies}")
-    # Epochs of a second, each of which is worth a checkpoint.
-    long = ("training.epochs=1000", "training.batch_size=4", "data.digits.max_train=1000", "study.pruner=none")
-    sets = [part for one in (*long, "study.trials=2") for part in ("--set", one)]
-    process = start("run", tiny, *sets, "--cluster", nodes.address, "--studies", studies)
+    arguments = ("run", tiny, "--cluster", nodes.address, "--studies", studies)
+    process = start(*arguments, env=with_long_epochs(tiny))
 
     def recorded(what: str) -> list[list[Any]]:
         time.sleep(0.3)
@@ -351,9 +377,8 @@ def test_node_whose_network_heals_counts_nothing_twice(nodes: Nodes, tiny: Path,
     studies = tiny.parent / "studies"
     # A worker each: two would both find room on one node of two CPUs.
     raylets = [raylet_of(nodes.add()) for _ in range(2)]
-    long = ("training.epochs=1000", "training.batch_size=4", "data.digits.max_train=1000", "study.pruner=none")
-    sets = [part for one in (*long, "study.trials=2") for part in ("--set", one)]
-    process = start("run", tiny, *sets, "--cluster", nodes.address, "--studies", studies)
+    arguments, env = ("run", tiny, "--cluster", nodes.address, "--studies", studies), with_long_epochs(tiny)
+    process = start(*arguments, env=env)
 
     def epochs() -> list[int]:
         time.sleep(0.3)
@@ -392,7 +417,7 @@ def test_node_whose_network_heals_counts_nothing_twice(nodes: Nodes, tiny: Path,
         assert counted == list(range(1, len(counted) + 1))
         log = (studies / trial.user_attrs["log"]).read_text()
         assert "training again from the start" not in log
-    again = start("run", tiny, *sets, "--cluster", nodes.address, "--studies", studies)
+    again = start(*arguments, env=env)
     wait_for_epochs(again, epochs_recorded(studies) + 2, studies)
     again.send_signal(signal.SIGINT)
     out, err = again.communicate(timeout=PATIENCE)

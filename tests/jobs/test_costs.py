@@ -60,7 +60,7 @@ def test_costs_decide_from_the_search_to_the_bundle(tmp_path: Path, imgcls: Call
     rows = json.loads(imgcls("trials", "s", "--json").out)
     assert [row["params"]["loss.cross_entropy.class_weights"] for row in rows][:2] == [recorded, "none"]
     assert recorded in imgcls("trials", "s").out
-    # The same space goes on; another cost is another study.
+    # The same space resumes; another cost is another study.
     assert imgcls("run", "s.yaml").code == 0
     other = imgcls("run", "s.yaml", "--set", "predict.costs.green.blue=7")
     assert "predict.costs.green.blue: was 6.0, is now 7.0" in other.err

@@ -143,7 +143,7 @@ def test_a_folder_with_val_or_test_alone_is_measured(weights: Path, here: Callab
     assert measured("val", "val") == measured("val", "all") == measured("both", "val") == {"red": 1}
     assert measured("test", "test") == measured("test", "all") == measured("both", "test") == {"blue": 2, "red": 1}
     assert measured("both", "all") == {"blue": 2, "red": 2}
-    # What is there is named, where the split that was asked for is not.
+    # What is there is named, if the requested split is not.
     answer = here("evaluate", weights, "--data", "folder:test")
     assert is_one_line(answer), answer
     assert "--split test measures test/" in answer.err

@@ -119,14 +119,14 @@ def test_training_evaluation_and_store_see_the_pixels_that_pillow_makes(made: Ma
 def test_evaluation_sees_them_too(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(made.top)
     seen: dict[str, np.ndarray] = {}
-    measure = evaluate._measure
+    measure = evaluate.measure
 
     def watched(network: Any, config: Any, data: Any, parts: Any, *more: Any) -> Any:
         for part in parts:
             seen.update(zip(part.names, np.asarray(part.pixels), strict=True))
         return measure(network, config, data, parts, *more)
 
-    monkeypatch.setattr(evaluate, "_measure", watched)
+    monkeypatch.setattr(evaluate, "measure", watched)
     said("evaluate", "trained/best/seed-1.pt", "--split", "all")
     assert len(seen) == 120
     for name, pixels in seen.items():

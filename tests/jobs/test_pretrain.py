@@ -1,4 +1,4 @@
-"""The command `pretrain`: its file, what it says, how it goes on, and what it refuses."""
+"""The command `pretrain`: its file, what it says, how it resumes, and what it refuses."""
 
 from __future__ import annotations
 

@@ -141,7 +141,7 @@ def test_budget_of_two_whole_trainings_ends_with_one_also_where_workers_compete_
 def trained(tiny: Path, imgcls: Callable[..., Answer]) -> Path:
     """A study in which every combination of a small space was trained to its end."""
     tiny.write_text(
-        "study: {trials: 8, pruner: none, sampler: grid}\ndata: {digits: {max_train: 100}}\n"
+        "study: {trials: 8, pruner: none, sampler: grid, pictures: false}\ndata: {digits: {max_train: 100}}\n"
         "model: {lenet5: {width: {choice: [0.5, 1]}, activation: {choice: [relu, tanh]}}}\n"
         "optimizer: {adamw: {lr: {choice: [0.001, 0.01]}}}\ntraining: {epochs: 4, batch_size: 50}\n"
     )

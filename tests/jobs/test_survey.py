@@ -149,7 +149,7 @@ def test_a_family_from_outside_is_searched_like_any_other(
 ) -> None:
     space = tmp_path / "towers.yaml"
     space.write_text(
-        "study: {trials: 4}\ndata: {digits: {max_train: 100}}\ntraining: {epochs: 1}\n"
+        "study: {trials: 4, pictures: false}\ndata: {digits: {max_train: 100}}\ntraining: {epochs: 1}\n"
         "model: {tower: {floors: {int: [2, 5]}}, lenet5: {}}\n"
     )
     assert imgcls("check", space).code == 2
@@ -160,7 +160,7 @@ def test_a_family_from_outside_is_searched_like_any_other(
     assert "hidden layers" in imgcls("families", "tower", env=plugin).out
     answer = imgcls("run", space, "--set", "start=[{model: tower, model.tower.floors: 2}]", env=plugin)
     assert answer.code == 0, answer.err
-    # Another text of the same version is counted anew.
+    # Another text of the same version is counted again.
     path = tmp_path / "site/towers.py"
     path.write_text(path.read_text().replace("floors > 3", "floors > 5"))
     changed = json.loads(imgcls("check", space, "--json", "--samples", "50", env=plugin).out)["survey"]

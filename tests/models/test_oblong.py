@@ -16,7 +16,7 @@ from imgcls_search.data import InputShape
 from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.deploy.onnx import export_onnx
 from imgcls_search.errors import BuildError
-from imgcls_search.models import MODELS, build_model, cost, pretrained
+from imgcls_search.models import MODELS, build_model, cost, position_embeddings, pretrained
 from imgcls_search.space import parse
 from imgcls_search.training import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
@@ -32,6 +32,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "efficientnet": {"width_mult": 0.25, "depth_mult": 0.25},
     "mobilenetv3": {"width_mult": 0.25},
     "convnext": {"depths": (1, 1), "width": 8},
+    "airbench": {"widths": (8, 16)},
     "timm": {"name": "vit_tiny_patch16_224", "depth": 1},
 }
 SIZE = (32, 64)
@@ -121,7 +122,7 @@ def test_a_family_of_others_that_knows_squares_only_is_refused(monkeypatch: pyte
 def test_position_embeddings_are_resized_as_torchvision_does() -> None:
     embeddings = torch.randn(1, 17, 6)
     theirs = interpolate_embeddings(56, 8, {"encoder.pos_embedding": embeddings})["encoder.pos_embedding"]
-    assert torch.equal(pretrained._stretched(embeddings, (4, 4), (7, 7)), theirs)
+    assert torch.equal(position_embeddings._stretched(embeddings, (4, 4), (7, 7)), theirs)
 
 
 def saved(path: Path, size: Any, *, is_noted: bool = True) -> torch.nn.Module:

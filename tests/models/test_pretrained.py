@@ -383,7 +383,7 @@ def test_a_search_from_own_weights_trains_exports_and_retrains(tmp_path: Path, i
     assert imgcls("train", first).code == 0
     second = tmp_path / "second.yaml"
     second.write_text(
-        "study: {trials: 3}\ndata: {digits: {max_train: 200}}\n"
+        "study: {trials: 3, pictures: false}\ndata: {digits: {max_train: 200}}\n"
         "model: {resnet: {depths: [1, 1], width: {choice: [8, 16]}, weights: trained/first/seed-1.pt}}\n"
         "finetune: {freeze: {choice: [none, backbone, 1]}, freeze_epochs: 1, backbone_lr_factor: {choice: [0.1, 1]}}\n"
         "training: {epochs: 2}\n"

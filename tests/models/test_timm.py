@@ -60,7 +60,7 @@ def test_anatomy_covers_every_parameter_once(name: str) -> None:
 def test_keyword_arguments_of_the_model_are_searched(tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
     space = tmp_path / "timm.yaml"
     space.write_text(
-        "study: {trials: 3}\ndata: {digits: {max_train: 100}}\ntraining: {epochs: 1}\n"
+        "study: {trials: 3, pictures: false}\ndata: {digits: {max_train: 100}}\ntraining: {epochs: 1}\n"
         "model: {timm: {name: vit_tiny_patch16_224, patch_size: {choice: [2, 4]}, embed_dim: {choice: [24, 48]}, "
         "depth: {int: [1, 2]}, num_heads: 3, drop_path_rate: {float: [0, 0.2]}}}\n"
     )
@@ -263,7 +263,7 @@ def test_without_a_network_nothing_is_tried_twice(tmp_path: Path, imgcls: Callab
             with contextlib.suppress(OSError):
                 while True:
                     connection, _ = server.accept()
-                    # Counted first: whoever is refused may be through before this thread goes on.
+                    # Counted first: a refused call may be over before this thread continues.
                     count[0] += 1
                     connection.close()
 

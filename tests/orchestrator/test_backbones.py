@@ -344,6 +344,14 @@ def test_a_folder_of_images_may_move_and_may_not_become_another(space: Path, img
     assert done.code == 0, done.err
     assert "pretraining" not in done.out, "the network is there"
     assert len(networks(space.parent / "studies")) == 1
+    # The jobs of the study find them too, where they need to pretrain again.
+    for path in (space.parent / "studies" / ".backbones").iterdir():
+        path.unlink()
+    again = imgcls("reproduce", "tiny-digits", "--trial", "1")
+    assert again.code == 0, again.err
+    assert again.out.startswith("identical: trial 1")
+    assert imgcls("export", "tiny-digits", "--trial", "1", "-o", "moved.yaml").code == 0
+    assert json.dumps(str(space.parent / "moved")) in (space.parent / "moved.yaml").read_text()
     pool_of(space.parent / "moved", 1, first=900)
     other = imgcls(*arguments, *moved, "--set", "study.trials=3")
     assert is_one_line(other), other.err

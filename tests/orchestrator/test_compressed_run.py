@@ -25,7 +25,7 @@ from tests.conftest import PATIENCE, Answer, linux_only
 from tests.orchestrator.test_run import open_study, without_times
 
 SPACE = """
-study: {trials: 2, sampler: grid, pruner: {halving: {min_epochs: 2, eta: 2}}}
+study: {trials: 2, sampler: grid, pruner: {halving: {min_epochs: 2, eta: 2}}, pictures: false}
 data: {digits: {max_train: 200}}
 model: {resnet: {depths: [1, 1], width: 8}}
 optimizer: {adamw: {lr: 5e-3}}

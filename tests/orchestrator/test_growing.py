@@ -92,7 +92,7 @@ def test_space_that_adds_needs_extend_and_then_the_study_goes_on(there: Path, im
     kept = [path.name for path in (there / "studies/s/checkpoints").glob("*.pt")]
     if "trial-00000.pt" in kept:
         assert (there / "studies/s/checkpoints/trial-00000.pt").read_bytes() == weights
-    # The same command goes on, the space of before is a narrower one, and what was is shown under its own name.
+    # The same command resumes, the space of before is a narrower one, and what was is shown under its own name.
     assert imgcls("run", "wide.yaml", *ONE_WORKER, "--set", "study.sampler=tpe").code == 0
     assert "model.resnet: was" in imgcls("run", "s.yaml", *ONE_WORKER, "--extend").err
     assert json.loads(imgcls("status", "s@1", "--json").out)["trials"]["total"] == 3

@@ -129,7 +129,7 @@ def test_a_study_that_has_begun_learns_nothing_more_and_says_so_where_that_is_as
         in again.out
     )
     assert facts(there) == []
-    # A study of a version without the setting goes on, and nothing is said.
+    # A study of a version without the setting resumes, and nothing is said.
     with closing(sqlite3.connect(there / "studies" / "one.db")) as connection, connection:
         (text,) = connection.execute("SELECT value_json FROM study_user_attributes WHERE key = 'space'").fetchone()
         space = json.loads(text)

@@ -113,7 +113,7 @@ def test_every_second_of_every_worker_is_counted_once(tmp_path: Path) -> None:
     }
     assert sum(spent.values()) == 2 * (played.now - 90)
     assert record.facts["usage"]["devices"] == {"cuda:0": 19.0, "cuda:1": 19.0, "cuda:2": 18.0, "cuda:3": 18.0}
-    # A later run goes on from there.
+    # A later run resumes from there.
     later = metered(record, played)
     assert later.spent["training"] == spent["training"]
 

@@ -1,4 +1,4 @@
-"""A search over the pretraining itself: what its trials are, how it goes on, what follows it and what it refuses."""
+"""A search over the pretraining itself: what its trials are, how it resumes, what follows it and what it refuses."""
 
 from __future__ import annotations
 

@@ -384,7 +384,7 @@ def test_several_objectives_say_how_they_are_pruned_and_few_curves_stop_nothing(
 @pytest.mark.slow
 def test_every_sampler_searches(sampler: str, tiny: Path, imgcls: Callable[..., Answer]) -> None:
     tiny.write_text(
-        "data: {digits: {max_train: 100}}\nmodel: {lenet5: {width: {float: [0.5, 1.5]}}}\n"
+        "study: {pictures: false}\ndata: {digits: {max_train: 100}}\nmodel: {lenet5: {width: {float: [0.5, 1.5]}}}\n"
         "optimizer: {adamw: {lr: {float: [1e-4, 1e-2], log: true}}}\ntraining: {epochs: 1}\n"
     )
     answer = imgcls("run", tiny, "--set", f"study.sampler={sampler}", "--set", "study.trials=14")
@@ -395,7 +395,7 @@ def test_every_sampler_searches(sampler: str, tiny: Path, imgcls: Callable[..., 
 
 def test_timeout_leaves_the_rest_for_the_next_call(tiny: Path, imgcls: Callable[..., Answer]) -> None:
     long = ("--set", "training.epochs=100000", "--set", "study.pruner=none", "--set", "study.trials=3")
-    # On a busy machine it takes longer until both workers are at work.
+    # On a busy machine it takes longer until both workers are busy.
     for seconds in (2, 8, 32, 128):
         answer = imgcls("run", tiny, *long, "--set", f"study.timeout={seconds}", "--name", f"for-{seconds}")
         trials = open_study(tiny.parent / "studies", f"for-{seconds}").trials

@@ -40,7 +40,7 @@ def test_first_epoch_is_a_rung_as_soon_as_six_trials_agree() -> None:
     assert asha().milestone(trial(6, state="running"), MISLEADING) == 2
     # Whichever way is up.
     assert asha(sign=-1).milestone(trial(6, state="running"), AGREEING) == 1
-    # Whoever rests there goes on by the same rungs.
+    # A trial that is paused there continues by the same rungs.
     assert asha().milestone(trial(6, 0.5, state="paused"), AGREEING) == 3
     assert asha().milestone(trial(6, 0.5, state="paused"), MISLEADING) == 2
 
@@ -81,7 +81,7 @@ def test_where_the_first_epochs_say_little_the_first_two_rungs_are_compared() ->
     opposite = [trial(n, 0.1 * n, 0.9 - 0.1 * n, 0.5, 0.5, 0.5, 0.1 * n, state="paused") for n in range(6)]
     assert pruner.milestone(trial(6, state="running"), opposite) == 6
     assert pruner.milestone(trial(11, state="running"), opposite) == 6
-    # What rests earlier goes on to there, the best of those that were there, and the others as ever.
+    # What is paused earlier continues to there, the best of those that were there, and the others as ever.
     assert pruner.milestone(trial(7, 0.1, 0.9, state="paused"), opposite) == 6
     assert pruner.promote(opposite) is opposite[5]
 

@@ -120,6 +120,14 @@ def is_plain(answer: Answer) -> bool:
     return bool(errors) == (answer.code != 0) and (len(errors) <= 1 or all(": " in line for line in errors))
 
 
+def copy_as(database: Path, name: str) -> None:
+    """Copy a study that nobody damaged to one of another name."""
+    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(f"studies/{name}.db")) as target:
+        source.backup(target)
+        target.execute("UPDATE studies SET study_name = ?", (name,))
+        target.commit()
+
+
 def escapes(
     seeds: range, study: Path, here: Callable[..., Answer], damage: Callable[[Path, random.Random], str], most: int
 ) -> list[str]:
@@ -128,10 +136,7 @@ def escapes(
     studies = Path("studies")
     studies.mkdir(exist_ok=True)
     whole = study / "studies/tiny-digits.db"
-    with closing(sqlite3.connect(whole)) as source, closing(sqlite3.connect(studies / "whole.db")) as target:
-        source.backup(target)
-        target.execute("UPDATE studies SET study_name = 'whole'")
-        target.commit()
+    copy_as(whole, "whole")
     for seed in seeds:
         rng = random.Random(seed)
         for leftover in (*studies.glob("tiny-digits.db*"), Path("copy.db")):
@@ -176,25 +181,56 @@ def test_any_damaged_database_is_one_line(
     assert escapes(range(1000, 1000 + COPIES), study, here, damage, 4) == []
 
 
+LONGER = ("--workers", "1", "--set", "study.trials=10", "--set", "study.max_epochs=25")
+WORK: tuple[tuple[str, ...], ...] = (
+    ("run", "tiny.yaml", *LONGER),
+    ("run", "tiny.yaml", "--workers", "1", "--set", "study.trials=9", "--set", "study.max_epochs=15"),
+    ("run", "wider.yaml", "--extend", *LONGER),
+    ("run", "beside.yaml", "--workers", "1"),
+    ("confirm", "tiny-digits", "--top", "1", "--seeds", "2", "--again"),
+    ("reproduce", "tiny-digits", "--trial", "0"),
+    ("export", "tiny-digits", "--bundle", "model"),
+    ("ensemble", "tiny-digits", "-o", "combined"),
+    ("merge", "tiny-digits", "whole", "-o", "both"),
+    ("merge", "whole", "tiny-digits", "-o", "both"),
+    ("try", "tiny-digits", "--set", "optimizer.adamw.lr=3e-3"),
+    ("try", "tiny-digits", "--set", "model.lenet5.width=1", "--json"),
+)
+"""Commands that open a study to work with it; the one on `beside.yaml` learns from it."""
+
+
+def worked_with(
+    study: Path, here: Callable[..., Answer], damage: Callable[[Path, random.Random], str], seed: int
+) -> str:
+    """Let a command work with a damaged copy of a study; return what it did that a user should not see."""
+    rng = random.Random(seed)
+    for folder in map(Path, ("studies", "model")):
+        shutil.rmtree(folder, ignore_errors=True)
+    for name in ("studies", "tiny.yaml"):
+        source = study / name
+        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, name)
+    Path("wider.yaml").write_text(
+        TINY.replace("study: {", "study: {name: tiny-digits, ").replace("[0.5, 1]", "[0.5, 1, 2]")
+    )
+    Path("beside.yaml").write_text(TINY.replace("study: {trials: 4", "study: {name: beside, trials: 1"))
+    copy_as(study / "studies/tiny-digits.db", "whole")
+    how = damage(Path("studies/tiny-digits.db"), rng)
+    command = rng.choice(WORK)
+    try:
+        answer = here(*command)
+        fault = "" if is_plain(answer) else f"{answer.code} {answer.err}"
+    except Exception as error:
+        fault = f"{type(error).__name__}: {error}"
+    return fault and f"seed {seed}, {how}: {' '.join(command)}: {fault}"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", [damage_bytes, damage_row])
-def test_run_on_a_damaged_database_goes_on_or_is_one_line(
-    damage: Callable[[Path, random.Random], str], study: Path, imgcls: Callable[..., Answer], tmp_path: Path
+def test_work_on_a_damaged_study_goes_on_or_is_one_line(
+    damage: Callable[[Path, random.Random], str], study: Path, here: Callable[..., Answer]
 ) -> None:
-    whole, copy = study / "studies/tiny-digits.db", tmp_path / "studies/tiny-digits.db"
-    copy.parent.mkdir()
-    shutil.copyfile(study / "tiny.yaml", tmp_path / "tiny.yaml")
-    settings = ("--set", "study.trials=10", "--set", "study.max_epochs=25")
-    found = []
-    for seed in range(2000, 2000 + COPIES // 20):
-        for leftover in copy.parent.glob("tiny-digits*"):
-            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        shutil.copyfile(whole, copy)
-        how = damage(copy, random.Random(seed))
-        answer = imgcls("run", "tiny.yaml", "--workers", "1", *settings)
-        if not is_plain(answer):
-            found.append(f"seed {seed}, {how}: {answer.code} {answer.err}")
-    assert found == []
+    found = [worked_with(study, here, damage, seed) for seed in range(2000, 2000 + COPIES // 20)]
+    assert [fault for fault in found if fault] == []
 
 
 # Each of these ended in a traceback.

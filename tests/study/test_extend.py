@@ -226,7 +226,7 @@ def test_grown_study_keeps_its_trials_and_the_one_before_it_stays_openable(tmp_p
     assert rows_of(files, "s@1") == rows
     (done,) = grown.facts["extended"]
     assert (done["kept"], done["trials"]) == ("s@1", 12)
-    # Only the start setting is new, which the first trials were not: it is asked for.
+    # Only the start setting is new, which the first trials were not: it is a request.
     (request,) = grown.facts["requests"]
     assert (request["by"], request["params"]) == ("start", {"model": "resnet"})
 

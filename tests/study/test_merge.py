@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
+import traceback
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy
 from imgcls_search.errors import StudyError
 from imgcls_search.study import merge as merging
 from imgcls_search.study import record as records
@@ -14,6 +19,7 @@ from imgcls_search.study.files import StudyFiles, find_study
 from imgcls_search.study.holder import marking
 from imgcls_search.study.merge import merge
 
+from tests.conftest import linux_only
 from tests.study.test_extend import contents, made_study, wider
 
 
@@ -81,3 +87,106 @@ def test_study_that_is_written_while_it_is_merged_is_refused(tmp_path: Path, mon
             merge(sources, target)
     assert not target.database.exists()
     assert [part["first"] for part in merge(sources, target)] == [0, 3]
+
+
+MOMENTS = ("mkdir", "copy2", "replace", "rename", "unlink", "write_text")
+"""What is done to files, of `pathlib.Path`, `os` and `shutil`; a merge may be killed before each."""
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_mark_that_a_killed_merge_was_writing_is_no_folder_of_somebody_else(tmp_path: Path, other: bool) -> None:
+    sources = [made_study(tmp_path, name=name, count=1)[0] for name in ("a", "b")]
+    target = StudyFiles(tmp_path, "both")
+    target.folder.mkdir()
+    (target.folder / f".{merging.MARK}.1-ab.tmp").touch()
+    if other:
+        (target.folder / "mine.txt").touch()
+        with pytest.raises(StudyError, match="exists already"):
+            merge(sources, target)
+        return
+    merge(sources, target)
+    assert not list(target.folder.glob("*.tmp"))
+
+
+@pytest.mark.slow
+@linux_only
+def test_kill_at_any_moment_leaves_no_merged_study_or_the_whole_one(tmp_path: Path) -> None:
+    sources = []
+    for name in ("a", "b"):
+        files, record = made_study(tmp_path, name=name, count=1)
+        (files.folder / "logs").mkdir(parents=True, exist_ok=True)
+        files.log(0).write_text(name)
+        files.checkpoint(0).parent.mkdir(exist_ok=True)
+        files.checkpoint(0).write_text(name)
+        close(record)
+        sources.append(files)
+    before = {path: path.read_bytes() for files in sources for path in files_of(files)}
+    states = []
+    # Every third one, so that it takes seconds.
+    for moment in range(0, 300, 3):
+        # Each merge finds what the one before it left.
+        target = StudyFiles(tmp_path, "both")
+        pid = os.fork()
+        if pid == 0:
+            merge_and_die(sources, target, moment)
+        _, status = os.waitpid(pid, 0)
+        assert {path: path.read_bytes() for path in before} == before
+        is_there = target.store.exists()
+        if is_there:
+            merged = records.load(target)
+            assert [trial.number for trial in merged.trials] == [0, 1]
+            assert [part["first"] for part in merged.facts["merged"]] == [0, 1]
+            assert [target.log(number).read_text() for number in (0, 1)] == ["a", "b"]
+            assert [target.checkpoint(number).read_text() for number in (0, 1)] == ["a", "b"]
+            close(merged)
+        states.append((is_there, os.waitstatus_to_exitcode(status)))
+        assert states[-1][1] in (0, -signal.SIGKILL)
+        if status == 0:
+            break
+        if is_there:
+            for path in (*tmp_path.glob("both.db*"), target.folder):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert len(states) > 20
+    assert states[-1] == (True, 0)
+    assert not [path.name for path in tmp_path.rglob("*") if path.name.endswith((".tmp", "-journal", merging.MARK))]
+    found = {path.name for path in tmp_path.iterdir()}
+    assert found <= {"a", "b", "both", "a.db", "b.db", "both.db"} | {name for name in found if name.startswith(".")}
+
+
+def close(record: records.Record) -> None:
+    assert record.rows.engine is not None
+    record.rows.engine.dispose()
+
+
+def files_of(files: StudyFiles) -> list[Path]:
+    return [files.database, *(path for path in files.folder.rglob("*") if path.is_file() and "lock" not in path.name)]
+
+
+def merge_and_die(sources: list[StudyFiles], target: StudyFiles, moment: int) -> None:
+    """Merge in a process that dies at the so-many-th statement or change of a file."""
+    try:
+        left = [moment]
+
+        def count(*_: Any) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def counted(change: Any) -> Any:
+            def changed(*given: Any, **named: Any) -> Any:
+                count()
+                return change(*given, **named)
+
+            return changed
+
+        for owner in (Path, os, shutil):
+            for name in MOMENTS:
+                if hasattr(owner, name):
+                    setattr(owner, name, counted(getattr(owner, name)))
+        sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", count)
+        sqlalchemy.event.listen(sqlalchemy.Engine, "commit", count)
+        merge(sources, target)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)

@@ -27,7 +27,7 @@ import pytest
 import sqlalchemy
 from imgcls_search.errors import StudyError
 from imgcls_search.orchestrator.learning import learn
-from imgcls_search.study import postgres, postgres_connection
+from imgcls_search.study import postgres_connection, postgres_session
 from imgcls_search.study import record as records
 from imgcls_search.study.address import parse as parse_address
 from imgcls_search.study.files import StudyFiles, find_study
@@ -81,7 +81,7 @@ class Server:
         return f"postgresql://me@/{database}?host={self.folder}"
 
     def stop(self) -> None:
-        """Stop it, whoever is connected."""
+        """Stop it, even if clients are connected."""
         self.server.stop()
 
     def start(self) -> None:
@@ -387,7 +387,7 @@ def test_connection_that_breaks_in_the_middle_of_a_commit_doubles_and_loses_noth
     if when == "late":
         # Nothing of the connection ends but the patience with it; the server holds the lock for it on and on.
         monkeypatch.setattr(postgres_connection, "ANSWER_SECONDS", 0.3)
-        monkeypatch.setattr(postgres, "PATIENCE_SECONDS", 60.0)
+        monkeypatch.setattr(postgres_session, "PATIENCE_SECONDS", 60.0)
     files = files_at(server.new("broken").replace(str(server.folder), str(proxy.folder)), tmp_path)
     said: list[str] = []
     with recorded(files, said.append) as record:
@@ -397,7 +397,7 @@ def test_connection_that_breaks_in_the_middle_of_a_commit_doubles_and_loses_noth
             write(record, trial)
             assert proxy.broken == 1, name
         assert when != "late" or "cannot be written now (no answer for 0.3 s)" in said[0]
-        # And it goes on.
+        # And it continues.
         record.set_fact("later", 1)
         proxy.deliver()
         assert read_back(files) == ([essence(trial) for trial in record.trials], record.facts)
@@ -423,7 +423,7 @@ def test_wait_for_a_server_is_said_and_has_an_end(
         where = re.escape(str(files.address))
         assert re.fullmatch(rf"{where}: cannot be written now \(.+\); trying again for up to 90 s", said[0])
         assert re.fullmatch(rf"{where}: is written again after \d+ s", said[1])
-        monkeypatch.setattr(postgres, "PATIENCE_SECONDS", 1.0)
+        monkeypatch.setattr(postgres_session, "PATIENCE_SECONDS", 1.0)
         go_away()
         with pytest.raises(
             StudyError, match=rf"{where}: could not be written for \d+ s .*run the same command again to resume"

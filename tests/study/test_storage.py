@@ -401,7 +401,7 @@ def test_damaged_database_is_refused_and_left_as_it_is(how: str, tmp_path: Path)
     assert files.database.read_bytes() == before
 
 
-def test_damaged_or_lost_database_is_never_begun_anew(tiny: Path, imgcls: Callable[..., Answer]) -> None:
+def test_damaged_or_lost_database_is_never_begun_again(tiny: Path, imgcls: Callable[..., Answer]) -> None:
     studies = tiny.parent / "studies"
     assert imgcls("run", tiny, "--set", "study.trials=1", "--workers", "1").code == 0
     path = studies / "tiny-digits.db"

@@ -42,7 +42,7 @@ def messages(trial: int, epochs: int = 2) -> list[Message]:
 
 
 class Notebook:
-    """A tracker that notes what it is told, and fails when it is told to."""
+    """A tracker that notes what it receives, and fails on demand."""
 
     def __init__(self, failures: int = 0, seconds: float = 0.0) -> None:
         self.said: list[str] = []

@@ -1,4 +1,4 @@
-"""`corruption_accuracy`: the mean over worse versions of the images, measured where it is asked for."""
+"""`corruption_accuracy`: the mean over worse versions of the images, measured if it is requested."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from tests.conftest import Answer, is_one_line
 PAGE = (Path(__file__).parents[2] / "docs/how-to/add-a-metric.md").read_text()
 
 SPACE = """\
-study: {name: s, trials: 2, objectives: {%s: minimize}, sampler: random, workers: 1}
+study: {name: s, trials: 2, objectives: {%s: minimize}, sampler: random, workers: 1, pictures: false}
 data: {digits: {max_train: 100}}
 model: {resnet: {depths: [1], width: 8}}
 optimizer: {adamw: {lr: {float: [1e-3, 1e-2], log: true}}}

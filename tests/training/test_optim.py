@@ -18,7 +18,7 @@ from imgcls_search.training.sharpness import statistics_kept
 from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from torch.nn import functional
-from torch.optim.lr_scheduler import CosineAnnealingLR, StepLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, StepLR
 
 
 def test_cosine_and_step_equal_torch() -> None:
@@ -38,7 +38,41 @@ def test_cosine_and_step_equal_torch() -> None:
         falling.step()
 
 
-@pytest.mark.parametrize("name", ["cosine", "constant", "step"])
+def test_linear_equals_torch() -> None:
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), lr=1.0)
+    reference = LinearLR(optimizer, start_factor=1.0, end_factor=0.1, total_iters=12)
+    ours = SCHEDULES["linear"](epochs=12, final=0.1)
+    for epoch in range(13):
+        assert ours(epoch) == pytest.approx(reference.get_last_lr()[0])
+        optimizer.step()
+        reference.step()
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
+def test_scaled_sgd_takes_steps_and_decays_that_no_momentum_changes(momentum: float) -> None:
+    """Along a constant gradient each step ends as long as the rate, and each decay takes its share."""
+    lengths = []
+    for gradient, decay in ((1.0, 0.0), (0.0, 0.001)):
+        model = nn.Linear(1, 1)
+        with torch.no_grad():
+            model.weight.fill_(100.0)
+            model.bias.fill_(100.0)
+        optimizer = OPTIMIZERS["scaled_sgd"](
+            model=model, lr=0.02, momentum=momentum, weight_decay=decay, vector_lr_factor=8.0
+        )
+        for _ in range(200):
+            before = model.weight.item(), model.bias.item()
+            for parameter in model.parameters():
+                parameter.grad = torch.full_like(parameter, gradient)
+            optimizer.step()
+        lengths.append((before[0] - model.weight.item(), before[1] - model.bias.item(), before[0]))
+    assert lengths[0][0] == pytest.approx(0.02, rel=1e-2)
+    assert lengths[0][1] == pytest.approx(8 * 0.02, rel=1e-2)
+    assert lengths[1][0] / lengths[1][2] == pytest.approx(0.001, rel=0.02)
+    assert lengths[1][1] == 0
+
+
+@pytest.mark.parametrize("name", ["cosine", "linear", "constant", "step"])
 def test_warmup_rises_to_the_peak_and_never_above(name: str) -> None:
     schedule = SCHEDULES[name](epochs=10, warmup_epochs=2)
     factors = [schedule(progress) for progress in np.linspace(0, 10, 101)]
@@ -53,6 +87,7 @@ def test_vectors_do_not_decay(name: str) -> None:
     groups = OPTIMIZERS[name](model=model, weight_decay=0.3).param_groups
     decays = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
     assert len(decays) == len(list(model.parameters()))
+    # Torch's decay of one whose decay does not depend on its rate is that, divided by the rate: here 1.
     assert all(decays[id(p)] == (0.3 if p.ndim > 1 else 0.0) for p in model.parameters())
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import optuna
 import pytest
 from imgcls_search.catalog import catalog
-from imgcls_search.jobs.evaluate import Evaluation, predictions_csv
+from imgcls_search.jobs.evaluation import Evaluation, predictions_csv
 from imgcls_search.space import parse
 from imgcls_search.study import best
 from imgcls_search.study import record as records

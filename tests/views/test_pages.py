@@ -42,7 +42,7 @@ def browser() -> Iterator[Any]:
         pytest.skip("chromium is not installed; scripts/test --all installs it where it can")
     with sync_api.sync_playwright() as playwright:
         # The sandbox does not start for root, and these pages are our own.
-        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
         yield found
         found.close()
 
@@ -404,7 +404,7 @@ def test_report_of_several_objectives_is_whole_and_without_needless_digits(
     assert page.inner_text("#best-accuracy") == "0.36"
     assert "lr: was 0.001, is now 0.006605" in body
     assert not re.search(r"\d\.\d{7,}", body.split("How to reproduce it")[0])
-    # What is known beforehand is not of the validation split, and is told once.
+    # What is known beforehand is not of the validation split, and is said once.
     ids = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
     assert len(ids) == len(set(ids))
     texts = page.locator("svg text").all_text_contents()

@@ -18,8 +18,9 @@ import numpy as np
 import onnx
 import pytest
 import uvicorn
+from imgcls_search import digests
 from imgcls_search.data.image import Frame
-from imgcls_search.deploy.bundle import DESCRIPTION, FILES, Bundle, describe, read
+from imgcls_search.deploy.bundle import DESCRIPTION, FILES, OPENVINO, Bundle, describe, read
 from imgcls_search.deploy.predict import Prediction, classify, plain
 from imgcls_search.views import service
 from onnx import TensorProto, helper, numpy_helper
@@ -66,6 +67,13 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture(scope="module")
 def port(bundle: Bundle) -> Iterator[int]:
     """Yield the port of a service on the bundle."""
+    with serving(bundle) as number:
+        yield number
+
+
+@contextlib.contextmanager
+def serving(bundle: Bundle) -> Iterator[int]:
+    """Yield the port of a service on a bundle."""
     with service.listen("127.0.0.1", 0) as at:
         server = uvicorn.Server(
             uvicorn.Config(service.make_service(bundle, "127.0.0.1", name="colours"), log_level="error")
@@ -103,6 +111,30 @@ def form(*parts: tuple[str, bytes]) -> tuple[bytes, dict[str, str]]:
         for name, content in parts
     )
     return body + b"--cut--\r\n", {"Content-Type": "multipart/form-data; boundary=cut"}
+
+
+def test_a_model_of_openvino_is_served_as_one_of_onnx_is(port: int, tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="openvino is an extra")
+    from imgcls_search.deploy import openvino_ir
+
+    folder = write_bundle(tmp_path / "model")
+    openvino_ir.convert(folder / FILES["model"], folder / OPENVINO["model"])
+    (folder / FILES["model"]).unlink()
+    about = json.loads((folder / DESCRIPTION).read_text())
+    for role, name in OPENVINO.items():
+        about["files"][role] = {"name": name, "sha256": digests.of_file(folder / name)}
+    (folder / DESCRIPTION).write_text(json.dumps(about))
+    bodies = [picture((200 - step, 20, 10 + step)) for step in range(0, 200, 10)]
+    with serving(read(folder)) as other, ThreadPoolExecutor(8) as pool:
+        ours = list(pool.map(lambda body: ask(other, "POST", "/predict?top=3", body)[:2], bodies))
+        status, model, _ = ask(other, "GET", "/model")
+    theirs = [ask(port, "POST", "/predict?top=3", body)[:2] for body in bodies]
+    assert (status, model["labels"]) == (200, list(LABELS))
+    for (status, found), (_, wanted) in zip(ours, theirs, strict=True):
+        assert status == 200
+        mine, expected = (one["predictions"][0]["classes"] for one in (found, wanted))
+        assert [one["label"] for one in mine] == [one["label"] for one in expected]
+        assert [one["probability"] for one in mine] == pytest.approx([one["probability"] for one in expected], abs=1e-5)
 
 
 def test_answers_are_those_of_predict(bundle: Bundle, port: int, tmp_path: Path) -> None:
@@ -299,7 +331,7 @@ def test_command_says_where_it_is_and_ends_quietly(start: Callable[..., Any], tm
             assert time.monotonic() < deadline
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=PATIENCE)
-    # 0 where whoever started the tests ignores Ctrl-C, as a shell does for what it runs in the background.
+    # 0 if the program that started the tests ignores Ctrl-C, as a shell does for what it runs in the background.
     assert process.returncode in (0, 130)
     assert (out, err) == ("", "")
 
@@ -342,7 +374,7 @@ def test_page_classifies_what_is_chosen(port: int, tmp_path: Path) -> None:
     (tmp_path / "b.jpg").write_bytes(BLUE)
     (tmp_path / "c.png").write_bytes(b"no image")
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": 400, "height": 800})
         troubles: list[str] = []
         page.on("console", lambda message: troubles.append(message.text) if message.type == "error" else None)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from imgcls_search.jobs.evaluate import Evaluation
+from imgcls_search.jobs.evaluation import Evaluation
 from imgcls_search.training.calibration import bins, confidences
 from imgcls_search.training.metrics import softmax
 from imgcls_search.training.metrics_several import sigmoid

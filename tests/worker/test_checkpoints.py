@@ -43,7 +43,7 @@ def job(data: Prepared, folder: Path, until: int = EPOCHS) -> Job:
 
 
 def saved(data: Prepared, folder: Path, until: int = EPOCHS) -> list[int]:
-    """Return the epochs after which a checkpoint was written, and see that each is told before its epoch."""
+    """Return the epochs after which a checkpoint was written, and see that each is reported before its epoch."""
     events = list(job_runner.JobRunner("cpu").work(job(data, folder, until), threading.Event()))
     assert [event.metrics["epoch"] for event in events if isinstance(event, EpochEnded)] == [*range(1, until + 1)]
     for event, following in itertools.pairwise(events):

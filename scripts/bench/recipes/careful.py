@@ -55,7 +55,7 @@ class Recipe:
 
 
 class Photos(Dataset[tuple[torch.Tensor, int]]):
-    """Pictures in memory, changed when they are asked for."""
+    """Pictures in memory, changed when they are read."""
 
     def __init__(self, pictures: list[Image.Image], labels: Any, change: Callable[[Image.Image], torch.Tensor]) -> None:
         self.pictures, self.labels, self.change = pictures, labels, change
@@ -130,7 +130,7 @@ def run(model: Callable[[torch.Tensor], torch.Tensor], images: Photos) -> torch.
 
 
 def fitting_size(data: Data, model: nn.Module, seconds: float, epochs: int) -> tuple[int, int]:
-    """Return the largest size at which so many epochs take no longer."""
+    """Return the largest size at which the epochs take no longer."""
     trial = copy.deepcopy(model).train()
     batches = len(data.train[0]) / BATCH
     for longer in LONGER_SIDES:
@@ -178,7 +178,7 @@ def fine_tune(
     on_epoch: Callable[[int, float, nn.Module], None],
     epochs: int | None = None,
 ) -> None:
-    """Train all layers for so many epochs, or as long as there is time; ends at `until` in any case."""
+    """Train all layers for these epochs, or as long as there is time; ends at `until` in any case."""
     model.drop_rate = recipe.dropout
     groups = param_groups_layer_decay(model, recipe.weight_decay, layer_decay=recipe.layer_decay)
     optimizer = torch.optim.AdamW(groups, lr=recipe.lr)

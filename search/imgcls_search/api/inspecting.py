@@ -206,7 +206,7 @@ def _usual_model(images: Any) -> dict[str, Any] | None:
     """Return the first pretrained network at hand for photographs; for small pictures the quick model is better."""
     import json
 
-    from imgcls_search.jobs.inspect.inspection import are_small
+    from imgcls_search.jobs.inspect.looking import are_small
     from imgcls_search.jobs.weights import at_hand
 
     models = [one.model for one in at_hand() if one.model is not None]

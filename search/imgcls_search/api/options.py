@@ -200,6 +200,20 @@ def study_files_of(name: str, studies: PathLikeText, storage: str | None) -> Stu
     return find_study(Path(studies), name, settle(storage))
 
 
+def unlabeled_of(images: PathLikeText | None) -> str | None:
+    """Return images to pretrain on as `--unlabeled` names them; `train` stands for those of the training split.
+
+    Raises:
+        UserError: they are neither a text nor a path.
+    """
+    return None if images is None or images == "train" else as_data(images)
+
+
+def name_of(space: SpaceLike) -> str:
+    """Return what messages call a space."""
+    return "space" if isinstance(space, Mapping) else str(space)
+
+
 def refuse_other(name: str, value: Any, allowed: tuple[str, ...]) -> None:
     """Refuse a word that is not among the allowed ones.
 

@@ -1,4 +1,4 @@
-"""Searches: run and plan."""
+"""Searches: run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from imgcls_search.api.options import (
     SpaceLike,
     as_data,
     changes_of,
+    name_of,
     read_space_of,
+    unlabeled_of,
     with_settings,
 )
 from imgcls_search.api.session import session
@@ -76,10 +78,10 @@ def run(
         given,
         None if data is None else as_data(data),
         skip_unreadable=skip_unreadable,
-        unlabeled=_unlabeled(unlabeled),
+        unlabeled=unlabeled_of(unlabeled),
     )
     with session(progress, weights_dir) as screens:
-        search = Search.of(found, _named(space), Path(studies), storage)
+        search = Search.of(found, name_of(space), Path(studies), storage)
         outcome = search.run(screens, cluster=cluster, extends=extend)
     stop_as_asked(outcome.ending)
     study = Study(search.files)
@@ -145,11 +147,3 @@ def stop_as_asked(ending: str) -> None:
         # The program's own handler, or the system's, which ends it.
         signal.raise_signal(signal.SIGTERM)
         raise KeyboardInterrupt("stopped and saved; the same call resumes the search")
-
-
-def _named(space: SpaceLike) -> str:
-    return "space" if isinstance(space, Mapping) else str(space)
-
-
-def _unlabeled(images: PathLikeText | None) -> str | None:
-    return None if images is None or images == "train" else as_data(images)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from imgcls_search.views.screens import Screens
 
-# A library prints nothing by itself: what it notes is the program's to show.
+# A library prints nothing on its own: the program decides what to show.
 logging.getLogger("imgcls_search").addHandler(logging.NullHandler())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -11,6 +11,7 @@ from imgcls_search.api.frames import card, flat, frame_of, table
 from imgcls_search.api.options import (
     PathLikeText,
     as_data,
+    changes_of,
     component_of_data,
     refuse_below,
     refuse_other,
@@ -26,6 +27,8 @@ from imgcls_search.rounding import measured, pairs
 if TYPE_CHECKING:
     import pandas as pd
 
+    from imgcls_search.api.ensembles import Ensemble
+    from imgcls_search.api.replaying import Replays, Strategy
     from imgcls_search.deploy.views import ViewsName
     from imgcls_search.jobs.bundle.deliver import Format
     from imgcls_search.study.files import StudyFiles
@@ -248,7 +251,7 @@ class Study:
             trial: The number of a trial; default: the best.
             target_precision: Answer only if confident enough that this share of the answers is right.
             tta: Average these views of an image: `none`, `mirror`, `shift` or `mirror_shift`.
-            format: `onnx`, or `openvino`, which needs that extra.
+            format: `onnx`, or `openvino` or `executorch`, which need the extra of that name.
             data: Where the images are now, if they moved.
             progress: Show progress; default: on a terminal and in a notebook.
 
@@ -256,7 +259,7 @@ class Study:
             UserError: An argument, the study or the path is not usable.
             NoResultError: No trial is complete.
         """
-        refuse_other("format", format, ("onnx", "openvino"))
+        refuse_other("format", format, ("onnx", "openvino", "executorch"))
         output = Path(path)
         if output.suffix in (".yaml", ".yml"):
             if target_precision is not None or tta != "none" or format != "onnx" or data is not None:
@@ -281,6 +284,132 @@ class Study:
                 to=format,
             )
         return output
+
+    def ensemble(
+        self,
+        picks: int = 5,
+        *,
+        trial: int | None = None,
+        output: PathLikeText | None = None,
+        bundle: PathLikeText | None = None,
+        distill: PathLikeText | None = None,
+        student: int | None = None,
+        test: bool = False,
+        data: PathLikeText | None = None,
+        weights_dir: PathLikeText | None = None,
+        progress: bool | None = None,
+    ) -> Ensemble:
+        """Combine the best networks of the study into one model, picked on the validation images.
+
+        Args:
+            picks: Pick at most this many networks; one may be picked several times.
+            trial: Start from this trial, and compare with it; default: the best.
+            output: The weights file to write; default: `ensemble.pt` in the study's folder.
+            bundle: Also write the model as a folder that `load_model` reads.
+            distill: Also train one network that learns from the ensemble, and write it into this folder.
+            student: The trial whose configuration learns, with `distill`; default: `trial`.
+            test: Score the ensemble and the best trial on the sealed test split.
+            data: Where the images are now, if they moved.
+            weights_dir: Look for pretrained weights there first.
+            progress: Show progress; default: on a terminal and in a notebook.
+
+        Raises:
+            UserError: An argument, the study or its images are not usable.
+            NoResultError: No trial is complete, or a training failed.
+        """
+        from imgcls_search.api.ensembles import combine
+
+        refuse_below("picks", picks, 2)
+        with session(progress, weights_dir, uses_torch=True) as screens:
+            return combine(
+                self.files,
+                screens,
+                picks=picks,
+                trial=trial,
+                output=_path(output),
+                bundle=_path(bundle),
+                distill=_path(distill),
+                student=student,
+                test=test,
+                data=None if data is None else as_data(data),
+            )
+
+    def replay(
+        self,
+        samplers: Strategy | Sequence[Strategy] = (),
+        pruners: Strategy | Sequence[Strategy] = (),
+        *,
+        workers: int = 1,
+        seed: int | None = None,
+        seeds: int | None = None,
+        share: float = 0.67,
+        max_epochs: int | None = None,
+    ) -> Replays:
+        """Replay other strategies on the curves of the study: what they would have cost and found, without training.
+
+        Args:
+            samplers: A sampler as in a space, such as `random` or `{"tpe": {...}}`, or several; default: the study's.
+            pruners: A pruner, or several; each sampler is combined with each pruner.
+            workers: Simulate this many trials at a time.
+            seed: Draw with another seed.
+            seeds: Compare on this many random parts of the study, with 90 % intervals.
+            share: With `seeds`, the share of the configurations in each part.
+            max_epochs: With `seeds`, the epochs of each search; default: a third of a part's.
+
+        Raises:
+            UserError: An argument is not usable.
+            StudyError: The study has too few curves.
+        """
+        from imgcls_search.api.replaying import replay_strategies, strategies_of
+
+        refuse_below("workers", workers, 1)
+        for name, value, least in (("seed", seed, 0), ("seeds", seeds, 2), ("max_epochs", max_epochs, 1)):
+            if value is not None:
+                refuse_below(name, value, least)
+        if not 0.01 <= share <= 1:
+            raise UserError(f"share: {share!r} is not allowed; allowed: 0.01 to 1")
+        return replay_strategies(
+            self.files,
+            strategies_of(samplers, "study.sampler"),
+            strategies_of(pruners, "study.pruner"),
+            workers=workers,
+            seed=seed,
+            seeds=seeds,
+            share=share,
+            max_epochs=max_epochs,
+        )
+
+    def try_setting(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask the study to try a setting: the current run, or the next one, trains it to the end.
+
+        Values that you leave out come from the best trial that has them.
+
+        Args:
+            changes: Values of the space to set, by path, such as `{"optimizer.adamw.lr": 3e-3}`.
+
+        Raises:
+            UserError: The space has no such setting, or nothing is named.
+        """
+        from dataclasses import asdict
+
+        from imgcls_search.jobs.asking import ask
+
+        return asdict(ask(self.files, changes_of(changes)))
+
+    def copy(self, to: PathLikeText, *, with_folder: bool = False) -> str:
+        """Copy the study at one moment, even while a run writes it; return the name of the copy's place.
+
+        Args:
+            to: A file, a folder (ending in a slash), or the address of a PostgreSQL database; nothing is replaced.
+            with_folder: Copy checkpoints and logs too; `to` is then a folder.
+
+        Raises:
+            StudyError: The place is taken.
+            UserError: The place is not usable.
+        """
+        from imgcls_search.api.housekeeping import copy
+
+        return copy(self.files, str(to), with_folder=with_folder)
 
     def why_nothing(self) -> str:
         """Return in a sentence how trials ended, for a study without a best one."""
@@ -349,6 +478,10 @@ def studies(folder: PathLikeText = Path("studies"), *, storage: str | None = Non
     from imgcls_search.views.browse import list_studies
 
     return list_studies(Path(folder), settle(storage))
+
+
+def _path(given: PathLikeText | None) -> Path | None:
+    return None if given is None else Path(given)
 
 
 def _short(value: Any) -> str:

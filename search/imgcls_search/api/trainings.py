@@ -22,7 +22,7 @@ from imgcls_search.api.trial import Trial
 
 if TYPE_CHECKING:
     from imgcls_search.deploy.views import ViewsName
-    from imgcls_search.jobs.evaluate import Evaluation
+    from imgcls_search.jobs.evaluation import Evaluation
     from imgcls_search.jobs.retrain import Training
 
 VIEWS = ("none", "mirror", "shift", "mirror_shift")
@@ -99,7 +99,7 @@ def training_of(
     storage: str | None,
     say: Any,
 ) -> Training:
-    """Return what to train, how often and where the results go; `say` is told what is wrong with a file's origin.
+    """Return what to train, how often and where the results go; `say` gets what is wrong with a file's origin.
 
     Raises:
         UserError: the configuration says something that is not allowed.
@@ -190,7 +190,7 @@ def evaluate(
         )
         if predictions is not None:
             write_predictions(found, Path(predictions))
-    return evaluation_facts(found)
+    return evaluation_as_dict(found)
 
 
 def write_predictions(found: Evaluation, path: Path) -> None:
@@ -201,19 +201,19 @@ def write_predictions(found: Evaluation, path: Path) -> None:
     """
     from imgcls_search import atomic
     from imgcls_search.errors import writing
-    from imgcls_search.jobs.evaluate import predictions_csv
+    from imgcls_search.jobs.evaluation import predictions_csv
 
     with writing(path):
         atomic.write_text(path, predictions_csv(found))
 
 
-def evaluation_facts(found: Evaluation) -> dict[str, Any]:
+def evaluation_as_dict(found: Evaluation) -> dict[str, Any]:
     """Return an evaluation as plain values."""
     from imgcls_search.data import label_sets
     from imgcls_search.measures import by_class
 
     counts = dict(zip(found.classes, label_sets.count(found.labels, len(found.classes)).tolist(), strict=True))
-    facts: dict[str, Any] = {
+    shown: dict[str, Any] = {
         "split": found.split,
         "images": len(found.labels),
         "classes": counts,
@@ -221,12 +221,12 @@ def evaluation_facts(found: Evaluation) -> dict[str, Any]:
         "by_class": by_class(found.metrics)[1],
     }
     if found.thresholds is not None:
-        facts["thresholds"] = dict(zip(found.classes, found.thresholds, strict=True))
+        shown["thresholds"] = dict(zip(found.classes, found.thresholds, strict=True))
     if found.corruptions is not None:
-        facts["corruptions"] = by_severity(found.corruptions)
+        shown["corruptions"] = by_severity(found.corruptions)
     if found.tta is not None:
-        facts["tta"] = asdict(found.tta)
-    return facts
+        shown["tta"] = asdict(found.tta)
+    return shown
 
 
 def by_severity(table: Mapping[tuple[str, int], float]) -> dict[str, dict[str, float]]:

@@ -1,6 +1,6 @@
 """The steps of `auto` in their order: draft, search with an early score and bundle, confirm, bundle, report.
 
-Each is what a command of its own does; a call goes on with the step that an earlier one did not end.
+Each step is also a command; a call resumes at the step that an earlier one did not finish.
 """
 
 from __future__ import annotations

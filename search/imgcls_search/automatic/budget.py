@@ -11,7 +11,7 @@ from imgcls_search.study.result_facts import AutoFact, ConfirmPlan
 from imgcls_search.trial import Trial
 
 CHOICES = ((3, 3), (3, 2), (2, 2), (1, 2))
-"""Trials and seeds of a confirmation, the best that can be had first."""
+"""Trials and seeds of a confirmation, the best affordable one first."""
 
 CONFIRM_SHARE = 0.25
 """The largest part of all time that is kept for confirming."""
@@ -30,7 +30,7 @@ END_SECONDS = 3.0
 """For what is printed at the end, and the end of the process."""
 
 SAFETY = 1.3
-"""Steps are given so many times what they took before."""
+"""Steps get this many times what they took before."""
 
 
 def closing_seconds(fact: AutoFact, record: Record | None = None) -> float:
@@ -79,7 +79,7 @@ def confirm_seconds(trials: Sequence[Trial], seeds: int, workers: int, test: flo
 
 
 def affordable(record: Record, fact: AutoFact, seconds: float) -> ConfirmPlan | None:
-    """Return the best confirmation that fits so many seconds, None where none does."""
+    """Return the best confirmation that fits into these seconds, None if none does."""
     order = best.ranked(record)
     test = testing_seconds(record, fact)
     for top, seeds in CHOICES:

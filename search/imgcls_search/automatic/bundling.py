@@ -62,14 +62,14 @@ def clear_drafts(target: Path) -> None:
 
 
 class EarlyBundle:
-    """A bundle that is written in a process of its own while the search goes on."""
+    """A bundle that is written in its own process while the search continues."""
 
     def __init__(self, files: StudyFiles, trial: int, target: Path) -> None:
         self.trial, self.target = trial, target
         self.process, self.connection = processes.start(_write, "bundle", files, trial, target)
 
     def poll(self, seconds: float = 0.0) -> str | float | None:
-        """Return the seconds that it takes by itself, or why there is none; None while it is being written."""
+        """Return the seconds that it takes alone, or why there is none; None while it is being written."""
         if not self.connection.poll(seconds):
             return None
         with contextlib.suppress(EOFError, OSError):

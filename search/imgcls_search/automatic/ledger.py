@@ -29,7 +29,7 @@ STEPS: tuple[Step, ...] = ("init", "baseline", "search", "confirm", "bundle", "r
 """In their order; `baseline` is the part of the search until the first score."""
 
 SAVE_SECONDS = 2.0
-"""A killed call loses at most so many seconds of the account while its step reports progress."""
+"""A killed call loses at most these seconds of the account while its step reports progress."""
 
 RING_AGAIN_SECONDS = 3.0
 """The end of the time is said again after so long, where a library swallowed it."""

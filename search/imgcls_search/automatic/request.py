@@ -1,4 +1,4 @@
-"""What a call of `auto` is asked for, who looks on, and what it delivers."""
+"""What a call of `auto` gets, who shows its progress, and what it delivers."""
 
 from __future__ import annotations
 

@@ -28,7 +28,8 @@ def open_test(record: Record, files: StudyFiles, trial: Trial, say: Callable[[st
         CheckpointError: its weights are gone or damaged.
         DataError: the images are.
     """
-    from imgcls_search.jobs.evaluate import measure_on, read_network
+    from imgcls_search.jobs.evaluate import read_network
+    from imgcls_search.jobs.evaluation import measure_on
     from imgcls_search.measures import main_measure
     from imgcls_search.worker import pipeline
 

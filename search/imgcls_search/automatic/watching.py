@@ -70,7 +70,7 @@ class AutoWatcher:
         return self.ledger.end - self.kept[1]
 
     def finish_bundle(self, seconds: float) -> None:
-        """Let the first bundle come to its end, if that is soon and its trial is still the best."""
+        """Let the first bundle finish, if that is soon and its trial is still the best."""
         if self.early is None or self.search is None:
             return
         ranking = best.ranked(self.search.record)

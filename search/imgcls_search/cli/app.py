@@ -34,7 +34,7 @@ from imgcls_search.errors import SearchError, UserError, disk_trouble, path_trou
 # it needs.
 
 USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
-"""What Typer raises for a command line that it cannot read; where the class is to be had depends on its version."""
+"""What Typer raises for a command line that it cannot read; its place depends on its version."""
 
 ONLY_PRINT = frozenset(
     {
@@ -56,7 +56,7 @@ ONLY_PRINT = frozenset(
         "weights",
     }
 )
-"""Commands that end when nobody reads what they print; all others go on without output."""
+"""Commands that end when nobody reads what they print; all others continue without output."""
 
 COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "From photos to a model": {
@@ -161,7 +161,7 @@ def main() -> None:
         logging.getLogger("imgcls_search").handlers = [_NOTES]
         if set(sys.argv[1:2]) & ONLY_PRINT:
             terminal.end_with_reader()
-        # A command that ends by itself returns its exit code, or nothing.
+        # A command that ends normally returns its exit code, or nothing.
         code = app(prog_name="imgcls-search", standalone_mode=False)
         sys.stdout.flush()
         if (trouble := terminal.output_trouble()) is not None:

@@ -62,7 +62,8 @@ def export(
     to: Annotated[
         ModelFormat | None,
         typer.Option(
-            "--format", help="With --bundle: onnx (default), or openvino, which needs the extra of that name."
+            "--format",
+            help="With --bundle: onnx (default), or openvino or executorch, which need the extra of that name.",
         ),
     ] = None,
     data: MovedData = None,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from imgcls_search.api.options import component_of_data
 from imgcls_search.cli.options import (
     STUDIES,
     AsJson,
@@ -19,14 +17,7 @@ from imgcls_search.cli.options import (
     WeightsDir,
     study_files,
 )
-from imgcls_search.cli.output import echo, make_console, print_json, print_table
-from imgcls_search.errors import UserError
-from imgcls_search.rounding import measured
-
-if TYPE_CHECKING:
-    from imgcls_search.jobs.ensemble.making import EnsembleFacts, Made
-    from imgcls_search.jobs.ensemble.student import StudentFacts
-    from imgcls_search.jobs.ensemble.testing import TestFacts
+from imgcls_search.cli.output import echo, make_screens, print_json, print_table
 
 
 def ensemble(
@@ -77,119 +68,29 @@ def ensemble(
     Picks among the trials whose weights are kept (study.keep). The weights file works with evaluate and
     export --bundle, and as a teacher: distill: {file: {path: FILE}}.
     """
-    if student is not None and distill is None:
-        raise UserError(f"--student {student}: goes with --distill DIR")
-    from imgcls_search.jobs.bundle.deliver import refuse_taken
-    from imgcls_search.jobs.ensemble.making import make
-    from imgcls_search.jobs.ensemble.student import check_student, distil
-    from imgcls_search.jobs.ensemble.testing import test as on_test
-    from imgcls_search.views.screen import TrainingScreen, WorkScreen
+    from imgcls_search.api.ensembles import combine
 
-    files, say = study_files(study, studies, storage), partial(echo, error=True)
-    if bundle is not None:
-        refuse_taken(bundle)
-    if distill is not None:
-        check_student(distill)
-    with WorkScreen(make_console(error=True)) as work:
-        made = make(
-            files,
-            picks=picks,
-            winner=trial,
-            weights=output,
-            data=component_of_data(data),
-            say=say,
-            progress=work.show,
-        )
-    taught = tested = None
-    if distill is not None:
-        with TrainingScreen(make_console(error=True)) as screen:
-            taught = distil(made, student, distill, screen)
-    if test:
-        say("measuring on the test split")
-        tested = on_test(made, Path(taught["weights"]) if taught is not None else None, say)
-    delivered = _deliver(made, bundle, studies, data) if bundle is not None else None
+    found = combine(
+        study_files(study, studies, storage),
+        make_screens(error=True),
+        picks=picks,
+        trial=trial,
+        output=output,
+        bundle=bundle,
+        distill=distill,
+        student=student,
+        test=test,
+        data=data,
+    )
     if as_json:
-        print_json({**made.facts, "student": taught, "test": tested, "bundle": delivered})
+        print_json(found.facts)
         return
-    _print(made.facts)
-    if taught is not None:
-        _print_student(made.facts, taught)
-    if tested is not None:
-        _print_test(made.facts["metric"], tested)
+    for line in found.left_out():
+        echo(line)
+    print_table(found.headings, found.rows())
+    for line in found.lines():
+        echo(line)
     if bundle is not None:
         echo(f"wrote {bundle}; next: imgcls-search predict {bundle} IMAGES...")
     else:
-        echo(f"weights: {made.weights}; next: imgcls-search export {made.weights} --bundle DIR")
-
-
-def _deliver(made: Made, out: Path, studies: Path, data: str | None) -> Any:
-    from imgcls_search.executors.helper import image_cache
-    from imgcls_search.jobs.bundle.deliver import deliver
-    from imgcls_search.jobs.bundle.weights import from_weights
-    from imgcls_search.views.screen import StepScreen
-
-    say = partial(echo, error=True)
-    # Where the study's images were found, which may be elsewhere than when its trials were trained.
-    trained = from_weights(made.weights, made.library.winner_config.component("data"))
-    with StepScreen(make_console(error=True)) as steps:
-        return deliver(trained, out, image_cache(studies), say, steps.step, must_be_same=data is not None)
-
-
-def _print(found: EnsembleFacts) -> None:
-    metric, images = found["metric"], int(found["validation"]["images"])
-    for number, reason in found["left_out"].items():
-        echo(f"trial {number} is left out: {reason}")
-    rows = [
-        (
-            str(member["trial"]),
-            str(member["count"]),
-            measured(metric, member["score"], images),
-            f"{member['params']:,.0f}",
-            f"{member['macs']:,.0f}",
-            f"{member['latency_ms']:.3g}",
-            f"{member['size_kb']:,.0f}",
-        )
-        for member in found["members"]
-    ]
-    totals = [("ensemble", str(found["picks"])), (f"best: trial {found['winner']}", "")]
-    for (name, count), which in zip(totals, ("ensemble", "winner"), strict=True):
-        sizes = found["sizes"][which]
-        rows.append(
-            (
-                name,
-                count,
-                measured(metric, found["validation"][which], images),
-                f"{sizes['params']:,.0f}",
-                f"{sizes['macs']:,.0f}",
-                f"{sizes['latency_ms']:.3g}",
-                f"{sizes['size_kb']:,.0f}",
-            )
-        )
-    print_table(("trial", "picks", f"validation {metric}", "parameters", "MACs", "ms an image", "KB"), rows)
-    if len(found["members"]) == 1:
-        echo(f"no other network improves on trial {found['winner']} on {images:,} validation images")
-    else:
-        echo(f"picked on these {images:,} validation images, so its score on them is optimistic; --test measures it")
-
-
-def _print_student(found: EnsembleFacts, taught: StudentFacts) -> None:
-    metric, images = found["metric"], int(found["validation"]["images"])
-    score = measured(metric, taught["validation"], images)
-    echo(
-        f"student (trial {taught['trial']} taught by the ensemble): validation {metric} {score}, "
-        f"{taught['params']:,.0f} parameters, {taught['macs']:,.0f} MACs: {taught['weights']}"
-    )
-
-
-def _print_test(metric: str, tested: TestFacts) -> None:
-    images = tested["images"]
-    names = [("ensemble", tested["ensemble"], tested["ensemble_minus_winner_95"])]
-    if "student" in tested:
-        names.append(("student", tested["student"], tested["student_minus_winner_95"]))
-    winner = measured(metric, tested["winner"], images)
-    for name, score, (low, high) in names:
-        gap = measured(metric, score - tested["winner"], images)
-        echo(
-            f"test {metric}: {name} {measured(metric, score, images)}, best trial {winner}; difference {gap} "
-            f"(95 % interval {low:+.4f} to {high:+.4f}, {images:,} images)"
-        )
+        echo(f"weights: {found.weights}; next: imgcls-search export {found.weights} --bundle DIR")

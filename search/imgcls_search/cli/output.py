@@ -126,7 +126,7 @@ def plain(number: float) -> str:
 
 
 def best_lines(best: list[TrialSummary], images: int | None) -> Iterable[str]:
-    """Return a line for the best trial, or for each of the first trials of a front, of so many validation images."""
+    """Return a line for the best trial, or for each of the first trials of a front, on `images` images."""
     what = "on the front" if len(best) > 1 else "best"
     return (f"{what}: trial {trial['trial']}, {pairs(trial['values'], images)}" for trial in best[:5])
 

@@ -222,42 +222,17 @@ def compare(
     imgcls-search compare vit-digits:3 vit-digits:7
     imgcls-search compare vit-digits resnet-digits
     """
-    from imgcls_search.study.address import settle
-    from imgcls_search.views.browse import compare as find
+    from imgcls_search.api.comparing import compare as find
 
-    found = find(studies, first, second, settle(storage))
+    found = find(first, second, studies=studies, storage=storage)
     if as_json:
-        print_json(found)
+        print_json(found.facts)
         return
-    if found["kind"] == "studies":
-        for line in [*found["space"], *found["facts"]]:
-            echo(without_long_numbers(line))
-        counts = [
-            f"{count['total']} trials, {epochs} epochs"
-            for count, epochs in zip(found["trials"], found["epochs"], strict=True)
-        ]
-        echo(f"{first}: {counts[0]}; {second}: {counts[1]}")
-        echo(_chosen(found))
-        found = found["best"]
-    for line in found["config"] or ["the configurations are equal"]:
-        echo(without_long_numbers(line))
-    images = found["val_images"]
-    rows = [
-        (
-            name,
-            measured(name, entry["first"], images),
-            measured(name, entry["second"], images),
-            measured(name, entry["change"], images, signed=True),
-        )
-        for name, entry in found["measured"].items()
-    ]
-    print_table(("", first, second, "change"), rows)
-    if found["epochs"][0] != found["epochs"][1]:
-        echo(f"they trained for {found['epochs'][0]} and {found['epochs'][1]} epochs: their scores do not compare")
-    if found["noise"] is not None:
-        noise = rounded(found["noise"])
-        what = "accuracies" if "accuracy" in found["measured"] else "subset accuracies"
-        echo(f"{what} that differ by less than {noise} may do so for the choice of images alone (95 %)")
+    for line in found.differences():
+        echo(line)
+    print_table(("", first, second, "change"), found.rows())
+    for line in found.notes():
+        echo(line)
 
 
 def _trust(record: Record, numbers: list[int], study: str) -> str:
@@ -289,22 +264,6 @@ def _as_deployed(score: dict[str, float]) -> Iterable[str]:
     if score.get("sparsity", 0) > 0:
         share = f"{score['sparsity']:.0%} of the weights"
         yield f"zeros: {share}; they make the archive smaller, but neither the file, nor the network faster"
-
-
-def _chosen(found: dict[str, Any]) -> str:
-    """Return which trials stand for two studies; where several are on a front, by what they were chosen."""
-    by, of = found["chosen"]["by"], found["chosen"]["of"]
-    names = [
-        f"trial {trial}" + (f" (of {count} on the front)" if count > 1 else "")
-        for trial, count in zip(found["best"]["trials"], of, strict=True)
-    ]
-    if of == [1, 1]:
-        return f"their best, {' and '.join(names)}:"
-    rules = [f"{direction} {metric}" for metric, direction in by]
-    if rules[0] == rules[1]:
-        return f"their best by one objective ({rules[0]}), {' and '.join(names)}; others: compare STUDY:N STUDY:N"
-    parts = [f"{name} by {rule}" for name, rule in zip(names, rules, strict=True)]
-    return f"their best, each by its own first objective, {' and '.join(parts)}; others: compare STUDY:N STUDY:N"
 
 
 def _trial_cells(row: dict[str, Any], images: int | None) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from imgcls_search import durations
+from imgcls_search.api.options import with_settings
 from imgcls_search.cli.options import (
     STUDIES,
     AsJson,
@@ -29,17 +29,12 @@ from imgcls_search.cli.options import (
     study_files,
     with_options,
 )
-from imgcls_search.cli.output import best_lines, echo, going_on, make_console, make_screens, print_json, print_table
-from imgcls_search.errors import NoResultError, UserError
+from imgcls_search.cli.output import best_lines, echo, going_on, make_screens, print_json, print_table
+from imgcls_search.errors import NoResultError
 from imgcls_search.measures import command_for
-from imgcls_search.rounding import measured
 
 if TYPE_CHECKING:
-    from imgcls_search.jobs.pools import Estimate as PoolEstimate
-    from imgcls_search.jobs.replay import Replayed
-    from imgcls_search.jobs.replay_pools import Comparison
     from imgcls_search.orchestrator.begin import Outcome
-    from imgcls_search.study.record import Record
 
 
 def run(
@@ -123,42 +118,23 @@ def plan(
     """
     from dataclasses import asdict
 
-    from imgcls_search.jobs.plan import plan as make_plan
-    from imgcls_search.jobs.plan import timed_as
-    from imgcls_search.views.screen import PlanScreen
+    from imgcls_search.api.planning import make_plan
 
-    overrides = with_options(overrides, workers, timeout)
-    space = read(space_file, overrides, data, None, skip_unreadable=skip_unreadable, unlabeled=unlabeled)
-    if space.is_config:
-        raise UserError(f"{space_file}: nothing is searched in it; train it with: imgcls-search train {space_file}")
-    timed = [f"{path}={value}" for path, value in {**timed_as(space), "study.max_epochs": epochs}.items()]
-    calibration = read(
-        space_file, [*(overrides or []), *timed], data, None, skip_unreadable=skip_unreadable, unlabeled=unlabeled
+    found = make_plan(
+        space_file,
+        with_settings([override(text) for text in overrides or []], workers=workers, timeout=timeout),
+        data,
+        unlabeled,
+        skip_unreadable=skip_unreadable,
+        epochs=epochs,
+        studies=studies,
+        screens=make_screens(error=as_json),
     )
-    with PlanScreen(make_console(error=as_json), epochs) as screen:
-        found = make_plan(space, calibration, studies, screen)
     if as_json:
         print_json(asdict(found))
         return
-    echo(
-        f"{found.measured_epochs} epochs of {found.measured_trials} random trials: "
-        f"{durations.show(found.epoch_seconds)} an epoch ({durations.show(found.fastest_seconds)} to "
-        f"{durations.show(found.slowest_seconds)}), {found.workers} trial(s) at a time"
-    )
-    echo(
-        f"a full trial has {found.epochs_of_full_trial} epochs; with pruner {space.pruner.name} one gets about "
-        f"{found.epochs_of_trial:.1f}"
-    )
-    if found.pretrained_networks:
-        echo(
-            f"{found.pretrained_networks} distinct pretrained network(s), {found.pretraining_epochs:,} epochs in all, "
-            f"take about {durations.show(found.pretraining_seconds)}"
-        )
-    with_these = " with these" if found.pretrained_networks else ""
-    echo(f"study.trials: {found.trials} take about {durations.show(found.seconds)}{with_these}")
-    if found.timeout is not None:
-        shown = durations.show(found.timeout, exact=True)
-        echo(f"study.timeout: {shown} afford about {found.trials_in_timeout} trials")
+    for line in found.lines():
+        echo(line)
 
 
 def replay(
@@ -205,37 +181,27 @@ def replay(
     seed. Only the study's own configurations can be drawn. After its last epoch, a stopped trial is assumed to continue
     like the most similar complete trial; such epochs are counted.
     """
-    from dataclasses import asdict
+    from imgcls_search.api.replaying import replay_strategies
 
-    from imgcls_search.catalog import catalog
-    from imgcls_search.jobs.replay import as_it_was, replay_study, space_of
-    from imgcls_search.jobs.replay_pools import compare
-    from imgcls_search.study.record import load
-
-    record = load(study_files(study, studies, storage))
-    own = record.fact("space")["study"]
-    spaces = []
-    for sampler in samplers or [json.dumps(own["sampler"])]:
-        for pruner in pruners or [json.dumps(own["pruner"])]:
-            changes = [("study.sampler", sampler), ("study.pruner", pruner)]
-            if seed is not None:
-                changes.append(("study.seed", str(seed)))
-            spaces.append(space_of(record, catalog(), changes))
-    if seeds is not None:
-        if seed is not None:
-            raise UserError("--seed: beside --seeds, which uses the seeds from 0 on; allowed: one of the two")
-        found_of_parts = compare(record, spaces, seeds=seeds, share=share, max_epochs=max_epochs, workers=workers)
-        _show_comparison(study, found_of_parts, as_json=as_json)
-        return
-    found = [as_it_was(record), *(replay_study(record, space, workers=workers) for space in spaces)]
-    if as_json:
-        print_json({"study": study, "replays": [asdict(each) for each in found]})
-        return
-    headings = ("strategy", "trials", "complete", "epochs", "extended", "best", "found after", "time")
-    print_table(headings, [_replayed(each, record) for each in found])
-    echo(
-        "extended: epochs that were never trained, guessed from complete trials; found after: epochs; time: of training"
+    found = replay_strategies(
+        study_files(study, studies, storage),
+        samplers or [],
+        pruners or [],
+        workers=workers,
+        seed=seed,
+        seeds=seeds,
+        share=share,
+        max_epochs=max_epochs,
     )
+    if as_json:
+        print_json(found.facts)
+        return
+    first, last = (found.notes[:1], found.notes[1:]) if seeds is not None else ((), found.notes)
+    for line in first:
+        echo(line)
+    print_table(found.headings, found.rows)
+    for line in last:
+        echo(line)
 
 
 def try_setting(
@@ -277,39 +243,6 @@ def try_setting(
 def _settings(values: Mapping[str, Any]) -> str:
     shown = (value if isinstance(value, str) else json.dumps(value) for value in values.values())
     return ", ".join(f"{path}={value}" for path, value in zip(values, shown, strict=True)) or "nothing"
-
-
-def _show_comparison(study: str, found: Comparison, *, as_json: bool) -> None:
-    from dataclasses import asdict
-
-    if as_json:
-        print_json({"study": study, **asdict(found)})
-        return
-    echo(
-        f"{found.seeds} parts of {found.configurations} configurations; {found.max_epochs} epochs for each search, "
-        f"{found.trainings} full training(s) of random search"
-    )
-    headings = ("strategy", "over random search", "times as fast", "over the first strategy")
-    rows = [
-        (each.strategy, _within(each.over_random), _within(each.times_as_fast, 2), _within(each.over_first))
-        for each in found.strategies
-    ]
-    print_table(headings, rows)
-    echo("in brackets: the 90 % interval; -: a search finished no trial")
-
-
-def _within(found: PoolEstimate | None, digits: int = 4) -> str:
-    if found is None:
-        return "-"
-    return f"{found.value:.{digits}f} ({found.low:.{digits}f} to {found.high:.{digits}f})"
-
-
-def _replayed(found: Replayed, record: Record) -> tuple[str, ...]:
-    metric = record.objectives[0][0]
-    best_value = "-" if found.best is None else measured(metric, found.best, record.val_images)
-    after = str(found.bests[-1][0]) if found.bests else "-"
-    counts = (found.trials, found.complete, found.epochs, found.extended)
-    return (found.strategy, *map(str, counts), best_value, after, durations.show(found.seconds))
 
 
 def _conclude(outcome: Outcome, studies: Path) -> int:

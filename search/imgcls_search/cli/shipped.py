@@ -45,7 +45,9 @@ def spaces(
     if action is None:
         if output is not None or force:
             raise UserError("--output and --force belong to a copy, for example: imgcls-search spaces copy vit")
-        found = {known: shipped.about(known) for known in shipped.names()}
+        from imgcls_search.api.language import shipped_spaces
+
+        found = shipped_spaces()
         if as_json:
             print_json(found)
             return

@@ -99,12 +99,10 @@ def augment_preview(
 
     Shows one configuration drawn from the space, and only images of the training split.
     """
-    from imgcls_search.executors.helper import image_cache
-    from imgcls_search.jobs.preview import draw_config, write_preview
+    from imgcls_search.api.preview import draw_sheet
 
     space = read(space_file, overrides, data, None, skip_unreadable=skip_unreadable)
-    config = space.first() if first or space.is_config else draw_config(space, seed)
-    shown = write_preview(config, image_cache(studies), output, rows=rows, seed=seed, say=echo)
+    shown = draw_sheet(space, output, rows=rows, seed=seed, first=first, studies=studies, say=echo)
     echo(f"wrote {output}: {shown.rows} images; {', '.join(shown.settings) or 'nothing is on'}")
 
 
@@ -121,20 +119,14 @@ def families(
     imgcls-search families vit
     imgcls-search families vit --json
     """
-    from imgcls_search.catalog import catalog
-    from imgcls_search.space.families import families as sentences
-    from imgcls_search.space.families import family
+    from imgcls_search.api.language import families as find
 
-    if name is None:
-        found = sentences(catalog())
-        if as_json:
-            print_json(found)
-            return
-        print_table(("family", "what it is"), found.items())
-        return
-    taken = family(catalog(), name)
+    taken = find(name)
     if as_json:
         print_json(taken)
+        return
+    if name is None:
+        print_table(("family", "what it is"), taken.items())
         return
     echo(f"{taken['name']}: {taken['doc']}")
     rows = [(argument["name"], _described(argument)) for argument in taken["arguments"]]
@@ -157,14 +149,14 @@ def options(
     imgcls-search options training
     imgcls-search options model.vit --json
     """
-    from imgcls_search.catalog import catalog
-    from imgcls_search.space.reference import facts, settings
+    from imgcls_search.api.language import options as find
+    from imgcls_search.space.reference import in_one_line
 
-    found = settings(catalog(), section)
+    found = find(section)
     if as_json:
         print_json(found)
         return
-    print_table(("setting", "meaning"), [(one["path"], (one["doc"], facts(one))) for one in found])
+    print_table(("setting", "meaning"), [(one["path"], (one["doc"], in_one_line(one))) for one in found])
 
 
 def weights(weights_dir: WeightsDir = None, as_json: AsJson = False) -> None:

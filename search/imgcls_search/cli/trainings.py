@@ -25,11 +25,9 @@ from imgcls_search.cli.options import (
     Views,
     WeightsDir,
     override,
-    read,
     study_files,
 )
 from imgcls_search.cli.output import echo, make_console, print_classes, print_json, print_table
-from imgcls_search.errors import UserError
 from imgcls_search.measures import by_class, main_measure
 from imgcls_search.rounding import measured, pairs, rounded, spread
 
@@ -142,21 +140,20 @@ def pretrain(
     pretrained teacher). Labels of --data only measure how good the features are. Validation and test images
     never take part. After Ctrl-C or a kill, run the same command again to resume.
     """
-    from imgcls_search.jobs.export import read_origin
-    from imgcls_search.jobs.pretrain import Pretraining
+    from imgcls_search.api.pretraining import pretraining_of
     from imgcls_search.jobs.pretrain import pretrain as pretrain_one
-    from imgcls_search.space import shipped
-    from imgcls_search.study.address import settle
     from imgcls_search.views.screen import TrainingScreen
 
-    space = read(space_file, overrides, data, None, skip_unreadable=skip_unreadable, unlabeled=unlabeled)
-    if space.document["pretrain"] == {"none": {}}:
-        raise UserError(
-            f"{space.locate('pretrain')}: pretrain: none; allowed: simclr or imitate, as with --set pretrain=simclr"
-        )
-    origin, _ = read_origin(shipped.find(space_file).read_text(encoding="utf-8"))
-    wanted = Pretraining(
-        config=space.pretraining(), out=out, seed=seed, studies=studies, origin=origin, at=settle(storage)
+    wanted = pretraining_of(
+        space_file,
+        [override(entry) for entry in overrides or []],
+        data,
+        unlabeled,
+        skip_unreadable=skip_unreadable,
+        out=out,
+        seed=seed,
+        studies=studies,
+        storage=storage,
     )
     with TrainingScreen(make_console(error=True)) as screen:
         found = pretrain_one(wanted, screen)
@@ -207,7 +204,7 @@ def evaluate(
     imgcls-search evaluate trained/best/seed-1.pt --data folder:more-photos --split all
     imgcls-search evaluate trained/best/seed-1.pt --tta mirror --corruptions
     """
-    from imgcls_search.api.trainings import by_severity, evaluation_facts, write_predictions
+    from imgcls_search.api.trainings import by_severity, evaluation_as_dict, write_predictions
     from imgcls_search.data import label_sets
     from imgcls_search.executors.helper import image_cache
     from imgcls_search.jobs.evaluate import evaluate_weights
@@ -226,7 +223,7 @@ def evaluate(
         write_predictions(found, predictions)
     together, single = by_class(found.metrics)
     if as_json:
-        print_json(evaluation_facts(found))
+        print_json(evaluation_as_dict(found))
         return
     seen, known = len(label_sets.seen(found.labels)), len(found.classes)
     of = f" of {seen} of the {known} trained classes" if seen < known else ""

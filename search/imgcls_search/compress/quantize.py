@@ -37,7 +37,7 @@ def quantize(source: Path, target: Path, *, mode: Mode, calibration: Pixels) -> 
     """Write an exported file with 8-bit weights, per channel; return the mode used, which `auto` leaves open.
 
     `static` fixes the range of every activation by the calibration images, uint8 [N, C, H, W]; `dynamic` finds the
-    ranges anew for each image, in matrix products only. `auto` takes static for networks whose work is mostly
+    new ranges for each image, in matrix products only. `auto` takes static for networks whose work is mostly
     convolutions, dynamic for others, in products that are large enough to gain by it, and `none` where there are none:
     the file is then copied. The normalisation at the head stays in floats.
 
@@ -178,7 +178,7 @@ def _head(model: ModelProto) -> list[str]:
 
 
 def _mark(result: Path, mode: str) -> None:
-    """Note the mode in the file: whoever runs it must know how images may be put together."""
+    """Note the mode in the file: its user must know how images may be batched."""
     import onnx
 
     model = onnx.load(str(result))

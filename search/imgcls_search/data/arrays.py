@@ -117,7 +117,7 @@ class _UnreadableError(DataError):
         """Reasons by split and name."""
 
     def __reduce__(self) -> tuple[type[DataError], tuple[str]]:
-        # Exceptions cross process boundaries; whoever gets it there needs the words alone.
+        # Exceptions cross process boundaries; the process that gets it needs only the text.
         return DataError, (str(self),)
 
 

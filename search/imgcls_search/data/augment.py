@@ -226,7 +226,7 @@ def _mirror(images: Tensor, axis: int, chosen: Tensor) -> Tensor:
 
 def _turns(moment: Moment) -> Tensor:
     """Tell which images are mirrored in this epoch (Jordan 2024, airbench): the others are in the next one."""
-    # The generator begins anew in each epoch; the first turn must not, so the bits of (seed, index) are scrambled.
+    # The generator restarts in each epoch; the first turn must not, so the bits of (seed, index) are scrambled.
     bits = moment.index.long() + (moment.seed * 0x9E3779B9) % 2**32
     for _ in range(2):
         bits = ((bits ^ (bits >> 16)) * 0x45D9F3B) % 2**32

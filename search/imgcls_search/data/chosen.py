@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 
 class Chosen:
-    """Stands for an array uint8 [N, channels, height, width]; nothing is copied before it is asked for."""
+    """Stands for an array uint8 [N, channels, height, width]; nothing is copied before it is needed."""
 
     def __init__(self, parts: Sequence[Any], places: npt.NDArray[np.int64]) -> None:
         """`places` are numbers of images in all `parts`, the first part first."""

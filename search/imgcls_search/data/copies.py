@@ -31,7 +31,7 @@ FLAT = 4.0
 SIDE = 16
 CHUNKS, CHUNK_BITS = 4, 16
 WINDOW = 2048
-"""Images with one part of their hash in common are compared with so many that follow, ordered by the whole hash."""
+"""Images with one part of their hash in common are compared with this many that follow, ordered by the whole hash."""
 
 BLOCK = 1 << 20
 """Pairs that are compared at a time."""

@@ -65,10 +65,10 @@ def custom(
         }
     else:
         names, paths = images, [Path(path).expanduser().absolute() for path in images]
-        facts = (classes, names, numbers, paths)
+        listed = (classes, names, numbers, paths)
         known = {
             "read": from_files(paths),
-            "make_prints": cache(partial(fingerprint.of_files, *facts, memory=fingerprint.memory())),
+            "make_prints": cache(partial(fingerprint.of_files, *listed, memory=fingerprint.memory())),
         }
     given: dict[Split, npt.NDArray[np.int64]] = {
         split: np.flatnonzero([entry == split for entry in splits]) for split in SPLITS

@@ -75,7 +75,7 @@ THREADS = 8
 
 BLANK_LEVELS = 4
 BLANK_SHARE = 0.995
-"""An image is almost blank when this share of each channel's values is within so many neighbouring levels of 256."""
+"""An image is almost blank if this share of each channel's values is within this many neighbouring levels of 256."""
 
 
 def decode(

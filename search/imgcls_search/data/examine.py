@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 BATCH = 256
 MOST_PIXELS = 40_000_000
-"""Of all images that are decoded at a time, but for one that is larger by itself."""
+"""Of all images that are decoded at a time, except a single image that is larger."""
 
 STRIP = 1 << 20
 """Pixels that are hashed at a time."""
@@ -157,7 +157,7 @@ class Room:
 
     @contextmanager
     def of(self, pixels: int) -> Iterator[None]:
-        """Hold so many pixels meanwhile, as soon as there is room for them."""
+        """Reserve room for the pixels meanwhile, as soon as there is any."""
         wanted = min(pixels, self.most)
         with self.changed:
             self.changed.wait_for(lambda: self.free >= wanted)

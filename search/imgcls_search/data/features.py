@@ -35,9 +35,9 @@ def folder_beside(data: Prepared) -> Path:
 
 
 def features(
-    cache: Path, facts: Mapping[str, Any], make: Callable[[], Floats], *, most_bytes: float = math.inf
+    cache: Path, origin: Mapping[str, Any], make: Callable[[], Floats], *, most_bytes: float = math.inf
 ) -> Floats:
-    """Return the features [N, D], float32, that some facts decide on, mapped from disk and read-only.
+    """Return the features [N, D], float32, of what decides on them (`origin`), mapped from disk and read-only.
 
     `make` computes them where they are not kept below `cache`, or damaged there; of several processes one does.
 
@@ -49,7 +49,7 @@ def features(
         yield from ()
         return make()
 
-    return finished(computing(cache, facts, steps, most_bytes=most_bytes))
+    return finished(computing(cache, origin, steps, most_bytes=most_bytes))
 
 
 def finished(steps: Generator[Any, None, T]) -> T:
@@ -66,7 +66,7 @@ def finished(steps: Generator[Any, None, T]) -> T:
 
 def computing(
     cache: Path,
-    facts: Mapping[str, Any],
+    origin: Mapping[str, Any],
     make: Callable[[], Generator[T, None, Floats]],
     *,
     most_bytes: float = math.inf,
@@ -80,7 +80,7 @@ def computing(
     """
     from filelock import FileLock, Timeout
 
-    folder = cache.expanduser().resolve() / _key(facts)
+    folder = cache.expanduser().resolve() / _key(origin)
     lock = FileLock(folder.with_name(f"{folder.name}.lock"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -104,13 +104,13 @@ def computing(
     return kept
 
 
-def find(cache: Path, facts: Mapping[str, Any]) -> Floats | None:
-    """Return the features that some facts decide on where they are kept, None where they are not."""
-    return _kept(cache.expanduser().resolve() / _key(facts))
+def find(cache: Path, origin: Mapping[str, Any]) -> Floats | None:
+    """Return the features of an origin where they are kept, None where they are not."""
+    return _kept(cache.expanduser().resolve() / _key(origin))
 
 
-def _key(facts: Mapping[str, Any]) -> str:
-    return digests.of_text(json.dumps({**facts, "version": VERSION}, sort_keys=True))[:32]
+def _key(origin: Mapping[str, Any]) -> str:
+    return digests.of_text(json.dumps({**origin, "version": VERSION}, sort_keys=True))[:32]
 
 
 def _kept(folder: Path) -> Floats | None:
@@ -163,7 +163,7 @@ def _make_room(cache: Path, most_bytes: float) -> None:
     for _, size, folder in sorted(kept):
         if total <= most_bytes:
             return
-        # Whoever has mapped them reads on.
+        # A process that has mapped them can still read them.
         with contextlib.suppress(OSError):
             atomic.remove(folder)
             total -= size

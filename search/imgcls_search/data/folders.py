@@ -233,7 +233,7 @@ def _merged(found: _Listing) -> _Listing:
 
 
 def from_files(paths: Sequence[Path]) -> Callable[[int], Image]:
-    """Return a reader of image files; only their headers are read until pixels are asked for."""
+    """Return a reader of image files; only their headers are read until pixels are needed."""
     return lambda item: open_image(paths[item])
 
 

@@ -23,7 +23,7 @@ MANY_GROUPS = 2_000
 def cut(
     labels: Labels, pool: Numbers, count: int, *, seed: tuple[int, int], groups: Groups | None, place: str
 ) -> list[Numbers]:
-    """Return the pool in so many folds, each class as evenly among them as whole groups, or several labels, allow.
+    """Return the pool in `count` folds, each class as evenly among them as whole groups, or several labels, allow.
 
     Raises:
         CutError: there are fewer images or groups than folds.

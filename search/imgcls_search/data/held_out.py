@@ -58,11 +58,11 @@ def find_twins(data: Prepared, cache: Path, parts: Sequence[Part], labelled: Sou
     It is found once: images of the test split are decoded for it, and forgotten.
     """
     splits: list[Split] = ["train", "val", "test"] if labelled.folds else ["val", "test"]
-    facts = [
+    origin = [
         [labelled.fingerprint, {split: labelled.names[split] for split in splits}, data.frame.settings()],
         [[part.print, part.split, part.images.names] for part in parts],
     ]
-    mark = cache.expanduser().resolve() / f"{digests.of_text(json.dumps(facts))[:16]}{SAME}"
+    mark = cache.expanduser().resolve() / f"{digests.of_text(json.dumps(origin))[:16]}{SAME}"
     if (known := _read_mark(mark)) is not None:
         return known
     by_pixels: dict[bytes, list[str]] = {}

@@ -101,7 +101,7 @@ def _complete(drawn: Flags, marks: Flags, order: Numbers, spare: int) -> None:
 
 
 def _resize(drawn: Flags, rows: Flags, order: Numbers, total: int, spare: int) -> None:
-    """Move images until so many are drawn, as far as no label leaves a part by that."""
+    """Move images until the wanted number is drawn, but take no label from a part."""
     surplus = int(drawn.sum()) - total
     if len(rows) <= ITEMS:
         for _ in range(abs(surplus)):

@@ -55,7 +55,7 @@ def by_number(labels: Labels) -> tuple[int, int, int]:
 
 
 def renumbered(labels: Labels, numbers: Numbers, classes: int) -> Labels:
-    """Return the labels of images whose classes have other numbers, `numbers` [own classes], among so many."""
+    """Return the labels of images whose classes have other numbers, `numbers` [own classes] below `classes`."""
     if not are_several(labels):
         renamed: Labels = numbers[labels]
         return renamed

@@ -1,4 +1,4 @@
-"""Image files of every raster format that Pillow reads by itself, opened even where only their metadata is damaged."""
+"""Image files of every raster format that Pillow itself reads, opened even if their metadata is damaged."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ LARGEST_REPAIR = 256 * 2**20
 
 
 def open_image(path: Path) -> Image:
-    """Open an image file; only its header is read until pixels are asked for.
+    """Open an image file; only its header is read until pixels are needed.
 
     A file whose metadata cannot be read is opened without it.
 

@@ -1,4 +1,4 @@
-"""Policies: operations drawn for each image by itself, applied to the whole batch at once."""
+"""Policies: operations drawn for each image separately, applied to the whole batch at once."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Prepared:
     """Of the images that a search may see, see `Prints`."""
 
     streamed_from: Mapping[str, Any] | None = None
-    """The `data` component, by name and arguments, where the images are decoded anew in each epoch."""
+    """The `data` component, by name and arguments, if the images are decoded again in each epoch."""
 
     repeated: int = 0
     """Validation images with the very pixels of a training image."""

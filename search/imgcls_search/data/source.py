@@ -71,7 +71,7 @@ class Source:
     """For people, for example in a study's name: `digits`, or the last part of a folder's path."""
 
     place: str
-    """Where errors say that it lies: `data.folder: /photos`."""
+    """How errors name its place: `data.folder: /photos`."""
 
     classes: tuple[str, ...]
     labels: Mapping[Split, Labels]
@@ -81,7 +81,7 @@ class Source:
     """Paths below the folder, or `train/123`, of every split."""
 
     read: Callable[[Split, int], Image]
-    """Opens one image of a split; close it, as files are read when their pixels are asked for."""
+    """Opens one image of a split; close it, as files are read when their pixels are needed."""
 
     make_prints: Callable[[], Prints]
     """Reads all contents, which takes its time, and returns what the data set is recognised by."""
@@ -260,7 +260,7 @@ def assemble(
 
 
 def from_arrays(pixels: npt.NDArray[np.uint8]) -> Callable[[int], Image]:
-    """Return a reader of images that lie in memory as [N, H, W] or [N, H, W, 3]."""
+    """Return a reader of images that are in memory as [N, H, W] or [N, H, W, 3]."""
     from PIL import Image
 
     return lambda item: Image.fromarray(pixels[item])

@@ -52,7 +52,7 @@ def prepare(
 ) -> Prepared:
     """Decode train and val into arrays below `cache`, once for all processes; the test split stays closed.
 
-    Where all that lies there would become larger than `most_bytes`, the images are looked at and not kept; workers
+    If everything there would become larger than `most_bytes`, the images are looked at and not kept; workers
     then read them again from `origin`, the component that the source was built from.
 
     Raises:
@@ -70,7 +70,7 @@ def prepare(
     if is_streamed:
         assert origin is not None, "who sets a bound tells where to read again"
         folder = folder.with_name(f"{folder.name}{STREAMED}")
-    facts = _ensure(folder, source, ("train", "val"), frame, progress)
+    summaries = _ensure(folder, source, ("train", "val"), frame, progress)
     repeated: list[Split] = ["train", "val"] if source.folds else ["val"]
     return Prepared(
         fingerprint=source.fingerprint,
@@ -81,20 +81,21 @@ def prepare(
         fit=fit,
         fill=fill,
         margin=margin,
-        counts={split: facts.get(split, {}).get("count", len(names)) for split, names in source.names.items()},
+        counts={split: summaries.get(split, {}).get("count", len(names)) for split, names in source.names.items()},
         class_counts=tuple(
-            facts["train"].get("class_counts") or label_sets.count(source.labels["train"], len(source.classes)).tolist()
+            summaries["train"].get("class_counts")
+            or label_sets.count(source.labels["train"], len(source.classes)).tolist()
         ),
-        mean=tuple(facts["train"]["mean"]),
-        std=tuple(facts["train"]["std"]),
+        mean=tuple(summaries["train"]["mean"]),
+        std=tuple(summaries["train"]["std"]),
         folder=str(folder),
-        repeated=sum(facts[split].get("repeated", 0) for split in repeated),
-        repeated_for_example=_first(facts[split].get("repeated_for_example", ()) for split in repeated),
-        twins=sum(split.get("twins", 0) for split in facts.values()),
-        twins_for_example=_first(split.get("twins_for_example", ()) for split in facts.values()),
-        blank=sum(split.get("blank", 0) for split in facts.values()),
-        blank_for_example=_first(split.get("blank_for_example", ()) for split in facts.values()),
-        unreadable=tuple(name for split in facts.values() for name in split.get("unreadable", ())),
+        repeated=sum(summaries[split].get("repeated", 0) for split in repeated),
+        repeated_for_example=_first(summaries[split].get("repeated_for_example", ()) for split in repeated),
+        twins=sum(split.get("twins", 0) for split in summaries.values()),
+        twins_for_example=_first(split.get("twins_for_example", ()) for split in summaries.values()),
+        blank=sum(split.get("blank", 0) for split in summaries.values()),
+        blank_for_example=_first(split.get("blank_for_example", ()) for split in summaries.values()),
+        unreadable=tuple(name for split in summaries.values() for name in split.get("unreadable", ())),
         has_several_labels=source.has_several_labels,
         streamed_from={"name": origin.name, "args": dict(origin.args)} if origin and is_streamed else None,
         folds=_fold_sizes(folder, source),
@@ -129,7 +130,7 @@ def stored(cache: Path) -> dict[Path, int]:
 
 
 def remove(folder: Path) -> None:
-    """Delete a folder of decoded images; whoever reads it goes on, whoever wants it next decodes anew.
+    """Delete a folder of decoded images; a process that reads it continues, the next one decodes again.
 
     Raises:
         DataError: it cannot be deleted.
@@ -167,9 +168,9 @@ def open_test(source: Source, prepared: Prepared, progress: Progress | None = No
     _must_be(source, prepared)
     frame = prepared.frame
     sealed = Path(prepared.folder).with_name(f"{_key(source, frame)}-test")
-    facts = _ensure(sealed, source, ("test",), frame, progress)
+    summaries = _ensure(sealed, source, ("test",), frame, progress)
     # How many of them can be read is known only now.
-    count = facts["test"].get("count", len(source.names["test"]))
+    count = summaries["test"].get("count", len(source.names["test"]))
     reader = source if prepared.streamed_from is not None else None
     return _load(sealed, "test", count, frame, reader)
 
@@ -190,8 +191,8 @@ def open_all(
         DataError: images that cannot be read, or a cache that cannot be written.
     """
     splits: list[Split] = [split for split in ("train", "val", "test") if source.names[split]]
-    folder, facts, reader = _keep_all(source, splits, frame, cache, most_bytes, progress)
-    counts = {split: facts[split].get("count", len(source.names[split])) for split in splits}
+    folder, summaries, reader = _keep_all(source, splits, frame, cache, most_bytes, progress)
+    counts = {split: summaries[split].get("count", len(source.names[split])) for split in splits}
     return [_load(folder, split, counts[split], frame, reader) for split in splits]
 
 
@@ -212,8 +213,8 @@ def open_pool(
     Raises:
         DataError: images that cannot be read, or a cache that cannot be written.
     """
-    folder, facts, reader = _keep_all(source, ["train"], frame, cache, most_bytes, progress)
-    known = facts["train"]
+    folder, summaries, reader = _keep_all(source, ["train"], frame, cache, most_bytes, progress)
+    known = summaries["train"]
     images = _load(folder, "train", known.get("count", len(source.names["train"])), frame, reader, whole=whole)
     return images, known.get("unreadable", [])
 
@@ -311,9 +312,9 @@ def _seen_key(source: Source, frame: Frame) -> str:
 def _key(source: Source, frame: Frame) -> str:
     # The names in the splits stand for the settings of the cuts.
     names = {split: list(names) for split, names in sorted(source.names.items())}
-    facts = [VERSION, source.fingerprint, names, *frame.settings()]
+    parts = [VERSION, source.fingerprint, names, *frame.settings()]
     # Only where it is so, since stores of before have no such part.
-    text = json.dumps([*facts, "skips unreadable"] if source.skips_unreadable else facts)
+    text = json.dumps([*parts, "skips unreadable"] if source.skips_unreadable else parts)
     return digests.of_text(text)[:16]
 
 
@@ -338,7 +339,7 @@ def _load(
     if pixels.shape != shape or (len(labels), len(names)) != (count, count):
         raise DataError(f"{folder}: {split} images are damaged; run again to decode them again")
     if isinstance(pixels, np.ndarray) and not whole and frame.kept_shape != frame.shape:
-        # A view: nothing is read or copied before it is asked for.
+        # A view: nothing is read or copied before it is needed.
         rows, columns = frame.middle
         pixels = pixels[..., rows, columns]
     return Images(pixels=pixels, labels=labels, names=names)

@@ -1,4 +1,4 @@
-"""What a person is told of a data set before anything slow: classes, images, sizes, and what was not counted."""
+"""What messages say of a data set before anything slow: classes, images, sizes, and what was not counted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LARGEST_CHOICE = 224
 SMALLEST_CHOICE = 4
 
 FAR_OFF = 3.0
-"""An image counts as an outlier when a side is so many times the median, or less than such a part of it."""
+"""An image counts as an outlier if a side is this many times the median, or less than this part of it."""
 
 MOST_LABELS = 12
 """Labels whose images are counted in a line; of more, those with the most and the one with the fewest."""

@@ -36,7 +36,7 @@ class Rows:
     """The names of all columns that the file has."""
 
     cells: Mapping[str, list[str]]
-    """Of each column that was asked for; an empty cell is an empty text."""
+    """Of each requested column; an empty cell is an empty text."""
 
     lines: Sequence[int]
     """The line of each row in a text file, or its number in a Parquet file, counted from 1."""

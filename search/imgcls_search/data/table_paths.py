@@ -19,7 +19,7 @@ DRIVE = re.compile(r"[A-Za-z]:/|//")
 
 
 class FilesBelow(Sequence[Path]):
-    """Paths of files below a folder, made when they are asked for: a million of them would take half a gigabyte."""
+    """Paths of files below a folder, made when they are needed: a million of them would take half a gigabyte."""
 
     def __init__(self, top: Path, names: Sequence[str]) -> None:
         """Keep the names only."""
@@ -112,5 +112,5 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
         with os.scandir(folder) as entries:
             yield from entries
     except OSError:
-        # Its files are asked for one by one: a folder may be open for that and not for a listing.
+        # Its files are opened one by one: a folder may be open for that and not for a listing.
         return

@@ -1,4 +1,4 @@
-"""What lies in a folder besides the images that are read, counted by reason."""
+"""What is in a folder besides the images that are read, counted by reason."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ SPLITS: Mapping[str, Mapping[Split, Mapping[str, Any]]] = {
     "SVHN": _TWO,
     "USPS": _FLAG,
 }
-"""How each set's class in torchvision is asked for its splits."""
+"""How each set's class in torchvision names its splits."""
 
 SHAPES: Mapping[str, tuple[int | None, int, int]] = {
     "CIFAR10": (32, 3, 10),
@@ -181,9 +181,9 @@ def _on_disk(
 ) -> tuple[list[str], Reader, Callable[[], fingerprint.Prints], Callable[[], str] | None]:
     paths = [Path(path) for part in parts.values() for path in _paths(part)]
     names = [path.relative_to(root).as_posix() for path in paths]
-    facts = (classes, names, labels, paths)
-    first = partial(fingerprint.of_files_by_edges, *facts)
-    return names, from_files(paths), cache(partial(fingerprint.of_files, *facts, memory=fingerprint.memory())), first
+    listed = (classes, names, labels, paths)
+    first = partial(fingerprint.of_files_by_edges, *listed)
+    return names, from_files(paths), cache(partial(fingerprint.of_files, *listed, memory=fingerprint.memory())), first
 
 
 def _paths(part: Any) -> Sequence[str | Path]:

@@ -201,13 +201,13 @@ class _Pool:
             drawn = np.sort(np.random.RandomState(DRAW_SEED).permutation(len(paths))[: wanted.most])
             paths = [paths[place] for place in drawn.tolist()]
         names = [path.relative_to(listing.top).as_posix() for path in paths]
-        facts = (("unlabeled",), names, np.zeros(len(names), dtype=np.int64), paths)
+        listed = (("unlabeled",), names, np.zeros(len(names), dtype=np.int64), paths)
         source = _bare(
             None,
             place=listing.place,
             names=names,
             read=from_files(paths),
-            make_prints=remembered(partial(fingerprint.of_files, *facts, memory=self.cache / fingerprint.FILE)),
+            make_prints=remembered(partial(fingerprint.of_files, *listed, memory=self.cache / fingerprint.FILE)),
             skips_unreadable=wanted.skip_unreadable,
         )
         return listing.place, [self.opened(source, left_out)]
@@ -253,12 +253,12 @@ def _not_held_out(
     _refuse_few(config, place, len(kept), left_out)
     pixels: Any = [part.images.pixels for part in parts]
     is_whole = len(parts) == 1 and len(kept) == len(names)
-    facts = [sorted(part.print for part in parts), [names[number] for number in kept]]
+    parts_and_names = [sorted(part.print for part in parts), [names[number] for number in kept]]
     return Unlabeled(
         place=place,
         pixels=pixels[0] if is_whole else Chosen(pixels, np.array(kept, dtype=np.int64)),
         names=tuple(names[number] for number in kept),
-        prints=digests.of_text(json.dumps(facts))[:16],
+        prints=digests.of_text(json.dumps(parts_and_names))[:16],
         left_out=left_out,
         unreadable=tuple(name for part in parts for name in part.unreadable),
     )
@@ -352,11 +352,12 @@ def _refuse_few(config: TrialConfig, place: str, count: int, left_out: Mapping[s
     batch_size = component.args.get("batch_size") if component is not None else None
     if component is None or batch_size is None or count >= 2 * batch_size:
         return
+    # A network learns nothing from a batch of one image.
+    smaller = f", or {component.path}.batch_size of at most {count // 2}" if count >= 4 else ""
     reasons = ", ".join(f"{number:,} {reason}" for reason, number in (left_out or {}).items())
     raise DataError(
         f"{place}: {counted('image', count)} to pretrain on{f' (left out: {reasons})' if reasons else ''}, fewer than "
-        f"two batches of {batch_size}; allowed: at least {2 * batch_size} images, or {component.path}.batch_size of "
-        f"at most {max(count // 2, 1)}"
+        f"two batches of {batch_size}; allowed: at least {2 * batch_size} images{smaller}"
     )
 
 

@@ -1,4 +1,4 @@
-"""What is added to an exported file, whoever made it: views of each image before the network, temperatures after it.
+"""What is added to an exported file: views of each image before the network, temperatures after it.
 
 The names and shapes of what a file takes and gives stay the same, so that whatever serves a file serves these too.
 """

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,15 @@ from imgcls_search.external_data import must_be_alone
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
+
+    from imgcls_search.deploy import executorch_runtime
+
+    Session: TypeAlias = InferenceSession | openvino_ir.Session | executorch_runtime.Session
+
+RUNTIMES = {openvino_ir.SUFFIX: "openvino", ".pte": "executorch"}
+"""The package that serves a file, by the ending of its name; ONNX Runtime serves all others."""
+
+TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "executorch": "ExecuTorch"}
 
 INPUT = "pixels"
 OUTPUT = "logits"
@@ -71,20 +80,20 @@ class Artifact:
     """A loaded file: it takes `pixels`, uint8 [N, C, H, W], and gives `logits`, float32 [N, classes]."""
 
     path: Path
-    session: InferenceSession | openvino_ir.Session
+    session: Session
 
     @classmethod
     def load(cls, path: Path) -> Artifact:
-        """Load a file into ONNX Runtime, or OpenVINO where it is one of that, on one thread of the CPU.
+        """Load a file into the runtime that its ending names, by default ONNX Runtime, on one thread of the CPU.
 
         Raises:
-            UserError: OpenVINO is not installed.
+            UserError: the runtime is not installed.
             DeployError: the file is missing, damaged, not one that this program exported, or has tensors in others.
         """
         if not path.is_file():
             raise DeployError(f"{path}: no such ONNX file")
-        if path.suffix == openvino_ir.SUFFIX:
-            return cls._load_openvino(path)
+        if path.suffix in RUNTIMES:
+            return cls._load_other(path)
         import onnxruntime
 
         try:
@@ -102,16 +111,29 @@ class Artifact:
         return artifact
 
     @classmethod
-    def _load_openvino(cls, path: Path) -> Artifact:
+    def _load_other(cls, path: Path) -> Artifact:
+        session: Session
         try:
-            artifact = cls(path=path, session=openvino_ir.Session(path))
-        except UserError:
+            if path.suffix == openvino_ir.SUFFIX:
+                session = openvino_ir.Session(path)
+            else:
+                from imgcls_search.deploy import executorch_runtime
+
+                session = executorch_runtime.Session(path, takes=INPUT, gives=(OUTPUT, UNLIKE))
+        except (UserError, DeployError):
             raise
-        # The runtime raises plain RuntimeErrors, with pages of its own source.
+        # The runtimes raise plain RuntimeErrors, with pages of their own source.
         except Exception as error:
-            raise DeployError(f"{path}: not a model of OpenVINO, or damaged ({type(error).__name__})") from error
+            name = TITLES[RUNTIMES[path.suffix]]
+            raise DeployError(f"{path}: not a model of {name}, or damaged ({type(error).__name__})") from error
+        artifact = cls(path=path, session=session)
         artifact._check()
         return artifact
+
+    @property
+    def runtime(self) -> str:
+        """The package that runs the model."""
+        return RUNTIMES.get(self.path.suffix, "onnxruntime")
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -203,8 +225,7 @@ def _options() -> Any:
 
 def conditions(artifact: Artifact) -> dict[str, str | int]:
     """Return what a latency depends on besides the file."""
-    name = "openvino" if artifact.path.suffix == openvino_ir.SUFFIX else "onnxruntime"
-    runtime = f"{name} {metadata.version(name)}"
+    runtime = f"{artifact.runtime} {metadata.version(artifact.runtime)}"
     return {"processor": _processor(), "runtime": runtime, "threads": 1, "batch": 1}
 
 

@@ -45,6 +45,9 @@ FILES: Mapping[str, str] = {
 OPENVINO: Mapping[str, str] = {**FILES, "model": "model.xml", "weights": "model.bin"}
 """The same where the model is one of OpenVINO, whose weights are in a file of their own."""
 
+EXECUTORCH: Mapping[str, str] = {**FILES, "model": "model.pte"}
+"""The same where the model is a program of ExecuTorch."""
+
 EDITABLE = ("card",)
 """What people are meant to write in; of the others a checksum is kept."""
 
@@ -103,7 +106,7 @@ def describe(
     sureness: Sureness | None = None,
     files: Mapping[str, str] = FILES,
 ) -> dict[str, Any]:
-    """Return what `bundle.json` says of the files that lie in a folder; `files` are their names by their roles."""
+    """Return the contents of `bundle.json` for the files in a folder; `files` are their names by their roles."""
     output: dict[str, Any] = {"name": OUTPUT, "type": "float32", "probabilities": "softmax"}
     if thresholds is not None:
         # In the order of the labels.
@@ -150,7 +153,7 @@ def _sureness_in_words(sureness: Sureness) -> dict[str, Any]:
 
 
 def read(folder: Path) -> Bundle:
-    """Read a bundle, whoever made it: its files lie in it, are whole and fit together.
+    """Read a bundle from any source: check that its files are in it, are whole and fit together.
 
     Raises:
         DeployError: it is not a bundle, or one of its files is missing, damaged, of another bundle or out of place.
@@ -212,7 +215,7 @@ def _json(folder: Path, name: str) -> Any:
 
 
 def _file(folder: Path, about: Mapping[str, Any], role: str) -> str:
-    """Return the name of a file that plays a role, having seen that it lies in the folder and is whole."""
+    """Return the name of a file that plays a role, after checking that it is in the folder and whole."""
     place = f"{folder / DESCRIPTION}: files.{role}"
     entry = about.get("files", {}).get(role) if isinstance(about.get("files"), dict) else None
     name = entry.get("name") if isinstance(entry, dict) else None

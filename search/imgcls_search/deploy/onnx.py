@@ -30,7 +30,7 @@ def export_onnx(
     Raises:
         DeployError: the exporter cannot take the model.
     """
-    served = _Served(copy.deepcopy(model).cpu().float(), mean, std).eval()
+    served = Served(copy.deepcopy(model).cpu().float(), mean, std).eval()
     # Two images: a size of one would be taken for a constant.
     pixels = torch.zeros(2, shape.channels, *sides(shape.image_size), dtype=torch.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,7 +48,7 @@ def export_onnx(
         raise DeployError(f"{path}: the model cannot be exported to ONNX ({first_line(error)})") from error
 
 
-class _Served(nn.Module):
+class Served(nn.Module):
     """A model behind the normalisation that its training images had."""
 
     scale: Tensor
@@ -62,6 +62,7 @@ class _Served(nn.Module):
         self.register_buffer("shift", -means / stds)
 
     def forward(self, pixels: Tensor) -> Tensor:
+        """Return logits, float32 [N, classes], of images, uint8 [N, channels, height, width]."""
         # The same arithmetic as in training, to the last bit.
         logits: Tensor = self.model(pixels.float() * self.scale + self.shift)
         return logits.float()

@@ -44,13 +44,13 @@ class Prediction:
     """Those that the image has, where it may have several; None where it has one class."""
 
     is_unsure: bool | None = None
-    """Whether the class that is decided on is less likely than is asked for; None where nothing is asked for."""
+    """Whether the class that is decided on is less likely than required; None if nothing is required."""
 
     is_unlike: bool | None = None
     """Whether the picture is unlike those of the training; None where the bundle does not know."""
 
     unlikeness: float | None = None
-    """By which that is told; more is more unlike."""
+    """The score that decides this; a larger one is more unlike."""
 
     def first(self, top: int) -> Prediction:
         """Return the same with fewer labels ranked; those that the image has stay."""

@@ -16,7 +16,7 @@ Constant = Callable[[str, Sequence[int]], str]
 ViewsName = Literal["none", "mirror", "shift", "mirror_shift"]
 
 SHARE = 16
-"""A shift is by one pixel for each so many of the shorter side, at least by one."""
+"""A shift is by one pixel for each 16 of the shorter side, at least by one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,24 +29,24 @@ class View:
 
     def of(self, pixels: Pixels) -> Pixels:
         """Return the view of images, uint8 [N, C, H, W]."""
-        if self.is_mirrored:
-            pixels = pixels[..., ::-1]
-        rows, columns = (
-            _places(side, step) for side, step in zip(pixels.shape[2:], self._steps(pixels.shape[2:]), strict=True)
-        )
+        height, width = pixels.shape[2:]
+        rows, columns = self.places((height, width))
         return np.ascontiguousarray(pixels[:, :, rows][:, :, :, columns])
 
     def _steps(self, sides: Sequence[int]) -> tuple[int, int]:
         step = max(1, min(sides) // SHARE)
         return self.down * step, self.right * step
 
+    def places(self, sides: tuple[int, int]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return the row and the column of the image that each row and column of the view shows."""
+        rows, columns = (_places(side, step) for side, step in zip(sides, self._steps(sides), strict=True))
+        return rows, sides[1] - 1 - columns if self.is_mirrored else columns
+
     def nodes(self, source: str, target: str, sides: tuple[int, int], constant: Constant) -> list[Any]:
         """Return the ONNX nodes that make the view of a tensor [N, C, H, W]."""
         from onnx import helper
 
-        rows, columns = (_places(side, step) for side, step in zip(sides, self._steps(sides), strict=True))
-        if self.is_mirrored:
-            columns = sides[1] - 1 - columns
+        rows, columns = self.places(sides)
         return [
             helper.make_node("Gather", [source, constant(f"{target}_rows", rows.tolist())], [f"{target}_part"], axis=2),
             helper.make_node(

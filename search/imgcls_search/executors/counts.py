@@ -24,6 +24,7 @@ COUNTED_BY = (
     "imgcls_search.training.optimizers",
     "imgcls_search.training.losses",
     "imgcls_search.training.recipe",
+    "imgcls_search.training.resolution",
     "imgcls_search.worker.measuring",
 )
 """Modules, and packages with all their modules, whose code decides on an answer; a test follows one to them."""

@@ -128,7 +128,7 @@ class Helper:
     ) -> Prepared:
         """Return the data set of a configuration, its images decoded at the configured size.
 
-        The first time, `say` is told what there is to read, and what was found in it.
+        The first time, `say` gets what there is to read, and what was found in it.
 
         Raises:
             DataError: the images are missing, damaged or unusable.
@@ -203,7 +203,7 @@ class Helper:
         return self.later is not None
 
     def wait(self, seconds: float | None) -> None:
-        """Return when an answer that somebody waits for is there, or after so many seconds."""
+        """Return when a wanted answer is there, or after these seconds."""
         if self.later is not None:
             self.connection.poll(seconds)
 
@@ -220,7 +220,7 @@ class Helper:
     ) -> dict[str, str] | None:
         """Fetch or read the pretrained weights that a configuration starts from, if any, and see that they fit.
 
-        `say` is told where they were trained on images of another size. Return the name and digest of their file; None
+        `say` gets a note if they were trained on images of another size. Return the name and digest of their file; None
         where there is none, or a library keeps it to itself.
 
         Raises:

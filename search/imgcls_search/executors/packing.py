@@ -18,7 +18,7 @@ def free_memory(slots: Sequence[str]) -> dict[str, float]:
     shared = [device for device, count in Counter(slots).items() if count > 1 and device.startswith("cuda")]
     if not shared:
         return {}
-    # A process of its own: whoever asks CUDA holds some of that memory for as long as it lives.
+    # In its own process: a process that uses CUDA holds some of that memory until it ends.
     process, connection = processes.start(_free_memory, "gpu-memory", shared)
     try:
         found: dict[str, float] = connection.recv()

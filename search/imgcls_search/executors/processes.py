@@ -45,6 +45,7 @@ def _begin(target: Callable[..., None], environment: Mapping[str, str], *argumen
     os.environ.clear()
     os.environ.update(environment)
     terminal.show_plain_warnings()
+    terminal.lock_bars_by_thread()
     target(*arguments)
 
 

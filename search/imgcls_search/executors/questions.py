@@ -167,6 +167,10 @@ class Measure(Question[dict[str, float]]):
         model = self.config.component("model")
         head = measuring.head_to_count(self.config)
         found = known.ask(self._asked(), lambda: dataclasses.asdict(measuring.count(model, self.shape, head=head)))
+        if smaller := measuring.smaller_sizes(self.config, self.shape):
+            known.ask(
+                {**self._asked(), "sizes": smaller}, lambda: measuring.check_sizes(model, self.shape, smaller, head)
+            )
         if pretrained.is_file(model):
             start_weights.check_weights(model, self.shape)
         return measuring.measure(self.config, self.shape, Cost(**found), deployed=self._deployed(known))

@@ -27,7 +27,7 @@ class Curves(Protocol):
 
 
 class ReplayExecutor:
-    """Answers jobs from curves at once; its clock tells what they would have taken on so many workers."""
+    """Answers jobs from curves at once; its clock shows what they would have taken on `workers` workers."""
 
     def __init__(self, curves: Curves, workers: int = 1) -> None:
         """Answer from `curves` as if `workers` trials ran side by side."""

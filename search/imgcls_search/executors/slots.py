@@ -131,7 +131,7 @@ class SlotsExecutor(Generic[AnySlot]):
         return [slot for slot in self.workers if slot.job is not None and slot.job.trial == trial]
 
     def _listen(self, timeout: float) -> None:
-        """Wait so many seconds for something to happen, and `_take_in` what the workers say."""
+        """Wait at most these seconds for something to happen, and `_take_in` what the workers say."""
         raise NotImplementedError
 
     def _take_in(self, event: Event | None) -> None:

@@ -10,5 +10,7 @@ import sklearn.metrics  # noqa: E402, F401
 import torch  # noqa: E402
 import torchvision.models  # noqa: E402, F401
 
+terminal.lock_bars_by_thread()
+
 # The first optimizer imports a second's worth of torch.
 torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)

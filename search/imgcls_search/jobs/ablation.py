@@ -44,7 +44,7 @@ def ablate(
 
     `trial` is the winner's number; by default that of the best. `data` says where the study's images are now.
 
-    The test split stays sealed. One that was interrupted goes on from its checkpoints; one that is there already, of
+    The test split stays sealed. An interrupted one resumes from its checkpoints; one that is there already, of
     the same winner and as many seeds, is returned.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from imgcls_search.costs import Costs
-from imgcls_search.jobs.evaluate import Evaluation
+from imgcls_search.jobs.evaluation import Evaluation
 from imgcls_search.training.metrics import Wanted, score
 
 RESAMPLES = 200

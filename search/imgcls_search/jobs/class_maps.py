@@ -1,8 +1,8 @@
 """Where a network looked: by the slopes of a class's score, for networks of any family.
 
 Of feature maps Grad-CAM (Selvaraju et al. 2017). Tokens of a transformer mix early, so that the last ones say little of
-their places: there slope times activation, its size added up over all layers. `captum` and `grad-cam` want to be told
-the layer, and how tokens lie on an image, for each family; here they are found by the shapes of what a pass makes.
+their places: there slope times activation, its size added up over all layers. `captum` and `grad-cam` need the layer,
+and how tokens are placed on an image, for each family; here they are found by the shapes of what a pass makes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 LEAST_CELLS = 16
-"""Places that a layer tells apart; the last layer with so many is looked at, or the one with the most."""
+"""Fewest places that a layer must tell apart; the last such layer is used, or the one with the most."""
 
 MOST_EXTRA_TOKENS = 5
 """Tokens in front of those of the patches: for the class, registers."""
@@ -29,7 +29,7 @@ def class_maps(model: nn.Module, images: Tensor, targets: Sequence[int]) -> np.n
     """Return how much each place of some images speaks for a class each, [N, h, w] of 0 to 1.
 
     `images` are normalised, [N, C, H, W], on the model's device. It costs a forward and a backward pass at most.
-    None where no layer of the network has places, or gradients cannot be had.
+    None if no layer of the network has places, or there are no gradients.
     """
     model.eval()
     try:
@@ -66,7 +66,7 @@ class _watching:  # noqa: N801 - used as a context
 
 
 def _places(made: Tensor, sides: tuple[int, int]) -> tuple[Map, int] | None:
-    """Return how an output lies on the image, and how many places it has; None where it lies nowhere."""
+    """Return where an output is on the image, and how many places it has; None if it has no place there."""
     if made.dim() == 4:
         if _fits(made.shape[2], made.shape[3], sides):
             return (lambda tensor: tensor.permute(0, 2, 3, 1)), made.shape[2] * made.shape[3]
@@ -87,7 +87,7 @@ def _as_grid(extra: int, down: int) -> Map:
 
 
 def _fits(down: int, across: int, sides: tuple[int, int]) -> bool:
-    """Tell whether a grid may lie on an image: at least two places a side, each as large in both directions."""
+    """Tell whether a grid may cover an image: at least two places a side, each as large in both directions."""
     if not (1 < down <= sides[0] and 1 < across <= sides[1]):
         return False
     steps = sides[0] / down, sides[1] / across

@@ -129,7 +129,7 @@ def confirm(
     where the study's images are now. With `pretrains` each seed pretrains a network of its own where the trial does,
     else all start from the study's one.
 
-    A confirmation that was interrupted goes on from its checkpoints; one that is there already is returned.
+    An interrupted confirmation resumes from its checkpoints; one that is there already is returned.
 
     Raises:
         StudyError: there is no such study, another process works on it, or it was confirmed otherwise before.
@@ -223,7 +223,7 @@ def searched_images(record: Record, config: TrialConfig, trainer: Trainer) -> Pr
     """
     found = trainer.images(config)
     study_data.refuse_other(record, config, found, trainer.helper)
-    study_data.note_place(record, config.component("data"))
+    study_data.note_place(record, config)
     return found
 
 
@@ -318,7 +318,8 @@ def _open_test(
     """Return what the chosen configuration's fresh trainings make of the test split; that is written down first."""
     from dataclasses import replace
 
-    from imgcls_search.jobs.evaluate import measure_on, read_network
+    from imgcls_search.jobs.evaluate import read_network
+    from imgcls_search.jobs.evaluation import measure_on
 
     seeds = found["seeds"]["fresh"]
     # With folds it is measured on what `train` would deliver: one network of all images outside the test split.

@@ -2,90 +2,32 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from torch import nn
 
 from imgcls_search import atomic, costs
 from imgcls_search.config import Component, TrialConfig
-from imgcls_search.data import (
-    Images,
-    Prepared,
-    comes_with,
-    describe,
-    describe_whole,
-    label_sets,
-    load,
-    open_test,
-    skipping_unreadable,
-)
+from imgcls_search.data import Prepared, comes_with, describe_whole, label_sets, skipping_unreadable
 from imgcls_search.deploy.artifact import Artifact
-from imgcls_search.deploy.predictions import as_text, separator
-from imgcls_search.deploy.views import VIEWS, Seen, View, ViewsName
+from imgcls_search.deploy.views import ViewsName
 from imgcls_search.errors import DataError, UserError, writing
+from imgcls_search.jobs.evaluation import Evaluation, SplitName, decided_classes, images_of, measure
 from imgcls_search.jobs.export import now
 from imgcls_search.measures import CORRUPTION
 from imgcls_search.orchestrator import study_data
 from imgcls_search.study.facts import ChangedTest
-from imgcls_search.terminal import shown
-from imgcls_search.training import checkpoint, corrupted, custom_metrics
-from imgcls_search.training.device import available_devices
-from imgcls_search.training.evaluation import corruptions as corruptions_of
-from imgcls_search.training.evaluation import predict
-from imgcls_search.training.metrics import Wanted, probabilities_of, score
-from imgcls_search.worker import cross_validation, finish, image_sets, networks, pipeline
-
-SplitName = Literal["val", "test", "all", "folds"]
+from imgcls_search.training import checkpoint, custom_metrics
+from imgcls_search.training.metrics import Wanted, score
+from imgcls_search.worker import cross_validation, finish, networks, pipeline
 
 CUTS = ("val", "test", "split_seed", "max_train", "folds", "image", "label", "separator", "labels", "split", "group")
 """The arguments of a data set that decide which images are in which split, and which columns of a table say so."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """What a model says of every image of a split."""
-
-    split: SplitName
-    metrics: dict[str, float]
-    names: tuple[str, ...]
-    labels: np.ndarray[Any, Any]
-    """Class numbers [N], or several labels of each image, 0 or 1 [N, classes]."""
-
-    probabilities: np.ndarray[Any, Any]
-    """[N, classes]."""
-
-    decided: np.ndarray[Any, Any]
-    """What is decided on, in the form of the labels: the likeliest class or that of least expected cost, or each of
-    several labels that reaches its threshold."""
-
-    classes: tuple[str, ...]
-    thresholds: tuple[float, ...] | None = None
-    """From which probability on an image has each of several labels; None where it has one class."""
-
-    corruptions: corrupted.Table | None = None
-    """Accuracy by corruption and severity; None where worse pictures were not looked at."""
-
-    tta: Augmented | None = None
-    """What test-time augmentation changes; None without."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Augmented:
-    """Test-time augmentation beside the same images without: scores, and the time of an image as it was taken here."""
-
-    views: ViewsName
-    count: int
-    metrics_without: dict[str, float]
-    image_ms: float
-    image_ms_without: float
 
 
 def evaluate_weights(
@@ -105,7 +47,7 @@ def evaluate_weights(
     with. Other splits are cut as those of the training were: in a folder that was moved they hold the same images.
 
     `corruptions` says whether worse versions of the images are measured too, each 15 times. `tta` are the views of an
-    image whose mean logits are measured. `say` is told what there is to read.
+    image whose mean logits are measured. `say` gets the notes for the user.
 
     Raises:
         CheckpointError: the file is not a trained model of this program, or its exported network has gone.
@@ -137,7 +79,7 @@ def evaluate_weights(
             found = pipeline.prepare_data(config, cache, say=say)
         except DataError as error:
             raise DataError(f"{error} ({_instead(component)})") from error
-        classes, parts = found.classes, _images(config, found, split)
+        classes, parts = found.classes, images_of(config, found, split)
     opening: dict[str, Any] = {"weights": weights.name, "split": split}
     if split != "val" and (changed := _look_for_other_test(component, cache, trained_on)) is not None:
         opening["test_changed"] = changed[0]
@@ -154,7 +96,7 @@ def evaluate_weights(
     if split != "val":
         record_opening(weights.parent / "test-openings.jsonl", opening)
     named = (CORRUPTION,) if corruptions else ()
-    return _measure(network, config, trained_on, parts, split, named, tta)
+    return measure(network, config, trained_on, parts, split, named, tta)
 
 
 def out_of_fold(weights: Path) -> Evaluation:
@@ -180,17 +122,10 @@ def out_of_fold(weights: Path) -> Evaluation:
         names=found.names,
         labels=found.labels,
         probabilities=found.probabilities,
-        decided=_decided(found.probabilities, data, stated),
+        decided=decided_classes(found.probabilities, data, stated),
         classes=data.classes,
         thresholds=data.cuts,
     )
-
-
-def _decided(probabilities: np.ndarray[Any, Any], data: Prepared, stated: costs.Costs | None) -> np.ndarray[Any, Any]:
-    """Return the class of each image, or which labels it has, 0 or 1 [N, labels]."""
-    if data.cuts is not None:
-        return (probabilities >= np.array(data.cuts)).astype(np.uint8)
-    return costs.decided(probabilities, costs.matrix(stated, data.classes) if stated is not None else None)
 
 
 def _look_for_other_test(component: Component, cache: Path, trained_on: Prepared) -> tuple[ChangedTest, str] | None:
@@ -252,136 +187,10 @@ def read_both(weights: Path) -> tuple[nn.Module, Artifact | None, TrialConfig, P
     return model, finish.find_artifact(state, weights), config, data
 
 
-def measure_on(
-    network: nn.Module | Artifact, config: TrialConfig, data: Prepared, split: SplitName, named: tuple[str, ...] = ()
-) -> Evaluation:
-    """Measure a network on a split, also by the metrics `named`; asking for `test` or `all` opens the sealed split."""
-    return _measure(network, config, data, _images(config, data, split), split, named)
-
-
-def _measure(
-    network: nn.Module | Artifact,
-    config: TrialConfig,
-    data: Prepared,
-    parts: Sequence[Images],
-    split: SplitName,
-    named: tuple[str, ...] = (),
-    tta: ViewsName = "none",
-) -> Evaluation:
-    """Measure a network on images with the class numbers and the normalisation of the data it was trained on."""
-    labels = np.concatenate([part.labels for part in parts])
-    if not len(labels):
-        raise DataError(f"{config.component('data').path}: the {split} split is empty")
-    parts = [part for part in parts if len(part.labels)]
-    each, seconds = _logits_of_views(network, config, data, parts, tta)
-    logits = np.mean(each, axis=0)
-    probabilities, stated = probabilities_of(logits, several=data.has_several_labels), costs.of(config.tree)
-    wanted = Wanted(
-        classes=data.classes,
-        named=(*named, *custom_metrics.installed()),
-        costs=stated,
-        is_full=True,
-        thresholds=data.cuts,
-    )
-    table = corruption_table(network, config, data, parts) if corrupted.is_wanted(named) else None
-    without = None
-    if tta != "none":
-        without = Augmented(
-            views=tta,
-            count=len(each),
-            metrics_without=score(each[0], labels, wanted),
-            image_ms=1000 * sum(seconds) / len(labels),
-            image_ms_without=1000 * seconds[0] / len(labels),
-        )
-    return Evaluation(
-        split=split,
-        metrics={**score(logits, labels, wanted), **(corrupted.mean(table) if table is not None else {})},
-        names=tuple(name for part in parts for name in part.names),
-        labels=labels,
-        probabilities=probabilities,
-        decided=_decided(probabilities, data, stated),
-        classes=data.classes,
-        thresholds=data.cuts,
-        corruptions=table,
-        tta=without,
-    )
-
-
-def _logits_of_views(
-    network: nn.Module | Artifact, config: TrialConfig, data: Prepared, parts: Sequence[Images], tta: ViewsName
-) -> tuple[list[np.ndarray[Any, Any]], list[float]]:
-    """Return the logits [N, classes] of each view of the images, the images as they are first, and their seconds."""
-    each, seconds = [], []
-    for view in VIEWS[tta]:
-        seen = list(parts) if tta == "none" else [_seen(part, view) for part in parts]
-        started = time.perf_counter()
-        each.append(np.concatenate(_logits(network, config, data, seen)))
-        seconds.append(time.perf_counter() - started)
-    return each, seconds
-
-
-def _seen(images: Images, view: View) -> Images:
-    pixels: Any = Seen(images.pixels, view)
-    return replace(images, pixels=pixels)
-
-
-def corruption_table(
-    network: nn.Module | Artifact, config: TrialConfig, data: Prepared, parts: Sequence[Images]
-) -> corrupted.Table:
-    """Return the accuracy on worse versions of all images."""
-    if isinstance(network, Artifact):
-        tables = [finish.corruptions(network, part) for part in parts]
-    else:
-        device = available_devices(config.section("training")["device"])[0]
-        model = network.to(device)
-        tables = [corruptions_of(model, image_sets.on_device(part, data, device)) for part in parts]
-    counts = np.array([len(part.labels) for part in parts])
-    return {case: float(np.average([table[case] for table in tables], weights=counts)) for case in tables[0]}
-
-
-def _logits(
-    network: nn.Module | Artifact, config: TrialConfig, data: Prepared, parts: Sequence[Images]
-) -> list[np.ndarray[Any, Any]]:
-    if isinstance(network, Artifact):
-        return [finish.logits(network, part) for part in parts]
-    device = available_devices(config.section("training")["device"])[0]
-    model = network.to(device)
-    return [predict(model, image_sets.on_device(part, data, device)) for part in parts]
-
-
-def predictions_csv(evaluation: Evaluation) -> str:
-    """Return one line an image: its name, its class, the predicted class and the probability of each class.
-
-    Several labels of an image, and the predicted ones, stand in one cell with a separator that is in no label.
-    """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "label", "predicted", *(f"p({shown(name)})" for name in evaluation.classes)])
-    found = zip(evaluation.names, evaluation.labels, evaluation.decided, evaluation.probabilities, strict=True)
-    for name, label, decided, row in found:
-        cells = [_joined(given, evaluation.classes) for given in (label, decided)]
-        writer.writerow([as_text(name), *cells, *(f"{p:.6f}" for p in row)])
-    return text.getvalue()
-
-
-def _joined(given: Any, classes: Sequence[str]) -> str:
-    """Return the class of an image, or its labels, as a cell."""
-    if np.ndim(given) == 0:
-        return as_text(classes[given])
-    return as_text(separator(classes).join(classes[number] for number in np.flatnonzero(given).tolist()))
-
-
 def record_opening(path: Path, about: dict[str, Any]) -> None:
     """Add a line to the list of times that the test split was looked at."""
     with writing(path):
         atomic.append_line(path, json.dumps({"at": now(), **about}))
-
-
-def _images(config: TrialConfig, data: Prepared, split: SplitName) -> list[Images]:
-    if split == "val":
-        return [load(data, "val")]
-    test = open_test(describe(config.component("data"), Path(data.folder).parent), data)
-    return [test] if split == "test" else [load(data, "train"), load(data, "val"), test]
 
 
 def _show(names: Sequence[str]) -> str:

@@ -33,7 +33,7 @@ class Pace:
     """Counts the epochs of several trainings, and measures how fast they come."""
 
     def __init__(self, epochs: int) -> None:
-        """Nothing is trained yet of so many epochs."""
+        """Nothing is trained yet; `epochs` are to come."""
         self.total = epochs
         self.reached: dict[str, int] = {}
         """The last epoch of each training, by its checkpoint."""
@@ -42,7 +42,7 @@ class Pace:
         self.started = time.monotonic()
 
     def begins(self, job: Job, epoch: int) -> None:
-        """Take note that a training begins at its start, or goes on after an epoch."""
+        """Record that a training starts, or resumes after an epoch."""
         self.reached[job.checkpoint] = epoch
 
     def ended(self, job: Job, training: str, metrics: Mapping[str, float]) -> Epoch:

@@ -20,6 +20,7 @@ from imgcls_search.strategy.pruners import make_pruner
 from imgcls_search.strategy.rungs import Pruner, expected_epochs
 from imgcls_search.strategy.view import View
 from imgcls_search.study.record import Record
+from imgcls_search.training.resolution import resolution_of
 from imgcls_search.trial import Trial
 from imgcls_search.worker import head_plan
 
@@ -94,7 +95,7 @@ def plan(space: Space, calibration: Space, root: Path, watcher: Watcher) -> Plan
     """Train a few random trials for a few epochs, keep nothing but the decoded images, and work out the rest.
 
     Raises:
-        NoResultError: no epoch came to its end.
+        NoResultError: no epoch was completed.
     """
     images = image_cache(root)
     images.mkdir(parents=True, exist_ok=True)
@@ -113,8 +114,8 @@ def work_out(space: Space, record: Record, workers: int) -> Plan:
     """
     begun = [trial for trial in record.trials if trial.epoch]
     if not begun:
-        raise NoResultError("no epoch came to its end, so that nothing can be planned")
-    times = [_seconds(trial.epochs) for trial in begun]
+        raise NoResultError("no epoch was completed, so nothing can be planned")
+    times = [_seconds(_epochs_of(trial)) for trial in begun]
     epochs = space.first().epochs
     pruner = make_pruner(space.pruner, space.first(), 1)
     several = len(space.objectives) > 1
@@ -152,13 +153,25 @@ def _seconds_of_pretraining(record: Record) -> float:
     return sum(known["seconds"] for known in timed) / epochs if epochs else 0.0
 
 
+def _epochs_of(trial: Trial) -> Sequence[Mapping[str, float]]:
+    """Return the epochs of a trial; of one whose images grow, each as long as its epochs are in the mean."""
+    config = trial.candidate.config
+    resolution = resolution_of(config)
+    if not resolution.until:
+        return trial.epochs
+    work = [resolution.work(epoch, config.training_epochs) for epoch in range(config.training_epochs)]
+    # Each fold begins with small images again.
+    shares = [mean(work) / work[place % len(work)] for place in range(len(trial.epochs))]
+    return [{**epoch, "seconds": epoch["seconds"] * share} for epoch, share in zip(trial.epochs, shares, strict=True)]
+
+
 def _seconds(epochs: Sequence[Mapping[str, float]]) -> float:
     # The first epoch of a process compiles and warms up.
     return mean(epoch["seconds"] for epoch in epochs[1:] or epochs)
 
 
 def _seconds_of_trial(begun: Sequence[Trial], pruner: Pruner, epochs: float, *, is_cut: bool) -> float:
-    """Return how long a trial of so many expected epochs takes; `is_cut` says whether the pruner ends some early.
+    """Return how long a trial of `epochs` expected epochs takes; `is_cut` says whether the pruner ends some early.
 
     Fits are as frequent as among those that were begun; epochs of heads alone take their own time.
     """
@@ -167,8 +180,10 @@ def _seconds_of_trial(begun: Sequence[Trial], pruner: Pruner, epochs: float, *, 
     if not trained:
         return mean(fits)
     lengths = [_head_epochs(trial.candidate.config) if _is_whole(trial.candidate.config) else 0 for trial in trained]
-    early = [_seconds(trial.epochs[:heads]) for trial, heads in zip(trained, lengths, strict=True) if heads]
-    late = [_seconds(rest) for trial, heads in zip(trained, lengths, strict=True) if (rest := trial.epochs[heads:])]
+    early = [_seconds(_epochs_of(trial)[:heads]) for trial, heads in zip(trained, lengths, strict=True) if heads]
+    late = [
+        _seconds(rest) for trial, heads in zip(trained, lengths, strict=True) if (rest := _epochs_of(trial)[heads:])
+    ]
     heads = round(mean(lengths))
     in_heads = expected_epochs(pruner, heads) if is_cut and heads else float(heads)
     if not late or not early:

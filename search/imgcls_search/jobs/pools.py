@@ -48,7 +48,7 @@ class PoolSearch:
 
 
 def expected_best(values: Sequence[float], count: int, sign: int = 1) -> float:
-    """Return the exact expectation of the best of so many values drawn without replacement; NaN counts as the worst.
+    """Return the exact expectation of the best of `count` values drawn without replacement; NaN counts as the worst.
 
     Raises:
         ValueError: there are fewer values than are to be drawn, or none that is a number.

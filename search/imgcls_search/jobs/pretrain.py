@@ -40,7 +40,7 @@ class Pretraining:
 
 
 def pretrain(pretraining: Pretraining, watcher: TrainingWatcher) -> dict[str, Any]:
-    """Pretrain a network, or go on with it, write its weights and return what they are.
+    """Pretrain a network, or resume it, write its weights and return what they are.
 
     Raises:
         UserError: the configuration, the images or the file is not fit for it.

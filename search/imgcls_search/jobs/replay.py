@@ -92,7 +92,7 @@ def replay(
 
 @dataclass
 class Steps:
-    """Watches a replay: the best complete trial's value after so many epochs of all trials together."""
+    """Watches a replay: the best complete trial's value by the epochs of all trials together."""
 
     bests: list[tuple[int, float]] = field(default_factory=list)
     """Epochs trained, and the first objective's best value from then on."""
@@ -244,7 +244,7 @@ def as_it_was(record: Record) -> Replayed:
 
 
 class Recorded:
-    """The curves of a study; one that was stopped goes on as the complete trial that stood nearest to it there did."""
+    """The curves of a study; a stopped one continues like the complete trial that was nearest to it there."""
 
     def __init__(self, trials: Sequence[Trial]) -> None:
         """Read the epochs of trials that have at least one; one or more must be complete, and not in a single fit."""

@@ -35,7 +35,7 @@ def reproduce(
 ) -> dict[str, Any]:
     """Train a trial again with its seed to its last epoch, and tell how that compares with what is recorded.
 
-    Where it is not identical, so many other seeds are trained as well: what differs by no more than they do is noise.
+    If it is not identical, this many other seeds are trained as well: what differs by no more than they do is noise.
     `moved_to` says where the study's images are now.
 
     Raises:

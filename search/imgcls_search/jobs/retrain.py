@@ -1,4 +1,4 @@
-"""A configuration trained for good: several seeds, then the sealed test split."""
+"""A final model: one configuration trained with several seeds, then scored on the sealed test split."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ from imgcls_search.jobs.pretrained import of_configuration
 from imgcls_search.jobs.trainer import Trainer, TrainingWatcher, training_job
 from imgcls_search.measures import THRESHOLD
 from imgcls_search.orchestrator import named_classes, study_data, teachers
-from imgcls_search.protocol import (
-    Portion,
-)
+from imgcls_search.protocol import Portion
 from imgcls_search.study.address import Address
 from imgcls_search.study.facts import ChangedTest, DataFact, Opening
 from imgcls_search.study.files import find_study
@@ -126,7 +124,7 @@ def _claim(out: Path) -> None:
 
 
 def _refuse_other_images(training: Training, helper: Helper) -> None:
-    """Refuse to go on with what an earlier call trained on other images.
+    """Refuse to resume what an earlier call trained on other images.
 
     Raises:
         StudyError: there is such a training.
@@ -153,7 +151,8 @@ def _report(
     versions: Mapping[str, str],
 ) -> dict[str, Any]:
     # Imported when the workers are done: until then this process needs no torch.
-    from imgcls_search.jobs.evaluate import measure_on, read_network
+    from imgcls_search.jobs.evaluate import read_network
+    from imgcls_search.jobs.evaluation import measure_on
 
     test: dict[int, dict[str, float]] = {}
     for seed in training.seeds:

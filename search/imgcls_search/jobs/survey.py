@@ -55,7 +55,7 @@ class Survey:
     """Samples of a space, and what was assumed to build them."""
 
     samples: Sequence[Sample]
-    """Drawn at random, or every combination of a space that has no more than were asked for."""
+    """Drawn at random, or every combination of a space that has no more than requested."""
 
     starts: Sequence[Sample]
     is_complete: bool

@@ -45,10 +45,10 @@ class TrainingWatcher(Protocol):
         """Take a line that a person should see."""
 
     def decoding(self, done: int, total: int) -> None:
-        """Take notice of images being decoded."""
+        """Show images being decoded."""
 
     def epoch_ended(self, epoch: Epoch) -> None:
-        """Take notice of an epoch."""
+        """Show an epoch."""
 
 
 class Trainer:
@@ -69,7 +69,7 @@ class Trainer:
         self.helper.close()
 
     def hire(self, config: TrialConfig, most: int) -> list[str]:
-        """Set up a worker for each of at most so many jobs at a time, and return the devices that they use.
+        """Set up a worker for each of at most `most` jobs at a time, and return the devices that they use.
 
         Raises:
             DeviceError: the device that the configuration names is not on this machine.
@@ -111,7 +111,7 @@ class Trainer:
         return [training.history for training in trainings]
 
     def _take(self, event: Event, training: _Training) -> bool:
-        """Take notice of an event; return whether the training is to be started again.
+        """Handle an event; return whether the training must be started again.
 
         Raises:
             NoResultError: the training is lost.

@@ -1,4 +1,4 @@
-"""Which pretrained weights lie on this machine, and what each is for."""
+"""Which pretrained weights are on this machine, and what each is for."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class AtHand:
     """The folder, package or cache that holds it."""
     bytes: int
     model: Mapping[str, Mapping[str, Any]] | None
-    """What to write under `model` to start from it; None where the file does not tell its family."""
+    """What to write under `model` to start from it; None if the file does not say its family."""
     about: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -35,7 +35,7 @@ class AtHand:
 
 
 def at_hand() -> list[AtHand]:
-    """Return the pretrained weights on this machine, in the order in which they are looked for.
+    """Return the pretrained weights on this machine, in the order in which they are searched.
 
     Raises:
         UserError: a folder that the person names is not there.

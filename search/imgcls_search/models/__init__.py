@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from imgcls_search.config import Component
 from imgcls_search.errors import BuildError, UserError
 from imgcls_search.image_size import ImageSize, shown
+from imgcls_search.models.airbench import airbench
 from imgcls_search.models.alexnet import alexnet
 from imgcls_search.models.convnext import convnext
 from imgcls_search.models.custom import custom
@@ -42,6 +43,7 @@ MODELS: Mapping[str, Callable[..., nn.Module]] = {
     "efficientnet": efficientnet,
     "mobilenetv3": mobilenetv3,
     "convnext": convnext,
+    "airbench": airbench,
     "timm": timm,
 }
 """Builders take `image_size`, `channels` and `classes` from the data and everything else from the space.

@@ -25,7 +25,7 @@ class Anatomy:
     """The last layer, which gives the logits; pretrained weights leave it out."""
 
     stages: tuple[tuple[str, ...], ...]
-    """What lies before the head, from the image on; each stage as the names of its modules and parameters."""
+    """What comes before the head, from the image on; each stage as the names of its modules and parameters."""
 
     twin: str | None = None
     """torchvision's name of a model of exactly these layers, whose pretrained weights fit."""

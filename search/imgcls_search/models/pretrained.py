@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -12,13 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from imgcls_search.config import Component
 from imgcls_search.errors import BuildError, CheckpointError
-from imgcls_search.image_size import ImageSize, by, normal, sides
+from imgcls_search.image_size import ImageSize, by, normal
 from imgcls_search.models import timm_hub, weights_files
 from imgcls_search.models.anatomy import Anatomy
+from imgcls_search.models.position_embeddings import noted_grid, resized
 from imgcls_search.models.weights_reading import (
     IMAGENET,
     Tensors,
@@ -62,8 +61,8 @@ def find(component: Component, model: nn.Module, *, image_size: ImageSize, chann
         tensors = _fetched(path, str(anatomy.twin), _torchvision_weights(anatomy), torch.hub.get_dir())
     else:
         tensors = modernised(without_wrapping_prefix(tensors_of(path, file), model))
-    noted = _noted_grid(path, wanted) if wanted != IMAGENET and component.name != "timm" else None
-    tensors = _resized(tensors, model, image_size, path, noted)
+    noted = noted_grid(path, wanted) if wanted != IMAGENET and component.name != "timm" else None
+    tensors = resized(tensors, model, image_size, path, noted)
     tensors = {name: tensor for name, tensor in tensors.items() if not _is_head(name, anatomy)}
     _must_fit(path, file or wanted, tensors, model, anatomy)
     return tensors
@@ -256,7 +255,7 @@ def _adapted_by_timm(
     except BuildError:
         raise
     except Exception:
-        # What timm makes of a file of another model; that it does not fit is told from its own names.
+        # What timm makes of a file of another model; its own names show that it does not fit.
         return body
     return loaded[-1] if loaded else body
 
@@ -296,56 +295,6 @@ def _fetched_by_timm(component: Component, arguments: Mapping[str, Any], shape: 
             f"({_reason(error)}); connect to a network, or put {timm_hub.address(settings)} into {folder} as {names[0]}"
         ) from error
     return model.state_dict()
-
-
-def _resized(
-    tensors: Tensors, model: nn.Module, image_size: ImageSize, path: str, noted: tuple[int, int] | None
-) -> Tensors:
-    """Return the tensors with torchvision's position embeddings brought to the patches of the model.
-
-    `noted` says in how many rows and columns they are, where the file tells it; else it is a square.
-
-    Raises:
-        BuildError: they are of no square, and nothing tells their rows and columns.
-    """
-    name = "encoder.pos_embedding"
-    patch = getattr(model, "patch_size", None)
-    if name not in tensors or not isinstance(patch, int) or tensors[name].dim() != 3:
-        return tensors
-    count = tensors[name].shape[1] - 1
-    side = math.isqrt(max(0, count))
-    theirs = noted if noted is not None and noted[0] * noted[1] == count else (side, side)
-    height, width = sides(image_size)
-    ours = (height // patch, width // patch)
-    is_known = theirs[0] * theirs[1] == count
-    if theirs == ours if is_known else ours[0] * ours[1] == count:
-        return tensors
-    if count < 1 or not is_known:
-        raise BuildError(path, f"its {count} position embeddings are of no square image; allowed: those of a square")
-    if theirs[0] != theirs[1] or ours[0] != ours[1]:
-        return {**tensors, name: _stretched(tensors[name], theirs, ours)}
-    from torchvision.models.vision_transformer import interpolate_embeddings
-
-    resized: Tensors = interpolate_embeddings(height, patch, dict(tensors))
-    return resized
-
-
-def _noted_grid(path: str, wanted: str) -> tuple[int, int] | None:
-    """Return the rows and columns of patches that a file of this program was trained with, None where it tells none."""
-    with contextlib.suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
-        about = json.loads(contents_of(path, wanted)["about"])
-        height, width = sides(about["data"]["image_size"])
-        patch = about["config"]["model"]["vit"]["patch_size"]
-        return height // patch, width // patch
-    return None
-
-
-def _stretched(embeddings: Tensor, theirs: tuple[int, int], ours: tuple[int, int]) -> Tensor:
-    """Return position embeddings [1, tokens, width] of one grid of patches for another, as torchvision resizes them."""
-    token, patches = embeddings[:, :1], embeddings[:, 1:]
-    grid = patches.permute(0, 2, 1).reshape(1, -1, *theirs)
-    fitted = functional.interpolate(grid, size=ours, mode="bicubic", align_corners=True)
-    return torch.cat([token, fitted.flatten(2).permute(0, 2, 1)], dim=1)
 
 
 def _is_head(name: str, anatomy: Anatomy) -> bool:

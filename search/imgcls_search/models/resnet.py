@@ -79,7 +79,7 @@ def resnet(
     depths = tuple(depths or (2, 2, 2, 2))
     stem = choose_stem(stem, image_size, weights)
     twin = find_twin(TWINS, weights, channels, {"block": block, "depths": depths, "width": width, "stem": stem})
-    # Whoever gives a depth did not write the list.
+    # A person who gives a depth did not write the list.
     _check_stages("depths" if depth is None else "depth", len(depths), image_size, stem)
     from torch import nn
 

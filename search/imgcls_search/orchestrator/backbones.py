@@ -1,7 +1,7 @@
 """Pretrained networks that trainings start from: which one a configuration needs, and the folder that keeps them.
 
 Equal networks, images, pretraining, seed and versions give one file below the studies' folder, made once for all trials
-and studies. Deleted ones are made again when they are asked for.
+and studies. Deleted ones are made again when they are needed.
 """
 
 from __future__ import annotations
@@ -219,7 +219,7 @@ class Needs:
 
     def _key(self, config: TrialConfig, data: Prepared, fold: int | None, seed: int, teacher: str | None) -> str:
         image = {name: value for name, value in config.section("image").items() if name != "cache_gb"}
-        facts = [
+        origin = [
             VERSION,
             config.to_dict()["model"],
             {**image, "size": data.image_size, "channels": data.channels},
@@ -230,7 +230,7 @@ class Needs:
             None if teacher is None else digests.of_file(Path(teacher)),
             self.helper.versions(),
         ]
-        return digests.of_text(json.dumps(facts, sort_keys=True))[:24]
+        return digests.of_text(json.dumps(origin, sort_keys=True))[:24]
 
     def _prints(self, config: TrialConfig, data: Prepared, fold: int | None) -> str:
         asked = config.digest("data", "image", "unlabeled"), config.batch_size, fold
@@ -281,7 +281,7 @@ def _without_source(pretrain: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def job_of(backbone: Backbone, store: Store, number: int, *, micro_batches: int = 1) -> Job:
-    """Return the job that makes a network, or goes on with it where an earlier one was interrupted."""
+    """Return the job that makes a network, or resumes an interrupted one."""
     return Job(
         trial=number,
         config=backbone.config,

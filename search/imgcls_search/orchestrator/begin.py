@@ -71,7 +71,7 @@ def run(
     deadline: Deadline | None = None,
     extends: bool = False,
 ) -> Outcome:
-    """Run a search, or go on with it, until it ends or is asked to stop; the study is at the address, if one is given.
+    """Run a search, or resume it, until it ends or is asked to stop; the study is at the address, if one is given.
 
     `extends` lets a space that adds to the study's take its place.
 
@@ -138,7 +138,7 @@ def run(
         note_images(record, pretrained.images)
         for line in (*weights_used.note(record, used), *code_used.note(record, code_used.sources(space))):
             watcher.say(line)
-        study_data.note_place(record, space.first().component("data"))
+        study_data.note_place(record, space.first())
         watcher = stack.enter_context(tracked(space, files, record, watcher))
         executor = MeteredExecutor(
             engine.executor, record, workers=engine.workers, devices_of=engine.devices_of, since=since
@@ -185,7 +185,7 @@ def _tell_pending(record: Record, watcher: Watcher) -> None:
 def _look_at_done(record: Record, space: Space, images: Path, watcher: Watcher) -> None:
     """Look at what a study that has all its trials is still asked: its images, and trials that wait."""
     study_data.refuse_other_unopened(record, space.first().component("data"), images)
-    study_data.note_place(record, space.first().component("data"))
+    study_data.note_place(record, space.first())
     waiting = sum(other.state == "waiting" for other in record.strangers.values())
     if waiting:
         watcher.say(
@@ -294,7 +294,7 @@ def fetch_weights(
 ) -> dict[str, WeightsFact]:
     """Fetch the pretrained weights that the trials of a space start from, as far as random draws show which.
 
-    Return the files that they are from; `say` is told, once each, which were trained on images of another size.
+    Return the files that they are from; `say` gets a note on each that was trained on images of another size.
 
     Raises:
         CheckpointError: they cannot be fetched or read.

@@ -30,7 +30,7 @@ class Assistant(Protocol):
         """Return the sizes of a configuration; yield as long as they are not there."""
 
     def wait(self, seconds: float | None) -> None:
-        """Return when an answer is there, or after so many seconds."""
+        """Return when an answer is there, or after these seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)

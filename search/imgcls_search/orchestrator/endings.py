@@ -26,7 +26,7 @@ SAVING_SECONDS = 5.0
 
 
 def reached_end(context: SearchContext, seconds: float) -> Ending | None:
-    """Return why a search is over after so many seconds of this call, or None while it is not."""
+    """Return why a search is over after these seconds of this call, or None if it is not."""
     settings, trials = context.settings, context.record.trials
     if settings.timeout is not None and seconds > settings.timeout:
         return "timeout"

@@ -1,8 +1,8 @@
-"""What becomes of a trial whose training or worker came to a bad end: tried again, so many times, or failed.
+"""What happens to a trial whose training or worker failed: it is tried again a few times, or has failed.
 
-A training that ran out of memory goes on with smaller micro-batches, a worker that died is replaced, and a loss that is
-no number prunes its trial, so that the sampler learns from it. Everything else fails the trial. Each is noted on the
-trial with its reason.
+A training that ran out of memory continues with smaller micro-batches, a worker that died is replaced, and a loss that
+is not a number prunes its trial, so that the sampler learns from it. Everything else fails the trial. Each is noted on
+the trial with its reason.
 """
 
 from __future__ import annotations
@@ -62,14 +62,14 @@ class Faults:
         self.failures.clear()
 
     def over_trial_time(self, trial: Trial, seconds: float) -> str | None:
-        """Return why a trial that has been silent for so many seconds is over its time; a second try mends nothing."""
+        """Return why a trial that was silent for these seconds is over its time; a second try does not help."""
         limit = self.settings.trial_timeout
         if limit is None or seconds + sum(epoch["seconds"] for epoch in trial.epochs) <= limit:
             return None
         return f"trained longer than study.trial_timeout: {durations.show(limit, exact=True)}"
 
     def over_epoch_time(self, seconds: float) -> str | None:
-        """Return why a silence of so many seconds is too long for an epoch."""
+        """Return why a silence of these seconds is too long for an epoch."""
         limit = self.settings.epoch_timeout
         if limit is None or seconds <= limit:
             return None
@@ -135,7 +135,7 @@ class Faults:
             raise NoResultError(f"{SAME_FAILURES} trials in a row failed alike, the last is {trial.number}: {reason}")
 
     def _shrink(self, trial: Trial, reason: str) -> bool:
-        """Let a trial go on with micro-batches of half the size, as long as they hold enough images."""
+        """Continue a trial with micro-batches of half the size, as long as they hold enough images."""
         config = trial.candidate.config
         parts = parts_after(config, trial.micro_batches)
         if parts is None:

@@ -74,7 +74,7 @@ class PretrainingJobs:
     """Trials whose networks are not there yet."""
 
     wanted: dict[str, Backbone] = field(default_factory=dict)
-    """Networks that nobody of this process makes yet, in the order in which they were asked for."""
+    """Networks that this process does not make yet, in the order of the requests."""
 
     making: dict[int, _Making] = field(default_factory=dict)
     """By number."""
@@ -178,7 +178,7 @@ class PretrainingJobs:
         return True
 
     def enforce_time_limit(self) -> None:
-        """End the worker of a pretraining that hangs; it goes on elsewhere from its last checkpoint."""
+        """End the worker of a pretraining that hangs; it resumes elsewhere from its last checkpoint."""
         for number, each in list(self.making.items()):
             if each.is_running:
                 reason = self.faults.over_epoch_time(self.executor.clock() - each.heard_at)
@@ -192,7 +192,7 @@ class PretrainingJobs:
                 self.executor.stop(number)
 
     def close(self) -> None:
-        """Let other processes go on with what is not finished."""
+        """Let other processes finish what is not finished."""
         for each in self.making.values():
             each.lock.release()
         self.making.clear()
@@ -270,7 +270,7 @@ class PretrainingJobs:
             self.context.say(f"pretraining {making.backbone.what}: {reason}; it resumes from its last checkpoint")
 
     def _shrink(self, making: _Making) -> bool:
-        """Let a pretraining go on with smaller micro-batches, where its loss allows them."""
+        """Continue a pretraining with smaller micro-batches, if its loss allows them."""
         parts = parts_after(making.backbone.config, making.micro_batches)
         if parts is None:
             return False
@@ -328,7 +328,7 @@ class PretrainingJobs:
         for each in needed:
             if each.key not in self.used:
                 self.used[each.key] = each
-                if self._facts().get(each.key, {}).get("state") != "made":
+                if self._known_backbones().get(each.key, {}).get("state") != "made":
                     self._set(each.key, each.fact(state="made", sha256=self.store.finish(each.key)))
 
     def _note(self, making: _Making, *, state: str, force: bool = False, **more: str) -> None:
@@ -339,9 +339,9 @@ class PretrainingJobs:
             self._set(making.backbone.key, known)
 
     def _set(self, key: str, known: KnownBackbone) -> None:
-        self.context.record.set_fact("backbones", {**self._facts(), key: known})
+        self.context.record.set_fact("backbones", {**self._known_backbones(), key: known})
 
-    def _facts(self) -> Mapping[str, KnownBackbone]:
+    def _known_backbones(self) -> Mapping[str, KnownBackbone]:
         return self.context.record.facts.get("backbones", {})
 
     def _say_once(self, about: str, text: str) -> None:

@@ -180,7 +180,7 @@ class Search:
 
     @property
     def num_wanted(self) -> int:
-        """How many trials there will be: those of `study.trials`, and those that somebody asked for."""
+        """How many trials there will be: those of `study.trials`, and the requested ones."""
         return self.settings.trials + self.record.num_requested
 
     def _fill_slots(self) -> None:
@@ -362,7 +362,7 @@ class Search:
         return True
 
     def _enforce_time_limits(self) -> None:
-        """End what takes too long: the trial, or the worker that it hangs on, from which it goes on elsewhere."""
+        """End what takes too long: the trial, or the worker on which it hangs; it then resumes elsewhere."""
         for trial in list(self.working.values()):
             seconds = self.clock.now() - self.heard_at[trial.number]
             final = self.faults.over_trial_time(trial, seconds)

@@ -1,7 +1,7 @@
 """What a trial needs next: to train to its milestone, to be scored, timed and drawn there, and then a decision.
 
 ```
-TRAIN ──> SCORE ──> TIME ──> DRAW ──> DECIDE ──> TRAIN (it goes on, or is promoted later), or its end
+TRAIN ──> SCORE ──> TIME ──> DRAW ──> DECIDE ──> TRAIN (it continues, or is promoted later), or its end
 ```
 
 A trial passes the stages that its study asks for and skips the others. Its stage follows from what is recorded of it,

@@ -26,6 +26,8 @@ from imgcls_search.study.record import Record, load
 FACTS: Final[Mapping[str, Literal["data_root", "data_file"]]] = {"root": "data_root", "file": "data_file"}
 """The facts that say in which folder, and in which table, the images of a study were last found."""
 
+UNLABELED = "unlabeled.folder.root"
+
 
 def load_with_images(files: StudyFiles, data: Component | None = None) -> Record:
     """Open a study for a job that reads its images; its configurations name the folder in which they are now.
@@ -41,20 +43,27 @@ def load_with_images(files: StudyFiles, data: Component | None = None) -> Record
     if record.trials:
         known = record.trials[0].candidate.config
         latest = {name: record.facts[fact] for name, fact in FACTS.items() if fact in record.facts}
-        move(record, known.moved(_place(known, latest, data, f"study {files.name!r}")))
+        move(
+            record,
+            known.moved(_place(known, latest, data, f"study {files.name!r}")),
+            unlabeled=_unlabeled_place(record),
+        )
     return record
 
 
-def move(record: Record, config: TrialConfig) -> None:
-    """Let the configurations of all trials name the place of a configuration's images; the database stays as it is."""
+def move(record: Record, config: TrialConfig, *, unlabeled: str | None = None) -> None:
+    """Let the configurations of all trials name the place of a configuration's images; the database stays as it is.
+
+    Images to pretrain on are in the folder `unlabeled`, or else where the configuration says.
+    """
     if "data" not in config.tree:
         return
     place = config.component("data").args
-    unlabeled = config.tree.get("unlabeled", {}).get("folder")
+    unlabeled = unlabeled or _unlabeled_root(config)
     for trial in record.trials:
         moved = trial.candidate.config.moved(place)
         if unlabeled is not None:
-            moved = moved.pretraining_on(unlabeled["root"])
+            moved = moved.pretraining_on(unlabeled)
         if moved is not trial.candidate.config:
             trial.candidate = replace(trial.candidate, config=moved)
 
@@ -69,11 +78,34 @@ def moved(config: TrialConfig, data: Component | None, owner: str) -> TrialConfi
     return config.moved(_place(config, {}, data, owner))
 
 
-def note_place(record: Record, component: Component) -> None:
+def note_place(record: Record, config: TrialConfig) -> None:
     """Remember in a study where its images were found, for the jobs that come after."""
-    for name, place in _located(component).items():
+    for name, place in _located(config.component("data")).items():
         if record.facts.get(FACTS[name]) != place:
             record.set_fact(FACTS[name], place)
+    root = _unlabeled_root(config)
+    if root is not None and record.facts.get("unlabeled_root") != (place := _absolute(root, UNLABELED)):
+        record.set_fact("unlabeled_root", place)
+
+
+def _unlabeled_root(config: TrialConfig) -> str | None:
+    """Return the folder of images to pretrain on that a configuration names."""
+    folder = config.tree.get("unlabeled", {}).get("folder")
+    return None if folder is None else str(folder["root"])
+
+
+def _unlabeled_place(record: Record) -> str | None:
+    """Return where the images to pretrain on were last found, where that is another place than was written."""
+    latest = record.facts.get("unlabeled_root")
+    written = next(filter(None, (_unlabeled_root(trial.candidate.config) for trial in record.trials)), None)
+    if latest is None or written is None:
+        return None
+    try:
+        is_there = Path(_absolute(written, UNLABELED)).is_dir() and not Path(latest).is_dir()
+    except UserError:
+        # It names a variable that is not set any more.
+        return latest
+    return None if is_there else latest
 
 
 def written_root(record: Record) -> str | None:
@@ -127,13 +159,17 @@ def _place(config: TrialConfig, latest: Mapping[str, str], data: Component | Non
 def _located(component: Component) -> dict[str, str]:
     """Return the absolute paths of a data set's folder and table, links and all; nothing where it needs none."""
     found = {
-        name: os.path.abspath(expand_path(component.args[name], f"{component.path}.{name}"))  # noqa: PTH100
+        name: _absolute(component.args[name], f"{component.path}.{name}")
         for name in FACTS
         if component.args.get(name) is not None
     }
     if "file" in found:
         found.setdefault("root", str(Path(found["file"]).parent))
     return found
+
+
+def _absolute(path: str, where: str) -> str:
+    return os.path.abspath(expand_path(path, where))  # noqa: PTH100
 
 
 def _are_there(places: Mapping[str, str]) -> bool:

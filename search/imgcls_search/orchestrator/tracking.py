@@ -128,7 +128,7 @@ class Telling:
     """A watcher that passes on what it sees, and tells trackers what has changed in the study."""
 
     def __init__(self, watcher: Watcher, couriers: list[Courier], named: tuple[str, ...]) -> None:
-        """`named` are the metrics of objectives and limits, which are told also where they are of one class."""
+        """`named` are the metrics of objectives and limits, which are logged also if they are of one class."""
         self.watcher, self.couriers, self.named = watcher, couriers, named
         self.begun: set[int] = set()
         """Trials that the trackers were told of."""

@@ -1,4 +1,4 @@
-"""The next trial: a new one, drawn and measured before a worker is free, or a paused one that goes on instead."""
+"""The next trial: a new one, drawn and measured before a worker is free, or a paused one that is resumed instead."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ class Upcoming:
         self.is_exhausted = True
 
     def _draw_asked(self) -> Generator[None, None, bool]:
-        """Make the next trial of what somebody asked for; False where nobody did, or it cannot be tried."""
+        """Make the next trial from a request; False if there is none, or it cannot be tried."""
         # The space's own start settings are known by their place among the trials.
         if self._is_wanted() and len(self.record.trials) < len(self.context.space.start):
             return False

@@ -52,7 +52,7 @@ def of_config(
 ) -> dict[str, WeightsFact]:
     """Return the file that a configuration would start from now; nothing where there is none.
 
-    `say` is told where it was trained on images of another size.
+    `say` gets a note if it was trained on images of another size.
 
     Raises:
         CheckpointError: the weights cannot be fetched or read.

@@ -1,6 +1,6 @@
 """The leaves of a space: a value that is given, or one of three kinds that are searched.
 
-A node does not know its path: it is told, so that one name serves YAML, Optuna and the configuration.
+A node does not know its path but gets it, so that one name serves YAML, Optuna and the configuration.
 """
 
 from __future__ import annotations

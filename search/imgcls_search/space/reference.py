@@ -56,7 +56,7 @@ def sections(found: Sequence[Setting]) -> list[str]:
     return list(dict.fromkeys(one["path"].partition(".")[0] for one in found))
 
 
-def facts(setting: Setting) -> str:
+def in_one_line(setting: Setting) -> str:
     """Return what is allowed and the default in one line: `int >= 1; default: 4; worth searching: {int: [2, 8]}`."""
     if setting["kind"] in ("option", "metric"):
         return setting["allowed"]

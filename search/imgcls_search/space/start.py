@@ -110,7 +110,7 @@ class _Setting:
 
 
 def _named_first(entry: MapNode, known: dict[str, _Known]) -> list[tuple[str, YamlNode]]:
-    # What names a branch is read before what implies one, so that a contradiction is told of the latter; of two
+    # What names a branch is read before what implies one, so that a contradiction is reported for the latter; of two
     # nested components the outer one has the shorter path.
     def rank(item: tuple[str, YamlNode]) -> tuple[bool, int]:
         key = item[0]

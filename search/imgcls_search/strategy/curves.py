@@ -36,13 +36,13 @@ FEWEST_TRIALS = 8
 """As many must have come to an epoch before a draw may learn from that and later ones alone."""
 
 STEP = 0.1
-"""How far neighbours are moved: a share of a number's range, and the probability that a choice is drawn anew."""
+"""How far neighbours are moved: a share of a number's range, and the probability that a choice is drawn again."""
 
 EXPECTED_SHARE = 0.5
 """Share of the random configurations that are those of which earlier studies expect most."""
 
 EVEN_ONE_IN = 4
-"""One racer of so many is spread evenly."""
+"""One racer of this many is spread evenly."""
 
 BELOW_ONE = 1 - 1e-9
 """The largest coordinate of a point."""

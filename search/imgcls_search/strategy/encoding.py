@@ -82,7 +82,7 @@ def _columns(parameter: Parameter, us: Array) -> list[Array]:
 
 
 def _stretches(us: Array, count: int) -> Array:
-    """Return which of so many equal parts of the range each coordinate lies in; NaN stays."""
+    """Return in which of `count` equal parts of the range each coordinate is; NaN stays."""
     import numpy as np
 
     return np.minimum(np.floor(us * count), count - 1)

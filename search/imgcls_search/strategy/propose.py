@@ -31,7 +31,7 @@ LEAST_FIT = 0.02
 """The share of all draws that must be fit, looked at after `MOST_DRAWS`: a search is no way to find the few others."""
 
 NOVEL_TRIALS = 3
-"""Every second trial of a study that grew takes a new value of a choice until so many have tried it: samplers that
+"""Every second trial of a study that grew takes a new value of a choice until this many have tried it: samplers that
 have seen hundreds of trials without it give it next to no chance."""
 
 REPEATED_FIT = "the same fit as an earlier trial"
@@ -76,7 +76,7 @@ class Proposer:
         self.novel = [{**when[path], path: value} for path, value in novel if path in when]
         self.ended: Ended = {}
         self.seen: set[TrialConfig] = set()
-        """What the trials are in essence; in a large study a set made anew takes long."""
+        """What the trials are in essence; in a large study it takes long to build this set again."""
         self.num_seen = 0
         combinations = space.num_combinations()
         self.is_countable = combinations is not None and combinations <= MOST_COMBINATIONS

@@ -42,13 +42,13 @@ class Race:
         return self._look(trials)[1]
 
     def next(self, trials: Sequence[Trial], *, is_last_drawn: bool) -> tuple[Trial, int] | None:
-        """Return a racer that goes on, and how far; None where nobody does now."""
+        """Return a racer to continue, and how far; None if there is none now."""
         if len(trials) < self.size and not is_last_drawn:
             return None
         return self._look(trials)[0]
 
     def _look(self, trials: Sequence[Trial]) -> tuple[tuple[Trial, int] | None, bool]:
-        """Return a racer that goes on now, and whether any is still on its way to where racers are compared next."""
+        """Return a racer to continue now, and whether any is still training towards the next comparison."""
         left = self._racers(trials)
         for rung, following in zip(self.rungs, (*self.rungs[1:], self.epochs), strict=True):
             if any(not _has_arrived(trial, rung) for trial in left):
@@ -82,7 +82,7 @@ def races(trial: Trial) -> bool:
 
 
 def make_race(pruner: Pruner, size: int, sign: int) -> Race | None:
-    """Return the race of a search that begins with so many racers; None where trials cannot wait for each other."""
+    """Return the race of a search that begins with `size` racers; None if trials cannot wait for each other."""
     if not isinstance(pruner, Promoting) or not pruner.rungs or size < 2:
         return None
     return Race(rungs=pruner.rungs[:MOST_RUNGS], size=size, sign=sign, epochs=pruner.epochs)

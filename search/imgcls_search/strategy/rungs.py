@@ -155,7 +155,7 @@ def expected_epochs(pruner: Pruner, epochs: int) -> float:
 
 def _expected(rungs: Sequence[int], eta: int, epochs: int) -> float:
     steps = zip((0, *rungs), (*rungs, epochs), strict=True)
-    # Rungs beyond so many epochs do not count.
+    # Rungs beyond these epochs do not count.
     return sum(
         (min(until, epochs) - min(start, epochs)) / float(eta) ** passed for passed, (start, until) in enumerate(steps)
     )

@@ -30,7 +30,7 @@ class Sampler(Protocol):
 
 
 class OptunaSampler:
-    """Draws through one of Optuna's samplers, made anew for each draw with a seed of its own."""
+    """Draws through one of Optuna's samplers, made again for each draw with its own seed."""
 
     def __init__(self, make: Callable[[int], optuna.samplers.BaseSampler], *, keeps_state: bool = False) -> None:
         """`make` takes a seed; `keeps_state` is for samplers that leave notes on trials for later draws."""

@@ -97,7 +97,7 @@ def make(database: Path) -> RDBStorage:
 
 
 def open_storage(database: Path) -> RDBStorage:
-    """Open a database that exists; one that lies where nothing can be written is opened to be read.
+    """Open a database that exists; one in a place that cannot be written is opened for reading.
 
     Raises:
         StudyError: it is damaged, not Optuna's, of another version of Optuna, or cannot be opened.
@@ -284,7 +284,7 @@ def _sync(connection: sqlalchemy.Connection, mode: str) -> None:
 
 
 def _take_lock(connection: sqlalchemy.Connection) -> None:
-    """Begin a transaction that nobody can come between; wait for whoever holds the lock."""
+    """Begin a transaction that nobody can come between; wait for the holder of the lock."""
     deadline = time.monotonic() + LOCK_SECONDS
     connection.exec_driver_sql(f"PRAGMA busy_timeout={1000 * STEP_SECONDS:.0f}")
     try:

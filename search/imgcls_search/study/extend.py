@@ -2,7 +2,7 @@
 
 Optuna takes no other choices or scales in one study, and ranges stand beside each value. So all values are written
 again as the wider space has them. The study keeps its own row and the ids of its trials, so that a dashboard or a
-notebook that has it open goes on with it; what it was before is a copy in the same database.
+notebook that has it open continues with it; what it was before is a copy in the same database.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from optuna.distributions import (
     distribution_to_json,
     json_to_distribution,
 )
-from optuna.storages._rdb import models
 
 from imgcls_search.config import Scalar
 from imgcls_search.space import Parameter, Space
@@ -32,13 +31,9 @@ from imgcls_search.study.pour import copy_study_rows
 from imgcls_search.study.record import Record, load, to_json
 from imgcls_search.study.requests import KEY, asked_by_start
 from imgcls_search.study.settings import OF_POPULATION
+from imgcls_search.study.tables import FACTS, PARAMS, TRIALS, USER
 from imgcls_search.study.trial_attributes import freeze_rejections, strategy_of
 from imgcls_search.trial import Rejection, Trial
-
-_PARAMS: Any = models.TrialParamModel.__table__
-_TRIALS: Any = models.TrialModel.__table__
-_USER: Any = models.TrialUserAttributeModel.__table__
-_FACTS: Any = models.StudyUserAttributeModel.__table__
 
 
 def extend(files: StudyFiles, record: Record, space: Space, widening: Widening, old: Mapping[str, Any]) -> Record:
@@ -57,7 +52,7 @@ def extend(files: StudyFiles, record: Record, space: Space, widening: Widening, 
             return
         copy_study_rows(connection, study_id, files.kept_as(number))
         wider.write(connection, study_id)
-        upsert = record.rows.upserts[_FACTS]
+        upsert = record.rows.upserts[FACTS]
         # Others may have asked since the study was read.
         if known := record.rows.read_list(connection, KEY):
             facts["requests"] = [_in_wider(request, old, space) for request in known]
@@ -78,8 +73,8 @@ def _in_wider(request: Request, old: Mapping[str, Any], space: Space) -> Request
 
 
 def _is_done(connection: sqlalchemy.Connection, study_id: int, number: int) -> bool:
-    mine = (_FACTS.c.study_id == study_id) & (_FACTS.c.key == "extended")
-    text = connection.execute(sqlalchemy.select(_FACTS.c.value_json).where(mine)).scalar()
+    mine = (FACTS.c.study_id == study_id) & (FACTS.c.key == "extended")
+    text = connection.execute(sqlalchemy.select(FACTS.c.value_json).where(mine)).scalar()
     return text is not None and len(json.loads(text)) >= number
 
 
@@ -101,7 +96,7 @@ def _facts(
     }
     placed = known.get("placed_start", old.get("start", []))
     if widening.start and len(record.trials) > len(placed):
-        # Only the first are known by their place among the trials: the new ones are asked for.
+        # Only the first are known by their place among the trials: the new ones are requests.
         facts["placed_start"] = [dict(in_wider(entry, old, space)) for entry in placed]
         return facts, asked_by_start(widening.start)
     return facts, []
@@ -125,38 +120,38 @@ class _Wider:
 
     def write(self, connection: sqlalchemy.Connection, study_id: int) -> None:
         """Write all of it."""
-        ours = sqlalchemy.select(_TRIALS.c.trial_id).where(_TRIALS.c.study_id == study_id)
+        ours = sqlalchemy.select(TRIALS.c.trial_id).where(TRIALS.c.study_id == study_id)
         for path in self.distributions:
             self._rewrite(connection, ours, path)
         new = [row for trial in self.record.trials for row in self._new_params(trial)]
         if new:
-            connection.execute(_PARAMS.insert(), new)
+            connection.execute(PARAMS.insert(), new)
         attributes = [
             {"trial_id": self.record.ids[trial.number], "key": key, "value_json": json.dumps(value)}
             for trial in self.record.trials
             for key, value in self._attributes(trial).items()
         ]
         if attributes:
-            connection.execute(self.record.rows.upserts[_USER], attributes)
+            connection.execute(self.record.rows.upserts[USER], attributes)
 
     def _rewrite(self, connection: sqlalchemy.Connection, ours: Any, path: str) -> None:
         """Give the values at a path, those of other people's trials too, the wider distribution."""
-        here = (_PARAMS.c.param_name == path) & _PARAMS.c.trial_id.in_(ours)
-        known = sqlalchemy.select(_PARAMS.c.distribution_json).where(here).distinct()
+        here = (PARAMS.c.param_name == path) & PARAMS.c.trial_id.in_(ours)
+        known = sqlalchemy.select(PARAMS.c.distribution_json).where(here).distinct()
         now, text = self.distributions[path], self.texts[path]
         for before in connection.execute(known).scalars().all():
             if before == text:
                 continue
-            same = here & (_PARAMS.c.distribution_json == before)
+            same = here & (PARAMS.c.distribution_json == before)
             then = json_to_distribution(before)
             if not isinstance(then, CategoricalDistribution) and not isinstance(now, CategoricalDistribution):
-                connection.execute(_PARAMS.update().where(same).values(distribution_json=text))
+                connection.execute(PARAMS.update().where(same).values(distribution_json=text))
                 continue
-            values = connection.execute(sqlalchemy.select(_PARAMS.c.param_value).where(same).distinct())
+            values = connection.execute(sqlalchemy.select(PARAMS.c.param_value).where(same).distinct())
             for value in values.scalars().all():
                 if (moved := _moved(then, now, value)) is not None:
-                    one = same & (_PARAMS.c.param_value == value)
-                    connection.execute(_PARAMS.update().where(one).values(distribution_json=text, param_value=moved))
+                    one = same & (PARAMS.c.param_value == value)
+                    connection.execute(PARAMS.update().where(one).values(distribution_json=text, param_value=moved))
 
     def _new_params(self, trial: Trial) -> list[dict[str, Any]]:
         """Return rows of what was given to a trial and is searched now."""

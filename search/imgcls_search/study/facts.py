@@ -1,6 +1,6 @@
 """What a study says of itself as a whole: the values in its database, by name, each with the shape that it has there.
 
-`shape` compares what is loaded with these declarations, so that whoever reads a fact need not look again.
+`shape` compares what is loaded with these declarations, so that a reader of a fact need not check it again.
 """
 
 from __future__ import annotations
@@ -238,7 +238,7 @@ class StudyFacts(TypedDict, total=False):
     """The start settings that are its first trials, where more were added after them."""
 
     requests: list[Request]
-    """Settings that people asked for, to which other processes may add."""
+    """Settings that people requested, to which other processes may add."""
 
     merged: list[MergedFrom]
     """The studies that it was made of."""
@@ -260,6 +260,9 @@ class StudyFacts(TypedDict, total=False):
 
     data_file: str
     """The table in which they were last found."""
+
+    unlabeled_root: str
+    """The folder in which the images to pretrain on were last found; earlier versions noted none."""
 
     usage: UsageFact
     """Earlier versions measured none."""

@@ -59,7 +59,7 @@ class StudyFiles:
         Raises:
             UserError: what connects to it is not installed.
         """
-        # Imported when asked for: each takes a second with all that is beneath it.
+        # Imported when needed: each takes a second with all that is beneath it.
         if self.address is not None:
             from imgcls_search.study.postgres import PostgresStudy
 

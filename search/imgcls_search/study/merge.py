@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import sqlalchemy
-from optuna.storages._rdb import models
 
 from imgcls_search import atomic
 from imgcls_search.config import completed
@@ -24,12 +23,8 @@ from imgcls_search.study.pour import pour
 from imgcls_search.study.record import PLACE, Record, load
 from imgcls_search.study.rows import Rows
 from imgcls_search.study.settings import OF_POPULATION, is_free
+from imgcls_search.study.tables import FACTS, STUDIES, TRIALS, USER
 from imgcls_search.study.trial_attributes import strategy_of
-
-_STUDIES: Any = models.StudyModel.__table__
-_TRIALS: Any = models.TrialModel.__table__
-_USER: Any = models.TrialUserAttributeModel.__table__
-_FACTS: Any = models.StudyUserAttributeModel.__table__
 
 MAY_DIFFER = ("study.seed", "study.sampler", "study.pruner", "start")
 """What decides how a space is searched, and not what it is."""
@@ -66,7 +61,7 @@ def merge(sources: Sequence[StudyFiles], target: StudyFiles) -> list[MergedFrom]
             for place, (files, part) in enumerate(zip(sources, parts, strict=True)):
                 pour(files, storage.engine, draft, first=part["first"] if place else None)
             for files in sources:
-                # The sources are read without a lock: whoever began meanwhile may have written to one.
+                # The sources are read without a lock: a run that began meanwhile may have written to one.
                 _refuse_at_work(files)
             with storage.engine.begin() as connection:
                 _adapt(connection, storage.engine, draft, records, parts, target)
@@ -160,10 +155,15 @@ def _making(target: StudyFiles) -> Iterator[None]:
 
 
 def _clear(target: StudyFiles, *, is_new: bool) -> None:
-    left = [path for path in target.folder.iterdir() if path.name not in ("lock", "lock.pid")]
+    left = [path for path in target.folder.iterdir() if path.name not in ("lock", "lock.pid") and not _is_draft(path)]
     if left and not is_new and not (target.folder / MARK).exists():
         raise StudyError(f"{target.folder}: exists already; name another study with -o, or move that folder away")
     _remove(target.folder)
+
+
+def _is_draft(path: Path) -> bool:
+    """Tell whether a file is the mark as a killed merge was writing it."""
+    return path.name.startswith(f".{MARK}.") and path.name.endswith(atomic.SUFFIX)
 
 
 def _remove(folder: Path) -> None:
@@ -201,10 +201,10 @@ def _adapt(
     target: StudyFiles,
 ) -> None:
     """Write where each trial is from, and what the study says of itself."""
-    which = sqlalchemy.select(_STUDIES.c.study_id).where(_STUDIES.c.study_name == draft)
+    which = sqlalchemy.select(STUDIES.c.study_id).where(STUDIES.c.study_name == draft)
     study_id = connection.execute(which).scalar_one()
     upserts = Rows(engine, study_id).upserts
-    numbered = sqlalchemy.select(_TRIALS.c.number, _TRIALS.c.trial_id).where(_TRIALS.c.study_id == study_id)
+    numbered = sqlalchemy.select(TRIALS.c.number, TRIALS.c.trial_id).where(TRIALS.c.study_id == study_id)
     ids = dict(map(tuple, connection.execute(numbered)))
     poured = connection.execute(sqlalchemy.select(sqlalchemy.func.count()).select_from(numbered.subquery())).scalar()
     if not poured == len(ids) == sum(part["trials"] for part in parts):
@@ -217,13 +217,13 @@ def _adapt(
             for key, value in _attributes(record, number, part, target, before).items()
         ]
         if rows:
-            connection.execute(upserts[_USER], rows)
+            connection.execute(upserts[USER], rows)
         before += len(record.trials)
     facts = _facts(records, parts, target)
-    known = (_FACTS.c.study_id == study_id) & _FACTS.c.key.not_in([*facts])
-    connection.execute(_FACTS.delete().where(known))
+    known = (FACTS.c.study_id == study_id) & FACTS.c.key.not_in([*facts])
+    connection.execute(FACTS.delete().where(known))
     rows = [{"study_id": study_id, "key": key, "value_json": json.dumps(value)} for key, value in facts.items()]
-    connection.execute(upserts[_FACTS], rows)
+    connection.execute(upserts[FACTS], rows)
 
 
 def _attributes(record: Record, number: int, part: MergedFrom, target: StudyFiles, before: int) -> Mapping[str, Any]:

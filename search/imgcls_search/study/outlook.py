@@ -19,7 +19,7 @@ class Outlook:
 
     metric: str
     trials: int
-    """Ended trials that this is told from."""
+    """Ended trials that this is computed from."""
 
     gain: float
     """The most that as many again are likely to add to the best value, in the metric's own unit."""

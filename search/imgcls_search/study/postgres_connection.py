@@ -17,7 +17,7 @@ from imgcls_search.study.address import Address
 from imgcls_search.study.database import SAFE, Remedies
 
 ANSWER_SECONDS = 30.0
-"""How long an answer is waited for before the connection counts as lost, whatever lies between here and the server."""
+"""How long an answer is waited for before the connection counts as lost, whatever is between here and the server."""
 
 REMEDIES: Remedies = (
     ("password", "give the right one in PGPASSWORD, ~/.pgpass or the address"),
@@ -69,7 +69,7 @@ def _options(address: Address, task: str) -> dict[str, Any]:
 
 
 def make_engine(address: Address, task: str = LOOKING, **settings: Any) -> sqlalchemy.Engine:
-    """Return what connects to a database; the server shows the task to whoever asks who holds a study."""
+    """Return what connects to a database; the server shows the task to a process that asks who holds a study."""
     # The pool looks whether a connection that lay idle still works before it gives it out.
     engine = sqlalchemy.create_engine(
         address.url(), pool_pre_ping=True, connect_args=_options(address, task), hide_parameters=True, **settings

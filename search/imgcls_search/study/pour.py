@@ -12,23 +12,10 @@ import sqlalchemy
 from optuna.storages._rdb import models
 
 from imgcls_search.study.files import StudyFiles
+from imgcls_search.study.tables import FACTS, NOTES, PARAMS, STEPS, STUDIES, SYSTEM, TRIALS, USER, VALUES
 
-_STUDIES: Any = models.StudyModel.__table__
-_TRIALS: Any = models.TrialModel.__table__
-_NOTES: Any = models.StudySystemAttributeModel.__table__
-
-_OF_STUDY: tuple[Any, ...] = (
-    models.StudyDirectionModel.__table__,
-    models.StudyUserAttributeModel.__table__,
-    _NOTES,
-)
-_OF_TRIALS: tuple[Any, ...] = (
-    models.TrialParamModel.__table__,
-    models.TrialValueModel.__table__,
-    models.TrialIntermediateValueModel.__table__,
-    models.TrialUserAttributeModel.__table__,
-    models.TrialSystemAttributeModel.__table__,
-)
+_OF_STUDY: tuple[Any, ...] = (models.StudyDirectionModel.__table__, FACTS, NOTES)
+_OF_TRIALS: tuple[Any, ...] = (PARAMS, VALUES, STEPS, USER, SYSTEM)
 
 BLOCK = 2000
 """Rows that are held and written at a time."""
@@ -55,16 +42,16 @@ def pour(files: StudyFiles, target: sqlalchemy.Engine, name: str, *, first: int 
 
             def write_trials(rows: list[dict[str, Any]]) -> None:
                 bare = [{key: value for key, value in row.items() if key != "trial_id"} for row in rows]
-                adding = _TRIALS.insert().returning(_TRIALS.c.trial_id, sort_by_parameter_order=True)
+                adding = TRIALS.insert().returning(TRIALS.c.trial_id, sort_by_parameter_order=True)
                 ids.update(zip((row["trial_id"] for row in rows), theirs.execute(adding, bare).scalars(), strict=True))
 
-            in_study = _TRIALS.c.study_id == old
+            in_study = TRIALS.c.study_id == old
             moved = {"study_id": lambda _: new, "number": lambda number: number + (first or 0)}
-            _carry(ours, _TRIALS, in_study, moved, write_trials, keeps_key=True)
-            of_trials = sqlalchemy.select(_TRIALS.c.trial_id).where(in_study)
+            _carry(ours, TRIALS, in_study, moved, write_trials, keeps_key=True)
+            of_trials = sqlalchemy.select(TRIALS.c.trial_id).where(in_study)
             for table in _OF_STUDY if first is None else ():
                 changes: dict[str, Callable[[Any], Any]] = {"study_id": lambda _: new}
-                if table is _NOTES:
+                if table is NOTES:
                     changes["key"] = lambda key: _OF_TRIAL.sub(lambda it: f"dashboard:{ids.get(int(it[1]))}:", key)
                 _carry(ours, table, table.c.study_id == old, changes, _writing(theirs, table))
             for table in _OF_TRIALS:
@@ -85,7 +72,7 @@ def earlier_states(files: StudyFiles) -> list[StudyFiles]:
     storage = files.store.open()
     try:
         with files.store.access.reading(storage.engine) as connection:
-            names = set(connection.execute(sqlalchemy.select(_STUDIES.c.study_name)).scalars())
+            names = set(connection.execute(sqlalchemy.select(STUDIES.c.study_name)).scalars())
     finally:
         storage.remove_session()
         storage.engine.dispose()
@@ -94,28 +81,28 @@ def earlier_states(files: StudyFiles) -> list[StudyFiles]:
 
 
 def _which(name: str) -> Any:
-    return sqlalchemy.select(_STUDIES.c.study_id).where(_STUDIES.c.study_name == name)
+    return sqlalchemy.select(STUDIES.c.study_id).where(STUDIES.c.study_name == name)
 
 
 def _adding(name: str) -> Any:
-    return _STUDIES.insert().values(study_name=name).returning(_STUDIES.c.study_id)
+    return STUDIES.insert().values(study_name=name).returning(STUDIES.c.study_id)
 
 
 def copy_study_rows(connection: sqlalchemy.Connection, old: int, name: str) -> None:
     """Copy a study within its database, in the transaction of a connection, to one of another name."""
     new = connection.execute(_adding(name)).scalar_one()
-    bare = [column for column in _TRIALS.c if column.name not in ("trial_id", "study_id")]
-    trials = sqlalchemy.select(sqlalchemy.literal(new), *bare).where(_TRIALS.c.study_id == old)
+    bare = [column for column in TRIALS.c if column.name not in ("trial_id", "study_id")]
+    trials = sqlalchemy.select(sqlalchemy.literal(new), *bare).where(TRIALS.c.study_id == old)
     names = ["study_id", *(column.name for column in bare)]
-    connection.execute(_TRIALS.insert().from_select(names, trials.order_by(_TRIALS.c.trial_id)))
-    theirs, ours = _TRIALS.alias("theirs"), _TRIALS.alias("ours")
+    connection.execute(TRIALS.insert().from_select(names, trials.order_by(TRIALS.c.trial_id)))
+    theirs, ours = TRIALS.alias("theirs"), TRIALS.alias("ours")
     same = (theirs.c.study_id == old) & (ours.c.study_id == new) & (ours.c.number == theirs.c.number)
     ids = dict(map(tuple, connection.execute(sqlalchemy.select(theirs.c.trial_id, ours.c.trial_id).where(same))))
     for table in _OF_STUDY:
         columns = [column for column in table.c if column.name not in (*table.primary_key.columns.keys(), "study_id")]
         rows = connection.execute(sqlalchemy.select(*columns).where(table.c.study_id == old)).mappings().all()
         copied = [{**row, "study_id": new} for row in rows]
-        if table is _NOTES:
+        if table is NOTES:
             for row in copied:
                 row["key"] = _OF_TRIAL.sub(lambda it: f"dashboard:{ids.get(int(it[1]))}:", row["key"])
         if copied:

@@ -60,7 +60,7 @@ class Record(StoredFacts):
         """Trials that no search made, by number."""
         self.last_id = -1
         self.num_requested = 0
-        """Trials that somebody asked for, beyond those that the search draws."""
+        """Trials that people requested, beyond those that the search draws."""
         self.placed: dict[int, int] = {}
         """How many had begun before trials that had waited, by number."""
         for frozen in rows.read():
@@ -85,7 +85,7 @@ class Record(StoredFacts):
 
     @property
     def num_drawn(self) -> int:
-        """How many of its trials count for `study.trials`: all but those that somebody asked for."""
+        """How many of its trials count for `study.trials`: all but the requested ones."""
         return len(self.trials) - self.num_requested
 
     def look_again(self) -> None:
@@ -224,8 +224,8 @@ class Record(StoredFacts):
 def create(files: StudyFiles, objectives: Sequence[tuple[str, str]], facts: StudyFacts) -> Record:
     """Create a study with its facts.
 
-    It is made in a file or under a name of its own and moved into place when whole: whoever finds a study finds all of
-    it, and nobody who looks too early makes tables in it.
+    It is made in a file or under a name of its own and moved into place when whole: a process that finds a study finds
+    all of it, and one that looks too early makes no tables in it.
 
     Raises:
         StudyError: the database cannot be created.

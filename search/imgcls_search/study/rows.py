@@ -1,6 +1,6 @@
 """What a search writes down, each step in one transaction, in Optuna's own tables.
 
-Optuna's storage takes a transaction for every attribute, value and state, and looks a trial up anew for each; together
+Optuna's storage takes a transaction for every attribute, value and state, and looks a trial up again for each; together
 they cost more than the decisions that they record. What is written here reads the same to Optuna; the tests hold it to
 what Optuna itself writes.
 """
@@ -62,7 +62,7 @@ class Rows:
 
         With `after` only trials of a higher id are read: those that were added since.
 
-        Optuna's own reading parses every distribution of every trial anew and takes several times as long.
+        Optuna's own reading parses every distribution of every trial again and takes several times as long.
 
         Raises:
             StudyError: the database cannot be read.
@@ -216,7 +216,7 @@ class Rows:
         self._replace(FACTS, [row])
 
     def append_fact(self, name: str, entry: Mapping[str, Any]) -> list[Any]:
-        """Add an entry to a list that is an attribute of the study, whoever else adds to it, and return the list.
+        """Add an entry to a list that is an attribute of the study, also while others add to it, and return the list.
 
         Raises:
             StudyError: the database cannot be written, or the attribute is no list.

@@ -114,6 +114,6 @@ OF_POPULATION = ("cmaes", "nsga2")
 
 def is_free(path: str) -> bool:
     """Tell whether a setting may differ from one run of a study to the next."""
-    # A folder of images may move; whether the images are the same is told by their fingerprint.
+    # A folder of images may move; their fingerprint shows whether the images are the same.
     is_place = path.startswith("data.") and path.endswith((".root", ".file", ".download"))
     return path in (*FREE_TO_CHANGE, "unlabeled.folder.root") or is_place

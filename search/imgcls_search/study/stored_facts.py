@@ -94,7 +94,7 @@ class StoredFacts:
     def set_fact(self, name: Literal["ablation"], value: Ablation) -> None: ...
 
     @overload
-    def set_fact(self, name: Literal["data_root", "data_file", "known_as"], value: str) -> None: ...
+    def set_fact(self, name: Literal["data_root", "data_file", "unlabeled_root", "known_as"], value: str) -> None: ...
 
     @overload
     def set_fact(self, name: Literal["code"], value: dict[str, CodeFact]) -> None: ...
@@ -126,6 +126,7 @@ class StoredFacts:
             "usage",
             "data_root",
             "data_file",
+            "unlabeled_root",
             "known_as",
         ],
         value: Any,

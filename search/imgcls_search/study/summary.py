@@ -98,7 +98,7 @@ class Summary(TypedDict):
     test_openings: list[Opening]
     others: list[OtherTrial]
     requests: list[Request]
-    """Settings that somebody asked for and no run has tried yet."""
+    """Requested settings that no run has tried yet."""
 
     runs: list[Run]
     usage: UsageSummary | None

@@ -14,7 +14,7 @@ Settings = Mapping[str, Any]
 
 
 class Client(Protocol):
-    """One tracker. A run is what the tracker calls a trial; its name is known to the tracker, whoever asks again."""
+    """One tracker. A run is what the tracker calls a trial; the tracker knows it by its name in later calls."""
 
     def begin(self, trial: TrialBegan, known: str | None) -> str:
         """Open the run of a trial, a new one unless its name is `known`; return its name."""
@@ -79,7 +79,7 @@ class MLflowClient:
     """Runs below the study's, as MLflow's own page nests them."""
 
     def __init__(self, settings: Settings, study: StudyFacts) -> None:
-        # Whoever waits for a server that is away waits here; a failed call is made again later.
+        # A client waits here for a server that is away; a failed call is made again later.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         from mlflow import MlflowClient
@@ -136,7 +136,7 @@ class MLflowClient:
         from mlflow.entities import Metric, Param
 
         now = int(1000 * time.time())
-        # A call takes so many of each at most.
+        # A call takes at most this many of each.
         given = [Param(_plain(name), str(value)[:6_000]) for name, value in (params or {}).items()]
         measured = [Metric(_plain(name), float(value), now, step) for name, value in (metrics or {}).items()]
         for start in range(0, max(len(given), len(measured)), 100):

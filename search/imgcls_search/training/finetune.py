@@ -43,7 +43,7 @@ def hold(parts: tuple[str, ...], recipe: Finetune) -> Hold:
     """Return what freezes parts of a model for as long as the recipe says.
 
     A frozen part is in evaluation mode: its running statistics and its dropout rest too. Of a frozen backbone that is
-    all but the head, also where stages are told as parameters, and so its features are the same in every epoch.
+    all but the head, also if stages are given as parameters, and so its features are the same in every epoch.
     """
 
     def apply(model: nn.Module, epoch: int) -> None:

@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 
 class GroupLostError(BaseException):
-    """Another device of the group is gone; no failure of the training, which goes on with other processes."""
+    """Another device of the group is gone; no failure of the training, which continues with other processes."""
 
 
 def _together(exchange: Callable[P, T]) -> Callable[P, T]:

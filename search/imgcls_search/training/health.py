@@ -27,7 +27,7 @@ RANDOM = "random_probe_accuracy"
 SPREAD, RANK = "spread", "effective_rank"
 
 COLLAPSED_EPOCHS, GROWTH = 3, 0.01
-"""Projections nearer to each other than `LEAST_SPREAD` for so many epochs have collapsed, unless they move apart by
+"""Projections nearer to each other than `LEAST_SPREAD` for this many epochs have collapsed, unless they move apart by
 `GROWTH`: those of a network that has just begun are near to each other too."""
 
 MEASUREMENTS = 20
@@ -95,7 +95,7 @@ class Health:
 
 
 def chosen(labels: Labels, most: int) -> npt.NDArray[np.int64]:
-    """Return the numbers of at most so many images, the same in each training."""
+    """Return the numbers of at most this many images, the same in each training."""
     drawn = np.random.RandomState(0).permutation(len(labels))[:most]
     numbers: npt.NDArray[np.int64] = np.sort(drawn).astype(np.int64)
     return numbers

@@ -82,7 +82,7 @@ class ImageSet:
         # Indexing copies from the mapped file, so that no process holds the whole set.
         pixels = torch.from_numpy(self.pixels[index.numpy()])
         labels = torch.from_numpy(np.asarray(self.labels)[index.numpy()])
-        # Only from pinned memory does a copy go on while the host goes on.
+        # Only from pinned memory does a copy run while the host works.
         return (pixels.pin_memory(), labels.pin_memory()) if self._is_cuda else (pixels, labels)
 
     def _send(self, values: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ class FeatureSet(ImageSet):
 
 
 def _rounds(members: Tensor, count: int) -> Tensor:
-    """Return so many of the members in random order, each again only after all others."""
+    """Return `count` of the members in random order, each again only after all others."""
     rounds = [members[torch.randperm(len(members))] for _ in range(math.ceil(count / len(members)))]
     return torch.cat([members[:0], *rounds])[:count]
 

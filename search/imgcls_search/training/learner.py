@@ -71,7 +71,7 @@ def projector(features: int, widths: Sequence[int]) -> nn.Sequential:
 
 
 class Contrast(nn.Module):
-    """NT-Xent (Chen et al. 2020): the other view of an image is told from all views of the other images of a batch."""
+    """NT-Xent (Chen et al. 2020): find the other view of an image among all views of the other images of a batch."""
 
     def __init__(self, temperature: float) -> None:
         super().__init__()

@@ -51,6 +51,7 @@ def fit(
         shown, asked_of = (train, validation) if phase is None else phase.sets(session.epoch)
         measured = {}
         if session.epoch == 0:
+            session.whiten(shown)
             session.fit_head()
             measured = session.observe(session.deployed, 0, wanted) if session.observe is not None else {}
         is_fit_only = phase is not None and phase.is_fit_only

@@ -208,7 +208,7 @@ Of a share each loss is what the label costs where the image has it, times the s
 
 
 def build_loss(component: Component, *, class_counts: Sequence[int], images: int, classes: Sequence[str] = ()) -> Loss:
-    """Build the loss of a configuration, for a training split of so many images.
+    """Build the loss of a configuration, for a training split of `images` images.
 
     Raises:
         BuildError: it refuses an argument.

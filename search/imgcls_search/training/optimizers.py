@@ -69,6 +69,44 @@ def sgd(
     return SGD(groups(model, weight_decay), lr=lr, momentum=momentum, nesterov=nesterov, fused=True)
 
 
+def scaled_sgd(
+    *,
+    model: nn.Module,
+    lr: Annotated[
+        float, Arg("length of a step / the gradient, at its peak", gt=0, search="{float: [0.2, 20.0], log: true}")
+    ] = 1.0,
+    momentum: Annotated[
+        float, Arg("Nesterov momentum; steps are as long for any", ge=0, lt=1, search="{float: [0.6, 0.95]}")
+    ] = 0.85,
+    weight_decay: Annotated[
+        float,
+        Arg(
+            "share of the weights that a step at the peak takes off, whatever the learning rate and the momentum",
+            ge=0,
+            lt=1,
+            search="{float: [1e-4, 0.02], log: true}",
+        ),
+    ] = 0.002,
+    vector_lr_factor: Annotated[
+        float,
+        Arg("learning rate of biases and norms / that of the rest", gt=0, search="{choice: [1, 8, 64]}"),
+    ] = 1.0,
+) -> Optimizer:
+    """Build SGD whose rate, momentum and decay can be tuned apart (Page 2018; Jordan 2024).
+
+    Steps along constant gradients become 1 / (1 - momentum) times as long as without momentum; the rate is divided by
+    that, and the decay by the rate.
+    """
+    from torch.optim import SGD
+
+    length = 1 / (1 - momentum)
+    several = groups(model, weight_decay / lr)
+    for group in several:
+        is_vector = all(parameter.ndim <= 1 for parameter in group["params"])
+        group["lr"] = lr / length * (vector_lr_factor if is_vector else 1.0)
+    return SGD(several, lr=lr / length, momentum=momentum, nesterov=momentum > 0, fused=True)
+
+
 def muon(
     *,
     model: nn.Module,
@@ -197,6 +235,7 @@ OPTIMIZERS: Mapping[str, Callable[..., Optimizer]] = {
     "adamw": adamw,
     "adam": adam,
     "sgd": sgd,
+    "scaled_sgd": scaled_sgd,
     "muon": muon,
     "lion": lion,
     "schedule_free": schedule_free,
@@ -250,6 +289,21 @@ def cosine(
     return _with_warmup(factor, warmup_epochs)
 
 
+def linear(
+    *,
+    epochs: int,
+    warmup_epochs: WarmupEpochs = 0.0,
+    final: Annotated[float, Arg("learning rate at the end / at the peak", ge=0, le=1)] = 0.0,
+) -> Schedule:
+    """Rise to the peak during warm-up, then fall along a straight line."""
+
+    def factor(progress: float) -> float:
+        done = (progress - warmup_epochs) / max(epochs - warmup_epochs, 1e-9)
+        return 1 - (1 - final) * min(done, 1.0)
+
+    return _with_warmup(factor, warmup_epochs)
+
+
 def constant(*, epochs: int, warmup_epochs: WarmupEpochs = 0.0) -> Schedule:
     """Rise to the peak during warm-up, then stay."""
     return _with_warmup(lambda progress: 1.0, warmup_epochs)
@@ -271,7 +325,12 @@ def step(
 Schedule = Callable[[float], float]
 """Epochs done (a fraction within an epoch) -> factor on the learning rate."""
 
-SCHEDULES: Mapping[str, Callable[..., Schedule]] = {"cosine": cosine, "constant": constant, "step": step}
+SCHEDULES: Mapping[str, Callable[..., Schedule]] = {
+    "cosine": cosine,
+    "linear": linear,
+    "constant": constant,
+    "step": step,
+}
 """Builders take the number of `epochs`."""
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
 
 from imgcls_search.errors import BuildError
 from imgcls_search.protocol import FEWEST_IMAGES
@@ -41,8 +41,12 @@ class Training:
         Arg("auto: bf16 or fp16 on a CUDA device, fp32 elsewhere", fixed=True),
     ] = "auto"
     compile: Annotated[
-        Literal["auto"] | bool,
-        Arg("torch.compile; auto: on a CUDA device where a trial is long enough to pay for compiling", fixed=True),
+        Literal["auto", "reduce_overhead"] | bool,
+        Arg(
+            "torch.compile; auto: on a CUDA device where a trial is long enough to pay for compiling; reduce_overhead: "
+            "with CUDA graphs, for small networks on a GPU",
+            fixed=True,
+        ),
     ] = "auto"
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], Arg("auto: cuda, else mps, else cpu", fixed=True)] = "auto"
     devices: Annotated[
@@ -61,6 +65,8 @@ class Training:
             fixed=True,
         ),
     ] = "sync"
+    resolution: Mapping[str, Any] = field(default_factory=lambda: {"full": {}})
+    """The sizes of the images, a component: see `training.resolution`."""
 
     def problem_of_average(self) -> str | None:
         """Return what is wrong with the averages of the weights, None for nothing."""
@@ -82,7 +88,7 @@ def check_devices(recipe: Training) -> None:
     told = f"with training.devices: {recipe.devices}"
     if recipe.device == "mps":
         raise BuildError("training.device", f"mps is one device and cannot be used {told}; allowed: cpu, cuda")
-    if recipe.compile is True:
+    if recipe.compile not in ("auto", False):
         raise BuildError("training.compile", f"a compiled network exchanges nothing {told}; allowed: auto, false")
     is_local = recipe.batch_norm == "local"
     if recipe.devices == "auto":

@@ -12,13 +12,16 @@ from torch.optim import Optimizer
 
 from imgcls_search.data import Augment, Mix, mix_nothing
 from imgcls_search.training.average import Average, equal, exponential
+from imgcls_search.training.device import compiled
 from imgcls_search.training.finetune import Hold, hold_nothing
 from imgcls_search.training.group import Group
-from imgcls_search.training.images import FeatureSet
+from imgcls_search.training.images import FeatureSet, ImageSet
 from imgcls_search.training.losses import Loss
 from imgcls_search.training.metrics import Wanted
 from imgcls_search.training.optimizers import Schedule
 from imgcls_search.training.recipe import Training
+from imgcls_search.training.resolution import Shrinking
+from imgcls_search.training.whitening import whiten
 
 Observe = Callable[[nn.Module, int, Wanted | None], dict[str, float]]
 """Measures a model after an epoch, counted from 1, and before the first one, 0."""
@@ -53,7 +56,7 @@ class Session:
     optimizer: Optimizer
     schedule: Schedule
     loss: Loss
-    augment: Augment
+    augment: Augment | Shrinking
     recipe: Training
     device: str
     precision: str
@@ -83,7 +86,7 @@ class Session:
         blend = exponential(self.recipe.ema) if self.recipe.ema > 0 else equal() if self.recipe.swa > 0 else None
         self.average = Average(self.model, blend) if blend is not None else None
         self.scaler = torch.amp.GradScaler(enabled=self.precision == "fp16")
-        self.forward = torch.compile(self.model) if self.is_compiled else self.model
+        self.forward = compiled(self.model, self.recipe.compile) if self.is_compiled else self.model
         self.peak_rates = [group["lr"] for group in self.optimizer.param_groups]
 
     @property
@@ -99,6 +102,10 @@ class Session:
     def in_head_phase(self) -> HeadPhase | None:
         """Return the phase of the next epoch if only the head learns in it, from features."""
         return self.head_phase if self.head_phase is not None and self.epoch < self.head_phase.epochs else None
+
+    def whiten(self, images: ImageSet) -> None:
+        """Fit first layers to the training images that are to be."""
+        whiten(images, self.model, *([self.average.module] if self.average is not None else []))
 
     def fit_head(self) -> None:
         """Give the head the weights that it is to start with."""

@@ -20,9 +20,9 @@ def is_loopback(host: str) -> bool:
 def is_ours(headers: Mapping[str, str], method: str, host: str) -> bool:
     """Tell whether a request is for a server that listens on `host`, and not from a page of another server's.
 
-    The page of a stranger could otherwise use a server through the browser of whoever looks at it: by a name that comes
-    to mean this machine (DNS rebinding), by sending forms here, or from another port of this machine. `headers` have
-    names in small letters.
+    Another website could otherwise use a server through the browser of a person who visits it: by a name that comes to
+    mean this machine (DNS rebinding), by sending forms here, or from another port of this machine. `headers` have
+    names in lower case.
     """
     return _is_our_name(headers.get("host", ""), host) and _is_from_itself(headers, method)
 

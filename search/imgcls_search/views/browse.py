@@ -99,7 +99,20 @@ def compare(root: Path, first: str, second: str, at: Address | None = None) -> d
     Raises:
         UserError: one names a trial and the other a study, or there is no such trial or study.
     """
-    (a, trial_a), (b, trial_b) = (_open(root, name, at) for name in (first, second))
+    return compare_opened((first, second), open_named(root, first, at), open_named(root, second, at))
+
+
+Opened = tuple[Record, Trial | None]
+"""A study, and one of its trials, or None for the study itself."""
+
+
+def compare_opened(names: tuple[str, str], one: Opened, other: Opened) -> dict[str, Any]:
+    """Tell what differs between two trials or two studies that are open; `names` is what they are called.
+
+    Raises:
+        UserError: one is a trial and the other a study.
+    """
+    (first, second), (a, trial_a), (b, trial_b) = names, one, other
     if (trial_a is None) != (trial_b is None):
         raise UserError(f"{first}, {second}: a trial and a study; compare two trials (study:7) or two studies")
     if trial_a is not None and trial_b is not None:
@@ -134,7 +147,12 @@ def _first_by(objective: tuple[str, str], front: Sequence[Trial], record: Record
     return min(front, key=lambda trial: sign * trial.values[index] if trial.values else 0)
 
 
-def _open(root: Path, name: str, at: Address | None) -> tuple[Record, Trial | None]:
+def open_named(root: Path, name: str, at: Address | None) -> Opened:
+    """Return a study and perhaps a trial by a name such as `vit-digits` or `vit-digits:7`.
+
+    Raises:
+        UserError: there is no such study or trial.
+    """
     study, colon, number = name.partition(":")
     record = load(find_study(root, study, at))
     if not colon:

@@ -197,7 +197,7 @@ def _overlaid(pixels: np.ndarray[Any, Any], heat: np.ndarray[Any, Any]) -> str:
 
 
 def _uri(image: Image, longest: int) -> str:
-    """Return an image as a data URI, no longer than so many pixels: small ones as they are, others as JPEG."""
+    """Return an image as a data URI, with sides of at most `longest` pixels: small ones as they are, others as JPEG."""
     from PIL import Image
 
     if max(image.size) > longest:

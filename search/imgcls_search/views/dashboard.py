@@ -103,7 +103,7 @@ class _Pictures(FileSystemArtifactStore):
         """Open an artifact, which is a file in the folder itself and no link: a study may come from anybody."""
         path = self._inside(artifact_id)
         try:
-            # Not waiting for whoever writes into a pipe. Not every system has these flags.
+            # Not waiting for the writer of a pipe. Not every system has these flags.
             flags = (
                 os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
             )
@@ -194,7 +194,7 @@ class Latest:
             try:
                 self.record = load_again(self.files, self.record)
             except StudyError as error:
-                # The page goes on with what was read before; it must not end for what somebody wrote.
+                # The page continues with what was read before; what other people wrote must not end it.
                 self.say(str(error))
             self.stamp = stamp
         return self.record
@@ -274,7 +274,7 @@ def _best_of(entries: Sequence[dict[str, Any]], after: int, record: Record) -> l
 def refusing_strangers(application: Application, host: str) -> Application:
     """Refuse requests under a name that is not this server's, or from a page of another server's.
 
-    The page of a stranger could otherwise read and delete studies through the browser of whoever looks at it.
+    The page of a stranger could otherwise read and delete studies through the browser of a person who looks at it.
     """
 
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

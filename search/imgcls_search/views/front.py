@@ -25,7 +25,7 @@ KINDS = (".png", ".svg", ".pdf")
 """What a picture may be written as."""
 
 LOG_FROM = 4.0
-"""Values that differ by so many times have a logarithmic axis, unless they are bounded as shares are."""
+"""Values that differ by this factor have a logarithmic axis, unless they are bounded as shares are."""
 
 MOST_NAMES = 40
 """Trials of a front whose numbers are written beside them, where there is room."""
@@ -94,7 +94,7 @@ _LOOKS: Mapping[str, _Look] = {
 def draw_pair(
     panel: Axes, record: Record, members: Sequence[Trial], pair: tuple[int, int], about: Trial | None = None
 ) -> None:
-    """Draw trials by two objectives, the first upwards, and as a line what can be had of one for the other.
+    """Draw trials by two objectives, the first upwards, and as a line the trade-off between them.
 
     `about` is a trial to mark.
     """
@@ -115,7 +115,7 @@ def draw_pair(
         if points:
             panel.plot(*zip(*points, strict=True), look.marker, ls="", label=label, **style)
     line = sorted((_value(trial, x), _value(trial, y)) for trial in _attained(record, done, pair))
-    # What lies between two trials has the cost of the dearer and the score of the cheaper one.
+    # Between two trials, the cost is that of the more expensive and the score that of the cheaper one.
     where = "steps-pre" if record.objectives[x][1] == "maximize" else "steps-post"
     panel.plot(*zip(*line, strict=True), drawstyle=where, color=_LOOKS["front"].colour, linewidth=1, alpha=0.7)
     _set_axes(panel, record, done, pair)

@@ -91,7 +91,7 @@ def _values(found: Inspection) -> dict[str, Any]:
             for entry in found.classes[:MOST_ROWS]
         ],
         "more_classes": max(0, len(found.classes) - MOST_ROWS),
-        "facts": list(_facts(found)),
+        "properties": list(_properties(found)),
         "bars": _bars(found),
         "kinds": KINDS,
         "left_out": describe_left_out(found.left_out),
@@ -104,21 +104,21 @@ def _values(found: Inspection) -> dict[str, Any]:
     }
 
 
-def _facts(found: Inspection) -> Sequence[tuple[str, str]]:
-    facts = []
+def _properties(found: Inspection) -> Sequence[tuple[str, str]]:
+    properties = []
     if (sizes := found.sizes) is not None:
         for name, (width, height) in (
             ("smallest", sizes.smallest),
             ("median size", sizes.median),
             ("largest", sizes.largest),
         ):
-            facts.append((name, f"{width} × {height}"))
-        facts.append(("width / height", f"{sizes.aspect[0]:.2f} to {sizes.aspect[2]:.2f}"))
+            properties.append((name, f"{width} × {height}"))
+        properties.append(("width / height", f"{sizes.aspect[0]:.2f} to {sizes.aspect[2]:.2f}"))
     for name, counts in (("formats", found.formats), ("channels", found.kinds)):
-        facts.append((name, ", ".join(f"{key} {count:,}" for key, count in counts.items()) or "–"))
+        properties.append((name, ", ".join(f"{key} {count:,}" for key, count in counts.items()) or "–"))
     for name, count in (("with an alpha channel", found.transparent), ("turned by EXIF", found.turned)):
-        facts.append((name, f"{count:,}"))
-    return facts
+        properties.append((name, f"{count:,}"))
+    return properties
 
 
 def _bars(found: Inspection) -> list[tuple[float, float, str]]:

@@ -15,7 +15,8 @@ from imgcls_search.data import Prepared
 from imgcls_search.data.chosen import Chosen
 from imgcls_search.data.folds import places
 from imgcls_search.deploy.artifact import Artifact
-from imgcls_search.jobs.evaluate import Evaluation, measure_on, out_of_fold, read_both
+from imgcls_search.jobs.evaluate import out_of_fold, read_both
+from imgcls_search.jobs.evaluation import Evaluation, measure_on
 from imgcls_search.measures import by_class
 from imgcls_search.rounding import pairs
 from imgcls_search.study.files import StudyFiles
@@ -29,7 +30,7 @@ WORST = 24
 """Images that are shown."""
 
 MOST_PAIRS = 8
-"""Pairs of classes that are told in words."""
+"""Pairs of classes that are described in words."""
 
 MOST_ROWS = 40
 """Classes whose scores are shown; of more, those with the lowest F1."""

@@ -65,7 +65,7 @@ def write_report(
         state = shown_state(winner, record)
         raise StudyError(f"trial {trial} of study {files.name!r} is {state}; allowed: a complete one")
     book = Sketchbook()
-    facts = _facts(record, winner, front)
+    overview = _overview(record, winner, front)
     step(f"measuring trial {winner.number} on the validation images", 2, STEPS)
     about = _winner(record, winner, files, book)
     step("drawing the search", 3, STEPS)
@@ -75,7 +75,7 @@ def write_report(
     step("drawing the way to the winner", 5, STEPS)
     changes = _changes(record, winner, book)
     step(f"writing {output}", 6, STEPS)
-    page = _render({**facts, **about, **changes, "sections": [*went, *mattered]})
+    page = _render({**overview, **about, **changes, "sections": [*went, *mattered]})
     with writing(output):
         atomic.write_text(output, page)
     return output.stat().st_size
@@ -95,7 +95,7 @@ def _render(values: Mapping[str, Any]) -> str:
     return environment.from_string(text).render(values)
 
 
-def _facts(record: Record, winner: Trial, front: Sequence[Trial]) -> dict[str, Any]:
+def _overview(record: Record, winner: Trial, front: Sequence[Trial]) -> dict[str, Any]:
     found = summarise(record)
     data = record.fact("data")
     right = share_of_images(winner.epochs[-1]) if winner.epochs else ""
@@ -150,8 +150,8 @@ def _winner(record: Record, winner: Trial, files: StudyFiles, book: Sketchbook) 
 
 def _closely(record: Record, winner: Trial, looked: Looked, worst: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return a closer look at the most confident mistakes."""
-    facts = {"root": record.facts.get("data_root"), "file": record.facts.get("data_file")}
-    place = {name: value for name, value in facts.items() if isinstance(value, str)}
+    noted = {"root": record.facts.get("data_root"), "file": record.facts.get("data_file")}
+    place = {name: value for name, value in noted.items() if isinstance(value, str)}
     chosen = [Mistake(place=item["place"], target=item["target"]) for item in worst]
     close = look_closer(looked, chosen, place, winner.sizes["macs"])
     return {

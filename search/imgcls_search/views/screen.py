@@ -67,7 +67,7 @@ class PlanScreen:
         self.progress.update(self.task, description="decoding images", completed=done, total=total)
 
     def changed(self, search: Search) -> None:
-        """Show how many epochs came to their end."""
+        """Show how many epochs are complete."""
         done = sum(trial.epoch for trial in search.record.trials)
         self.progress.update(self.task, description="timing epochs", completed=done, total=self.epochs)
 
@@ -148,7 +148,7 @@ class StepScreen:
     def __init__(self, console: Console) -> None:
         """Draw on a console."""
         self.console = console
-        # Drawn by this thread alone: one of its own would be at work beside what is measured.
+        # Drawn by this thread alone: another thread would disturb what is measured.
         self.progress = new_bars(console, BarColumn(), TextColumn("{task.description}"), auto_refresh=False)
         self.task: TaskID | None = None
         self.started = time.monotonic()

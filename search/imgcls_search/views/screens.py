@@ -39,6 +39,9 @@ class Screens(Protocol):
     def training(self) -> AbstractContextManager[TrainingWatcher]:
         """Return what shows trainings."""
 
+    def planning(self, epochs: int) -> AbstractContextManager[Watcher]:
+        """Return what shows the epochs that are timed for a plan."""
+
     def steps(self) -> AbstractContextManager[Show]:
         """Return what shows the steps of a work."""
 
@@ -80,6 +83,12 @@ class ConsoleScreens:
 
         return TrainingScreen(self.aside())
 
+    def planning(self, epochs: int) -> AbstractContextManager[Watcher]:
+        """Show the epochs that are timed for a plan."""
+        from imgcls_search.views.screen import PlanScreen
+
+        return PlanScreen(self.main(), epochs)
+
     @contextlib.contextmanager
     def steps(self) -> Iterator[Show]:
         """Show the steps of a work."""
@@ -116,6 +125,11 @@ class SilentScreens:
 
     @contextlib.contextmanager
     def training(self) -> Iterator[TrainingWatcher]:
+        """Show nothing."""
+        yield _SilentWatcher(self.say)
+
+    @contextlib.contextmanager
+    def planning(self, epochs: int) -> Iterator[Watcher]:
         """Show nothing."""
         yield _SilentWatcher(self.say)
 

@@ -161,7 +161,7 @@ def _num_ended(search: Search) -> int:
 
 
 def _num_settled(search: Search) -> int:
-    """Return how many trials ended or are paused, by which the time left is told: most paused ones never go on."""
+    """Return how many trials ended or are paused, to estimate the time left: most paused ones never continue."""
     return sum(trial.state != "running" for trial in search.record.trials)
 
 

@@ -24,13 +24,13 @@ from imgcls_search.worker import drawing, figures
 TOP_CURVES, MOST_COLUMNS, MOST_BARS = 5, 9, 12
 
 LEAST_TRIALS, TRIALS_PER_SETTING = 20, 5
-"""Complete trials from which importances mean something: so many, and so many for each setting that varies."""
+"""Fewest complete trials for importances: in all, and for each setting that varies."""
 
 LEAST_EXPLAINED = 0.1
 """R² on trials left out from which importances are shown: fANOVA divides chance among the settings as well."""
 
 MOST_FITTED = 400
-"""Trials that importances are told from; of more, about so many at equal distances: thousands take fANOVA minutes."""
+"""Most trials for importances; of more, about this many at equal distances: thousands take fANOVA minutes."""
 
 _UNITS = (("days", 86_400), ("hours", 3_600), ("minutes", 60), ("seconds", 1))
 

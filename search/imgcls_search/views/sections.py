@@ -1,4 +1,4 @@
-"""What a report is made of: sections with a text and pictures, drawn as they are asked for."""
+"""What a report is made of: sections with a text and pictures, drawn when they are needed."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ MOST_IMAGES = 32
 """In one request."""
 
 MOST_WAITING = 64
-"""Requests that wait for their turn; more are told to come again."""
+"""Requests that wait for their turn; others are refused and may try again."""
 
 TOP = 5
 """Classes that a request gets of each image where it does not say."""
@@ -90,7 +90,7 @@ class Queue:
                         one.answer.set_exception(error)
                 continue
             for one, answer in zip(asked, found, strict=True):
-                # Whoever asked may be gone.
+                # The client may be gone.
                 if not one.answer.done():
                     one.answer.set_result(answer)
 
@@ -192,7 +192,7 @@ def _top(request: Request, bundle: Bundle) -> int:
 
 
 async def _uploads(request: Request, folder: Path) -> list[tuple[str, Path]]:
-    """Write the images of a request into a folder; return what each is called by whoever sent it, and its file.
+    """Write the images of a request into a folder; return the name that the client gave each, and its file.
 
     The body is the bytes of one image, or a form with files.
 

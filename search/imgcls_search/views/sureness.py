@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from imgcls_search.data import Images, load
 from imgcls_search.data.corruptions import CORRUPTIONS, SEVERITIES
-from imgcls_search.jobs.evaluate import Evaluation, corruption_table
+from imgcls_search.jobs.evaluation import Evaluation, corruption_table
 from imgcls_search.rounding import share
 from imgcls_search.training import calibration, refusing
 from imgcls_search.views.mistakes import Looked
@@ -79,7 +79,7 @@ def worse_pictures(looked: Looked, book: Sketchbook) -> Section | None:
 
 
 def _some(images: Images, most: int) -> Images:
-    """Return at most so many images, spread evenly over all."""
+    """Return at most this number of images, spread evenly over all."""
     count = len(images.labels)
     if count <= most:
         return images

@@ -37,7 +37,7 @@ class CurrentTraining:
         self.dropped = ""
         """Why the checkpoint of the current training could not be used."""
         self.other_devices: int | None = None
-        """How many devices wrote the checkpoint that the current training goes on from, where it was another number."""
+        """How many devices wrote the checkpoint from which the current training resumes, if that number differs."""
 
     def take_up(self, job: Job, data: Prepared) -> Session | CrossValidation:
         """Return the trial's training: as this worker left it, from its checkpoint, or new."""
@@ -137,7 +137,7 @@ class CurrentTraining:
         if self.features is None or self.features[0] != key:
             self.features = key, HeadFeatures(config, data, self.device)
         if wanted is not None:
-            # Each fold may have a backbone of its own, whose features nobody has asked for before.
+            # Each fold may have a backbone of its own, whose features were not needed before.
             for _ in self.features[1].computing(wanted, job.portion):
                 pass
         return self.features[1]
@@ -156,7 +156,7 @@ class CurrentTraining:
         return self.images[1]
 
     def free_memory(self) -> None:
-        """Let go of everything that the next job can make anew."""
+        """Free everything that the next job can make again."""
         self.images = None
         if self.device.startswith("cuda"):
             torch.cuda.empty_cache()

@@ -52,7 +52,7 @@ HEIGHT = 3.2
 
 
 def new_figure(width: float = WIDTH, height: float = HEIGHT) -> tuple[Figure, Any]:
-    """Return a figure of so many inches and its axes."""
+    """Return a figure of a size in inches, and its axes."""
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         return figure, figure.subplots()

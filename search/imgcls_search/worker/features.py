@@ -87,13 +87,13 @@ def features_of(
     Raises:
         DataError: the images are gone, or the cache cannot be written.
     """
-    return _told(computing(cache, facts_of(found, split), lambda: _steps(found, split)), progress)
+    return _told(computing(cache, made_from(found, split), lambda: _steps(found, split)), progress)
 
 
-def facts_of(found: Backbone, split: Literal["train", "val"], view: View | None = None) -> dict[str, Any]:
+def made_from(found: Backbone, split: Literal["train", "val"], view: View | None = None) -> dict[str, Any]:
     """Return all that decides on the features of a split."""
     data = found.data
-    facts: dict[str, Any] = {
+    origin: dict[str, Any] = {
         "weights": found.digest,
         "images": data.prints.seen,
         "split": split,
@@ -104,7 +104,7 @@ def facts_of(found: Backbone, split: Literal["train", "val"], view: View | None 
         "device": found.device.partition(":")[0],
         "torch": torch.__version__.rpartition(".")[0],
     }
-    return facts if view is None else {**facts, "view": view.number, "augment": view.settings}
+    return origin if view is None else {**origin, "view": view.number, "augment": view.settings}
 
 
 def features_in_steps(
@@ -120,8 +120,8 @@ def features_in_steps(
     Raises:
         DataError: the images are gone, the cache cannot be written, or the features are larger than `most_bytes`.
     """
-    facts = facts_of(found, split, view)
-    return (yield from computing(cache, facts, lambda: _steps(found, split, view), most_bytes=most_bytes))
+    origin = made_from(found, split, view)
+    return (yield from computing(cache, origin, lambda: _steps(found, split, view), most_bytes=most_bytes))
 
 
 def _steps(found: Backbone, split: Literal["train", "val"], view: View | None = None) -> Steps:

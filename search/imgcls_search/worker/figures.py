@@ -278,7 +278,7 @@ def _draw_options(axes: Any, words: Sequence[str], ys: Sequence[float], style: A
 
 
 def cut(text: str, most: int) -> str:
-    """Return a text that is no longer than so many characters."""
+    """Return a text, cut to at most `most` characters."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import tempfile
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from imgcls_search import costs, digests
+from imgcls_search import costs, digests, terminal
 from imgcls_search.compress import prune, sections
 from imgcls_search.compress.quantize import quantize
 from imgcls_search.config import TrialConfig
@@ -77,7 +75,7 @@ class Finished:
 
     model: nn.Module
     shapes: prune.Shapes | None
-    """What structured pruning has changed, None where it was not asked for."""
+    """What structured pruning has changed, None if it was not requested."""
 
     metrics: dict[str, float]
     notes: dict[str, str]
@@ -136,7 +134,7 @@ def time_artifact(path: Path, data: Prepared) -> dict[str, float]:
 
 
 def artifact_path(weights: Path) -> Path:
-    """Return where the exported network of a weights file lies: beside it."""
+    """Return the path of the exported network of a weights file, which is beside it."""
     return weights.with_suffix(".onnx")
 
 
@@ -159,7 +157,7 @@ def find_artifact(state: Mapping[str, Any], weights: Path) -> Artifact | None:
 
 def logits(artifact: Artifact, images: Images | ImageSet) -> np.ndarray[Any, Any]:
     """Return logits, float32 [N, classes], of every image in order, by the runtime."""
-    # Images may lie on a GPU, or be decoded anew when they are asked for.
+    # Images may be on a GPU, or be decoded again when they are read.
     places = [np.arange(start, min(start + BLOCK, len(images.labels))) for start in range(0, len(images.labels), BLOCK)]
     return np.concatenate([artifact.logits(_pixels(images, index)) for index in places])
 
@@ -206,7 +204,7 @@ def _export(model: nn.Module, task: Task, path: Path) -> dict[str, str]:
     """Write a network as it is to be served; return what is worth knowing of it."""
     plan = sections.quantization(task.config)
     target = path if plan is None else path.with_name(f".{path.stem}.fp32.onnx")
-    _lock_threads_only()
+    terminal.lock_bars_by_thread()
     try:
         export_onnx(model, target, shape=task.data.shape, mean=task.data.mean, std=task.data.std)
         task.live()
@@ -220,15 +218,6 @@ def _export(model: nn.Module, task: Task, path: Path) -> dict[str, str]:
     finally:
         if plan is not None:
             target.unlink(missing_ok=True)
-
-
-def _lock_threads_only() -> None:
-    # The exporter's progress bar, which is off, otherwise makes a lock between processes; a worker that is ended
-    # leaves that behind, and Python warns of it on the user's terminal.
-    with contextlib.suppress(ImportError):
-        from tqdm import tqdm
-
-        tqdm.set_lock(threading.RLock())
 
 
 def _calibration(task: Task, count: int) -> np.ndarray[Any, Any]:

@@ -161,7 +161,7 @@ class HeadFeatures:
 
 
 def phase(wanted: Plan, features: Callable[[], HeadFeatures], portion: Portion, fold: int | None) -> HeadPhase:
-    """Return what a session needs to know of its first epochs; `features` are asked for when one is to be trained."""
+    """Return what a session needs to know of its first epochs; `features` are read when one is to be trained."""
 
     def fit(model: nn.Module) -> None:
         head, layer = features().fitted(wanted, portion, fold), heads.linear_layer(model)

@@ -252,7 +252,7 @@ class JobRunner:
         return found
 
     def _tell_of_devices(self, job: Job) -> Iterator[Event]:
-        """Say where a training goes on with another number of devices, whose sums are rounded in another way."""
+        """Report that a training resumes with another number of devices, whose sums are rounded differently."""
         if (then := self.current.other_devices) is not None:
             now = 1 if self.group is None else self.group.size
             text = (

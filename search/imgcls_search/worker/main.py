@@ -74,13 +74,13 @@ class Inbox:
         threading.Thread(target=self._listen, daemon=True).start()
 
     def rest(self) -> None:
-        """Return at once, or, where the run asked for quiet, say so and wait until it is over."""
+        """Return at once, or, if the run requested a pause, say so and wait until it is over."""
         if not self.may_go_on.is_set():
             self.connection.send(Held(trial=-1))
             self.may_go_on.wait()
 
     def live(self, trial: int) -> None:
-        """Say that a trial goes on, where what it does takes longer than an epoch."""
+        """Report that a trial is alive while a step takes longer than an epoch."""
         self.connection.send(Event(trial=trial))
 
     def _listen(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from imgcls_search.compress import prune, sections
 from imgcls_search.config import Component, TrialConfig
 from imgcls_search.data import InputShape
 from imgcls_search.errors import BuildError, SearchError
-from imgcls_search.image_size import sides
+from imgcls_search.image_size import ImageSize, shown, sides
 from imgcls_search.models import build_model, cost, heads, pretrained
 from imgcls_search.models.cost import Cost
 from imgcls_search.signature import build
@@ -22,6 +22,7 @@ from imgcls_search.training import finetune, pretraining
 from imgcls_search.training.losses import build_loss
 from imgcls_search.training.optimizers import OPTIMIZERS, SCHEDULES, check_optimizer
 from imgcls_search.training.recipe import Finetune, Training, check_devices
+from imgcls_search.training.resolution import resolution_of
 
 
 def count(component: Component, shape: InputShape, *, pruned: float = 0.0, head: Component | None = None) -> Cost:
@@ -45,6 +46,49 @@ def count(component: Component, shape: InputShape, *, pruned: float = 0.0, head:
         # Families from elsewhere, timm's too, refuse what they cannot do in words of their own.
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BuildError(component.path, f"cannot be built ({reason})") from error
+
+
+def check_sizes(component: Component, shape: InputShape, sizes: Sequence[ImageSize], head: Component | None) -> None:
+    """Refuse to train a model on images of smaller sizes than it is built for, if it cannot read one of them.
+
+    Raises:
+        BuildError: the size, and what is allowed.
+    """
+    model = meta_model(component, shape, head)
+    for size in sizes:
+        if (problem := _problem_at(model, shape.channels, size)) is not None:
+            raise BuildError(
+                "training.resolution.progressive",
+                f"{component.path} for {shown(shape.image_size)} pixels cannot read images of {shown(size)} ({problem})"
+                "; allowed: training.resolution: full, a larger start, or a network for images of any size",
+            )
+
+
+def _problem_at(model: nn.Module, channels: int, size: ImageSize) -> str | None:
+    """Return why a model cannot be trained on images of a size, None where it can."""
+    try:
+        cost.count(model, channels=channels, image_size=size)
+    except Exception as error:
+        # Networks refuse what they cannot do in words of their own.
+        return " ".join(str(error).split()) or type(error).__name__
+    return None
+
+
+def smaller_sizes(config: TrialConfig, shape: InputShape) -> tuple[ImageSize, ...]:
+    """Return the sizes below full that images have in some epochs of a configuration.
+
+    Raises:
+        BuildError: it has a teacher, which reads images of full size.
+    """
+    resolution = resolution_of(config)
+    if resolution.until and sections.distillation(config) is not None:
+        raise BuildError(
+            "training.resolution",
+            f"progressive beside {config.component('distill').path}, whose network reads images of full size; "
+            "allowed: full",
+        )
+    found = resolution.sizes(shape.image_size, config.training_epochs) if resolution.until else ()
+    return tuple(size for size in found if size != shape.image_size)
 
 
 def structured_amount(config: TrialConfig) -> float:

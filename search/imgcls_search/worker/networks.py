@@ -114,7 +114,7 @@ def describe_ensemble(
 ) -> dict[str, str]:
     """Return what the weights of an ensemble carry: `config` and `data` are those of its study's best trial.
 
-    `more` is what people are told of it.
+    `more` is what messages say of it.
     """
     about = {
         "config": config.to_dict(),
@@ -136,7 +136,7 @@ def describe_ensemble(
 
 
 def read_ensemble(state: Mapping[str, Any], source: str) -> tuple[tuple[Member, ...], Mapping[str, Any]]:
-    """Return the networks of a saved ensemble and what people are told of it; none where it is a single network.
+    """Return the networks of a saved ensemble and what messages say of it; none if it is a single network.
 
     Raises:
         CheckpointError: the file's contents are not a trained model of this program.
@@ -205,7 +205,7 @@ def _rebuild_ensemble(members: Sequence[Member], data: Prepared, weights: Mappin
 
 
 def load_finished(state: Mapping[str, Any], source: str) -> tuple[nn.Module, TrialConfig, Prepared]:
-    """Return what `load_weights` does, of a training that came to its end.
+    """Return what `load_weights` does, of a complete training.
 
     Raises:
         CheckpointError: it did not, or the file's contents are not a trained model of this program.

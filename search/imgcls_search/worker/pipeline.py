@@ -49,6 +49,7 @@ from imgcls_search.training.group import Group
 from imgcls_search.training.losses import Loss, build_loss
 from imgcls_search.training.optimizers import OPTIMIZERS, SCHEDULES
 from imgcls_search.training.recipe import Finetune, Training
+from imgcls_search.training.resolution import Shrinking, resolution_of
 from imgcls_search.training.session import Session, Teach
 from imgcls_search.worker import head_plan, networks
 from imgcls_search.worker.start_weights import weights_of
@@ -171,7 +172,7 @@ def new_session(
 ) -> Session:
     """Return an untrained session; the same seed gives the same weights.
 
-    A session that goes on from a checkpoint does not need the pretrained weights that it started with. `teacher` is the
+    A session that resumes from a checkpoint does not need the pretrained weights that it started with. `teacher` is the
     weights file of the network to learn from, where the configuration distils; `backbone` that of the network to start
     from, where it pretrains.
 
@@ -188,7 +189,7 @@ def new_session(
     if from_pretrained and pretrained.is_wanted(component):
         pretrained.load_into(model, weights_of(component, model, data.shape))
     if from_pretrained and config.needs_backbone:
-        assert backbone is not None, "whoever starts a training has its backbone made"
+        assert backbone is not None, "a training starts after its backbone is made"
         start = config.starting_from(backbone).component("model")
         pretrained.load_into(model, pretrained.find(start, model, **dataclasses.asdict(data.shape)))
     model = model.to(device, memory_format=fastest_layout(model))  # type: ignore[call-overload]
@@ -202,7 +203,7 @@ def new_session(
         optimizer=optimizer,
         schedule=build(SCHEDULES, config.component("schedule"), epochs=config.section("training")["epochs"]),
         loss=_loss(config, data),
-        augment=augmentation,
+        augment=_shrinking(config, augmentation, data.shape),
         mix=mix,
         hold=_hold(config, model, optimizer),
         micro_batches=micro_batches,
@@ -218,6 +219,14 @@ def new_session(
         teach=_teaching(config, data, teacher, device),
         group=group,
     )
+
+
+def _shrinking(config: TrialConfig, augmentation: Augment, shape: InputShape) -> Augment | Shrinking:
+    """Return an augmentation whose images have the size of their epoch."""
+    resolution = resolution_of(config)
+    if not resolution.until:
+        return augmentation
+    return Shrinking(augment=augmentation, resolution=resolution, full=shape.image_size, epochs=config.training_epochs)
 
 
 def training_of(config: TrialConfig) -> Training:
@@ -280,7 +289,7 @@ def _teaching(config: TrialConfig, data: Prepared, teacher: str | None, device: 
     plan = sections.distillation(config)
     if plan is None:
         return None
-    assert teacher is not None, "whoever starts a training has settled its teacher"
+    assert teacher is not None, "a training starts after its teacher is settled"
     model, _, known = networks.load_weights(checkpoint.load(Path(teacher)), teacher)
     model = model.to(memory_format=fastest_layout(model))
     return Teaching(

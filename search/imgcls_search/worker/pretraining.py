@@ -103,7 +103,7 @@ class Shown:
 def preparing(
     job: Job, data: Prepared, device: str, stop: threading.Event, rest: Callable[[], None]
 ) -> Generator[Event, None, Shown]:
-    """Return the images of a pretraining; yield events that show that it goes on.
+    """Return the images of a pretraining; yield events that show that it is running.
 
     Raises:
         DataError: images that are missing, damaged or too few.
@@ -133,7 +133,7 @@ def _teachers_features(job: Job, data: Prepared, unlabeled: Unlabeled, device: s
     """Return what the teacher makes of the images, [N, D], computed once for all that ask."""
     wanted = plan(job.config)
     assert isinstance(wanted, Imitating)
-    assert job.teacher is not None, "whoever starts a pretraining has settled its teacher"
+    assert job.teacher is not None, "a pretraining starts after its teacher is settled"
     model, _, known = networks.load_weights(checkpoint.load(Path(job.teacher)), job.teacher)
     model = without_head(model, "pretrain.imitate.teacher").eval().requires_grad_(False)
     own, shown = open_for_teacher(job.config, data, job.fold)
@@ -144,7 +144,7 @@ def _teachers_features(job: Job, data: Prepared, unlabeled: Unlabeled, device: s
         device=device,
     )
     places = _places(unlabeled, shown)
-    facts = {
+    origin = {
         "weights": seen.digest,
         "unlabeled": unlabeled.prints,
         "count": len(unlabeled),
@@ -160,7 +160,7 @@ def _teachers_features(job: Job, data: Prepared, unlabeled: Unlabeled, device: s
     what = f"features of {len(places):,} images by the teacher, at {wanted.size} pixels"
     found = computing(
         folder_beside(data),
-        facts,
+        origin,
         lambda: features.compute_in_steps(seen, image_sets.on_device(images, seen.data, device)),
         most_bytes=pipeline.cache_bytes(job.config),
     )

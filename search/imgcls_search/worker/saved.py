@@ -43,7 +43,7 @@ def _belongs_to(job: Job, state: dict[str, Any]) -> bool:
 
 
 def read_finished(job: Job) -> list[Event] | None:
-    """Return the events of a job that an earlier worker did to its end, without anybody having heard of it."""
+    """Return the events of a job that an earlier worker finished, but could not report."""
     state = read_checkpoint(job)[0] if job.artifact else None
     if state is None or "artifact" not in state:
         return None

@@ -14,10 +14,7 @@ import torch
 from torch import nn
 
 from imgcls_search.config import Component, TrialConfig, expand_path
-from imgcls_search.data import (
-    InputShape,
-    Prepared,
-)
+from imgcls_search.data import InputShape, Prepared
 from imgcls_search.data.image import MOMENTS, check_normalisation
 from imgcls_search.models import pretrained
 from imgcls_search.worker.measuring import meta_model
@@ -93,7 +90,7 @@ def _remembered(
 
 
 def _moments(component: Component, shape: InputShape) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    # Those of published weights are told by their library, whichever file they lie in.
+    # Those of published weights come from their library, whichever file they are in.
     file = str(component.args["weights"]) if pretrained.is_file(component) else None
     return _remembered(
         _MOMENTS, component, shape, file, lambda: pretrained.normalisation(component, meta_model(component, shape))

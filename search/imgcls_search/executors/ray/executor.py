@@ -29,7 +29,7 @@ PATIENCE_SECONDS = 15.0
 """A worker that says nothing for so long, not even that there is nothing to say, is taken for lost."""
 
 LISTENING_SECONDS = 1.0
-"""The run listens at least this often while it is at work."""
+"""The run listens at least this often while it works."""
 
 RETRY_SECONDS = 0.5
 """After so long a station that could not be reached is asked again."""
@@ -195,7 +195,7 @@ class RayExecutor(SlotsExecutor["_RaySlot"]):
         self._attend_alone()
 
     def _look_after(self, heard: Sequence[_RaySlot]) -> None:
-        """Take notice of those that were not heard of."""
+        """Record those that did not answer."""
         # A run that was stopped itself, or waited for a lock, has not listened meanwhile.
         seconds = min(self.clock() - self.listened_at, LISTENING_SECONDS)
         self.listened_at = self.clock()
@@ -220,7 +220,7 @@ class RayExecutor(SlotsExecutor["_RaySlot"]):
             self._take_in(WorkerDied(trial=job.trial, worker=label, reason=f"{label} died ({why})"))
 
     def _parcel(self, job: Job, *, is_shared: bool, is_new_there: bool) -> JobParcel:
-        """Return a job with what its node cannot read by itself."""
+        """Return a job with the files that its node cannot read."""
         if is_shared:
             return JobParcel(job=job)
         paths = [job.teacher, job.checkpoint, job.artifact, *job.backbones] if is_new_there else []

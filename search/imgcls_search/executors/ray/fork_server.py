@@ -165,7 +165,7 @@ class _Server:
 
 
 def _be_worker(connection: Connection) -> int:
-    """Do what was asked for, and return the exit code."""
+    """Do what was requested, and return the exit code."""
     try:
         target, arguments, environment = connection.recv()
         os.environ.clear()

@@ -32,7 +32,7 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True)
 class JobParcel:
-    """A job with what a node needs for it that cannot read it where it lies."""
+    """A job with the files that its node needs and cannot read from their place."""
 
     job: Job
     files: Sequence[Piece] = ()
@@ -146,7 +146,7 @@ class RemoteFolder:
         return sorted(found)
 
     def _fetch_images(self, parcel: JobParcel) -> Path:
-        """Return where the decoded images lie on this node, after fetching them if nobody else has."""
+        """Return where the decoded images are on this node, after fetching them if nobody else has."""
         import ray
         from filelock import FileLock
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 from imgcls_search import terminal
+from imgcls_search.deploy.artifact import TITLES
+from imgcls_search.deploy.bundle import EXECUTORCH, FILES, OPENVINO
 from imgcls_search.image_size import sides
 from imgcls_search.jobs.bundle.metrics import BundleMetrics, Parity, Score, same_decisions
 from imgcls_search.measures import COSTED, NAMED
@@ -41,12 +43,12 @@ def card(metrics: BundleMetrics, labels: Sequence[str]) -> str:
 
 
 _USE = """\
-With the program that made it (torch is not needed for this):
+With the program that made it ({torch}):
 
     imgcls-search predict DIR photo.jpg folder-of-photos
 
-With {runtime} alone: `{file}` takes `pixels`, uint8 [N, {channels}, {height}, {width}] with any N, values 0 to
-255, and gives `logits`, float32 [N, classes] in the order of `labels.json`; {probabilities}. The
+With {runtime} alone: `{file}` takes `pixels`, uint8 [{count}, {channels}, {height}, {width}] with {any}, values 0 to
+255, and gives `logits`, float32 [{count}, classes] in the order of `labels.json`; {probabilities}. The
 normalisation is in the file. `bundle.json` says how an image is brought to this shape; another way of resizing costs
 accuracy."""
 
@@ -59,9 +61,12 @@ def _use(metrics: BundleMetrics) -> str:
             "their sigmoids are probabilities, and an\nimage has the labels of which that is at least the threshold in "
             "`bundle.json` (`output.thresholds`)"
         )
-    is_openvino = metrics["format"] == "openvino"
+    is_openvino, is_executorch = (metrics["format"] == name for name in ("openvino", "executorch"))
     use = _USE.format(
-        runtime="OpenVINO" if is_openvino else "ONNX Runtime",
+        runtime=TITLES.get(metrics["format"], "ONNX Runtime"),
+        count="1" if is_executorch else "N",
+        any="one image at a time" if is_executorch else "any N",
+        torch="its runtime for Python needs torch" if is_executorch else "torch is not needed for this",
         file=_model_file(metrics),
         channels=metrics["input"]["channels"],
         height=height,
@@ -74,7 +79,7 @@ def _use(metrics: BundleMetrics) -> str:
 
 
 def _model_file(metrics: BundleMetrics) -> str:
-    return "model.xml" if metrics["format"] == "openvino" else "model.onnx"
+    return {"openvino": OPENVINO, "executorch": EXECUTORCH}.get(metrics["format"], FILES)["model"]
 
 
 def _decision(costs: Mapping[str, Mapping[str, float]]) -> str:
@@ -281,7 +286,7 @@ def _answered(row: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def _costs(metrics: BundleMetrics) -> Iterator[str]:
     latency, conditions, size = metrics["latency"], metrics["latency"]["conditions"], metrics["size"]
-    file = "`model.xml` and `model.bin`" if metrics["format"] == "openvino" else "`model.onnx`"
+    file = f"`{_model_file(metrics)}`" + (" and `model.bin`" if metrics["format"] == "openvino" else "")
     yield f"- {file}: {size['file_kb']:,.0f} KB of 1,024 bytes, {size['archive_kb']:,.0f} in a compressed archive"
     yield (
         f"- {latency['median_ms']:.3g} ms for one image (median of {latency['runs']} runs; one in ten below "

@@ -15,8 +15,9 @@ import numpy as np
 from imgcls_search import atomic
 from imgcls_search.compress.sections import quantization
 from imgcls_search.data import Images, load
-from imgcls_search.deploy import additions, bundle, openvino_ir, unlike
+from imgcls_search.deploy import additions, bundle, executorch_runtime, openvino_ir, unlike
 from imgcls_search.deploy.artifact import Artifact
+from imgcls_search.deploy.executorch_pte import export_pte
 from imgcls_search.deploy.onnx import export_onnx
 from imgcls_search.deploy.unlike import Spread
 from imgcls_search.deploy.views import VIEWS, ViewsName
@@ -36,7 +37,7 @@ TOLERANCE = 1e-3
 """Largest difference from torch's logits, as a share of the largest logit: sums are rounded in another order."""
 
 
-Format = Literal["onnx", "openvino"]
+Format = Literal["onnx", "openvino", "executorch"]
 """In which a bundle's model is written, and by whose runtime it is served."""
 
 STEPS = 6
@@ -84,9 +85,10 @@ def deliver(
         step(f"exporting {trained.title}", 2, STEPS)
         _place_model(trained, path)
         artifact = Artifact.load(path)
-        latency = measure(_as_served(artifact, to), images)
+        plain = measure(_as_served(trained, artifact, to), images) if tta != "none" else None
         step("calibrating on the validation images", 3, STEPS)
-        if are_same and trained.is_held_out and (spread := _spread_of_features(trained, path, training)) is not None:
+        spread = _spread_of_features(trained, path, training) if are_same and trained.is_held_out else None
+        if spread is not None:
             additions.give_distance(path, spread)
         if tta != "none":
             additions.average_views(path, tta)
@@ -96,36 +98,62 @@ def deliver(
         if found.calibration.is_kept:
             additions.divide_logits(path, found.calibration.temperatures)
             artifact = Artifact.load(path)
-        artifact = _as_served(artifact, to)
+        artifact = _as_served(trained, artifact, to, tta=tta, spread=spread, sureness=found)
         step("comparing with torch", 4, STEPS)
         parity = _compare(trained, artifact, images, found, tta)
         step(f"measuring on {len(images.labels)} validation images", 5, STEPS)
-        facts = describe(trained, artifact, images, parity=parity, are_same=are_same, sureness=found)
-        if tta != "none":
-            facts["tta"] = {"views": tta, "count": len(VIEWS[tta]), "median_ms_without": latency["median_ms"]}
+        described = describe(trained, artifact, images, parity=parity, are_same=are_same, sureness=found)
+        if plain is not None:
+            described["tta"] = {"views": tta, "count": len(VIEWS[tta]), "median_ms_without": plain["median_ms"]}
         step(f"writing {out}", 6, STEPS)
-        _write_rest(trained, folder, facts, found)
-        # As whoever gets it will.
+        _write_rest(trained, folder, described, found)
+        # As its user will.
         bundle.read(folder)
-    return facts
+    return described
 
 
 def _check_format(trained: Trained, to: Format) -> None:
     if to == "onnx":
         return
-    openvino_ir.check_installed(f"--format {to}")
+    (openvino_ir if to == "openvino" else executorch_runtime).check_installed(f"--format {to}")
     if trained.scored is not None and quantization(trained.config) is not None:
         raise UserError(
             f"--format {to}: {trained.title} is quantized, by ONNX Runtime for ONNX Runtime; allowed: --format onnx"
         )
 
 
-def _as_served(artifact: Artifact, to: Format) -> Artifact:
-    """Return a file in the format in which it will be served, beside it, loaded by that runtime."""
+def _as_served(
+    trained: Trained,
+    artifact: Artifact,
+    to: Format,
+    *,
+    tta: ViewsName = "none",
+    spread: Spread | None = None,
+    sureness: Sureness | None = None,
+) -> Artifact:
+    """Return a file in the format in which it will be served, beside it, loaded by that runtime.
+
+    OpenVINO takes the file with all that was added to it; ExecuTorch takes the network, and has it added again.
+    """
     if to == "onnx":
         return artifact
-    path = artifact.path.with_name(bundle.OPENVINO["model"])
-    openvino_ir.convert(artifact.path, path)
+    if to == "openvino":
+        path = artifact.path.with_name(bundle.OPENVINO["model"])
+        openvino_ir.convert(artifact.path, path)
+        return Artifact.load(path)
+    path = artifact.path.with_name(bundle.EXECUTORCH["model"])
+    data = trained.data
+    is_kept = sureness is not None and sureness.calibration.is_kept
+    export_pte(
+        trained.model,
+        path,
+        shape=data.shape,
+        mean=data.mean,
+        std=data.std,
+        views=tta,
+        temperatures=sureness.calibration.temperatures if sureness is not None and is_kept else (1.0,),
+        spread=spread,
+    )
     return Artifact.load(path)
 
 
@@ -212,21 +240,21 @@ def _compare(trained: Trained, artifact: Artifact, images: Images, found: Surene
     return {**parity, "equal_top1": int((logits.argmax(1) == reference.argmax(1)).sum())}
 
 
-def _write_rest(trained: Trained, folder: Path, facts: BundleMetrics, found: Sureness) -> None:
+def _write_rest(trained: Trained, folder: Path, described: BundleMetrics, found: Sureness) -> None:
     data = trained.data
     of = f"{trained.title}: its best trial" if trained.members else trained.title
     comments = [f"The configuration of {of}, exported by imgcls-search."]
     if trained.origin is not None:
         comments.append(f"origin: {json.dumps(dict(trained.origin))}")
     files = bundle.FILES
-    if facts["format"] == "openvino":
-        files = bundle.OPENVINO
+    if described["format"] != "onnx":
+        files = bundle.OPENVINO if described["format"] == "openvino" else bundle.EXECUTORCH
         (folder / bundle.FILES["model"]).unlink()
     texts = {
         "labels": json.dumps(data.classes, indent=0, ensure_ascii=False) + "\n",
         "config": dump(trained.config, comments=comments),
-        "metrics": json.dumps(facts, indent=2, ensure_ascii=False) + "\n",
-        "card": card(facts, data.classes),
+        "metrics": json.dumps(described, indent=2, ensure_ascii=False) + "\n",
+        "card": card(described, data.classes),
     }
     for role, text in texts.items():
         atomic.write_text(folder / bundle.FILES[role], text)
@@ -235,8 +263,8 @@ def _write_rest(trained: Trained, folder: Path, facts: BundleMetrics, found: Sur
         frame=data.frame,
         mean=data.mean,
         std=data.std,
-        quantized=facts["model"]["quantized"],
-        costs=facts["costs"],
+        quantized=described["model"]["quantized"],
+        costs=described["costs"],
         thresholds=found.cuts,
         sureness=bundle.Sureness(
             temperatures=found.calibration.temperatures,

@@ -156,7 +156,7 @@ class BundleMetrics(TypedDict):
 
     title: str
     format: str
-    """Of the model: `onnx` or `openvino`."""
+    """Of the model: `onnx`, `openvino` or `executorch`."""
 
     model: ModelMetrics
     input: InputMetrics
@@ -209,7 +209,7 @@ def describe(
         )
     return {
         "title": trained.title,
-        "format": "openvino" if len(artifact.files) > 1 else "onnx",
+        "format": "onnx" if artifact.runtime == "onnxruntime" else artifact.runtime,
         "model": _model(trained, artifact),
         "input": {"size": trained.data.image_size, "channels": trained.data.channels, "fit": trained.data.fit},
         "data": _data(trained),
@@ -322,6 +322,6 @@ def measure(artifact: Artifact, images: Images) -> LatencyMetrics:
 
 
 def _versions(artifact: Artifact) -> dict[str, str]:
-    more = ("openvino",) if len(artifact.files) > 1 else ()
-    runtime = {name: metadata.version(name) for name in ("onnx", "onnxruntime", *more)}
+    names = dict.fromkeys(("onnx", "onnxruntime", artifact.runtime))
+    runtime = {name: metadata.version(name) for name in names}
     return {**pipeline.versions(), **runtime}

@@ -32,7 +32,7 @@ class Sureness:
     """What is answered from some confidences on, and how right that is; nothing with several labels."""
 
     target: float | None = None
-    """The precision that was asked for."""
+    """The requested precision."""
 
     refusal: Answered | None = None
     """The threshold that reaches it."""
@@ -76,7 +76,7 @@ def settle(
     """Return what can be said by what the file gives for the validation images: logits [N, classes], distances [N].
 
     Raises:
-        UserError: the precision that is asked for is reached by no threshold.
+        UserError: no threshold reaches the requested precision.
     """
     several, count = trained.data.has_several_labels, len(trained.data.classes)
     is_held_out = trained.is_held_out and are_same

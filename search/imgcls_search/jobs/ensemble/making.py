@@ -35,7 +35,7 @@ class Sizes(TypedDict):
     size_kb: float
 
 
-class MemberFacts(Sizes):
+class MemberSummary(Sizes):
     """A network of the ensemble."""
 
     trial: int
@@ -46,7 +46,7 @@ class MemberFacts(Sizes):
     is_calibrated: bool
 
 
-class EnsembleFacts(TypedDict):
+class EnsembleSummary(TypedDict):
     """What `ensemble` prints."""
 
     study: str
@@ -55,9 +55,9 @@ class EnsembleFacts(TypedDict):
     winner: int
     asked_picks: int
     picks: int
-    members: list[MemberFacts]
+    members: list[MemberSummary]
     validation: dict[str, float]
-    """The first objective of `ensemble` and of `winner`, on so many `images`."""
+    """The first objective of `ensemble` and of `winner`, and the number of `images`."""
 
     sizes: dict[str, Sizes]
     """Of `ensemble`, the sum of its networks, and of `winner`."""
@@ -72,7 +72,7 @@ class Made:
 
     library: Library
     weights: Path
-    facts: EnsembleFacts
+    summary: EnsembleSummary
 
 
 def default_weights(files: StudyFiles) -> Path:
@@ -113,10 +113,10 @@ def make(
         members = _members(library, picked)
         ensemble = library.measure(_logits(library, picked.counts))
         sizes = _sizes(library, picked, progress)
-        facts = _facts(library, picked, picks, ensemble, sizes, path)
-        _save(library, picked, members, facts, path)
-        study_data.note_place(record, library.winner_config.component("data"))
-    return Made(library=library, weights=path, facts=facts)
+        summary = _summarise(library, picked, picks, ensemble, sizes, path)
+        _save(library, picked, members, summary, path)
+        study_data.note_place(record, library.winner_config)
+    return Made(library=library, weights=path, summary=summary)
 
 
 def _tell_of_folds(library: Library, picked: Picked, say: Say) -> None:
@@ -211,11 +211,11 @@ def _sum(parts: list[Sizes]) -> Sizes:
     }
 
 
-def _facts(
+def _summarise(
     library: Library, picked: Picked, asked: int, ensemble: Mapping[str, float], sizes: Mapping[int, Sizes], path: Path
-) -> EnsembleFacts:
+) -> EnsembleSummary:
     metric, direction = library.record.objectives[0]
-    members: list[MemberFacts] = []
+    members: list[MemberSummary] = []
     for place, count in picked.counts.items():
         kept = library.kept[place]
         alone = library.measure(kept.logits)[metric]
@@ -246,14 +246,14 @@ def _save(
     library: Library,
     picked: Picked,
     members: list[Member],
-    facts: EnsembleFacts,
+    summary: EnsembleSummary,
     path: Path,
 ) -> None:
     """Write the ensemble as a weights file, which stands for a trained network wherever one is read."""
     first = library.kept[library.first]
     data = replace(first.data, thresholds=_thresholds(library, picked))
     model = networks.join(members, [network_of(library.kept[place]) for place in picked.counts], data)
-    more = {name: facts[name] for name in ("study", "winner", "metric", "picks", "validation")}
+    more = {name: summary[name] for name in ("study", "winner", "metric", "picks", "validation")}
     state = {
         "model": model.state_dict(),
         **networks.describe_ensemble(library.kept[library.first].config, data, members, more),

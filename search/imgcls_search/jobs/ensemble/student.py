@@ -17,7 +17,7 @@ from imgcls_search.orchestrator import study_data, teachers
 from imgcls_search.trial import Trial
 
 
-class StudentFacts(TypedDict):
+class StudentSummary(TypedDict):
     """A network that learned from an ensemble."""
 
     trial: int
@@ -59,10 +59,10 @@ _SETTINGS = {"temperature": 4.0, "alpha": 0.5}
 """Of the distillation where the configuration has none: the defaults of a space."""
 
 
-def distil(made: Made, number: int | None, out: Path, watcher: TrainingWatcher) -> StudentFacts:
+def distil(made: Made, number: int | None, out: Path, watcher: TrainingWatcher) -> StudentSummary:
     """Train the configuration of a trial, by default of the best, with an ensemble as its teacher; write its weights.
 
-    The ensemble is copied into the folder. An interrupted training goes on when it is called again.
+    The ensemble is copied into the folder. Call it again to resume an interrupted training.
 
     Raises:
         StudyError: there is no such trial, or the folder holds another training.

@@ -11,7 +11,8 @@ from imgcls_search.data import Prepared
 from imgcls_search.jobs.chance import interval_of_difference
 from imgcls_search.jobs.ensemble.library import Library, Say
 from imgcls_search.jobs.ensemble.making import Made
-from imgcls_search.jobs.evaluate import Evaluation, measure_on, read_network
+from imgcls_search.jobs.evaluate import read_network
+from imgcls_search.jobs.evaluation import Evaluation, measure_on
 from imgcls_search.jobs.export import now
 from imgcls_search.orchestrator import study_data
 from imgcls_search.study.facts import Opening
@@ -25,14 +26,14 @@ class _TestFacts(TypedDict):
     """Interval of the difference that comes of the choice of the images, which both see."""
 
 
-class TestFacts(_TestFacts, total=False):
+class TestSummary(_TestFacts, total=False):
     """What the test split showed."""
 
     student: float
     student_minus_winner_95: list[float]
 
 
-def test(made: Made, student: Path | None, say: Say) -> TestFacts:
+def test(made: Made, student: Path | None, say: Say) -> TestSummary:
     """Open the test split for an ensemble, the best trial and perhaps a student; the study notes that first.
 
     Raises:
@@ -46,7 +47,7 @@ def test(made: Made, student: Path | None, say: Say) -> TestFacts:
         ensemble = _measured(library, made.weights)
         taught = _measured(library, student) if student is not None else None
     metric, stated = library.metric, costs.of(library.winner_config.tree)
-    found: TestFacts = {
+    found: TestSummary = {
         "images": len(ensemble.labels),
         "winner": winner.metrics[metric],
         "ensemble": ensemble.metrics[metric],

@@ -97,7 +97,7 @@ def draft(
     seed: int = 0,
     progress: Progress = _nothing,
 ) -> Draft:
-    """Return a space for the images of a data section, to be searched and confirmed within so many seconds.
+    """Return a space for the images of a data section, to be searched and confirmed within these seconds.
 
     Studies are to be kept under `root`; `changes` are dotted paths with values, as YAML, that a person decided on;
     `file` is what the text is to be called. Nothing is written.

@@ -49,7 +49,7 @@ class Machine:
 
 def look_at_machine(root: Path) -> Machine:
     """Return what this machine has; studies are kept under `root`, which need not be there yet."""
-    # A process of its own: whoever asks a GPU holds some of its memory for as long as it lives.
+    # In its own process: a process that uses a GPU holds some of its memory until it ends.
     process, connection = processes.start(_look, "machine")
     try:
         devices, hardware, gpu_bytes = connection.recv()

@@ -36,7 +36,7 @@ class Network:
     """As a space says it, with its choices."""
 
     largest: Model
-    """With the choices that cost most: what its time is told by."""
+    """With the choices that cost most, from which its time is estimated."""
 
     is_pretrained: bool
     about: str
@@ -131,7 +131,7 @@ def pretrained_at_hand(classes: int) -> tuple[list[Network], list[str]]:
 
 
 def _by_path(model: Model, file: str) -> Iterator[Model]:
-    """Yield what may be written to start from a file by its path; a stem is told by published weights only."""
+    """Yield what may be written to start from a file by its path; a stem is known for published weights only."""
     ((family, arguments),) = model.items()
     path = str(Path(file).absolute())
     yield {family: {**arguments, "weights": path}}

@@ -162,7 +162,7 @@ def _speeds(
     seconds: float,
     progress: Progress,
 ) -> dict[str, Speed]:
-    """Return a speed of each network; what is not measured is told by others of its family."""
+    """Return a speed of each network; what is not measured is estimated from others of its family."""
     middle = sized[len(sized) // 2]
     timed = [(one, middle) for one in pretrained[:MOST_TIMED]]
     if scratch:

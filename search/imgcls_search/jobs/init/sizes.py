@@ -75,7 +75,7 @@ class Budget:
 
     @classmethod
     def of(cls, seconds: float, workers: int) -> Budget:
-        """Divide so many seconds between the search and what follows it."""
+        """Divide the seconds between the search and what follows it."""
         search = SEARCH_SHARE * seconds
         return cls(seconds=seconds, search=search, confirm=seconds - search, workers=workers)
 

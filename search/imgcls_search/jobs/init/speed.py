@@ -34,7 +34,7 @@ ASSUMED = {"cpu": (8e9, 4e9), "cuda": (1e12, 2e11), "mps": (2e11, 4e10)}
 """Multiply-accumulates a second of a worker where nothing is measured: of plain and of depthwise convolutions."""
 
 STEP = 3.0
-"""A training step takes so many times what a prediction takes, where nothing is measured."""
+"""How many times as long a training step takes as a prediction, if nothing is measured."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -59,7 +59,7 @@ def assumed(network: Network, device: str) -> Speed:
 
 
 def time_allowed(seconds: float) -> float:
-    """Return how long measuring may take, of so many seconds in all; 0: too little to measure anything."""
+    """Return how long measuring may take, of `seconds` in all; 0: too little to measure anything."""
     found = min(MOST_SECONDS, MOST_SHARE * seconds)
     return found if found >= FEWEST_SECONDS else 0.0
 

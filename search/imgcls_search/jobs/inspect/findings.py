@@ -175,7 +175,7 @@ class Inspection:
     copies: tuple[Copies, ...]
     copy_counts: Mapping[CopyKind, CopyCount]
     copies_cut: bool
-    """Whether so many images look alike that not all pairs of them were compared."""
+    """Whether too many images look alike for all pairs of them to be compared."""
 
     judgement: Judgement | None
     not_judged: str | None

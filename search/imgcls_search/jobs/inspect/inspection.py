@@ -12,8 +12,6 @@ import numpy.typing as npt
 from imgcls_search.config import Component
 from imgcls_search.data import comes_with, describe, describe_whole, file_root, is_of_files
 from imgcls_search.data.copies import Joined, near_sets, sets_of
-from imgcls_search.data.decode import unlimited_pillow
-from imgcls_search.data.examine import Seen, examine
 from imgcls_search.data.inventory import SPLITS, Inventory, inventory, uncut_inventory
 from imgcls_search.data.source import Source
 from imgcls_search.errors import CutError
@@ -29,16 +27,8 @@ from imgcls_search.jobs.inspect.findings import (
     Unread,
     count_copies,
 )
+from imgcls_search.jobs.inspect.looking import Known, Table, look
 from imgcls_search.jobs.inspect.out_of_fold import FOLDS, Floats, Numbers, Progress, plan_folds
-
-SAMPLE = 200
-"""Images whose headers say how large the small copies of all are made."""
-
-SMALL = 40
-"""Pixels of the shorter side up to which images are small."""
-
-MOST_BYTES = 1 << 30
-"""Of the small copies that the quick model judges by."""
 
 BINS = 24
 
@@ -97,7 +87,7 @@ def inspect_images(images: Inventory, wanted: Wanted, progress: Progress, judge:
     """
     quick = wanted.labels and judge is None
     judged = _to_judge(images, wanted)
-    table, pixels, trouble = _look(images, judged if quick else np.array([], dtype=np.int64), progress)
+    table, pixels, trouble = look(images, judged if quick else np.array([], dtype=np.int64), progress)
     copies, is_cut = _find_copies(images, table, progress)
     judgement: Judgement | None = None
     why = None if wanted.labels else "left out by --no-labels"
@@ -136,93 +126,12 @@ def inspect_images(images: Inventory, wanted: Wanted, progress: Progress, judge:
     )
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Known:
-    """What is kept of an image that was looked at."""
-
-    size: tuple[int, int]
-    format: str
-    kind: str
-    is_transparent: bool
-    is_turned: bool
-    is_flat: bool
-    file: bytes | None
-    pixels: bytes
-    hash: int
-    shades: bytes
-
-
-Table = list[Known | str]
-"""Of each image what was seen, or why it cannot be read."""
-
-
 def _to_judge(images: Inventory, wanted: Wanted) -> Numbers:
     if not wanted.labels:
         return np.array([], dtype=np.int64)
     return np.array(
         [number for number, split in enumerate(images.splits) if wanted.with_test or split != "test"], dtype=np.int64
     )
-
-
-def _look(
-    images: Inventory, judged: Numbers, progress: Progress
-) -> tuple[Table, npt.NDArray[np.uint8] | None, str | None]:
-    """Return what each image is, and small copies [judged, side, side, 3], or why there are none."""
-    side, trouble, pixels = _side(images), None, None
-    if len(judged) * side * side * 3 > MOST_BYTES:
-        side = quick_model.SMALL_SIDE
-    if len(judged) * side * side * 3 > MOST_BYTES:
-        trouble = f"{len(judged):,} images are too many for the quick model; --study judges as many as a search reads"
-    elif len(judged):
-        pixels = np.zeros((len(judged), side, side, 3), dtype=np.uint8)
-    places = {number: place for place, number in enumerate(judged.tolist())} if pixels is not None else {}
-    table: Table = []
-    for number, seen in examine(
-        images,
-        side_of=lambda number: side if number in places else None,
-        progress=lambda done, total: progress("looking at images", done, total),
-    ):
-        if not isinstance(seen, Seen):
-            table.append(seen.reason)
-            continue
-        if pixels is not None and seen.tiny is not None:
-            pixels[places[number]] = seen.tiny
-        table.append(
-            Known(
-                size=seen.size,
-                format=seen.format,
-                kind=seen.kind,
-                is_transparent=seen.is_transparent,
-                is_turned=seen.is_turned,
-                is_flat=seen.look.is_flat,
-                file=seen.file,
-                pixels=seen.pixels,
-                hash=seen.look.hash,
-                shades=seen.look.shades.tobytes(),
-            )
-        )
-    return table, pixels, trouble
-
-
-def are_small(images: Inventory) -> bool:
-    """Tell whether the images have few pixels, or none that can be read."""
-    with unlimited_pillow():
-        sizes = [_shorter_side(images, number) for number in range(0, len(images), max(1, len(images) // SAMPLE))]
-    known = [size for size in sizes if size is not None]
-    return not known or float(np.median(known)) <= SMALL
-
-
-def _side(images: Inventory) -> int:
-    return quick_model.SMALL_SIDE if are_small(images) else quick_model.LARGE_SIDE
-
-
-def _shorter_side(images: Inventory, number: int) -> int | None:
-    try:
-        with images.read(number) as image:
-            return int(min(image.size))
-    # Whatever is wrong with it is found when it is looked at.
-    except Exception:
-        return None
 
 
 def _refs(images: Inventory) -> Callable[[int], ImageRef]:

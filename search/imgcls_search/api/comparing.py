@@ -1,0 +1,135 @@
+"""Two trials or two studies side by side: compare."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from imgcls_search.api.options import PathLikeText
+from imgcls_search.api.study import Study
+from imgcls_search.api.trial import Trial
+from imgcls_search.errors import UserError
+from imgcls_search.rounding import measured, rounded, without_long_numbers
+
+if TYPE_CHECKING:
+    from imgcls_search.views.browse import Opened
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What differs between two trials or two studies, and how their scores differ."""
+
+    names: tuple[str, str]
+    facts: Mapping[str, Any]
+    """Differences and scores, as plain values."""
+
+    @property
+    def is_of_studies(self) -> bool:
+        """Whether two studies are compared, by their best trials."""
+        return bool(self.facts["kind"] == "studies")
+
+    @property
+    def of_trials(self) -> Mapping[str, Any]:
+        """The comparison of the two trials, or of the best trials of the two studies."""
+        found: Mapping[str, Any] = self.facts["best"] if self.is_of_studies else self.facts
+        return found
+
+    def differences(self) -> list[str]:
+        """Return what differs, one sentence each."""
+        found: list[str] = []
+        if self.is_of_studies:
+            found += [without_long_numbers(line) for line in [*self.facts["space"], *self.facts["facts"]]]
+            counts = [
+                f"{count['total']} trials, {epochs} epochs"
+                for count, epochs in zip(self.facts["trials"], self.facts["epochs"], strict=True)
+            ]
+            found.append(f"{self.names[0]}: {counts[0]}; {self.names[1]}: {counts[1]}")
+            found.append(_chosen(self.facts))
+        config = self.of_trials["config"] or ["the configurations are equal"]
+        return [*found, *(without_long_numbers(line) for line in config)]
+
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """Return each score and size of the first, of the second, and the change between them."""
+        images = self.of_trials["val_images"]
+        return [
+            (
+                name,
+                measured(name, entry["first"], images),
+                measured(name, entry["second"], images),
+                measured(name, entry["change"], images, signed=True),
+            )
+            for name, entry in self.of_trials["measured"].items()
+        ]
+
+    def notes(self) -> list[str]:
+        """Return how far the scores can be compared."""
+        found, epochs = [], self.of_trials["epochs"]
+        if epochs[0] != epochs[1]:
+            found.append(f"they trained for {epochs[0]} and {epochs[1]} epochs: their scores do not compare")
+        if self.of_trials["noise"] is not None:
+            what = "accuracies" if "accuracy" in self.of_trials["measured"] else "subset accuracies"
+            noise = rounded(self.of_trials["noise"])
+            found.append(f"{what} that differ by less than {noise} may do so for the choice of images alone (95 %)")
+        return found
+
+    def _repr_html_(self) -> str:
+        from imgcls_search.api.frames import card, table
+
+        first, second = self.names
+        scores = table(("", first, second, "change"), self.rows())
+        return card(f"{first} and {second}", [*self.differences(), *self.notes()], scores)
+
+
+def compare(
+    first: str | Study | Trial,
+    second: str | Study | Trial,
+    *,
+    studies: PathLikeText = Path("studies"),
+    storage: str | None = None,
+) -> Comparison:
+    """Compare two trials or two studies: what differs, and how the scores differ.
+
+    Args:
+        first: A study by its name or as an object; or a trial, as an object or as `STUDY:NUMBER`.
+        second: The same.
+        studies: The folder of the studies that are given by their names.
+        storage: A PostgreSQL database of studies instead of SQLite files.
+
+    Raises:
+        UserError: One is a trial and the other a study, or there is no such trial or study.
+    """
+    from imgcls_search.study.address import settle
+    from imgcls_search.views.browse import compare_opened, open_named
+
+    at = settle(storage)
+    opened: list[Opened] = []
+    names: list[str] = []
+    for given in cast("tuple[Any, Any]", (first, second)):
+        if isinstance(given, Study):
+            names.append(given.name)
+            opened.append((given._record(), None))
+        elif isinstance(given, (str, Trial)):
+            names.append(given if isinstance(given, str) else f"{given.study}:{given.number}")
+            opened.append(open_named(Path(studies), names[-1], at))
+        else:
+            allowed = "a study or a trial, or its name: 'vit-digits' or 'vit-digits:7'"
+            raise UserError(f"compare: got a {type(given).__name__}; allowed: {allowed}")
+    return Comparison(names=(names[0], names[1]), facts=compare_opened((names[0], names[1]), *opened))
+
+
+def _chosen(found: Mapping[str, Any]) -> str:
+    """Return which trials stand for two studies, and by what they were chosen if several are on a front."""
+    by, of = found["chosen"]["by"], found["chosen"]["of"]
+    names = [
+        f"trial {trial}" + (f" (of {count} on the front)" if count > 1 else "")
+        for trial, count in zip(found["best"]["trials"], of, strict=True)
+    ]
+    if of == [1, 1]:
+        return f"their best, {' and '.join(names)}:"
+    rules = [f"{direction} {metric}" for metric, direction in by]
+    if rules[0] == rules[1]:
+        return f"their best by one objective ({rules[0]}), {' and '.join(names)}; others: compare STUDY:N STUDY:N"
+    parts = [f"{name} by {rule}" for name, rule in zip(names, rules, strict=True)]
+    return f"their best, each by its own first objective, {' and '.join(parts)}; others: compare STUDY:N STUDY:N"

@@ -1,0 +1,154 @@
+"""Other strategies on the recorded curves of a study: replay."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from imgcls_search import durations
+from imgcls_search.api.options import changes_of
+from imgcls_search.errors import UserError
+from imgcls_search.rounding import measured
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from imgcls_search.study.files import StudyFiles
+
+Strategy = str | Mapping[str, Any]
+"""A sampler or a pruner as a space has it: a name, or `{name: {setting: value}}`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replays:
+    """What strategies would have cost and found on the curves of a study."""
+
+    study: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    """A strategy each, as the command prints it."""
+
+    notes: tuple[str, ...]
+    facts: Mapping[str, Any]
+    """The same as plain values."""
+
+    def frame(self) -> pd.DataFrame:
+        """Return a pandas frame with a row for each strategy.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        from imgcls_search.api.frames import frame_of
+
+        rows = self.facts["replays"] if "replays" in self.facts else [_flat(one) for one in self.facts["strategies"]]
+        return frame_of(rows, [name for name in rows[0] if name != "bests"], "frame()")
+
+    def _repr_html_(self) -> str:
+        from imgcls_search.api.frames import card, table
+
+        return card(f"Replays of {self.study}", self.notes, table(self.headings, self.rows))
+
+
+def replay_strategies(
+    files: StudyFiles,
+    samplers: Sequence[str],
+    pruners: Sequence[str],
+    *,
+    workers: int,
+    seed: int | None,
+    seeds: int | None,
+    share: float,
+    max_epochs: int | None,
+) -> Replays:
+    """Replay each sampler, written as in a space, with each pruner; none named are those of the study.
+
+    Raises:
+        UserError: an argument says something that is not allowed.
+        StudyError: the study has too few curves.
+    """
+    from imgcls_search.catalog import catalog
+    from imgcls_search.jobs.replay import as_it_was, replay_study, space_of
+    from imgcls_search.jobs.replay_pools import compare
+    from imgcls_search.study.record import load
+
+    record = load(files)
+    own = record.fact("space")["study"]
+    spaces = []
+    for sampler in samplers or [json.dumps(own["sampler"])]:
+        for pruner in pruners or [json.dumps(own["pruner"])]:
+            changes = [("study.sampler", sampler), ("study.pruner", pruner)]
+            if seed is not None:
+                changes.append(("study.seed", str(seed)))
+            spaces.append(space_of(record, catalog(), changes))
+    if seeds is not None:
+        if seed is not None:
+            raise UserError("--seed: beside --seeds, which uses the seeds from 0 on; allowed: one of the two")
+        parts = compare(record, spaces, seeds=seeds, share=share, max_epochs=max_epochs, workers=workers)
+        return _of_parts(files.recorded_as, asdict(parts))
+    found = [as_it_was(record), *(replay_study(record, space, workers=workers) for space in spaces)]
+    replays = [asdict(each) for each in found]
+    return Replays(
+        study=files.recorded_as,
+        headings=("strategy", "trials", "complete", "epochs", "extended", "best", "found after", "time"),
+        rows=tuple(_cells(each, record.objectives[0][0], record.val_images) for each in replays),
+        notes=(
+            "extended: epochs that were never trained, guessed from complete trials; found after: epochs; time: of "
+            "training",
+        ),
+        facts={"study": files.recorded_as, "replays": replays},
+    )
+
+
+def strategies_of(given: Strategy | Sequence[Strategy], path: str) -> list[str]:
+    """Return samplers or pruners as `--sampler` and `--pruner` name them.
+
+    Raises:
+        SpaceError: a value is no plain one.
+    """
+    several = [given] if isinstance(given, (str, Mapping)) else list(given)
+    return [value for one in several for _, value in changes_of({path: one})]
+
+
+def _of_parts(study: str, found: Mapping[str, Any]) -> Replays:
+    return Replays(
+        study=study,
+        headings=("strategy", "over random search", "times as fast", "over the first strategy"),
+        rows=tuple(
+            (
+                each["strategy"],
+                _within(each["over_random"]),
+                _within(each["times_as_fast"], 2),
+                _within(each["over_first"]),
+            )
+            for each in found["strategies"]
+        ),
+        notes=(
+            f"{found['seeds']} parts of {found['configurations']} configurations; {found['max_epochs']} epochs for "
+            f"each search, {found['trainings']} full training(s) of random search",
+            "in brackets: the 90 % interval; -: a search finished no trial",
+        ),
+        facts={"study": study, **found},
+    )
+
+
+def _within(found: Mapping[str, float] | None, digits: int = 4) -> str:
+    if found is None:
+        return "-"
+    return f"{found['value']:.{digits}f} ({found['low']:.{digits}f} to {found['high']:.{digits}f})"
+
+
+def _cells(found: Mapping[str, Any], metric: str, images: int | None) -> tuple[str, ...]:
+    best = "-" if found["best"] is None else measured(metric, found["best"], images)
+    after = str(found["bests"][-1][0]) if found["bests"] else "-"
+    counts = (found[name] for name in ("trials", "complete", "epochs", "extended"))
+    return (found["strategy"], *map(str, counts), best, after, durations.show(found["seconds"]))
+
+
+def _flat(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a strategy with each bound of its intervals in a column of its own."""
+    row: dict[str, Any] = {}
+    for name, value in found.items():
+        row |= {f"{name}.{bound}": one for bound, one in value.items()} if isinstance(value, Mapping) else {name: value}
+    return row

@@ -1,0 +1,65 @@
+"""Position embeddings of a transformer, brought from the images of its weights to those of a trial."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from imgcls_search.errors import BuildError
+from imgcls_search.image_size import ImageSize, sides
+from imgcls_search.models.weights_reading import Tensors, contents_of
+
+
+def resized(
+    tensors: Tensors, model: nn.Module, image_size: ImageSize, path: str, noted: tuple[int, int] | None
+) -> Tensors:
+    """Return the tensors with torchvision's position embeddings brought to the patches of the model.
+
+    `noted` says in how many rows and columns they are, where the file tells it; else it is a square.
+
+    Raises:
+        BuildError: they are of no square, and nothing tells their rows and columns.
+    """
+    name = "encoder.pos_embedding"
+    patch = getattr(model, "patch_size", None)
+    if name not in tensors or not isinstance(patch, int) or tensors[name].dim() != 3:
+        return tensors
+    count = tensors[name].shape[1] - 1
+    side = math.isqrt(max(0, count))
+    theirs = noted if noted is not None and noted[0] * noted[1] == count else (side, side)
+    height, width = sides(image_size)
+    ours = (height // patch, width // patch)
+    is_known = theirs[0] * theirs[1] == count
+    if theirs == ours if is_known else ours[0] * ours[1] == count:
+        return tensors
+    if count < 1 or not is_known:
+        raise BuildError(path, f"its {count} position embeddings are of no square image; allowed: those of a square")
+    if theirs[0] != theirs[1] or ours[0] != ours[1]:
+        return {**tensors, name: _stretched(tensors[name], theirs, ours)}
+    from torchvision.models.vision_transformer import interpolate_embeddings
+
+    found: Tensors = interpolate_embeddings(height, patch, dict(tensors))
+    return found
+
+
+def noted_grid(path: str, wanted: str) -> tuple[int, int] | None:
+    """Return the rows and columns of patches that a file of this program was trained with, None where it tells none."""
+    with contextlib.suppress(KeyError, TypeError, ValueError, ZeroDivisionError):
+        about = json.loads(contents_of(path, wanted)["about"])
+        height, width = sides(about["data"]["image_size"])
+        patch = about["config"]["model"]["vit"]["patch_size"]
+        return height // patch, width // patch
+    return None
+
+
+def _stretched(embeddings: Tensor, theirs: tuple[int, int], ours: tuple[int, int]) -> Tensor:
+    """Return position embeddings [1, tokens, width] of one grid of patches for another, as torchvision resizes them."""
+    token, patches = embeddings[:, :1], embeddings[:, 1:]
+    grid = patches.permute(0, 2, 1).reshape(1, -1, *theirs)
+    fitted = functional.interpolate(grid, size=ours, mode="bicubic", align_corners=True)
+    return torch.cat([token, fitted.flatten(2).permute(0, 2, 1)], dim=1)

@@ -279,7 +279,7 @@ def test_without_a_loopback_interface_a_trial_has_one_device(monkeypatch: pytest
     monkeypatch.setattr(socket, "if_nameindex", lambda: [(1, "eth0")])
     for wanted in (2, "auto"):
         with pytest.raises(DeviceError) as caught:
-            usable_groups(["cpu"], wanted, 2, 9)  # type: ignore[arg-type]
+            usable_groups(["cpu"], wanted, 2, 9)
         assert str(caught.value) == (
             f"training.devices: {wanted}: this machine has no network interface for its own processes (loopback); "
             "allowed here: 1"

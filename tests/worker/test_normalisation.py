@@ -93,6 +93,18 @@ def test_weights_bring_theirs_unless_told_otherwise(tmp_path: Path, image: str, 
     assert found.std == {"theirs": (0.25,), "ours": prepared.std}[std]
 
 
+def test_grey_images_take_the_average_of_weights_that_do_not_say_theirs(tmp_path: Path) -> None:
+    tree = {**config_of("").to_dict(), "model": {"vit": {"patch_size": 4, "width": 16, "depth": 1, "heads": 2}}}
+    plain = TrialConfig.from_dict(tree)
+    data = pipeline.prepare_data(plain, tmp_path)
+    torch.save(pipeline.new_session(plain, data, seed=1, device="cpu").model.state_dict(), tmp_path / "plain.pt")
+    arguments = {**tree["model"]["vit"], "weights": str(tmp_path / "plain.pt")}
+    config = TrialConfig.from_dict({**tree, "model": {"vit": arguments}})
+    found = start_weights.with_normalisation(config, data)
+    assert found.mean == pytest.approx((np.mean([0.485, 0.456, 0.406]),))
+    assert found.std == pytest.approx((np.mean([0.229, 0.224, 0.225]),))
+
+
 @pytest.mark.parametrize(
     ("image", "words"),
     [

@@ -47,7 +47,9 @@ def with_normalisation(config: TrialConfig, data: Prepared) -> Prepared:
     wanted = {name: section.get(name, "auto") for name in MOMENTS}
     named = {name: "weights" if value == "auto" and has_weights else value for name, value in wanted.items()}
     if "weights" in named.values():
-        mean, std = _moments(component, data.shape)
+        mean, std = (
+            _for_channels(name, of, data.channels) for name, of in zip(MOMENTS, _moments(component, data.shape))
+        )
         data = replace(
             data,
             mean=mean if named["mean"] == "weights" else data.mean,
@@ -60,6 +62,25 @@ def with_normalisation(config: TrialConfig, data: Prepared) -> Prepared:
         if not isinstance(value, str)
     }
     return replace(data, **given) if given else data
+
+
+def _for_channels(name: str, numbers: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """Return what weights are normalised by, for images of so many channels.
+
+    Weights that do not say it are normalised as ImageNet's three colours; grey images take the average of these.
+
+    Raises:
+        BuildError: the numbers are those of other channels.
+    """
+    if len(numbers) == channels:
+        return numbers
+    if channels == 1:
+        return (sum(numbers) / len(numbers),)
+    raise BuildError(
+        f"image.{name}",
+        f"the weights are normalised by {len(numbers)} numbers, but the images have {channels} channels; allowed: "
+        f"1 or {channels} numbers, data",
+    )
 
 
 T = TypeVar("T")

@@ -44,7 +44,8 @@ from imgcls_search.data import Prepared
 from imgcls_search.image_size import sides
 from imgcls_search.space import parse, read_space, shipped
 from imgcls_search.training.device import settle_in
-from imgcls_search.training.loop import Session, fit
+from imgcls_search.training.loop import fit
+from imgcls_search.training.session import Session
 from imgcls_search.worker import image_sets, pipeline
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state

@@ -31,6 +31,7 @@ from unittest import mock
 
 import frame
 import imgcls_search.orchestrator.begin
+import imgcls_search.orchestrator.engines
 import numpy as np
 import optuna
 from imgcls_search.catalog import catalog
@@ -170,7 +171,7 @@ def measure_memory(count: int, sampler: str) -> dict[str, Any]:
     space = parse(SPACE.format(sampler=sampler, epochs=EPOCHS), catalog(), source="load", overrides=overrides)
     watcher = Weighing()
     simulated = mock.patch.object(
-        imgcls_search.orchestrator.begin, "LocalExecutor", lambda devices: Simulated(len(devices), 1.0, EPOCHS)
+        imgcls_search.orchestrator.engines, "LocalExecutor", lambda devices: Simulated(len(devices), 1.0, EPOCHS)
     )
     with tempfile.TemporaryDirectory() as folder, simulated:
         outcome = imgcls_search.orchestrator.begin.run(space, Path(folder), watcher)

@@ -27,6 +27,7 @@ from unittest import mock
 
 import frame
 import imgcls_search.orchestrator.begin
+import imgcls_search.orchestrator.engines
 import optuna
 from imgcls_search.catalog import catalog
 from imgcls_search.config import TrialConfig
@@ -235,7 +236,9 @@ def measure_coordination(seconds: float, workers: int, count: int) -> dict[str, 
         text = SPACE.format(sampler="tpe", epochs=EPOCHS)
         space = parse(text, catalog(), source="bench_overhead", overrides=overrides)
         simulated = mock.patch.object(
-            imgcls_search.orchestrator.begin, "LocalExecutor", lambda devices: Simulated(len(devices), seconds, EPOCHS)
+            imgcls_search.orchestrator.engines,
+            "LocalExecutor",
+            lambda devices: Simulated(len(devices), seconds, EPOCHS),
         )
         with tempfile.TemporaryDirectory() as folder, simulated:
             outcome = imgcls_search.orchestrator.begin.run(space, Path(folder), Nobody())

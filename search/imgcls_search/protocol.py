@@ -168,11 +168,14 @@ class Stopped(Event):
     """The worker stopped because it was asked to; what it saved is on disk."""
 
 
+FailureKind = Literal["diverged", "out_of_memory", "setup", "disk", "error"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Failed(Event):
     """The training itself came to a bad end."""
 
-    kind: Literal["diverged", "out_of_memory", "setup", "disk", "error"]
+    kind: FailureKind
     """`setup` is a user's mistake that every trial would meet; `disk` one that cannot be written, so that the trial can
     go on once it can; `error` anything unforeseen."""
 

@@ -18,8 +18,9 @@ import pytest
 from imgcls_search.study import record as records
 from imgcls_search.study.files import StudyFiles
 
-from tests.conftest import PATIENCE, Answer, is_one_line, linux_only
+from tests.conftest import PATIENCE, Answer, begin_command, is_one_line, linux_only
 from tests.jobs.test_init import picture
+from tests.warm import Warm
 
 SPACE = """
 study: {name: mine, trials: 3, pruner: none, sampler: random, pictures: false, workers: 1}
@@ -60,19 +61,34 @@ def table(record: records.Record) -> list[tuple[Any, ...]]:
     return [(each.number, each.state, each.seed, each.candidate.params, each.values) for each in record.trials]
 
 
-def test_one_call_delivers_all_and_the_next_finds_it_done(tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
-    out = with_space(tmp_path)
-    first = imgcls("auto", "digits", "--time", "20m", "--json")
+def call(folder: Path, warm: Warm | None, *options: str) -> Answer:
+    env = {**os.environ, "PYTHONWARNINGS": "error::FutureWarning"}
+    process = begin_command(["auto", "digits", *options, "--json"], folder, env, warm)
+    out, err = process.communicate(timeout=PATIENCE)
+    return Answer(process.returncode, out, err)
+
+
+@pytest.fixture(scope="module")
+def delivered(tmp_path_factory: pytest.TempPathFactory, warm: Warm | None) -> tuple[Path, Answer]:
+    """Return a folder in which one call delivered all, and what the call said."""
+    folder = tmp_path_factory.mktemp("delivered")
+    with_space(folder)
+    return folder, call(folder, warm, "--time", "20m")
+
+
+def test_one_call_delivers_all_and_the_next_finds_it_done(delivered: tuple[Path, Answer], warm: Warm | None) -> None:
+    folder, first = delivered
+    out = folder / "auto-digits"
     assert first.code == 0, first.err
     found = json.loads(first.out)
-    record = study(tmp_path)
+    record = study(folder)
     # All four configurations are tried though the space says three: time was left.
     assert len(record.trials) == 4
     assert re.search(r"^baseline: accuracy 0\.\d+ after .* \(trial 0, on the validation split\)$", first.err, re.M)
     assert (out / "model" / "model.onnx").is_file()
     assert "no network" not in first.err
     assert (out / "report.html").stat().st_size > 10_000
-    assert Path(tmp_path / found["files"]["weights"]).is_file()
+    assert Path(folder / found["files"]["weights"]).is_file()
     confirmed = record.facts["confirmed"]
     assert found["chosen"]["trial"] == confirmed["chosen"]
     assert found["test"]["score"] == confirmed["test"]["mean"]
@@ -84,11 +100,11 @@ def test_one_call_delivers_all_and_the_next_finds_it_done(tmp_path: Path, imgcls
     spent = found["time"]["spent"]
     assert set(spent) == {"init", "baseline", "search", "confirm", "bundle", "report"}
 
-    again = imgcls("auto", "digits", "--json")
+    again = call(folder, warm)
     assert again.code == 0, again.err
     second = json.loads(again.out)
-    assert table(study(tmp_path)) == table(record)
-    assert len(study(tmp_path).facts["test_openings"]) == 1
+    assert table(study(folder)) == table(record)
+    assert len(study(folder).facts["test_openings"]) == 1
     assert second["chosen"] == found["chosen"]
     assert second["test"] == found["test"]
     assert second["time"]["given"] == 20 * 60
@@ -116,19 +132,21 @@ def test_what_a_call_says_holds_for_a_space_that_is_there(tmp_path: Path, imgcls
     assert json.loads(done.out)["chosen"]["trials"] == len(record.trials)
 
 
-def test_steps_by_hand_give_the_same(tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
-    out = with_space(tmp_path, SPACE.replace("trials: 3", "trials: 4"))
-    made = imgcls("auto", "digits", "--time", "20m", "--json")
+def test_steps_by_hand_give_the_same(
+    delivered: tuple[Path, Answer], tmp_path: Path, imgcls: Callable[..., Answer]
+) -> None:
+    folder, made = delivered
+    out = folder / "auto-digits"
     assert made.code == 0, made.err
     found = json.loads(made.out)
     elsewhere = ["--studies", "others"]
     ran = imgcls("run", out / "digits.yaml", "--set", "study.trials=4", *elsewhere)
     assert ran.code == 0, ran.err
-    top, seeds = len(study(tmp_path).facts["confirmed"]["ranking"]), len(found["test"]["scores"])
+    top, seeds = len(study(folder).facts["confirmed"]["ranking"]), len(found["test"]["scores"])
     confirmed = imgcls("confirm", "mine", "--top", str(top), "--seeds", str(seeds), *elsewhere, "--json")
     assert confirmed.code == 0, confirmed.err
     other = records.load(StudyFiles(tmp_path / "others", "mine"))
-    assert table(other) == table(study(tmp_path))
+    assert table(other) == table(study(folder))
     by_hand = json.loads(confirmed.out)
     assert by_hand["chosen"] == found["chosen"]["trial"]
     assert by_hand["scores"] == found["validation"]["scores"]
@@ -157,8 +175,14 @@ REACHED: dict[str, Callable[[Path], bool]] = {
 
 
 @linux_only
-@pytest.mark.parametrize("step", ["baseline", pytest.param("all", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("step", "number"),
+    [
+        ("baseline", signal.SIGKILL),
+        pytest.param("all", signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param("all", signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
 def test_a_call_that_ends_in_any_step_goes_on(
     step: str, number: int, tmp_path: Path, start: Callable[..., Any], imgcls: Callable[..., Answer]
 ) -> None:

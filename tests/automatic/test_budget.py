@@ -75,3 +75,15 @@ def test_measured_steps_count_for_what_they_took() -> None:
 
 def test_without_a_complete_trial_nothing_is_confirmed() -> None:
     assert budget.affordable(record_of(seconds=1.0), FACT, 100.0) is None
+
+
+def test_test_split_is_paid_for_once() -> None:
+    record = record_of(0.5, 0.6, 0.7, seconds=1.0)
+    plan = budget.affordable(record, FACT, budget.CONFIRM_SHARE * FACT["given"])
+    assert plan is not None
+    chosen = [record.by_number[number] for number in plan["trials"]]
+    confirming = budget.confirm_seconds(chosen, plan["seeds"], 2, budget.testing_seconds(record, FACT))
+    kept = budget.kept_seconds(record, FACT)
+    assert kept == pytest.approx(budget.closing_seconds(FACT, record) + confirming)
+    # What the search leaves is enough for that very plan.
+    assert budget.affordable(record, FACT, kept - budget.closing_seconds(FACT, record)) == plan

@@ -113,7 +113,12 @@ def texts() -> Iterator[tuple[str, str]]:
     for name in imgcls_search.__all__:
         value = getattr(imgcls_search, name)
         yield f"ic.{name}", inspect.getdoc(value) or ""
-        for below, each in vars(value).items() if inspect.isclass(value) else ():
+        ours = (
+            [kind for kind in inspect.getmro(value) if kind.__module__.startswith("imgcls_search")]
+            if inspect.isclass(value)
+            else []
+        )
+        for below, each in (entry for kind in ours for entry in vars(kind).items()):
             if not below.startswith("_"):
                 yield f"ic.{name}.{below}", getattr(each, "__doc__", None) or ""
 

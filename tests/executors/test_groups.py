@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from imgcls_search.catalog import catalog
 from imgcls_search.errors import DeviceError
 from imgcls_search.executors import local, processes
@@ -29,8 +32,9 @@ from imgcls_search.protocol import (
     WorkerDied,
 )
 from imgcls_search.space import parse
-from imgcls_search.training import checkpoint
+from imgcls_search.training import checkpoint, loopback
 from imgcls_search.worker import pipeline
+from imgcls_search.worker.job_runner import JobRunner
 
 from tests.conftest import PATIENCE, Answer, is_one_line, linux_only
 from tests.executors.test_ray import LOOPBACK, listening
@@ -51,7 +55,7 @@ def executor() -> Iterator[LocalExecutor]:
 
 
 def job_of(folder: Path, epochs: int, text: str = SPACE, **more: Any) -> Job:
-    config = parse(text % epochs, catalog(), source="space.yaml").config()
+    config = parse(text.replace("%d", str(epochs)), catalog(), source="space.yaml").config()
     data = pipeline.prepare_data(config, folder.parent / "images")
     given: dict[str, Any] = {"until_epoch": epochs, "from_epoch": 0, "seed": 1, "portion": "train", **more}
     return Job(
@@ -158,6 +162,52 @@ def test_failure_of_one_process_is_that_of_the_trial(
     until(executor, MilestoneReached)
 
 
+SWA_OF_FOLDS = """
+data: {digits: {max_train: 100, folds: 2}}
+model: {resnet: {depths: [1], width: 4}}
+distill: {file: {path: %s, alpha: 0.5}}
+training: {epochs: 2, batch_size: 50, devices: 2, swa: 1}
+"""
+HEAD_THEN_ALL = """
+data: {digits: {max_train: 100}}
+image: {channels: 3}
+model: {resnet: {depths: [1], width: 4, weights: %s}}
+finetune: {freeze: backbone, freeze_epochs: 2, start: logistic}
+training: {epochs: 4, batch_size: 50, devices: 2, swa: 1}
+"""
+
+
+@pytest.mark.parametrize("text", [SWA_OF_FOLDS, HEAD_THEN_ALL], ids=["folds", "head"])
+def test_folds_averages_teachers_and_heads_of_two_devices_are_those_of_one(
+    text: str, executor: LocalExecutor, tmp_path: Path
+) -> None:
+    channels = "image: {channels: 3}\n" if text == HEAD_THEN_ALL else ""
+    first = job_of(tmp_path, 1, SPACE + channels)
+    list(JobRunner("cpu").work(first, threading.Event()))
+    known = checkpoint.load(Path(first.checkpoint))
+    given = tmp_path / "given.pt"
+    torch.save(known["model"] if text == HEAD_THEN_ALL else known, given)
+    more = {} if text == HEAD_THEN_ALL else {"teacher": str(given)}
+    parts = {}
+    for way in ("together", "alone"):
+        (tmp_path / way).mkdir()
+        made = job_of(tmp_path / way, 4, text % given, **more)
+        if way == "together":
+            executor.start(made)
+            parts[way] = until(executor, (MilestoneReached, Failed))
+        else:
+            parts[way] = list(JobRunner("cpu").work(made, threading.Event()))
+        assert isinstance(parts[way][-1], MilestoneReached), parts[way][-1]
+    found, expected = (
+        [event.metrics for event in parts[way] if isinstance(event, EpochEnded)] for way in ("together", "alone")
+    )
+    assert len(found) == len(expected) == 4
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name in ("train_loss", "loss"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-4)
+
+
 def test_checkpoint_of_two_devices_goes_on_with_one_and_says_so(executor: LocalExecutor, tmp_path: Path) -> None:
     job = job_of(tmp_path, 4)
     executor.start(job_of(tmp_path, 4, until_epoch=2))
@@ -222,6 +272,41 @@ def test_devices_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
         DeviceError, match=r"^training.devices: 2: this machine has 1 mps device; allowed here: auto, 1$"
     ):
         usable_groups(["mps"], 2, None, 9)
+
+
+def test_without_a_loopback_interface_a_trial_has_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "num_cores", lambda: 8)
+    monkeypatch.setattr(socket, "if_nameindex", lambda: [(1, "eth0")])
+    for wanted in (2, "auto"):
+        with pytest.raises(DeviceError) as caught:
+            usable_groups(["cpu"], wanted, 2, 9)
+        assert str(caught.value) == (
+            f"training.devices: {wanted}: this machine has no network interface for its own processes (loopback); "
+            "allowed here: 1"
+        )
+    assert usable_groups(["cpu"], 1, 2, 9) == [("cpu",), ("cpu",)]
+    assert usable_groups(["cpu"], "auto", 8, 9) == [("cpu",)] * 8
+
+
+def test_loopback_interface_is_known_by_its_flags_else_by_its_name(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    there = {"eth0": "0x1003", "lo": "0x8", "inner0": "0x9"}
+    monkeypatch.setattr(loopback, "NETWORKS", tmp_path)
+    monkeypatch.setattr(socket, "if_nameindex", lambda: list(enumerate(there, start=1)))
+    assert loopback.interface() == "lo", "nothing says what the others are"
+    for name, flags in there.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "flags").write_text(flags + "\n")
+    assert loopback.interface() == "inner0", "lo is down"
+    monkeypatch.setattr(socket, "if_nameindex", lambda: [(1, "eth0"), (2, "lo0")])
+    assert loopback.interface() == "lo0", "macOS"
+
+    def fail() -> list[tuple[int, str]]:
+        raise OSError("not here")
+
+    monkeypatch.setattr(socket, "if_nameindex", fail)
+    assert loopback.interface() is None
 
 
 LEARNING_RATE = "{float: [1e-4, 1e-2], log: true}"

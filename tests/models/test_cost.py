@@ -10,7 +10,7 @@ import pytest
 import torch
 import torchvision
 from imgcls_search.models import MODELS
-from imgcls_search.models.cost import Cost, count, peak_bytes
+from imgcls_search.models.cost import Cost, count, images_within, peak_bytes
 
 TWINS = [
     "resnet18", "resnet50", "vit_b_16", "efficientnet_b0", "mobilenet_v3_large", "mobilenet_v3_small", "convnext_tiny",
@@ -102,3 +102,9 @@ def test_estimated_memory_is_near_the_measured_peak(family: str, batch_size: int
     estimated = peak_bytes(found, pixels=3 * 64 * 64, batch_size=batch_size, optimizer_states=2, averages=False)
     # What an allocator wastes, and what a layer needs for a moment, nobody counts ahead.
     assert 0.7 < estimated / measured < 1.4
+
+
+def test_a_budget_of_macs_pays_for_few_images_of_a_large_network_and_never_for_none() -> None:
+    assert images_within(1e9, 1e6, least=30) == 1000
+    assert images_within(1e9, 1e9, least=30) == 30
+    assert images_within(1e9, 0, least=30) == 1_000_000_000

@@ -50,6 +50,7 @@ CASES = {
     "schedule_free": DATA
     + RESNET.replace("{sgd: {lr: 0.05}}", "{schedule_free: {}}\nschedule: {constant: {}}")
     + "training: {batch_size: 50}\n",
+    "swa": DATA + RESNET + "training: {epochs: 1, batch_size: 40, swa: 1}\n",
     "balanced": DATA + RESNET + "training: {batch_size: 40, draw: balanced, ema: 0.9}\n",
 }
 

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from imgcls_search.catalog import catalog
 from imgcls_search.errors import BuildError
+from imgcls_search.space.reference import settings
 from imgcls_search.training.losses import LOSSES
 from imgcls_search.training.metrics import score
 from imgcls_search.training.optimizers import OPTIMIZERS, SCHEDULES, groups
@@ -333,3 +335,11 @@ def test_optimizer_without_its_package_says_how_to_get_it(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(BuildError, match=f"needs {package}: pip install 'imgcls-search"):
         OPTIMIZERS[name](model=nn.Linear(2, 2))
+
+
+def test_settings_of_sam_that_are_worth_searching_go_together() -> None:
+    """The range of rates is that of SGD, a hundred times those of AdamW, and so no choice of the base is suggested."""
+    known = {one["path"].rpartition(".")[2]: one["search"] for one in settings(catalog(), "optimizer.sam")}
+    of_sgd = {one["path"].rpartition(".")[2]: one["search"] for one in settings(catalog(), "optimizer.sgd")}
+    assert known["lr"] == of_sgd["lr"]
+    assert known["base"] is None

@@ -82,7 +82,7 @@ def train(
             storage=storage,
             say=screen.say,
         )
-        return train_all(training, screen)
+        return dict(train_all(training, screen))
 
 
 def training_of(

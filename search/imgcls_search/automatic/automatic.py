@@ -273,8 +273,7 @@ class Auto:
         if known is not None and _is_of(sorted(entry["trial"] for entry in known["ranking"]), ranking):
             return known
         fact = self.ledger.fact
-        # A network that could not be confirmed is tested as it is.
-        closing = budget.closing_seconds(fact, record) + budget.testing_seconds(record, fact)
+        closing = budget.closing_seconds(fact, record)
         plan = fact.get("confirming")
         if plan is None or not _is_of(sorted(plan["trials"]), ranking):
             plan = budget.affordable(record, fact, self.ledger.left - closing)

@@ -91,10 +91,11 @@ def affordable(record: Record, fact: AutoFact, seconds: float) -> ConfirmPlan | 
 
 def kept_seconds(record: Record, fact: AutoFact) -> float:
     """Return the seconds at the end that are not the search's: for confirming as far as that fits, bundle, report."""
-    closing = closing_seconds(fact, record) + testing_seconds(record, fact)
+    closing = closing_seconds(fact, record)
     plan = affordable(record, fact, CONFIRM_SHARE * fact["given"])
     if plan is None:
-        return closing
+        # Confirming opens the test split itself, in its own time.
+        return closing + testing_seconds(record, fact)
     trials = [record.by_number[number] for number in plan["trials"]]
     test = testing_seconds(record, fact)
     return closing + confirm_seconds(trials, plan["seeds"], fact.get("workers", 1), test)

@@ -43,7 +43,7 @@ def _show_counts(found: Inspection) -> None:
     total = ("all", f"{found.images:,}", *(f"{sum(entry.by_split[s] for entry in found.classes):,}" for s in splits))
     print_table(("class", "images", *names), [*rows, total])
     if len(found.classes) > 1:
-        echo(f"imbalance: {found.imbalance:,.3g} images of the largest class for each of the smallest")
+        echo(f"imbalance: the largest class has {found.imbalance:,.3g} times the images of the smallest")
     if found.groups is not None:
         echo(f"groups: {found.groups:,}")
 

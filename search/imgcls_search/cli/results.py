@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import stdev
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,7 @@ from imgcls_search.rounding import measured, pairs, rounded, spread, without_lon
 
 if TYPE_CHECKING:
     from imgcls_search.study.record import Record
+    from imgcls_search.views.browse import TrialRow
 
 
 def status(study: StudyName, studies: Studies = STUDIES, storage: Storage = None, as_json: AsJson = False) -> None:
@@ -266,7 +267,7 @@ def _as_deployed(score: dict[str, float]) -> Iterable[str]:
         yield f"zeros: {share}; they make the archive smaller, but neither the file, nor the network faster"
 
 
-def _trial_cells(row: dict[str, Any], images: int | None) -> tuple[str, ...]:
+def _trial_cells(row: TrialRow, images: int | None) -> tuple[str, ...]:
     settings = ", ".join(
         f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
         for name, value in row["params"].items()

@@ -102,7 +102,8 @@ def train(
     for metric, value in together.items():
         values = [report["test"][str(seed)][metric] for seed in report["seeds"]]
         shown = spread(metric, values, value["mean"], value["ci95"], report["images"].get("test"))
-        interval = f" (95 % interval, std {rounded(value['std'])})" if len(values) > 2 else ""
+        std = value["std"]
+        interval = f" (95 % interval, std {rounded(std)})" if len(values) > 2 and std is not None else ""
         echo(f"test {metric}: {shown}{interval}")
     if len(report["seeds"]) > 1:
         echo("means over the seeds:")

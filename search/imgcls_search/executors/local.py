@@ -11,6 +11,7 @@ from typing import Literal
 from imgcls_search.errors import DeviceError
 from imgcls_search.executors.slots import SlotsExecutor
 from imgcls_search.executors.worker_process import WorkerProcess
+from imgcls_search.training.loopback import interface
 
 
 def num_cores() -> int:
@@ -32,12 +33,15 @@ def usable_groups(
     A device of a CPU is a core: a process with one thread. `auto` are all devices over the number of workers.
 
     Raises:
-        DeviceError: there are fewer devices than wanted.
+        DeviceError: there are fewer devices than wanted, or they cannot talk to each other.
     """
     if wanted == 1:
         return [(device,) for device in usable_slots(devices, workers, most)]
     every = list(devices) * num_cores() if list(devices) == ["cpu"] else list(devices)
     each = devices_each(wanted, len(every), workers, f"this machine has {_counted(every)}")
+    if each > 1 and interface() is None:
+        lacks = "this machine has no network interface for its own processes (loopback)"
+        raise DeviceError(f"training.devices: {wanted}: {lacks}; allowed here: 1")
     count = max(1, min(workers or len(every) // each, most))
     return [tuple(every[(worker * each + place) % len(every)] for place in range(each)) for worker in range(count)]
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from imgcls_search.models.anatomy import Anatomy
+from imgcls_search.models.cost import images_within
 
 MOST_MACS = 5e11
 """Multiply-accumulates that may be spent on training images; of more images some are drawn."""
@@ -19,7 +20,7 @@ LEAST_IMAGES = 200
 
 def affordable(count: int, macs: float) -> np.ndarray[Any, Any]:
     """Return the numbers of the training images to look at, all of them or, where that would take long, some."""
-    most = max(LEAST_IMAGES, int(MOST_MACS / max(1.0, macs)))
+    most = images_within(MOST_MACS, macs, least=LEAST_IMAGES)
     if count <= most:
         return np.arange(count)
     return np.sort(np.random.default_rng(0).choice(count, most, replace=False))

@@ -6,7 +6,7 @@ import math
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal, TypedDict
 
 from imgcls_search.catalog import catalog
 from imgcls_search.confidence import t_quantile
@@ -30,9 +30,31 @@ from imgcls_search.trial import Trial
 Verdict = Literal["identical", "within noise", "different"]
 
 
+class Reproduction(TypedDict):
+    """How a trial that was trained again compares with its record."""
+
+    study: str
+    trial: int
+    verdict: Verdict
+    epochs: int
+    metric: str
+    then: float
+    now: float
+    """Of the last epoch."""
+
+    margin: float
+    """How much seeds alone change it."""
+
+    noise: list[float]
+    val_images: int | None
+    first_different_epoch: int | None
+    differs: list[str]
+    """What is not as it was then, in words."""
+
+
 def reproduce(
     files: StudyFiles, trial_number: int, *, seeds: int, watcher: TrainingWatcher, moved_to: Component | None = None
-) -> dict[str, Any]:
+) -> Reproduction:
     """Train a trial again with its seed to its last epoch, and tell how that compares with what is recorded.
 
     If it is not identical, this many other seeds are trained as well: what differs by no more than they do is noise.

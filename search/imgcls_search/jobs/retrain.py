@@ -7,10 +7,10 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from imgcls_search import atomic
-from imgcls_search.confidence import interval
+from imgcls_search.confidence import Interval, interval
 from imgcls_search.config import TrialConfig
 from imgcls_search.data import Prepared, must_exist
 from imgcls_search.errors import CheckpointError, StudyError, UserError, writing
@@ -23,7 +23,7 @@ from imgcls_search.measures import THRESHOLD
 from imgcls_search.orchestrator import named_classes, study_data, teachers
 from imgcls_search.protocol import Portion
 from imgcls_search.study.address import Address
-from imgcls_search.study.facts import ChangedTest, DataFact, Opening
+from imgcls_search.study.facts import ChangedTest, DataFact, KnownTeacher, Opening
 from imgcls_search.study.files import find_study
 from imgcls_search.study.record import Record, load
 
@@ -49,7 +49,35 @@ class Training:
     """The database of studies on a server, if that is where they are."""
 
 
-def train(training: Training, watcher: TrainingWatcher) -> dict[str, Any]:
+class _TrainingReport(TypedDict):
+    config: dict[str, Any]
+    origin: dict[str, Any] | None
+    """The study and trial that it was exported from."""
+
+    trained_on: Portion
+    seeds: list[int]
+    images: dict[str, int]
+    fingerprint: str
+    validation: dict[str, dict[str, float]]
+    """By seed; the last epoch."""
+
+    test: dict[str, dict[str, float]]
+    """By seed."""
+
+    summary: dict[str, Interval]
+    """Of the test split, by metric."""
+
+    versions: dict[str, str]
+
+
+class TrainingReport(_TrainingReport, total=False):
+    """What is written beside trained weights, as `metrics.json`."""
+
+    teacher: KnownTeacher
+    test_openings: list[dict[str, Any]]
+
+
+def train(training: Training, watcher: TrainingWatcher) -> TrainingReport:
     """Train with every seed, save the weights, open the test split once and write `metrics.json`.
 
     Raises:
@@ -149,7 +177,7 @@ def _report(
     data: Prepared,
     histories: Mapping[int, Sequence[Mapping[str, float]]],
     versions: Mapping[str, str],
-) -> dict[str, Any]:
+) -> TrainingReport:
     # Imported when the workers are done: until then this process needs no torch.
     from imgcls_search.jobs.evaluate import read_network
     from imgcls_search.jobs.evaluation import measure_on

@@ -147,3 +147,8 @@ class _SeenTensors(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _storage(tensor: Tensor) -> int:
     identity: int = tensor.untyped_storage()._cdata
     return identity
+
+
+def images_within(most_macs: float, macs_each: float, *, least: int) -> int:
+    """Return how many images may be looked at for so many multiply-accumulates; `least` may be in any case."""
+    return max(least, int(most_macs / max(1.0, macs_each)))

@@ -10,7 +10,6 @@ All devices are of one machine. They find each other by a file, and talk over th
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
@@ -24,9 +23,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from imgcls_search.errors import BuildError
+from imgcls_search.errors import BuildError, DeviceError
 from imgcls_search.protocol import FEWEST_IMAGES, Place
 from imgcls_search.training.batch_norm import Normalised
+from imgcls_search.training.loopback import interface
 
 PATIENCE = timedelta(hours=2)
 """How long a device may wait for another one before the group is given up. A process that ends is noticed at once."""
@@ -64,6 +64,7 @@ class Group:
         """Wait until all processes of the group are there.
 
         Raises:
+            DeviceError: they have no way to talk to each other.
             GroupLostError: one of them did not come.
         """
         self.rank, self.size, self.device = place.rank, place.size, device
@@ -72,7 +73,11 @@ class Group:
     @_together
     def _join(self, file: Path) -> None:
         # By its own choice gloo listens where the machine's name leads to, which others may reach.
-        loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
+        loopback = interface()
+        if loopback is None:
+            raise DeviceError(
+                "training.devices: this machine has no network interface for its own processes (loopback)"
+            )
         os.environ |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
         on_cuda = self.device.startswith("cuda")
         if on_cuda:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 LearningRate = Annotated[float, Arg("learning rate at its peak", gt=0, search="{float: [1e-4, 1e-2], log: true}")]
 WeightDecay = Annotated[float, Arg("weight decay; not applied to biases and norms", ge=0)]
+MeanDecay = Annotated[float, Arg("decay of the gradient's mean", ge=0, lt=1)]
+SquareDecay = Annotated[float, Arg("decay of the gradient's square", ge=0, lt=1)]
 WarmupEpochs = Annotated[float, Arg("epochs of linear warm-up from zero", ge=0)]
 
 
@@ -24,8 +26,8 @@ def adamw(
     model: nn.Module,
     lr: LearningRate = 1e-3,
     weight_decay: WeightDecay = 0.05,
-    beta1: Annotated[float, Arg("decay of the gradient's mean", ge=0, lt=1)] = 0.9,
-    beta2: Annotated[float, Arg("decay of the gradient's square", ge=0, lt=1)] = 0.999,
+    beta1: MeanDecay = 0.9,
+    beta2: SquareDecay = 0.999,
 ) -> Optimizer:
     """Build AdamW: Adam with decoupled weight decay (Loshchilov and Hutter 2017)."""
     from torch.optim import AdamW
@@ -38,8 +40,8 @@ def adam(
     model: nn.Module,
     lr: LearningRate = 1e-3,
     weight_decay: WeightDecay = 0.0,
-    beta1: Annotated[float, Arg("decay of the gradient's mean", ge=0, lt=1)] = 0.9,
-    beta2: Annotated[float, Arg("decay of the gradient's square", ge=0, lt=1)] = 0.999,
+    beta1: MeanDecay = 0.9,
+    beta2: SquareDecay = 0.999,
 ) -> Optimizer:
     """Build Adam (Kingma and Ba 2014), with weight decay as an L2 penalty."""
     from torch.optim import Adam
@@ -160,7 +162,7 @@ def schedule_free(
     ] = 2.5e-3,
     weight_decay: WeightDecay = 0.05,
     beta1: Annotated[float, Arg("share of the average at which gradients are taken", gt=0, lt=1)] = 0.9,
-    beta2: Annotated[float, Arg("decay of the gradient's square", ge=0, lt=1)] = 0.999,
+    beta2: SquareDecay = 0.999,
 ) -> Optimizer:
     """Build Schedule-Free AdamW (Defazio et al. 2024): a running average of the weights in place of a schedule.
 
@@ -184,12 +186,20 @@ def schedule_free(
 def sam(
     *,
     model: nn.Module,
-    base: Annotated[Literal["sgd", "adamw"], Arg("what takes the steps", search="{choice: [sgd, adamw]}")] = "sgd",
+    # No choice is worth searching: one range of learning rates cannot serve both.
+    base: Annotated[Literal["sgd", "adamw"], Arg("what takes the steps")] = "sgd",
     rho: Annotated[
         float,
         Arg("how far away the second gradient is taken", gt=0, search="{float: [0.02, 0.5], log: true}"),
     ] = 0.05,
-    lr: Annotated[float, Arg("learning rate at its peak", gt=0, search="{float: [0.01, 1.0], log: true}")] = 0.1,
+    lr: Annotated[
+        float,
+        Arg(
+            "learning rate at its peak; default and range are those of sgd, adamw needs about 0.001",
+            gt=0,
+            search="{float: [0.01, 1.0], log: true}",
+        ),
+    ] = 0.1,
     momentum: Annotated[float, Arg("momentum of sgd; adamw has decays of 0.9 and 0.999", ge=0, lt=1)] = 0.9,
     weight_decay: WeightDecay = 5e-4,
 ) -> Optimizer:

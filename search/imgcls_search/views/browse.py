@@ -17,9 +17,15 @@ from imgcls_search.study import best
 from imgcls_search.study.address import Address
 from imgcls_search.study.files import find_study, study_names
 from imgcls_search.study.record import Record, load
-from imgcls_search.study.summary import describe, summarise
+from imgcls_search.study.summary import TrialSummary, describe, summarise
 from imgcls_search.terminal import shown
 from imgcls_search.trial import Trial
+
+
+class TrialRow(TrialSummary):
+    """What a table shows of a trial; its values are the last ones before its end."""
+
+    family: str
 
 
 def list_studies(root: Path, at: Address | None = None) -> list[dict[str, Any]]:
@@ -40,7 +46,7 @@ def list_studies(root: Path, at: Address | None = None) -> list[dict[str, Any]]:
     return found
 
 
-def trial_rows(record: Record, *, top: int | None, family: str | None) -> list[dict[str, Any]]:
+def trial_rows(record: Record, *, top: int | None, family: str | None) -> list[TrialRow]:
     """Return the trials of a study: in their order, or the best few, those that finished first.
 
     Raises:
@@ -207,7 +213,7 @@ def _best_first(record: Record) -> list[Trial]:
     return [*done, *rest]
 
 
-def row_of(trial: Trial, record: Record) -> dict[str, Any]:
+def row_of(trial: Trial, record: Record) -> TrialRow:
     """Return what a table shows of a trial."""
     row = describe(trial, record)
     last = trial.last_shown

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from imgcls_search.errors import UserError, writing
 from imgcls_search.measures import bounds
 from imgcls_search.study import best
 from imgcls_search.study.record import Record
-from imgcls_search.study.summary import describe
+from imgcls_search.study.summary import TrialSummary, describe
 from imgcls_search.trial import Trial
 
 if TYPE_CHECKING:
@@ -31,7 +31,24 @@ MOST_NAMES = 40
 """Trials of a front whose numbers are written beside them, where there is room."""
 
 
-def describe_front(record: Record) -> dict[str, Any]:
+class OverLimits(TypedDict):
+    """A complete trial that is over limits."""
+
+    trial: int
+    limits: list[str]
+
+
+class FrontSummary(TypedDict):
+    """The front of a study, and what it was chosen from."""
+
+    study: str
+    objectives: dict[str, str]
+    front: list[TrialSummary]
+    complete: int
+    over_limits: list[OverLimits]
+
+
+def describe_front(record: Record) -> FrontSummary:
     """Return the front, best first objective first, and how many complete trials it was chosen from, as plain values.
 
     Raises:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from imgcls_search.data import Images, load
 from imgcls_search.data.corruptions import CORRUPTIONS, SEVERITIES
 from imgcls_search.jobs.evaluation import Evaluation, corruption_table
+from imgcls_search.models.cost import images_within
 from imgcls_search.rounding import share
 from imgcls_search.training import calibration, refusing
 from imgcls_search.views.mistakes import Looked
@@ -61,8 +62,8 @@ def worse_pictures(looked: Looked, book: Sketchbook) -> Section | None:
     if looked.data.has_several_labels:
         return None
     macs = measuring.count(looked.config.component("model"), looked.data.shape).macs
-    affordable = int(MOST_MACS / (len(CORRUPTIONS) * len(SEVERITIES) * max(1, macs)))
-    images = _some(load(looked.data, "val"), min(MOST_CORRUPTED, max(LEAST_CORRUPTED, affordable)))
+    affordable = images_within(MOST_MACS, len(CORRUPTIONS) * len(SEVERITIES) * macs, least=LEAST_CORRUPTED)
+    images = _some(load(looked.data, "val"), min(MOST_CORRUPTED, affordable))
     table = corruption_table(looked.artifact or looked.model, looked.config, looked.data, [images])
     count = len(images.labels)
     severities = sorted({severity for _, severity in table})

@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from imgcls_search.protocol import (
     EpochEnded,
     Event,
     Failed,
+    FailureKind,
     Job,
     MilestoneReached,
     Scored,
@@ -84,7 +85,7 @@ class JobRunner:
         *,
         rest: Callable[[], None] = lambda: None,
         live: Callable[[int], None] = lambda trial: None,
-    ) -> Any:
+    ) -> Iterator[Event]:
         """Do a job; yield its events, the last of which says how it ended.
 
         `rest` is called between two steps, `live` with the trial between two parts of what follows the last epoch.
@@ -117,14 +118,14 @@ class JobRunner:
             else:
                 yield self._fail(job, "error", f"{type(error).__name__}: {first_line(error, 'no message')}")
 
-    def _time(self, job: Job) -> Any:
+    def _time(self, job: Job) -> Iterator[Event]:
         metrics = finish.time_artifact(Path(job.artifact), Prepared.from_dict(job.data))
         print(f"alone: {metrics}", flush=True)  # noqa: T201 - the trial's log
         notes = {"latency_conditions": LATENCY_CONDITIONS}
         yield Scored(trial=job.trial, epoch=job.until_epoch, metrics=metrics, notes=notes)
         yield MilestoneReached(trial=job.trial)
 
-    def _draw(self, job: Job) -> Any:
+    def _draw(self, job: Job) -> Iterator[Event]:
         try:
             yield Drawn(trial=job.trial, pictures=self._pictures(job))
         except Exception as error:
@@ -167,7 +168,9 @@ class JobRunner:
         split = load(data, "val")
         return draw(logits=logits, labels=np.asarray(split.labels), pixels=split.pixels)
 
-    def _train(self, job: Job, stop: threading.Event, rest: Callable[[], None], live: Callable[[int], None]) -> Any:
+    def _train(
+        self, job: Job, stop: threading.Event, rest: Callable[[], None], live: Callable[[int], None]
+    ) -> Iterator[Event]:
         self.current.unlabeled = None
         data = start_weights.with_normalisation(job.config, Prepared.from_dict(job.data))
         known = read_finished(job)
@@ -217,7 +220,7 @@ class JobRunner:
             yield self._score(job, data, session, should_stop, lambda: live(job.trial))
         yield MilestoneReached(trial=job.trial)
 
-    def _finish_pretraining(self, job: Job, data: Prepared, session: Session | CrossValidation) -> Any:
+    def _finish_pretraining(self, job: Job, data: Prepared, session: Session | CrossValidation) -> Iterator[Event]:
         """Write the network that a job asks for, and say what a person should know of it."""
         if session.epoch < job.config.epochs:
             return
@@ -264,7 +267,7 @@ class JobRunner:
 
     def _find_features(
         self, job: Job, data: Prepared, session: Session | CrossValidation, should_stop: Callable[[], bool]
-    ) -> Any:
+    ) -> Generator[Event, None, None]:
         """See that the features are there which epochs of the job will read; yield what is to be told meanwhile."""
         wanted = head_plan.plan(job.config)
         if wanted is None or session.epoch >= job.until_epoch:
@@ -338,7 +341,7 @@ class JobRunner:
     def _save(self, session: Session | CrossValidation, job: Job, data: Prepared) -> None:
         self.saving.save(session.epoch, Path(job.checkpoint), lambda: self.current.state(session, job, data))
 
-    def _fail(self, job: Job, kind: Any, reason: str) -> Event:
+    def _fail(self, job: Job, kind: FailureKind, reason: str) -> Event:
         # The log may be on the disk that is full.
         with contextlib.suppress(OSError):
             traceback.print_exc()

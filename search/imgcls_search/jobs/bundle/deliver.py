@@ -26,6 +26,7 @@ from imgcls_search.jobs.bundle.card import card
 from imgcls_search.jobs.bundle.metrics import BundleMetrics, Parity, describe, macs_of, measure
 from imgcls_search.jobs.bundle.sureness import Sureness, check_target, settle
 from imgcls_search.jobs.bundle.weights import Trained
+from imgcls_search.models.cost import images_within
 from imgcls_search.orchestrator import study_data
 from imgcls_search.space import dump
 from imgcls_search.training.evaluation import predict
@@ -187,7 +188,7 @@ def _images(trained: Trained, cache: Path, say: Callable[[str], None]) -> tuple[
 
 def _spread_of_features(trained: Trained, path: Path, training: Images) -> Spread | None:
     """Return the spread of the features of training images, None where the last layer of the file takes none."""
-    affordable = max(unlike.LEAST_LOOKED_AT, int(unlike.MOST_MACS / max(1, macs_of(trained))))
+    affordable = images_within(unlike.MOST_MACS, macs_of(trained), least=unlike.LEAST_LOOKED_AT)
     count = min(unlike.MOST_TRAINING_IMAGES, affordable, len(training.labels))
     chosen = np.linspace(0, len(training.labels) - 1, count).round().astype(np.int64)
     copy = path.with_name(".features.onnx")

@@ -188,7 +188,7 @@ def _chosen(
     """Return the better of two ways, and why."""
     if tuned is not None and (fresh is None or work.train <= FEW_IMAGES or not _is_good(fresh)):
         few = f"{work.train:,} training images are few" if work.train <= FEW_IMAGES else "pretrained networks fit"
-        how = "fine-tuned after their head" if tuned.tunes else "as they are under a new head: more takes too long"
+        how = "fine-tuned after their head" if tuned.tunes else "unchanged below a new head: more takes too long"
         return tuned, f"{few}, so networks with pretrained weights are used, {how}"
     assert fresh is not None, "something small can always be trained"
     if tuned is not None and shorter(tuned.size) <= 2 * shorter(fresh.size):

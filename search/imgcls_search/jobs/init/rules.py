@@ -200,7 +200,7 @@ def _augment(found: Found, images: ImageFacts, plan: Plan, flips: str) -> None:
     }
     value, why = said[flips]
     if plan.pretrained and plan.fit.views is None:
-        found.put("augment.flip", "none", "the features of the images as they are, are computed once for all trials")
+        found.put("augment.flip", "none", "the features of each image, not mirrored, are computed once for all trials")
         return
     found.put("augment.flip", value, why)
     if plan.pretrained:

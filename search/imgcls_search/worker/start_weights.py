@@ -16,6 +16,7 @@ from torch import nn
 from imgcls_search.config import Component, TrialConfig, expand_path
 from imgcls_search.data import InputShape, Prepared
 from imgcls_search.data.image import MOMENTS, check_normalisation
+from imgcls_search.errors import BuildError
 from imgcls_search.models import pretrained
 from imgcls_search.worker.measuring import meta_model
 
@@ -48,7 +49,8 @@ def with_normalisation(config: TrialConfig, data: Prepared) -> Prepared:
     named = {name: "weights" if value == "auto" and has_weights else value for name, value in wanted.items()}
     if "weights" in named.values():
         mean, std = (
-            _for_channels(name, of, data.channels) for name, of in zip(MOMENTS, _moments(component, data.shape))
+            _for_channels(name, of, data.channels)
+            for name, of in zip(MOMENTS, _moments(component, data.shape), strict=True)
         )
         data = replace(
             data,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from imgcls_search import durations
 from imgcls_search.catalog import catalog
 from imgcls_search.config import Component
@@ -16,6 +17,7 @@ from imgcls_search.data import describe
 from imgcls_search.errors import DataError, UserError
 from imgcls_search.jobs.init import draft as drafts
 from imgcls_search.jobs.init import images as looks
+from imgcls_search.jobs.init import machine as machine_facts
 from imgcls_search.jobs.init import rules, speed, text
 from imgcls_search.jobs.init.columns import guess_columns
 from imgcls_search.jobs.init.cuts import possible_cuts
@@ -196,6 +198,7 @@ RESNETS: list[Mapping[str, Mapping[str, Any]]] = [
 MACHINES = {
     "cpu": Machine(device="cpu", hardware="x", workers=2, memory_bytes=8e9, disk_bytes=1e11),
     "cuda": Machine(device="cuda", hardware="x", workers=1, memory_bytes=8e10, disk_bytes=1e12),
+    "busy": Machine(device="cpu", hardware="x", workers=2, memory_bytes=8e9, disk_bytes=1e11, slowdown=8.0),
     "poor": Machine(device="cpu", hardware="x", workers=64, memory_bytes=2e9, disk_bytes=1e6),
 }
 
@@ -254,6 +257,28 @@ def test_every_draft_is_a_space_whose_networks_can_be_built(
     for one in found.decisions:
         assert " ".join(one.because.split()).lower() in words
     assert found.search_seconds + found.confirm_seconds == pytest.approx(seconds)
+
+
+def test_busy_machine_is_given_less_to_compute_and_the_reason_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = pictures(tmp_path / "photos", {"a": 100, "b": 100}, (224, 224), "RGB")
+    pixels, notes = {}, {}
+    for machine in ("cpu", "busy"):
+        found = drafted(data, 600.0, machine=machine, weights=of_weights(LITE), monkeypatch=monkeypatch)
+        size = yaml.safe_load(found.space)["image"]["size"]
+        pixels[machine] = float(np.mean(size["choice"] if isinstance(size, dict) else size))
+        notes[machine] = " ".join(found.notes)
+    assert pixels["busy"] < pixels["cpu"]
+    assert "expected to take 8.0 times as long" in notes["busy"]
+    assert "times as long" not in notes["cpu"]
+
+
+def test_slowdown_is_what_other_processes_leave(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    for load, slowdown in ((0.5, 1.0), (1.0, 1.0), (5.0, 3.0)):
+        monkeypatch.setattr("os.getloadavg", lambda load=load: (load, 0.0, 0.0))
+        assert machine_facts._slowdown(2) == slowdown
 
 
 def test_reasons_are_comments_above_their_keys() -> None:

@@ -37,6 +37,9 @@ class Machine:
     disk_bytes: float
     """Free where studies and decoded images are kept."""
 
+    slowdown: float = 1.0
+    """How many times as long a training takes on it as on an idle machine, because other processes compute too."""
+
     @property
     def memory_each(self) -> float:
         """Memory of each worker, bytes."""
@@ -58,12 +61,14 @@ def look_at_machine(root: Path) -> Machine:
     finally:
         connection.close()
         process.join()
+    device, workers = devices[0].partition(":")[0], len(usable_slots(devices, None, MOST_SLOTS))
     return Machine(
-        device=devices[0].partition(":")[0],
+        device=device,
         hardware=hardware,
-        workers=len(usable_slots(devices, None, MOST_SLOTS)),
+        workers=workers,
         memory_bytes=free_memory() if gpu_bytes is None else gpu_bytes,
         disk_bytes=float(shutil.disk_usage(_existing(root)).free),
+        slowdown=_slowdown(workers) if device == "cpu" else 1.0,
     )
 
 
@@ -76,6 +81,18 @@ def _look(connection: Connection) -> None:
     is_cuda = devices[0].startswith("cuda")
     free = sum(float(torch.cuda.mem_get_info(device)[0]) for device in devices) if is_cuda else None
     connection.send((devices, hardware(devices[0]), free))
+
+
+def _slowdown(workers: int) -> float:
+    """Return how much longer workers take beside the processes that computed in the last minute.
+
+    The system shares its cores evenly among all. One of these processes was this one.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        others = max(0.0, os.getloadavg()[0] - 1)
+        return max(1.0, (others + workers) / max(workers, os.cpu_count() or 1))
+    # Not every system counts them.
+    return 1.0
 
 
 def free_memory() -> float:

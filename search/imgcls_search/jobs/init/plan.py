@@ -32,6 +32,9 @@ MEMORY_SHARE = 0.8
 
 MOST_TIMED = 4
 
+BUSY = 1.5
+"""Slowdown of the machine that is worth a note."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -95,7 +98,7 @@ def make_plan(
     scratch = {size: from_scratch(size, channels, classes) for size in scratch_sizes(images)}
     compared = scratch if not usable or len(source.names["train"]) > FEW_IMAGES else {}
     speeds = _speeds(usable, sized, compared, source, machine, channels, seconds, progress)
-    speeds = {**{one.key: speed.assumed(one, machine.device) for one in _all(scratch)}, **speeds}
+    speeds = {**{one.key: speed.assumed(one, machine) for one in _all(scratch)}, **speeds}
     budget = Budget.of(seconds, machine.workers)
     for number, each in enumerate(sources):
         work = _work(each)
@@ -136,7 +139,7 @@ def _planned(
         work=work,
         speeds={one.key: speeds[one.key] for one in fit.networks},
         why=why,
-        notes=(*others, *_notes(fit, speeds, seconds)),
+        notes=(*others, *_notes(fit, speeds, machine, seconds)),
     )
 
 
@@ -176,10 +179,7 @@ def _speeds(
         known = speed.measure(networks, sizes, source, machine, channels=channels, seconds=allowed, progress=progress)
     everything = [*pretrained, *_all(scratch)]
     by_family = {one.name: known[one.key] for one, _ in timed if one.key in known}
-    return {
-        one.key: known.get(one.key) or by_family.get(one.name) or speed.assumed(one, machine.device)
-        for one in everything
-    }
+    return {one.key: known.get(one.key) or by_family.get(one.name) or speed.assumed(one, machine) for one in everything}
 
 
 def _chosen(
@@ -232,7 +232,7 @@ def _batch_sizes(train: int, machine: Machine) -> tuple[int, ...]:
     return (64, 128)
 
 
-def _notes(fit: Fit, speeds: Mapping[str, Speed], seconds: float) -> list[str]:
+def _notes(fit: Fit, speeds: Mapping[str, Speed], machine: Machine, seconds: float) -> list[str]:
     found = []
     if not all(speeds[one.key].is_measured for one in fit.networks):
         why = (
@@ -240,5 +240,11 @@ def _notes(fit: Fit, speeds: Mapping[str, Speed], seconds: float) -> list[str]:
             if not speed.time_allowed(seconds)
             else "it did not end in time"
         )
-        found.append(f"the speed of the networks is estimated, not measured: {why}")
+        busy = ""
+        if machine.slowdown >= BUSY:
+            busy = (
+                "; other processes use this machine, so trainings are expected to take "
+                f"{machine.slowdown:.1f} times as long"
+            )
+        found.append(f"the speed of the networks is estimated, not measured: {why}{busy}")
     return found

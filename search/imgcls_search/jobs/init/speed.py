@@ -50,11 +50,11 @@ class Speed:
     """Epochs that it was measured by."""
 
 
-def assumed(network: Network, device: str) -> Speed:
+def assumed(network: Network, machine: Machine) -> Speed:
     """Return the speed that is expected of a network where it cannot be measured."""
     ((family, _),) = network.model.items()
-    dense, light = ASSUMED[device]
-    rate = dense if family in ("resnet", "lenet5", "vit", "vgg", "alexnet") else light
+    dense, light = ASSUMED[machine.device]
+    rate = (dense if family in ("resnet", "lenet5", "vit", "vgg", "alexnet") else light) / machine.slowdown
     return Speed(train=STEP / rate, predict=1 / rate, is_measured=False)
 
 

@@ -72,6 +72,9 @@ def test_scores_of_a_class_are_searched_limited_shown_and_confirmed(
     confirmed = json.loads(imgcls("confirm", "s", "--top", "1", "--seeds", "2", "--json").out)
     assert confirmed["metric"] == "recall:3"
     assert all(0 <= value <= 1 for value in confirmed["test"]["scores"])
+    low, high = confirmed["test"]["images_interval"]
+    assert low <= confirmed["test"]["mean"] <= high
+    assert low < high
     again = json.loads(imgcls("reproduce", "s", "--trial", "0", "--json").out)
     assert (again["verdict"], again["metric"]) == ("identical", "recall:3")
     compared = imgcls("compare", "s:0", "s:1").out

@@ -311,7 +311,11 @@ def confirm(
     lucks = spread(metric, optimism_of_each(found), luck["mean"], luck["ci95"], images, signed=True)
     echo(f"the search score was too high by {lucks}")
     tested = spread(metric, test["scores"], test["mean"], test["ci95"], test["images"])
-    echo(f"test {metric}: {tested} over seeds, {test['images']} images, opened once")
+    chance = f", {test['images']} images"
+    if ends := test.get("images_interval"):
+        low, high = (measured(metric, end, test["images"]) for end in ends)
+        chance = f"; 95 % {low} to {high} by the choice of {test['images']} images"
+    echo(f"test {metric}: {tested} over seeds{chance}, opened once")
 
 
 def reproduce(

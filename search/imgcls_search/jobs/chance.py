@@ -23,6 +23,15 @@ def interval_of(found: Evaluation, metric: str) -> tuple[float, float]:
     return interval(lambda chosen: _measured(found, metric, chosen), len(found.labels))
 
 
+def interval_of_mean(trainings: Sequence[Evaluation], metric: str) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of several trainings that comes of the choice of their images."""
+
+    def mean(chosen: Any) -> float:
+        return float(np.mean([_measured(found, metric, chosen) for found in trainings]))
+
+    return interval(mean, len(trainings[0].labels))
+
+
 def interval(measure: Score, count: int) -> tuple[float, float]:
     """Return the middle 95 % of a score over images that are drawn again and again."""
     stream = np.random.default_rng(0)

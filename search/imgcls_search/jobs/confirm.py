@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from imgcls_search import terminal
 from imgcls_search.confidence import difference, estimate, interval, optimism, share_interval
@@ -29,6 +29,9 @@ from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
 from imgcls_search.study.result_facts import Choice, Confirmation, RankedTrial, SpreadOfSeeds, TestScores
 from imgcls_search.trial import MEASURED, SIZES, Trial
+
+if TYPE_CHECKING:
+    from imgcls_search.jobs.evaluation import Evaluation
 
 
 def refuse_untrained(metric: str, what: str) -> None:
@@ -333,24 +336,34 @@ def _open_test(
         opening["test_changed"] = changed[0]
         watcher.say(changed[1])
     record.append_fact("test_openings", opening)
-    scores = []
+    found_by: list[Evaluation] = []
     for seed in seeds:
         network, config, known = read_network(weights_path(files, found["chosen"], seed, portion, pretrains=pretrains))
         # Its images may have moved since it was trained.
         config = config.moved(component.args)
         seen = replace(data, mean=known.mean, std=known.std, thresholds=known.thresholds)
-        evaluation = measure_on(network, config, seen, "test", (found["metric"],))
-        scores.append(evaluation.metrics[found["metric"]])
+        found_by.append(measure_on(network, config, seen, "test", (found["metric"],)))
+    return _test_scores(found["metric"], found_by)
+
+
+def _test_scores(metric: str, trainings: Sequence[Evaluation]) -> TestScores:
+    """Return what several trainings make of the test split, with what the choice of its images adds to the spread."""
+    from imgcls_search.jobs.chance import interval_of_mean
+
+    scores = [training.metrics[metric] for training in trainings]
     spread = _spread(scores)
     test: TestScores = {
         "scores": scores,
         "mean": spread["mean"],
         "std": spread["std"],
         "ci95": spread["ci95"],
-        "images": len(evaluation.labels),
+        "images": len(trainings[0].labels),
     }
-    if found["metric"] in ("accuracy", "top5_accuracy", "subset_accuracy"):
+    if metric in ("accuracy", "top5_accuracy", "subset_accuracy"):
         test["images_interval"] = list(share_interval(test["mean"], test["images"]))
+    elif all(map(math.isfinite, ends := interval_of_mean(trainings, metric))):
+        # Some metrics need more than probabilities and labels, as that of worse pictures does.
+        test["images_interval"] = list(ends)
     return test
 
 

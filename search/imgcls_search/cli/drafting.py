@@ -30,12 +30,14 @@ class Flips(str, Enum):
 
 Images = Annotated[
     str,
-    typer.Argument(metavar="DATA", help="A folder, a table, or a data set as in --data: digits, table:labels.csv."),
+    typer.Argument(
+        metavar="DATA", help="A folder, a table, or a data set as for run --data: digits, table:labels.csv."
+    ),
 ]
 
 SafeFlips = Annotated[
     Flips | None,
-    typer.Option("--flips", help="Say which mirrored pictures keep their class; asked on a terminal, else none."),
+    typer.Option("--flips", help="Say which mirrored images keep their class; asked on a terminal, else none."),
 ]
 
 Said = Annotated[

@@ -77,9 +77,10 @@ def run(
     imgcls-search run spaces/vit.yaml --storage postgresql://me@host/studies
     imgcls-search run wider.yaml --name vit-digits --extend
 
-    A new study learns from earlier ones of the same settings, and says from which. Run the same command again to
-    resume. Ctrl-C saves and stops; twice stops now. With --extend the space may have wider ranges, more choices,
-    families and start settings than before, and another sampler and pruner; earlier trials stay.
+    A new study learns from earlier ones with the same objective and some of the same settings, and says from which.
+    Run the same command again to resume. Ctrl-C saves and stops; press it twice to stop at once. With --extend the
+    space may have wider ranges, more choices, families and start settings than before, and another sampler and
+    pruner; earlier trials stay.
     """
     from imgcls_search.api.searching import Search
     from imgcls_search.executors import processes

@@ -8,17 +8,20 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import optuna_dashboard
 import pytest
 from imgcls_search.catalog import catalog
 from imgcls_search.space import parse
+from imgcls_search.study import endings
 from imgcls_search.study.activity import activity, progress_of, shown_state
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.holder import Holder, holder_of
 from imgcls_search.study.record import Record, load
+from imgcls_search.study.settings import StudySettings, is_free
 from imgcls_search.study.summary import summarise
 
 from scripts.bench import simulation
@@ -46,6 +49,19 @@ print("looking", flush=True)
 while True:
     files.holder()
 """
+
+
+def test_every_ending_of_a_run_is_known_and_its_setting_may_change_between_runs(tmp_path: Path) -> None:
+    found = {}
+    for ending in get_args(endings.Ending):
+        record = study_of(tmp_path / ending, "CC")
+        note_end(record, ending)
+        found[ending] = activity(record)
+    assert [name for name, one in found.items() if one.state == "interrupted"] == ["interrupted", "terminated"]
+    by_setting = {one.ended_by for one in found.values()} - {""}
+    assert by_setting == set(endings.LIMITS)
+    assert all(is_free(setting) for setting in endings.LIMITS)
+    assert by_setting <= {f"study.{field.name}" for field in fields(StudySettings)}
 
 
 def study_of(folder: Path, states: str) -> Record:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from imgcls_search.api.frames import card, flat, frame_of, table
 from imgcls_search.api.trial import Trial
-from imgcls_search.rounding import measured, pairs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,28 +123,13 @@ class Findings:
 
     def _repr_html_(self) -> str:
         from imgcls_search.study.summary import summarise
-        from imgcls_search.views.browse import trial_rows
+        from imgcls_search.views.browse import COLUMNS, cells_of, trial_rows
 
         record = self._record()
         found = summarise(record)
         counts = ", ".join(f"{count} {state}" for state, count in found["trials"].items() if count)
         rows = trial_rows(record, top=SHOWN_TRIALS, family=None)
-        cells = [
-            (
-                row["trial"],
-                row["state"],
-                row["epochs"],
-                pairs(row["values"], record.val_images),
-                measured("params", row["sizes"]["params"]) if "params" in row["sizes"] else "",
-                ", ".join(f"{name}={_short(value)}" for name, value in row["params"].items()),
-            )
-            for row in rows
-        ]
+        cells = [cells_of(row, record.val_images) for row in rows]
         confirmed = record.facts.get("confirmed")
         trust = "not confirmed" if confirmed is None else f"confirmed: trial {confirmed['chosen']}"
-        headings = ("trial", "state", "epochs", "value", "parameters", "settings")
-        return card(f"Study {self.name}", (found["stands"], f"trials: {counts}", trust), table(headings, cells))
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+        return card(f"Study {self.name}", (found["stands"], f"trials: {counts}", trust), table(COLUMNS, cells))

@@ -18,7 +18,6 @@ from imgcls_search.rounding import measured, pairs, rounded, spread, without_lon
 
 if TYPE_CHECKING:
     from imgcls_search.study.record import Record
-    from imgcls_search.views.browse import TrialRow
 
 
 def status(study: StudyName, studies: Studies = STUDIES, storage: Storage = None, as_json: AsJson = False) -> None:
@@ -195,7 +194,7 @@ def trials(
     imgcls-search trials mixed-digits --family resnet --csv
     """
     from imgcls_search.study.record import load
-    from imgcls_search.views.browse import to_csv, trial_rows
+    from imgcls_search.views.browse import COLUMNS, cells_of, to_csv, trial_rows
 
     if as_json and as_csv:
         raise UserError("--json and --csv: only one of them")
@@ -206,8 +205,7 @@ def trials(
     elif as_csv:
         sys.stdout.write(to_csv(rows))
     else:
-        headings = ("trial", "state", "epochs", "value", "parameters", "settings")
-        print_table(headings, (_trial_cells(row, record.val_images) for row in rows))
+        print_table(COLUMNS, (cells_of(row, record.val_images) for row in rows))
 
 
 def compare(
@@ -265,19 +263,3 @@ def _as_deployed(score: dict[str, float]) -> Iterable[str]:
     if score.get("sparsity", 0) > 0:
         share = f"{score['sparsity']:.0%} of the weights"
         yield f"zeros: {share}; they make the archive smaller, but neither the file, nor the network faster"
-
-
-def _trial_cells(row: TrialRow, images: int | None) -> tuple[str, ...]:
-    settings = ", ".join(
-        f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
-        for name, value in row["params"].items()
-    )
-    state = row["state"] if row["state"] != "fail" else f"fail: {row['reason']}"
-    return (
-        str(row["trial"]),
-        state,
-        str(row["epochs"]),
-        pairs(row["values"], images),
-        f"{row['sizes']['params']:,.0f}",
-        settings,
-    )

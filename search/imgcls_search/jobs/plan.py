@@ -19,6 +19,7 @@ from imgcls_search.strategy.draws import draw_random
 from imgcls_search.strategy.pruners import make_pruner
 from imgcls_search.strategy.rungs import Pruner, expected_epochs
 from imgcls_search.strategy.view import View
+from imgcls_search.study import endings
 from imgcls_search.study.record import Record
 from imgcls_search.training.resolution import resolution_of
 from imgcls_search.trial import Trial
@@ -28,9 +29,7 @@ CALIBRATION = {
     "study.objectives": "{accuracy: maximize}",
     "study.sampler": "random",
     "study.pruner": "{asha: {min_epochs: 2}}",
-    "study.timeout": "null",
-    "study.target": "null",
-    "study.min_gain": "null",
+    **dict.fromkeys(endings.LIMITS, "null"),
     "study.pictures": "false",
     "start": "[]",
 }

@@ -20,7 +20,6 @@ from imgcls_search.errors import StudyError
 from imgcls_search.executors.replay import Curves, ReplayExecutor
 from imgcls_search.measures import bounds
 from imgcls_search.orchestrator.begin import Outcome
-from imgcls_search.orchestrator.endings import Ending
 from imgcls_search.orchestrator.search import Search
 from imgcls_search.signature import Arg, Catalog, Fields, Leaf, build, read
 from imgcls_search.space import Space, parse
@@ -29,6 +28,7 @@ from imgcls_search.strategy.earlier import EarlierStudy
 from imgcls_search.strategy.encoding import Encoding
 from imgcls_search.strategy.samplers import SAMPLERS, Sampler
 from imgcls_search.strategy.view import View
+from imgcls_search.study.endings import Ending
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.memory import unwritten_record
 from imgcls_search.study.record import Record

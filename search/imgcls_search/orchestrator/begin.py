@@ -27,7 +27,7 @@ from imgcls_search.orchestrator import (
 )
 from imgcls_search.orchestrator.backbones import Needs, look_early, note_images
 from imgcls_search.orchestrator.context import study_settings
-from imgcls_search.orchestrator.endings import Deadline, Ending
+from imgcls_search.orchestrator.endings import Deadline
 from imgcls_search.orchestrator.engines import cluster_engine, local_engine
 from imgcls_search.orchestrator.metering import MeteredExecutor
 from imgcls_search.orchestrator.reopening import reopen, with_placed_start
@@ -39,6 +39,7 @@ from imgcls_search.strategy.view import View
 from imgcls_search.study import record as records
 from imgcls_search.study import requests
 from imgcls_search.study.address import Address
+from imgcls_search.study.endings import Ending
 from imgcls_search.study.facts import StudyFacts, WeightsFact
 from imgcls_search.study.files import StudyFiles, find_study
 from imgcls_search.study.note import name_metrics, write_note

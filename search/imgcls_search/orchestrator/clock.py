@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from imgcls_search.orchestrator.endings import SAVING_SECONDS, Deadline, Ending
+from imgcls_search.orchestrator.endings import SAVING_SECONDS, Deadline
 from imgcls_search.protocol import Event, Executor
 from imgcls_search.strategy.closing import RemainingBudget
+from imgcls_search.study.endings import Ending
 from imgcls_search.study.record import Record
 from imgcls_search.study.settings import StudySettings
 from imgcls_search.trial import Trial

@@ -7,16 +7,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Literal
 
 from imgcls_search.orchestrator.context import SearchContext
 from imgcls_search.study import outlook
 from imgcls_search.study.activity import progress_of
+from imgcls_search.study.endings import Ending
 from imgcls_search.study.facts import Run
 from imgcls_search.study.record import Record
-
-Ending = Literal["finished", "exhausted", "timeout", "epochs", "target", "gain", "interrupted", "terminated"]
-"""`epochs`: `study.max_epochs` are trained; `target`: a complete trial has `study.target`; `gain`: see `min_gain`."""
 
 Deadline = Callable[[Record], float]
 """Returns the moment at which a search must end, on the executor's clock, as its study stands."""

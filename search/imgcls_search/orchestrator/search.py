@@ -12,7 +12,7 @@ from imgcls_search.orchestrator.backbones import Needs
 from imgcls_search.orchestrator.checkpoints import Checkpoints
 from imgcls_search.orchestrator.clock import RunClock
 from imgcls_search.orchestrator.context import Assistant, SearchContext, study_settings
-from imgcls_search.orchestrator.endings import Deadline, Ending, note_run, reached_end, stopping_on_signals
+from imgcls_search.orchestrator.endings import Deadline, note_run, reached_end, stopping_on_signals
 from imgcls_search.orchestrator.faults import Faults
 from imgcls_search.orchestrator.metering import MeteredExecutor
 from imgcls_search.orchestrator.milestones import Milestones
@@ -40,6 +40,7 @@ from imgcls_search.strategy.earlier import EarlierStudy
 from imgcls_search.strategy.propose import MeasureSizes, make_proposer
 from imgcls_search.strategy.samplers import Sampler
 from imgcls_search.study import best
+from imgcls_search.study.endings import Ending
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
 from imgcls_search.trial import LATENCY_CONDITIONS, MEASURED, NOT_PROMOTED, OPEN, Trial

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from imgcls_search.study import endings
 from imgcls_search.study.holder import RUN, Holder
 from imgcls_search.study.record import Record
 from imgcls_search.trial import Trial
@@ -15,13 +15,6 @@ Standing = Literal["running", "interrupted", "stopped", "finished"]
 
 ShownState = Literal["complete", "running", "interrupted", "paused", "pruned", "fail"]
 """The state of a trial as people see it: Optuna calls one that nobody trains any more running, too."""
-
-_ENDED_BY: Mapping[str, str] = {
-    "timeout": "study.timeout",
-    "epochs": "study.max_epochs",
-    "target": "study.target",
-    "gain": "study.min_gain",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,9 +70,9 @@ def standing(record: Record, holder: Holder | None) -> Activity:
     state: Standing = "interrupted"
     if holder is not None and holder.task == RUN:
         state = "running"
-    elif ending in ("target", "gain") or (is_known_end and not to_resume and not paused):
+    elif ending in endings.REACHED or (is_known_end and not to_resume and not paused):
         state = "finished"
-    elif ending in ("timeout", "epochs"):
+    elif ending in endings.SPENT:
         state = "stopped"
     ended_by = _ended_by(ending, record) if state in ("stopped", "finished") else ""
     return Activity(state=state, holder=holder, to_resume=to_resume, paused=paused, ended_by=ended_by)
@@ -89,7 +82,7 @@ def _ended_by(ending: str, record: Record) -> str:
     timeout = record.facts.get("space", {}).get("study", {}).get("timeout")
     if ending == "timeout" and timeout is None and "auto" in record.facts:
         return "the --time of auto"
-    return _ENDED_BY.get(ending, "")
+    return endings.setting_of(ending)
 
 
 def shown_state(trial: Trial, record: Record) -> ShownState:

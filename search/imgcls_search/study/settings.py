@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from imgcls_search.signature import Arg
+from imgcls_search.study import endings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +80,8 @@ class Limits:
 
 
 FREE_TO_CHANGE = (
+    *endings.LIMITS,
     "study.trials",
-    "study.timeout",
-    "study.max_epochs",
-    "study.target",
-    "study.min_gain",
     "study.workers",
     "study.retries",
     "study.epoch_timeout",

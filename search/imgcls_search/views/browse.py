@@ -12,6 +12,7 @@ from typing import Any
 from imgcls_search.errors import SearchError, UserError, closest
 from imgcls_search.jobs.export import find_trial
 from imgcls_search.measures import share_of_images
+from imgcls_search.rounding import pairs
 from imgcls_search.space import differences
 from imgcls_search.study import best
 from imgcls_search.study.address import Address
@@ -61,6 +62,27 @@ def trial_rows(record: Record, *, top: int | None, family: str | None) -> list[T
             )
         trials = [trial for trial in trials if family_of(trial) == family]
     return [row_of(trial, record) for trial in trials[:top]]
+
+
+COLUMNS = ("trial", "state", "epochs", "value", "parameters", "settings")
+"""Of a table of trials, on a terminal and in a notebook."""
+
+
+def cells_of(row: TrialRow, images: int | None) -> tuple[str, ...]:
+    """Return what a table shows of a trial, a text for each of `COLUMNS`; scores are rounded as `images` allow."""
+    settings = ", ".join(
+        f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in row["params"].items()
+    )
+    state = row["state"] if row["state"] != "fail" else f"fail: {row['reason']}"
+    return (
+        str(row["trial"]),
+        state,
+        str(row["epochs"]),
+        pairs(row["values"], images),
+        f"{row['sizes']['params']:,.0f}" if "params" in row["sizes"] else "",
+        settings,
+    )
 
 
 def family_of(trial: Trial) -> str:

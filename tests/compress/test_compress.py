@@ -19,6 +19,7 @@ from imgcls_search.config import Component, TrialConfig
 from imgcls_search.data import InputShape, Prepared
 from imgcls_search.errors import BuildError, CheckpointError, NoResultError, SpaceError, StudyError
 from imgcls_search.executors.helper import Helper, image_cache
+from imgcls_search.models import MODELS
 from imgcls_search.orchestrator import teachers
 from imgcls_search.space import Space, parse
 from imgcls_search.strategy.draws import draw_random
@@ -36,7 +37,8 @@ from torchvision.models.vision_transformer import EncoderBlock
 
 SHAPE = InputShape(image_size=8, channels=1, classes=10)
 
-FAMILIES = ("resnet", "vit", "lenet5", "alexnet", "vgg", "densenet", "efficientnet", "mobilenetv3", "convnext")
+FAMILIES = sorted(set(MODELS) - {"timm"})
+"""Those with a space of their own."""
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ import torch
 from imgcls_search.catalog import catalog
 from imgcls_search.data import load
 from imgcls_search.errors import BuildError
+from imgcls_search.models import MODELS
 from imgcls_search.space import parse
 from imgcls_search.worker import features, image_sets, networks, pipeline, start_weights
 
@@ -38,7 +39,12 @@ FAMILIES = {
     "mobilenetv3": "{width_mult: 0.25}",
     "convnext": "{width: 8}",
     "vit": "{width: 16, depth: 2}",
+    "airbench": "{widths: [4, 8]}",
 }
+
+
+def test_no_family_is_left_out_but_for_one_that_takes_no_weights_and_one_of_other_tests() -> None:
+    assert set(FAMILIES) == set(MODELS) - {"lenet5", "timm"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -14,12 +14,14 @@ from imgcls_search.config import Component
 from imgcls_search.data import InputShape
 from imgcls_search.jobs import neighbours
 from imgcls_search.jobs.class_maps import class_maps
+from imgcls_search.models import MODELS
 from imgcls_search.space import parse
 from imgcls_search.worker import networks
 from torch import nn
 
 SPACES = Path(__file__).parents[2] / "spaces"
-FAMILIES = ("vit", "resnet", "efficientnet", "mobilenetv3", "convnext", "densenet", "vgg", "alexnet", "lenet5")
+FAMILIES = sorted(set(MODELS) - {"timm"})
+"""Those with a space of their own."""
 
 
 @pytest.mark.parametrize("family", FAMILIES)

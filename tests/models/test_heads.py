@@ -12,7 +12,7 @@ from imgcls_search.catalog import catalog
 from imgcls_search.compress import prune
 from imgcls_search.data import InputShape
 from imgcls_search.errors import BuildError
-from imgcls_search.models import heads
+from imgcls_search.models import MODELS, heads
 from imgcls_search.space import parse
 from imgcls_search.worker import measuring, networks
 
@@ -30,6 +30,7 @@ FAMILIES = {
     "mobilenetv3": "{width_mult: 0.25}",
     "convnext": "{width: 8}",
     "vit": "{width: 16, depth: 2}",
+    "airbench": "{widths: [4, 8]}",
     "timm": "{name: test_vit}",
 }
 HEADS = {"linear": "{dropout: 0.3}", "mlp": "{hidden: 7, dropout: 0.1}", "logistic": "{}"}
@@ -39,6 +40,10 @@ def config(family: str, head: str = "own", arguments: str = "{}") -> Any:
     text = "data: {digits: {}}\nimage: {size: 32, channels: 3}\n"
     text += f"model: {{{family}: {FAMILIES[family]}}}\nhead: {{{head}: {arguments}}}\n"
     return parse(text, catalog(), source="x").config()
+
+
+def test_no_family_is_left_out() -> None:
+    assert set(FAMILIES) == set(MODELS)
 
 
 @pytest.mark.parametrize("head", HEADS)

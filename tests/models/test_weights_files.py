@@ -15,7 +15,7 @@ from imgcls_search.errors import BuildError, CheckpointError, UserError
 from imgcls_search.jobs import weights
 from imgcls_search.models import weights_files
 from imgcls_search.space import parse
-from imgcls_search.worker import pipeline
+from imgcls_search.worker import measuring, pipeline
 
 from tests.conftest import Answer, is_one_line
 from tests.models.test_pretrained import data
@@ -116,7 +116,7 @@ def test_each_of_torchvisions_files_is_listed_with_the_model_that_it_fits(
     for one in listed:
         trial = config(json.dumps({"model": one.model}))
         size = 224
-        model = pipeline.meta_model(trial.component("model"), data(size).shape)
+        model = measuring.meta_model(trial.component("model"), data(size).shape)
         assert model.anatomy.twin == names[Path(one.file).name]
 
 

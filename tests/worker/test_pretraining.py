@@ -353,7 +353,7 @@ def test_each_fold_starts_from_its_own_backbone(data: Prepared, tmp_path: Path) 
         seen.append(settings["backbone"])
         return original(*arguments, **settings)
 
-    job_runner.pipeline.new_session = watched  # type: ignore[assignment]
+    pipeline.new_session = watched  # type: ignore[assignment]
     try:
         full = replace(
             job(MODEL + SIMCLR, images, tmp_path / "full", config=whole, until_epoch=whole.epochs),
@@ -362,7 +362,7 @@ def test_each_fold_starts_from_its_own_backbone(data: Prepared, tmp_path: Path) 
         )
         events = work(full)
     finally:
-        job_runner.pipeline.new_session = original
+        pipeline.new_session = original
     assert isinstance(events[-1], MilestoneReached), events[-1]
     assert seen == made
 

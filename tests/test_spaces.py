@@ -233,7 +233,11 @@ SHORT = (
     *(f"pretrain.{way}.{change}" for way in ("simclr", "imitate") for change in ("epochs=1", "batch_size=64")),
     "pretrain.imitate.size=32",
 )
-SMALLER = {"photos": SCRATCH, "pretrain": SHORT, "finetune": ("image.size=32",)}
+SMALLER = {
+    "photos": SCRATCH,
+    "pretrain": SHORT,
+    "finetune": ("image.size=32", "start=[{head: logistic}, {head: linear}]"),
+}
 
 
 @pytest.mark.parametrize(

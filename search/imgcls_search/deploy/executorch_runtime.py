@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import threading
@@ -106,12 +107,16 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _silent_runtime() -> Iterator[None]:
-    """Keep the runtime, which has no other switch, from printing what it finds out about the processor."""
+    """Keep the runtime, which has no other switch, from printing what it finds out about the processor and a file.
+
+    Some of it goes to the file descriptor, the rest through Python's own stream.
+    """
     kept = os.dup(2)
     try:
         with Path(os.devnull).open("wb") as nowhere:
             os.dup2(nowhere.fileno(), 2)
-        yield
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)

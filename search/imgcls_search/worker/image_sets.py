@@ -19,6 +19,7 @@ from imgcls_search.data import (
 from imgcls_search.data.chosen import Chosen
 from imgcls_search.data.folds import places
 from imgcls_search.protocol import Portion
+from imgcls_search.training.device import keep_freed_memory
 from imgcls_search.training.images import ImageSet
 
 GPU_SHARE = 0.25
@@ -84,6 +85,9 @@ def _chosen(data: Prepared, items: np.ndarray[Any, Any], device: str, *, whole: 
 
 def on_device(images: Images, data: Prepared, device: str) -> ImageSet:
     """Return images ready for training: on a GPU as a whole where they fit, otherwise mapped from disk."""
+    if device == "cpu":
+        # Not all processes that compute are workers: commands measure networks themselves.
+        keep_freed_memory()
     pixels: Any = images.pixels
     labels: Any = images.labels
     is_stored = isinstance(pixels, np.ndarray)

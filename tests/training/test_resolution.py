@@ -25,7 +25,7 @@ from imgcls_search.training.images import ImageSet
 from imgcls_search.training.loop import fit
 from imgcls_search.training.resolution import Resolution, Shrinking, progressive
 from imgcls_search.training.session import Session
-from imgcls_search.worker import image_sets, pipeline
+from imgcls_search.worker import pipeline
 from torchvision.transforms import v2
 
 from tests.conftest import Answer, is_one_line
@@ -44,19 +44,6 @@ PLAIN = TEXT.replace(", resolution: {progressive: {start: 0.5, until: 0.8}}", ""
 
 def config_of(text: str) -> TrialConfig:
     return parse(text, catalog(), source="test.yaml").config()
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    torch.set_num_threads(1)
-    return pipeline.prepare_data(config_of(TEXT), tmp_path_factory.mktemp("images"))
-
-
-@pytest.fixture
-def images(digits: Prepared) -> tuple[ImageSet, ImageSet]:
-    train, validation = image_sets.image_sets(digits, "train", "cpu")
-    assert validation is not None
-    return train, validation
 
 
 def begin(text: str, digits: Prepared) -> Session:

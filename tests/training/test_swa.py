@@ -19,7 +19,7 @@ from imgcls_search.training.evaluation import evaluate
 from imgcls_search.training.images import ImageSet
 from imgcls_search.training.loop import fit
 from imgcls_search.training.session import Session
-from imgcls_search.worker import image_sets, measuring, pipeline
+from imgcls_search.worker import measuring, pipeline
 from torch.optim.swa_utils import AveragedModel, update_bn
 
 from tests.conftest import Answer, is_one_line
@@ -35,19 +35,6 @@ training: {epochs: 5, batch_size: 40, swa: 3}
 
 def config_of(text: str) -> TrialConfig:
     return parse(text, catalog(), source="test.yaml").config()
-
-
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    torch.set_num_threads(1)
-    return pipeline.prepare_data(config_of(TEXT), tmp_path_factory.mktemp("images"))
-
-
-@pytest.fixture
-def images(digits: Prepared) -> tuple[ImageSet, ImageSet]:
-    train, validation = image_sets.image_sets(digits, "train", "cpu")
-    assert validation is not None
-    return train, validation
 
 
 def new_session(text: str, digits: Prepared, seed: int = 5) -> Session:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import sqlite3
@@ -12,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from imgcls_search.jobs.asking import ask
+from imgcls_search.orchestrator.upcoming import Upcoming
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import load
 
 from tests.conftest import PATIENCE, Answer, begin_command, is_one_line
-from tests.orchestrator.test_run import open_study, wait_for, without_times
+from tests.orchestrator.test_run import open_study, wait_for, without_times, worker_of
 from tests.warm import Warm
 
 SMALL = """
@@ -49,8 +52,6 @@ def table(folder: Path, name: str = "s") -> list[Any]:
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory, warm: Warm | None) -> Iterator[Path]:
     """Yield a folder with two studies, `s` and `b`, that were searched to their end on real images."""
-    import os
-
     folder = tmp_path_factory.mktemp("begun")
     (folder / "s.yaml").write_text(SMALL)
     (folder / "wide.yaml").write_text(WIDE)
@@ -187,12 +188,47 @@ def test_run_under_way_takes_a_request_also_when_all_its_trials_are_drawn(
     )
     wait_for((there / "studies/w.db").is_file)
     wait_for(lambda: open_study(there / "studies", "w").trials)
+    # However slow this machine is, the trial is not over before the request is there.
+    worker = worker_of(process.pid)
+    os.kill(worker, signal.SIGSTOP)
     answer = imgcls("try", "w", "--set", "optimizer.adamw.lr=0.002", "--json")
-    assert json.loads(answer.out)["taken_by"].startswith("process ")
+    os.kill(worker, signal.SIGCONT)
+    assert json.loads(answer.out)["taken_by"] == f"process {process.pid}"
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert "trial 1: answers request" in out
     assert [len(trial.user_attrs["epochs"]) for trial in open_study(there / "studies", "w").trials] == [40, 40]
+
+
+def test_run_says_that_it_takes_a_request_only_where_it_does(
+    there: Path, here: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(there)
+    files, answers = StudyFiles(there / "studies", "s"), []
+    take, look = Upcoming.take_requests, Upcoming.is_asked
+
+    def asking_before(upcoming: Upcoming, takes: bool) -> None:
+        if upcoming.takes_requests and not answers:
+            answers.append(ask(files, [("optimizer.adamw.lr", "0.002")]))
+        take(upcoming, takes)
+
+    def asking_after(upcoming: Upcoming) -> bool:
+        found = look(upcoming)
+        if not upcoming.takes_requests and not found:
+            answers.append(ask(files, [("optimizer.adamw.lr", "0.003")]))
+        return found
+
+    monkeypatch.setattr(Upcoming, "take_requests", asking_before)
+    monkeypatch.setattr(Upcoming, "is_asked", asking_after)
+    answer = here("run", "s.yaml", *ONE_WORKER, "--set", "study.trials=4")
+    assert answer.code == 0, answer.err
+    first, second = answers
+    tried = {trial.request for trial in load(files).trials if not trial.is_open}
+    assert first.taken_by == f"process {os.getpid()}"
+    assert second.taken_by is None
+    assert first.request in tried
+    assert second.request not in tried
+    assert f"1 request(s) wait for the next run: {second.request}" in answer.out
 
 
 def test_merged_study_has_the_trials_and_weights_of_both_and_goes_on(

@@ -66,7 +66,9 @@ def ask(files: StudyFiles, changes: Sequence[tuple[str, str]]) -> Asked:
     same = next((trial.number for trial in record.trials if dict(trial.candidate.params) == params), None)
     request = requests.make_request(params, "try")
     record.append_fact("requests", request)
-    holder = files.holder()
+    # Only now: a run says that it takes no more before it looks for requests a last time.
+    takes = record.rows.read_fact("takes_requests") is not False
+    holder = files.holder() if takes else None
     return Asked(
         study=record.study.study_name,
         request=request["id"],

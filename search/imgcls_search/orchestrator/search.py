@@ -153,13 +153,16 @@ class Search:
         self.checkpoints.clear_leftovers()
         if self.waiting:
             self.watcher.say(f"going on with {len(self.waiting)} trial(s) that an earlier run left unfinished")
+        self.upcoming.take_requests(True)
         with stopping_on_signals(self._stop), closing(self.pretraining):
             while True:
                 self._check_ends()
                 if self.stopping is None:
                     self._fill_slots()
+                else:
+                    self.upcoming.take_requests(False)
                 self._note_why_free()
-                if not self._is_busy() or self.clock.is_overdue(self.stopping):
+                if self.clock.is_overdue(self.stopping) or not (self._is_busy() or self._has_late_request()):
                     break
                 event = self.clock.listen(self._patience())
                 if event is not None:
@@ -224,6 +227,14 @@ class Search:
             self.meter.why_free = "network"
         else:
             self.meter.why_free = "idle"
+
+    def _has_late_request(self) -> bool:
+        """Take no more requests where nothing is left to do; True where one came just before."""
+        self.upcoming.take_requests(False)
+        if self.stopping is None and self.upcoming.is_asked():
+            self.upcoming.take_requests(True)
+            return True
+        return False
 
     def _is_busy(self) -> bool:
         return bool(self.working) or self.pretraining.is_busy(stopping=self.stopping is not None)

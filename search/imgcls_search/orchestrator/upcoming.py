@@ -63,8 +63,21 @@ class Upcoming:
         self.drawing: Iterator[None] | None = None
         """The search for it, if under way."""
         self.is_exhausted = False
+        self.takes_requests = False
+        """Whether those who leave a request are told that this run takes it."""
         self.look_for_requests_at = 0.0
         """When to see again whether somebody left a request, where no other trial is to be drawn."""
+
+    def take_requests(self, takes: bool) -> None:
+        """Let those who leave a request from now on know whether this run takes it."""
+        if takes != self.takes_requests:
+            self.record.set_fact("takes_requests", takes)
+            self.takes_requests = takes
+
+    def is_asked(self) -> bool:
+        """Tell whether a request that somebody left by now is still to be tried."""
+        self.record.read_requests()
+        return bool(requests.pending(self.record))
 
     def next(self) -> Trial | None:
         """Return the trial that a free worker should take, recorded as such; None where there is none now."""
@@ -127,10 +140,10 @@ class Upcoming:
 
     def _is_asked_for(self) -> bool:
         """Tell whether somebody left a request, which is tried beyond `study.trials`."""
-        if not self._is_wanted() and time.monotonic() >= self.look_for_requests_at:
-            self.record.read_requests()
-            self.look_for_requests_at = time.monotonic() + LOOK_SECONDS
-        return bool(requests.pending(self.record))
+        if self._is_wanted() or time.monotonic() < self.look_for_requests_at:
+            return bool(requests.pending(self.record))
+        self.look_for_requests_at = time.monotonic() + LOOK_SECONDS
+        return self.is_asked()
 
     def look_ahead(self) -> None:
         """Take one step towards the next new trial, so that it is ready before a worker is free."""

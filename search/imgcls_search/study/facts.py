@@ -240,6 +240,9 @@ class StudyFacts(TypedDict, total=False):
     requests: list[Request]
     """Settings that people requested, to which other processes may add."""
 
+    takes_requests: bool
+    """Whether the last run to begin still takes them: it says so before it looks for them a last time."""
+
     merged: list[MergedFrom]
     """The studies that it was made of."""
 

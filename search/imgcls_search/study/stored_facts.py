@@ -113,6 +113,9 @@ class StoredFacts:
     @overload
     def set_fact(self, name: Literal["usage"], value: UsageFact) -> None: ...
 
+    @overload
+    def set_fact(self, name: Literal["takes_requests"], value: bool) -> None: ...
+
     def set_fact(
         self,
         name: Literal[
@@ -124,6 +127,7 @@ class StoredFacts:
             "unlabeled",
             "auto",
             "usage",
+            "takes_requests",
             "data_root",
             "data_file",
             "unlabeled_root",

@@ -27,6 +27,20 @@ def test_the_distance_is_that_of_probabilistic_principal_components() -> None:
     assert constants.std() < 1e-3 * distances.std()
 
 
+@pytest.mark.parametrize(("images", "values"), [(300, 100), (150, 400), (400, 30)])
+def test_directions_are_those_of_the_singular_value_decomposition(images: int, values: int) -> None:
+    rng = np.random.default_rng(0)
+    training = rng.normal(size=(images, values)) * np.linspace(3, 0.5, values) + 5
+    found = unlike.fit(training)
+    assert found is not None
+    _, singular, rows = np.linalg.svd(training - training.mean(axis=0), full_matrices=False)
+    count = min(unlike.DIRECTIONS, values - 1, images // 2)
+    variances = singular**2 / images
+    assert found.deviations == pytest.approx(np.sqrt(variances[:count]), rel=1e-9)
+    assert abs((found.directions * rows[:count].T).sum(axis=0)) == pytest.approx(np.ones(count), abs=1e-6)
+    assert found.rest == pytest.approx(np.sqrt(variances[count:].sum() / (values - count)), rel=1e-9)
+
+
 @pytest.mark.parametrize("features", [np.zeros((400, 8)), np.ones((3, 8)), np.ones((400, 1))])
 def test_features_that_say_nothing_have_no_spread(features: np.ndarray) -> None:
     assert unlike.fit(features) is None

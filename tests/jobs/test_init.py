@@ -25,7 +25,14 @@ from imgcls_search.jobs.init.images import ImageFacts, look_at_images
 from imgcls_search.jobs.init.machine import Machine
 from imgcls_search.jobs.init.networks import Network, from_scratch, merged
 from imgcls_search.jobs.init.plan import Budget, make_plan
-from imgcls_search.jobs.init.sizes import FEWEST_TUNE_EPOCHS, MANY_TUNE_EPOCHS, Work, fit_pretrained, native_size
+from imgcls_search.jobs.init.sizes import (
+    FEWEST_TUNE_EPOCHS,
+    MANY_TUNE_EPOCHS,
+    VIEWS_SHARE,
+    Work,
+    fit_pretrained,
+    native_size,
+)
 from imgcls_search.space import parse
 from PIL import Image
 
@@ -326,6 +333,23 @@ def test_slower_machines_tune_smaller_images_and_then_heads_alone(rate: float, s
     assert (fit.size, fit.tunes) == (size, fewest is not None)
     if fewest is not None:
         assert fit.epochs - fit.head_epochs >= fewest
+
+
+@pytest.mark.parametrize(("rate", "max_train"), [(2e-9, 1_200), (8e-9, 75), (1e-8, None)])
+def test_slowest_machines_train_heads_on_few_images(rate: float, max_train: int | None) -> None:
+    network = next(one for one in from_scratch(32, 3, 6) if one.name == "resnet")
+    speeds = {network.key: speed.Speed(train=3 * rate, predict=rate, is_measured=True)}
+    work, budget = Work(train=1_700, val=300, folds=1), Budget.of(600.0, 2)
+    fit = fit_pretrained([network], [224, 128, 96], speeds, work, budget, 6)
+    if max_train is None:
+        # Not even those of the fewest images.
+        assert fit is None
+        return
+    assert fit is not None
+    assert (fit.size, fit.tunes) == (96, False)
+    assert fit.max_train == max_train
+    seconds = (fit.max_train + work.val) * network.macs(96, 3, 6) * rate
+    assert seconds <= VIEWS_SHARE * budget.search
 
 
 def test_imbalance_splits_and_flips_decide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -37,7 +37,12 @@ def closing_seconds(fact: AutoFact, record: Record | None = None) -> float:
     """Return the seconds that bundle and page need."""
     measured: Mapping[str, float] = fact.get("measured", {})
     bundle = measured.get("bundle", _assumed(fact)) * (1.0 if record is None else _growth(record, fact))
-    return min(END_SECONDS, fact["given"] / 8) + SAFETY * (bundle + measured.get("report", _assumed(fact)))
+    return end_seconds(fact) + SAFETY * (bundle + measured.get("report", _assumed(fact)))
+
+
+def end_seconds(fact: AutoFact) -> float:
+    """Return the seconds that the end of the process needs."""
+    return min(END_SECONDS, fact["given"] / 8)
 
 
 def _growth(record: Record, fact: AutoFact) -> float:

@@ -64,9 +64,9 @@ class AutoWatcher:
         done = sum(not trial.is_open for trial in record.trials)
         basis = (done, dict(fact.get("measured", {})), fact["given"])
         if self.kept[0] != basis:
-            seconds = budget.kept_seconds(record, fact) if done and best.ranked(record) else 0.0
-            # A first score is worth more than a page about it.
-            self.kept = basis, seconds or budget.closing_seconds(fact) / 2
+            has_score = done and best.ranked(record)
+            # A first score is worth more than all that says something about it.
+            self.kept = basis, budget.kept_seconds(record, fact) if has_score else budget.end_seconds(fact)
         return self.ledger.end - self.kept[1]
 
     def finish_bundle(self, seconds: float) -> None:

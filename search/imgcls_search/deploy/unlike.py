@@ -67,19 +67,37 @@ def fit(features: npt.NDArray[Any]) -> Spread | None:
     if len(values) < FEWEST_TRAINING_IMAGES or values.shape[1] < 2:
         return None
     mean = values.mean(axis=0)
-    _, singular, rows = np.linalg.svd(values - mean, full_matrices=False)
-    variances = singular**2 / len(values)
-    if not np.isfinite(variances).all() or variances[0] <= 0:
+    values -= mean
+    total = float((values**2).sum()) / len(values)
+    if not np.isfinite(total) or total <= 0:
         return None
     count = min(DIRECTIONS, values.shape[1] - 1, len(values) // 2)
-    others = variances[count:].sum() / (values.shape[1] - count)
-    rest = max(others, SMALLEST_VARIANCE * variances.sum() / values.shape[1])
+    variances, directions = _largest(values, count)
+    others = (total - variances.sum()) / (values.shape[1] - count)
+    rest = max(others, SMALLEST_VARIANCE * total / values.shape[1])
     return Spread(
         mean=mean,
-        directions=rows[:count].T,
-        deviations=np.sqrt(np.maximum(variances[:count], rest)),
+        directions=directions,
+        deviations=np.sqrt(np.maximum(variances, rest)),
         rest=float(np.sqrt(rest)),
     )
+
+
+def _largest(values: Floats, count: int) -> tuple[Floats, Floats]:
+    """Return the largest variances [K] of centred values [N, D], the largest first, and their directions [D, K].
+
+    They are those of a singular value decomposition, which would compute all of them in many times the seconds.
+    """
+    from scipy.linalg import eigh
+
+    is_wide = values.shape[1] > len(values)
+    squares = values @ values.T if is_wide else values.T @ values
+    size = len(squares)
+    found, vectors = eigh(squares / len(values), driver="evr", subset_by_index=[size - count, size - 1])
+    variances, vectors = np.maximum(found[::-1], 0.0), vectors[:, ::-1]
+    if is_wide:
+        vectors = values.T @ vectors / np.sqrt(np.maximum(variances * len(values), np.finfo(np.float64).tiny))
+    return variances, vectors
 
 
 def doubt(probabilities: npt.NDArray[Any]) -> Floats:

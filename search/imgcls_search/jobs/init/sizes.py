@@ -211,7 +211,7 @@ def fit_pretrained(
     """
     headed = next((fit for size in sizes if (fit := _head_fit(networks, size, speeds, work, budget, classes))), None)
     if headed is None:
-        return None
+        return _few_images_fit(networks, sizes, speeds, work, budget, classes)
     for size in sizes:
         share = shorter(size) / shorter(headed.size)
         if share < SMALL_TUNED_SIDE:
@@ -257,6 +257,39 @@ def _head_fit(
         max_train=None,
         first_size=first,
         views=min(views, MOST_VIEWS) if views > 1 else None,
+    )
+
+
+def _few_images_fit(
+    networks: Sequence[Network],
+    sizes: Sequence[ImageSize],
+    speeds: Mapping[str, Speed],
+    work: Work,
+    budget: Budget,
+    classes: int,
+) -> Fit | None:
+    """Return the fastest network with as many training images as its features can be computed of; None where too few.
+
+    A head on features of few images is worth more than a network that sees few images from scratch.
+    """
+    costs = [
+        (network.macs(size, 3, classes) * speeds[network.key].predict, size, network)
+        for size in sizes
+        for network in networks
+    ]
+    each, size, network = min(costs, key=lambda cost: cost[0])
+    affordable = int(VIEWS_SHARE * budget.search / each) - work.val
+    if work.folds > 1 or affordable < max(FEWEST_IMAGES, FEWEST_OF_CLASS * classes):
+        return None
+    max_train = _fewer(affordable, work.train, classes)
+    return Fit(
+        size=size,
+        networks=(network,),
+        head_epochs=HEAD_ONLY_EPOCHS,
+        epochs=HEAD_ONLY_EPOCHS,
+        tunes=False,
+        epoch_seconds=HEAD_SECONDS * ((max_train or work.train) + work.val),
+        max_train=max_train,
     )
 
 

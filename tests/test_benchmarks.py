@@ -126,7 +126,8 @@ def test_batched_members_are_trained_as_alone_and_compared(bench: Bench, tmp_pat
     )
     assert [case["case"] for case in found["cases"]] == ["vit-8-4-16", "resnet-8-8"]
     for case in found["cases"]:
-        assert 0 < case["gradients_differ_by"] < 1e-5
+        # On some processors they are the same to the last bit; of no gradients at all it would be no number.
+        assert 0 <= case["gradients_differ_by"] < 1e-5
         assert set(case["steps_per_second"]) == {"alone", "batched", "bound"}
         assert case["batched_over_alone"]["min"] > 0
         assert 0 < case["share_of_epoch"] <= 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -283,9 +284,29 @@ def test_busy_machine_is_given_less_to_compute_and_the_reason_is_said(
 
 def test_slowdown_is_what_other_processes_leave(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.cpu_count", lambda: 2)
-    for load, slowdown in ((0.5, 1.0), (1.0, 1.0), (5.0, 3.0)):
+    for load, waits, slowdown in ((0.5, 9.0, 1.0), (1.0, 9.0, 1.0), (5.0, 9.0, 3.0), (5.0, 1.0, 1.0), (5.0, 2.0, 2.0)):
         monkeypatch.setattr("os.getloadavg", lambda load=load: (load, 0.0, 0.0))
-        assert machine_facts._slowdown(2) == slowdown
+        # The others may be of lower priority: then they take less than their number says.
+        assert machine_facts._slowdown(2, waits) == slowdown
+
+
+def test_core_is_looked_at_before_its_speed_is_assumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pace = machine_facts.pace_of_core()
+    assert min(pace.rates) > 1e7
+    assert pace.waits >= 1
+    network = of_weights(LITE)[0]
+    slow, fast = (replace(MACHINES["cpu"], rates=(rate, rate)) for rate in (1e9, 1e11))
+    assert speed.assumed(network, slow).predict == pytest.approx(100 * speed.assumed(network, fast).predict)
+    data = pictures(tmp_path / "photos", {"a": 100, "b": 100}, (224, 224), "RGB")
+    sides = []
+    for machine in (slow, fast):
+        monkeypatch.setitem(MACHINES, "cpu", machine)
+        found = drafted(data, 30.0, weights=of_weights(LITE), monkeypatch=monkeypatch)
+        size = yaml.safe_load(found.space)["image"]["size"]
+        sides.append(float(np.mean(size["choice"] if isinstance(size, dict) else size)))
+    assert sides[0] < sides[1]
+    here = machine_facts.look_at_machine(tmp_path)
+    assert (here.rates is not None) == (here.device == "cpu")
 
 
 def test_reasons_are_comments_above_their_keys() -> None:

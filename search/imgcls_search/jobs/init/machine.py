@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -37,6 +38,10 @@ class Machine:
     disk_bytes: float
     """Free where studies and decoded images are kept."""
 
+    rates: tuple[float, float] | None = None
+    """Multiply-accumulates a second of one core that predicts: of plain and of depthwise convolutions; None where that
+    was not looked at."""
+
     slowdown: float = 1.0
     """How many times as long a training takes on it as on an idle machine, because other processes compute too."""
 
@@ -55,9 +60,9 @@ def look_at_machine(root: Path) -> Machine:
     # In its own process: a process that uses a GPU holds some of its memory until it ends.
     process, connection = processes.start(_look, "machine")
     try:
-        devices, hardware, gpu_bytes = connection.recv()
+        devices, hardware, gpu_bytes, pace = connection.recv()
     except EOFError:
-        devices, hardware, gpu_bytes = ["cpu"], "unknown", None
+        devices, hardware, gpu_bytes, pace = ["cpu"], "unknown", None, None
     finally:
         connection.close()
         process.join()
@@ -68,29 +73,90 @@ def look_at_machine(root: Path) -> Machine:
         workers=workers,
         memory_bytes=free_memory() if gpu_bytes is None else gpu_bytes,
         disk_bytes=float(shutil.disk_usage(_existing(root)).free),
-        slowdown=_slowdown(workers) if device == "cpu" else 1.0,
+        rates=None if pace is None else pace.rates,
+        slowdown=_slowdown(workers, 1.0 if pace is None else pace.waits) if device == "cpu" else 1.0,
     )
 
 
 def _look(connection: Connection) -> None:
     import torch
 
-    from imgcls_search.training.device import available_devices, hardware
+    from imgcls_search.training.device import available_devices, hardware, settle_in
 
     devices: Sequence[str] = available_devices("auto")
     is_cuda = devices[0].startswith("cuda")
     free = sum(float(torch.cuda.mem_get_info(device)[0]) for device in devices) if is_cuda else None
-    connection.send((devices, hardware(devices[0]), free))
+    pace = None
+    if devices[0] == "cpu":
+        settle_in("cpu")
+        pace = pace_of_core()
+    connection.send((devices, hardware(devices[0]), free, pace))
 
 
-def _slowdown(workers: int) -> float:
+@dataclass(frozen=True)
+class Pace:
+    """How fast a core computes."""
+
+    rates: tuple[float, float]
+    """Multiply-accumulates a second of processor time, of plain and of depthwise convolutions."""
+
+    waits: float
+    """Seconds by the clock for each second of processor time, at least 1."""
+
+
+PACE_SECONDS = 0.3
+"""For each kind of convolution, in processor time."""
+
+PACE_IMAGES, PACE_SIDE, PACE_WIDTH, PACE_GROWTH = 8, 28, 24, 6
+"""A block in the middle of a small network for photographs."""
+
+
+def pace_of_core() -> Pace:
+    """Return how fast this process computes the blocks of a ResNet and of an EfficientNet, and how long it waits."""
+    import torch
+    from torch import nn
+
+    wide = PACE_WIDTH * PACE_GROWTH
+    places = PACE_IMAGES * PACE_SIDE**2
+    plain = nn.Sequential(nn.Conv2d(PACE_WIDTH, PACE_WIDTH, 3, padding=1), nn.BatchNorm2d(PACE_WIDTH), nn.ReLU())
+    light = nn.Sequential(
+        *(nn.Conv2d(PACE_WIDTH, wide, 1), nn.BatchNorm2d(wide), nn.ReLU6()),
+        *(nn.Conv2d(wide, wide, 3, padding=1, groups=wide), nn.BatchNorm2d(wide), nn.ReLU6()),
+        *(nn.Conv2d(wide, PACE_WIDTH, 1), nn.BatchNorm2d(PACE_WIDTH)),
+    )
+    macs = (9 * PACE_WIDTH**2 * places, (2 * PACE_WIDTH + 9) * wide * places)
+    pixels = torch.rand(PACE_IMAGES, PACE_WIDTH, PACE_SIDE, PACE_SIDE)
+    began = time.perf_counter(), time.thread_time()
+    with torch.inference_mode():
+        plain_seconds, light_seconds = (
+            _seconds_of(lambda block=block: block(pixels)) for block in (plain.eval(), light.eval())
+        )
+    waits = (time.perf_counter() - began[0]) / max(1e-6, time.thread_time() - began[1])
+    return Pace(rates=(macs[0] / plain_seconds, macs[1] / light_seconds), waits=max(1.0, waits))
+
+
+def _seconds_of(action: Callable[[], object]) -> float:
+    """Return the processor seconds of an action, the fastest of several after the first."""
+    action()
+    found: list[float] = []
+    while sum(found) < PACE_SECONDS:
+        began = time.thread_time()
+        action()
+        # A clock may stand still for a moment.
+        found.append(max(1e-6, time.thread_time() - began))
+    return min(found)
+
+
+def _slowdown(workers: int, waits: float) -> float:
     """Return how much longer workers take beside the processes that computed in the last minute.
 
-    The system shares its cores evenly among all. One of these processes was this one.
+    The system shares its cores among all: evenly as far as `load` tells, in which this process was one, or unevenly,
+    where a process that computes `waits` less than that.
     """
+    cores = os.cpu_count() or 1
     with contextlib.suppress(OSError, AttributeError):
-        others = max(0.0, os.getloadavg()[0] - 1)
-        return max(1.0, (others + workers) / max(workers, os.cpu_count() or 1))
+        others = min(max(0.0, os.getloadavg()[0] - 1), (waits - 1) * cores)
+        return max(1.0, (others + workers) / max(workers, cores))
     # Not every system counts them.
     return 1.0
 

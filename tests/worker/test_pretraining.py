@@ -21,7 +21,7 @@ from imgcls_search.measures import NEIGHBOURS, PROBE
 from imgcls_search.protocol import EpochEnded, Event, Failed, Job, MilestoneReached, Started, Stopped, Told
 from imgcls_search.space import parse
 from imgcls_search.training import checkpoint, health
-from imgcls_search.worker import features, job_runner, networks, pipeline, pretraining, start_weights
+from imgcls_search.worker import features, job_runner, networks, pipeline, start_weights
 
 EPOCHS = 3
 BASE = "data: {digits: {max_train: 150}}\nimage: {size: 8, channels: 1}\n"
@@ -390,4 +390,3 @@ def test_digests_know_nothing_of_where_unlabeled_images_are() -> None:
     )
     assert one.digest_anywhere() == other.digest_anywhere()
     assert one.digest() != other.digest()
-    assert pretraining.NOTED

@@ -13,6 +13,7 @@ from imgcls_search.data import InputShape, Prepared, Prints
 from imgcls_search.errors import SearchError
 from imgcls_search.executors.counts import Counts
 from imgcls_search.image_size import ImageSize
+from imgcls_search.worker.pretrained_file import AboutBackbone
 
 if TYPE_CHECKING:
     from imgcls_search.models.cost import Cost
@@ -276,12 +277,12 @@ class DescribeWeights(Question[Prepared]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DescribeBackbone(Question[dict[str, Any]]):
+class DescribeBackbone(Question[AboutBackbone]):
     """What does a file say of itself that a pretraining wrote?"""
 
     path: Path
 
-    def answer(self, tell: Tell) -> dict[str, Any]:
+    def answer(self, tell: Tell) -> AboutBackbone:
         """Read it."""
         from imgcls_search.worker.pretraining import read_backbone
 

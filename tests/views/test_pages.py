@@ -353,7 +353,7 @@ def test_axes_and_names_in_pictures_are_shown_as_they_are_meant(look: Callable[.
     scores = [0.5, 0.6, 0.7]
     drawn = {
         "a": figures.scatter({"vit": ([1e-4, 1e-2, 1.0], scores)}, "latency", "accuracy", log=True),
-        "b": figures.slices({"optim.lr": ([1e-4, 1e-2, 1.0], scores, True)}, "accuracy"),
+        "b": figures.slices({"optim.lr": figures.Slice([1e-4, 1e-2, 1.0], scores, True)}, "accuracy"),
         "c": figures.confusion(np.eye(2, dtype=int), ["\U000f1234", "dog"]),
     }
     path = tmp_path / "pictures.html"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,6 +28,7 @@ from imgcls_search.rounding import measured, spread, without_long_numbers
 
 if TYPE_CHECKING:
     from imgcls_search.automatic.automatic import Auto
+    from imgcls_search.automatic.finding import AutoFinding, AutoScore, Baseline
 
 
 def auto(
@@ -117,7 +118,7 @@ def _say_how_to_go_on(work: Auto, options: str) -> None:
         echo(f"the best so far: imgcls-search export {work.files.name} --bundle DIR{options}", error=True)
 
 
-def _show(found: dict[str, Any]) -> None:
+def _show(found: AutoFinding) -> None:
     chosen, metric = found["chosen"], found["metric"]
     ((family, _),) = chosen["model"].items()
     echo(
@@ -146,7 +147,7 @@ def _show(found: dict[str, Any]) -> None:
         echo(f"{what}: {command}")
 
 
-def _score(metric: str, found: dict[str, Any]) -> str:
+def _score(metric: str, found: AutoScore) -> str:
     images = found.get("images")
     if found["how"] == "seeds":
         shown = spread(metric, found["scores"], found["score"], found["ci95"], images)
@@ -155,11 +156,11 @@ def _score(metric: str, found: dict[str, Any]) -> str:
     value = measured(metric, found["score"], images)
     if "low" not in found:
         return f"{value} ({images} images, searched: somewhat too high)"
-    low, high = (measured(metric, found[end], images) for end in ("low", "high"))
+    low, high = (measured(metric, end, images) for end in (found["low"], found["high"]))
     return f"{value} (95 % {low} to {high} by the choice of {images} images)"
 
 
-def _baseline(entry: dict[str, Any]) -> str:
+def _baseline(entry: Baseline) -> str:
     score = f"{entry['metric']} {measured(entry['metric'], entry['score'])} ({entry['on']})"
     if "class" in entry:
         return f"{entry['name']}, {entry['class']}: {score}"

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from imgcls_search.confidence import share_interval
 from imgcls_search.measures import main_measure
@@ -37,9 +36,43 @@ Choice = tuple[str, float, float]
 """A metric with the ends of its interval."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The top of a page."""
+
+    sentence: str
+    cards: list[Card]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostOfState:
+    """What the trials that ended in one way took."""
+
+    state: str
+    trials: int
+    epochs: int
+    hours: str
+    """Device hours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a search took."""
+
+    rows: list[CostOfState]
+    hardware: str
+    runs: int
+    """Calls of `run`."""
+
+    elapsed: float
+    """Seconds of theirs by the clock."""
+
+    usage: list[str]
+
+
 def verdict(
     record: Record, winner: Trial, looked: Looked | None, confused: list[str] | None, choice: Choice | None
-) -> dict[str, Any]:
+) -> Verdict:
     """Return the first sentence of a page and its cards."""
     tested = _tested(record, winner)
     cards = [
@@ -50,7 +83,7 @@ def verdict(
         *([_latency(winner, looked)] if "latency_ms" not in dict(record.objectives) else []),
         *([_confuses(confused, looked)] if looked is not None and confused is not None else []),
     ]
-    return {"sentence": _sentence(record, winner, tested), "cards": cards}
+    return Verdict(sentence=_sentence(record, winner, tested), cards=cards)
 
 
 def _sentence(record: Record, winner: Trial, tested: Card | None) -> str:
@@ -239,7 +272,7 @@ def hours(seconds: float) -> str:
     return f"{seconds / 3600:,.2f}" if seconds < 36_000 else f"{seconds / 3600:,.0f}"
 
 
-def cost(record: Record, states: Mapping[str, int]) -> dict[str, Any]:
+def cost(record: Record, states: Iterable[str]) -> Cost:
     """Return what the search took, in device hours, by what came of the trials."""
     rows = []
     for state in states:
@@ -247,12 +280,12 @@ def cost(record: Record, states: Mapping[str, int]) -> dict[str, Any]:
         if trials:
             seconds = sum(epoch.get("seconds", 0.0) for trial in trials for epoch in trial.epochs)
             epochs = sum(trial.epoch for trial in trials)
-            rows.append({"state": state, "trials": len(trials), "epochs": epochs, "hours": hours(seconds)})
+            rows.append(CostOfState(state=state, trials=len(trials), epochs=epochs, hours=hours(seconds)))
     runs = record.facts.get("runs", [])
-    return {
-        "rows": rows,
-        "hardware": record.facts.get("hardware", ""),
-        "runs": len(runs),
-        "elapsed": sum(run.get("seconds", 0.0) for run in runs),
-        "usage": usage_lines(summarise_usage(record.facts.get("usage"))),
-    }
+    return Cost(
+        rows=rows,
+        hardware=record.facts.get("hardware", ""),
+        runs=len(runs),
+        elapsed=sum(run.get("seconds", 0.0) for run in runs),
+        usage=usage_lines(summarise_usage(record.facts.get("usage"))),
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -232,8 +232,16 @@ def path(bands: Sequence[tuple[float, float]], y: str) -> Figure:
 
 
 @mpl.rc_context(STYLE)
-def slices(columns: Mapping[str, tuple[Sequence[Any], Sequence[float], bool]], y: str, across: int = 3) -> Figure:
-    """Draw the score against each parameter: (settings, scores, whether the axis is logarithmic)."""
+class Slice(NamedTuple):
+    """The values of one parameter with the scores that trials had with them."""
+
+    values: Sequence[Any]
+    scores: Sequence[float]
+    is_log: bool
+
+
+def slices(columns: Mapping[str, Slice], y: str, across: int = 3) -> Figure:
+    """Draw the score against each parameter."""
     down = -(-len(columns) // across)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.2 * across, 2.4 * down), layout="constrained")

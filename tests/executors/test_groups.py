@@ -148,9 +148,7 @@ def test_group_stops_where_it_is_asked_to_and_goes_on(executor: LocalExecutor, t
     assert pids(executor) == members, "the same processes"
 
 
-def test_failure_of_one_process_is_that_of_the_trial(
-    executor: LocalExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failure_of_one_process_is_that_of_the_trial(executor: LocalExecutor, tmp_path: Path) -> None:
     text = SPACE.replace("model:", "optimizer: {sgd: {lr: 1.0e+30}}\nmodel:")
     executor.start(job_of(tmp_path, 3, text))
     failed = until(executor, Failed)[-1]
@@ -308,8 +306,6 @@ def test_loopback_interface_is_known_by_its_flags_else_by_its_name(
     monkeypatch.setattr(socket, "if_nameindex", fail)
     assert loopback.interface() is None
 
-
-LEARNING_RATE = "{float: [1e-4, 1e-2], log: true}"
 
 SEARCH = """
 study: {trials: 3, pruner: {halving: {min_epochs: 1, eta: 2}}, pictures: false, workers: 1, learn_from: none}

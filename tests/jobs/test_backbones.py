@@ -111,9 +111,7 @@ def test_backbones_are_compared_and_their_features_kept(
     assert not list(tmp_path.rglob("features.npy"))
 
 
-def test_what_cannot_be_compared_is_one_line(
-    tmp_path: Path, here: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_compared_is_one_line(here: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
     from imgcls_search.jobs import weights
 
     for words, said in (

@@ -179,7 +179,7 @@ def test_predict_takes_folders_and_skips_what_is_no_image(here: Run, tmp_path: P
     assert "floats" in reasons["more/float.tiff"]
 
 
-def test_predict_with_nothing_readable_exits_1(here: Run, tmp_path: Path) -> None:
+def test_predict_with_nothing_readable_exits_1(here: Run) -> None:
     answer = here("predict", "model", "missing.jpg", "--json")
     assert answer.code == 1
     assert json.loads(answer.out)["skipped"] == [{"image": "missing.jpg", "reason": "No such file or directory"}]
@@ -348,9 +348,7 @@ def test_file_that_was_scored_is_the_one_in_the_bundle(here: Run, tmp_path: Path
     assert "its compressed network is missing" in answer.err
 
 
-def test_file_that_differs_from_torch_is_refused_and_leaves_nothing(
-    here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_that_differs_from_torch_is_refused_and_leaves_nothing(here: Run, tmp_path: Path) -> None:
     rescore(tmp_path, lambda state: state["model"]["fc3.bias"].add_(0.5))
     answer = here("export", "trained/best/seed-1.pt", "--bundle", "new")
     assert is_one_line(answer), answer

@@ -167,9 +167,7 @@ REFUSED: Mapping[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("log", REFUSED)
-def test_what_cannot_be_is_one_line(
-    log: str, here: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_is_one_line(log: str, here: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
     lacking, said = REFUSED[log]
     real = settings.find_spec
     monkeypatch.setattr(settings, "find_spec", lambda name: None if name == lacking else real(name))

@@ -188,7 +188,7 @@ def test_report_of_1000_trials_needs_no_network_and_tells_what_the_database_hold
 
 
 def test_report_is_readable_on_a_phone_in_the_dark_and_on_paper(
-    look: Callable[..., Seen], big: tuple[Record, Path], tmp_path: Path
+    look: Callable[..., Seen], big: tuple[Record, Path]
 ) -> None:
     _, path = big
     page = look(path.as_uri(), viewport=NARROW, color_scheme="dark").page

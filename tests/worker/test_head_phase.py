@@ -193,9 +193,7 @@ def test_the_first_trial_says_what_it_computes(weights: Mapping[str, Path], data
     assert told[1].startswith("features of training images by resnet, view 1 of 2: 0 MB after ")
 
 
-def test_views_are_the_augmented_images_and_take_turns(
-    weights: Mapping[str, Path], data: Prepared, tmp_path: Path
-) -> None:
+def test_views_are_the_augmented_images_and_take_turns(weights: Mapping[str, Path], data: Prepared) -> None:
     trial = frozen(weights, "finetune: {freeze: backbone, views: 3}\naugment: {flip: horizontal, rotation: 10}\n")
     wanted = head_plan.plan(trial)
     assert wanted is not None
@@ -410,7 +408,7 @@ def test_fine_tuning_starts_where_the_fit_ends(weights: Mapping[str, Path], data
     assert other["loss"] > fitted["loss"] * 1.1
 
 
-def test_several_labels_are_one_regression_each(weights: Mapping[str, Path], data: Prepared, tmp_path: Path) -> None:
+def test_several_labels_are_one_regression_each(weights: Mapping[str, Path], data: Prepared) -> None:
     random = np.random.default_rng(3)
     values = random.normal(size=(200, 5)).astype(np.float32)
     labels = np.stack(

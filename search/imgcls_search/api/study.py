@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from imgcls_search.api.findings import Findings
 from imgcls_search.api.options import (
@@ -354,8 +354,3 @@ def studies(
 
 def _path(given: PathLikeText | None) -> Path | None:
     return None if given is None else Path(given)
-
-
-def as_mapping(value: Any) -> Mapping[str, Any]:
-    """Return a typed mapping as a plain one."""
-    return cast("Mapping[str, Any]", value)

@@ -87,7 +87,7 @@ class Auto:
             self._bundle(trial)
             if confirmed is None:
                 self._test(record, trial)
-            has_report = self._report(record, trial)
+            has_report = self._report(trial)
         finally:
             if self.place.out.is_dir():
                 self.ledger.save()
@@ -359,7 +359,7 @@ class Auto:
         fact["measured"] = {**fact.get("measured", {}), "bundle": time.monotonic() - started}
         self.ledger.save()
 
-    def _report(self, record: Record, trial: Trial) -> bool:
+    def _report(self, trial: Trial) -> bool:
         """Write the page, as far as there is time; return whether it is there."""
         assert self.files is not None
         fact = self.ledger.fact

@@ -18,6 +18,7 @@ from imgcls_search.jobs.trainer import Trainer, TrainingWatcher
 from imgcls_search.orchestrator import teachers
 from imgcls_search.protocol import Job
 from imgcls_search.study.address import Address
+from imgcls_search.trial import Origin
 from imgcls_search.worker.pretrained_file import AboutBackbone, PretrainingNote
 
 
@@ -33,7 +34,7 @@ class Pretraining:
     studies: Path
     """Where studies and decoded images are."""
 
-    origin: Mapping[str, Any] | None = None
+    origin: Origin | None = None
     """The study and trial that the configuration was exported from, where that is known."""
 
     at: Address | None = None

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import optuna
 from optuna.study import StudyDirection
@@ -40,7 +40,7 @@ from imgcls_search.trial import State, Trial
 
 _LOG = logging.getLogger(__name__)
 
-PLACE = "place"
+PLACE: Final = "place"
 """Attribute of a trial that had waited: how many had begun before it, which its number does not tell."""
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -164,21 +162,6 @@ def mistakes(images: Sequence[tuple[np.ndarray[Any, Any], str]]) -> Figure:
     if not images:
         grid[0].text(0, 0.5, "no mistake on the validation split")
     return figure
-
-
-def thumbnail(pixels: np.ndarray[Any, Any], side: int = 72) -> str:
-    """Return an image, uint8 [C, H, W], as a data URI of a PNG file."""
-    from PIL import Image
-
-    image = Image.fromarray(pixels[0] if pixels.shape[0] == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-    factor = max(1, side // max(image.size))
-    image = (
-        image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST) if factor > 1 else image
-    )
-    image.thumbnail((2 * side, 2 * side))
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 @mpl.rc_context(STYLE)

@@ -183,7 +183,7 @@ def collect(files: StudyFiles, record: Record, number: int | None, *, say: Say, 
         record=record,
         winner=winner,
         kept=tuple(kept),
-        deployed=_deployed(files, own, validation),
+        deployed=_deployed(own, validation),
         labels=labels,
         found=found,
         left_out=left_out,
@@ -296,7 +296,7 @@ def _kept(files: StudyFiles, trial: Trial, saved: _Saved, logits: Array, labels:
     )
 
 
-def _deployed(files: StudyFiles, kept: Kept, validation: Images) -> Array:
+def _deployed(kept: Kept, validation: Images) -> Array:
     """Return what the winner says as it would be deployed, which differs from its network where it is quantized."""
     state = checkpoint.load(kept.weights)
     if quantization(kept.config) is None or cross_validation.KEY in state:

@@ -70,14 +70,17 @@ def train(top: Path) -> None:
     (top / "trained" / "best" / "metrics.json").write_text(json.dumps(report))
 
 
+def noise() -> np.ndarray[Any, Any]:
+    """Return images of the shape that the network takes."""
+    return np.random.default_rng(0).integers(0, 256, (70, 3, 16, 16)).astype(np.uint8)
+
+
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(photos_and_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with photographs, weights trained on them, and a bundle of these."""
-    top = tmp_path_factory.mktemp("made")
+    top = shutil.copytree(photos_and_weights, tmp_path_factory.mktemp("made"), dirs_exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(top)
-        cut_photographs(top / "photos")
-        train(top)
         patch.setattr(sys, "argv", ["imgcls-search", "export", "trained/best/seed-1.pt", "--bundle", "model"])
         cli.app(standalone_mode=False)
     return top

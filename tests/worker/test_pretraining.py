@@ -23,6 +23,8 @@ from imgcls_search.space import parse
 from imgcls_search.training import checkpoint, health
 from imgcls_search.worker import features, job_runner, networks, pipeline, start_weights
 
+from tests.training_job import training_job
+
 EPOCHS = 3
 BASE = "data: {digits: {max_train: 150}}\nimage: {size: 8, channels: 1}\n"
 MODEL = "model: {resnet: {depths: [1, 1], width: 8}}\n"
@@ -54,19 +56,7 @@ def teacher(data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def job(text: str, data: Prepared, folder: Path, **changes: Any) -> Job:
     wanted = config(text).pretraining()
-    plain = Job(
-        trial=0,
-        config=wanted,
-        data=data.to_dict(),
-        seed=1,
-        portion="train",
-        until_epoch=wanted.epochs,
-        from_epoch=0,
-        checkpoint=str(folder / "trial.pt"),
-        log=str(folder / "trial.log"),
-        artifact=str(folder / "backbone.pt"),
-    )
-    return replace(plain, **changes)
+    return training_job(wanted, data, folder, artifact=str(folder / "backbone.pt"), **changes)
 
 
 def work(one: Job, stop: threading.Event | None = None) -> list[Event]:

@@ -26,9 +26,9 @@ from imgcls_search.protocol import (
     Failed,
     Job,
     MilestoneReached,
+    Notice,
     Started,
     Stopped,
-    Told,
     WorkerDied,
 )
 from imgcls_search.space import parse
@@ -108,7 +108,7 @@ def test_killed_process_of_a_group_is_a_killed_worker(executor: LocalExecutor, t
     after = until(executor, MilestoneReached)
     assert isinstance(after[0], Started)
     assert after[0].history
-    assert not any(isinstance(event, Told) for event in after)
+    assert not any(isinstance(event, Notice) for event in after)
     known = [epoch["train_loss"] for epoch in after[0].history] + losses(after)
     Path(whole.checkpoint).unlink()
     executor.start(Job(**{**whole.__dict__, "trial": 2}))
@@ -216,7 +216,7 @@ def test_checkpoint_of_two_devices_goes_on_with_one_and_says_so(executor: LocalE
         events = until(alone, MilestoneReached)
     finally:
         alone.close()
-    assert [event.text for event in events if isinstance(event, Told)] == [
+    assert [event.text for event in events if isinstance(event, Notice)] == [
         "trial 1: its checkpoint is of 2 device(s), and it goes on with 1: the epochs to come may differ in their "
         "last digits"
     ]

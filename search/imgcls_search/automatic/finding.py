@@ -137,9 +137,9 @@ def describe(made: Delivered, options: str) -> AutoFinding:
         "files": _files(made),
         "bundled": made.account.get("bundled"),
         "next": {
-            "predict": f"imgcls-search predict {_quoted(made.place.bundle)} IMAGES...",
+            "predict": f"imgcls-search predict {_quoted(made.output.bundle)} IMAGES...",
             "more time": "the same command with a longer --time",
-            "retrain": f"imgcls-search train {_quoted(made.place.config)} --seeds 3{options}",
+            "retrain": f"imgcls-search train {_quoted(made.output.config)} --seeds 3{options}",
             "look": f"imgcls-search dashboard {study}{options}",
         },
         "by_hand": _by_hand(made, options),
@@ -246,24 +246,24 @@ def _early(trial: Trial, seconds: float, record: Record) -> Baseline:
 
 def _files(made: Delivered) -> dict[str, str]:
     found = {
-        "space": str(made.place.space_file),
-        "bundle": str(made.place.bundle),
-        "configuration": str(made.place.config),
+        "space": str(made.output.space_file),
+        "bundle": str(made.output.bundle),
+        "configuration": str(made.output.config),
         "weights": str(made.files.checkpoint(made.trial.number)),
         "study": str(made.files.store),
     }
-    return {**found, "report": str(made.place.report)} if made.has_report else found
+    return {**found, "report": str(made.output.report)} if made.has_report else found
 
 
 def _by_hand(made: Delivered, options: str) -> list[str]:
     """Return the commands that do the same, step by step."""
     study, trial = shlex.quote(made.files.name), made.trial.number
-    commands = [f"imgcls-search run {_quoted(made.place.space_file)}{options}"]
+    commands = [f"imgcls-search run {_quoted(made.output.space_file)}{options}"]
     if made.confirmed is not None:
         top, seeds = len(made.confirmed["ranking"]), len(made.confirmed["seeds"]["choosing"])
         commands.append(f"imgcls-search confirm {study} --top {top} --seeds {seeds}{options}")
     return [
         *commands,
-        f"imgcls-search export {study} --trial {trial} --bundle {_quoted(made.place.bundle)}{options}",
-        f"imgcls-search report {study} --trial {trial} -o {_quoted(made.place.report)}{options}",
+        f"imgcls-search export {study} --trial {trial} --bundle {_quoted(made.output.bundle)}{options}",
+        f"imgcls-search report {study} --trial {trial} -o {_quoted(made.output.report)}{options}",
     ]

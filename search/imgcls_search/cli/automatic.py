@@ -11,7 +11,7 @@ import typer
 
 from imgcls_search import durations
 from imgcls_search.api.options import seconds_of
-from imgcls_search.cli.drafting import Images, SafeFlips, Said, ask_flips
+from imgcls_search.cli.drafting import DraftOverrides, Images, SafeFlips, ask_flips
 from imgcls_search.cli.images import note_ambiguous
 from imgcls_search.cli.options import (
     STUDIES,
@@ -48,7 +48,7 @@ def auto(
     ] = None,
     flips: SafeFlips = None,
     group: Group = None,
-    overrides: Said = None,
+    overrides: DraftOverrides = None,
     skip_unreadable: SkipUnreadable = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask questions.")] = False,
     workers: Annotated[
@@ -111,7 +111,7 @@ def auto(
 def _say_how_to_go_on(work: Auto, options: str) -> None:
     """Say what to type after a stop: to resume, and to use the results so far."""
     echo(f"stopped in {work.ledger.step}; to resume: {shlex.join(['imgcls-search', *sys.argv[1:]])}", error=True)
-    account, bundle = work.ledger.fact, work.place.bundle
+    account, bundle = work.ledger.fact, work.output.bundle
     if bundle.is_dir() and "bundled" in account:
         echo(f"usable now: imgcls-search predict {bundle} IMAGES... (trial {account['bundled']})", error=True)
     if "baseline" in account and work.files is not None:

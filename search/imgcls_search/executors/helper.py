@@ -30,12 +30,12 @@ from imgcls_search.executors.questions import (
     Measure,
     NameHardware,
     NameVersions,
+    Notice,
     OpenUnlabeled,
     Prepare,
     Question,
     Refusal,
     Reply,
-    Said,
     TryMetrics,
 )
 from imgcls_search.image_size import ImageSize
@@ -310,7 +310,7 @@ class Helper:
                 self._ask_another()
                 continue
             match reply:
-                case Said(text=text):
+                case Notice(text=text):
                     if say is not None:
                         say(text)
                 case Decoding(done=done, total=total):

@@ -45,7 +45,7 @@ def find_trial(record: Record, number: int) -> Trial:
     Raises:
         StudyError: the study has no such trial.
     """
-    if number in record.strangers:
+    if number in record.foreign_trials:
         raise StudyError(f"trial {number} of study {record.study.study_name!r} was not made by imgcls-search")
     if number not in record.by_number:
         allowed = f"0 to {max(record.by_number)}" if record.trials else "none yet"

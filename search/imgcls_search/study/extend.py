@@ -25,9 +25,9 @@ from optuna.distributions import (
 from imgcls_search.config import Scalar
 from imgcls_search.space import Parameter, Space
 from imgcls_search.space.widening import Widening, in_wider
+from imgcls_search.study.copy_rows import copy_study_rows
 from imgcls_search.study.facts import Extension, Request, StudyFacts
 from imgcls_search.study.files import StudyFiles
-from imgcls_search.study.pour import copy_study_rows
 from imgcls_search.study.record import Record, load, to_json
 from imgcls_search.study.requests import KEY, asked_by_start
 from imgcls_search.study.settings import OF_POPULATION

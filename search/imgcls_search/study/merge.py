@@ -17,9 +17,9 @@ from imgcls_search.config import completed
 from imgcls_search.errors import StudyError
 from imgcls_search.space import differences
 from imgcls_search.study.copy import refuse_links
+from imgcls_search.study.copy_rows import copy_into
 from imgcls_search.study.facts import CodeFact, MergedFrom, StudyFacts
 from imgcls_search.study.files import StudyFiles
-from imgcls_search.study.pour import pour
 from imgcls_search.study.record import PLACE, Record, load
 from imgcls_search.study.rows import Rows
 from imgcls_search.study.settings import OF_POPULATION, is_free
@@ -59,7 +59,7 @@ def merge(sources: Sequence[StudyFiles], target: StudyFiles) -> list[MergedFrom]
             _copy_files(files.folder, target.folder, part["first"])
         with target.store.making() as (storage, draft):
             for place, (files, part) in enumerate(zip(sources, parts, strict=True)):
-                pour(files, storage.engine, draft, first=part["first"] if place else None)
+                copy_into(files, storage.engine, draft, first=part["first"] if place else None)
             for files in sources:
                 # The sources are read without a lock: a run that began meanwhile may have written to one.
                 _refuse_at_work(files)

@@ -161,7 +161,7 @@ def summarise(record: Record, now: Activity | None = None) -> Summary:
         "test_openings": record.facts.get("test_openings", []),
         "others": [
             {"trial": other.number, "state": other.state, "params": dict(other.params)}
-            for other in record.strangers.values()
+            for other in record.foreign_trials.values()
         ],
         "requests": pending(record),
         "runs": record.facts.get("runs", []),

@@ -37,7 +37,7 @@ MOST_ROWS = 40
 
 
 @dataclass(frozen=True, kw_only=True)
-class Looked:
+class EvaluatedTrial:
     """The kept weights of a trial and what they say of the images that it was scored on."""
 
     evaluation: Evaluation
@@ -51,7 +51,7 @@ class Looked:
     """Of the images of the evaluation, uint8 [C, H, W] by number."""
 
 
-def look(trial: Trial, files: StudyFiles) -> Looked:
+def look(trial: Trial, files: StudyFiles) -> EvaluatedTrial:
     """Measure the kept weights of a trial on the validation split, or take what was kept of its folds.
 
     Raises:
@@ -67,7 +67,7 @@ def look(trial: Trial, files: StudyFiles) -> Looked:
     if data.folds:
         order = np.concatenate(places(data.folds, data.counts["train"]))
         pixels = Chosen([load_images(data, "train").pixels, pixels], order)
-    return Looked(evaluation=found, model=model, artifact=artifact, config=config, data=data, pixels=pixels)
+    return EvaluatedTrial(evaluation=found, model=model, artifact=artifact, config=config, data=data, pixels=pixels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,7 @@ class Mistakes:
     """The most confident first."""
 
 
-def mistakes_of(looked: Looked, book: Sketchbook) -> Mistakes:
+def mistakes_of(looked: EvaluatedTrial, book: Sketchbook) -> Mistakes:
     """Return what the kept weights of a trial get wrong."""
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
@@ -206,7 +206,7 @@ def _confused_labels(found: Evaluation, classes: Sequence[str]) -> list[str]:
     ]
 
 
-def _label_mistakes(looked: Looked, book: Sketchbook) -> Mistakes:
+def _label_mistakes(looked: EvaluatedTrial, book: Sketchbook) -> Mistakes:
     """Return what weights say of several labels of each validation image, at the thresholds chosen on these images."""
     found = looked.evaluation
     classes = list(map(shown, found.classes))

@@ -26,7 +26,7 @@ from imgcls_search.study.summary import STATES, summarise
 from imgcls_search.trial import Trial
 from imgcls_search.views.browse import row_of
 from imgcls_search.views.closer import Close, Mistake, look_closer, sampled
-from imgcls_search.views.mistakes import Looked, WrongImage, look, mistakes_of
+from imgcls_search.views.mistakes import EvaluatedTrial, WrongImage, look, mistakes_of
 from imgcls_search.views.searching import how_it_went, what_mattered
 from imgcls_search.views.sections import Section, Sketchbook
 from imgcls_search.views.sureness import sureness, worse_pictures
@@ -41,7 +41,7 @@ Step = Callable[[str, int, int], None]
 
 STEPS = 6
 
-REASONS_TO_BELIEVE: tuple[Callable[[Looked, Sketchbook], Section | None], ...] = (sureness, worse_pictures)
+REASONS_TO_BELIEVE: tuple[Callable[[EvaluatedTrial, Sketchbook], Section | None], ...] = (sureness, worse_pictures)
 """Sections below 'Why to believe it', each from what the winner says of the validation images; None leaves one out."""
 
 
@@ -159,7 +159,7 @@ class _Closer:
     """Of the training images, how many were looked at for the nearest ones, and how many there are."""
 
 
-def _look_closer(record: Record, winner: Trial, looked: Looked, worst: Sequence[WrongImage]) -> _Closer:
+def _look_closer(record: Record, winner: Trial, looked: EvaluatedTrial, worst: Sequence[WrongImage]) -> _Closer:
     noted = {"root": record.facts.get("data_root"), "file": record.facts.get("data_file")}
     place = {name: value for name, value in noted.items() if isinstance(value, str)}
     chosen = [Mistake(place=item.place, target=item.target) for item in worst]

@@ -33,7 +33,7 @@ class CurrentTraining:
         """The image sets of the last job and what they were made of; the next trial's are mostly the same."""
         self.features: tuple[Any, HeadFeatures] | None = None
         """The features of the last job whose head read some, and what decides on them."""
-        self.unlabeled: pretraining.Shown | None = None
+        self.unlabeled: pretraining.PretrainingImages | None = None
         """The images of the current job where it pretrains."""
         self.dropped = ""
         """Why the checkpoint of the current training could not be used."""
@@ -133,7 +133,7 @@ class CurrentTraining:
         return state
 
     def features_of(
-        self, job: Job, data: Prepared, fold: int | None, wanted: head_plan.Plan | None = None
+        self, job: Job, data: Prepared, fold: int | None, wanted: head_plan.HeadPlan | None = None
     ) -> HeadFeatures:
         """Return the features of a job; with a plan, all that it needs are there."""
         backbone = _backbone(job, fold)

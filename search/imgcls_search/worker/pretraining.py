@@ -22,11 +22,11 @@ from imgcls_search.data.features import computing, folder_beside
 from imgcls_search.data.unlabeled import Unlabeled, open_unlabeled
 from imgcls_search.errors import BuildError, CheckpointError, StoppedError
 from imgcls_search.image_size import sides
-from imgcls_search.protocol import Event, Job, Told
+from imgcls_search.protocol import Event, Job, Notice
 from imgcls_search.signature import build
 from imgcls_search.training import checkpoint
 from imgcls_search.training.device import fastest_layout, pays_to_compile, resolve_precision
-from imgcls_search.training.group import Group, Whole
+from imgcls_search.training.group import Group, WholeBatchLoss
 from imgcls_search.training.health import MOST_ASKED, MOST_KNOWN, Health, chosen
 from imgcls_search.training.images import ImageSet
 from imgcls_search.training.learner import Contrast, Imitation, Learner, num_features, projector, without_head
@@ -71,7 +71,7 @@ def open_for_teacher(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
+class PretrainingImages:
     """The images of a pretraining, as it sees them."""
 
     images: ImageSet
@@ -97,7 +97,7 @@ class Shown:
 
 def preparing(
     job: Job, data: Prepared, device: str, stop: threading.Event, rest: Callable[[], None]
-) -> Generator[Event, None, Shown]:
+) -> Generator[Event, None, PretrainingImages]:
     """Return the images of a pretraining; yield events that show that it is running.
 
     Raises:
@@ -118,10 +118,10 @@ def preparing(
             rest()
             if stop.is_set():
                 raise StoppedError("stopped while the teacher's features were computed")
-            yield Event(trial=job.trial) if line is None else Told(trial=job.trial, text=line)
+            yield Event(trial=job.trial) if line is None else Notice(trial=job.trial, text=line)
     pixels: Any = unlabeled.pixels
     images = Images(pixels=pixels, labels=targets, names=unlabeled.names)
-    return Shown(images=image_sets.on_device(images, data, device), prints=unlabeled.prints)
+    return PretrainingImages(images=image_sets.on_device(images, data, device), prints=unlabeled.prints)
 
 
 def _teachers_features(job: Job, data: Prepared, unlabeled: Unlabeled, device: str) -> Generator[str | None, None, Any]:
@@ -204,7 +204,7 @@ def new_session(job: Job, data: Prepared, images: ImageSet, device: str, group: 
                 "smaller batch_size",
             )
         learner, loss = Learner(network, projector(width, wanted.projection)), Contrast(wanted.temperature)
-        loss = loss if group is None else Whole(loss, group, views=2)
+        loss = loss if group is None else WholeBatchLoss(loss, group, views=2)
     else:
         mean, std = _moments(images.labels)
         learner, loss = Learner(network, torch.nn.Linear(width, len(mean))), Imitation(mean, std)
@@ -296,7 +296,7 @@ def _labelled(data: Prepared, places: Any, device: str) -> ImageSet:
     return ImageSet(pixels=pixels, labels=labels, mean=data.mean, std=data.std, device=device)
 
 
-def describe(session: Session, shown: Shown, job: Job, data: Prepared) -> Checkpoint:
+def describe(session: Session, shown: PretrainingImages, job: Job, data: Prepared) -> Checkpoint:
     """Return what the weights of a pretraining are saved as: by the names of their family, and where they are from."""
     learner = session.deployed
     assert isinstance(learner, Learner), "only learners are pretrained"
@@ -321,7 +321,7 @@ def describe(session: Session, shown: Shown, job: Job, data: Prepared) -> Checkp
     }
 
 
-def write_backbone(session: Session, shown: Shown, job: Job, data: Prepared) -> Checkpoint:
+def write_backbone(session: Session, shown: PretrainingImages, job: Job, data: Prepared) -> Checkpoint:
     """Write the network without head and projection into the job's file, and return what its checkpoint then is."""
     found = describe(session, shown, job, data)
     checkpoint.save({"model": found["model"], "about": found["about"]}, Path(job.artifact))

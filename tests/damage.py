@@ -95,13 +95,6 @@ def damage_row(path: Path, rng: random.Random) -> str:
         return f"{table}.{column} {name!r} of row {row}: {value!r:.300}"
 
 
-def damage_json(path: Path, rng: random.Random) -> str:
-    """Change a JSON file as an editor does, and tell how."""
-    text = _damaged_json(path.read_text(encoding="utf-8"), rng)
-    path.write_bytes(text if isinstance(text, bytes) else str(text or "").encode(errors="surrogatepass"))
-    return f"{path.name}: {text!r:.300}"
-
-
 def _damaged_json(text: str, rng: random.Random) -> Any:
     if rng.random() < 0.15:
         return rng.choice(TEXTS)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from imgcls_search.executors import processes
-from imgcls_search.protocol import Place
+from imgcls_search.protocol import GroupMember
 
 ROOT = Path(__file__).parent.parent
 
@@ -19,11 +19,11 @@ class Together:
     """A group's processes, from outside."""
 
     def __init__(self, folder: Path, size: int) -> None:
-        places = [Place(rank=rank, size=size, file=str(folder / "meeting")) for rank in range(size)]
+        members = [GroupMember(rank=rank, size=size, file=str(folder / "meeting")) for rank in range(size)]
         with pytest.MonkeyPatch.context() as patch:
             # Our processes look for modules in the working folder only where it is named.
             patch.setenv("PYTHONPATH", str(ROOT))
-            self.members = [processes.start(_serve, f"member-{place.rank}", place) for place in places]
+            self.members = [processes.start(_serve, f"member-{member.rank}", member) for member in members]
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
         """Call a function of a module in all of them, with the group before its arguments; return what each returns."""
@@ -53,12 +53,12 @@ def together(folder: Path, size: int = 2) -> Iterator[Together]:
         made.close()
 
 
-def _serve(connection: Connection, place: Place) -> None:
+def _serve(connection: Connection, member: GroupMember) -> None:
     from imgcls_search.training.device import settle_in
     from imgcls_search.training.group import Group
 
     settle_in("cpu")
-    group = Group(place, "cpu")
+    group = Group(member, "cpu")
     while True:
         function, arguments = connection.recv()
         try:

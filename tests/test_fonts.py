@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def test_names_that_no_font_has_are_escaped() -> None:
     for figure in (
         figures.bars(dict.fromkeys(STRANGE, 1.0), "猫"),
         figures.scatter({name: ([1.0], [2.0]) for name in STRANGE}, "猫", "y", log=True),
-        figures.slices({"猫": (STRANGE, [0.5] * count, False)}, "y"),
+        figures.slices({"猫": figures.Slice(STRANGE, [0.5] * count, False)}, "y"),
         figures.curves([(name, [0.1, 0.2]) for name in STRANGE], [], "猫"),
     ):
         drawing.to_png(figure)
@@ -129,7 +129,7 @@ def test_captions_of_the_sheet_are_legible(monkeypatch: pytest.MonkeyPatch) -> N
 )
 def test_logarithmic_axes_show_numbers(places: Sequence[float], labels: set[str]) -> None:
     scores = [0.5] * len(places)
-    columns: Mapping[str, Any] = {"lr": (places, scores, True), "a$b$": (places, scores, False)}
+    columns = {"lr": figures.Slice(places, scores, True), "a$b$": figures.Slice(places, scores, False)}
     for figure in (
         figures.scatter({"a": (places, [0.5] * len(places))}, "latency", "accuracy", log=True),
         figures.slices(columns, "accuracy"),

@@ -17,7 +17,6 @@ from imgcls_search.catalog import catalog
 from imgcls_search.config import TrialConfig
 from imgcls_search.data import Prepared
 from imgcls_search.executors.packing import free_memory
-from imgcls_search.protocol import Job
 from imgcls_search.space import parse
 from imgcls_search.training import checkpoint
 from imgcls_search.training.images import ImageSet
@@ -28,6 +27,7 @@ from imgcls_search.worker.job_runner import JobRunner
 from PIL import Image
 
 from tests.conftest import Answer
+from tests.training_job import training_job
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
@@ -144,17 +144,7 @@ def test_a_worker_reads_the_images_once_for_all_its_trials(digits: Prepared, tmp
     runner = JobRunner("cuda:0")
     sets = []
     for trial in range(2):
-        job = Job(
-            trial=trial,
-            config=config_of(RESNET),
-            data=digits.to_dict(),
-            seed=trial,
-            portion="train",
-            from_epoch=0,
-            until_epoch=1,
-            checkpoint=str(tmp_path / f"{trial}.pt"),
-            log=str(tmp_path / "log"),
-        )
+        job = training_job(config_of(RESNET), digits, tmp_path / str(trial), trial=trial, seed=trial, until_epoch=1)
         events = list(runner.work(job, threading.Event()))
         assert type(events[-1]).__name__ == "MilestoneReached", events
         assert runner.current.images is not None

@@ -30,7 +30,7 @@ from imgcls_search.config import TrialConfig
 from imgcls_search.data import Prepared, Split, load
 from imgcls_search.executors.helper import Helper
 from imgcls_search.orchestrator import teachers
-from imgcls_search.protocol import EpochEnded, Failed, Job, Told
+from imgcls_search.protocol import EpochEnded, Failed, Job, Notice
 from imgcls_search.space import parse
 from imgcls_search.training import checkpoint
 from imgcls_search.training.images import ImageSet
@@ -138,7 +138,7 @@ def pretrained(way: Way, config: TrialConfig, data: Prepared, given: argparse.Na
     for event in JobRunner(given.device).work(job, threading.Event()):
         if isinstance(event, Failed):
             raise SystemExit(f"{way}: {event.reason}")
-        if isinstance(event, Told):
+        if isinstance(event, Notice):
             print(event.text, flush=True)
         if isinstance(event, EpochEnded):
             history.append(event.metrics)

@@ -47,8 +47,6 @@ SEVERAL_ALWAYS: Mapping[str, str] = {
 SEVERAL_NAMED: Mapping[str, str] = {"roc_auc": NAMED["roc_auc"]}
 """What is measured besides of several labels where it is named, and at the end."""
 
-AT_THRESHOLDS = ("macro_f1", "micro_f1", "subset_accuracy")
-"""Measures of several labels that depend on the thresholds."""
 
 THRESHOLD = "threshold"
 """`threshold:LABEL` is the probability from which an image has a label, as it was chosen on validation images."""

@@ -61,7 +61,7 @@ class Job:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class GroupMember:
     """Where a process stands among those that train one network together, each on a device of its own."""
 
     rank: int
@@ -113,7 +113,7 @@ class Started(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told(Event):
+class Notice(Event):
     """Something that a person should see is happening to the trial."""
 
     text: str

@@ -30,11 +30,6 @@ def shown(text: object) -> str:
     return "".join(map(_visible, line))
 
 
-def shown_lines(text: object) -> str:
-    """Return a text of several lines, each as `shown` returns it; only for texts that no name was put into."""
-    return "\n".join(map(shown, str(text).split("\n")))
-
-
 def _visible(character: str) -> str:
     if character in _JOINERS or unicodedata.category(character) not in _UNSEEN:
         return character

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from imgcls_search.config import Scalar, TrialConfig
 
@@ -77,6 +77,13 @@ class Rejection:
     distributions: Mapping[str, Any]
     reason: str
     """In few words, the same for the same cause, since rejections are counted by it."""
+
+
+class Origin(TypedDict):
+    """The study and the trial that a configuration was exported from."""
+
+    study: str
+    trial: int
 
 
 @dataclass(kw_only=True)

@@ -192,7 +192,7 @@ def test_a_notebook_shows_study_trial_and_report_without_scripts(study: ic.Study
 
 
 def test_a_model_predicts_what_the_command_predicts(
-    made: tuple[Path, dict[str, Any], str], tmp_path: Path, here: Callable[..., Answer]
+    made: tuple[Path, dict[str, Any], str], here: Callable[..., Answer]
 ) -> None:
     from sklearn.datasets import load_digits
 

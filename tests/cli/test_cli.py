@@ -505,7 +505,7 @@ def test_export_of_a_trial_as_a_bundle(study: str, tmp_path: Path, here: Callabl
     assert "train it again: imgcls-search export" in answer.err
 
 
-def test_train_on_both_portions_sees_more_images(study: str, tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
+def test_train_on_both_portions_sees_more_images(study: str, imgcls: Callable[..., Answer]) -> None:
     imgcls("export", study, "-o", "best.yaml")
     report = json.loads(imgcls("train", "best.yaml", "--on", "train+val", "--json").out)
     assert report["trained_on"] == "train+val"

@@ -258,12 +258,12 @@ def test_labels_are_judged_by_a_pretrained_network(tmp_path: Path, imgcls: Calla
         assert sum(line.startswith("error: ") for line in refused.err.splitlines()) == 1
 
 
-def test_study_on_a_server_that_is_not_there_is_one_line(tmp_path: Path, here: Callable[..., Answer]) -> None:
+def test_study_on_a_server_that_is_not_there_is_one_line(here: Callable[..., Answer]) -> None:
     lost = here("inspect", "--study", "s", "--storage", "postgresql://nobody@127.0.0.1:1/none", "--no-page")
     assert is_one_line(lost), lost.err
 
 
-def test_several_labels_of_an_image_are_refused(tmp_path: Path) -> None:
+def test_several_labels_of_an_image_are_refused() -> None:
     source = describe(Component(path="data.digits", name="digits", args={}))
     several = replace(
         source, labels={split: np.eye(10, dtype=np.int64)[source.labels[split]] for split in source.labels}

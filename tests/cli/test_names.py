@@ -84,7 +84,7 @@ def test_every_command_shows_any_name(imgcls: Callable[..., Answer], photos: Pat
 
 @linux_only
 @pytest.mark.parametrize("settings", [{"PYTHONIOENCODING": "ascii:strict"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}])
-def test_streams_of_a_narrow_encoding_take_any_name(tmp_path: Path, settings: dict[str, str]) -> None:
+def test_streams_of_a_narrow_encoding_take_any_name(settings: dict[str, str]) -> None:
     code = (
         "from imgcls_search import terminal; terminal.settle_streams()\n"
         "from imgcls_search.cli.output import echo, print_table\n"

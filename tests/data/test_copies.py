@@ -10,7 +10,7 @@ import imagehash
 import numpy as np
 import pytest
 from imgcls_search.data import copies
-from imgcls_search.data.copies import NEAR_BITS, Joined, look, near_sets, sets_of
+from imgcls_search.data.copies import NEAR_BITS, UnionFind, look, near_sets, sets_of
 from PIL import Image, ImageEnhance
 from sklearn.datasets import load_sample_image
 
@@ -87,7 +87,7 @@ def test_search_finds_what_comparing_all_pairs_finds() -> None:
         )
     hashes[1400:] = hashes[1400]
     shades = np.tile(np.arange(256, dtype=np.uint8), (1500, 1))
-    expected = Joined(1500)
+    expected = UnionFind(1500)
     for one in range(1500):
         distance = [int(word).bit_count() for word in (hashes[one] ^ hashes[one + 1 :]).tolist()]
         near_ones = [one + 1 + place for place, bits_apart in enumerate(distance) if bits_apart <= NEAR_BITS]

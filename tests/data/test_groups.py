@@ -135,7 +135,7 @@ def test_too_few_groups_are_told_by_class(tmp_path: Path) -> None:
     assert "too few groups in class 'b' (2); needed: at least 3, since all of a group is in one split" in line
 
 
-def test_groups_that_leave_no_cut_are_one_line(tmp_path: Path) -> None:
+def test_groups_that_leave_no_cut_are_one_line() -> None:
     # Each class is in three groups, but whichever two are held out, one class is missing on one side.
     owner = np.repeat(np.arange(3), 4)
     labels = np.array([0, 0, 1, 1] * 3)

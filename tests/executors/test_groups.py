@@ -26,9 +26,9 @@ from imgcls_search.protocol import (
     Failed,
     Job,
     MilestoneReached,
+    Notice,
     Started,
     Stopped,
-    Told,
     WorkerDied,
 )
 from imgcls_search.space import parse
@@ -108,7 +108,7 @@ def test_killed_process_of_a_group_is_a_killed_worker(executor: LocalExecutor, t
     after = until(executor, MilestoneReached)
     assert isinstance(after[0], Started)
     assert after[0].history
-    assert not any(isinstance(event, Told) for event in after)
+    assert not any(isinstance(event, Notice) for event in after)
     known = [epoch["train_loss"] for epoch in after[0].history] + losses(after)
     Path(whole.checkpoint).unlink()
     executor.start(Job(**{**whole.__dict__, "trial": 2}))
@@ -148,9 +148,7 @@ def test_group_stops_where_it_is_asked_to_and_goes_on(executor: LocalExecutor, t
     assert pids(executor) == members, "the same processes"
 
 
-def test_failure_of_one_process_is_that_of_the_trial(
-    executor: LocalExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failure_of_one_process_is_that_of_the_trial(executor: LocalExecutor, tmp_path: Path) -> None:
     text = SPACE.replace("model:", "optimizer: {sgd: {lr: 1.0e+30}}\nmodel:")
     executor.start(job_of(tmp_path, 3, text))
     failed = until(executor, Failed)[-1]
@@ -218,7 +216,7 @@ def test_checkpoint_of_two_devices_goes_on_with_one_and_says_so(executor: LocalE
         events = until(alone, MilestoneReached)
     finally:
         alone.close()
-    assert [event.text for event in events if isinstance(event, Told)] == [
+    assert [event.text for event in events if isinstance(event, Notice)] == [
         "trial 1: its checkpoint is of 2 device(s), and it goes on with 1: the epochs to come may differ in their "
         "last digits"
     ]
@@ -308,8 +306,6 @@ def test_loopback_interface_is_known_by_its_flags_else_by_its_name(
     monkeypatch.setattr(socket, "if_nameindex", fail)
     assert loopback.interface() is None
 
-
-LEARNING_RATE = "{float: [1e-4, 1e-2], log: true}"
 
 SEARCH = """
 study: {trials: 3, pruner: {halving: {min_epochs: 1, eta: 2}}, pictures: false, workers: 1, learn_from: none}

@@ -13,7 +13,7 @@ from imgcls_search.data import InputShape, Prepared, Prints
 from imgcls_search.errors import BuildError, SearchError, SpaceError
 from imgcls_search.executors import questions
 from imgcls_search.executors.counts import Counts
-from imgcls_search.executors.questions import Decoding, Measure, Question, Refusal, Said
+from imgcls_search.executors.questions import Decoding, Measure, Notice, Question, Refusal
 from imgcls_search.space import parse
 
 CONFIG = parse("model: {lenet5: {width: 2}}\n", catalog(), source="space.yaml").first()
@@ -86,7 +86,7 @@ def test_a_refusal_arrives_as_the_error_that_it_is(error: SearchError) -> None:
 
 def test_sizes_are_counted_once_and_the_images_are_told_of(tmp_path: Path) -> None:
     asked = Measure(config=CONFIG, shape=SHAPE, counts=tmp_path / "counts")
-    said: list[Decoding | Said] = []
+    said: list[Decoding | Notice] = []
     sizes = asked.answer(said.append)
     assert sizes["params"] > 0
     assert said == []
@@ -96,4 +96,4 @@ def test_sizes_are_counted_once_and_the_images_are_told_of(tmp_path: Path) -> No
     config = parse("data: {digits: {max_train: 50}}\nmodel: {lenet5: {}}\n", catalog(), source="space.yaml").first()
     prepared = questions.Prepare(config=config, cache=tmp_path / "images", is_described=True).answer(said.append)
     assert prepared.counts["train"] == 50
-    assert {type(each) for each in said} == {Decoding, Said}
+    assert {type(each) for each in said} == {Decoding, Notice}

@@ -12,11 +12,11 @@ import torch
 from imgcls_search.catalog import catalog
 from imgcls_search.data import load
 from imgcls_search.errors import BuildError
-from imgcls_search.models import MODELS
 from imgcls_search.space import parse
 from imgcls_search.worker import features, image_sets, networks, pipeline, start_weights
 
 from tests.conftest import Answer, is_one_line
+from tests.models.test_heads import FAMILIES as SMALL
 
 TRAINED = "data: {digits: {max_train: 200}}\nmodel: {resnet: {width: 8}}\ntraining: {epochs: 3}\n"
 
@@ -30,21 +30,8 @@ def trained(tmp_path: Path, imgcls: Callable[..., Answer]) -> Path:
     return tmp_path / "trained/small/seed-1.pt"
 
 
-FAMILIES = {
-    "alexnet": "{width: 0.1}",
-    "vgg": "{width: 8}",
-    "resnet": "{width: 8}",
-    "densenet": "{growth_rate: 4}",
-    "efficientnet": "{width_mult: 0.25}",
-    "mobilenetv3": "{width_mult: 0.25}",
-    "convnext": "{width: 8}",
-    "vit": "{width: 16, depth: 2}",
-    "airbench": "{widths: [4, 8]}",
-}
-
-
-def test_no_family_is_left_out_but_for_one_that_takes_no_weights_and_one_of_other_tests() -> None:
-    assert set(FAMILIES) == set(MODELS) - {"lenet5", "timm"}
+# lenet5 takes no weights, and timm has tests of its own.
+FAMILIES = {name: arguments for name, arguments in SMALL.items() if name not in ("lenet5", "timm")}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -111,9 +98,7 @@ def test_backbones_are_compared_and_their_features_kept(
     assert not list(tmp_path.rglob("features.npy"))
 
 
-def test_what_cannot_be_compared_is_one_line(
-    tmp_path: Path, here: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_compared_is_one_line(here: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
     from imgcls_search.jobs import weights
 
     for words, said in (

@@ -70,14 +70,17 @@ def train(top: Path) -> None:
     (top / "trained" / "best" / "metrics.json").write_text(json.dumps(report))
 
 
+def noise() -> np.ndarray[Any, Any]:
+    """Return images of the shape that the network takes."""
+    return np.random.default_rng(0).integers(0, 256, (70, 3, 16, 16)).astype(np.uint8)
+
+
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(photos_and_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with photographs, weights trained on them, and a bundle of these."""
-    top = tmp_path_factory.mktemp("made")
+    top = shutil.copytree(photos_and_weights, tmp_path_factory.mktemp("made"), dirs_exist_ok=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(top)
-        cut_photographs(top / "photos")
-        train(top)
         patch.setattr(sys, "argv", ["imgcls-search", "export", "trained/best/seed-1.pt", "--bundle", "model"])
         cli.app(standalone_mode=False)
     return top
@@ -179,7 +182,7 @@ def test_predict_takes_folders_and_skips_what_is_no_image(here: Run, tmp_path: P
     assert "floats" in reasons["more/float.tiff"]
 
 
-def test_predict_with_nothing_readable_exits_1(here: Run, tmp_path: Path) -> None:
+def test_predict_with_nothing_readable_exits_1(here: Run) -> None:
     answer = here("predict", "model", "missing.jpg", "--json")
     assert answer.code == 1
     assert json.loads(answer.out)["skipped"] == [{"image": "missing.jpg", "reason": "No such file or directory"}]
@@ -348,9 +351,7 @@ def test_file_that_was_scored_is_the_one_in_the_bundle(here: Run, tmp_path: Path
     assert "its compressed network is missing" in answer.err
 
 
-def test_file_that_differs_from_torch_is_refused_and_leaves_nothing(
-    here: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_that_differs_from_torch_is_refused_and_leaves_nothing(here: Run, tmp_path: Path) -> None:
     rescore(tmp_path, lambda state: state["model"]["fc3.bias"].add_(0.5))
     answer = here("export", "trained/best/seed-1.pt", "--bundle", "new")
     assert is_one_line(answer), answer

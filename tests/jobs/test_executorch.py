@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +14,7 @@ from imgcls_search import digests
 from imgcls_search.deploy import bundle
 
 from tests.conftest import Answer, is_one_line
-from tests.jobs.test_bundle import cut_photographs, train
+from tests.jobs.test_bundle import noise
 
 WEIGHTS = "trained/best/seed-1.pt"
 Run = Callable[..., Answer]
@@ -23,26 +22,11 @@ Run = Callable[..., Answer]
 installed = pytest.mark.skipif(find_spec("executorch") is None, reason="executorch is an extra")
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with photographs, and weights trained on them."""
-    top = tmp_path_factory.mktemp("made")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(top)
-        cut_photographs(top / "photos")
-        train(top)
-    return top
-
-
 @pytest.fixture
-def here(here: Run, made: Path, tmp_path: Path) -> Run:
+def here(here: Run, photos_and_weights: Path, tmp_path: Path) -> Run:
     for name in ("photos", "trained"):
-        shutil.copytree(made / name, tmp_path / name)
+        shutil.copytree(photos_and_weights / name, tmp_path / name)
     return here
-
-
-def images() -> np.ndarray[Any, Any]:
-    return np.random.default_rng(0).integers(0, 256, (70, 3, 16, 16)).astype(np.uint8)
 
 
 @installed
@@ -62,7 +46,7 @@ def test_executorch_says_what_onnx_runtime_says(more: tuple[str, ...], here: Run
     ours, theirs = (bundle.read(tmp_path / name) for name in ("other", "onnx"))
     assert ours.artifact.runtime == "executorch"
     assert ours.artifact.pixel_shape == theirs.artifact.pixel_shape
-    one, two = (served.artifact.answers(images()) for served in (ours, theirs))
+    one, two = (served.artifact.answers(noise()) for served in (ours, theirs))
     np.testing.assert_allclose(one[0], two[0], atol=1e-3 * max(1.0, float(np.abs(two[0]).max())))
     assert ours.sureness == theirs.sureness
     assert one[1] is not None

@@ -68,7 +68,7 @@ def test_score_is_the_mean_of_the_folds_and_bad_trials_rest_before_their_end(sea
     assert min(lengths) < 6
 
 
-def test_best_and_status_tell_of_folds(study: str, here: Callable[..., Answer], tmp_path: Path) -> None:
+def test_best_and_status_tell_of_folds(study: str, here: Callable[..., Answer]) -> None:
     answer = here("best", study)
     assert "  folds: accuracy 0." in answer.out
     assert "scores are by cross-validation in 3 folds" in answer.out

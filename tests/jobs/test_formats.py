@@ -18,7 +18,7 @@ from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.training import checkpoint
 
 from tests.conftest import Answer, is_one_line
-from tests.jobs.test_bundle import cut_photographs, train
+from tests.jobs.test_bundle import noise
 
 openvino = pytest.importorskip("openvino", reason="openvino is an extra")
 
@@ -26,26 +26,11 @@ WEIGHTS = "trained/best/seed-1.pt"
 Run = Callable[..., Answer]
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with photographs, and weights trained on them."""
-    top = tmp_path_factory.mktemp("made")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(top)
-        cut_photographs(top / "photos")
-        train(top)
-    return top
-
-
 @pytest.fixture
-def here(here: Run, made: Path, tmp_path: Path) -> Run:
+def here(here: Run, photos_and_weights: Path, tmp_path: Path) -> Run:
     for name in ("photos", "trained"):
-        shutil.copytree(made / name, tmp_path / name)
+        shutil.copytree(photos_and_weights / name, tmp_path / name)
     return here
-
-
-def images() -> np.ndarray[Any, Any]:
-    return np.random.default_rng(0).integers(0, 256, (70, 3, 16, 16)).astype(np.uint8)
 
 
 @pytest.mark.parametrize("more", [(), ("--tta", "mirror_shift")], ids=["plain", "tta"])
@@ -63,7 +48,7 @@ def test_openvino_says_what_onnx_runtime_says(more: tuple[str, ...], here: Run, 
     assert facts["size"]["file_kb"] == pytest.approx(kilobytes)
     ours, theirs = (bundle.read(tmp_path / name) for name in ("other", "onnx"))
     assert isinstance(ours.artifact.session, openvino_ir.Session)
-    one, two = (served.artifact.answers(images()) for served in (ours, theirs))
+    one, two = (served.artifact.answers(noise()) for served in (ours, theirs))
     np.testing.assert_allclose(one[0], two[0], atol=1e-3 * max(1.0, float(np.abs(two[0]).max())))
     assert ours.sureness == theirs.sureness
     assert (one[1] is None) == (two[1] is None)
@@ -88,7 +73,7 @@ def openvino_version() -> str:
 def test_several_threads_get_their_own_answers(here: Run, tmp_path: Path) -> None:
     assert here("export", WEIGHTS, "--bundle", "other", "--format", "openvino").code == 0
     artifact = bundle.read(tmp_path / "other").artifact
-    pixels = images()
+    pixels = noise()
     alone = [artifact.logits(pixels[place : place + 1]) for place in range(len(pixels))]
     with ThreadPoolExecutor(8) as pool:
         together = list(pool.map(lambda place: artifact.logits(pixels[place : place + 1]), range(len(pixels))))
@@ -146,7 +131,7 @@ def test_quantized_networks_stay_onnx(here: Run, tmp_path: Path) -> None:
     assert here("export", WEIGHTS, "--bundle", "plain").code == 0
     path = tmp_path / WEIGHTS
     artifact = path.with_suffix(".onnx")
-    quantize(tmp_path / "plain" / "model.onnx", artifact, mode="static", calibration=images())
+    quantize(tmp_path / "plain" / "model.onnx", artifact, mode="static", calibration=noise())
     state = checkpoint.load(path)
     about = json.loads(state["about"])
     about["config"]["quantize"] = {"int8": {}}

@@ -42,9 +42,7 @@ def study(searched: Path, tmp_path: Path) -> str:
 
 
 @pytest.mark.slow
-def test_confirm_opens_the_test_split_once_and_best_says_so(
-    study: str, tmp_path: Path, imgcls: Callable[..., Answer]
-) -> None:
+def test_confirm_opens_the_test_split_once_and_best_says_so(study: str, imgcls: Callable[..., Answer]) -> None:
     assert "not confirmed" in imgcls("best", study).out
     answer = imgcls("confirm", study, "--top", "2", "--seeds", "2", "--json")
     assert answer.code == 0, answer.err

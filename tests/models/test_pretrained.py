@@ -346,7 +346,7 @@ def test_each_stage_learns_at_a_fraction_of_the_rate_of_the_next(decay: float, f
     }
 
 
-def test_layer_decay_counts_timms_stages(tmp_path: Path) -> None:
+def test_layer_decay_counts_timms_stages() -> None:
     trial = config("model: {timm: {name: test_vit, weights: w.pt}}\nfinetune: {layer_decay: 0.5}\n")
     model = networks.build_model(trial, data(160).shape)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)

@@ -20,7 +20,7 @@ from imgcls_search.config import TrialConfig
 from imgcls_search.data import Prepared, load
 from imgcls_search.executors.helper import Helper
 from imgcls_search.orchestrator.faults import more_parts
-from imgcls_search.protocol import Failed, Job
+from imgcls_search.protocol import Failed
 from imgcls_search.space import parse
 from imgcls_search.training.batches import micro_batches
 from imgcls_search.training.images import ImageSet
@@ -31,6 +31,7 @@ from PIL import Image
 
 from tests.conftest import PATIENCE, Answer
 from tests.orchestrator.test_run import begin, linux_only, open_study, wait_for_epochs, worker_of  # noqa: F401 - a fixture
+from tests.training_job import training_job
 
 TROUBLE = '''
 import ctypes, sys, time
@@ -227,18 +228,7 @@ def test_image_that_vanished_during_a_search_fails_the_trial_and_not_the_search(
     data = pipeline.prepare_data(config, tmp_path / "images")
     gone = next(name for name in load(data, "train").names)
     (tmp_path / "photos" / gone).unlink()
-    job = Job(
-        trial=0,
-        config=config,
-        data=data.to_dict(),
-        seed=1,
-        portion="train",
-        until_epoch=2,
-        from_epoch=0,
-        checkpoint=str(tmp_path / "0.pt"),
-        log=str(tmp_path / "log"),
-    )
-    *_, last = JobRunner("cpu").work(job, threading.Event())
+    *_, last = JobRunner("cpu").work(training_job(config, data, tmp_path), threading.Event())
     assert isinstance(last, Failed)
     assert last.kind == "error"
     assert Path(gone).name in last.reason

@@ -106,7 +106,7 @@ def test_what_is_no_part_of_it_is_refused(
     assert said in answer.err
 
 
-def test_features_have_no_accuracy_where_an_image_has_several_labels(tmp_path: Path) -> None:
+def test_features_have_no_accuracy_where_an_image_has_several_labels() -> None:
     from imgcls_search.catalog import refuse_other_labels
 
     text = SPACE.replace("{digits: {max_train: 100}}", "{folder: {root: photos, labels: several}}")

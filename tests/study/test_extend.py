@@ -215,7 +215,7 @@ def test_grown_study_keeps_its_trials_and_the_one_before_it_stays_openable(tmp_p
             assert new.config_of(rejection.params)
             assert set(rejection.distributions) == set(rejection.params)
         assert trial.strategy["sampler"] == {"auto": {}}
-    assert [stranger.state for stranger in grown.strangers.values()] == ["waiting"]
+    assert [foreign.state for foreign in grown.foreign_trials.values()] == ["waiting"]
     # Optuna itself reads all of it, and takes new values of the wider space.
     study = optuna.load_study(study_name="s", storage=f"sqlite:///{files.database}")
     asked = study.ask()

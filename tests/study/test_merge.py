@@ -64,25 +64,25 @@ def test_no_trial_is_there_twice(tmp_path: Path) -> None:
 def test_study_that_is_written_while_it_is_merged_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sources = [made_study(tmp_path, name=name, count=2)[0] for name in ("a", "b")]
     target = StudyFiles(tmp_path, "both")
-    pour = merging.pour
+    copy_into = merging.copy_into
 
     def adds_a_trial(files: StudyFiles, *given: Any, **named: Any) -> None:
         records.load(files).study.enqueue_trial({"model.lenet5.width": 1.0})
-        pour(files, *given, **named)
+        copy_into(files, *given, **named)
 
-    monkeypatch.setattr(merging, "pour", adds_a_trial)
+    monkeypatch.setattr(merging, "copy_into", adds_a_trial)
     with pytest.raises(StudyError, match=r"trials were added .*merge again"):
         merge(sources, target)
     assert not target.database.exists()
-    monkeypatch.setattr(merging, "pour", pour)
+    monkeypatch.setattr(merging, "copy_into", copy_into)
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
 
         def lets_a_run_begin(files: StudyFiles, *given: Any, **named: Any) -> None:
-            pour(files, *given, **named)
+            copy_into(files, *given, **named)
             if files.name == "b":
                 stack.enter_context(marking(sources[0].folder / "lock.pid", "run"))
 
-        patch.setattr(merging, "pour", lets_a_run_begin)
+        patch.setattr(merging, "copy_into", lets_a_run_begin)
         with pytest.raises(StudyError, match=r"is working on this study \(run\)"):
             merge(sources, target)
     assert not target.database.exists()

@@ -24,7 +24,7 @@ from imgcls_search.catalog import catalog
 from imgcls_search.config import TrialConfig
 from imgcls_search.errors import SearchError, StudyError
 from imgcls_search.orchestrator.faults import Faults
-from imgcls_search.protocol import Failed, Job
+from imgcls_search.protocol import Failed
 from imgcls_search.space import parse
 from imgcls_search.study import database, place
 from imgcls_search.study import record as records
@@ -36,6 +36,7 @@ from imgcls_search.trial import Trial
 from scripts.bench import simulation
 from tests.conftest import PATIENCE, Answer
 from tests.orchestrator.test_run import LONG_EPOCHS
+from tests.training_job import training_job
 
 SPACE = parse(simulation.SPACE.format(sampler="random", epochs=simulation.EPOCHS), catalog(), source="test")
 
@@ -239,17 +240,7 @@ def test_full_disk_under_a_worker_fails_no_trial(
     config: TrialConfig = parse(text, catalog(), source="test").config()
     data = pipeline.prepare_data(config, tmp_path / "images")
     where = {"checkpoint": tmp_path / "c.pt", "log": tmp_path / "t.log", what: small_disk / "file"}
-    job = Job(
-        trial=0,
-        config=config,
-        data=data.to_dict(),
-        seed=1,
-        portion="train",
-        until_epoch=3,
-        from_epoch=0,
-        checkpoint=str(where["checkpoint"]),
-        log=str(where["log"]),
-    )
+    job = training_job(config, data, tmp_path, **{name: str(path) for name, path in where.items()})
     fill_up(small_disk)
     # As in a worker, where nobody captures what is printed.
     monkeypatch.setattr(sys, "stdout", open(1, "w", closefd=False))  # noqa: SIM115

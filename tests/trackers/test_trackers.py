@@ -70,12 +70,12 @@ class Notebook:
 
 
 def work(notebook: Notebook, file: Path, *given: Message) -> list[Any]:
-    """Let a courier hand messages to a tracker; return what it told the run."""
+    """Let a tracker hand messages to a tracker; return what it told the run."""
     ours, theirs = Pipe()
     for message in given:
         ours.send(message)
     ours.send(End())
-    process.Courier(theirs, lambda settings, study: notebook, {"uri": "x"}, STUDY, file).work()
+    process.TrackerQueue(theirs, lambda settings, study: notebook, {"uri": "x"}, STUDY, file).work()
     found = []
     while ours.poll(0):
         found.append(ours.recv())
@@ -115,8 +115,8 @@ def test_what_did_not_go_through_is_said_later_in_its_order(tmp_path: Path, monk
     monkeypatch.setattr(process, "AGAIN_SECONDS", 0.05)
     ours, theirs = Pipe()
     notebook = Notebook(failures=3)
-    courier = process.Courier(theirs, lambda settings, study: notebook, {"uri": "x"}, STUDY, tmp_path / "log.json")
-    thread = threading.Thread(target=courier.work)
+    tracker = process.TrackerQueue(theirs, lambda settings, study: notebook, {"uri": "x"}, STUDY, tmp_path / "log.json")
+    thread = threading.Thread(target=tracker.work)
     thread.start()
     for message in messages(0):
         ours.send(message)
@@ -142,7 +142,7 @@ def test_a_run_that_died_is_handed_on_as_far_as_it_came(tmp_path: Path) -> None:
         ours.send(message)
     ours.close()
     notebook = Notebook()
-    process.Courier(theirs, lambda settings, study: notebook, {"uri": "x"}, STUDY, tmp_path / "log.json").work()
+    process.TrackerQueue(theirs, lambda settings, study: notebook, {"uri": "x"}, STUDY, tmp_path / "log.json").work()
     assert notebook.said == [*WHOLE[:3], "close"]
 
 
@@ -167,9 +167,7 @@ REFUSED: Mapping[str, tuple[str, str]] = {
 
 
 @pytest.mark.parametrize("log", REFUSED)
-def test_what_cannot_be_is_one_line(
-    log: str, here: Callable[..., Answer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_is_one_line(log: str, here: Callable[..., Answer], monkeypatch: pytest.MonkeyPatch) -> None:
     lacking, said = REFUSED[log]
     real = settings.find_spec
     monkeypatch.setattr(settings, "find_spec", lambda name: None if name == lacking else real(name))
@@ -298,13 +296,13 @@ def test_a_dead_server_and_no_login_are_a_line_each_and_cost_nothing(
 
 def test_a_slow_tracker_holds_nothing_up(tmp_path: Path) -> None:
     ours, theirs = Pipe()
-    slow = process.Courier(theirs, lambda settings, study: Notebook(seconds=1), {}, STUDY, tmp_path / "log.json")
+    slow = process.TrackerQueue(theirs, lambda settings, study: Notebook(seconds=1), {}, STUDY, tmp_path / "log.json")
     threading.Thread(target=slow.work, daemon=True).start()
-    courier = tracking.Courier("study.log.x", None, ours)
+    tracker = tracking.TrackerProcess("study.log.x", None, ours)
     began = time.monotonic()
     for trial in range(2_000):
         for message in messages(trial):
-            courier.tell(message)
+            tracker.tell(message)
     # It would take more than two hours to take them all, and its pipe is full after some hundred.
     assert time.monotonic() - began < PATIENCE
-    assert list(courier.close(0.01)) == ["study.log.x: did not take all in 15 s; the next run sends the rest"]
+    assert list(tracker.close(0.01)) == ["study.log.x: did not take all in 15 s; the next run sends the rest"]

@@ -14,7 +14,6 @@ from imgcls_search.catalog import catalog
 from imgcls_search.config import TrialConfig
 from imgcls_search.data import Augment, InputShape, Moment, Prepared, draws
 from imgcls_search.errors import BuildError
-from imgcls_search.protocol import Job
 from imgcls_search.space import parse
 from imgcls_search.training import checkpoint
 from imgcls_search.training.batch_norm import Normalised
@@ -26,6 +25,7 @@ from torch import nn
 from torch.nn import functional
 
 from tests.groups import Together, together
+from tests.training_job import training_job
 
 DATA = "data: {digits: {max_train: 203}}\n"
 RESNET = "model: {resnet: {depths: [1, 1], width: 4}}\noptimizer: {sgd: {lr: 0.05}}\n"
@@ -253,17 +253,7 @@ def test_batch_norm_without_others_has_torchs_gradients() -> None:
 
 def pretrained(group: Group | None, text: str, data: Prepared) -> Any:
     config = config_of(text).pretraining()
-    job = Job(
-        trial=0,
-        config=config,
-        data=data.to_dict(),
-        seed=3,
-        portion="train",
-        until_epoch=1,
-        from_epoch=0,
-        checkpoint="",
-        log="",
-    )
+    job = training_job(config, data, Path(), seed=3)
     images = image_sets.image_sets(data, "train", "cpu")[0]
     session = pretraining.new_session(job, data, images, "cpu", group)
     session.observe = None

@@ -94,9 +94,9 @@ def test_no_mistake_and_one_image_are_no_trouble(searched: StudyFiles) -> None:
     looked = mistakes.look(winner, searched)
     right = replace(looked.evaluation, decided=looked.evaluation.labels)
     found = mistakes.mistakes_of(replace(looked, evaluation=right), Sketchbook())
-    assert (found["wrong"], found["worst"], found["confused"]) == (0, [], [])
+    assert (found.wrong, found.worst, found.confused) == (0, [], [])
     assert closer.look_closer(looked, [], {}, 1e6) == []
-    cards = {card.name: card for card in verdict(record, winner, looked, [], None)["cards"]}
+    cards = {card.name: card for card in verdict(record, winner, looked, [], None).cards}
     assert cards["confuses"].value == "nothing"
     one = replace(
         right,
@@ -107,8 +107,8 @@ def test_no_mistake_and_one_image_are_no_trouble(searched: StudyFiles) -> None:
     )
     alone = replace(looked, evaluation=one, pixels=looked.pixels[np.array([0])])
     found = mistakes.mistakes_of(alone, Sketchbook())
-    assert found["confused"] == [found["confused"][0]]
-    assert found["confused"][0].endswith(": 1 of 1")
+    assert found.confused == [found.confused[0]]
+    assert found.confused[0].endswith(": 1 of 1")
     mistake = closer.Mistake(place=0, target=int(one.decided[0]))
     assert len(closer.look_closer(alone, [mistake], {}, 1e6)[0].near) == closer.NEIGHBOURS
-    assert verdict(record, winner, alone, found["confused"], None)["sentence"].startswith("Trial 0, resnet with ")
+    assert verdict(record, winner, alone, found.confused, None).sentence.startswith("Trial 0, resnet with ")

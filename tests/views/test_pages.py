@@ -188,7 +188,7 @@ def test_report_of_1000_trials_needs_no_network_and_tells_what_the_database_hold
 
 
 def test_report_is_readable_on_a_phone_in_the_dark_and_on_paper(
-    look: Callable[..., Seen], big: tuple[Record, Path], tmp_path: Path
+    look: Callable[..., Seen], big: tuple[Record, Path]
 ) -> None:
     _, path = big
     page = look(path.as_uri(), viewport=NARROW, color_scheme="dark").page
@@ -353,7 +353,7 @@ def test_axes_and_names_in_pictures_are_shown_as_they_are_meant(look: Callable[.
     scores = [0.5, 0.6, 0.7]
     drawn = {
         "a": figures.scatter({"vit": ([1e-4, 1e-2, 1.0], scores)}, "latency", "accuracy", log=True),
-        "b": figures.slices({"optim.lr": ([1e-4, 1e-2, 1.0], scores, True)}, "accuracy"),
+        "b": figures.slices({"optim.lr": figures.Slice([1e-4, 1e-2, 1.0], scores, True)}, "accuracy"),
         "c": figures.confusion(np.eye(2, dtype=int), ["\U000f1234", "dog"]),
     }
     path = tmp_path / "pictures.html"

@@ -270,7 +270,7 @@ def test_names_of_classes_are_no_markup(tmp_path: Path) -> None:
     assert "<b>" not in page
 
 
-def test_too_many_who_wait_are_told_so(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_who_wait_are_told_so(bundle: Bundle) -> None:
     import asyncio
 
     async def crowd() -> list[Any]:

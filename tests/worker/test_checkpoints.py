@@ -14,6 +14,8 @@ from imgcls_search.space import parse
 from imgcls_search.training import checkpoint
 from imgcls_search.worker import job_runner, pipeline, saving
 
+from tests.training_job import training_job
+
 EPOCHS = 5
 CONFIG = parse(
     "data: {digits: {max_train: 100}}\nmodel: {lenet5: {}}\nimage: {size: 8, channels: 1}\n"
@@ -29,17 +31,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
 
 
 def job(data: Prepared, folder: Path, until: int = EPOCHS) -> Job:
-    return Job(
-        trial=0,
-        config=CONFIG,
-        data=data.to_dict(),
-        seed=1,
-        portion="train",
-        until_epoch=until,
-        from_epoch=0,
-        checkpoint=str(folder / "trial.pt"),
-        log=str(folder / "trial.log"),
-    )
+    return training_job(CONFIG, data, folder, until_epoch=until)
 
 
 def saved(data: Prepared, folder: Path, until: int = EPOCHS) -> list[int]:

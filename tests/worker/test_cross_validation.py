@@ -96,9 +96,7 @@ def alone(data: Prepared, fold: int) -> tuple[list[dict[str, float]], np.ndarray
     return history, predict(session.deployed, sets[1]), labels[held]
 
 
-def test_each_fold_is_a_training_of_its_own(
-    data: Prepared, undisturbed: tuple[list[dict[str, float]], Path], tmp_path: Path
-) -> None:
+def test_each_fold_is_a_training_of_its_own(data: Prepared, undisturbed: tuple[list[dict[str, float]], Path]) -> None:
     history, weights = undisturbed
     kept = out_of_fold(weights)
     said = np.split(kept.logits, np.cumsum(data.folds)[:-1])

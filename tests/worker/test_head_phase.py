@@ -16,7 +16,7 @@ from imgcls_search.config import TrialConfig
 from imgcls_search.data import Prepared, load
 from imgcls_search.data.features import folder_beside
 from imgcls_search.errors import BuildError
-from imgcls_search.protocol import EpochEnded, Event, Failed, Job, Stopped, Told
+from imgcls_search.protocol import EpochEnded, Event, Failed, Job, Notice, Stopped
 from imgcls_search.space import parse
 from imgcls_search.training import checkpoint
 from imgcls_search.training.probe import fit_linear, fit_several
@@ -119,7 +119,7 @@ def uncached(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def switch() -> None:
         real = head_plan.plan
 
-        def plan(trial: TrialConfig) -> head_plan.Plan | None:
+        def plan(trial: TrialConfig) -> head_plan.HeadPlan | None:
             found = real(trial)
             return replace(found, epochs=0) if found is not None else None
 
@@ -182,20 +182,18 @@ def test_frozen_epochs_do_not_run_the_network(
     # One epoch of 120 images in batches of 32, and the images that it is measured by.
     assert set(calls) == {3}
     # What the first computed serves the second.
-    assert not [event for event in found if isinstance(event, Told)]
+    assert not [event for event in found if isinstance(event, Notice)]
 
 
 def test_the_first_trial_says_what_it_computes(weights: Mapping[str, Path], data: Prepared, tmp_path: Path) -> None:
     trial = frozen(weights, "finetune: {freeze: backbone, views: 2}\naugment: {flip: horizontal, brightness: 0.11}\n")
-    told = [event.text for event in events(job(trial, data, tmp_path)) if isinstance(event, Told)]
+    told = [event.text for event in events(job(trial, data, tmp_path)) if isinstance(event, Notice)]
     assert told[0] == "features of training images by resnet, view 1 of 2: 120 images, computed once for all trials"
     assert told[2].startswith("features of training images by resnet, view 2 of 2: 120 images")
     assert told[1].startswith("features of training images by resnet, view 1 of 2: 0 MB after ")
 
 
-def test_views_are_the_augmented_images_and_take_turns(
-    weights: Mapping[str, Path], data: Prepared, tmp_path: Path
-) -> None:
+def test_views_are_the_augmented_images_and_take_turns(weights: Mapping[str, Path], data: Prepared) -> None:
     trial = frozen(weights, "finetune: {freeze: backbone, views: 3}\naugment: {flip: horizontal, rotation: 10}\n")
     wanted = head_plan.plan(trial)
     assert wanted is not None
@@ -280,12 +278,12 @@ def test_a_stop_while_features_are_computed_leaves_nothing_half(
     found = []
     for event in job_runner.JobRunner("cpu").work(job(trial, data, tmp_path), stop):
         found.append(event)
-        if isinstance(event, Told):
+        if isinstance(event, Notice):
             stop.set()
     assert isinstance(found[-1], Stopped)
     assert not list(folder_beside(data).glob("*.partial"))
     again = events(job(trial, data, tmp_path))
-    assert len([event for event in again if isinstance(event, Told)]) >= 2
+    assert len([event for event in again if isinstance(event, Notice)]) >= 2
     assert len(epochs(again)) == EPOCHS
 
 
@@ -410,7 +408,7 @@ def test_fine_tuning_starts_where_the_fit_ends(weights: Mapping[str, Path], data
     assert other["loss"] > fitted["loss"] * 1.1
 
 
-def test_several_labels_are_one_regression_each(weights: Mapping[str, Path], data: Prepared, tmp_path: Path) -> None:
+def test_several_labels_are_one_regression_each(weights: Mapping[str, Path], data: Prepared) -> None:
     random = np.random.default_rng(3)
     values = random.normal(size=(200, 5)).astype(np.float32)
     labels = np.stack(

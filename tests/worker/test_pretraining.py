@@ -18,10 +18,12 @@ from imgcls_search.data import Prepared, load
 from imgcls_search.data.features import folder_beside
 from imgcls_search.data.unlabeled import open_unlabeled
 from imgcls_search.measures import NEIGHBOURS, PROBE
-from imgcls_search.protocol import EpochEnded, Event, Failed, Job, MilestoneReached, Started, Stopped, Told
+from imgcls_search.protocol import EpochEnded, Event, Failed, Job, MilestoneReached, Notice, Started, Stopped
 from imgcls_search.space import parse
 from imgcls_search.training import checkpoint, health
-from imgcls_search.worker import features, job_runner, networks, pipeline, pretraining, start_weights
+from imgcls_search.worker import features, job_runner, networks, pipeline, start_weights
+
+from tests.training_job import training_job
 
 EPOCHS = 3
 BASE = "data: {digits: {max_train: 150}}\nimage: {size: 8, channels: 1}\n"
@@ -54,19 +56,7 @@ def teacher(data: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def job(text: str, data: Prepared, folder: Path, **changes: Any) -> Job:
     wanted = config(text).pretraining()
-    plain = Job(
-        trial=0,
-        config=wanted,
-        data=data.to_dict(),
-        seed=1,
-        portion="train",
-        until_epoch=wanted.epochs,
-        from_epoch=0,
-        checkpoint=str(folder / "trial.pt"),
-        log=str(folder / "trial.log"),
-        artifact=str(folder / "backbone.pt"),
-    )
-    return replace(plain, **changes)
+    return training_job(wanted, data, folder, artifact=str(folder / "backbone.pt"), **changes)
 
 
 def work(one: Job, stop: threading.Event | None = None) -> list[Event]:
@@ -227,7 +217,7 @@ def test_a_teachers_features_are_computed_once_for_all(
     data = pipeline.prepare_data(config(MODEL), tmp_path / "studies/.images")
     events = work(job(MODEL + IMITATE, data, tmp_path / "one", teacher=str(teacher)))
     assert isinstance(events[-1], MilestoneReached)
-    told = [event.text for event in events if isinstance(event, Told)]
+    told = [event.text for event in events if isinstance(event, Notice)]
     assert told[0] == "features of 1,222 images by the teacher, at 16 pixels: 128 done; computed once, and kept"
     kept = {path.name for path in folder_beside(data).iterdir()}
 
@@ -298,12 +288,12 @@ def test_a_probe_no_better_than_at_random_is_told(
     # Nothing is learned at such a rate.
     idle = SIMCLR.replace("flip: none", "optimizer: {sgd: {lr: 1e-12, weight_decay: 0}}, temperature: 1e+3")
     events = work(job(MODEL + idle, data, tmp_path))
-    told = [event.text for event in events if isinstance(event, Told)]
+    told = [event.text for event in events if isinstance(event, Notice)]
     probes = [epoch[PROBE] for epoch in learned(events)]
     random = learned(events)[0][health.RANDOM]
     assert any("no better than a random network's" in text for text in told) == (probes[-1] <= random)
     monkeypatch.setattr(health.Health, "_of_random", lambda self, learner: {health.RANDOM: 0.999})
-    told = [event.text for event in work(job(MODEL + SIMCLR, data, tmp_path / "x")) if isinstance(event, Told)]
+    told = [event.text for event in work(job(MODEL + SIMCLR, data, tmp_path / "x")) if isinstance(event, Notice)]
     assert [text for text in told if "no better than a random network's, 0.999" in text]
 
 
@@ -390,4 +380,3 @@ def test_digests_know_nothing_of_where_unlabeled_images_are() -> None:
     )
     assert one.digest_anywhere() == other.digest_anywhere()
     assert one.digest() != other.digest()
-    assert pretraining.NOTED

@@ -19,6 +19,7 @@ from imgcls_search.api.study import Study
 if TYPE_CHECKING:
     from imgcls_search.api.model import Model
     from imgcls_search.automatic.automatic import Auto
+    from imgcls_search.automatic.finding import AutoFinding
     from imgcls_search.views.screens import Screens
 
 
@@ -27,7 +28,7 @@ class AutoResult:
     """What `auto` delivered."""
 
     study: Study
-    facts: Mapping[str, Any]
+    facts: AutoFinding
     """Scores with their intervals, baselines, decisions, times, and the files, as plain values."""
 
     @property
@@ -187,7 +188,7 @@ def prepare(
     return work
 
 
-def deliver(work: Auto, options: str) -> dict[str, Any]:
+def deliver(work: Auto, options: str) -> AutoFinding:
     """Do what is missing, and return what was found; `options` are those that every command about the study needs.
 
     Raises:

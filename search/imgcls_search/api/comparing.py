@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -14,7 +13,7 @@ from imgcls_search.errors import UserError
 from imgcls_search.rounding import measured, rounded, without_long_numbers
 
 if TYPE_CHECKING:
-    from imgcls_search.views.browse import Opened
+    from imgcls_search.views.browse import ComparedStudies, ComparedTrials, Opened, TrialComparison
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,24 +21,23 @@ class Comparison:
     """What differs between two trials or two studies, and how their scores differ."""
 
     names: tuple[str, str]
-    facts: Mapping[str, Any]
+    facts: ComparedTrials | ComparedStudies
     """Differences and scores, as plain values."""
 
     @property
     def is_of_studies(self) -> bool:
         """Whether two studies are compared, by their best trials."""
-        return bool(self.facts["kind"] == "studies")
+        return self.facts["kind"] == "studies"
 
     @property
-    def of_trials(self) -> Mapping[str, Any]:
+    def of_trials(self) -> TrialComparison:
         """The comparison of the two trials, or of the best trials of the two studies."""
-        found: Mapping[str, Any] = self.facts["best"] if self.is_of_studies else self.facts
-        return found
+        return self.facts["best"] if self.facts["kind"] == "studies" else self.facts
 
     def differences(self) -> list[str]:
         """Return what differs, one sentence each."""
         found: list[str] = []
-        if self.is_of_studies:
+        if self.facts["kind"] == "studies":
             found += [without_long_numbers(line) for line in [*self.facts["space"], *self.facts["facts"]]]
             counts = [
                 f"{count['total']} trials, {epochs} epochs"
@@ -119,7 +117,7 @@ def compare(
     return Comparison(names=(names[0], names[1]), facts=compare_opened((names[0], names[1]), *opened))
 
 
-def _chosen(found: Mapping[str, Any]) -> str:
+def _chosen(found: ComparedStudies) -> str:
     """Return which trials stand for two studies, and by what they were chosen if several are on a front."""
     by, of = found["chosen"]["by"], found["chosen"]["of"]
     names = [

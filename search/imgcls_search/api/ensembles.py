@@ -33,7 +33,8 @@ class Ensemble:
     """The bundle that `load_model` reads; None if it was not wanted."""
 
     facts: Mapping[str, Any]
-    """Members, scores and sizes, and of the student and the test split where they were wanted, as plain values."""
+    """Members, scores and sizes, see `jobs.ensemble.making.EnsembleSummary`; `student`, `test` and `bundle` where they
+    were wanted."""
 
     def load_model(self) -> Model:
         """Return the model, ready to predict.

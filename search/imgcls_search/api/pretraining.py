@@ -19,7 +19,7 @@ from imgcls_search.api.session import session
 from imgcls_search.errors import UserError
 
 if TYPE_CHECKING:
-    from imgcls_search.jobs.pretrain import Pretraining
+    from imgcls_search.jobs.pretrain import PretrainedWeights, Pretraining
 
 WEIGHTS = Path("backbone.pt")
 
@@ -37,7 +37,7 @@ def pretrain(
     storage: str | None = None,
     weights_dir: PathLikeText | None = None,
     progress: bool | None = None,
-) -> dict[str, Any]:
+) -> PretrainedWeights:
     """Pretrain the network of a space on images without labels, and write its weights.
 
     The space says how in its section `pretrain`. A search or a training starts from the file with

@@ -15,6 +15,9 @@ from imgcls_search.rounding import measured
 if TYPE_CHECKING:
     import pandas as pd
 
+    from imgcls_search.jobs.pools import Estimate
+    from imgcls_search.jobs.replay import Replayed
+    from imgcls_search.jobs.replay_pools import Comparison
     from imgcls_search.study.files import StudyFiles
 
 Strategy = str | Mapping[str, Any]
@@ -86,18 +89,17 @@ def replay_strategies(
         if seed is not None:
             raise UserError("--seed: beside --seeds, which uses the seeds from 0 on; allowed: one of the two")
         parts = compare(record, spaces, seeds=seeds, share=share, max_epochs=max_epochs, workers=workers)
-        return _of_parts(files.recorded_as, asdict(parts))
+        return _of_parts(files.recorded_as, parts)
     found = [as_it_was(record), *(replay_study(record, space, workers=workers) for space in spaces)]
-    replays = [asdict(each) for each in found]
     return Replays(
         study=files.recorded_as,
         headings=("strategy", "trials", "complete", "epochs", "extended", "best", "found after", "time"),
-        rows=tuple(_cells(each, record.objectives[0][0], record.val_images) for each in replays),
+        rows=tuple(_cells(each, record.objectives[0][0], record.val_images) for each in found),
         notes=(
             "extended: epochs that were never trained, guessed from complete trials; found after: epochs; time: of "
             "training",
         ),
-        facts={"study": files.recorded_as, "replays": replays},
+        facts={"study": files.recorded_as, "replays": [asdict(each) for each in found]},
     )
 
 
@@ -111,39 +113,34 @@ def strategies_of(given: Strategy | Sequence[Strategy], path: str) -> list[str]:
     return [value for one in several for _, value in changes_of({path: one})]
 
 
-def _of_parts(study: str, found: Mapping[str, Any]) -> Replays:
+def _of_parts(study: str, found: Comparison) -> Replays:
     return Replays(
         study=study,
         headings=("strategy", "over random search", "times as fast", "over the first strategy"),
         rows=tuple(
-            (
-                each["strategy"],
-                _within(each["over_random"]),
-                _within(each["times_as_fast"], 2),
-                _within(each["over_first"]),
-            )
-            for each in found["strategies"]
+            (each.strategy, _within(each.over_random), _within(each.times_as_fast, 2), _within(each.over_first))
+            for each in found.strategies
         ),
         notes=(
-            f"{found['seeds']} parts of {found['configurations']} configurations; {found['max_epochs']} epochs for "
-            f"each search, {found['trainings']} full training(s) of random search",
+            f"{found.seeds} parts of {found.configurations} configurations; {found.max_epochs} epochs for each search, "
+            f"{found.trainings} full training(s) of random search",
             "in brackets: the 90 % interval; -: a search finished no trial",
         ),
-        facts={"study": study, **found},
+        facts={"study": study, **asdict(found)},
     )
 
 
-def _within(found: Mapping[str, float] | None, digits: int = 4) -> str:
+def _within(found: Estimate | None, digits: int = 4) -> str:
     if found is None:
         return "-"
-    return f"{found['value']:.{digits}f} ({found['low']:.{digits}f} to {found['high']:.{digits}f})"
+    return f"{found.value:.{digits}f} ({found.low:.{digits}f} to {found.high:.{digits}f})"
 
 
-def _cells(found: Mapping[str, Any], metric: str, images: int | None) -> tuple[str, ...]:
-    best = "-" if found["best"] is None else measured(metric, found["best"], images)
-    after = str(found["bests"][-1][0]) if found["bests"] else "-"
-    counts = (found[name] for name in ("trials", "complete", "epochs", "extended"))
-    return (found["strategy"], *map(str, counts), best, after, durations.show(found["seconds"]))
+def _cells(found: Replayed, metric: str, images: int | None) -> tuple[str, ...]:
+    best = "-" if found.best is None else measured(metric, found.best, images)
+    after = str(found.bests[-1][0]) if found.bests else "-"
+    counts = (found.trials, found.complete, found.epochs, found.extended)
+    return (found.strategy, *map(str, counts), best, after, durations.show(found.seconds))
 
 
 def _flat(found: Mapping[str, Any]) -> dict[str, Any]:

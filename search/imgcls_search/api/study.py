@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from imgcls_search.api.findings import Findings
 from imgcls_search.api.options import (
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from imgcls_search.api.replaying import Replays, Strategy
     from imgcls_search.deploy.views import ViewsName
     from imgcls_search.jobs.bundle.deliver import Format
+    from imgcls_search.jobs.reproduce import Reproduction
+    from imgcls_search.study.result_facts import ConfirmedStudy
+    from imgcls_search.views.browse import ListedStudy, UnreadableStudy
 
 
 class Study(Findings):
@@ -42,7 +45,7 @@ class Study(Findings):
         data: PathLikeText | None = None,
         weights_dir: PathLikeText | None = None,
         progress: bool | None = None,
-    ) -> dict[str, Any]:
+    ) -> ConfirmedStudy:
         """Retrain the best trials with new seeds, choose by their mean, then score the winner on the test split once.
 
         Args:
@@ -85,7 +88,7 @@ class Study(Findings):
         data: PathLikeText | None = None,
         weights_dir: PathLikeText | None = None,
         progress: bool | None = None,
-    ) -> dict[str, Any]:
+    ) -> Reproduction:
         """Retrain a trial, and compare the result with its record.
 
         Raises:
@@ -96,7 +99,7 @@ class Study(Findings):
         refuse_below("seeds", seeds, 2)
         moved_to = component_of_data(None if data is None else as_data(data))
         with session(progress, weights_dir, uses_torch=True) as screens, screens.training() as screen:
-            return dict(reproduce(self.files, trial, seeds=seeds, watcher=screen, moved_to=moved_to))
+            return reproduce(self.files, trial, seeds=seeds, watcher=screen, moved_to=moved_to)
 
     def report(
         self,
@@ -333,7 +336,9 @@ def open_study(name: str, *, studies: PathLikeText = Path("studies"), storage: s
     return Study(files)
 
 
-def studies(folder: PathLikeText = Path("studies"), *, storage: str | None = None) -> list[dict[str, Any]]:
+def studies(
+    folder: PathLikeText = Path("studies"), *, storage: str | None = None
+) -> list[ListedStudy | UnreadableStudy]:
     """List the studies of a folder or a database: state, best trial, and whether it was confirmed.
 
     A study that cannot be read is listed with its `problem`.
@@ -349,8 +354,3 @@ def studies(folder: PathLikeText = Path("studies"), *, storage: str | None = Non
 
 def _path(given: PathLikeText | None) -> Path | None:
     return None if given is None else Path(given)
-
-
-def as_mapping(value: Any) -> Mapping[str, Any]:
-    """Return a typed mapping as a plain one."""
-    return cast("Mapping[str, Any]", value)

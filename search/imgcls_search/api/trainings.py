@@ -22,8 +22,9 @@ from imgcls_search.api.trial import Trial
 
 if TYPE_CHECKING:
     from imgcls_search.deploy.views import ViewsName
-    from imgcls_search.jobs.evaluation import Evaluation
-    from imgcls_search.jobs.retrain import Training
+    from imgcls_search.jobs.evaluation import Evaluation, EvaluationFacts
+    from imgcls_search.jobs.retrain import Training, TrainingReport
+    from imgcls_search.trial import Origin
 
 VIEWS = ("none", "mirror", "shift", "mirror_shift")
 SPLITS = ("val", "test", "all", "folds")
@@ -42,7 +43,7 @@ def train(
     storage: str | None = None,
     weights_dir: PathLikeText | None = None,
     progress: bool | None = None,
-) -> dict[str, Any]:
+) -> TrainingReport:
     """Train a final model and open the test split: scores of each seed, their mean and its interval.
 
     Weights and `metrics.json` are written into `out`.
@@ -82,7 +83,7 @@ def train(
             storage=storage,
             say=screen.say,
         )
-        return dict(train_all(training, screen))
+        return train_all(training, screen)
 
 
 def training_of(
@@ -109,7 +110,8 @@ def training_of(
     from imgcls_search.space import shipped
     from imgcls_search.study.address import settle
 
-    origin, problem, name = None, None, "space"
+    origin: Origin | None = None
+    problem, name = None, "space"
     given: SpaceLike
     if isinstance(config, Trial):
         origin, name, given = (
@@ -148,7 +150,7 @@ def evaluate(
     skip_unreadable: bool = False,
     studies: PathLikeText = Path("studies"),
     progress: bool | None = None,
-) -> dict[str, Any]:
+) -> EvaluationFacts:
     """Measure saved weights on images: their own validation split, the test split, or other images.
 
     Args:
@@ -207,13 +209,13 @@ def write_predictions(found: Evaluation, path: Path) -> None:
         atomic.write_text(path, predictions_csv(found))
 
 
-def evaluation_as_dict(found: Evaluation) -> dict[str, Any]:
+def evaluation_as_dict(found: Evaluation) -> EvaluationFacts:
     """Return an evaluation as plain values."""
     from imgcls_search.data import label_sets
     from imgcls_search.measures import by_class
 
     counts = dict(zip(found.classes, label_sets.count(found.labels, len(found.classes)).tolist(), strict=True))
-    shown: dict[str, Any] = {
+    shown: EvaluationFacts = {
         "split": found.split,
         "images": len(found.labels),
         "classes": counts,

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from imgcls_search import atomic, durations
-from imgcls_search.automatic import budget, place, testing
+from imgcls_search.automatic import budget, output, testing
 from imgcls_search.automatic.bundling import Step as ShowStep
 from imgcls_search.automatic.bundling import put_bundle
 from imgcls_search.automatic.ledger import Ledger, ending_at, read_file
@@ -51,7 +51,7 @@ class Auto:
             UserError: the folders or the images are not fit for it.
         """
         self.request, self.screens = request, screens
-        self.place = place.find(request.component, request.out, request.studies)
+        self.output = output.find(request.component, request.out, request.studies)
         self.decisions: tuple[Decision, ...] = ()
         self.files: StudyFiles | None = None
         self.record: Record | None = None
@@ -59,12 +59,12 @@ class Auto:
         given = request.seconds or fact.get("given") or USUAL_SECONDS
         self.is_resumed = bool(fact.get("spent"))
         self.known_flips = fact.get("flips")
-        place.clear_drafts(self.place)
-        self.ledger = Ledger({**fact, "given": given}, self.place.account, request.started)
+        output.clear_drafts(self.output)
+        self.ledger = Ledger({**fact, "given": given}, self.output.account, request.started)
         self.ledger.record = self.record
         if request.flips is not None and self.known_flips not in (None, request.flips):
             raise UserError(
-                f"--flips {request.flips}: {self.place.space_file} was drafted with {self.known_flips}; change "
+                f"--flips {request.flips}: {self.output.space_file} was drafted with {self.known_flips}; change "
                 "augment.flip there before the first trial, or choose another folder with -o"
             )
 
@@ -76,9 +76,9 @@ class Auto:
             NoResultError: the time ended before there was a trial to use.
             Interrupted, KeyboardInterrupt: somebody stopped it.
         """
-        place.make(self.place)
+        output.make(self.output)
         self._say_time()
-        self.ledger.fact["out"] = str(self.place.out.absolute())
+        self.ledger.fact["out"] = str(self.output.out.absolute())
         self.ledger.save()
         try:
             self._draft()
@@ -87,13 +87,13 @@ class Auto:
             self._bundle(trial)
             if confirmed is None:
                 self._test(record, trial)
-            has_report = self._report(record, trial)
+            has_report = self._report(trial)
         finally:
-            if self.place.out.is_dir():
+            if self.output.out.is_dir():
                 self.ledger.save()
         assert self.files is not None
         return Delivered(
-            place=self.place,
+            output=self.output,
             files=self.files,
             record=record,
             trial=trial,
@@ -105,21 +105,21 @@ class Auto:
 
     def _known(self) -> AutoFact:
         """Return how far earlier calls came."""
-        if self.place.space_file.is_file():
+        if self.output.space_file.is_file():
             space = self._space()
-            _, files = place.study_of(space, self.request.studies, self._address(space))
+            _, files = output.study_of(space, self.request.studies, self._address(space))
             if files.store.exists():
                 if (holder := files.holder()) is not None:
                     raise UserError(f"{files.store}: another run is working on this study ({holder.process})")
                 self.files, self.record = files, load(files)
                 if "auto" in self.record.facts:
                     return self.record.facts["auto"]
-        return read_file(self.place.account) or {}
+        return read_file(self.output.account) or {}
 
     def _space(self) -> Space:
         # Its time is this call's to keep.
         changes = [*self.request.changes, ("study.timeout", "null")]
-        return place.read(self.place, self.request.component, changes)
+        return output.read(self.output, self.request.component, changes)
 
     def _address(self, space: Space) -> Address | None:
         return settle(self.request.storage, space.study["storage"])
@@ -132,12 +132,12 @@ class Auto:
                 f"{durations.show(self.ledger.spent)}"
             )
         else:
-            self.screens.say(f"time: {given} in all; results go into {self.place.out}")
+            self.screens.say(f"time: {given} in all; results go into {self.output.out}")
 
     # Draft.
 
     def _draft(self) -> None:
-        if self.place.space_file.is_file():
+        if self.output.space_file.is_file():
             return
         if self.ledger.left <= 0:
             raise NoResultError(self._too_short("nothing is left"))
@@ -148,8 +148,8 @@ class Auto:
                 found = self._drafted(flips, show)
         except OutOfTimeError:
             raise NoResultError(self._too_short("the images were still being looked at")) from None
-        with writing(self.place.space_file):
-            atomic.write_text(self.place.space_file, found.space)
+        with writing(self.output.space_file):
+            atomic.write_text(self.output.space_file, found.space)
         self.decisions = found.decisions
         for one in found.decisions:
             self.screens.say(str(one))
@@ -169,7 +169,7 @@ class Auto:
             root=self.request.studies,
             flips=flips,
             changes=self.request.changes,
-            file=str(self.place.space_file),
+            file=str(self.output.space_file),
             progress=seen,
         )
 
@@ -187,7 +187,7 @@ class Auto:
         fact = self.ledger.fact
         space = self._space()
         address = self._address(space)
-        space, self.files = place.study_of(space, self.request.studies, address)
+        space, self.files = output.study_of(space, self.request.studies, address)
         if fact.get("searched", 0.0) >= fact["given"]:
             return
         if self.ledger.left > (budget.kept_seconds(self.record, fact) if self.record is not None else 0):
@@ -202,7 +202,7 @@ class Auto:
 
     def _run(self, space: Space, address: Address | None) -> None:
         while True:
-            with self.screens.search() as screen, AutoWatcher(screen, self.ledger, self.place.bundle) as watcher:
+            with self.screens.search() as screen, AutoWatcher(screen, self.ledger, self.output.bundle) as watcher:
                 outcome = self._run_once(space, address, watcher)
                 if outcome is not None and outcome.ending in ("interrupted", "terminated"):
                     raise Interrupted(outcome.ending)
@@ -339,19 +339,19 @@ class Auto:
         fact = self.ledger.fact
         self.ledger.begin("bundle")
         exported = export_trial(self.files, trial.number)
-        with writing(self.place.config):
-            atomic.write_text(self.place.config, exported)
-        if fact.get("bundled") == trial.number and self.place.bundle.is_dir():
+        with writing(self.output.config):
+            atomic.write_text(self.output.config, exported)
+        if fact.get("bundled") == trial.number and self.output.bundle.is_dir():
             return
         started = time.monotonic()
         # The first model is worth being late; a better one in its place is not.
-        end = self.ledger.end if self.place.bundle.is_dir() else math.inf
+        end = self.ledger.end if self.output.bundle.is_dir() else math.inf
         try:
             with self.screens.steps() as step, ending_at(end):
-                put_bundle(self.files, trial.number, self.place.bundle, watch_steps(step, self.ledger))
+                put_bundle(self.files, trial.number, self.output.bundle, watch_steps(step, self.ledger))
         except OutOfTimeError:
             self.screens.say(
-                f"bundle: {self.place.bundle} is still that of trial {fact.get('bundled')}, the time is over; "
+                f"bundle: {self.output.bundle} is still that of trial {fact.get('bundled')}, the time is over; "
                 f"export the winner: imgcls-search export {self.files.name} --trial {trial.number} --bundle DIR"
             )
             return
@@ -359,12 +359,12 @@ class Auto:
         fact["measured"] = {**fact.get("measured", {}), "bundle": time.monotonic() - started}
         self.ledger.save()
 
-    def _report(self, record: Record, trial: Trial) -> bool:
+    def _report(self, trial: Trial) -> bool:
         """Write the page, as far as there is time; return whether it is there."""
         assert self.files is not None
         fact = self.ledger.fact
         self.ledger.begin("report")
-        is_there = self.place.report.is_file()
+        is_there = self.output.report.is_file()
         if is_there and fact.get("reported", 0.0) >= fact["given"]:
             return True
         started = time.monotonic()
@@ -372,11 +372,11 @@ class Auto:
             from imgcls_search.views.report import write_report
 
             with self.screens.steps() as step, ending_at(self.ledger.end - budget.END_SECONDS / 2):
-                write_report(self.files, self.place.report, trial.number, watch_steps(step, self.ledger))
+                write_report(self.files, self.output.report, trial.number, watch_steps(step, self.ledger))
         except OutOfTimeError:
             self.screens.say(
                 f"report: skipped, the time is over; write it with: imgcls-search report {self.files.name} "
-                f"-o {self.place.report}"
+                f"-o {self.output.report}"
             )
             return is_there
         fact["reported"] = fact["given"]

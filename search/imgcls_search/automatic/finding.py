@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from imgcls_search.automatic import testing
 from imgcls_search.automatic.request import Delivered
@@ -15,11 +15,104 @@ from imgcls_search.errors import DataError
 from imgcls_search.executors.helper import image_cache
 from imgcls_search.measures import is_share
 from imgcls_search.study.record import Record
-from imgcls_search.study.result_facts import Confirmation, SingleScore
 from imgcls_search.trial import Trial
 
 
-def describe(made: Delivered, options: str) -> dict[str, Any]:
+class Chosen(TypedDict):
+    """The configuration that is delivered."""
+
+    trial: int
+    trials: int
+    """How many it was chosen among."""
+
+    model: dict[str, Any]
+    params: dict[str, Any]
+    sizes: dict[str, float]
+
+
+class _Score(TypedDict):
+    how: Literal["seeds", "images", "searched"]
+    """From new seeds, from one network with an interval for the choice of images, or from the search."""
+
+    score: float
+    images: int | None
+
+
+class AutoScore(_Score, total=False):
+    """A score of the chosen configuration, on the validation or on the test images."""
+
+    searched: float
+    """Of the trial itself, on the validation images."""
+
+    metric: str
+    """Of the test images: not always the objective."""
+
+    scores: list[float]
+    """Of each seed; `score` is their mean."""
+
+    ci95: float
+    low: float
+    high: float
+
+
+class _Baseline(TypedDict):
+    name: str
+    on: str
+    """`validation` or `test`."""
+
+    metric: str
+    score: float
+
+
+# `class` is no name for a field.
+_LargestClass = TypedDict("_LargestClass", {"class": str}, total=False)
+
+
+class Baseline(_Baseline, _LargestClass, total=False):
+    """What the score is to be compared with: always saying the largest class, or an early trial."""
+
+    trial: int
+    after: float
+    """Seconds until that trial was there."""
+
+
+class Times(TypedDict):
+    """Seconds."""
+
+    given: float
+    spent: dict[str, float]
+    """By step."""
+
+
+class AutoFinding(TypedDict):
+    """What `auto` found."""
+
+    study: str
+    chosen: Chosen
+    metric: str
+    direction: str
+    validation: AutoScore
+    test: AutoScore | None
+    test_openings: int
+    baselines: list[Baseline]
+    decisions: list[dict[str, Any]]
+    """Of the draft, see `jobs.init.draft.Decision`."""
+
+    time: Times
+    files: dict[str, str]
+    """Paths, by what is there."""
+
+    bundled: int | None
+    """The trial in the bundle."""
+
+    next: dict[str, str]
+    """Commands, by what they are for."""
+
+    by_hand: list[str]
+    """Commands that do the same, step by step."""
+
+
+def describe(made: Delivered, options: str) -> AutoFinding:
     """Return what was found; `options` are those that every command about the study needs."""
     record, trial = made.record, made.trial
     metric, direction = record.objectives[0]
@@ -44,9 +137,9 @@ def describe(made: Delivered, options: str) -> dict[str, Any]:
         "files": _files(made),
         "bundled": made.account.get("bundled"),
         "next": {
-            "predict": f"imgcls-search predict {_quoted(made.place.bundle)} IMAGES...",
+            "predict": f"imgcls-search predict {_quoted(made.output.bundle)} IMAGES...",
             "more time": "the same command with a longer --time",
-            "retrain": f"imgcls-search train {_quoted(made.place.config)} --seeds 3{options}",
+            "retrain": f"imgcls-search train {_quoted(made.output.config)} --seeds 3{options}",
             "look": f"imgcls-search dashboard {study}{options}",
         },
         "by_hand": _by_hand(made, options),
@@ -57,34 +150,40 @@ def _quoted(path: Path) -> str:
     return shlex.quote(str(path))
 
 
-def _validation(made: Delivered) -> dict[str, Any]:
+def _validation(made: Delivered) -> AutoScore:
     """Return the score of the chosen configuration on the images by which trials were compared."""
     record, trial = made.record, made.trial
     metric = record.objectives[0][0]
     assert trial.values is not None
-    searched = {"searched": trial.values[0], "images": record.val_images}
+    searched, images = trial.values[0], record.val_images
     if made.confirmed is not None:
-        return {**searched, **_of_seeds(made.confirmed)}
+        fresh = made.confirmed["confirmed"]
+        return {
+            "searched": searched,
+            "images": images,
+            "how": "seeds",
+            "score": fresh["mean"],
+            "ci95": fresh["ci95"],
+            "scores": made.confirmed["scores"],
+        }
     known = made.account.get("test")
     if known is not None and known["trial"] == trial.number and known["metric"] == metric:
-        return {**searched, **_of_images(known["validation"]), "score": trial.values[0]}
-    found = {**searched, "how": "searched", "score": trial.values[0]}
-    if metric in ("accuracy", "top5_accuracy", "subset_accuracy") and is_share(metric) and record.val_images:
-        low, high = share_interval(trial.values[0], record.val_images)
-        found |= {"low": low, "high": high}
+        single = known["validation"]
+        return {
+            "searched": searched,
+            "images": single["images"],
+            "how": "images",
+            "score": searched,
+            "low": single["low"],
+            "high": single["high"],
+        }
+    found: AutoScore = {"searched": searched, "images": images, "how": "searched", "score": searched}
+    if metric in ("accuracy", "top5_accuracy", "subset_accuracy") and is_share(metric) and images:
+        found["low"], found["high"] = share_interval(searched, images)
     return found
 
 
-def _of_seeds(found: Confirmation) -> dict[str, Any]:
-    fresh = found["confirmed"]
-    return {"how": "seeds", "score": fresh["mean"], "ci95": fresh["ci95"], "scores": found["scores"]}
-
-
-def _of_images(found: SingleScore) -> dict[str, Any]:
-    return {"how": "images", **found}
-
-
-def _test(made: Delivered) -> dict[str, Any] | None:
+def _test(made: Delivered) -> AutoScore | None:
     """Return the score on the sealed images, None where there are none."""
     if made.confirmed is not None:
         test = made.confirmed["test"]
@@ -99,13 +198,21 @@ def _test(made: Delivered) -> dict[str, Any] | None:
     known = made.account.get("test")
     if known is None or known["trial"] != made.trial.number:
         return None
-    return {**_of_images(known["test"]), "metric": known["metric"]}
+    single = known["test"]
+    return {
+        "how": "images",
+        "score": single["score"],
+        "low": single["low"],
+        "high": single["high"],
+        "images": single["images"],
+        "metric": known["metric"],
+    }
 
 
-def _baselines(made: Delivered) -> list[dict[str, Any]]:
+def _baselines(made: Delivered) -> list[Baseline]:
     """Return what the chosen configuration is to be compared with."""
     record = made.record
-    found: list[dict[str, Any]] = []
+    found: list[Baseline] = []
     component = made.trial.candidate.config.component("data")
     metric = record.objectives[0][0]
     try:
@@ -113,8 +220,10 @@ def _baselines(made: Delivered) -> list[dict[str, Any]]:
         for name, split in parts.items():
             if record.fact("data")["images"].get(split):
                 label, scores = testing.largest_class(component, image_cache(made.files.root), metric, split)
-                entry = {"name": "always the largest class", "class": label, "on": name}
-                found += [{**entry, "metric": key, "score": score} for key, score in scores.items()]
+                found += [
+                    {"name": "always the largest class", "class": label, "on": name, "metric": key, "score": score}
+                    for key, score in scores.items()
+                ]
     except DataError:
         # The images have gone since; the model is there.
         found = []
@@ -123,7 +232,7 @@ def _baselines(made: Delivered) -> list[dict[str, Any]]:
     return found
 
 
-def _early(trial: Trial, seconds: float, record: Record) -> dict[str, Any]:
+def _early(trial: Trial, seconds: float, record: Record) -> Baseline:
     assert trial.values is not None
     return {
         "name": "baseline",
@@ -137,24 +246,24 @@ def _early(trial: Trial, seconds: float, record: Record) -> dict[str, Any]:
 
 def _files(made: Delivered) -> dict[str, str]:
     found = {
-        "space": str(made.place.space_file),
-        "bundle": str(made.place.bundle),
-        "configuration": str(made.place.config),
+        "space": str(made.output.space_file),
+        "bundle": str(made.output.bundle),
+        "configuration": str(made.output.config),
         "weights": str(made.files.checkpoint(made.trial.number)),
         "study": str(made.files.store),
     }
-    return {**found, "report": str(made.place.report)} if made.has_report else found
+    return {**found, "report": str(made.output.report)} if made.has_report else found
 
 
 def _by_hand(made: Delivered, options: str) -> list[str]:
     """Return the commands that do the same, step by step."""
     study, trial = shlex.quote(made.files.name), made.trial.number
-    commands = [f"imgcls-search run {_quoted(made.place.space_file)}{options}"]
+    commands = [f"imgcls-search run {_quoted(made.output.space_file)}{options}"]
     if made.confirmed is not None:
         top, seeds = len(made.confirmed["ranking"]), len(made.confirmed["seeds"]["choosing"])
         commands.append(f"imgcls-search confirm {study} --top {top} --seeds {seeds}{options}")
     return [
         *commands,
-        f"imgcls-search export {study} --trial {trial} --bundle {_quoted(made.place.bundle)}{options}",
-        f"imgcls-search report {study} --trial {trial} -o {_quoted(made.place.report)}{options}",
+        f"imgcls-search export {study} --trial {trial} --bundle {_quoted(made.output.bundle)}{options}",
+        f"imgcls-search report {study} --trial {trial} -o {_quoted(made.output.report)}{options}",
     ]

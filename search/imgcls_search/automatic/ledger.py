@@ -24,8 +24,6 @@ from imgcls_search.study.record import Record
 from imgcls_search.study.result_facts import AutoFact
 
 Step = Literal["init", "baseline", "search", "confirm", "bundle", "report"]
-
-STEPS: tuple[Step, ...] = ("init", "baseline", "search", "confirm", "bundle", "report")
 """In their order; `baseline` is the part of the search until the first score."""
 
 SAVE_SECONDS = 2.0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgcls_search.automatic.place import Place
+from imgcls_search.automatic.output import OutputFolder
 from imgcls_search.config import Component
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
@@ -45,7 +45,7 @@ class Request:
 class Delivered:
     """What `auto` made."""
 
-    place: Place
+    output: OutputFolder
     files: StudyFiles
     record: Record
     trial: Trial

@@ -5,13 +5,13 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from imgcls_search import durations
 from imgcls_search.api.options import seconds_of
-from imgcls_search.cli.drafting import Images, SafeFlips, Said, ask_flips
+from imgcls_search.cli.drafting import DraftOverrides, Images, SafeFlips, ask_flips
 from imgcls_search.cli.images import note_ambiguous
 from imgcls_search.cli.options import (
     STUDIES,
@@ -28,6 +28,7 @@ from imgcls_search.rounding import measured, spread, without_long_numbers
 
 if TYPE_CHECKING:
     from imgcls_search.automatic.automatic import Auto
+    from imgcls_search.automatic.finding import AutoFinding, AutoScore, Baseline
 
 
 def auto(
@@ -47,7 +48,7 @@ def auto(
     ] = None,
     flips: SafeFlips = None,
     group: Group = None,
-    overrides: Said = None,
+    overrides: DraftOverrides = None,
     skip_unreadable: SkipUnreadable = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask questions.")] = False,
     workers: Annotated[
@@ -110,14 +111,14 @@ def auto(
 def _say_how_to_go_on(work: Auto, options: str) -> None:
     """Say what to type after a stop: to resume, and to use the results so far."""
     echo(f"stopped in {work.ledger.step}; to resume: {shlex.join(['imgcls-search', *sys.argv[1:]])}", error=True)
-    account, bundle = work.ledger.fact, work.place.bundle
+    account, bundle = work.ledger.fact, work.output.bundle
     if bundle.is_dir() and "bundled" in account:
         echo(f"usable now: imgcls-search predict {bundle} IMAGES... (trial {account['bundled']})", error=True)
     if "baseline" in account and work.files is not None:
         echo(f"the best so far: imgcls-search export {work.files.name} --bundle DIR{options}", error=True)
 
 
-def _show(found: dict[str, Any]) -> None:
+def _show(found: AutoFinding) -> None:
     chosen, metric = found["chosen"], found["metric"]
     ((family, _),) = chosen["model"].items()
     echo(
@@ -146,7 +147,7 @@ def _show(found: dict[str, Any]) -> None:
         echo(f"{what}: {command}")
 
 
-def _score(metric: str, found: dict[str, Any]) -> str:
+def _score(metric: str, found: AutoScore) -> str:
     images = found.get("images")
     if found["how"] == "seeds":
         shown = spread(metric, found["scores"], found["score"], found["ci95"], images)
@@ -155,11 +156,11 @@ def _score(metric: str, found: dict[str, Any]) -> str:
     value = measured(metric, found["score"], images)
     if "low" not in found:
         return f"{value} ({images} images, searched: somewhat too high)"
-    low, high = (measured(metric, found[end], images) for end in ("low", "high"))
+    low, high = (measured(metric, end, images) for end in (found["low"], found["high"]))
     return f"{value} (95 % {low} to {high} by the choice of {images} images)"
 
 
-def _baseline(entry: dict[str, Any]) -> str:
+def _baseline(entry: Baseline) -> str:
     score = f"{entry['metric']} {measured(entry['metric'], entry['score'])} ({entry['on']})"
     if "class" in entry:
         return f"{entry['name']}, {entry['class']}: {score}"

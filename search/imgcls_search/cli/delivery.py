@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypedDict, cast
 
@@ -18,10 +18,12 @@ from imgcls_search.rounding import measured
 if TYPE_CHECKING:
     from imgcls_search.data import LeftOut
     from imgcls_search.deploy.bundle import Bundle
-    from imgcls_search.deploy.predict import Prediction, Skipped
+    from imgcls_search.deploy.predict import Prediction, RankedClass, Skipped
     from imgcls_search.deploy.predictions import Summary
     from imgcls_search.deploy.views import ViewsName
     from imgcls_search.jobs.bundle.deliver import Format
+    from imgcls_search.jobs.bundle.metrics import ViewsMetrics
+    from imgcls_search.jobs.bundle.sureness import SurenessMetrics
 
 
 class _Delivery(TypedDict):
@@ -151,11 +153,13 @@ def _export_bundle(
     echo(f"next: imgcls-search predict {out} IMAGES... (model card: {out / 'MODEL_CARD.md'})")
 
 
-def _trust(found: Mapping[str, Any], tta: Mapping[str, Any] | None, median_ms: float) -> Iterator[str]:
+def _trust(found: SurenessMetrics, tta: ViewsMetrics | None, median_ms: float) -> Iterator[str]:
     """Yield what to know of a bundle's probabilities, a line each."""
     made = found["calibration"]
     before, after = made["before"], made["held_out"]
     if made["is_calibrated"]:
+        assert before is not None
+        assert after is not None, "temperatures are kept for what they bring"
         yield (
             f"calibrated: expected calibration error {before['error']:.4f} before, {after['error']:.4f} after, log "
             f"loss {before['loss']:.4f} and {after['loss']:.4f} (held-out validation images)"
@@ -343,7 +347,7 @@ def _answer(found: Prediction) -> str:
     return (", ".join(has) or "no label") + below
 
 
-def _in_words(entry: dict[str, Any]) -> str:
+def _in_words(entry: RankedClass) -> str:
     price = f" (cost {entry['expected_cost']:.4g})" if "expected_cost" in entry else ""
     return f"{entry['label']} {entry['probability']:.4f}{price}"
 

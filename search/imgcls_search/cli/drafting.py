@@ -40,7 +40,7 @@ SafeFlips = Annotated[
     typer.Option("--flips", help="Say which mirrored images keep their class; asked on a terminal, else none."),
 ]
 
-Said = Annotated[
+DraftOverrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="Set one value of the space yourself; may be repeated."),
 ]
@@ -59,7 +59,7 @@ def init(
     ] = None,
     flips: SafeFlips = None,
     group: Group = None,
-    overrides: Said = None,
+    overrides: DraftOverrides = None,
     skip_unreadable: SkipUnreadable = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask questions.")] = False,

@@ -85,6 +85,11 @@ Timeout = Annotated[
 ]
 
 
+Workers = Annotated[
+    int | None, typer.Option("--workers", help="Run this many trials at a time; default: one per core or GPU.")
+]
+
+
 Name = Annotated[
     str | None,
     typer.Option("--name", help="Name the study; default: SPACE-DATA or SPACE-FOLDER, as in vit-photos."),

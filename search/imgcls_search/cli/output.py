@@ -13,7 +13,7 @@ from imgcls_search.terminal import shown
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from imgcls_search.study.summary import TrialSummary
+    from imgcls_search.study.summary import Expected, TrialSummary
     from imgcls_search.views.screens import ConsoleScreens
 
 Cell = str | tuple[str, ...]
@@ -131,7 +131,7 @@ def best_lines(best: list[TrialSummary], images: int | None) -> Iterable[str]:
     return (f"{what}: trial {trial['trial']}, {pairs(trial['values'], images)}" for trial in best[:5])
 
 
-def going_on(outlook: dict[str, Any]) -> str:
+def going_on(outlook: Expected) -> str:
     """Return what more trials are likely to bring."""
     return (
         f"outlook: doubling the {outlook['trials']} trials is likely to gain at most {outlook['gain']:.2g} "

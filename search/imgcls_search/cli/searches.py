@@ -24,6 +24,7 @@ from imgcls_search.cli.options import (
     Timeout,
     Unlabeled,
     WeightsDir,
+    Workers,
     override,
     read,
     study_files,
@@ -46,9 +47,7 @@ def run(
     name: Name = None,
     studies: Studies = STUDIES,
     storage: Storage = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", help="Run this many trials at a time; default: one per core or GPU.")
-    ] = None,
+    workers: Workers = None,
     cluster: Annotated[
         str | None,
         typer.Option(
@@ -100,9 +99,7 @@ def plan(
     unlabeled: Unlabeled = None,
     skip_unreadable: SkipUnreadable = False,
     studies: Studies = STUDIES,
-    workers: Annotated[
-        int | None, typer.Option("--workers", help="Run this many trials at a time; default: one per core or GPU.")
-    ] = None,
+    workers: Workers = None,
     timeout: Timeout = None,
     epochs: Annotated[
         int, typer.Option("--epochs", min=1, help="Epochs to spend on the estimate, over all trials.")

@@ -91,7 +91,7 @@ def near_sets(
     hashes agree in one of four parts but for one bit, so that only those are compared (multi-index hashing, Norouzi
     et al. 2012): the work grows with the number of images and not with its square.
     """
-    joined = Joined(count)
+    joined = UnionFind(count)
     is_cut = False
     for left, right, was_cut in _candidates(hashes, progress):
         is_cut |= was_cut
@@ -160,7 +160,7 @@ def _blocks(order: Numbers, start: Numbers, end: Numbers) -> Iterator[tuple[Numb
         first = last
 
 
-class Joined:
+class UnionFind:
     """Numbered things that are joined to sets, two at a time (union-find)."""
 
     def __init__(self, count: int) -> None:

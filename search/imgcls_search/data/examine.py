@@ -85,7 +85,7 @@ def examine(
 
     `side_of` says of a number how large a small copy is wanted, None for none.
     """
-    room = Room(MOST_PIXELS)
+    budget = PixelBudget(MOST_PIXELS)
 
     def one(number: int) -> Seen | Unreadable:
         file = images.file(number)
@@ -93,7 +93,7 @@ def examine(
         try:
             # First, so that a file that is no image can be a copy of another.
             digest = None if file is None else _digest_of_file(file)
-            with images.read(number) as image, room.of(image.width * image.height):
+            with images.read(number) as image, budget.of(image.width * image.height):
                 return _see(image, digest, side_of(number))
         # Damaged files make Pillow raise nearly anything.
         except Exception as error:
@@ -148,7 +148,7 @@ def _digest_of_pixels(image: Image.Image) -> bytes:
     return digest.digest()
 
 
-class Room:
+class PixelBudget:
     """Lets threads hold no more pixels together than there is room for; one that needs more waits to be alone."""
 
     def __init__(self, most: int) -> None:

@@ -104,11 +104,6 @@ def computing(
     return kept
 
 
-def find(cache: Path, origin: Mapping[str, Any]) -> Floats | None:
-    """Return the features of an origin where they are kept, None where they are not."""
-    return _kept(cache.expanduser().resolve() / _key(origin))
-
-
 def _key(origin: Mapping[str, Any]) -> str:
     return digests.of_text(json.dumps({**origin, "version": VERSION}, sort_keys=True))[:32]
 

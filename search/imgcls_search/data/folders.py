@@ -16,7 +16,7 @@ import numpy.typing as npt
 from imgcls_search.data import fingerprint, groups
 from imgcls_search.data.label_sets import Labels
 from imgcls_search.data.opening import EXTENSIONS, open_image
-from imgcls_search.data.source import Folds, LeftOut, MaxTrain, Source, Split, SplitSeed, Test, Val, assemble
+from imgcls_search.data.source import Folds, LeftOut, MaxTrain, Source, Split, SplitSeed, Test, Val, as_test, assemble
 from imgcls_search.data.tally import Tally, image_files, is_broken, some
 from imgcls_search.errors import DataError
 from imgcls_search.signature import Arg
@@ -106,14 +106,14 @@ def whole_folder(root: str, only: Split | None = None, *, skip_unreadable: bool 
     if labels == "several":
         found = _merged(found)
     items = np.arange(len(found.paths)) if only is None else found.given[only]
-    nothing = found.labels[:0]
-    return Source(
+    return as_test(
+        items,
+        names=found.names,
+        labels=found.labels,
+        read=from_files(found.paths),
         name=found.top.name,
         place=found.place,
         classes=tuple(found.classes),
-        labels={"train": nothing, "val": nothing, "test": found.labels[items]},
-        names={"train": (), "val": (), "test": tuple(found.names[item] for item in items)},
-        read=lambda split, index: from_files(found.paths)(int(items[index])),
         make_prints=found.make_prints,
         first_fingerprint=found.first_fingerprint,
         skips_unreadable=skip_unreadable,

@@ -16,7 +16,7 @@ from imgcls_search.data import fingerprint, label_sets
 from imgcls_search.data.folders import ALIASES, SPLITS, from_files, similar_names
 from imgcls_search.data.groups import Groups
 from imgcls_search.data.label_sets import Labels
-from imgcls_search.data.source import Folds, LeftOut, MaxTrain, Source, Split, SplitSeed, Test, Val, assemble
+from imgcls_search.data.source import Folds, LeftOut, MaxTrain, Source, Split, SplitSeed, Test, Val, as_test, assemble
 from imgcls_search.data.table_file import Rows, read_rows, refuse
 from imgcls_search.data.table_labels import read_columns, read_separated, where_first
 from imgcls_search.data.table_paths import FilesBelow, look_for_files, names_of
@@ -124,14 +124,14 @@ def whole_table(
     split = split if only is not None else None
     found = _list(file, root, image=image, label=label, separator=separator, split=split, needs_train=False)
     items = np.arange(len(found.names)) if only is None else np.flatnonzero(found.splits == only)
-    nothing = found.labels[:0]
-    return Source(
+    return as_test(
+        items,
+        names=found.names,
+        labels=found.labels,
+        read=from_files(found.paths),
         name=found.path.stem,
         place=found.place,
         classes=found.classes,
-        labels={"train": nothing, "val": nothing, "test": found.labels[items]},
-        names={"train": (), "val": (), "test": tuple(found.names[int(item)] for item in items)},
-        read=lambda split, index: from_files(found.paths)(int(items[index])),
         make_prints=found.make_prints,
         first_fingerprint=found.first_fingerprint,
         skips_unreadable=skip_unreadable,

@@ -19,7 +19,6 @@ import numpy.typing as npt
 from imgcls_search.deploy.openvino_ir import Metadata, Port
 from imgcls_search.errors import UserError
 
-SUFFIX = ".pte"
 METHOD = "forward"
 BYTE, FLOAT = 0, 6
 """Types of numbers, as a program notes them."""

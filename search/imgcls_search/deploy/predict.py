@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -59,25 +59,53 @@ class Prediction:
         return replace(self, ranked=tuple(self.ranked[place] for place in kept), costs=prices)
 
 
-def plain(found: Prediction) -> dict[str, Any]:
+class _RankedClass(TypedDict):
+    label: str
+    probability: float
+
+
+class RankedClass(_RankedClass, total=False):
+    """A class that an image may be of."""
+
+    expected_cost: float
+    """Where the bundle has costs."""
+
+
+class PlainPrediction(TypedDict, total=False):
+    """A prediction as JSON has it; what was not looked at is left out."""
+
+    image: str
+    labels: list[str]
+    """Of several labels, those that the image has, by the bundle's thresholds."""
+
+    unsure: bool
+    unlike: bool
+    unlikeness: float | None
+    classes: list[RankedClass]
+    """The one that is decided on first."""
+
+
+def plain(found: Prediction) -> PlainPrediction:
     """Return a prediction as plain values for JSON."""
-    # Of several labels, those that the image has, by the bundle's thresholds.
-    has = {} if found.labels is None else {"labels": list(found.labels)}
-    return {"image": found.image, **has, **_doubts(found), "classes": ranking(found)}
+    shown: PlainPrediction = {"image": found.image}
+    if found.labels is not None:
+        shown["labels"] = list(found.labels)
+    if found.is_unsure is not None:
+        shown["unsure"] = found.is_unsure
+    if found.is_unlike is not None:
+        shown["unlike"], shown["unlikeness"] = found.is_unlike, found.unlikeness
+    shown["classes"] = ranking(found)
+    return shown
 
 
-def _doubts(found: Prediction) -> dict[str, Any]:
-    """Return what makes an answer doubtful, as far as that was looked at."""
-    unsure = {"unsure": found.is_unsure} if found.is_unsure is not None else {}
-    unlike = {"unlike": found.is_unlike, "unlikeness": found.unlikeness} if found.is_unlike is not None else {}
-    return {**unsure, **unlike}
-
-
-def ranking(found: Prediction) -> list[dict[str, Any]]:
+def ranking(found: Prediction) -> list[RankedClass]:
     """Return the classes of an image as plain values, the one that is decided on first."""
-    ranked: list[dict[str, Any]] = [{"label": name, "probability": p} for name, p in found.ranked]
-    prices = [{"expected_cost": cost} for cost in found.costs] if found.costs is not None else [{}] * len(ranked)
-    return [{**entry, **price} for entry, price in zip(ranked, prices, strict=True)]
+    if found.costs is None:
+        return [{"label": name, "probability": share} for name, share in found.ranked]
+    return [
+        {"label": name, "probability": share, "expected_cost": cost}
+        for (name, share), cost in zip(found.ranked, found.costs, strict=True)
+    ]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

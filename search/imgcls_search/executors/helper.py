@@ -30,16 +30,17 @@ from imgcls_search.executors.questions import (
     Measure,
     NameHardware,
     NameVersions,
+    Notice,
     OpenUnlabeled,
     Prepare,
     Question,
     Refusal,
     Reply,
-    Said,
     TryMetrics,
 )
 from imgcls_search.image_size import ImageSize
 from imgcls_search.worker import head_plan
+from imgcls_search.worker.pretrained_file import AboutBackbone
 
 Progress = Callable[[int, int], None]
 """Called with images decoded and images in all."""
@@ -254,7 +255,7 @@ class Helper:
         question = KeepTeacher(component=component, data=data, image_size=image_size, answers=answers, folder=folder)
         return self._ask(question)
 
-    def describe_backbone(self, path: Path) -> dict[str, Any]:
+    def describe_backbone(self, path: Path) -> AboutBackbone:
         """Return what a file that a pretraining wrote says of itself.
 
         Raises:
@@ -309,7 +310,7 @@ class Helper:
                 self._ask_another()
                 continue
             match reply:
-                case Said(text=text):
+                case Notice(text=text):
                     if say is not None:
                         say(text)
                 case Decoding(done=done, total=total):

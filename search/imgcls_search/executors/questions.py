@@ -13,6 +13,7 @@ from imgcls_search.data import InputShape, Prepared, Prints
 from imgcls_search.errors import SearchError
 from imgcls_search.executors.counts import Counts
 from imgcls_search.image_size import ImageSize
+from imgcls_search.worker.pretrained_file import AboutBackbone
 
 if TYPE_CHECKING:
     from imgcls_search.models.cost import Cost
@@ -29,7 +30,7 @@ class Decoding:
 
 
 @dataclass(frozen=True)
-class Said:
+class Notice:
     """A line that a person should see."""
 
     text: str
@@ -49,9 +50,9 @@ class Refusal:
     error: SearchError
 
 
-Reply = Decoding | Said | Answer | Refusal
+Reply = Decoding | Notice | Answer | Refusal
 
-Tell = Callable[[Decoding | Said], None]
+Tell = Callable[[Decoding | Notice], None]
 """Takes what is to be heard before the answer."""
 
 
@@ -110,7 +111,7 @@ class Prepare(Question[Prepared]):
             self.config,
             self.cache,
             lambda done, total: tell(Decoding(done, total)),
-            (lambda text: tell(Said(text))) if self.is_described else None,
+            (lambda text: tell(Notice(text))) if self.is_described else None,
             looks_at_test=True,
         )
 
@@ -235,7 +236,7 @@ class FetchWeights(Question[dict[str, str] | None]):
         model = self.config.component("model")
         file = check_weights(model, self.shape)
         if (line := pretrained.size_note(model, self.shape.image_size)) is not None:
-            tell(Said(line))
+            tell(Notice(line))
         return None if file is None else {"file": file.name, "sha256": digests.of_file(file)}
 
 
@@ -276,12 +277,12 @@ class DescribeWeights(Question[Prepared]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DescribeBackbone(Question[dict[str, Any]]):
+class DescribeBackbone(Question[AboutBackbone]):
     """What does a file say of itself that a pretraining wrote?"""
 
     path: Path
 
-    def answer(self, tell: Tell) -> dict[str, Any]:
+    def answer(self, tell: Tell) -> AboutBackbone:
         """Read it."""
         from imgcls_search.worker.pretraining import read_backbone
 

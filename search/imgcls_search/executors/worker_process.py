@@ -13,7 +13,7 @@ from typing import Any
 
 from imgcls_search.executors import processes
 from imgcls_search.executors.slots import Slot
-from imgcls_search.protocol import GROUP_LOST, Event, Failed, Job, Message, Place, WorkerDied
+from imgcls_search.protocol import GROUP_LOST, Event, Failed, GroupMember, Job, Message, WorkerDied
 
 
 class WorkerProcess(Slot):
@@ -92,8 +92,8 @@ class WorkerProcess(Slot):
         found: list[tuple[Any, Connection]] = []
         try:
             for rank, device in enumerate(self.devices):
-                place = Place(rank=rank, size=len(self.devices), file=str(self.folder / "meeting"))
-                found.append(self.start(_work, f"{self.name}.{rank}", self.name, device, place))
+                member = GroupMember(rank=rank, size=len(self.devices), file=str(self.folder / "meeting"))
+                found.append(self.start(_work, f"{self.name}.{rank}", self.name, device, member))
         finally:
             # Where one cannot be started, those before it would wait for it.
             if found:
@@ -139,11 +139,11 @@ class WorkerProcess(Slot):
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _work(connection: Connection, name: str, device: str, place: Place | None = None) -> None:
+def _work(connection: Connection, name: str, device: str, member: GroupMember | None = None) -> None:
     # Imported here, in the worker: the run process never needs torch.
     from imgcls_search.worker.main import main
 
-    main(connection, name, device, place)
+    main(connection, name, device, member)
 
 
 def _oom_kills() -> int:

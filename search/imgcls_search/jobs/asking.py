@@ -24,7 +24,7 @@ MIDDLE = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class RequestedConfiguration:
     """What a study was asked to try."""
 
     study: str
@@ -47,7 +47,7 @@ class Asked:
     """The run that is under way; None where the next one takes it."""
 
 
-def ask(files: StudyFiles, changes: Sequence[tuple[str, str]]) -> Asked:
+def ask(files: StudyFiles, changes: Sequence[tuple[str, str]]) -> RequestedConfiguration:
     """Leave a request in a study.
 
     Raises:
@@ -69,7 +69,7 @@ def ask(files: StudyFiles, changes: Sequence[tuple[str, str]]) -> Asked:
     # Only now: a run says that it takes no more before it looks for requests a last time.
     takes = record.rows.read_fact("takes_requests") is not False
     holder = files.holder() if takes else None
-    return Asked(
+    return RequestedConfiguration(
         study=record.study.study_name,
         request=request["id"],
         named=named,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from torch import nn
@@ -68,6 +68,29 @@ class Augmented:
     metrics_without: dict[str, float]
     image_ms: float
     image_ms_without: float
+
+
+class _EvaluationFacts(TypedDict):
+    split: SplitName
+    images: int
+    classes: dict[str, int]
+    """How many images are of each."""
+
+    metrics: dict[str, float]
+    by_class: dict[str, dict[str, float]]
+
+
+class EvaluationFacts(_EvaluationFacts, total=False):
+    """An evaluation as plain values."""
+
+    thresholds: dict[str, float]
+    """Of several labels of an image."""
+
+    corruptions: dict[str, dict[str, float]]
+    """Accuracy by corruption, then by severity."""
+
+    tta: dict[str, Any]
+    """See `Augmented`."""
 
 
 def decided_classes(

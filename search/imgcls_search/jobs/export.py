@@ -7,7 +7,7 @@ import json
 import re
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from imgcls_search.errors import StudyError
 from imgcls_search.orchestrator.study_data import load_with_images
@@ -16,7 +16,7 @@ from imgcls_search.study import best
 from imgcls_search.study.activity import shown_state
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
-from imgcls_search.trial import Trial
+from imgcls_search.trial import Origin, Trial
 
 _ORIGIN = re.compile(r"^#[ \t]*origin:[ \t]*(.*?)[ \t\r]*$", re.MULTILINE)
 
@@ -45,7 +45,7 @@ def find_trial(record: Record, number: int) -> Trial:
     Raises:
         StudyError: the study has no such trial.
     """
-    if number in record.strangers:
+    if number in record.foreign_trials:
         raise StudyError(f"trial {number} of study {record.study.study_name!r} was not made by imgcls-search")
     if number not in record.by_number:
         allowed = f"0 to {max(record.by_number)}" if record.trials else "none yet"
@@ -53,7 +53,7 @@ def find_trial(record: Record, number: int) -> Trial:
     return record.by_number[number]
 
 
-def read_origin(text: str) -> tuple[dict[str, Any] | None, str | None]:
+def read_origin(text: str) -> tuple[Origin | None, str | None]:
     """Return the study and trial that an exported file came from, None where it does not say; and what is wrong there.
 
     It is a comment, which people may change: one that makes no sense stops no training.
@@ -70,7 +70,7 @@ def read_origin(text: str) -> tuple[dict[str, Any] | None, str | None]:
     return None, f"{line}: the comment {found[0]!r:.120} names no study and trial; allowed: # origin: {example}"
 
 
-def is_origin(value: Any) -> bool:
+def is_origin(value: Any) -> TypeGuard[Origin]:
     """Tell whether a value names a study and a trial."""
     if not isinstance(value, dict) or not isinstance(value.get("study"), str) or type(value.get("trial")) is not int:
         return False

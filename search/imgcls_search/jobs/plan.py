@@ -40,7 +40,7 @@ DRAWS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class ExpectedTime:
     """What a search will take."""
 
     workers: int
@@ -90,7 +90,7 @@ def _head_epochs(config: TrialConfig) -> int:
     return found.epochs if found is not None and not config.is_fitted else 0
 
 
-def plan(space: Space, calibration: Space, root: Path, watcher: Watcher) -> Plan:
+def plan(space: Space, calibration: Space, root: Path, watcher: Watcher) -> ExpectedTime:
     """Train a few random trials for a few epochs, keep nothing but the decoded images, and work out the rest.
 
     Raises:
@@ -105,7 +105,7 @@ def plan(space: Space, calibration: Space, root: Path, watcher: Watcher) -> Plan
         return work_out(space, record, max(1, counting.workers))
 
 
-def work_out(space: Space, record: Record, workers: int) -> Plan:
+def work_out(space: Space, record: Record, workers: int) -> ExpectedTime:
     """Return the plan that the epochs of a record allow.
 
     Raises:
@@ -126,7 +126,7 @@ def work_out(space: Space, record: Record, workers: int) -> Plan:
     if pretraining is not None:
         side_by_side = max(1, min(workers, pretraining.networks))
         before = pretraining.epochs * _seconds_of_pretraining(record) / side_by_side
-    return Plan(
+    return ExpectedTime(
         workers=workers,
         measured_trials=len(times),
         measured_epochs=sum(trial.epoch for trial in record.trials),

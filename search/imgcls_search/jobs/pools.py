@@ -32,11 +32,6 @@ class Estimate:
     low: float
     high: float
 
-    @property
-    def is_above_zero(self) -> bool:
-        """True where the whole interval is."""
-        return self.low > 0
-
 
 @dataclass(frozen=True, kw_only=True)
 class PoolSearch:

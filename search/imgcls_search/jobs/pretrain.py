@@ -18,6 +18,8 @@ from imgcls_search.jobs.trainer import Trainer, TrainingWatcher
 from imgcls_search.orchestrator import teachers
 from imgcls_search.protocol import Job
 from imgcls_search.study.address import Address
+from imgcls_search.trial import Origin
+from imgcls_search.worker.pretrained_file import AboutBackbone, PretrainingNote
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +34,23 @@ class Pretraining:
     studies: Path
     """Where studies and decoded images are."""
 
-    origin: Mapping[str, Any] | None = None
+    origin: Origin | None = None
     """The study and trial that the configuration was exported from, where that is known."""
 
     at: Address | None = None
     """The database of studies on a server, if that is where they are."""
 
 
-def pretrain(pretraining: Pretraining, watcher: TrainingWatcher) -> dict[str, Any]:
+class PretrainedWeights(PretrainingNote):
+    """What was made."""
+
+    weights: str
+    """The path of the file."""
+
+    config: Mapping[str, Any]
+
+
+def pretrain(pretraining: Pretraining, watcher: TrainingWatcher) -> PretrainedWeights:
     """Pretrain a network, or resume it, write its weights and return what they are.
 
     Raises:
@@ -84,7 +95,7 @@ def pretrain(pretraining: Pretraining, watcher: TrainingWatcher) -> dict[str, An
     return {"weights": str(out), **known["pretrained"], "config": known["config"]}
 
 
-def _known(out: Path, helper: Helper) -> dict[str, Any] | None:
+def _known(out: Path, helper: Helper) -> AboutBackbone | None:
     """Return what a file of an earlier call says of itself, None where there is none.
 
     Raises:
@@ -98,7 +109,7 @@ def _known(out: Path, helper: Helper) -> dict[str, Any] | None:
         raise CheckpointError(f"{error}; choose another file with -o") from None
 
 
-def _is_of(known: Mapping[str, Any], config: TrialConfig, prints: str, seed: int) -> bool:
+def _is_of(known: AboutBackbone, config: TrialConfig, prints: str, seed: int) -> bool:
     made = TrialConfig.from_dict(known["config"])
     found = known["pretrained"]
     return (made.digest_anywhere(), found["prints"], found["seed"]) == (config.digest_anywhere(), prints, seed)
@@ -126,6 +137,6 @@ def _named(config: TrialConfig) -> str:
     return f"{config.component('model').name} by {config.component('pretrain').name}"
 
 
-def _shown(known: Mapping[str, Any]) -> str:
+def _shown(known: AboutBackbone) -> str:
     made, found = TrialConfig.from_dict(known["config"]), known["pretrained"]
     return f"{_named(made)}, {found['epochs']} epochs, {found['images']:,} images, seed {found['seed']}"

@@ -19,6 +19,7 @@ from imgcls_search.study.address import Address
 from imgcls_search.study.files import StudyFiles, find_study
 from imgcls_search.study.record import Record, load
 from imgcls_search.study.settings import StudySettings
+from imgcls_search.trial import Origin
 
 POLL_SECONDS = 0.5
 """How often to look for a network that another process makes."""
@@ -129,9 +130,7 @@ def _study_section(record: Record) -> Mapping[str, Any]:
     return section
 
 
-def of_configuration(
-    trainer: Trainer, config: TrialConfig, data: Prepared, origin: Mapping[str, Any] | None, at: Address | None
-) -> PretrainedNetworks:
+def of_configuration(trainer: Trainer, data: Prepared, origin: Origin | None, at: Address | None) -> PretrainedNetworks:
     """Return those of one configuration: with the seed of the study that it was exported from, 0 where it is not known.
 
     Raises:

@@ -26,6 +26,7 @@ from imgcls_search.study.address import Address
 from imgcls_search.study.facts import ChangedTest, DataFact, KnownTeacher, Opening
 from imgcls_search.study.files import find_study
 from imgcls_search.study.record import Record, load
+from imgcls_search.trial import Origin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class Training:
     studies: Path
     """Where studies and decoded images lie."""
 
-    origin: Mapping[str, Any] | None
+    origin: Origin | None
     """The study and trial that the configuration was exported from, where that is known."""
 
     locate: Callable[[str], str] = lambda path: "the configuration"
@@ -49,11 +50,16 @@ class Training:
     """The database of studies on a server, if that is where they are."""
 
 
+class NotedOpening(Opening):
+    """How the test split was opened."""
+
+    noted_in_study: bool
+    """Whether the study that the configuration is from could be told."""
+
+
 class _TrainingReport(TypedDict):
     config: dict[str, Any]
-    origin: dict[str, Any] | None
-    """The study and trial that it was exported from."""
-
+    origin: Origin | None
     trained_on: Portion
     seeds: list[int]
     images: dict[str, int]
@@ -74,7 +80,7 @@ class TrainingReport(_TrainingReport, total=False):
     """What is written beside trained weights, as `metrics.json`."""
 
     teacher: KnownTeacher
-    test_openings: list[dict[str, Any]]
+    test_openings: list[NotedOpening]
 
 
 def train(training: Training, watcher: TrainingWatcher) -> TrainingReport:
@@ -102,7 +108,7 @@ def train(training: Training, watcher: TrainingWatcher) -> TrainingReport:
         helper.measure(training.config, data.shape)
         taught = teachers.settle_one(training.config, training.studies, training.at, training.origin, data, helper)
         teacher = taught[0] if taught is not None else None
-        pretrained = of_configuration(trainer, training.config, data, training.origin, training.at)
+        pretrained = of_configuration(trainer, data, training.origin, training.at)
         needed = pretrained.needed_by(training.config, data, portion=training.portion)
         pretrained.make(needed)
         jobs = [
@@ -194,7 +200,7 @@ def _report(
     names = list(test[training.seeds[0]])
     return {
         "config": training.config.to_dict(),
-        "origin": dict(training.origin) if training.origin is not None else None,
+        "origin": training.origin,
         "trained_on": training.portion,
         "seeds": list(training.seeds),
         "images": dict(data.counts),

@@ -22,10 +22,10 @@ from imgcls_search.protocol import (
     Failed,
     Job,
     MilestoneReached,
+    Notice,
     Portion,
     Scored,
     Started,
-    Told,
     WorkerDied,
 )
 from imgcls_search.trial import compresses
@@ -122,7 +122,7 @@ class Trainer:
                     self.watcher.say(f"{training.what}: {dropped}; it is trained from the start")
                 training.history = [dict(metrics) for metrics in history]
                 training.pace.begins(training.job, len(history))
-            case Told(text=text):
+            case Notice(text=text):
                 self.watcher.say(text)
             case EpochEnded(metrics=metrics):
                 training.history.append(dict(metrics))

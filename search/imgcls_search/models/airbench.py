@@ -61,7 +61,7 @@ def airbench(
         raise BuildError("weights", "there are no published weights of this network; allowed: null, or a weights file")
     from torch import nn
 
-    from imgcls_search.models.airbench_layers import Largest, Scale, Whitening, identity_convolution
+    from imgcls_search.models.airbench_layers import GlobalMaxPool, Scale, Whitening, identity_convolution
 
     inputs = 2 * channels * PATCH**2
     layers: OrderedDict[str, nn.Module] = OrderedDict(
@@ -84,7 +84,7 @@ def airbench(
             nn.GELU(),
         )
         inputs = width
-    layers |= {"largest": Largest(), "scale": Scale(scale), "head": nn.Linear(inputs, classes, bias=False)}
+    layers |= {"largest": GlobalMaxPool(), "scale": Scale(scale), "head": nn.Linear(inputs, classes, bias=False)}
     blocks = [(f"block{place + 1}",) for place in range(len(widths))]
     stages = blocks if first == "whitened" else [("first",), *blocks]
     return with_anatomy(nn.Sequential(layers), head="head", stages=stages, twin=None)

@@ -64,7 +64,7 @@ class Scale(nn.Module):
         return features * self.factor
 
 
-class Largest(nn.Module):
+class GlobalMaxPool(nn.Module):
     """Takes the largest value of each channel."""
 
     def forward(self, images: Tensor) -> Tensor:

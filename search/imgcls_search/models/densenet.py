@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from imgcls_search.errors import BuildError
 from imgcls_search.image_size import ImageSize, shorter, shown
 from imgcls_search.models.anatomy import Weights, find_twin, with_anatomy
-from imgcls_search.models.stems import Stem, choose_stem
+from imgcls_search.models.stems import PoolingStem, choose_stem
 from imgcls_search.signature import Arg
 
 if TYPE_CHECKING:
@@ -42,13 +42,7 @@ def densenet(
         int | None, Arg("channels of the stem; null: twice the growth rate, as in the paper", ge=1)
     ] = None,
     dropout: Annotated[float, Arg("dropout after each layer of a block", ge=0, lt=1, search="{float: [0, 0.3]}")] = 0.0,
-    stem: Annotated[
-        Stem,
-        Arg(
-            "small: 3x3; large: 7x7 stride 2 and a max pool, four times smaller; "
-            "auto: small up to 64 pixels, but large with weights: imagenet"
-        ),
-    ] = "auto",
+    stem: PoolingStem = "auto",
     weights: Weights = None,
 ) -> nn.Module:
     """Build a densely connected network (Huang et al. 2017, DenseNet-BC), torchvision's own with any number of blocks.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from imgcls_search.errors import BuildError
 from imgcls_search.image_size import ImageSize
 from imgcls_search.models.anatomy import Weights, find_twin, with_anatomy
-from imgcls_search.models.stems import Stem, check_mobile_size, choose_stem, fit_mobile_stem, mobile_strides
+from imgcls_search.models.stems import MobileStem, check_mobile_size, choose_stem, fit_mobile_stem, mobile_strides
 from imgcls_search.signature import Arg
 
 if TYPE_CHECKING:
@@ -76,13 +76,7 @@ def efficientnet(
             search="{float: [0.0, 0.3]}",
         ),
     ] = 0.2,
-    stem: Annotated[
-        Stem,
-        Arg(
-            "large: five strides of 2, 32 times smaller; small: without the first two, 8 times smaller; "
-            "auto: small up to 64 pixels"
-        ),
-    ] = "auto",
+    stem: MobileStem = "auto",
     weights: Weights = None,
 ) -> nn.Module:
     """Build an EfficientNet (Tan and Le 2019), torchvision's own, of any width and depth.

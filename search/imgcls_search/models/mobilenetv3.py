@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from imgcls_search.image_size import ImageSize
 from imgcls_search.models.anatomy import Weights, find_twin, with_anatomy
-from imgcls_search.models.stems import Stem, check_mobile_size, choose_stem, fit_mobile_stem, mobile_strides
+from imgcls_search.models.stems import MobileStem, check_mobile_size, choose_stem, fit_mobile_stem, mobile_strides
 from imgcls_search.signature import Arg
 
 if TYPE_CHECKING:
@@ -71,13 +71,7 @@ def mobilenetv3(
         bool, Arg("weigh the channels by squeeze and excitation, in the blocks where the paper does")
     ] = True,
     dropout: Annotated[float, Arg("dropout before the head", ge=0, lt=1, search="{float: [0.0, 0.5]}")] = 0.2,
-    stem: Annotated[
-        Stem,
-        Arg(
-            "large: five strides of 2, 32 times smaller; small: without the first two, 8 times smaller; "
-            "auto: small up to 64 pixels"
-        ),
-    ] = "auto",
+    stem: MobileStem = "auto",
     weights: Weights = None,
 ) -> nn.Module:
     """Build a MobileNetV3 (Howard et al. 2019), torchvision's own, of any width.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from imgcls_search.errors import BuildError
 from imgcls_search.image_size import ImageSize, by, shorter
 from imgcls_search.models.anatomy import Weights, find_twin, with_anatomy
-from imgcls_search.models.stems import Stem, choose_stem
+from imgcls_search.models.stems import PoolingStem, choose_stem
 from imgcls_search.signature import Arg
 
 if TYPE_CHECKING:
@@ -51,13 +51,7 @@ def resnet(
             search="{float: [0, 0.2]}",
         ),
     ] = 0.0,
-    stem: Annotated[
-        Stem,
-        Arg(
-            "small: 3x3; large: 7x7 stride 2 and a max pool, four times smaller; "
-            "auto: small up to 64 pixels, but large with weights: imagenet"
-        ),
-    ] = "auto",
+    stem: PoolingStem = "auto",
     weights: Weights = None,
 ) -> nn.Module:
     """Build a residual network (He et al. 2015) from torchvision's own blocks, with any number of stages.

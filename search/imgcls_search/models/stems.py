@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from imgcls_search.errors import BuildError
 from imgcls_search.image_size import ImageSize, shorter, shown
+from imgcls_search.signature import Arg
 
 if TYPE_CHECKING:
     from torch import nn
 
 Stem = Literal["auto", "small", "large"]
+
+MobileStem = Annotated[
+    Stem,
+    Arg(
+        "large: five strides of 2, 32 times smaller; small: without the first two, 8 times smaller; "
+        "auto: small up to 64 pixels"
+    ),
+]
+
+PoolingStem = Annotated[
+    Stem,
+    Arg(
+        "small: 3x3; large: 7x7 stride 2 and a max pool, four times smaller; "
+        "auto: small up to 64 pixels, but large with weights: imagenet"
+    ),
+]
+"""Of a ResNet and a DenseNet."""
 
 MOBILE_SHRINK = {"small": 8, "large": 32}
 """How many times smaller a mobile network makes its images: of its five strides of 2, a small stem keeps three."""

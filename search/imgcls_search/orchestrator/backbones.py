@@ -34,8 +34,6 @@ VERSION = 1
 IN_USE_SECONDS = 3600.0
 """What was used less than this ago is not deleted: another process may be about to read it."""
 
-Say = Callable[[str], None]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:

@@ -187,7 +187,7 @@ def _look_at_done(record: Record, space: Space, images: Path, watcher: Watcher) 
     """Look at what a study that has all its trials is still asked: its images, and trials that wait."""
     study_data.refuse_other_unopened(record, space.first().component("data"), images)
     study_data.note_place(record, space.first())
-    waiting = sum(other.state == "waiting" for other in record.strangers.values())
+    waiting = sum(other.state == "waiting" for other in record.foreign_trials.values())
     if waiting:
         watcher.say(
             f"{waiting} waiting trial(s) are not tried, since study.trials={study_settings(space).trials} are done; "

@@ -18,9 +18,9 @@ from imgcls_search.protocol import (
     Executor,
     Failed,
     MilestoneReached,
+    Notice,
     Started,
     Stopped,
-    Told,
     WorkerDied,
 )
 from imgcls_search.study.database import SAFE
@@ -216,7 +216,7 @@ class PretrainingJobs:
                 if making.epoch:
                     self.context.say(f"pretraining {making.backbone.what}: resumes after epoch {making.epoch}")
                 self._note(making, state="making", force=True)
-            case Told(text=text):
+            case Notice(text=text):
                 self.context.say(text)
             case EpochEnded(metrics=metrics):
                 making.epoch, making.deaths = int(metrics["epoch"]), 0

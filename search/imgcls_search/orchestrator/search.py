@@ -28,10 +28,10 @@ from imgcls_search.protocol import (
     Executor,
     Failed,
     MilestoneReached,
+    Notice,
     Scored,
     Started,
     Stopped,
-    Told,
     WorkerDied,
 )
 from imgcls_search.space import Space
@@ -280,7 +280,7 @@ class Search:
                 if dropped and trial.epoch:
                     self.faults.note_dropped(trial, dropped)
                 self._fill_in(trial, history, event.worker)
-            case Told(text=text):
+            case Notice(text=text):
                 self.watcher.say(text)
             case EpochEnded(metrics=metrics):
                 self._add_epoch(trial, metrics)

@@ -23,6 +23,7 @@ from imgcls_search.study.facts import KnownTeacher
 from imgcls_search.study.files import StudyFiles, find_study
 from imgcls_search.study.record import load
 from imgcls_search.training import pretraining
+from imgcls_search.trial import Origin
 
 Teachers = dict[str, KnownTeacher]
 """What a study remembers of its teachers, by name."""
@@ -121,7 +122,7 @@ def settle_one(
     config: TrialConfig,
     root: Path,
     at: Address | None,
-    origin: Mapping[str, Any] | None,
+    origin: Origin | None,
     data: Prepared,
     helper: Helper,
 ) -> tuple[str, KnownTeacher] | None:
@@ -142,9 +143,7 @@ def settle_one(
     return str(path), entry
 
 
-def _kept(
-    teacher: Teacher, root: Path, at: Address | None, origin: Mapping[str, Any] | None
-) -> tuple[KnownTeacher, Path] | None:
+def _kept(teacher: Teacher, root: Path, at: Address | None, origin: Origin | None) -> tuple[KnownTeacher, Path] | None:
     if origin is None:
         return None
     try:

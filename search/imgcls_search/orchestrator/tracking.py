@@ -41,17 +41,17 @@ def tracked(space: Space, files: StudyFiles, record: Record, watcher: Watcher) -
         yield watcher
         return
     study = StudyFacts(name=files.name, identity=_identity(record), notes=_notes(space, record))
-    couriers = [Courier.start(name, settings, study, files) for name, settings in chosen.items()]
-    telling = Telling(watcher, couriers, space.named_metrics)
+    trackers = [TrackerProcess.start(name, settings, study, files) for name, settings in chosen.items()]
+    telling = Telling(watcher, trackers, space.named_metrics)
     try:
         yield telling
     finally:
         telling.tell(record)
-        for line in close(couriers):
+        for line in close(trackers):
             watcher.say(line)
 
 
-class Courier:
+class TrackerProcess:
     """One tracker, seen from the run."""
 
     def __init__(self, place: str, process: BaseProcess | None, connection: Connection) -> None:
@@ -66,7 +66,7 @@ class Courier:
         threading.Thread(target=self._listen, daemon=True).start()
 
     @classmethod
-    def start(cls, name: str, settings: Mapping[str, Any], study: StudyFacts, files: StudyFiles) -> Courier:
+    def start(cls, name: str, settings: Mapping[str, Any], study: StudyFacts, files: StudyFiles) -> TrackerProcess:
         """Start the process of a tracker, which keeps its notes in the folder of the study."""
         noted = files.folder / f"log-{name}.json"
         with writing(noted):
@@ -117,19 +117,19 @@ class Courier:
             self.process.join()
 
 
-def close(couriers: list[Courier]) -> Iterator[str]:
+def close(trackers: list[TrackerProcess]) -> Iterator[str]:
     """End all, within the time for one; yield what a person should know."""
     ending = time.monotonic() + CLOSING_SECONDS
-    for courier in couriers:
-        yield from courier.close(max(0.0, ending - time.monotonic()))
+    for tracker in trackers:
+        yield from tracker.close(max(0.0, ending - time.monotonic()))
 
 
 class Telling:
     """A watcher that passes on what it sees, and tells trackers what has changed in the study."""
 
-    def __init__(self, watcher: Watcher, couriers: list[Courier], named: tuple[str, ...]) -> None:
+    def __init__(self, watcher: Watcher, trackers: list[TrackerProcess], named: tuple[str, ...]) -> None:
         """`named` are the metrics of objectives and limits, which are logged also if they are of one class."""
-        self.watcher, self.couriers, self.named = watcher, couriers, named
+        self.watcher, self.trackers, self.named = watcher, trackers, named
         self.begun: set[int] = set()
         """Trials that the trackers were told of."""
 
@@ -147,9 +147,9 @@ class Telling:
     def changed(self, search: Search) -> None:
         """Tell what has changed, and say what became of what was told."""
         self.tell(search.record)
-        for courier in self.couriers:
-            while not courier.lines.empty():
-                self.watcher.say(courier.lines.get())
+        for tracker in self.trackers:
+            while not tracker.lines.empty():
+                self.watcher.say(tracker.lines.get())
         self.watcher.changed(search)
 
     def tell(self, record: Record) -> None:
@@ -174,8 +174,8 @@ class Telling:
         return {name: value for name, value in metrics.items() if name in self.named or ":" not in name}
 
     def _send(self, message: Message) -> None:
-        for courier in self.couriers:
-            courier.tell(message)
+        for tracker in self.trackers:
+            tracker.tell(message)
 
 
 def _began(trial: Trial) -> TrialBegan:

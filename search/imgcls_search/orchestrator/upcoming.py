@@ -18,7 +18,7 @@ from imgcls_search.strategy.propose import Proposal, Proposer
 from imgcls_search.strategy.race import Race, races
 from imgcls_search.strategy.view import View
 from imgcls_search.study import requests
-from imgcls_search.study.strangers import Stranger
+from imgcls_search.study.foreign_trials import ForeignTrial
 from imgcls_search.study.trial_attributes import strategy_of
 from imgcls_search.trial import Trial
 
@@ -58,7 +58,7 @@ class Upcoming:
         self.race = race
         self.drawn: Trial | None = None
         """The next new trial, drawn and measured but not yet recorded."""
-        self.claimed: Stranger | None = None
+        self.claimed: ForeignTrial | None = None
         """The waiting trial that the next one is made of, if it is."""
         self.drawing: Iterator[None] | None = None
         """The search for it, if under way."""
@@ -187,13 +187,13 @@ class Upcoming:
 
     def _draw_waiting(self) -> Generator[None, None, bool]:
         """Make the next trial of one that others put into the study to be tried; False where none can be."""
-        for stranger in [other for other in self.record.strangers.values() if other.state == "waiting"]:
-            answer = yield from self._proposal_of(stranger.params)
+        for foreign in [other for other in self.record.foreign_trials.values() if other.state == "waiting"]:
+            answer = yield from self._proposal_of(foreign.params)
             if not isinstance(answer, str):
-                self.drawn, self.claimed = replace(self._trial_of(answer), number=stranger.number), stranger
+                self.drawn, self.claimed = replace(self._trial_of(answer), number=foreign.number), foreign
                 return True
-            self.record.refuse(stranger, answer)
-            self.context.say(f"trial {stranger.number}: waited to be tried, and failed: {answer}")
+            self.record.refuse(foreign, answer)
+            self.context.say(f"trial {foreign.number}: waited to be tried, and failed: {answer}")
         return False
 
     def _proposal_of(self, setting: Mapping[str, Any]) -> Generator[None, None, Proposal | str]:

@@ -117,7 +117,7 @@ def _new_start(change: Difference, old: Mapping[str, Any], space: Space) -> list
         return None
     left = list(space.start)
     for entry in change.old:
-        wider = [entry, {**_implied(entry, old, space), **entry}]
+        wider = [entry, {**_implied(entry, space), **entry}]
         found = next((known for known in left if any(_equal(known, each) for each in wider)), None)
         if found is None:
             return None
@@ -125,7 +125,7 @@ def _new_start(change: Difference, old: Mapping[str, Any], space: Space) -> list
     return left
 
 
-def _implied(entry: Mapping[str, Scalar], old: Mapping[str, Any], space: Space) -> dict[str, Scalar]:
+def _implied(entry: Mapping[str, Scalar], space: Space) -> dict[str, Scalar]:
     """Return the branches that an entry implies where a component has several now, and had one."""
     when = {parameter.path: parameter.when for parameter in space.parameters()}
     return {component: name for path in entry for component, name in when.get(path, ())}

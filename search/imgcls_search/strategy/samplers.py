@@ -123,7 +123,7 @@ def gp(*, space: Space, n_startup_trials: Startup = 10) -> Sampler:
     Raises:
         BuildError: the space has conditional parameters, which the process does not model.
     """
-    _refuse_conditions("gp", space)
+    _refuse_conditions(space)
 
     def make(seed: int) -> optuna.samplers.BaseSampler:
         import optuna
@@ -143,7 +143,7 @@ def cmaes(*, space: Space, n_startup_trials: Startup = 1) -> Sampler:
 
     if find_spec("cmaes") is None:
         raise BuildError("", "needs a package that is not installed; pip install 'imgcls-search[cmaes]'")
-    _refuse_conditions("cmaes", space)
+    _refuse_conditions(space)
     choices = [parameter.path for parameter in space.parameters() if parameter.kind == "choice"]
     if choices:
         raise BuildError("", f"handles numbers only, got choices: {', '.join(choices)}; allowed: random, tpe, qmc")
@@ -255,7 +255,7 @@ def teach(sampler: Sampler, space: Space, studies: Sequence[EarlierStudy]) -> in
     return len(space.start) + sampler.num_racers
 
 
-def _refuse_conditions(name: str, space: Space) -> None:
+def _refuse_conditions(space: Space) -> None:
     conditional = [parameter.path for parameter in space.parameters() if parameter.when]
     if conditional:
         shown = ", ".join(conditional[:3])

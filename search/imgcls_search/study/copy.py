@@ -15,8 +15,8 @@ from imgcls_search import atomic
 from imgcls_search.errors import StudyError
 from imgcls_search.study import database
 from imgcls_search.study.address import Address
+from imgcls_search.study.copy_rows import copy_into, earlier_states
 from imgcls_search.study.files import StudyFiles
-from imgcls_search.study.pour import earlier_states, pour
 from imgcls_search.study.sqlite import SqliteFile
 
 LEFT_OUT = re.compile(r"lock|lock\.pid|storage|new\.db.*|.*\.tmp")
@@ -78,8 +78,8 @@ def move_study(files: StudyFiles, to: Address) -> None:
     files.folder.mkdir(parents=True, exist_ok=True)
     with files.locked(task="copy"), target.store.held(task="copy"), target.store.making() as (storage, draft):
         for each in earlier:
-            pour(each, storage.engine, each.recorded_as)
-        pour(files, storage.engine, draft)
+            copy_into(each, storage.engine, each.recorded_as)
+        copy_into(files, storage.engine, draft)
     target.take_over()
 
 
@@ -88,9 +88,9 @@ def _copy_database(files: StudyFiles, target: Path) -> None:
     with _without_leftovers(partial):
         if files.address is not None:
             with SqliteFile(target, partial, files.name).making() as (storage, name):
-                pour(files, storage.engine, name)
+                copy_into(files, storage.engine, name)
                 for each in earlier_states(files):
-                    pour(each, storage.engine, each.recorded_as)
+                    copy_into(each, storage.engine, each.recorded_as)
             return
         # A place where nothing can be made is no trouble of the study's.
         partial.touch()

@@ -25,14 +25,14 @@ from optuna.distributions import (
 from imgcls_search.config import Scalar
 from imgcls_search.space import Parameter, Space
 from imgcls_search.space.widening import Widening, in_wider
+from imgcls_search.study.copy_rows import copy_study_rows
 from imgcls_search.study.facts import Extension, Request, StudyFacts
 from imgcls_search.study.files import StudyFiles
-from imgcls_search.study.pour import copy_study_rows
 from imgcls_search.study.record import Record, load, to_json
 from imgcls_search.study.requests import KEY, asked_by_start
 from imgcls_search.study.settings import OF_POPULATION
 from imgcls_search.study.tables import FACTS, PARAMS, TRIALS, USER
-from imgcls_search.study.trial_attributes import freeze_rejections, strategy_of
+from imgcls_search.study.trial_attributes import TrialAttributes, freeze_rejections, strategy_of
 from imgcls_search.trial import Rejection, Trial
 
 
@@ -167,8 +167,8 @@ class _Wider:
             if path not in before
         ]
 
-    def _attributes(self, trial: Trial) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+    def _attributes(self, trial: Trial) -> TrialAttributes:
+        found: TrialAttributes = {}
         if not trial.strategy:
             found["strategy"] = self.strategy
         if trial.rejected_before:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 
 import sqlalchemy
 
@@ -17,14 +17,14 @@ from imgcls_search.config import completed
 from imgcls_search.errors import StudyError
 from imgcls_search.space import differences
 from imgcls_search.study.copy import refuse_links
+from imgcls_search.study.copy_rows import copy_into
 from imgcls_search.study.facts import CodeFact, MergedFrom, StudyFacts
 from imgcls_search.study.files import StudyFiles
-from imgcls_search.study.pour import pour
 from imgcls_search.study.record import PLACE, Record, load
 from imgcls_search.study.rows import Rows
 from imgcls_search.study.settings import OF_POPULATION, is_free
 from imgcls_search.study.tables import FACTS, STUDIES, TRIALS, USER
-from imgcls_search.study.trial_attributes import strategy_of
+from imgcls_search.study.trial_attributes import TrialAttributes, strategy_of
 
 MAY_DIFFER = ("study.seed", "study.sampler", "study.pruner", "start")
 """What decides how a space is searched, and not what it is."""
@@ -59,7 +59,7 @@ def merge(sources: Sequence[StudyFiles], target: StudyFiles) -> list[MergedFrom]
             _copy_files(files.folder, target.folder, part["first"])
         with target.store.making() as (storage, draft):
             for place, (files, part) in enumerate(zip(sources, parts, strict=True)):
-                pour(files, storage.engine, draft, first=part["first"] if place else None)
+                copy_into(files, storage.engine, draft, first=part["first"] if place else None)
             for files in sources:
                 # The sources are read without a lock: a run that began meanwhile may have written to one.
                 _refuse_at_work(files)
@@ -226,10 +226,10 @@ def _adapt(
     connection.execute(upserts[FACTS], rows)
 
 
-def _attributes(record: Record, number: int, part: MergedFrom, target: StudyFiles, before: int) -> Mapping[str, Any]:
+def _attributes(record: Record, number: int, part: MergedFrom, target: StudyFiles, before: int) -> TrialAttributes:
     trial = record.by_number[number]
     rules = record.fact("space")["study"]
-    found: dict[str, Any] = {"origin": dict(trial.origin) or {"study": part["study"], "trial": number}}
+    found: TrialAttributes = {"origin": dict(trial.origin) or {"study": part["study"], "trial": number}}
     if not trial.strategy:
         found["strategy"] = strategy_of(rules["sampler"], rules["pruner"])
     if record.files is not None and record.files.log(number).exists():
@@ -275,7 +275,12 @@ def _facts(records: Sequence[Record], parts: Sequence[MergedFrom], target: Study
     return facts
 
 
-def _sums(records: Sequence[Record]) -> dict[str, Any]:
+class _Sums(TypedDict):
+    usage: dict[str, dict[str, float]]
+    code: dict[str, CodeFact]
+
+
+def _sums(records: Sequence[Record]) -> _Sums:
     """Return what the studies cost together, and all sources of a person's functions that they had."""
     usage: dict[str, dict[str, float]] = {}
     code: dict[str, CodeFact] = {}

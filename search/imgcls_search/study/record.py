@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 import optuna
 from optuna.study import StudyDirection
@@ -23,10 +23,10 @@ from imgcls_search.errors import StudyError
 from imgcls_search.study import database
 from imgcls_search.study.facts import StudyFacts
 from imgcls_search.study.files import StudyFiles
+from imgcls_search.study.foreign_trials import ForeignTrial, foreign_trial_of, is_ours
 from imgcls_search.study.rows import EndedError, NumberTakenError, Rows
 from imgcls_search.study.shape import refuse_misshapen
 from imgcls_search.study.stored_facts import StoredFacts
-from imgcls_search.study.strangers import Stranger, is_ours, stranger_of
 from imgcls_search.study.trial_attributes import (
     STATES,
     artifact_attributes,
@@ -40,7 +40,7 @@ from imgcls_search.trial import State, Trial
 
 _LOG = logging.getLogger(__name__)
 
-PLACE = "place"
+PLACE: Final = "place"
 """Attribute of a trial that had waited: how many had begun before it, which its number does not tell."""
 
 
@@ -56,7 +56,7 @@ class Record(StoredFacts):
         self.trials: list[Trial] = []
         """The trials of searches, in the order in which they began; others may have numbers in between."""
         self.by_number: dict[int, Trial] = {}
-        self.strangers: dict[int, Stranger] = {}
+        self.foreign_trials: dict[int, ForeignTrial] = {}
         """Trials that no search made, by number."""
         self.last_id = -1
         self.num_requested = 0
@@ -66,7 +66,7 @@ class Record(StoredFacts):
         for frozen in rows.read():
             self.last_id = max(self.last_id, frozen._trial_id)
             if not is_ours(frozen):
-                self.strangers[frozen.number] = stranger_of(frozen)
+                self.foreign_trials[frozen.number] = foreign_trial_of(frozen)
                 continue
             self.ids[frozen.number] = frozen._trial_id
             trial = self.by_number[frozen.number] = read_trial(frozen, self.objectives[0][0])
@@ -81,7 +81,7 @@ class Record(StoredFacts):
     @property
     def next_number(self) -> int:
         """The number that Optuna gives to the next trial of the study."""
-        return len(self.by_number) + len(self.strangers)
+        return len(self.by_number) + len(self.foreign_trials)
 
     @property
     def num_drawn(self) -> int:
@@ -94,38 +94,38 @@ class Record(StoredFacts):
         for frozen in self.rows.read(self.last_id):
             self.last_id = frozen._trial_id
             if frozen.number not in self.by_number:
-                self.strangers[frozen.number] = stranger_of(frozen)
+                self.foreign_trials[frozen.number] = foreign_trial_of(frozen)
 
-    def note_about_strangers(self) -> str | None:
+    def note_about_foreign_trials(self) -> str | None:
         """Return a line about trials that no search made, None where there are none."""
-        if not self.strangers:
+        if not self.foreign_trials:
             return None
-        shown = ", ".join(f"{other.number} ({other.state})" for other in list(self.strangers.values())[:5])
-        more = f" and {len(self.strangers) - 5} more" if len(self.strangers) > 5 else ""
-        waits = any(other.state == "waiting" for other in self.strangers.values())
+        shown = ", ".join(f"{other.number} ({other.state})" for other in list(self.foreign_trials.values())[:5])
+        more = f" and {len(self.foreign_trials) - 5} more" if len(self.foreign_trials) > 5 else ""
+        waits = any(other.state == "waiting" for other in self.foreign_trials.values())
         return (
-            f"study {self.study.study_name}: {len(self.strangers)} trial(s) that imgcls-search did not make are left "
-            f"out: {shown}{more}" + ("; run tries those that wait" if waits else "")
+            f"study {self.study.study_name}: {len(self.foreign_trials)} trial(s) that imgcls-search did not make are "
+            f"left out: {shown}{more}" + ("; run tries those that wait" if waits else "")
         )
 
-    def claim(self, stranger: Stranger, trial: Trial) -> bool:
+    def claim(self, foreign: ForeignTrial, trial: Trial) -> bool:
         """Record a waiting trial as one of ours that has begun; False where it waits no more."""
         attributes = {**attributes_of(trial), PLACE: len(self.trials)}
         try:
-            self.rows.claim(stranger.id, trial.candidate.params, trial.candidate.distributions, attributes)
+            self.rows.claim(foreign.id, trial.candidate.params, trial.candidate.distributions, attributes)
         except EndedError:
-            self.strangers[stranger.number] = replace(stranger, state="no longer waiting")
+            self.foreign_trials[foreign.number] = replace(foreign, state="no longer waiting")
             return False
-        del self.strangers[stranger.number]
-        self.ids[trial.number] = stranger.id
+        del self.foreign_trials[foreign.number]
+        self.ids[trial.number] = foreign.id
         self._take(trial)
         return True
 
-    def refuse(self, stranger: Stranger, reason: str) -> None:
+    def refuse(self, foreign: ForeignTrial, reason: str) -> None:
         """End a waiting trial that cannot be tried as failed."""
         with suppress(EndedError):
-            self.rows.refuse(stranger.id, reason)
-        self.strangers[stranger.number] = replace(stranger, state="fail")
+            self.rows.refuse(foreign.id, reason)
+        self.foreign_trials[foreign.number] = replace(foreign, state="fail")
 
     def add(self, trial: Trial) -> None:
         """Record a new trial, whole, in one write; where others took its number meanwhile, it gets the next one."""
@@ -267,7 +267,7 @@ def load(files: StudyFiles) -> Record:
                 raise StudyError(f"{files.store}: this study was not made by imgcls-search")
             record = _read(study, Rows(storage.engine, study._study_id, files.store.access))
             record.files = files
-        if (note := record.note_about_strangers()) is not None:
+        if (note := record.note_about_foreign_trials()) is not None:
             _LOG.warning(note)
         return record
     finally:

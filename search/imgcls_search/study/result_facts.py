@@ -74,6 +74,12 @@ class Confirmation(_Confirmation, total=False):
     """Whether each seed had a pretrained network of its own."""
 
 
+class ConfirmedStudy(Confirmation):
+    """The same under the name of its study."""
+
+    study: str
+
+
 class AblationStep(TypedDict):
     """A setting between the first and the winner."""
 

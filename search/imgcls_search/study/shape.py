@@ -56,7 +56,7 @@ class Readable(Protocol):
     trials: list[Trial]
 
     @property
-    def strangers(self) -> Mapping[int, Any]:
+    def foreign_trials(self) -> Mapping[int, Any]:
         """Trials of others, by number."""
 
 
@@ -73,13 +73,13 @@ def refuse_misshapen(record: Readable) -> None:
         StudyDirection[direction.upper()]
     _must_be(record.facts, StudyFacts, "study")
     _refuse_misshapen_folder(record.facts.get("space", {}))
-    numbers = [*(trial.number for trial in record.trials), *record.strangers]
+    numbers = [*(trial.number for trial in record.trials), *record.foreign_trials]
     if sorted(numbers) != list(range(len(numbers))):
         raise ValueError(f"its {len(numbers)} trials are not numbered from 0 to {len(numbers) - 1}")
     for trial in record.trials:
         _look_at(trial, len(names))
-    for stranger in record.strangers.values():
-        _must_be(stranger.params, Mapping[str, Any], "params")
+    for foreign in record.foreign_trials.values():
+        _must_be(foreign.params, Mapping[str, Any], "params")
 
 
 def _refuse_misshapen_folder(space: SpaceFact) -> None:

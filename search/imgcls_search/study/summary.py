@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any, TypedDict
 
 from imgcls_search.measures import by_class
@@ -72,6 +71,21 @@ class OtherTrial(TypedDict):
     params: dict[str, Any]
 
 
+class WorkedOnBy(TypedDict):
+    """The process that works on a study, see `study.holder.Holder`."""
+
+    process: str
+    task: str
+
+
+class Expected(TypedDict):
+    """What as many trials again may bring, see `study.outlook.Outlook`."""
+
+    metric: str
+    trials: int
+    gain: float
+
+
 class Summary(TypedDict):
     """How a study stands."""
 
@@ -81,7 +95,7 @@ class Summary(TypedDict):
     """The same in words."""
 
     to_resume: int
-    worked_on_by: dict[str, Any] | None
+    worked_on_by: WorkedOnBy | None
     objectives: dict[str, str]
     val_images: int | None
     trials: dict[str, int]
@@ -94,7 +108,7 @@ class Summary(TypedDict):
     training_seconds: float
     over_limits: dict[str, int]
     best: list[TrialSummary]
-    outlook: dict[str, Any] | None
+    outlook: Expected | None
     test_openings: list[Opening]
     others: list[OtherTrial]
     requests: list[Request]
@@ -130,7 +144,7 @@ def summarise(record: Record, now: Activity | None = None) -> Summary:
         "state": now.state,
         "stands": str(now),
         "to_resume": now.to_resume,
-        "worked_on_by": None if now.holder is None else asdict(now.holder),
+        "worked_on_by": None if now.holder is None else {"process": now.holder.process, "task": now.holder.task},
         "objectives": dict(record.objectives),
         "val_images": record.val_images,
         "trials": {"total": len(record.trials), **{state: states[state] for state in STATES}},
@@ -143,11 +157,11 @@ def summarise(record: Record, now: Activity | None = None) -> Summary:
         "training_seconds": sum(epoch.get("seconds", 0.0) for trial in record.trials for epoch in trial.epochs),
         "over_limits": dict(Counter(name for trial in record.trials for name in best.over_limits(trial)).most_common()),
         "best": [describe(trial, record) for trial in best.front(record)] if done else [],
-        "outlook": None if ahead is None else asdict(ahead),
+        "outlook": None if ahead is None else {"metric": ahead.metric, "trials": ahead.trials, "gain": ahead.gain},
         "test_openings": record.facts.get("test_openings", []),
         "others": [
             {"trial": other.number, "state": other.state, "params": dict(other.params)}
-            for other in record.strangers.values()
+            for other in record.foreign_trials.values()
         ],
         "requests": pending(record),
         "runs": record.facts.get("runs", []),
@@ -165,7 +179,7 @@ def pretraining_lines(backbones: Mapping[str, KnownBackbone], state: Standing) -
     return [*_made_now(backbones, state), *([f"pretrained networks: {': '.join([done, *reasons])}"] if done else [])]
 
 
-def stands_with_pretraining(found: Mapping[str, Any]) -> str:
+def stands_with_pretraining(found: Summary) -> str:
     """Return how a study stands, in words, with the pretrained networks that are being made."""
     return "; ".join([found["stands"], *_made_now(found["backbones"], found["state"])])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from optuna.distributions import distribution_to_json, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState
@@ -24,7 +24,70 @@ _ARTIFACT = "artifacts:"
 """How Optuna begins the names of attributes that tell of artifacts."""
 
 
-def attributes_of(trial: Trial) -> dict[str, Any]:
+class PlanAttribute(TypedDict):
+    """What is decided about an open trial."""
+
+    judged: int
+    until: int
+    paused: bool
+
+
+class ScoreAttribute(TypedDict):
+    """What the network of a trial showed after an epoch, as it would be deployed."""
+
+    epoch: int
+    metrics: dict[str, float]
+
+
+class RejectionAttribute(TypedDict):
+    """A candidate that was rejected on the way to the trial."""
+
+    params: dict[str, Any]
+    distributions: dict[str, str]
+    """As Optuna writes them."""
+
+    reason: str
+
+
+class StrategyAttribute(TypedDict):
+    """By what a trial was drawn."""
+
+    sampler: dict[str, Any]
+    pruner: dict[str, Any]
+
+
+class TrialAttributes(TypedDict, total=False):
+    """The attributes of a trial's row, beside its sizes (see `imgcls_search.trial.SIZES`) and what its network noted.
+
+    Those without a comment are the fields of `imgcls_search.trial.Trial`.
+    """
+
+    config: dict[str, Any]
+    seed: int
+    plan: PlanAttribute
+    sampler_state: dict[str, Any]
+    rejected_before: list[RejectionAttribute]
+    strategy: StrategyAttribute
+    request: str
+    origin: dict[str, Any]
+    epochs: list[dict[str, float]]
+    scores: list[ScoreAttribute]
+    seconds: float
+    """Of its epochs together, once it has ended."""
+
+    reason: str
+    deaths: int
+    micro_batches: int
+    troubles: list[str]
+    worker: str
+    log: str
+    """The file, from the folder of the studies on."""
+
+    place: int
+    """How many trials the study had before it, where trials of others are among them."""
+
+
+def attributes_of(trial: Trial) -> TrialAttributes:
     """Return what is written of a trial that begins."""
     attributes = {
         "config": trial.candidate.config.to_dict(),
@@ -36,17 +99,17 @@ def attributes_of(trial: Trial) -> dict[str, Any]:
         "request": trial.request,
         **trial.sizes,
     }
-    return {key: value for key, value in attributes.items() if value not in ({}, [], None)}
+    return cast(TrialAttributes, {key: value for key, value in attributes.items() if value not in ({}, [], None)})
 
 
-def strategy_of(sampler: Mapping[str, Any], pruner: Mapping[str, Any]) -> dict[str, Any]:
+def strategy_of(sampler: Mapping[str, Any], pruner: Mapping[str, Any]) -> StrategyAttribute:
     """Return what is written of the strategy that a trial was drawn by, the arguments of both included."""
     return {"sampler": TrialConfig.from_dict(sampler).to_dict(), "pruner": TrialConfig.from_dict(pruner).to_dict()}
 
 
 def read_trial(frozen: FrozenTrial, metric: str) -> Trial:
     """Return a trial that a search wrote; `metric` is the first objective."""
-    attributes = frozen.user_attrs
+    attributes = cast(TrialAttributes, frozen.user_attrs)
     state = STATES[frozen.state]
     plan = attributes["plan"]
     return Trial(
@@ -58,7 +121,7 @@ def read_trial(frozen: FrozenTrial, metric: str) -> Trial:
             sampler_state=attributes.get("sampler_state", {}),
         ),
         seed=attributes["seed"],
-        sizes={name: attributes[name] for name in SIZES},
+        sizes={name: frozen.user_attrs[name] for name in SIZES},
         metric=metric,
         state="paused" if state == "running" and plan["paused"] else state,
         epochs=list(attributes.get("epochs", [])),
@@ -88,27 +151,27 @@ def artifact_attributes(trial: Trial) -> dict[str, str]:
     return notes
 
 
-def plan_of(trial: Trial) -> dict[str, Any]:
+def plan_of(trial: Trial) -> PlanAttribute:
     """Return what is decided about an open trial."""
     return {"judged": trial.judged, "until": trial.until, "paused": trial.state == "paused"}
 
 
-def freeze_scores(scores: Mapping[int, Mapping[str, float]]) -> list[dict[str, Any]]:
+def freeze_scores(scores: Mapping[int, Mapping[str, float]]) -> list[ScoreAttribute]:
     """Return scores by epoch as JSON values."""
     return [{"epoch": epoch, "metrics": dict(metrics)} for epoch, metrics in scores.items()]
 
 
-def freeze_rejections(rejections: Sequence[Rejection]) -> list[dict[str, Any]]:
+def freeze_rejections(rejections: Sequence[Rejection]) -> list[RejectionAttribute]:
     """Return rejections as JSON values."""
     return [_freeze_rejection(rejection) for rejection in rejections]
 
 
-def _freeze_rejection(rejection: Rejection) -> dict[str, Any]:
+def _freeze_rejection(rejection: Rejection) -> RejectionAttribute:
     distributions = {name: distribution_to_json(found) for name, found in rejection.distributions.items()}
     return {"params": dict(rejection.params), "distributions": distributions, "reason": rejection.reason}
 
 
-def _thaw_rejection(entry: Mapping[str, Any]) -> Rejection:
+def _thaw_rejection(entry: RejectionAttribute) -> Rejection:
     distributions = {name: json_to_distribution(text) for name, text in entry["distributions"].items()}
     return Rejection(params=entry["params"], distributions=distributions, reason=entry["reason"])
 

@@ -75,10 +75,10 @@ def main(connection: Connection, name: str, settings: Mapping[str, Any], study: 
     for stream in (0, 1, 2):
         os.dup2(nowhere, stream)
     logging.disable(logging.CRITICAL)
-    Courier(connection, CLIENTS[name], settings, study, file).work()
+    TrackerQueue(connection, CLIENTS[name], settings, study, file).work()
 
 
-class Courier:
+class TrackerQueue:
     """Keeps what is to be said until the tracker has taken it."""
 
     def __init__(

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from imgcls_search.errors import BuildError, DeviceError
-from imgcls_search.protocol import FEWEST_IMAGES, Place
+from imgcls_search.protocol import FEWEST_IMAGES, GroupMember
 from imgcls_search.training.batch_norm import Normalised
 from imgcls_search.training.loopback import interface
 
@@ -60,15 +60,15 @@ def _together(exchange: Callable[P, T]) -> Callable[P, T]:
 class Group:
     """This process's place among those that train one network together."""
 
-    def __init__(self, place: Place, device: str) -> None:
+    def __init__(self, member: GroupMember, device: str) -> None:
         """Wait until all processes of the group are there.
 
         Raises:
             DeviceError: they have no way to talk to each other.
             GroupLostError: one of them did not come.
         """
-        self.rank, self.size, self.device = place.rank, place.size, device
-        self._join(Path(place.file))
+        self.rank, self.size, self.device = member.rank, member.size, device
+        self._join(Path(member.file))
 
     @_together
     def _join(self, file: Path) -> None:
@@ -212,7 +212,7 @@ class Group:
         return Normalised(self.add, own, whole) if kind == "sync" else nullcontext()
 
 
-class Whole(nn.Module):
+class WholeBatchLoss(nn.Module):
     """A loss that sees all images of a batch, computed from the outputs of all devices."""
 
     def __init__(self, loss: nn.Module, group: Group, views: int) -> None:

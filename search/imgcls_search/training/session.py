@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,23 @@ class HeadPhase:
 
     is_fit_only: bool = False
     """Whether the head is fitted and nothing trained: the fit is the one epoch."""
+
+
+class SessionState(TypedDict, total=False):
+    """All that the next step of a training depends on; a finished one keeps a part of it."""
+
+    model: Mapping[str, Tensor]
+    """The weights that are deployed."""
+
+    raw: Mapping[str, Tensor] | None
+    """Those that are trained, where `model` is their average."""
+
+    steps_averaged: int
+    optimizer: Mapping[str, Any]
+    scaler: Mapping[str, Any]
+    seed: int
+    history: list[dict[str, float]]
+    """The metrics of each epoch."""
 
 
 @dataclass(kw_only=True)
@@ -121,7 +138,7 @@ class Session:
         for group, peak in zip(self.optimizer.param_groups, self.peak_rates, strict=True):
             group["lr"] = peak * factor
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> SessionState:
         """Return all that the next epoch depends on, as tensors and plain values; `model` is what is deployed."""
         return {
             "model": self.deployed.state_dict(),
@@ -133,7 +150,7 @@ class Session:
             "history": self.history,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to a saved state; one without an `optimizer` is finished and can be measured, not trained on."""
         if self.average is not None:
             self.model.load_state_dict(state["raw"])

@@ -99,7 +99,7 @@ def whole(path: str, record: Record) -> bytes:
     else:
         number = int(found[1])
         known = record.ids.get(number)
-        other = record.strangers.get(number)
+        other = record.foreign_trials.get(number)
         trial_id = known if known is not None else other.id if other is not None else None
         if trial_id is None:
             raise KeyError(number)

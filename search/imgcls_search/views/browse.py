@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict, final
 
 from imgcls_search.errors import SearchError, UserError, closest
 from imgcls_search.jobs.export import find_trial
@@ -15,10 +15,11 @@ from imgcls_search.measures import share_of_images
 from imgcls_search.rounding import pairs
 from imgcls_search.space import differences
 from imgcls_search.study import best
+from imgcls_search.study.activity import ShownState
 from imgcls_search.study.address import Address
 from imgcls_search.study.files import find_study, study_names
 from imgcls_search.study.record import Record, load
-from imgcls_search.study.summary import TrialSummary, describe, summarise
+from imgcls_search.study.summary import Summary, TrialSummary, describe, summarise
 from imgcls_search.terminal import shown
 from imgcls_search.trial import Trial
 
@@ -29,13 +30,89 @@ class TrialRow(TrialSummary):
     family: str
 
 
-def list_studies(root: Path, at: Address | None = None) -> list[dict[str, Any]]:
+@final
+class ListedStudy(Summary):
+    """A study of a list."""
+
+    confirmed: int | None
+    """The trial that was confirmed, None where none was."""
+
+
+@final
+class UnreadableStudy(TypedDict):
+    """A study that cannot be read."""
+
+    study: str
+    problem: str
+
+
+class Change(TypedDict):
+    """A score or a size of two trials."""
+
+    first: float
+    second: float
+    change: float
+
+
+class TrialComparison(TypedDict):
+    """What differs between two trials; lists have the first trial's value and the second's."""
+
+    trials: list[int]
+    states: list[ShownState]
+    epochs: list[int]
+    config: list[str]
+    """What differs, in words."""
+
+    measured: dict[str, Change]
+    val_images: int | None
+    """The smaller number of the two."""
+
+    noise: float | None
+    """By how much their shares of right images may differ by the choice of images alone (95 %)."""
+
+
+class _Named(TypedDict):
+    names: list[str]
+
+
+class ComparedTrials(_Named, TrialComparison):
+    """Two trials under the names that they were given by."""
+
+    kind: Literal["trials"]
+
+
+class ChosenTrials(TypedDict):
+    """By what objective each study's trial was chosen, and from how many on its front."""
+
+    by: list[list[str]]
+    of: list[int]
+
+
+class ComparedStudies(_Named):
+    """Two studies; lists have the first study's value and the second's."""
+
+    kind: Literal["studies"]
+    space: list[str]
+    """What differs between their spaces, in words."""
+
+    facts: list[str]
+    """What differs between their images and versions, in words."""
+
+    trials: list[dict[str, int]]
+    """How many, in all and by state."""
+
+    epochs: list[int]
+    chosen: ChosenTrials
+    best: TrialComparison
+
+
+def list_studies(root: Path, at: Address | None = None) -> list[ListedStudy | UnreadableStudy]:
     """Return how each study of a folder, or of a database, stands; one that cannot be read is listed with the reason.
 
     Raises:
         StudyError: the database cannot be reached.
     """
-    found: list[dict[str, Any]] = []
+    found: list[ListedStudy | UnreadableStudy] = []
     for name in study_names(root, at):
         try:
             record = load(find_study(root, name, at))
@@ -118,7 +195,7 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def compare(root: Path, first: str, second: str, at: Address | None = None) -> dict[str, Any]:
+def compare(root: Path, first: str, second: str, at: Address | None = None) -> ComparedTrials | ComparedStudies:
     """Tell what differs between two trials (`study:7`) or two studies, and what it did to the score.
 
     Of each study it takes the best trial; from several on a front, the best by the first objective that both studies
@@ -134,7 +211,7 @@ Opened = tuple[Record, Trial | None]
 """A study, and one of its trials, or None for the study itself."""
 
 
-def compare_opened(names: tuple[str, str], one: Opened, other: Opened) -> dict[str, Any]:
+def compare_opened(names: tuple[str, str], one: Opened, other: Opened) -> ComparedTrials | ComparedStudies:
     """Tell what differs between two trials or two studies that are open; `names` is what they are called.
 
     Raises:
@@ -190,7 +267,7 @@ def open_named(root: Path, name: str, at: Address | None) -> Opened:
     return record, find_trial(record, int(number))
 
 
-def _compare_trials(a: Record, first: Trial, b: Record, second: Trial) -> dict[str, Any]:
+def _compare_trials(a: Record, first: Trial, b: Record, second: Trial) -> TrialComparison:
     shown = [row_of(first, a), row_of(second, b)]
     measured = [{**row["sizes"], **row["metrics"], **row["limited"], **row["values"]} for row in shown]
     return {

@@ -19,7 +19,7 @@ from imgcls_search.jobs.class_maps import class_maps
 from imgcls_search.jobs.neighbours import affordable, features, nearest
 from imgcls_search.terminal import shown
 from imgcls_search.training.images import ImageSet
-from imgcls_search.views.mistakes import Looked
+from imgcls_search.views.mistakes import EvaluatedTrial
 from imgcls_search.worker import image_sets
 
 if TYPE_CHECKING:
@@ -64,7 +64,9 @@ class Close:
     """The nearest training images with their labels."""
 
 
-def look_closer(looked: Looked, mistakes: Sequence[Mistake], place: Mapping[str, str], macs: float) -> list[Close]:
+def look_closer(
+    looked: EvaluatedTrial, mistakes: Sequence[Mistake], place: Mapping[str, str], macs: float
+) -> list[Close]:
     """Return a closer look at each of some mistakes; `place` says where the images are now."""
     if not mistakes:
         return []
@@ -89,30 +91,30 @@ def look_closer(looked: Looked, mistakes: Sequence[Mistake], place: Mapping[str,
         ]
 
 
-def sampled(looked: Looked, macs: float) -> tuple[int, int]:
+def sampled(looked: EvaluatedTrial, macs: float) -> tuple[int, int]:
     """Return how many training images are looked at, and how many there are."""
     count = looked.data.counts["train"]
     return len(affordable(count, macs)), count
 
 
-def _first_unseen(looked: Looked) -> int:
+def _first_unseen(looked: EvaluatedTrial) -> int:
     return sum(looked.data.folds[:-1])
 
 
-def _device(looked: Looked) -> str:
+def _device(looked: EvaluatedTrial) -> str:
     return str(next(looked.model.parameters()).device)
 
 
-def _set(looked: Looked, images: Images) -> ImageSet:
+def _set(looked: EvaluatedTrial, images: Images) -> ImageSet:
     return image_sets.on_device(images, looked.data, _device(looked))
 
 
-def _normalised(looked: Looked, pixels: np.ndarray[Any, Any]) -> torch.Tensor:
+def _normalised(looked: EvaluatedTrial, pixels: np.ndarray[Any, Any]) -> torch.Tensor:
     images = _set(looked, Images(pixels=pixels, labels=np.zeros(len(pixels), np.int64), names=()))
     return images.normalise(torch.from_numpy(np.ascontiguousarray(pixels)).to(_device(looked)))
 
 
-def _near(looked: Looked, pixels: np.ndarray[Any, Any], macs: float) -> list[list[tuple[str, str]]]:
+def _near(looked: EvaluatedTrial, pixels: np.ndarray[Any, Any], macs: float) -> list[list[tuple[str, str]]]:
     """Return for each of some images the training images that the network finds most like it."""
     train = load_images(looked.data, "train")
     items = affordable(len(train.labels), macs)
@@ -139,7 +141,7 @@ def _label(label: Any, data: Prepared) -> str:
     return ", ".join(shown(data.classes[number]) for number in np.flatnonzero(label).tolist()) or "none"
 
 
-def _originals(looked: Looked, place: Mapping[str, str]) -> Callable[[str], Image | None]:
+def _originals(looked: EvaluatedTrial, place: Mapping[str, str]) -> Callable[[str], Image | None]:
     """Return what opens an image by its name, None where its file is not there any more."""
     config = looked.config.moved(place)
     source: Source | None

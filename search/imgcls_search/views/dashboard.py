@@ -140,13 +140,6 @@ class _Pictures(FileSystemArtifactStore):
         return base / artifact_id
 
 
-def _open_without_following(path: str, flags: int) -> int:
-    # Not every system has these flags. Without the second, a pipe would keep the server waiting for a writer.
-    if Path(path).is_symlink():
-        raise FileNotFoundError(path)
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-
-
 def _missing() -> HTTPError:
     return HTTPError(404, "This picture is not in the study's folder.")
 

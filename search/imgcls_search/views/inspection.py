@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def _values(found: Inspection) -> dict[str, Any]:
         "left_out": describe_left_out(found.left_out),
         "unreadable": found.unreadable[:MOST_ROWS],
         "flat": found.flat[:MOST_ROWS],
-        "sets": [_set(found.inventory, each) for each in order[:MOST_SETS]],
+        "sets": [_shown_copies(found.inventory, each) for each in order[:MOST_SETS]],
         "more_sets": max(0, len(order) - MOST_SETS),
         "suspects": [(each, _picture(found.inventory, each.image)) for each in suspects],
         "more_suspects": max(0, len(judged.suspects) - MOST_SUSPECTS) if judged is not None else 0,
@@ -133,15 +134,30 @@ def _bars(found: Inspection) -> list[tuple[float, float, str]]:
     ]
 
 
-def _set(images: Inventory, copies: Copies) -> dict[str, Any]:
-    return {
-        "kind": KINDS[copies.kind],
-        "across_classes": copies.across_classes,
-        "across_splits": copies.across_splits,
-        "touches_test": copies.touches_test,
-        "images": [(image, _picture(images, image)) for image in copies.images[:MOST_IN_SET]],
-        "more": max(0, len(copies.images) - MOST_IN_SET),
-    }
+@dataclass(frozen=True, kw_only=True)
+class _ShownCopies:
+    """A set of copies as the page shows it."""
+
+    kind: str
+    across_classes: bool
+    across_splits: bool
+    touches_test: bool
+    images: list[tuple[ImageRef, str]]
+    """With their pictures."""
+
+    more: int
+    """Images that are not shown."""
+
+
+def _shown_copies(images: Inventory, copies: Copies) -> _ShownCopies:
+    return _ShownCopies(
+        kind=KINDS[copies.kind],
+        across_classes=copies.across_classes,
+        across_splits=copies.across_splits,
+        touches_test=copies.touches_test,
+        images=[(image, _picture(images, image)) for image in copies.images[:MOST_IN_SET]],
+        more=max(0, len(copies.images) - MOST_IN_SET),
+    )
 
 
 def _picture(images: Inventory, image: ImageRef) -> str:

@@ -22,7 +22,7 @@ from imgcls_search.rounding import pairs
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.terminal import shown
 from imgcls_search.trial import Trial
-from imgcls_search.views.sections import Sketchbook
+from imgcls_search.views.sections import Picture, Sketchbook
 from imgcls_search.worker import figures
 from imgcls_search.worker.pictures import confusions, label_mistakes, mistakes
 
@@ -37,7 +37,7 @@ MOST_ROWS = 40
 
 
 @dataclass(frozen=True, kw_only=True)
-class Looked:
+class EvaluatedTrial:
     """The kept weights of a trial and what they say of the images that it was scored on."""
 
     evaluation: Evaluation
@@ -51,7 +51,7 @@ class Looked:
     """Of the images of the evaluation, uint8 [C, H, W] by number."""
 
 
-def look(trial: Trial, files: StudyFiles) -> Looked:
+def look(trial: Trial, files: StudyFiles) -> EvaluatedTrial:
     """Measure the kept weights of a trial on the validation split, or take what was kept of its folds.
 
     Raises:
@@ -67,10 +67,60 @@ def look(trial: Trial, files: StudyFiles) -> Looked:
     if data.folds:
         order = np.concatenate(places(data.folds, data.counts["train"]))
         pixels = Chosen([load_images(data, "train").pixels, pixels], order)
-    return Looked(evaluation=found, model=model, artifact=artifact, config=config, data=data, pixels=pixels)
+    return EvaluatedTrial(evaluation=found, model=model, artifact=artifact, config=config, data=data, pixels=pixels)
 
 
-def mistakes_of(looked: Looked, book: Sketchbook) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class WrongImage:
+    """An image that is taken for something else, or a label of it that is wrong."""
+
+    place: int
+    """Among the images of the evaluation."""
+
+    target: int
+    """The class, or label, that it is wrongly taken for."""
+
+    name: str
+    label: str
+    """Its class; of several labels the one that is wrong."""
+
+    predicted: str = ""
+    """The class that it is taken for; empty where it has several labels."""
+
+    has: bool = False
+    """Whether it has the label, where it has several."""
+
+    confidence: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mistakes:
+    """What the kept weights of a trial get wrong on the validation images."""
+
+    of_labels: bool
+    """Whether images have several labels."""
+
+    pictures: list[Picture]
+    confused: list[str]
+    """In words, the most frequent first."""
+
+    scores: Sequence[tuple[Any, ...]]
+    """Rows of a table, one a class: its name, precision, recall, F1, images; or its name and its scores by name."""
+
+    more_scores: int
+    """Classes that are left out of it."""
+
+    measures: str
+    decision: str
+    """How classes are decided on, where it is not by the largest probability."""
+
+    wrong: int
+    images: int
+    worst: list[WrongImage]
+    """The most confident first."""
+
+
+def mistakes_of(looked: EvaluatedTrial, book: Sketchbook) -> Mistakes:
     """Return what the kept weights of a trial get wrong."""
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
@@ -86,31 +136,31 @@ def mistakes_of(looked: Looked, book: Sketchbook) -> dict[str, Any]:
     matrix = confusion_matrix(found.labels, predicted, labels=labels)
     has_costs = costs.of(looked.config.tree) is not None
     rows = list(zip(classes, *scores, strict=True))
-    return {
-        "of_labels": False,
-        "pictures": [
+    return Mistakes(
+        of_labels=False,
+        pictures=[
             book.picture(figure, caption)
             for figure, caption in zip(confusions(matrix, classes), _captions(len(classes)), strict=False)
         ],
-        "confused": confused_pairs(matrix, classes),
-        "scores": _worst_rows(rows),
-        "more_scores": max(0, len(rows) - MOST_ROWS),
-        "measures": pairs(by_class(found.metrics)[0], len(found.labels)),
-        "decision": "by predict.costs: the class of least expected cost" if has_costs else "",
-        "wrong": len(wrong),
-        "images": len(found.labels),
-        "worst": [
-            {
-                "place": index,
-                "target": int(predicted[index]),
-                "name": shown(found.names[index]),
-                "label": classes[found.labels[index]],
-                "predicted": classes[predicted[index]],
-                "confidence": confidence[index],
-            }
+        confused=confused_pairs(matrix, classes),
+        scores=_worst_rows(rows),
+        more_scores=max(0, len(rows) - MOST_ROWS),
+        measures=pairs(by_class(found.metrics)[0], len(found.labels)),
+        decision="by predict.costs: the class of least expected cost" if has_costs else "",
+        wrong=len(wrong),
+        images=len(found.labels),
+        worst=[
+            WrongImage(
+                place=index,
+                target=int(predicted[index]),
+                name=shown(found.names[index]),
+                label=classes[found.labels[index]],
+                predicted=classes[predicted[index]],
+                confidence=confidence[index],
+            )
             for index in wrong[:WORST].tolist()
         ],
-    }
+    )
 
 
 def _captions(count: int) -> tuple[str, ...]:
@@ -156,7 +206,7 @@ def _confused_labels(found: Evaluation, classes: Sequence[str]) -> list[str]:
     ]
 
 
-def _label_mistakes(looked: Looked, book: Sketchbook) -> dict[str, Any]:
+def _label_mistakes(looked: EvaluatedTrial, book: Sketchbook) -> Mistakes:
     """Return what weights say of several labels of each validation image, at the thresholds chosen on these images."""
     found = looked.evaluation
     classes = list(map(shown, found.classes))
@@ -164,27 +214,25 @@ def _label_mistakes(looked: Looked, book: Sketchbook) -> dict[str, Any]:
     said = found.decided
     rows = [(shown(name), single[name]) for name in found.classes]
     scores = {shown(name): scores for name, scores in single.items() if "f1" in scores}
-    return {
-        "of_labels": True,
-        "pictures": [
-            book.picture(figures.label_scores(scores), "Recall, precision and average precision of each label")
-        ],
-        "confused": _confused_labels(found, classes),
-        "scores": rows,
-        "more_scores": 0,
-        "measures": pairs(by_class(found.metrics)[0], len(found.labels)),
-        "decision": "",
-        "wrong": int((said != found.labels).any(axis=1).sum()),
-        "images": len(found.labels),
-        "worst": [
-            {
-                "place": image,
-                "target": label,
-                "name": shown(found.names[image]),
-                "label": classes[label],
-                "has": bool(found.labels[image, label]),
-                "confidence": found.probabilities[image, label],
-            }
+    return Mistakes(
+        of_labels=True,
+        pictures=[book.picture(figures.label_scores(scores), "Recall, precision and average precision of each label")],
+        confused=_confused_labels(found, classes),
+        scores=rows,
+        more_scores=0,
+        measures=pairs(by_class(found.metrics)[0], len(found.labels)),
+        decision="",
+        wrong=int((said != found.labels).any(axis=1).sum()),
+        images=len(found.labels),
+        worst=[
+            WrongImage(
+                place=image,
+                target=label,
+                name=shown(found.names[image]),
+                label=classes[label],
+                has=bool(found.labels[image, label]),
+                confidence=found.probabilities[image, label],
+            )
             for image, label in label_mistakes(found.probabilities, said, found.labels)[:WORST]
         ],
-    }
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from imgcls_search.study.record import Record, load
 from imgcls_search.study.summary import STATES, summarise
 from imgcls_search.trial import Trial
 from imgcls_search.views.browse import row_of
-from imgcls_search.views.closer import Mistake, look_closer, sampled
-from imgcls_search.views.mistakes import Looked, look, mistakes_of
+from imgcls_search.views.closer import Close, Mistake, look_closer, sampled
+from imgcls_search.views.mistakes import EvaluatedTrial, WrongImage, look, mistakes_of
 from imgcls_search.views.searching import how_it_went, what_mattered
 from imgcls_search.views.sections import Section, Sketchbook
 from imgcls_search.views.sureness import sureness, worse_pictures
@@ -40,7 +41,7 @@ Step = Callable[[str, int, int], None]
 
 STEPS = 6
 
-REASONS_TO_BELIEVE: tuple[Callable[[Looked, Sketchbook], Section | None], ...] = (sureness, worse_pictures)
+REASONS_TO_BELIEVE: tuple[Callable[[EvaluatedTrial, Sketchbook], Section | None], ...] = (sureness, worse_pictures)
 """Sections below 'Why to believe it', each from what the winner says of the validation images; None leaves one out."""
 
 
@@ -121,7 +122,7 @@ def _overview(record: Record, winner: Trial, front: Sequence[Trial]) -> dict[str
         "failures": Counter(failure["reason"] for failure in found["failures"]).most_common(),
         "best": row_of(winner, record),
         "front": [trial.number for trial in front] if len(front) > 1 else [],
-        "cost": cost(record, dict.fromkeys(STATES, 0)),
+        "cost": cost(record, STATES),
         "top": [row_of(trial, record) for trial in best.ranked(record)[:TOP_ROWS]],
     }
 
@@ -135,30 +136,39 @@ def _winner(record: Record, winner: Trial, files: StudyFiles, book: Sketchbook) 
     except SearchError as error:
         looked, why = None, f"The weights of trial {winner.number} could not be looked at: {error}"
     found = None if looked is None else mistakes_of(looked, book)
-    if looked is not None and found is not None:
-        found |= _closely(record, winner, looked, found["worst"])
+    closer = None if looked is None or found is None else _look_closer(record, winner, looked, found.worst)
     reasons = () if looked is None else [reason(looked, book) for reason in REASONS_TO_BELIEVE]
     choice = interval_of_choice(record, looked)
     return {
-        "verdict": verdict(record, winner, looked, None if found is None else found["confused"], choice),
+        "verdict": verdict(record, winner, looked, None if found is None else found.confused, choice),
         "choice": choice,
         "reasons": [section for section in reasons if section is not None],
         "mistakes": found,
+        "closer": closer,
         "why_no_mistakes": why,
     }
 
 
-def _closely(record: Record, winner: Trial, looked: Looked, worst: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return a closer look at the most confident mistakes."""
+@dataclass(frozen=True, kw_only=True)
+class _Closer:
+    """A closer look at the most confident mistakes."""
+
+    worst: list[tuple[WrongImage, Close]]
+    has_maps: bool
+    sampled: tuple[int, int]
+    """Of the training images, how many were looked at for the nearest ones, and how many there are."""
+
+
+def _look_closer(record: Record, winner: Trial, looked: EvaluatedTrial, worst: Sequence[WrongImage]) -> _Closer:
     noted = {"root": record.facts.get("data_root"), "file": record.facts.get("data_file")}
     place = {name: value for name, value in noted.items() if isinstance(value, str)}
-    chosen = [Mistake(place=item["place"], target=item["target"]) for item in worst]
+    chosen = [Mistake(place=item.place, target=item.target) for item in worst]
     close = look_closer(looked, chosen, place, winner.sizes["macs"])
-    return {
-        "worst": [{**item, "close": each} for item, each in zip(worst, close, strict=True)],
-        "has_maps": any(each.map for each in close),
-        "sampled": sampled(looked, winner.sizes["macs"]),
-    }
+    return _Closer(
+        worst=list(zip(worst, close, strict=True)),
+        has_maps=any(each.map for each in close),
+        sampled=sampled(looked, winner.sizes["macs"]),
+    )
 
 
 def _changes(record: Record, winner: Trial, book: Sketchbook) -> dict[str, Any]:

@@ -213,10 +213,12 @@ def _columns(done: Sequence[Trial]) -> dict[str, list[Any]]:
     return {name: values for name, values in columns.items() if len({str(v) for v in values if v is not None}) > 1}
 
 
-def _slices(columns: Mapping[str, Sequence[Any]], scores: Sequence[float], done: Sequence[Trial]) -> dict[str, Any]:
+def _slices(
+    columns: Mapping[str, Sequence[Any]], scores: Sequence[float], done: Sequence[Trial]
+) -> dict[str, figures.Slice]:
     found = {}
     for name, values in columns.items():
         kept = [(value, score) for value, score in zip(values, scores, strict=True) if value is not None]
         log = any(getattr(trial.candidate.distributions.get(name), "log", False) for trial in done)
-        found[name] = ([value for value, _ in kept], [score for _, score in kept], log)
+        found[name] = figures.Slice([value for value, _ in kept], [score for _, score in kept], log)
     return found

@@ -47,7 +47,7 @@ class Refused(Exception):  # noqa: N818 - an answer, not a fault
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class WaitingImages:
     """Images of a request that wait for their turn."""
 
     files: Sequence[Path]
@@ -60,7 +60,7 @@ class Queue:
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
-        self.waiting: asyncio.Queue[Asked] = asyncio.Queue(MOST_WAITING)
+        self.waiting: asyncio.Queue[WaitingImages] = asyncio.Queue(MOST_WAITING)
 
     async def ask(self, files: Sequence[Path], top: int) -> Found:
         """Return what the model says of images, in order.
@@ -70,7 +70,7 @@ class Queue:
         """
         answer: asyncio.Future[Found] = asyncio.get_running_loop().create_future()
         try:
-            self.waiting.put_nowait(Asked(files=files, top=top, answer=answer))
+            self.waiting.put_nowait(WaitingImages(files=files, top=top, answer=answer))
         except asyncio.QueueFull:
             raise Refused(503, f"{MOST_WAITING} requests are waiting; try again later") from None
         return await answer
@@ -94,7 +94,7 @@ class Queue:
                 if not one.answer.done():
                     one.answer.set_result(answer)
 
-    def _classify(self, asked: Sequence[Asked]) -> list[Found]:
+    def _classify(self, asked: Sequence[WaitingImages]) -> list[Found]:
         files = [file for one in asked for file in one.files]
         found = iter(list(classify(self.bundle, files, top=max(one.top for one in asked))))
         return [[_first(next(found), one.top) for _ in one.files] for one in asked]

@@ -14,7 +14,7 @@ from imgcls_search.jobs.evaluation import Evaluation, corruption_table
 from imgcls_search.models.cost import images_within
 from imgcls_search.rounding import share
 from imgcls_search.training import calibration, refusing
-from imgcls_search.views.mistakes import Looked
+from imgcls_search.views.mistakes import EvaluatedTrial
 from imgcls_search.views.sections import Section, Sketchbook
 from imgcls_search.worker import figures, measuring
 
@@ -25,7 +25,7 @@ MOST_MACS = 3e11
 """Multiply-accumulates that may be spent on them, some half a minute of a core, while there are at least so few."""
 
 
-def sureness(looked: Looked, book: Sketchbook) -> Section:
+def sureness(looked: EvaluatedTrial, book: Sketchbook) -> Section:
     """Say how sure a network is and how right that is, in words, two pictures and a table."""
     found = looked.evaluation
     made = calibration.calibrate(_logits(found), found.labels)
@@ -57,7 +57,7 @@ def risk_coverage(confidence: np.ndarray[Any, Any], right: np.ndarray[Any, Any])
     return figures.risk_coverage(*refusing.risk_coverage(confidence, right))
 
 
-def worse_pictures(looked: Looked, book: Sketchbook) -> Section | None:
+def worse_pictures(looked: EvaluatedTrial, book: Sketchbook) -> Section | None:
     """Say how right a network is on worse versions of some validation images; None where images have several labels."""
     if looked.data.has_several_labels:
         return None

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from imgcls_search.confidence import share_interval
 from imgcls_search.measures import main_measure
@@ -15,7 +14,7 @@ from imgcls_search.study.usage import summarise_usage, usage_lines
 from imgcls_search.terminal import shown
 from imgcls_search.trial import MEASURED, SIZES, Trial
 from imgcls_search.views.browse import family_of
-from imgcls_search.views.mistakes import Looked
+from imgcls_search.views.mistakes import EvaluatedTrial
 
 BYTES_OF_A_WEIGHT = 4
 
@@ -37,9 +36,43 @@ Choice = tuple[str, float, float]
 """A metric with the ends of its interval."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """The top of a page."""
+
+    sentence: str
+    cards: list[Card]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostOfState:
+    """What the trials that ended in one way took."""
+
+    state: str
+    trials: int
+    epochs: int
+    hours: str
+    """Device hours."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What a search took."""
+
+    rows: list[CostOfState]
+    hardware: str
+    runs: int
+    """Calls of `run`."""
+
+    elapsed: float
+    """Seconds of theirs by the clock."""
+
+    usage: list[str]
+
+
 def verdict(
-    record: Record, winner: Trial, looked: Looked | None, confused: list[str] | None, choice: Choice | None
-) -> dict[str, Any]:
+    record: Record, winner: Trial, looked: EvaluatedTrial | None, confused: list[str] | None, choice: Choice | None
+) -> Verdict:
     """Return the first sentence of a page and its cards."""
     tested = _tested(record, winner)
     cards = [
@@ -50,7 +83,7 @@ def verdict(
         *([_latency(winner, looked)] if "latency_ms" not in dict(record.objectives) else []),
         *([_confuses(confused, looked)] if looked is not None and confused is not None else []),
     ]
-    return {"sentence": _sentence(record, winner, tested), "cards": cards}
+    return Verdict(sentence=_sentence(record, winner, tested), cards=cards)
 
 
 def _sentence(record: Record, winner: Trial, tested: Card | None) -> str:
@@ -117,7 +150,7 @@ def _between(low: float, high: float, images: int) -> str:
     return f"{share(low, images)} to {share(high, images)}"
 
 
-def interval_of_choice(record: Record, looked: Looked | None) -> Choice | None:
+def interval_of_choice(record: Record, looked: EvaluatedTrial | None) -> Choice | None:
     """Return a metric of the winner with its 95 % interval for the choice of the images that it was scored on.
 
     It is the first objective where that is a score, and where the images can be looked at.
@@ -133,7 +166,7 @@ def interval_of_choice(record: Record, looked: Looked | None) -> Choice | None:
     return None
 
 
-def _baselines(record: Record, winner: Trial, looked: Looked | None) -> Iterator[Card]:
+def _baselines(record: Record, winner: Trial, looked: EvaluatedTrial | None) -> Iterator[Card]:
     """Yield what the winner is to be compared with: no look at the images, and the first setting."""
     metric = record.objectives[0][0]
     if looked is not None:
@@ -157,7 +190,7 @@ def _baselines(record: Record, winner: Trial, looked: Looked | None) -> Iterator
         yield Card(name="first setting", value=number, detail=detail, id="verdict-first")
 
 
-def _always_largest(looked: Looked, metric: str) -> tuple[str, float | None]:
+def _always_largest(looked: EvaluatedTrial, metric: str) -> tuple[str, float | None]:
     """Return in words what says the same of every image, and what it scores on the validation images."""
     from imgcls_search.data import label_sets
     from imgcls_search.jobs.chance import constant_scores
@@ -179,7 +212,7 @@ def _size(winner: Trial) -> Iterator[Card]:
     yield Card(name="parameters", value=f"{params:,.0f}", detail=detail, id="best-params")
 
 
-def _latency(winner: Trial, looked: Looked | None) -> Card:
+def _latency(winner: Trial, looked: EvaluatedTrial | None) -> Card:
     deployed = winner.scores.get(winner.epoch, {})
     if "latency_ms" in deployed:
         value = f"{deployed['latency_ms']:.3g} ms"
@@ -191,7 +224,7 @@ def _latency(winner: Trial, looked: Looked | None) -> Card:
     return Card(name="latency", value=f"about {_time(looked):.2g} ms", detail=detail, id="verdict-latency")
 
 
-def _time(looked: Looked) -> float:
+def _time(looked: EvaluatedTrial) -> float:
     """Return the median of a few runs of a network on one image and one thread, in milliseconds."""
     import statistics
     import time
@@ -217,7 +250,7 @@ def _time(looked: Looked) -> float:
     return 1000 * statistics.median(times)
 
 
-def _confuses(confused: list[str], looked: Looked) -> Card:
+def _confuses(confused: list[str], looked: EvaluatedTrial) -> Card:
     count = len(looked.evaluation.labels)
     if not confused:
         detail = f"none of {count:,} validation images is wrong"
@@ -239,7 +272,7 @@ def hours(seconds: float) -> str:
     return f"{seconds / 3600:,.2f}" if seconds < 36_000 else f"{seconds / 3600:,.0f}"
 
 
-def cost(record: Record, states: Mapping[str, int]) -> dict[str, Any]:
+def cost(record: Record, states: Iterable[str]) -> Cost:
     """Return what the search took, in device hours, by what came of the trials."""
     rows = []
     for state in states:
@@ -247,12 +280,12 @@ def cost(record: Record, states: Mapping[str, int]) -> dict[str, Any]:
         if trials:
             seconds = sum(epoch.get("seconds", 0.0) for trial in trials for epoch in trial.epochs)
             epochs = sum(trial.epoch for trial in trials)
-            rows.append({"state": state, "trials": len(trials), "epochs": epochs, "hours": hours(seconds)})
+            rows.append(CostOfState(state=state, trials=len(trials), epochs=epochs, hours=hours(seconds)))
     runs = record.facts.get("runs", [])
-    return {
-        "rows": rows,
-        "hardware": record.facts.get("hardware", ""),
-        "runs": len(runs),
-        "elapsed": sum(run.get("seconds", 0.0) for run in runs),
-        "usage": usage_lines(summarise_usage(record.facts.get("usage"))),
-    }
+    return Cost(
+        rows=rows,
+        hardware=record.facts.get("hardware", ""),
+        runs=len(runs),
+        elapsed=sum(run.get("seconds", 0.0) for run in runs),
+        usage=usage_lines(summarise_usage(record.facts.get("usage"))),
+    )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import stdev
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +30,9 @@ from imgcls_search.training.loop import fit
 from imgcls_search.training.metrics import Wanted, softmax
 from imgcls_search.training.metrics_several import choose_thresholds, sigmoid
 from imgcls_search.training.session import Session
+from imgcls_search.worker.file_contents import CrossValidationState, FoldsState
 
-KEY = "folds"
+KEY: Final = "folds"
 """The part of a saved training that tells of its folds."""
 
 ImageSets = Callable[[int], tuple[ImageSet, ImageSet]]
@@ -136,12 +137,12 @@ class CrossValidation:
         cuts = choose_thresholds(sigmoid(torch.cat(self.logits).numpy()), truth.astype(bool))
         return dict(zip(names, cuts.tolist(), strict=True))
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> CrossValidationState:
         """Return all that the next epoch depends on; `model` is the current network."""
-        folds = {"history": self.session.history, "ends": self.ends, "logits": self.logits}
+        folds: FoldsState = {"history": self.session.history, "ends": self.ends, "logits": self.logits}
         return {**self.session.state_dict(), "history": self.history, KEY: folds}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to a saved state."""
         folds = state[KEY]
         self.history, self.ends = list(state["history"]), list(folds["ends"])
@@ -185,7 +186,7 @@ class OutOfFold:
     logits: npt.NDArray[np.float32]
 
 
-def what_is_kept(data: Prepared, train: Images, validation: Images) -> dict[str, Any]:
+def what_is_kept(data: Prepared, train: Images, validation: Images) -> FoldsState:
     """Return what a finished trial keeps beside the logits, so that its file says which image they are of."""
     order = np.concatenate(places(data.folds, data.counts["train"]))
     labels = np.concatenate([train.labels, validation.labels])[order]

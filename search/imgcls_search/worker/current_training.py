@@ -16,6 +16,7 @@ from imgcls_search.training.images import ImageSet
 from imgcls_search.training.session import Session
 from imgcls_search.worker import cross_validation, head_phase, head_plan, image_sets, networks, pipeline, pretraining
 from imgcls_search.worker.cross_validation import CrossValidation
+from imgcls_search.worker.file_contents import Checkpoint
 from imgcls_search.worker.head_phase import HeadFeatures
 from imgcls_search.worker.saved import identity, read_checkpoint
 
@@ -32,7 +33,7 @@ class CurrentTraining:
         """The image sets of the last job and what they were made of; the next trial's are mostly the same."""
         self.features: tuple[Any, HeadFeatures] | None = None
         """The features of the last job whose head read some, and what decides on them."""
-        self.unlabeled: pretraining.Shown | None = None
+        self.unlabeled: pretraining.PretrainingImages | None = None
         """The images of the current job where it pretrains."""
         self.dropped = ""
         """Why the checkpoint of the current training could not be used."""
@@ -113,9 +114,13 @@ class CurrentTraining:
             session.head_phase = head_phase.phase(wanted, features, job.portion, fold)
         return session
 
-    def state(self, session: Session | CrossValidation, job: Job, data: Prepared) -> dict[str, Any]:
+    def state(self, session: Session | CrossValidation, job: Job, data: Prepared) -> Checkpoint:
         """Return what the checkpoint of a training holds."""
-        state = {**session.state_dict(), **networks.describe_weights(job.config, data), "job": identity(job)}
+        state: Checkpoint = {
+            **session.state_dict(),
+            **networks.describe_weights(job.config, data),
+            "job": identity(job),
+        }
         if self.group is not None:
             state["devices"] = self.group.size
         if self.unlabeled is not None and isinstance(session, Session):
@@ -128,7 +133,7 @@ class CurrentTraining:
         return state
 
     def features_of(
-        self, job: Job, data: Prepared, fold: int | None, wanted: head_plan.Plan | None = None
+        self, job: Job, data: Prepared, fold: int | None, wanted: head_plan.HeadPlan | None = None
     ) -> HeadFeatures:
         """Return the features of a job; with a plan, all that it needs are there."""
         backbone = _backbone(job, fold)
@@ -167,7 +172,7 @@ def _backbone(job: Job, fold: int | None) -> str | None:
     return job.backbones[(fold or 0) % len(job.backbones)] if job.backbones else None
 
 
-def kept_of_folds(session: Session | CrossValidation, data: Prepared) -> dict[str, Any]:
+def kept_of_folds(session: Session | CrossValidation, data: Prepared) -> Checkpoint:
     """Return what is kept of a trial whose folds are all finished."""
     if not isinstance(session, CrossValidation):
         return {}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -166,21 +164,6 @@ def mistakes(images: Sequence[tuple[np.ndarray[Any, Any], str]]) -> Figure:
     return figure
 
 
-def thumbnail(pixels: np.ndarray[Any, Any], side: int = 72) -> str:
-    """Return an image, uint8 [C, H, W], as a data URI of a PNG file."""
-    from PIL import Image
-
-    image = Image.fromarray(pixels[0] if pixels.shape[0] == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-    factor = max(1, side // max(image.size))
-    image = (
-        image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST) if factor > 1 else image
-    )
-    image.thumbnail((2 * side, 2 * side))
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
 @mpl.rc_context(STYLE)
 def scatter(groups: Mapping[str, tuple[Sequence[float], Sequence[float]]], x: str, y: str, *, log: bool) -> Figure:
     """Draw points by group, on a logarithmic axis where numbers span decades."""
@@ -232,8 +215,16 @@ def path(bands: Sequence[tuple[float, float]], y: str) -> Figure:
 
 
 @mpl.rc_context(STYLE)
-def slices(columns: Mapping[str, tuple[Sequence[Any], Sequence[float], bool]], y: str, across: int = 3) -> Figure:
-    """Draw the score against each parameter: (settings, scores, whether the axis is logarithmic)."""
+class Slice(NamedTuple):
+    """The values of one parameter with the scores that trials had with them."""
+
+    values: Sequence[Any]
+    scores: Sequence[float]
+    is_log: bool
+
+
+def slices(columns: Mapping[str, Slice], y: str, across: int = 3) -> Figure:
+    """Draw the score against each parameter."""
     down = -(-len(columns) // across)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3.2 * across, 2.4 * down), layout="constrained")

@@ -25,7 +25,7 @@ from imgcls_search.training.recipe import Finetune
 from imgcls_search.training.session import HeadPhase
 from imgcls_search.worker import image_sets, pipeline
 from imgcls_search.worker.features import Backbone, View, backbone, features_in_steps
-from imgcls_search.worker.head_plan import Plan
+from imgcls_search.worker.head_plan import HeadPlan
 
 FOLD_SEED = 0
 """Of the folds by which a fit chooses its penalty."""
@@ -46,7 +46,7 @@ class HeadFeatures:
         self.heads: dict[Any, LinearHead] = {}
         """Fits that were made already, by what they were made of."""
 
-    def computing(self, wanted: Plan, portion: Portion) -> Generator[str | None, None, None]:
+    def computing(self, wanted: HeadPlan, portion: Portion) -> Generator[str | None, None, None]:
         """Find or compute all features that a training reads; yield between two steps, now and then a line to show.
 
         Raises:
@@ -66,7 +66,7 @@ class HeadFeatures:
             )
             self.kept[split, view] = yield from self._told(steps, split, view, wanted)
 
-    def _parts(self, wanted: Plan, portion: Portion) -> list[tuple[Literal["train", "val"], int | None]]:
+    def _parts(self, wanted: HeadPlan, portion: Portion) -> list[tuple[Literal["train", "val"], int | None]]:
         views: list[int | None] = [None] if wanted.views is None else list(range(wanted.views))
         splits: list[Literal["train", "val"]] = ["train", "val"]
         trained = splits if portion == "train+val" or self.data.folds else splits[:1]
@@ -83,7 +83,7 @@ class HeadFeatures:
         return View(number=number, augment=augmentation, settings=json.dumps(plain(shown), sort_keys=True))
 
     def _told(
-        self, steps: Generator[tuple[int, int] | None, None, Floats], split: str, view: int | None, wanted: Plan
+        self, steps: Generator[tuple[int, int] | None, None, Floats], split: str, view: int | None, wanted: HeadPlan
     ) -> Generator[str | None, None, Floats]:
         images = {"train": "training images", "val": "validation images"}[split]
         what = f"features of {images} by {self.name}" + ("" if view is None else f", view {view + 1} of {wanted.views}")
@@ -109,7 +109,7 @@ class HeadFeatures:
         return found
 
     def sets(
-        self, wanted: Plan, portion: Portion, fold: int | None, epoch: int
+        self, wanted: HeadPlan, portion: Portion, fold: int | None, epoch: int
     ) -> tuple[FeatureSet, FeatureSet | None]:
         """Return the features to train on in an epoch, and those to measure by where the portion leaves any."""
         view = wanted.view_in(epoch)
@@ -121,7 +121,7 @@ class HeadFeatures:
             return self._chosen(("train",), view), self._chosen(("val",), None)
         return self._chosen(("train", "val"), view), None
 
-    def fitted(self, wanted: Plan, portion: Portion, fold: int | None) -> LinearHead:
+    def fitted(self, wanted: HeadPlan, portion: Portion, fold: int | None) -> LinearHead:
         """Return a logistic regression fitted to all views of the images to train on.
 
         It is one and the same for all trials that weigh classes alike: no random numbers of theirs take part.
@@ -160,7 +160,7 @@ class HeadFeatures:
         return FeatureSet(pixels=values, labels=labels, device=self.device)
 
 
-def phase(wanted: Plan, features: Callable[[], HeadFeatures], portion: Portion, fold: int | None) -> HeadPhase:
+def phase(wanted: HeadPlan, features: Callable[[], HeadFeatures], portion: Portion, fold: int | None) -> HeadPhase:
     """Return what a session needs to know of its first epochs; `features` are read when one is to be trained."""
 
     def fit(model: nn.Module) -> None:

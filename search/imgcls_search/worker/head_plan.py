@@ -14,7 +14,7 @@ from imgcls_search.training.recipe import Finetune
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class HeadPlan:
     """How a configuration uses features that are kept."""
 
     epochs: int
@@ -36,7 +36,7 @@ class Plan:
         return None if self.views is None else epoch % self.views
 
 
-def plan(config: TrialConfig) -> Plan | None:
+def plan(config: TrialConfig) -> HeadPlan | None:
     """Return how a configuration uses features, None where it does not."""
     if not is_pretrained(config):
         return None
@@ -45,7 +45,7 @@ def plan(config: TrialConfig) -> Plan | None:
     fits = config.is_fitted or recipe.start == "logistic"
     if not epochs and not fits:
         return None
-    return Plan(
+    return HeadPlan(
         epochs=epochs,
         views=recipe.views,
         is_fitted_first=fits,

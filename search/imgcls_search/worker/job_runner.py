@@ -35,10 +35,10 @@ from imgcls_search.protocol import (
     FailureKind,
     Job,
     MilestoneReached,
+    Notice,
     Scored,
     Started,
     Stopped,
-    Told,
 )
 from imgcls_search.training import checkpoint
 from imgcls_search.training.evaluation import predict
@@ -225,7 +225,7 @@ class JobRunner:
         if session.epoch < job.config.epochs:
             return
         if (line := remark(session.history)) is not None:
-            yield Told(trial=job.trial, text=line)
+            yield Notice(trial=job.trial, text=line)
         if job.artifact:
             assert isinstance(session, Session)
             assert self.current.unlabeled is not None
@@ -262,7 +262,7 @@ class JobRunner:
                 f"{_name(job)}: its checkpoint is of {then} device(s), and it goes on with {now}: the "
                 "epochs to come may differ in their last digits"
             )
-            yield Told(trial=job.trial, text=text)
+            yield Notice(trial=job.trial, text=text)
             self.current.other_devices = None
 
     def _find_features(
@@ -279,7 +279,7 @@ class JobRunner:
             if should_stop():
                 raise StoppedError("stopped while features were computed")
             # A sign of life where there is nothing to say: it may take longer than an epoch.
-            yield Told(trial=job.trial, text=line) if line is not None else Event(trial=job.trial)
+            yield Notice(trial=job.trial, text=line) if line is not None else Event(trial=job.trial)
 
     def _score(
         self,

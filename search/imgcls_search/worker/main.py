@@ -18,11 +18,11 @@ from imgcls_search.protocol import (
     Event,
     Failed,
     GoOn,
+    GroupMember,
     Held,
     Hold,
     Job,
     Message,
-    Place,
     Stop,
 )
 from imgcls_search.training.device import settle_in
@@ -30,8 +30,8 @@ from imgcls_search.training.group import Group, GroupLostError
 from imgcls_search.worker.job_runner import JobRunner
 
 
-def main(connection: Connection, name: str, device: str, place: Place | None = None) -> None:
-    """Take jobs from a connection until its other end closes; with a `place`, together with other processes."""
+def main(connection: Connection, name: str, device: str, member: GroupMember | None = None) -> None:
+    """Take jobs from a connection until its other end closes; with a `member`, together with other processes."""
     # Ctrl-C is ignored already, see `executors.processes`.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # A crash in compiled code then leaves its stack in the log of the trial.
@@ -41,7 +41,7 @@ def main(connection: Connection, name: str, device: str, place: Place | None = N
     settle_in(device)
     inbox = Inbox(connection)
     try:
-        _work(connection, name, inbox, JobRunner(device, None if place is None else Group(place, device)))
+        _work(connection, name, inbox, JobRunner(device, None if member is None else Group(member, device)))
     except GroupLostError:
         # Another process has died, or is about to be told of: the run starts all of them again.
         os._exit(GROUP_LOST)

@@ -21,6 +21,7 @@ from imgcls_search.errors import CheckpointError
 from imgcls_search.measures import THRESHOLD
 from imgcls_search.models import heads
 from imgcls_search.models.ensemble import Ensemble, Part
+from imgcls_search.worker.file_contents import Checkpoint
 
 MEMBERS = "members"
 """The part of a weights file that tells of the networks of an ensemble."""
@@ -63,7 +64,7 @@ def build_own_model(config: TrialConfig, shape: InputShape) -> nn.Module:
     return models.build_model(config.component("model"), **dataclasses.asdict(shape))
 
 
-def describe_weights(config: TrialConfig, data: Prepared, shapes: prune.Shapes | None = None) -> dict[str, str]:
+def describe_weights(config: TrialConfig, data: Prepared, shapes: prune.Shapes | None = None) -> Checkpoint:
     """Return what a saved training carries besides its state, so that it can be used without a study.
 
     `shapes` tells what structured pruning has changed, None where the model is as its builder makes it.
@@ -111,7 +112,7 @@ def build_shaped(
 
 def describe_ensemble(
     config: TrialConfig, data: Prepared, members: Sequence[Member], more: Mapping[str, Any]
-) -> dict[str, str]:
+) -> Checkpoint:
     """Return what the weights of an ensemble carry: `config` and `data` are those of its study's best trial.
 
     `more` is what messages say of it.

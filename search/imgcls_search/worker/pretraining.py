@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,11 +22,11 @@ from imgcls_search.data.features import computing, folder_beside
 from imgcls_search.data.unlabeled import Unlabeled, open_unlabeled
 from imgcls_search.errors import BuildError, CheckpointError, StoppedError
 from imgcls_search.image_size import sides
-from imgcls_search.protocol import Event, Job, Told
+from imgcls_search.protocol import Event, Job, Notice
 from imgcls_search.signature import build
 from imgcls_search.training import checkpoint
 from imgcls_search.training.device import fastest_layout, pays_to_compile, resolve_precision
-from imgcls_search.training.group import Group, Whole
+from imgcls_search.training.group import Group, WholeBatchLoss
 from imgcls_search.training.health import MOST_ASKED, MOST_KNOWN, Health, chosen
 from imgcls_search.training.images import ImageSet
 from imgcls_search.training.learner import Contrast, Imitation, Learner, num_features, projector, without_head
@@ -36,13 +36,8 @@ from imgcls_search.training.pretraining import Imitation as Imitating
 from imgcls_search.training.recipe import Training
 from imgcls_search.training.session import Session
 from imgcls_search.worker import features, image_sets, networks, pipeline
-
-ABOUT, PRETRAINED, PROJECTION = "about", "pretrained", "projection"
-"""Keys of a weights file: what it is; within that what it was pretrained on; the layers that are dropped afterwards."""
-
-
-NOTED = ("images", "asked", "prints", "fold", "epochs", "seed", "health", "versions")
-"""What a weights file says of the pretraining that it is from."""
+from imgcls_search.worker.file_contents import Checkpoint
+from imgcls_search.worker.pretrained_file import NOTED, AboutBackbone
 
 
 def open_all(
@@ -76,7 +71,7 @@ def open_for_teacher(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
+class PretrainingImages:
     """The images of a pretraining, as it sees them."""
 
     images: ImageSet
@@ -84,16 +79,16 @@ class Shown:
 
     prints: str
 
-    def checked(self, state: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+    def checked(self, state: Checkpoint) -> tuple[Checkpoint | None, str]:
         """Return a checkpoint as a session takes it, None where it is of no use, and why."""
         try:
-            known = json.loads(state[ABOUT])[PRETRAINED]["prints"]
+            known = json.loads(state["about"])["pretrained"]["prints"]
         except (KeyError, TypeError, ValueError):
             return None, "its checkpoint is of another training"
         if known != self.prints:
             return None, "its checkpoint was trained on other images"
-        if PROJECTION in state:
-            parts = {"network": state["model"], "projection": state.pop(PROJECTION)}
+        if "projection" in state:
+            parts = {"network": state["model"], "projection": state.pop("projection")}
             state["model"] = {
                 f"{part}.{name}": tensor for part, all_of in parts.items() for name, tensor in all_of.items()
             }
@@ -102,7 +97,7 @@ class Shown:
 
 def preparing(
     job: Job, data: Prepared, device: str, stop: threading.Event, rest: Callable[[], None]
-) -> Generator[Event, None, Shown]:
+) -> Generator[Event, None, PretrainingImages]:
     """Return the images of a pretraining; yield events that show that it is running.
 
     Raises:
@@ -123,10 +118,10 @@ def preparing(
             rest()
             if stop.is_set():
                 raise StoppedError("stopped while the teacher's features were computed")
-            yield Event(trial=job.trial) if line is None else Told(trial=job.trial, text=line)
+            yield Event(trial=job.trial) if line is None else Notice(trial=job.trial, text=line)
     pixels: Any = unlabeled.pixels
     images = Images(pixels=pixels, labels=targets, names=unlabeled.names)
-    return Shown(images=image_sets.on_device(images, data, device), prints=unlabeled.prints)
+    return PretrainingImages(images=image_sets.on_device(images, data, device), prints=unlabeled.prints)
 
 
 def _teachers_features(job: Job, data: Prepared, unlabeled: Unlabeled, device: str) -> Generator[str | None, None, Any]:
@@ -209,7 +204,7 @@ def new_session(job: Job, data: Prepared, images: ImageSet, device: str, group: 
                 "smaller batch_size",
             )
         learner, loss = Learner(network, projector(width, wanted.projection)), Contrast(wanted.temperature)
-        loss = loss if group is None else Whole(loss, group, views=2)
+        loss = loss if group is None else WholeBatchLoss(loss, group, views=2)
     else:
         mean, std = _moments(images.labels)
         learner, loss = Learner(network, torch.nn.Linear(width, len(mean))), Imitation(mean, std)
@@ -301,31 +296,38 @@ def _labelled(data: Prepared, places: Any, device: str) -> ImageSet:
     return ImageSet(pixels=pixels, labels=labels, mean=data.mean, std=data.std, device=device)
 
 
-def describe(session: Session, shown: Shown, job: Job, data: Prepared) -> dict[str, Any]:
+def describe(session: Session, shown: PretrainingImages, job: Job, data: Prepared) -> Checkpoint:
     """Return what the weights of a pretraining are saved as: by the names of their family, and where they are from."""
     learner = session.deployed
     assert isinstance(learner, Learner), "only learners are pretrained"
-    about = json.loads(networks.describe_weights(job.config, data)[ABOUT])
-    about[PRETRAINED] = {
-        "images": len(shown.images),
-        "asked": min(scored_images(data, job.fold), MOST_ASKED),
-        "prints": shown.prints,
-        "fold": job.fold,
-        "epochs": session.epoch,
-        "seed": job.seed,
-        "health": {name: value for name, value in session.history[-1].items() if name not in ("epoch", "seconds")},
-        "versions": pipeline.versions(),
+    about: AboutBackbone = {
+        "config": job.config.to_dict(),
+        "data": data.to_dict(),
+        "pretrained": {
+            "images": len(shown.images),
+            "asked": min(scored_images(data, job.fold), MOST_ASKED),
+            "prints": shown.prints,
+            "fold": job.fold,
+            "epochs": session.epoch,
+            "seed": job.seed,
+            "health": {name: value for name, value in session.history[-1].items() if name not in ("epoch", "seconds")},
+            "versions": pipeline.versions(),
+        },
     }
-    return {"model": dict(learner.backbone()), PROJECTION: learner.projection.state_dict(), ABOUT: json.dumps(about)}
+    return {
+        "model": dict(learner.backbone()),
+        "projection": learner.projection.state_dict(),
+        "about": json.dumps(about),
+    }
 
 
-def write_backbone(session: Session, shown: Shown, job: Job, data: Prepared) -> dict[str, Any]:
+def write_backbone(session: Session, shown: PretrainingImages, job: Job, data: Prepared) -> Checkpoint:
     """Write the network without head and projection into the job's file, and return what its checkpoint then is."""
     found = describe(session, shown, job, data)
-    checkpoint.save({"model": found["model"], ABOUT: found[ABOUT]}, Path(job.artifact))
+    checkpoint.save({"model": found["model"], "about": found["about"]}, Path(job.artifact))
     last = {name: value for name, value in session.history[-1].items() if name != "epoch"}
     return {
-        ABOUT: found[ABOUT],
+        "about": found["about"],
         "history": session.history,
         "artifact": digests.of_file(Path(job.artifact)),
         "metrics": last,
@@ -333,7 +335,7 @@ def write_backbone(session: Session, shown: Shown, job: Job, data: Prepared) -> 
     }
 
 
-def read_backbone(path: Path) -> dict[str, Any]:
+def read_backbone(path: Path) -> AboutBackbone:
     """Return what a file that a pretraining wrote says of itself.
 
     Raises:
@@ -341,10 +343,10 @@ def read_backbone(path: Path) -> dict[str, Any]:
     """
     state = checkpoint.load(path)
     try:
-        about: dict[str, Any] = json.loads(state[ABOUT])
+        about: dict[str, Any] = json.loads(state["about"])
         # All that is asked of it later is there.
         TrialConfig.from_dict(about["config"]).pretraining()
-        about |= {PRETRAINED: {name: about[PRETRAINED][name] for name in NOTED}}
+        about |= {"pretrained": {name: about["pretrained"][name] for name in NOTED}}
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
         raise CheckpointError(f"{path}: no weights file of a pretraining") from error
-    return about
+    return cast(AboutBackbone, about)

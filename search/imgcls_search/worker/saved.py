@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from imgcls_search import digests
 from imgcls_search.config import TrialConfig
 from imgcls_search.data import Prepared
-from imgcls_search.errors import (
-    CheckpointError,
-)
+from imgcls_search.errors import CheckpointError
 from imgcls_search.protocol import (
     CheckpointSaved,
     Event,
@@ -22,6 +21,7 @@ from imgcls_search.protocol import (
 )
 from imgcls_search.training import checkpoint
 from imgcls_search.worker import pipeline
+from imgcls_search.worker.file_contents import Checkpoint
 
 
 def identity(job: Job) -> str:
@@ -29,7 +29,7 @@ def identity(job: Job) -> str:
     return f"{job.config.digest_anywhere()} {job.seed} {job.portion}"
 
 
-def _belongs_to(job: Job, state: dict[str, Any]) -> bool:
+def _belongs_to(job: Job, state: Mapping[str, Any]) -> bool:
     known = state.get("job")
     if known == identity(job):
         return True
@@ -59,7 +59,7 @@ def read_finished(job: Job) -> list[Event] | None:
     ]
 
 
-def read_checkpoint(job: Job) -> tuple[dict[str, Any] | None, str]:
+def read_checkpoint(job: Job) -> tuple[Checkpoint | None, str]:
     """Return the job's saved state, None where there is none to use, and why one that is there is of no use.
 
     A lost checkpoint costs time and nothing else: the same seed gives the same epochs again.
@@ -75,10 +75,10 @@ def read_checkpoint(job: Job) -> tuple[dict[str, Any] | None, str]:
         return None, "its checkpoint is of another training"
     if not _is_of_same_images(job, state):
         return None, "its checkpoint was trained on other images"
-    return state, ""
+    return cast(Checkpoint, state), ""
 
 
-def _is_of_same_images(job: Job, state: dict[str, Any]) -> bool:
+def _is_of_same_images(job: Job, state: Mapping[str, Any]) -> bool:
     try:
         known = Prepared.from_dict(json.loads(state["about"])["data"])
     except (KeyError, TypeError, ValueError):

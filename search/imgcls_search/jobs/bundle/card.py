@@ -10,6 +10,7 @@ from imgcls_search.deploy.artifact import TITLES
 from imgcls_search.deploy.bundle import EXECUTORCH, FILES, OPENVINO
 from imgcls_search.image_size import sides
 from imgcls_search.jobs.bundle.metrics import BundleMetrics, Parity, Score, same_decisions
+from imgcls_search.jobs.bundle.sureness import AnsweredMetrics, CalibrationMetrics
 from imgcls_search.measures import COSTED, NAMED
 from imgcls_search.rounding import measured, share, spread
 
@@ -261,12 +262,14 @@ def _sureness(metrics: BundleMetrics) -> Iterator[str]:
         )
 
 
-def _calibration(made: Mapping[str, Any], file: str) -> str:
+def _calibration(made: CalibrationMetrics, file: str) -> str:
     before, after = made["before"], made["held_out"]
     figures = "expected calibration error (15 bins of equally many images) {error:.4f}, log loss {loss:.4f}"
     if not made["is_calibrated"]:
         shown = f" On them: {figures.format(**before)}." if before is not None else ""
         return f"Probabilities are not calibrated: {made['reason']}.{shown}"
+    assert before is not None
+    assert after is not None, "temperatures are kept for what they bring"
     temperature = made["temperature"]
     how = f"a temperature of {temperature:.4g}"
     if isinstance(temperature, Mapping):
@@ -278,7 +281,7 @@ def _calibration(made: Mapping[str, Any], file: str) -> str:
     )
 
 
-def _answered(row: Mapping[str, Any]) -> tuple[str, str, str]:
+def _answered(row: AnsweredMetrics) -> tuple[str, str, str]:
     right = share(row["right"] / row["answered"], row["answered"]) if row["answered"] else "none"
     part = f"{row['answered'] / row['images']:.1%} ({row['answered']:,} of {row['images']:,})"
     return part, right, f"{row['lower_bound_95']:.3f}"

@@ -14,7 +14,7 @@ from imgcls_search.config import TrialConfig
 from imgcls_search.data import Images
 from imgcls_search.deploy.artifact import Artifact, archive_kb, conditions, measure_latency, size_kb
 from imgcls_search.image_size import ImageSize
-from imgcls_search.jobs.bundle.sureness import Sureness, as_numbers
+from imgcls_search.jobs.bundle.sureness import Sureness, SurenessMetrics, as_numbers
 from imgcls_search.jobs.bundle.weights import Trained
 from imgcls_search.jobs.export import now
 from imgcls_search.measures import by_class, share_of_images
@@ -177,8 +177,8 @@ class BundleMetrics(TypedDict):
     costs: dict[str, dict[str, float]] | None
     """What decisions cost, by true and by predicted class."""
 
-    sureness: Mapping[str, Any]
-    """Calibration, refusal and pictures unlike those of the training, see `sureness.as_numbers`."""
+    sureness: SurenessMetrics
+    """Calibration, refusal and pictures unlike those of the training."""
 
     tta: ViewsMetrics | None
     provenance: dict[str, Any]

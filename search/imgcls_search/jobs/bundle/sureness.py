@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from imgcls_search.deploy.unlike import Score
 from imgcls_search.errors import UserError
 from imgcls_search.jobs.bundle.weights import Trained
 from imgcls_search.training import calibration, refusing
-from imgcls_search.training.calibration import Calibration
+from imgcls_search.training.calibration import Calibration, Quality
 from imgcls_search.training.refusing import Answered
 
 Array = np.ndarray[Any, Any]
@@ -132,17 +132,76 @@ def _reached(confidence: Array, right: Array, target: float) -> Answered:
     return found
 
 
-def as_numbers(found: Sureness, classes: Sequence[str]) -> Mapping[str, Any]:
+class QualityMetrics(TypedDict):
+    """How well probabilities fit what is true, see `training.calibration.Quality`."""
+
+    loss: float
+    error: float
+
+
+class CalibrationMetrics(TypedDict):
+    """What divides the logits, and what that brings."""
+
+    is_calibrated: bool
+    temperature: float | dict[str, float]
+    """One, or one a label by its name."""
+
+    before: QualityMetrics | None
+    held_out: QualityMetrics | None
+    """With temperatures that were fitted on other images; None where none is kept."""
+
+    images: int
+    reason: str
+    """Why no temperature is kept."""
+
+
+class AnsweredMetrics(TypedDict):
+    """What is answered from a confidence on, and how right that is."""
+
+    min_confidence: float
+    answered: int
+    images: int
+    """In all."""
+
+    right: int
+    """Of the answered ones."""
+
+    lower_bound_95: float
+
+
+class RefusalMetrics(AnsweredMetrics):
+    """The threshold that reaches a requested precision."""
+
+    target_precision: float | None
+
+
+class UnlikeMetrics(TypedDict):
+    """From which score on a picture is called unlike those of the training."""
+
+    score: Score
+    threshold: float
+
+
+class SurenessMetrics(TypedDict):
+    """What `metrics.json` says of how far the probabilities can be trusted."""
+
+    calibration: CalibrationMetrics
+    answered: list[AnsweredMetrics]
+    refusal: RefusalMetrics | None
+    unlike: UnlikeMetrics | None
+
+
+def as_numbers(found: Sureness, classes: Sequence[str]) -> SurenessMetrics:
     """Return what `metrics.json` says of it."""
     made = found.calibration
     several = len(made.temperatures) > 1
-    temperatures: Any = dict(zip(classes, made.temperatures, strict=True)) if several else made.temperatures[0]
+    temperatures = dict(zip(classes, made.temperatures, strict=True)) if several else made.temperatures[0]
     return {
         "calibration": {
             "is_calibrated": made.is_kept,
             "temperature": temperatures,
-            "before": asdict(made.before) if made.before is not None else None,
-            "held_out": asdict(made.after) if made.after is not None else None,
+            "before": _quality(made.before),
+            "held_out": _quality(made.after),
             "images": made.images,
             "reason": made.reason,
         },
@@ -152,7 +211,11 @@ def as_numbers(found: Sureness, classes: Sequence[str]) -> Mapping[str, Any]:
     }
 
 
-def _row(row: Answered) -> dict[str, Any]:
+def _quality(found: Quality | None) -> QualityMetrics | None:
+    return {"loss": found.loss, "error": found.error} if found is not None else None
+
+
+def _row(row: Answered) -> AnsweredMetrics:
     return {
         "min_confidence": row.threshold,
         "answered": row.answered,

@@ -24,7 +24,7 @@ from imgcls_search.study.activity import shown_state
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
 from imgcls_search.training import checkpoint
-from imgcls_search.trial import Trial
+from imgcls_search.trial import Origin, Trial
 from imgcls_search.worker import networks
 from imgcls_search.worker.finish import find_artifact
 from imgcls_search.worker.networks import Member
@@ -51,7 +51,7 @@ class Trained:
     """The images that it was trained on."""
 
     title: str
-    origin: Mapping[str, Any] | None
+    origin: Origin | None
     """The study and trial that its configuration is from, where that is known."""
 
     provenance: Mapping[str, Any]

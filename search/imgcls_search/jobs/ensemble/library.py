@@ -43,7 +43,7 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kept:
+class KeptNetwork:
     """A trial whose weights are there, and what its network says of the validation images."""
 
     trial: Trial
@@ -76,7 +76,7 @@ class Library:
     files: StudyFiles
     record: Record
     winner: Trial
-    kept: tuple[Kept, ...]
+    kept: tuple[KeptNetwork, ...]
     """The winner is among them."""
 
     deployed: Array
@@ -162,7 +162,7 @@ def collect(files: StudyFiles, record: Record, number: int | None, *, say: Say, 
     if found.classes != reference.data.classes:
         raise DataError(f"{component.path}: the images have other classes now than when the study was searched")
     validation = load(found, "val")
-    kept: list[Kept] = []
+    kept: list[KeptNetwork] = []
     labels: Array | None = None
     for done, trial in enumerate(taking_part):
         progress("asking the kept networks about the validation images", done, len(taking_part))
@@ -183,14 +183,14 @@ def collect(files: StudyFiles, record: Record, number: int | None, *, say: Say, 
         record=record,
         winner=winner,
         kept=tuple(kept),
-        deployed=_deployed(files, own, validation),
+        deployed=_deployed(own, validation),
         labels=labels,
         found=found,
         left_out=left_out,
     )
 
 
-def network_of(kept: Kept) -> Any:
+def network_of(kept: KeptNetwork) -> Any:
     """Return the network of a trial, before it is quantized."""
     return networks.load_finished(checkpoint.load(kept.weights), str(kept.weights))[0]
 
@@ -282,10 +282,10 @@ def _answers(files: StudyFiles, trial: Trial, saved: _Saved, validation: Images)
     return logits, np.asarray(validation.labels)
 
 
-def _kept(files: StudyFiles, trial: Trial, saved: _Saved, logits: Array, labels: Array) -> Kept:
+def _kept(files: StudyFiles, trial: Trial, saved: _Saved, logits: Array, labels: Array) -> KeptNetwork:
     if not np.isfinite(logits).all():
         raise CheckpointError(f"{files.checkpoint(trial.number)}: its network gives NaN or infinite logits")
-    return Kept(
+    return KeptNetwork(
         trial=trial,
         weights=files.checkpoint(trial.number),
         config=saved.config,
@@ -296,7 +296,7 @@ def _kept(files: StudyFiles, trial: Trial, saved: _Saved, logits: Array, labels:
     )
 
 
-def _deployed(files: StudyFiles, kept: Kept, validation: Images) -> Array:
+def _deployed(kept: KeptNetwork, validation: Images) -> Array:
     """Return what the winner says as it would be deployed, which differs from its network where it is quantized."""
     state = checkpoint.load(kept.weights)
     if quantization(kept.config) is None or cross_validation.KEY in state:

@@ -15,7 +15,16 @@ from imgcls_search.data import Images, load
 from imgcls_search.deploy.artifact import Artifact, measure_latency, size_kb
 from imgcls_search.deploy.onnx import export_onnx
 from imgcls_search.errors import writing
-from imgcls_search.jobs.ensemble.library import Array, Kept, Library, Progress, Say, collect, logits_of, network_of
+from imgcls_search.jobs.ensemble.library import (
+    Array,
+    KeptNetwork,
+    Library,
+    Progress,
+    Say,
+    collect,
+    logits_of,
+    network_of,
+)
 from imgcls_search.jobs.ensemble.picking import Picked, pick
 from imgcls_search.orchestrator import study_data
 from imgcls_search.study.files import StudyFiles
@@ -186,12 +195,12 @@ def _sizes(library: Library, picked: Picked, progress: Progress) -> dict[int, Si
     return found
 
 
-def _measured(kept: Kept, images: Images, path: Path) -> Sizes:
+def _measured(kept: KeptNetwork, images: Images, path: Path) -> Sizes:
     export_onnx(network_of(kept), path, shape=kept.data.shape, mean=kept.data.mean, std=kept.data.std)
     return _timed(kept, Artifact.load(path), images)
 
 
-def _timed(kept: Kept, artifact: Artifact, images: Images) -> Sizes:
+def _timed(kept: KeptNetwork, artifact: Artifact, images: Images) -> Sizes:
     pixels = np.asarray(images.pixels[np.arange(min(LATENCY_IMAGES, len(images.labels)))])
     sizes = kept.trial.sizes
     return {

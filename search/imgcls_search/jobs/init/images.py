@@ -17,7 +17,7 @@ import numpy as np
 from imgcls_search.config import Component
 from imgcls_search.data import comes_with, decode, file_root, is_of_files, label_sets
 from imgcls_search.data.decode import GRAY_MODES, THREADS, reason, turn_of, unlimited_pillow
-from imgcls_search.data.examine import MOST_PIXELS, Room
+from imgcls_search.data.examine import MOST_PIXELS, PixelBudget
 from imgcls_search.data.fingerprint import first_of_equals
 from imgcls_search.data.source import Source, Split
 
@@ -177,11 +177,11 @@ def _sample(source: Source, seed: int) -> list[_Item]:
 
 def _look(source: Source, items: Sequence[_Item], deadline: float, progress: Progress) -> dict[_Item, _Look | str]:
     """Return what each image is, or why it cannot be read; after the deadline by its header alone."""
-    room = Room(MOST_PIXELS)
+    budget = PixelBudget(MOST_PIXELS)
 
     def one(item: _Item) -> _Look | str:
         try:
-            with source.read(*item) as image, room.of(image.width * image.height):
+            with source.read(*item) as image, budget.of(image.width * image.height):
                 size = (image.height, image.width) if turn_of(image) in QUARTER_TURNS else image.size
                 is_grey = image.mode in GRAY_MODES
                 if time.monotonic() > deadline:

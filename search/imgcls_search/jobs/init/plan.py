@@ -37,7 +37,7 @@ BUSY = 1.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class DraftPlan:
     """What fits the images, the machine and the time."""
 
     budget: Budget
@@ -85,7 +85,7 @@ def make_plan(
     *,
     seconds: float,
     progress: Progress,
-) -> tuple[int, Plan]:
+) -> tuple[int, DraftPlan]:
     """Return the first of several cuts that there is time for, by its number, and what fits it.
 
     The speed of the networks that come into question is measured first.
@@ -121,7 +121,7 @@ def _planned(
     images: ImageFacts,
     classes: int,
     seconds: float,
-) -> Plan:
+) -> DraftPlan:
     _, kept = merged(fit.networks)
     others = [f"{one.name} is left out: a space names a family once" for one in fit.networks if one not in kept]
     fit = replace(fit, networks=tuple(kept))
@@ -129,7 +129,7 @@ def _planned(
     batches = _batch_sizes(work.train if fit.max_train is None else fit.max_train, machine)
     need = PROCESS_BYTES + max(one.memory(fit.size, channels, classes, batch=batches[-1]) for one in fit.networks)
     workers = max(1, min(machine.workers, int(MEMORY_SHARE * machine.memory_bytes // need)))
-    return Plan(
+    return DraftPlan(
         budget=Budget.of(seconds, workers),
         fit=fit,
         channels=channels,

@@ -15,7 +15,7 @@ from imgcls_search.jobs.init.cuts import Cut, defaults
 from imgcls_search.jobs.init.images import ImageFacts
 from imgcls_search.jobs.init.machine import Machine
 from imgcls_search.jobs.init.networks import merged
-from imgcls_search.jobs.init.plan import Plan
+from imgcls_search.jobs.init.plan import DraftPlan
 from imgcls_search.jobs.init.sizes import SQUARE, native_size
 from imgcls_search.jobs.init.starts import start_settings
 from imgcls_search.space.problems import plain
@@ -63,7 +63,7 @@ def refuse_unreadable(images: ImageFacts) -> None:
 
 
 def decide(
-    images: ImageFacts, machine: Machine, plan: Plan, cut: Cut, guesses: Sequence[Guess], *, flips: str, name: str
+    images: ImageFacts, machine: Machine, plan: DraftPlan, cut: Cut, guesses: Sequence[Guess], *, flips: str, name: str
 ) -> Found:
     """Return the space for a plan."""
     found = Found()
@@ -77,7 +77,7 @@ def decide(
     return found
 
 
-def _study(found: Found, images: ImageFacts, plan: Plan, name: str) -> None:
+def _study(found: Found, images: ImageFacts, plan: DraftPlan, name: str) -> None:
     metric, why = _objective(images)
     found.put("study.name", name)
     found.put("study.objectives", {metric: "maximize"}, why)
@@ -111,7 +111,7 @@ def _duration(seconds: float) -> str:
     return durations.show(seconds).replace(" min", "m").replace(" ", "")
 
 
-def _data(found: Found, images: ImageFacts, plan: Plan, cut: Cut, guesses: Sequence[Guess]) -> None:
+def _data(found: Found, images: ImageFacts, plan: DraftPlan, cut: Cut, guesses: Sequence[Guess]) -> None:
     component = cut.component
     usual = defaults(component)
     place = f"data.{component.name}"
@@ -136,7 +136,7 @@ def _data(found: Found, images: ImageFacts, plan: Plan, cut: Cut, guesses: Seque
         )
 
 
-def _image(found: Found, images: ImageFacts, machine: Machine, plan: Plan) -> None:
+def _image(found: Found, images: ImageFacts, machine: Machine, plan: DraftPlan) -> None:
     size = plan.fit.size
     height, width = sides(size)
     why = _why_size(images, plan)
@@ -163,7 +163,7 @@ def _image(found: Found, images: ImageFacts, machine: Machine, plan: Plan) -> No
         )
 
 
-def _why_size(images: ImageFacts, plan: Plan) -> str:
+def _why_size(images: ImageFacts, plan: DraftPlan) -> str:
     widths, heights = images.widths, images.heights
     if images.sizes == 1:
         found = f"all images are {widths[1]}x{heights[1]}"
@@ -189,7 +189,7 @@ def _fit(images: ImageFacts, size: ImageSize) -> tuple[str, str]:
     return "pad", f"widths are {low:.2g} to {high:.2g} times the heights: with borders nothing is cut off"
 
 
-def _augment(found: Found, images: ImageFacts, plan: Plan, flips: str) -> None:
+def _augment(found: Found, images: ImageFacts, plan: DraftPlan, flips: str) -> None:
     said = {
         "none": (
             "none",
@@ -232,7 +232,7 @@ def _augment_views(found: Found, images: ImageFacts) -> None:
         found.put("augment.saturation", 0.2)
 
 
-def _model(found: Found, plan: Plan) -> None:
+def _model(found: Found, plan: DraftPlan) -> None:
     found.put("model", merged(plan.fit.networks)[0], plan.why)
     adamw = {"lr": {"float": [3e-4, 1e-2], "log": True}, "weight_decay": {"float": [0.0, 0.2]}}
     if plan.pretrained:
@@ -248,7 +248,7 @@ def _model(found: Found, plan: Plan) -> None:
         found.put("schedule", {"cosine": {"warmup_epochs": 1}})
 
 
-def _training(found: Found, images: ImageFacts, plan: Plan) -> None:
+def _training(found: Found, images: ImageFacts, plan: DraftPlan) -> None:
     if images.several_labels:
         uneven = images.imbalance >= VERY_UNEVEN
         loss: dict[str, Any] = {"pos_weight": {"choice": ["none", "balanced"]}} if uneven else {}
@@ -278,7 +278,7 @@ def _training(found: Found, images: ImageFacts, plan: Plan) -> None:
     found.put("start", start_settings(plan), "settings that are known to be good are tried first, in this order")
 
 
-def _finetune(found: Found, plan: Plan) -> None:
+def _finetune(found: Found, plan: DraftPlan) -> None:
     fit = plan.fit
     heads: dict[str, Any] = {"logistic": {}, "linear": {"dropout": {"choice": [0.0, 0.2, 0.5]}}}
     if not fit.tunes:
@@ -309,7 +309,7 @@ def _finetune(found: Found, plan: Plan) -> None:
     )
 
 
-def _why_epochs(plan: Plan, each: str, how: str) -> str:
+def _why_epochs(plan: DraftPlan, each: str, how: str) -> str:
     if not plan.fit.tunes:
         return "an epoch of a head on kept features takes a moment"
     if plan.pretrained:
@@ -320,7 +320,7 @@ def _why_epochs(plan: Plan, each: str, how: str) -> str:
     return f"an epoch takes {each} ({how}), and several trials should come to their end"
 
 
-def _limits(found: Found, plan: Plan) -> None:
+def _limits(found: Found, plan: DraftPlan) -> None:
     found.put(
         "limits.memory",
         int(float(f"{plan.memory_each:.2g}")),

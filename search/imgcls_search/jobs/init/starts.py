@@ -7,7 +7,7 @@ from typing import Any
 
 from imgcls_search.image_size import sides, written
 from imgcls_search.jobs.init.networks import Network
-from imgcls_search.jobs.init.plan import Plan
+from imgcls_search.jobs.init.plan import DraftPlan
 
 SCRATCH_STARTS: Mapping[str, Mapping[str, Any]] = {
     "resnet": {"optimizer": "sgd", "optimizer.sgd.lr": 0.1, "optimizer.sgd.weight_decay": 5e-4},
@@ -16,7 +16,7 @@ SCRATCH_STARTS: Mapping[str, Mapping[str, Any]] = {
 OTHER_START = {"optimizer": "adamw", "optimizer.adamw.lr": 2e-3, "optimizer.adamw.weight_decay": 0.05}
 
 
-def start_settings(plan: Plan) -> list[dict[str, Any]]:
+def start_settings(plan: DraftPlan) -> list[dict[str, Any]]:
     """Return the settings that are tried first, the cheapest at the head: there is a good result soon."""
     starts: list[dict[str, Any]] = []
     for network in plan.fit.networks:
@@ -38,7 +38,7 @@ def _pixels(size: int | list[int]) -> int:
     return height * width
 
 
-def _sizes(plan: Plan) -> list[dict[str, Any]]:
+def _sizes(plan: DraftPlan) -> list[dict[str, Any]]:
     """Return what start settings say of the size of images, the smallest first."""
     if plan.fit.first_size is None:
         return [{}]

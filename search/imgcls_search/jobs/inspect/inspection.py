@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from imgcls_search.config import Component
 from imgcls_search.data import comes_with, describe, describe_whole, file_root, is_of_files
-from imgcls_search.data.copies import Joined, near_sets, sets_of
+from imgcls_search.data.copies import UnionFind, near_sets, sets_of
 from imgcls_search.data.inventory import SPLITS, Inventory, inventory, uncut_inventory
 from imgcls_search.data.source import Source
 from imgcls_search.errors import CutError
@@ -281,7 +281,7 @@ def _judge(
 
 def _units(images: Inventory, copies: Sequence[Copies]) -> Numbers:
     """Return of each image what it is kept together with in one fold: its group and its exact copies."""
-    joined = Joined(len(images))
+    joined = UnionFind(len(images))
     if images.groups is not None:
         first: dict[str, int] = {}
         for number, group in enumerate(images.groups):

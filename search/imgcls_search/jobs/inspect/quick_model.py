@@ -62,7 +62,7 @@ class Task:
 def _by_network(task: Task, progress: Progress) -> Floats:
     pixels, labels, classes = task.pixels, task.labels, task.classes
     side = pixels.shape[1]
-    config = _config(side, task.epochs, len(labels), task.seed)
+    config = _config(side, task.epochs, len(labels))
     channels_first = pixels.transpose(0, 3, 1, 2)
     sample = pixels[:: max(1, len(pixels) // 2000)].reshape(-1, 3) / 255
     data = Prepared(
@@ -82,7 +82,7 @@ def _by_network(task: Task, progress: Progress) -> Floats:
     return by_network(config, data, images, labels, task.folds, device=device, seed=task.seed, progress=progress)
 
 
-def _config(side: int, epochs: int, images: int, seed: int) -> TrialConfig:
+def _config(side: int, epochs: int, images: int) -> TrialConfig:
     text = SPACE.format(
         stem="large" if side == LARGE_SIDE else "small",
         padding=side // 16,

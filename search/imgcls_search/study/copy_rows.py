@@ -24,7 +24,7 @@ _OF_TRIAL = re.compile(r"dashboard:(\d+):")
 """How optuna-dashboard names what is noted beside a trial, by the trial's id."""
 
 
-def pour(files: StudyFiles, target: sqlalchemy.Engine, name: str, *, first: int | None = None) -> None:
+def copy_into(files: StudyFiles, target: sqlalchemy.Engine, name: str, *, first: int | None = None) -> None:
     """Write a study, as it stands at one moment, under a name into a database with Optuna's tables, in one transaction.
 
     With `first` there is such a study already, and trials are added behind those that it has, from that number on.

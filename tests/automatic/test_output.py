@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from imgcls_search.api.automatically import options_of
 from imgcls_search.api.options import read_space_of
-from imgcls_search.automatic.place import Place, read
+from imgcls_search.automatic.output import OutputFolder, read
 from imgcls_search.config import Component
 from imgcls_search.errors import UserError
 
@@ -22,14 +22,14 @@ from imgcls_search.errors import UserError
     ],
 )
 def test_what_a_search_refuses_is_refused_in_the_same_words(path: str, value: str, said: str, tmp_path: Path) -> None:
-    place = Place(out=tmp_path, space_file=tmp_path / "digits.yaml")
-    place.space_file.write_text(
+    output = OutputFolder(out=tmp_path, space_file=tmp_path / "digits.yaml")
+    output.space_file.write_text(
         "data: {digits: {}}\nmodel: {lenet5: {width: {choice: [0.5, 1]}}}\ntraining: {epochs: 4, ema: 0.9}\n"
     )
     with pytest.raises(UserError) as theirs:
-        read_space_of(place.space_file, [(path, value)])
+        read_space_of(output.space_file, [(path, value)])
     with pytest.raises(UserError) as ours:
-        read(place, Component(path="data.digits", name="digits", args={}), [(path, value)])
+        read(output, Component(path="data.digits", name="digits", args={}), [(path, value)])
     assert str(ours.value) == str(theirs.value)
     assert said in str(ours.value)
     assert len(ours.value.lines()) == 1

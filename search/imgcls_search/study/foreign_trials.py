@@ -10,7 +10,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stranger:
+class ForeignTrial:
     """A trial that something else than a search added to the study: plain Optuna, a dashboard."""
 
     number: int
@@ -27,11 +27,11 @@ def is_ours(frozen: FrozenTrial) -> bool:
     return frozen.state != TrialState.WAITING and {"config", "seed", "plan"} <= frozen.user_attrs.keys()
 
 
-def stranger_of(frozen: FrozenTrial) -> Stranger:
+def foreign_trial_of(frozen: FrozenTrial) -> ForeignTrial:
     """Return what is known of a trial that no search made."""
     # As `enqueue_trial` keeps them.
     params = frozen.system_attrs.get("fixed_params", frozen.params)
-    return Stranger(
+    return ForeignTrial(
         number=frozen.number,
         id=frozen._trial_id,
         state=frozen.state.name.lower(),

@@ -23,7 +23,7 @@ from imgcls_search.study.files import StudyFiles, find_study
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class OutputFolder:
     """The folder that `auto` writes into."""
 
     out: Path
@@ -56,7 +56,7 @@ def name_of(component: Component) -> str:
     return slug(str(Path(place).with_suffix(""))) if place else component.name
 
 
-def find(component: Component, out: Path | None, studies: Path) -> Place:
+def find(component: Component, out: Path | None, studies: Path) -> OutputFolder:
     """Return the folder for some images; it may be there from an earlier call.
 
     Raises:
@@ -65,7 +65,7 @@ def find(component: Component, out: Path | None, studies: Path) -> Place:
     """
     must_exist(component)
     chosen = out if out is not None else Path(f"auto-{name_of(component)}")
-    found = Place(out=chosen, space_file=chosen / f"{name_of(component)}.yaml")
+    found = OutputFolder(out=chosen, space_file=chosen / f"{name_of(component)}.yaml")
     _refuse_among_images(component, chosen, studies)
     _refuse_study(component)
     if chosen.exists():
@@ -79,22 +79,22 @@ def find(component: Component, out: Path | None, studies: Path) -> Place:
     return found
 
 
-def clear_drafts(place: Place) -> None:
+def clear_drafts(output: OutputFolder) -> None:
     """Delete what a killed call left half-written, and nothing else."""
-    clear_bundle_drafts(place.bundle)
-    for target in (place.account, place.space_file, place.config, place.report):
-        for draft in place.out.glob(f".{glob.escape(target.name[:40])}.*{atomic.SUFFIX}"):
+    clear_bundle_drafts(output.bundle)
+    for target in (output.account, output.space_file, output.config, output.report):
+        for draft in output.out.glob(f".{glob.escape(target.name[:40])}.*{atomic.SUFFIX}"):
             draft.unlink(missing_ok=True)
 
 
-def make(place: Place) -> None:
+def make(output: OutputFolder) -> None:
     """Make the folder.
 
     Raises:
         UserError: it cannot be made.
     """
-    with writing(place.out):
-        place.out.mkdir(parents=True, exist_ok=True)
+    with writing(output.out):
+        output.out.mkdir(parents=True, exist_ok=True)
 
 
 def _refuse_among_images(component: Component, out: Path, studies: Path) -> None:
@@ -121,25 +121,25 @@ def _refuse_study(component: Component) -> None:
         raise UserError(f"{root}: is the folder of a study, not of images; give the folder of the images")
 
 
-def read(place: Place, component: Component, changes: list[tuple[str, str]]) -> Space:
+def read(output: OutputFolder, component: Component, changes: list[tuple[str, str]]) -> Space:
     """Return the space in the folder, with its images where they are now.
 
     Raises:
         SpaceError, UserError: it says something that is not allowed, or belongs to other images.
     """
-    space = read_space(place.space_file, catalog(), overrides=changes)
+    space = read_space(output.space_file, catalog(), overrides=changes)
     written = space.first().component("data")
     if written.name != component.name:
         raise UserError(
-            f"{place.space_file}: is for images of {written.name}, not of {component.name}; choose another folder "
+            f"{output.space_file}: is for images of {written.name}, not of {component.name}; choose another folder "
             "with -o"
         )
     if moved := _moved(written, component):
-        space = read_space(place.space_file, catalog(), overrides=[*changes, *moved])
+        space = read_space(output.space_file, catalog(), overrides=[*changes, *moved])
     refuse_contradictions(space)
     refuse_unfit(space)
     if space.is_config:
-        raise UserError(f"{place.space_file}: nothing is searched in it; train it: imgcls-search train")
+        raise UserError(f"{output.space_file}: nothing is searched in it; train it: imgcls-search train")
     return space
 
 

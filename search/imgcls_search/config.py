@@ -186,7 +186,13 @@ class TrialConfig:
         kept = {key: part for key, part in self.tree.items() if key not in idle}
         weights = self.class_weights
         weighing = {} if weights == "none" else {"loss": {"class_weights": weights}}
-        return TrialConfig({**kept, "finetune": {"views": views}, **weighing})
+        drawing = {"training": {"draw": "balanced"}} if self.draws_evenly else {}
+        return TrialConfig({**kept, "finetune": {"views": views}, **weighing, **drawing})
+
+    @property
+    def draws_evenly(self) -> bool:
+        """True where an epoch has equally many images of every class; a pretraining alone says nothing of it."""
+        return bool(self.tree.get("training", {}).get("draw") == "balanced")
 
     @property
     def class_weights(self) -> str | Mapping[str, float]:

@@ -19,6 +19,7 @@ import pytest
 from imgcls_search import own_code
 from imgcls_search.errors import ClusterError
 from imgcls_search.executors.ray import cluster
+from imgcls_search.worker.cross_validation import out_of_fold
 
 from tests.automatic.test_auto import with_space
 from tests.conftest import PATIENCE, TINY, Answer, linux_only
@@ -247,6 +248,28 @@ def test_workers_of_a_cluster_look_into_the_runs_folders_of_weights(
     ran = imgcls("run", "net.yaml", "--cluster", nodes.address, "--weights-dir", folder)
     assert ran.code == 0, ran.err
     assert [trial.state.name for trial in open_study(tmp_path / "studies", "net").trials] == ["COMPLETE"]
+
+
+@pytest.mark.slow
+@linux_only
+def test_folds_go_on_after_a_kill_on_a_cluster_as_here(
+    nodes: Nodes, tiny: Path, start: Callable[..., Any], imgcls: Callable[..., Answer]
+) -> None:
+    raylet = raylet_of(nodes.add())
+    here, there = tiny.parent / "here", tiny.parent / "there"
+    tiny.write_text(TINY.replace("max_train: 200", "max_train: 90, folds: 3").replace("epochs: 5", "epochs: 60"))
+    arguments = ("run", tiny, "--workers", "1", "--set", "study.trials=1", "--set", "study.pruner=none")
+    process = start(*arguments, "--cluster", nodes.address, "--studies", there)
+    # In the second network, of which the next worker gets the first one's predictions.
+    wait_for_epochs(process, 65, there)
+    os.kill(worker_on(raylet), signal.SIGKILL)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, err
+    assert "resumes from its last checkpoint" in out + err
+    assert imgcls(*arguments, "--studies", here).code == 0
+    assert table(there) == table(here)
+    kept = [out_of_fold(folder / "tiny-digits/checkpoints/trial-00000.pt").logits for folder in (here, there)]
+    assert (kept[0] == kept[1]).all()
 
 
 PRETRAINED = (

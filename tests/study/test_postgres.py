@@ -38,7 +38,7 @@ from imgcls_search.views.dashboard import Latest
 
 from scripts.bench import simulation
 from tests.automatic.test_auto import with_space
-from tests.conftest import PATIENCE, Answer, is_one_line, linux_only
+from tests.conftest import PATIENCE, TINY, Answer, is_one_line, linux_only
 from tests.orchestrator.test_run import SLOW_TRIALS, wait_for
 from tests.study.test_copy import PICTURE, add_trial_with_picture
 from tests.study.test_storage import SPACE, WRITES, essence, new_trial, running
@@ -176,6 +176,48 @@ def test_pretrained_networks_are_made_for_a_study_on_a_server_and_go_on_after_a_
     assert (studies / ".backbones" / f"{key}.pt").is_file()
     assert "pretrained networks: 1 made" in imgcls("status", "tiny-digits").out
     close(record)
+
+
+@pytest.mark.slow
+def test_folds_of_a_study_on_a_server_go_on_after_a_kill(
+    server: Server,
+    tiny: Path,
+    start: Callable[..., Any],
+    imgcls: Callable[..., Answer],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    address, there, here = server.new("folds"), tiny.parent / "there", tiny.parent / "here"
+    tiny.write_text(TINY.replace("max_train: 200", "max_train: 90, folds: 3").replace("epochs: 5", "epochs: 60"))
+    arguments = ("run", tiny, "--workers", "1", "--set", "study.trials=1", "--set", "study.pruner=none")
+    killed = start(*arguments, "--studies", there, env=in_environment(address))
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)
+
+    def epochs() -> int:
+        # The study is there before its first trial.
+        with suppress(StudyError):
+            record = records.load(find_study(there, "tiny-digits", parse_address(address, "test")))
+            found = sum(len(trial.epochs) for trial in record.trials)
+            close(record)
+            return found
+        return 0
+
+    wait_for(lambda: epochs() > 65)
+    killed.kill()
+    killed.wait()
+    done = imgcls(*arguments, "--studies", there, env=in_environment(address))
+    assert done.code == 0, done.err
+    assert "by cross-validation in 3 folds" in done.out
+    assert imgcls(*arguments, "--studies", here).code == 0
+    tables = []
+    for found in (find_study(there, "tiny-digits", None), find_study(here, "tiny-digits", None)):
+        record = records.load(found)
+        (trial,) = record.trials
+        shown = [{name: value for name, value in epoch.items() if name != "seconds"} for epoch in trial.epochs]
+        tables.append((trial.values, trial.candidate, shown))
+        close(record)
+    assert tables[0] == tables[1]
+    answer = imgcls("evaluate", there / "tiny-digits/checkpoints/trial-00000.pt", "--split", "folds")
+    assert answer.out.startswith("folds split, 90 images"), answer.err
 
 
 @pytest.mark.slow

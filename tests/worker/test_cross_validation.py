@@ -16,13 +16,17 @@ from imgcls_search.data import Images, Prepared, load
 from imgcls_search.errors import CheckpointError
 from imgcls_search.protocol import EpochEnded, Event, Failed, Job, Started, Stopped
 from imgcls_search.space import parse
-from imgcls_search.training import checkpoint
+from imgcls_search.training import checkpoint, loop
 from imgcls_search.training.evaluation import predict
+from imgcls_search.training.images import ImageSet
 from imgcls_search.training.loop import fit
 from imgcls_search.training.metrics import Wanted
+from imgcls_search.training.session import Session
 from imgcls_search.worker import image_sets, job_runner, networks, pipeline
 from imgcls_search.worker.cross_validation import out_of_fold, seed_of
 from sklearn.metrics import accuracy_score
+
+from tests.data.test_folds import plant
 
 EPOCHS, FOLDS, IMAGES = 3, 3, 94
 CONFIG = parse(
@@ -252,3 +256,41 @@ def test_pictures_are_of_all_folds(
     np.testing.assert_array_equal(seen["logits"], found.logits)
     pixels = np.concatenate([load(data, "train").pixels, load(data, "val").pixels])
     np.testing.assert_array_equal(seen["pixels"][np.arange(IMAGES)], pixels[found.images])
+
+
+def test_balanced_draws_of_a_fold_take_its_classes_alike_and_none_of_the_groups_that_score_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plant(tmp_path / "photos", {"a": 60, "b": 24, "c": 12}, patients=20)
+    config = parse(
+        f"data: {{folder: {{root: '{tmp_path / 'photos'}', folds: 3, test: 0.2, group: '/(p..)-'}}}}\n"
+        "model: {lenet5: {}}\nimage: {size: 8}\ntraining: {epochs: 2, batch_size: 16, draw: balanced}\n",
+        catalog(),
+        source="test",
+    ).config()
+    data = pipeline.prepare_data(config, tmp_path / ".images")
+    drawn: list[tuple[np.ndarray[Any, Any], list[bytes]]] = []
+    real = loop.order_of
+
+    def watched(session: Session, images: ImageSet) -> tuple[torch.Tensor, ...]:
+        found = real(session, images)
+        items = torch.cat(found).numpy()
+        drawn.append((np.asarray(images.labels)[items], [pixels.tobytes() for pixels in images.pixels[items]]))
+        return found
+
+    monkeypatch.setattr(loop, "order_of", watched)
+    work(job(data, tmp_path, 6, config=config, metrics=()))
+    parts = [load(data, split) for split in ("train", "val")]
+    number = {
+        np.asarray(pixels).tobytes(): place for place, pixels in enumerate(p for part in parts for p in part.pixels)
+    }
+    patients = np.array([name.split("/")[1][:3] for part in parts for name in part.names])
+    assert len(drawn) == 6
+    for epoch, (labels, images) in enumerate(drawn):
+        own, scored = image_sets.fold_places(data, epoch // 2)
+        items = [number[pixels] for pixels in images]
+        assert not set(patients[items]) & set(patients[scored])
+        assert set(items) <= set(own.tolist())
+        counts = np.bincount(labels, minlength=3)
+        assert counts.sum() == len(own)
+        assert np.ptp(counts) <= 1

@@ -32,6 +32,7 @@ from imgcls_search.worker import (
     start_weights,
 )
 
+from tests.orchestrator.test_named_metrics import colours
 from tests.pairs import write_table
 
 ROUNDING = 1e-4
@@ -393,6 +394,36 @@ def test_a_fit_weighs_classes_as_the_loss_does(weights: Mapping[str, Path], data
     by_class = [20.0 if name == "3" else 1.0 for name in data.classes]
     known = np.array(runner.current.features[1].kept["train", None])
     again = fit_linear(known, labels, 10, head_phase.FOLD_SEED, found[1].strength, by_class)
+    assert np.allclose(again.weight, found[1].weight)
+
+
+@pytest.mark.parametrize("loss", ["", "loss: {cross_entropy: {class_weights: {green: 20}}}\n"])
+def test_a_fit_counts_images_as_balanced_draws_do(loss: str, weights: Mapping[str, Path], tmp_path: Path) -> None:
+    colours(tmp_path / "photos", "blue", each=30)
+    colours(tmp_path / "photos", "green", "red", each=8)
+    base = f"data: {{folder: {{root: '{tmp_path / 'photos'}'}}}}\nimage: {{size: 32}}\nhead: logistic\n{loss}"
+    plain, even = (
+        config(f"training: {{draw: {draw}}}\n", weights=weights["resnet"], base=base)
+        for draw in ("shuffled", "balanced")
+    )
+    # A search does not take the second for one that it has tried.
+    assert plain.essence != even.essence
+    data = pipeline.prepare_data(plain, tmp_path / ".images")
+    runner = job_runner.JobRunner("cpu")
+    found = []
+    for number, trial in enumerate((plain, even)):
+        plan = head_plan.plan(trial)
+        assert plan is not None
+        events(replace(job(trial, data, tmp_path / str(number), 1), trial=number), runner)
+        assert runner.current.features is not None
+        found.append(runner.current.features[1].fitted(plan, "train", None))
+    assert not np.allclose(found[0].weight, found[1].weight)
+    labels = np.asarray(load(data, "train").labels)
+    counts = np.bincount(labels)
+    assert counts[0] > 2 * counts[1]
+    by_class = [20.0 if loss and name == "green" else 1.0 for name in data.classes] * (len(labels) / (3 * counts))
+    known = np.array(runner.current.features[1].kept["train", None])
+    again = fit_linear(known, labels, 3, head_phase.FOLD_SEED, found[1].strength, by_class.tolist())
     assert np.allclose(again.weight, found[1].weight)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from typing import Any, Literal
 
 import numpy as np
@@ -124,24 +124,29 @@ class HeadFeatures:
     def fitted(self, wanted: HeadPlan, portion: Portion, fold: int | None) -> LinearHead:
         """Return a logistic regression fitted to all views of the images to train on.
 
-        It is one and the same for all trials that weigh classes alike: no random numbers of theirs take part.
+        It is one and the same for all trials that weigh and draw classes alike: no random numbers of theirs take part.
         """
-        key = (wanted.views, portion, fold, str(wanted.class_weights))
+        key = (wanted.views, portion, fold, str(wanted.class_weights), wanted.draws_evenly)
         if key not in self.heads:
             shown = [self.sets(wanted, portion, fold, epoch)[0] for epoch in range(wanted.views or 1)]
             values = np.concatenate([_array(each.pixels) for each in shown])
             labels = np.concatenate([_array(each.labels) for each in shown])
             # Its library would start a thread for each core, beside those of the other workers.
             with threadpool_limits(torch.get_num_threads(), "blas"):
-                self.heads[key] = self._fit(values, labels, wanted.class_weights)
+                self.heads[key] = self._fit(values, labels, wanted)
         return self.heads[key]
 
-    def _fit(self, values: Any, labels: Any, weighing: str | Mapping[str, float]) -> LinearHead:
+    def _fit(self, values: Any, labels: Any, wanted: Plan) -> LinearHead:
+        weighing = wanted.class_weights
         counts = label_sets.count(labels, len(self.data.classes)).tolist()
         if label_sets.are_several(labels):
             label_weights = weights_of_labels(counts, len(labels)) if weighing == "balanced" else None
             return fit_several(values, labels, FOLD_SEED, label_weights)
         class_weights = weights_of_classes(weighing, counts, self.data.classes)
+        if wanted.draws_evenly:
+            # A regression sees all images at once: one that would be drawn several times counts as many times.
+            even = weights_of_classes("balanced", counts, self.data.classes)
+            class_weights = np.multiply(even, 1.0 if class_weights is None else class_weights).tolist()
         return fit_linear(values, labels, len(counts), FOLD_SEED, class_weights=class_weights)
 
     def _chosen(self, splits: Any, view: int | None, places: Any = None) -> FeatureSet:

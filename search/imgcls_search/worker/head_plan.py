@@ -31,6 +31,9 @@ class HeadPlan:
     class_weights: str | Mapping[str, float] = "none"
     """What a mistake in each class costs in the regression, as in the loss of other heads."""
 
+    draws_evenly: bool = False
+    """Whether all images of a class together count as much as those of another, as in epochs with balanced draws."""
+
     def view_in(self, epoch: int) -> int | None:
         """Return the number of the view that an epoch reads."""
         return None if self.views is None else epoch % self.views
@@ -51,6 +54,7 @@ def plan(config: TrialConfig) -> HeadPlan | None:
         is_fitted_first=fits,
         is_fit_only=config.is_fitted,
         class_weights=config.class_weights,
+        draws_evenly=config.draws_evenly,
     )
 
 

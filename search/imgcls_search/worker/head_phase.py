@@ -136,7 +136,7 @@ class HeadFeatures:
                 self.heads[key] = self._fit(values, labels, wanted)
         return self.heads[key]
 
-    def _fit(self, values: Any, labels: Any, wanted: Plan) -> LinearHead:
+    def _fit(self, values: Any, labels: Any, wanted: HeadPlan) -> LinearHead:
         weighing = wanted.class_weights
         counts = label_sets.count(labels, len(self.data.classes)).tolist()
         if label_sets.are_several(labels):

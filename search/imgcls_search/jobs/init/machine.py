@@ -10,10 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imgcls_search.executors import processes
 from imgcls_search.executors.local import usable_slots
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MOST_SLOTS = 1_000
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
@@ -128,20 +131,18 @@ def pace_of_core() -> Pace:
     pixels = torch.rand(PACE_IMAGES, PACE_WIDTH, PACE_SIDE, PACE_SIDE)
     began = time.perf_counter(), time.thread_time()
     with torch.inference_mode():
-        plain_seconds, light_seconds = (
-            _seconds_of(lambda block=block: block(pixels)) for block in (plain.eval(), light.eval())
-        )
+        plain_seconds, light_seconds = (_seconds_of(block.eval(), pixels) for block in (plain, light))
     waits = (time.perf_counter() - began[0]) / max(1e-6, time.thread_time() - began[1])
     return Pace(rates=(macs[0] / plain_seconds, macs[1] / light_seconds), waits=max(1.0, waits))
 
 
-def _seconds_of(action: Callable[[], object]) -> float:
-    """Return the processor seconds of an action, the fastest of several after the first."""
-    action()
+def _seconds_of(block: Callable[[Tensor], Tensor], pixels: Tensor) -> float:
+    """Return the processor seconds of a block, the fastest of several after the first."""
+    block(pixels)
     found: list[float] = []
     while sum(found) < PACE_SECONDS:
         began = time.thread_time()
-        action()
+        block(pixels)
         # A clock may stand still for a moment.
         found.append(max(1e-6, time.thread_time() - began))
     return min(found)

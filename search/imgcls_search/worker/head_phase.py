@@ -146,6 +146,7 @@ class HeadFeatures:
         if wanted.draws_evenly:
             # A regression sees all images at once: one that would be drawn several times counts as many times.
             even = weights_of_classes("balanced", counts, self.data.classes)
+            assert even is not None
             class_weights = np.multiply(even, 1.0 if class_weights is None else class_weights).tolist()
         return fit_linear(values, labels, len(counts), FOLD_SEED, class_weights=class_weights)
 

@@ -1,5 +1,6 @@
 """What surrounds a command: streams, signals, folders and variables that may be there or not."""
 
+import contextlib
 import os
 import re
 import shlex
@@ -142,6 +143,35 @@ def test_interrupt_while_it_starts_shows_no_traceback(tmp_path: Path, tiny: Path
         assert "Traceback" not in err, (number, err)
         assert "Exception ignored" not in err, (number, err)
         assert process.returncode == 130, (number, process.returncode, err)
+
+
+@linux_only
+def test_interrupt_does_not_wait_for_libraries(tmp_path: Path, tiny: Path) -> None:
+    # A torch that is imported for ever: it waits until somebody writes into a pipe.
+    (tmp_path / "slow").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    begun = tmp_path / "begun"
+    (tmp_path / "slow/torch.py").write_text(
+        f"open({str(begun)!r}, 'w').close()\nopen({str(tmp_path / 'pipe')!r}).read()\nraise SystemExit\n"
+    )
+    # The processes hold what they print to as long as they live.
+    with (tmp_path / "out").open("w") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "imgcls_search", "run", str(tiny)],
+            cwd=tmp_path, stdout=out, stderr=out,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "slow"), PACKAGE])},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )  # fmt: skip
+    try:
+        wait_for(begun.exists)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 130
+        assert "Traceback" not in (tmp_path / "out").read_text()
+    finally:
+        process.kill()
+        # Its fork server may be there still, and ends when it has read.
+        with contextlib.suppress(OSError):
+            os.close(os.open(tmp_path / "pipe", os.O_WRONLY | os.O_NONBLOCK))
 
 
 def wait_for(is_so: Callable[[], bool], seconds: float = PATIENCE) -> None:

@@ -32,7 +32,10 @@ def start(target: Callable[..., None], name: str, *arguments: Any) -> tuple[Base
     ours, theirs = context.Pipe()
     given = (target, dict(os.environ), theirs, *arguments)
     process = context.Process(target=_begin, args=given, name=name, daemon=True)  # type: ignore[attr-defined]
-    with deaf_to_terminal(), _as_ours():
+    warm_up()
+    # A fork server answers when it has imported torch: a Ctrl-C need not wait for that, and the process that it forks
+    # is as deaf as it is.
+    with _as_ours(), contextlib.nullcontext() if _has_fork_server() else deaf_to_terminal():
         process.start()
     # Only the process may hold its end: that is how each side sees the other's death.
     theirs.close()
@@ -51,11 +54,15 @@ def _begin(target: Callable[..., None], environment: Mapping[str, str], *argumen
 
 def warm_up() -> None:
     """Begin what the first `start` would wait for, and return at once."""
-    if _context().get_start_method() == "forkserver":
+    if _has_fork_server():
         from multiprocessing import forkserver
 
         with deaf_to_terminal(), _as_ours():
             forkserver.ensure_running()
+
+
+def _has_fork_server() -> bool:
+    return _context().get_start_method() == "forkserver"
 
 
 _OURS = threading.local()

@@ -174,7 +174,7 @@ def test_studies_are_merged_and_combined(one: ic.Study) -> None:
         both.ensemble(2).load_model()
 
 
-def test_a_setting_is_asked_for(one: ic.Study) -> None:
+def test_a_configuration_is_asked_for(one: ic.Study) -> None:
     found = one.try_configuration({"optimizer.adamw.lr": 0.004})
     assert found["named"] == {"optimizer.adamw.lr": 0.004}
     assert [request["id"] for request in one.status["requests"]] == [found["request"]]

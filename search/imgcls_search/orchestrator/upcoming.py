@@ -64,7 +64,7 @@ class Upcoming:
         """The search for it, if under way."""
         self.is_exhausted = False
         self.takes_requests = False
-        """Whether those who leave a request are told that this run takes it."""
+        """Whether a request that is left now is for this run."""
         self.look_for_requests_at = 0.0
         """When to see again whether somebody left a request, where no other trial is to be drawn."""
 

@@ -1,4 +1,4 @@
-"""The shipped spaces: each loads, samples, builds and takes a step; golden sizes of every branch and start setting."""
+"""The shipped spaces: each loads, samples, builds and takes a step; golden sizes of branches and starts."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ GOLDEN: Mapping[str, Mapping[str | int, tuple[int, int]]] = {
     "vgg": {"vgg": (38_994, 539_200), 0: (154_074, 2_151_552)},
     "vit": {"vit": (18_218, 317_888), 0: (227_722, 1_127_424)},
 }
-"""Parameters and MACs of each branch's first configuration, and of each start setting by its number, with 10 classes.
+"""Parameters and MACs of each branch's first configuration, and of each start configuration by number, of 10 classes.
 
 Two by hand, at 8x8 pixels in grey. LeNet-5 at half its width has convolutions of 3 and 8 channels and layers of 60, 42
 and 10 on 2x2 pixels: 78 + 608 + 1980 + 2562 + 430 parameters, 64 x 75 + 16 x 600 + 1920 + 2520 + 420 MACs. The ResNet

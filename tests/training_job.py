@@ -11,7 +11,7 @@ from imgcls_search.data import Prepared
 from imgcls_search.protocol import Job
 
 
-def training_job(config: TrialConfig, data: Prepared, folder: Path, **changes: Any) -> Job:
+def training_job(config: TrialConfig, data: Prepared, folder: Path, /, **changes: Any) -> Job:
     """Return a training from its first epoch to its last, with its files in a folder."""
     plain = Job(
         trial=0,

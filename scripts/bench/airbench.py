@@ -1,5 +1,5 @@
-"""Compare the start setting of `spaces/airbench.yaml` with ResNets, those of `spaces/cifar10.yaml`, by test accuracy
-at equal seconds of the processor.
+"""Compare the start configuration of `spaces/airbench.yaml` with ResNets, those of `spaces/cifar10.yaml`, by test
+accuracy at equal seconds of the processor.
 
 All train on the same images with the same seeds, on one thread; each has as many epochs as fit into the seconds, its
 evaluations among them, and its whole schedule over them. The images are flipped in turns by the one, at random by the
@@ -30,7 +30,7 @@ from imgcls_search.strategy.view import View
 SPACES = Path(__file__).resolve().parents[2] / "spaces"
 
 OF_AIRBENCH = (("augment.flip", "alternating"), ("augment.crop_padding", "2"))
-"""What its start setting leaves to the images."""
+"""What its start configuration leaves to the images."""
 
 
 def main() -> None:
@@ -50,7 +50,7 @@ def main() -> None:
 def _config(
     arguments: argparse.Namespace, name: str, start: int, changes: tuple[tuple[str, str], ...], epochs: int
 ) -> TrialConfig:
-    """Return a start setting of a shipped space, for other images."""
+    """Return a start configuration of a shipped space, for other images."""
     on_photos = arguments.images is not None
     own = (*(OF_AIRBENCH if name == "airbench" and on_photos else ()), *changes)
     given = [
@@ -64,7 +64,7 @@ def _config(
     file = SPACES / f"{name}.yaml"
     fixed = {path for path, _ in own}
     starts = [dict(told) for told in read_space(file, catalog()).start]
-    # A start setting may not say again what is fixed to another value.
+    # A start configuration may not say again what is fixed to another value.
     told = {path: value for path, value in starts[start].items() if path not in fixed}
     space = read_space(file, catalog(), overrides=[*given, ("start", "[]")], data=data)
     return draw_start(View(space, [], [], 0), told, 0).config
@@ -81,7 +81,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--train", type=int, default=5000, help="training images; default: 5000")
     parser.add_argument("--val", type=float, default=0.02, help="share held out for validation; default: 0.02")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="PATH=VALUE", help="a change of airbench's setting"
+        "--set", action="append", default=[], metavar="PATH=VALUE", help="a change of airbench's configuration"
     )
     return parser.parse_args()
 

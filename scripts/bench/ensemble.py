@@ -3,11 +3,12 @@
     python scripts/bench/ensemble.py --images cifar10-images    an ImageFolder tree with train/ and test/
     python scripts/bench/ensemble.py --seeds 2 --trials 3 --epochs 2
 
-Each seed is a search of its own among random settings of a small ResNet, all of whose networks are kept; then
-`ensemble --picks --distill --test` combines them, and trains the best setting again with the ensemble as its teacher,
-for as many epochs. Both are compared with the search's winner on the same test images, seed by seed: differences of
-accuracy with Student's 95 % interval. The student keeps half of the gain where the interval of its gain less half of
-the ensemble's is not below 0. Without `--images` it runs on digits. Writes ensemble.json, again after each seed.
+Each seed is a search of its own among random configurations of a small ResNet, all of whose networks are kept; then
+`ensemble --picks --distill --test` combines them, and trains the best configuration again with the ensemble as its
+teacher, for as many epochs. Both are compared with the search's winner on the same test images, seed by seed:
+differences of accuracy with Student's 95 % interval. The student keeps half of the gain where the interval of its gain
+less half of the ensemble's is not below 0. Without `--images` it runs on digits. Writes ensemble.json, again after each
+seed.
 
 Measured on 2026-11-30, CIFAR-10 as JPEG files: see docs/decisions/2026-11-30-ensembles.md.
 """

@@ -4,11 +4,11 @@
     python scripts/bench/folds.py --repetitions 2 --epochs 2 --trials 5
 
 Each repetition draws other digits as its images outside the test split, which has all the others, searches among
-random settings of LeNet-5, and compares the best trial's score with the accuracy on the test split of the networks that
-were scored. `split` scores `--trials` trials on one validation split, `folds` a part of them by cross-validation, for
-as many epochs in all. Both have the same number of images, and the usual share of them to validate by. `test_of_all` is
-the accuracy of the setting trained once on all images outside the test split, as `train` does. Writes folds.json, again
-after each repetition.
+random configurations of LeNet-5, and compares the best trial's score with the accuracy on the test split of the
+networks that were scored. `split` scores `--trials` trials on one validation split, `folds` a part of them by
+cross-validation, for as many epochs in all. Both have the same number of images, and the usual share of them to
+validate by. `test_of_all` is the accuracy of the configuration trained once on all images outside the test split, as
+`train` does. Writes folds.json, again after each repetition.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def search(name: str, repetition: int, folder: Path, given: argparse.Namespace) -> dict[str, float]:
-    """Return the best score of a search, and the test accuracy of its setting trained on all other images."""
+    """Return the best score of a search, and the test accuracy of its configuration trained on all other images."""
     space = space_of(name, repetition, given)
     view = View(space, [], [], repetition)
     count = given.trials // given.folds if name == "folds" else given.trials

@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--max-train", type=int, default=4000, help="training images; default: 4000")
     parser.add_argument("--max-epochs", type=int, default=96, help="of one search; default: 96, 12 full trainings")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--without-start", action="store_true", help="leave out the space's start settings")
+    parser.add_argument("--without-start", action="store_true", help="leave out the space's start configurations")
     parser.add_argument("--strategies", nargs="+", choices=list(STRATEGIES), default=list(STRATEGIES))
     given = parser.parse_args()
     with frame.results("search", given.out) as results:

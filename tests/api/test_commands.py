@@ -37,7 +37,7 @@ IN_PYTHON = {
     "report": "Study.report",
     "ensemble": "Study.ensemble",
     "replay": "Study.replay",
-    "try": "Study.try_setting",
+    "try": "Study.try_configuration",
     "copy": "Study.copy",
 }
 """Commands whose function has another name, or is a method."""
@@ -174,15 +174,15 @@ def test_studies_are_merged_and_combined(one: ic.Study) -> None:
         both.ensemble(2).load_model()
 
 
-def test_a_setting_is_asked_for(one: ic.Study) -> None:
-    found = one.try_setting({"optimizer.adamw.lr": 0.004})
+def test_a_configuration_is_asked_for(one: ic.Study) -> None:
+    found = one.try_configuration({"optimizer.adamw.lr": 0.004})
     assert found["named"] == {"optimizer.adamw.lr": 0.004}
     assert [request["id"] for request in one.status["requests"]] == [found["request"]]
     after = ic.run(SPACE, name="one")
     assert after.trial(4).params["optimizer.adamw.lr"] == 0.004
     for wrong, message in (({}, "nothing to try"), ({"optimizer.adamw.rl": 1}, "rl"), ({"model": len}, "module:name")):
         with pytest.raises(ic.UserError, match=message):
-            one.try_setting(wrong)
+            one.try_configuration(wrong)
 
 
 def test_a_network_is_pretrained(one: ic.Study, tmp_path: Path) -> None:

@@ -330,7 +330,7 @@ def test_more_time_searches_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "finetune.backbone_lr_factor" in values[2]
     assert "data.folder.max_train" not in values[2]
     assert values[2]["image.size"] == 224
-    # The first setting is a head that is fitted at once.
+    # The first configuration is a head that is fitted at once.
     assert values[1]["start"][0]["head"] == values[2]["start"][0]["head"] == "logistic"
 
 

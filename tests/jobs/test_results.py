@@ -185,7 +185,7 @@ def test_winner_that_is_the_first_setting_has_no_way_to_retrain(tiny: Path, imgc
     answer = imgcls("report", study, "-o", "report.html", "--ablation")
     assert answer.code == 2
     assert answer.err.splitlines() == [
-        "error: --ablation: the winner is trial 0, the first setting; there is no step to retrain"
+        "error: --ablation: the winner is trial 0, the first configuration; there is no step to retrain"
     ]
     # Where the page cannot be written nothing is trained for it.
     answer = imgcls("report", study, "-o", "missing/report.html", "--ablation")

@@ -1,4 +1,4 @@
-"""Studies that grow, are asked to try a setting, or are merged, as a user meets them."""
+"""Studies that grow, are asked to try a configuration, or are merged, as a user meets them."""
 
 from __future__ import annotations
 

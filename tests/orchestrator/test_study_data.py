@@ -160,7 +160,7 @@ def test_run_finds_moved_images_and_the_study_remembers(
     assert "identical" in imgcls("reproduce", STUDY, "--trial", "0").out
     assert here("export", STUDY, "-o", "best.yaml").code == 0
     assert f'root: "{photos}"' in (tmp_path / "best.yaml").read_text()
-    # What was tried is known wherever the images are, and a start setting is no new one.
+    # What was tried is known wherever the images are, and a start configuration is no new one.
     (tmp_path / "shed").mkdir()
     photos.rename(tmp_path / "shed" / "photos")
     command = ("run", "base.yaml", "--data", "folder:shed/photos", "--workers", "1", "--set", "study.trials=9")

@@ -1002,10 +1002,10 @@ def test_problems_of_start_have_places() -> None:
     text = f"{MINIMAL}start:\n  - {{image.size: 8}}\n  - 3\n"
     assert problems(text) == [
         "4:18: start[0].image.size: 8 is not allowed; the space fixes it to null",
-        "5:5: start[1]: start takes a list of settings, as in [{model: vit, model.vit.depth: 4}]",
+        "5:5: start[1]: start takes a list of configurations, as in [{model: vit, model.vit.depth: 4}]",
     ]
     assert problem(f"{MINIMAL}start: 3\n") == (
-        "3:8: start: start takes a list of settings, as in [{model: vit, model.vit.depth: 4}]"
+        "3:8: start: start takes a list of configurations, as in [{model: vit, model.vit.depth: 4}]"
     )
 
 

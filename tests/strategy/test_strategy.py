@@ -168,7 +168,7 @@ def test_asha_promotes_whom_the_definition_names_however_a_search_goes(sign: int
         if chosen is None:
             chosen = trial(len(trials), state="running")
             trials.append(chosen)
-            # A start setting trains straight to its end.
+            # A start configuration trains straight to its end.
             chosen.until = 27 if random.random() < 0.1 else asha.milestone(chosen)
         else:
             promotions += 1

@@ -88,7 +88,7 @@ def widening_of(old: Space, new: Space) -> Widening:
         ("augment.policy", "{none: {}, trivial: {}}", "augment.policy: trivial too"),
         ("study.sampler", "tpe", "study.sampler: auto becomes tpe"),
         ("study.pruner", "{halving: {min_epochs: 1}}", "study.pruner: halving with other arguments"),
-        ("start", "[{model.lenet5.width: 1}]", "start: 1 more setting(s)"),
+        ("start", "[{model.lenet5.width: 1}]", "start: 1 more configuration(s)"),
     ],
 )
 def test_what_contains_the_space_before_is_growth(path: str, value: str, added: str) -> None:
@@ -226,7 +226,7 @@ def test_grown_study_keeps_its_trials_and_the_one_before_it_stays_openable(tmp_p
     assert rows_of(files, "s@1") == rows
     (done,) = grown.facts["extended"]
     assert (done["kept"], done["trials"]) == ("s@1", 12)
-    # Only the start setting is new, which the first trials were not: it is a request.
+    # Only the start configuration is new, which the first trials were not: it is a request.
     (request,) = grown.facts["requests"]
     assert (request["by"], request["params"]) == ("start", {"model": "resnet"})
 

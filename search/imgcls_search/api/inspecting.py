@@ -39,7 +39,7 @@ def inspect(
         group: Keep groups in one split: a table's column, or a regular expression on a folder's paths.
         changes: Values of the data to set, by path.
         labels: Judge the labels, which takes longest.
-        study: Judge by the settings of the best trial of this study.
+        study: Judge by the configuration of the best trial of this study.
         model: Judge by a pretrained network, as under `model` in a space, or by a `quick` model.
         quick_epochs: Epochs of the quick model.
         judge_test: Judge the labels of the sealed test split, too.
@@ -89,7 +89,7 @@ def inspect(
 
 
 def inspected(component: Any, study: str | None, studies: Path, storage: str | None) -> tuple[Any, Any]:
-    """Return the images to inspect, those of a study where none are named, and the settings of its best trial.
+    """Return the images to inspect, those of a study where none are named, and the configuration of its best trial.
 
     Raises:
         UserError: neither names any images.
@@ -166,7 +166,7 @@ def refuse_idle_judges(
     if quick_epochs is not None and model not in (None, QUICK):
         raise UserError("--quick-epochs: is of the quick model; got --model too")
     if study is not None and judge_test:
-        raise UserError("--judge-test: goes with the quick model; a study's settings never see the test split")
+        raise UserError("--judge-test: goes with the quick model; a study's configuration never sees the test split")
 
 
 def backbone_space(

@@ -117,7 +117,7 @@ class Study(Findings):
         Args:
             path: The page to write; by default `report.html` in the study's folder.
             trial: The trial that the page is about; default: the best.
-            ablation: Retrain the steps from the first setting to the winner.
+            ablation: Retrain the steps from the first configuration to the winner.
             seeds: New seeds per step of the ablation.
             data: Where the images are now, if they moved; only with `ablation`.
             weights_dir: Look for pretrained weights there first.
@@ -152,7 +152,7 @@ class Study(Findings):
         data: PathLikeText | None = None,
         progress: bool | None = None,
     ) -> Path:
-        """Write the trained network as a folder that `load_model` reads; with a path ending in `.yaml`, its settings.
+        """Write the network as a folder that `load_model` reads; with a path ending in `.yaml`, its configuration.
 
         Args:
             path: The folder, or the YAML file, to write.
@@ -287,8 +287,8 @@ class Study(Findings):
             max_epochs=max_epochs,
         )
 
-    def try_setting(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """Ask the study to try a setting: the current run, or the next one, trains it to the end.
+    def try_configuration(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask the study to try a configuration: the current run, or the next one, trains it to the end.
 
         Values that you leave out come from the best trial that has them.
 

@@ -67,7 +67,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "check": spaces.check,
         "plan": searches.plan,
         "run": searches.run,
-        "try": searches.try_setting,
+        "try": searches.try_configuration,
         "pretrain": trainings.pretrain,
         "replay": searches.replay,
     },

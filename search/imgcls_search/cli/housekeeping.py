@@ -67,7 +67,8 @@ def merge(
     imgcls-search run spaces/vit.yaml --name vit-both --set study.trials=120
 
     Trials get new numbers, keep their weights, logs and pictures, and record where they come from. The studies may
-    differ in seed, sampler, pruner and start settings. Confirmations are not copied; openings of the test split are.
+    differ in seed, sampler, pruner and start configurations. Confirmations are not copied; openings of the test split
+    are.
     """
     from imgcls_search.api.merging import merge_studies
 

@@ -79,7 +79,7 @@ def inspect(
         bool, typer.Option("--labels/--no-labels", help="Look for wrong labels, which takes longest.")
     ] = True,
     study: Annotated[
-        str | None, typer.Option("--study", metavar="STUDY", help="Judge by the settings of a study's best trial.")
+        str | None, typer.Option("--study", metavar="STUDY", help="Judge by the configuration of a study's best trial.")
     ] = None,
     model: Annotated[
         str | None,

@@ -18,7 +18,7 @@ def report(
         int | None, typer.Option("--trial", min=0, help="Report on this trial; default: the best.")
     ] = None,
     ablation: Annotated[
-        bool, typer.Option("--ablation", help="Retrain the steps from the first setting to the winner.")
+        bool, typer.Option("--ablation", help="Retrain the steps from the first configuration to the winner.")
     ] = False,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="New seeds per step of --ablation.")] = 3,
     data: MovedData = None,
@@ -33,7 +33,7 @@ def report(
     imgcls-search report vit-digits -o report.html --ablation
 
     Mistakes are shown with a map of where the network looked and the most similar training images.
-    --ablation trains the first known-good setting and every change that leads from it to the winner, one by one.
+    --ablation trains the first known-good configuration and every change that leads from it to the winner, one by one.
     """
     from imgcls_search.api.writing import write_report
 

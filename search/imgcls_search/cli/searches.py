@@ -78,7 +78,7 @@ def run(
 
     A new study learns from earlier ones with the same objective and some of the same settings, and says from which.
     Run the same command again to resume. Ctrl-C saves and stops; press it twice to stop at once. With --extend the
-    space may have wider ranges, more choices, families and start settings than before, and another sampler and
+    space may have wider ranges, more choices, families and start configurations than before, and another sampler and
     pruner; earlier trials stay.
     """
     from imgcls_search.api.searching import Search
@@ -202,14 +202,14 @@ def replay(
         echo(line)
 
 
-def try_setting(
+def try_configuration(
     study: StudyName,
     overrides: Overrides = None,
     studies: Studies = STUDIES,
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a study to try a setting: the current run, or the next one, trains it to the end.
+    """Ask a study to try a configuration: the current run, or the next one, trains it to the end.
 
     \b
     imgcls-search try vit-digits --set optimizer.adamw.lr=3e-3
@@ -232,7 +232,7 @@ def try_setting(
         taken = {path: found.params[path] for path, each in found.sources.items() if each == source}
         echo(f"{'no trial has it, so the middle' if source is None else f'as trial {source}'}: {_settings(taken)}")
     if found.same_as is not None:
-        echo(f"trial {found.same_as} has the same setting; this one trains it with another seed")
+        echo(f"trial {found.same_as} has the same configuration; this one trains it with another seed")
     echo(
         f"{'the next run' if found.taken_by is None else f'the run under way ({found.taken_by})'} trains it to its end"
     )

@@ -219,7 +219,7 @@ def _show_space(space: Space, path: Path) -> None:
         echo(f"limit: {metric} {' and '.join(f'{SIGNS[side]} {bound:g}' for side, bound in sides.items())}")
     echo(
         f"sampler {space.sampler.name}, pruner {space.pruner.name}, {space.study['trials']} trials, "
-        f"{len(space.start)} start setting(s); study {space.name}"
+        f"{len(space.start)} start configuration(s); study {space.name}"
     )
 
 
@@ -247,7 +247,7 @@ def _show_survey(found: SurveySummary, space: Space) -> None:
         echo(f"over the limit: {count / found['samples']:.1%}: {limit} > {plain(space.limits[limit])}")
     for unfit in found["start"]:
         over = f"over limits: {', '.join(unfit['over'])}"
-        echo(f"start setting {unfit['number']} can be no trial: {unfit['problem'] or over}")
+        echo(f"start configuration {unfit['number']} can be no trial: {unfit['problem'] or over}")
 
 
 def _shown(size: Range, unit: str = "") -> tuple[str, ...]:

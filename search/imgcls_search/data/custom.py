@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from imgcls_search import own_code
 from imgcls_search.data import fingerprint
-from imgcls_search.data.folders import from_files
+from imgcls_search.data.listing import from_files
 from imgcls_search.data.source import Folds, MaxTrain, Source, Split, SplitSeed, Test, Val, assemble, from_arrays
 from imgcls_search.errors import BuildError, DataError, UserError, first_line
 from imgcls_search.signature import Arg

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -14,15 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from imgcls_search.data import fingerprint, groups
-from imgcls_search.data.label_sets import Labels
-from imgcls_search.data.opening import EXTENSIONS, open_image
-from imgcls_search.data.source import Folds, LeftOut, MaxTrain, Source, Split, SplitSeed, Test, Val, as_test, assemble
+from imgcls_search.data.listing import Listing
+from imgcls_search.data.opening import EXTENSIONS
+from imgcls_search.data.source import Folds, MaxTrain, Source, Split, SplitSeed, Test, Val
 from imgcls_search.data.tally import Tally, image_files, is_broken, some
 from imgcls_search.errors import DataError
 from imgcls_search.signature import Arg
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    pass
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 ALIASES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
@@ -67,20 +67,10 @@ def folder(
     found = _list(root)
     if labels == "several":
         found = _merged(found)
-    return assemble(
+    return found.cut(
+        found.given,
         groups=None if group is None else groups.of_paths(group, found.names, found.place),
-        name=found.top.name,
-        place=found.place,
-        classes=found.classes,
-        names=found.names,
-        labels=found.labels,
-        given=found.given,
-        read=from_files(found.paths),
-        make_prints=found.make_prints,
-        first_fingerprint=found.first_fingerprint,
         skips_unreadable=skip_unreadable,
-        left_out=found.left_out,
-        notes=found.notes,
         val=val,
         test=test,
         split_seed=split_seed,
@@ -106,41 +96,15 @@ def whole_folder(root: str, only: Split | None = None, *, skip_unreadable: bool 
     if labels == "several":
         found = _merged(found)
     items = np.arange(len(found.paths)) if only is None else found.given[only]
-    return as_test(
-        items,
-        names=found.names,
-        labels=found.labels,
-        read=from_files(found.paths),
-        name=found.top.name,
-        place=found.place,
-        classes=tuple(found.classes),
-        make_prints=found.make_prints,
-        first_fingerprint=found.first_fingerprint,
-        skips_unreadable=skip_unreadable,
-        left_out=found.left_out,
-        notes=found.notes,
-    )
+    return found.as_test(items, skips_unreadable=skip_unreadable)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Listing:
-    """The images of a folder, in order."""
+class _Listing(Listing):
+    """The images of a folder."""
 
-    top: Path
-    place: str
-    classes: Sequence[str]
-    paths: Sequence[Path]
-    names: Sequence[str]
-    """The paths below `top`."""
-
-    labels: Labels
     given: Mapping[Split, npt.NDArray[np.int64]]
     """The numbers of the images in each split that the folder comes with."""
-
-    make_prints: Callable[[], fingerprint.Prints]
-    first_fingerprint: Callable[[], str]
-    left_out: tuple[LeftOut, ...]
-    notes: tuple[str, ...]
 
 
 def _top(root: str) -> Path:
@@ -171,7 +135,7 @@ def _list(root: str, *, needs_train: bool = True) -> _Listing:
     known = (classes, names, labels, paths)
     memory = fingerprint.memory()
     return _Listing(
-        top=top,
+        name=top.name,
         place=place,
         classes=classes,
         paths=paths,
@@ -230,11 +194,6 @@ def _merged(found: _Listing) -> _Listing:
         first_fingerprint=partial(fingerprint.of_files_by_edges, *known),
         notes=(*found.notes, note if repeats else "no picture is in several class folders: each has one label"),
     )
-
-
-def from_files(paths: Sequence[Path]) -> Callable[[int], Image]:
-    """Return a reader of image files; only their headers are read until pixels are needed."""
-    return lambda item: open_image(paths[item])
 
 
 def _trees(top: Path, place: str, *, needs_train: bool) -> dict[Split, Path]:

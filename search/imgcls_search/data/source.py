@@ -207,24 +207,6 @@ def counted(word: str, count: int) -> str:
     return f"{count:,} {word}" if count == 1 else f"{count:,} {word}{'es' if word.endswith('s') else 's'}"
 
 
-def as_test(
-    items: npt.NDArray[np.int64],
-    *,
-    names: Sequence[str],
-    labels: Labels,
-    read: Callable[[int], Image],
-    **known: Any,
-) -> Source:
-    """Return a source of one split, `test`, with some images of a list; `known` is what else `Source` takes."""
-    nothing = labels[:0]
-    return Source(
-        labels={"train": nothing, "val": nothing, "test": labels[items]},
-        names={"train": (), "val": (), "test": tuple(names[item] for item in items.tolist())},
-        read=lambda split, index: read(int(items[index])),
-        **known,
-    )
-
-
 def assemble(
     *,
     name: str,

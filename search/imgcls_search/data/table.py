@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -13,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from imgcls_search.data import fingerprint, label_sets
-from imgcls_search.data.folders import ALIASES, SPLITS, from_files, similar_names
+from imgcls_search.data.folders import ALIASES, SPLITS, similar_names
 from imgcls_search.data.groups import Groups
 from imgcls_search.data.label_sets import Labels
-from imgcls_search.data.source import Folds, LeftOut, MaxTrain, Source, Split, SplitSeed, Test, Val, as_test, assemble
+from imgcls_search.data.listing import Listing
+from imgcls_search.data.source import Folds, MaxTrain, Source, Split, SplitSeed, Test, Val
 from imgcls_search.data.table_file import Rows, read_rows, refuse
 from imgcls_search.data.table_labels import read_columns, read_separated, where_first
 from imgcls_search.data.table_paths import FilesBelow, look_for_files, names_of
@@ -69,19 +70,9 @@ def table(
     """
     found = _list(file, root, image=image, label=label, separator=separator, split=split, group=group)
     given, kept = found.given()
-    return assemble(
-        name=found.path.stem,
-        place=found.place,
-        classes=found.classes,
-        names=found.names,
-        labels=found.labels,
-        given=given,
-        read=from_files(found.paths),
-        make_prints=found.make_prints,
-        first_fingerprint=found.first_fingerprint,
+    return found.cut(
+        given,
         skips_unreadable=skip_unreadable,
-        left_out=found.left_out,
-        notes=found.notes,
         val=val,
         test=test,
         split_seed=split_seed,
@@ -124,45 +115,19 @@ def whole_table(
     split = split if only is not None else None
     found = _list(file, root, image=image, label=label, separator=separator, split=split, needs_train=False)
     items = np.arange(len(found.names)) if only is None else np.flatnonzero(found.splits == only)
-    return as_test(
-        items,
-        names=found.names,
-        labels=found.labels,
-        read=from_files(found.paths),
-        name=found.path.stem,
-        place=found.place,
-        classes=found.classes,
-        make_prints=found.make_prints,
-        first_fingerprint=found.first_fingerprint,
-        skips_unreadable=skip_unreadable,
-        left_out=found.left_out,
-        notes=found.notes,
-    )
+    return found.as_test(items, skips_unreadable=skip_unreadable)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Listing:
-    """The images of a table, sorted by their names."""
+class _Listing(Listing):
+    """The images of a table."""
 
-    path: Path
-    place: str
-    classes: tuple[str, ...]
-    names: Sequence[str]
-    """The paths below the root."""
-
-    paths: Sequence[Path]
-    labels: Labels
     splits: npt.NDArray[np.str_]
     """Of each image, empty where it is cut."""
 
     groups: Groups | None
     seen: Sequence[str]
     """Where each class is first named, to begin an error with."""
-
-    make_prints: Callable[[], fingerprint.Prints]
-    first_fingerprint: Callable[[], str]
-    left_out: tuple[LeftOut, ...]
-    notes: tuple[str, ...]
 
     def given(self) -> tuple[dict[Split, Numbers], Numbers | None]:
         """Return the images of the splits that are not cut, with those that others are cut from as `train`.
@@ -230,7 +195,7 @@ def _list(
     sealed = np.flatnonzero(splits == "test") if (splits == "test").any() else None
     known = (classes, told, labels, paths)
     return _Listing(
-        path=path,
+        name=path.stem,
         place=place,
         classes=classes,
         names=names,

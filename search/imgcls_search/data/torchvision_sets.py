@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imgcls_search.data import fingerprint
-from imgcls_search.data.folders import from_files
+from imgcls_search.data.listing import from_files
 from imgcls_search.data.source import Folds, MaxTrain, Source, Split, SplitSeed, Val, assemble, from_arrays
 from imgcls_search.errors import BuildError, DataError, closest
 from imgcls_search.signature import Arg

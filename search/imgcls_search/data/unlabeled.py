@@ -18,9 +18,9 @@ from imgcls_search.config import Component, TrialConfig, expand_path
 from imgcls_search.data import describe, file_root, fingerprint
 from imgcls_search.data.chosen import Chosen
 from imgcls_search.data.fingerprint import Prints
-from imgcls_search.data.folders import from_files
 from imgcls_search.data.held_out import Part, find_twins, held_out
 from imgcls_search.data.image import CACHE_GB
+from imgcls_search.data.listing import from_files
 from imgcls_search.data.opening import EXTENSIONS
 from imgcls_search.data.prepared import Prepared
 from imgcls_search.data.source import LeftOut, Source, Split, counted

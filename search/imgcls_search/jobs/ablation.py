@@ -1,4 +1,4 @@
-"""What each change from the first known-good setting to the winner brought: they are made one by one and retrained."""
+"""What each change from the first known-good configuration to the winner brought, made one by one and retrained."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def ablate(
     trial: int | None = None,
     data: Component | None = None,
 ) -> Ablation:
-    """Train the first setting, every step from it to the winner, and the winner, on new seeds; the study keeps it.
+    """Train the first configuration, each step from it to the winner, and the winner, on new seeds; the study keeps it.
 
     `trial` is the winner's number; by default that of the best. `data` says where the study's images are now.
 
@@ -50,7 +50,7 @@ def ablate(
     Raises:
         StudyError: there is no such study, or other images lie where its own did.
         NoResultError: no trial is complete and feasible, or a training failed.
-        UserError: the winner is the first setting, or no seed changes the first objective.
+        UserError: the winner is the first configuration, or no seed changes the first objective.
     """
     record = study_data.load_with_images(files, data)
     winner, first = best.the_best(record) if trial is None else find_trial(record, trial), record.trials[0]
@@ -61,7 +61,7 @@ def ablate(
     refuse_untrained(metric, "--ablation")
     if winner.number == first.number:
         raise UserError(
-            f"--ablation: the winner is trial {first.number}, the first setting; there is no step to retrain"
+            f"--ablation: the winner is trial {first.number}, the first configuration; there is no step to retrain"
         )
     known = record.facts.get("ablation")
     if known is not None and (known["winner"], len(known["seeds"])) == (winner.number, seeds):
@@ -86,7 +86,7 @@ def ablate(
         written = study_data.written_root(record)
         pretrained = PretrainedNetworks.of_study(trainer, files, record)
         needed = [pretrained.needed_by(step.config, trainer.images(step.config)) for step in way]
-        watcher.say(f"{len(way)} settings on {seeds} new seed(s) each; the test split stays sealed")
+        watcher.say(f"{len(way)} configurations on {seeds} new seed(s) each; the test split stays sealed")
         pretrained.make(each for some in needed for each in some)
         jobs = [
             training_job(
@@ -103,7 +103,7 @@ def ablate(
                 (step, starts, seed) for step, starts in zip(way, needed, strict=True) for seed in drawn
             )
         ]
-        names = [f"{setting}, {seed}" for setting in numbered("setting", len(way)) for seed in numbered("seed", seeds)]
+        names = [f"{step}, {seed}" for step in numbered("configuration", len(way)) for seed in numbered("seed", seeds)]
         scores = [history[-1][metric] for history in trainer.train(jobs, names)]
     found: Ablation = {
         "at": now(),

@@ -1,4 +1,4 @@
-"""A request to try a setting: what is not named is filled in, and the run that has the study makes a trial of it."""
+"""A request to try a configuration: what is not named is filled in, and the study's run makes a trial of it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class RequestedConfiguration:
     """The trial that each value was taken from that was not named; None is the middle of its range."""
 
     same_as: int | None
-    """A trial with the same setting."""
+    """A trial with the same configuration."""
 
     taken_by: str | None
     """The run that is under way; None where the next one takes it."""
@@ -86,17 +86,17 @@ def _named(changes: Sequence[tuple[str, str]], space: Space) -> dict[str, Scalar
     Raises:
         SpaceError: the space has no such setting.
     """
-    setting: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     for path, text in changes:
         refuse_unreadable(path, text)
-        setting[path] = plain_value(text)
-    return start_of(setting, space.root, source="--set")
+        given[path] = plain_value(text)
+    return start_of(given, space.root, source="--set")
 
 
 def complete(
     named: Mapping[str, Scalar], record: Record, space: Space
 ) -> tuple[dict[str, Scalar], dict[str, int | None]]:
-    """Return a whole setting, and where each value is from that was not named.
+    """Return a whole configuration, and where each value is from that was not named.
 
     That is the best trial; below a branch that the best did not take, the best of those that took it; and where no
     trial did, the middle of a range and the first of several choices.

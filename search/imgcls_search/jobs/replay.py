@@ -308,7 +308,7 @@ _DRAWN = ("params", "distributions", "config")
 
 
 def space_of(record: Record, catalog: Catalog, overrides: Sequence[tuple[str, str]]) -> Space:
-    """Return the space of a study with changes as `--set` takes them, without its start settings and limits.
+    """Return the space of a study with changes as `--set` takes them, without its start configurations and limits.
 
     Raises:
         SpaceError: a change is no part of the space language.

@@ -42,7 +42,7 @@ class Sample:
     """The limits that it breaks."""
 
     start: int | None
-    """Which of the `start` settings it is, counted from 0; None where it was drawn."""
+    """Which of the `start` configurations it is, counted from 0; None where it was drawn."""
 
     @property
     def is_fit(self) -> bool:
@@ -103,7 +103,7 @@ class Refusal(TypedDict):
 
 
 class UnfitStart(TypedDict):
-    """A start setting that can be no trial."""
+    """A start configuration that can be no trial."""
 
     number: int | None
     problem: str | None

@@ -62,7 +62,7 @@ def _tell_stranded(record: Record, space: Space, say: Callable[[str], None]) -> 
 
 
 def with_placed_start(space: Space, record: Record | None) -> Space:
-    """Return the space with those start settings alone that are known by their place among the trials."""
+    """Return the space with those start configurations alone that are known by their place among the trials."""
     placed = None if record is None else record.facts.get("placed_start")
     return space if placed is None else replace(space, start=tuple(placed))
 

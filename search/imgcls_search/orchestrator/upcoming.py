@@ -64,7 +64,7 @@ class Upcoming:
         """The search for it, if under way."""
         self.is_exhausted = False
         self.takes_requests = False
-        """Whether those who leave a request are told that this run takes it."""
+        """Whether a request that is left now is for this run."""
         self.look_for_requests_at = 0.0
         """When to see again whether somebody left a request, where no other trial is to be drawn."""
 
@@ -172,7 +172,7 @@ class Upcoming:
 
     def _draw_asked(self) -> Generator[None, None, bool]:
         """Make the next trial from a request; False if there is none, or it cannot be tried."""
-        # The space's own start settings are known by their place among the trials.
+        # The space's own start configurations are known by their place among the trials.
         if self._is_wanted() and len(self.record.trials) < len(self.context.space.start):
             return False
         self.record.look_again()
@@ -196,11 +196,11 @@ class Upcoming:
             self.context.say(f"trial {foreign.number}: waited to be tried, and failed: {answer}")
         return False
 
-    def _proposal_of(self, setting: Mapping[str, Any]) -> Generator[None, None, Proposal | str]:
+    def _proposal_of(self, given: Mapping[str, Any]) -> Generator[None, None, Proposal | str]:
         """Return what somebody asks for, or why it cannot be tried."""
         space = self.context.space
         try:
-            params = start_of(setting, space.root)
+            params = start_of(given, space.root)
         except SpaceError as error:
             return "; ".join(str(error).splitlines())
         view = View(space, self.record.trials, [], self.context.settings.seed)

@@ -272,7 +272,7 @@ def _is_misread(leaf: Leaf, node: ScalarNode) -> bool:
 
 
 def _normal(leaf: Leaf, value: Value) -> Value:
-    """Return a value with whole numbers as floats where the builder takes floats only: 1 and 1.0 are one setting.
+    """Return a value with whole numbers as floats where the builder takes floats only: 1 and 1.0 are one value.
 
     A duration such as `90m` becomes its seconds.
     """

@@ -234,7 +234,7 @@ class Float(Searched):
         return inside and (self.step is None or abs(value - self._on_step(value)) <= hair)
 
     def decode(self, value: Any) -> Value:
-        """Return the number inside the range, on its step exactly: equal settings have equal digests."""
+        """Return the number inside the range, on its step exactly: equal values have equal digests."""
         if self.step is None:
             return min(max(float(value), self.low), self.high) + 0.0  # no -0.0, whose digest is another
         return self._on_step(value)

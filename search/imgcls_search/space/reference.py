@@ -90,8 +90,8 @@ def _all(catalog: Catalog) -> Iterator[Setting]:
         yield _setting(f"limits.{name}", kind="metric", doc=doc, allowed=sides)
     yield _setting(
         "start",
-        doc="known-good settings, tried first; what a setting leaves out is sampled",
-        allowed="a list of settings by path, as in [{model: vit, optimizer.adamw.lr: 1e-3}]",
+        doc="known-good configurations, tried first; what one leaves out is sampled",
+        allowed="a list of configurations by path, as in [{model: vit, optimizer.adamw.lr: 1e-3}]",
         default=[],
     )
 

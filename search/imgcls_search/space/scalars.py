@@ -29,7 +29,7 @@ def resolve(text: str) -> Scalar:
     if _BASED.fullmatch(text):
         return _whole(text, 0)
     if FLOAT.fullmatch(text):
-        return float(text) + 0.0  # -0.0 is 0.0: one setting, one digest
+        return float(text) + 0.0  # -0.0 is 0.0: one value, one digest
     if _NOT_FINITE.fullmatch(text):
         return float(text.replace(".", ""))
     return text

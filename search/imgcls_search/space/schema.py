@@ -263,7 +263,7 @@ def _start(catalog: Catalog) -> Schema:
         **({"patternProperties": others} if others else {}),
         "additionalProperties": False,
     }
-    text = _text("known-good settings, tried first; what a setting leaves out is sampled")
+    text = _text("known-good configurations, tried first; what one leaves out is sampled")
     return {**text, "type": ["array", "null"], "items": setting}
 
 

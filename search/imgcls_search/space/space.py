@@ -40,7 +40,7 @@ class Space:
     """The limits of scores that are set, by metric: `{"at_least": 0.95}`, `{"at_most": 0.3}` or both."""
 
     start: tuple[Mapping[str, Scalar], ...]
-    """Known-good settings as Optuna's parameters, lists as strings; what is left out is sampled."""
+    """Known-good configurations as Optuna's parameters, lists as strings; what is left out is sampled."""
 
     root: Group
     """The tree of everything that a configuration holds."""

@@ -1,4 +1,4 @@
-"""The `start` section: known-good settings, checked against the space and turned into Optuna's parameters."""
+"""The `start` section: known-good configurations, checked against the space and turned into Optuna's parameters."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from imgcls_search.space.tree import Branch, Group, Node, walk
 from imgcls_search.space.yaml_nodes import ListNode, MapNode, ScalarNode, advice, value_of
 from imgcls_search.space.yaml_nodes import Node as YamlNode
 
-ADVICE = "start takes a list of settings, as in [{model: vit, model.vit.depth: 4}]"
+ADVICE = "start takes a list of configurations, as in [{model: vit, model.vit.depth: 4}]"
 
 
 def read_start(section: YamlNode | None, root: Group, report: Report) -> tuple[dict[str, Scalar], ...]:
-    """Return each setting as parameters, with the branches that it implies."""
+    """Return each configuration as parameters, with the branches that it implies."""
     match section:
         case None | ScalarNode(value=None):
             return ()
@@ -31,8 +31,8 @@ def read_start(section: YamlNode | None, root: Group, report: Report) -> tuple[d
             return ()
 
 
-def start_of(setting: Mapping[str, Any], root: Group, *, source: str = "not of this space") -> dict[str, Scalar]:
-    """Return a setting that was not read from a file as parameters, with the branches that it implies.
+def start_of(given: Mapping[str, Any], root: Group, *, source: str = "not of this space") -> dict[str, Scalar]:
+    """Return a configuration that was not read from a file as parameters, with the branches that it implies.
 
     `source` is what its problems begin with.
 
@@ -42,8 +42,8 @@ def start_of(setting: Mapping[str, Any], root: Group, *, source: str = "not of t
     report = Report(source)
     node = MapNode(
         position=Position(),
-        values={path: _node(value) for path, value in setting.items()},
-        keys=dict.fromkeys(setting, Position()),
+        values={path: _node(value) for path, value in given.items()},
+        keys=dict.fromkeys(given, Position()),
     )
     known = {path: _Known(node=found, when=when) for path, found, when in walk(root) if path}
     params = _entry(node, "", known, report)
@@ -73,7 +73,7 @@ def _entry(entry: YamlNode, path: str, known: dict[str, _Known], report: Report)
     if not isinstance(entry, MapNode):
         report.add(entry.position, path, ADVICE)
         return {}
-    setting = _Setting(path, report)
+    configuration = _StartConfiguration(path, report)
     for key, node in _named_first(entry, known):
         if report.concerns(key):
             continue  # what it would be checked against has problems of its own
@@ -83,13 +83,13 @@ def _entry(entry: YamlNode, path: str, known: dict[str, _Known], report: Report)
         elif refusal := _refusal(known[key].node, node):
             report.add(node.position, where, refusal)
         else:
-            setting.imply(key, entry.keys[key], known[key].when)
+            configuration.imply(key, entry.keys[key], known[key].when)
             if _is_parameter(known[key].node):
-                setting.params[key] = _recorded(known[key].node, node)
-    return setting.params
+                configuration.params[key] = _recorded(known[key].node, node)
+    return configuration.params
 
 
-class _Setting:
+class _StartConfiguration:
     """The parameters that one entry names, and the branches that they imply."""
 
     def __init__(self, path: str, report: Report) -> None:

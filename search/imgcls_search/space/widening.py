@@ -1,4 +1,4 @@
-"""What a space adds to the one that a study was started with: wider ranges, more choices, families, start settings."""
+"""What a space adds to that of a study: wider ranges, more choices, families, start configurations."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Widening:
     """What else differs, and so does not contain what was before."""
 
     start: tuple[Mapping[str, Scalar], ...] = ()
-    """The start settings that are new."""
+    """The start configurations that are new."""
 
     novel: tuple[tuple[str, Scalar], ...] = ()
     """The values of choices, families among them, that are new, by their paths."""
@@ -48,7 +48,7 @@ def compare(changes: Sequence[Difference], old: Mapping[str, Any], space: Space)
         words = _strategy_in_words(change, old, space) or _added_in_words(change, nodes)
         if change.path == "start" and (new := _new_start(change, old, space)) is not None:
             start = new
-            words = f"start: {len(new)} more setting(s)" if new else "start: in another order"
+            words = f"start: {len(new)} more configuration(s)" if new else "start: in another order"
         if words is None:
             refused.append(change)
         else:
@@ -112,7 +112,7 @@ def _novel(change: Difference, nodes: Mapping[str, Node]) -> list[tuple[str, Sca
 
 
 def _new_start(change: Difference, old: Mapping[str, Any], space: Space) -> list[Mapping[str, Scalar]] | None:
-    """Return the start settings that are new; None where earlier ones are missing."""
+    """Return the start configurations that are new; None where earlier ones are missing."""
     if change.old is MISSING or not isinstance(change.old, list):
         return None
     left = list(space.start)

@@ -1,4 +1,4 @@
-"""What a draw keeps away from: trials under way that have shown nothing yet, and settings that were drawn before."""
+"""What a draw keeps away from: trials under way that have shown nothing yet, and configurations drawn before."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Crowd:
         self.rejected = frozenset(self._keys(np.array(refused))) if refused else frozenset()
 
     def are_taken(self, rows: Array) -> NDArray[np.bool_]:
-        """Tell which rows are those of settings that were drawn before; none are where numbers are continuous."""
+        """Tell which rows are those of configurations that were drawn before; none are where numbers are continuous."""
         import numpy as np
 
         if not self.is_finite:

@@ -106,7 +106,7 @@ class CurveSampler:
         return fixed_candidate(view, self.encoding.params_at(chosen))
 
     def _racer(self, view: View, number: int, attempt: int) -> Candidate | None:
-        """Return the next setting of the portfolio, or now and then an even one, for as long as the race is not full.
+        """Return the next configuration of the portfolio, or now and then an even one, while the race is not full.
 
         The even ones are there for earlier studies that mislead.
         """
@@ -123,7 +123,7 @@ class CurveSampler:
     def _begun(self, view: View, number: int, attempt: int, *, has_say: bool) -> Candidate:
         """Return what follows the race, before the surrogate is asked: what remains of the portfolio, and even ones.
 
-        A surrogate that has seen little but a few promising settings stays beside them.
+        A surrogate that has seen little but a few promising configurations stays beside them.
         """
         assert self.knowledge is not None
         index = number + attempt + sum(len(trial.rejected_before) for trial in view.trials)

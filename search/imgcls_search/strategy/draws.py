@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def draw_start(view: View, params: Mapping[str, Scalar], number: int) -> Candidate:
-    """Return a known-good setting as a candidate; what it leaves out is drawn at random."""
+    """Return a known-good configuration as a candidate; what it leaves out is drawn at random."""
     study = _blank_study(view.derive(number, 0))
     study.enqueue_trial(dict(params))
     return ask(study, view.space)

@@ -1,7 +1,7 @@
-"""What earlier studies say about a space: which settings they expect to be good, and whether that holds here.
+"""What earlier studies say about a space: which configurations they expect to be good, and whether that holds here.
 
 Each earlier study orders its trials by how far they came and by their value there. A Gaussian process over the settings
-that the two spaces share predicts that order for any configuration. The best predicted settings of all studies begin a
+that the two spaces share predicts that order for any configuration. The best predicted ones of all studies begin a
 search (a greedy portfolio); from then on a study has a say by how well its prediction ranks what the search itself has
 shown, and none where it does not (compare Feurer et al. 2018, Ranking-Weighted Gaussian Process Ensemble).
 """
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from imgcls_search.strategy.encoding import Array
 
 RACERS = 8
-"""Settings of the portfolio that a search begins with."""
+"""Configurations of the portfolio that a search begins with."""
 
 SPARE = 35
 """More of them, for those that cannot be built or break a limit."""

@@ -65,7 +65,7 @@ class Proposer:
         """`measure_sizes` answers for limits and impossible combinations without training.
 
         `novel` are the values of choices that were added when the study grew, by their paths.
-        `starts_race` says whether start settings are in the race that earlier studies begin, see `race`.
+        `starts_race` says whether start configurations are in the race that earlier studies begin, see `race`.
         """
         self.space = space
         self.sampler = sampler

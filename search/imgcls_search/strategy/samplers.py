@@ -242,7 +242,7 @@ def learns_from_others(space: Space) -> bool:
 
 
 def teach(sampler: Sampler, space: Space, studies: Sequence[EarlierStudy]) -> int:
-    """Tell a sampler what earlier studies know; return how many trials their best settings and the space's begin with.
+    """Tell a sampler what earlier studies know; return how many trials begin with their best and the space's own.
 
     That is 0 where they know nothing of the space, or where the sampler does not learn from others.
     """

@@ -123,13 +123,13 @@ class _Request(TypedDict):
     id: str
     at: str
     by: str
-    """`try`, or `start` for a start setting that was added later."""
+    """`try`, or `start` for a start configuration that was added later."""
 
     params: dict[str, Any]
 
 
 class Request(_Request, total=False):
-    """A setting that somebody asks the run to try."""
+    """A configuration that somebody asks the run to try."""
 
     refused: str
     """Why it cannot be tried."""
@@ -235,10 +235,10 @@ class StudyFacts(TypedDict, total=False):
     """Each time that its space grew; earlier versions noted none."""
 
     placed_start: list[dict[str, Any]]
-    """The start settings that are its first trials, where more were added after them."""
+    """The start configurations that are its first trials, where more were added after them."""
 
     requests: list[Request]
-    """Settings that people requested, to which other processes may add."""
+    """Configurations that people requested, to which other processes may add."""
 
     takes_requests: bool
     """Whether the last run to begin still takes them: it says so before it looks for them a last time."""

@@ -1,4 +1,4 @@
-"""Settings that people ask a study to try: left by other commands, written as trials by the run alone."""
+"""Configurations that people ask a study to try: left by other commands, written as trials by the run alone."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ def make_request(params: Mapping[str, Any], by: str) -> Request:
     return Request(id=uuid.uuid4().hex[:12], at=now, by=by, params=dict(params))
 
 
-def asked_by_start(settings: Sequence[Mapping[str, Any]]) -> list[Request]:
-    """Return what start settings ask for that were added to a study after its first trials."""
-    return [make_request(setting, "start") for setting in settings]
+def asked_by_start(start: Sequence[Mapping[str, Any]]) -> list[Request]:
+    """Return what start configurations ask for that were added to a study after its first trials."""
+    return [make_request(params, "start") for params in start]
 
 
 def pending(record: Record) -> list[Request]:

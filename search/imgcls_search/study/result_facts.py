@@ -81,7 +81,7 @@ class ConfirmedStudy(Confirmation):
 
 
 class AblationStep(TypedDict):
-    """A setting between the first and the winner."""
+    """A configuration between the first and the winner."""
 
     changes: list[str]
     scores: list[Finite]
@@ -92,7 +92,7 @@ class AblationStep(TypedDict):
 
 
 class Ablation(TypedDict):
-    """What each change from the first setting to the winner brought."""
+    """What each change from the first configuration to the winner brought."""
 
     at: str
     metric: str

@@ -112,7 +112,7 @@ class Summary(TypedDict):
     test_openings: list[Opening]
     others: list[OtherTrial]
     requests: list[Request]
-    """Requested settings that no run has tried yet."""
+    """Requested configurations that no run has tried yet."""
 
     runs: list[Run]
     usage: UsageSummary | None

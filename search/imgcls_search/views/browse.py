@@ -281,7 +281,7 @@ def _compare_trials(a: Record, first: Trial, b: Record, second: Trial) -> TrialC
             if name in measured[1] and name not in ("epoch",)
         },
         "val_images": min(counts) if all(counts := [record.val_images or 0 for record in (a, b)]) else None,
-        # Curves of another length say nothing about the settings.
+        # Curves of another length say nothing about the configurations.
         "noise": _noise(a, b, measured) if first.epoch == second.epoch else None,
     }
 

@@ -167,7 +167,7 @@ def interval_of_choice(record: Record, looked: EvaluatedTrial | None) -> Choice 
 
 
 def _baselines(record: Record, winner: Trial, looked: EvaluatedTrial | None) -> Iterator[Card]:
-    """Yield what the winner is to be compared with: no look at the images, and the first setting."""
+    """Yield what the winner is to be compared with: no look at the images, and the first configuration."""
     metric = record.objectives[0][0]
     if looked is not None:
         found = looked.evaluation
@@ -184,10 +184,10 @@ def _baselines(record: Record, winner: Trial, looked: EvaluatedTrial | None) -> 
     first = record.trials[0]
     if first.number != winner.number and first.last_shown:
         number = measured(first.metric, first.value_at(first.last_shown), record.val_images)
-        what = "the first known-good setting" if record.fact("space").get("start") else "the first trial"
+        what = "the first known-good configuration" if record.fact("space").get("start") else "the first trial"
         when = "" if first.state == "complete" else f" at epoch {first.last_shown}, where it was {first.state}"
         detail = f"{first.metric} of trial {first.number}, {what}{when}"
-        yield Card(name="first setting", value=number, detail=detail, id="verdict-first")
+        yield Card(name="first configuration", value=number, detail=detail, id="verdict-first")
 
 
 def _always_largest(looked: EvaluatedTrial, metric: str) -> tuple[str, float | None]:

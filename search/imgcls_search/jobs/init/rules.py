@@ -17,7 +17,7 @@ from imgcls_search.jobs.init.machine import Machine
 from imgcls_search.jobs.init.networks import merged
 from imgcls_search.jobs.init.plan import DraftPlan
 from imgcls_search.jobs.init.sizes import SQUARE, native_size
-from imgcls_search.jobs.init.starts import start_settings
+from imgcls_search.jobs.init.starts import start_configurations
 from imgcls_search.space.problems import plain
 
 UNEVEN, VERY_UNEVEN = 1.5, 3.0
@@ -275,7 +275,9 @@ def _training(found: Found, images: ImageFacts, plan: DraftPlan) -> None:
     )
     if plan.pretrained:
         _finetune(found, plan)
-    found.put("start", start_settings(plan), "settings that are known to be good are tried first, in this order")
+    found.put(
+        "start", start_configurations(plan), "configurations that are known to be good are tried first, in this order"
+    )
 
 
 def _finetune(found: Found, plan: DraftPlan) -> None:

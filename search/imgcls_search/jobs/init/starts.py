@@ -1,4 +1,4 @@
-"""The settings that a draft tries first."""
+"""The configurations that a draft tries first."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SCRATCH_STARTS: Mapping[str, Mapping[str, Any]] = {
 OTHER_START = {"optimizer": "adamw", "optimizer.adamw.lr": 2e-3, "optimizer.adamw.weight_decay": 0.05}
 
 
-def start_settings(plan: DraftPlan) -> list[dict[str, Any]]:
-    """Return the settings that are tried first, the cheapest at the head: there is a good result soon."""
+def start_configurations(plan: DraftPlan) -> list[dict[str, Any]]:
+    """Return the configurations that are tried first, the cheapest at the head: there is a good result soon."""
     starts: list[dict[str, Any]] = []
     for network in plan.fit.networks:
         named = _named(network)
@@ -39,14 +39,14 @@ def _pixels(size: int | list[int]) -> int:
 
 
 def _sizes(plan: DraftPlan) -> list[dict[str, Any]]:
-    """Return what start settings say of the size of images, the smallest first."""
+    """Return what start configurations say of the size of images, the smallest first."""
     if plan.fit.first_size is None:
         return [{}]
     return [{"image.size": written(size)} for size in (plan.fit.first_size, plan.fit.size)]
 
 
 def _named(network: Network) -> dict[str, Any]:
-    """Return what a start setting names a network by: its costliest form."""
+    """Return what a start configuration names a network by: its costliest form."""
     ((family, arguments),) = network.largest.items()
     ((_, written),) = network.model.items()
     searched = [key for key, value in written.items() if isinstance(value, Mapping)]

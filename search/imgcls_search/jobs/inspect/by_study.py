@@ -1,4 +1,4 @@
-"""Labels judged with the settings of a study's best trial, trained again on folds."""
+"""Labels judged with the configuration of a study's best trial, trained again on folds."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def inspect_images(images: Inventory, wanted: Wanted, progress: Progress, judge:
     """Return what is in a data set; the same images and seed give the same findings.
 
     Raises:
-        DataError: a study's settings do not fit the images.
+        DataError: a study's configuration does not fit the images.
         DivergedError: a training that judges labels diverged.
     """
     quick = wanted.labels and judge is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from imgcls_search.rounding import estimated, gained, measured, rounded, share, spread
+from imgcls_search.rounding import estimated, gained, measured, rounded, share, size, spread
 
 
 @pytest.mark.parametrize(
@@ -73,3 +73,11 @@ def test_equal_trainings_and_differences_of_nothing() -> None:
     assert gained("accuracy", -0.00001, 0.0131, 216) == "+0.000"
     assert gained("accuracy", -0.01234, 0.0131, 216) == "-0.012"
     assert gained("accuracy", 0.0123, None, 216) == "+0.012"
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(0, "0 bytes"), (999, "999 bytes"), (74_830, "74.8 kB"), (3_145_728, "3.1 MB"), (2.5e12, "2,500.0 GB")],
+)
+def test_size_has_a_unit_of_which_there_is_one(count: float, shown: str) -> None:
+    assert size(count) == shown

@@ -39,10 +39,25 @@ def replacing(target: Path, *, draft: Path | None = None) -> Iterator[Path]:
     try:
         yield beside
         publish(beside, target)
+    except Exception as error:
+        _name_file(error, target)
+        raise
     finally:
         # Where the folder of the target is a file, this fails as the writing did.
         with contextlib.suppress(OSError):
             remove(beside)
+
+
+_OF_CONTENT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+
+
+def _name_file(error: BaseException, target: Path) -> None:
+    """Let an error of a full or broken disk say which file it came from: the system's does where a file is opened."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _OF_CONTENT and cause.filename is None:
+            cause.filename = str(target)
+        cause = cause.__cause__ or cause.__context__
 
 
 def publish(draft: Path, target: Path) -> None:

@@ -16,6 +16,14 @@ def share(value: float, images: int | None) -> str:
     return f"{value:.{_share_decimals(images)}f}"
 
 
+def size(count: float) -> str:
+    """Return a number of bytes in the largest unit of which there is one."""
+    for unit, of in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= of:
+            return f"{count / of:,.1f} {unit}"
+    return f"{count:.0f} bytes"
+
+
 def measured(metric: str, value: float, images: int | None = None, *, signed: bool = False) -> str:
     """Return a metric's value; those that count images as exact as the number of images makes them."""
     sign = "+" if signed else ""

@@ -768,7 +768,7 @@ def test_a_cache_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_store_larger_than_the_disk_is_refused_before_decoding(tmp_path: Path) -> None:
-    with refused(DataError, "GB are free"):
+    with refused(DataError, "decoded images need", "GB, but only"):
         prepare(source("digits"), image_size=200_000, channels=3, cache=tmp_path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import tempfile
@@ -394,3 +395,41 @@ def test_more_devices_than_there_are_is_one_line(tmp_path: Path, imgcls: Callabl
     cores = local.num_cores()
     assert f"training.devices: 999: this machine has {cores} CPU core" in answer.err
     assert not list(tmp_path.glob("studies/*.db"))
+
+
+CONFIRMED = """
+data: {digits: {max_train: 120}}
+model: {resnet: {depths: [1], width: 4}}
+optimizer: {adamw: {lr: {float: [1e-4, 1e-2], log: true}}}
+training: {epochs: 2, batch_size: 40, device: cpu}
+study: {name: s, trials: 2, pruner: none, pictures: false, learn_from: none}
+"""
+
+
+@pytest.mark.slow
+@linux_only
+def test_a_trial_is_reproduced_and_confirmed_on_two_devices_as_on_one(
+    imgcls: Callable[..., Answer], tmp_path: Path
+) -> None:
+    (tmp_path / "space.yaml").write_text(CONFIRMED)
+    found = {}
+    for devices in (1, 2):
+        place = ("--studies", f"of-{devices}")
+        ran = imgcls("run", "space.yaml", *place, "--set", f"training.devices={devices}", "--workers", "1")
+        assert ran.code == 0, ran.err
+        again = imgcls("reproduce", "s", "--trial", "1", *place)
+        # With as many processes as the trial had: bit for bit.
+        assert again.out.startswith("identical"), again.out + again.err
+        confirmed = imgcls("confirm", "s", "--top", "1", "--seeds", "2", *place, "--json")
+        assert confirmed.code == 0, confirmed.err
+        found[devices] = json.loads(confirmed.out)
+        logs = [path.read_text() for path in (tmp_path / f"of-{devices}/s/confirm").glob("*.log")]
+        histories = [[float(loss) for loss in re.findall(r"'train_loss': ([0-9.]+)", log)] for log in sorted(logs)]
+        found[devices]["losses"] = histories
+    one, two = found[1], found[2]
+    assert (one["chosen"], one["seeds"]) == (two["chosen"], two["seeds"])
+    assert [len(losses) for losses in two["losses"]] == [2] * 4
+    for ours, theirs in zip(two["losses"], one["losses"], strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-3)
+    # Rounding may turn a few of the images.
+    assert two["test"]["scores"] == pytest.approx(one["test"]["scores"], abs=0.01)

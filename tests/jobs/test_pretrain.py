@@ -15,6 +15,9 @@ from PIL import Image
 
 from tests.conftest import Answer, is_one_line
 from tests.orchestrator.test_run import wait_for
+from tests.study.test_storage import fill_up, small_disk
+
+__all__ = ["small_disk"]
 
 SPACE = """
 data: {digits: {max_train: 100}}
@@ -84,6 +87,33 @@ def test_a_killed_one_goes_on_to_the_same_weights(
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert not (tmp_path / "killed.pt.part").exists()
+
+
+WRITERS = {
+    "pretrain": ("pretrain", "s.yaml", "-o", "disk/b.pt"),
+    "train": ("train", "s.yaml", "--set", "pretrain=none", "--set", "training.epochs=1", "--out", "disk"),
+}
+
+
+@pytest.mark.parametrize("command", WRITERS)
+def test_a_full_disk_is_one_line_and_the_same_command_goes_on(
+    command: str, small_disk: Path, tmp_path: Path, imgcls: Callable[..., Answer]
+) -> None:
+    (tmp_path / "s.yaml").write_text(SPACE)
+    # Images and sizes of models are kept elsewhere.
+    assert imgcls(*WRITERS[command][:-1], "elsewhere").code == 0
+    ballast = fill_up(small_disk)
+    full = imgcls(*WRITERS[command])
+    assert full.code == 2, full.err
+    assert [line.partition(": ")[0] for line in full.err.splitlines()].count("error") == 1
+    assert full.err.splitlines()[-1].endswith("make room, then run the same command again to resume")
+    assert f"disk/{'b' if command == 'pretrain' else 'seed-1'}." in full.err
+    assert ": No space left on device; " in full.err
+    assert not {path.suffix for path in small_disk.iterdir()} - {"", ".log"}, "something is half-written"
+    ballast.unlink()
+    done = imgcls(*WRITERS[command])
+    assert done.code == 0, done.err
+    assert len(list(small_disk.glob("*.pt"))) == 1
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from imgcls_search.config import TrialConfig
-from imgcls_search.errors import NoResultError
+from imgcls_search.errors import NoResultError, UserError
 from imgcls_search.jobs.pace import Pace
 from imgcls_search.jobs.trainer import MOST_DEATHS, _Training
 from imgcls_search.protocol import Failed, Job, WorkerDied
@@ -51,7 +51,20 @@ def test_a_worker_may_die_so_often_and_no_oftener() -> None:
     assert mine.job == training().job
 
 
-@pytest.mark.parametrize("kind", ["diverged", "setup", "disk", "error"])
+@pytest.mark.parametrize("kind", ["diverged", "error"])
 def test_a_training_that_failed_is_not_tried_again(kind: Any) -> None:
     with pytest.raises(NoResultError, match=r"^seed 7: the loss is nan \(log: seed-7.log\)$"):
         training().retry(Failed(trial=0, kind=kind, reason="the loss is nan"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("disk", "seed 7: w.pt: No space left on device; make room, then run the same command again to resume"),
+        ("setup", "seed 7: w.pt: No space left on device"),
+    ],
+)
+def test_what_the_user_can_mend_is_no_result_of_the_training(kind: Any, said: str) -> None:
+    with pytest.raises(UserError) as raised:
+        training().retry(Failed(trial=0, kind=kind, reason="w.pt: No space left on device"))
+    assert raised.value.lines() == [said]

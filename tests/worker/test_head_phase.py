@@ -191,7 +191,7 @@ def test_the_first_trial_says_what_it_computes(weights: Mapping[str, Path], data
     told = [event.text for event in events(job(trial, data, tmp_path)) if isinstance(event, Notice)]
     assert told[0] == "features of training images by resnet, view 1 of 2: 120 images, computed once for all trials"
     assert told[2].startswith("features of training images by resnet, view 2 of 2: 120 images")
-    assert told[1].startswith("features of training images by resnet, view 1 of 2: 0 MB after ")
+    assert told[1].startswith("features of training images by resnet, view 1 of 2: 7.7 kB after ")
 
 
 def test_views_are_the_augmented_images_and_take_turns(weights: Mapping[str, Path], data: Prepared) -> None:
@@ -293,7 +293,7 @@ def test_features_larger_than_allowed_are_one_line(weights: Mapping[str, Path], 
     trial = frozen(weights, "finetune: {freeze: backbone, views: 1}\naugment: {contrast: 0.3}\n", base=base)
     last = list(job_runner.JobRunner("cpu").work(job(trial, data, tmp_path), threading.Event()))[-1]
     assert isinstance(last, Failed)
-    assert "features need 0 MB, image.cache_gb allows 0 MB; set it higher" in last.reason
+    assert "features need 7.7 kB, image.cache_gb allows 1.0 kB; set it higher" in last.reason
 
 
 FOLDS = BASE.replace("max_train: 120", "max_train: 120, folds: 3")

@@ -23,6 +23,7 @@ from imgcls_search.data.decode import THREADS, blank, decode_in, reason, unlimit
 from imgcls_search.data.image import Frame
 from imgcls_search.data.source import Source, Split, advice
 from imgcls_search.errors import DataError
+from imgcls_search.rounding import size
 
 BATCH = 256
 SHOWN = 10
@@ -317,4 +318,4 @@ def _checksum(path: Path) -> int:
 def _check_space(cache: Path, needed: int) -> None:
     free = shutil.disk_usage(cache).free
     if needed > free:
-        raise DataError(f"{cache}: decoded images need {needed / 1e9:.1f} GB, but only {free / 1e9:.1f} GB are free")
+        raise DataError(f"{cache}: decoded images need {size(needed)}, but only {size(free)} are free")

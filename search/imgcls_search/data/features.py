@@ -17,6 +17,7 @@ import numpy.typing as npt
 from imgcls_search import atomic, digests
 from imgcls_search.data.prepared import Prepared
 from imgcls_search.errors import DataError
+from imgcls_search.rounding import size
 
 Floats = npt.NDArray[np.float32]
 
@@ -130,13 +131,13 @@ def _keep(folder: Path, values: Floats, most_bytes: float) -> None:
         atomic.remove(stale)
     if values.nbytes > most_bytes:
         raise DataError(
-            f"{folder.parent}: features need {values.nbytes / 1e6:,.0f} MB, image.cache_gb allows "
-            f"{most_bytes / 1e6:,.0f} MB; set it higher"
+            f"{folder.parent}: features need {size(values.nbytes)}, image.cache_gb allows {size(most_bytes)}; set it "
+            "higher"
         )
     _make_room(folder.parent, most_bytes - values.nbytes)
     free = shutil.disk_usage(folder.parent).free
     if values.nbytes > free:
-        raise DataError(f"{folder.parent}: features need {values.nbytes / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free")
+        raise DataError(f"{folder.parent}: features need {size(values.nbytes)}, but only {size(free)} are free")
     with atomic.replacing(folder, draft=partial):
         partial.mkdir()
         np.save(partial / "features.npy", np.ascontiguousarray(values, dtype=np.float32), allow_pickle=False)

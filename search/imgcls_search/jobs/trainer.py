@@ -11,7 +11,7 @@ from typing import Protocol
 from imgcls_search import atomic
 from imgcls_search.config import TrialConfig
 from imgcls_search.data import Prepared
-from imgcls_search.errors import NoResultError
+from imgcls_search.errors import NoResultError, UserError
 from imgcls_search.executors.helper import Helper
 from imgcls_search.executors.local import LocalExecutor, usable_groups
 from imgcls_search.jobs.pace import Epoch, Pace
@@ -95,6 +95,7 @@ class Trainer:
         where more jobs follow on these.
 
         Raises:
+            UserError: the disk is full, or a file that the training needs is not what it should be.
             NoResultError: a training diverged or failed, or its workers keep dying.
         """
         assert self.executor is not None, "workers are hired before jobs are trained"
@@ -114,6 +115,7 @@ class Trainer:
         """Handle an event; return whether the training must be started again.
 
         Raises:
+            UserError: the user can mend what ended it.
             NoResultError: the training is lost.
         """
         match event:
@@ -161,6 +163,7 @@ class _Training:
         """Prepare for another start, and return what is said of it.
 
         Raises:
+            UserError: there is to be none until the user has mended something.
             NoResultError: there is to be none.
         """
         is_out_of_memory = (
@@ -172,6 +175,10 @@ class _Training:
         if is_out_of_memory and more:
             self.job = dataclasses.replace(self.job, micro_batches=more)
             return f"{trouble.reason}; it continues with {more} micro-batches a batch"
+        if isinstance(trouble, Failed) and trouble.kind == "disk":
+            raise UserError(f"{self.what}: {trouble.reason}; make room, then run the same command again to resume")
+        if isinstance(trouble, Failed) and trouble.kind == "setup":
+            raise UserError(f"{self.what}: {trouble.reason}")
         if isinstance(trouble, Failed):
             raise NoResultError(f"{self.what}: {trouble.reason} (log: {self.job.log})")
         self.deaths += 1

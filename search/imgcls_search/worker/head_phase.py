@@ -17,6 +17,7 @@ from imgcls_search.data import Prepared, label_sets, load
 from imgcls_search.data.features import Floats, folder_beside
 from imgcls_search.models import heads, pretrained
 from imgcls_search.protocol import Portion
+from imgcls_search.rounding import size
 from imgcls_search.space.problems import plain
 from imgcls_search.training.images import FeatureSet
 from imgcls_search.training.losses import weights_of_classes, weights_of_labels
@@ -105,7 +106,7 @@ class HeadFeatures:
             said = said if line is None else time.monotonic()
             yield line
         if total:
-            yield f"{what}: {found.nbytes / 1e6:,.0f} MB after {time.monotonic() - began:.0f} s"
+            yield f"{what}: {size(found.nbytes)} after {time.monotonic() - began:.0f} s"
         return found
 
     def sets(

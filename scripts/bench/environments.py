@@ -33,8 +33,8 @@ class Environment:
     tool: str
     """As pip writes it, with its version."""
 
-    module: str
-    """What is imported to see whether it works."""
+    check: str
+    """A statement that shows whether it works."""
 
     same: tuple[str, ...] = ()
     """Packages that get the version that is installed here, so that trainings differ by the tool only."""
@@ -75,8 +75,10 @@ class Environment:
             shutil.rmtree(folder, ignore_errors=True)
             for step in self._steps(folder, python):
                 _run(step, f"{self.tool} cannot be installed")
+            # Else the minutes of the first run would go into compiling. Some files of packages cannot be compiled.
+            subprocess.run([python, "-m", "compileall", "-q", "-j", "0", folder / "lib"], stdout=subprocess.DEVNULL)
             # Builds of torch and torchvision may not fit each other, which the installation does not notice.
-            _run([str(python), "-c", f"import {self.module}"], f"{self.tool} cannot be imported")
+            _run([str(python), "-c", self.check], f"{self.tool} cannot be imported")
             (folder / WHOLE).write_text(whole)
         return python
 
@@ -89,9 +91,10 @@ class Environment:
 
     def _steps(self, folder: Path, python: Path) -> list[list[str]]:
         if uv := shutil.which("uv"):
-            # Otherwise the minutes of the first run would go into compiling; pip does it by itself.
-            install = [uv, "pip", "install", "-q", "--compile-bytecode", "--python", str(python)]
-            return [[uv, "venv", "-q", "--python", sys.executable, str(folder)], [*install, *self.requirements]]
+            return [
+                [uv, "venv", "-q", "--python", sys.executable, str(folder)],
+                [uv, "pip", "install", "-q", "--python", str(python), *self.requirements],
+            ]
         install = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
         return [[sys.executable, "-m", "venv", str(folder)], [*install, *self.requirements]]
 

@@ -311,24 +311,24 @@ ENTRIES: Mapping[str, Entry] = {
     "raytune": Entry(
         "Ray Tune and that recipe",
         LITE0,
-        Rival("raytune.py", "careful.py", Environment("ray[tune]==2.60.0", "ray.tune", RECIPE), is_kept=False),
+        Rival("raytune.py", "careful.py", Environment("ray[tune]==2.60.0", "import ray.tune", RECIPE), is_kept=False),
     ),
     "neps": Entry(
         "NePS and that recipe",
         LITE0,
-        Rival("priors.py", "careful.py", Environment("neural-pipeline-search==0.17.0", "neps", RECIPE)),
+        Rival("priors.py", "careful.py", Environment("neural-pipeline-search==0.17.0", "import neps", RECIPE)),
     ),
     "autogluon": Entry(
         "AutoGluon MultiModal",
         LITE0,
-        AutoGluon("gluon.py", environment=Environment("autogluon.multimodal==1.6.3", "autogluon.multimodal")),
+        AutoGluon("gluon.py", environment=Environment("autogluon.multimodal==1.6.3", "import autogluon.multimodal")),
     ),
     "lightly": Entry(
         "LightlyTrain",
         LITE0,
         Rival(
             "lightlytrain.py",
-            environment=Environment("lightly-train[timm]==0.18.0", "lightly_train", RECIPE),
+            environment=Environment("lightly-train[timm]==0.18.0", "import lightly_train", RECIPE),
             is_kept=False,
         ),
     ),
@@ -339,7 +339,7 @@ ENTRIES: Mapping[str, Entry] = {
             "keras_hyperband.py",
             environment=Environment(
                 "keras-tuner==1.4.8",
-                "keras_tuner",
+                "import os; os.environ['KERAS_BACKEND'] = 'torch'; import keras_tuner",
                 ("torch", "scikit-learn", "numpy", "pillow"),
                 more=("keras==3.15.1",),
             ),
@@ -353,7 +353,7 @@ ENTRIES: Mapping[str, Entry] = {
         "YOLO26n-cls, none",
         Rival(
             "yolo.py",
-            environment=Environment("ultralytics==8.4.190", "ultralytics", ("torch", "torchvision")),
+            environment=Environment("ultralytics==8.4.190", "import ultralytics", ("torch", "torchvision")),
             is_kept=False,
             stated=("torch",),
         ),

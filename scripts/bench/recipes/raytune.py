@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import os
 import random
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -76,14 +77,17 @@ def main() -> None:
         ),
     )
     results = tuner.fit()
-    counts = f"trials: {len(results)}, {results.num_errors} with errors"
-    best = results.get_best_result(scope="max") if results.num_terminated else None
-    found = best and best.get_best_checkpoint("accuracy", "max")
-    accuracy = best.metrics_dataframe["accuracy"].max() if found else 0.0
-    if found and accuracy >= head:
-        with found.as_directory() as folder:
-            (Path(folder) / "best.pt").replace(given.out / "best.pt")
-    print(f"{counts}; best {max(accuracy, head):.4f}", flush=True)
+    # Many more are drawn in advance than begin.
+    num_trained = sum("accuracy" in (result.metrics or {}) for result in results)
+    best = head
+    if num_trained:
+        trial = results.get_best_result(scope="all")
+        found, accuracy = max(trial.best_checkpoints, key=lambda each: each[1]["accuracy"])
+        if accuracy["accuracy"] >= head:
+            best = accuracy["accuracy"]
+            with found.as_directory() as folder:
+                shutil.copyfile(Path(folder) / "best.pt", given.out / "best.pt")
+    print(f"trials: {num_trained}; best {best:.4f}", flush=True)
 
 
 if __name__ == "__main__":

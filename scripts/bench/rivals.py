@@ -341,7 +341,7 @@ ENTRIES: Mapping[str, Entry] = {
                 "keras-tuner==1.4.8",
                 "import os; os.environ['KERAS_BACKEND'] = 'torch'; import keras_tuner",
                 ("torch", "scikit-learn", "numpy", "pillow"),
-                more=("keras==3.15.1",),
+                more=("keras==3.15.1", "six"),
             ),
             best="best.keras",
             is_kept=False,

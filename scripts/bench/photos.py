@@ -286,7 +286,7 @@ def link(run: Run, rival: Rival, moment: float) -> None:
 
 
 def used(seconds: float, taken: resource.struct_rusage | None, load: Any) -> dict[str, Any]:
-    """Return what a run took."""
+    """Return what a run took; of processors without Ray's workers, which are no children of ours."""
     return {
         "seconds": round(seconds, 1),
         "processor_seconds": round(taken.ru_utime + taken.ru_stime, 1) if taken is not None else 0.0,

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import lzma
+import os
+import shutil
 import sys
+import zipfile
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +51,8 @@ def bench(run_script: Callable[..., Answer]) -> Bench:
 BENCHMARKS = sorted(
     path.stem
     for path in SCRIPTS.glob("*.py")
-    if path.stem not in ("frame", "simulation", "intervals", "rivals", "cell", "curve_tables", "equal_seconds")
+    if path.stem
+    not in ("frame", "simulation", "intervals", "rivals", "environments", "cell", "curve_tables", "equal_seconds")
 )
 
 
@@ -342,16 +348,20 @@ def test_rivals_train_on_the_same_photos_and_are_scored_by_one_scorer_once(
 ) -> None:
     pytest.importorskip("timm")
     small = ("--images", str(images / "train"), "--minutes", "0.4", "--seeds", "1", "--cores", "1")
-    small += ("--only", "careful", "autogluon")
+    small += ("--only", "careful", "neps", "autogluon")
     found = bench("photos", tmp_path, *small)
-    # No folder for AutoGluon's environment is named.
-    assert list(found["left_out"]) == ["autogluon"]
+    # No folder for their environments is named.
+    assert list(found["left_out"]) == ["neps", "autogluon"]
+    assert all("--environments" in reason for reason in found["left_out"].values())
     (run,) = found["runs"]
     assert "failed" not in run
     # 9 of 30 images of each class are sealed; two colours are easy to distinguish.
     assert found["test"] == {"images": 18, "classes": 2}
     assert found["scores"]["careful"]["accuracy"]["value"] >= 0.9
-    assert "a careful recipe in timm" in (tmp_path / "photos.md").read_text()
+    shown = (tmp_path / "photos.md").read_text()
+    assert "| a careful recipe in timm | EfficientNet-Lite0, ImageNet | " in shown
+    assert f"a careful recipe in timm (timm {metadata.version('timm')}, torch {metadata.version('torch')})" in shown
+    assert "Left out, NePS and that recipe: --environments" in shown
     assert (tmp_path / "photos.svg").read_text().startswith("<?xml")
     lines = (tmp_path / "photos.jsonl").read_text()
     assert str(tmp_path) not in lines
@@ -360,6 +370,100 @@ def test_rivals_train_on_the_same_photos_and_are_scored_by_one_scorer_once(
     best.unlink()
     assert bench("photos", tmp_path, *small)["scores"] == found["scores"]
     assert (tmp_path / "photos.jsonl").read_text() == lines
+
+
+@pytest.mark.parametrize("name", ["raytune", "neps", "autogluon", "lightly", "kerastuner", "ultralytics"])
+def test_tools_with_an_environment_of_their_own_train_and_are_scored(
+    name: str, bench: Bench, images: Path, tmp_path: Path
+) -> None:
+    if (folder := os.environ.get("IMGCLS_SEARCH_BENCH_ENVIRONMENTS")) is None:
+        pytest.skip("installs 20 GB: name a folder for it in IMGCLS_SEARCH_BENCH_ENVIRONMENTS")
+    small = ("--images", str(images / "train"), "--minutes", "1", "--seeds", "1", "--environments", folder)
+    found = bench("photos", tmp_path, *small, "--only", name)
+    assert found["left_out"] == {}
+    assert found["failed"] == []
+    (run,) = found["runs"]
+    assert len(run["facts"]["versions"]) >= 2
+    assert 0 <= found["scores"][name]["accuracy"]["value"] <= 1
+
+
+def wheel(folder: Path, version: str, code: str) -> None:
+    about = f"tiny-{version}.dist-info"
+    files = {
+        "tiny.py": code,
+        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: tiny\nVersion: {version}\n",
+        f"{about}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{path},,\n" for path in (*files, f"{about}/RECORD"))
+    with zipfile.ZipFile(folder / f"tiny-{version}-py3-none-any.whl", "w") as archive:
+        for path, text in {**files, f"{about}/RECORD": record}.items():
+            archive.writestr(path, text)
+
+
+@pytest.mark.parametrize("with_uv", [True, False])
+def test_environments_of_tools_are_made_once_and_checked(
+    with_uv: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import environments
+
+    if with_uv and shutil.which("uv") is None:
+        pytest.skip("uv is not installed")
+    if not with_uv:
+        monkeypatch.setenv("PATH", "/nowhere")
+    # Nothing is looked up in an index.
+    for name in ("PIP_NO_INDEX", "UV_NO_INDEX", "UV_OFFLINE"):
+        monkeypatch.setenv(name, "1")
+    for name in ("PIP_FIND_LINKS", "UV_FIND_LINKS"):
+        monkeypatch.setenv(name, str(tmp_path))
+    wheel(tmp_path, "1.0", "place = __file__\n")
+    wheel(tmp_path, "2.0", "raise OSError('no such library')\n")
+    below = tmp_path / "below"
+    tiny = environments.Environment("tiny==1.0", "import tiny")
+    python = tiny.python(below)
+    assert python.is_relative_to(below / tiny.folder)
+    assert tiny.folder.startswith("tiny-1.0-python3.")
+    assert tiny.versions(below) == {"tiny": "1.0"}
+    # What is there is used, unless something else is to be in it or it is not complete.
+    mark = below / tiny.folder / "mark"
+    mark.touch()
+    assert tiny.python(below) == python
+    assert mark.exists()
+    (below / tiny.folder / environments.WHOLE).unlink()
+    assert tiny.python(below) == python
+    assert not mark.exists()
+    with pytest.raises(environments.LeftOutError, match=r"tiny==2.0 cannot be imported: OSError: no such library"):
+        environments.Environment("tiny==2.0", "import tiny").python(below)
+    with pytest.raises(environments.LeftOutError, match=r"tiny==3.0 cannot be installed: .+"):
+        environments.Environment("tiny==3.0", "import tiny").python(below)
+    with pytest.raises(environments.LeftOutError, match="--environments"):
+        tiny.python(None)
+
+
+def test_every_recipe_is_there_and_says_how_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import rivals
+
+    used = {path for rival in rivals.RIVALS.values() if rival is not rivals.RIVALS["auto"]
+            for path in (rival.script, rival.asked)}  # fmt: skip
+    assert {path.name for path in used} == {
+        path.name for path in (SCRIPTS / "recipes").glob("*.py") if path.name != "shared.py"
+    }
+    for path in used:
+        assert f"python scripts/bench/recipes/{path.name} photos/train" in (
+            ast.get_docstring(ast.parse(path.read_text())) or ""
+        )
+
+
+def test_photos_of_recipes_are_as_large_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(SCRIPTS / "recipes"))
+    import shared
+
+    for size, side in (((84, 112), 128), ((64, 20), 64), ((500, 300), 224)):
+        folder = tmp_path / str(side)
+        (folder / "cat").mkdir(parents=True)
+        Image.new("RGB", size).save(folder / "cat" / "1.png")
+        assert shared.side(folder) == side
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,23 +1,32 @@
-"""From a folder of photos to a model in some minutes: `imgcls-search auto` beside what else people would do.
+"""From a folder of photos to a model in some minutes: `imgcls-search auto` beside other tools.
 
-    python scripts/bench/photos.py --images photos --autogluon environments          two hours and a half on two cores
+    python scripts/bench/photos.py --images photos --environments environments   five hours on two cores
+    python scripts/bench/photos.py --images photos --environments environments --minutes 5 --seeds 1
     python scripts/bench/photos.py --images photos --minutes 30 --seeds 1 --only auto careful
-    python scripts/bench/photos.py --images photos --minutes 1 --seeds 1 --only careful
     python scripts/bench/photos.py --images photos --cores 2 --lanes 8           on 16 cores, eight runs at a time
 
-All start from the same ImageNet weights of EfficientNet-Lite0, from a pip package, and have the same cores and minutes,
-from the start of their process on. Before anything else the images are cut once, by a seed of its own, into train/ and
-test/; what is validated on is each one's own affair, and only train/ is trained on:
+All have the same cores and minutes, from the start of their process on, and nothing is downloaded: where a tool takes
+local weights, they are ImageNet's of EfficientNet-Lite0, from a pip package. Before anything else the images are cut
+once, by a seed of its own, into train/ and test/; what is validated on is each one's own affair, and only train/ is
+trained on:
 
-    auto       imgcls-search auto
-    careful    a fixed recipe in timm and torch: head, then fine-tuning (recipes/careful.py)
-    tuned      Optuna and that recipe, one process, TPE and MedianPruner (recipes/tuned.py)
-    autogluon  AutoGluon MultiModal with its time_limit (recipes/gluon.py), in an environment that is made below the
-               folder of --autogluon, with uv or pip; left out without that option
+    auto         imgcls-search auto
+    careful      a fixed recipe in timm and torch: head, then fine-tuning (recipes/careful.py)
+    tuned        Optuna and that recipe, one process, TPE and MedianPruner (recipes/tuned.py)
+    raytune      Ray Tune and that recipe, random search and ASHA, a core for each trial (recipes/raytune.py)
+    neps         NePS and that recipe, whose values are its priors (recipes/priors.py)
+    autogluon    AutoGluon MultiModal with its time_limit (recipes/gluon.py)
+    lightly      LightlyTrain's fine-tuning (recipes/lightlytrain.py)
+    kerastuner   KerasTuner's Hyperband, a network from scratch (recipes/keras_hyperband.py)
+    ultralytics  Ultralytics classify, a network from scratch (recipes/yolo.py)
+
+From raytune on, each has an environment of its own, which is made below the folder of --environments, with uv or pip;
+without that option they are left out. A tool that cannot be installed is left out, too, with the reason.
 
 Each run becomes a line of photos.jsonl, and is never done again: the same command resumes. Models are kept as they were
-at several moments. When all runs are done, all are loaded by one scorer, which opens the test split: accuracy and macro
-F1 with 95 % intervals, and differences on the same images (intervals.py). Writes photos.json, photos.md, photos.svg.
+at several moments, where a tool writes the best one before it ends. When all runs are done, all are loaded by one
+scorer, which opens the test split: accuracy and macro F1 with 95 % intervals, and differences on the same images
+(intervals.py). Writes photos.json, photos.md, photos.svg.
 """
 
 from __future__ import annotations
@@ -39,8 +48,9 @@ from typing import Any
 
 import frame
 import numpy as np
+from environments import LeftOutError
 from intervals import METRICS, Interval, difference, interval, score
-from rivals import END, LABELS, RIVALS, Bench, LeftOutError, Rival, Run
+from rivals import END, ENTRIES, RIVALS, Bench, Rival, Run
 
 MOMENTS = (0.5, 1, 2, 5, 10, 15, 20, 30, 45)
 """Minutes at which the models are kept as they are."""
@@ -63,7 +73,9 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10, help="of each run; default: 10")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each; default: 3")
     parser.add_argument("--only", nargs="+", choices=list(RIVALS), default=list(RIVALS), help="default: all")
-    parser.add_argument("--autogluon", type=Path, metavar="DIR", help="make AutoGluon's environment below it (2 GB)")
+    parser.add_argument(
+        "--environments", type=Path, metavar="DIR", help="make the environments of other tools below it (20 GB)"
+    )
     parser.add_argument("--test-share", type=float, default=0.3, help="of the images; default: 0.3")
     parser.add_argument("--cores", type=int, help="of each run; default: all")
     parser.add_argument("--lanes", type=int, default=1, help="runs at a time, each on cores of its own; default: 1")
@@ -73,7 +85,7 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     work = (given.work or given.out / "photos").resolve()
     digest = cut(given.images.resolve(), work / "photos", given.test_share)
-    bench = Bench(work=work, environments=given.autogluon and given.autogluon.resolve())
+    bench = Bench(work=work, environments=given.environments and given.environments.resolve())
     bench.make_weights()
     lines = Lines(given.out / "photos.jsonl")
     with frame.results("photos", given.out) as found:
@@ -274,7 +286,7 @@ def link(run: Run, rival: Rival, moment: float) -> None:
 
 
 def used(seconds: float, taken: resource.struct_rusage | None, load: Any) -> dict[str, Any]:
-    """Return what a run took."""
+    """Return what a run took; of processors without Ray's workers, which are no children of ours."""
     return {
         "seconds": round(seconds, 1),
         "processor_seconds": round(taken.ru_utime + taken.ru_stime, 1) if taken is not None else 0.0,
@@ -363,7 +375,8 @@ def table(found: dict[str, Any]) -> str:
         first_model = "-".join(f"{value:.0f}" for value in sorted({*extremes(runs[name], "first_model_seconds")}))
         took = max(run["seconds"] for run in runs[name]) / 60
         cells = [
-            LABELS[name],
+            ENTRIES[name].label,
+            ENTRIES[name].network,
             *(shown(scores[metric]) for metric in METRICS),
             ", ".join(f"{value:.3f}" for value in scores["accuracy"]["seeds"]),
             f"{first_model} s",
@@ -374,6 +387,7 @@ def table(found: dict[str, Any]) -> str:
         rows.append(f"| {' | '.join(cells)} |")
     heads = [
         f"{asked['minutes']:g} minutes, {asked['cores']} cores",
+        "network, its weights",
         "test accuracy",
         "macro F1",
         "accuracy of each seed",
@@ -389,7 +403,9 @@ def table(found: dict[str, Any]) -> str:
         "contains 0.",
         f"{conditions['processor']}; {found['lanes']} run(s) at a time, each on its own cores; highest load in "
         f"or beside a run: {load:g}.",
-        *(f"Left out, {LABELS[name]}: {reason}." for name, reason in found["left_out"].items()),
+        "Versions: " + "; ".join(f"{ENTRIES[name].label} {listed(runs[name])}" for name in runs) + ".",
+        *(f"Failed: {line}." for line in found["failed"]),
+        *(f"Left out, {ENTRIES[name].label}: {reason}." for name, reason in found["left_out"].items()),
     ]
     if not all(scores["accuracy"]["over_seeds"] for scores in found["scores"].values()):
         notes.append(
@@ -397,6 +413,12 @@ def table(found: dict[str, Any]) -> str:
         )
     lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}", *rows, "", *notes]
     return "\n".join(lines) + "\n"
+
+
+def listed(runs: Sequence[dict[str, Any]]) -> str:
+    """Return the versions that runs had."""
+    pairs = {f"{name} {version}": None for run in runs for name, version in run["facts"]["versions"].items()}
+    return f"({', '.join(pairs)})"
 
 
 def extremes(runs: Sequence[dict[str, Any]], key: str) -> tuple[float, float]:
@@ -435,7 +457,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
             [float(np.mean([curve[moment][what] for curve in curves])) for moment in in_all]
             for what in ("minutes", "accuracy")
         ]
-        axis.plot(*mean, color=colour, marker="o", markersize=4, label=LABELS[name])
+        axis.plot(*mean, color=colour, marker="o", markersize=4, label=ENTRIES[name].label)
     axis.set_xlabel("minutes since the start of the process")
     axis.set_ylabel(f"accuracy on {found['test']['images']} test images")
     axis.set_xlim(left=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,15 +12,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from environments import Environment
+
 RECIPES = Path(__file__).parent / "recipes"
 NETWORK = "tf_efficientnet_lite0"
-AUTOGLUON = "autogluon.multimodal==1.6.3"
 END = "end"
 """The name of the last moment."""
-
-
-class LeftOutError(Exception):
-    """Somebody cannot take part here, and why."""
 
 
 @dataclass(frozen=True)
@@ -102,21 +98,37 @@ class Bench:
 
 
 class Rival:
-    """One that trains by a script in recipes/, and keeps its best model in `best.pt`."""
+    """One that trains by a script in recipes/, and keeps its best model in one file."""
 
-    def __init__(self, script: str, asked: str | None = None) -> None:
-        """`asked` is the script that predicts with its models."""
+    def __init__(
+        self,
+        script: str,
+        asked: str | None = None,
+        environment: Environment | None = None,
+        best: str = "best.pt",
+        is_kept: bool = True,
+        stated: Sequence[str] = ("timm", "torch"),
+    ) -> None:
+        """`asked` is the script that predicts with its models, `best` their file, `stated` whose versions matter.
+
+        A model is not kept at moments where the script writes it at the end only.
+        """
         self.script, self.asked = RECIPES / script, RECIPES / (asked or script)
+        self.environment, self.ready, self.stated = environment, best, stated
+        self.kept = (best,) if is_kept else ()
 
-    ready = "best.pt"
+    ready: str
     """Is there as soon as there is a model to use."""
 
-    kept: tuple[str, ...] = ("best.pt",)
+    kept: tuple[str, ...]
     """What is linked at each moment."""
 
+    environment: Environment | None
+    """Its own, where it cannot run in this one."""
+
     def python(self, bench: Bench) -> str:
-        """Return the interpreter."""
-        return sys.executable
+        """Return the interpreter, after making its environment."""
+        return str(self.environment.python(bench.environments)) if self.environment else sys.executable
 
     def weights(self, bench: Bench) -> Path:
         """Return the pretrained weights."""
@@ -131,12 +143,18 @@ class Rival:
     def facts(self, bench: Bench, run: Run) -> dict[str, Any]:
         """Return what is to be known of a run: the last line that it printed."""
         lines = (run.folder / "log.txt").read_text().strip().splitlines()
-        return {"last": lines[-1] if lines else "", "versions": versions("timm", "torch", "optuna")}
+        return {"last": lines[-1] if lines else "", "versions": self.versions(bench)}
+
+    def versions(self, bench: Bench) -> dict[str, str]:
+        """Return the versions of what it is made of."""
+        if self.environment:
+            return self.environment.versions(bench.environments, self.stated)
+        return {name: metadata.version(name) for name in self.stated}
 
     def keep(self, bench: Bench, run: Run, moments: Sequence[float]) -> dict[str, str]:
         """Return the model of each moment that has one, by its path in the folder of the run."""
-        found = {f"{moment:g}": run.at(moment) / "best.pt" for moment in moments}
-        return relative({**found, END: run.folder / "best.pt"}, run)
+        found = {f"{moment:g}": run.at(moment) / self.ready for moment in moments}
+        return relative({**found, END: run.folder / self.ready}, run)
 
     def predict(self, bench: Bench, folder: Path, models: Mapping[str, str]) -> dict[str, dict[str, str]]:
         """Return for each moment the class of each test image."""
@@ -154,6 +172,9 @@ class Auto(Rival):
 
     ready = "auto/model/bundle.json"
     kept = ("studies/*/checkpoints/trial-*.pt", "auto/model/*")
+
+    environment = None
+    stated = ("imgcls-search", "timm", "torch", "optuna")
 
     def __init__(self) -> None:
         """Take no script: the program is installed."""
@@ -175,7 +196,7 @@ class Auto(Rival):
             "trials": {state: states.count(state) for state in sorted(set(states))},
             "first_score_seconds": round(min(ended.values()) - run.started_at, 1) if ended else None,
             "best": {"trial": (best := ranked(record)[0]).number, "params": dict(best.candidate.params)},
-            "versions": versions("imgcls-search", "timm", "torch", "optuna"),
+            "versions": self.versions(bench),
         }
 
     def keep(self, bench: Bench, run: Run, moments: Sequence[float]) -> dict[str, str]:
@@ -231,46 +252,18 @@ def _ask(model: Path, bench: Bench) -> dict[str, str]:
 class AutoGluon(Rival):
     """AutoGluon MultiModal."""
 
-    ready = "model/*.ckpt"
-    kept = ("model/epoch*.ckpt",)
+    def __init__(self, *args: Any, **options: Any) -> None:
+        """It writes many checkpoints."""
+        super().__init__(*args, **options)
+        self.ready, self.kept = "model/*.ckpt", ("model/epoch*.ckpt",)
 
-    def python(self, bench: Bench) -> str:
-        """Return the interpreter of its environment, which is made where it is missing."""
-        if bench.environments is None:
-            raise LeftOutError("--autogluon says no folder for its environment")
-        version = "{}.{}".format(*sys.version_info)
-        folder = bench.environments / f"{AUTOGLUON.replace('==', '-')}-python{version}"
-        python = folder / "bin" / "python"
-        if not (folder / "whole").exists():
-            print(f"making {folder.name} (2 GB and more)", flush=True)
-            shutil.rmtree(folder, ignore_errors=True)
-            if uv := shutil.which("uv"):
-                steps = [[uv, "venv", "-q", "--python", sys.executable, str(folder)]]
-                steps += [[uv, "pip", "install", "-q", "--python", str(python), AUTOGLUON]]
-            else:
-                steps = [[sys.executable, "-m", "venv", str(folder)]]
-                steps += [[str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", AUTOGLUON]]
-            for step in steps:
-                done = subprocess.run(step, capture_output=True, text=True)
-                if done.returncode != 0:
-                    raise LeftOutError(f"{AUTOGLUON} cannot be installed: {done.stderr.strip().splitlines()[-1:]}")
-            # Builds of torch and torchvision may not fit each other, which the installation does not notice.
-            done = subprocess.run([python, "-c", "import autogluon.multimodal"], capture_output=True, text=True)
-            if done.returncode != 0:
-                raise LeftOutError(f"{AUTOGLUON} cannot be imported: {done.stderr.strip().splitlines()[-1:]}")
-            (folder / "whole").touch()
-        return str(python)
+    def facts(self, bench: Bench, run: Run) -> dict[str, Any]:
+        """Return what is to be known of a run."""
+        return {"versions": self.versions(bench)}
 
     def weights(self, bench: Bench) -> Path:
         """Return the pretrained weights."""
         return bench.weights_folder
-
-    def facts(self, bench: Bench, run: Run) -> dict[str, Any]:
-        """Return what is to be known of a run."""
-        code = "from importlib.metadata import version as v; print(*map(v, ['autogluon.multimodal', 'timm', 'torch']))"
-        done = subprocess.run([self.python(bench), "-c", code], capture_output=True, text=True, check=True)
-        names = ("autogluon.multimodal", "timm", "torch")
-        return {"versions": dict(zip(names, done.stdout.split(), strict=True))}
 
     def keep(self, bench: Bench, run: Run, moments: Sequence[float]) -> dict[str, str]:
         """Return the model of each moment: its best checkpoint then, put where AutoGluon reads it."""
@@ -292,21 +285,78 @@ def relative(models: Mapping[str, Path], run: Run) -> dict[str, str]:
     return {moment: str(path.relative_to(run.folder)) for moment, path in found.items()}
 
 
-def versions(*names: str) -> dict[str, str]:
-    """Return the versions of packages here."""
-    return {name: metadata.version(name) for name in names}
+RECIPE = ("torch", "torchvision", "timm", "scikit-learn", "numpy", "pillow")
+"""What the careful recipe needs."""
+
+LITE0 = "EfficientNet-Lite0, ImageNet"
 
 
-RIVALS: Mapping[str, Rival] = {
-    "auto": Auto(),
-    "careful": Rival("careful.py"),
-    "tuned": Rival("tuned.py", "careful.py"),
-    "autogluon": AutoGluon("gluon.py"),
+@dataclass(frozen=True)
+class Entry:
+    """One line of the table."""
+
+    label: str
+    network: str
+    """And the weights that it starts from."""
+
+    rival: Rival
+
+
+ENTRIES: Mapping[str, Entry] = {
+    "auto": Entry("`imgcls-search auto`", LITE0, Auto()),
+    "careful": Entry("a careful recipe in timm", LITE0, Rival("careful.py")),
+    "tuned": Entry(
+        "Optuna and that recipe", LITE0, Rival("tuned.py", "careful.py", stated=("optuna", "timm", "torch"))
+    ),
+    "raytune": Entry(
+        "Ray Tune and that recipe",
+        LITE0,
+        Rival("raytune.py", "careful.py", Environment("ray[tune]==2.60.0", "import ray.tune", RECIPE), is_kept=False),
+    ),
+    "neps": Entry(
+        "NePS and that recipe",
+        LITE0,
+        Rival("priors.py", "careful.py", Environment("neural-pipeline-search==0.17.0", "import neps", RECIPE)),
+    ),
+    "autogluon": Entry(
+        "AutoGluon MultiModal",
+        LITE0,
+        AutoGluon("gluon.py", environment=Environment("autogluon.multimodal==1.6.3", "import autogluon.multimodal")),
+    ),
+    "lightly": Entry(
+        "LightlyTrain",
+        LITE0,
+        Rival(
+            "lightlytrain.py",
+            environment=Environment("lightly-train[timm]==0.18.0", "import lightly_train", RECIPE),
+            is_kept=False,
+        ),
+    ),
+    "kerastuner": Entry(
+        "KerasTuner",
+        "small Xception, none",
+        Rival(
+            "keras_hyperband.py",
+            environment=Environment(
+                "keras-tuner==1.4.8",
+                "import os; os.environ['KERAS_BACKEND'] = 'torch'; import keras_tuner",
+                ("torch", "scikit-learn", "numpy", "pillow"),
+                more=("keras==3.15.1", "six"),
+            ),
+            best="best.keras",
+            is_kept=False,
+            stated=("keras", "torch"),
+        ),
+    ),
+    "ultralytics": Entry(
+        "Ultralytics classify",
+        "YOLO26n-cls, none",
+        Rival(
+            "yolo.py",
+            environment=Environment("ultralytics==8.4.190", "import ultralytics", ("torch", "torchvision")),
+            is_kept=False,
+            stated=("torch",),
+        ),
+    ),
 }
-
-LABELS = {
-    "auto": "`imgcls-search auto`",
-    "careful": "a careful recipe in timm",
-    "tuned": "Optuna and that recipe",
-    "autogluon": "AutoGluon MultiModal",
-}
+RIVALS: Mapping[str, Rival] = {name: entry.rival for name, entry in ENTRIES.items()}

@@ -1,0 +1,79 @@
+"""The careful recipe tuned with NePS: its own values are the priors, epochs the fidelity; NePS chooses how to search.
+
+    python scripts/bench/recipes/priors.py photos/train --weights lite0.pt --minutes 10 --seed 0 --out run
+
+A configuration that gets more epochs is trained from the start. `best.pt` is the best epoch of the best evaluation,
+before the first one the network with the head that all start from.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import random
+import time
+from pathlib import Path
+
+import careful
+import neps
+import numpy as np
+import torch
+from torch import nn
+
+EPOCHS = 12
+
+
+class Space(neps.PipelineSpace):
+    """The recipe's settings."""
+
+    epochs = neps.IntegerFidelity(2, EPOCHS)
+    lr = neps.Float(1e-4, 5e-3, log=True, prior=1e-3, prior_confidence="medium")
+    weight_decay = neps.Float(1e-4, 0.3, log=True, prior=0.05, prior_confidence="medium")
+    layer_decay = neps.Float(0.7, 1.0, prior=0.85, prior_confidence="medium")
+    dropout = neps.Float(0.0, 0.5, prior=0.2, prior_confidence="medium")
+    smoothing = neps.Float(0.0, 0.2, prior=0.1, prior_confidence="medium")
+    strength = neps.Float(0.0, 1.0, prior=0.5, prior_confidence="medium")
+
+
+def main() -> None:
+    """Tune for some minutes."""
+    given = careful.arguments(__doc__)
+    until = careful.STARTED + 60 * given.minutes - careful.SAVING_SECONDS
+    for seed in (torch.manual_seed, np.random.seed, random.seed):
+        seed(given.seed)
+    given.out.mkdir(parents=True, exist_ok=True)
+    data = careful.cut(given.images, given.seed)
+    model = careful.build(given.weights, len(data.classes))
+    # As many epochs as in tuned.py, so that images are as large.
+    size = careful.fitting_size(data, model, until - time.monotonic(), epochs=5 * EPOCHS)
+    head = careful.fit_head(model, data, size)
+    careful.save(model, data, size, given.out / "best.pt")
+    print(f"{time.monotonic() - careful.STARTED:.0f} s: {size} pixels, the head has {head:.4f}", flush=True)
+    best_so_far, num_evaluated, ended = head, 0, time.monotonic()
+
+    def evaluate_pipeline(pipeline_directory: Path, epochs: int, **settings: float) -> dict[str, float]:
+        nonlocal best_so_far, num_evaluated, ended
+        best, path = 0.0, pipeline_directory / "best.pt"
+
+        def on_epoch(epoch: int, accuracy: float, average: nn.Module) -> None:
+            nonlocal best
+            if accuracy >= best:
+                best = accuracy
+                careful.save(average, data, size, path)
+
+        careful.fine_tune(copy.deepcopy(model), data, size, careful.Recipe(**settings), until, on_epoch, epochs)
+        if best >= best_so_far and path.exists():
+            best_so_far = best
+            path.replace(given.out / "best.pt")
+        num_evaluated += 1
+        # What NePS itself took since the last one counts, so that the budget is one of time.
+        begun, ended = ended, time.monotonic()
+        return {"objective_to_minimize": 1 - best, "cost": ended - begun}
+
+    logging.basicConfig(level=logging.INFO)
+    neps.run(evaluate_pipeline, Space(), root_directory=given.out / "neps", worker_cost_to_spend=until - ended)
+    print(f"evaluations: {num_evaluated}; best {best_so_far:.4f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -146,8 +146,8 @@ class HeadFeatures:
         class_weights = weights_of_classes(weighing, counts, self.data.classes)
         if wanted.draws_evenly:
             # A regression sees all images at once: one that would be drawn several times counts as many times.
-            even = weights_of_classes("balanced", counts, self.data.classes)
-            class_weights = np.multiply(even, 1.0 if class_weights is None else class_weights).tolist()
+            even = weights_of_classes("balanced", counts, self.data.classes) or []
+            class_weights = [one * other for one, other in zip(even, class_weights or [1.0] * len(even), strict=True)]
         return fit_linear(values, labels, len(counts), FOLD_SEED, class_weights=class_weights)
 
     def _chosen(self, splits: Any, view: int | None, places: Any = None) -> FeatureSet:

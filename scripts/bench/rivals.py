@@ -83,7 +83,9 @@ class Bench:
         model.load_state_dict(in_timms_names(read_file(files[0]), model))
         self.weights_folder.mkdir(parents=True, exist_ok=True)
         torch.save(model.state_dict(), self.weights)
-        torch.save(model.state_dict(), self.weights_folder / "pytorch_model.bin")
+        # AutoGluon loads it into a network without a head, and timm refuses what has no place there.
+        headless = {name: value for name, value in model.state_dict().items() if not name.startswith("classifier.")}
+        torch.save(headless, self.weights_folder / "pytorch_model.bin")
         about = {key: model.pretrained_cfg[key] for key in ("input_size", "mean", "std", "crop_pct", "interpolation")}
         config = {"architecture": NETWORK, "num_features": model.num_features, "pretrained_cfg": about}
         (self.weights_folder / "config.json").write_text(json.dumps(config))

@@ -46,7 +46,8 @@ def main() -> None:
         found = {}
         for path in given.predict:
             model = lightly_train.load_model(path)
-            found[str(path)] = [model.classes[int(model.predict(str(file))["labels"][0])] for file in files]
+            batches = (model.predict_batch(list(map(str, files[k : k + 64]))) for k in range(0, len(files), 64))
+            found[str(path)] = [model.classes[int(each["labels"][0])] for batch in batches for each in batch]
         shared.show(given.images, found)
         return
     until = shared.STARTED + 60 * given.minutes - SAVING_SECONDS

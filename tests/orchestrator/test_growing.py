@@ -70,6 +70,29 @@ def there(begun: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_search_that_found_nothing_to_try_leaves_no_study_in_the_way(
+    tmp_path: Path, imgcls: Callable[..., Answer]
+) -> None:
+    (tmp_path / "s.yaml").write_text(SMALL)
+    refused = imgcls("run", "s.yaml", *ONE_WORKER, "--set", "study.sampler=grid")
+    assert is_one_line(refused)
+    assert not (tmp_path / "studies").exists()
+    nothing = imgcls("run", "s.yaml", *ONE_WORKER, "--set", "limits.params=10")
+    assert nothing.code != 0
+    assert (tmp_path / "studies/s.db").is_file()
+    answer = imgcls("run", "s.yaml", *ONE_WORKER, "--set", "limits.params=100000", "--set", "study.trials=1")
+    assert answer.code == 0, answer.err
+    assert "the study has no trial yet: it begins again with this space" in answer.out
+    assert len(open_study(tmp_path / "studies", "s").trials) == 1
+    # With a trial it is refused as ever.
+    assert imgcls("run", "s.yaml", *ONE_WORKER, "--set", "limits.params=90000").code == 2
+    again = imgcls(
+        "run", "s.yaml", *ONE_WORKER, "--extend", "--set", "limits.params=100000", "--set", "study.sampler=grid"
+    )
+    assert is_one_line(again)
+    assert "s@1" not in imgcls("list").out
+
+
 def test_space_that_adds_needs_extend_and_then_the_study_goes_on(there: Path, imgcls: Callable[..., Answer]) -> None:
     before, weights = table(there / "studies"), (there / "studies/s/checkpoints/trial-00000.pt").read_bytes()
     answer = imgcls("run", "wide.yaml", *ONE_WORKER)

@@ -33,8 +33,10 @@ from imgcls_search.orchestrator.metering import MeteredExecutor
 from imgcls_search.orchestrator.reopening import reopen, with_placed_start
 from imgcls_search.orchestrator.search import Search, Watcher
 from imgcls_search.orchestrator.tracking import tracked
+from imgcls_search.signature import build
 from imgcls_search.space import Space
 from imgcls_search.strategy.draws import draw_random
+from imgcls_search.strategy.samplers import SAMPLERS
 from imgcls_search.strategy.view import View
 from imgcls_search.study import record as records
 from imgcls_search.study import requests
@@ -89,6 +91,8 @@ def run(
         raise UserError(f"{space.locate('study')}: study.min_gain: needs one objective, got {len(space.objectives)}")
     refuse_with_folds(space)
     refuse_with_devices(space)
+    # A sampler that the space is not fit for is refused before a study is made, or grows by it.
+    build(SAMPLERS, space.sampler, space=space)
     wanted(space.study["log"])
     must_exist(space.first().component("data"))
     look_early(_pretraining_draws(space))

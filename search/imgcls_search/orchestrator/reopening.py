@@ -15,6 +15,7 @@ from imgcls_search.strategy.early_rungs import Revising
 from imgcls_search.strategy.pruners import make_pruner
 from imgcls_search.strategy.rungs import Promoting
 from imgcls_search.study import record as records
+from imgcls_search.study import requests
 from imgcls_search.study.extend import extend
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
@@ -22,13 +23,22 @@ from imgcls_search.study.settings import is_free
 
 
 def reopen(files: StudyFiles, space: Space, say: Callable[[str], None], *, extends: bool) -> Record | None:
-    """Return the study if it exists; refuse one that was made from another space, unless that may be extended."""
+    """Return the study if it exists; refuse one that was made from another space, unless that may be extended.
+
+    One without a trial holds nothing that another space would not fit: it is made again.
+    """
     if not files.store.exists():
         return None
     record = records.load(files)
     new = records.to_json(space.document)
     old = _with_later_settings(record, new)
     changes = [change for change in differences(old, new) if not _may_change(change.path, new)]
+    if changes and not (record.trials or record.foreign_trials or requests.pending(record)):
+        say("the study has no trial yet: it begins again with this space")
+        if record.rows.engine is not None:
+            record.rows.engine.dispose()
+        files.store.remove()
+        return None
     if changes:
         widening = compare(changes, old, space)
         if widening.refused:

@@ -113,6 +113,19 @@ class PostgresStudy:
             finally:
                 storage.engine.dispose()
 
+    def remove(self) -> None:
+        """Delete the study.
+
+        Raises:
+            StudyError: the server cannot be reached.
+        """
+        storage = self.open()
+        try:
+            with explaining(str(self), "deleted", REMEDIES):
+                optuna.delete_study(study_name=self.name, storage=storage)
+        finally:
+            storage.engine.dispose()
+
     @contextmanager
     def held(self, say: Say | None = None, *, task: str = RUN) -> Iterator[None]:
         """Hold the study for this process alone; released by the server when the connection ends.

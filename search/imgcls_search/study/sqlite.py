@@ -70,6 +70,19 @@ class SqliteFile:
             storage.engine.dispose()
         atomic.publish(self.draft, self.path)
 
+    def remove(self) -> None:
+        """Delete the study.
+
+        Raises:
+            StudyError: it cannot be deleted.
+        """
+        try:
+            # The log first: beside another file of this name it would damage that one.
+            for suffix in ("-wal", "-shm", ""):
+                self.path.with_name(f"{self.path.name}{suffix}").unlink(missing_ok=True)
+        except OSError as error:
+            raise StudyError(f"{self.path}: cannot be deleted ({error.strerror})") from error
+
     @contextmanager
     def held(self, say: Callable[[str], None] | None = None, *, task: str = RUN) -> Iterator[None]:
         """Do nothing: the lock on the study's folder holds the file too."""

@@ -854,6 +854,9 @@ def test_study_on_a_server_grows_is_asked_and_is_merged(
     assert here("best", "s@1", *shown).code == 0
     for each in (record, other, both, grown):
         close(each)
+    StudyFiles(studies, "t", address).store.remove()
+    assert files.store.names() == ["both", "s"]  # type: ignore[union-attr]
+    assert contents(records.load(kept)) == before
 
 
 def test_earlier_states_of_a_study_move_with_it(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from imgcls_search.space import Space, parse
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.training import checkpoint
 from imgcls_search.worker import networks, pipeline, start_weights
+
+from tests.conftest import Answer, is_one_line
 
 library = pytest.importorskip("timm", reason="timm is an extra")
 
@@ -230,3 +232,20 @@ def own_file(path: Path, helper: Helper, classes: str = '"classes": ["0", ') -> 
     state = {"model": session.model.state_dict(), **networks.describe_weights(config, data)}
     state["about"] = state["about"].replace('"classes": ["0", ', classes)
     checkpoint.save(state, path)
+
+
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ("distill={file: {path: gone.pt}}", "distill.file.path: gone.pt: no such weights file"),
+        ("distill={study: {name: gone}}", "distill.study.name: studies/gone.db: no such study"),
+        (
+            "pretrain={imitate: {teacher: {file: {path: gone.pt}}}}",
+            "pretrain.imitate.teacher.file.path: gone.pt: no such weights file",
+        ),
+    ],
+)
+def test_check_misses_a_teacher(section: str, said: str, tiny: Path, here: Callable[..., Answer]) -> None:
+    answer = here("check", str(tiny), "--samples", "0", "--set", section)
+    assert is_one_line(answer)
+    assert said in answer.err

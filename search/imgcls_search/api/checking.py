@@ -85,11 +85,13 @@ class Checked:
         from imgcls_search.catalog import refuse_with_devices, refuse_with_folds
         from imgcls_search.executors.helper import image_cache
         from imgcls_search.jobs.expected_pretrainings import expected
+        from imgcls_search.orchestrator import teachers
         from imgcls_search.orchestrator.named_classes import refuse_unknown
         from imgcls_search.orchestrator.named_metrics import custom, refuse_early
         from imgcls_search.signature import build
         from imgcls_search.strategy.pruners import make_pruner
         from imgcls_search.strategy.samplers import SAMPLERS
+        from imgcls_search.study.address import settle
         from imgcls_search.training.custom_metrics import load
 
         build(SAMPLERS, space.sampler, space=space)
@@ -98,6 +100,7 @@ class Checked:
         if not space.is_config:
             # `train` fits a configuration once, and does all of it.
             refuse_with_folds(space)
+        teachers.refuse_missing(space, studies, settle(None, space.study["storage"]))
         source = _source_there(space, studies)
         refuse_early(space, image_cache(studies), source)
         images = None if source is None else _look_at(space, source)

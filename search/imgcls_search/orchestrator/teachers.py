@@ -97,6 +97,17 @@ def settle(
     return found
 
 
+def refuse_missing(space: Space, root: Path, at: Address | None) -> None:
+    """Refuse a space that names a file or a study as a teacher which is not there; no network is looked at.
+
+    Raises:
+        CheckpointError, StudyError, NoResultError: as `settle`.
+    """
+    for teacher in _named_in(space):
+        if teacher.kind != "timm":
+            _find_file(teacher, root, at)
+
+
 def path_of(config: TrialConfig, files: StudyFiles, teachers: Mapping[str, KnownTeacher]) -> str | None:
     """Return the study's copy of the weights that a configuration learns from, None where it learns from labels."""
     teacher = of_config(config)
@@ -218,6 +229,11 @@ def _find(
 ) -> tuple[KnownTeacher, Path]:
     if teacher.kind == "timm":
         return _find_in_timm(teacher, data, frames, helper)
+    return _find_file(teacher, root, at)
+
+
+def _find_file(teacher: Teacher, root: Path, at: Address | None) -> tuple[KnownTeacher, Path]:
+    """Return the weights of a teacher that is a file, or the best trial of a study."""
     if teacher.kind == "file":
         path = expand_path(teacher.source, teacher.path)
         if not path.is_file():

@@ -101,6 +101,8 @@ def test_a_folder_has_a_header_and_a_summary_beside_its_lines(said: Callable[...
     assert lines[0] == "model: 3 classes, colour images of 8x8 pixels"
     assert lines[-1].startswith("3 images: ")
     assert lines[-1].endswith("; 1 skipped")
+    # What it is unsure of is no class.
+    assert said("photos", "--min-confidence", "1").err.splitlines()[-1] == "3 images; 3 unsure; 1 skipped"
     assert said("photos/a.png").err == ""
 
 

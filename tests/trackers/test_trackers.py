@@ -162,6 +162,11 @@ REFUSED: Mapping[str, tuple[str, str]] = {
     "{tensorboard: {folder: '${NOWHERE_AT_ALL}'}}": ("", "study.log.tensorboard.folder: ${NOWHERE_AT_ALL}"),
     "{comet: {}}": ("", "study.log.comet: unknown key; allowed: tensorboard, mlflow, wandb"),
     "{wandb: {mode: sometimes}}": ("", "'sometimes' is not allowed; allowed: 'online', 'offline'"),
+    "{wandb: {mode: offline}}": ("", "study.log.wandb.project: is not set, so nothing would be sent, but"),
+    "{mlflow: {experiment: e}}": (
+        "",
+        "study.log.mlflow.uri: is not set, so nothing would be sent, but study.log.mlflow",
+    ),
     "{mlflow: {uri: x}}": ("mlflow", "needs a package that is not installed; pip install 'imgcls-search[mlflow]'"),
 }
 

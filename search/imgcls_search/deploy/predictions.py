@@ -142,8 +142,10 @@ class Summary:
             self.skipped += 1
             return
         self.images += 1
-        self.classes.update(found.labels if found.labels is not None else [found.ranked[0][0]])
-        self.unsure += bool(found.is_unsure)
+        if found.is_unsure:
+            self.unsure += 1
+        else:
+            self.classes.update(found.labels if found.labels is not None else [found.ranked[0][0]])
         self.unlike += bool(found.is_unlike)
 
     def __str__(self) -> str:
@@ -151,7 +153,8 @@ class Summary:
         most = 20
         common = [f"{shown(name)} {count:,}" for name, count in self.classes.most_common(most)]
         more = [f"{len(self.classes) - most} more"] if len(self.classes) > most else []
-        parts = [f"{self.images:,} image{'' if self.images == 1 else 's'}: {', '.join([*common, *more]) or 'no label'}"]
+        named = ", ".join([*common, *more]) or ("no label" if self.images > self.unsure else "")
+        parts = [f"{self.images:,} image{'' if self.images == 1 else 's'}" + (f": {named}" if named else "")]
         parts += [f"{self.unsure:,} unsure"] if self.unsure else []
         parts += [f"{self.unlike:,} unlike the training's pictures"] if self.unlike else []
         parts += [f"{self.skipped:,} skipped"] if self.skipped else []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -67,6 +67,12 @@ def wanted(log: Mapping[str, Mapping[str, str | None]]) -> dict[str, dict[str, s
         place = f"study.log.{name}.{SWITCHES[name]}"
         target = given.get(SWITCHES[name])
         if target is None:
+            known = {each.name: each.default for each in fields(SETTINGS[name])}
+            if more := [key for key, value in given.items() if value != known[key]]:
+                raise UserError(
+                    f"{place}: is not set, so nothing would be sent, but study.log.{name}.{more[0]} is; set both, or "
+                    "neither"
+                )
             continue
         if find_spec(PACKAGES[name]) is None:
             raise UserError(f"{place}: needs a package that is not installed; pip install 'imgcls-search[{name}]'")

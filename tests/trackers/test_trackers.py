@@ -165,7 +165,7 @@ REFUSED: Mapping[str, tuple[str, str]] = {
     "{wandb: {mode: offline}}": ("", "study.log.wandb.project: is not set, so nothing would be sent, but"),
     "{mlflow: {experiment: e}}": (
         "",
-        "study.log.mlflow.uri: is not set, so nothing would be sent, but study.log.mlflow",
+        "study.log.mlflow.uri: is not set, so nothing would be sent, but study",
     ),
     "{mlflow: {uri: x}}": ("mlflow", "needs a package that is not installed; pip install 'imgcls-search[mlflow]'"),
 }

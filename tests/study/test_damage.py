@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from imgcls_search.config import Component
@@ -254,6 +255,20 @@ def test_fact_of_another_shape_is_one_line(name: str, study: Path, here: Callabl
     answer = here("status", "tiny-digits", "--json")
     assert is_one_line(answer), answer.err
     assert "tiny-digits.db: is damaged (" in answer.err
+
+
+@pytest.mark.parametrize("choice", [[[]], {}, [1]])
+def test_choices_that_are_no_values_warn_nobody(choice: Any, study: Path, here: Callable[..., Answer]) -> None:
+    Path("studies").mkdir()
+    shutil.copyfile(study / "studies/tiny-digits.db", "studies/tiny-digits.db")
+    with closing(sqlite3.connect("studies/tiny-digits.db")) as connection, connection:
+        text = json.dumps({"name": "CategoricalDistribution", "attributes": {"choices": [0.5, choice]}})
+        row = connection.execute("SELECT min(rowid) FROM trial_params WHERE param_name = 'model.lenet5.width'")
+        connection.execute("UPDATE trial_params SET distribution_json = ? WHERE rowid = ?", (text, *row.fetchone()))
+    for command in (("try", "--set", "model.lenet5.width=1"), ("best",), ("trials",), ("status",)):
+        answer = here(command[0], "tiny-digits", *command[1:])
+        assert is_plain(answer)
+        assert "Choices for" not in answer.err
 
 
 @pytest.mark.parametrize("key", ["note_str:0", "note_ver"])

@@ -19,7 +19,6 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
     distribution_to_json,
-    json_to_distribution,
 )
 
 from imgcls_search.config import Scalar
@@ -31,7 +30,7 @@ from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record, load, to_json
 from imgcls_search.study.requests import KEY, asked_by_start
 from imgcls_search.study.settings import OF_POPULATION
-from imgcls_search.study.tables import FACTS, PARAMS, TRIALS, USER
+from imgcls_search.study.tables import FACTS, PARAMS, TRIALS, USER, read_distribution
 from imgcls_search.study.trial_attributes import TrialAttributes, freeze_rejections, strategy_of
 from imgcls_search.trial import Rejection, Trial
 
@@ -143,7 +142,7 @@ class _Wider:
             if before == text:
                 continue
             same = here & (PARAMS.c.distribution_json == before)
-            then = json_to_distribution(before)
+            then = read_distribution(before)
             if not isinstance(then, CategoricalDistribution) and not isinstance(now, CategoricalDistribution):
                 connection.execute(PARAMS.update().where(same).values(distribution_json=text))
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -26,7 +27,7 @@ INSERTS: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.
 
 def freeze(row: Any, params: Any, values: Any, user: Any, system: Any) -> FrozenTrial:
     """Return a trial from its row and the rows that go with it, without the values that dashboards draw."""
-    distributions = {name: _distribution(text) for name, _, text in params}
+    distributions = {name: read_distribution(text) for name, _, text in params}
     read = models.TrialValueModel.stored_repr_to_value
     return FrozenTrial(
         number=row.number,
@@ -45,8 +46,11 @@ def freeze(row: Any, params: Any, values: Any, user: Any, system: Any) -> Frozen
 
 
 @lru_cache(maxsize=4096)
-def _distribution(text: str) -> BaseDistribution:
-    return json_to_distribution(text)
+def read_distribution(text: str) -> BaseDistribution:
+    """Return a distribution as it was written; values of choices that Optuna warns of are no matter of who reads."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Choices for a categorical distribution", category=UserWarning)
+        return json_to_distribution(text)
 
 
 def upsert(insert: Any, table: Any) -> Any:

@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict, cast
 
-from optuna.distributions import distribution_to_json, json_to_distribution
+from optuna.distributions import distribution_to_json
 from optuna.trial import FrozenTrial, TrialState
 
 from imgcls_search.config import TrialConfig
+from imgcls_search.study.tables import read_distribution
 from imgcls_search.trial import SIZES, Candidate, Rejection, State, Trial
 
 STATES: Mapping[TrialState, State] = {
@@ -172,7 +173,7 @@ def _freeze_rejection(rejection: Rejection) -> RejectionAttribute:
 
 
 def _thaw_rejection(entry: RejectionAttribute) -> Rejection:
-    distributions = {name: json_to_distribution(text) for name, text in entry["distributions"].items()}
+    distributions = {name: read_distribution(text) for name, text in entry["distributions"].items()}
     return Rejection(params=entry["params"], distributions=distributions, reason=entry["reason"])
 
 

@@ -19,6 +19,7 @@ from imgcls_search.cli import app as cli
 from imgcls_search.compress.quantize import quantize
 from imgcls_search.data import load
 from imgcls_search.deploy.artifact import Artifact
+from imgcls_search.jobs.bundle import deliver
 from imgcls_search.space import parse
 from imgcls_search.training import checkpoint, evaluation, loop
 from imgcls_search.worker import image_sets, networks, pipeline
@@ -372,7 +373,9 @@ def test_images_that_changed_since_the_training_are_said(here: Run, tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_bundle_is_compared_on_the_first_of_many_validation_images(tmp_path: Path, imgcls: Run) -> None:
+def test_bundle_is_compared_on_the_first_of_many_validation_images(
+    tmp_path: Path, imgcls: Run, here: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # 70 % of the digits that are not sealed: more than are compared with torch.
     (tmp_path / "many.yaml").write_text(
         "data: {digits: {val: 0.7}}\nmodel: {lenet5: {width: 0.5}}\noptimizer: {adamw: {lr: 0.01}}\n"
@@ -384,3 +387,7 @@ def test_bundle_is_compared_on_the_first_of_many_validation_images(tmp_path: Pat
     found = json.loads(answer.out)
     assert found["parity"]["images"] == 1000
     assert found["scores"][0]["images"] == 1007
+    # A network that takes long is compared on fewer.
+    monkeypatch.setattr(deliver, "MOST_PARITY_MACS", 1.0)
+    answer = here("export", "trained/many/seed-1.pt", "--bundle", "slow", "--json")
+    assert json.loads(answer.out)["parity"]["images"] == deliver.LEAST_PARITY_IMAGES

@@ -33,7 +33,10 @@ from imgcls_search.training.evaluation import predict
 from imgcls_search.training.metrics_several import sigmoid
 from imgcls_search.worker import image_sets, pipeline
 
-PARITY_IMAGES = 1000
+PARITY_IMAGES, LEAST_PARITY_IMAGES = 1000, 100
+MOST_PARITY_MACS = 5e10
+"""Multiply-accumulates that may be spent on comparing with torch: a graph that is wrong is wrong on most images."""
+
 TOLERANCE = 1e-3
 """Largest difference from torch's logits, as a share of the largest logit: sums are rounded in another order."""
 
@@ -219,7 +222,8 @@ def _compare(trained: Trained, artifact: Artifact, images: Images, found: Surene
     Raises:
         DeployError: they differ by more than rounding.
     """
-    count = min(PARITY_IMAGES, len(images.labels))
+    affordable = images_within(MOST_PARITY_MACS, macs_of(trained), least=LEAST_PARITY_IMAGES)
+    count = min(PARITY_IMAGES, affordable, len(images.labels))
     pixels = images.pixels[np.arange(count)]
     compared = dataclasses.replace(images, pixels=pixels, labels=images.labels[:count], names=images.names[:count])
     seen = [dataclasses.replace(compared, pixels=view.of(pixels)) for view in VIEWS[tta]]

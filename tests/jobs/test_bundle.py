@@ -382,7 +382,7 @@ def test_bundle_is_compared_on_the_first_of_many_validation_images(
         "training: {epochs: 1, batch_size: 50}\n"
     )
     assert imgcls("train", "many.yaml").code == 0
-    answer = imgcls("export", "trained/many/seed-1.pt", "--bundle", "model", "--json")
+    answer = imgcls("export", "trained/many/seed-1.pt", "--bundle", "many", "--json")
     assert answer.code == 0, answer.err
     found = json.loads(answer.out)
     assert found["parity"]["images"] == 1000

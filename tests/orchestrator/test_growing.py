@@ -18,7 +18,7 @@ from imgcls_search.orchestrator.upcoming import Upcoming
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import load
 
-from tests.conftest import PATIENCE, Answer, begin_command, is_one_line
+from tests.conftest import PATIENCE, Answer, begin_command, is_one_line, linux_only
 from tests.orchestrator.test_run import open_study, wait_for, without_times, worker_of
 from tests.warm import Warm
 
@@ -203,11 +203,12 @@ def test_what_cannot_be_tried_is_refused_at_once(
 
 
 @pytest.mark.slow
+@linux_only
 def test_run_under_way_takes_a_request_also_when_all_its_trials_are_drawn(
     there: Path, start: Callable[..., Any], imgcls: Callable[..., Answer]
 ) -> None:
     process = start(
-        "run", "s.yaml", *ONE_WORKER, "--name", "w", "--set", "training.epochs=40", "--set", "study.trials=1"
+        "run", "s.yaml", *ONE_WORKER, "--name", "w", "--set", "training.epochs=200", "--set", "study.trials=1"
     )
     wait_for((there / "studies/w.db").is_file)
     wait_for(lambda: open_study(there / "studies", "w").trials)
@@ -220,7 +221,7 @@ def test_run_under_way_takes_a_request_also_when_all_its_trials_are_drawn(
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert "trial 1: answers request" in out
-    assert [len(trial.user_attrs["epochs"]) for trial in open_study(there / "studies", "w").trials] == [40, 40]
+    assert [len(trial.user_attrs["epochs"]) for trial in open_study(there / "studies", "w").trials] == [200, 200]
 
 
 def test_run_says_that_it_takes_a_request_only_where_it_does(

@@ -19,6 +19,7 @@ from imgcls_search.study import record as records
 from imgcls_search.study.files import StudyFiles
 
 from tests.conftest import PATIENCE, Answer, begin_command, is_one_line, linux_only
+from tests.gate import LIMITS, slow_epochs
 from tests.jobs.test_init import picture
 from tests.warm import Warm
 
@@ -231,12 +232,13 @@ def test_no_time_for_a_score_is_said_and_more_time_goes_on(tmp_path: Path, imgcl
 def test_time_that_ends_in_the_search_leaves_the_best_so_far(tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
     """More configurations than the time holds; afterwards more time continues the same study."""
     text = SPACE.replace("lr: 3e-3", "lr: {float: [1e-4, 1e-2]}").replace("trials: 3", "trials: 900")
+    env = slow_epochs(tmp_path / "gate", 0.5)
     # A busy machine needs longer for a search and a confirmation.
     for seconds in (60, 120, 240):
         folder = tmp_path / f"{seconds}s"
-        out = with_space(folder, text)
+        out = with_space(folder, f"{text}limits: {LIMITS}\n")
         command = ("auto", "digits", "-o", out, "--studies", folder / "studies", "--json", "--time")
-        first = imgcls(*command, f"{seconds}s")
+        first = imgcls(*command, f"{seconds}s", env=env)
         assert first.code == 0, first.err
         found = json.loads(first.out)
         if found["test"] is not None:
@@ -249,7 +251,7 @@ def test_time_that_ends_in_the_search_leaves_the_best_so_far(tmp_path: Path, img
     # A quarter at most is kept for confirming, and what bundle and page took, which a busy machine makes longer.
     spent = found["time"]["spent"]
     longer = math.ceil((sum(spent.values()) + 1.5 * (spent["bundle"] + spent["report"]) + 20) / 0.75)
-    second = imgcls(*command, f"{longer}s")
+    second = imgcls(*command, f"{longer}s", env=env)
     assert second.code == 0, second.err
     later = study(folder)
     assert len(later.trials) > len(record.trials)

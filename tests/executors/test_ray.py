@@ -16,13 +16,13 @@ from typing import Any
 
 import imgcls_search
 import pytest
-from imgcls_search import own_code
 from imgcls_search.errors import ClusterError
 from imgcls_search.executors.ray import cluster
 from imgcls_search.worker.cross_validation import out_of_fold
 
 from tests.automatic.test_auto import with_space
 from tests.conftest import PATIENCE, TINY, Answer, linux_only
+from tests.gate import LIMITS, Gate, slow_epochs
 from tests.orchestrator.test_run import (
     children,
     epochs_recorded,
@@ -84,8 +84,9 @@ def test_local_cluster_is_this_machines_alone_and_goes_on_after_a_kill(
     tiny: Path, start: Callable[..., Any], imgcls: Callable[..., Answer]
 ) -> None:
     here, there = tiny.parent / "here", tiny.parent / "there"
-    arguments = ("run", tiny, "--workers", "1", "--set", "training.epochs=100", "--set", "study.trials=2")
-    process = start(*arguments, "--cluster", "local", "--studies", there)
+    gate = Gate(tiny.parent / "gate", epochs=3)
+    arguments = ("run", tiny, "--workers", "1", "--set", "study.trials=2", "--set", "study.pruner=none", *gate.options)
+    process = start(*arguments, "--cluster", "local", "--studies", there, env=gate.env)
     wait_for_epochs(process, 3, there)
     family = offspring(process.pid)
     assert "raylet" in family.values()
@@ -97,9 +98,10 @@ def test_local_cluster_is_this_machines_alone_and_goes_on_after_a_kill(
     # Ray's two agents look only once in a while whether their raylet lives; they train nothing.
     others = [pid for pid, name in family.items() if not name.startswith(("ray::Dashboard", "ray::RuntimeEnv"))]
     wait_for(lambda: not any(is_alive(pid) for pid in others))
-    answer = imgcls(*arguments, "--cluster", "local", "--studies", there)
+    gate.open()
+    answer = imgcls(*arguments, "--cluster", "local", "--studies", there, env=gate.env)
     assert answer.code == 0, answer.err
-    assert imgcls(*arguments, "--studies", here).code == 0
+    assert imgcls(*arguments, "--studies", here, env=gate.env).code == 0
     assert table(there) == table(here)
     assert [trial.user_attrs["worker"].partition("@")[0] for trial in open_study(there).trials] == ["worker-0"] * 2
 
@@ -216,15 +218,17 @@ def test_trial_of_two_devices_trains_on_a_cluster_as_here(
 ) -> None:
     raylet = raylet_of(nodes.add(num_cpus=2))
     here, there = tiny.parent / "here", tiny.parent / "there"
-    arguments = ("run", tiny, "--set", "training.devices=2", "--set", "study.trials=2", "--set", "training.epochs=100")
-    process = start(*arguments, "--cluster", nodes.address, "--studies", there)
+    gate = Gate(tiny.parent / "gate", epochs=3)
+    arguments = ("run", tiny, "--set", "training.devices=2", "--set", "study.trials=2", *gate.options)
+    process = start(*arguments, "--cluster", nodes.address, "--studies", there, env=gate.env)
     wait_for_epochs(process, 3, there)
     # One of the two processes of the worker: the other ends with it, and the trial goes on.
     os.kill(worker_on(raylet), signal.SIGKILL)
+    gate.open()
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert "of 2, died (killed by SIGKILL); it resumes from its last checkpoint" in out + err
-    assert imgcls(*arguments, "--studies", here).code == 0
+    assert imgcls(*arguments, "--studies", here, env=gate.env).code == 0
     assert table(there) == table(here)
 
 
@@ -257,16 +261,19 @@ def test_folds_go_on_after_a_kill_on_a_cluster_as_here(
 ) -> None:
     raylet = raylet_of(nodes.add())
     here, there = tiny.parent / "here", tiny.parent / "there"
-    tiny.write_text(TINY.replace("max_train: 200", "max_train: 90, folds: 3").replace("epochs: 5", "epochs: 60"))
-    arguments = ("run", tiny, "--workers", "1", "--set", "study.trials=1", "--set", "study.pruner=none")
-    process = start(*arguments, "--cluster", nodes.address, "--studies", there)
+    tiny.write_text(TINY.replace("max_train: 200", "max_train: 90, folds: 3"))
     # In the second network, of which the next worker gets the first one's predictions.
-    wait_for_epochs(process, 65, there)
+    gate = Gate(tiny.parent / "gate", epochs=7)
+    single = ("--workers", "1", "--set", "study.trials=1", "--set", "study.pruner=none")
+    arguments = ("run", tiny, *single, *gate.options)
+    process = start(*arguments, "--cluster", nodes.address, "--studies", there, env=gate.env)
+    wait_for_epochs(process, 7, there)
     os.kill(worker_on(raylet), signal.SIGKILL)
+    gate.open()
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert "resumes from its last checkpoint" in out + err
-    assert imgcls(*arguments, "--studies", here).code == 0
+    assert imgcls(*arguments, "--studies", here, env=gate.env).code == 0
     assert table(there) == table(here)
     kept = [out_of_fold(folder / "tiny-digits/checkpoints/trial-00000.pt").logits for folder in (here, there)]
     assert (kept[0] == kept[1]).all()
@@ -316,27 +323,14 @@ def test_nodes_that_see_nothing_of_the_run_get_the_networks_and_pretrain_none(
     assert [trial.values for trial in trials] == [trial.values for trial in open_study(studies, "here").trials]
 
 
-WAITING = """
-import time
-
-
-def second(probabilities, labels):
-    time.sleep(1)
-    return 0.0
-"""
-
-
 def with_long_epochs(tiny: Path) -> dict[str, str]:
     """Have two trials with epochs of a second, each of which is worth a checkpoint, in which hardly anything is done.
 
     Return the environment that says where the function is that waits.
     """
-    folder = tiny.parent / "code"
-    folder.mkdir()
-    (folder / "waiting.py").write_text(WAITING)
     text = TINY.replace("trials: 4, pruner: {halving: {min_epochs: 2, eta: 2}}", "trials: 2, pruner: none")
-    tiny.write_text(text.replace("epochs: 5", "epochs: 1000") + 'limits: {"waiting:second": {at_most: 1}}\n')
-    return {own_code.VARIABLE: str(folder)}
+    tiny.write_text(f"{text.replace('epochs: 5', 'epochs: 1000')}limits: {LIMITS}\n")
+    return slow_epochs(tiny.parent / "gate", 1)
 
 
 @pytest.mark.slow

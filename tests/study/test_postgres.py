@@ -39,6 +39,7 @@ from imgcls_search.views.dashboard import Latest
 from scripts.bench import simulation
 from tests.automatic.test_auto import with_space
 from tests.conftest import PATIENCE, TINY, Answer, is_one_line, linux_only
+from tests.gate import Gate
 from tests.orchestrator.test_run import SLOW_TRIALS, wait_for
 from tests.study.test_copy import PICTURE, add_trial_with_picture
 from tests.study.test_storage import SPACE, WRITES, essence, new_trial, running
@@ -187,9 +188,13 @@ def test_folds_of_a_study_on_a_server_go_on_after_a_kill(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     address, there, here = server.new("folds"), tiny.parent / "there", tiny.parent / "here"
-    tiny.write_text(TINY.replace("max_train: 200", "max_train: 90, folds: 3").replace("epochs: 5", "epochs: 60"))
-    arguments = ("run", tiny, "--workers", "1", "--set", "study.trials=1", "--set", "study.pruner=none")
-    killed = start(*arguments, "--studies", there, env=in_environment(address))
+    tiny.write_text(TINY.replace("max_train: 200", "max_train: 90, folds: 3"))
+    # In the second network, which needs what was kept of the first one.
+    gate = Gate(tiny.parent / "gate", epochs=7)
+    single = ("--workers", "1", "--set", "study.trials=1", "--set", "study.pruner=none")
+    arguments = ("run", tiny, *single, *gate.options)
+    on_server = {**in_environment(address), **gate.env}
+    killed = start(*arguments, "--studies", there, env=on_server)
     monkeypatch.setenv("PGPASSWORD", PASSWORD)
 
     def epochs() -> int:
@@ -201,13 +206,14 @@ def test_folds_of_a_study_on_a_server_go_on_after_a_kill(
             return found
         return 0
 
-    wait_for(lambda: epochs() > 65)
+    wait_for(lambda: epochs() == 7)
     killed.kill()
     killed.wait()
-    done = imgcls(*arguments, "--studies", there, env=in_environment(address))
+    gate.open()
+    done = imgcls(*arguments, "--studies", there, env=on_server)
     assert done.code == 0, done.err
     assert "by cross-validation in 3 folds" in done.out
-    assert imgcls(*arguments, "--studies", here).code == 0
+    assert imgcls(*arguments, "--studies", here, env=gate.env).code == 0
     tables = []
     for found in (find_study(there, "tiny-digits", None), find_study(here, "tiny-digits", None)):
         record = records.load(found)

@@ -1,0 +1,62 @@
+"""Trainings that wait instead of computing: what a test kills is in the middle of it, however busy the machine is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from imgcls_search import own_code
+
+CODE = """
+import time
+from pathlib import Path
+
+epochs = 0
+
+
+def passed(probabilities, labels):
+    global epochs
+    epochs += 1
+    while epochs > {epochs} and Path({closed!r}).exists():
+        time.sleep(0.02)
+    return 0.0
+"""
+
+
+SLOW = """
+import time
+
+
+def passed(probabilities, labels):
+    time.sleep({seconds})
+    return 0.0
+"""
+
+LIMITS = json.dumps({"gate:passed": {"at_most": 1}})
+"""Holds for every trial, and so does nothing but to have the function called after each epoch."""
+
+
+class Gate:
+    """A gate that is closed.
+
+    Each process that trains with its options and environment tells of some epochs and waits with the next one.
+    """
+
+    def __init__(self, folder: Path, *, epochs: int) -> None:
+        folder.mkdir()
+        self.closed = folder / "closed"
+        self.closed.touch()
+        (folder / "gate.py").write_text(CODE.format(epochs=epochs, closed=str(self.closed)))
+        self.env = {own_code.VARIABLE: str(folder)}
+        self.options = ("--set", f"limits={LIMITS}")
+
+    def open(self) -> None:
+        """Let all pass, now and later."""
+        self.closed.unlink()
+
+
+def slow_epochs(folder: Path, seconds: float) -> dict[str, str]:
+    """Return the environment in which each epoch of a space with `limits: LIMITS` takes so long."""
+    folder.mkdir()
+    (folder / "gate.py").write_text(SLOW.format(seconds=seconds))
+    return {own_code.VARIABLE: str(folder)}

@@ -12,6 +12,7 @@ from imgcls_search.study import best
 from imgcls_search.study.record import Record
 from imgcls_search.study.result_facts import AutoFact, ConfirmPlan
 from imgcls_search.trial import Trial
+from imgcls_search.words import counted
 
 CHOICES = ((3, 3), (3, 2), (2, 2), (1, 2))
 """Trials and seeds of a confirmation, the best affordable one first."""
@@ -127,4 +128,4 @@ def how_far(record: Record | None) -> str:
     epochs = sum(trial.epoch for trial in record.trials)
     failed = [trial.reason for trial in record.trials if trial.state == "fail"]
     why = f" ({failed[0]})" if failed else ""
-    return f"no trial is complete after {epochs} epoch(s) of {len(record.trials)} trial(s){why}"
+    return f"no trial is complete after {counted('epoch', epochs)} of {counted('trial', len(record.trials))}{why}"

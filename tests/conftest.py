@@ -122,17 +122,17 @@ def start(
     """Start the command line in a process of its own, in an empty folder; whatever is left of it is killed at the end.
 
     What is asked to be cold starts a new interpreter as a user does. All others are forked from one that has the
-    libraries in memory, which saves the seconds of importing torch; the first use of each command in a session imports
-    the package itself again.
+    libraries in memory, which saves the seconds of importing torch; the first use of each command in a session, and
+    what is asked to be fresh, imports the package itself again, and starts its other processes when it comes to them.
     """
     started: list[subprocess.Popen[str] | Command] = []
 
     def begin(
-        *arguments: str | Path, env: Mapping[str, str] | None = None, cold: bool = False
+        *arguments: str | Path, env: Mapping[str, str] | None = None, cold: bool = False, fresh: bool = False
     ) -> subprocess.Popen[str] | Command:
         texts = list(map(str, arguments))
         whole = {**os.environ, "PYTHONWARNINGS": "error::FutureWarning", **(env or {})}
-        fresh = not has_begun_before(texts[0], tmp_path_factory)
+        fresh = not has_begun_before(texts[0], tmp_path_factory) or fresh
         started.append(begin_command(texts, tmp_path, whole, None if cold else warm, fresh=fresh))
         return started[-1]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from imgcls_search import own_code
 
 CODE = """
+import os
 import time
 from pathlib import Path
 
@@ -17,6 +18,9 @@ epochs = 0
 def passed(probabilities, labels):
     global epochs
     epochs += 1
+    time.sleep({seconds})
+    if epochs > {epochs}:
+        Path({folder!r}, f"waiting-{{os.getpid()}}").touch()
     while epochs > {epochs} and Path({closed!r}).exists():
         time.sleep(0.02)
     return 0.0
@@ -42,13 +46,21 @@ class Gate:
     Each process that trains with its options and environment tells of some epochs and waits with the next one.
     """
 
-    def __init__(self, folder: Path, *, epochs: int) -> None:
+    def __init__(self, folder: Path, *, epochs: int, seconds: float = 0.0) -> None:
+        """Close it after so many epochs of a process, each of which takes some seconds at least."""
         folder.mkdir()
+        self.folder = folder
         self.closed = folder / "closed"
         self.closed.touch()
-        (folder / "gate.py").write_text(CODE.format(epochs=epochs, closed=str(self.closed)))
+        (folder / "gate.py").write_text(
+            CODE.format(epochs=epochs, seconds=seconds, folder=str(folder), closed=str(self.closed))
+        )
         self.env = {own_code.VARIABLE: str(folder)}
         self.options = ("--set", f"limits={LIMITS}")
+
+    def reached(self) -> int:
+        """Return how many processes have come to it."""
+        return len(list(self.folder.glob("waiting-*")))
 
     def open(self) -> None:
         """Let all pass, now and later."""

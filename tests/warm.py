@@ -29,11 +29,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import types
 import warnings
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, thread, wait
 from multiprocessing import util
 from pathlib import Path
@@ -88,6 +89,10 @@ LIBRARIES = (
 
 ALONE = [[name] for name in ("best", "compare", "families", "front", "list", "schema", "status", "trials")]
 """Commands that start no other process."""
+
+
+READ_WHEN_IMPORTED = {"HF_": ("huggingface_hub", "timm")}
+"""Packages that read variables of the environment, of which the beginning is given, when they are imported."""
 
 
 SPAWN = util.spawnv_passfds
@@ -364,8 +369,13 @@ def become(request: dict[str, Any], streams: Sequence[int]) -> dict[str, Any]:
     weakref.finalize._registry.clear()  # type: ignore[attr-defined]
     os.chdir(request["cwd"])
     before = set(os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    for start, packages in READ_WHEN_IMPORTED.items():
+        if having(start, os.environ) != having(start, request["env"]):
+            forget(packages)
     os.environ.clear()
     os.environ.update(request["env"])
+    # Where temporary files are is asked for again.
+    tempfile.tempdir = None
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in before]
     script = request.get("script")
     sys.path[:1] = [str(Path(script).parent) if script else request["cwd"], *paths]
@@ -376,6 +386,16 @@ def become(request: dict[str, Any], streams: Sequence[int]) -> dict[str, Any]:
     random.seed()
     np.random.seed()
     return request
+
+
+def having(start: str, variables: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in variables.items() if name.startswith(start)}
+
+
+def forget(packages: Container[str]) -> None:
+    """Have packages imported again."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in packages]:
+        del sys.modules[name]
 
 
 def close_all_but(kept: Sequence[int]) -> None:
@@ -408,8 +428,7 @@ def fork_python(path: bytes, arguments: Sequence[str], passed: Sequence[int]) ->
         forget_handlers()
         if IS_FRESH:
             # A new interpreter would import it in an order of its own.
-            for name in [name for name in sys.modules if name.partition(".")[0] == "imgcls_search"]:
-                del sys.modules[name]
+            forget(["imgcls_search"])
         sys.argv = ["-c", *argv]
         sys.modules["__main__"] = types.ModuleType("__main__")
         exec(code, {"__name__": "__main__"})  # noqa: S102 - multiprocessing's own
@@ -477,6 +496,8 @@ def main() -> None:
     """Fork for each request; in a fork, be the command or the script."""
     global IS_FRESH
     with_package, with_libraries = (socket.socket(fileno=int(fd)) for fd in sys.argv[1:])
+    # Whoever starts the tests with `nohup` has all their processes ignore it.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     import_libraries()
     settle()
     other = os.fork()

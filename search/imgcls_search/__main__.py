@@ -39,6 +39,10 @@ def _leave_quietly_on_interrupt() -> None:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
+    # Deaf to Ctrl-C, it would go on importing for seconds.
+    abandon = getattr(sys.modules.get("imgcls_search.executors.processes"), "abandon", None)
+    if abandon is not None:
+        abandon()
     os._exit(130)
 
 

@@ -8,12 +8,12 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from imgcls_search import __version__
 
+from tests.cli.test_working_folder import IN_A_ROW
 from tests.conftest import PATIENCE
 
 pytestmark = pytest.mark.slow
@@ -74,22 +74,22 @@ def _libraries() -> list[str]:
     return [path for path in sys.path if path.endswith("-packages") and path != source]
 
 
-def _run(*command: str, cwd: Path) -> str:
+def _run(*command: str, cwd: Path, stdin: str = "") -> str:
     env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONSAFEPATH")}
-    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=PATIENCE)
+    done = subprocess.run(command, cwd=cwd, env=env, input=stdin, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, (command, done.stdout, done.stderr)
     return done.stdout
 
 
 @pytest.fixture
-def command(installed: Path, tmp_path: Path) -> Callable[..., str]:
-    """Run the installed command in a folder with files that end whatever imports them."""
+def beside(tmp_path: Path) -> Path:
+    """Return a folder with files that end whatever imports them."""
     for name in THEIRS:
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(f"raise SystemExit('{name} was imported')\n")
     (tmp_path / "space.yaml").write_text(SPACE)
-    return lambda *arguments: _run(str(installed / "imgcls-search"), *arguments, cwd=tmp_path)
+    return tmp_path
 
 
 def test_wheel_has_every_file_of_the_package_and_the_shipped_spaces(built: Path) -> None:
@@ -121,14 +121,27 @@ def test_wheel_is_what_runs(installed: Path, tmp_path: Path) -> None:
     assert Path(where.strip()).is_relative_to(installed.parent)
 
 
-def test_wheel_works_beside_files_of_its_modules_names(command: Callable[..., str], tmp_path: Path) -> None:
-    assert "2 complete" in command("run", "space.yaml", "--workers", "2")
-    assert command("--version") == f"imgcls-search {__version__}\n"
-    assert "study vit-digits" in command("check", "vit", "--samples", "0")
-    command("spaces", "copy", "vit")
-    assert (tmp_path / "vit.yaml").read_bytes() == (REPOSITORY / "spaces" / "vit.yaml").read_bytes()
-    assert "lenet5" in command("families")
-    assert '"$schema"' in command("schema")
-    command("export", "space-digits", "--bundle", "model")
-    command("report", "space-digits", "-o", "report.html")
-    assert (tmp_path / "report.html").read_text().startswith("<!doctype html>")
+COMMANDS = (
+    "check vit --samples 0",
+    "spaces copy vit",
+    "families",
+    "schema",
+    "export space-digits --bundle model",
+    "report space-digits -o report.html",
+)
+
+
+def test_wheel_works_beside_files_of_its_modules_names(installed: Path, beside: Path) -> None:
+    program = str(installed / "imgcls-search")
+    assert "2 complete" in _run(program, "run", "space.yaml", "--workers", "2", cwd=beside)
+    assert _run(program, "--version", cwd=beside) == f"imgcls-search {__version__}\n"
+    # The others in one interpreter, which imports for each what it has not imported yet.
+    in_a_row = installed / "in_a_row.py"
+    in_a_row.write_text(IN_A_ROW.format(script=program))
+    out = _run(str(installed / "python"), str(in_a_row), cwd=beside, stdin="\n".join(COMMANDS))
+    assert "study vit-digits" in out
+    assert (beside / "vit.yaml").read_bytes() == (REPOSITORY / "spaces" / "vit.yaml").read_bytes()
+    assert "lenet5" in out
+    assert '"$schema"' in out
+    assert (beside / "model").is_dir()
+    assert (beside / "report.html").read_text().startswith("<!doctype html>")

@@ -71,14 +71,15 @@ def script(tmp_path: Path) -> Path:
 def command(hostile: Path, script: Path) -> Callable[..., str]:
     """Run the installed command in the folder, and look what was imported from there."""
 
-    def run(*arguments: str, start: tuple[str, ...] = (str(script),), **environment: str) -> str:
+    def run(*arguments: str, start: tuple[str, ...] = (str(script),), stdin: str = "", **environment: str) -> str:
         package = SOURCE
         paths = os.pathsep.join([package, *([p] if (p := os.environ.get("PYTHONPATH")) else [])])
         env = {**os.environ, "PYTHONPATH": paths, **environment}
         env.pop("PYTHONSAFEPATH", None)
         done = subprocess.run(
-            [sys.executable, *start, *arguments], cwd=hostile, env=env, capture_output=True, text=True, timeout=PATIENCE
-        )
+            [sys.executable, *start, *arguments],
+            cwd=hostile, env=env, input=stdin, capture_output=True, text=True, timeout=PATIENCE,
+        )  # fmt: skip
         imported = hostile.parent / "IMPORTED"
         assert not imported.exists(), (arguments, imported.read_text(), done.stderr)
         assert done.returncode == 0, (arguments, done.stderr)
@@ -87,19 +88,44 @@ def command(hostile: Path, script: Path) -> Callable[..., str]:
     return run
 
 
+COMMANDS = (
+    "run space.yaml --workers 2",
+    "check space.yaml --samples 2",
+    "export space-digits -o best.yaml",
+    "train best.yaml",
+    "evaluate trained/best/seed-1.pt",
+    "export space-digits --bundle model",
+    "augment-preview space.yaml -o sheet.png",
+    "predict model sheet.png",
+    "report space-digits -o report.html",
+    "plan space.yaml --epochs 1",
+    "best space-digits",
+)
+
+IN_A_ROW = """
+import runpy
+import sys
+
+if __name__ == "__main__":
+    for line in sys.stdin.read().splitlines():
+        sys.argv[1:] = line.split()
+        try:
+            runpy.run_path({script!r}, run_name="__main__")
+        except SystemExit as ending:
+            if ending.code:
+                sys.exit(line)
+"""
+"""Commands in one interpreter, which imports for each what it has not imported yet, from where it finds it."""
+
+
 @pytest.mark.slow
-def test_commands_import_nothing_from_the_working_folder(command: Callable[..., str], hostile: Path) -> None:
-    assert "2 complete" in command("run", "space.yaml", "--workers", "2")
-    command("check", "space.yaml", "--samples", "2")
-    command("export", "space-digits", "-o", "best.yaml")
-    command("train", "best.yaml")
-    command("evaluate", "trained/best/seed-1.pt")
-    command("export", "space-digits", "--bundle", "model")
-    command("augment-preview", "space.yaml", "-o", "sheet.png")
-    command("predict", "model", "sheet.png")
-    command("report", "space-digits", "-o", "report.html")
-    command("plan", "space.yaml", "--epochs", "1")
-    command("best", "space-digits")
+def test_commands_import_nothing_from_the_working_folder(
+    command: Callable[..., str], script: Path, hostile: Path
+) -> None:
+    in_a_row = script.with_name("in_a_row.py")
+    in_a_row.write_text(IN_A_ROW.format(script=str(script)))
+    assert "2 complete" in command(start=(str(in_a_row),), stdin="\n".join(COMMANDS))
+    assert (hostile / "report.html").exists()
 
 
 @pytest.mark.slow

@@ -107,12 +107,12 @@ def test_local_cluster_is_this_machines_alone_and_goes_on_after_a_kill(
 
 
 class Nodes:
-    """A cluster of several nodes on this machine; the head trains nothing."""
+    """A cluster on this machine, of a head and any nodes that are added; a head without CPUs trains nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_cpus: int) -> None:
         from ray.cluster_utils import Cluster
 
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "no_monitor": True, **SMALL})
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": num_cpus, "no_monitor": True, **SMALL})
         self.address = self.cluster.address
         self.apart: list[subprocess.Popen[bytes]] = []
 
@@ -182,16 +182,35 @@ def workers_on(raylet: int) -> list[int]:
     return [pid for server in forked_for(raylet) for pid in children(server)]
 
 
-@pytest.fixture(scope="module")
-def head() -> Iterator[Nodes]:
+def trainer_of(run: int) -> int:
+    """Return a worker process on the run's own node, which is forked from one of the run's."""
+    return youngest([pid for server in children(run) for forked in children(server) for pid in children(forked)])
+
+
+@contextlib.contextmanager
+def running(num_cpus: int) -> Iterator[Nodes]:
+    """Run a cluster with a head of so many CPUs."""
     with pytest.MonkeyPatch.context() as patch:
         # A dead node is known as such after 3 s, not after 14.
         hasty = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}
         for name, value in {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", **hasty}.items():
             patch.setenv(name, value)
-        made = Nodes()
+        made = Nodes(num_cpus)
         yield made
         made.close()
+
+
+@pytest.fixture(scope="module")
+def alone() -> Iterator[Nodes]:
+    """A cluster of one node, where a run's workers are forked from what its other processes are forked from."""
+    with running(2) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Nodes]:
+    with running(0) as made:
+        yield made
 
 
 @pytest.fixture
@@ -202,10 +221,9 @@ def nodes(head: Nodes) -> Iterator[Nodes]:
 
 @pytest.mark.slow
 @linux_only
-def test_auto_searches_on_a_cluster(nodes: Nodes, tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
-    nodes.add()
+def test_auto_searches_on_a_cluster(alone: Nodes, tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
     with_space(tmp_path)
-    done = imgcls("auto", "digits", "--time", "20m", "--cluster", nodes.address, "--workers", "1", "--json")
+    done = imgcls("auto", "digits", "--time", "20m", "--cluster", alone.address, "--workers", "1", "--json")
     assert done.code == 0, done.err
     assert json.loads(done.out)["chosen"]["trials"] == 4
     assert (tmp_path / "auto-digits/model/model.onnx").is_file()
@@ -214,16 +232,15 @@ def test_auto_searches_on_a_cluster(nodes: Nodes, tmp_path: Path, imgcls: Callab
 @pytest.mark.slow
 @linux_only
 def test_trial_of_two_devices_trains_on_a_cluster_as_here(
-    nodes: Nodes, tiny: Path, start: Callable[..., Any], imgcls: Callable[..., Answer]
+    alone: Nodes, tiny: Path, start: Callable[..., Any], imgcls: Callable[..., Answer]
 ) -> None:
-    raylet = raylet_of(nodes.add(num_cpus=2))
     here, there = tiny.parent / "here", tiny.parent / "there"
     gate = Gate(tiny.parent / "gate", epochs=3)
     arguments = ("run", tiny, "--set", "training.devices=2", "--set", "study.trials=2", *gate.options)
-    process = start(*arguments, "--cluster", nodes.address, "--studies", there, env=gate.env)
+    process = start(*arguments, "--cluster", alone.address, "--studies", there, env=gate.env)
     wait_for_epochs(process, 3, there)
     # One of the two processes of the worker: the other ends with it, and the trial goes on.
-    os.kill(worker_on(raylet), signal.SIGKILL)
+    os.kill(trainer_of(process.pid), signal.SIGKILL)
     gate.open()
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
@@ -234,7 +251,7 @@ def test_trial_of_two_devices_trains_on_a_cluster_as_here(
 
 @pytest.mark.slow
 def test_workers_of_a_cluster_look_into_the_runs_folders_of_weights(
-    nodes: Nodes, tmp_path: Path, imgcls: Callable[..., Answer]
+    alone: Nodes, tmp_path: Path, imgcls: Callable[..., Answer]
 ) -> None:
     """The cluster was there before the run named a folder, and nothing else holds these weights."""
     import torch
@@ -248,8 +265,7 @@ def test_workers_of_a_cluster_look_into_the_runs_folders_of_weights(
         "image: {size: 32, channels: 3}\nmodel: {resnet: {depth: 18, stem: large, weights: imagenet}}\n"
         "optimizer: {adamw: {lr: {float: [1e-4, 1e-3]}}}\ntraining: {epochs: 1, batch_size: 20}\n"
     )
-    nodes.add()
-    ran = imgcls("run", "net.yaml", "--cluster", nodes.address, "--weights-dir", folder)
+    ran = imgcls("run", "net.yaml", "--cluster", alone.address, "--weights-dir", folder)
     assert ran.code == 0, ran.err
     assert [trial.state.name for trial in open_study(tmp_path / "studies", "net").trials] == ["COMPLETE"]
 
@@ -257,18 +273,17 @@ def test_workers_of_a_cluster_look_into_the_runs_folders_of_weights(
 @pytest.mark.slow
 @linux_only
 def test_folds_go_on_after_a_kill_on_a_cluster_as_here(
-    nodes: Nodes, tiny: Path, start: Callable[..., Any], imgcls: Callable[..., Answer]
+    alone: Nodes, tiny: Path, start: Callable[..., Any], imgcls: Callable[..., Answer]
 ) -> None:
-    raylet = raylet_of(nodes.add())
     here, there = tiny.parent / "here", tiny.parent / "there"
     tiny.write_text(TINY.replace("max_train: 200", "max_train: 90, folds: 3"))
     # In the second network, of which the next worker gets the first one's predictions.
     gate = Gate(tiny.parent / "gate", epochs=7)
     single = ("--workers", "1", "--set", "study.trials=1", "--set", "study.pruner=none")
     arguments = ("run", tiny, *single, *gate.options)
-    process = start(*arguments, "--cluster", nodes.address, "--studies", there, env=gate.env)
+    process = start(*arguments, "--cluster", alone.address, "--studies", there, env=gate.env)
     wait_for_epochs(process, 7, there)
-    os.kill(worker_on(raylet), signal.SIGKILL)
+    os.kill(trainer_of(process.pid), signal.SIGKILL)
     gate.open()
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
@@ -290,12 +305,11 @@ PRETRAINED = (
 @pytest.mark.slow
 @linux_only
 def test_pretrained_networks_are_made_on_a_cluster_as_here(
-    nodes: Nodes, tiny: Path, imgcls: Callable[..., Answer]
+    alone: Nodes, tiny: Path, imgcls: Callable[..., Answer]
 ) -> None:
-    nodes.add()
     here, there = tiny.parent / "here", tiny.parent / "there"
     arguments = ("run", tiny, "--workers", "1", *PRETRAINED)
-    answer = imgcls(*arguments, "--cluster", nodes.address, "--studies", there)
+    answer = imgcls(*arguments, "--cluster", alone.address, "--studies", there)
     assert answer.code == 0, answer.err
     assert "): done, its epochs took" in answer.out
     assert imgcls(*arguments, "--studies", here).code == 0
@@ -434,7 +448,8 @@ def test_node_whose_network_heals_counts_nothing_twice(nodes: Nodes, tiny: Path,
         assert counted == list(range(1, len(counted) + 1))
         log = (studies / trial.user_attrs["log"]).read_text()
         assert "training again from the start" not in log
-    again = start(*arguments, env=env)
+    # Where does not matter to what is in the study and in its checkpoints.
+    again = start("run", tiny, "--studies", studies, env=env)
     wait_for_epochs(again, epochs_recorded(studies) + 2, studies)
     again.send_signal(signal.SIGINT)
     out, err = again.communicate(timeout=PATIENCE)

@@ -270,8 +270,7 @@ def test_without_a_network_nothing_is_tried_twice(tmp_path: Path, imgcls: Callab
         threading.Thread(target=refuse, daemon=True).start()
         address = f"http://127.0.0.1:{server.getsockname()[1]}"
         places = {"HF_HOME": str(tmp_path / "hf"), "TORCH_HOME": str(tmp_path), "https_proxy": address}
-        # The library of timm's hub reads some of this when it is imported.
-        answer = imgcls("run", space, env=places, cold=True)
+        answer = imgcls("run", space, env=places)
         assert count == [1]
     assert answer.code == 2
     assert answer.err.count("\n") == 1
@@ -286,7 +285,7 @@ def test_without_a_network_timms_weights_end_the_run_before_any_trial(
         "study: {trials: 2}\ndata: {digits: {max_train: 100}}\nimage: {size: 32, channels: 3}\n"
         "model: {timm: {name: resnet18, weights: imagenet, drop_path_rate: {float: [0, 0.2]}}}\ntraining: {epochs: 1}\n"
     )
-    answer = imgcls("run", space, env={"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"}, cold=True)
+    answer = imgcls("run", space, env={"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1"})
     assert answer.code == 2
     assert answer.err.count("\n") == 1
     assert "model.timm.weights: the pretrained weights of resnet18 cannot be fetched (" in answer.err

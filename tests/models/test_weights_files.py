@@ -138,8 +138,7 @@ def test_weights_are_listed_in_the_order_of_their_use(tmp_path: Path, imgcls: Ca
     assert imgcls("train", space, "--weights-dir", mine).code == 0
     (mine / "trained.pt").write_bytes((tmp_path / "trained/space/seed-1.pt").read_bytes())
     places: dict[str, Any] = {"HF_HOME": str(tmp_path / "hf"), "TORCH_HOME": str(tmp_path / "torch")}
-    # The library of timm's hub reads where its cache is when it is imported.
-    answer = imgcls("weights", "--json", "--weights-dir", mine, env=places, cold=True)
+    answer = imgcls("weights", "--json", "--weights-dir", mine, env=places)
     assert answer.code == 0, answer.err
     found = [(Path(one["file"]).name, one["model"]) for one in json.loads(answer.out)]
     assert found == [
@@ -155,7 +154,7 @@ def test_weights_are_listed_in_the_order_of_their_use(tmp_path: Path, imgcls: Ca
         ("resnet50-11ad3fa6.pth", found[-2][1]),
         ("model.safetensors", {"timm": {"name": "resnet10t.c3_in1k", "weights": "imagenet"}}),
     ]
-    table = imgcls("weights", env={**places, weights_files.VARIABLE: str(mine)}, cold=True)
+    table = imgcls("weights", env={**places, weights_files.VARIABLE: str(mine)})
     assert table.code == 0, table.err
     assert "cannot be used: not a weights file" in table.out
     assert "\x1b" not in table.out
@@ -195,5 +194,5 @@ def test_run_finds_weights_by_option(tmp_path: Path, imgcls: Callable[..., Answe
     assert is_one_line(answer), answer.err
     resnet18(tmp_path / "mine")
     # The process that starts workers, which is a new one then, has the option from this one.
-    answer = imgcls("run", space, "--weights-dir", "mine", cold=True)
+    answer = imgcls("run", space, "--weights-dir", "mine", fresh=True)
     assert answer.code == 0, answer.err

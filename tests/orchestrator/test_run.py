@@ -16,6 +16,7 @@ import optuna
 import pytest
 
 from tests.conftest import PATIENCE, Answer, linux_only
+from tests.gate import LIMITS, Gate, slow_epochs
 
 SLOW_TRIALS = (
     *("--set", "training.epochs=12", "--set", "data.digits.max_train=1000"),
@@ -23,8 +24,8 @@ SLOW_TRIALS = (
 )
 """Long enough that a kill finds a trial in the middle."""
 
-LONG_EPOCHS = ("--set", "data.digits.max_train=1000", "--set", "training.batch_size=8")
-"""Long enough that what was seen of a trial is still so when a test does something about it."""
+LIMITED = ("--set", f"limits={LIMITS}")
+"""Has what makes epochs slow called: what was seen of a trial is still so when a test does something about it."""
 
 
 @pytest.fixture
@@ -90,6 +91,16 @@ def wait_for_epochs(process: Any, epochs: int, folder: Path) -> None:
     wait_for(answer)
 
 
+def wait_for_gate(process: Any, gate: Gate, trainers: int) -> None:
+    """Wait until so many processes have come to a gate."""
+
+    def answer() -> bool:
+        assert process.poll() is None, process.communicate()
+        return gate.reached() >= trainers
+
+    wait_for(answer)
+
+
 def children(pid: int) -> list[int]:
     """Return the processes that a process started and that still live."""
     found = []
@@ -134,21 +145,22 @@ def is_alive(pid: int) -> bool:
 def test_killed_and_resumed_equals_undisturbed(
     tiny: Path, begin: Callable[..., Any], imgcls: Callable[..., Answer]
 ) -> None:
-    arguments = (tiny, "--workers", "1", *SLOW_TRIALS)
+    # Each process trains four epochs, long enough to be worth a checkpoint, of the fifteen of three trials.
+    gate = Gate(tiny.parent / "gate", epochs=4, seconds=0.5)
+    arguments = (tiny, "--workers", "1", "--set", "study.pruner=none", "--set", "study.trials=3", *gate.options)
     undisturbed, disturbed = tiny.parent / "a", tiny.parent / "b"
-    assert imgcls("run", *arguments, "--studies", undisturbed).code == 0
-    for epochs in (3, 14, 20):
-        # Two interpreters hash strings differently: nothing may come from the order of a set.
-        process = begin(*arguments, "--studies", disturbed, cold=epochs == 3)
-        wait_for_epochs(process, epochs, disturbed)
-        assert process.poll() is None, process.communicate()
+    for number in range(3):
+        process = begin(*arguments, "--studies", disturbed, env=gate.env)
+        wait_for_gate(process, gate, number + 1)
         offspring = offspring_of(process.pid)
         process.kill()
         process.wait()
         # Orphans would go on training and overwrite checkpoints.
         wait_for(lambda offspring=offspring: not any(is_alive(child) for child in offspring))
-    answer = imgcls("run", *arguments, "--studies", disturbed)
-    assert answer.code == 0
+    gate.open()
+    for folder in (disturbed, undisturbed):
+        answer = imgcls("run", *arguments, "--studies", folder, env=gate.env)
+        assert answer.code == 0, answer.err
     assert table(disturbed) == table(undisturbed)
 
 
@@ -175,21 +187,25 @@ def test_workers_end_with_their_run_in_the_middle_of_an_epoch(tiny: Path, begin:
 @linux_only
 def test_killed_worker_is_replaced_and_the_trial_goes_on(tiny: Path, begin: Callable[..., Any]) -> None:
     studies = tiny.parent / "studies"
-    process = begin(tiny, "--workers", "1", *SLOW_TRIALS)
+    gate = Gate(tiny.parent / "gate", epochs=2)
+    settings = ("--set", "study.pruner=none", "--set", "study.trials=3", *gate.options)
+    process = begin(tiny, "--workers", "1", *settings, env=gate.env)
     wait_for_epochs(process, 2, studies)
     os.kill(worker_of(process.pid), signal.SIGKILL)
+    gate.open()
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert "worker-0 died (killed by SIGKILL); it resumes from its last checkpoint" in out
     assert [trial.state.name for trial in open_study(studies).trials] == ["COMPLETE"] * 3
-    assert all(len(trial.user_attrs["epochs"]) == 12 for trial in open_study(studies).trials)
+    assert all(len(trial.user_attrs["epochs"]) == 5 for trial in open_study(studies).trials)
 
 
 @linux_only
 def test_worker_that_keeps_dying_fails_its_trial_with_the_reason(tiny: Path, begin: Callable[..., Any]) -> None:
     studies = tiny.parent / "studies"
-    arguments = ("--set", "study.retries=0", "--set", "training.epochs=2000", "--set", "study.trials=1")
-    process = begin(tiny, "--workers", "1", "--set", "study.pruner=none", *arguments)
+    gate = Gate(tiny.parent / "gate", epochs=1)
+    arguments = ("--set", "study.retries=0", "--set", "study.trials=1", *gate.options)
+    process = begin(tiny, "--workers", "1", "--set", "study.pruner=none", *arguments, env=gate.env)
     wait_for_epochs(process, 1, studies)
     os.kill(worker_of(process.pid), signal.SIGKILL)
     _, err = process.communicate(timeout=PATIENCE)
@@ -206,30 +222,35 @@ def test_signal_once_leaves_a_resumable_study(
     sent: signal.Signals, code: int, tiny: Path, begin: Callable[..., Any], imgcls: Callable[..., Answer]
 ) -> None:
     studies = tiny.parent / "studies"
-    arguments = (tiny, *SLOW_TRIALS, "--set", "training.epochs=40")
-    process = begin(*arguments)
-    wait_for_epochs(process, 3, studies)
+    gate = Gate(tiny.parent / "gate", epochs=3)
+    arguments = (tiny, "--set", "study.pruner=none", "--set", "study.trials=3", *gate.options)
+    process = begin(*arguments, env=gate.env)
+    wait_for_gate(process, gate, 1)
     process.send_signal(sent)
+    said = next(line for line in process.stdout if "running trial(s)" in line)
+    gate.open()
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == code, err
+    assert "saving" in said
     assert "run the same command again to resume" in out
     assert "Traceback" not in err
     assert any(trial.state.name == "RUNNING" for trial in open_study(studies).trials)
-    answer = imgcls("run", *arguments)
+    answer = imgcls("run", *arguments, env=gate.env)
     assert answer.code == 0
     assert "in no checkpoint" not in answer.out
     trials = open_study(studies).trials
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
-    assert all(list(trial.intermediate_values) == list(range(1, 41)) for trial in trials)
+    assert all(list(trial.intermediate_values) == list(range(1, 6)) for trial in trials)
 
 
 def test_second_run_on_the_same_study_is_refused(
     tiny: Path, begin: Callable[..., Any], imgcls: Callable[..., Answer]
 ) -> None:
-    arguments = (tiny, *SLOW_TRIALS, "--set", "training.epochs=3000")
-    process = begin(*arguments)
+    gate = Gate(tiny.parent / "gate", epochs=1)
+    arguments = (tiny, *gate.options)
+    process = begin(*arguments, env=gate.env)
     wait_for_epochs(process, 1, tiny.parent / "studies")
-    answer = imgcls("run", *arguments)
+    answer = imgcls("run", *arguments, env=gate.env)
     assert answer.code == 2
     assert f"another run is working on this study (process {process.pid})" in answer.err
     # Looking is allowed at any time.
@@ -238,16 +259,17 @@ def test_second_run_on_the_same_study_is_refused(
 
 def test_trial_ended_from_outside_is_accepted(tiny: Path, begin: Callable[..., Any]) -> None:
     studies = tiny.parent / "studies"
-    process = begin(
-        tiny, "--workers", "1", "--set", "training.epochs=200", "--set", "study.pruner=none", "--set", "study.trials=2"
-    )
+    gate = Gate(tiny.parent / "gate", epochs=2)
+    settings = ("--set", "training.epochs=50", "--set", "study.pruner=none", "--set", "study.trials=2", *gate.options)
+    process = begin(tiny, "--workers", "1", *settings, env=gate.env)
     wait_for_epochs(process, 2, studies)
     open_study(studies).tell(0, state=optuna.trial.TrialState.FAIL)
+    gate.open()
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert "ended from outside" in out
     assert [trial.state.name for trial in open_study(studies).trials] == ["FAIL", "COMPLETE"]
-    assert len(open_study(studies).trials[0].user_attrs["epochs"]) < 200
+    assert len(open_study(studies).trials[0].user_attrs["epochs"]) < 50
 
 
 def test_more_trials_continue_a_finished_study(tiny: Path, imgcls: Callable[..., Answer]) -> None:
@@ -290,16 +312,17 @@ def test_paused_trials_survive_an_interruption(
         "study.trials=12",
         "--set",
         "training.epochs=9",
-        *LONG_EPOCHS,
+        *LIMITED,
     )
-    process = begin(tiny, *asha)
+    env = slow_epochs(tiny.parent / "slow", 0.3)
+    process = begin(tiny, *asha, env=env)
 
     wait_for(lambda: sum(plan["paused"] for plan in noted(tiny.parent / "studies", "plan")) >= 2)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=PATIENCE)
     status = json.loads(imgcls("status", "tiny-digits", "--json").out)
     assert status["trials"]["paused"] >= 2
-    assert imgcls("run", tiny, *asha).code == 0
+    assert imgcls("run", tiny, *asha, env=env).code == 0
     trials = open_study(tiny.parent / "studies").trials
     assert len(trials) == 12
     assert all(trial.state.is_finished() for trial in trials)
@@ -312,7 +335,8 @@ def test_paused_trial_ended_from_outside_is_accepted(
 ) -> None:
     studies = tiny.parent / "studies"
     asha = ("--set", "study.pruner={asha: {min_epochs: 1, eta: 3}}", "--set", "study.trials=8")
-    process = start("run", tiny, "--workers", "1", *asha, "--set", "training.epochs=9", *LONG_EPOCHS)
+    long = ("--set", "training.epochs=9", *LIMITED)
+    process = start("run", tiny, "--workers", "1", *asha, *long, env=slow_epochs(tiny.parent / "slow", 0.3))
 
     def resting() -> list[int]:
         if not any(plan["paused"] for plan in noted(studies, "plan")):

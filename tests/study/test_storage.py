@@ -35,7 +35,8 @@ from imgcls_search.trial import Trial
 
 from scripts.bench import simulation
 from tests.conftest import PATIENCE, Answer
-from tests.orchestrator.test_run import LONG_EPOCHS
+from tests.gate import slow_epochs
+from tests.orchestrator.test_run import LIMITED
 from tests.training_job import training_job
 
 SPACE = parse(simulation.SPACE.format(sampler="random", epochs=simulation.EPOCHS), catalog(), source="test")
@@ -192,9 +193,10 @@ def test_full_disk_ends_a_search_in_one_line_and_loses_nothing(
     small_disk: Path, tiny: Path, start: Callable[..., Any], imgcls: Callable[..., Answer]
 ) -> None:
     arguments = ("run", tiny, "--studies", small_disk, "--workers", "1", "--set", "study.pruner=none")
-    settings = ("--set", "training.epochs=12", "--set", "study.trials=1", *LONG_EPOCHS)
+    settings = ("--set", "training.epochs=12", "--set", "study.trials=1", *LIMITED)
+    env = slow_epochs(tiny.parent / "slow", 0.5)
     files = StudyFiles(small_disk, "tiny-digits")
-    process = start(*arguments, *settings)
+    process = start(*arguments, *settings, env=env)
     seen: list[Any] = []
 
     def recorded() -> int:
@@ -219,7 +221,7 @@ def test_full_disk_ends_a_search_in_one_line_and_loses_nothing(
     trials = records.load(files).study.get_trials()
     assert {trial.state.name for trial in trials} <= {"RUNNING", "COMPLETE"}
     assert set(seen) <= {(t.number + 1, step) for t in trials for step in t.intermediate_values}
-    answer = imgcls(*arguments, *settings)
+    answer = imgcls(*arguments, *settings, env=env)
     assert answer.code == 0, answer.err
     trials = records.load(files).study.get_trials()
     assert [trial.state.name for trial in trials] == ["COMPLETE"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.special
 from imgcls_search.measures import NAMED, bounds, by_class, class_of
 from imgcls_search.training.metrics import Wanted, score, softmax
 from sklearn import metrics as reference
@@ -48,6 +49,10 @@ def test_measures_are_those_of_scikit_learn_on_random_numbers(rounding: int) -> 
     chances, predicted = softmax(logits), logits.argmax(1)
     hot = np.eye(7)[labels]
     expected = {
+        "accuracy": reference.accuracy_score(labels, predicted),
+        "macro_f1": reference.f1_score(labels, predicted, average="macro"),
+        "loss": reference.log_loss(labels, chances),
+        "top5_accuracy": reference.top_k_accuracy_score(labels, logits, k=5),
         "balanced_accuracy": reference.balanced_accuracy_score(labels, predicted),
         "roc_auc": reference.roc_auc_score(labels, chances, multi_class="ovr", average="macro"),
         "average_precision": reference.average_precision_score(hot, chances, average="macro"),
@@ -66,6 +71,10 @@ def test_measures_are_defined_where_some_classes_have_no_image() -> None:
     found = measured(labels, is_full=True)
     # Predicted are a, b, b, b, c, a: the classes that have an image are averaged.
     assert found["balanced_accuracy"] == pytest.approx((2 / 3 + 2 / 3) / 2)
+    # Of a two images are right, of b two; each is predicted once too often or too seldom.
+    assert found["macro_f1"] == pytest.approx(
+        reference.f1_score(labels, [0, 1, 1, 1, 2, 0], labels=[0, 1], average="macro")
+    )
     two = [reference.roc_auc_score(labels == k, PROBABILITIES[:, k]) for k in (0, 1)]
     assert found["roc_auc"] == pytest.approx(np.mean(two))
     two = [reference.average_precision_score(labels == k, PROBABILITIES[:, k]) for k in (0, 1)]
@@ -113,3 +122,13 @@ def test_names_of_measures_of_a_class_may_hold_anything_after_the_first_colon() 
         assert class_of(name) is None, name
     assert bounds("recall:x") == bounds("ece") == (0.0, 1.0)
     assert by_class({"mcc": 1, "recall:a:b": 2, "support:a:b": 3}) == ({"mcc": 1}, {"a:b": {"recall": 2, "support": 3}})
+
+
+def test_probabilities_are_those_of_scipy() -> None:
+    logits = np.array([[1000.0, 0.0, -1000.0], [3.5, 3.5, 3.5], [-800.0, -801.0, -802.5]], dtype=np.float32)
+    assert (softmax(logits) == scipy.special.softmax(logits.astype(np.float64), axis=1)).all()
+
+
+def test_class_without_a_chance_costs_much_and_not_endlessly() -> None:
+    logits, labels = np.array([[1000.0, 0.0], [2.0, 1.0]]), np.array([1, 0])
+    assert score(logits, labels)["loss"] == pytest.approx(reference.log_loss(labels, softmax(logits)))

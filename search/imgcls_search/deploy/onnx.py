@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
 from imgcls_search import atomic
@@ -30,6 +29,9 @@ def export_onnx(
     Raises:
         DeployError: the exporter cannot take the model.
     """
+    # Not where this module is imported, which every worker does and few export.
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
     served = Served(copy.deepcopy(model).cpu().float(), mean, std).eval()
     # Two images: a size of one would be taken for a constant.
     pixels = torch.zeros(2, shape.channels, *sides(shape.image_size), dtype=torch.uint8)

@@ -61,6 +61,14 @@ def warm_up() -> None:
             forkserver.ensure_running()
 
 
+def abandon() -> None:
+    """End the fork server, if there is one, in the middle of whatever it does."""
+    server = sys.modules.get("multiprocessing.forkserver")
+    if server is not None and (pid := server._forkserver._forkserver_pid) is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def _has_fork_server() -> bool:
     return _context().get_start_method() == "forkserver"
 

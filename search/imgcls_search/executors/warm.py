@@ -6,9 +6,10 @@ from imgcls_search import terminal
 # Before all that may warn; the processes that are forked inherit it.
 terminal.show_plain_warnings()
 
-import sklearn.metrics  # noqa: E402, F401
 import torch  # noqa: E402
 import torchvision.models  # noqa: E402, F401
+
+import imgcls_search.worker.main  # noqa: E402, F401
 
 terminal.lock_bars_by_thread()
 

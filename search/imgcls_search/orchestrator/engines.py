@@ -70,7 +70,8 @@ def cluster_engine(
 
     cluster.join(address)
     stack.callback(cluster.leave)
-    cluster.refuse_strangers()
+    if address != "local":
+        cluster.refuse_strangers()
     training = space.document["training"]
     layout = cluster.lay_out(training["device"], study_settings(space).workers, most, training["devices"])
     metrics = space.named_metrics

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import softmax
-from sklearn.metrics import confusion_matrix
 
 from imgcls_search import atomic, costs
 from imgcls_search.measures import by_class
 from imgcls_search.terminal import shown
-from imgcls_search.training.metrics import Wanted, score
+from imgcls_search.training.metrics import Wanted, confusion, score, softmax
 from imgcls_search.training.metrics_several import choose_thresholds, sigmoid
 from imgcls_search.worker import drawing, figures
 
@@ -45,8 +43,8 @@ def draw(
     if labels.ndim == 2:
         drawn |= _of_labels(logits, labels, pixels, classes)
         return _written(folder, trial, drawn)
-    predicted = _decided(softmax(logits, axis=1), classes, stated)
-    matrix = confusion_matrix(labels, predicted, labels=np.arange(len(classes)))
+    predicted = _decided(softmax(logits), classes, stated)
+    matrix = confusion(labels, predicted, len(classes))
     of_classes = confusions(matrix, list(map(shown, classes)))
     drawn |= {
         "confusion-matrix.png": of_classes[0],
@@ -122,7 +120,7 @@ def worst(
     stated: costs.Costs | None = None,
 ) -> list[tuple[np.ndarray[Any, Any], str]]:
     """Return the images [C, H, W] that a network is most sure of and wrong about, each with what is said of it."""
-    shares = softmax(logits, axis=1)
+    shares = softmax(logits)
     predicted = _decided(shares, classes, stated)
     confidence = np.take_along_axis(shares, predicted[:, None], axis=1)[:, 0]
     return [

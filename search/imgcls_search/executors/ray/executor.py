@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from imgcls_search import own_code
 from imgcls_search.errors import ClusterError
 from imgcls_search.executors.ray import cluster, parcels
 from imgcls_search.executors.ray.cluster import Layout
+from imgcls_search.executors.ray.fork_server import ForkServer, fork_key
 from imgcls_search.executors.ray.parcels import JobParcel
 from imgcls_search.executors.ray.station import Report, Station, StudyLocation
 from imgcls_search.executors.slots import Slot, SlotsExecutor
@@ -81,6 +83,10 @@ class RayExecutor(SlotsExecutor["_RaySlot"]):
             code_folders=os.environ.get(own_code.VARIABLE, ""),
             code=dict(code or {}),
         )
+        self.end_lent: Callable[[], None] | None = None
+        if sys.platform.startswith("linux"):
+            here = ray.get_runtime_context().get_node_id()
+            self.end_lent = ForkServer(parcels.own_folder(), fork_key(token, here)).lend()
         placed = NodeAffinitySchedulingStrategy(node, soft=False) if node else "SPREAD"
         actor = ray.remote(Station).options(**layout.resources, scheduling_strategy=placed, max_restarts=0)
 
@@ -150,6 +156,8 @@ class RayExecutor(SlotsExecutor["_RaySlot"]):
         self.marker.unlink(missing_ok=True)
         for slot in self.workers:
             slot.end()
+        if self.end_lent is not None:
+            self.end_lent()
 
     def _is_waiting(self, trial: int) -> bool:
         return self.waiting is not None and self.waiting.trial == trial

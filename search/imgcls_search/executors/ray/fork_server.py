@@ -1,6 +1,7 @@
 """What a run's worker processes on a node are forked from; Linux only.
 
-It outlives the actors, so that the worker of a new one does not wait until torch is imported.
+It outlives the actors, so that the worker of a new one does not wait until torch is imported. On the run's own node it
+is forked from what the run's other processes are forked from.
 """
 
 from __future__ import annotations
@@ -24,9 +25,15 @@ from typing import Any
 from filelock import FileLock
 
 from imgcls_search import digests
+from imgcls_search.executors import processes
 
 LINGER_SECONDS = 60.0
 """How long it waits for the next actor while none has a process."""
+
+
+def fork_key(token: str, node: str) -> str:
+    """Return what the actors of a run, known by its token, share on a node."""
+    return f"{token} {node}"
 
 
 class ForkServer:
@@ -46,6 +53,19 @@ class ForkServer:
         ours.send((target, arguments, dict(os.environ)))
         return Forked(line), ours
 
+    def lend(self) -> Callable[[], None]:
+        """Begin it before the actors do, with the torch of this process's own; return what ends it."""
+        with self.lock, self._listen() as listener:
+            process, connection = processes.start(_serve, "fork server", listener, os.getpid())
+
+        def end() -> None:
+            process.kill()
+            process.join()
+            connection.close()
+            self.address.unlink(missing_ok=True)
+
+        return end
+
     def _call(self) -> socket.socket:
         line = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with self.lock:
@@ -57,11 +77,15 @@ class ForkServer:
                 line.connect(str(self.address))
         return line
 
-    def _begin(self) -> None:
+    def _listen(self) -> socket.socket:
         self.address.unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
-            listener.bind(str(self.address))
-            listener.listen()
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listener.bind(str(self.address))
+        listener.listen()
+        return listener
+
+    def _begin(self) -> None:
+        with self._listen() as listener:
             number = listener.fileno()
             # Ray has told this process where the run finds its modules.
             code = (
@@ -175,6 +199,13 @@ def _be_worker(connection: Connection) -> int:
         traceback.print_exc()
         return 1
     return 0
+
+
+def _serve(connection: Connection, listener: socket.socket, parent: int) -> None:
+    # A worker would hold it open.
+    connection.close()
+    _Server(listener, os.pidfd_open(parent)).serve()
+    Path(listener.getsockname()).unlink(missing_ok=True)
 
 
 def main(parent: int, number: int) -> None:

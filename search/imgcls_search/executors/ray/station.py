@@ -18,7 +18,7 @@ import ray
 from imgcls_search import own_code, terminal
 from imgcls_search.errors import UserError, disk_trouble
 from imgcls_search.executors import processes
-from imgcls_search.executors.ray.fork_server import ForkServer
+from imgcls_search.executors.ray.fork_server import ForkServer, fork_key
 from imgcls_search.executors.ray.parcels import JobParcel, Piece, RemoteFolder, own_folder
 from imgcls_search.executors.worker_process import WorkerProcess
 from imgcls_search.models import weights_files
@@ -117,7 +117,7 @@ class Station:
         self.folder = None if location.is_here() else RemoteFolder(Path(location.root), name)
         start: Callable[..., tuple[Any, Connection]] = processes.start
         if sys.platform.startswith("linux"):
-            start = ForkServer(own_folder(), f"{location.token} {self.node}").start
+            start = ForkServer(own_folder(), fork_key(location.token, self.node)).start
         self.worker = WorkerProcess(f"{name}@{self.ip}", devices, start)
         self.watched: list[int] = []
         self.heard = self.number = 0

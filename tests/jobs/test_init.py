@@ -332,6 +332,8 @@ def test_more_time_searches_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert values[2]["image.size"] == 224
     # The first configuration is a head that is fitted at once.
     assert values[1]["start"][0]["head"] == values[2]["start"][0]["head"] == "logistic"
+    # Only where heads alone are trained do pictures take longer than what they are of.
+    assert [one.get("study.pictures") for one in values] == [None, False, None]
 
 
 @pytest.mark.parametrize(

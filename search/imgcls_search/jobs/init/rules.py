@@ -91,6 +91,10 @@ def _study(found: Found, images: ImageFacts, plan: DraftPlan, name: str) -> None
     found.put("study.trials", plan.trials, "more than the time will hold: the time ends the search")
     workers = "one for each core" if plan.fit and plan.workers > 1 else "one at a time"
     found.put("study.workers", plan.workers, f"trials side by side: {workers}; null chooses again on another machine")
+    if not plan.fit.tunes:
+        found.put(
+            "study.pictures", False, "drawing a trial takes longer than training a head; report draws the best one"
+        )
 
 
 def _objective(images: ImageFacts) -> tuple[str, str]:

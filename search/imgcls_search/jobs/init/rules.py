@@ -93,7 +93,7 @@ def _study(found: Found, images: ImageFacts, plan: DraftPlan, name: str) -> None
     found.put("study.workers", plan.workers, f"trials side by side: {workers}; null chooses again on another machine")
     if not plan.fit.tunes:
         found.put(
-            "study.pictures", False, "drawing a trial takes longer than training a head; report draws the best one"
+            "study.pictures", False, "drawing takes longer than training a head; report draws the best trial"
         )
 
 

@@ -8,6 +8,7 @@ import lzma
 import os
 import shutil
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from importlib import metadata
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from scipy import stats
@@ -58,7 +60,7 @@ BENCHMARKS = sorted(
 
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_help_teaches_by_example(name: str, run_script: Callable[..., Answer], tmp_path: Path) -> None:
-    done = run_script(SCRIPTS / f"{name}.py", "--help", cwd=tmp_path, fresh=True)
+    done = run_script(SCRIPTS / f"{name}.py", "--help", cwd=tmp_path)
     assert done.code == 0, done.err
     assert f"python scripts/bench/{name}.py" in done.out
 
@@ -69,7 +71,7 @@ def test_throughput_compares_four_ways_holds_the_images_once_and_compares_accura
     found = bench(
         "throughput",
         tmp_path,
-        *("--models", "lenet5", "--policy", "trivial", "--rounds", "2", "--seconds", "0.3", "--memory"),
+        *("--models", "lenet5", "--policy", "trivial", "--rounds", "2", "--seconds", "0.01", "--memory"),
         *("--accuracy", "--seeds", "2", "--accuracy-images", "256"),
     )
     (case,) = found["cases"]
@@ -87,7 +89,7 @@ def test_throughput_compares_four_ways_holds_the_images_once_and_compares_accura
 
 
 def test_sizes_of_images_are_compared_at_equal_seconds_and_comparing_resumes(bench: Bench, tmp_path: Path) -> None:
-    small = ("--seconds", "0.3", "--train", "60", "--width", "4", "--size", "8")
+    small = ("--seconds", "0.1", "--train", "60", "--width", "4", "--size", "8", "--rounds", "1")
     found = bench("progressive", tmp_path, *small, "--seeds", "1")
     again = bench("progressive", tmp_path, *small, "--seeds", "2")
     assert again["trainings"][:2] == found["trainings"]
@@ -112,7 +114,9 @@ def test_interval_of_paired_differences_is_scipy_s(monkeypatch: pytest.MonkeyPat
 
 
 def test_airbench_is_compared_with_the_start_settings_of_the_shipped_space(bench: Bench, tmp_path: Path) -> None:
-    found = bench("airbench", tmp_path, "--seconds", "0.3", "--train", "60", "--seeds", "1", "--starts", "1")
+    found = bench(
+        "airbench", tmp_path, "--seconds", "0.1", "--train", "60", "--seeds", "1", "--starts", "1", "--rounds", "1"
+    )
     assert [one["arm"] for one in found["trainings"]] == ["resnet-1", "airbench"]
 
 
@@ -127,7 +131,7 @@ def test_batched_members_are_trained_as_alone_and_compared(bench: Bench, tmp_pat
     found = bench(
         "batched",
         tmp_path,
-        *("--cases", "vit-8-4-16", "resnet-8-8", "--members", "2", "--batches", "16", "--rounds", "2"),
+        *("--cases", "vit-8-4-16", "resnet-8-8", "--members", "2", "--batches", "128", "--rounds", "2"),
         *("--seconds", "0", "--epochs", "--spaces", "vit"),
     )
     assert [case["case"] for case in found["cases"]] == ["vit-8-4-16", "resnet-8-8"]
@@ -145,7 +149,7 @@ def test_overhead_compares_with_plain_optuna(bench: Bench, tmp_path: Path) -> No
     found = bench(
         "overhead",
         tmp_path,
-        *("--trials", "3", "12", "--repeat", "2", "--coordination", "--coordination-trials", "4"),
+        *("--trials", "3", "12", "--repeat", "2", "--coordination", "--coordination-trials", "2"),
     )
     assert [(entry["trials_in_study"], entry["sampler"]) for entry in found["writer"]] == [
         (held, sampler) for held in (3, 12) for sampler in ("random", "tpe")
@@ -298,7 +302,7 @@ def test_strategies_are_compared_on_pools_of_real_trainings(bench: Bench, tmp_pa
 
 def test_losses_on_a_cluster_are_timed(bench: Bench, tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    small = ("--rounds", "1", "--trials", "2", "--epochs", "2", "--losses", "0")
+    small = ("--rounds", "1", "--trials", "2", "--epochs", "1", "--train", "40", "--losses", "0")
     assert bench("cluster", tmp_path, *small)["throughput"]["ray_over_local"]["median"] > 0
 
 
@@ -315,8 +319,8 @@ def test_scale_counts_what_workers_wait_for(bench: Bench, tmp_path: Path) -> Non
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads memory from /proc")
 def test_run_process_grows_by_what_it_keeps_of_a_trial_and_no_more(bench: Bench, tmp_path: Path) -> None:
     # A fork also holds what it touches of the memory that it was forked with.
-    found = bench("load", tmp_path, "--trials", "--tiny-trials", "400", cold=True)["memory"]
-    assert found["trials"] == 400
+    found = bench("load", tmp_path, "--trials", "--tiny-trials", "200", cold=True)["memory"]
+    assert found["trials"] == 200
     # 15 KB over 2,000 trials, 20 over few; a second copy of each trial, or Optuna's own, exceeds this.
     assert found["kb_per_trial"] < found["asked_at_most"] == 30
 
@@ -347,7 +351,8 @@ def test_rivals_train_on_the_same_photos_and_are_scored_by_one_scorer_once(
     bench: Bench, images: Path, tmp_path: Path
 ) -> None:
     pytest.importorskip("timm")
-    small = ("--images", str(images / "train"), "--minutes", "0.4", "--seeds", "1", "--cores", "1")
+    # The time is over when the head is fitted.
+    small = ("--images", str(images / "train"), "--minutes", "0.01", "--seeds", "1", "--cores", "1")
     small += ("--only", "careful", "neps", "autogluon")
     found = bench("photos", tmp_path, *small)
     # No folder for their environments is named.
@@ -385,6 +390,45 @@ def test_tools_with_an_environment_of_their_own_train_and_are_scored(
     (run,) = found["runs"]
     assert len(run["facts"]["versions"]) >= 2
     assert 0 <= found["scores"][name]["accuracy"]["value"] <= 1
+
+
+def test_the_careful_recipe_trains_all_layers_after_the_head(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timm = pytest.importorskip("timm")
+    monkeypatch.syspath_prepend(str(SCRIPTS / "recipes"))
+    import careful
+
+    monkeypatch.setattr(careful, "BATCH", 8)
+    torch.manual_seed(0)
+    data = careful.cut(images / "test", seed=0)
+    weights = tmp_path / "weights.pt"
+    torch.save(timm.create_model(careful.NETWORK).state_dict(), weights)
+    model = careful.build(weights, len(data.classes))
+    assert careful.fitting_size(data, model, 600.0, epochs=1) == (224, 224)
+    assert careful.fit_head(model, data, (32, 32)) >= 0.5
+    before = {name: values.clone() for name, values in model.named_parameters()}
+    seen = []
+
+    def on_epoch(epoch: int, accuracy: float, average: Any) -> None:
+        seen.append((epoch, accuracy))
+        careful.save(average, data, (32, 32), tmp_path / "best.pt")
+
+    careful.fine_tune(model, data, (32, 32), careful.Recipe(), time.monotonic() + 600, on_epoch, epochs=2)
+    assert [epoch for epoch, _ in seen] == [1, 2]
+    assert all(0 <= accuracy <= 1 for _, accuracy in seen)
+    # Lower layers learn at a smaller rate, but all do.
+    assert all(not torch.equal(values, before[name]) for name, values in model.named_parameters())
+    # Of no number of epochs it is told one after the other, as long as there is time.
+    with pytest.raises(ZeroDivisionError):
+        careful.fine_tune(
+            model, data, (32, 32), careful.Recipe(), time.monotonic() + 600, lambda epoch, *_: 1 / (3 - epoch)
+        )
+    # There is none.
+    careful.fine_tune(model, data, (32, 32), careful.Recipe(), time.monotonic(), on_epoch)
+    assert len(seen) == 2
+    (said,) = careful.predict(images / "test", [tmp_path / "best.pt"]).values()
+    assert set(said) == {f"{path.parent.name}/{path.name}" for path in (images / "test").glob("*/*")}
 
 
 def wheel(folder: Path, version: str, code: str) -> None:
@@ -507,7 +551,7 @@ def test_head_trials_on_kept_features_are_counted_against_those_behind_the_netwo
     model = "{timm: {name: tf_efficientnet_lite0, weights: imagenet}}"
     found = bench(
         "heads", tmp_path, "--images", str(images / "train"), "--model", model,
-        "--size", "32", "32", "--seconds", "8", "--epochs", "2",
+        "--size", "32", "32", "--trials", "2", "--seconds", "600", "--epochs", "2",
     )  # fmt: skip
     for name in ("cached", "uncached"):
         assert found[name]["epochs"] > 0
@@ -543,15 +587,15 @@ def test_answers_of_a_served_model_are_timed(bench: Bench, images: Path, tmp_pat
 
 
 def test_report_times_ten_times_as_many_trials_and_maps(bench: Bench, tmp_path: Path) -> None:
-    found = bench("report", tmp_path, "--trials", "12", "--rounds", "1")
-    assert set(found["seconds"]) == {"12", "120"}
+    found = bench("report", tmp_path, "--trials", "4", "--rounds", "1", "--side", "32")
+    assert set(found["seconds"]) == {"4", "40"}
     assert found["times"] > 0
     assert [each["family"] for each in found["maps"]] == ["resnet", "vit", "efficientnet", "convnext", "densenet"]
     assert all(each["passes"] > 0 for each in found["maps"])
 
 
 def test_ensembles_and_students_are_compared_with_winners(bench: Bench, tmp_path: Path) -> None:
-    few = ("--seeds", "2", "--trials", "2", "--epochs", "2", "--picks", "3", "--size", "8")
+    few = ("--seeds", "2", "--trials", "2", "--epochs", "2", "--picks", "3", "--size", "8", "--train-images", "200")
     found = bench("ensemble", tmp_path, *few)
     seeds = found["seeds"]
     assert [entry["seed"] for entry in seeds] == [0, 1]

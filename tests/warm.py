@@ -6,13 +6,15 @@ would: it has a process id, signals, an exit code and a way to its end of its ow
 instead of imported again, starts helper and workers as ever. What is not as in a new interpreter: modules are imported
 already (of the package only where a command is not `fresh`), and all commands of one server hash strings with one seed.
 
-A script starts from it too; the commands that the script starts with `subprocess` are forked from the script.
+A script starts from it too; the commands, scripts and `python -c CODE` that it starts with `subprocess` are forked
+from the script.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import copy
 import functools
 import gc
 import importlib
@@ -33,7 +35,7 @@ import types
 import warnings
 import weakref
 from collections.abc import Container, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, thread, wait
 from multiprocessing import util
 from pathlib import Path
 from typing import IO, Any
@@ -232,6 +234,23 @@ def import_libraries() -> None:
     use_libraries()
 
 
+def keep_operators() -> None:
+    """Keep what torch's exporter knows of its operators: half a second, which a program spends at each export."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    if hasattr(ONNXRegistry, "kept"):
+        return
+    ONNXRegistry.kept = functools.cache(ONNXRegistry.from_torchlib)
+
+    def from_torchlib(cls: type[ONNXRegistry], *given: Any, **named: Any) -> ONNXRegistry:
+        found = copy.copy(cls.kept(*given, **named))
+        # Of its own, as an export may add operators.
+        found.functions = {name: list(several) for name, several in found.functions.items()}
+        return found
+
+    ONNXRegistry.from_torchlib = classmethod(from_torchlib)
+
+
 def use_libraries() -> None:
     """Do once what takes long the first time: torch's exporter builds hundreds of functions, Optuna its tables."""
     import optuna
@@ -240,6 +259,7 @@ def use_libraries() -> None:
     from optuna.storages import RDBStorage
     from tqdm import tqdm
 
+    keep_operators()
     # Its bars start a thread, which no fork would have.
     tqdm.monitor_interval, interval = 0, tqdm.monitor_interval
     layers = torch.nn.Sequential(torch.nn.Conv2d(1, 1, 1), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(4, 2))
@@ -429,32 +449,44 @@ def forget_handlers() -> None:
 
 
 class ForkingPopen(subprocess.Popen):  # type: ignore[type-arg]
-    """Starts `python -m imgcls_search` as a fork of this process, and everything else as ever."""
+    """Starts other programs of this Python as forks of this process, and everything else as ever."""
 
     def __init__(self, args: Any, *more: Any, **settings: Any) -> None:
-        if not more and isinstance(args, list) and args[:3] == [sys.executable, "-m", "imgcls_search"]:
+        words = [*map(str, args)] if not more and isinstance(args, list) else []
+        is_command = words[1:3] == ["-m", "imgcls_search"]
+        is_code = words[1:2] == ["-c"] and len(words) == 3
+        if words[:1] == [sys.executable] and (is_command or is_code or words[1].endswith(".py")):
             # It is called where the program would be executed: streams, folder and session are the child's by then.
-            settings["preexec_fn"] = functools.partial(be_command, list(map(str, args[3:])), settings.get("env"))
+            settings["preexec_fn"] = functools.partial(be_python, words[1:], settings.get("env"))
             # What is still to be written is not the child's to write.
             sys.stdout.flush()
             sys.stderr.flush()
         super().__init__(args, *more, **settings)
 
 
-def be_command(arguments: Sequence[str], env: Mapping[str, str] | None) -> None:
-    """Be `python -m imgcls_search`, and never return."""
-    code = 1
+def be_python(words: Sequence[str], env: Mapping[str, str] | None) -> None:
+    """Be `python -m imgcls_search ...`, `python SCRIPT ...` or `python -c CODE`, and never return."""
+    status = 1
     try:
         gc.enable()
-        request = {"argv": arguments, "cwd": os.getcwd(), "env": dict(os.environ if env is None else env)}  # noqa: PTH109
+        # A thread that started it waits, in the process forked from, for no one here.
+        thread._threads_queues.clear()
+        script = None if words[0] in ("-m", "-c") else words[0]
+        request = {
+            "argv": list(words[1 if script else 2 :]),
+            "cwd": os.getcwd(),  # noqa: PTH109
+            "env": dict(os.environ if env is None else env),
+            "script": script,
+        }
         become(request, range(3))
         forget_handlers()
         # As Python does when it starts.
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-        fork_server()
-        code = run_program(None)
+        if words[0] == "-m":
+            fork_server()
+        status = run_program(script, words[1] if words[0] == "-c" else None)
     finally:
-        end(code)
+        end(status)
 
 
 IS_FRESH = False
@@ -494,11 +526,14 @@ def main() -> None:
     end(run_program(script))
 
 
-def run_program(script: str | None) -> int:
-    """Be `python -m imgcls_search`, or `python SCRIPT`; return the exit code."""
+def run_program(script: str | None, code: str | None = None) -> int:
+    """Be `python -m imgcls_search`, `python SCRIPT` or `python -c CODE`; return the exit code."""
     try:
         if script:
             runpy.run_path(script, run_name="__main__")
+        elif code is not None:
+            sys.argv[0] = "-c"
+            exec(code, {"__name__": "__main__"})  # noqa: S102 - what would be executed anyway
         else:
             runpy.run_module("imgcls_search", run_name="__main__", alter_sys=True)
     except SystemExit as ending:

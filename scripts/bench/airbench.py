@@ -42,7 +42,7 @@ def main() -> None:
     # Where the images lie is nobody's business, and is no condition.
     settings = {name: value for name, value in vars(arguments).items() if name not in ("images", "out", "seeds")}
     with frame.results("airbench", arguments.out) as results, tempfile.TemporaryDirectory() as cache:
-        bench = Bench(Path(cache), arguments.seconds)
+        bench = Bench(Path(cache), arguments.seconds, arguments.rounds)
         results |= compare(arguments.out / "airbench.part.json", bench, arms, arguments.seeds, settings)
         show("airbench", results["arms"])
 
@@ -78,6 +78,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--starts", type=int, nargs="+", default=[1, 0], help="of spaces/cifar10.yaml; default: 1 0")
     parser.add_argument("--seeds", type=int, default=10, help="trainings of each; default: 10")
     parser.add_argument("--seconds", type=float, default=60, help="of the processor, of each training; default: 60")
+    parser.add_argument("--rounds", type=int, default=5, help="timings of an epoch before all trainings; default: 5")
     parser.add_argument("--train", type=int, default=5000, help="training images; default: 5000")
     parser.add_argument("--val", type=float, default=0.02, help="share held out for validation; default: 0.02")
     parser.add_argument(

@@ -58,14 +58,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="searches each way; default: 3")
     parser.add_argument("--trials", type=int, default=8, help="of each search; default: 8")
     parser.add_argument("--epochs", type=int, default=75, help="of each trial; default: 75")
+    parser.add_argument("--train", type=int, default=1000, help="images of each trial; default: 1000")
     parser.add_argument("--losses", type=int, default=3, help="of each kind; default: 3")
     return parser.parse_args()
 
 
-def _space(trials: int, epochs: int) -> str:
+def _space(trials: int, epochs: int, images: int = 1000) -> str:
     return f"""
 study: {{trials: {trials}, sampler: random, pruner: none, pictures: false}}
-data: {{digits: {{max_train: 1000}}}}
+data: {{digits: {{max_train: {images}}}}}
 model: {{lenet5: {{}}}}
 optimizer: {{sgd: {{lr: {{float: [0.01, 0.02]}}}}}}
 training: {{epochs: {epochs}, batch_size: 4, device: cpu}}
@@ -73,7 +74,7 @@ training: {{epochs: {epochs}, batch_size: 4, device: cpu}}
 
 
 def _compare(space: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    space.write_text(_space(arguments.trials, arguments.epochs))
+    space.write_text(_space(arguments.trials, arguments.epochs, arguments.train))
     rates: dict[str, list[float]] = {"local": [], "ray": []}
     seconds: dict[str, list[float]] = {"local": [], "ray": []}
     for turn in range(arguments.rounds):

@@ -85,7 +85,7 @@ def _measure(seed: int, folder: Path, given: argparse.Namespace) -> dict[str, An
 
 
 def _space(given: argparse.Namespace) -> str:
-    data, augment = "{digits: {}}", "{crop_padding: 1}"
+    data, augment = f"{{digits: {{max_train: {given.train_images}}}}}", "{crop_padding: 1}"
     if given.images is not None:
         data = f"{{folder: {{root: {given.images.resolve()}, val: 0.04, max_train: {given.train_images}}}}}"
         augment = "{flip: horizontal, crop_padding: 2}"

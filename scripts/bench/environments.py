@@ -95,8 +95,9 @@ class Environment:
                 [uv, "venv", "-q", "--python", sys.executable, str(folder)],
                 [uv, "pip", "install", "-q", "--python", str(python), *self.requirements],
             ]
-        install = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        return [[sys.executable, "-m", "venv", str(folder)], [*install, *self.requirements]]
+        # The pip that is here installs into it: to unpack and compile another one takes longer than most tools.
+        install = [sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--disable-pip-version-check"]
+        return [[sys.executable, "-m", "venv", "--without-pip", str(folder)], [*install, *self.requirements]]
 
 
 def _run(command: Sequence[str], trouble: str) -> None:

@@ -42,9 +42,10 @@ class Arm:
 class Bench:
     """Trains arms on one thread, for equal seconds of the processor."""
 
-    def __init__(self, cache: Path, seconds: float) -> None:
+    def __init__(self, cache: Path, seconds: float, rounds: int = 5) -> None:
+        """How many epochs fit into the seconds is found out by timing them in some rounds."""
         settle_in("cpu")
-        self.cache, self.seconds = cache, seconds
+        self.cache, self.seconds, self.rounds = cache, seconds, rounds
         self._known: dict[str, tuple[Prepared, ImageSet]] = {}
 
     def images(self, config: TrialConfig) -> tuple[Prepared, ImageSet]:
@@ -62,7 +63,7 @@ class Bench:
         train, validation = image_sets.image_sets(data, "train", "cpu")
         return pipeline.new_session(config, data, seed=seed, device="cpu"), train, validation
 
-    def epochs_of(self, arms: Sequence[Arm], rounds: int = 5, steps: int = 5) -> dict[str, int]:
+    def epochs_of(self, arms: Sequence[Arm], steps: int = 5) -> dict[str, int]:
         """Return for each arm the number of epochs that takes the seconds most nearly.
 
         Each kind of epoch is timed right after one of the first arm, and their ratio counts: the processor's own speed
@@ -73,7 +74,7 @@ class Bench:
         kinds = [(arm, stage, arm.stages(100).index(stage)) for arm in arms for stage in sorted(set(arm.stages(100)))]
         ratios: dict[tuple[str, int], list[float]] = {(arm.name, stage): [] for arm, stage, _ in kinds}
         units = []
-        for _ in range(rounds):
+        for _ in range(self.rounds):
             for arm, stage, epoch in kinds:
                 units.append(self._time(first.config(100), 0, steps))
                 ratios[arm.name, stage].append(self._time(arm.config(100), epoch, steps) / units[-1])

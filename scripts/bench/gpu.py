@@ -1,8 +1,8 @@
 """Measure what this program makes of one GPU, in less than nine minutes: images a second, and trials an hour.
 
-Images a second of one worker, in turns with a bare loop: the same network, optimizer, arithmetic and memory layout on
-ready tensors and nothing else. ResNet-8, ResNet-18 and a small ViT at 32, 96 and 224 pixels; with RandAugment at 32;
-and at 32 with the network compiled, without and with CUDA graphs. Then `workers.py` with 1, 2, 4 and 8 workers.
+First `workers.py` with 1, 2, 4 and 8 workers. Then images a second of one worker, in turns with a bare loop: the same
+network, optimizer, arithmetic and memory layout on ready tensors and nothing else. ResNet-8, ResNet-18 and a small ViT
+at 32, 96 and 224 pixels; with RandAugment at 32; and at 32 with the network compiled, without and with CUDA graphs.
 
 python scripts/bench/gpu.py                                                             one GPU
 python scripts/bench/gpu.py --device cpu --tiny                                         only whether it runs, seconds
@@ -60,11 +60,12 @@ def main() -> None:
     with frame.results("gpu", arguments.out) as results:
         results["device"] = torch.cuda.get_device_name() if arguments.device == "cuda" else arguments.device
         results["settings"] = {name: value for name, value in vars(arguments).items() if name != "out"}
+        # Before anything is trained in this process.
+        results["workers"] = trials_an_hour(arguments)
         results["images"] = []
         for case in _cases(arguments):
             results["images"].append(measure(arguments, **case))
             frame.write(results, arguments.out, "gpu")
-        results["workers"] = trials_an_hour(arguments)
 
 
 def _arguments() -> argparse.Namespace:

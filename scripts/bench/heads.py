@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--images", type=Path, required=True, help="a folder with a subfolder for each class")
     parser.add_argument("--size", type=int, nargs=2, default=[84, 112], help="height and width; default: 84 112")
     parser.add_argument("--seconds", type=int, default=180, help="of each search; default: 180")
+    parser.add_argument("--trials", type=int, default=100_000, help="of each search at most; default: 100,000")
     parser.add_argument("--epochs", type=int, default=10, help="of a trial; default: 10")
     parser.add_argument("--views", type=int, default=2, help="augmented views that are kept; default: 2")
     parser.add_argument("--model", type=yaml.safe_load, help="as under `model` in a space; default: EfficientNet-Lite0")
@@ -53,7 +54,7 @@ def main() -> None:
         space = {
             **SPACE,
             "study": {
-                "trials": 100_000,
+                "trials": arguments.trials,
                 "timeout": arguments.seconds,
                 "pruner": "none",
                 "pictures": False,

@@ -48,7 +48,7 @@ def main() -> None:
     }
     with frame.results(arguments.name, arguments.out) as results, tempfile.TemporaryDirectory() as cache:
         results["settings"] = settings
-        bench = Bench(Path(cache), arguments.seconds)
+        bench = Bench(Path(cache), arguments.seconds, arguments.rounds)
         results |= compare(arguments.out / f"{arguments.name}.part.json", bench, arms, arguments.seeds, settings)
         show(arguments.name, results["arms"])
 
@@ -77,6 +77,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--name", default="progressive", help="of the file that is written; default: progressive")
     parser.add_argument("--seeds", type=int, default=10, help="trainings of each; default: 10")
     parser.add_argument("--seconds", type=float, default=60, help="of the processor, of each training; default: 60")
+    parser.add_argument("--rounds", type=int, default=5, help="timings of an epoch before all trainings; default: 5")
     parser.add_argument("--train", type=int, default=5000, help="training images; default: 5000")
     parser.add_argument("--val", type=float, default=0.15, help="share held out for validation; default: 0.15")
     parser.add_argument("--size", type=int, default=32, help="of the images; default: 32")

@@ -34,10 +34,11 @@ def main() -> None:
     parser = frame.make_parser(__doc__)
     parser.add_argument("--trials", type=int, default=1000, help="of the smaller study; default: 1,000")
     parser.add_argument("--rounds", type=int, default=3, help="of each, in turns; default: 3")
+    parser.add_argument("--side", type=int, default=64, help="of the images of the maps, pixels; default: 64")
     options = parser.parse_args()
     with frame.results("report", options.out) as found:
         found |= reports(options.trials, options.rounds)
-        found["maps"] = [maps_of(family, options.rounds) for family in FAMILIES]
+        found["maps"] = [maps_of(family, options.side, options.rounds) for family in FAMILIES]
 
 
 def reports(trials: int, rounds: int) -> dict[str, Any]:
@@ -62,12 +63,12 @@ def reports(trials: int, rounds: int) -> dict[str, Any]:
 
 
 FAMILIES = ("resnet", "vit", "efficientnet", "convnext", "densenet")
-"""Networks of 64 x 64 pixels, as their spaces first have them."""
+"""Networks as their spaces first have them."""
 
-MOST_PASSES, IMAGES, SIDE = 10.0, 24, 64
+MOST_PASSES, IMAGES = 10.0, 24
 
 
-def maps_of(family: str, rounds: int) -> dict[str, Any]:
+def maps_of(family: str, side: int, rounds: int) -> dict[str, Any]:
     """Time the maps of some images by a network, in passes: classifications of the same images."""
     import torch
     from imgcls_search.data import InputShape
@@ -76,8 +77,8 @@ def maps_of(family: str, rounds: int) -> dict[str, Any]:
 
     path = Path(__file__).parents[2] / "spaces" / f"{family}.yaml"
     space = parse(path.read_text(), catalog(), source=family)
-    model = networks.build_model(space.first(), InputShape(image_size=SIDE, channels=1, classes=10)).eval()
-    images, targets = torch.randn(IMAGES, 1, SIDE, SIDE), [number % 10 for number in range(IMAGES)]
+    model = networks.build_model(space.first(), InputShape(image_size=side, channels=1, classes=10)).eval()
+    images, targets = torch.randn(IMAGES, 1, side, side), [number % 10 for number in range(IMAGES)]
 
     def classify() -> None:
         with torch.inference_mode():

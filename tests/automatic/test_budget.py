@@ -67,10 +67,13 @@ def test_what_is_kept_grows_with_the_confirmation_up_to_its_share() -> None:
     assert long == closing
 
 
-def test_measured_steps_count_for_what_they_took() -> None:
+@pytest.mark.parametrize(("cores", "expected"), [(1, 15.0), (2, 10.0)])
+def test_measured_steps_count_for_what_they_took(cores: int, expected: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bundle and page are written at the same time where there are cores for both."""
+    monkeypatch.setattr(budget, "num_cores", lambda: cores)
     unmeasured: Any = {"given": 60.0, "spent": {}}
     assert budget.closing_seconds(unmeasured) < 0.5 * 60
-    assert budget.closing_seconds(FACT) == pytest.approx(budget.END_SECONDS + budget.SAFETY * 15.0)
+    assert budget.closing_seconds(FACT) == pytest.approx(budget.END_SECONDS + budget.SAFETY * expected)
 
 
 def test_without_a_complete_trial_nothing_is_confirmed() -> None:

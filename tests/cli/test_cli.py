@@ -281,7 +281,7 @@ def test_finished_study_of_other_images_is_refused(tiny: Path, imgcls: Callable[
     assert "--name" in other.err
     moved = imgcls("run", tiny, "--data", "folder:moved", "--name", "tiny-pets", *ONE)
     assert moved.code == 0, moved.err
-    assert "finished: 1 trials" in moved.out
+    assert "finished: 1 trial " in moved.out
     shutil.rmtree(tiny.parent / "a")
     gone = imgcls("run", tiny, "--data", "folder:a/pets", *ONE)
     assert is_one_line(gone), gone
@@ -415,7 +415,7 @@ def test_study_that_an_earlier_version_named_goes_on(tiny: Path, imgcls: Callabl
     assert imgcls("run", tiny, "--data", "folder:pets", "--name", "tiny-folder", *arguments).code == 0
     again = imgcls("run", tiny, "--data", "folder:pets", *arguments)
     assert "study tiny-folder in " in again.out
-    assert "finished: 1 trials" in again.out
+    assert "finished: 1 trial " in again.out
     other = imgcls("run", tiny, "--data", "folder:cars", *arguments)
     assert "study tiny-cars in " in other.out
     assert other.code == 0
@@ -560,9 +560,9 @@ def test_clean_deletes_decoded_images_and_nothing_else(tiny: Path, imgcls: Calla
     before = sorted(path for path in tiny.parent.rglob("*") if ".images" not in path.parts)
     assert "would delete" in imgcls("clean", "--dry-run").out
     assert list(tiny.parent.glob("studies/.images/*/train.images.npy"))
-    assert "in 1 folder(s)" in imgcls("clean").out
+    assert "in 1 folder" in imgcls("clean").out
     assert not list(tiny.parent.glob("studies/.images/*"))
     assert sorted(path for path in tiny.parent.rglob("*") if ".images" not in path.parts) == before
-    assert "in 0 folder(s)" in imgcls("clean").out
+    assert "in 0 folders" in imgcls("clean").out
     # The next command makes them again.
     assert imgcls("run", tiny, *small, "--set", "study.trials=2").code == 0

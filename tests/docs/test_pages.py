@@ -43,15 +43,16 @@ ENDLESS = ("dashboard", "serve")
 SMALL = ("--set", "training.epochs=2", "--set", "training.batch_size=16", "--set", "study.pictures=false")
 QUICK = {
     "run": (*SMALL, "--set", "study.trials=2", "--workers", "1"),
-    "check": ("--samples", "9"),
-    "inspect": ("--quick-epochs", "2"),
+    "check": ("--samples", "2"),
+    "inspect": ("--quick-epochs", "1"),
     "init": ("--time", "20s", "--yes"),
     "plan": ("--epochs", "1"),
     "confirm": ("--top", "1", "--seeds", "2"),
 }
 """Options that are added to commands of which a page says nothing, so that each takes seconds."""
 
-FEW = (*SMALL, "--set", "study.trials=3", "--workers", "1", "--set", "study.learn_from=none")
+SHALLOW = ("--set", "model.vit.depth=1", "--set", "start=[]")
+FEW = (*SMALL, *SHALLOW, "--set", "study.trials=3", "--workers", "1", "--set", "study.learn_from=none")
 PREPARED = (
     ("run", "spaces/vit.yaml", *FEW, "--set", "data.digits.max_train=200"),
     ("run", "spaces/vit.yaml", "--data", "folder:photos", *FEW, "--set", "image.size=16"),
@@ -105,11 +106,11 @@ QUICKER = {
 
 
 @pytest.mark.slow
-def test_the_code_of_the_python_page_runs(tmp_path: Path, run_script: Callable[..., Answer]) -> None:
+def test_the_code_of_the_python_page_runs(tmp_path: Path, run_script: Callable[..., Answer], warm: Warm | None) -> None:
     make_photos(tmp_path)
     # A space that an earlier call of auto drafted, small enough for a test.
     for lines in PAGES[START].prepare:
-        _prepare(lines, tmp_path)
+        _prepare(lines, tmp_path, warm)
     blocks = [block.text for block in PAGES[PYTHON].blocks if block.language == "python"]
     modules = {found[1]: text for text in blocks if (found := re.match(r"# (\w+/\w+\.py)\n", text))}
     assert modules
@@ -163,9 +164,9 @@ def test_the_shown_error_is_what_the_program_says() -> None:
             parse("\n\nmodel: {vit: {  widht: 3}}", catalog(), source="bad.yaml")
 
 
-def test_the_start_page_works_as_it_stands(tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
+def test_the_start_page_works_as_it_stands(tmp_path: Path, imgcls: Callable[..., Answer], warm: Warm | None) -> None:
     make_photos(tmp_path)
-    run_page(PAGES[START], tmp_path, imgcls)
+    run_page(PAGES[START], tmp_path, imgcls, warm)
     written = "auto-photos/model/model.onnx auto-photos/report.html photos.yaml report.html model/model.onnx"
     assert [name for name in written.split() if not (tmp_path / name).is_file()] == []
 
@@ -173,16 +174,16 @@ def test_the_start_page_works_as_it_stands(tmp_path: Path, imgcls: Callable[...,
 @pytest.mark.slow
 @pytest.mark.parametrize("name", WITH_COMMANDS)
 def test_commands_of_a_page_run_in_their_order(
-    name: str, prepared: Path, tmp_path: Path, imgcls: Callable[..., Answer]
+    name: str, prepared: Path, tmp_path: Path, imgcls: Callable[..., Answer], warm: Warm | None
 ) -> None:
     shutil.copytree(prepared, tmp_path, dirs_exist_ok=True, symlinks=True)
-    run_page(PAGES[name], tmp_path, imgcls)
+    run_page(PAGES[name], tmp_path, imgcls, warm)
 
 
-def run_page(page: Page, folder: Path, imgcls: Callable[..., Answer]) -> None:
+def run_page(page: Page, folder: Path, imgcls: Callable[..., Answer], warm: Warm | None) -> None:
     """Run the commands of a page, with what its comments add."""
     for block in page.prepare:
-        _prepare(block, folder)
+        _prepare(block, folder, warm)
     for block in page.blocks:
         if block.skipped:
             continue
@@ -202,12 +203,29 @@ def run_page(page: Page, folder: Path, imgcls: Callable[..., Answer]) -> None:
                 (folder / redirected).write_text(answer.out)
 
 
-def _prepare(lines: str, folder: Path) -> None:
+FORKED = """
+import os, sys
+sys.path.insert(0, {root!r})
+from tests.warm import Warm
+process = Warm({names!r}).start(sys.argv[1:], os.getcwd(), os.environ)
+for stream, text in zip((sys.stdout, sys.stderr), process.communicate({patience})):
+    stream.write(text)
+sys.exit(process.wait())
+"""
+"""Starts a command from where those of tests are forked."""
+
+
+def _prepare(lines: str, folder: Path, warm: Warm | None) -> None:
     """Run lines of shell, in which `imgcls-search` is that of this environment."""
     bin_folder = folder / ".bin"
     bin_folder.mkdir(exist_ok=True)
-    for name, command in {"imgcls-search": "-m imgcls_search", "python": ""}.items():
-        (bin_folder / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {command} "$@"\n')
+    cold = f'#!/bin/sh\nexec "{sys.executable}" {{}} "$@"\n'
+    texts = {"imgcls-search": cold.format("-m imgcls_search"), "python": cold.format("")}
+    if warm is not None:
+        texts["forked.py"] = FORKED.format(root=str(ROOT), names=warm.names, patience=PATIENCE)
+        texts["imgcls-search"] = cold.format(f'-S "{bin_folder / "forked.py"}"')
+    for name, text in texts.items():
+        (bin_folder / name).write_text(text)
         (bin_folder / name).chmod(0o755)
     env = {**os.environ, "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
     done = subprocess.run(["bash", "-ec", lines], cwd=folder, env=env, capture_output=True, text=True, timeout=PATIENCE)

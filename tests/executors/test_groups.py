@@ -218,7 +218,7 @@ def test_checkpoint_of_two_devices_goes_on_with_one_and_says_so(executor: LocalE
     finally:
         alone.close()
     assert [event.text for event in events if isinstance(event, Notice)] == [
-        "trial 1: its checkpoint is of 2 device(s), and it goes on with 1: the epochs to come may differ in their "
+        "trial 1: its checkpoint is of 2 devices, and it goes on with 1: the epochs to come may differ in their "
         "last digits"
     ]
     Path(job.checkpoint).unlink()

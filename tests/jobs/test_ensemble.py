@@ -348,7 +348,7 @@ def test_networks_of_other_sizes_are_left_out_or_refused(tmp_path: Path, warm: W
     alone = next(number for number, size in trials.items() if list(trials.values()).count(size) == 1)
     line = lines(here("ensemble", "sizes", "--trial", str(alone)))
     assert f"no network can join that of trial {alone}" in line
-    assert "pixels of 1 channel(s)" in line
+    assert "pixels of 1 channel" in line
     pair = [number for number in trials if number != alone]
     answer = here("ensemble", "sizes", "--trial", str(pair[0]), "--json")
     assert answer.code == 0, answer.err
@@ -386,5 +386,5 @@ def test_folds_are_picked_on_out_of_fold_answers(tmp_path: Path, warm: Warm | No
     assert found["validation"]["images"] == 90, "all images outside the test split, each by the network without it"
     assert found["validation"]["winner"] == pytest.approx(open_study(tmp_path / "studies", "folded").best_value)
     numbers = ", ".join(str(member["trial"]) for member in found["members"])
-    assert f"trial(s) {numbers} have folds: only the network of the last fold is in the ensemble" in answer.err
+    assert f"with folds: {numbers}; only the network of the last fold is in the ensemble" in answer.err
     assert "the last of 3 folds" in (tmp_path / "model" / "MODEL_CARD.md").read_text()

@@ -235,7 +235,7 @@ def test_parts_of_a_study_give_intervals(trained: Path, imgcls: Callable[..., An
     # Three random trainings end where three random trainings are expected to, but for chance.
     assert abs(plain["over_random"]["value"]) < 0.2
     table = imgcls("replay", "tiny-digits", *strategies, "--seeds", "6", "--share", "0.75", "--max-epochs", "12")
-    assert "6 parts of 6 configurations; 12 epochs for each search, 3 full training(s)" in table.out
+    assert "6 parts of 6 configurations; 12 epochs for each search, 3 full trainings" in table.out
     for wrong, line in (
         (("--max-epochs", "3"), "3 epochs for each search; allowed: 4, of one full training, to 20"),
         (("--share", "0.2"), "intervals need at least 4 in a part"),

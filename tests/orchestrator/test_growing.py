@@ -142,7 +142,7 @@ def test_trial_that_a_killed_run_left_goes_on_in_the_wider_space(
     assert epochs < 8
     answer = imgcls("run", "wide.yaml", *ONE_WORKER, *long, "--extend")
     assert answer.code == 0, answer.err
-    assert "going on with 1 trial(s)" in answer.out
+    assert "going on with 1 trial " in answer.out
     first, asked = open_study(there / "studies", "k").trials
     assert len(first.user_attrs["epochs"]) == 8
     assert first.params["model"] == "lenet5"
@@ -252,7 +252,7 @@ def test_run_says_that_it_takes_a_request_only_where_it_does(
     assert second.taken_by is None
     assert first.request in tried
     assert second.request not in tried
-    assert f"1 request(s) wait for the next run: {second.request}" in answer.out
+    assert f"1 request left to the next run: {second.request}" in answer.out
 
 
 def test_merged_study_has_the_trials_and_weights_of_both_and_goes_on(

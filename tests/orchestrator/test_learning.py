@@ -249,7 +249,7 @@ def be_of_newer_tables(files: StudyFiles) -> None:
         (be_of_macro_f1, "its objective is to maximize macro_f1, here to maximize accuracy"),
         (be_minimized, "its objective is to minimize accuracy, here to maximize accuracy"),
         (be_of_two, "its objective is to maximize accuracy, minimize params, here to"),
-        (lose_its_trials, "has 0 trial(s) with a score"),
+        (lose_its_trials, "has 0 trials with a score"),
         (be_newer, f"is from a newer version, 99.0.0; here is {__version__}"),
     ],
 )

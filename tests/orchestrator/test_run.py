@@ -238,7 +238,7 @@ def test_signal_once_leaves_a_resumable_study(
     assert any(trial.state.name == "RUNNING" for trial in open_study(studies).trials)
     answer = imgcls("run", *arguments, env=gate.env)
     assert answer.code == 0
-    assert "are in no checkpoint" not in answer.out
+    assert "in no checkpoint" not in answer.out
     trials = open_study(studies).trials
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 3
     assert all(list(trial.intermediate_values) == list(range(1, 6)) for trial in trials)
@@ -426,7 +426,7 @@ def test_timeout_leaves_the_rest_for_the_next_call(tiny: Path, imgcls: Callable[
         trials = open_study(tiny.parent / "studies", f"for-{seconds}").trials
         if len(trials) == 2:
             break
-    assert "timeout: saving 2 running trial(s)" in answer.out
+    assert "timeout: saving 2 running trials" in answer.out
     assert answer.code == 1  # no trial was complete yet
     assert [trial.state.name for trial in trials] == ["RUNNING"] * 2
 

@@ -103,7 +103,7 @@ def test_pictures_go_along_and_their_absence_is_one_line(tmp_path: Path, imgcls:
     said: list[str] = []
     with serving(copied, said.append) as port:
         assert said == [
-            f"{copied.pictures}: lacks pictures of 1 trial(s), for example 0; put the folder back, or look where the "
+            f"{copied.pictures}: lacks pictures of 1 trial, for example 0; put the folder back, or look where the "
             "study was searched"
         ]
         assert ask(port, f"/artifacts/1/1/{PICTURE}") == 404

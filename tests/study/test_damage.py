@@ -28,7 +28,7 @@ from tests.conftest import TINY, Answer, begin_command, is_one_line
 from tests.damage import damage_bytes, damage_row
 from tests.warm import Warm
 
-COPIES = int(os.environ.get("IMGCLS_TEST_COPIES", "200"))
+COPIES = int(os.environ.get("IMGCLS_TEST_COPIES", "100"))
 """How many damaged copies the slow tests look at; thousands find what is rare, in hours."""
 
 VIEWS: tuple[tuple[str, ...], ...] = (

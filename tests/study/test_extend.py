@@ -88,7 +88,7 @@ def widening_of(old: Space, new: Space) -> Widening:
         ("augment.policy", "{none: {}, trivial: {}}", "augment.policy: trivial too"),
         ("study.sampler", "tpe", "study.sampler: auto becomes tpe"),
         ("study.pruner", "{halving: {min_epochs: 1}}", "study.pruner: halving with other arguments"),
-        ("start", "[{model.lenet5.width: 1}]", "start: 1 more configuration(s)"),
+        ("start", "[{model.lenet5.width: 1}]", "start: 1 more configuration"),
     ],
 )
 def test_what_contains_the_space_before_is_growth(path: str, value: str, added: str) -> None:

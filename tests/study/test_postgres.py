@@ -256,7 +256,7 @@ def test_search_and_all_commands_work_on_a_server_and_show_no_password(
     records.load(files).set_fact("test_openings", [{}])
     for command, shown in (
         (("status", "tiny-digits"), "2 trials (2 complete), 4 epochs trained"),
-        (("status", "tiny-digits"), "the test split was opened 1 time(s)"),
+        (("status", "tiny-digits"), "the test split was opened 1 time"),
         (("best", "tiny-digits"), "not confirmed"),
         (("front", "tiny-digits"), "1 of 2 complete trials"),
         (("list",), "tiny-digits  2 ("),
@@ -541,7 +541,7 @@ def test_a_new_study_learns_from_those_in_its_database_and_from_no_others(server
     assert [row[-2:] for row in fact["rows"]] == [[0.1, 0.25]] * 3
     # Without the address it is the file that is looked at.
     assert learn(learning, StudyFiles(tmp_path, "now"), said.append) == []
-    assert said[1:] == ["does not learn from file: has 0 trial(s) with a score"]
+    assert said[1:] == ["does not learn from file: has 0 trials with a score"]
 
 
 @pytest.mark.slow
@@ -584,7 +584,7 @@ def test_search_goes_on_through_a_kill_and_a_restart_of_the_server(
     out += process.stdout.read()
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
-    assert "going on with 2 trial(s) that an earlier run left unfinished" in out
+    assert "going on with 2 trials that an earlier run left unfinished" in out
     assert out.index("cannot be written now (") < out.index("is written again after")
     record = records.load(files_at(address, tiny.parent / "studies", "tiny-digits"))
     assert [trial.state.name for trial in record.study.get_trials()] == ["COMPLETE"] * 3
@@ -783,7 +783,7 @@ def test_database_of_something_else_is_one_line(
     assert everything_in(server, "strange") == ""
     server.ask("CREATE TABLE songs (a int)", "strange")
     for command in (("run", "tiny.yaml"), ("status", "tiny-digits")):
-        assert "is no database of Optuna's (it has 1 table(s), for example songs)" in hides(*command)
+        assert "is no database of Optuna's (it has 1 table, for example songs)" in hides(*command)
     server.ask("DROP TABLE songs", "strange")
     storage = optuna.storages.RDBStorage(address.replace("postgresql://me@", "postgresql+psycopg://postgres@"))
     optuna.create_study(storage=storage, study_name="tiny-digits")

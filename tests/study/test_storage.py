@@ -408,7 +408,7 @@ def test_damaged_or_lost_database_is_never_begun_again(tiny: Path, imgcls: Calla
     answer = imgcls("run", tiny)
     assert answer.code == 2
     assert "tiny-digits.db: is gone, but" in answer.err
-    assert "holds checkpoints of 1 trial(s); put the database or a copy of it back" in answer.err
+    assert "holds checkpoints of 1 trial; put the database or a copy of it back" in answer.err
     assert not path.exists()
 
 

@@ -58,8 +58,8 @@ def test_study_with_trials_of_others_is_shown_and_goes_on(
     assert is_one_line(answer)
     assert "was not made by imgcls-search" in answer.err
     answer = imgcls("run", tiny, *SHORT, "--set", "study.trials=1")
-    assert "2 waiting trial(s) are not tried" in answer.out + answer.err
-    assert "4 trial(s) that imgcls-search did not make are left out: 1 (running)" in answer.err
+    assert "not tried: 2 waiting trials, since" in answer.out + answer.err
+    assert "left out 4 trials that imgcls-search did not make: 1 (running)" in answer.err
     # The one that fits is tried, the other ends with the reason, and numbers go on behind them.
     answer = imgcls("run", tiny, *SHORT, "--set", "study.trials=3")
     assert answer.code == 0, answer.err

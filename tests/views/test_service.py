@@ -381,7 +381,7 @@ def test_page_classifies_what_is_chosen(port: int, tmp_path: Path) -> None:
         page.on("pageerror", lambda error: troubles.append(str(error)))
         page.goto(f"http://127.0.0.1:{port}/")
         page.set_input_files("#files", [str(file) for file in sorted(tmp_path.iterdir())])
-        sync_api.expect(page.locator("#said")).to_have_text("3 image(s)", timeout=1000 * PATIENCE)
+        sync_api.expect(page.locator("#said")).to_have_text("3 images", timeout=1000 * PATIENCE)
         figures = page.locator("figure").all_inner_texts()
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         browser.close()

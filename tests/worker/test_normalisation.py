@@ -110,7 +110,7 @@ def test_grey_images_take_the_average_of_weights_that_do_not_say_theirs(tmp_path
     [
         (
             "mean: [0.5, 0.5]",
-            "[0.5, 0.5] has 2 numbers, but the images have 1 channel(s); allowed: 1 number",
+            "[0.5, 0.5] has 2 numbers, but the images have 1 channel; allowed: 1 number",
         ),
         ("std: [0.5, 0.5, 0.5]", "image.std: [0.5, 0.5, 0.5] has 3 numbers"),
         ("mean: weights", "image.mean: 'weights' needs pretrained weights, but the model starts from none"),

@@ -16,6 +16,7 @@ from imgcls_search.api.frames import card, frame_of, table
 from imgcls_search.api.options import PathLikeText
 from imgcls_search.api.session import session
 from imgcls_search.errors import NoResultError, UserError
+from imgcls_search.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -175,7 +176,7 @@ class Model:
             labels.append(one.ranked[0][0] if one.labels is None else one.labels)
         if len(skipped) == len(found):
             image, why = next(iter(skipped.items()))
-            raise NoResultError(f"{self.folder}: none of {len(found)} image(s) could be read: {image}: {why}")
+            raise NoResultError(f"{self.folder}: none of {counted('image', len(found))} could be read: {image}: {why}")
         return Predictions(
             images=tuple(one.image for one in found),
             labels=tuple(labels),

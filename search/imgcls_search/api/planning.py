@@ -21,6 +21,7 @@ from imgcls_search.api.options import (
 )
 from imgcls_search.api.session import session
 from imgcls_search.errors import UserError
+from imgcls_search.words import counted
 
 if TYPE_CHECKING:
     from imgcls_search.views.screens import Screens
@@ -60,14 +61,14 @@ class Plan:
         found = [
             f"{self.measured_epochs} epochs of {self.measured_trials} random trials: "
             f"{durations.show(self.epoch_seconds)} an epoch ({durations.show(self.fastest_seconds)} to "
-            f"{durations.show(self.slowest_seconds)}), {self.workers} trial(s) at a time",
+            f"{durations.show(self.slowest_seconds)}), {counted('trial', self.workers)} at a time",
             f"a full trial has {self.epochs_of_full_trial} epochs; with pruner {self.pruner} one gets about "
             f"{self.epochs_of_trial:.1f}",
         ]
         if self.pretrained_networks:
             found.append(
-                f"{self.pretrained_networks} distinct pretrained network(s), {self.pretraining_epochs:,} epochs in "
-                f"all, take about {durations.show(self.pretraining_seconds)}"
+                f"{counted('distinct pretrained network', self.pretrained_networks)}, {self.pretraining_epochs:,} "
+                f"epochs in all, take about {durations.show(self.pretraining_seconds)}"
             )
         with_these = " with these" if self.pretrained_networks else ""
         found.append(f"study.trials: {self.trials} take about {durations.show(self.seconds)}{with_these}")

@@ -11,6 +11,7 @@ from imgcls_search import durations
 from imgcls_search.api.options import changes_of
 from imgcls_search.errors import UserError
 from imgcls_search.rounding import measured
+from imgcls_search.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,7 +124,7 @@ def _of_parts(study: str, found: Comparison) -> Replays:
         ),
         notes=(
             f"{found.seeds} parts of {found.configurations} configurations; {found.max_epochs} epochs for each search, "
-            f"{found.trainings} full training(s) of random search",
+            f"{counted('full training', found.trainings)} of random search",
             "in brackets: the 90 % interval; -: a search finished no trial",
         ),
         facts={"study": study, **asdict(found)},

@@ -1,4 +1,4 @@
-"""The steps of `auto` in their order: draft, search with an early score and bundle, confirm, bundle, report.
+"""The steps of `auto` in their order: draft, search with an early score and bundle, confirm, bundle beside report.
 
 Each step is also a command; a call resumes at the step that an earlier one did not finish.
 """
@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from imgcls_search import atomic, durations
 from imgcls_search.automatic import budget, output, testing
+from imgcls_search.automatic.bundling import BundleProcess
 from imgcls_search.automatic.bundling import Step as ShowStep
-from imgcls_search.automatic.bundling import put_bundle
 from imgcls_search.automatic.ledger import Ledger, ending_at, read_file
 from imgcls_search.automatic.request import Delivered, Interrupted, Request
 from imgcls_search.automatic.watching import AutoWatcher, TrainingWatch, watch_steps
-from imgcls_search.errors import DataError, NoResultError, OutOfTimeError, UserError, writing
+from imgcls_search.errors import DataError, DeployError, OutOfTimeError, UserError, writing
 from imgcls_search.jobs.export import export_trial
 from imgcls_search.orchestrator import study_data
 from imgcls_search.space import Space
@@ -84,10 +84,7 @@ class Auto:
             self._draft()
             self._search()
             record, trial, confirmed = self._choose()
-            self._bundle(trial)
-            if confirmed is None:
-                self._test(record, trial)
-            has_report = self._report(trial)
+            has_report = self._deliver(record, trial, confirmed)
         finally:
             if self.output.out.is_dir():
                 self.ledger.save()
@@ -140,14 +137,14 @@ class Auto:
         if self.output.space_file.is_file():
             return
         if self.ledger.left <= 0:
-            raise NoResultError(self._too_short("nothing is left"))
+            raise budget.too_short(self.ledger.fact, "nothing is left")
         flips = self.request.flips or self.request.ask_flips()
         self.ledger.fact["flips"] = flips
         try:
             with self.screens.drafting() as show, ending_at(self.ledger.end):
                 found = self._drafted(flips, show)
         except OutOfTimeError:
-            raise NoResultError(self._too_short("the images were still being looked at")) from None
+            raise budget.too_short(self.ledger.fact, "the images were still being looked at") from None
         with writing(self.output.space_file):
             atomic.write_text(self.output.space_file, found.space)
         self.decisions = found.decisions
@@ -173,14 +170,6 @@ class Auto:
             progress=seen,
         )
 
-    def _too_short(self, how_far: str) -> str:
-        given = durations.show(self.ledger.fact["given"], exact=True)
-        longer = durations.show(max(120.0, 3 * self.ledger.fact["given"]), exact=True).replace(" ", "")
-        return (
-            f"{given} were not enough for a first score: {how_far}; run the same command with --time "
-            f"{longer.replace('min', 'm')} to continue"
-        )
-
     # Search.
 
     def _search(self) -> None:
@@ -196,7 +185,7 @@ class Auto:
             self._run(space, address)
         if self.record is None or not best.ranked(self.record):
             self.ledger.save()
-            raise NoResultError(self._too_short(self._how_far()))
+            raise budget.too_short(fact, budget.how_far(self.record))
         fact["searched"] = fact["given"]
         self.ledger.save()
 
@@ -244,14 +233,6 @@ class Auto:
     def _has_time_for_more(self) -> bool:
         assert self.record is not None
         return self.ledger.left - budget.kept_seconds(self.record, self.ledger.fact) > WORTH_SECONDS
-
-    def _how_far(self) -> str:
-        if self.record is None:
-            return "the images were still being read"
-        epochs = sum(trial.epoch for trial in self.record.trials)
-        failed = [trial.reason for trial in self.record.trials if trial.state == "fail"]
-        why = f" ({failed[0]})" if failed else ""
-        return f"no trial is complete after {epochs} epoch(s) of {len(self.record.trials)} trial(s){why}"
 
     # Confirm.
 
@@ -334,29 +315,54 @@ class Auto:
 
     # Deliver.
 
-    def _bundle(self, trial: Trial) -> None:
+    def _deliver(self, record: Record, trial: Trial, confirmed: Confirmation | None) -> bool:
+        """Write the model beside the test and the page; return whether the page is there."""
+        bundling = self._begin_bundle(trial)
+        try:
+            if confirmed is None:
+                self._test(record, trial)
+            has_report = self._report(trial)
+            if bundling is not None:
+                self._finish_bundle(bundling)
+        finally:
+            if bundling is not None:
+                bundling.close()
+        return has_report
+
+    def _begin_bundle(self, trial: Trial) -> BundleProcess | None:
         assert self.files is not None
-        fact = self.ledger.fact
         self.ledger.begin("bundle")
         exported = export_trial(self.files, trial.number)
         with writing(self.output.config):
             atomic.write_text(self.output.config, exported)
-        if fact.get("bundled") == trial.number and self.output.bundle.is_dir():
-            return
-        started = time.monotonic()
+        if self.ledger.fact.get("bundled") == trial.number and self.output.bundle.is_dir():
+            return None
+        return BundleProcess(self.files, trial.number, self.output.bundle)
+
+    def _finish_bundle(self, bundling: BundleProcess) -> None:
+        """Wait for the model.
+
+        Raises:
+            DeployError: it cannot be written.
+        """
+        assert self.files is not None
+        fact = self.ledger.fact
+        self.ledger.begin("bundle")
         # The first model is worth being late; a better one in its place is not.
         end = self.ledger.end if self.output.bundle.is_dir() else math.inf
         try:
             with self.screens.steps() as step, ending_at(end):
-                put_bundle(self.files, trial.number, self.output.bundle, watch_steps(step, self.ledger))
+                told = bundling.wait(watch_steps(step, self.ledger))
         except OutOfTimeError:
             self.screens.say(
                 f"bundle: {self.output.bundle} is still that of trial {fact.get('bundled')}, the time is over; "
-                f"export the winner: imgcls-search export {self.files.name} --trial {trial.number} --bundle DIR"
+                f"export the winner: imgcls-search export {self.files.name} --trial {bundling.trial} --bundle DIR"
             )
             return
-        fact["bundled"] = trial.number
-        fact["measured"] = {**fact.get("measured", {}), "bundle": time.monotonic() - started}
+        if isinstance(told, str):
+            raise DeployError(told)
+        fact["bundled"] = bundling.trial
+        fact["measured"] = {**fact.get("measured", {}), "bundle": told}
         self.ledger.save()
 
     def _report(self, trial: Trial) -> bool:

@@ -1,14 +1,18 @@
-"""How the rest of the time is divided: what confirming costs, and what must stay for bundle and report."""
+"""How the rest of the time is divided: what confirming costs, what must stay for bundle and report, and if none is."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 
+from imgcls_search import durations
+from imgcls_search.errors import NoResultError
+from imgcls_search.executors.local import num_cores
 from imgcls_search.study import best
 from imgcls_search.study.record import Record
 from imgcls_search.study.result_facts import AutoFact, ConfirmPlan
 from imgcls_search.trial import Trial
+from imgcls_search.words import counted
 
 CHOICES = ((3, 3), (3, 2), (2, 2), (1, 2))
 """Trials and seeds of a confirmation, the best affordable one first."""
@@ -34,10 +38,11 @@ SAFETY = 1.3
 
 
 def closing_seconds(fact: AutoFact, record: Record | None = None) -> float:
-    """Return the seconds that bundle and page need."""
+    """Return the seconds that bundle and page need, which are written at the same time where there are two cores."""
     measured: Mapping[str, float] = fact.get("measured", {})
     bundle = measured.get("bundle", _assumed(fact)) * (1.0 if record is None else _growth(record, fact))
-    return end_seconds(fact) + SAFETY * (bundle + measured.get("report", _assumed(fact)))
+    report = measured.get("report", _assumed(fact))
+    return end_seconds(fact) + SAFETY * (max(bundle, report) if num_cores() > 1 else bundle + report)
 
 
 def end_seconds(fact: AutoFact) -> float:
@@ -104,3 +109,23 @@ def kept_seconds(record: Record, fact: AutoFact) -> float:
     trials = [record.by_number[number] for number in plan["trials"]]
     test = testing_seconds(record, fact)
     return closing + confirm_seconds(trials, plan["seeds"], fact.get("workers", 1), test)
+
+
+def too_short(fact: AutoFact, how_far: str) -> NoResultError:
+    """Return the error of a time in which no score was reached."""
+    given = durations.show(fact["given"], exact=True)
+    longer = durations.show(max(120.0, 3 * fact["given"]), exact=True).replace(" ", "")
+    return NoResultError(
+        f"{given} were not enough for a first score: {how_far}; run the same command with --time "
+        f"{longer.replace('min', 'm')} to continue"
+    )
+
+
+def how_far(record: Record | None) -> str:
+    """Return in words how far a search without a score came."""
+    if record is None:
+        return "the images were still being read"
+    epochs = sum(trial.epoch for trial in record.trials)
+    failed = [trial.reason for trial in record.trials if trial.state == "fail"]
+    why = f" ({failed[0]})" if failed else ""
+    return f"no trial is complete after {counted('epoch', epochs)} of {counted('trial', len(record.trials))}{why}"

@@ -1,8 +1,7 @@
-"""The bundle of `auto`: a first one beside the search, as soon as there is a network, and the last one in its place."""
+"""The bundle of `auto`: a first one beside the search, and the last one, in its place, beside the report."""
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -15,6 +14,9 @@ from imgcls_search.executors.helper import image_cache
 from imgcls_search.study.files import StudyFiles
 
 Step = Callable[[str, int, int], None]
+
+POLL_SECONDS = 0.2
+"""How long one look at a bundle that is being written waits for news."""
 
 
 def put_bundle(
@@ -61,21 +63,37 @@ def clear_drafts(target: Path) -> None:
     atomic.remove(_drafts(target))
 
 
-class EarlyBundle:
-    """A bundle that is written in its own process while the search continues."""
+class BundleProcess:
+    """A bundle that is written in its own process while something else continues."""
 
     def __init__(self, files: StudyFiles, trial: int, target: Path) -> None:
         self.trial, self.target = trial, target
+        self.step: tuple[str, int, int] | None = None
+        """What it does at present: the work, its number, and how many steps there are."""
+
         self.process, self.connection = processes.start(_write, "bundle", files, trial, target)
 
     def poll(self, seconds: float = 0.0) -> str | float | None:
         """Return the seconds that it takes alone, or why there is none; None while it is being written."""
-        if not self.connection.poll(seconds):
-            return None
-        with contextlib.suppress(EOFError, OSError):
-            told: str | float = self.connection.recv()
-            return told
-        return "its process died"
+        end = time.monotonic() + seconds
+        while self.connection.poll(max(0.0, end - time.monotonic())):
+            try:
+                told: str | float | tuple[str, int, int] = self.connection.recv()
+            except (EOFError, OSError):
+                return "its process died"
+            if not isinstance(told, tuple):
+                return told
+            self.step = told
+        return None
+
+    def wait(self, show: Step) -> str | float:
+        """Show its steps until it is done; return what `poll` does."""
+        shown = None
+        while (told := self.poll(POLL_SECONDS)) is None:
+            if self.step is not None and self.step != shown:
+                shown = self.step
+                show(*shown)
+        return told
 
     def close(self) -> None:
         """End it now."""
@@ -90,8 +108,8 @@ def _write(connection: Connection, files: StudyFiles, trial: int, target: Path) 
 
     settle_in("cpu")
     try:
-        put_bundle(files, trial, target)
-        # Trials compute beside it. The next bundle has a core for itself, and then takes as long as this one computed.
+        put_bundle(files, trial, target, lambda *step: connection.send(step))
+        # Others compute beside it. The next bundle has a core for itself, and then takes as long as this one computed.
         told: str | float = time.process_time()
     except SearchError as error:
         told = str(error)

@@ -7,7 +7,7 @@ from types import TracebackType
 
 from imgcls_search import durations
 from imgcls_search.automatic import budget
-from imgcls_search.automatic.bundling import EarlyBundle, Step
+from imgcls_search.automatic.bundling import BundleProcess, Step
 from imgcls_search.automatic.ledger import Ledger
 from imgcls_search.jobs.pace import Epoch
 from imgcls_search.jobs.trainer import TrainingWatcher
@@ -23,7 +23,7 @@ class AutoWatcher:
     def __init__(self, screen: Watcher, ledger: Ledger, bundle: Path) -> None:
         """`bundle` is the folder of the first model."""
         self.screen, self.ledger, self.bundle = screen, ledger, bundle
-        self.early: EarlyBundle | None = None
+        self.early: BundleProcess | None = None
         self.search: Search | None = None
         self.kept: tuple[object, float] = (None, 0.0)
         """What the last time to keep was worked out from, and that time."""
@@ -90,7 +90,7 @@ class AutoWatcher:
             f"{trial.number}, {search.record.where_scored})"
         )
         if "bundled" not in fact and search.files.checkpoint(trial.number).is_file():
-            self.early = EarlyBundle(search.files, trial.number, self.bundle)
+            self.early = BundleProcess(search.files, trial.number, self.bundle)
 
     def _look_for_bundle(self, seconds: float = 0.0) -> None:
         if self.early is None:

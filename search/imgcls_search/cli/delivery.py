@@ -14,6 +14,7 @@ from imgcls_search.cli.output import echo, make_console, make_screens, print_jso
 from imgcls_search.errors import NoResultError, UserError
 from imgcls_search.measures import PROBE, command_for, main_measure
 from imgcls_search.rounding import measured
+from imgcls_search.words import counted
 
 if TYPE_CHECKING:
     from imgcls_search.data import LeftOut
@@ -258,7 +259,7 @@ def predict(
     if views != "none":
         echo(cost_of_views(served, views), error=True)
     if not summary.images:
-        raise NoResultError(f"{bundle}: none of {summary.skipped} image(s) could be read")
+        raise NoResultError(f"{bundle}: none of {counted('image', summary.skipped)} could be read")
 
 
 def _counted(found: Iterable[Prediction | Skipped], summary: Summary) -> Iterator[Prediction | Skipped]:

@@ -15,6 +15,7 @@ from imgcls_search.cli.options import (
     study_files,
 )
 from imgcls_search.cli.output import echo, print_json
+from imgcls_search.words import counted
 
 
 def copy(
@@ -101,4 +102,4 @@ def clean(
 
     for folder, size in (found := delete(studies, dry_run=dry_run, pretrained=pretrained)).items():
         echo(f"{'would delete' if dry_run else 'deleted'} {folder}: {size / 1e6:,.1f} MB")
-    echo(f"{sum(found.values()) / 1e6:,.1f} MB in {len(found)} folder(s)")
+    echo(f"{sum(found.values()) / 1e6:,.1f} MB in {counted('folder', len(found))}")

@@ -15,6 +15,7 @@ from imgcls_search.cli.options import STUDIES, AsJson, Storage, Studies, StudyNa
 from imgcls_search.cli.output import best_lines, echo, going_on, print_classes, print_json, print_table
 from imgcls_search.errors import UserError
 from imgcls_search.rounding import measured, pairs, rounded, spread, without_long_numbers
+from imgcls_search.words import counted
 
 if TYPE_CHECKING:
     from imgcls_search.study.record import Record
@@ -38,7 +39,8 @@ def status(study: StudyName, studies: Studies = STUDIES, storage: Storage = None
     counts = ", ".join(f"{found['trials'][state]} {state}" for state in STATES if found["trials"][state])
     spent = f" in {durations.show(found['training_seconds'])}" if found["training_seconds"] else ""
     echo(
-        f"{study}: {found['trials']['total']} trials ({counts or 'none yet'}), {found['epochs']} epochs trained{spent}"
+        f"{study}: {counted('trial', found['trials']['total'])} ({counts or 'none yet'}), "
+        f"{counted('epoch', found['epochs'])} trained{spent}"
     )
     echo(found["stands"] + ("; run it again to resume" if found["state"] == "interrupted" else ""))
     for line in pretraining_lines(found["backbones"], found["state"]):
@@ -60,7 +62,7 @@ def status(study: StudyName, studies: Studies = STUDIES, storage: Storage = None
     for request in found["requests"]:
         echo(f"request {request['id']} waits for a run")
     if found["test_openings"]:
-        echo(f"the test split was opened {len(found['test_openings'])} time(s)")
+        echo(f"the test split was opened {counted('time', len(found['test_openings']))}")
 
 
 def best(study: StudyName, studies: Studies = STUDIES, storage: Storage = None, as_json: AsJson = False) -> None:

@@ -33,6 +33,7 @@ from imgcls_search.cli.options import (
 from imgcls_search.cli.output import best_lines, echo, going_on, make_screens, print_json, print_table
 from imgcls_search.errors import NoResultError
 from imgcls_search.measures import command_for
+from imgcls_search.words import counted
 
 if TYPE_CHECKING:
     from imgcls_search.orchestrator.begin import Outcome
@@ -252,8 +253,8 @@ def _conclude(outcome: Outcome, studies: Path) -> int:
     where = "" if studies == STUDIES else f" --studies {studies}"
     counts = found["trials"]
     echo(
-        f"{outcome.ending}: {counts['total']} trials ({counts['complete']} complete, {counts['pruned']} pruned, "
-        f"{counts['fail']} failed), {sum(found['rejected'].values())} rejected before training"
+        f"{outcome.ending}: {counted('trial', counts['total'])} ({counts['complete']} complete, {counts['pruned']} "
+        f"pruned, {counts['fail']} failed), {sum(found['rejected'].values())} rejected before training"
     )
     for line in best_lines(found["best"], found["val_images"]):
         echo(f"{line} {outcome.record.where_scored}")

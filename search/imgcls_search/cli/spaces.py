@@ -23,6 +23,7 @@ from imgcls_search.cli.options import (
 )
 from imgcls_search.cli.output import as_yaml, echo, make_screens, plain, print_json, print_table
 from imgcls_search.image_size import shown
+from imgcls_search.words import counted
 
 SIGNS = {"at_least": ">=", "at_most": "<="}
 
@@ -219,7 +220,7 @@ def _show_space(space: Space, path: Path) -> None:
         echo(f"limit: {metric} {' and '.join(f'{SIGNS[side]} {bound:g}' for side, bound in sides.items())}")
     echo(
         f"sampler {space.sampler.name}, pruner {space.pruner.name}, {space.study['trials']} trials, "
-        f"{len(space.start)} start configuration(s); study {space.name}"
+        f"{counted('start configuration', len(space.start))}; study {space.name}"
     )
 
 

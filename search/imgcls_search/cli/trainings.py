@@ -30,6 +30,7 @@ from imgcls_search.cli.options import (
 from imgcls_search.cli.output import echo, make_console, print_classes, print_json, print_table
 from imgcls_search.measures import by_class, main_measure
 from imgcls_search.rounding import measured, pairs, rounded, spread
+from imgcls_search.words import counted
 
 
 class Portion(str, Enum):
@@ -109,7 +110,8 @@ def train(
         echo("means over the seeds:")
     print_classes(by_class({name: value["mean"] for name, value in report["summary"].items()})[1])
     echo(
-        f"{len(report['seeds'])} seed(s), trained on {report['trained_on']}; weights and metrics.json in {training.out}"
+        f"{counted('seed', len(report['seeds']))}, trained on {report['trained_on']}; weights and metrics.json in "
+        f"{training.out}"
     )
 
 

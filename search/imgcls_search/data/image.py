@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from imgcls_search.errors import BuildError
 from imgcls_search.image_size import ImageSize, normal, sides
 from imgcls_search.signature import Arg
+from imgcls_search.words import counted
 
 CACHE_GB = 20.0
 """What configurations mean that are older than `image.cache_gb`."""
@@ -153,7 +154,7 @@ def check_normalisation(section: Mapping[str, Any], channels: int, *, has_weight
         if not isinstance(given, str) and len(given) not in (1, channels):
             raise BuildError(
                 f"image.{name}",
-                f"{list(given)} has {len(given)} numbers, but the images have {channels} channel(s); "
+                f"{list(given)} has {len(given)} numbers, but the images have {counted('channel', channels)}; "
                 f"allowed: {'1 number' if channels == 1 else f'1 or {channels} numbers'}",
             )
 

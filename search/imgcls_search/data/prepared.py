@@ -14,9 +14,9 @@ import numpy.typing as npt
 from imgcls_search.data.fingerprint import Prints
 from imgcls_search.data.image import Fill, Fit, Frame, InputShape
 from imgcls_search.data.label_sets import Labels
-from imgcls_search.data.source import counted
 from imgcls_search.data.stream import Streamed
 from imgcls_search.image_size import ImageSize
+from imgcls_search.words import counted
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -202,11 +202,6 @@ def advice(source: Source, readable: int) -> str:
     return "; mend or delete them, or leave them out with --skip-unreadable" if can_skip else ""
 
 
-def counted(word: str, count: int) -> str:
-    """Return a number with its word: `1 image`, `2 classes`."""
-    return f"{count:,} {word}" if count == 1 else f"{count:,} {word}{'es' if word.endswith('s') else 's'}"
-
-
 def assemble(
     *,
     name: str,

@@ -12,8 +12,9 @@ import numpy as np
 
 from imgcls_search.data import label_sets
 from imgcls_search.data.decode import GRAY_MODES, MAX_PIXELS, THREADS, reason, unlimited_pillow
-from imgcls_search.data.source import LeftOut, Source, Split, advice, counted
+from imgcls_search.data.source import LeftOut, Source, Split, advice
 from imgcls_search.errors import DataError
+from imgcls_search.words import counted
 
 LARGEST_CHOICE = 224
 """Pixels of the largest side that is chosen where none is given: what networks for photographs are built for."""

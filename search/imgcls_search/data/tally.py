@@ -9,6 +9,7 @@ from pathlib import Path
 from imgcls_search.data.opening import EXTENSIONS
 from imgcls_search.data.source import LeftOut
 from imgcls_search.errors import DataError
+from imgcls_search.words import counted
 
 SYSTEM_FOLDERS = (
     "__macosx", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "recycler", "recycled", "system volume information",
@@ -50,7 +51,7 @@ class Tally:
         """Raise DataError if there are links that lead nowhere."""
         if self.broken_links:
             raise DataError(
-                f"{place}: {len(self.broken_links)} broken link(s): {some(sorted(self.broken_links))}; "
+                f"{place}: {counted('broken link', len(self.broken_links))}: {some(sorted(self.broken_links))}; "
                 "restore what they point to, or delete them"
             )
 

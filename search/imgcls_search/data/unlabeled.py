@@ -23,12 +23,13 @@ from imgcls_search.data.image import CACHE_GB
 from imgcls_search.data.listing import from_files
 from imgcls_search.data.opening import EXTENSIONS
 from imgcls_search.data.prepared import Prepared
-from imgcls_search.data.source import LeftOut, Source, Split, counted
+from imgcls_search.data.source import LeftOut, Source, Split
 from imgcls_search.data.store import load, open_pool
 from imgcls_search.data.stream import Streamed
 from imgcls_search.data.tally import Tally, image_files
 from imgcls_search.errors import DataError
 from imgcls_search.signature import Arg, build
+from imgcls_search.words import counted
 
 Progress = Callable[[int, int], None]
 Pixels = npt.NDArray[np.uint8] | Streamed | Chosen

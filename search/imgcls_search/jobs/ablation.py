@@ -22,6 +22,7 @@ from imgcls_search.study import best
 from imgcls_search.study.activity import shown_state
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.result_facts import Ablation
+from imgcls_search.words import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +87,7 @@ def ablate(
         written = study_data.written_root(record)
         pretrained = PretrainedNetworks.of_study(trainer, files, record)
         needed = [pretrained.needed_by(step.config, trainer.images(step.config)) for step in way]
-        watcher.say(f"{len(way)} configurations on {seeds} new seed(s) each; the test split stays sealed")
+        watcher.say(f"{len(way)} configurations on {counted('new seed', seeds)} each; the test split stays sealed")
         pretrained.make(each for some in needed for each in some)
         jobs = [
             training_job(

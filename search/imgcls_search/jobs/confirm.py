@@ -29,6 +29,7 @@ from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
 from imgcls_search.study.result_facts import Choice, Confirmation, RankedTrial, SpreadOfSeeds, TestScores
 from imgcls_search.trial import MEASURED, SIZES, Trial
+from imgcls_search.words import counted
 
 if TYPE_CHECKING:
     from imgcls_search.jobs.evaluation import Evaluation
@@ -276,7 +277,9 @@ def _known(known: Confirmation, trials: Sequence[int], seeds: int, *, pretrains:
 def _choose(retraining: _Retraining, trials: Sequence[Trial], seeds: int, sign: int) -> Choice:
     drawn = fresh_seeds(retraining.record, 2 * seeds)
     choosing, fresh = drawn[:seeds], drawn[seeds:]
-    retraining.trainer.watcher.say(f"{len(trials)} trial(s) on {seeds} new seeds each; the test split stays sealed")
+    retraining.trainer.watcher.say(
+        f"{counted('trial', len(trials))} on {seeds} new seeds each; the test split stays sealed"
+    )
     scores = retraining.train(trials, choosing)
     order = sorted(trials, key=lambda trial: -sign * sum(scores[trial.number]))
     chosen = order[0]

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from imgcls_search.words import counted
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -50,7 +52,7 @@ def expected_best(values: Sequence[float], count: int, sign: int = 1) -> float:
     """
     known = sorted(sign * value for value in values if not math.isnan(value))
     if not 1 <= count <= len(values) or not known:
-        raise ValueError(f"the best of {count} of {len(values)} value(s), {len(known)} of them known")
+        raise ValueError(f"the best of {count} of {counted('value', len(values))}, {len(known)} of them known")
     ordered = [known[0]] * (len(values) - len(known)) + known
     whole = math.comb(len(ordered), count)
     # The best is the one at a place if all others are drawn from those below it.

@@ -34,6 +34,7 @@ from imgcls_search.study.memory import unwritten_record
 from imgcls_search.study.record import Record
 from imgcls_search.study.settings import Limits, StudySettings
 from imgcls_search.trial import MEASURED, SIZES, Candidate, Trial
+from imgcls_search.words import counted
 
 OPEN_VALUE = Leaf(arg=Arg("anything that the curves know"), types=(bool, int, float, str), items=(int, float, str))
 
@@ -185,8 +186,8 @@ def replay_study(record: Record, space: Space, *, workers: int = 1) -> Replayed:
     pool = [trial for trial in record.trials if trial.epoch and not trial.compresses]
     if len(pool) < 2 or not any(trial.state == "complete" and not trial.candidate.is_fitted for trial in pool):
         raise StudyError(
-            f"study {record.study.study_name!r} has {len(pool)} uncompressed trial(s) with epochs; a replay needs at "
-            "least 2, one of them complete"
+            f"study {record.study.study_name!r} has {counted('uncompressed trial', len(pool))} with epochs; a replay "
+            "needs at least 2, one of them complete"
         )
     curves = Recorded(pool)
     sizes = {trial.candidate.config: trial.sizes for trial in pool}

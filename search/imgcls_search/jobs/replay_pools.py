@@ -13,6 +13,7 @@ from imgcls_search.space import Space
 from imgcls_search.strategy.samplers import SAMPLERS
 from imgcls_search.study.record import Record
 from imgcls_search.trial import Trial
+from imgcls_search.words import counted
 
 FEWEST = 4
 """Curves in a part: of fewer, all strategies find the same."""
@@ -68,8 +69,8 @@ def compare(
     count, epochs = round(share * len(each)), spaces[0].first().epochs
     if count < FEWEST or not any(trial.state == "complete" for trial in each):
         raise StudyError(
-            f"study {record.study.study_name!r} has {len(each)} configuration(s) with curves, and a part of them "
-            f"{count}; intervals need at least {FEWEST} in a part, and a complete trial"
+            f"study {record.study.study_name!r} has {counted('configuration', len(each))} with curves, and a part of "
+            f"them {count}; intervals need at least {FEWEST} in a part, and a complete trial"
         )
     budget = max_epochs or max(epochs, count * epochs // 3)
     if not epochs <= budget <= count * epochs:

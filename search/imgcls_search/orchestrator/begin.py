@@ -48,6 +48,7 @@ from imgcls_search.study.note import name_metrics, write_note
 from imgcls_search.study.record import Record
 from imgcls_search.study.settings import StudySettings
 from imgcls_search.trackers.settings import wanted
+from imgcls_search.words import counted
 
 WEIGHTS_DRAWS = 50
 """Random configurations that are looked at for the pretrained weights they start from."""
@@ -184,7 +185,9 @@ def _search(search: Search, executor: MeteredExecutor, record: Record, files: St
 def _tell_pending(record: Record, watcher: Watcher) -> None:
     record.read_requests()
     if left := requests.pending(record):
-        watcher.say(f"{len(left)} request(s) wait for the next run: {', '.join(each['id'] for each in left[:5])}")
+        watcher.say(
+            f"{counted('request', len(left))} left to the next run: {', '.join(each['id'] for each in left[:5])}"
+        )
 
 
 def _look_at_done(record: Record, space: Space, images: Path, watcher: Watcher) -> None:
@@ -194,8 +197,8 @@ def _look_at_done(record: Record, space: Space, images: Path, watcher: Watcher) 
     waiting = sum(other.state == "waiting" for other in record.foreign_trials.values())
     if waiting:
         watcher.say(
-            f"{waiting} waiting trial(s) are not tried, since study.trials={study_settings(space).trials} are done; "
-            f"--set study.trials={record.num_drawn + waiting} tries them"
+            f"not tried: {counted('waiting trial', waiting)}, since study.trials={study_settings(space).trials} are "
+            f"done; --set study.trials={record.num_drawn + waiting} tries them"
         )
 
 

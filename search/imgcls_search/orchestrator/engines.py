@@ -15,6 +15,7 @@ from imgcls_search.orchestrator.search import Watcher
 from imgcls_search.protocol import Executor
 from imgcls_search.space import Space
 from imgcls_search.study.files import StudyFiles
+from imgcls_search.words import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,7 @@ def cluster_engine(
     layout = cluster.lay_out(training["device"], study_settings(space).workers, most, training["devices"])
     metrics = space.named_metrics
     node = cluster.only_node(layout) if "latency_ms" in metrics else None
-    watcher.say(f"{layout.hardware}; {layout.count} worker(s)")
+    watcher.say(f"{layout.hardware}; {counted('worker', layout.count)}")
     # It imports Ray, which is there only now.
     from imgcls_search.executors.ray.executor import RayExecutor
 

@@ -26,6 +26,7 @@ from imgcls_search.study.files import StudyFiles, find_study, study_names
 from imgcls_search.study.glance import Glance, glance
 from imgcls_search.study.record import Record, load
 from imgcls_search.trial import Trial
+from imgcls_search.words import counted
 
 KEY = "study.learn_from"
 
@@ -188,7 +189,7 @@ class _Reader:
         if record.rows.engine is not None:
             record.rows.engine.dispose()
         if len(rows) < FEWEST_TRIALS:
-            self.left_out[files.name] = f"has {len(rows)} trial(s) with a score"
+            self.left_out[files.name] = f"has {counted('trial', len(rows))} with a score"
             return None
         return LearnedFact(
             study=files.name,

@@ -26,6 +26,7 @@ from imgcls_search.protocol import (
 from imgcls_search.study.database import SAFE
 from imgcls_search.study.facts import KnownBackbone
 from imgcls_search.trial import Trial
+from imgcls_search.words import counted
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -244,8 +245,7 @@ class PretrainingJobs:
         gone = self.store.tidy(self.context.settings.disk_gb * 1e9, {key, *needed})
         if gone:
             self.context.say(
-                f"{len(gone)} pretrained network(s) that were not used for longest are deleted, to stay within "
-                "study.disk_gb"
+                f"deleted, to stay within study.disk_gb: {counted('pretrained network', len(gone))}, unused for longest"
             )
 
     def _take_failure(self, event: Failed, number: int, making: _Making) -> None:

@@ -20,6 +20,7 @@ from imgcls_search.study.extend import extend
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
 from imgcls_search.study.settings import is_free
+from imgcls_search.words import counted
 
 
 def reopen(files: StudyFiles, space: Space, say: Callable[[str], None], *, extends: bool) -> Record | None:
@@ -68,7 +69,7 @@ def _tell_stranded(record: Record, space: Space, say: Callable[[str], None]) -> 
     rungs |= {*pruner.early} if isinstance(pruner, Revising) else set()
     stranded = [trial for trial in record.trials if trial.state == "paused" and trial.epoch not in rungs]
     if stranded:
-        say(f"{len(stranded)} paused trial(s) stand where pruner {space.pruner.name} takes none further")
+        say(f"pruner {space.pruner.name} takes none further from where it is: {counted('paused trial', len(stranded))}")
 
 
 def with_placed_start(space: Space, record: Record | None) -> Space:

@@ -44,6 +44,7 @@ from imgcls_search.study.endings import Ending
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
 from imgcls_search.trial import LATENCY_CONDITIONS, MEASURED, NOT_PROMOTED, OPEN, Trial
+from imgcls_search.words import counted
 
 GLANCE_SECONDS = 0.01
 """How long to listen for events before looking whether the helper has measured the next candidate."""
@@ -152,7 +153,7 @@ class Search:
         """Work until nothing is left to do or somebody says stop."""
         self.checkpoints.clear_leftovers()
         if self.waiting:
-            self.watcher.say(f"going on with {len(self.waiting)} trial(s) that an earlier run left unfinished")
+            self.watcher.say(f"going on with {counted('trial', len(self.waiting))} that an earlier run left unfinished")
         self.upcoming.take_requests(True)
         with stopping_on_signals(self._stop), closing(self.pretraining):
             while True:
@@ -317,8 +318,8 @@ class Search:
         self.record.note(trial, worker=worker, log=str(self.files.log(trial.number).relative_to(self.files.root)))
         if trial.epoch > len(history):
             self.watcher.say(
-                f"trial {trial.number}: {trial.epoch - len(history)} recorded epoch(s) are in no checkpoint; "
-                "they are trained again"
+                f"trial {trial.number}: {counted('recorded epoch', trial.epoch - len(history))} in no checkpoint; "
+                "training resumes before that"
             )
         for metrics in history:
             self._add_epoch(trial, metrics)
@@ -367,7 +368,7 @@ class Search:
         self.stopping = why
         self.clock.note_stop()
         if self.working:
-            self.watcher.say(f"{why}: saving {len(self.working)} running trial(s)")
+            self.watcher.say(f"{why}: saving {counted('running trial', len(self.working))}")
         for number in self.working:
             self.executor.stop(number)
         self.pretraining.stop()

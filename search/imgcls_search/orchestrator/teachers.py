@@ -24,6 +24,7 @@ from imgcls_search.study.files import StudyFiles, find_study
 from imgcls_search.study.record import load
 from imgcls_search.training import pretraining
 from imgcls_search.trial import Origin
+from imgcls_search.words import counted
 
 Teachers = dict[str, KnownTeacher]
 """What a study remembers of its teachers, by name."""
@@ -337,7 +338,7 @@ def _framing(frame: Frame) -> str:
 
 
 def _shape(channels: int, size: ImageSize) -> str:
-    return f"{by(size)} pixels of {channels} channel(s)"
+    return f"{by(size)} pixels of {counted('channel', channels)}"
 
 
 def _show(names: Sequence[str]) -> str:

@@ -24,6 +24,7 @@ from imgcls_search.study.record import Record
 from imgcls_search.trackers.messages import End, EpochMeasured, Message, StudyFacts, TrialBegan, TrialEnded
 from imgcls_search.trackers.settings import wanted
 from imgcls_search.trial import Trial
+from imgcls_search.words import counted
 
 CLOSING_SECONDS = 15.0
 """What trackers get to take the rest at the end of a search."""
@@ -111,7 +112,7 @@ class TrackerProcess:
         if not self.has_ended.is_set():
             yield f"{self.place}: did not take all in {CLOSING_SECONDS:g} s; the next run sends the rest"
         elif self.unsaid:
-            yield f"{self.place}: {self.unsaid} message(s) were not taken; the next run hands them on"
+            yield f"{self.place}: {counted('message', self.unsaid)} not taken; the next run sends what is missing"
         if self.process is not None:
             self.process.kill()
             self.process.join()

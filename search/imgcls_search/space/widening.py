@@ -12,6 +12,7 @@ from imgcls_search.space.parameters import Choice, Fixed, Float, Int, Parameter,
 from imgcls_search.space.problems import canonical, printable
 from imgcls_search.space.space import Space
 from imgcls_search.space.tree import Branch, Node, walk
+from imgcls_search.words import counted
 
 COUNTED = 10_000
 """Values of a range that are looked at one by one; of a longer one its ends and steps are."""
@@ -48,7 +49,7 @@ def compare(changes: Sequence[Difference], old: Mapping[str, Any], space: Space)
         words = _strategy_in_words(change, old, space) or _added_in_words(change, nodes)
         if change.path == "start" and (new := _new_start(change, old, space)) is not None:
             start = new
-            words = f"start: {len(new)} more configuration(s)" if new else "start: in another order"
+            words = f"start: {counted('more configuration', len(new))}" if new else "start: in another order"
         if words is None:
             refused.append(change)
         else:

@@ -17,6 +17,7 @@ from imgcls_search.errors import StudyError, UserError
 from imgcls_search.study import address, place
 from imgcls_search.study.address import KEPT, Address
 from imgcls_search.study.holder import RUN, Holder, marking, read_mark
+from imgcls_search.words import counted
 
 if TYPE_CHECKING:
     from imgcls_search.study.postgres import PostgresStudy
@@ -176,8 +177,9 @@ class StudyFiles:
         saved = len(list(self.checkpoint(0).parent.glob("trial-*.pt")))
         if saved and not self.store.exists():
             raise StudyError(
-                f"{self.store}: is gone, but {self.folder} holds checkpoints of {saved} trial(s); put the database "
-                "or a copy of it back, or start again: move that folder away, or name another study with --name"
+                f"{self.store}: is gone, but {self.folder} holds checkpoints of {counted('trial', saved)}; put the "
+                "database or a copy of it back, or start again: move that folder away, or name another study with "
+                "--name"
             )
 
     def must_exist(self) -> None:

@@ -26,6 +26,7 @@ from imgcls_search.study.holder import RUN, Holder
 from imgcls_search.study.postgres_connection import REMEDIES, make_engine, make_storage
 from imgcls_search.study.postgres_session import HOLDER, Say, WritingSession, key_of, read_name
 from imgcls_search.study.tables import STUDIES, TRIALS
+from imgcls_search.words import counted
 
 
 class PostgresStudy:
@@ -169,8 +170,8 @@ class PostgresStudy:
         if not {"studies", "trials", "version_info", "alembic_version"} <= found:
             shown = ", ".join(sorted(found)[:3])
             raise StudyError(
-                f"{self}: is no database of Optuna's (it has {len(found)} table(s), for example {shown}); make one of "
-                "its own: createdb"
+                f"{self}: is no database of Optuna's (it has {counted('table', len(found))}, for example {shown}); "
+                "make one of its own: createdb"
             )
         version = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
         library = connection.exec_driver_sql("SELECT library_version FROM version_info").scalar()

@@ -37,6 +37,7 @@ from imgcls_search.study.trial_attributes import (
 )
 from imgcls_search.study.writes import Writes
 from imgcls_search.trial import State, Trial
+from imgcls_search.words import counted
 
 _LOG = logging.getLogger(__name__)
 
@@ -104,8 +105,8 @@ class Record(StoredFacts):
         more = f" and {len(self.foreign_trials) - 5} more" if len(self.foreign_trials) > 5 else ""
         waits = any(other.state == "waiting" for other in self.foreign_trials.values())
         return (
-            f"study {self.study.study_name}: {len(self.foreign_trials)} trial(s) that imgcls-search did not make are "
-            f"left out: {shown}{more}" + ("; run tries those that wait" if waits else "")
+            f"study {self.study.study_name}: left out {counted('trial', len(self.foreign_trials))} that imgcls-search "
+            f"did not make: {shown}{more}" + ("; run tries those that wait" if waits else "")
         )
 
     def claim(self, foreign: ForeignTrial, trial: Trial) -> bool:

@@ -26,6 +26,7 @@ from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.note import is_ours, name_metrics, note_text, write_note
 from imgcls_search.study.record import Record, load, load_again
 from imgcls_search.views import addresses, attributes
+from imgcls_search.words import counted
 
 _ARTIFACT = re.compile(r"[0-9A-Za-z-]+")
 
@@ -152,8 +153,8 @@ def _tell_lost_pictures(files: StudyFiles, record: Record, say: Callable[[str], 
     ]
     if lacking:
         say(
-            f"{files.pictures}: lacks pictures of {len(lacking)} trial(s), for example {lacking[0]}; put the folder "
-            "back, or look where the study was searched"
+            f"{files.pictures}: lacks pictures of {counted('trial', len(lacking))}, for example {lacking[0]}; put the "
+            "folder back, or look where the study was searched"
         )
 
 

@@ -17,6 +17,7 @@ from imgcls_search.study import best
 from imgcls_search.study.record import Record
 from imgcls_search.study.summary import TrialSummary, describe
 from imgcls_search.trial import Trial
+from imgcls_search.words import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,7 +87,7 @@ def draw_front(record: Record, path: Path) -> None:
         draw_pair(panel, record, members, pair)
     # Not on the axes, where a place for it would have to be searched for, and may hide trials.
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
-    figure.suptitle(f"{record.study.study_name}: {len(members)} trial(s) on the front")
+    figure.suptitle(f"{record.study.study_name}: {counted('trial', len(members))} on the front")
     with writing(path):
         drawing.save(figure, path)
 

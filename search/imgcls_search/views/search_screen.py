@@ -19,6 +19,7 @@ from imgcls_search.terminal import shown
 from imgcls_search.trial import NOT_PROMOTED, Trial
 from imgcls_search.views.notebook import NotebookConsole, NotebookLive
 from imgcls_search.views.screen import PLAIN_SECONDS, left_in_words
+from imgcls_search.words import counted
 
 if TYPE_CHECKING:
     from imgcls_search.orchestrator.search import Search
@@ -94,7 +95,7 @@ class SearchScreen:
             if trial not in unpromoted:
                 self.say(f"{_sentence(trial, search)}  |  {self._state(search)}")
         if unpromoted:
-            self.say(f"{len(unpromoted)} paused trial(s) pruned: the search ended before they were promoted")
+            self.say(f"{counted('paused trial', len(unpromoted))} pruned: the search ended before they were promoted")
         if self._is_time():
             self.say(self._state(search))
 
@@ -110,7 +111,7 @@ class SearchScreen:
         done = _num_ended(search)
         parts = [f"{done}/{search.num_wanted} trials", f"{len(search.working)} running"]
         if (pretraining := len(search.pretraining.making)) or search.pretraining.resting:
-            parts.append(f"{pretraining} pretraining ({len(search.pretraining.resting)} trial(s) wait)")
+            parts.append(f"{pretraining} pretraining ({counted('trial', len(search.pretraining.resting))} wait)")
         parts += [f"{count} {state}" for state, count in counts.items() if count]
         ranking = best.ranked(search.record)
         if ranking:

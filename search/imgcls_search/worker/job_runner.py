@@ -48,6 +48,7 @@ from imgcls_search.training.loop import fit
 from imgcls_search.training.metrics import Wanted
 from imgcls_search.training.session import Session
 from imgcls_search.trial import LATENCY_CONDITIONS, MEASURED
+from imgcls_search.words import counted
 from imgcls_search.worker import cross_validation, finish, head_plan, networks, pretraining, start_weights
 from imgcls_search.worker.cross_validation import CrossValidation
 from imgcls_search.worker.current_training import CurrentTraining, kept_of_folds
@@ -259,7 +260,7 @@ class JobRunner:
         if (then := self.current.other_devices) is not None:
             now = 1 if self.group is None else self.group.size
             text = (
-                f"{_name(job)}: its checkpoint is of {then} device(s), and it goes on with {now}: the "
+                f"{_name(job)}: its checkpoint is of {counted('device', then)}, and it goes on with {now}: the "
                 "epochs to come may differ in their last digits"
             )
             yield Notice(trial=job.trial, text=text)

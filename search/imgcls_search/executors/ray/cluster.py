@@ -18,6 +18,7 @@ import imgcls_search
 from imgcls_search import own_code
 from imgcls_search.errors import ClusterError, first_line
 from imgcls_search.executors import processes
+from imgcls_search.words import counted
 
 ANSWER_SECONDS = 5.0
 """How long an address may take to answer."""
@@ -117,7 +118,7 @@ def lay_out(wanted: str, workers: int | None, most: int, devices: int | Literal[
     """
     nodes = _nodes()
     gpus, cpus = (int(sum(node["Resources"].get(kind, 0) for node in nodes)) for kind in ("GPU", "CPU"))
-    had = f"the cluster has {len(nodes)} node(s) with {cpus} CPU(s) and {gpus} GPU(s)"
+    had = f"the cluster has {counted('node', len(nodes))} with {counted('CPU', cpus)} and {counted('GPU', gpus)}"
     if wanted not in ("auto", "cpu", "cuda") or (wanted == "cuda" and not gpus):
         raise ClusterError(f"training.device: {wanted} is not on the cluster; {had}")
     kind = "GPU" if gpus and wanted != "cpu" else "CPU"

@@ -32,6 +32,7 @@ from imgcls_search.training.device import available_devices
 from imgcls_search.training.evaluation import predict
 from imgcls_search.training.metrics import Wanted, probabilities_of, score
 from imgcls_search.trial import Trial
+from imgcls_search.words import counted
 from imgcls_search.worker import cross_validation, finish, image_sets, networks, pipeline
 
 Array = np.ndarray[Any, Any]
@@ -240,8 +241,8 @@ def _other_images(data: Prepared, reference: Prepared, winner: int) -> str | Non
     ours, theirs = data.frame, reference.frame
     if (ours.channels, ours.size) != (theirs.channels, theirs.size):
         return (
-            f"it takes {by(ours.size)} pixels of {ours.channels} channel(s), trial {winner} takes {by(theirs.size)} "
-            f"of {theirs.channels}"
+            f"it takes {by(ours.size)} pixels of {counted('channel', ours.channels)}, trial {winner} takes "
+            f"{by(theirs.size)} of {theirs.channels}"
         )
     if ours.settings() != theirs.settings():
         return f"it sees images brought to their size in another way than trial {winner}"

@@ -134,7 +134,7 @@ def _tell_of_folds(library: Library, picked: Picked, say: Say) -> None:
     numbers = [str(kept.trial.number) for kept in members if kept.config.folds > 1]
     if numbers:
         say(
-            f"trial(s) {', '.join(numbers)} have folds: only the network of the last fold is in the ensemble, while "
+            f"with folds: {', '.join(numbers)}; only the network of the last fold is in the ensemble, while "
             "the validation scores are of the networks of all folds, each on the images that it was not trained on"
         )
 

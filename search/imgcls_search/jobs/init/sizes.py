@@ -136,6 +136,10 @@ class Work:
         """Return how long an epoch takes one worker."""
         return macs * (self.train * speed.train + self.val * speed.predict)
 
+    def feature_seconds(self, macs: int, speed: Speed) -> float:
+        """Return how long the features of all images take one worker."""
+        return self.images * macs * speed.predict
+
 
 def pretrained_sizes(images: ImageFacts) -> list[ImageSize]:
     """Return sizes for pretrained networks, the largest first; they gain from images larger than they are."""
@@ -231,18 +235,18 @@ def _head_fit(
     classes: int,
 ) -> Fit | None:
     """Return the networks whose features of all images can be computed in a part of the search's time."""
-    images, left = work.images, FEATURES_SHARE * budget.search
+    left = FEATURES_SHARE * budget.search
     kept: list[Network] = []
     spent = 0.0
     for network in networks:
-        seconds = images * network.macs(size, 3, classes) * speeds[network.key].predict
+        seconds = work.feature_seconds(network.macs(size, 3, classes), speeds[network.key])
         # One worker computes them, and the others wait for it.
         if len(kept) < MOST_NETWORKS and spent + seconds <= left:
             kept.append(network)
             spent += seconds
     if not kept:
         return None
-    first = _first_size(kept[0], size, speeds, images, budget, classes)
+    first = _first_size(kept[0], size, speeds, work, budget, classes)
     views = 1
     if first is None:
         views = int(min(VIEWS_SHARE * budget.search / spent, budget.first / (spent / len(kept))))
@@ -253,7 +257,7 @@ def _head_fit(
         epochs=HEAD_ONLY_EPOCHS,
         tunes=False,
         # A head takes next to nothing beside its features.
-        epoch_seconds=HEAD_SECONDS * images,
+        epoch_seconds=HEAD_SECONDS * work.images,
         max_train=None,
         first_size=first,
         views=min(views, MOST_VIEWS) if views > 1 else None,
@@ -294,12 +298,12 @@ def _few_images_fit(
 
 
 def _first_size(
-    network: Network, size: ImageSize, speeds: Mapping[str, Speed], images: int, budget: Budget, classes: int
+    network: Network, size: ImageSize, speeds: Mapping[str, Speed], work: Work, budget: Budget, classes: int
 ) -> ImageSize | None:
     """Return a size of which the features of all images are there early; None where those of the size are."""
 
     def seconds(other: ImageSize) -> float:
-        return images * network.macs(other, 3, classes) * speeds[network.key].predict
+        return work.feature_seconds(network.macs(other, 3, classes), speeds[network.key])
 
     smaller = [_of_aspect(side, size) for side in SHORTER_SIDES if FEWEST_PRETRAINED_SIDE <= side < shorter(size)]
     if seconds(size) <= budget.first or not smaller:
@@ -321,7 +325,7 @@ def _tuned_fit(
     for network in networks:
         macs, speed = network.macs(size, 3, classes), speeds[network.key]
         # With one view the first score is there earlier.
-        once = work.images * macs * speed.predict
+        once = work.feature_seconds(macs, speed)
         views = TUNED_VIEWS if TUNED_VIEWS * once <= budget.first else 1
         features = views * once
         trial = (budget.search - features) * budget.workers / TUNED_TRIALS

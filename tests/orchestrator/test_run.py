@@ -228,7 +228,7 @@ def test_signal_once_leaves_a_resumable_study(
     process = begin(*arguments, env=gate.env)
     wait_for_gate(process, gate, 1)
     process.send_signal(sent)
-    said = next(line for line in process.stdout if "running trial(s)" in line)
+    said = next(line for line in process.stdout if "running trial" in line)
     gate.open()
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == code, err

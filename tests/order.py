@@ -14,20 +14,20 @@ Item = TypeVar("Item")
 
 SECONDS = {
     "tests/test_benchmarks.py": 220,
-    "tests/executors/test_ray.py": 210,
     "tests/automatic/test_auto.py": 200,
     "tests/docs/test_pages.py": 180,
     "tests/study/test_damage.py": 130,
-    "tests/cli/test_surroundings.py": 120,
+    "tests/executors/test_ray.py": 120,
     "tests/test_chaos.py": 110,
-    "tests/orchestrator/test_run.py": 100,
-    "tests/cli/test_working_folder.py": 90,
+    "tests/orchestrator/test_run.py": 80,
     "tests/orchestrator/test_compressed_run.py": 70,
     "tests/views/test_pages.py": 70,
+    "tests/cli/test_working_folder.py": 60,
     "tests/executors/test_groups.py": 60,
-    "tests/cli/test_wheel.py": 50,
+    "tests/cli/test_surroundings.py": 50,
     "tests/models/test_cost.py": 50,
     "tests/test_spaces.py": 50,
+    "tests/cli/test_wheel.py": 40,
 }
 """Files with tests that take long, and what they roughly take; others never keep a worker for long."""
 

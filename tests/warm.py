@@ -203,7 +203,8 @@ class Command:
         """Return all output once every process that could write has closed it, and the process has ended."""
         if self.output is None:
             with ThreadPoolExecutor(2) as pool:
-                reading = [pool.submit(stream.read) for stream in (self.stdout, self.stderr)]
+                streams = (self.stdout, self.stderr)
+                reading = [pool.submit(str if stream.closed else stream.read) for stream in streams]
                 if wait(reading, timeout).not_done:
                     self.kill()
                     raise subprocess.TimeoutExpired(self.args, timeout or 0)

@@ -403,11 +403,18 @@ def test_trials_go_on_when_workers_actors_and_nodes_die(nodes: Nodes, tiny: Path
     assert troubles[0] in lost
 
 
+@pytest.fixture
+def working() -> Iterator[Nodes]:
+    """A cluster whose head has one worker."""
+    with running(1) as made:
+        yield made
+
+
 @pytest.mark.slow
-def test_node_whose_network_heals_counts_nothing_twice(nodes: Nodes, tiny: Path, start: Callable[..., Any]) -> None:
-    studies = tiny.parent / "studies"
-    # A worker each: two would both find room on one node of two CPUs.
-    raylets = [raylet_of(nodes.add()) for _ in range(2)]
+def test_node_whose_network_heals_counts_nothing_twice(working: Nodes, tiny: Path, start: Callable[..., Any]) -> None:
+    nodes, studies = working, tiny.parent / "studies"
+    # A worker on the head, and one there.
+    silent = raylet_of(nodes.add())
     arguments, env = ("run", tiny, "--cluster", nodes.address, "--studies", studies), with_long_epochs(tiny)
     process = start(*arguments, env=env)
 
@@ -421,8 +428,6 @@ def test_node_whose_network_heals_counts_nothing_twice(nodes: Nodes, tiny: Path,
         wait_for(lambda: len(now := epochs()) == 2 and all(n > b + 1 for n, b in zip(now, before, strict=True)))
 
     wait_until_both_train()
-    # Ray places workers as it likes.
-    silent = wait_for(lambda: next((one for one in raylets if workers_on(one)), None))
     trainer = worker_on(silent)
     nodes.add()
     asleep = {silent: "raylet", **offspring(silent)}

@@ -149,14 +149,18 @@ def test_stopped_in_the_middle_of_a_pretraining_it_goes_on(
     space: Path, start: Callable[..., Any], imgcls: Callable[..., Answer]
 ) -> None:
     studies = space.parent / "studies"
-    # Long enough that another command finds it in the middle.
-    long = ("--set", "pretrain={simclr: {epochs: 60, batch_size: 64, health_every: 60}}")
+    long = ("--set", "pretrain={simclr: {epochs: 20, batch_size: 64, health_every: 20}}")
     arguments = ("run", space, "--workers", "1", *long, "--set", "study.trials=1")
     process = start(*arguments)
     wait_for(lambda: is_at(process, studies, 1))
+    # Held in the middle until another command has looked and the run has said that it is to stop.
+    worker = worker_of(process.pid)
+    os.kill(worker, signal.SIGSTOP)
     status = imgcls("status", "tiny-digits")
     assert "pretraining lenet5 (simclr): epoch " in status.out
     process.send_signal(signal.SIGINT)
+    time.sleep(2)
+    os.kill(worker, signal.SIGCONT)
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, err
     assert "Traceback" not in err

@@ -54,13 +54,14 @@ def without_times(trial: optuna.trial.FrozenTrial) -> list[Mapping[str, float]]:
     return [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in trial.user_attrs["epochs"]]
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = PATIENCE, *, pause: float = 0.05) -> Any:
+    """Return what a condition gives as soon as that is true; to look takes time from those who are waited for."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found = condition()
         if found:
             return found
-        time.sleep(0.05)
+        time.sleep(pause)
     raise AssertionError("it did not happen in time")
 
 
@@ -88,7 +89,7 @@ def wait_for_epochs(process: Any, epochs: int, folder: Path) -> None:
         assert process.poll() is None, process.communicate()
         return epochs_recorded(folder) >= epochs
 
-    wait_for(answer)
+    wait_for(answer, pause=0.1)
 
 
 def wait_for_gate(process: Any, gate: Gate, trainers: int) -> None:
@@ -98,7 +99,7 @@ def wait_for_gate(process: Any, gate: Gate, trainers: int) -> None:
         assert process.poll() is None, process.communicate()
         return gate.reached() >= trainers
 
-    wait_for(answer)
+    wait_for(answer, pause=0.1)
 
 
 def children(pid: int) -> list[int]:
@@ -227,7 +228,7 @@ def test_signal_once_leaves_a_resumable_study(
     process = begin(*arguments, env=gate.env)
     wait_for_gate(process, gate, 1)
     process.send_signal(sent)
-    said = next(line for line in process.stdout if "running trial(s)" in line)
+    said = next(line for line in process.stdout if "running trial" in line)
     gate.open()
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == code, err
@@ -317,7 +318,7 @@ def test_paused_trials_survive_an_interruption(
     env = slow_epochs(tiny.parent / "slow", 0.3)
     process = begin(tiny, *asha, env=env)
 
-    wait_for(lambda: sum(plan["paused"] for plan in noted(tiny.parent / "studies", "plan")) >= 2)
+    wait_for(lambda: sum(plan["paused"] for plan in noted(tiny.parent / "studies", "plan")) >= 2, pause=0.2)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=PATIENCE)
     status = json.loads(imgcls("status", "tiny-digits", "--json").out)
@@ -344,7 +345,7 @@ def test_paused_trial_ended_from_outside_is_accepted(
         trials = open_study(studies).trials
         return [t.number for t in trials if t.user_attrs["plan"]["paused"] and not t.state.is_finished()]
 
-    (number, *_) = wait_for(resting)
+    (number, *_) = wait_for(resting, pause=0.2)
     open_study(studies).tell(number, state=optuna.trial.TrialState.FAIL)
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err

@@ -39,8 +39,8 @@ from imgcls_search.views.dashboard import Latest
 from scripts.bench import simulation
 from tests.automatic.test_auto import with_space
 from tests.conftest import PATIENCE, TINY, Answer, is_one_line, linux_only
-from tests.gate import Gate
-from tests.orchestrator.test_run import SLOW_TRIALS, wait_for
+from tests.gate import Gate, slow_epochs
+from tests.orchestrator.test_run import LIMITED, wait_for
 from tests.study.test_copy import PICTURE, add_trial_with_picture
 from tests.study.test_storage import SPACE, WRITES, essence, new_trial, running
 from tests.views.test_dashboard import serving
@@ -549,8 +549,9 @@ def test_search_goes_on_through_a_kill_and_a_restart_of_the_server(
     server: Server, tiny: Path, start: Callable[..., Any]
 ) -> None:
     address = server.new("restarted")
-    arguments = ("run", tiny, "--workers", "2", *SLOW_TRIALS)
-    settings = {"env": in_environment(address)}
+    long = ("--set", "training.epochs=12", "--set", "study.trials=3", "--set", "study.pruner=none", *LIMITED)
+    arguments = ("run", tiny, "--workers", "2", *long)
+    settings = {"env": {**in_environment(address), **slow_epochs(tiny.parent / "slow", 0.3)}}
 
     def epochs() -> int:
         query = "SELECT count(*) FROM trial_intermediate_values"

@@ -13,10 +13,10 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 SECONDS = {
-    "tests/test_benchmarks.py": 220,
+    "tests/test_benchmarks.py": 130,
     "tests/executors/test_ray.py": 210,
     "tests/automatic/test_auto.py": 200,
-    "tests/docs/test_pages.py": 180,
+    "tests/docs/test_pages.py": 120,
     "tests/study/test_damage.py": 130,
     "tests/cli/test_surroundings.py": 120,
     "tests/test_chaos.py": 110,

@@ -62,7 +62,8 @@ def _measured(found: Evaluation, metric: str, chosen: Any, stated: Costs | None 
     # Of probabilities: softmax and sigmoid give them back.
     p = np.clip(found.probabilities[chosen].astype(np.float64), 1e-9, 1 - 1e-9)
     logits = np.log(p) if found.thresholds is None else np.log(p / (1 - p))
-    wanted = Wanted(classes=found.classes, named=(metric,), costs=stated, thresholds=found.thresholds)
+    # Hundreds of times: nothing else is measured.
+    wanted = Wanted(classes=found.classes, named=(metric,), costs=stated, is_alone=True, thresholds=found.thresholds)
     measured = score(logits.astype(np.float32), found.labels[chosen], wanted)
     return float(measured.get(metric, float("nan")))
 

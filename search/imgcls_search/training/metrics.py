@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,9 @@ class Wanted:
     is_full: bool = False
     """Whether to measure all there is, as at the end of a training."""
 
+    is_alone: bool = False
+    """Whether what is always measured of one class may be left out where it is not named, as for many resamples."""
+
     thresholds: tuple[float, ...] | None = None
     """From which probability on an image has each of several labels; None: they are chosen on the measured images."""
 
@@ -71,13 +74,16 @@ def score(logits: Array, labels: Array, wanted: Wanted | None = None) -> dict[st
     classes = np.arange(logits.shape[1])
     predicted = logits.argmax(axis=1)
     probabilities = softmax(logits)
-    scores = {
-        "accuracy": accuracy_score(labels, predicted),
-        "macro_f1": f1_score(labels, predicted, labels=np.unique(labels), average="macro", zero_division=0.0),
-        "loss": log_loss(labels, probabilities, labels=classes),
+    always: dict[str, Callable[[], Any]] = {
+        "accuracy": lambda: accuracy_score(labels, predicted),
+        "macro_f1": lambda: f1_score(labels, predicted, labels=np.unique(labels), average="macro", zero_division=0.0),
+        "loss": lambda: log_loss(labels, probabilities, labels=classes),
     }
     if len(classes) > 5:
-        scores["top5_accuracy"] = top_k_accuracy_score(labels, logits, k=5, labels=classes)
+        always["top5_accuracy"] = lambda: top_k_accuracy_score(labels, logits, k=5, labels=classes)
+    if wanted is not None and wanted.is_alone:
+        always = {name: measure for name, measure in always.items() if name in wanted.named}
+    scores = {name: measure() for name, measure in always.items()}
     if wanted is not None and (wanted.named or wanted.is_full):
         scores |= _more(probabilities, predicted, labels, wanted)
     return {name: float(value) for name, value in scores.items()}

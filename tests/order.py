@@ -13,12 +13,12 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 SECONDS = {
-    "tests/test_benchmarks.py": 220,
     "tests/automatic/test_auto.py": 200,
-    "tests/docs/test_pages.py": 180,
-    "tests/study/test_damage.py": 130,
+    "tests/docs/test_pages.py": 120,
+    "tests/test_benchmarks.py": 130,
     "tests/executors/test_ray.py": 120,
     "tests/test_chaos.py": 110,
+    "tests/study/test_damage.py": 80,
     "tests/orchestrator/test_run.py": 80,
     "tests/orchestrator/test_compressed_run.py": 70,
     "tests/views/test_pages.py": 70,

@@ -63,6 +63,10 @@ with tempfile.TemporaryDirectory() as name:
     kept = subprocess.run([*command, "families", "lenet5"], cwd=folder, capture_output=True, text=True, check=True)
     wrong = subprocess.run([*command, "nonsense"], cwd=folder, env={**os.environ, "COLUMNS": "200"})
     (folder / "still.txt").write_text("there")
+    (folder / "other.py").write_text("import sys; print(sys.argv[1:]); sys.exit('ends')")
+    for words in (["-c", "import sys; print(sys.argv, __name__); sys.exit(5)"], [str(folder / "other.py"), "x"]):
+        done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+        print(done.returncode, done.stdout, done.stderr)
     print(kept.stdout, wrong.returncode, sys.argv[1:], Path(sys.argv[0]).name, os.getcwd())
 sys.exit(3)
 """

@@ -215,15 +215,16 @@ def test_a_call_that_ends_in_any_step_goes_on(
 
 
 def test_no_time_for_a_score_is_said_and_more_time_goes_on(tmp_path: Path, imgcls: Callable[..., Answer]) -> None:
-    with_space(tmp_path, SPACE.replace("epochs: 2", "epochs: 100000"))
-    answer = imgcls("auto", "digits", "--time", "8s")
+    with_space(tmp_path, f"{SPACE.replace('epochs: 2', 'epochs: 100000')}limits: {LIMITS}\n")
+    env = slow_epochs(tmp_path / "gate", 0.5)
+    answer = imgcls("auto", "digits", "--time", "8s", env=env)
     assert answer.code == 1
     assert answer.err.count("error:") == 1
     assert re.search(
         r"error: 8 s were not enough for a first score: .*run the same command with --time 2m to continue", answer.err
     )
     assert "Traceback" not in answer.err
-    again = imgcls("auto", "digits", "--time", "8s")
+    again = imgcls("auto", "digits", "--time", "8s", env=env)
     assert again.code == 1
     assert re.search(r"left of 8 s; earlier calls took", again.out)
 
@@ -298,8 +299,9 @@ def test_space_of_other_images_and_of_another_answer_is_one_line(tmp_path: Path,
 def test_study_that_somebody_works_on_is_one_line(
     tmp_path: Path, start: Callable[..., Any], imgcls: Callable[..., Answer]
 ) -> None:
-    with_space(tmp_path, SPACE.replace("epochs: 2", "epochs: 100000"))
-    process = start("auto", "digits", "--time", "20m")
+    with_space(tmp_path, f"{SPACE.replace('epochs: 2', 'epochs: 100000')}limits: {LIMITS}\n")
+    env = slow_epochs(tmp_path / "gate", 0.5)
+    process = start("auto", "digits", "--time", "20m", env=env)
     wait_for(lambda: REACHED["baseline"](tmp_path), process)
-    assert refused(imgcls("auto", "digits"), "another run is working on this study")
+    assert refused(imgcls("auto", "digits", env=env), "another run is working on this study")
     process.kill()

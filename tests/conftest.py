@@ -15,7 +15,7 @@ import pytest
 from imgcls_search.cli import app as cli
 
 from tests.order import longest_first
-from tests.warm import Command, Warm, build_commands_once
+from tests.warm import Command, Warm, build_commands_once, keep_operators
 
 # Two tests run at a time; two threads in each of them would wait for each other, a hundred times as long at worst.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -79,6 +79,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     """Let the garbage collector pass by what was imported: torch and its kin are millions of objects."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        # Each worker exports dozens of networks.
+        keep_operators()
     gc.collect()
     gc.freeze()
 

@@ -92,9 +92,7 @@ def _study(found: Found, images: ImageFacts, plan: DraftPlan, name: str) -> None
     workers = "one for each core" if plan.fit and plan.workers > 1 else "one at a time"
     found.put("study.workers", plan.workers, f"trials side by side: {workers}; null chooses again on another machine")
     if not plan.fit.tunes:
-        found.put(
-            "study.pictures", False, "drawing takes longer than training a head; report draws the best trial"
-        )
+        found.put("study.pictures", False, "drawing takes longer than training a head; report draws the best trial")
 
 
 def _objective(images: ImageFacts) -> tuple[str, str]:

@@ -24,6 +24,8 @@ from imgcls_search.trial import compresses
 from imgcls_search.worker import measuring, pipeline
 from imgcls_search.worker.networks import Member
 
+Array = np.ndarray[Any, Any]
+
 LATENCY_IMAGES = 64
 
 
@@ -186,9 +188,16 @@ class BundleMetrics(TypedDict):
 
 
 def describe(
-    trained: Trained, artifact: Artifact, images: Images, *, parity: Parity, are_same: bool, sureness: Sureness
+    trained: Trained,
+    artifact: Artifact,
+    images: Images,
+    logits: Array,
+    *,
+    parity: Parity,
+    are_same: bool,
+    sureness: Sureness,
 ) -> BundleMetrics:
-    """Measure a loaded file on the validation images, and tell what else is known of it."""
+    """Score a loaded file by its logits for the validation images, and tell what else is known of it."""
     stated = costs.of(trained.config.tree)
     wanted = Wanted(
         classes=trained.data.classes,
@@ -197,7 +206,7 @@ def describe(
         is_full=True,
         thresholds=sureness.cuts,
     )
-    measured = score(artifact.logits(images.pixels), images.labels, wanted)
+    measured = score(logits, images.labels, wanted)
     scores = [_score("this file", "validation", measured, len(images.labels))]
     if trained.tested is not None:
         of = "the weights, by train" if compresses(trained.config) else "the same weights, by train"

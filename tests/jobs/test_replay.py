@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from imgcls_search.catalog import catalog
@@ -88,6 +89,18 @@ def test_search_on_curves_finds_what_is_best_and_pauses_on_its_way() -> None:
     assert steps.bests[-1][1] == pytest.approx(top.values[0])
     assert steps.seconds == pytest.approx(sum(epoch["seconds"] for trial in trials for epoch in trial.epochs))
     assert steps.said == []
+
+
+def test_who_watches_a_search_is_told_of_those_that_were_not_promoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+
+    def changed(self: Any, search: Any) -> None:
+        seen.append([trial.state for trial in search.record.trials])
+
+    monkeypatch.setattr("imgcls_search.jobs.replay.Steps.changed", changed)
+    outcome, _ = replayed(space("trials: 12, sampler: random, pruner: {asha: {min_epochs: 2}}"), Saturating())
+    assert "paused" in seen[-2]
+    assert seen[-1] == [trial.state for trial in outcome.record.trials]
 
 
 @pytest.mark.parametrize("pruner", ["asha", "halving", "brackets", "median"])

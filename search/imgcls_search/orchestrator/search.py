@@ -176,6 +176,7 @@ class Search:
                         self.upcoming.look_ahead()
         if self.stopping is None:
             self.milestones.close_paused(NOT_PROMOTED)
+            self.watcher.changed(self)
             self.checkpoints.tidy()
         # Workers that were killed meanwhile wrote theirs, and none writes any more.
         self.checkpoints.clear_leftovers()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.special
+from imgcls_search.errors import DivergedError
 from imgcls_search.measures import NAMED, bounds, by_class, class_of
 from imgcls_search.training.metrics import Wanted, score, softmax
 from sklearn import metrics as reference
@@ -132,3 +133,11 @@ def test_probabilities_are_those_of_scipy() -> None:
 def test_class_without_a_chance_costs_much_and_not_endlessly() -> None:
     logits, labels = np.array([[1000.0, 0.0], [2.0, 1.0]]), np.array([1, 0])
     assert score(logits, labels)["loss"] == pytest.approx(reference.log_loss(labels, softmax(logits)))
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_no_answer_is_no_score(value: float, several: bool) -> None:
+    logits, labels = np.array([[value, 0.0], [2.0, 1.0]]), np.array([[0, 1], [1, 0]])
+    with pytest.raises(DivergedError, match="NaN or infinite logits"):
+        score(logits, labels if several else labels.argmax(axis=1))

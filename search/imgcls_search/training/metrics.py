@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from imgcls_search import costs
+from imgcls_search.errors import DivergedError
 from imgcls_search.measures import ALWAYS, CORRUPTED, COSTED, NAMED, SEVERAL_ALWAYS, SUPPORT, class_of, specificity
 from imgcls_search.training import custom_metrics, metrics_several
 from imgcls_search.training.ranking import average_precisions, roc_areas, sensitivity
@@ -55,7 +56,12 @@ def score(logits: Array, labels: Array, wanted: Wanted | None = None) -> dict[st
 
     Means over classes are over those that have an image. A metric of one class is left out where that class has no
     image, `roc_auc`, and `sensitivity@...` also where there is no other class.
+
+    Raises:
+        DivergedError: logits are NaN or infinite, of which the largest is no answer.
     """
+    if not np.isfinite(logits).all():
+        raise DivergedError("the model gives NaN or infinite logits")
     if labels.ndim == 2:
         asked = wanted or Wanted()
         return metrics_several.score(

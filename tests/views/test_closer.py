@@ -53,7 +53,8 @@ def test_mistakes_are_shown_as_they_are_with_maps_and_neighbours(
     looked = mistakes.look(record.trials[0], searched)
     count = len(looked.evaluation.labels)
     every = [closer.Mistake(place=place, target=0) for place in range(count)]
-    close = closer.look_closer(looked, every, {}, macs=1e6)
+    among = closer.TrainingImages(looked, 1e6)
+    close = closer.look_closer(looked, every, {}, among)
     assert len(close) == count
     sizes = {each.size for each in close}
     assert sizes == {"60×40", f"900×600, shown with {closer.LONGEST} pixels"}
@@ -65,13 +66,13 @@ def test_mistakes_are_shown_as_they_are_with_maps_and_neighbours(
         assert {label for _, label in each.near} <= {"ash", "oak"}
     # Files that have gone, and a folder that has: the pixels that the network saw are kept.
     (tmp_path / "photos" / looked.evaluation.names[0]).unlink()
-    assert closer.look_closer(looked, every[:1], {}, 1e6)[0].size == "its file cannot be read; as the network saw it"
+    assert closer.look_closer(looked, every[:1], {}, among)[0].size == "its file cannot be read; as the network saw it"
     (tmp_path / "photos").rename(tmp_path / "elsewhere")
-    gone = closer.look_closer(looked, every[1:2], {}, 1e6)[0]
+    gone = closer.look_closer(looked, every[1:2], {}, among)[0]
     assert gone.size == "its file cannot be read; as the network saw it"
     assert opened(gone.original).size[0] % 16 == 0
     # Where the study knows the new place they are read again.
-    there = closer.look_closer(looked, every[1:2], {"root": str(tmp_path / "elsewhere")}, 1e6)[0]
+    there = closer.look_closer(looked, every[1:2], {"root": str(tmp_path / "elsewhere")}, among)[0]
     assert there.size in sizes
     answer = imgcls("report", "s-photos", "-o", "report.html")
     assert answer.code == 0, answer.err
@@ -95,7 +96,7 @@ def test_no_mistake_and_one_image_are_no_trouble(searched: StudyFiles) -> None:
     right = replace(looked.evaluation, decided=looked.evaluation.labels)
     found = mistakes.mistakes_of(replace(looked, evaluation=right), Sketchbook())
     assert (found.wrong, found.worst, found.confused) == (0, [], [])
-    assert closer.look_closer(looked, [], {}, 1e6) == []
+    assert closer.look_closer(looked, [], {}, closer.TrainingImages(looked, 1e6)) == []
     cards = {card.name: card for card in verdict(record, winner, looked, [], None).cards}
     assert cards["confuses"].value == "nothing"
     one = replace(
@@ -110,5 +111,5 @@ def test_no_mistake_and_one_image_are_no_trouble(searched: StudyFiles) -> None:
     assert found.confused == [found.confused[0]]
     assert found.confused[0].endswith(": 1 of 1")
     mistake = closer.Mistake(place=0, target=int(one.decided[0]))
-    assert len(closer.look_closer(alone, [mistake], {}, 1e6)[0].near) == closer.NEIGHBOURS
+    assert len(closer.look_closer(alone, [mistake], {}, closer.TrainingImages(alone, 1e6))[0].near) == closer.NEIGHBOURS
     assert verdict(record, winner, alone, found.confused, None).sentence.startswith("Trial 0, resnet with ")

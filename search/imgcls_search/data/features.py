@@ -81,7 +81,7 @@ def computing(
     """
     from filelock import FileLock, Timeout
 
-    folder = cache.expanduser().resolve() / _key(origin)
+    folder = _folder(cache, origin)
     lock = FileLock(folder.with_name(f"{folder.name}.lock"))
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -92,17 +92,26 @@ def computing(
             except Timeout:
                 yield None
         try:
-            kept = _kept(folder)
-            if kept is None:
+            found = _kept(folder)
+            if found is None:
                 _keep(folder, (yield from make()), most_bytes)
-                kept = _kept(folder)
+                found = _kept(folder)
         finally:
             lock.release()
     except OSError as error:
         raise DataError(f"{cache}: features cannot be written ({error.strerror})") from error
-    if kept is None:
+    if found is None:
         raise DataError(f"{folder}: features were damaged as they were written")
-    return kept
+    return found
+
+
+def kept(cache: Path, origin: Mapping[str, Any]) -> Floats | None:
+    """Return the features [N, D] of what decides on them, None where they are not kept."""
+    return _kept(_folder(cache, origin))
+
+
+def _folder(cache: Path, origin: Mapping[str, Any]) -> Path:
+    return cache.expanduser().resolve() / _key(origin)
 
 
 def _key(origin: Mapping[str, Any]) -> str:

@@ -32,7 +32,7 @@ def export_onnx(
     # Not where this module is imported, which every worker does and few export.
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
-    served = Served(copy.deepcopy(model).cpu().float(), mean, std).eval()
+    served = _without_inplace(Served(copy.deepcopy(model).cpu().float(), mean, std).eval())
     # Two images: a size of one would be taken for a constant.
     pixels = torch.zeros(2, shape.channels, *sides(shape.image_size), dtype=torch.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,6 +48,14 @@ def export_onnx(
             program.save(draft)
     except Exception as error:
         raise DeployError(f"{path}: the model cannot be exported to ONNX ({first_line(error)})") from error
+
+
+def _without_inplace(model: nn.Module) -> nn.Module:
+    """Let activations give new tensors: those that write into their input are traced several times over."""
+    for module in model.modules():
+        if isinstance(getattr(module, "inplace", None), bool):
+            module.inplace = False  # type: ignore[assignment]
+    return model
 
 
 class Served(nn.Module):

@@ -22,7 +22,7 @@ from imgcls_search.deploy.views import VIEWS, Seen, View, ViewsName
 from imgcls_search.errors import DataError
 from imgcls_search.terminal import shown
 from imgcls_search.training import corrupted, custom_metrics
-from imgcls_search.training.device import available_devices
+from imgcls_search.training.device import available_devices, move
 from imgcls_search.training.evaluation import corruptions as corruptions_of
 from imgcls_search.training.evaluation import predict
 from imgcls_search.training.metrics import Wanted, probabilities_of, score
@@ -183,7 +183,7 @@ def corruption_table(
         tables = [finish.corruptions(network, part) for part in parts]
     else:
         device = available_devices(config.section("training")["device"])[0]
-        model = network.to(device)
+        model = move(network, device)
         tables = [corruptions_of(model, image_sets.on_device(part, data, device)) for part in parts]
     counts = np.array([len(part.labels) for part in parts])
     return {case: float(np.average([table[case] for table in tables], weights=counts)) for case in tables[0]}
@@ -195,7 +195,7 @@ def _logits(
     if isinstance(network, Artifact):
         return [finish.logits(network, part) for part in parts]
     device = available_devices(config.section("training")["device"])[0]
-    model = network.to(device)
+    model = move(network, device)
     return [predict(model, image_sets.on_device(part, data, device)) for part in parts]
 
 

@@ -47,8 +47,12 @@ def features(model: nn.Module, batches: Iterator[Tensor]) -> np.ndarray[Any, Any
     finally:
         if hook is not None:
             hook.remove()
-    found = np.concatenate(parts)
-    return np.asarray(found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-12))
+    return unit(np.concatenate(parts))
+
+
+def unit(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return rows with length 1."""
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))
 
 
 def nearest(of: np.ndarray[Any, Any], among: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, Any]:

@@ -15,7 +15,12 @@ import torch
 from torch import Tensor
 
 EVALUATION_BATCH = 512
-"""Images a step without gradients."""
+"""Images a step without gradients, and fewer of large ones:"""
+
+CPU_PIXELS, GPU_PIXELS = 2**20, 2**23
+"""places of images a step on a CPU and on other devices. EfficientNet-Lite0 predicts on a core of a Xeon 265 images of
+192x256 pixels 1.4 times as fast in steps of 21 as in one, with 0.6 GB in place of 4, and no slower than in other
+steps; a GPU needs larger ones to be busy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +127,15 @@ def _rounds(members: Tensor, count: int) -> Tensor:
     return torch.cat([members[:0], *rounds])[:count]
 
 
-def in_order(images: ImageSet, most: int | None = None) -> Sequence[Tensor]:
-    """Return the numbers of all images, or of the first ones, in parts that fit into memory."""
+def in_order(images: ImageSet, most: int | None = None, batch: int = EVALUATION_BATCH) -> Sequence[Tensor]:
+    """Return the numbers of all images, or of the first ones, in parts of at most `batch` that fit into memory."""
     count = len(images) if most is None else min(most, len(images))
-    return torch.split(torch.arange(count, device=images.home), EVALUATION_BATCH)
+    return torch.split(torch.arange(count, device=images.home), step_of(images, batch))
+
+
+def step_of(images: ImageSet, most: int) -> int:
+    """Return how many images are computed at a time without gradients, at most `most`."""
+    if isinstance(images, FeatureSet):
+        return most
+    places = math.prod(images.pixels.shape[2:])
+    return max(1, min(most, (CPU_PIXELS if images.device == "cpu" else GPU_PIXELS) // places))

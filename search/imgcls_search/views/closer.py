@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,11 @@ from imgcls_search.data import Images, Prepared, Source, Split, describe
 from imgcls_search.data import load as load_images
 from imgcls_search.data.decode import unlimited_pillow, upright_rgb
 from imgcls_search.jobs.class_maps import class_maps
-from imgcls_search.jobs.neighbours import affordable, features, nearest
+from imgcls_search.jobs.neighbours import affordable, features, nearest, unit
 from imgcls_search.terminal import shown
-from imgcls_search.training.images import ImageSet
+from imgcls_search.training.images import ImageSet, step_of
 from imgcls_search.views.mistakes import EvaluatedTrial
+from imgcls_search.worker import features as kept_features
 from imgcls_search.worker import image_sets
 
 if TYPE_CHECKING:
@@ -64,8 +66,32 @@ class Close:
     """The nearest training images with their labels."""
 
 
+class TrainingImages:
+    """The training images among which those most like a mistake are looked for.
+
+    Where the search has kept their features they are read, and all images are looked at; else as many as are affordable
+    with so many multiply-accumulates an image.
+    """
+
+    def __init__(self, looked: EvaluatedTrial, macs: float) -> None:
+        self.looked = looked
+        self.count = looked.data.counts["train"]
+        self.kept = kept_features.kept_of(looked.model, looked.config, looked.data, "train", _device(looked))
+        self.items = affordable(self.count, macs) if self.kept is None else np.arange(self.count)
+        """Their numbers, [K]."""
+
+    @cached_property
+    def features(self) -> np.ndarray[Any, Any]:
+        """What the last layer reads of each, [K, D], of length 1."""
+        if self.kept is not None:
+            return unit(self.kept)
+        every = _set(self.looked, load_images(self.looked.data, "train"))
+        blocks = torch.split(torch.from_numpy(self.items).to(every.home), step_of(every, BATCH))
+        return features(self.looked.model, (every.normalise(part) for _, part, _ in every.batches(blocks)))
+
+
 def look_closer(
-    looked: EvaluatedTrial, mistakes: Sequence[Mistake], place: Mapping[str, str], macs: float
+    looked: EvaluatedTrial, mistakes: Sequence[Mistake], place: Mapping[str, str], among: TrainingImages
 ) -> list[Close]:
     """Return a closer look at each of some mistakes; `place` says where the images are now."""
     if not mistakes:
@@ -78,7 +104,7 @@ def look_closer(
         inputs, targets = pixels[explained], [mistakes[number].target for number in explained]
         drawn = class_maps(looked.model, _normalised(looked, inputs), targets)
         maps = {} if drawn is None else dict(zip(explained, drawn, strict=True))
-        near = dict(zip(explained, _near(looked, inputs, macs), strict=True))
+        near = dict(zip(explained, _near(looked, inputs, among), strict=True))
     read = _originals(looked, place)
     with unlimited_pillow():
         return [
@@ -89,12 +115,6 @@ def look_closer(
             )
             for number, each in enumerate(mistakes)
         ]
-
-
-def sampled(looked: EvaluatedTrial, macs: float) -> tuple[int, int]:
-    """Return how many training images are looked at, and how many there are."""
-    count = looked.data.counts["train"]
-    return len(affordable(count, macs)), count
 
 
 def _first_unseen(looked: EvaluatedTrial) -> int:
@@ -114,21 +134,16 @@ def _normalised(looked: EvaluatedTrial, pixels: np.ndarray[Any, Any]) -> torch.T
     return images.normalise(torch.from_numpy(np.ascontiguousarray(pixels)).to(_device(looked)))
 
 
-def _near(looked: EvaluatedTrial, pixels: np.ndarray[Any, Any], macs: float) -> list[list[tuple[str, str]]]:
+def _near(looked: EvaluatedTrial, pixels: np.ndarray[Any, Any], among: TrainingImages) -> list[list[tuple[str, str]]]:
     """Return for each of some images the training images that the network finds most like it."""
     train = load_images(looked.data, "train")
-    items = affordable(len(train.labels), macs)
-    every = _set(looked, train)
-
-    def batches() -> Iterator[torch.Tensor]:
-        for _, part, _ in every.batches(torch.split(torch.from_numpy(items).to(every.home), BATCH)):
-            yield every.normalise(part)
-
-    known = features(looked.model, batches())
-    found = nearest(features(looked.model, iter([_normalised(looked, pixels)])), known, NEIGHBOURS)
+    found = nearest(features(looked.model, iter([_normalised(looked, pixels)])), among.features, NEIGHBOURS)
     return [
         [
-            (_uri(_picture(train.pixels[items[[row]]][0]), 64), _label(train.labels[items[row]], looked.data))
+            (
+                _uri(_picture(train.pixels[among.items[[row]]][0]), 64),
+                _label(train.labels[among.items[row]], looked.data),
+            )
             for row in rows
         ]
         for rows in found.tolist()

@@ -25,7 +25,7 @@ from imgcls_search.study.record import Record, load
 from imgcls_search.study.summary import STATES, summarise
 from imgcls_search.trial import Trial
 from imgcls_search.views.browse import row_of
-from imgcls_search.views.closer import Close, Mistake, look_closer, sampled
+from imgcls_search.views.closer import Close, Mistake, TrainingImages, look_closer
 from imgcls_search.views.mistakes import EvaluatedTrial, WrongImage, look, mistakes_of
 from imgcls_search.views.searching import how_it_went, what_mattered
 from imgcls_search.views.sections import Section, Sketchbook
@@ -163,11 +163,12 @@ def _look_closer(record: Record, winner: Trial, looked: EvaluatedTrial, worst: S
     noted = {"root": record.facts.get("data_root"), "file": record.facts.get("data_file")}
     place = {name: value for name, value in noted.items() if isinstance(value, str)}
     chosen = [Mistake(place=item.place, target=item.target) for item in worst]
-    close = look_closer(looked, chosen, place, winner.sizes["macs"])
+    among = TrainingImages(looked, winner.sizes["macs"])
+    close = look_closer(looked, chosen, place, among)
     return _Closer(
         worst=list(zip(worst, close, strict=True)),
         has_maps=any(each.map for each in close),
-        sampled=sampled(looked, winner.sizes["macs"]),
+        sampled=(len(among.items), among.count),
     )
 
 

@@ -15,12 +15,12 @@ from torch import nn
 
 from imgcls_search.config import TrialConfig
 from imgcls_search.data import Augment, Moment, Prepared, load
-from imgcls_search.data.features import Floats, computing
-from imgcls_search.errors import BuildError
+from imgcls_search.data.features import Floats, computing, folder_beside, kept
+from imgcls_search.errors import BuildError, SearchError
 from imgcls_search.models import pretrained
 from imgcls_search.models.anatomy import Anatomy
-from imgcls_search.training.device import fastest_layout
-from imgcls_search.training.images import EVALUATION_BATCH, ImageSet
+from imgcls_search.training.device import move
+from imgcls_search.training.images import EVALUATION_BATCH, ImageSet, in_order
 from imgcls_search.worker import image_sets, networks, start_weights
 
 Progress = Callable[[int, int], None]
@@ -75,7 +75,7 @@ def backbone(config: TrialConfig, data: Prepared, device: str) -> Backbone:
     setattr(model.get_submodule(parent), name, nn.Identity())
     model = model.eval().requires_grad_(False)
     digest = digest_of(model)
-    model = model.to(device, memory_format=fastest_layout(model))  # type: ignore[call-overload]
+    model = move(model, device)
     return Backbone(network=model, data=data, digest=digest, device=device)
 
 
@@ -88,6 +88,26 @@ def features_of(
         DataError: the images are gone, or the cache cannot be written.
     """
     return _told(computing(cache, made_from(found, split), lambda: _steps(found, split)), progress)
+
+
+def kept_of(
+    model: nn.Module, config: TrialConfig, data: Prepared, split: Literal["train", "val"], device: str
+) -> Floats | None:
+    """Return what the last layer of a trained model reads of a split, [N, D], as trainings of heads have kept it.
+
+    None where nothing is kept, and where more than its head was trained.
+    """
+    if not pretrained.is_wanted(config.component("model")):
+        return None
+    try:
+        found = backbone(config, data, device)
+    # Its weights have gone.
+    except SearchError:
+        return None
+    own = model.state_dict()
+    if not all(name in own and torch.equal(value, own[name]) for name, value in found.network.state_dict().items()):
+        return None
+    return kept(folder_beside(found.data), made_from(found, split))
 
 
 def made_from(found: Backbone, split: Literal["train", "val"], view: View | None = None) -> dict[str, Any]:
@@ -138,7 +158,7 @@ def compute(found: Backbone, images: ImageSet, progress: Progress | None = None)
 def compute_in_steps(found: Backbone, images: ImageSet, view: View | None = None) -> Steps:
     """Do what `compute` does, and yield the images done and of all."""
     done, parts = 0, []
-    for index, pixels, _ in images.batches(torch.split(torch.arange(len(images), device=images.home), BATCH)):
+    for index, pixels, _ in images.batches(in_order(images, batch=BATCH)):
         with torch.inference_mode():
             if view is not None:
                 pixels = _augmented(pixels, index, view, done)

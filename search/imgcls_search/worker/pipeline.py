@@ -44,7 +44,7 @@ from imgcls_search.models import pretrained
 from imgcls_search.models.anatomy import Anatomy
 from imgcls_search.signature import build
 from imgcls_search.training import checkpoint, custom_metrics, finetune
-from imgcls_search.training.device import fastest_layout, pays_to_compile, resolve_precision
+from imgcls_search.training.device import fastest_layout, move, pays_to_compile, resolve_precision
 from imgcls_search.training.group import Group
 from imgcls_search.training.losses import Loss, build_loss
 from imgcls_search.training.optimizers import OPTIMIZERS, SCHEDULES
@@ -192,7 +192,7 @@ def new_session(
         assert backbone is not None, "a training starts after its backbone is made"
         start = config.starting_from(backbone).component("model")
         pretrained.load_into(model, pretrained.find(start, model, **dataclasses.asdict(data.shape)))
-    model = model.to(device, memory_format=fastest_layout(model))  # type: ignore[call-overload]
+    model = move(model, device)
     optimizer = build(OPTIMIZERS, config.component("optimizer"), model=model)
     precision = resolve_precision(recipe.precision, device)
     if precision == "fp16" and config.component("optimizer").name == "sam":
@@ -253,7 +253,7 @@ def tuning_session(
     augmentation, mix = build_augmentation(config, data.shape)
     # Parts may have been frozen, and an average never learns.
     model = model.requires_grad_(True)
-    model = model.to(device, memory_format=fastest_layout(model))  # type: ignore[call-overload, unused-ignore]
+    model = move(model, device)
     optimizer = build(OPTIMIZERS, config.component("optimizer"), model=model)
     _hold(config, model, optimizer)
     for rates in optimizer.param_groups:

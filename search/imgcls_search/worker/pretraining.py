@@ -25,7 +25,7 @@ from imgcls_search.image_size import sides
 from imgcls_search.protocol import Event, Job, Notice
 from imgcls_search.signature import build
 from imgcls_search.training import checkpoint
-from imgcls_search.training.device import fastest_layout, pays_to_compile, resolve_precision
+from imgcls_search.training.device import move, pays_to_compile, resolve_precision
 from imgcls_search.training.group import Group, WholeBatchLoss
 from imgcls_search.training.health import MOST_ASKED, MOST_KNOWN, Health, chosen
 from imgcls_search.training.images import ImageSet
@@ -133,7 +133,7 @@ def _teachers_features(job: Job, data: Prepared, unlabeled: Unlabeled, device: s
     model = without_head(model, "pretrain.imitate.teacher").eval().requires_grad_(False)
     own, shown = open_for_teacher(job.config, data, job.fold)
     seen = features.Backbone(
-        network=model.to(device, memory_format=fastest_layout(model)),  # type: ignore[call-overload]
+        network=move(model, device),
         data=replace(own, mean=known.mean, std=known.std),
         digest=features.digest_of(model),
         device=device,
@@ -208,7 +208,7 @@ def new_session(job: Job, data: Prepared, images: ImageSet, device: str, group: 
     else:
         mean, std = _moments(images.labels)
         learner, loss = Learner(network, torch.nn.Linear(width, len(mean))), Imitation(mean, std)
-    learner = learner.to(device, memory_format=fastest_layout(network))  # type: ignore[call-overload]
+    learner = move(learner, device)
     recipe = Training(epochs=wanted.epochs, batch_size=wanted.batch_size)
     precision = resolve_precision(recipe.precision, device)
     return Session(

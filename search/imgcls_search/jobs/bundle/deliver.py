@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -21,17 +21,20 @@ from imgcls_search.deploy.executorch_pte import export_pte
 from imgcls_search.deploy.onnx import export_onnx
 from imgcls_search.deploy.unlike import Spread
 from imgcls_search.deploy.views import VIEWS, ViewsName
-from imgcls_search.errors import DeployError, UserError, writing
+from imgcls_search.errors import BuildError, DeployError, UserError, writing
 from imgcls_search.jobs.bundle.card import card
 from imgcls_search.jobs.bundle.metrics import BundleMetrics, Parity, describe, macs_of, measure
 from imgcls_search.jobs.bundle.sureness import Sureness, check_target, settle
 from imgcls_search.jobs.bundle.weights import Trained
+from imgcls_search.models import heads
 from imgcls_search.models.cost import images_within
 from imgcls_search.orchestrator import study_data
 from imgcls_search.space import dump
+from imgcls_search.training.device import move
 from imgcls_search.training.evaluation import predict
 from imgcls_search.training.metrics_several import sigmoid
 from imgcls_search.worker import image_sets, pipeline
+from imgcls_search.worker.features import kept_of
 
 PARITY_IMAGES, LEAST_PARITY_IMAGES = 1000, 100
 MOST_PARITY_MACS = 5e10
@@ -196,13 +199,17 @@ def _images(trained: Trained, cache: Path, say: Callable[[str], None]) -> tuple[
 
 def _spread_of_features(trained: Trained, path: Path, training: Images) -> Spread | None:
     """Return the spread of the features of training images, None where the last layer of the file takes none."""
+    kept = _kept_features(trained)
     affordable = images_within(unlike.MOST_MACS, macs_of(trained), least=unlike.LEAST_LOOKED_AT)
-    count = min(unlike.MOST_TRAINING_IMAGES, affordable, len(training.labels))
+    most = len(training.labels) if kept is not None else affordable
+    count = min(unlike.MOST_TRAINING_IMAGES, most, len(training.labels))
     chosen = np.linspace(0, len(training.labels) - 1, count).round().astype(np.int64)
     copy = path.with_name(".features.onnx")
     try:
         if not additions.give_features(path, copy):
             return None
+        if kept is not None:
+            return unlike.fit(np.asarray(kept[chosen]))
         artifact = Artifact.load(copy)
         blocks = np.array_split(chosen, max(1, count // BLOCK))
         return unlike.fit(np.concatenate([artifact.features(training.pixels[block]) for block in blocks]))
@@ -211,6 +218,18 @@ def _spread_of_features(trained: Trained, path: Path, training: Images) -> Sprea
         return None
     finally:
         copy.unlink(missing_ok=True)
+
+
+def _kept_features(trained: Trained) -> np.ndarray[Any, Any] | None:
+    """Return what the file's last layer takes of the training images, None where the search has not kept that."""
+    if trained.scored is not None or trained.members:
+        return None
+    try:
+        heads.linear_layer(trained.model)
+    except BuildError:
+        # Hidden layers stand before the last one.
+        return None
+    return kept_of(trained.model, trained.config, trained.data, "train", "cpu")
 
 
 def _place_model(trained: Trained, path: Path) -> None:
@@ -232,7 +251,8 @@ def _compare(trained: Trained, artifact: Artifact, images: Images, found: Surene
     pixels = images.pixels[np.arange(count)]
     compared = dataclasses.replace(images, pixels=pixels, labels=images.labels[:count], names=images.names[:count])
     seen = [dataclasses.replace(compared, pixels=view.of(pixels)) for view in VIEWS[tta]]
-    each = [predict(trained.model, image_sets.on_device(view, trained.data, "cpu")) for view in seen]
+    model = move(trained.model, "cpu")
+    each = [predict(model, image_sets.on_device(view, trained.data, "cpu")) for view in seen]
     reference = found.calibration.applied(np.mean(each, axis=0))
     logits = artifact.logits(pixels)
     difference = float(np.abs(logits - reference).max())

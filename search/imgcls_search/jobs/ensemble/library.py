@@ -28,7 +28,7 @@ from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.record import Record
 from imgcls_search.training import calibration, checkpoint
 from imgcls_search.training.calibration import Calibration
-from imgcls_search.training.device import available_devices
+from imgcls_search.training.device import available_devices, move
 from imgcls_search.training.evaluation import predict
 from imgcls_search.training.metrics import Wanted, probabilities_of, score
 from imgcls_search.trial import Trial
@@ -279,7 +279,7 @@ def _answers(files: StudyFiles, trial: Trial, saved: _Saved, validation: Images)
         return kept.logits, np.asarray(kept.labels)
     model = networks.load_finished(state, str(path))[0]
     device = available_devices(saved.config.section("training")["device"])[0]
-    logits = predict(model.to(device), image_sets.on_device(validation, saved.data, device))
+    logits = predict(move(model, device), image_sets.on_device(validation, saved.data, device))
     return logits, np.asarray(validation.labels)
 
 

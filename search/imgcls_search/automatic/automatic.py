@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -317,11 +318,14 @@ class Auto:
 
     def _deliver(self, record: Record, trial: Trial, confirmed: Confirmation | None) -> bool:
         """Write the model beside the test and the page; return whether the page is there."""
+        from imgcls_search.training.device import one_thread
+
         bundling = self._begin_bundle(trial)
         try:
-            if confirmed is None:
-                self._test(record, trial)
-            has_report = self._report(trial)
+            with one_thread() if bundling is not None else nullcontext():
+                if confirmed is None:
+                    self._test(record, trial)
+                has_report = self._report(trial)
             if bundling is not None:
                 self._finish_bundle(bundling)
         finally:

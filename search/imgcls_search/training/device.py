@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import platform
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,6 +46,20 @@ def settle_in(device: str) -> None:
     if device == "cpu":
         torch.set_num_threads(1)
         keep_freed_memory()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute with one thread meanwhile.
+
+    Beside other processes threads that wait for each other and for a core are slower than one.
+    """
+    usual = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(usual)
 
 
 @cache

@@ -231,22 +231,20 @@ def _time(looked: EvaluatedTrial) -> float:
 
     import torch
 
-    shape, threads = looked.data.shape, torch.get_num_threads()
+    from imgcls_search.training.device import one_thread
+
+    shape = looked.data.shape
     height, width = looked.pixels[[0]].shape[-2:]
     model = looked.model.cpu().eval()
     image = torch.zeros(1, shape.channels, height, width)
     times: list[float] = []
-    torch.set_num_threads(1)
-    try:
-        with torch.inference_mode():
+    with one_thread(), torch.inference_mode():
+        model(image)
+        until = time.monotonic() + LATENCY_SECONDS
+        while len(times) < LATENCY_RUNS and (not times or time.monotonic() < until):
+            began = time.perf_counter()
             model(image)
-            until = time.monotonic() + LATENCY_SECONDS
-            while len(times) < LATENCY_RUNS and (not times or time.monotonic() < until):
-                began = time.perf_counter()
-                model(image)
-                times.append(time.perf_counter() - began)
-    finally:
-        torch.set_num_threads(threads)
+            times.append(time.perf_counter() - began)
     return 1000 * statistics.median(times)
 
 

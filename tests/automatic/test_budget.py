@@ -61,7 +61,7 @@ def test_one_trial_is_confirmed_alone() -> None:
 
 def test_what_is_kept_grows_with_the_confirmation_up_to_its_share() -> None:
     short, long = (budget.kept_seconds(record_of(0.5, 0.6, 0.7, seconds=each), FACT) for each in (1.0, 1000.0))
-    closing = budget.closing_seconds(FACT) + budget.testing_seconds(record_of(0.5, seconds=1.0), FACT)
+    closing = budget.closing_seconds(FACT, testing=budget.testing_seconds(record_of(0.5, seconds=1.0), FACT))
     assert closing < short <= closing + budget.CONFIRM_SHARE * FACT["given"]
     # What can never be confirmed keeps no time.
     assert long == closing

@@ -15,7 +15,11 @@ from imgcls_search.catalog import catalog
 from imgcls_search.config import TrialConfig
 from imgcls_search.data import Prepared, load
 from imgcls_search.data.features import folder_beside
+from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.errors import BuildError
+from imgcls_search.jobs import neighbours
+from imgcls_search.jobs.bundle.deliver import deliver
+from imgcls_search.jobs.bundle.weights import from_weights
 from imgcls_search.protocol import EpochEnded, Event, Failed, Job, Notice, Stopped
 from imgcls_search.space import parse
 from imgcls_search.training import checkpoint
@@ -31,6 +35,7 @@ from imgcls_search.worker import (
     pipeline,
     start_weights,
 )
+from torch import nn
 
 from tests.orchestrator.test_named_metrics import colours
 from tests.pairs import write_table
@@ -286,6 +291,43 @@ def test_a_stop_while_features_are_computed_leaves_nothing_half(
     again = events(job(trial, data, tmp_path))
     assert len([event for event in again if isinstance(event, Notice)]) >= 2
     assert len(epochs(again)) == EPOCHS
+
+
+def test_what_the_search_kept_is_read_again(
+    weights: Mapping[str, Path], data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of networks whose head alone was trained a page and a bundle read features, and compute those of others."""
+
+    def trained(more: str) -> tuple[nn.Module, TrialConfig, Prepared]:
+        events(job(frozen(weights, more), data, tmp_path))
+        return networks.load_finished(state(tmp_path), "trial.pt")
+
+    model, trial, found = trained(WAYS["linear"])
+    images = image_sets.on_device(load(found, "train"), found, "cpu")
+    computed = neighbours.features(model, iter([images.normalise(torch.from_numpy(np.array(images.pixels)))]))
+    kept = features.kept_of(model, trial, found, "train", "cpu")
+    assert kept is not None
+    np.testing.assert_allclose(neighbours.unit(kept), computed, atol=ROUNDING)
+    assert features.kept_of(*trained(WAYS["mlp"]), "train", "cpu") is None
+    missing = config(f"training: {{epochs: {EPOCHS}}}\n", "resnet", tmp_path / "gone.pt")
+    assert features.kept_of(model, missing, found, "train", "cpu") is None
+    assert features.kept_of(model, config(), found, "train", "cpu") is None
+    monkeypatch.setattr(features, "folder_beside", lambda _: tmp_path / "empty")
+    assert features.kept_of(model, trial, found, "train", "cpu") is None
+
+
+def test_a_bundle_knows_the_training_s_pictures_by_what_was_kept(
+    weights: Mapping[str, Path], data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events(job(frozen(weights, WAYS["plain"]), data, tmp_path))
+    file = tmp_path / "trial.pt"
+    pixels = np.array(load(data, "val").pixels)
+    said = []
+    for number in range(2):
+        deliver(replace(from_weights(file), is_held_out=True), tmp_path / str(number), Path(data.folder).parent)
+        said.append(Artifact.load(tmp_path / str(number) / "model.onnx").answers(pixels)[1])
+        monkeypatch.setattr(features, "kept", lambda *_: None)
+    np.testing.assert_allclose(said[0], said[1], rtol=1e-2)
 
 
 def test_features_larger_than_allowed_are_one_line(weights: Mapping[str, Path], data: Prepared, tmp_path: Path) -> None:

@@ -366,7 +366,7 @@ class Auto:
         if isinstance(told, str):
             raise DeployError(told)
         fact["bundled"] = bundling.trial
-        fact["measured"] = {**fact.get("measured", {}), "bundle": told}
+        fact["measured"] = {**fact.get("measured", {}), **told.measured()}
         self.ledger.save()
 
     def _report(self, trial: Trial) -> bool:

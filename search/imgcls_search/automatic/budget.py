@@ -33,16 +33,21 @@ busy the machine is; at most a share of all time."""
 END_SECONDS = 3.0
 """For what is printed at the end, and the end of the process."""
 
+MOST_TIMES = 4.0
+"""The longest testing, in those seconds of a bundle: of few validation images they say little."""
+
 SAFETY = 1.3
 """Steps get this many times what they took before."""
 
 
-def closing_seconds(fact: AutoFact, record: Record | None = None) -> float:
-    """Return the seconds that bundle and page need, which are written at the same time where there are two cores."""
-    measured: Mapping[str, float] = fact.get("measured", {})
-    bundle = measured.get("bundle", _assumed(fact)) * (1.0 if record is None else _growth(record, fact))
-    report = measured.get("report", _assumed(fact))
-    return end_seconds(fact) + SAFETY * (max(bundle, report) if num_cores() > 1 else bundle + report)
+def closing_seconds(fact: AutoFact, record: Record | None = None, testing: float = 0.0) -> float:
+    """Return the seconds that bundle, page and so many seconds of testing need.
+
+    Where there are two cores the bundle is written beside the others.
+    """
+    others = fact.get("measured", {}).get("report", _assumed(fact)) + testing
+    bundle = sum(_bundle_seconds(fact, record))
+    return end_seconds(fact) + SAFETY * (max(bundle, others) if num_cores() > 1 else bundle + others)
 
 
 def end_seconds(fact: AutoFact) -> float:
@@ -50,18 +55,23 @@ def end_seconds(fact: AutoFact) -> float:
     return min(END_SECONDS, fact["given"] / 8)
 
 
-def _growth(record: Record, fact: AutoFact) -> float:
-    """Return how many times as long as the bundle that was measured, the baseline's, one of the best trials takes.
+def _bundle_seconds(fact: AutoFact, record: Record | None) -> tuple[float, float]:
+    """Return how long the bundle of one of the best trials takes: the export, and running images through it."""
+    measured: Mapping[str, float] = fact.get("measured", {})
+    whole = measured.get("bundle", _assumed(fact))
+    images = measured.get("bundle_images", whole / 2)
+    return whole - images, images * (1.0 if record is None else _growth(record, fact))
 
-    About half of it is images run through the network, which grows with its computation; the export does not.
-    """
+
+def _growth(record: Record, fact: AutoFact) -> float:
+    """Return how many times as many multiply-accumulates as the bundle that was measured one of the best trials has."""
     if "baseline" not in fact:
         return 1.0
     known = record.by_number[fact["baseline"]["trial"]].sizes.get("macs")
     if not known or fact.get("bundled") != fact["baseline"]["trial"]:
         return 1.0
     most = max((trial.sizes.get("macs", known) for trial in best.ranked(record)[:3]), default=known)
-    return max(1.0, (1 + most / known) / 2)
+    return max(1.0, most / known)
 
 
 def _assumed(fact: AutoFact) -> float:
@@ -71,13 +81,13 @@ def _assumed(fact: AutoFact) -> float:
 
 
 def testing_seconds(record: Record, fact: AutoFact) -> float:
-    """Return the seconds that a network needs for the test split, told from those that its bundle needs.
+    """Return the seconds that a network needs for the validation and the test images, told from those of its bundle.
 
-    A bundle passes over the validation images twice, beside other things.
+    A bundle runs the validation images through the exported file twice, which is about as long as once through torch.
     """
     images = record.fact("data")["images"]
-    measured = fact.get("measured", {}).get("bundle", _assumed(fact)) * _growth(record, fact)
-    return 1.0 + measured * min(2.0, 0.5 * images.get("test", 0) / max(1, images.get("val", 1)))
+    times = 1 + images.get("test", 0) / max(1, images.get("val", 1))
+    return 1.0 + _bundle_seconds(fact, record)[1] * min(MOST_TIMES, times)
 
 
 def confirm_seconds(trials: Sequence[Trial], seeds: int, workers: int, test: float) -> float:
@@ -101,14 +111,13 @@ def affordable(record: Record, fact: AutoFact, seconds: float) -> ConfirmPlan | 
 
 def kept_seconds(record: Record, fact: AutoFact) -> float:
     """Return the seconds at the end that are not the search's: for confirming as far as that fits, bundle, report."""
-    closing = closing_seconds(fact, record)
     plan = affordable(record, fact, CONFIRM_SHARE * fact["given"])
     if plan is None:
-        # Confirming opens the test split itself, in its own time.
-        return closing + testing_seconds(record, fact)
+        return closing_seconds(fact, record, testing_seconds(record, fact))
     trials = [record.by_number[number] for number in plan["trials"]]
     test = testing_seconds(record, fact)
-    return closing + confirm_seconds(trials, plan["seeds"], fact.get("workers", 1), test)
+    # Confirming opens the test split itself, in its own time.
+    return closing_seconds(fact, record) + confirm_seconds(trials, plan["seeds"], fact.get("workers", 1), test)
 
 
 def too_short(fact: AutoFact, how_far: str) -> NoResultError:

@@ -32,6 +32,9 @@ MEMORY_SHARE = 0.8
 
 MOST_TIMED = 4
 
+MOST_HEADS = 2_000
+"""Trials to allow for where a trial is a head on kept features, which takes a worker a second or two."""
+
 BUSY = 1.5
 """Slowdown of the machine that is worth a note."""
 
@@ -71,7 +74,7 @@ class DraftPlan:
     def trials(self) -> int:
         """Trials to allow for: more than the time will hold, so that the time ends the search."""
         if not self.fit.tunes:
-            return 100
+            return int(min(MOST_HEADS, max(100, round(self.budget.search * self.workers, -2))))
         # With the default pruner a trial trains a fraction of its epochs on average.
         each = max(1.0, 0.35 * (self.fit.epochs - self.fit.head_epochs) * self.fit.epoch_seconds * self.work.folds)
         return int(min(200, max(10, round(2 * self.budget.search * self.workers / each, -1))))

@@ -308,8 +308,8 @@ def _finetune(found: Found, plan: DraftPlan) -> None:
     found.put(f"{place}.start", {"choice": ["logistic", "random"]}, "the head's first weights")
     found.put(
         f"{place}.backbone_lr_factor",
-        {"float": [0.01, 0.5], "log": True},
-        "what is pretrained learns at a smaller rate than the head",
+        {"float": [0.1, 1.0], "log": True},
+        "what is pretrained learns at the head's rate or at a smaller one",
     )
 
 

@@ -76,6 +76,25 @@ def test_measured_steps_count_for_what_they_took(cores: int, expected: float, mo
     assert budget.closing_seconds(FACT) == pytest.approx(budget.END_SECONDS + budget.SAFETY * expected)
 
 
+def test_a_larger_network_than_the_first_one_s_takes_longer_to_bundle_and_to_test() -> None:
+    record = record_of(0.5, 0.9, seconds=1.0)
+    for made, macs in zip(record.trials, (1e8, 4e8), strict=True):
+        made.sizes["macs"] = macs
+    fact: AutoFact = {**FACT, "baseline": {"trial": 0, "seconds": 1.0}, "bundled": 0}
+    budget.note_speeds(fact, {"fast": {"predict": 1e-11}, "slow": {"predict": 1e-10}})
+    assert fact["measured"] == {"bundle": 10.0, "report": 5.0, "mac": 1e-10}
+    # 150 images to test by, and 2 x 50 that a bundle looks at.
+    assert budget.testing_seconds(record, fact) == pytest.approx(1.0 + 150 * 0.04)
+    bundle = (budget.closing_seconds(fact, record) - budget.END_SECONDS) / budget.SAFETY
+    assert bundle == pytest.approx(10.0 + 100 * 0.03)
+    # Of a bundle that is the winner's own all is known.
+    known = (budget.closing_seconds({**fact, "bundled": 1}, record) - budget.END_SECONDS) / budget.SAFETY
+    assert known == pytest.approx(10.0)
+    # Without a draft of its own half of what a bundle took tells.
+    unknown: AutoFact = {**fact, "measured": {"bundle": 10.0}}
+    assert budget.testing_seconds(record, unknown) == pytest.approx(1.0 + 150 * 5.0 / 100)
+
+
 def test_without_a_complete_trial_nothing_is_confirmed() -> None:
     assert budget.affordable(record_of(seconds=1.0), FACT, 100.0) is None
 

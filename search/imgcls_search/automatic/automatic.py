@@ -148,6 +148,7 @@ class Auto:
             raise budget.too_short(self.ledger.fact, "the images were still being looked at") from None
         with writing(self.output.space_file):
             atomic.write_text(self.output.space_file, found.space)
+        budget.note_speeds(self.ledger.fact, found.facts["speeds"])
         self.decisions = found.decisions
         for one in found.decisions:
             self.screens.say(str(one))
@@ -297,8 +298,7 @@ class Auto:
     def _test(self, record: Record, trial: Trial) -> None:
         """Open the test split for a network that was not confirmed, once."""
         fact = self.ledger.fact
-        known = fact.get("test")
-        if known is not None and known["trial"] == trial.number:
+        if "test" in fact and fact["test"]["trial"] == trial.number:
             return
         if not record.fact("data")["images"].get("test"):
             self.screens.say("there are no test images")
@@ -366,7 +366,7 @@ class Auto:
         if isinstance(told, str):
             raise DeployError(told)
         fact["bundled"] = bundling.trial
-        fact["measured"] = {**fact.get("measured", {}), **told.measured()}
+        fact["measured"] = {**fact.get("measured", {}), "bundle": told}
         self.ledger.save()
 
     def _report(self, trial: Trial) -> bool:

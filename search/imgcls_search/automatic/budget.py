@@ -33,9 +33,6 @@ busy the machine is; at most a share of all time."""
 END_SECONDS = 3.0
 """For what is printed at the end, and the end of the process."""
 
-MOST_TIMES = 4.0
-"""The longest testing, in those seconds of a bundle: of few validation images they say little."""
-
 SAFETY = 1.3
 """Steps get this many times what they took before."""
 
@@ -46,7 +43,7 @@ def closing_seconds(fact: AutoFact, record: Record | None = None, testing: float
     Where there are two cores the bundle is written beside the others.
     """
     others = fact.get("measured", {}).get("report", _assumed(fact)) + testing
-    bundle = sum(_bundle_seconds(fact, record))
+    bundle = _bundle_seconds(fact, record)
     return end_seconds(fact) + SAFETY * (max(bundle, others) if num_cores() > 1 else bundle + others)
 
 
@@ -55,23 +52,36 @@ def end_seconds(fact: AutoFact) -> float:
     return min(END_SECONDS, fact["given"] / 8)
 
 
-def _bundle_seconds(fact: AutoFact, record: Record | None) -> tuple[float, float]:
-    """Return how long the bundle of one of the best trials takes: the export, and running images through it."""
-    measured: Mapping[str, float] = fact.get("measured", {})
-    whole = measured.get("bundle", _assumed(fact))
-    images = measured.get("bundle_images", whole / 2)
-    return whole - images, images * (1.0 if record is None else _growth(record, fact))
+def note_speeds(fact: AutoFact, speeds: Mapping[str, Mapping[str, float]]) -> None:
+    """Keep how long the slowest network of a draft takes for a multiply-accumulate of a prediction."""
+    fact["measured"] = {**fact.get("measured", {}), "mac": max(speed["predict"] for speed in speeds.values())}
 
 
-def _growth(record: Record, fact: AutoFact) -> float:
-    """Return how many times as many multiply-accumulates as the bundle that was measured one of the best trials has."""
-    if "baseline" not in fact:
-        return 1.0
-    known = record.by_number[fact["baseline"]["trial"]].sizes.get("macs")
-    if not known or fact.get("bundled") != fact["baseline"]["trial"]:
-        return 1.0
-    most = max((trial.sizes.get("macs", known) for trial in best.ranked(record)[:3]), default=known)
-    return max(1.0, most / known)
+def _bundle_seconds(fact: AutoFact, record: Record | None) -> float:
+    """Return how long the bundle of one of the best trials takes: as the one that was measured, and for its size more.
+
+    Of the validation images it runs as many through a file and through torch as are there about twice.
+    """
+    measured = fact.get("measured", {}).get("bundle", _assumed(fact))
+    if record is None or "baseline" not in fact or fact.get("bundled") != fact["baseline"]["trial"]:
+        return measured
+    known = record.by_number[fact["baseline"]["trial"]].sizes.get("macs", math.inf)
+    more = max(0.0, _macs(record) - known)
+    return measured + 2 * record.fact("data")["images"].get("val", 0) * more * _mac_seconds(record, fact)
+
+
+def _macs(record: Record) -> float:
+    """Return the multiply-accumulates of the costliest of the best trials."""
+    return max((trial.sizes.get("macs", 0) for trial in best.ranked(record)[:3]), default=0)
+
+
+def _mac_seconds(record: Record, fact: AutoFact) -> float:
+    """Return the seconds of a multiply-accumulate; where no draft was measured, by half of what a bundle took."""
+    measured = fact.get("measured", {})
+    if "mac" in measured:
+        return measured["mac"]
+    images = record.fact("data")["images"].get("val", 0)
+    return 0.5 * measured.get("bundle", _assumed(fact)) / max(1.0, 2 * images * _macs(record))
 
 
 def _assumed(fact: AutoFact) -> float:
@@ -81,13 +91,9 @@ def _assumed(fact: AutoFact) -> float:
 
 
 def testing_seconds(record: Record, fact: AutoFact) -> float:
-    """Return the seconds that a network needs for the validation and the test images, told from those of its bundle.
-
-    A bundle runs the validation images through the exported file twice, which is about as long as once through torch.
-    """
+    """Return the seconds that a network needs for the validation and the test images."""
     images = record.fact("data")["images"]
-    times = 1 + images.get("test", 0) / max(1, images.get("val", 1))
-    return 1.0 + _bundle_seconds(fact, record)[1] * min(MOST_TIMES, times)
+    return 1.0 + (images.get("val", 0) + images.get("test", 0)) * _macs(record) * _mac_seconds(record, fact)
 
 
 def confirm_seconds(trials: Sequence[Trial], seeds: int, workers: int, test: float) -> float:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
 
 from imgcls_search import atomic
 from imgcls_search.errors import SearchError
@@ -15,9 +14,6 @@ from imgcls_search.executors.helper import image_cache
 from imgcls_search.study.files import StudyFiles
 
 Step = Callable[[str, int, int], None]
-
-EXPORTED = 3
-"""The number of the step of a bundle before which it is exported."""
 
 POLL_SECONDS = 0.2
 """How long one look at a bundle that is being written waits for news."""
@@ -67,18 +63,6 @@ def clear_drafts(target: Path) -> None:
     atomic.remove(_drafts(target))
 
 
-class Computed(NamedTuple):
-    """The seconds that a bundle takes alone."""
-
-    whole: float
-    images: float
-    """Of these, after the export: they grow with the network."""
-
-    def measured(self) -> dict[str, float]:
-        """Return them by their names in a study."""
-        return {"bundle": self.whole, "bundle_images": self.images}
-
-
 class BundleProcess:
     """A bundle that is written in its own process while something else continues."""
 
@@ -89,20 +73,20 @@ class BundleProcess:
 
         self.process, self.connection = processes.start(_write, "bundle", files, trial, target)
 
-    def poll(self, seconds: float = 0.0) -> str | Computed | None:
-        """Return what it took, or why there is none; None while it is being written."""
+    def poll(self, seconds: float = 0.0) -> str | float | None:
+        """Return the seconds that it takes alone, or why there is none; None while it is being written."""
         end = time.monotonic() + seconds
         while self.connection.poll(max(0.0, end - time.monotonic())):
             try:
-                told: str | Computed | tuple[str, int, int] = self.connection.recv()
+                told: str | float | tuple[str, int, int] = self.connection.recv()
             except (EOFError, OSError):
                 return "its process died"
-            if isinstance(told, str | Computed):
+            if not isinstance(told, tuple):
                 return told
             self.step = told
         return None
 
-    def wait(self, show: Step) -> str | Computed:
+    def wait(self, show: Step) -> str | float:
         """Show its steps until it is done; return what `poll` does."""
         shown = None
         while (told := self.poll(POLL_SECONDS)) is None:
@@ -123,18 +107,10 @@ def _write(connection: Connection, files: StudyFiles, trial: int, target: Path) 
     from imgcls_search.training.device import settle_in
 
     settle_in("cpu")
-    exported = 0.0
-
-    def step(what: str, number: int, of: int) -> None:
-        nonlocal exported
-        exported = time.process_time() if number <= EXPORTED else exported
-        connection.send((what, number, of))
-
     try:
-        put_bundle(files, trial, target, step)
+        put_bundle(files, trial, target, lambda *step: connection.send(step))
         # Others compute beside it. The next bundle has a core for itself, and then takes as long as this one computed.
-        whole = time.process_time()
-        told: str | Computed = Computed(whole, whole - exported)
+        told: str | float = time.process_time()
     except SearchError as error:
         told = str(error)
     connection.send(told)

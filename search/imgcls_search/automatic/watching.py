@@ -103,7 +103,7 @@ class AutoWatcher:
         else:
             fact = self.ledger.fact
             fact["bundled"] = self.early.trial
-            fact["measured"] = {**fact.get("measured", {}), **told.measured()}
+            fact["measured"] = {**fact.get("measured", {}), "bundle": told}
             self.screen.say(f"the baseline's model is in {self.bundle}, usable now; the search continues")
             self.ledger.save()
         self.early.close()

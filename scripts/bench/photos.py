@@ -457,7 +457,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
             [float(np.mean([curve[moment][what] for curve in curves])) for moment in in_all]
             for what in ("minutes", "accuracy")
         ]
-        axis.plot(*mean, color=colour, marker="o", markersize=4, label=ENTRIES[name].label)
+        axis.plot(*mean, color=colour, marker="o", markersize=4, label=ENTRIES[name].label.replace("`", ""))
     axis.set_xlabel("minutes since the start of the process")
     axis.set_ylabel(f"accuracy on {found['test']['images']} test images")
     axis.set_xlim(left=0)

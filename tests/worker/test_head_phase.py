@@ -293,6 +293,29 @@ def test_a_stop_while_features_are_computed_leaves_nothing_half(
     assert len(epochs(again)) == EPOCHS
 
 
+def test_what_another_process_computes_comes_last(
+    weights: Mapping[str, Path], data: Prepared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "BATCH", 16)
+    trial = frozen(weights, "finetune: {freeze: backbone, views: 2}\naugment: {brightness: 0.31}\n")
+    wanted = head_plan.plan(trial)
+    assert wanted is not None
+    here, there = (head_phase.HeadFeatures(trial, start_weights.with_normalisation(trial, data), "cpu") for _ in "ab")
+    other = there.computing(wanted, "train")
+    # It has begun with the first view, and holds it.
+    assert "view 1 of 2: 120 images" in str(next(other))
+    said: list[str] = []
+    steps = here.computing(wanted, "train")
+    for _ in range(50):
+        said += [line for line in [next(steps)] if line is not None]
+    assert here.kept.keys() == {("train", 1), ("val", None)}
+    assert not [line for line in said if "view 1 of 2" in line]
+    list(other)
+    list(steps)
+    assert here.kept.keys() == there.kept.keys() == {("train", 0), ("train", 1), ("val", None)}
+    assert all(np.array_equal(here.kept[part], there.kept[part]) for part in here.kept)
+
+
 def test_what_the_search_kept_is_read_again(
     weights: Mapping[str, Path], data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

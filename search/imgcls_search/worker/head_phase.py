@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Callable, Generator
 from typing import Any, Literal
 
@@ -50,13 +51,15 @@ class HeadFeatures:
     def computing(self, wanted: HeadPlan, portion: Portion) -> Generator[str | None, None, None]:
         """Find or compute all features that a training reads; yield between two steps, now and then a line to show.
 
+        What another process computes at present comes last, so that each computes a part.
+
         Raises:
             DataError: the images are gone, or the features cannot be kept.
         """
         network: Backbone | None = None
-        for split, view in self._parts(wanted, portion):
-            if (split, view) in self.kept:
-                continue
+        parts = deque(part for part in self._parts(wanted, portion) if part not in self.kept)
+        while parts:
+            split, view = parts.popleft()
             network = network or backbone(self.config, self.data, self.device)
             steps = features_in_steps(
                 network,
@@ -65,7 +68,11 @@ class HeadFeatures:
                 view=self._view(view),
                 most_bytes=pipeline.cache_bytes(self.config),
             )
-            self.kept[split, view] = yield from self._told(steps, split, view, wanted)
+            found = yield from self._told(steps, split, view, wanted, waits=not parts)
+            if found is None:
+                parts.append((split, view))
+            else:
+                self.kept[split, view] = found
 
     def _parts(self, wanted: HeadPlan, portion: Portion) -> list[tuple[Literal["train", "val"], int | None]]:
         views: list[int | None] = [None] if wanted.views is None else list(range(wanted.views))
@@ -84,8 +91,15 @@ class HeadFeatures:
         return View(number=number, augment=augmentation, settings=json.dumps(plain(shown), sort_keys=True))
 
     def _told(
-        self, steps: Generator[tuple[int, int] | None, None, Floats], split: str, view: int | None, wanted: HeadPlan
-    ) -> Generator[str | None, None, Floats]:
+        self,
+        steps: Generator[tuple[int, int] | None, None, Floats],
+        split: str,
+        view: int | None,
+        wanted: HeadPlan,
+        *,
+        waits: bool,
+    ) -> Generator[str | None, None, Floats | None]:
+        """Return the features; None where another process computes them, unless this one is to wait for it."""
         images = {"train": "training images", "val": "validation images"}[split]
         what = f"features of {images} by {self.name}" + ("" if view is None else f", view {view + 1} of {wanted.views}")
         began = said = time.monotonic()
@@ -96,6 +110,10 @@ class HeadFeatures:
             except StopIteration as end:
                 found: Floats = end.value
                 break
+            if step is None and not waits:
+                steps.close()
+                yield None
+                return None
             line = None
             if step is not None and not total:
                 line = f"{what}: {step[1]:,} images, computed once for all trials"

@@ -60,7 +60,7 @@ def note_speeds(fact: AutoFact, speeds: Mapping[str, Mapping[str, float]]) -> No
 def _bundle_seconds(fact: AutoFact, record: Record | None) -> float:
     """Return how long the bundle of one of the best trials takes: as the one that was measured, and for its size more.
 
-    Of the validation images it runs as many through a file and through torch as are there about twice.
+    A bundle runs about twice as many images as there are for validation, through its file and through torch.
     """
     measured = fact.get("measured", {}).get("bundle", _assumed(fact))
     if record is None or "baseline" not in fact or fact.get("bundled") != fact["baseline"]["trial"]:

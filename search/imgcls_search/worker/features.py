@@ -97,17 +97,19 @@ def kept_of(
 
     None where nothing is kept, and where more than its head was trained.
     """
-    if not pretrained.is_wanted(config.component("model")):
+    cache = folder_beside(data)
+    # Where no training has kept anything, its pretrained weights may have to be fetched, too.
+    if not cache.is_dir() or not pretrained.is_wanted(config.component("model")):
         return None
     try:
         found = backbone(config, data, device)
-    # Its weights have gone.
+    # They have gone.
     except SearchError:
         return None
     own = model.state_dict()
     if not all(name in own and torch.equal(value, own[name]) for name, value in found.network.state_dict().items()):
         return None
-    return kept(folder_beside(found.data), made_from(found, split))
+    return kept(cache, made_from(found, split))
 
 
 def made_from(found: Backbone, split: Literal["train", "val"], view: View | None = None) -> dict[str, Any]:

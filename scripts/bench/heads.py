@@ -90,7 +90,7 @@ def search(name: str, space: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {
         "complete": sum(trial.state == "complete" for trial in record.trials),
         "epochs": epochs,
-        "seconds": round(seconds, 1),
+        "seconds": round(seconds, 2),
         "trials_a_minute": round(60 * epochs / each / seconds, 3),
         "best_accuracy": round(max(values), 4) if values else None,
     }

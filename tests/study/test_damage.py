@@ -95,10 +95,14 @@ def study(tmp_path_factory: pytest.TempPathFactory, warm: Warm | None) -> Path:
     database = folder / "studies/tiny-digits.db"
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        states = {state for (state,) in connection.execute("SELECT state FROM trials")}
-        # As it is in the database while it waits to be promoted.
-        (last,) = connection.execute("SELECT trial_id FROM trials WHERE state = 'RUNNING'").fetchone()
+        (last,) = connection.execute("SELECT max(trial_id) FROM trials").fetchone()
         where = "WHERE key = ? AND trial_id = ?"
+        # As it is in the database while it waits to be promoted: a worker that is ahead of the budget's end may have
+        # taken it to its first decision.
+        connection.execute("UPDATE trials SET state = 'RUNNING', datetime_complete = NULL WHERE trial_id = ?", (last,))
+        connection.execute("DELETE FROM trial_values WHERE trial_id = ?", (last,))
+        connection.execute(f"DELETE FROM trial_user_attributes {where}", ("reason", last))
+        states = {state for (state,) in connection.execute("SELECT state FROM trials")}
         (epochs,) = connection.execute(
             f"SELECT value_json FROM trial_user_attributes {where}", ("epochs", last)
         ).fetchone()

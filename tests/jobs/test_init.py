@@ -28,7 +28,6 @@ from imgcls_search.jobs.init.networks import Network, from_scratch, merged
 from imgcls_search.jobs.init.plan import Budget, make_plan
 from imgcls_search.jobs.init.sizes import (
     FEWEST_TUNE_EPOCHS,
-    MANY_TUNE_EPOCHS,
     VIEWS_SHARE,
     Work,
     fit_pretrained,
@@ -337,25 +336,24 @@ def test_more_time_searches_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("rate", "size", "fewest"),
+    ("rate", "size", "tunes"),
     [
-        (1e-11, 224, FEWEST_TUNE_EPOCHS),
-        # For a few epochs at 224 there is no more time, but for many at a smaller size.
-        (3.5e-11, 128, MANY_TUNE_EPOCHS),
-        (5e-11, 96, MANY_TUNE_EPOCHS),
+        (1e-11, 224, True),
+        # For enough epochs at 224 there is no more time, but at a smaller size.
+        (3e-11, 128, True),
+        (5e-11, 96, True),
         # Nor for these: features of large images teach a head more.
-        (1e-10, 224, None),
+        (1e-10, 224, False),
     ],
 )
-def test_slower_machines_tune_smaller_images_and_then_heads_alone(rate: float, size: int, fewest: int | None) -> None:
+def test_slower_machines_tune_smaller_images_and_then_heads_alone(rate: float, size: int, tunes: bool) -> None:
     network = next(one for one in from_scratch(32, 3, 6) if one.name == "resnet")
     speeds = {network.key: speed.Speed(train=3 * rate, predict=rate, is_measured=True)}
     work, budget = Work(train=1_700, val=300, folds=1), Budget.of(600.0, 2)
     fit = fit_pretrained([network], [224, 128, 96, 64], speeds, work, budget, 6)
     assert fit is not None
-    assert (fit.size, fit.tunes) == (size, fewest is not None)
-    if fewest is not None:
-        assert fit.epochs - fit.head_epochs >= fewest
+    assert (fit.size, fit.tunes) == (size, tunes)
+    assert not tunes or fit.epochs - fit.head_epochs >= FEWEST_TUNE_EPOCHS
 
 
 @pytest.mark.parametrize(("rate", "max_train"), [(2e-9, 1_200), (8e-9, 75), (1e-8, None)])

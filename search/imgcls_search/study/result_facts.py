@@ -163,4 +163,4 @@ class AutoFact(TypedDict, total=False):
     """The time in all for which the page is written."""
 
     measured: dict[str, Finite]
-    """Seconds that a step took, by which its time is planned."""
+    """Seconds that a step took, by which its time is planned, and `mac`: of a multiply-accumulate of a prediction."""

@@ -249,3 +249,20 @@ def test_check_misses_a_teacher(section: str, said: str, tiny: Path, here: Calla
     answer = here("check", str(tiny), "--samples", "0", "--set", section)
     assert is_one_line(answer)
     assert said in answer.err
+
+
+def test_a_refused_run_leaves_no_folder_and_a_kept_teacher_may_be_gone(
+    tiny: Path, tmp_path: Path, here: Callable[..., Answer], helper: Helper
+) -> None:
+    teacher, studies = tmp_path / "own.pt", tmp_path / "studies"
+    given = [str(tiny), "--set", "image={size: 8}", "--set", f"distill={{file: {{path: {teacher}}}}}"]
+    own_file(teacher, helper, classes='"classes": ["zero", ')
+    refused = here("run", *given, "--studies", str(studies))
+    assert is_one_line(refused)
+    assert "a teacher of other classes" in refused.err
+    assert not (studies / "tiny").exists()
+    own_file(teacher, helper)
+    assert here("run", *given, "--set", "study.trials=1", "--studies", str(studies)).code == 0
+    teacher.unlink()
+    assert here("check", *given, "--samples", "0", "--studies", str(studies)).code == 0
+    assert is_one_line(here("check", *given, "--samples", "0", "--studies", str(tmp_path / "others")))

@@ -15,25 +15,28 @@ import copy
 import json
 import math
 import os
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-STARTED = time.monotonic()  # The imports below are part of the minutes.
+from shared import STARTED, arguments
 
-import numpy as np  # noqa: E402
-import timm  # noqa: E402
-import torch  # noqa: E402
-from PIL import Image  # noqa: E402
-from sklearn.linear_model import LogisticRegression  # noqa: E402
-from sklearn.model_selection import train_test_split  # noqa: E402
-from timm.optim import param_groups_layer_decay  # noqa: E402
-from timm.utils import ModelEmaV3  # noqa: E402
-from torch import nn  # noqa: E402
-from torch.utils.data import DataLoader, Dataset  # noqa: E402
-from torchvision import transforms as t  # noqa: E402
+# isort: split
+# The imports below are part of the minutes, which `shared` counts from when it is imported.
+import numpy as np
+import timm
+import torch
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
+from timm.optim import param_groups_layer_decay
+from timm.utils import ModelEmaV3
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms as t
 
 NETWORK, MEAN, STD = "tf_efficientnet_lite0", [0.5] * 3, [0.5] * 3
 LONGER_SIDES = (224, 192, 160, 128)
@@ -238,16 +241,35 @@ def predict(folder: Path, paths: list[Path]) -> dict[str, dict[str, str]]:
     return found
 
 
-def arguments(doc: str | None) -> argparse.Namespace:
-    """Return what the command line says."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", type=Path, help="a folder with a subfolder for each class")
-    parser.add_argument("--weights", type=Path, help="of timm's network, in timm's names")
-    parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path("run"))
-    parser.add_argument("--predict", type=Path, nargs="+", help="print what these saved models say of the images")
-    return parser.parse_args()
+@dataclass(frozen=True)
+class Start:
+    """What fine-tuning starts from."""
+
+    data: Data
+    model: nn.Module
+    """The pretrained network with a fitted head."""
+
+    size: tuple[int, int]
+    accuracy: float
+    """Of the head, on the validation images."""
+
+    until: float
+    """When the minutes are over, by `time.monotonic`."""
+
+
+def start(given: argparse.Namespace, epochs: int) -> Start:
+    """Fit the head and save it as the first model; images are as large as the minutes allow with so many epochs."""
+    until = STARTED + 60 * given.minutes - SAVING_SECONDS
+    for seed in (torch.manual_seed, np.random.seed, random.seed):
+        seed(given.seed)
+    given.out.mkdir(parents=True, exist_ok=True)
+    data = cut(given.images, given.seed)
+    model = build(given.weights, len(data.classes))
+    size = fitting_size(data, model, until - time.monotonic(), epochs)
+    accuracy = fit_head(model, data, size)
+    save(model, data, size, given.out / "best.pt")
+    print(f"{time.monotonic() - STARTED:.0f} s: {size} pixels, the head has {accuracy:.4f}", flush=True)
+    return Start(data, model, size, accuracy, until)
 
 
 def main() -> None:
@@ -256,24 +278,17 @@ def main() -> None:
     if given.predict:
         print(json.dumps(predict(given.images, given.predict)))
         return
-    until = STARTED + 60 * given.minutes - SAVING_SECONDS
-    torch.manual_seed(given.seed)
-    given.out.mkdir(parents=True, exist_ok=True)
-    data = cut(given.images, given.seed)
-    model = build(given.weights, len(data.classes))
-    size = fitting_size(data, model, until - time.monotonic(), epochs=15)
-    best = fit_head(model, data, size)
-    save(model, data, size, given.out / "best.pt")
-    print(f"{time.monotonic() - STARTED:.0f} s: {size} pixels, the head has {best:.4f}", flush=True)
+    begun = start(given, epochs=15)
+    best = begun.accuracy
 
     def on_epoch(epoch: int, accuracy: float, average: nn.Module) -> None:
         nonlocal best
         if accuracy >= best:
             best = accuracy
-            save(average, data, size, given.out / "best.pt")
+            save(average, begun.data, begun.size, given.out / "best.pt")
         print(f"{time.monotonic() - STARTED:.0f} s: epoch {epoch} has {accuracy:.4f}", flush=True)
 
-    fine_tune(model, data, size, Recipe(), until, on_epoch)
+    fine_tune(begun.model, begun.data, begun.size, Recipe(), begun.until, on_epoch)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,11 @@ from __future__ import annotations
 
 import copy
 import logging
-import random
 import time
 from pathlib import Path
 
 import careful
 import neps
-import numpy as np
-import torch
 from torch import nn
 
 EPOCHS = 12
@@ -38,18 +35,9 @@ class Space(neps.PipelineSpace):
 def main() -> None:
     """Tune for some minutes."""
     given = careful.arguments(__doc__)
-    until = careful.STARTED + 60 * given.minutes - careful.SAVING_SECONDS
-    for seed in (torch.manual_seed, np.random.seed, random.seed):
-        seed(given.seed)
-    given.out.mkdir(parents=True, exist_ok=True)
-    data = careful.cut(given.images, given.seed)
-    model = careful.build(given.weights, len(data.classes))
     # As many epochs as in tuned.py, so that images are as large.
-    size = careful.fitting_size(data, model, until - time.monotonic(), epochs=5 * EPOCHS)
-    head = careful.fit_head(model, data, size)
-    careful.save(model, data, size, given.out / "best.pt")
-    print(f"{time.monotonic() - careful.STARTED:.0f} s: {size} pixels, the head has {head:.4f}", flush=True)
-    best_so_far, num_evaluated, ended = head, 0, time.monotonic()
+    start = careful.start(given, epochs=5 * EPOCHS)
+    best_so_far, num_evaluated, ended = start.accuracy, 0, time.monotonic()
 
     def evaluate_pipeline(pipeline_directory: Path, epochs: int, **settings: float) -> dict[str, float]:
         nonlocal best_so_far, num_evaluated, ended
@@ -59,9 +47,10 @@ def main() -> None:
             nonlocal best
             if accuracy >= best:
                 best = accuracy
-                careful.save(average, data, size, path)
+                careful.save(average, start.data, start.size, path)
 
-        careful.fine_tune(copy.deepcopy(model), data, size, careful.Recipe(**settings), until, on_epoch, epochs)
+        recipe = careful.Recipe(**settings)
+        careful.fine_tune(copy.deepcopy(start.model), start.data, start.size, recipe, start.until, on_epoch, epochs)
         if best >= best_so_far and path.exists():
             best_so_far = best
             path.replace(given.out / "best.pt")
@@ -71,7 +60,7 @@ def main() -> None:
         return {"objective_to_minimize": 1 - best, "cost": ended - begun}
 
     logging.basicConfig(level=logging.INFO)
-    neps.run(evaluate_pipeline, Space(), root_directory=given.out / "neps", worker_cost_to_spend=until - ended)
+    neps.run(evaluate_pipeline, Space(), root_directory=given.out / "neps", worker_cost_to_spend=start.until - ended)
     print(f"evaluations: {num_evaluated}; best {best_so_far:.4f}", flush=True)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import os
-import random
 import shutil
 import tempfile
 import time
@@ -17,9 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import careful
-import numpy as np
 import ray
-import torch
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from torch import nn
@@ -27,34 +24,26 @@ from torch import nn
 EPOCHS = 12
 
 
-def train(config: dict[str, Any], data: careful.Data, model: nn.Module, size: tuple[int, int], until: float) -> None:
+def train(config: dict[str, Any], start: careful.Start) -> None:
     """Train with some settings; report each epoch with its network."""
 
     def on_epoch(epoch: int, accuracy: float, average: nn.Module) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            careful.save(average, data, size, Path(folder) / "best.pt")
+            careful.save(average, start.data, start.size, Path(folder) / "best.pt")
             tune.report({"accuracy": accuracy}, checkpoint=tune.Checkpoint.from_directory(folder))
 
-    careful.fine_tune(copy.deepcopy(model), data, size, careful.Recipe(**config), until, on_epoch, EPOCHS)
+    recipe = careful.Recipe(**config)
+    careful.fine_tune(copy.deepcopy(start.model), start.data, start.size, recipe, start.until, on_epoch, EPOCHS)
 
 
 def main() -> None:
     """Tune for some minutes."""
     given = careful.arguments(__doc__)
-    until = careful.STARTED + 60 * given.minutes - careful.SAVING_SECONDS
-    for seed in (torch.manual_seed, np.random.seed, random.seed):
-        seed(given.seed)
-    given.out.mkdir(parents=True, exist_ok=True)
-    data = careful.cut(given.images, given.seed)
-    model = careful.build(given.weights, len(data.classes))
     # As many epochs as in tuned.py, so that images are as large.
-    size = careful.fitting_size(data, model, until - time.monotonic(), epochs=5 * EPOCHS)
-    head = careful.fit_head(model, data, size)
-    careful.save(model, data, size, given.out / "best.pt")
-    print(f"{time.monotonic() - careful.STARTED:.0f} s: {size} pixels, the head has {head:.4f}", flush=True)
+    start = careful.start(given, epochs=5 * EPOCHS)
     ray.init(num_cpus=len(os.sched_getaffinity(0)), include_dashboard=False)
     tuner = tune.Tuner(
-        tune.with_parameters(train, data=data, model=model, size=size, until=until),
+        tune.with_parameters(train, start=start),
         param_space={
             "lr": tune.loguniform(1e-4, 5e-3),
             "weight_decay": tune.loguniform(1e-4, 0.3),
@@ -68,7 +57,7 @@ def main() -> None:
             mode="max",
             scheduler=ASHAScheduler(max_t=EPOCHS, grace_period=2),
             num_samples=-1,
-            time_budget_s=max(until - time.monotonic(), 1),
+            time_budget_s=max(start.until - time.monotonic(), 1),
         ),
         run_config=tune.RunConfig(
             storage_path=str(given.out.resolve() / "tune"),
@@ -79,11 +68,11 @@ def main() -> None:
     results = tuner.fit()
     # Many more are drawn in advance than begin.
     num_trained = sum("accuracy" in (result.metrics or {}) for result in results)
-    best = head
+    best = start.accuracy
     if num_trained:
         trial = results.get_best_result(scope="all")
         found, accuracy = max(trial.best_checkpoints, key=lambda each: each[1]["accuracy"])
-        if accuracy["accuracy"] >= head:
+        if accuracy["accuracy"] >= start.accuracy:
             best = accuracy["accuracy"]
             with found.as_directory() as folder:
                 shutil.copyfile(Path(folder) / "best.pt", given.out / "best.pt")

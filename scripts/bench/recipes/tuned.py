@@ -13,7 +13,6 @@ import time
 
 import careful
 import optuna
-import torch
 from torch import nn
 
 EPOCHS = (4, 20)
@@ -22,17 +21,9 @@ EPOCHS = (4, 20)
 def main() -> None:
     """Tune for some minutes."""
     given = careful.arguments(__doc__)
-    until = careful.STARTED + 60 * given.minutes - careful.SAVING_SECONDS
-    torch.manual_seed(given.seed)
-    given.out.mkdir(parents=True, exist_ok=True)
-    data = careful.cut(given.images, given.seed)
-    model = careful.build(given.weights, len(data.classes))
     # A few trials of full length must fit, so images are smaller than where there is one training.
-    size = careful.fitting_size(data, model, until - time.monotonic(), epochs=3 * EPOCHS[1])
-    head = careful.fit_head(model, data, size)
-    careful.save(model, data, size, given.out / "best.pt")
-    print(f"{time.monotonic() - careful.STARTED:.0f} s: {size} pixels, the head has {head:.4f}", flush=True)
-    best_so_far = head
+    start = careful.start(given, epochs=3 * EPOCHS[1])
+    best_so_far = start.accuracy
 
     def objective(trial: optuna.Trial) -> float:
         nonlocal best_so_far
@@ -51,12 +42,12 @@ def main() -> None:
             nonlocal best
             if accuracy >= best:
                 best = accuracy
-                careful.save(average, data, size, path)
+                careful.save(average, start.data, start.size, path)
             trial.report(accuracy, epoch)
             if trial.should_prune():
                 raise optuna.TrialPruned
 
-        careful.fine_tune(copy.deepcopy(model), data, size, recipe, until, on_epoch, epochs)
+        careful.fine_tune(copy.deepcopy(start.model), start.data, start.size, recipe, start.until, on_epoch, epochs)
         if best >= best_so_far and path.exists():
             best_so_far = best
             path.replace(given.out / "best.pt")
@@ -64,7 +55,7 @@ def main() -> None:
 
     sampler = optuna.samplers.TPESampler(seed=given.seed)
     study = optuna.create_study(direction="maximize", sampler=sampler, pruner=optuna.pruners.MedianPruner())
-    study.optimize(objective, timeout=max(until - time.monotonic(), 0))
+    study.optimize(objective, timeout=max(start.until - time.monotonic(), 0))
     states = [trial.state.name for trial in study.trials]
     counts = ", ".join(f"{states.count(state)} {state.lower()}" for state in sorted(set(states)))
     print(f"trials: {counts or 'none'}; best {best_so_far:.4f}", flush=True)

@@ -101,11 +101,13 @@ def settle(
 def refuse_missing(space: Space, root: Path, at: Address | None) -> None:
     """Refuse a space that names a file or a study as a teacher which is not there; no network is looked at.
 
+    What the space's study has a copy of need not be there.
+
     Raises:
         CheckpointError, StudyError, NoResultError: as `settle`.
     """
     for teacher in _named_in(space):
-        if teacher.kind != "timm":
+        if teacher.kind != "timm" and _kept(teacher, root, at, space.name) is None:
             _find_file(teacher, root, at)
 
 
@@ -149,17 +151,15 @@ def settle_one(
     teacher = of_config(config)
     if teacher is None:
         return None
-    kept = _kept(teacher, root, at, origin)
+    kept = None if origin is None else _kept(teacher, root, at, origin["study"])
     entry, path = kept if kept is not None else _find(teacher, root, at, data, [data.frame], helper)
     _must_fit(teacher, path, data, [data.frame], helper)
     return str(path), entry
 
 
-def _kept(teacher: Teacher, root: Path, at: Address | None, origin: Origin | None) -> tuple[KnownTeacher, Path] | None:
-    if origin is None:
-        return None
+def _kept(teacher: Teacher, root: Path, at: Address | None, study: str) -> tuple[KnownTeacher, Path] | None:
     try:
-        files = find_study(root, origin["study"], at)
+        files = find_study(root, study, at)
         entry = load(files).facts.get("teachers", {}).get(teacher.key)
     except StudyError:
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -133,15 +134,28 @@ class StudyFiles:
     def taken(self, say: Callable[[str], None] | None = None, *, task: str = RUN) -> Iterator[None]:
         """Create the folders, and hold the study and them for this process alone, see `make` and `locked`.
 
+        Where no study came of it, the folder that was made for it goes again.
+
         Raises:
             StudyError: they cannot be created, or another process holds them.
         """
+        is_new = not self.folder.exists()
         self.make()
         with self.locked(say, task=task):
             if self.address is not None:
                 # Only now: an address where nobody answers was mistyped, and is not to be remembered.
                 self.take_over()
-            yield
+            try:
+                yield
+            finally:
+                if is_new:
+                    self._leave_nothing_without_study()
+
+    def _leave_nothing_without_study(self) -> None:
+        # What cannot be seen or deleted now is in nobody's way.
+        with contextlib.suppress(StudyError, OSError):
+            if not self.store.exists():
+                shutil.rmtree(self.folder)
 
     def take_over(self) -> None:
         """Note in which database the study of the folder is.

@@ -78,6 +78,8 @@ def until(executor: LocalExecutor, kind: type[Event] | tuple[type[Event], ...]) 
             events.append(event)
             if isinstance(event, kind):
                 return events
+            if isinstance(event, Failed):
+                break
     raise AssertionError(f"it did not come: {events[-3:]}")
 
 

@@ -86,8 +86,9 @@ def planted(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, torch.Te
         ("vit", {"patch_size": 4, "width": 32, "depth": 2, "heads": 2, "pooling": "mean"}),
     ],
 )
-def test_maps_are_brightest_where_the_sign_is(family: str, arguments: dict[str, Any]) -> None:
-    torch.manual_seed(0)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_maps_are_brightest_where_the_sign_is(family: str, arguments: dict[str, Any], seed: int) -> None:
+    torch.manual_seed(seed)
     component = Component(path=f"model.{family}", name=family, args=arguments)
     model = models.build_model(component, image_size=16, channels=1, classes=2)
     images, labels, _ = planted(256, seed=1)

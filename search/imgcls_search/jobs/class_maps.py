@@ -1,7 +1,7 @@
 """Where a network looked: by the slopes of a class's score, for networks of any family.
 
 Of feature maps Grad-CAM (Selvaraju et al. 2017). Tokens of a transformer mix early, so that the last ones say little of
-their places: there slope times activation, its size added up over all layers. `captum` and `grad-cam` need the layer,
+their places: there slope times activation, added up over all layers. `captum` and `grad-cam` need the layer,
 and how tokens are placed on an image, for each family; here they are found by the shapes of what a pass makes.
 """
 
@@ -107,15 +107,22 @@ def _map_of(score: Tensor, layers: Sequence[tuple[Tensor, Map, int]]) -> np.ndar
 
 
 def _of_tokens(score: Tensor, layers: Sequence[tuple[Tensor, Map, int]]) -> Tensor | None:
-    """Return slope times activation, its size added up over all layers of as many tokens as the last one has."""
+    """Return slope times activation over all layers of as many tokens as the last one has, less its mean over places.
+
+    It is added with its sign: a token also carries what it has got from other places, in one layer for and in another
+    against the class, and that cancels out.
+    """
     tokens = [layer for layer in layers if layer[0].dim() == 3 and layer[2] == layers[-1][2]]
     slopes = torch.autograd.grad(score, [made for made, _, _ in tokens], allow_unused=True)
     known = [
-        (lay(made.detach()) * lay(slope)).sum(dim=-1).abs()
+        (lay(made.detach()) * lay(slope)).sum(dim=-1)
         for (made, lay, _), slope in zip(tokens, slopes, strict=True)
         if slope is not None
     ]
-    return torch.stack(known).sum(dim=0) if known else None
+    if not known:
+        return None
+    total = torch.stack(known).sum(dim=0)
+    return (total - total.mean(dim=(1, 2), keepdim=True)).abs()
 
 
 def _of_feature_maps(score: Tensor, layers: Sequence[tuple[Tensor, Map, int]]) -> Tensor | None:

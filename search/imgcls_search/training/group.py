@@ -201,7 +201,7 @@ class Group:
         """Draw within it, for dropout, what no other device draws; outside of it all draw the same."""
         with torch.random.fork_rng(devices=[]):
             seed = np.random.SeedSequence([*moment, self.rank]).generate_state(1, np.uint64)[0]
-            torch.manual_seed(int(seed >> 1))
+            torch.manual_seed(int(seed) >> 1)
             yield
 
     def normalising(self, kind: str, own: int, whole: int) -> AbstractContextManager[object]:

@@ -32,7 +32,7 @@ def start_configurations(plan: DraftPlan) -> list[dict[str, Any]]:
         named = {**_sizes(plan)[-1], **named}
         trained = {**named, "head": "linear", "head.linear.dropout": 0.2, "optimizer.adamw.lr": 1e-3}
         if plan.fit.tunes:
-            trained |= {"finetune.start": "logistic", "finetune.backbone_lr_factor": 0.1}
+            trained |= TUNED_START
         starts.append(trained)
     return sorted(starts, key=lambda one: (one.get("head") != "logistic", _pixels(one.get("image.size", 0))))
 

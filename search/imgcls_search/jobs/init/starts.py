@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from imgcls_search.image_size import sides, written
+from imgcls_search.image_size import area, written
 from imgcls_search.jobs.init.networks import Network
 from imgcls_search.jobs.init.plan import DraftPlan
 
@@ -34,12 +34,7 @@ def start_configurations(plan: DraftPlan) -> list[dict[str, Any]]:
         if plan.fit.tunes:
             trained |= TUNED_START
         starts.append(trained)
-    return sorted(starts, key=lambda one: (one.get("head") != "logistic", _pixels(one.get("image.size", 0))))
-
-
-def _pixels(size: int | list[int]) -> int:
-    height, width = sides(size)
-    return height * width
+    return sorted(starts, key=lambda one: (one.get("head") != "logistic", area(one.get("image.size", 0))))
 
 
 def _sizes(plan: DraftPlan) -> list[dict[str, Any]]:

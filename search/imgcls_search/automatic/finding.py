@@ -154,8 +154,7 @@ def _validation(made: Delivered) -> AutoScore:
     """Return the score of the chosen configuration on the images by which trials were compared."""
     record, trial = made.record, made.trial
     metric = record.objectives[0][0]
-    assert trial.values is not None
-    searched, images = trial.values[0], record.val_images
+    searched, images = trial.first_value, record.val_images
     if made.confirmed is not None:
         fresh = made.confirmed["confirmed"]
         return {

@@ -89,6 +89,14 @@ def test_rows_of_the_house_name_modules_of_their_wing() -> None:
     assert named > 100
 
 
+def test_rows_of_commands_searches_and_workers_name_every_module() -> None:
+    page = (ROOT / "search" / "README.md").read_text()
+    for wing in ("cli", "api", "automatic", "views", "orchestrator", "worker"):
+        (row,) = re.findall(rf"^\| `{wing}/` \| (.+?) \|", page, re.MULTILINE)
+        there = {path.stem for path in (ROOT / "search" / "imgcls_search" / wing).glob("*.py")} - {"__init__"}
+        assert there - {*re.findall(r"`(\w+)`", row)} == set(), f"name it in the row of {wing}/ of search/README.md"
+
+
 def test_no_module_is_longer_than_400_lines() -> None:
     """A longer one has two stories: give each a room that a newcomer would guess."""
     lines = {path: len(path.read_text().splitlines()) for path in (ROOT / "search" / "imgcls_search").rglob("*.py")}

@@ -232,13 +232,12 @@ def _baselines(made: Delivered) -> list[Baseline]:
 
 
 def _early(trial: Trial, seconds: float, record: Record) -> Baseline:
-    assert trial.values is not None
     return {
         "name": "baseline",
         "trial": trial.number,
         "on": "validation",
         "metric": record.objectives[0][0],
-        "score": trial.values[0],
+        "score": trial.first_value,
         "after": seconds,
     }
 

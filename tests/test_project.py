@@ -57,7 +57,7 @@ def test_page_of_the_house_names_every_wing_and_nothing_else() -> None:
 
 
 def test_page_of_the_house_names_modules_that_there_are() -> None:
-    """What stands in its walks and tables as `wing/module` is a file, with or without a name in it."""
+    """What stands in its walks and tables as `wing/module` is a file, and a name after it is defined there."""
     page = (ROOT / "search" / "README.md").read_text()
     paths = re.findall(r"`([a-z]+/[a-z_/]+?)(?:\.py)?(?:\.[a-z_]+)?(?:\([^`]*)?`", page)
     package = ROOT / "search" / "imgcls_search"
@@ -67,6 +67,34 @@ def test_page_of_the_house_names_modules_that_there_are() -> None:
         for path in paths
         if not any((folder / f"{path}{end}").exists() for folder in (package, ROOT) for end in (".py", "/"))
     ] == []
+
+    names = re.findall(r"`([a-z]+/[a-z_]+)\.(?!py`)([a-z_]+)(?:\([^`]*)?`", page)
+    assert len(names) >= 5
+    for path, name in names:
+        assert re.search(rf"^ *(?:def|class) {name}\b", (package / f"{path}.py").read_text(), re.MULTILINE), (
+            f"{path}: no {name}"
+        )
+
+
+def test_rows_of_the_house_name_modules_of_their_wing() -> None:
+    page = (ROOT / "search" / "README.md").read_text()
+    package = ROOT / "search" / "imgcls_search"
+    named = 0
+    for wings, row in re.findall(r"^\| (`[a-z_/`, ]+`) \| (.+?) \|", page[: page.index("## How one")], re.MULTILINE):
+        folders = [package / wing.strip("`/ ") for wing in wings.split(",")]
+        there = {path.stem for folder in folders for path in folder.rglob("*")}
+        modules = [name for name in re.findall(r"`([a-z_]+)/?`", row) if any(folder.is_dir() for folder in folders)]
+        assert [name for name in modules if name not in there] == [], wings
+        named += len(modules)
+    assert named > 100
+
+
+def test_rows_of_commands_searches_and_workers_name_every_module() -> None:
+    page = (ROOT / "search" / "README.md").read_text()
+    for wing in ("cli", "api", "automatic", "views", "orchestrator", "worker"):
+        (row,) = re.findall(rf"^\| `{wing}/` \| (.+?) \|", page, re.MULTILINE)
+        there = {path.stem for path in (ROOT / "search" / "imgcls_search" / wing).glob("*.py")} - {"__init__"}
+        assert there - {*re.findall(r"`(\w+)`", row)} == set(), f"name it in the row of {wing}/ of search/README.md"
 
 
 def test_no_module_is_longer_than_400_lines() -> None:

@@ -27,6 +27,12 @@ def shorter(size: int | Sequence[int]) -> int:
     return min(sides(size))
 
 
+def area(size: int | Sequence[int]) -> int:
+    """Return the number of pixels."""
+    height, width = sides(size)
+    return height * width
+
+
 def written(size: int | Sequence[int]) -> int | list[int]:
     """Return a size as a value of a space file."""
     height, width = sides(size)

@@ -185,6 +185,12 @@ class Trial:
         """True where what is deployed is not what was trained, so that only scores compare with other trials."""
         return self.candidate.compresses
 
+    @property
+    def first_value(self) -> float:
+        """The first objective's value of a complete trial."""
+        assert self.values is not None
+        return self.values[0]
+
     def has_value_at(self, epoch: int) -> bool:
         """Tell whether the trial showed a value at an epoch that compares with other trials'."""
         return self.metric in self.shown_at(epoch)

@@ -105,6 +105,7 @@ def test_a_comparison_says_what_the_command_prints(one: ic.Study, here: Callable
             row[0] for row in found.rows()
         ]
         assert all(line in shown(found) for line in found.differences())
+        assert found.is_of_studies == (first == "one")
 
 
 def test_objects_are_compared_as_their_names_are(one: ic.Study) -> None:

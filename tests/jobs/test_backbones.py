@@ -16,7 +16,7 @@ from imgcls_search.space import parse
 from imgcls_search.worker import features, image_sets, networks, pipeline, start_weights
 
 from tests.conftest import Answer, is_one_line
-from tests.models.test_heads import FAMILIES as SMALL
+from tests.models.small import SMALL
 
 TRAINED = "data: {digits: {max_train: 200}}\nmodel: {resnet: {width: 8}}\ntraining: {epochs: 3}\n"
 
@@ -30,14 +30,14 @@ def trained(tmp_path: Path, imgcls: Callable[..., Answer]) -> Path:
     return tmp_path / "trained/small/seed-1.pt"
 
 
-# lenet5 takes no weights, and timm has tests of its own.
-FAMILIES = {name: arguments for name, arguments in SMALL.items() if name not in ("lenet5", "timm")}
+# timm has tests of its own.
+FAMILIES = {name: arguments for name, arguments in SMALL.items() if name != "timm"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_features_are_what_the_head_reads(family: str, tmp_path: Path) -> None:
     text = "data: {digits: {max_train: 60}}\nimage: {size: 32, channels: 3}\n"
-    text += f"model: {{{family}: {FAMILIES[family]}}}\n"
+    text += f"model: {{{family}: {json.dumps(FAMILIES[family])}}}\n"
     config = parse(text, catalog(), source="x").config()
     data = pipeline.prepare_data(config, tmp_path / "images")
     torch.save(networks.build_model(config, data.shape).state_dict(), tmp_path / "weights.pt")

@@ -326,7 +326,11 @@ def test_more_time_searches_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert values[0]["data.folder.max_train"] < 800
     assert "finetune.freeze" not in values[0]
     assert values[1]["finetune.freeze"] == values[2]["finetune.freeze"] == "backbone"
-    assert "finetune.backbone_lr_factor" in values[2]
+    low, high = values[2]["finetune.backbone_lr_factor"]["float"]
+    factors = {one.get("finetune.backbone_lr_factor") for one in values[2]["start"]} - {None}
+    # Inside its range, which the search can then explore in both directions.
+    assert factors == {0.5}
+    assert low < 0.5 < high
     assert "data.folder.max_train" not in values[2]
     assert values[2]["image.size"] == 224
     # The first configuration is a head that is fitted at once.

@@ -22,19 +22,8 @@ from imgcls_search.training import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.vision_transformer import interpolate_embeddings
 
-SMALL: dict[str, dict[str, Any]] = {
-    "vit": {"patch_size": 8, "width": 16, "depth": 2, "heads": 2},
-    "resnet": {"depths": (1, 1), "width": 8},
-    "lenet5": {},
-    "alexnet": {"width": 0.1, "hidden": 16},
-    "vgg": {"depth": 11, "width": 4, "hidden": 8},
-    "densenet": {"growth_rate": 4, "depths": (1, 2)},
-    "efficientnet": {"width_mult": 0.25, "depth_mult": 0.25},
-    "mobilenetv3": {"width_mult": 0.25},
-    "convnext": {"depths": (1, 1), "width": 8},
-    "airbench": {"widths": (8, 16)},
-    "timm": {"name": "vit_tiny_patch16_224", "depth": 1},
-}
+from tests.models.small import SMALL
+
 SIZE = (32, 64)
 
 
@@ -44,7 +33,7 @@ def build(family: str, size: Any = SIZE, **arguments: Any) -> Any:
 
 
 def test_no_family_is_left_out() -> None:
-    assert set(SMALL) == set(MODELS)
+    assert set(SMALL) == set(MODELS), "add a small network of the family to tests/models/small.py"
 
 
 @pytest.mark.parametrize("family", SMALL)

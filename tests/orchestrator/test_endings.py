@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from imgcls_search.orchestrator.endings import reached_end
 from imgcls_search.orchestrator.faults import Faults
 from imgcls_search.protocol import Failed, WorkerDied
 from imgcls_search.space import parse
+from imgcls_search.study import endings
 from imgcls_search.study import record as records
 from imgcls_search.study.files import StudyFiles
 from imgcls_search.trial import SIZES, Candidate, Trial
@@ -77,6 +79,13 @@ def test_time_and_epochs_end_a_search_when_they_are_spent(tmp_path: Path) -> Non
     assert reached_end(there, 60.1) == "timeout"
     there.record.add_epoch(there.record.trials[0], {"epoch": 3.0, "accuracy": 0.1, "seconds": 1.0})
     assert reached_end(there, 60.0) == "epochs"
+
+
+def test_every_setting_that_ends_a_search_is_on_its_page() -> None:
+    page = (Path(__file__).parents[2] / "docs/how-to/plan-the-time-of-a-search.md").read_text()
+    section = set(re.findall(r"^  (\w+): ", page, re.MULTILINE))
+    missing = [setting for setting in endings.LIMITS if setting.partition(".")[2] not in section]
+    assert missing == [], "explain it in docs/how-to/plan-the-time-of-a-search.md"
 
 
 def checkpoint(there: SearchContext, number: int, megabytes: float) -> Path:

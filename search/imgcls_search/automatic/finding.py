@@ -154,8 +154,7 @@ def _validation(made: Delivered) -> AutoScore:
     """Return the score of the chosen configuration on the images by which trials were compared."""
     record, trial = made.record, made.trial
     metric = record.objectives[0][0]
-    assert trial.values is not None
-    searched, images = trial.values[0], record.val_images
+    searched, images = trial.first_value, record.val_images
     if made.confirmed is not None:
         fresh = made.confirmed["confirmed"]
         return {
@@ -233,13 +232,12 @@ def _baselines(made: Delivered) -> list[Baseline]:
 
 
 def _early(trial: Trial, seconds: float, record: Record) -> Baseline:
-    assert trial.values is not None
     return {
         "name": "baseline",
         "trial": trial.number,
         "on": "validation",
         "metric": record.objectives[0][0],
-        "score": trial.values[0],
+        "score": trial.first_value,
         "after": seconds,
     }
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +20,6 @@ from imgcls_search.data.source import Folds, MaxTrain, Source, Split, SplitSeed,
 from imgcls_search.data.tally import Tally, image_files, is_broken, some
 from imgcls_search.errors import DataError
 from imgcls_search.signature import Arg
-
-if TYPE_CHECKING:
-    pass
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 ALIASES = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}

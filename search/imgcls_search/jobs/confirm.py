@@ -286,7 +286,7 @@ def _choose(retraining: _Retraining, trials: Sequence[Trial], seeds: int, sign: 
     retraining.trainer.watcher.say(f"trial {chosen.number} is chosen; {seeds} more seeds score it")
     measured = retraining.train([chosen], fresh)[chosen.number]
     confirmed = estimate(measured, scores[chosen.number])
-    searched = _searched(chosen)
+    searched = chosen.first_value
     lucky = optimism(searched, confirmed, sign)
     return {
         "at": now(),
@@ -305,17 +305,12 @@ def _rank(trial: Trial, scores: Mapping[int, Sequence[float]], chosen: Trial) ->
     gap = difference(scores[chosen.number], scores[trial.number])
     return {
         "trial": trial.number,
-        "searched": _searched(trial),
+        "searched": trial.first_value,
         "scores": list(scores[trial.number]),
         **_spread(scores[trial.number]),
         # By these seeds alone it may be as good as the chosen one.
         "is_tied": trial is not chosen and abs(gap.mean) <= gap.half,
     }
-
-
-def _searched(trial: Trial) -> float:
-    assert trial.values is not None
-    return trial.values[0]
 
 
 def _open_test(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from imgcls_search.errors import BuildError
 from imgcls_search.image_size import ImageSize, shorter, shown
-from imgcls_search.models.anatomy import Weights, with_anatomy
+from imgcls_search.models.anatomy import Weights, refuse_imagenet, with_anatomy
 from imgcls_search.signature import Arg
 
 if TYPE_CHECKING:
@@ -57,8 +57,7 @@ def airbench(
     """
     if shorter(image_size) < PATCH:
         raise BuildError("", f"needs images of at least {PATCH} pixels, got {shown(image_size)}")
-    if weights == "imagenet":
-        raise BuildError("weights", "there are no published weights of this network; allowed: null, or a weights file")
+    refuse_imagenet(weights)
     from torch import nn
 
     from imgcls_search.models.airbench_layers import GlobalMaxPool, Scale, Whitening, identity_convolution

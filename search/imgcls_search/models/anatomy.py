@@ -37,6 +37,16 @@ def with_anatomy(model: nn.Module, *, head: str, stages: Sequence[Sequence[str]]
     return model
 
 
+def refuse_imagenet(weights: str | None) -> None:
+    """Refuse `weights: imagenet` for a family that torchvision does not have.
+
+    Raises:
+        BuildError: they are wanted.
+    """
+    if weights == "imagenet":
+        raise BuildError("weights", "there are no published weights of this network; allowed: null, or a weights file")
+
+
 def find_twin(
     twins: Mapping[str, Mapping[str, Any]], weights: str | None, channels: int, given: Mapping[str, Any]
 ) -> str | None:

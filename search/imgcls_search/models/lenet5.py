@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from imgcls_search.errors import BuildError
 from imgcls_search.image_size import ImageSize, shorter, shown, sides
-from imgcls_search.models.anatomy import Weights, with_anatomy
+from imgcls_search.models.anatomy import Weights, refuse_imagenet, with_anatomy
 from imgcls_search.signature import Arg
 
 if TYPE_CHECKING:
@@ -40,8 +40,7 @@ def lenet5(
     """
     padding = ("same" if shorter(image_size) < 28 else "valid") if padding == "auto" else padding
     height, width_of_map = _map(image_size, padding)
-    if weights == "imagenet":
-        raise BuildError("weights", "there are no published weights of this network; allowed: null, or a weights file")
+    refuse_imagenet(weights)
     from torch import nn
 
     act = nn.Tanh if activation == "tanh" else nn.ReLU

@@ -47,7 +47,7 @@ def compare(changes: Sequence[Difference], old: Mapping[str, Any], space: Space)
     novel: list[tuple[str, Scalar]] = []
     for change in changes:
         words = _strategy_in_words(change, old, space) or _added_in_words(change, nodes)
-        if change.path == "start" and (new := _new_start(change, old, space)) is not None:
+        if change.path == "start" and (new := _new_start(change, space)) is not None:
             start = new
             words = f"start: {counted('more configuration', len(new))}" if new else "start: in another order"
         if words is None:
@@ -112,7 +112,7 @@ def _novel(change: Difference, nodes: Mapping[str, Node]) -> list[tuple[str, Sca
     return [(change.path, value) for value in node.values() if not any(same(value, each) for each in before)]
 
 
-def _new_start(change: Difference, old: Mapping[str, Any], space: Space) -> list[Mapping[str, Scalar]] | None:
+def _new_start(change: Difference, space: Space) -> list[Mapping[str, Scalar]] | None:
     """Return the start configurations that are new; None where earlier ones are missing."""
     if change.old is MISSING or not isinstance(change.old, list):
         return None

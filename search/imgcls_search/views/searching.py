@@ -64,7 +64,7 @@ def what_mattered(record: Record, book: Sketchbook) -> list[Section]:
     sections = [Section(title="What mattered", text=text, pictures=bars)]
     if columns and len(done) > 1:
         names = sorted(columns, key=lambda name: -importance.get(name, 0.0))[:MOST_COLUMNS]
-        scores = [_value(trial) for trial in done]
+        scores = [trial.first_value for trial in done]
         slices = _slices({name: columns[name] for name in names}, scores, done)
         drawn = [
             book.picture(figures.slices({name: column}, metric, across=1), f"{metric} by {name}")
@@ -80,11 +80,6 @@ def _done(record: Record) -> list[Trial]:
     return [trial for trial in record.trials if trial.state == "complete" and trial.is_feasible]
 
 
-def _value(trial: Trial) -> float:
-    assert trial.values is not None
-    return trial.values[0]
-
-
 def _progress(record: Record, done: Sequence[Trial]) -> tuple[Any, str]:
     """Return the best so far against the time of training, or epochs where nobody took the time."""
     metric, direction = record.objectives[0]
@@ -97,7 +92,7 @@ def _progress(record: Record, done: Sequence[Trial]) -> tuple[Any, str]:
         costs, size, axis = [float(trial.epoch) for trial in record.trials], 1, "epochs trained"
     spent = [total / size for total in itertools.accumulate(costs)]
     xs = [total for trial, total in zip(record.trials, spent, strict=True) if trial.number in numbers]
-    ys = [_value(trial) for trial in done]
+    ys = [trial.first_value for trial in done]
     figure = figures.steps(xs, list(itertools.accumulate(ys, better)), (xs, ys), axis, metric)
     return figure, f"Best {metric} so far against {axis}, in the order of trials"
 
@@ -126,7 +121,7 @@ def _cost(done: Sequence[Trial], record: Record) -> tuple[Any, str] | None:
             for trial, costs in known:
                 xs, ys = groups.setdefault(family_of(trial), ([], []))
                 xs.append(costs[name])
-                ys.append(_value(trial))
+                ys.append(trial.first_value)
             log = is_log(name, [costs[name] for _, costs in known])
             return figures.scatter(groups, label, metric, log=log), f"{label} against {metric}, by family"
     return None
@@ -187,7 +182,7 @@ def _explained(trials: Sequence[Trial]) -> float:
     if not columns:
         return 0.0
     forest = RandomForestRegressor(n_estimators=64, oob_score=True, min_samples_leaf=2, random_state=0)
-    forest.fit(np.column_stack([_as_numbers(column) for column in columns]), [_value(trial) for trial in trials])
+    forest.fit(np.column_stack([_as_numbers(column) for column in columns]), [trial.first_value for trial in trials])
     return float(forest.oob_score_)
 
 

@@ -14,7 +14,7 @@ from imgcls_search.compress import prune, sections
 from imgcls_search.config import Component, TrialConfig
 from imgcls_search.data import InputShape
 from imgcls_search.errors import BuildError, SearchError
-from imgcls_search.image_size import ImageSize, shown, sides
+from imgcls_search.image_size import ImageSize, area, shown
 from imgcls_search.models import build_model, cost, heads, pretrained
 from imgcls_search.models.cost import Cost
 from imgcls_search.signature import build
@@ -167,7 +167,7 @@ def _sizes(deployed: Cost, trained: Cost) -> dict[str, float]:
 
 
 def _pixels(shape: InputShape) -> int:
-    return shape.channels * math.prod(sides(shape.image_size))
+    return shape.channels * area(shape.image_size)
 
 
 def meta_model(component: Component, shape: InputShape, head: Component | None = None) -> nn.Module:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from imgcls_search.image_size import ImageSize, normal, shorter, sides
+from imgcls_search.image_size import ImageSize, area, normal, shorter, sides
 from imgcls_search.jobs.init.images import ImageFacts
 from imgcls_search.jobs.init.networks import Network
 from imgcls_search.jobs.init.speed import Speed, time_allowed
@@ -148,7 +148,7 @@ def pretrained_sizes(images: ImageFacts) -> list[ImageSize]:
     tall = [_of_aspect(side, native) for side in SHORTER_SIDES if side >= FEWEST_PRETRAINED_SIDE]
     if FEWEST_PRETRAINED_SIDE <= shorter(native) <= SHORTER_SIDES[0]:
         tall.append(native)
-    return sorted(dict.fromkeys(tall), key=lambda size: -_area(size))
+    return sorted(dict.fromkeys(tall), key=lambda size: -area(size))
 
 
 def scratch_sizes(images: ImageFacts) -> list[ImageSize]:
@@ -159,7 +159,7 @@ def scratch_sizes(images: ImageFacts) -> list[ImageSize]:
     small = [_of_aspect(side, native) for side in SHORTER_SIDES if side <= min(MOST_SCRATCH_SIDE, shorter(native))]
     if shorter(native) <= MOST_SCRATCH_SIDE:
         small.append(native)
-    return sorted(dict.fromkeys(small), key=lambda size: -_area(size))
+    return sorted(dict.fromkeys(small), key=lambda size: -area(size))
 
 
 LARGEST_SIDE, SMALLEST_SIDE = 224, 8
@@ -194,11 +194,6 @@ def _of_aspect(side: int, like: ImageSize) -> ImageSize:
     ratio = max(height, width) / min(height, width)
     longer = side if ratio <= SQUARE else max(side, round(side * min(ratio, MOST_OBLONG) / 16) * 16)
     return normal((side, longer) if width >= height else (longer, side))
-
-
-def _area(size: ImageSize) -> int:
-    height, width = sides(size)
-    return height * width
 
 
 def fit_pretrained(

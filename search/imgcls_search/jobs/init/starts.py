@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from imgcls_search.image_size import sides, written
+from imgcls_search.image_size import area, written
 from imgcls_search.jobs.init.networks import Network
 from imgcls_search.jobs.init.plan import DraftPlan
 
@@ -32,14 +32,9 @@ def start_configurations(plan: DraftPlan) -> list[dict[str, Any]]:
         named = {**_sizes(plan)[-1], **named}
         trained = {**named, "head": "linear", "head.linear.dropout": 0.2, "optimizer.adamw.lr": 1e-3}
         if plan.fit.tunes:
-            trained |= {"finetune.start": "logistic", "finetune.backbone_lr_factor": 0.1}
+            trained |= TUNED_START
         starts.append(trained)
-    return sorted(starts, key=lambda one: (one.get("head") != "logistic", _pixels(one.get("image.size", 0))))
-
-
-def _pixels(size: int | list[int]) -> int:
-    height, width = sides(size)
-    return height * width
+    return sorted(starts, key=lambda one: (one.get("head") != "logistic", area(one.get("image.size", 0))))
 
 
 def _sizes(plan: DraftPlan) -> list[dict[str, Any]]:

@@ -86,7 +86,7 @@ def test_test_score_is_in_the_verdict_of_the_trial_that_it_is_of(trial_offset: i
     _, page = parted(tmp_path, 3, scores=scores, auto=fact)
     text = text_of(page)
     assert ("macro_f1 0.72 on test images that had no part in any choice" in text) == (trial_offset == 0)
-    assert ("95 % 0.61 to 0.81 by the choice of 90 images, opened once" in text) == (trial_offset == 0)
+    assert ("95 % 0.61 to 0.81 from sampling 90 images, test split opened once" in text) == (trial_offset == 0)
     assert ("not tested" in text) == (trial_offset == 1)
 
 

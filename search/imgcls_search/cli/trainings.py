@@ -316,8 +316,8 @@ def confirm(
     chance = f", {test['images']} images"
     if ends := test.get("images_interval"):
         low, high = (measured(metric, end, test["images"]) for end in ends)
-        chance = f"; 95 % {low} to {high} by the choice of {test['images']} images"
-    echo(f"test {metric}: {tested} over seeds{chance}, opened once")
+        chance = f"; 95 % interval {low} to {high} from sampling {test['images']} images"
+    echo(f"test {metric}: {tested} over seeds{chance}, test split opened once")
 
 
 def reproduce(

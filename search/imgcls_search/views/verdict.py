@@ -112,7 +112,7 @@ def _objectives(record: Record, winner: Trial, choice: Choice | None) -> Iterato
             number, detail = measured(metric, value, record.val_images), how_known(metric, folds)
             if choice is not None and choice[0] == metric:
                 ends = " to ".join(measured(metric, end, record.val_images) for end in choice[1:])
-                detail += f"; 95 % {ends} by the choice of images"
+                detail += f"; 95 % {ends} from sampling the images"
             yield Card(name=metric, value=number, detail=detail, id=f"best-{metric}")
 
 
@@ -124,16 +124,16 @@ def _tested(record: Record, winner: Trial) -> Card | None:
         value = spread(metric, test.get("scores", []), test["mean"], test["ci95"], test["images"])
         trainings = len(confirmed["scores"])
         over = f"{'95 % over ' if trainings > 2 else ''}{trainings} fresh trainings"
-        detail = f"{over}; {test['images']:,} images, opened once"
+        detail = f"{over}; {test['images']:,} images, test split opened once"
         if ends := test.get("images_interval"):
-            detail += f"; {_between(ends[0], ends[1], test['images'])} for the choice of images"
+            detail += f"; {_between(ends[0], ends[1], test['images'])} from sampling the images"
         return Card(name=f"test {metric}", value=value, detail=detail, id="verdict-test")
     single = record.facts.get("auto", {}).get("test")
     if single is not None and single["trial"] == winner.number:
         score = single["test"]
         value = measured(single["metric"], score["score"], score["images"])
         interval = f"95 % {_between(score['low'], score['high'], score['images'])}"
-        detail = f"{interval} by the choice of {score['images']:,} images, opened once; one training"
+        detail = f"{interval} from sampling {score['images']:,} images, test split opened once; one training"
         return Card(name=f"test {single['metric']}", value=value, detail=detail, id="verdict-test")
     return None
 
@@ -151,7 +151,7 @@ def _between(low: float, high: float, images: int) -> str:
 
 
 def interval_of_choice(record: Record, looked: EvaluatedTrial | None) -> Choice | None:
-    """Return a metric of the winner with its 95 % interval for the choice of the images that it was scored on.
+    """Return a metric of the winner with its 95 % interval from sampling the images that it was scored on.
 
     It is the first objective where that is a score, and where the images can be looked at.
     """

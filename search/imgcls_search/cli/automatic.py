@@ -63,7 +63,7 @@ def auto(
     weights_dir: WeightsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Go from images to a deployable model in a given time: init, run, confirm, export --bundle and report.
+    """Turn images into a deployable model in a given time: init, run, confirm, export --bundle and report.
 
     \b
     imgcls-search auto photos --time 1h

@@ -196,7 +196,7 @@ def predict(
         typer.Option(
             "--min-confidence",
             metavar="SHARE",
-            help="Say 'unsure' if the class has a lower probability; default: the bundle's.",
+            help="Say 'unsure' if the probability of the class is lower; default: the bundle's threshold.",
         ),
     ] = None,
     tta: Annotated[
@@ -301,7 +301,7 @@ def serve(
     bundle: Annotated[Path, typer.Argument(metavar="DIR", help="A bundle: a folder that export --bundle wrote.")],
     host: Annotated[str, typer.Option("--host", help="Listen on this address.")] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="Listen on this port; 0 takes a free one.")
+        int, typer.Option("--port", min=0, max=65535, help="Listen on this port; 0 picks a free one.")
     ] = 8000,
 ) -> None:
     """Serve an exported bundle over HTTP: a page to drop images on, and JSON for programs.
@@ -312,7 +312,7 @@ def serve(
     curl --data-binary @photo.jpg http://127.0.0.1:8000/predict
     curl -F image=@a.jpg -F image=@b.jpg 'http://127.0.0.1:8000/predict?top=1'
 
-    A request may hold 32 images and 32 MB. Only this machine can connect, unless you set --host.
+    A request may have up to 32 images and 32 MB. Only this machine can connect, unless you set --host.
     """
     from imgcls_search.deploy.bundle import read
     from imgcls_search.views.addresses import is_loopback

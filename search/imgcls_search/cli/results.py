@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def status(study: StudyName, studies: Studies = STUDIES, storage: Storage = None, as_json: AsJson = False) -> None:
-    """Show the state of a study: trials by state, rejections, faults, failures, the best so far.
+    """Show the state of a study: trials by state, rejections, faults, failures, and the best trial so far.
 
     \b
     imgcls-search status vit-digits
@@ -120,7 +120,7 @@ def front(
     imgcls-search front compressed-digits -o front.png
     imgcls-search front compressed-digits --json
 
-    Trials over a limit of a cost or a score (latency_ms, size_kb, recall:CLASS) are never on it.
+    Trials that break a limit on a cost or a score (latency_ms, size_kb, recall:CLASS) are never on it.
     """
     from imgcls_search.study.record import load
     from imgcls_search.views.front import describe_front, draw_front
@@ -148,7 +148,7 @@ def front(
 
 
 def list_studies(studies: Studies = STUDIES, storage: Storage = None, as_json: AsJson = False) -> None:
-    """List the studies of a folder: trials, the best so far, whether it was confirmed.
+    """List the studies of a folder with their trials, the best so far, and whether it is confirmed.
 
     \b
     imgcls-search list
@@ -217,7 +217,7 @@ def compare(
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare two trials or two studies: what differs, and what it did to the score.
+    """Compare two trials or two studies: what differs in their settings, and in their scores.
 
     \b
     imgcls-search compare vit-digits:3 vit-digits:7

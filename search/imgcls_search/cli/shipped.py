@@ -31,14 +31,14 @@ def spaces(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the shipped spaces, which commands take by name, or copy one to a file of your own.
+    """List the shipped spaces, or copy one to a file of your own.
 
     \b
     imgcls-search spaces
     imgcls-search spaces copy vit
     imgcls-search spaces copy vit -o my-space.yaml
 
-    If there is no file named `vit`, `imgcls-search run vit` searches the shipped space of that name.
+    Commands accept a shipped space by its name: if there is no file named `vit`, `imgcls-search run vit` searches it.
     """
     from imgcls_search.space import shipped
 

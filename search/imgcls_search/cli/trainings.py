@@ -121,7 +121,7 @@ def pretrain(
         "backbone.pt"
     ),
     seed: Annotated[
-        int, typer.Option("--seed", min=0, help="Set the seed of the first weights and of every draw.")
+        int, typer.Option("--seed", min=0, help="Set the seed of the initial weights and of all random draws.")
     ] = 0,
     unlabeled: Unlabeled = None,
     overrides: Overrides = None,
@@ -139,9 +139,9 @@ def pretrain(
     imgcls-search pretrain space.yaml --set pretrain=simclr --set pretrain.simclr.epochs=50
     imgcls-search run space.yaml --set pretrain=none --set model.resnet.weights=backbone.pt
 
-    The space says how in its section pretrain: simclr (two views of each image) or imitate (the features of a
-    pretrained teacher). Labels of --data only measure how good the features are. Validation and test images
-    never take part. After Ctrl-C or a kill, run the same command again to resume.
+    The section pretrain of the space sets the method: simclr (two views of each image) or imitate (the features of a
+    pretrained teacher). Labels of --data only measure how good the features are. Validation and test images are
+    never trained on. After Ctrl-C or a kill, run the same command again to resume.
     """
     from imgcls_search.api.pretraining import pretraining_of
     from imgcls_search.jobs.pretrain import pretrain as pretrain_one
@@ -177,8 +177,8 @@ def evaluate(
         Split,
         typer.Option(
             "--split",
-            help="test and all open the sealed test split; folds scores each image with the trial's network that "
-            "was not trained on it.",
+            help="Score this split; test and all open the sealed test split, and folds scores each image with the "
+            "network of the trial that was not trained on it.",
         ),
     ] = Split.val,
     predictions: Annotated[
@@ -188,13 +188,13 @@ def evaluate(
         bool,
         typer.Option(
             "--corruptions",
-            help="Measure corruption_accuracy too: blur, noise, JPEG, brightness and contrast at severities 1, 3 and "
+            help="Also measure corruption_accuracy: blur, noise, JPEG, brightness and contrast at severities 1, 3 and "
             "5, 15 passes over the images.",
         ),
     ] = False,
     tta: Annotated[
         Views | None,
-        typer.Option("--tta", help="Average the logits of several views of each image; prints what that costs."),
+        typer.Option("--tta", help="Average the logits of several views of each image, and print what that costs."),
     ] = None,
     studies: Studies = STUDIES,
     as_json: AsJson = False,
@@ -254,7 +254,8 @@ def confirm(
     study: StudyName,
     top: Annotated[int, typer.Option("--top", min=1, help="Retrain this many of the best trials.")] = 3,
     seeds: Annotated[
-        int, typer.Option("--seeds", min=2, help="New seeds per trial; as many more score the winner.")
+        int,
+        typer.Option("--seeds", min=2, help="Use this many new seeds per trial, and as many more to score the winner."),
     ] = 3,
     trial: Annotated[
         int | None, typer.Option("--trial", min=0, help="Confirm only this trial, for example one of a Pareto front.")
@@ -332,12 +333,12 @@ def reproduce(
     as_json: AsJson = False,
     weights_dir: WeightsDir = None,
 ) -> None:
-    """Retrain a trial and compare with its record: identical, within the noise of seeds, or different.
+    """Retrain a trial and compare it with its record: identical, within the noise of seeds, or different.
 
     \b
     imgcls-search reproduce vit-digits --trial 7
 
-    On a CPU with the same versions it is identical. The exit code is 1 if it is different.
+    On a CPU with the same versions, the result is identical. The exit code is 1 if it is different.
     """
 
     from imgcls_search.jobs.reproduce import reproduce as train_again

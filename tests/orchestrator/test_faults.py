@@ -126,7 +126,7 @@ def test_model_that_crashes_is_retried_then_failed_with_its_stack_in_the_log(
     log = (tmp_path / "studies" / trial.user_attrs["log"]).read_text()
     assert log.count("Segmentation fault") == 2
     assert "go_wrong" in log
-    assert "trouble on the way: 1 x worker-0 died (killed by SIGSEGV)" in imgcls("status", "space-digits").out
+    assert "fault: 1 x worker-0 died (killed by SIGSEGV)" in imgcls("status", "space-digits").out
 
 
 @pytest.mark.slow

@@ -322,7 +322,7 @@ def serve(
     application = make_service(read(bundle), host, name=bundle.resolve().name)
     with listen(host, port) as at:
         if not is_loopback(host):
-            warn("whoever reaches this address can send images to the model")
+            warn("anyone who can reach this address can send images to the model")
         shown = f"[{host}]" if ":" in host else host
         echo(f"{bundle} on http://{shown}:{at.getsockname()[1]}/ (Ctrl-C ends it)")
         answer(application, at)

@@ -105,7 +105,7 @@ def ask_flips(*, yes: bool) -> Flips:
     answer = typer.prompt("none, horizontal (left to right), both (upside down too)", default="none").strip().lower()
     found = [flip for flip in Flips if answer and flip.value.startswith(answer)]
     if not found:
-        raise UserError(f"{answer}: is no answer; allowed: {', '.join(flip.value for flip in Flips)}")
+        raise UserError(f"{answer}: is not an answer; allowed: {', '.join(flip.value for flip in Flips)}")
     return found[0]
 
 

@@ -69,6 +69,6 @@ def dashboard(
 
     server = make_dashboard(study_files(study, studies, storage), host, port, warn)
     if not is_loopback(host):
-        warn("whoever reaches this address can read and delete studies")
+        warn("anyone who can reach this address can read and delete studies")
     echo(f"optuna-dashboard on {server.address} (Ctrl-C ends it)")
     server.serve_forever()

@@ -241,12 +241,11 @@ def try_configuration(
     echo(f"request {found.request}: {_settings({path: found.params[path] for path in found.named})}")
     for source in dict.fromkeys(found.sources.values()):
         taken = {path: found.params[path] for path, each in found.sources.items() if each == source}
-        echo(f"{'no trial has it, so the middle' if source is None else f'as trial {source}'}: {_settings(taken)}")
+        where = "no trial has it; middle or first choice" if source is None else f"from trial {source}"
+        echo(f"{where}: {_settings(taken)}")
     if found.same_as is not None:
         echo(f"trial {found.same_as} has the same configuration; this one trains it with another seed")
-    echo(
-        f"{'the next run' if found.taken_by is None else f'the run under way ({found.taken_by})'} trains it to its end"
-    )
+    echo(f"{'the next run' if found.taken_by is None else f'the current run ({found.taken_by})'} trains it to the end")
 
 
 def _settings(values: Mapping[str, Any]) -> str:
@@ -278,9 +277,9 @@ def _conclude(outcome: Outcome, studies: Path) -> int:
     after = command_for(outcome.record.objectives[0][0], "best.yaml")
     if len(found["best"]) > 1:
         numbers = ", ".join(str(trial["trial"]) for trial in found["best"])
-        echo(f"{len(found['best'])} trials are on the Pareto front, and you choose: {numbers}")
+        echo(f"{len(found['best'])} trials are on the Pareto front; choose one of them: {numbers}")
         echo(f"next: imgcls-search front {study}{where}; imgcls-search export {study}{where} --trial N -o best.yaml")
     else:
         echo(f"next: imgcls-search export {study}{where} -o best.yaml && {after}")
-    echo(f"look: imgcls-search dashboard {study}{where}")
+    echo(f"dashboard: imgcls-search dashboard {study}{where}")
     return 0

@@ -44,7 +44,7 @@ def spaces(
 
     if action is None:
         if output is not None or force:
-            raise UserError("--output and --force belong to a copy, for example: imgcls-search spaces copy vit")
+            raise UserError("--output and --force are for spaces copy, for example: imgcls-search spaces copy vit")
         from imgcls_search.api.language import shipped_spaces
 
         found = shipped_spaces()

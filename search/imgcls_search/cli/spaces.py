@@ -251,7 +251,7 @@ def _show_survey(found: SurveySummary, space: Space) -> None:
         echo(f"over the limit: {count / found['samples']:.1%}: {limit} > {plain(space.limits[limit])}")
     for unfit in found["start"]:
         over = f"over limits: {', '.join(unfit['over'])}"
-        echo(f"start configuration {unfit['number']} can be no trial: {unfit['problem'] or over}")
+        echo(f"start configuration {unfit['number']} cannot be trained: {unfit['problem'] or over}")
 
 
 def _shown(size: Range, unit: str = "") -> tuple[str, ...]:

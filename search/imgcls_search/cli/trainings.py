@@ -303,7 +303,7 @@ def confirm(
         )
         for entry in found["ranking"]
     ]
-    print_table(("trial", f"searched {metric}", f"new seeds (n={len(found['seeds']['choosing'])})", ""), rows)
+    print_table(("trial", f"search {metric}", f"new seeds (n={len(found['seeds']['choosing'])})", ""), rows)
     confirmed, luck, test, count = found["confirmed"], found["optimism"], found["test"], len(found["scores"])
     interval = f"95 %, std {rounded(confirmed['std'])}, " if count > 2 else ""
     scores = spread(metric, found["scores"], confirmed["mean"], confirmed["ci95"], images)

@@ -40,7 +40,7 @@ def without_memory(config: TrialConfig, reason: str, parts: int) -> str:
     if config.needs_whole_batches:
         path = f"{config.component('pretrain').path}.batch_size"
         return (
-            f"{reason}; the loss compares all images of a batch, which therefore is not trained in parts: set {path} "
+            f"{reason}; the loss compares all images of a batch, so the batch cannot be split: set {path} "
             f"below {config.batch_size}, or a smaller image.size"
         )
     return f"{reason} (with micro-batches of {math.ceil(config.batch_size / parts)} images)"

@@ -229,11 +229,11 @@ class Upcoming:
         if claimed is None:
             self.record.add(trial)
             if trial.request is not None:
-                self.context.say(f"trial {trial.number}: answers request {trial.request}; it begins")
+                self.context.say(f"trial {trial.number}: starts, for request {trial.request}")
         elif not self.record.claim(claimed, trial):
             return None
         else:
-            self.context.say(f"trial {trial.number}: waited in the study to be tried; it begins")
+            self.context.say(f"trial {trial.number}: starts; it was waiting in the study")
         # A leftover of a study of the same name that was deleted.
         self.context.files.log(trial.number).unlink(missing_ok=True)
         return trial

@@ -263,7 +263,7 @@ def open_named(root: Path, name: str, at: Address | None) -> Opened:
     if not colon:
         return record, None
     if not number.isdecimal():
-        raise UserError(f"{name}: {number!r} is no trial; allowed: STUDY:NUMBER, for example vit-digits:7")
+        raise UserError(f"{name}: {number!r} is not a trial number; allowed: STUDY:NUMBER, for example vit-digits:7")
     return record, find_trial(record, int(number))
 
 

@@ -145,14 +145,14 @@ def _importances(record: Record, varied: int) -> tuple[dict[str, float], str]:
     least = max(LEAST_TRIALS, TRIALS_PER_SETTING * varied)
     if len(complete) < least:
         return {}, (
-            f"Importances cannot be told: {varied} settings vary over {len(complete)} complete trials. They begin to "
-            f"mean something from about {least} on: {TRIALS_PER_SETTING} a setting, and {LEAST_TRIALS} at least."
+            f"No importances: {varied} settings vary over {len(complete)} complete trials. They become "
+            f"meaningful from about {least} trials: {TRIALS_PER_SETTING} per setting, and at least {LEAST_TRIALS}."
         )
     fitted = complete[:: -(-len(complete) // MOST_FITTED)]
     explained = _explained(fitted)
     if explained < LEAST_EXPLAINED:
         return {}, (
-            "Importances cannot be told: settings say too little of the score. A forest of trees that was fitted on "
+            "No importances: the settings explain too little of the score. A random forest fitted on "
             f"{len(fitted):,} complete trials explains {max(0.0, explained):.0%} of the variation of unseen ones."
         )
     # Of what was loaded and looked at: trials of others tell nothing about this search.
@@ -165,13 +165,13 @@ def _importances(record: Record, varied: int) -> tuple[dict[str, float], str]:
             importances: Any = optuna.importance.get_param_importances
             found = importances(study, evaluator=FanovaImportanceEvaluator(seed=0), target=target)
     except (ValueError, RuntimeError) as error:
-        return {}, f"Importances cannot be told: {error}"
+        return {}, f"No importances: {error}"
     if not found or sum(found.values()) == 0:
-        return {}, "Importances cannot be told: the complete trials differ too little."
+        return {}, "No importances: the complete trials differ too little."
     of = "" if len(fitted) == len(complete) else f" of {len(complete):,}"
     text = (
-        f"From {len(fitted):,}{of} complete trials; a forest of trees explains {explained:.0%} of the variation of "
-        "unseen ones. Settings that only some trials have, those of one branch of a choice, are left out."
+        f"From {len(fitted):,}{of} complete trials; a random forest explains {explained:.0%} of the variation of "
+        "unseen ones. Settings that only some trials have (those of one branch of a choice) are left out."
     )
     return dict(list(found.items())[:MOST_BARS]), text
 

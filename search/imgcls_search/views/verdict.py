@@ -91,11 +91,11 @@ def _sentence(record: Record, winner: Trial, tested: Card | None) -> str:
     metric = record.objectives[0][0]
     if tested is not None:
         score = f"{tested.name.removeprefix('test ')} {tested.value}"
-        return f"{what} has {score} on test images that had no part in any choice."
+        return f"{what} has {score} on test images that were not used for any choice."
     value = measured(metric, (winner.values or (math.nan,))[0], record.val_images)
     return (
-        f"{what} has {metric} {value} {record.where_scored}. It was chosen for that score, so expect a little less; "
-        "it has not been tested."
+        f"{what} has {metric} {value} {record.where_scored}. It was chosen by this score, so expect a slightly lower "
+        "one; it has not been tested."
     )
 
 
@@ -123,7 +123,7 @@ def _tested(record: Record, winner: Trial) -> Card | None:
         test, metric = confirmed["test"], confirmed["metric"]
         value = spread(metric, test.get("scores", []), test["mean"], test["ci95"], test["images"])
         trainings = len(confirmed["scores"])
-        over = f"{'95 % over ' if trainings > 2 else ''}{trainings} fresh trainings"
+        over = f"{'95 % over ' if trainings > 2 else ''}{trainings} retrainings"
         detail = f"{over}; {test['images']:,} images, test split opened once"
         if ends := test.get("images_interval"):
             detail += f"; {_between(ends[0], ends[1], test['images'])} from sampling the images"
@@ -184,7 +184,7 @@ def _baselines(record: Record, winner: Trial, looked: EvaluatedTrial | None) -> 
     first = record.trials[0]
     if first.number != winner.number and first.last_shown:
         number = measured(first.metric, first.value_at(first.last_shown), record.val_images)
-        what = "the first known-good configuration" if record.fact("space").get("start") else "the first trial"
+        what = "the first start configuration" if record.fact("space").get("start") else "the first trial"
         when = "" if first.state == "complete" else f" at epoch {first.last_shown}, where it was {first.state}"
         detail = f"{first.metric} of trial {first.number}, {what}{when}"
         yield Card(name="first configuration", value=number, detail=detail, id="verdict-first")
@@ -199,8 +199,9 @@ def _always_largest(looked: EvaluatedTrial, metric: str) -> tuple[str, float | N
     counts = label_sets.count(found.labels, len(found.classes))
     known = constant_scores(counts, len(found.labels), found.labels, found.classes, metric)
     if found.labels.ndim == 2:
-        return "of saying how frequent each label is, whatever the image", known.get(metric)
-    return f"of always saying {shown(found.classes[int(counts.argmax())])!r}, the largest class", known.get(metric)
+        return "if every image is given the frequencies of the labels", known.get(metric)
+    largest = shown(found.classes[int(counts.argmax())])
+    return f"if every image is called {largest!r}, the largest class", known.get(metric)
 
 
 def _size(winner: Trial) -> Iterator[Card]:
@@ -208,7 +209,7 @@ def _size(winner: Trial) -> Iterator[Card]:
     size = params * BYTES_OF_A_WEIGHT
     about = f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.0f} KB"
     weight = f"file {deployed['size_kb']:,.0f} KB" if "size_kb" in deployed else f"about {about} at 32 bits each"
-    detail = f"{weight}; {winner.sizes['macs']:,.0f} MACs an image"
+    detail = f"{weight}; {winner.sizes['macs']:,.0f} MACs per image"
     yield Card(name="parameters", value=f"{params:,.0f}", detail=detail, id="best-params")
 
 
@@ -218,9 +219,9 @@ def _latency(winner: Trial, looked: EvaluatedTrial | None) -> Card:
         value = f"{deployed['latency_ms']:.3g} ms"
         return Card(name="latency", value=value, detail="one image, one thread, ONNX Runtime", id="verdict-latency")
     if looked is None:
-        detail = "a bundle states it"
+        detail = "stated in a bundle"
         return Card(name="latency", value="not measured", detail=detail, id="verdict-latency")
-    detail = "for an image by torch on one thread, where this page was written; a bundle states its file's"
+    detail = "per image, in torch on one thread of the machine that wrote this page; a bundle states that of its file"
     return Card(name="latency", value=f"about {_time(looked):.2g} ms", detail=detail, id="verdict-latency")
 
 

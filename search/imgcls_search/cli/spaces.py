@@ -55,7 +55,7 @@ def check(
     imgcls-search check spaces/mixed.yaml --samples 1000
     imgcls-search check best.yaml --json
 
-    Needs neither images nor a GPU. Image counts are cached in the studies folder.
+    Needs neither images nor a GPU. The sizes of networks are cached in the studies folder.
     """
     from imgcls_search.api.checking import Checked
 

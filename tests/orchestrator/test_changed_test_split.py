@@ -123,7 +123,7 @@ def test_another_test_split_blocks_nothing_and_is_said_where_it_is_opened(
     assert imgcls("train", "best.yaml", "--out", "before").code == 0
     assert "test_changed" not in openings(tmp_path)[-1]
     change(tmp_path / "photos" / "test", "deleted")
-    line = "the test split has changed since {}: then 10 images, now 9; it is measured as it is now"
+    line = "the test split has changed since {}: then 10 images, now 9; it is scored as it is now"
     # Finished, and with more to do.
     for more in ((), ("--set", "study.trials=2")):
         again = imgcls(*run, *more)

@@ -65,7 +65,7 @@ class Comparison:
         """Return how far the scores can be compared."""
         found, epochs = [], self.of_trials["epochs"]
         if epochs[0] != epochs[1]:
-            found.append(f"they trained for {epochs[0]} and {epochs[1]} epochs: their scores do not compare")
+            found.append(f"they trained for {epochs[0]} and {epochs[1]} epochs: their scores are not comparable")
         if self.of_trials["noise"] is not None:
             what = "accuracies" if "accuracy" in self.of_trials["measured"] else "subset accuracies"
             noise = rounded(self.of_trials["noise"])

@@ -329,7 +329,7 @@ def serve(
 
 
 def _said(found: Prediction) -> str:
-    unlike = " (unlike the training's pictures)" if found.is_unlike else ""
+    unlike = " (unlike the training images)" if found.is_unlike else ""
     if found.is_unsure:
         return f"unsure ({_answer(found)}){unlike}"
     return _answer(found) + unlike

@@ -60,7 +60,7 @@ def table(
         bool, Arg("leave out images that cannot be read, and list them, instead of refusing the table", fixed=True)
     ] = False,
 ) -> Source:
-    """Read the images that a table names; splits that no row names are cut from the rows without a split.
+    """Read the images that a table names; splits that no row names are taken from the rows without a split.
 
     Classes are the labels, sorted, or the columns of labels. The order of the rows changes nothing.
 

@@ -193,7 +193,7 @@ class Upcoming:
                 self.drawn, self.claimed = replace(self._trial_of(answer), number=foreign.number), foreign
                 return True
             self.record.refuse(foreign, answer)
-            self.context.say(f"trial {foreign.number}: waited to be tried, and failed: {answer}")
+            self.context.say(f"trial {foreign.number}: was waiting to be tried, and failed: {answer}")
         return False
 
     def _proposal_of(self, given: Mapping[str, Any]) -> Generator[None, None, Proposal | str]:

@@ -744,8 +744,8 @@ def hides(server: Server, here: Callable[..., Answer], tiny: Path) -> Callable[.
         ("postgresql://me@/{database}", "no password supplied.*PGPASSWORD"),
         ("postgresql://you:hunter2@/{database}", "authentication failed"),
         ("postgresql://me:{password}@/nowhere?host={folder}", 'database "nowhere" does not exist.*createdb'),
-        ("postgresql://me:hunter2@no-such-host.invalid/studies", "see whether the host's name is right"),
-        ("postgresql://me:hunter2@127.0.0.1:1/studies", "see whether a server runs there"),
+        ("postgresql://me:hunter2@no-such-host.invalid/studies", "check the host name"),
+        ("postgresql://me:hunter2@127.0.0.1:1/studies", "check that a server is running there"),
         ("postgresql://me:hun@ter2@host/studies", "%40"),
         ("postgresql://me:hunter2@host", "allowed: postgresql://USER@HOST/DATABASE"),
         ("postgresql://me@host/studies?password=hunter2", "a password belongs before the @"),
@@ -783,7 +783,7 @@ def test_database_of_something_else_is_one_line(
     assert everything_in(server, "strange") == ""
     server.ask("CREATE TABLE songs (a int)", "strange")
     for command in (("run", "tiny.yaml"), ("status", "tiny-digits")):
-        assert "is no database of Optuna's (it has 1 table, for example songs)" in hides(*command)
+        assert "is not an Optuna database (it has 1 table, for example songs)" in hides(*command)
     server.ask("DROP TABLE songs", "strange")
     storage = optuna.storages.RDBStorage(address.replace("postgresql://me@", "postgresql+psycopg://postgres@"))
     optuna.create_study(storage=storage, study_name="tiny-digits")

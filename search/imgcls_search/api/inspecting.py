@@ -158,15 +158,15 @@ def refuse_idle_judges(
         given = {"--study": study, "--model": model, "--quick-epochs": quick_epochs, "--judge-test": judge_test}
         for name, is_given in given.items():
             if is_given:
-                raise UserError(f"{name}: is about judging labels; got --no-labels too")
+                raise UserError(f"{name}: is for judging labels; got --no-labels too")
     if study is not None and quick_epochs is not None:
-        raise UserError("--quick-epochs: is of the quick model; with --study its best trial says how many there are")
+        raise UserError("--quick-epochs: is for the quick model; with --study, the best trial sets the epochs")
     if study is not None and model is not None:
-        raise UserError("--model: judges instead of --study; give one of them")
+        raise UserError("--model: cannot be used with --study; give one of them")
     if quick_epochs is not None and model not in (None, QUICK):
-        raise UserError("--quick-epochs: is of the quick model; got --model too")
+        raise UserError("--quick-epochs: is for the quick model; got --model too")
     if study is not None and judge_test:
-        raise UserError("--judge-test: goes with the quick model; a study's configuration never sees the test split")
+        raise UserError("--judge-test: needs the quick model; a study's configuration never sees the test split")
 
 
 def backbone_space(

@@ -171,9 +171,7 @@ class Study(Findings):
         output = Path(path)
         if output.suffix in (".yaml", ".yml"):
             if target_precision is not None or tta != "none" or format != "onnx" or data is not None:
-                raise UserError(
-                    f"{output}: target_precision, tta, format and data go with a folder, not with a YAML file"
-                )
+                raise UserError(f"{output}: target_precision, tta, format and data need a folder, not a YAML file")
             write_configuration(self.files, output, trial)
             return output
         with session(progress, uses_torch=True) as screens:

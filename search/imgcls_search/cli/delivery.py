@@ -98,9 +98,9 @@ def export(
         return
     for option, value in (("--target-precision", target_precision), ("--tta", tta), ("--format", to)):
         if value is not None:
-            raise UserError(f"{option}: goes with --bundle")
+            raise UserError(f"{option}: needs --bundle")
     if data is not None:
-        raise UserError(f"--data {data}: goes with --bundle; of a configuration that was exported, train takes it")
+        raise UserError(f"--data {data}: needs --bundle; for an exported configuration, give it to train")
     from imgcls_search.api.writing import write_configuration
 
     assert output is not None
@@ -122,7 +122,7 @@ def _export_bundle(
 ) -> None:
     is_weights = source.endswith(".pt")
     if is_weights and trial is not None:
-        raise UserError(f"--trial {trial}: {source} is one training; --trial goes with the name of a study")
+        raise UserError(f"--trial {trial}: {source} is one training; --trial needs the name of a study")
     from imgcls_search.api.writing import write_bundle
     from imgcls_search.jobs.bundle.metrics import same_decisions
     from imgcls_search.jobs.bundle.weights import from_trial, from_weights

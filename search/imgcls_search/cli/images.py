@@ -243,9 +243,9 @@ def _refuse_idle(labels: bool, write: Path | None, suspects: Suspects, force: bo
     """
     if write is None:
         if suspects is not Suspects.mark:
-            raise UserError(f"--suspects {suspects.value}: goes with --write FILE")
+            raise UserError(f"--suspects {suspects.value}: needs --write FILE")
         if force:
-            raise UserError("--force: goes with --write FILE")
+            raise UserError("--force: needs --write FILE")
     elif suspects is not Suspects.mark and not labels:
         raise UserError(f"--suspects {suspects.value}: needs judged labels; got --no-labels too")
 

@@ -199,7 +199,7 @@ def advice(source: Source, readable: int) -> str:
         and not source.skips_unreadable
         and readable
     )
-    return "; mend or delete them, or leave them out with --skip-unreadable" if can_skip else ""
+    return "; fix or delete them, or leave them out with --skip-unreadable" if can_skip else ""
 
 
 def assemble(

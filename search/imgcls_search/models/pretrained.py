@@ -165,7 +165,7 @@ def load_into(model: nn.Module, tensors: Tensors) -> None:
 def _anatomy(path: str, model: nn.Module) -> Anatomy:
     found = getattr(model, "anatomy", None)
     if not isinstance(found, Anatomy):
-        raise BuildError(path, "this family does not tell where its head is, so no pretrained weights fit it")
+        raise BuildError(path, "this family does not say where its head is, so no pretrained weights fit it")
     return found
 
 
@@ -180,7 +180,7 @@ def file_of(component: Component, model: nn.Module) -> str | None:
     """Return the weights file of a model on this machine, None where the weights are a library's to bring.
 
     Raises:
-        BuildError: the model does not tell where its head is.
+        BuildError: the model does not say where its head is.
         UserError: a folder that the person names is not there.
     """
     return _file_of(component, _anatomy(f"{component.path}.weights", model))

@@ -260,7 +260,7 @@ def _training(found: Found, images: ImageFacts, plan: DraftPlan) -> None:
     if images.several_labels:
         uneven = images.imbalance >= VERY_UNEVEN
         loss: dict[str, Any] = {"pos_weight": {"choice": ["none", "balanced"]}} if uneven else {}
-        found.put("loss", {"binary_cross_entropy": loss}, "each label is a separate yes-or-no decision")
+        found.put("loss", {"binary_cross_entropy": loss}, "each label is a separate decision: yes or no")
     else:
         settings: dict[str, Any] = {"label_smoothing": {"choice": [0.0, 0.1]}}
         if images.imbalance >= VERY_UNEVEN:
@@ -283,7 +283,7 @@ def _training(found: Found, images: ImageFacts, plan: DraftPlan) -> None:
     )
     if plan.pretrained:
         _finetune(found, plan)
-    found.put("start", start_configurations(plan), "known-good configurations, tried first and in this order")
+    found.put("start", start_configurations(plan), "configurations known to be good, tried first and in this order")
 
 
 def _finetune(found: Found, plan: DraftPlan) -> None:

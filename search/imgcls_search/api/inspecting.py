@@ -39,15 +39,15 @@ def inspect(
         group: Keep groups in one split: a table's column, or a regular expression on a folder's paths.
         changes: Values of the data to set, by path.
         labels: Judge the labels, which takes longest.
-        study: Judge by the configuration of the best trial of this study.
-        model: Judge by a pretrained network, as under `model` in a space, or by a `quick` model.
+        study: Judge labels with the best configuration of this study.
+        model: Judge labels with this pretrained network, as under `model` in a space, or with a `quick` model.
         quick_epochs: Epochs of the quick model.
         judge_test: Judge the labels of the sealed test split, too.
         page: Write an HTML page with pictures.
         seed: Seed of the folds and trainings.
         studies: The folder of the studies.
         storage: A PostgreSQL database of studies instead of SQLite files.
-        weights_dir: Look for pretrained weights there first.
+        weights_dir: Look for pretrained weights in this folder first.
         progress: Show progress; default: on a terminal and in a notebook.
 
     Raises:

@@ -196,7 +196,7 @@ def load_model(folder: PathLikeText) -> Model:
     """Load a folder that `export` wrote, and check its files; needs no torch.
 
     Raises:
-        DeployError: It is no such folder, or incomplete.
+        DeployError: It is not such a folder, or it is incomplete.
     """
     from imgcls_search.deploy.bundle import read
 

@@ -97,7 +97,7 @@ def plan(
     weights_dir: PathLikeText | None = None,
     progress: bool | None = None,
 ) -> Plan:
-    """Estimate how long a search takes and how many trials fit into a timeout, from a few epochs of random trials.
+    """Estimate how long a search takes and how many trials fit into a timeout, by training random trials briefly.
 
     Args:
         space: The path of a YAML file, or the same as nested dictionaries.
@@ -109,7 +109,7 @@ def plan(
         timeout: How many trials fit into this time: seconds, or a text such as `1h30m`.
         epochs: Epochs to spend on the estimate, over all trials.
         studies: The folder of the studies, where decoded images are kept.
-        weights_dir: Look for pretrained weights there first.
+        weights_dir: Look for pretrained weights in this folder first.
         progress: Show progress; default: on a terminal and in a notebook.
 
     Raises:

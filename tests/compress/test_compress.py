@@ -328,7 +328,7 @@ def test_teacher_that_saw_images_otherwise_is_refused(
         teachers.settle(space_of(text), files, data, helper, {})
     assert got in str(caught.value)
     assert str(caught.value).startswith("distill.file.path: ")
-    assert "a teacher of other images: it was trained with fit: " in str(caught.value)
+    assert "this teacher was trained with fit: " in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 

@@ -225,7 +225,7 @@ quantize: {int8: {}}
     )
     refused = imgcls("run", "wrong.yaml")
     assert is_one_line(refused)
-    assert "a teacher of images with one class each; these images have several labels each" in refused.err
+    assert "this teacher learned from images with one class each; these images have several labels each" in refused.err
 
 
 def test_losses_and_measures_of_the_other_kind_of_labels_are_refused_in_one_line(tmp_path: Path, here: Run) -> None:

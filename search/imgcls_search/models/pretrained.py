@@ -100,7 +100,8 @@ def _must_know(component: Component, known: int, classes: int) -> None:
     if known != classes:
         raise BuildError(
             f"{component.path}.weights",
-            f"{component.args['weights']}: a teacher of other classes: it knows {known:,}, the images have {classes:,}",
+            f"{component.args['weights']}: this teacher has other classes: it knows {known:,}, the images have "
+            f"{classes:,}",
         )
 
 

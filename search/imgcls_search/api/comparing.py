@@ -11,6 +11,7 @@ from imgcls_search.api.study import Study
 from imgcls_search.api.trial import Trial
 from imgcls_search.errors import UserError
 from imgcls_search.rounding import measured, rounded, without_long_numbers
+from imgcls_search.words import counted
 
 if TYPE_CHECKING:
     from imgcls_search.views.browse import ComparedStudies, ComparedTrials, Opened, TrialComparison
@@ -40,7 +41,7 @@ class Comparison:
         if self.facts["kind"] == "studies":
             found += [without_long_numbers(line) for line in [*self.facts["space"], *self.facts["facts"]]]
             counts = [
-                f"{count['total']} trials, {epochs} epochs"
+                f"{counted('trial', count['total'])}, {counted('epoch', epochs)}"
                 for count, epochs in zip(self.facts["trials"], self.facts["epochs"], strict=True)
             ]
             found.append(f"{self.names[0]}: {counts[0]}; {self.names[1]}: {counts[1]}")

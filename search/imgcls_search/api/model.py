@@ -95,7 +95,7 @@ class Predictions:
         more = len(self) - len(rows)
         lines = [f"{len(self.skipped)} could not be read"] if self.skipped else []
         lines += [f"and {more} more; frame() has all"] if more > 0 else []
-        return card(f"{len(self)} images", lines, table(("image", "label", "probability"), rows))
+        return card(counted("image", len(self)), lines, table(("image", "label", "probability"), rows))
 
 
 class Model:

@@ -59,10 +59,10 @@ class Plan:
     def lines(self) -> list[str]:
         """Return it as sentences."""
         found = [
-            f"{self.measured_epochs} epochs of {self.measured_trials} random trials: "
+            f"{counted('epoch', self.measured_epochs)} of {counted('random trial', self.measured_trials)}: "
             f"{durations.show(self.epoch_seconds)} an epoch ({durations.show(self.fastest_seconds)} to "
             f"{durations.show(self.slowest_seconds)}), {counted('trial', self.workers)} at a time",
-            f"a full trial has {self.epochs_of_full_trial} epochs; with pruner {self.pruner} one gets about "
+            f"a full trial has {counted('epoch', self.epochs_of_full_trial)}; with pruner {self.pruner} one gets about "
             f"{self.epochs_of_trial:.1f}",
         ]
         if self.pretrained_networks:
@@ -74,13 +74,13 @@ class Plan:
         found.append(f"study.trials: {self.trials} take about {durations.show(self.seconds)}{with_these}")
         if self.timeout is not None:
             shown = durations.show(self.timeout, exact=True)
-            found.append(f"study.timeout: {shown} is enough for about {self.trials_in_timeout} trials")
+            found.append(f"study.timeout: {shown} is enough for about {counted('trial', self.trials_in_timeout)}")
         return found
 
     def _repr_html_(self) -> str:
         from imgcls_search.api.frames import card
 
-        return card(f"{self.trials} trials: about {durations.show(self.seconds)}", self.lines())
+        return card(f"{counted('trial', self.trials)}: about {durations.show(self.seconds)}", self.lines())
 
 
 def plan(

@@ -222,7 +222,7 @@ def _show_space(space: Space, path: Path) -> None:
     for metric, sides in space.score_limits.items():
         echo(f"limit: {metric} {' and '.join(f'{SIGNS[side]} {bound:g}' for side, bound in sides.items())}")
     echo(
-        f"sampler {space.sampler.name}, pruner {space.pruner.name}, {space.study['trials']} trials, "
+        f"sampler {space.sampler.name}, pruner {space.pruner.name}, {counted('trial', space.study['trials'])}, "
         f"{counted('start configuration', len(space.start))}; study {space.name}"
     )
 

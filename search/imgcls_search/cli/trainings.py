@@ -163,7 +163,8 @@ def pretrain(
     if as_json:
         print_json(found)
         return
-    echo(f"after {found['epochs']} epochs on {found['images']:,} images: {pairs(found['health'], found['asked'])}")
+    epochs = counted("epoch", found["epochs"])
+    echo(f"after {epochs} on {found['images']:,} images: {pairs(found['health'], found['asked'])}")
     echo(f"{out}: weights of model.{next(iter(found['config']['model']))}; start from them with weights: {out}")
 
 
@@ -230,7 +231,7 @@ def evaluate(
         return
     seen, known = len(label_sets.seen(found.labels)), len(found.classes)
     of = f" of {seen} of the {known} trained classes" if seen < known else ""
-    echo(f"{found.split} split, {len(found.labels)} images{of}: {pairs(together, len(found.labels))}")
+    echo(f"{found.split} split, {counted('image', len(found.labels))}{of}: {pairs(together, len(found.labels))}")
     print_classes(single)
     if found.corruptions is not None:
         for name, row in by_severity(found.corruptions).items():
@@ -352,7 +353,8 @@ def reproduce(
     else:
         metric, images = found["metric"], found["val_images"]
         then, now = (measured(metric, found[when], images) for when in ("then", "now"))
-        echo(f"{found['verdict']}: trial {trial}, {found['epochs']} epochs, {metric} was {then}, is now {now}")
+        epochs = counted("epoch", found["epochs"])
+        echo(f"{found['verdict']}: trial {trial}, {epochs}, {metric} was {then}, is now {now}")
         if found["verdict"] != "identical":
             noise = f"noise of seeds ± {rounded(found['margin'])}"
             if len(found["noise"]) == 2:

@@ -62,7 +62,7 @@ def learn(space: Space, files: StudyFiles, say: Callable[[str], None]) -> list[L
     reader = _Reader(space, files)
     found = reader.read_all() if isinstance(asked, str) else reader.read_named(asked)
     if found:
-        names = [f"{fact['study']} ({len(fact['rows'])} trials)" for fact in found]
+        names = [f"{fact['study']} ({counted('trial', len(fact['rows']))})" for fact in found]
         say(f"learns from {len(found)} earlier stud{'y' if len(found) == 1 else 'ies'}: {_shown(names)}")
     if reader.left_out:
         say(f"does not learn from {_shown([f'{name}: {why}' for name, why in reader.left_out.items()])}")

@@ -106,7 +106,7 @@ def test_model_that_exits_fails_its_trials_and_three_alike_stop_the_search(
 ) -> None:
     answer = search_with("exit")
     assert answer.code == 1
-    assert "3 trials in a row failed alike, the last is 2: SystemExit: tired" in answer.err
+    assert "3 trials in a row failed in the same way, the last is trial 2: SystemExit: tired" in answer.err
     assert [(trial.state.name, trial.user_attrs["reason"]) for trial in trials_in(tmp_path)] == [
         ("FAIL", "SystemExit: tired")
     ] * 3

@@ -132,7 +132,9 @@ class Faults:
             raise UserError(f"trial {trial.number}: {reason}")
         self.failures.append(reason)
         if self.failures[-SAME_FAILURES:] == [reason] * SAME_FAILURES:
-            raise NoResultError(f"{SAME_FAILURES} trials in a row failed alike, the last is {trial.number}: {reason}")
+            raise NoResultError(
+                f"{SAME_FAILURES} trials in a row failed in the same way, the last is trial {trial.number}: {reason}"
+            )
 
     def _shrink(self, trial: Trial, reason: str) -> bool:
         """Continue a trial with micro-batches of half the size, as long as they hold enough images."""

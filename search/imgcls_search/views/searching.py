@@ -38,7 +38,7 @@ _UNITS = (("days", 86_400), ("hours", 3_600), ("minutes", 60), ("seconds", 1))
 def how_it_went(record: Record, winner: Trial, book: Sketchbook) -> list[Section]:
     """Return the best so far, learning curves, and what a score costs: the front, or one cost against the score."""
     done = _done(record)
-    curves = book.picture(_curves(record), "The best trials, and all others faintly, including pruned ones")
+    curves = book.picture(_curves(record), "Learning curves: the best trials, and faintly all others, pruned ones too")
     pictures = [book.picture(*_progress(record, done)), curves]
     if len(record.objectives) == 1 and (found := _cost(done, record)) is not None:
         pictures.append(book.picture(*found))

@@ -176,7 +176,7 @@ def _baselines(record: Record, winner: Trial, looked: EvaluatedTrial | None) -> 
         if value is not None:
             number = measured(metric, value, len(found.labels))
             yield Card(
-                name="always the same",
+                name="constant prediction",
                 value=number,
                 detail=f"{metric} {name}",
                 id="verdict-largest",
@@ -263,7 +263,7 @@ def how_known(metric: str, folds: int) -> str:
     if metric in SIZES:
         return "known before training"
     how = f"cross-validation in {folds} folds" if folds else "validation split"
-    return "of the exported network" if metric in MEASURED else f"{how}, searched"
+    return "of the exported network" if metric in MEASURED else f"search score, {how}"
 
 
 def hours(seconds: float) -> str:

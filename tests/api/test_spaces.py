@@ -69,8 +69,8 @@ def test_what_is_wrong_is_said_as_of_a_file(path: str, value: Any, tmp_path: Pat
         ({**SPACE, "model": lambda: None}, "write it as 'module:name'"),
         ({**SPACE, "study": {"objectives": {max: "maximize"}}}, "write it as 'module:name'"),
         ({**SPACE, 3: {}}, "a key must be a name, but got 3"),
-        ({**SPACE, "training": {"epochs": float("nan")}}, "no finite number"),
-        ({**SPACE, "training": {"epochs": object()}}, "no plain value"),
+        ({**SPACE, "training": {"epochs": float("nan")}}, "not a finite number"),
+        ({**SPACE, "training": {"epochs": object()}}, "not a plain value"),
     ],
 )
 def test_what_is_no_plain_value_is_refused_in_one_line(space: Any, said: str) -> None:

@@ -74,7 +74,7 @@ class Plan:
         found.append(f"study.trials: {self.trials} take about {durations.show(self.seconds)}{with_these}")
         if self.timeout is not None:
             shown = durations.show(self.timeout, exact=True)
-            found.append(f"study.timeout: {shown} is enough for about {counted('trial', self.trials_in_timeout)}")
+            found.append(f"study.timeout: {shown} is enough for about {self.trials_in_timeout} trials")
         return found
 
     def _repr_html_(self) -> str:

@@ -190,7 +190,7 @@ def test_an_imitated_network_of_timm_may_know_any_classes_and_need_no_head(tmp_p
         ("timm: {name: test_resnet, weights: no.pth}", 32, r"teacher\.timm\.weights: 'no.pth': no such file"),
         ("file: {path: nowhere.pt}", 32, r"pretrain\.imitate\.teacher\.file\.path: nowhere.pt: no such weights file"),
         ("study: {name: nobody}", 32, r"pretrain\.imitate\.teacher\.study\.name: .*no such study"),
-        ("file: {path: OWN}", 96, r"it takes 8x8 .* it would see 96x96 .*; allowed: pretrain\.imitate\.size: 8"),
+        ("file: {path: OWN}", 96, r"takes 8x8 .* it would see 96x96 .*; allowed: pretrain\.imitate\.size: 8"),
         ("file: {path: FOREIGN}", 8, "not a trained model of this program"),
     ],
 )

@@ -145,6 +145,11 @@ def test_odd_data_is_told_and_not_refused(tmp_path: Path, here: Callable[..., An
     assert three.code == 0, three.err
     assert "too few images in class 'a' (2), 'b' (1)" in three.err
     assert "smallest 5x5 (a/0.png), median 5x40, largest 5x900 (b/2.png)" in three.out
+    assert "imbalance: the largest class has 2 times the images of the smallest" in three.out
+    for number, label in enumerate("aaabbb"):
+        photo(tmp_path / "alike" / label / f"{number}.png", number)
+    alike = here("inspect", "alike", "--no-page", "--no-labels")
+    assert "3 images of each class\nsizes: all 24x20\n" in alike.out
     rows = ["three/a/0.png,a,,,,", "three/a/1.png,a,,,,", "three/b/2.png,b,,,,"]
     header = "image,label,given_label,likely_label,confidence,near_copies"
     assert (tmp_path / "clean.csv").read_text().splitlines() == [header, *rows]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import shutil
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -106,18 +108,30 @@ def test_local_cluster_is_this_machines_alone_and_goes_on_after_a_kill(
     assert [trial.user_attrs["worker"].partition("@")[0] for trial in open_study(there).trials] == ["worker-0"] * 2
 
 
+@contextlib.contextmanager
+def rays_files_left_open() -> Iterator[None]:
+    """Let no test of ours be blamed for the files that Ray leaves open when it starts a node."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        yield
+        gc.collect()
+
+
 class Nodes:
     """A cluster on this machine, of a head and any nodes that are added; a head without CPUs trains nothing."""
 
     def __init__(self, num_cpus: int) -> None:
         from ray.cluster_utils import Cluster
 
-        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": num_cpus, "no_monitor": True, **SMALL})
+        head = {"num_cpus": num_cpus, "no_monitor": True, **SMALL}
+        with rays_files_left_open():
+            self.cluster = Cluster(initialize_head=True, head_node_args=head)
         self.address = self.cluster.address
         self.apart: list[subprocess.Popen[bytes]] = []
 
     def add(self, **resources: Any) -> Any:
-        return self.cluster.add_node(**{"num_cpus": 1, **SMALL, **resources})
+        with rays_files_left_open():
+            return self.cluster.add_node(**{"num_cpus": 1, **SMALL, **resources})
 
     def add_apart(self, mount: str) -> int:
         """Add a node that sees other files than this process, by a shell's `mount`; return the id of its raylet."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from imgcls_search.cli.output import echo, print_table, warn
 from imgcls_search.rounding import share
+from imgcls_search.words import counted
 
 if TYPE_CHECKING:
     from imgcls_search.jobs.inspect.clean_table import CleanTable
@@ -43,7 +44,11 @@ def _show_counts(found: Inspection) -> None:
     total = ("all", f"{found.images:,}", *(f"{sum(entry.by_split[s] for entry in found.classes):,}" for s in splits))
     print_table(("class", "images", *names), [*rows, total])
     if len(found.classes) > 1:
-        echo(f"imbalance: the largest class has {found.imbalance:,.3g} times the images of the smallest")
+        totals = {entry.total for entry in found.classes}
+        if len(totals) == 1:
+            echo(f"{counted('image', totals.pop())} of each class")
+        else:
+            echo(f"imbalance: the largest class has {found.imbalance:,.3g} times the images of the smallest")
     if found.groups is not None:
         echo(f"groups: {found.groups:,}")
 
@@ -53,11 +58,15 @@ def _show_files(found: Inspection) -> None:
 
     if (sizes := found.sizes) is not None:
         small, median, large = (f"{width}x{height}" for width, height in (sizes.smallest, sizes.median, sizes.largest))
-        echo(
-            f"sizes: smallest {small} ({sizes.smallest_name}), median {median}, largest {large} ({sizes.largest_name})"
-        )
         low, middle, high = sizes.aspect
-        echo(f"width / height: {low:.2f} to {high:.2f}, median {middle:.2f}")
+        if low == high and small == large:
+            echo(f"sizes: all {median}")
+        else:
+            echo(
+                f"sizes: smallest {small} ({sizes.smallest_name}), median {median}, "
+                f"largest {large} ({sizes.largest_name})"
+            )
+            echo(f"width / height: {low:.2f} to {high:.2f}, median {middle:.2f}")
     for name, counts in (("formats", found.formats), ("channels", found.kinds)):
         if counts:
             echo(f"{name}: {', '.join(f'{key} {count:,}' for key, count in counts.items())}")

@@ -19,6 +19,7 @@ from imgcls_search.trial import Trial
 from imgcls_search.views.browse import family_of
 from imgcls_search.views.front import draw_pair, is_log
 from imgcls_search.views.sections import Section, Sketchbook
+from imgcls_search.words import counted
 from imgcls_search.worker import drawing, figures
 
 TOP_CURVES, MOST_COLUMNS, MOST_BARS = 5, 9, 12
@@ -145,8 +146,9 @@ def _importances(record: Record, varied: int) -> tuple[dict[str, float], str]:
     least = max(LEAST_TRIALS, TRIALS_PER_SETTING * varied)
     if len(complete) < least:
         return {}, (
-            f"No importances: {varied} settings vary over {len(complete)} complete trials. They become "
-            f"meaningful from about {least} trials: {TRIALS_PER_SETTING} per setting, and at least {LEAST_TRIALS}."
+            f"No importances: {counted('setting', varied)} varied over "
+            f"{counted('complete trial', len(complete))}; about {least} are needed, {TRIALS_PER_SETTING} per setting "
+            f"and at least {LEAST_TRIALS}."
         )
     fitted = complete[:: -(-len(complete) // MOST_FITTED)]
     explained = _explained(fitted)

@@ -34,7 +34,7 @@ from imgcls_search.trial import MEASURED, SIZES
 
 def catalog() -> Catalog:
     """Return the catalog of this package: its families, data sets, optimizers and so on."""
-    policy = OneOf(options=signature.options(POLICIES), default="none", doc="a policy of several operations an image")
+    policy = OneOf(options=signature.options(POLICIES), default="none", doc="a policy of random operations per image")
     resolution = OneOf(
         options=signature.options(RESOLUTIONS), default="full", doc="the size of the training images in each epoch"
     )
@@ -48,7 +48,7 @@ def catalog() -> Catalog:
                 "augment": _with(signature.read(augment), **signature.read(mixing).fields, policy=policy),
                 "model": OneOf(options=signature.options(families()), doc="the family of networks"),
                 "head": OneOf(
-                    options=signature.options(HEADS), default=OWN, doc="what reads the features of the network"
+                    options=signature.options(HEADS), default=OWN, doc="the classifier on the features of the network"
                 ),
                 "optimizer": OneOf(options=signature.options(OPTIMIZERS), default="adamw", doc="the optimizer"),
                 "schedule": OneOf(
@@ -68,9 +68,7 @@ def catalog() -> Catalog:
                 "distill": OneOf(
                     options=signature.options(DISTILL), default="none", doc="a trained network to learn from"
                 ),
-                "prune": OneOf(
-                    options=signature.options(PRUNE), default="none", doc="what is removed after the training"
-                ),
+                "prune": OneOf(options=signature.options(PRUNE), default="none", doc="what is removed after training"),
                 "quantize": OneOf(
                     options=signature.options(QUANTIZE), default="none", doc="the arithmetic of the exported network"
                 ),

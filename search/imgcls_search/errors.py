@@ -41,7 +41,7 @@ class SearchError(Exception):
 
 
 class UserError(SearchError):
-    """A mistake that the user can mend: one line that says where, what was got and what is allowed."""
+    """A mistake that the user can fix: one line that says where it is, what was found and what is allowed."""
 
     exit_code = 2
 
@@ -83,7 +83,7 @@ class SpaceError(UserError):
 
 
 class BuildError(UserError):
-    """A configuration that nothing can be built from; `path` names the key to blame."""
+    """A configuration that cannot be built; `path` names the key at fault."""
 
     def __init__(self, path: str, message: str) -> None:
         self.path = path
@@ -108,7 +108,7 @@ class CheckpointError(UserError):
 
 
 class DeployError(UserError):
-    """A model that cannot be exported, quantized or served, or a bundle that is not whole."""
+    """A model that cannot be exported, quantized or served, or a bundle that is incomplete."""
 
 
 class DeviceError(UserError):
@@ -116,7 +116,7 @@ class DeviceError(UserError):
 
 
 class ClusterError(UserError):
-    """A cluster that cannot be reached or is not fit for the search."""
+    """A cluster that cannot be reached or is not suitable for the search."""
 
 
 class StudyError(UserError):

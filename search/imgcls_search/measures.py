@@ -22,8 +22,8 @@ NAMED: Mapping[str, str] = {
     "roc_auc": "area under the ROC curve of each class against the others, averaged with equal weights, 0 to 1",
     "average_precision": "average precision of each class against the others, averaged with equal weights, 0 to 1",
     "mcc": "Matthews correlation coefficient, -1 to 1; 0 is chance",
-    "kappa": "Cohen's kappa with quadratic weights, -1 to 1; for classes in order, by their names",
-    "ece": "expected calibration error: mean distance of confidence and accuracy in 15 bins of confidence, 0 to 1",
+    "kappa": "Cohen's kappa with quadratic weights, -1 to 1; for ordered classes, in the order of their names",
+    "ece": "expected calibration error: mean difference of confidence and accuracy in 15 bins of confidence, 0 to 1",
 }
 """What an epoch is measured by where an objective or a limit names it, and what a finished network is measured by."""
 
@@ -59,8 +59,8 @@ OF_FEATURES: Mapping[str, str] = {
         "search over the pretraining"
     ),
     NEIGHBOURS: (
-        "accuracy of the nearest neighbours by these features, on validation images, 0 to 1; for a search over the "
-        "pretraining"
+        "accuracy of nearest neighbours on the features of a pretrained network, on validation images, 0 to 1; for a "
+        "search over the pretraining"
     ),
 }
 """What a pretraining is measured by."""

@@ -73,7 +73,7 @@ class _Display(io.FileIO):
         self.trouble = error
         if self.label == "standard output":
             print(  # noqa: T201
-                f"warning: {self.label} cannot be written ({error.strerror}); going on without it", file=sys.stderr
+                f"warning: {self.label} cannot be written ({error.strerror}); continuing without it", file=sys.stderr
             )
 
 

@@ -23,8 +23,8 @@ NOT_PROMOTED = "the search ended before it was promoted"
 SIZES: Mapping[str, str] = {
     "params": "number of parameters; known before training",
     "macs": "multiply-accumulates for one image; known before training",
-    "largest_activation": "numbers in the largest tensor that one image makes; known before training",
-    "memory": "estimated peak of memory in training, bytes; known before training",
+    "largest_activation": "numbers in the largest tensor computed for one image; known before training",
+    "memory": "estimated peak memory in training, bytes; known before training",
 }
 
 

@@ -135,7 +135,7 @@ def test_replays_are_those_of_the_command(one: ic.Study, here: Callable[..., Ans
     assert parts.facts["seeds"] == 3
     assert {"strategy", "over_random.value", "over_random.low"} <= set(parts.frame().columns)
     for call, message in (
-        (lambda: one.replay(seed=1, seeds=3), "--seed: beside --seeds"),
+        (lambda: one.replay(seed=1, seeds=3), "--seed: cannot be used with --seeds"),
         (lambda: one.replay(seeds=1), "seeds: 1 is not allowed"),
         (lambda: one.replay(share=0), "share: 0 is not allowed"),
         (lambda: one.replay("no-sampler"), "no-sampler"),
@@ -169,7 +169,7 @@ def test_studies_are_merged_and_combined(one: ic.Study) -> None:
         both.ensemble(3, bundle="model")
     with pytest.raises(ic.UserError, match="picks: 1 is not allowed"):
         both.ensemble(1)
-    with pytest.raises(ic.UserError, match="goes with --distill"):
+    with pytest.raises(ic.UserError, match="needs --distill"):
         both.ensemble(student=1)
     with pytest.raises(ic.NoResultError, match="no bundle was written"):
         both.ensemble(2).load_model()

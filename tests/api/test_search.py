@@ -260,9 +260,9 @@ def test_files_that_were_written_are_those_of_the_commands(
         assert path.exists()
     with pytest.raises(ic.UserError, match="exists already"):
         study.export(folder / "model")
-    with pytest.raises(ic.UserError, match="go with a folder"):
+    with pytest.raises(ic.UserError, match="need a folder"):
         study.export("x.yaml", tta="mirror")
-    with pytest.raises(ic.UserError, match="go with a folder"):
+    with pytest.raises(ic.UserError, match="need a folder"):
         study.export("x.yaml", format="openvino")
     with pytest.raises(ic.UserError, match="format: 'torch' is not allowed; allowed: onnx, openvino, executorch"):
         study.export("x", format="torch")

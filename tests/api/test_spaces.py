@@ -69,8 +69,8 @@ def test_what_is_wrong_is_said_as_of_a_file(path: str, value: Any, tmp_path: Pat
         ({**SPACE, "model": lambda: None}, "write it as 'module:name'"),
         ({**SPACE, "study": {"objectives": {max: "maximize"}}}, "write it as 'module:name'"),
         ({**SPACE, 3: {}}, "a key must be a name, but got 3"),
-        ({**SPACE, "training": {"epochs": float("nan")}}, "no finite number"),
-        ({**SPACE, "training": {"epochs": object()}}, "no plain value"),
+        ({**SPACE, "training": {"epochs": float("nan")}}, "not a finite number"),
+        ({**SPACE, "training": {"epochs": object()}}, "not a plain value"),
     ],
 )
 def test_what_is_no_plain_value_is_refused_in_one_line(space: Any, said: str) -> None:
@@ -102,13 +102,13 @@ def test_changes_are_values_of_python() -> None:
     [
         (lambda: ic.run(3), "space: got a int"),  # type: ignore[arg-type]
         (lambda: ic.run("nowhere.yaml"), "nowhere.yaml: no such file"),
-        (lambda: ic.run(SPACE, timeout="soon"), "--timeout soon: is no duration"),
+        (lambda: ic.run(SPACE, timeout="soon"), "--timeout soon: is not a duration"),
         (lambda: ic.run(SPACE, data=[1]), "data: got a list"),  # type: ignore[arg-type]
         (lambda: ic.run(SPACE, data="no-folder"), "does not exist"),
         (lambda: ic.run({**SPACE, "model": "lenet5", "optimizer": "adamw"}), "nothing is searched"),
         (lambda: ic.run(SPACE, weights_dir="no-folder"), "no such folder"),
         (lambda: ic.auto("no-folder"), "does not exist"),
-        (lambda: ic.auto("digits", time=-1), "is no duration"),
+        (lambda: ic.auto("digits", time=-1), "is not a duration"),
         (lambda: ic.auto("digits", flips="up"), "flips: 'up' is not allowed"),  # type: ignore[arg-type]
         (lambda: ic.init("no-folder"), "does not exist"),
         (lambda: ic.train(SPACE, seeds=0), "seeds: 0 is not allowed"),

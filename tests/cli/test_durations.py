@@ -114,5 +114,5 @@ def test_timeout_limits_one_call(tiny: Path, imgcls: Callable[..., Answer]) -> N
 def test_plan_says_durations_as_people_do(tiny: Path, imgcls: Callable[..., Answer]) -> None:
     answer = imgcls("plan", tiny, "--timeout", "1h30m", "--epochs", "2")
     assert answer.code == 0, answer.err
-    assert "study.timeout: 1 h 30 min afford about" in answer.out
+    assert "study.timeout: 1 h 30 min is enough for about" in answer.out
     assert re.search(r"study.trials: 4 take about [\d.]+ (s|min)", answer.out)

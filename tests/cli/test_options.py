@@ -256,4 +256,4 @@ def test_a_dashboard_shows_another_folder_on_another_address(elsewhere: Path, st
         (found,) = json.load(answer)["study_summaries"]
     assert found["study_name"] == STUDY
     process.kill()
-    assert "whoever reaches this address" in process.communicate(timeout=60)[1]
+    assert "anyone who can reach this address" in process.communicate(timeout=60)[1]

@@ -70,7 +70,7 @@ def test_search_goes_on_when_nobody_reads_it(
     err = process.stderr.read()
     assert first.startswith("study tiny-digits")
     assert process.wait(PATIENCE) == 0
-    assert err == "warning: standard output cannot be written (Broken pipe); going on without it\n"
+    assert err == "warning: standard output cannot be written (Broken pipe); continuing without it\n"
     found = imgcls("status", "tiny-digits", "--json").out
     assert '"running": 0' in found
     assert '"total": 4' in found

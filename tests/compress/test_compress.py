@@ -328,7 +328,7 @@ def test_teacher_that_saw_images_otherwise_is_refused(
         teachers.settle(space_of(text), files, data, helper, {})
     assert got in str(caught.value)
     assert str(caught.value).startswith("distill.file.path: ")
-    assert "a teacher of other images: it was trained with fit: " in str(caught.value)
+    assert "this teacher was trained with fit: " in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -364,7 +364,7 @@ def test_teacher_of_other_classes_or_another_size_is_refused(tmp_path: Path, hel
     data = write_teacher(small, helper)
     choose = f"image: {{size: {{choice: [8, 12]}}}}\ndistill: {{file: {{path: {small}}}}}"
     for text in (f"distill: {{file: {{path: {path}}}}}", choose):
-        with pytest.raises(BuildError, match=r"another input: it takes .* the images are (8x8|12x12) pixels"):
+        with pytest.raises(BuildError, match=r"this teacher takes .* the images are (8x8|12x12) pixels"):
             teachers.settle(space_of(text), files, data, helper, {})
     state = checkpoint.load(small)
     state["about"] = state["about"].replace('"classes": ["0", ', '"classes": ["zero", ')

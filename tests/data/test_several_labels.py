@@ -91,7 +91,7 @@ def test_what_cannot_be_columns_of_labels_is_refused(tmp_path: Path) -> None:
     assert refusal(file, label=["cat"], separator=None).startswith("data.table.label: ['cat'] is one column")
     assert "'cat' is given twice" in refusal(file, label=["cat", "cat"], separator=None)
     assert "is the column 'image' already" in refusal(file, label=["cat", "image"], separator=None)
-    assert "goes with one column" in refusal(file, label=["cat", "dog"])
+    assert "needs one column" in refusal(file, label=["cat", "dog"])
     assert refusal(file, separator="").startswith("data.table.separator: '' is not allowed")
     assert "needed: at least 2 (is '|' the separator?)" in refusal(
         write_rows(tmp_path / "one", "image,tags", ["a.png,cat", "b.png,cat"]), separator="|"

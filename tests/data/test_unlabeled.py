@@ -211,7 +211,7 @@ BAD = {
     "pretrain.simclr.batch_size of at most 3",
     "few but copies": "4 images to pretrain on (left out: 8 test images), fewer than two batches of 4",
     "broken link": "1 broken link: 'gone.png'",
-    "damaged": "1 of 9 images cannot be read: damaged.png (not an image); mend or delete them, or leave them out with "
+    "damaged": "1 of 9 images cannot be read: damaged.png (not an image); fix or delete them, or leave them out with "
     "--skip-unreadable",
     "variable": "the environment variable IMGCLS_NOWHERE is not set",
 }

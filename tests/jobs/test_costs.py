@@ -55,7 +55,7 @@ def test_costs_decide_from_the_search_to_the_bundle(tmp_path: Path, imgcls: Call
     (tmp_path / "s.yaml").write_text(SPACE)
     ran = imgcls("run", "s.yaml")
     assert ran.code == 0, ran.err
-    assert "loss.cross_entropy.class_weights: classes without a weight have 1: red" in ran.out
+    assert "loss.cross_entropy.class_weights: classes without a weight get weight 1: red" in ran.out
     recorded = '{"blue": 1.0, "green": 3.0}'
     rows = json.loads(imgcls("trials", "s", "--json").out)
     assert [row["params"]["loss.cross_entropy.class_weights"] for row in rows][:2] == [recorded, "none"]
@@ -71,7 +71,7 @@ def test_costs_decide_from_the_search_to_the_bundle(tmp_path: Path, imgcls: Call
     assert "draw: balanced" in text
     trained = imgcls("train", "zero.yaml", "--json")
     assert trained.code == 0, trained.err
-    assert "classes without a weight have 1: red" in trained.err
+    assert "classes without a weight get weight 1: red" in trained.err
     weights = "trained/zero/seed-1.pt"
     found = json.loads(imgcls("evaluate", weights, "--predictions", "p.csv", "--json").out)
     known = rows_of(tmp_path / "p.csv")

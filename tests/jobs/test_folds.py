@@ -131,7 +131,7 @@ def test_confirmation_cross_validates_seeds_and_tests_networks_of_all_images(
 def test_report_and_bundle_tell_of_folds(study: str, imgcls: Callable[..., Answer], tmp_path: Path) -> None:
     assert imgcls("report", study, "-o", "report.html").code == 0
     page = (tmp_path / "report.html").read_text()
-    assert "cross-validation in 3 folds, searched" in page
+    assert "search score, cross-validation in 3 folds" in page
     assert imgcls("export", study, "--bundle", "model").code == 0
     notes = json.loads((tmp_path / "model/metrics.json").read_text())["notes"]
     assert any("the network of the last of 3 folds" in note for note in notes)

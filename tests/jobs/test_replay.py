@@ -252,7 +252,7 @@ def test_parts_of_a_study_give_intervals(trained: Path, imgcls: Callable[..., An
     for wrong, line in (
         (("--max-epochs", "3"), "3 epochs for each search; allowed: 4, of one full training, to 20"),
         (("--share", "0.2"), "intervals need at least 4 in a part"),
-        (("--seed", "1"), "--seed: beside --seeds"),
+        (("--seed", "1"), "--seed: cannot be used with --seeds"),
     ):
         answer = imgcls("replay", "tiny-digits", "--seeds", "3", *wrong)
         assert answer.code == 2

@@ -59,7 +59,7 @@ def test_confirm_opens_the_test_split_once_and_best_says_so(study: str, imgcls: 
     # Asked again it trains nothing and opens nothing; asked otherwise it refuses.
     again = json.loads(imgcls("confirm", study, "--top", "2", "--seeds", "2", "--json").out)
     assert again == found
-    assert "confirmed before" in imgcls("confirm", study, "--top", "1").err
+    assert "already confirmed with trials" in imgcls("confirm", study, "--top", "1").err
     assert len(json.loads(imgcls("status", study, "--json").out)["test_openings"]) == 1
     assert f"trial {found['chosen']}" in imgcls("best", study).out.splitlines()[-1]
     assert json.loads(imgcls("best", study, "--json").out)["confirmed"]["chosen"] == found["chosen"]
@@ -216,7 +216,7 @@ def test_compare_two_trials_and_two_studies(study: str, imgcls: Callable[..., An
     assert same.code == 0
     assert "the configurations are equal" in same.out
     assert "a trial and a study" in imgcls("compare", study, f"{study}:1").err
-    assert "is no trial" in imgcls("compare", f"{study}:x", f"{study}:1").err
+    assert "is not a trial number" in imgcls("compare", f"{study}:x", f"{study}:1").err
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ def test_front_of_several_trials_leaves_the_choice_to_a_person(
     (tmp_path / "two.yaml").write_text(FRONT)
     ran = imgcls("run", "two.yaml", "--workers", "1")
     assert ran.code == 0, ran.err
-    assert "2 trials are on the Pareto front, and you choose: " in ran.out
+    assert "2 trials are on the Pareto front; choose one of them: " in ran.out
     assert "export two-digits --trial N -o best.yaml" in ran.out
     assert ran.out.count("on the front: trial ") == here("status", "two-digits").out.count("on the front: trial ") == 2
     assert "confirm two-digits --trial N" in here("best", "two-digits").out

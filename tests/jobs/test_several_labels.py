@@ -192,7 +192,7 @@ def test_a_winner_of_several_labels_is_confirmed_reproduced_exported_and_trained
     whole = imgcls("train", "lonely.yaml", "--on", "train+val", "--out", "three")
     assert "thresholds of the labels are 0.5 each" in whole.out + whole.err
     assert imgcls("export", "three/seed-1.pt", "--bundle", "half").code == 0
-    assert "0.5 and more" in (tmp_path / "half" / "MODEL_CARD.md").read_text()
+    assert "a probability of at least 0.5" in (tmp_path / "half" / "MODEL_CARD.md").read_text()
 
 
 @pytest.mark.slow
@@ -225,7 +225,7 @@ quantize: {int8: {}}
     )
     refused = imgcls("run", "wrong.yaml")
     assert is_one_line(refused)
-    assert "a teacher of images with one class each; these images have several labels each" in refused.err
+    assert "this teacher learned from images with one class each; these images have several labels each" in refused.err
 
 
 def test_losses_and_measures_of_the_other_kind_of_labels_are_refused_in_one_line(tmp_path: Path, here: Run) -> None:

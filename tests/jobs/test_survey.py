@@ -120,7 +120,7 @@ def test_check_prints_a_table_and_the_lines_to_blame(tmp_path: Path, imgcls: Cal
     assert answer.code == 0, answer.err
     assert "built every combination for 8 pixels, 10 classes: 2 fit" in answer.out
     assert "impossible: 40.0%: wide.yaml:4:5: model.vit.patch_size: for example 3 does not divide" in answer.out
-    assert "start configuration 0 can be no trial: model.vit.patch_size: 3 does not divide" in answer.out
+    assert "start configuration 0 cannot be trained: model.vit.patch_size: 3 does not divide" in answer.out
     found = json.loads(imgcls("check", "wide.yaml", "--json", "--samples", "5").out)
     assert found["survey"]["samples"] == 5
     assert json.loads(imgcls("check", "wide.yaml", "--json", "--samples", "0").out)["survey"] is None

@@ -78,7 +78,7 @@ def test_a_model_whose_last_layer_is_none_of_the_linear_ones_keeps_it() -> None:
     with pytest.raises(BuildError, match=r"^head.linear: this model has Conv2d as its last layer, and only a linear"):
         heads.with_head(model, config("resnet", "linear").component("head"))
     del model.anatomy
-    with pytest.raises(BuildError, match=r"^head.linear: this model does not tell its last layer"):
+    with pytest.raises(BuildError, match=r"^head.linear: this model does not say what its last layer is"):
         heads.with_head(model, config("resnet", "linear").component("head"))
 
 

@@ -240,7 +240,7 @@ def test_confirm_reuses_the_network_and_redoes_it_on_request(space: Path, imgcls
     assert len(networks(studies)) == 1
     refused = imgcls(*confirm, "--pretrain")
     assert is_one_line(refused), refused.err
-    assert "--again does so" in refused.err
+    assert "--again confirms again" in refused.err
     redone = imgcls(*confirm, "--pretrain", "--again", "--json")
     assert redone.code == 0, redone.err
     assert json.loads(redone.out)["pretrains"] is True

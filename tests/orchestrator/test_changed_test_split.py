@@ -88,7 +88,7 @@ def test_images_are_not_decoded_again_for_another_test_split(tmp_path: Path) -> 
     assert prepare(again, progress=lambda done, total: decoded.append(done), **shape).folder == prepared.folder
     assert not decoded
     # What was readable is looked at again; the old pixels are not taken for the new ones.
-    with pytest.raises(DataError, match=r"test/dog/004.png.*mend or remove them$"):
+    with pytest.raises(DataError, match=r"test/dog/004.png.*fix or remove them$"):
         look_at_test(again, prepared)
     (tmp_path / "photos" / "test" / "dog" / "004.png").unlink()
     test = open_test(source(tmp_path / "photos"), prepared)
@@ -123,7 +123,7 @@ def test_another_test_split_blocks_nothing_and_is_said_where_it_is_opened(
     assert imgcls("train", "best.yaml", "--out", "before").code == 0
     assert "test_changed" not in openings(tmp_path)[-1]
     change(tmp_path / "photos" / "test", "deleted")
-    line = "the test split has changed since {}: then 10 images, now 9; it is measured as it is now"
+    line = "the test split has changed since {}: then 10 images, now 9; it is scored as it is now"
     # Finished, and with more to do.
     for more in ((), ("--set", "study.trials=2")):
         again = imgcls(*run, *more)

@@ -106,7 +106,7 @@ def test_model_that_exits_fails_its_trials_and_three_alike_stop_the_search(
 ) -> None:
     answer = search_with("exit")
     assert answer.code == 1
-    assert "3 trials in a row failed alike, the last is 2: SystemExit: tired" in answer.err
+    assert "3 trials in a row failed in the same way, the last is trial 2: SystemExit: tired" in answer.err
     assert [(trial.state.name, trial.user_attrs["reason"]) for trial in trials_in(tmp_path)] == [
         ("FAIL", "SystemExit: tired")
     ] * 3
@@ -126,7 +126,7 @@ def test_model_that_crashes_is_retried_then_failed_with_its_stack_in_the_log(
     log = (tmp_path / "studies" / trial.user_attrs["log"]).read_text()
     assert log.count("Segmentation fault") == 2
     assert "go_wrong" in log
-    assert "trouble on the way: 1 x worker-0 died (killed by SIGSEGV)" in imgcls("status", "space-digits").out
+    assert "fault: 1 x worker-0 died (killed by SIGSEGV)" in imgcls("status", "space-digits").out
 
 
 @pytest.mark.slow

@@ -82,7 +82,7 @@ def test_search_that_found_nothing_to_try_leaves_no_study_in_the_way(
     assert (tmp_path / "studies/s.db").is_file()
     answer = imgcls("run", "s.yaml", *ONE_WORKER, "--set", "limits.params=100000", "--set", "study.trials=1")
     assert answer.code == 0, answer.err
-    assert "the study has no trial yet: it begins again with this space" in answer.out
+    assert "the study has no trial yet: it starts over with this space" in answer.out
     assert len(open_study(tmp_path / "studies", "s").trials) == 1
     # With a trial it is refused as ever.
     assert imgcls("run", "s.yaml", *ONE_WORKER, "--set", "limits.params=90000").code == 2
@@ -106,8 +106,8 @@ def test_space_that_adds_needs_extend_and_then_the_study_goes_on(there: Path, im
     assert table(there / "studies") == before
     answer = imgcls("run", "wide.yaml", *ONE_WORKER, "--extend", "--set", "study.sampler=tpe")
     assert answer.code == 0, answer.err
-    assert "the study grows: study.sampler: auto becomes tpe; " in answer.out
-    assert "as it was before: s@1" in answer.out
+    assert "the study is extended: study.sampler: auto becomes tpe; " in answer.out
+    assert "its earlier state: s@1" in answer.out
     record = load(StudyFiles(there / "studies", "s"))
     assert (record.num_drawn, record.num_requested, len(record.trials)) == (5, 1, 6)
     assert [next(iter(trial.strategy["sampler"])) for trial in record.trials] == ["auto"] * 3 + ["tpe"] * 3
@@ -142,7 +142,7 @@ def test_trial_that_a_killed_run_left_goes_on_in_the_wider_space(
     assert epochs < 8
     answer = imgcls("run", "wide.yaml", *ONE_WORKER, *long, "--extend")
     assert answer.code == 0, answer.err
-    assert "going on with 1 trial " in answer.out
+    assert "resuming 1 trial " in answer.out
     first, asked = open_study(there / "studies", "k").trials
     assert len(first.user_attrs["epochs"]) == 8
     assert first.params["model"] == "lenet5"
@@ -157,8 +157,8 @@ def test_request_is_filled_in_by_the_best_and_trained_by_the_next_run(
     answer = imgcls("try", "s", "--set", "optimizer.adamw.lr=3e-3")
     assert answer.code == 0, answer.err
     assert "optimizer.adamw.lr=0.003" in answer.out
-    assert f"as trial {best['trial']}: model.lenet5.width=" in answer.out
-    assert "the next run trains it to its end" in answer.out
+    assert f"from trial {best['trial']}: model.lenet5.width=" in answer.out
+    assert "the next run trains it to the end" in answer.out
     # Nothing is a trial before a run makes it one.
     assert len(load(StudyFiles(there / "studies", "s")).trials) == 3
     found = json.loads(imgcls("try", "s", "--set", "model.lenet5.width=0.5", "--json").out)
@@ -166,7 +166,7 @@ def test_request_is_filled_in_by_the_best_and_trained_by_the_next_run(
     assert found["sources"] == {"optimizer.adamw.lr": best["trial"]}
     answer = imgcls("run", "s.yaml", *ONE_WORKER)
     assert answer.code == 0, answer.err
-    assert f"trial 4: answers request {found['request']}; it begins" in answer.out
+    assert f"trial 4: starts, for request {found['request']}" in answer.out
     record = load(StudyFiles(there / "studies", "s"))
     third, fourth = record.trials[3:]
     assert third.candidate.params["optimizer.adamw.lr"] == 3e-3
@@ -220,7 +220,7 @@ def test_run_under_way_takes_a_request_also_when_all_its_trials_are_drawn(
     assert json.loads(answer.out)["taken_by"] == f"process {process.pid}"
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
-    assert "trial 1: answers request" in out
+    assert "trial 1: starts, for request" in out
     assert [len(trial.user_attrs["epochs"]) for trial in open_study(there / "studies", "w").trials] == [200, 200]
 
 

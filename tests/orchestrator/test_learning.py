@@ -270,7 +270,7 @@ def test_a_study_of_very_many_trials_is_left_out_at_once(tmp_path: Path) -> None
     make(tmp_path, "many", MOST_TRIALS + 1)
     found, (line,) = asking(tmp_path)
     assert found == []
-    assert line == f"does not learn from many: has {MOST_TRIALS + 1:,} trials, of at most {MOST_TRIALS:,} that are read"
+    assert line == f"does not learn from many: has {MOST_TRIALS + 1:,} trials; at most {MOST_TRIALS:,} are read"
 
 
 def test_of_a_large_study_a_part_is_copied_over_all_of_its_order(tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ def test_studies_of_other_spaces_are_left_alone_unless_they_are_named(tmp_path: 
     make(tmp_path, "vits")
     assert asking(tmp_path, text=OTHERS) == ([], [])
     _, (line,) = asking(tmp_path, "[vits]", text=OTHERS)
-    assert line == "does not learn from vits: searches nothing that this space searches"
+    assert line == "does not learn from vits: has no searched setting in common with this space"
 
 
 @pytest.mark.parametrize(("sampler", "learned"), [("auto", 1), ("curves", 1), ("random", 0), ("tpe", 0), ("qmc", 0)])
@@ -323,7 +323,9 @@ def test_a_sampler_that_does_not_learn_says_so_where_studies_are_named(
     found, lines = asking(tmp_path, "[before]", more=sampler)
     assert len(found) == learned
     if not learned:
-        assert lines == ["study.learn_from: needs one objective and the sampler auto or curves; nothing is learned"]
+        assert lines == [
+            "study.learn_from: needs one objective and the sampler auto or curves; no earlier study is used"
+        ]
         assert asking(tmp_path, more=sampler) == ([], [])
 
 

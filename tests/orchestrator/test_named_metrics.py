@@ -134,8 +134,8 @@ def test_class_without_validation_images_and_a_single_class_are_one_line(
     colours(tmp_path / "photos" / "test", "red", "blue")
     for objective, problem in (
         ("recall:blue", "no validation image is of class 'blue'"),
-        ("roc_auc", "needs validation images of two classes at least"),
-        ("sensitivity@0.9:red", "needs validation images of two classes at least"),
+        ("roc_auc", "needs validation images of at least two classes"),
+        ("sensitivity@0.9:red", "needs validation images of at least two classes"),
     ):
         (tmp_path / "s.yaml").write_text(
             f'study: {{objectives: {{"{objective}": maximize}}}}\n'

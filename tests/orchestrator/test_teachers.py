@@ -105,7 +105,7 @@ def test_equal_weights_are_one_file_whatever_the_size_of_images(tmp_path: Path, 
     fixed = tmp_path / "vit.pth"
     written(fixed, name="test_vit", img_size=32)
     space = space_of(distilling(fixed, "test_vit"), "size: {choice: [32, 48]}, channels: 3")
-    with pytest.raises(BuildError, match=r"distill\.timm\.name: test_vit: a teacher of one size .* allowed: one image"):
+    with pytest.raises(BuildError, match=r"distill\.timm\.name: test_vit: this teacher needs one size .* one image"):
         teachers.settle(space, files, data_of(space, helper), helper, {})
 
 
@@ -127,8 +127,8 @@ def test_grey_images_are_one_channel_of_a_colour_network(tmp_path: Path, helper:
     [
         ("timm: {name: test_resnett, weights: FILE}", r"distill\.timm\.name: timm has no model 'test_resnett'"),
         ("timm: {name: test_resnet, weights: nowhere.pth}", r"distill\.timm\.weights: 'nowhere.pth': no such file"),
-        ("timm: {name: test_resnet, weights: OTHER}", "a teacher of other classes: it knows 3, the images have 10"),
-        ("timm: {name: test_resnet}", "imagenet: a teacher of other classes: it knows 1,000, the images have 10"),
+        ("timm: {name: test_resnet, weights: OTHER}", "this teacher has other classes: it knows 3, the images have 10"),
+        ("timm: {name: test_resnet}", "imagenet: this teacher has other classes: it knows 1,000, the images have 10"),
         ("timm: {name: test_resnet, weights: HEADLESS}", "has no last layer fc; a teacher needs one"),
         ("timm: {name: test_vit, weights: FILE}", r"distill\.timm\.weights: .* does not fit: it lacks"),
         ("timm: {name: test_resnet, weights: DAMAGED}", r"distill\.timm\.weights: .*not a weights file, or damaged"),
@@ -190,7 +190,7 @@ def test_an_imitated_network_of_timm_may_know_any_classes_and_need_no_head(tmp_p
         ("timm: {name: test_resnet, weights: no.pth}", 32, r"teacher\.timm\.weights: 'no.pth': no such file"),
         ("file: {path: nowhere.pt}", 32, r"pretrain\.imitate\.teacher\.file\.path: nowhere.pt: no such weights file"),
         ("study: {name: nobody}", 32, r"pretrain\.imitate\.teacher\.study\.name: .*no such study"),
-        ("file: {path: OWN}", 96, r"it takes 8x8 .* it would see 96x96 .*; allowed: pretrain\.imitate\.size: 8"),
+        ("file: {path: OWN}", 96, r"takes 8x8 .* it would see 96x96 .*; allowed: pretrain\.imitate\.size: 8"),
         ("file: {path: FOREIGN}", 8, "not a trained model of this program"),
     ],
 )
@@ -221,7 +221,7 @@ def test_an_imitated_file_of_this_program_may_know_other_classes(tmp_path: Path,
     known = teachers.settle(space, files, data_of(space, helper), helper, {})
     assert teachers.path_of(space.first().pretraining(), files, known) is not None
     distilled = space_of(f"distill: {{file: {{path: {tmp_path / 'own.pt'}}}}}", image)
-    with pytest.raises(BuildError, match="a teacher of other classes"):
+    with pytest.raises(BuildError, match="this teacher has other classes"):
         teachers.settle(distilled, files, data_of(distilled, helper), helper, {})
 
 
@@ -259,7 +259,7 @@ def test_a_refused_run_leaves_no_folder_and_a_kept_teacher_may_be_gone(
     own_file(teacher, helper, classes='"classes": ["zero", ')
     refused = here("run", *given, "--studies", str(studies))
     assert is_one_line(refused)
-    assert "a teacher of other classes" in refused.err
+    assert "this teacher has other classes" in refused.err
     assert not (studies / "tiny").exists()
     own_file(teacher, helper)
     assert here("run", *given, "--set", "study.trials=1", "--studies", str(studies)).code == 0

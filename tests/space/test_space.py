@@ -673,7 +673,7 @@ def test_an_unknown_optimizer_is_answered_with_the_nearest() -> None:
         ),
         ("a: b\n---\na: c\n", "2:1: one file holds one document, but another begins here"),
         ("a:\n\tb: c\n", "2:1: a tab; YAML is indented with spaces"),
-        ("a: b: c\n", "1:5: a colon where YAML expects none; quote the text or mend its indentation"),
+        ("a: b: c\n", "1:5: a colon where YAML expects none; quote the text or fix its indentation"),
         ("a: b\x00\n", "1:5: the character 0x0000 cannot stand in YAML; remove it"),
         ("a: b\nc: \x1b\n", "2:4: the character 0x001b cannot stand in YAML; remove it"),
         ("a: *b\n", "1:4: not readable as YAML: found undefined alias 'b'"),
@@ -716,7 +716,9 @@ def test_tags_are_refused(tag: str) -> None:
 
 def test_half_a_surrogate_pair_is_refused() -> None:
     text = 'data: {folder: {root: "\\ud800"}}\nmodel: vit\n'
-    assert problem(text) == "1:23: data.folder.root: half a surrogate pair, which is no character; write the whole one"
+    assert (
+        problem(text) == "1:23: data.folder.root: half a surrogate pair, which is not a character; write the whole one"
+    )
 
 
 @pytest.mark.parametrize("digits", ["9" * 30, "9" * 5000, "0x" + "f" * 5000])

@@ -584,7 +584,7 @@ def test_search_goes_on_through_a_kill_and_a_restart_of_the_server(
     out += process.stdout.read()
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
-    assert "going on with 2 trials that an earlier run left unfinished" in out
+    assert "resuming 2 trials that an earlier run left unfinished" in out
     assert out.index("cannot be written now (") < out.index("is written again after")
     record = records.load(files_at(address, tiny.parent / "studies", "tiny-digits"))
     assert [trial.state.name for trial in record.study.get_trials()] == ["COMPLETE"] * 3
@@ -744,8 +744,8 @@ def hides(server: Server, here: Callable[..., Answer], tiny: Path) -> Callable[.
         ("postgresql://me@/{database}", "no password supplied.*PGPASSWORD"),
         ("postgresql://you:hunter2@/{database}", "authentication failed"),
         ("postgresql://me:{password}@/nowhere?host={folder}", 'database "nowhere" does not exist.*createdb'),
-        ("postgresql://me:hunter2@no-such-host.invalid/studies", "see whether the host's name is right"),
-        ("postgresql://me:hunter2@127.0.0.1:1/studies", "see whether a server runs there"),
+        ("postgresql://me:hunter2@no-such-host.invalid/studies", "check the host name"),
+        ("postgresql://me:hunter2@127.0.0.1:1/studies", "check that a server is running there"),
         ("postgresql://me:hun@ter2@host/studies", "%40"),
         ("postgresql://me:hunter2@host", "allowed: postgresql://USER@HOST/DATABASE"),
         ("postgresql://me@host/studies?password=hunter2", "a password belongs before the @"),
@@ -783,7 +783,7 @@ def test_database_of_something_else_is_one_line(
     assert everything_in(server, "strange") == ""
     server.ask("CREATE TABLE songs (a int)", "strange")
     for command in (("run", "tiny.yaml"), ("status", "tiny-digits")):
-        assert "is no database of Optuna's (it has 1 table, for example songs)" in hides(*command)
+        assert "is not an Optuna database (it has 1 table, for example songs)" in hides(*command)
     server.ask("DROP TABLE songs", "strange")
     storage = optuna.storages.RDBStorage(address.replace("postgresql://me@", "postgresql+psycopg://postgres@"))
     optuna.create_study(storage=storage, study_name="tiny-digits")
@@ -848,7 +848,7 @@ def test_study_on_a_server_grows_is_asked_and_is_merged(
         assert "is working on this study" in held.err
         asked = here("try", "s", "--set", "optimizer.adamw.lr=5e-4", "--storage", text, "--studies", str(studies))
         assert asked.code == 0, asked.err
-        assert "the run under way" in asked.out
+        assert "the current run" in asked.out
         grown = wider(files, records.load(files))
     assert contents(grown) == before
     new = space_of(WIDE)

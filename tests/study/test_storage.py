@@ -289,7 +289,7 @@ def test_file_that_may_not_grow_is_one_line(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, timeout=PATIENCE
     )
-    assert re.match(r"StudyError .*cannot be written.*see whether the disk is full, at its quota", done.stdout), done
+    assert re.match(r"StudyError .*cannot be written.*check whether the disk is full, at its quota", done.stdout), done
     again = records.load(StudyFiles(tmp_path, "s"))
     assert [essence(trial) for trial in again.trials] == [essence(trial) for trial in record.trials]
     assert "large" not in again.facts
@@ -367,7 +367,7 @@ def spoil(path: Path, how: str) -> str:
             path.unlink()
             with closing(sqlite3.connect(path)) as connection:
                 connection.execute("CREATE TABLE songs (a)")
-            return "is no database of Optuna's"
+            return "is not an Optuna database"
     return r"put back a copy of it \(made by: imgcls-search copy\), or save what can be read: sqlite3 .* .recover"
 
 

@@ -99,7 +99,7 @@ def test_trials_added_while_a_run_is_at_work_are_tried_or_left_alone(
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130, out + err
-    assert "waited in the study to be tried; it begins" in out + err
+    assert "starts; it was waiting in the study" in out + err
     tried = next(trial for trial in study.trials if trial.params.get("optimizer.adamw.lr") == 0.0033)
     assert len(tried.user_attrs["epochs"]) == 2
     assert study.trials[asked.number].state is TrialState.RUNNING

@@ -310,4 +310,6 @@ def test_a_slow_tracker_holds_nothing_up(tmp_path: Path) -> None:
             tracker.tell(message)
     # It would take more than two hours to take them all, and its pipe is full after some hundred.
     assert time.monotonic() - began < PATIENCE
-    assert list(tracker.close(0.01)) == ["study.log.x: did not take all in 15 s; the next run sends the rest"]
+    assert list(tracker.close(0.01)) == [
+        "study.log.x: did not accept everything within 15 s; the next run sends the rest"
+    ]

@@ -99,7 +99,10 @@ def test_metric_of_another_package_is_an_objective_a_limit_and_shown(
             "the metric 'bad' of the package broken failed (ValueError: could not convert string to float: 'mu",
         ),
         ("nothing", "the metric 'bad' of the package broken gave nan; allowed: a finite number"),
-        ("number", "the metric 'bad' of the package broken is no function; allowed: (probabilities, labels) -> float"),
+        (
+            "number",
+            "the metric 'bad' of the package broken is not a function; allowed: (probabilities, labels) -> float",
+        ),
         ("missing", "the metric 'bad' of the package broken cannot be loaded (AttributeError: module 'broken' has no"),
     ],
 )

@@ -143,7 +143,7 @@ def test_a_network_without_its_head_gives_what_the_head_would_read() -> None:
             assert torch.equal(bare(images).flatten(1), read[0].flatten(1))
             assert num_features(bare, 1, 8, 8) == read[0].flatten(1).shape[1]
         assert not [name for name in Learner(bare, nn.Identity()).backbone() if name.startswith("network")]
-    with pytest.raises(BuildError, match="does not tell where its head is"):
+    with pytest.raises(BuildError, match="does not say where its head is"):
         without_head(nn.Linear(2, 2), "model.other")
 
 

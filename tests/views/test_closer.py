@@ -66,10 +66,10 @@ def test_mistakes_are_shown_as_they_are_with_maps_and_neighbours(
         assert {label for _, label in each.near} <= {"ash", "oak"}
     # Files that have gone, and a folder that has: the pixels that the network saw are kept.
     (tmp_path / "photos" / looked.evaluation.names[0]).unlink()
-    assert closer.look_closer(looked, every[:1], {}, among)[0].size == "its file cannot be read; as the network saw it"
+    assert closer.look_closer(looked, every[:1], {}, among)[0].size == "file not readable; shown as the network saw it"
     (tmp_path / "photos").rename(tmp_path / "elsewhere")
     gone = closer.look_closer(looked, every[1:2], {}, among)[0]
-    assert gone.size == "its file cannot be read; as the network saw it"
+    assert gone.size == "file not readable; shown as the network saw it"
     assert opened(gone.original).size[0] % 16 == 0
     # Where the study knows the new place they are read again.
     there = closer.look_closer(looked, every[1:2], {"root": str(tmp_path / "elsewhere")}, among)[0]

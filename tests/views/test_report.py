@@ -85,21 +85,21 @@ def test_test_score_is_in_the_verdict_of_the_trial_that_it_is_of(trial_offset: i
     fact = {"test": {"trial": 1 + trial_offset, "metric": "macro_f1", "validation": single, "test": single}}
     _, page = parted(tmp_path, 3, scores=scores, auto=fact)
     text = text_of(page)
-    assert ("macro_f1 0.72 on test images that had no part in any choice" in text) == (trial_offset == 0)
-    assert ("95 % 0.61 to 0.81 by the choice of 90 images, opened once" in text) == (trial_offset == 0)
+    assert ("macro_f1 0.72 on test images that were not used for any choice" in text) == (trial_offset == 0)
+    assert ("95 % 0.61 to 0.81 from sampling 90 images, test split opened once" in text) == (trial_offset == 0)
     assert ("not tested" in text) == (trial_offset == 1)
 
 
 def test_importances_are_shown_where_trials_bear_them(tmp_path: Path) -> None:
     _, page = parted(tmp_path, 60)
     text = text_of(page)
-    assert "From 60 complete trials; a forest of trees explains" in text
+    assert "From 60 complete trials; a random forest explains" in text
     assert "by fANOVA" in page.read_text()
 
 
 def test_few_trials_have_no_importances(tmp_path: Path) -> None:
     _, page = parted(tmp_path, 12)
-    found = re.search(r"Importances cannot be told: (\d+) settings varied over 12 complete trials", text_of(page))
+    found = re.search(r"No importances: (\d+) settings varied over 12 complete trials", text_of(page))
     assert found is not None
     assert f"about {max(20, 5 * int(found[1]))} are needed" in text_of(page)
     assert "by fANOVA" not in page.read_text()
@@ -108,7 +108,7 @@ def test_few_trials_have_no_importances(tmp_path: Path) -> None:
 def test_scores_that_settings_do_not_explain_have_no_importances(tmp_path: Path) -> None:
     chance = random.Random(1)  # noqa: S311
     _, page = parted(tmp_path, 60, scores=[chance.random() for _ in range(60)])
-    assert "Importances cannot be told: settings say too little of the score." in text_of(page)
+    assert "No importances: the settings explain too little of the score." in text_of(page)
     assert "by fANOVA" not in page.read_text()
 
 

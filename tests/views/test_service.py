@@ -342,7 +342,7 @@ def test_other_machines_are_answered_where_the_address_says_so(start: Callable[.
     line = process.stdout.readline()
     assert line.startswith("model on http://0.0.0.0:")
     process.kill()
-    assert "whoever reaches this address can send images to the model" in process.communicate(timeout=PATIENCE)[1]
+    assert "anyone who can reach this address can send images to the model" in process.communicate(timeout=PATIENCE)[1]
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,7 @@ def auto(
     weights_dir: PathLikeText | None = None,
     progress: bool | None = None,
 ) -> AutoResult:
-    """Go from images to a deployable model in a given time: draft, search, confirm, bundle and report.
+    """Turn images into a deployable model in a given time: draft, search, confirm, bundle and report.
 
     Args:
         data: A folder, a table, or a data set such as `digits`.
@@ -90,7 +90,7 @@ def auto(
         cluster: Search on a Ray cluster: `auto`, `local` or `HOST:PORT`.
         studies: The folder of the studies.
         storage: A PostgreSQL database of studies instead of SQLite files.
-        weights_dir: Look for pretrained weights there first.
+        weights_dir: Look for pretrained weights in this folder first.
         progress: Show progress; default: on a terminal and in a notebook.
 
     Raises:

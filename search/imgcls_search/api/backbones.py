@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Backbones:
-    """Pretrained networks, the one that suits the images best first."""
+    """Pretrained networks, those with the best scores on the images first."""
 
     found: tuple[Mapping[str, Any], ...]
     """Each with its `model`, as under `model` in a space, its scores and its sizes."""
@@ -82,7 +82,7 @@ def backbones(
         changes: Values of the space to set, by path, such as `{"image.size": 112}`.
         skip_unreadable: Leave out images that cannot be read.
         studies: The folder of the studies, where features are kept.
-        weights_dir: Look for pretrained weights there first.
+        weights_dir: Look for pretrained weights in this folder first.
         progress: Show progress; default: on a terminal and in a notebook.
 
     Raises:

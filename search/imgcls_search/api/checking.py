@@ -41,9 +41,9 @@ def check(
         unlabeled: Images to pretrain on.
         skip_unreadable: Leave out images that cannot be read.
         samples: Configurations to build; 0 only validates the space.
-        seed: Seed of the draw.
-        studies: The folder of the studies, where counts are stored.
-        weights_dir: Look for pretrained weights there first.
+        seed: Seed of the samples.
+        studies: The folder of the studies, where the sizes of networks are cached.
+        weights_dir: Look for pretrained weights in this folder first.
         progress: Show progress; default: on a terminal and in a notebook.
 
     Raises:

@@ -11,6 +11,7 @@ from imgcls_search.api.study import Study
 from imgcls_search.api.trial import Trial
 from imgcls_search.errors import UserError
 from imgcls_search.rounding import measured, rounded, without_long_numbers
+from imgcls_search.words import counted
 
 if TYPE_CHECKING:
     from imgcls_search.views.browse import ComparedStudies, ComparedTrials, Opened, TrialComparison
@@ -40,7 +41,7 @@ class Comparison:
         if self.facts["kind"] == "studies":
             found += [without_long_numbers(line) for line in [*self.facts["space"], *self.facts["facts"]]]
             counts = [
-                f"{count['total']} trials, {epochs} epochs"
+                f"{counted('trial', count['total'])}, {counted('epoch', epochs)}"
                 for count, epochs in zip(self.facts["trials"], self.facts["epochs"], strict=True)
             ]
             found.append(f"{self.names[0]}: {counts[0]}; {self.names[1]}: {counts[1]}")
@@ -65,11 +66,11 @@ class Comparison:
         """Return how far the scores can be compared."""
         found, epochs = [], self.of_trials["epochs"]
         if epochs[0] != epochs[1]:
-            found.append(f"they trained for {epochs[0]} and {epochs[1]} epochs: their scores do not compare")
+            found.append(f"they trained for {epochs[0]} and {epochs[1]} epochs: their scores are not comparable")
         if self.of_trials["noise"] is not None:
             what = "accuracies" if "accuracy" in self.of_trials["measured"] else "subset accuracies"
             noise = rounded(self.of_trials["noise"])
-            found.append(f"{what} that differ by less than {noise} may do so for the choice of images alone (95 %)")
+            found.append(f"{what} that differ by less than {noise} may differ by chance alone (95 %)")
         return found
 
     def _repr_html_(self) -> str:

@@ -82,7 +82,7 @@ def init(
         skip_unreadable: Leave out images that cannot be read.
         force: Replace a file.
         studies: The folder of the studies.
-        weights_dir: Look for pretrained weights there first.
+        weights_dir: Look for pretrained weights in this folder first.
         progress: Show progress; default: on a terminal and in a notebook.
 
     Raises:

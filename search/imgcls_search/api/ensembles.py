@@ -117,7 +117,7 @@ def combine(
         NoResultError: no trial is finished, or a training failed.
     """
     if student is not None and distill is None:
-        raise UserError(f"--student {student}: goes with --distill DIR")
+        raise UserError(f"--student {student}: needs --distill DIR")
     from imgcls_search.jobs.bundle.deliver import refuse_taken
     from imgcls_search.jobs.ensemble.making import make
     from imgcls_search.jobs.ensemble.student import check_student, distil

@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 def clean(
     studies: PathLikeText = Path("studies"), *, dry_run: bool = False, pretrained: bool = False
 ) -> dict[Path, int]:
-    """Delete decoded images and features, which are made again when needed; return the bytes of each folder.
+    """Delete decoded images and features, which are computed again when needed; return the bytes of each folder.
 
     Args:
-        studies: The folder of the studies; studies and weights stay.
+        studies: The folder of the studies; studies and weights are kept.
         dry_run: Delete nothing.
-        pretrained: Delete pretrained networks too, which take long to make.
+        pretrained: Delete pretrained networks too, which take a long time to train.
 
     Raises:
         StudyError: A search runs in the folder.

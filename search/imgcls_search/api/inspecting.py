@@ -39,15 +39,15 @@ def inspect(
         group: Keep groups in one split: a table's column, or a regular expression on a folder's paths.
         changes: Values of the data to set, by path.
         labels: Judge the labels, which takes longest.
-        study: Judge by the configuration of the best trial of this study.
-        model: Judge by a pretrained network, as under `model` in a space, or by a `quick` model.
+        study: Judge labels with the best configuration of this study.
+        model: Judge labels with this pretrained network, as under `model` in a space, or with a `quick` model.
         quick_epochs: Epochs of the quick model.
         judge_test: Judge the labels of the sealed test split, too.
         page: Write an HTML page with pictures.
         seed: Seed of the folds and trainings.
         studies: The folder of the studies.
         storage: A PostgreSQL database of studies instead of SQLite files.
-        weights_dir: Look for pretrained weights there first.
+        weights_dir: Look for pretrained weights in this folder first.
         progress: Show progress; default: on a terminal and in a notebook.
 
     Raises:
@@ -158,15 +158,15 @@ def refuse_idle_judges(
         given = {"--study": study, "--model": model, "--quick-epochs": quick_epochs, "--judge-test": judge_test}
         for name, is_given in given.items():
             if is_given:
-                raise UserError(f"{name}: is about judging labels; got --no-labels too")
+                raise UserError(f"{name}: is for judging labels; got --no-labels too")
     if study is not None and quick_epochs is not None:
-        raise UserError("--quick-epochs: is of the quick model; with --study its best trial says how many there are")
+        raise UserError("--quick-epochs: is for the quick model; with --study, the best trial sets the epochs")
     if study is not None and model is not None:
-        raise UserError("--model: judges instead of --study; give one of them")
+        raise UserError("--model: cannot be used with --study; give one of them")
     if quick_epochs is not None and model not in (None, QUICK):
-        raise UserError("--quick-epochs: is of the quick model; got --model too")
+        raise UserError("--quick-epochs: is for the quick model; got --model too")
     if study is not None and judge_test:
-        raise UserError("--judge-test: goes with the quick model; a study's configuration never sees the test split")
+        raise UserError("--judge-test: needs the quick model; a study's configuration never sees the test split")
 
 
 def backbone_space(

@@ -37,7 +37,7 @@ def options(section: str | None = None) -> list[Setting]:
 
 
 def schema() -> dict[str, Any]:
-    """Return the JSON schema of spaces, which gives editors completion, hover text and errors."""
+    """Return the JSON schema of spaces, for completion, help and errors in an editor."""
     from imgcls_search.catalog import catalog
     from imgcls_search.space.schema import schema as made
 

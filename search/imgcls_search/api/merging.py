@@ -22,7 +22,7 @@ def merge(
     studies: PathLikeText = Path("studies"),
     storage: str | None = None,
 ) -> Study:
-    """Merge studies of one space on the same images into a new one with the trials of all; they stay unchanged.
+    """Merge studies of one space on the same images into a new one that has all their trials; they stay unchanged.
 
     Args:
         names: Two studies or more, as names or objects.

@@ -95,7 +95,7 @@ class Predictions:
         more = len(self) - len(rows)
         lines = [f"{len(self.skipped)} could not be read"] if self.skipped else []
         lines += [f"and {more} more; frame() has all"] if more > 0 else []
-        return card(f"{len(self)} images", lines, table(("image", "label", "probability"), rows))
+        return card(counted("image", len(self)), lines, table(("image", "label", "probability"), rows))
 
 
 class Model:
@@ -196,7 +196,7 @@ def load_model(folder: PathLikeText) -> Model:
     """Load a folder that `export` wrote, and check its files; needs no torch.
 
     Raises:
-        DeployError: It is no such folder, or incomplete.
+        DeployError: It is not such a folder, or it is incomplete.
     """
     from imgcls_search.deploy.bundle import read
 

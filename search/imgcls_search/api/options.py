@@ -122,7 +122,7 @@ def seconds_of(duration: Duration, option: str) -> float:
     """
     seconds = durations.parse(str(duration))
     if not seconds or not math.isfinite(seconds):
-        raise UserError(f"{option} {duration}: is no duration > 0; allowed: seconds, or {durations.EXAMPLES}")
+        raise UserError(f"{option} {duration}: is not a duration > 0; allowed: seconds, or {durations.EXAMPLES}")
     return seconds
 
 
@@ -163,7 +163,7 @@ def images_of(
     for option, key, value in (("--group", "group", group), ("--skip-unreadable", "skip_unreadable", skip_unreadable)):
         if value:
             if name not in ("folder", "table"):
-                raise UserError(f"{option}: goes with a folder or a table of images, got {name}")
+                raise UserError(f"{option}: needs a folder or a table of images, got {name}")
             given.append((f"data.{name}.{key}", json.dumps(value)))
     found: Component = component_of_data(text, given)
     return found

@@ -59,10 +59,10 @@ class Plan:
     def lines(self) -> list[str]:
         """Return it as sentences."""
         found = [
-            f"{self.measured_epochs} epochs of {self.measured_trials} random trials: "
+            f"{counted('epoch', self.measured_epochs)} of {counted('random trial', self.measured_trials)}: "
             f"{durations.show(self.epoch_seconds)} an epoch ({durations.show(self.fastest_seconds)} to "
             f"{durations.show(self.slowest_seconds)}), {counted('trial', self.workers)} at a time",
-            f"a full trial has {self.epochs_of_full_trial} epochs; with pruner {self.pruner} one gets about "
+            f"a full trial has {counted('epoch', self.epochs_of_full_trial)}; with pruner {self.pruner} one gets about "
             f"{self.epochs_of_trial:.1f}",
         ]
         if self.pretrained_networks:
@@ -74,13 +74,13 @@ class Plan:
         found.append(f"study.trials: {self.trials} take about {durations.show(self.seconds)}{with_these}")
         if self.timeout is not None:
             shown = durations.show(self.timeout, exact=True)
-            found.append(f"study.timeout: {shown} afford about {self.trials_in_timeout} trials")
+            found.append(f"study.timeout: {shown} is enough for about {self.trials_in_timeout} trials")
         return found
 
     def _repr_html_(self) -> str:
         from imgcls_search.api.frames import card
 
-        return card(f"{self.trials} trials: about {durations.show(self.seconds)}", self.lines())
+        return card(f"{counted('trial', self.trials)}: about {durations.show(self.seconds)}", self.lines())
 
 
 def plan(
@@ -97,7 +97,7 @@ def plan(
     weights_dir: PathLikeText | None = None,
     progress: bool | None = None,
 ) -> Plan:
-    """Estimate how long a search takes and how many trials fit into a timeout, from a few epochs of random trials.
+    """Estimate how long a search takes and how many trials fit into a timeout, by training random trials briefly.
 
     Args:
         space: The path of a YAML file, or the same as nested dictionaries.
@@ -109,7 +109,7 @@ def plan(
         timeout: How many trials fit into this time: seconds, or a text such as `1h30m`.
         epochs: Epochs to spend on the estimate, over all trials.
         studies: The folder of the studies, where decoded images are kept.
-        weights_dir: Look for pretrained weights there first.
+        weights_dir: Look for pretrained weights in this folder first.
         progress: Show progress; default: on a terminal and in a notebook.
 
     Raises:

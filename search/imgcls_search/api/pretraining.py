@@ -40,20 +40,20 @@ def pretrain(
 ) -> PretrainedWeights:
     """Pretrain the network of a space on images without labels, and write its weights.
 
-    The space says how in its section `pretrain`. A search or a training starts from the file with
+    The section `pretrain` of the space sets the method. A search or a training starts from the file with
     `changes={"model.FAMILY.weights": "backbone.pt"}`. After an interrupt, the same call resumes.
 
     Args:
         space: The path of a YAML file, or the same as nested dictionaries.
         data: Other images: a folder, a table, or a data set such as `digits`.
         out: The weights file to write.
-        seed: Seed of the first weights and of every draw.
+        seed: Seed of the initial weights and of all random draws.
         unlabeled: Images to pretrain on, whose labels are not used.
         changes: Values of the space to set, by path, such as `{"pretrain": "simclr"}`.
         skip_unreadable: Leave out images that cannot be read.
         studies: The folder of the studies, where decoded images are kept.
         storage: A PostgreSQL database of studies instead of SQLite files.
-        weights_dir: Look for pretrained weights there first.
+        weights_dir: Look for pretrained weights in this folder first.
         progress: Show progress; default: on a terminal and in a notebook.
 
     Raises:

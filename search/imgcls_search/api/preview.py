@@ -57,7 +57,7 @@ def augment_preview(
         data: Other images: a folder, a table, or a data set such as `digits`.
         rows: How many images.
         seed: Seed of the configuration and of the augmentation.
-        first: Take the first choice and lowest value of everything instead of drawing.
+        first: Use the first choice and the lowest value of each setting instead of random ones.
         changes: Values of the space to set, by path, such as `{"augment.policy": "trivial"}`.
         skip_unreadable: Leave out images that cannot be read.
         studies: The folder of the studies, where decoded images are kept.

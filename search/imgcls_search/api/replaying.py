@@ -88,7 +88,7 @@ def replay_strategies(
             spaces.append(space_of(record, catalog(), changes))
     if seeds is not None:
         if seed is not None:
-            raise UserError("--seed: beside --seeds, which uses the seeds from 0 on; allowed: one of the two")
+            raise UserError("--seed: cannot be used with --seeds, which uses seeds 0, 1, ...; allowed: one of the two")
         parts = compare(record, spaces, seeds=seeds, share=share, max_epochs=max_epochs, workers=workers)
         return _of_parts(files.recorded_as, parts)
     found = [as_it_was(record), *(replay_study(record, space, workers=workers) for space in spaces)]

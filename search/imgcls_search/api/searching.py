@@ -61,10 +61,10 @@ def run(
         workers: Trials at a time; default: one per core or GPU.
         timeout: Stop this call after this time: seconds, or a text such as `1h30m`.
         cluster: Train on a Ray cluster: `auto`, `local` or `HOST:PORT`.
-        extend: Extend the study by what the space adds; earlier trials stay.
+        extend: Extend the study by what the space adds; earlier trials are kept.
         studies: The folder of the studies.
         storage: A PostgreSQL database of studies instead of SQLite files.
-        weights_dir: Look for pretrained weights there first.
+        weights_dir: Look for pretrained weights in this folder first.
         progress: Show progress; default: on a terminal and in a notebook.
 
     Raises:

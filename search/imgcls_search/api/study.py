@@ -50,12 +50,12 @@ class Study(Findings):
 
         Args:
             top: How many of the best trials to retrain.
-            seeds: New seeds per trial; as many more score the winner.
+            seeds: New seeds per trial, and as many more to score the winner.
             trial: Retrain this trial only.
             again: Confirm again; this opens the test split once more.
             pretrain: Pretrain again for each seed, if trials pretrain.
             data: Where the images are now, if they moved.
-            weights_dir: Look for pretrained weights there first.
+            weights_dir: Look for pretrained weights in this folder first.
             progress: Show progress; default: on a terminal and in a notebook.
 
         Raises:
@@ -120,7 +120,7 @@ class Study(Findings):
             ablation: Retrain the steps from the first configuration to the winner.
             seeds: New seeds per step of the ablation.
             data: Where the images are now, if they moved; only with `ablation`.
-            weights_dir: Look for pretrained weights there first.
+            weights_dir: Look for pretrained weights in this folder first.
             progress: Show progress; default: on a terminal and in a notebook.
 
         Raises:
@@ -171,9 +171,7 @@ class Study(Findings):
         output = Path(path)
         if output.suffix in (".yaml", ".yml"):
             if target_precision is not None or tta != "none" or format != "onnx" or data is not None:
-                raise UserError(
-                    f"{output}: target_precision, tta, format and data go with a folder, not with a YAML file"
-                )
+                raise UserError(f"{output}: target_precision, tta, format and data need a folder, not a YAML file")
             write_configuration(self.files, output, trial)
             return output
         with session(progress, uses_torch=True) as screens:
@@ -218,7 +216,7 @@ class Study(Findings):
             student: The trial whose configuration learns, with `distill`; default: `trial`.
             test: Score the ensemble and the best trial on the sealed test split.
             data: Where the images are now, if they moved.
-            weights_dir: Look for pretrained weights there first.
+            weights_dir: Look for pretrained weights in this folder first.
             progress: Show progress; default: on a terminal and in a notebook.
 
         Raises:
@@ -253,16 +251,16 @@ class Study(Findings):
         share: float = 0.67,
         max_epochs: int | None = None,
     ) -> Replays:
-        """Replay other strategies on the curves of the study: what they would have cost and found, without training.
+        """Replay other strategies on the recorded curves of the study, to see what they would have cost and found.
 
         Args:
             samplers: A sampler as in a space, such as `random` or `{"tpe": {...}}`, or several; default: the study's.
             pruners: A pruner, or several; each sampler is combined with each pruner.
             workers: Simulate this many trials at a time.
-            seed: Draw with another seed.
+            seed: The seed; default: the study's.
             seeds: Compare on this many random parts of the study, with 90 % intervals.
             share: With `seeds`, the share of the configurations in each part.
-            max_epochs: With `seeds`, the epochs of each search; default: a third of a part's.
+            max_epochs: With `seeds`, the epochs of each search; default: a third of what a whole part takes.
 
         Raises:
             UserError: An argument is not usable.
@@ -288,7 +286,7 @@ class Study(Findings):
         )
 
     def try_configuration(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """Ask the study to try a configuration: the current run, or the next one, trains it to the end.
+        """Request a trial of one configuration: the current run, or the next one, trains it to the end.
 
         Values that you leave out come from the best trial that has them.
 
@@ -305,7 +303,7 @@ class Study(Findings):
         return asdict(ask(self.files, changes_of(changes)))
 
     def copy(self, to: PathLikeText, *, with_folder: bool = False) -> str:
-        """Copy the study at one moment, even while a run writes it; return the name of the copy's place.
+        """Copy the study as it is at one moment, even during a run; return the name of the copy's place.
 
         Args:
             to: A file, a folder (ending in a slash), or the address of a PostgreSQL database; nothing is replaced.
@@ -321,7 +319,7 @@ class Study(Findings):
 
 
 def open_study(name: str, *, studies: PathLikeText = Path("studies"), storage: str | None = None) -> Study:
-    """Open a study that exists, by its name.
+    """Open an existing study by its name.
 
     Args:
         name: The name of the study, for example `vit-digits`.
@@ -339,7 +337,7 @@ def open_study(name: str, *, studies: PathLikeText = Path("studies"), storage: s
 def studies(
     folder: PathLikeText = Path("studies"), *, storage: str | None = None
 ) -> list[ListedStudy | UnreadableStudy]:
-    """List the studies of a folder or a database: state, best trial, and whether it was confirmed.
+    """List the studies of a folder or a database: state, best trial, and whether it is confirmed.
 
     A study that cannot be read is listed with its `problem`.
 

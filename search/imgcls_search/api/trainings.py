@@ -51,14 +51,14 @@ def train(
     Args:
         config: A configuration: a trial, the path of a YAML file, or nested dictionaries without a choice.
         data: Other images: a folder, a table, or a data set such as `digits`.
-        seeds: How many trainings, each with a seed of its own.
+        seeds: How many times to train, each time with another seed.
         on: Train on the training images, or on the validation images too: `train` or `train+val`.
         out: The folder of the results; by default trained/NAME.
         changes: Values of the configuration by their paths.
         skip_unreadable: Leave out images that cannot be read.
         studies: The folder of the studies.
         storage: A PostgreSQL database of studies instead of SQLite files.
-        weights_dir: Look for pretrained weights there first.
+        weights_dir: Look for pretrained weights in this folder first.
         progress: Show progress; default: on a terminal and in a notebook.
 
     Raises:

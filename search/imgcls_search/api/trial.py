@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from imgcls_search.api.frames import card, table
 from imgcls_search.rounding import pairs, without_long_numbers
+from imgcls_search.words import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,7 +97,7 @@ class Trial:
 
     def _repr_html_(self) -> str:
         shown = pairs(self.values, self.val_images)
-        lines = [f"{self.state} after {self.epochs} epochs{f', {shown}' if shown else ''}"]
+        lines = [f"{self.state} after {counted('epoch', self.epochs)}{f', {shown}' if shown else ''}"]
         if "params" in self.sizes:
             lines.append(f"{self.sizes['params']:,.0f} parameters")
         if self.reason:

@@ -85,7 +85,7 @@ def write_report(
     from imgcls_search.views.report import write_report as write
 
     if data is not None and not ablation:
-        raise UserError(f"--data {data}: goes with --ablation, which trains; the page itself needs no images")
+        raise UserError(f"--data {data}: needs --ablation; the page itself needs no images")
     files.must_exist()
     with writing(output):
         atomic.check_writable(output)

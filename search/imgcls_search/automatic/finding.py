@@ -32,7 +32,7 @@ class Chosen(TypedDict):
 
 class _Score(TypedDict):
     how: Literal["seeds", "images", "searched"]
-    """From new seeds, from one network with an interval for the choice of images, or from the search."""
+    """From new seeds, from one network with an interval from sampling the images, or from the search."""
 
     score: float
     images: int | None

@@ -63,7 +63,7 @@ def auto(
     weights_dir: WeightsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Go from images to a deployable model in a given time: init, run, confirm, export --bundle and report.
+    """Turn images into a deployable model in a given time: init, run, confirm, export --bundle and report.
 
     \b
     imgcls-search auto photos --time 1h
@@ -132,10 +132,10 @@ def _show(found: AutoFinding) -> None:
         echo("test: not measured")
     else:
         times = found["test_openings"]
-        how_often = "opened once" if times == 1 else f"the {times}th time that the test split was opened"
+        how_often = "test split opened once" if times == 1 else f"test split opened {times} times"
         echo(f"test {test['metric']}: {_score(test['metric'], test)}, {how_often}")
     for entry in found["baselines"]:
-        echo(f"against {_baseline(entry)}")
+        echo(f"compare: {_baseline(entry)}")
     spent, given = found["time"]["spent"], found["time"]["given"]
     parts = ", ".join(f"{step} {durations.show(seconds)}" for step, seconds in spent.items() if seconds >= 0.5)
     total = sum(spent.values())
@@ -155,9 +155,9 @@ def _score(metric: str, found: AutoScore) -> str:
         return f"{shown} ({len(found['scores'])} new seeds{interval}, {images} images)"
     value = measured(metric, found["score"], images)
     if "low" not in found:
-        return f"{value} ({images} images, searched: somewhat too high)"
+        return f"{value} ({images} images; somewhat too high, because the search chose by it)"
     low, high = (measured(metric, end, images) for end in (found["low"], found["high"]))
-    return f"{value} (95 % {low} to {high} by the choice of {images} images)"
+    return f"{value} (95 % interval {low} to {high} from sampling {images} images)"
 
 
 def _baseline(entry: Baseline) -> str:

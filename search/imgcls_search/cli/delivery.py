@@ -98,9 +98,9 @@ def export(
         return
     for option, value in (("--target-precision", target_precision), ("--tta", tta), ("--format", to)):
         if value is not None:
-            raise UserError(f"{option}: goes with --bundle")
+            raise UserError(f"{option}: needs --bundle")
     if data is not None:
-        raise UserError(f"--data {data}: goes with --bundle; of a configuration that was exported, train takes it")
+        raise UserError(f"--data {data}: needs --bundle; for an exported configuration, give it to train")
     from imgcls_search.api.writing import write_configuration
 
     assert output is not None
@@ -122,7 +122,7 @@ def _export_bundle(
 ) -> None:
     is_weights = source.endswith(".pt")
     if is_weights and trial is not None:
-        raise UserError(f"--trial {trial}: {source} is one training; --trial goes with the name of a study")
+        raise UserError(f"--trial {trial}: {source} is one training; --trial needs the name of a study")
     from imgcls_search.api.writing import write_bundle
     from imgcls_search.jobs.bundle.metrics import same_decisions
     from imgcls_search.jobs.bundle.weights import from_trial, from_weights
@@ -196,7 +196,7 @@ def predict(
         typer.Option(
             "--min-confidence",
             metavar="SHARE",
-            help="Say 'unsure' if the class has a lower probability; default: the bundle's.",
+            help="Say 'unsure' if the probability of the class is lower; default: the bundle's threshold.",
         ),
     ] = None,
     tta: Annotated[
@@ -301,7 +301,7 @@ def serve(
     bundle: Annotated[Path, typer.Argument(metavar="DIR", help="A bundle: a folder that export --bundle wrote.")],
     host: Annotated[str, typer.Option("--host", help="Listen on this address.")] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="Listen on this port; 0 takes a free one.")
+        int, typer.Option("--port", min=0, max=65535, help="Listen on this port; 0 picks a free one.")
     ] = 8000,
 ) -> None:
     """Serve an exported bundle over HTTP: a page to drop images on, and JSON for programs.
@@ -312,7 +312,7 @@ def serve(
     curl --data-binary @photo.jpg http://127.0.0.1:8000/predict
     curl -F image=@a.jpg -F image=@b.jpg 'http://127.0.0.1:8000/predict?top=1'
 
-    A request may hold 32 images and 32 MB. Only this machine can connect, unless you set --host.
+    A request may have up to 32 images and 32 MB. Only this machine can connect, unless you set --host.
     """
     from imgcls_search.deploy.bundle import read
     from imgcls_search.views.addresses import is_loopback
@@ -322,14 +322,14 @@ def serve(
     application = make_service(read(bundle), host, name=bundle.resolve().name)
     with listen(host, port) as at:
         if not is_loopback(host):
-            warn("whoever reaches this address can send images to the model")
+            warn("anyone who can reach this address can send images to the model")
         shown = f"[{host}]" if ":" in host else host
         echo(f"{bundle} on http://{shown}:{at.getsockname()[1]}/ (Ctrl-C ends it)")
         answer(application, at)
 
 
 def _said(found: Prediction) -> str:
-    unlike = " (unlike the training's pictures)" if found.is_unlike else ""
+    unlike = " (unlike the training images)" if found.is_unlike else ""
     if found.is_unsure:
         return f"unsure ({_answer(found)}){unlike}"
     return _answer(found) + unlike

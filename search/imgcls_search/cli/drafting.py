@@ -37,12 +37,12 @@ Images = Annotated[
 
 SafeFlips = Annotated[
     Flips | None,
-    typer.Option("--flips", help="Say which mirrored images keep their class; asked on a terminal, else none."),
+    typer.Option("--flips", help="Set which mirrored images keep their class; default: ask on a terminal, else none."),
 ]
 
 DraftOverrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Set one value of the space yourself; may be repeated."),
+    typer.Option("--set", metavar="PATH=VALUE", help="Set one value of the drafted space; may be repeated."),
 ]
 
 
@@ -74,8 +74,8 @@ def init(
     imgcls-search init table:labels.csv --time 30m -o birds.yaml
     imgcls-search init photos --flips horizontal --set study.workers=1 --yes --json
 
-    Looks at the images, the machine and the pretrained weights on it, measures how fast networks train, and writes a
-    space in which every choice has its reason as a comment.
+    Reads the images, finds pretrained weights on this machine, measures how fast networks train, and writes a space
+    in which a comment gives the reason for every choice.
     """
     from imgcls_search.api.drafting import draft_space, split
 
@@ -105,7 +105,7 @@ def ask_flips(*, yes: bool) -> Flips:
     answer = typer.prompt("none, horizontal (left to right), both (upside down too)", default="none").strip().lower()
     found = [flip for flip in Flips if answer and flip.value.startswith(answer)]
     if not found:
-        raise UserError(f"{answer}: is no answer; allowed: {', '.join(flip.value for flip in Flips)}")
+        raise UserError(f"{answer}: is not an answer; allowed: {', '.join(flip.value for flip in Flips)}")
     return found[0]
 
 

@@ -32,7 +32,7 @@ def copy(
     studies: Studies = STUDIES,
     storage: Storage = None,
 ) -> None:
-    """Copy a study at one moment, even while a run writes it; a plain `cp` would miss trials.
+    """Copy a study as it is at one moment, even during a run; a plain `cp` could miss trials.
 
     \b
     imgcls-search copy vit-digits --to backup.db
@@ -61,7 +61,7 @@ def merge(
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
-    """Merge studies into a new one with the trials of all; they stay unchanged.
+    """Merge studies into a new one that has all their trials; they stay unchanged.
 
     \b
     imgcls-search merge vit-monday vit-tuesday -o vit-both
@@ -89,14 +89,14 @@ def clean(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be deleted, and delete nothing.")] = False,
     pretrained: Annotated[bool, typer.Option("--pretrained", help="Delete pretrained networks too.")] = False,
 ) -> None:
-    """Delete decoded images and features, which are made again when needed; studies and weights stay.
+    """Delete decoded images and features, which are computed again when needed; studies and weights are kept.
 
     \b
     imgcls-search clean --dry-run
     imgcls-search clean
     imgcls-search clean --pretrained
 
-    Pretrained networks take long to make, so they are kept unless you add --pretrained.
+    Pretrained networks take a long time to train, so they are kept unless you add --pretrained.
     """
     from imgcls_search.api.housekeeping import clean as delete
 

@@ -49,13 +49,13 @@ def inspect(
     group: Group = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="Change one value of the data; may be repeated."),
+        typer.Option("--set", metavar="PATH=VALUE", help="Change one setting of the data; may be repeated."),
     ] = None,
     skip_unreadable: Annotated[
         bool,
         typer.Option(
             "--skip-unreadable",
-            help="Accepted as in other commands; inspect lists unreadable images and continues anyway.",
+            help="Have no effect here: inspect always lists unreadable images and continues.",
         ),
     ] = False,
     output: Annotated[
@@ -72,29 +72,34 @@ def inspect(
     ] = Suspects.mark,
     confidence: Annotated[
         float,
-        typer.Option("--confidence", min=0, max=1, help="Relabel or drop at this probability of the likely label."),
+        typer.Option(
+            "--confidence", min=0, max=1, help="Relabel or drop only if the likely label has this probability."
+        ),
     ] = 0.8,
     force: Annotated[bool, typer.Option("--force", help="Let --write replace a file.")] = False,
     labels: Annotated[
         bool, typer.Option("--labels/--no-labels", help="Look for wrong labels, which takes longest.")
     ] = True,
     study: Annotated[
-        str | None, typer.Option("--study", metavar="STUDY", help="Judge by the configuration of a study's best trial.")
+        str | None,
+        typer.Option("--study", metavar="STUDY", help="Judge labels with the best configuration of this study."),
     ] = None,
     model: Annotated[
         str | None,
         typer.Option(
             "--model",
             metavar="YAML|quick",
-            help="Judge by a pretrained network, as under `model` in a space, or by a quick model; default: for "
-            "photographs the first network of `imgcls-search weights`, else the quick model.",
+            help="Judge labels with this pretrained network, written as under `model` in a space, or with a quick "
+            "model; default: for photographs the first network of `imgcls-search weights`, else the quick model.",
         ),
     ] = None,
     weights_dir: WeightsDir = None,
     quick_epochs: Annotated[
         int | None,
         typer.Option(
-            "--quick-epochs", min=1, help="Train the quick model this many epochs; default: by the number of images."
+            "--quick-epochs",
+            min=1,
+            help="Train the quick model for this many epochs; default: depends on the number of images.",
         ),
     ] = None,
     judge_test: Annotated[
@@ -186,7 +191,7 @@ def backbones(
 
     Each network of `imgcls-search weights` computes features of every image once; they are stored in the studies
     folder. The scores on the validation split are those of a linear layer fitted to the features of the training
-    images, and of their 10 nearest neighbours. The test split stays sealed.
+    images, and of the 10 nearest neighbours among them. The test split stays sealed.
     """
     from imgcls_search.api.backbones import models_at_hand, probe
 
@@ -238,9 +243,9 @@ def _refuse_idle(labels: bool, write: Path | None, suspects: Suspects, force: bo
     """
     if write is None:
         if suspects is not Suspects.mark:
-            raise UserError(f"--suspects {suspects.value}: goes with --write FILE")
+            raise UserError(f"--suspects {suspects.value}: needs --write FILE")
         if force:
-            raise UserError("--force: goes with --write FILE")
+            raise UserError("--force: needs --write FILE")
     elif suspects is not Suspects.mark and not labels:
         raise UserError(f"--suspects {suspects.value}: needs judged labels; got --no-labels too")
 

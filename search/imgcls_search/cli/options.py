@@ -61,7 +61,7 @@ Unlabeled = Annotated[
     typer.Option(
         "--unlabeled",
         metavar="NAME[:PLACE]",
-        help="Pretrain on these images without labels: folder:DIR, or train, the training images (default).",
+        help="Pretrain on these images without labels: folder:DIR, or train for the training images (default).",
     ),
 ]
 
@@ -126,7 +126,7 @@ WeightsDir = Annotated[
         "--weights-dir",
         metavar="DIR",
         callback=_use_weights,
-        help="Look for pretrained weights there first; default: $IMGCLS_WEIGHTS.",
+        help="Look for pretrained weights in this folder first; default: $IMGCLS_WEIGHTS.",
     ),
 ]
 """Takes effect at once, for this process and those that it starts."""

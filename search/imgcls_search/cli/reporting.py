@@ -20,20 +20,20 @@ def report(
     ablation: Annotated[
         bool, typer.Option("--ablation", help="Retrain the steps from the first configuration to the winner.")
     ] = False,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="New seeds per step of --ablation.")] = 3,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Use this many new seeds per step of --ablation.")] = 3,
     data: MovedData = None,
     studies: Studies = STUDIES,
     storage: Storage = None,
     weights_dir: WeightsDir = None,
 ) -> None:
-    """Write a report of a study as one page: a verdict, why to believe it, mistakes, the search, its cost.
+    """Write a report of a study as one page: a verdict, why to believe it, mistakes, the search and its cost.
 
     \b
     imgcls-search report vit-digits -o report.html
     imgcls-search report vit-digits -o report.html --ablation
 
     Mistakes are shown with a map of where the network looked and the most similar training images.
-    --ablation trains the first known-good configuration and every change that leads from it to the winner, one by one.
+    --ablation retrains the first start configuration and every change that leads from it to the winner, one by one.
     """
     from imgcls_search.api.writing import write_report
 
@@ -55,10 +55,10 @@ def dashboard(
     storage: Storage = None,
     host: Annotated[str, typer.Option("--host", help="Listen on this address.")] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option("--port", min=0, max=65535, help="Listen on this port; 0 takes a free one.")
+        int, typer.Option("--port", min=0, max=65535, help="Listen on this port; 0 picks a free one.")
     ] = 8080,
 ) -> None:
-    """Open optuna-dashboard on a study, also while it runs; the printed address is the study's own page.
+    """Open optuna-dashboard for a study, even while it runs, and print the address of its page.
 
     \b
     imgcls-search dashboard vit-digits
@@ -69,6 +69,6 @@ def dashboard(
 
     server = make_dashboard(study_files(study, studies, storage), host, port, warn)
     if not is_loopback(host):
-        warn("whoever reaches this address can read and delete studies")
+        warn("anyone who can reach this address can read and delete studies")
     echo(f"optuna-dashboard on {server.address} (Ctrl-C ends it)")
     server.serve_forever()

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def status(study: StudyName, studies: Studies = STUDIES, storage: Storage = None, as_json: AsJson = False) -> None:
-    """Show the state of a study: trials by state, rejections, faults, failures, the best so far.
+    """Show the state of a study: trials by state, rejections, faults, failures, and the best trial so far.
 
     \b
     imgcls-search status vit-digits
@@ -48,11 +48,11 @@ def status(study: StudyName, studies: Studies = STUDIES, storage: Storage = None
     for reason, count in found["rejected"].items():
         echo(f"rejected before training: {count} x {reason}")
     for reason, count in found["troubles"].items():
-        echo(f"trouble on the way: {count} x {reason}")
+        echo(f"fault: {count} x {reason}")
     for failure in found["failures"]:
         echo(f"trial {failure['trial']} failed: {failure['reason']}")
     for limit, count in found["over_limits"].items():
-        echo(f"complete but over a limit, and so never best: {count} x {limit}")
+        echo(f"complete, but over a limit and so never best: {count} x {limit}")
     for line in best_lines(found["best"], found["val_images"]):
         echo(line)
     if found["outlook"]:
@@ -60,7 +60,7 @@ def status(study: StudyName, studies: Studies = STUDIES, storage: Storage = None
     for line in usage_lines(found["usage"], found["hardware"]):
         echo(line)
     for request in found["requests"]:
-        echo(f"request {request['id']} waits for a run")
+        echo(f"request {request['id']} is waiting for a run")
     if found["test_openings"]:
         echo(f"the test split was opened {counted('time', len(found['test_openings']))}")
 
@@ -120,7 +120,7 @@ def front(
     imgcls-search front compressed-digits -o front.png
     imgcls-search front compressed-digits --json
 
-    Trials over a limit of a cost or a score (latency_ms, size_kb, recall:CLASS) are never on it.
+    Trials that break a limit on a cost or a score (latency_ms, size_kb, recall:CLASS) are never on it.
     """
     from imgcls_search.study.record import load
     from imgcls_search.views.front import describe_front, draw_front
@@ -141,14 +141,15 @@ def front(
         for trial in found["front"]
     ]
     print_table(("trial", *((name, f"({how})") for name, how in found["objectives"].items()), "parameters"), rows)
-    echo(f"{len(rows)} of {found['complete']} complete trials; {len(found['over_limits'])} are over a limit")
-    echo(f"what they are: imgcls-search best {study}")
+    over = len(found["over_limits"])
+    echo(f"{len(rows)} of {found['complete']} complete trials are on the front; over a limit: {over}")
+    echo(f"details: imgcls-search best {study}")
     if output is not None:
         echo(f"wrote {output}")
 
 
 def list_studies(studies: Studies = STUDIES, storage: Storage = None, as_json: AsJson = False) -> None:
-    """List the studies of a folder: trials, the best so far, whether it was confirmed.
+    """List the studies of a folder with their trials, the best so far, and whether it is confirmed.
 
     \b
     imgcls-search list
@@ -164,7 +165,7 @@ def list_studies(studies: Studies = STUDIES, storage: Storage = None, as_json: A
         print_json(found)
         return
     if not found:
-        echo(f"no study in {at or studies}; start with: imgcls-search run spaces/vit.yaml")
+        echo(f"no study in {at or studies}; start with: imgcls-search run vit")
         return
     rows = []
     for entry in found:
@@ -217,7 +218,7 @@ def compare(
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare two trials or two studies: what differs, and what it did to the score.
+    """Compare two trials or two studies: what differs in their settings, and in their scores.
 
     \b
     imgcls-search compare vit-digits:3 vit-digits:7
@@ -242,8 +243,8 @@ def _trust(record: Record, numbers: list[int], study: str) -> str:
     if confirmed is None:
         which = " --trial N" if len(numbers) > 1 else ""
         return (
-            f"not confirmed: scores are {record.where_scored}, and luck is in them; "
-            f"imgcls-search confirm {study}{which}"
+            f"not confirmed: scores are {record.where_scored} and partly luck; "
+            f"to confirm: imgcls-search confirm {study}{which}"
         )
     found, test = confirmed["confirmed"], confirmed["test"]
     metric = confirmed["metric"]
@@ -264,4 +265,4 @@ def _as_deployed(score: dict[str, float]) -> Iterable[str]:
         yield f"latency: {middle} ms for one image on one thread (10 to 90 %: {low} to {high} ms)"
     if score.get("sparsity", 0) > 0:
         share = f"{score['sparsity']:.0%} of the weights"
-        yield f"zeros: {share}; they make the archive smaller, but neither the file, nor the network faster"
+        yield f"zeros: {share}; this makes the archive smaller, but not the file, and the network no faster"

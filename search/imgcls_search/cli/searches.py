@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from imgcls_search import durations
 from imgcls_search.api.options import with_settings
 from imgcls_search.cli.options import (
     STUDIES,
@@ -54,7 +55,7 @@ def run(
         typer.Option(
             "--cluster",
             metavar="auto|local|HOST:PORT",
-            help="Train on a Ray cluster: this machine's, a new one on this machine only, or one by its address.",
+            help="Train on a Ray cluster: auto (the one of this machine), local (a new one here), or an address.",
         ),
     ] = None,
     timeout: Timeout = None,
@@ -78,9 +79,9 @@ def run(
     imgcls-search run wider.yaml --name vit-digits --extend
 
     A new study learns from earlier ones with the same objective and some of the same settings, and says from which.
-    Run the same command again to resume. Ctrl-C saves and stops; press it twice to stop at once. With --extend the
+    Run the same command again to resume. Ctrl-C saves and stops; press it twice to stop at once. With --extend, the
     space may have wider ranges, more choices, families and start configurations than before, and another sampler and
-    pruner; earlier trials stay.
+    pruner; earlier trials are kept.
     """
     from imgcls_search.api.searching import Search
     from imgcls_search.executors import processes
@@ -101,19 +102,26 @@ def plan(
     skip_unreadable: SkipUnreadable = False,
     studies: Studies = STUDIES,
     workers: Workers = None,
-    timeout: Timeout = None,
+    timeout: Annotated[
+        str | None,
+        typer.Option(
+            "--timeout",
+            metavar="DURATION",
+            help=f"Say how many trials fit into this time: seconds, or {durations.EXAMPLES}.",
+        ),
+    ] = None,
     epochs: Annotated[
         int, typer.Option("--epochs", min=1, help="Epochs to spend on the estimate, over all trials.")
     ] = 6,
     as_json: AsJson = False,
 ) -> None:
-    """Estimate how long a search takes and how many trials fit into a timeout, from a few epochs of random trials.
+    """Estimate how long a search takes and how many trials fit into a timeout, by training random trials briefly.
 
     \b
     imgcls-search plan spaces/vit.yaml
     imgcls-search plan spaces/vit.yaml --timeout 1h --epochs 20
 
-    Keeps the decoded images and nothing else.
+    The trials are discarded; only the decoded images are kept.
     """
     from dataclasses import asdict
 
@@ -147,7 +155,7 @@ def replay(
         typer.Option("--pruner", metavar="NAME", help="Replay with this pruner, as in a space; may be repeated."),
     ] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Simulate this many trials at a time.")] = 1,
-    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Draw with another seed.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="Set the seed; default: the study's.")] = None,
     seeds: Annotated[
         int | None,
         typer.Option("--seeds", min=2, help="Compare on this many random parts of the study, with 90 % intervals."),
@@ -161,14 +169,16 @@ def replay(
     max_epochs: Annotated[
         int | None,
         typer.Option(
-            "--max-epochs", min=1, help="With --seeds: give each search this many epochs; default: a third of a part's."
+            "--max-epochs",
+            min=1,
+            help="With --seeds: give each search this many epochs; default: a third of what a whole part takes.",
         ),
     ] = None,
     studies: Studies = STUDIES,
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
-    """Replay other strategies on the curves of a study: what they would have cost and found, without training.
+    """Replay other strategies on the recorded curves of a study, to see what they would have cost and found.
 
     \b
     imgcls-search replay vit-digits --pruner asha
@@ -210,7 +220,7 @@ def try_configuration(
     storage: Storage = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask a study to try a configuration: the current run, or the next one, trains it to the end.
+    """Request a trial of one configuration: the current run, or the next one, trains it to the end.
 
     \b
     imgcls-search try vit-digits --set optimizer.adamw.lr=3e-3
@@ -231,12 +241,11 @@ def try_configuration(
     echo(f"request {found.request}: {_settings({path: found.params[path] for path in found.named})}")
     for source in dict.fromkeys(found.sources.values()):
         taken = {path: found.params[path] for path, each in found.sources.items() if each == source}
-        echo(f"{'no trial has it, so the middle' if source is None else f'as trial {source}'}: {_settings(taken)}")
+        where = "no trial has it; middle or first choice" if source is None else f"from trial {source}"
+        echo(f"{where}: {_settings(taken)}")
     if found.same_as is not None:
         echo(f"trial {found.same_as} has the same configuration; this one trains it with another seed")
-    echo(
-        f"{'the next run' if found.taken_by is None else f'the run under way ({found.taken_by})'} trains it to its end"
-    )
+    echo(f"{'the next run' if found.taken_by is None else f'the current run ({found.taken_by})'} trains it to the end")
 
 
 def _settings(values: Mapping[str, Any]) -> str:
@@ -268,9 +277,9 @@ def _conclude(outcome: Outcome, studies: Path) -> int:
     after = command_for(outcome.record.objectives[0][0], "best.yaml")
     if len(found["best"]) > 1:
         numbers = ", ".join(str(trial["trial"]) for trial in found["best"])
-        echo(f"{len(found['best'])} trials are on the Pareto front, and you choose: {numbers}")
+        echo(f"{len(found['best'])} trials are on the Pareto front; choose one of them: {numbers}")
         echo(f"next: imgcls-search front {study}{where}; imgcls-search export {study}{where} --trial N -o best.yaml")
     else:
         echo(f"next: imgcls-search export {study}{where} -o best.yaml && {after}")
-    echo(f"look: imgcls-search dashboard {study}{where}")
+    echo(f"dashboard: imgcls-search dashboard {study}{where}")
     return 0

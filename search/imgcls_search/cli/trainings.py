@@ -121,7 +121,7 @@ def pretrain(
         "backbone.pt"
     ),
     seed: Annotated[
-        int, typer.Option("--seed", min=0, help="Set the seed of the first weights and of every draw.")
+        int, typer.Option("--seed", min=0, help="Set the seed of the initial weights and of all random draws.")
     ] = 0,
     unlabeled: Unlabeled = None,
     overrides: Overrides = None,
@@ -139,9 +139,9 @@ def pretrain(
     imgcls-search pretrain space.yaml --set pretrain=simclr --set pretrain.simclr.epochs=50
     imgcls-search run space.yaml --set pretrain=none --set model.resnet.weights=backbone.pt
 
-    The space says how in its section pretrain: simclr (two views of each image) or imitate (the features of a
-    pretrained teacher). Labels of --data only measure how good the features are. Validation and test images
-    never take part. After Ctrl-C or a kill, run the same command again to resume.
+    The section pretrain of the space sets the method: simclr (two views of each image) or imitate (the features of a
+    pretrained teacher). Labels of --data only measure how good the features are. Validation and test images are
+    never trained on. After Ctrl-C or a kill, run the same command again to resume.
     """
     from imgcls_search.api.pretraining import pretraining_of
     from imgcls_search.jobs.pretrain import pretrain as pretrain_one
@@ -163,7 +163,8 @@ def pretrain(
     if as_json:
         print_json(found)
         return
-    echo(f"after {found['epochs']} epochs on {found['images']:,} images: {pairs(found['health'], found['asked'])}")
+    epochs = counted("epoch", found["epochs"])
+    echo(f"after {epochs} on {found['images']:,} images: {pairs(found['health'], found['asked'])}")
     echo(f"{out}: weights of model.{next(iter(found['config']['model']))}; start from them with weights: {out}")
 
 
@@ -177,8 +178,8 @@ def evaluate(
         Split,
         typer.Option(
             "--split",
-            help="test and all open the sealed test split; folds scores each image with the trial's network that "
-            "was not trained on it.",
+            help="Score this split; test and all open the sealed test split, and folds scores each image with the "
+            "network of the trial that was not trained on it.",
         ),
     ] = Split.val,
     predictions: Annotated[
@@ -188,13 +189,13 @@ def evaluate(
         bool,
         typer.Option(
             "--corruptions",
-            help="Measure corruption_accuracy too: blur, noise, JPEG, brightness and contrast at severities 1, 3 and "
+            help="Also measure corruption_accuracy: blur, noise, JPEG, brightness and contrast at severities 1, 3 and "
             "5, 15 passes over the images.",
         ),
     ] = False,
     tta: Annotated[
         Views | None,
-        typer.Option("--tta", help="Average the logits of several views of each image; prints what that costs."),
+        typer.Option("--tta", help="Average the logits of several views of each image, and print what that costs."),
     ] = None,
     studies: Studies = STUDIES,
     as_json: AsJson = False,
@@ -230,7 +231,7 @@ def evaluate(
         return
     seen, known = len(label_sets.seen(found.labels)), len(found.classes)
     of = f" of {seen} of the {known} trained classes" if seen < known else ""
-    echo(f"{found.split} split, {len(found.labels)} images{of}: {pairs(together, len(found.labels))}")
+    echo(f"{found.split} split, {counted('image', len(found.labels))}{of}: {pairs(together, len(found.labels))}")
     print_classes(single)
     if found.corruptions is not None:
         for name, row in by_severity(found.corruptions).items():
@@ -254,7 +255,8 @@ def confirm(
     study: StudyName,
     top: Annotated[int, typer.Option("--top", min=1, help="Retrain this many of the best trials.")] = 3,
     seeds: Annotated[
-        int, typer.Option("--seeds", min=2, help="New seeds per trial; as many more score the winner.")
+        int,
+        typer.Option("--seeds", min=2, help="Use this many new seeds per trial, and as many more to score the winner."),
     ] = 3,
     trial: Annotated[
         int | None, typer.Option("--trial", min=0, help="Confirm only this trial, for example one of a Pareto front.")
@@ -302,7 +304,7 @@ def confirm(
         )
         for entry in found["ranking"]
     ]
-    print_table(("trial", f"searched {metric}", f"new seeds (n={len(found['seeds']['choosing'])})", ""), rows)
+    print_table(("trial", f"search {metric}", f"new seeds (n={len(found['seeds']['choosing'])})", ""), rows)
     confirmed, luck, test, count = found["confirmed"], found["optimism"], found["test"], len(found["scores"])
     interval = f"95 %, std {rounded(confirmed['std'])}, " if count > 2 else ""
     scores = spread(metric, found["scores"], confirmed["mean"], confirmed["ci95"], images)
@@ -316,8 +318,8 @@ def confirm(
     chance = f", {test['images']} images"
     if ends := test.get("images_interval"):
         low, high = (measured(metric, end, test["images"]) for end in ends)
-        chance = f"; 95 % {low} to {high} by the choice of {test['images']} images"
-    echo(f"test {metric}: {tested} over seeds{chance}, opened once")
+        chance = f"; 95 % interval {low} to {high} from sampling {test['images']} images"
+    echo(f"test {metric}: {tested} over seeds{chance}, test split opened once")
 
 
 def reproduce(
@@ -332,12 +334,12 @@ def reproduce(
     as_json: AsJson = False,
     weights_dir: WeightsDir = None,
 ) -> None:
-    """Retrain a trial and compare with its record: identical, within the noise of seeds, or different.
+    """Retrain a trial and compare it with its record: identical, within the noise of seeds, or different.
 
     \b
     imgcls-search reproduce vit-digits --trial 7
 
-    On a CPU with the same versions it is identical. The exit code is 1 if it is different.
+    On a CPU with the same versions, the result is identical. The exit code is 1 if it is different.
     """
 
     from imgcls_search.jobs.reproduce import reproduce as train_again
@@ -351,7 +353,8 @@ def reproduce(
     else:
         metric, images = found["metric"], found["val_images"]
         then, now = (measured(metric, found[when], images) for when in ("then", "now"))
-        echo(f"{found['verdict']}: trial {trial}, {found['epochs']} epochs, {metric} was {then}, is now {now}")
+        epochs = counted("epoch", found["epochs"])
+        echo(f"{found['verdict']}: trial {trial}, {epochs}, {metric} was {then}, is now {now}")
         if found["verdict"] != "identical":
             noise = f"noise of seeds ± {rounded(found['margin'])}"
             if len(found["noise"]) == 2:

@@ -10,7 +10,7 @@ from imgcls_search.config import TrialConfig
 from imgcls_search.signature import Arg, build
 
 Temperature = Annotated[
-    float, Arg("what both networks' logits are divided by; 1 leaves them", gt=0, search="{float: [1, 8], log: true}")
+    float, Arg("divisor of both networks' logits; 1: unchanged", gt=0, search="{float: [1, 8], log: true}")
 ]
 Alpha = Annotated[
     float, Arg("share of the teacher's part in the loss; 0 ignores it", ge=0, le=1, search="{float: [0.1, 0.9]}")

@@ -123,8 +123,7 @@ def skipping_unreadable(component: Component) -> Component:
     """
     if not is_of_files(component):
         raise UserError(
-            f"--skip-unreadable: goes with a folder or a table of images (data.folder, data.table), "
-            f"got {component.path}"
+            f"--skip-unreadable: needs a folder or a table of images (data.folder, data.table), got {component.path}"
         )
     return replace(component, args={**component.args, "skip_unreadable": True})
 

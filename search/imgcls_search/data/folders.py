@@ -52,7 +52,7 @@ def folder(
         Arg("several: the same picture in several class folders, as links or copies, has all their labels", fixed=True),
     ] = "one",
 ) -> Source:
-    """Read a folder of images, one subfolder per class; val and test are cut from train where it has none of its own.
+    """Read a folder of images, one subfolder per class; splits that it does not have are taken from train.
 
     Classes are the names of the training subfolders, sorted. Folders inside a class belong to it; hidden and system
     files and folders and files without an image's extension do not.

@@ -35,8 +35,8 @@ class ImageShape:
     fit: Annotated[
         Fit,
         Arg(
-            "how an image of another aspect is brought to the size: crop its middle; pad: all of it with borders; "
-            "squash: all of it, stretched",
+            "how images with another aspect ratio are brought to this size; crop: their middle; pad: the whole image "
+            "with borders; squash: the whole image, stretched",
             search="{choice: [crop, pad, squash]}",
         ),
     ] = "crop"
@@ -66,7 +66,7 @@ class ImageShape:
     ] = "auto"
     std: Annotated[
         Literal["auto", "data", "weights"] | tuple[float, ...],
-        Arg("by what the values of each channel are divided afterwards, said as mean is", gt=0, le=1),
+        Arg("divisor of the values of each channel afterwards, given like mean", gt=0, le=1),
     ] = "auto"
     cache_gb: Annotated[
         float,

@@ -27,7 +27,7 @@ __all__ = ["Folds", "LeftOut", "MaxTrain", "Source", "Split", "SplitSeed", "Test
 Val = Annotated[
     float,
     Arg(
-        "share of the training images held out for validation, where the data has none of its own",
+        "share of the training images held out for validation, if the data has no validation split",
         gt=0,
         lt=1,
         fixed=True,
@@ -35,9 +35,9 @@ Val = Annotated[
 ]
 Test = Annotated[
     float,
-    Arg("share of all images sealed as the test split, where the data has none of its own", gt=0, lt=1, fixed=True),
+    Arg("share of all images sealed as the test split, if the data has none", gt=0, lt=1, fixed=True),
 ]
-SplitSeed = Annotated[int, Arg("seed of the cuts into splits", ge=0, le=2**32 - 1, fixed=True)]
+SplitSeed = Annotated[int, Arg("seed of the random splits", ge=0, le=2**32 - 1, fixed=True)]
 MaxTrain = Annotated[
     int | None, Arg("use only this many training images, drawn class by class; null: all", ge=2, fixed=True)
 ]
@@ -199,7 +199,7 @@ def advice(source: Source, readable: int) -> str:
         and not source.skips_unreadable
         and readable
     )
-    return "; mend or delete them, or leave them out with --skip-unreadable" if can_skip else ""
+    return "; fix or delete them, or leave them out with --skip-unreadable" if can_skip else ""
 
 
 def assemble(

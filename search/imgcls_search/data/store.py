@@ -256,7 +256,7 @@ def look_at_test(source: Source, prepared: Prepared, progress: Progress | None =
         when = " before the search, which remembers what images it had" if is_cut else ""
         raise DataError(
             f"{source.place}: {len(broken)} of {len(source.names['test'])} test images cannot be read: {shown}{more}; "
-            f"mend or remove them{when}"
+            f"fix or remove them{when}"
         )
     with writing(mark, DataError):
         atomic.write_text(mark, json.dumps(broken))

@@ -60,7 +60,7 @@ def table(
         bool, Arg("leave out images that cannot be read, and list them, instead of refusing the table", fixed=True)
     ] = False,
 ) -> Source:
-    """Read the images that a table names; splits that no row names are cut from the rows without a split.
+    """Read the images that a table names; splits that no row names are taken from the rows without a split.
 
     Classes are the labels, sorted, or the columns of labels. The order of the rows changes nothing.
 
@@ -268,7 +268,7 @@ def _check_labels(label: str | tuple[str, ...], separator: str | None, others: M
     if isinstance(label, str):
         return
     if separator is not None:
-        raise BuildError("separator", "goes with one column of labels; leave it out, or name one column in label")
+        raise BuildError("separator", "needs one column of labels; leave it out, or name one column in label")
     twice = [name for name in label if label.count(name) > 1]
     taken = [(role, name) for role, name in others.items() if name in label]
     if len(label) < 2:

@@ -58,7 +58,7 @@ def ask(files: StudyFiles, changes: Sequence[tuple[str, str]]) -> RequestedConfi
     if not changes:
         raise UserError("nothing to try; name at least one value: --set PATH=VALUE")
     if files.kept is not None:
-        raise StudyError(f"{files.recorded_as} is what the study was before it grew; ask {files.name}")
+        raise StudyError(f"{files.recorded_as} is an earlier state of the study; use {files.name}")
     record = load(files)
     space = space_of(record, catalog(), [])
     named = _named(changes, space)

@@ -173,9 +173,9 @@ def confirm(
         chosen = record.by_number[found["chosen"]]
         images = retraining.data(chosen)
         if images.folds:
-            watcher.say("the network of each fold has seen a part of the images; the test split is for one of them all")
+            watcher.say("folds: networks trained on all images outside the test split are scored on it")
             retraining.fit_once(chosen, found["seeds"]["fresh"])
-    watcher.say("measuring on the test split")
+    watcher.say("scoring the test split")
     test = _open_test(record, files, found, images, watcher, pretrains=pretrains)
     confirmation = cast(Confirmation, {**found, "test": test, **({"pretrains": True} if pretrains else {})})
     record.set_fact("confirmed", confirmation)
@@ -261,15 +261,15 @@ def _known(known: Confirmation, trials: Sequence[int], seeds: int, *, pretrains:
     if known.get("pretrains", False) != pretrains:
         before, here = ("without", "with") if pretrains else ("with", "without")
         raise StudyError(
-            f"the confirmation that is there is {before} --pretrain, this one {here} it; --again does so, and opens "
-            "the test split once more"
+            f"the study was confirmed {before} --pretrain, and this call is {here} it; --again confirms again and "
+            "opens the test split once more"
         )
     asked = sorted(trials), seeds
     then = sorted(entry["trial"] for entry in known["ranking"]), len(known["seeds"]["choosing"])
     if asked != then:
         raise StudyError(
-            f"confirmed before, with trials {_list(then[0])} and {then[1]} seeds; now it would be trials "
-            f"{_list(asked[0])} and {asked[1]} seeds; --again does so, and opens the test split once more"
+            f"already confirmed with trials {_list(then[0])} and {then[1]} seeds; this call is for trials "
+            f"{_list(asked[0])} and {asked[1]} seeds; --again confirms again, and opens the test split once more"
         )
     return known
 
@@ -278,7 +278,7 @@ def _choose(retraining: _Retraining, trials: Sequence[Trial], seeds: int, sign: 
     drawn = fresh_seeds(retraining.record, 2 * seeds)
     choosing, fresh = drawn[:seeds], drawn[seeds:]
     retraining.trainer.watcher.say(
-        f"{counted('trial', len(trials))} on {seeds} new seeds each; the test split stays sealed"
+        f"retraining {counted('trial', len(trials))} with {seeds} new seeds each; the test split stays sealed"
     )
     scores = retraining.train(trials, choosing)
     order = sorted(trials, key=lambda trial: -sign * sum(scores[trial.number]))

@@ -55,14 +55,14 @@ def evaluate_weights(
     """
     if split == "folds":
         if data is not None:
-            raise UserError("--split folds: is of the images that the trial was scored on; leave out --data")
+            raise UserError("--split folds: uses the images that the trial was scored on; leave out --data")
         if corruptions or tta != "none":
             option = "--tta" if tta != "none" else "--corruptions"
-            raise UserError(f"--split folds: is of networks that are not kept; leave out {option}")
+            raise UserError(f"--split folds: uses networks that are not kept; leave out {option}")
         return out_of_fold(weights)
     network, config, trained_on = read_network(weights)
     if corruptions and trained_on.has_several_labels:
-        raise UserError("--corruptions: is for images of one class; corruption_accuracy is a top-1 accuracy")
+        raise UserError("--corruptions: is for images with one label each; corruption_accuracy is a top-1 accuracy")
     # Of the size and with the normalisation that the weights were trained with, whatever the images are.
     image = {**config.section("image"), "size": trained_on.image_size, "channels": trained_on.channels}
     component = config.component("data") if data is None else _cut_alike(data, config.component("data"))

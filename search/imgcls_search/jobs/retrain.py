@@ -125,7 +125,7 @@ def train(training: Training, watcher: TrainingWatcher) -> TrainingReport:
             for number, seed in enumerate(training.seeds)
         ]
         histories = dict(zip(training.seeds, trainer.train(jobs, numbered("seed", len(jobs))), strict=True))
-        watcher.say("measuring on the test split")
+        watcher.say("scoring the test split")
         versions = helper.versions()
     record = _study_of(training, watcher)
     # From here on the test split is open; that is written down where the search can be asked about it.

@@ -72,7 +72,7 @@ def families() -> Mapping[str, Callable[..., nn.Module]]:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
                 f"the model family {entry.name!r} of the package {package} cannot be loaded ({reason}); "
-                "mend or remove that package"
+                "fix or remove that package"
             ) from error
     return found
 

@@ -32,7 +32,7 @@ def convnext(
     classes: int,
     depths: Annotated[
         tuple[int, ...],
-        Arg("blocks of each stage; each halves the last one's map", ge=1, search="{choice: [[1, 1, 1], [2, 2, 2]]}"),
+        Arg("blocks of each stage; each stage halves the feature map", ge=1, search="{choice: [[1, 1, 1], [2, 2, 2]]}"),
     ] = (2, 2, 2),
     width: Annotated[
         int, Arg("channels of the first stage; each stage doubles them", ge=1, search="{int: [32, 96], step: 16}")

@@ -28,7 +28,7 @@ def densenet(
     channels: int,
     classes: int,
     growth_rate: Annotated[
-        int, Arg("channels that each layer adds to what it was given", ge=1, search="{choice: [12, 24, 32]}")
+        int, Arg("channels that each layer adds to its input", ge=1, search="{choice: [12, 24, 32]}")
     ] = 32,
     depths: Annotated[
         tuple[int, ...],

@@ -87,7 +87,9 @@ def with_head(model: nn.Module, head: Component) -> nn.Module:
     anatomy = getattr(model, "anatomy", None)
     layer = model.get_submodule(anatomy.head) if isinstance(anatomy, Anatomy) else None
     if not isinstance(layer, nn.Linear):
-        kind = "does not tell its last layer" if layer is None else f"has {type(layer).__name__} as its last layer"
+        kind = (
+            "does not say what its last layer is" if layer is None else f"has {type(layer).__name__} as its last layer"
+        )
         raise BuildError(head.path, f"this model {kind}, and only a linear one can be replaced; allowed: own")
     assert isinstance(anatomy, Anatomy)
     if (dropout := dropout_before(model)) is not None:

@@ -100,7 +100,8 @@ def _must_know(component: Component, known: int, classes: int) -> None:
     if known != classes:
         raise BuildError(
             f"{component.path}.weights",
-            f"{component.args['weights']}: a teacher of other classes: it knows {known:,}, the images have {classes:,}",
+            f"{component.args['weights']}: this teacher has other classes: it knows {known:,}, the images have "
+            f"{classes:,}",
         )
 
 
@@ -165,7 +166,7 @@ def load_into(model: nn.Module, tensors: Tensors) -> None:
 def _anatomy(path: str, model: nn.Module) -> Anatomy:
     found = getattr(model, "anatomy", None)
     if not isinstance(found, Anatomy):
-        raise BuildError(path, "this family does not tell where its head is, so no pretrained weights fit it")
+        raise BuildError(path, "this family does not say where its head is, so no pretrained weights fit it")
     return found
 
 
@@ -180,7 +181,7 @@ def file_of(component: Component, model: nn.Module) -> str | None:
     """Return the weights file of a model on this machine, None where the weights are a library's to bring.
 
     Raises:
-        BuildError: the model does not tell where its head is.
+        BuildError: the model does not say where its head is.
         UserError: a folder that the person names is not there.
     """
     return _file_of(component, _anatomy(f"{component.path}.weights", model))

@@ -32,7 +32,7 @@ def resnet(
     classes: int,
     depth: Annotated[
         Literal[18, 34, 50, 101, 152] | None,
-        Arg("a net of the paper by its number of layers, in place of depths and block; null: by those"),
+        Arg("a network of the paper by its number of layers, instead of depths and block; null: use those"),
     ] = None,
     depths: Annotated[
         tuple[int, ...] | None,

@@ -275,7 +275,7 @@ def _facts(space: Space, data: Prepared, helper: Helper, hardware: str) -> Study
 
 
 def _memory_needs(space: Space, helper: Helper, num_classes: int) -> list[float]:
-    """Return the estimated peak of memory in training, bytes, of random draws that can be built."""
+    """Return the estimated peak memory in training, bytes, of random draws that can be built."""
     needs = []
     for config, shape in _random_configs(space, PACKING_DRAWS, num_classes):
         with contextlib.suppress(BuildError):

@@ -90,7 +90,7 @@ def differing(known: Mapping[str, CodeFact], found: Mapping[str, str]) -> Iterat
         if fact is not None and _latest(fact) != digest:
             yield (
                 f"{function}: its source has changed since it was last used (sha256 {_latest(fact)[:SHOWN_DIGITS]}, is "
-                f"now {digest[:SHOWN_DIGITS]}); scores before and after may not compare"
+                f"now {digest[:SHOWN_DIGITS]}); scores from before and after may not be comparable"
             )
 
 

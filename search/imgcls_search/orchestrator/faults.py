@@ -40,7 +40,7 @@ def without_memory(config: TrialConfig, reason: str, parts: int) -> str:
     if config.needs_whole_batches:
         path = f"{config.component('pretrain').path}.batch_size"
         return (
-            f"{reason}; the loss compares all images of a batch, which therefore is not trained in parts: set {path} "
+            f"{reason}; the loss compares all images of a batch, so the batch cannot be split: set {path} "
             f"below {config.batch_size}, or a smaller image.size"
         )
     return f"{reason} (with micro-batches of {math.ceil(config.batch_size / parts)} images)"
@@ -132,7 +132,9 @@ class Faults:
             raise UserError(f"trial {trial.number}: {reason}")
         self.failures.append(reason)
         if self.failures[-SAME_FAILURES:] == [reason] * SAME_FAILURES:
-            raise NoResultError(f"{SAME_FAILURES} trials in a row failed alike, the last is {trial.number}: {reason}")
+            raise NoResultError(
+                f"{SAME_FAILURES} trials in a row failed in the same way, the last is trial {trial.number}: {reason}"
+            )
 
     def _shrink(self, trial: Trial, reason: str) -> bool:
         """Continue a trial with micro-batches of half the size, as long as they hold enough images."""

@@ -57,12 +57,12 @@ def learn(space: Space, files: StudyFiles, say: Callable[[str], None]) -> list[L
         return []
     if not learns_from_others(space):
         if asked != "auto":
-            say(f"{KEY}: needs one objective and the sampler auto or curves; nothing is learned")
+            say(f"{KEY}: needs one objective and the sampler auto or curves; no earlier study is used")
         return []
     reader = _Reader(space, files)
     found = reader.read_all() if isinstance(asked, str) else reader.read_named(asked)
     if found:
-        names = [f"{fact['study']} ({len(fact['rows'])} trials)" for fact in found]
+        names = [f"{fact['study']} ({counted('trial', len(fact['rows']))})" for fact in found]
         say(f"learns from {len(found)} earlier stud{'y' if len(found) == 1 else 'ies'}: {_shown(names)}")
     if reader.left_out:
         say(f"does not learn from {_shown([f'{name}: {why}' for name, why in reader.left_out.items()])}")
@@ -135,7 +135,7 @@ class _Reader:
         found = self._candidates(dict.fromkeys(names))
         for candidate in found:
             if not candidate.shared:
-                self.left_out[candidate.files.name] = "searches nothing that this space searches"
+                self.left_out[candidate.files.name] = "has no searched setting in common with this space"
         return self._read(found)
 
     def _beside(self, name: str) -> StudyFiles:
@@ -164,7 +164,7 @@ class _Reader:
             theirs = ", ".join(f"{to} {name}" for name, to in seen.objectives)
             return f"its objective is to {theirs}, here to {direction} {metric}"
         if seen.trials > MOST_TRIALS:
-            return f"has {seen.trials:,} trials, of at most {MOST_TRIALS:,} that are read"
+            return f"has {seen.trials:,} trials; at most {MOST_TRIALS:,} are read"
         return None
 
     def _count_shared(self, seen: Glance) -> int:

@@ -51,7 +51,7 @@ def refuse_unknown(document: Mapping[str, Any], classes: Sequence[str], locate: 
                 known = f"classes: {named(classes)}{closest(name, classes)}"
                 raise _error(locate, f"{path}.{name}", path, f"there is no class {name!r}; {known}")
         if left_out := [name for name in classes if name not in weights]:
-            notes.append(terminal.shown(f"{path}: classes without a weight have 1: {named(left_out)}"))
+            notes.append(terminal.shown(f"{path}: classes without a weight get weight 1: {named(left_out)}"))
     if (stated := costs.of(document)) is not None:
         _refuse_costs(stated, classes, locate)
     return notes

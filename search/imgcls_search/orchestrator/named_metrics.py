@@ -48,7 +48,7 @@ def refuse_undefined(space: Space, classes: Sequence[str], seen: Collection[int]
         UserError: a metric has none.
     """
     if label_sets.are_several(labels) and not seen:
-        raise UserError(f"{space.first().component('data').path}: no validation image has a label to measure by")
+        raise UserError(f"{space.first().component('data').path}: no validation image has a label to score with")
     folds = space.first().folds
     for metric in space.named_metrics:
         problem = undefined(metric, classes, seen, "validation")
@@ -71,7 +71,7 @@ def undefined(metric: str, classes: Sequence[str], seen: Collection[int], split:
     if name is not None and classes.index(name) not in seen:
         return f"no {split} image is of class {name!r}"
     if _needs(metric) and metric != "top5_accuracy" and len(seen) < 2 and not _works_on_one(metric):
-        return f"needs {split} images of two classes at least"
+        return f"needs {split} images of at least two classes"
     if metric == "top5_accuracy" and len(classes) <= 5:
         return f"needs more than 5 classes, got {len(classes)}"
     return None

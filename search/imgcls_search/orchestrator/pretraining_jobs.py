@@ -150,7 +150,7 @@ class PretrainingJobs:
         for key, backbone in list(self.wanted.items()):
             lock = self.store.taken(key)
             if lock is None:
-                self._say_once(f"{key}-elsewhere", f"pretraining {backbone.what}: another process makes it")
+                self._say_once(f"{key}-elsewhere", f"pretraining {backbone.what}: another process is training it")
                 continue
             del self.wanted[key]
             if self.store.has(key):
@@ -212,7 +212,7 @@ class PretrainingJobs:
         match event:
             case Started(history=history, dropped=dropped):
                 if dropped:
-                    self.context.say(f"pretraining {making.backbone.what}: {dropped}; it begins from the start")
+                    self.context.say(f"pretraining {making.backbone.what}: {dropped}; it starts over")
                 making.epoch, making.seconds = len(history), sum(epoch["seconds"] for epoch in history)
                 if making.epoch:
                     self.context.say(f"pretraining {making.backbone.what}: resumes after epoch {making.epoch}")
@@ -275,7 +275,9 @@ class PretrainingJobs:
         if parts is None:
             return False
         making.micro_batches = parts
-        self.context.say(f"pretraining {making.backbone.what}: out of memory; it continues with {parts} parts a batch")
+        self.context.say(
+            f"pretraining {making.backbone.what}: out of memory; it continues with each batch in {parts} parts"
+        )
         return True
 
     def _without_memory(self, reason: str, making: _Making) -> str:

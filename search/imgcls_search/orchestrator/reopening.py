@@ -35,7 +35,7 @@ def reopen(files: StudyFiles, space: Space, say: Callable[[str], None], *, exten
     old = _with_later_settings(record, new)
     changes = [change for change in differences(old, new) if not _may_change(change.path, new)]
     if changes and not (record.trials or record.foreign_trials or requests.pending(record)):
-        say("the study has no trial yet: it begins again with this space")
+        say("the study has no trial yet: it starts over with this space")
         if record.rows.engine is not None:
             record.rows.engine.dispose()
         files.store.remove()
@@ -51,11 +51,11 @@ def reopen(files: StudyFiles, space: Space, say: Callable[[str], None], *, exten
         added = "; ".join(widening.added)
         if not extends:
             raise StudyError(
-                f"{files.store}: the space adds to what the study was started with ({added}); --extend lets the study "
-                "grow by it, or name another study with --name"
+                f"{files.store}: the space adds to what the study was started with ({added}); add it to the study "
+                "with --extend, or name another study with --name"
             )
         record = extend(files, record, space, widening, old)
-        say(f"the study grows: {added}; as it was before: {record.facts['extended'][-1]['kept']}")
+        say(f"the study is extended: {added}; its earlier state: {record.facts['extended'][-1]['kept']}")
         _tell_stranded(record, space, say)
     # Trials go on, and draws that repeat them are recognised, wherever the images are now.
     study_data.move(record, space.first())
@@ -69,7 +69,7 @@ def _tell_stranded(record: Record, space: Space, say: Callable[[str], None]) -> 
     rungs |= {*pruner.early} if isinstance(pruner, Revising) else set()
     stranded = [trial for trial in record.trials if trial.state == "paused" and trial.epoch not in rungs]
     if stranded:
-        say(f"pruner {space.pruner.name} takes none further from where it is: {counted('paused trial', len(stranded))}")
+        say(f"pruner {space.pruner.name} cannot continue {counted('paused trial', len(stranded))}")
 
 
 def with_placed_start(space: Space, record: Record | None) -> Space:

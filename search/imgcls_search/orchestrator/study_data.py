@@ -242,7 +242,7 @@ def look_for_other_test(
         # Images that cannot be cut into splits are others.
         return None
     then, now = known["images"]["test"], len(source.names["test"])
-    line = f"the test split has changed since {since}: then {then} images, now {now}; it is measured as it is now"
+    line = f"the test split has changed since {since}: then {then} images, now {now}; it is scored as it is now"
     return {"then": then, "now": now}, line
 
 

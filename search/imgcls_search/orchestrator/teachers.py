@@ -272,7 +272,7 @@ def _find_in_timm(
     if len({digest for digest, _ in found}) > 1:
         raise BuildError(
             teacher.path,
-            f"{teacher.source}: a teacher of one size of images, and these have {len(sizes)}; allowed: one image.size",
+            f"{teacher.source}: this teacher needs one size of images, but got {len(sizes)}; allowed: one image.size",
         )
     return {"sha256": digest, "timm": teacher.source, "weights": str(teacher.weights)}, path
 
@@ -295,28 +295,28 @@ def _must_fit(teacher: Teacher, path: Path, data: Prepared, frames: Sequence[Fra
     if taught.classes != data.classes:
         raise BuildError(
             teacher.path,
-            f"{teacher.source}: a teacher of other classes: it knows {_show(taught.classes)}, the images have "
+            f"{teacher.source}: this teacher has other classes: it knows {_show(taught.classes)}, the images have "
             f"{_show(data.classes)}",
         )
     if taught.has_several_labels != data.has_several_labels:
         one, several = "one class each", "several labels each"
         learned, here = (several, one) if taught.has_several_labels else (one, several)
         raise BuildError(
-            teacher.path, f"{teacher.source}: a teacher of images with {learned}; these images have {here}"
+            teacher.path, f"{teacher.source}: this teacher learned from images with {learned}; these images have {here}"
         )
     theirs = taught.frame
     for ours in frames:
         if (theirs.channels, theirs.size) != (ours.channels, ours.size):
             raise BuildError(
                 teacher.path,
-                f"{teacher.source}: a teacher of another input: it takes {_shape(theirs.channels, theirs.size)}, the "
+                f"{teacher.source}: this teacher takes {_shape(theirs.channels, theirs.size)}, the "
                 f"images are {_shape(ours.channels, ours.size)}; allowed: image: {{size: {shown(theirs.size)}, "
                 f"channels: {theirs.channels}}}",
             )
         if theirs.settings() != ours.settings():
             raise BuildError(
                 teacher.path,
-                f"{teacher.source}: a teacher of other images: it was trained with {_framing(theirs)}, the images have "
+                f"{teacher.source}: this teacher was trained with {_framing(theirs)}, the images have "
                 f"{_framing(ours)}; allowed: image: {{{_framing(theirs)}}}",
             )
 
@@ -326,7 +326,7 @@ def _must_see(teacher: Teacher, taught: Prepared, data: Prepared) -> None:
     if (taught.image_size, taught.channels) != (teacher.size, data.channels):
         raise BuildError(
             teacher.path,
-            f"{teacher.source}: a teacher of another input: it takes {_shape(taught.channels, taught.image_size)}, it "
+            f"{teacher.source}: this teacher takes {_shape(taught.channels, taught.image_size)}, but it "
             f"would see {_shape(data.channels, teacher.size or data.image_size)}; allowed: pretrain.imitate.size: "
             f"{shown(taught.image_size)} and image.channels: {taught.channels}",
         )

@@ -97,7 +97,7 @@ class TrackerProcess:
                 self.lines.put(
                     f"{self.place}: {said}; the search continues and tries again later"
                     if kind == "trouble"
-                    else f"{self.place}: works again, and has what it missed"
+                    else f"{self.place}: works again, and everything missed was sent"
                 )
         except (EOFError, OSError):
             self.lines.put(f"{self.place}: its process died; the search continues without it")
@@ -110,9 +110,9 @@ class TrackerProcess:
         while not self.lines.empty():
             yield self.lines.get()
         if not self.has_ended.is_set():
-            yield f"{self.place}: did not take all in {CLOSING_SECONDS:g} s; the next run sends the rest"
+            yield f"{self.place}: did not accept everything within {CLOSING_SECONDS:g} s; the next run sends the rest"
         elif self.unsaid:
-            yield f"{self.place}: {counted('message', self.unsaid)} not taken; the next run sends what is missing"
+            yield f"{self.place}: {counted('message', self.unsaid)} not sent; the next run sends what is missing"
         if self.process is not None:
             self.process.kill()
             self.process.join()

@@ -193,7 +193,7 @@ class Upcoming:
                 self.drawn, self.claimed = replace(self._trial_of(answer), number=foreign.number), foreign
                 return True
             self.record.refuse(foreign, answer)
-            self.context.say(f"trial {foreign.number}: waited to be tried, and failed: {answer}")
+            self.context.say(f"trial {foreign.number}: was waiting to be tried, and failed: {answer}")
         return False
 
     def _proposal_of(self, given: Mapping[str, Any]) -> Generator[None, None, Proposal | str]:
@@ -229,11 +229,11 @@ class Upcoming:
         if claimed is None:
             self.record.add(trial)
             if trial.request is not None:
-                self.context.say(f"trial {trial.number}: answers request {trial.request}; it begins")
+                self.context.say(f"trial {trial.number}: starts, for request {trial.request}")
         elif not self.record.claim(claimed, trial):
             return None
         else:
-            self.context.say(f"trial {trial.number}: waited in the study to be tried; it begins")
+            self.context.say(f"trial {trial.number}: starts; it was waiting in the study")
         # A leftover of a study of the same name that was deleted.
         self.context.files.log(trial.number).unlink(missing_ok=True)
         return trial

@@ -76,7 +76,7 @@ def _all(catalog: Catalog) -> Iterator[Setting]:
     has_default = catalog.default_metric in catalog.metrics
     yield _setting(
         "study.objectives",
-        doc="what the search is for: metrics, each with its direction; several make a Pareto front",
+        doc="metrics to optimize, each with its direction; several give a Pareto front",
         allowed="metrics with a direction, as in {accuracy: maximize, latency_ms: minimize}",
         default={catalog.default_metric: "maximize"} if has_default else REQUIRED,
     )

@@ -14,7 +14,7 @@ from imgcls_search.space.yaml_nodes import MAX_DEPTH, MAX_NODES, ListNode, MapNo
 
 
 def node_of(values: Any, report: Report) -> Node:
-    """Return plain values as nodes without a position; what is no plain value is reported."""
+    """Return plain values as nodes without a position; what is not a plain value is reported."""
     return _Reading(report).node(values, "", 1)
 
 
@@ -64,7 +64,7 @@ class _Reading:
         elif isinstance(value, Real) and math.isfinite(value):
             plain = float(value)
         elif isinstance(value, Real):
-            self.report.add(Position(), path, f"{value} is no finite number")
+            self.report.add(Position(), path, f"{value} is not a finite number")
         else:
             self.report.add(Position(), path, refusal(value))
         return ScalarNode(position=Position(), value=plain, text=str(plain), quoted=isinstance(plain, str))
@@ -75,7 +75,8 @@ def refusal(value: Any) -> str:
     name = getattr(value, "__qualname__", None)
     if not callable(value):
         return (
-            f"a {type(value).__name__} is no plain value; allowed: mappings, lists, numbers, texts, true, false, null"
+            f"a {type(value).__name__} is not a plain value; allowed: mappings, lists, numbers, texts, true, false, "
+            "null"
         )
     shown = f"the function {name}" if name else f"a {type(value).__name__}"
     return (

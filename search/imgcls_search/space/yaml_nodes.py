@@ -17,7 +17,7 @@ MAX_NODES = 10_000
 _PLAIN_WORDS = {
     "expected a single document in the stream": "one file holds one document, but another begins here",
     "found character '\\t' that cannot start any token": "a tab; YAML is indented with spaces",
-    "mapping values are not allowed here": "a colon where YAML expects none; quote the text or mend its indentation",
+    "mapping values are not allowed here": "a colon where YAML expects none; quote the text or fix its indentation",
 }
 
 
@@ -145,7 +145,7 @@ class _Reading:
     def _scalar(self, raw: yaml.Node, position: Position, path: str) -> ScalarNode:
         text = str(raw.value)
         if not _encodable(text):
-            self.report.add(position, path, "half a surrogate pair, which is no character; write the whole one")
+            self.report.add(position, path, "half a surrogate pair, which is not a character; write the whole one")
             text = ""
         quoted = _is_quoted(raw)
         return ScalarNode(position=position, value=text if quoted else resolve(text), text=text, quoted=quoted)

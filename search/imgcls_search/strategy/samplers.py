@@ -88,7 +88,7 @@ def _same_names() -> optuna.search_space.IntersectionSearchSpace:
 
 
 def auto(*, space: Space) -> Sampler:
-    """As `curves` does where there is one objective, as `tpe` does where there are several."""
+    """Use `curves` for one objective and `tpe` for several."""
     return curves(space=space) if len(space.objectives) == 1 else tpe(space=space)
 
 
@@ -101,9 +101,9 @@ def tpe(
     *,
     space: Space,
     n_startup_trials: Startup = 10,
-    n_ei_candidates: Annotated[int, Arg("draws that each choice is made from", ge=1)] = 24,
+    n_ei_candidates: Annotated[int, Arg("candidates drawn for each choice", ge=1)] = 24,
 ) -> Sampler:
-    """Tree-structured Parzen estimator (Bergstra et al. 2011), Optuna's: models good and bad trials apart."""
+    """Tree-structured Parzen estimator (Bergstra et al. 2011), Optuna's: models good and bad trials separately."""
 
     def make(seed: int) -> optuna.samplers.BaseSampler:
         import optuna

@@ -67,9 +67,7 @@ def move_study(files: StudyFiles, to: Address) -> None:
     """
     files.must_exist()
     if files.kept is not None:
-        raise StudyError(
-            f"{files.recorded_as} is what the study was before it grew, and moves with it: copy {files.name}"
-        )
+        raise StudyError(f"{files.recorded_as} is an earlier state of the study and moves with it: copy {files.name}")
     target = StudyFiles(files.root, files.name, to)
     earlier = earlier_states(files)
     for there in (target, *(replace(each, address=to) for each in earlier)):

@@ -41,7 +41,7 @@ _REMEDIES: Remedies = (
     ("full", f"free some space; {SAFE}"),
     ("locked", f"another process has held its lock for {LOCK_SECONDS:g} s; end that one; {SAFE}"),
     ("readonly", f"make it writable; {SAFE}"),
-    ("I/O error", f"see whether the disk is full, at its quota or broken; {SAFE}"),
+    ("I/O error", f"check whether the disk is full, at its quota or broken; {SAFE}"),
     ("malformed", _RESCUE),
     ("not a database", _RESCUE),
     ("UTF-8", _RESCUE),
@@ -226,7 +226,7 @@ def _refuse_unsound(database: Path, url: str) -> None:
             raise StudyError(f"{database}: is damaged ({' '.join(answer.split())}); {_RESCUE.format(database)}")
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
         if not {"studies", "trials", "version_info"} <= tables:
-            raise StudyError(f"{database}: is no database of Optuna's; choose another place with --studies")
+            raise StudyError(f"{database}: is not an Optuna database; choose another place with --studies")
         version = connection.execute("SELECT version_num FROM alembic_version").fetchone()
         (library,) = connection.execute("SELECT library_version FROM version_info").fetchone()
     refuse_other_version(database, f"sqlite:///{database}", version[0] if version else "", library)

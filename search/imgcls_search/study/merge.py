@@ -108,15 +108,15 @@ def _refuse_other(files: StudyFiles, record: Record, first: Record, name: str) -
         raise StudyError(f"{files.recorded_as}: its objective is to {theirs}, that of {name} to {ours}")
     data, known = record.fact("data"), first.fact("data")
     if data["fingerprint"] != known["fingerprint"] or data["classes"] != known["classes"]:
-        raise StudyError(f"{files.recorded_as}: has other images than {name}, so that their scores do not compare")
+        raise StudyError(f"{files.recorded_as}: has other images than {name}, so their scores are not comparable")
     old, new = (cast(dict[str, Any], each.fact("space")) for each in (first, record))
     changes = differences(completed(old, new), completed(new, old))
     others = [change for change in changes if not is_free(change.path) and not change.path.startswith(MAY_DIFFER)]
     if others:
         more = f" (and {len(others) - 1} more)" if len(others) > 1 else ""
         raise StudyError(
-            f"{files.recorded_as}: has another space than {name}: {others[0]}{more}; where one contains the other, let "
-            "the smaller one grow first: imgcls-search run SPACE --extend"
+            f"{files.recorded_as}: has another space than {name}: {others[0]}{more}; where one contains the other, "
+            "extend the smaller one first: imgcls-search run SPACE --extend"
         )
     for key in first.facts.get("teachers", {}).keys() & record.facts.get("teachers", {}).keys():
         if first.facts["teachers"][key]["sha256"] != record.facts["teachers"][key]["sha256"]:

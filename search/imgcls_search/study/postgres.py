@@ -170,8 +170,8 @@ class PostgresStudy:
         if not {"studies", "trials", "version_info", "alembic_version"} <= found:
             shown = ", ".join(sorted(found)[:3])
             raise StudyError(
-                f"{self}: is no database of Optuna's (it has {counted('table', len(found))}, for example {shown}); "
-                "make one of its own: createdb"
+                f"{self}: is not an Optuna database (it has {counted('table', len(found))}, for example {shown}); "
+                "create another one: createdb"
             )
         version = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
         library = connection.exec_driver_sql("SELECT library_version FROM version_info").scalar()

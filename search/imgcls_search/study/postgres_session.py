@@ -95,7 +95,7 @@ class WritingSession:
         except _BusyError:
             holder = self._holder()
             self.release()
-            gone = "if its machine vanished, the server lets go of it within 30 s"
+            gone = "if its machine vanished, the server releases it within 30 s"
             raise StudyError(f"{self.address}: another run is working on this study ({holder}); {gone}") from None
         except BaseException:
             self.release()

@@ -13,7 +13,7 @@ from imgcls_search.study import endings
 class StudySettings:
     """How much to search, and what to keep."""
 
-    trials: Annotated[int, Arg("trials in all, over every run of the study", ge=1, fixed=True)] = 40
+    trials: Annotated[int, Arg("total number of trials, over all runs of the study", ge=1, fixed=True)] = 40
     timeout: Annotated[float | None, Arg("time that one call of `run` may take", gt=0, fixed=True, duration=True)] = (
         None
     )
@@ -25,7 +25,7 @@ class StudySettings:
         float | None, Arg("training time after which a trial fails; null: any", gt=0, fixed=True, duration=True)
     ] = None
     max_epochs: Annotated[
-        int | None, Arg("epochs that all trials together may train, over every run of the study", ge=1, fixed=True)
+        int | None, Arg("epochs that all trials together may train, over all runs of the study", ge=1, fixed=True)
     ] = None
     target: Annotated[
         float | None, Arg("stop when a complete trial reaches this value of the first objective", fixed=True)
@@ -34,7 +34,7 @@ class StudySettings:
         float | None,
         Arg("stop when doubling the number of trials is likely to gain less; null: never", gt=0, fixed=True),
     ] = None
-    seed: Annotated[int, Arg("decides every draw of the search", ge=0, le=2**31 - 1, fixed=True)] = 0
+    seed: Annotated[int, Arg("seed of all random draws of the search", ge=0, le=2**31 - 1, fixed=True)] = 0
     learn_from: Annotated[
         Literal["auto", "none"] | tuple[str, ...],
         Arg(
@@ -44,7 +44,7 @@ class StudySettings:
         ),
     ] = "auto"
     name: Annotated[
-        str | None, Arg("name of the study; default: the file's name and the data's or the folder's", fixed=True)
+        str | None, Arg("name of the study; default: from the names of the file and of the data or folder", fixed=True)
     ] = None
     storage: Annotated[
         str | None, Arg("address of a PostgreSQL database for the study; null: an SQLite file", fixed=True)
@@ -53,9 +53,9 @@ class StudySettings:
         int | None, Arg("trials at a time; default: one per CPU core, or one per GPU", ge=1, fixed=True)
     ] = None
     retries: Annotated[
-        int, Arg("workers that may die during a trial without writing a new checkpoint", ge=0, fixed=True)
+        int, Arg("how many workers may die during a trial without writing a new checkpoint", ge=0, fixed=True)
     ] = 2
-    keep: Annotated[int, Arg("best trials whose weights are kept", ge=0, fixed=True)] = 3
+    keep: Annotated[int, Arg("number of best trials whose weights are kept", ge=0, fixed=True)] = 3
     pictures: Annotated[
         bool, Arg("draw pictures for the dashboard of trials ranked in the top `keep` when they finish", fixed=True)
     ] = True
@@ -67,9 +67,9 @@ class Limits:
     """Limits: the first three are checked before any training, the others on the exported network of a trial."""
 
     params: Annotated[float | None, Arg("largest number of parameters", gt=0, fixed=True)] = None
-    macs: Annotated[float | None, Arg("most multiply-accumulates for one image", gt=0, fixed=True)] = None
+    macs: Annotated[float | None, Arg("largest number of multiply-accumulates for one image", gt=0, fixed=True)] = None
     memory: Annotated[
-        float | None, Arg("largest estimated peak of memory in training, bytes, 32-bit arithmetic", gt=0, fixed=True)
+        float | None, Arg("largest estimated peak memory in training, bytes, 32-bit arithmetic", gt=0, fixed=True)
     ] = None
     latency_ms: Annotated[
         float | None, Arg("longest time for one image, milliseconds; a trial over it is not best", gt=0, fixed=True)

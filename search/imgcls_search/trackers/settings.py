@@ -17,7 +17,7 @@ from imgcls_search.signature import Arg
 class TensorBoard:
     """Event files for TensorBoard, one folder a trial."""
 
-    folder: Annotated[str | None, Arg("the folder to write; null: none is written", fixed=True)] = None
+    folder: Annotated[str | None, Arg("folder to write to; null: nothing is written", fixed=True)] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Wandb:
     """Runs in Weights & Biases, in a group of the study's name."""
 
     project: Annotated[str | None, Arg("name of the project; null: nothing is sent", fixed=True)] = None
-    entity: Annotated[str | None, Arg("whose project; default: that of your login", fixed=True)] = None
+    entity: Annotated[str | None, Arg("owner of the project; default: your login", fixed=True)] = None
     mode: Annotated[
         Literal["online", "offline"], Arg("offline: written to the folder, for `wandb sync`", fixed=True)
     ] = "online"

@@ -121,10 +121,10 @@ def load(name: str) -> Metric:
     except Exception as error:
         raise UserError(
             f"{_title(name)} cannot be loaded ({type(error).__name__}: {first_line(error, 'no message')}); "
-            "mend or remove that package"
+            "fix or remove that package"
         ) from error
     if not callable(found):
-        raise UserError(f"{_title(name)} is no function; allowed: (probabilities, labels) -> float")
+        raise UserError(f"{_title(name)} is not a function; allowed: (probabilities, labels) -> float")
     metric: Metric = found
     return metric
 

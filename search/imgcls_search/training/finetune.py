@@ -23,9 +23,9 @@ def check_freeze(recipe: Finetune, num_stages: int | None) -> None:
         BuildError: the model has fewer stages, or does not tell them.
     """
     if recipe.freeze != "none" and num_stages is None:
-        raise BuildError("finetune.freeze", "this model does not tell its stages; allowed: none")
+        raise BuildError("finetune.freeze", "this model does not say what its stages are; allowed: none")
     if recipe.layer_decay < 1 and num_stages is None:
-        raise BuildError("finetune.layer_decay", "this model does not tell its stages; allowed: 1")
+        raise BuildError("finetune.layer_decay", "this model does not say what its stages are; allowed: 1")
     if isinstance(recipe.freeze, int) and num_stages is not None and recipe.freeze > num_stages:
         message = f"{recipe.freeze} stages, but the model has {num_stages}; allowed: 1 to {num_stages}"
         raise BuildError("finetune.freeze", message)

@@ -44,7 +44,7 @@ def without_head(model: nn.Module, path: str) -> nn.Module:
     """
     anatomy = getattr(model, "anatomy", None)
     if not isinstance(anatomy, Anatomy):
-        raise BuildError(path, "this family does not tell where its head is, so that it cannot be pretrained")
+        raise BuildError(path, "this family does not say where its head is, so it cannot be pretrained")
     if (dropout := dropout_before(model)) is not None:
         dropout.p = 0.0
     parent, _, name = anatomy.head.rpartition(".")

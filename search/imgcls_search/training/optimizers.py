@@ -78,12 +78,12 @@ def scaled_sgd(
         float, Arg("length of a step / the gradient, at its peak", gt=0, search="{float: [0.2, 20.0], log: true}")
     ] = 1.0,
     momentum: Annotated[
-        float, Arg("Nesterov momentum; steps are as long for any", ge=0, lt=1, search="{float: [0.6, 0.95]}")
+        float, Arg("Nesterov momentum; does not change the length of steps", ge=0, lt=1, search="{float: [0.6, 0.95]}")
     ] = 0.85,
     weight_decay: Annotated[
         float,
         Arg(
-            "share of the weights that a step at the peak takes off, whatever the learning rate and the momentum",
+            "share of the weights that a step at the peak removes, independent of learning rate and momentum",
             ge=0,
             lt=1,
             search="{float: [1e-4, 0.02], log: true}",
@@ -94,7 +94,7 @@ def scaled_sgd(
         Arg("learning rate of biases and norms / that of the rest", gt=0, search="{choice: [1, 8, 64]}"),
     ] = 1.0,
 ) -> Optimizer:
-    """Build SGD whose rate, momentum and decay can be tuned apart (Page 2018; Jordan 2024).
+    """Build SGD whose rate, momentum and decay can be tuned independently (Page 2018; Jordan 2024).
 
     Steps along constant gradients become 1 / (1 - momentum) times as long as without momentum; the rate is divided by
     that, and the decay by the rate.
@@ -187,7 +187,7 @@ def sam(
     *,
     model: nn.Module,
     # No choice is worth searching: one range of learning rates cannot serve both.
-    base: Annotated[Literal["sgd", "adamw"], Arg("what takes the steps")] = "sgd",
+    base: Annotated[Literal["sgd", "adamw"], Arg("the optimizer that takes the steps")] = "sgd",
     rho: Annotated[
         float,
         Arg("how far away the second gradient is taken", gt=0, search="{float: [0.02, 0.5], log: true}"),
@@ -203,7 +203,7 @@ def sam(
     momentum: Annotated[float, Arg("momentum of sgd; adamw has decays of 0.9 and 0.999", ge=0, lt=1)] = 0.9,
     weight_decay: WeightDecay = 5e-4,
 ) -> Optimizer:
-    """Build SAM around SGD or AdamW: gradients of where the loss is worst nearby (Foret et al. 2020); takes two passes.
+    """Build SAM around SGD or AdamW: the gradient at the worst loss nearby (Foret et al. 2020); takes two passes.
 
     Running statistics are those of the first pass. With AdamW, give `lr` and `weight_decay` as for `adamw`.
     """

@@ -79,7 +79,7 @@ def simclr(
         ),
     ] = 128,
     temperature: Annotated[
-        float, Arg("what similarities are divided by", gt=0, search="{float: [0.1, 0.5], log: true}")
+        float, Arg("divisor of the similarities", gt=0, search="{float: [0.1, 0.5], log: true}")
     ] = 0.2,
     projection: Annotated[
         tuple[int, ...], Arg("widths of the layers between features and loss, which are dropped afterwards", ge=1)

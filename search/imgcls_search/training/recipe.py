@@ -20,8 +20,8 @@ class Training:
     draw: Annotated[
         Literal["shuffled", "balanced"],
         Arg(
-            "shuffled: every image once an epoch; balanced: as many images an epoch, equally many of every class, so "
-            "that images of small classes come several times",
+            "shuffled: every image once per epoch; balanced: as many images per epoch, equally many of every class, so "
+            "images of small classes repeat",
             search="{choice: [shuffled, balanced]}",
         ),
     ] = "shuffled"
@@ -124,12 +124,12 @@ class Finetune:
     freeze: Annotated[
         Literal["none", "backbone"] | int,
         Arg(
-            "what keeps its pretrained weights: none; backbone, all but the head; or this many of the first stages",
+            "layers that keep their pretrained weights: none; backbone: all but the head; or this many first stages",
             ge=1,
             search="{choice: [none, backbone]}",
         ),
     ] = "none"
-    freeze_epochs: Annotated[int | None, Arg("epochs that it keeps them for; null: to the end", ge=1)] = None
+    freeze_epochs: Annotated[int | None, Arg("epochs for which they are kept; null: to the end", ge=1)] = None
     backbone_lr_factor: Annotated[
         float,
         Arg("learning rate of everything but the head / that of the head", gt=0, le=1, search="{choice: [0.1, 1]}"),
@@ -146,7 +146,7 @@ class Finetune:
     views: Annotated[
         int | None,
         Arg(
-            "augmented versions of each image that a frozen backbone reads in turn, one an epoch, computed once for "
+            "augmented versions of each image that a frozen backbone reads in turn, one per epoch, computed once for "
             "all trials; null: another version in each epoch",
             ge=1,
             search="{choice: [null, 4]}",
@@ -155,7 +155,7 @@ class Finetune:
     start: Annotated[
         Literal["random", "logistic"],
         Arg(
-            "the head's first weights: random, or a logistic regression on the features of the pretrained network",
+            "initial weights of the head: random, or a logistic regression on the features of the pretrained network",
             search="{choice: [random, logistic]}",
         ),
     ] = "random"

@@ -68,7 +68,7 @@ class TrialComparison(TypedDict):
     """The smaller number of the two."""
 
     noise: float | None
-    """By how much their shares of right images may differ by the choice of images alone (95 %)."""
+    """By how much their shares of right images may differ from sampling the images alone (95 %)."""
 
 
 class _Named(TypedDict):
@@ -263,7 +263,7 @@ def open_named(root: Path, name: str, at: Address | None) -> Opened:
     if not colon:
         return record, None
     if not number.isdecimal():
-        raise UserError(f"{name}: {number!r} is no trial; allowed: STUDY:NUMBER, for example vit-digits:7")
+        raise UserError(f"{name}: {number!r} is not a trial number; allowed: STUDY:NUMBER, for example vit-digits:7")
     return record, find_trial(record, int(number))
 
 
@@ -287,7 +287,7 @@ def _compare_trials(a: Record, first: Trial, b: Record, second: Trial) -> TrialC
 
 
 def _noise(a: Record, b: Record, measured: Sequence[Mapping[str, float]]) -> float | None:
-    """Return by how much two shares of right images may differ for the choice of validation images alone (95 %)."""
+    """Return by how much two shares of right images may differ from sampling the validation images alone (95 %)."""
     counts = [record.val_images or 0 for record in (a, b)]
     name = share_of_images(measured[0])
     if not all(counts) or not all(name in values for values in measured):

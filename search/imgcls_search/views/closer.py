@@ -185,7 +185,7 @@ def _originals(looked: EvaluatedTrial, place: Mapping[str, str]) -> Callable[[st
 def _original(read: Callable[[str], Image | None], name: str, pixels: np.ndarray[Any, Any]) -> dict[str, str]:
     image = read(name)
     if image is None:
-        return {"original": _uri(_picture(pixels), LONGEST), "size": "its file cannot be read; as the network saw it"}
+        return {"original": _uri(_picture(pixels), LONGEST), "size": "file not readable; shown as the network saw it"}
     size = f"{image.width}×{image.height}"
     smaller = f", shown with {LONGEST} pixels" if max(image.size) > LONGEST else ""
     return {"original": _uri(image, LONGEST), "size": size + smaller}

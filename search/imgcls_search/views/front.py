@@ -77,7 +77,7 @@ def draw_front(record: Record, path: Path) -> None:
     if path.suffix.lower() not in KINDS:
         raise UserError(f"{path}: cannot be drawn; allowed: a name that ends in {', '.join(KINDS)}")
     if len(record.objectives) < 2:
-        raise UserError(f"study {record.study.study_name!r} has one objective, so that there is no front to draw")
+        raise UserError(f"study {record.study.study_name!r} has one objective, so there is no front to draw")
     members = best.front(record)
     from imgcls_search.worker import drawing
 

@@ -176,11 +176,7 @@ def _changes(record: Record, winner: Trial, book: Sketchbook) -> dict[str, Any]:
     """Return what the winner changed of the first trial, and what each change brought where that was measured."""
     first = record.trials[0]
     has_start = bool(record.fact("space").get("start"))
-    what = (
-        "the first known-good configuration"
-        if has_start
-        else "the first trial, as the space has no start configuration"
-    )
+    what = "the first start configuration" if has_start else "the first trial, as the space has no start configuration"
     shown = (
         f"{winner.metric} {measured(winner.metric, first.value_at(first.last_shown), record.val_images)} "
         f"at epoch {first.last_shown}"

@@ -39,7 +39,7 @@ _UNITS = (("days", 86_400), ("hours", 3_600), ("minutes", 60), ("seconds", 1))
 def how_it_went(record: Record, winner: Trial, book: Sketchbook) -> list[Section]:
     """Return the best so far, learning curves, and what a score costs: the front, or one cost against the score."""
     done = _done(record)
-    curves = book.picture(_curves(record), "The best trials above the faint curves of all others, pruned ones too")
+    curves = book.picture(_curves(record), "Learning curves: the best trials, and faintly all others, pruned ones too")
     pictures = [book.picture(*_progress(record, done)), curves]
     if len(record.objectives) == 1 and (found := _cost(done, record)) is not None:
         pictures.append(book.picture(*found))
@@ -141,15 +141,15 @@ def _importances(record: Record, varied: int) -> tuple[dict[str, float], str]:
     least = max(LEAST_TRIALS, TRIALS_PER_SETTING * varied)
     if len(complete) < least:
         return {}, (
-            f"Importances cannot be told: {counted('setting', varied)} varied over "
-            f"{counted('complete trial', len(complete))}; about {least} are needed, {TRIALS_PER_SETTING} a setting and "
-            f"{LEAST_TRIALS} at least."
+            f"No importances: {counted('setting', varied)} varied over "
+            f"{counted('complete trial', len(complete))}; about {least} are needed, {TRIALS_PER_SETTING} per setting "
+            f"and at least {LEAST_TRIALS}."
         )
     fitted = complete[:: -(-len(complete) // MOST_FITTED)]
     explained = _explained(fitted)
     if explained < LEAST_EXPLAINED:
         return {}, (
-            "Importances cannot be told: settings say too little of the score. A forest of trees that was fitted on "
+            "No importances: the settings explain too little of the score. A random forest fitted on "
             f"{len(fitted):,} complete trials explains {max(0.0, explained):.0%} of the variation of unseen ones."
         )
     # Of what was loaded and looked at: trials of others tell nothing about this search.
@@ -162,13 +162,13 @@ def _importances(record: Record, varied: int) -> tuple[dict[str, float], str]:
             importances: Any = optuna.importance.get_param_importances
             found = importances(study, evaluator=FanovaImportanceEvaluator(seed=0), target=target)
     except (ValueError, RuntimeError) as error:
-        return {}, f"Importances cannot be told: {error}"
+        return {}, f"No importances: {error}"
     if not found or sum(found.values()) == 0:
-        return {}, "Importances cannot be told: the complete trials differ too little."
+        return {}, "No importances: the complete trials differ too little."
     of = "" if len(fitted) == len(complete) else f" of {len(complete):,}"
     text = (
-        f"From {len(fitted):,}{of} complete trials; a forest of trees explains {explained:.0%} of the variation of "
-        "unseen ones. Settings that only some trials have, those of one branch of a choice, are left out."
+        f"From {len(fitted):,}{of} complete trials; a random forest explains {explained:.0%} of the variation of "
+        "unseen ones. Settings that only some trials have (those of one branch of a choice) are left out."
     )
     return dict(list(found.items())[:MOST_BARS]), text
 

@@ -91,11 +91,11 @@ def _sentence(record: Record, winner: Trial, tested: Card | None) -> str:
     metric = record.objectives[0][0]
     if tested is not None:
         score = f"{tested.name.removeprefix('test ')} {tested.value}"
-        return f"{what} has {score} on test images that had no part in any choice."
+        return f"{what} has {score} on test images that were not used for any choice."
     value = measured(metric, (winner.values or (math.nan,))[0], record.val_images)
     return (
-        f"{what} has {metric} {value} {record.where_scored}. It was chosen for that score, so expect a little less; "
-        "it has not been tested."
+        f"{what} has {metric} {value} {record.where_scored}. It was chosen by this score, so expect a slightly lower "
+        "one; it has not been tested."
     )
 
 
@@ -112,7 +112,7 @@ def _objectives(record: Record, winner: Trial, choice: Choice | None) -> Iterato
             number, detail = measured(metric, value, record.val_images), how_known(metric, folds)
             if choice is not None and choice[0] == metric:
                 ends = " to ".join(measured(metric, end, record.val_images) for end in choice[1:])
-                detail += f"; 95 % {ends} by the choice of images"
+                detail += f"; 95 % {ends} from sampling the images"
             yield Card(name=metric, value=number, detail=detail, id=f"best-{metric}")
 
 
@@ -123,17 +123,17 @@ def _tested(record: Record, winner: Trial) -> Card | None:
         test, metric = confirmed["test"], confirmed["metric"]
         value = spread(metric, test.get("scores", []), test["mean"], test["ci95"], test["images"])
         trainings = len(confirmed["scores"])
-        over = f"{'95 % over ' if trainings > 2 else ''}{trainings} fresh trainings"
-        detail = f"{over}; {test['images']:,} images, opened once"
+        over = f"{'95 % over ' if trainings > 2 else ''}{trainings} retrainings"
+        detail = f"{over}; {test['images']:,} images, test split opened once"
         if ends := test.get("images_interval"):
-            detail += f"; {_between(ends[0], ends[1], test['images'])} for the choice of images"
+            detail += f"; {_between(ends[0], ends[1], test['images'])} from sampling the images"
         return Card(name=f"test {metric}", value=value, detail=detail, id="verdict-test")
     single = record.facts.get("auto", {}).get("test")
     if single is not None and single["trial"] == winner.number:
         score = single["test"]
         value = measured(single["metric"], score["score"], score["images"])
         interval = f"95 % {_between(score['low'], score['high'], score['images'])}"
-        detail = f"{interval} by the choice of {score['images']:,} images, opened once; one training"
+        detail = f"{interval} from sampling {score['images']:,} images, test split opened once; one training"
         return Card(name=f"test {single['metric']}", value=value, detail=detail, id="verdict-test")
     return None
 
@@ -151,7 +151,7 @@ def _between(low: float, high: float, images: int) -> str:
 
 
 def interval_of_choice(record: Record, looked: EvaluatedTrial | None) -> Choice | None:
-    """Return a metric of the winner with its 95 % interval for the choice of the images that it was scored on.
+    """Return a metric of the winner with its 95 % interval from sampling the images that it was scored on.
 
     It is the first objective where that is a score, and where the images can be looked at.
     """
@@ -176,7 +176,7 @@ def _baselines(record: Record, winner: Trial, looked: EvaluatedTrial | None) -> 
         if value is not None:
             number = measured(metric, value, len(found.labels))
             yield Card(
-                name="always the same",
+                name="constant prediction",
                 value=number,
                 detail=f"{metric} {name}",
                 id="verdict-largest",
@@ -184,7 +184,7 @@ def _baselines(record: Record, winner: Trial, looked: EvaluatedTrial | None) -> 
     first = record.trials[0]
     if first.number != winner.number and first.last_shown:
         number = measured(first.metric, first.value_at(first.last_shown), record.val_images)
-        what = "the first known-good configuration" if record.fact("space").get("start") else "the first trial"
+        what = "the first start configuration" if record.fact("space").get("start") else "the first trial"
         when = "" if first.state == "complete" else f" at epoch {first.last_shown}, where it was {first.state}"
         detail = f"{first.metric} of trial {first.number}, {what}{when}"
         yield Card(name="first configuration", value=number, detail=detail, id="verdict-first")
@@ -199,8 +199,9 @@ def _always_largest(looked: EvaluatedTrial, metric: str) -> tuple[str, float | N
     counts = label_sets.count(found.labels, len(found.classes))
     known = constant_scores(counts, len(found.labels), found.labels, found.classes, metric)
     if found.labels.ndim == 2:
-        return "of saying how frequent each label is, whatever the image", known.get(metric)
-    return f"of always saying {shown(found.classes[int(counts.argmax())])!r}, the largest class", known.get(metric)
+        return "if every image is given the frequencies of the labels", known.get(metric)
+    largest = shown(found.classes[int(counts.argmax())])
+    return f"if every image is called {largest!r}, the largest class", known.get(metric)
 
 
 def _size(winner: Trial) -> Iterator[Card]:
@@ -208,7 +209,7 @@ def _size(winner: Trial) -> Iterator[Card]:
     size = params * BYTES_OF_A_WEIGHT
     about = f"{size / 1e6:,.1f} MB" if size >= 1e6 else f"{size / 1e3:,.0f} KB"
     weight = f"file {deployed['size_kb']:,.0f} KB" if "size_kb" in deployed else f"about {about} at 32 bits each"
-    detail = f"{weight}; {winner.sizes['macs']:,.0f} MACs an image"
+    detail = f"{weight}; {winner.sizes['macs']:,.0f} MACs per image"
     yield Card(name="parameters", value=f"{params:,.0f}", detail=detail, id="best-params")
 
 
@@ -218,9 +219,9 @@ def _latency(winner: Trial, looked: EvaluatedTrial | None) -> Card:
         value = f"{deployed['latency_ms']:.3g} ms"
         return Card(name="latency", value=value, detail="one image, one thread, ONNX Runtime", id="verdict-latency")
     if looked is None:
-        detail = "a bundle states it"
+        detail = "stated in a bundle"
         return Card(name="latency", value="not measured", detail=detail, id="verdict-latency")
-    detail = "for an image by torch on one thread, where this page was written; a bundle states its file's"
+    detail = "per image, in torch on one thread of the machine that wrote this page; a bundle states that of its file"
     return Card(name="latency", value=f"about {_time(looked):.2g} ms", detail=detail, id="verdict-latency")
 
 
@@ -262,7 +263,7 @@ def how_known(metric: str, folds: int) -> str:
     if metric in SIZES:
         return "known before training"
     how = f"cross-validation in {folds} folds" if folds else "validation split"
-    return "of the exported network" if metric in MEASURED else f"{how}, searched"
+    return "of the exported network" if metric in MEASURED else f"search score, {how}"
 
 
 def hours(seconds: float) -> str:

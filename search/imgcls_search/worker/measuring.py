@@ -153,7 +153,7 @@ def _measure_pretraining(config: TrialConfig, shape: InputShape, found: Cost) ->
     assert wanted is not None, "only what is pretrained gets here"
     if found.num_stages is None:
         path = config.component("model").path
-        raise BuildError(path, "this family does not tell where its head is, so that it cannot be pretrained")
+        raise BuildError(path, "this family does not say where its head is, so it cannot be pretrained")
     states = _optimizer_states(pretraining.PRETRAIN_OPTIMIZERS, pretraining.optimizer_of(config))
     views = 2 if isinstance(wanted, pretraining.SimCLR) else 1
     memory = cost.peak_bytes(

@@ -178,8 +178,8 @@ def _label_scores(metrics: BundleMetrics) -> Iterator[str]:
     )
     if any(score["split"] == "validation" for score in metrics["scores"]) and set(metrics["thresholds"] or ()) != {0.5}:
         yield (
-            "The thresholds are those with the largest F1 of each label on the validation images, so that figures at "
-            "them on these images are somewhat too good."
+            "The thresholds are those with the largest F1 of each label on the validation images, so scores "
+            "at them on these images are somewhat too high."
         )
     yield from _more_scores(metrics["scores"][0])
     yield from _seeds(metrics)
@@ -191,9 +191,7 @@ def _seeds(metrics: BundleMetrics) -> Iterator[str]:
         values, measure = seeds["values"], seeds.get("measure", "accuracy")
         shown = spread(measure, values, seeds["mean"], seeds["ci95"], metrics["data"]["counts"]["test"])
         interval = " (95 % interval of the mean, Student's t)" if len(values) > 2 else ""
-        yield (
-            f"Over {seeds['count']} trainings that differ in nothing but the seed, test {measure} is {shown}{interval}."
-        )
+        yield (f"Over {seeds['count']} trainings that differ only in the seed, test {measure} is {shown}{interval}.")
 
 
 def _more_scores(score: Score) -> Iterator[str]:
@@ -256,8 +254,8 @@ def _sureness(metrics: BundleMetrics) -> Iterator[str]:
     if (strange := found["unlike"]) is not None:
         yield ""
         yield (
-            f"`predict` marks pictures as unlike the training's by their {strange['score'].replace('_', ' ')}: above a "
-            f"score of {strange['threshold']:.4g}, which 5 % of the validation images exceed. It finds some pictures "
+            f"`predict` marks images as unlike the training images by {strange['score'].replace('_', ' ')}: above a "
+            f"score of {strange['threshold']:.4g}, which 5 % of the validation images exceed. It finds some images "
             "of something else, not all."
         )
 
@@ -311,7 +309,7 @@ def _costs(metrics: BundleMetrics) -> Iterator[str]:
 def _limits(metrics: BundleMetrics) -> Iterator[str]:
     if metrics["thresholds"] is None:
         classes = metrics["data"]["classes"]
-        yield f"- It names one of its {classes} classes for any image, also one that shows none of them."
+        yield f"- It names one of its {classes} classes for any image, even if the image shows none of them."
     else:
         yield "- It knows its own labels alone; an image of something else may be given some of them, or none."
     yield "- Other cameras, crops or light than in the training images may lower the accuracy; no such test was made."

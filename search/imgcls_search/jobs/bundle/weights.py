@@ -114,7 +114,7 @@ def from_trial(files: StudyFiles, number: int | None, moved_to: Component | None
         notes=(
             *_of_a_fold(data),
             "Its configuration was chosen among many by their scores on the validation images, so the score on them is "
-            "an optimistic one; no test image was looked at.",
+            "optimistic; no test image was used.",
         ),
     )
 
@@ -153,7 +153,9 @@ def from_weights(weights: Path, moved_to: Component | None = None) -> Trained:
     if on != "train":
         notes.append(f"The validation images {seen} trained on, so the score on them says little.")
     if data.has_several_labels and data.thresholds is None:
-        notes.append("No image was left to choose thresholds on: an image has the labels of probability 0.5 and more.")
+        notes.append(
+            "No image was left to choose thresholds on: an image has the labels with a probability of at least 0.5."
+        )
     elif data.has_several_labels and on == "train+val":
         notes.append("Thresholds are those that the configuration's trial chose on its validation images.")
     return Trained(

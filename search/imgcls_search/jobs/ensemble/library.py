@@ -166,7 +166,7 @@ def collect(files: StudyFiles, record: Record, number: int | None, *, say: Say, 
     kept: list[KeptNetwork] = []
     labels: Array | None = None
     for done, trial in enumerate(taking_part):
-        progress("asking the kept networks about the validation images", done, len(taking_part))
+        progress("running the kept networks on the validation images", done, len(taking_part))
         logits, truth = _answers(files, trial, states[trial.number], validation)
         if labels is not None and not np.array_equal(labels, truth):
             raise CheckpointError(
@@ -175,7 +175,7 @@ def collect(files: StudyFiles, record: Record, number: int | None, *, say: Say, 
             )
         labels = truth
         if quantization(trial.candidate.config) is not None:
-            say(f"trial {trial.number} is quantized; it takes part as it was before that")
+            say(f"trial {trial.number} is quantized; its weights before quantization are used")
         kept.append(_kept(files, trial, states[trial.number], logits, truth))
     assert labels is not None, "there are two at least"
     own = next(one for one in kept if one.trial is winner)

@@ -44,15 +44,15 @@ def possible_cuts(component: Component, source: Source, images: ImageFacts) -> l
     if is_said(component, "val"):
         return [Cut(component=component, source=source, key="val", why="as you said")]
     if "val" in given:
-        why = "the images come with validation images, which trials are compared by"
+        why = "the images include a validation split, on which trials are compared"
         return [Cut(component=component, source=source, key="", why=why)]
     found = []
     outside = images.images_by_split["train"] + images.images_by_split["val"]
     if outside <= FEW_FOR_ONE_SPLIT and (folded := _folded(component)) is not None:
         folds = folded.args["folds"]
         why = (
-            f"{outside:,} images outside the test split are few: each trial trains {folds} networks, each scored on "
-            "the part that it has not seen, so that every image counts"
+            f"{outside:,} images outside the test split are few: each trial trains {folds} networks, each scored "
+            "on the fold that it was not trained on, so every image counts"
         )
         found.append(Cut(component=folded, source=describe(folded), key="folds", why=why))
     return [*found, _one_split(component, source, images, outside)]
@@ -83,8 +83,8 @@ def _one_split(component: Component, source: Source, images: ImageFacts, outside
     source = describe(chosen) if is_new else source
     counts = {split: len(names) for split, names in source.names.items()}
     why = (
-        f"share of the training images that trials are compared by: {counts['val']:,}, beside {counts['train']:,} "
-        f"to train on and {counts['test']:,} test images, sealed until the end"
+        f"share of the training images on which trials are compared: {counts['val']:,} validation images, "
+        f"{counts['train']:,} training images, and {counts['test']:,} test images that stay sealed until the end"
     )
     return Cut(component=chosen, source=source, key="val", why=why)
 

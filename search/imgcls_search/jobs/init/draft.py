@@ -199,12 +199,12 @@ def free_name(name: str, root: Path) -> str:
 
 def _header(images: ImageFacts, file: str, seconds: float) -> list[str]:
     return [
-        f"A search for a good classifier of {images.name}, in {durations.show(seconds)} with what follows it. "
+        f"A search for a good classifier of {images.name}, in {durations.show(seconds)} including confirmation. "
         "Drafted by imgcls-search init.",
-        f"  imgcls-search check {file}          # what is searched; finds every mistake",
-        f"  imgcls-search run {file}            # searches; again to resume",
-        "{choice: [...]}, {int: [low, high]} and {float: [low, high]} are searched, everything else is as it says.",
-        "Change whatever you know better: each comment is the reason for the line below it.",
+        f"  imgcls-search check {file}          # show what is searched, or mistakes",
+        f"  imgcls-search run {file}            # search; run it again to resume",
+        "{choice: [...]}, {int: [low, high]} and {float: [low, high]} are searched; everything else is fixed.",
+        "Change whatever you know better: each comment gives the reason for the line below it.",
     ]
 
 

@@ -197,7 +197,7 @@ def _look(source: Source, items: Sequence[_Item], deadline: float, progress: Pro
     with unlimited_pillow(), ThreadPoolExecutor(THREADS) as pool:
         for part in _batches(items):
             found.update(zip(part, pool.map(one, part), strict=True))
-            progress("looking at images", len(found), len(items))
+            progress("reading images", len(found), len(items))
     return found
 
 

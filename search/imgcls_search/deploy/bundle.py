@@ -198,12 +198,11 @@ def read(folder: Path) -> Bundle:
 
 def _check_constants(folder: Path, about: Mapping[str, Any]) -> None:
     """Refuse a bundle that says something else than this program does with every model; what it leaves out is that."""
-    for section, stated in CONSTANTS.items():
-        given = _part(folder, about, section) or {}
-        for key, value in stated.items():
-            if json.dumps(found := given.get(key, value)) != (allowed := json.dumps(value)):
-                place = f"{folder / DESCRIPTION}: {section}.{key}"
-                raise DeployError(f"{place}: {found!r:.50} is not allowed; allowed: {allowed}")
+    for section, key, value in ((name, *stated) for name, part in CONSTANTS.items() for stated in part.items()):
+        found, allowed = (_part(folder, about, section) or {}).get(key, value), json.dumps(value)
+        if json.dumps(found) != allowed:
+            said = f"{section}.{key}: {found!r:.50}"
+            raise DeployError(f"{folder / DESCRIPTION}: {said} is not allowed; allowed: {allowed}")
 
 
 def _format(frame: Frame, costs: Costs | None, thresholds: Sequence[float] | None, sureness: Sureness | None) -> int:

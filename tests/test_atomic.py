@@ -258,3 +258,14 @@ def test_writers_at_the_same_time_each_leave_a_whole_file(tmp_path: Path) -> Non
 def test_text_that_is_not_utf_8_is_written_with_backslashes(tmp_path: Path) -> None:
     atomic.write_text(tmp_path / "names", os.fsdecode(b"caf\xe9"))
     assert (tmp_path / "names").read_bytes() == b"caf\\udce9"
+
+
+def test_a_folder_in_which_nothing_was_written_goes_again(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    for folder in (tmp_path / "there" / "a" / "b", tmp_path / "there"):
+        with pytest.raises(StopIteration), atomic.making(folder):
+            next(folder.iterdir())
+    assert list((tmp_path / "there").iterdir()) == []
+    with atomic.making(tmp_path / "c" / "d"):
+        (tmp_path / "c" / "log").touch()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["c", "log", "there"]

@@ -48,6 +48,23 @@ def replacing(target: Path, *, draft: Path | None = None) -> Iterator[Path]:
             remove(beside)
 
 
+@contextlib.contextmanager
+def making(folder: Path) -> Iterator[None]:
+    """Create a folder for what the block writes; where that is nothing, it goes again, with those made above it.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            for path in made:
+                path.rmdir()
+
+
 _OF_CONTENT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 

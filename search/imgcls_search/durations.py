@@ -11,6 +11,9 @@ PATTERN = rf"(?=.)(?:{_NUMBER}d ?)?(?:{_NUMBER}h ?)?(?:{_NUMBER}m(?:in)? ?)?(?:{
 
 EXAMPLES = "90s, 90m, 1h30m or 2d"
 
+LONGEST = 864_000_000.0
+"""Seconds of the longest time that an option may give, 10,000 days: a system's clocks overflow beyond some number."""
+
 _SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 

@@ -129,6 +129,12 @@ def test_all_problems_of_a_file_are_reported_together(tmp_path: Path, here: Call
         (("best", "nothing", "--jsn"), "error: No such option: --jsn"),
         (("bset", "nothing"), "error: No such command 'bset'. Did you mean 'best'?"),
         (("run", "tiny.yaml", "--workers", "two"), "error: Invalid value for '--workers'"),
+        (("run", "tiny.yaml", "--timeout", "10001d"), "--timeout 10001d: is too long; allowed: at most 10000d"),
+        (("auto", "digits", "--time", f"{10**30}d"), "is too long; allowed: at most 10000d"),
+        (("run", ""), "error: an argument: is empty; allowed: a text (is a variable unset?)"),
+        (("run", "tiny.yaml", "--studies", ""), "error: --studies: is empty"),
+        (("list", "--studies="), "error: --studies: is empty"),
+        (("predict", "model", "a.png", ""), "error: an argument: is empty"),
     ],
 )
 def test_bad_argument_is_one_line(
@@ -332,6 +338,19 @@ def test_train_does_not_go_on_with_what_was_trained_on_other_images(
     assert not (tiny.parent / "out" / "metrics.json").exists()
     (tiny.parent / "out" / "seed-1.pt").unlink()
     assert imgcls(*command).code == 0
+
+
+def test_a_refused_training_leaves_no_folder(tmp_path: Path, here: Callable[..., Answer]) -> None:
+    (tmp_path / "photos" / "only").mkdir(parents=True)
+    Image.new("RGB", (9, 9)).save(tmp_path / "photos" / "only" / "a.png")
+    (tmp_path / "best.yaml").write_text(
+        "data: {folder: {root: photos}}\nmodel: {lenet5: {}}\noptimizer: {adamw: {lr: 0.003}}\ntraining: {epochs: 1}\n"
+    )
+    for arguments in (("train", "best.yaml", "--out", "made/of/it"), ("train", "best.yaml")):
+        answer = here(*arguments)
+        assert is_one_line(answer), answer
+        assert "only one class" in answer.err
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "studies") == ["best.yaml", "photos"]
 
 
 def test_worker_does_not_go_on_from_a_checkpoint_of_other_images(tmp_path: Path) -> None:

@@ -328,6 +328,10 @@ BAD_FILES = {
     "twice": (b"path,species,path\na,b,c\n", "has 2 columns named 'path'"),
     "huge": (b"path,species\n" + b"x" * 200_000 + b",a\n", ":2: cannot be read: field larger than field limit"),
     "lines": (b'path,species\n"two\nlines.png",a\nimg/000.png,\n', ":4: column 'species': the cell is empty"),
+    "gzip": (b"\x1f\x8b\x08\x00", "is a gzip archive; unpack it; allowed: a table ending in .csv"),
+    "excel": (b"PK\x03\x04\xff", "is a zip archive or an Excel workbook; save it as CSV"),
+    "old excel": (b"\xd0\xcf\x11\xe0\xa1", "is an Excel workbook; save it as CSV"),
+    "parquet": (b"PAR1\x15\x04\xff", "is a Parquet file; name it .parquet"),
     "single": (b"path,species\nimg/000.png,a\nimg/002.png,a\n", "only one class, 'a'"),
 }  # fmt: skip
 

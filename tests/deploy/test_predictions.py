@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from imgcls_search.deploy import predictions
 from PIL import Image
 
-from tests.conftest import Answer, is_one_line
+from tests.conftest import Answer, is_one_line, linux_only
 from tests.views.test_service import LABELS, write_bundle
 
 COLOURS = {"a": (200, 20, 10), "b": (5, 20, 220), "=c": (10, 220, 10)}
@@ -141,6 +142,17 @@ def test_a_failure_in_the_middle_leaves_the_former_table(
         said("photos", "-o", "out.csv")
     assert (tmp_path / "out.csv").read_text() == "former\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out.csv", "photos"]
+
+
+@linux_only
+@pytest.mark.parametrize("place", ["pipe", "folder", "device"])
+def test_what_is_no_file_is_skipped_and_not_waited_for(place: str, said: Callable[..., Answer], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "photos" / "pipe.png")
+    given = {"pipe": "photos/pipe.png", "folder": "photos", "device": "/dev/zero"}[place]
+    answer = said(given)
+    assert answer.code == (0 if place == "folder" else 1)
+    assert "is a pipe, socket or device; an image file is needed" in answer.err
+    assert answer.out.count("\n") == (3 if place == "folder" else 0)
 
 
 def test_nothing_readable_is_written_and_said(said: Callable[..., Answer], tmp_path: Path) -> None:

@@ -285,6 +285,20 @@ SPOILED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "huge size": (sized(size=10**9), "input.size: 1000000000 is not allowed; allowed: 1 to 4096"),
     "two channels": (sized(channels=2), "input.channels: 2 is not allowed; allowed: 1, 3"),
     "true size": (sized(size=True), "input.size: True is not allowed"),
+    "true format": (
+        lambda folder: edit(folder / "bundle.json", lambda a: a | {"format": True}),
+        "not a bundle of format 1",
+    ),
+    "other layout": (sized(layout="NHWC"), "input.layout: 'NHWC' is not allowed; allowed: \"NCHW\""),
+    "other range": (sized(range=[0, 1]), "input.range: [0, 1] is not allowed; allowed: [0, 255]"),
+    "normalised": (
+        lambda folder: edit(folder / "bundle.json", lambda a: a | {"normalisation": {"in_model": 1}}),
+        "normalisation.in_model: 1 is not allowed; allowed: true",
+    ),
+    "other output": (
+        lambda folder: edit(folder / "bundle.json", lambda a: a | {"output": [1]}),
+        "bundle.json: output: damaged",
+    ),
 }
 
 

@@ -196,6 +196,12 @@ def test_what_cannot_be_is_one_line(case: str, port: int) -> None:
     assert ask(port, "POST", "/predict", RED)[0] == 200
 
 
+def test_the_kind_of_a_form_may_be_in_capitals(port: int) -> None:
+    body, headers = form(("a.png", RED))
+    headers = {name: value.replace("multipart", "Multipart") for name, value in headers.items()}
+    assert ask(port, "POST", "/predict", body, headers)[0] == 200
+
+
 @pytest.mark.parametrize("is_form", [False, True])
 @pytest.mark.parametrize("is_told", [False, True])
 def test_what_is_too_large_is_not_read_to_its_end(port: int, is_form: bool, is_told: bool) -> None:
@@ -329,6 +335,13 @@ def test_command_says_where_it_is_and_ends_quietly(start: Callable[..., Any], tm
             break
         except OSError:
             assert time.monotonic() < deadline
+    # A client that goes away in the middle of an upload is nobody's trouble.
+    for kind in ("image/png", "multipart/form-data; boundary=cut"):
+        gone = http.client.HTTPConnection("127.0.0.1", int(address.rstrip("/").rpartition(":")[2]), timeout=PATIENCE)
+        gone.request("POST", "/predict", iter([b"--cut\r\n"]), {"Content-Length": "5000", "Content-Type": kind})
+        gone.close()
+    with urllib.request.urlopen(f"{address}model", timeout=PATIENCE) as answer:  # noqa: S310
+        assert answer.status == 200
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=PATIENCE)
     # 0 if the program that started the tests ignores Ctrl-C, as a shell does for what it runs in the background.

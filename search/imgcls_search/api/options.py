@@ -118,11 +118,13 @@ def seconds_of(duration: Duration, option: str) -> float:
     """Return a duration in seconds.
 
     Raises:
-        UserError: it is none.
+        UserError: it is none, or too long for a clock.
     """
     seconds = durations.parse(str(duration))
     if not seconds or not math.isfinite(seconds):
         raise UserError(f"{option} {duration}: is not a duration > 0; allowed: seconds, or {durations.EXAMPLES}")
+    if seconds > durations.LONGEST:
+        raise UserError(f"{option} {duration}: is too long; allowed: at most {durations.LONGEST / 86_400:.0f}d")
     return seconds
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from imgcls_search import __version__, terminal
 from imgcls_search.cli import (
@@ -122,6 +122,20 @@ class _Sections(TyperGroup):
                 formatter.write_dl([(name, self.commands[name].get_short_help_str(limit=500)) for name in section])
 
 
+class _Command(TyperCommand):
+    """Refuses empty texts: a path of nothing is the working folder, and most often a shell variable without a value."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments of a command."""
+        before = ""
+        for given in args:
+            name, equals, value = given.partition("=") if given.startswith("-") else (before, "", given)
+            if not value and (equals or not given):
+                raise USAGE_ERROR(f"{name or 'an argument'}: is empty; allowed: a text (is a variable unset?)", ctx=ctx)
+            before = given if given.startswith("-") else ""
+        return super().parse_args(ctx, args)
+
+
 app = typer.Typer(
     name="imgcls-search",
     cls=_Sections,
@@ -135,7 +149,7 @@ app = typer.Typer(
 
 for _section in COMMANDS.values():
     for _name, _command in _section.items():
-        app.command(_name)(_command)
+        app.command(_name, cls=_Command)(_command)
 
 
 def _show_version(wanted: bool) -> None:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from imgcls_search.data.image import Fill, Fit, Frame
 from imgcls_search.data.opening import reopened
+from imgcls_search.data.pixel_budget import PixelBudget
 from imgcls_search.data.source import Source, Split
 from imgcls_search.errors import DataError
 from imgcls_search.image_size import ImageSize, sides
@@ -69,6 +70,9 @@ def steps(frame: Frame) -> dict[str, str]:
         words["margin"] = f"all of that for {frame.kept[0]}x{frame.kept[1]} pixels (height x width), then their middle"
     return words
 
+
+_ROOM = PixelBudget(MAX_PIXELS)
+"""Of all threads: a dozen of the largest images at a time would fill the memory of a small machine."""
 
 GRAY_MODES = ("1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N")
 THREADS = 8
@@ -136,9 +140,10 @@ def _also_bare(image: Image.Image, convert: Callable[[Image.Image], T]) -> T:
 
 def _as_rgb(image: Image.Image) -> Image.Image:
     _check_size(image)
-    plain = _opaque(_upright(image))
-    # A large image is not copied for nothing.
-    return plain if plain.mode == "RGB" else plain.convert("RGB")
+    with _ROOM.of(image.width * image.height):
+        plain = _opaque(_upright(image))
+        # A large image is not copied for nothing.
+        return plain if plain.mode == "RGB" else plain.convert("RGB")
 
 
 def _decode(image: Image.Image, size: ImageSize, channels: int, fit: Fit, fill: Fill) -> npt.NDArray[np.uint8]:
@@ -150,17 +155,18 @@ def _decode(image: Image.Image, size: ImageSize, channels: int, fit: Fit, fill: 
     # so that the filter below still has something to average.
     # The file may be turned by its EXIF tag, so that both sides are kept for the longer one.
     image.draft(None, (2 * max(height, width),) * 2)
-    upright = _upright(image)
-    plain = _opaque(upright).convert("L" if channels == 1 else "RGB")
-    match fit:
-        case "crop":
-            fitted = ImageOps.fit(plain, (width, height), Image.Resampling.BILINEAR)
-        case "pad":
-            fitted = _padded(plain, height, width, fill)
-        case "squash":
-            fitted = plain.resize((width, height), Image.Resampling.BILINEAR)
-    pixels = np.asarray(fitted, dtype=np.uint8).reshape(height, width, channels)
-    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    with _ROOM.of(image.width * image.height):
+        upright = _upright(image)
+        plain = _opaque(upright).convert("L" if channels == 1 else "RGB")
+        match fit:
+            case "crop":
+                fitted = ImageOps.fit(plain, (width, height), Image.Resampling.BILINEAR)
+            case "pad":
+                fitted = _padded(plain, height, width, fill)
+            case "squash":
+                fitted = plain.resize((width, height), Image.Resampling.BILINEAR)
+        pixels = np.asarray(fitted, dtype=np.uint8).reshape(height, width, channels)
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def _padded(image: Image.Image, height: int, width: int, fill: Fill) -> Image.Image:

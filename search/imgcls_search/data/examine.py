@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +15,7 @@ import numpy.typing as npt
 from imgcls_search.data.copies import Look, look
 from imgcls_search.data.decode import THREADS, reason, turn_of, unlimited_pillow, upright_rgb
 from imgcls_search.data.inventory import Inventory
+from imgcls_search.data.pixel_budget import PixelBudget
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -146,25 +145,3 @@ def _digest_of_pixels(image: Image.Image) -> bytes:
         # Strip by strip: as bytes a large image would take as much once more.
         digest.update(image.crop((0, top, image.width, min(top + rows, image.height))).tobytes())
     return digest.digest()
-
-
-class PixelBudget:
-    """Lets threads hold no more pixels together than there is room for; one that needs more waits to be alone."""
-
-    def __init__(self, most: int) -> None:
-        self.most = self.free = most
-        self.changed = threading.Condition()
-
-    @contextmanager
-    def of(self, pixels: int) -> Iterator[None]:
-        """Reserve room for the pixels meanwhile, as soon as there is any."""
-        wanted = min(pixels, self.most)
-        with self.changed:
-            self.changed.wait_for(lambda: self.free >= wanted)
-            self.free -= wanted
-        try:
-            yield
-        finally:
-            with self.changed:
-                self.free += wanted
-                self.changed.notify_all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import stat
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -59,14 +60,22 @@ LARGEST_REPAIR = 256 * 2**20
 """Bytes of the largest file that is copied without its metadata."""
 
 
+class NotRegularError(OSError):
+    """A name that stands for a pipe, a socket or a device."""
+
+
 def open_image(path: Path) -> Image:
     """Open an image file; only its header is read until pixels are needed.
 
     A file whose metadata cannot be read is opened without it.
 
     Raises:
-        OSError, SyntaxError, ValueError and others of Pillow's: the file is missing or damaged.
+        OSError, SyntaxError, ValueError and others of Pillow's: the file is missing, damaged or no regular file.
     """
+    mode = path.stat().st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        # A pipe without a writer would be waited on for ever; /dev/zero fills the memory.
+        raise NotRegularError("is a pipe, socket or device; an image file is needed")
     try:
         return _open(path)
     except (FileNotFoundError, PermissionError, IsADirectoryError):

@@ -192,11 +192,29 @@ def _collect(
     return Rows(place=place, header=header, cells=cells, lines=lines, is_text=True)
 
 
+OTHER_KINDS: Mapping[bytes, str] = {
+    b"\x1f\x8b": "a gzip archive; unpack it",
+    b"PK": "a zip archive or an Excel workbook; save it as CSV",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook; save it as CSV",
+    b"PAR1": "a Parquet file; name it .parquet",
+    b"BZh": "a bzip2 archive; unpack it",
+    b"\xfd7zXZ": "an xz archive; unpack it",
+    b"\x28\xb5\x2f\xfd": "a zstd archive; unpack it",
+    b"SQLite format 3": "a SQLite database; export its table as CSV",
+}
+"""How files begin that people give a text's name, and what to do with them."""
+
+
 def _undecodable(path: Path, place: str) -> str:
     """Return which bytes of a text file are no UTF-8, with line and column."""
     header: list[str] = []
     delimiter = ","
     with path.open("rb") as file:
+        start = file.read(16)
+        for magic, kind in OTHER_KINDS.items():
+            if start.startswith(magic):
+                return f"{place}: is {kind}; allowed: {KINDS}"
+        file.seek(0)
         for number, raw in enumerate(file, start=1):
             if number == 1 and raw.startswith((b"\xff\xfe", b"\xfe\xff")):
                 return f"{place}:1: is UTF-16; allowed: UTF-8; save it as UTF-8 text"

@@ -51,6 +51,14 @@ EXECUTORCH: Mapping[str, str] = {**FILES, "model": "model.pte"}
 EDITABLE = ("card",)
 """What people are meant to write in; of the others a checksum is kept."""
 
+CONSTANTS: Mapping[str, Mapping[str, Any]] = {
+    "input": {"name": INPUT, "type": "uint8", "layout": "NCHW", "range": [0, 255]},
+    "output": {"name": OUTPUT, "type": "float32"},
+    "normalisation": {"in_model": True},
+    "calibration": {"in_model": True},
+}
+"""What is the same in every bundle, and so is not read; in one that says otherwise, images would be read wrongly."""
+
 MOST_BYTES = 2**24
 """A larger description or list of labels is refused unread."""
 
@@ -107,7 +115,7 @@ def describe(
     files: Mapping[str, str] = FILES,
 ) -> dict[str, Any]:
     """Return the contents of `bundle.json` for the files in a folder; `files` are their names by their roles."""
-    output: dict[str, Any] = {"name": OUTPUT, "type": "float32", "probabilities": "softmax"}
+    output: dict[str, Any] = {**CONSTANTS["output"], "probabilities": "softmax"}
     if thresholds is not None:
         # In the order of the labels.
         output |= {"probabilities": "sigmoid", "thresholds": list(thresholds)}
@@ -118,19 +126,16 @@ def describe(
             for role, name in files.items()
         },
         "input": {
-            "name": INPUT,
-            "type": "uint8",
-            "layout": "NCHW",
+            **CONSTANTS["input"],
             "channels": frame.channels,
             "size": frame.size,
             "fit": frame.fit,
             "fill": frame.fill,
             "margin": frame.margin,
-            "range": [0, 255],
         },
         "output": output,
         "preprocessing": steps(frame),
-        "normalisation": {"in_model": True, "mean": list(mean), "std": list(std)},
+        "normalisation": {**CONSTANTS["normalisation"], "mean": list(mean), "std": list(std)},
         "quantized": quantized,
         **({"decision": {"costs": costs}} if costs is not None else {}),
         **(_sureness_in_words(sureness) if sureness is not None else {}),
@@ -140,7 +145,7 @@ def describe(
 def _sureness_in_words(sureness: Sureness) -> dict[str, Any]:
     found: dict[str, Any] = {
         "calibration": {
-            "in_model": True,
+            **CONSTANTS["calibration"],
             "is_calibrated": sureness.is_calibrated,
             "temperatures": list(sureness.temperatures),
         }
@@ -161,10 +166,11 @@ def read(folder: Path) -> Bundle:
     if not folder.is_dir():
         raise DeployError(f"{folder}: no such folder; allowed: one that `imgcls-search export --bundle` wrote")
     about = _json(folder, DESCRIPTION)
-    if not isinstance(about, dict) or about.get("format") not in FORMATS:
+    if not isinstance(about, dict) or type(about.get("format")) is not int or about["format"] not in FORMATS:
         raise DeployError(
             f"{folder / DESCRIPTION}: not a bundle of format {', '.join(map(str, FORMATS))} of this program"
         )
+    _check_constants(folder, about)
     names = {role: _file(folder, about, role) for role in FILES}
     if names["model"] == OPENVINO["model"] and _file(folder, about, "weights") != OPENVINO["weights"]:
         raise DeployError(f"{folder / DESCRIPTION}: files.weights: allowed: {OPENVINO['weights']}")
@@ -188,6 +194,15 @@ def read(folder: Path) -> Bundle:
         raise DeployError(f"{folder / DESCRIPTION}: not a bundle of format {expected} of this program")
     _check_fit(folder, bundle)
     return bundle
+
+
+def _check_constants(folder: Path, about: Mapping[str, Any]) -> None:
+    """Refuse a bundle that says something else than this program does with every model; what it leaves out is that."""
+    for section, key, value in ((name, *stated) for name, part in CONSTANTS.items() for stated in part.items()):
+        found, allowed = (_part(folder, about, section) or {}).get(key, value), json.dumps(value)
+        if json.dumps(found) != allowed:
+            said = f"{section}.{key}: {found!r:.50}"
+            raise DeployError(f"{folder / DESCRIPTION}: {said} is not allowed; allowed: {allowed}")
 
 
 def _format(frame: Frame, costs: Costs | None, thresholds: Sequence[float] | None, sureness: Sureness | None) -> int:

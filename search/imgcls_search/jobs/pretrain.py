@@ -60,10 +60,11 @@ def pretrain(pretraining: Pretraining, watcher: TrainingWatcher) -> PretrainedWe
     config, out = pretraining.config.pretraining(), pretraining.out
     must_exist(config.component("data"))
     look_for_unlabeled(config)
-    with writing(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        atomic.check_writable(out)
-    with Trainer(pretraining.studies, watcher) as trainer:
+    with contextlib.ExitStack() as stack:
+        with writing(out):
+            stack.enter_context(atomic.making(out.parent))
+            atomic.check_writable(out)
+        trainer = stack.enter_context(Trainer(pretraining.studies, watcher))
         # The worker imports torch while the images are looked at.
         devices = trainer.hire(pretraining.config, 1)
         helper = trainer.helper

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -97,8 +97,7 @@ def train(training: Training, watcher: TrainingWatcher) -> TrainingReport:
             f"a fold's had ({training.config.epochs // folds})"
         )
     must_exist(training.config.component("data"))
-    _claim(training.out)
-    with Trainer(training.studies, watcher) as trainer:
+    with _claimed(training.out), Trainer(training.studies, watcher) as trainer:
         trainer.hire(training.config, len(training.seeds))
         helper = trainer.helper
         _refuse_other_images(training, helper)
@@ -149,12 +148,16 @@ def weights_path(out: Path, seed: int) -> Path:
     return out / f"seed-{seed}.pt"
 
 
-def _claim(out: Path) -> None:
+@contextlib.contextmanager
+def _claimed(out: Path) -> Iterator[None]:
+    """Create the folder of the results; a training that is refused leaves none behind."""
     if (out / "metrics.json").exists():
         raise StudyError(f"{out}: holds the results of a training already; choose another folder with --out")
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-        atomic.check_writable(out / "metrics.json")
+    with contextlib.ExitStack() as stack:
+        with writing(out):
+            stack.enter_context(atomic.making(out))
+            atomic.check_writable(out / "metrics.json")
+        yield
 
 
 def _refuse_other_images(training: Training, helper: Helper) -> None:

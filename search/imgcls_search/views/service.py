@@ -113,6 +113,7 @@ def make_service(bundle: Bundle, host: str, *, name: str) -> Starlette:
     if any(find_spec(package) is None for package in ("starlette", "uvicorn", "python_multipart")):
         raise UserError("serve: needs packages that are not installed; pip install 'imgcls-search[serve]'")
     from starlette.applications import Starlette
+    from starlette.requests import ClientDisconnect
     from starlette.responses import HTMLResponse, JSONResponse
     from starlette.routing import Route
 
@@ -131,7 +132,11 @@ def make_service(bundle: Bundle, host: str, *, name: str) -> Starlette:
 
     async def predict(request: Request) -> Response:
         with tempfile.TemporaryDirectory(prefix="imgcls-") as folder:
-            uploads = await _uploads(request, Path(folder))
+            try:
+                uploads = await _uploads(request, Path(folder))
+            except ClientDisconnect:
+                # Nobody reads it; otherwise the server would print a traceback.
+                raise Refused(400, "the request ended early") from None
             found = await queue.ask([file for _, file in uploads], _top(request, bundle))
         predictions, skipped = [], []
         for (given, _), one in zip(uploads, found, strict=True):
@@ -202,7 +207,7 @@ async def _uploads(request: Request, folder: Path) -> list[tuple[str, Path]]:
     length = request.headers.get("content-length", "0")
     if length.isdigit() and int(length) > MOST_BYTES:
         raise _too_large()
-    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+    if request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
         return await _form_files(request, folder)
     size, file = 0, folder / "0"
     with file.open("wb") as target:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import TypedDict
@@ -77,9 +78,11 @@ def distil(made: Made, number: int | None, out: Path, watcher: TrainingWatcher) 
             f"train it with --set distill=file --set distill.file.path={made.weights}"
         )
     check_student(out)
-    with library.files.taken(task="ensemble"), Trainer(library.files.root, watcher) as trainer:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(library.files.taken(task="ensemble"))
+        trainer = stack.enter_context(Trainer(library.files.root, watcher))
         with writing(out):
-            out.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(atomic.making(out))
         # Another ensemble is another teacher, whose student does not go on from this one's checkpoint.
         teacher = out / f"ensemble-{digests.of_file(made.weights)[:16]}.pt"
         atomic.copy(made.weights, teacher)

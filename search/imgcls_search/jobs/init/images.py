@@ -17,8 +17,9 @@ import numpy as np
 from imgcls_search.config import Component
 from imgcls_search.data import comes_with, decode, file_root, is_of_files, label_sets
 from imgcls_search.data.decode import GRAY_MODES, THREADS, reason, turn_of, unlimited_pillow
-from imgcls_search.data.examine import MOST_PIXELS, PixelBudget
+from imgcls_search.data.examine import MOST_PIXELS
 from imgcls_search.data.fingerprint import first_of_equals
+from imgcls_search.data.pixel_budget import PixelBudget
 from imgcls_search.data.source import Source, Split
 
 MOST_HEADERS = 5_000

@@ -250,7 +250,7 @@ def test_front_of_several_trials_leaves_the_choice_to_a_person(
     (tmp_path / "two.yaml").write_text(FRONT)
     ran = imgcls("run", "two.yaml", "--workers", "1")
     assert ran.code == 0, ran.err
-    assert "2 trials are on the Pareto front, and you choose: " in ran.out
+    assert "2 trials are on the Pareto front; choose one of them: " in ran.out
     assert "export two-digits --trial N -o best.yaml" in ran.out
     assert ran.out.count("on the front: trial ") == here("status", "two-digits").out.count("on the front: trial ") == 2
     assert "confirm two-digits --trial N" in here("best", "two-digits").out

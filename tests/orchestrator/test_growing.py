@@ -142,7 +142,7 @@ def test_trial_that_a_killed_run_left_goes_on_in_the_wider_space(
     assert epochs < 8
     answer = imgcls("run", "wide.yaml", *ONE_WORKER, *long, "--extend")
     assert answer.code == 0, answer.err
-    assert "going on with 1 trial " in answer.out
+    assert "resuming 1 trial " in answer.out
     first, asked = open_study(there / "studies", "k").trials
     assert len(first.user_attrs["epochs"]) == 8
     assert first.params["model"] == "lenet5"

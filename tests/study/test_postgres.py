@@ -584,7 +584,7 @@ def test_search_goes_on_through_a_kill_and_a_restart_of_the_server(
     out += process.stdout.read()
     _, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
-    assert "going on with 2 trials that an earlier run left unfinished" in out
+    assert "resuming 2 trials that an earlier run left unfinished" in out
     assert out.index("cannot be written now (") < out.index("is written again after")
     record = records.load(files_at(address, tiny.parent / "studies", "tiny-digits"))
     assert [trial.state.name for trial in record.study.get_trials()] == ["COMPLETE"] * 3

@@ -399,7 +399,7 @@ def test_report_of_several_objectives_is_whole_and_without_needless_digits(
     # Two seeds are two values.
     assert "±" not in body
     assert "reached accuracy 0.31 and 0.42 on 2 new seeds" in body
-    assert "was +0.06 and -0.06 too good" in body
+    assert "was too high by +0.06 and -0.06" in body
     assert page.inner_text("#confirmed-test") == "0.31 and 0.42"
     assert page.inner_text("#best-accuracy") == "0.36"
     assert "lr: was 0.001, is now 0.006605" in body
@@ -412,7 +412,7 @@ def test_report_of_several_objectives_is_whole_and_without_needless_digits(
     assert {"10k", "100k"} <= set(texts)
     assert not [text for text in texts if re.search(r"(?<![\d.])\d{6}|e\+|mathdefault|\$", text)]
     assert any(text.startswith(("seconds of training", "minutes of training")) for text in texts)
-    assert "by fANOVA" in body or "Importances cannot be told" in body
+    assert "by fANOVA" in body or "Importances are not shown" in body
     # No heading and no number is broken into lines.
     broken = """[...document.querySelectorAll('th, td.few')].filter(e => {
         const range = document.createRange(); range.selectNodeContents(e);

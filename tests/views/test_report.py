@@ -99,16 +99,16 @@ def test_importances_are_shown_where_trials_bear_them(tmp_path: Path) -> None:
 
 def test_few_trials_have_no_importances(tmp_path: Path) -> None:
     _, page = parted(tmp_path, 12)
-    found = re.search(r"Importances cannot be told: (\d+) settings vary over 12 complete trials", text_of(page))
+    found = re.search(r"Importances are not shown: (\d+) settings varied over 12 complete trials", text_of(page))
     assert found is not None
-    assert f"from about {max(20, 5 * int(found[1]))} on" in text_of(page)
+    assert f"About {max(20, 5 * int(found[1]))} complete trials are needed" in text_of(page)
     assert "by fANOVA" not in page.read_text()
 
 
 def test_scores_that_settings_do_not_explain_have_no_importances(tmp_path: Path) -> None:
     chance = random.Random(1)  # noqa: S311
     _, page = parted(tmp_path, 60, scores=[chance.random() for _ in range(60)])
-    assert "Importances cannot be told: settings say too little of the score." in text_of(page)
+    assert "Importances are not shown: settings say too little about the score." in text_of(page)
     assert "by fANOVA" not in page.read_text()
 
 

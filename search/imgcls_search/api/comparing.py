@@ -69,7 +69,9 @@ class Comparison:
         if self.of_trials["noise"] is not None:
             what = "accuracies" if "accuracy" in self.of_trials["measured"] else "subset accuracies"
             noise = rounded(self.of_trials["noise"])
-            found.append(f"{what} that differ by less than {noise} may do so for the choice of images alone (95 %)")
+            found.append(
+                f"{what} that differ by less than {noise} may differ only because of the choice of images (95 %)"
+            )
         return found
 
     def _repr_html_(self) -> str:

@@ -132,7 +132,7 @@ def _show(found: AutoFinding) -> None:
         echo("test: not measured")
     else:
         times = found["test_openings"]
-        how_often = "opened once" if times == 1 else f"the {times}th time that the test split was opened"
+        how_often = "opened once" if times == 1 else f"the test split was opened {times} times"
         echo(f"test {test['metric']}: {_score(test['metric'], test)}, {how_often}")
     for entry in found["baselines"]:
         echo(f"against {_baseline(entry)}")
@@ -155,7 +155,7 @@ def _score(metric: str, found: AutoScore) -> str:
         return f"{shown} ({len(found['scores'])} new seeds{interval}, {images} images)"
     value = measured(metric, found["score"], images)
     if "low" not in found:
-        return f"{value} ({images} images, searched: somewhat too high)"
+        return f"{value} ({images} images, somewhat too high: the search chose by it)"
     low, high = (measured(metric, end, images) for end in (found["low"], found["high"]))
     return f"{value} (95 % {low} to {high} by the choice of {images} images)"
 

@@ -141,8 +141,9 @@ def front(
         for trial in found["front"]
     ]
     print_table(("trial", *((name, f"({how})") for name, how in found["objectives"].items()), "parameters"), rows)
-    echo(f"{len(rows)} of {found['complete']} complete trials; {len(found['over_limits'])} are over a limit")
-    echo(f"what they are: imgcls-search best {study}")
+    over = f"; over a limit: {len(found['over_limits'])}" if found["over_limits"] else ""
+    echo(f"on the front: {len(rows)} of {counted('complete trial', found['complete'])}{over}")
+    echo(f"their settings: imgcls-search best {study}")
     if output is not None:
         echo(f"wrote {output}")
 
@@ -241,10 +242,7 @@ def _trust(record: Record, numbers: list[int], study: str) -> str:
     confirmed, images = record.facts.get("confirmed"), record.val_images
     if confirmed is None:
         which = " --trial N" if len(numbers) > 1 else ""
-        return (
-            f"not confirmed: scores are {record.where_scored}, and luck is in them; "
-            f"imgcls-search confirm {study}{which}"
-        )
+        return f"not confirmed: scores are {record.where_scored}, and partly luck; imgcls-search confirm {study}{which}"
     found, test = confirmed["confirmed"], confirmed["test"]
     metric = confirmed["metric"]
     scores = spread(metric, confirmed["scores"], found["mean"], found["ci95"], images)

@@ -268,7 +268,7 @@ def _conclude(outcome: Outcome, studies: Path) -> int:
     after = command_for(outcome.record.objectives[0][0], "best.yaml")
     if len(found["best"]) > 1:
         numbers = ", ".join(str(trial["trial"]) for trial in found["best"])
-        echo(f"{len(found['best'])} trials are on the Pareto front, and you choose: {numbers}")
+        echo(f"{len(found['best'])} trials are on the Pareto front; choose one of them: {numbers}")
         echo(f"next: imgcls-search front {study}{where}; imgcls-search export {study}{where} --trial N -o best.yaml")
     else:
         echo(f"next: imgcls-search export {study}{where} -o best.yaml && {after}")

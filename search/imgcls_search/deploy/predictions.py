@@ -156,6 +156,6 @@ class Summary:
         named = ", ".join([*common, *more]) or ("no label" if self.images > self.unsure else "")
         parts = [f"{self.images:,} image{'' if self.images == 1 else 's'}" + (f": {named}" if named else "")]
         parts += [f"{self.unsure:,} unsure"] if self.unsure else []
-        parts += [f"{self.unlike:,} unlike the training's pictures"] if self.unlike else []
+        parts += [f"{self.unlike:,} unlike the training images"] if self.unlike else []
         parts += [f"{self.skipped:,} skipped"] if self.skipped else []
         return "; ".join(parts)

@@ -153,7 +153,7 @@ class Search:
         """Work until nothing is left to do or somebody says stop."""
         self.checkpoints.clear_leftovers()
         if self.waiting:
-            self.watcher.say(f"going on with {counted('trial', len(self.waiting))} that an earlier run left unfinished")
+            self.watcher.say(f"resuming {counted('trial', len(self.waiting))} that an earlier run left unfinished")
         self.upcoming.take_requests(True)
         with stopping_on_signals(self._stop), closing(self.pretraining):
             while True:

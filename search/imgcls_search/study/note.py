@@ -112,7 +112,7 @@ def _best(record: Record, found: Mapping[str, Any]) -> Iterator[str]:
         yield f"- and {len(found['best']) - MOST_SHOWN} more"
     confirmed = record.facts.get("confirmed")
     if confirmed is None:
-        yield f"\nNot confirmed: scores are {record.where_scored}, and luck is in them.\n"
+        yield f"\nNot confirmed: scores are {record.where_scored}, and partly luck.\n"
     else:
         found, metric = confirmed["confirmed"], confirmed["metric"]
         scores = rounding.spread(

@@ -19,6 +19,7 @@ from imgcls_search.trial import Trial
 from imgcls_search.views.browse import family_of
 from imgcls_search.views.front import draw_pair, is_log
 from imgcls_search.views.sections import Section, Sketchbook
+from imgcls_search.words import counted
 from imgcls_search.worker import drawing, figures
 
 TOP_CURVES, MOST_COLUMNS, MOST_BARS = 5, 9, 12
@@ -38,7 +39,7 @@ _UNITS = (("days", 86_400), ("hours", 3_600), ("minutes", 60), ("seconds", 1))
 def how_it_went(record: Record, winner: Trial, book: Sketchbook) -> list[Section]:
     """Return the best so far, learning curves, and what a score costs: the front, or one cost against the score."""
     done = _done(record)
-    curves = book.picture(_curves(record), "The best trials above the faint curves of all others, pruned ones too")
+    curves = book.picture(_curves(record), "Learning curves: the best trials in colour, all others faint")
     pictures = [book.picture(*_progress(record, done)), curves]
     if len(record.objectives) == 1 and (found := _cost(done, record)) is not None:
         pictures.append(book.picture(*found))
@@ -69,7 +70,7 @@ def what_mattered(record: Record, book: Sketchbook) -> list[Section]:
             book.picture(figures.slices({name: column}, metric, across=1), f"{metric} by {name}")
             for name, column in slices.items()
         ]
-        left_out = f" {len(columns) - len(names)} more settings varied." if len(columns) > len(names) else ""
+        left_out = f" {counted('more setting', len(columns) - len(names))} varied." if len(columns) > len(names) else ""
         text = f"A point is a complete trial.{left_out}"
         sections.append(Section(title="Score by setting", text=text, pictures=drawn, is_dense=True))
     return sections
@@ -145,14 +146,15 @@ def _importances(record: Record, varied: int) -> tuple[dict[str, float], str]:
     least = max(LEAST_TRIALS, TRIALS_PER_SETTING * varied)
     if len(complete) < least:
         return {}, (
-            f"Importances cannot be told: {varied} settings vary over {len(complete)} complete trials. They begin to "
-            f"mean something from about {least} on: {TRIALS_PER_SETTING} a setting, and {LEAST_TRIALS} at least."
+            f"Importances are not shown: {counted('setting', varied)} varied over "
+            f"{counted('complete trial', len(complete))}. About {counted('complete trial', least)} are needed: "
+            f"{TRIALS_PER_SETTING} per setting, and at least {LEAST_TRIALS}."
         )
     fitted = complete[:: -(-len(complete) // MOST_FITTED)]
     explained = _explained(fitted)
     if explained < LEAST_EXPLAINED:
         return {}, (
-            "Importances cannot be told: settings say too little of the score. A forest of trees that was fitted on "
+            "Importances are not shown: settings say too little about the score. A forest of trees that was fitted on "
             f"{len(fitted):,} complete trials explains {max(0.0, explained):.0%} of the variation of unseen ones."
         )
     # Of what was loaded and looked at: trials of others tell nothing about this search.
@@ -165,9 +167,9 @@ def _importances(record: Record, varied: int) -> tuple[dict[str, float], str]:
             importances: Any = optuna.importance.get_param_importances
             found = importances(study, evaluator=FanovaImportanceEvaluator(seed=0), target=target)
     except (ValueError, RuntimeError) as error:
-        return {}, f"Importances cannot be told: {error}"
+        return {}, f"Importances are not shown: {error}"
     if not found or sum(found.values()) == 0:
-        return {}, "Importances cannot be told: the complete trials differ too little."
+        return {}, "Importances are not shown: the complete trials differ too little."
     of = "" if len(fitted) == len(complete) else f" of {len(complete):,}"
     text = (
         f"From {len(fitted):,}{of} complete trials; a forest of trees explains {explained:.0%} of the variation of "

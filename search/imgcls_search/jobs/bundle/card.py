@@ -179,7 +179,7 @@ def _label_scores(metrics: BundleMetrics) -> Iterator[str]:
     if any(score["split"] == "validation" for score in metrics["scores"]) and set(metrics["thresholds"] or ()) != {0.5}:
         yield (
             "The thresholds are those with the largest F1 of each label on the validation images, so that figures at "
-            "them on these images are somewhat too good."
+            "them on these images are somewhat too high."
         )
     yield from _more_scores(metrics["scores"][0])
     yield from _seeds(metrics)
@@ -240,7 +240,7 @@ def _sureness(metrics: BundleMetrics) -> Iterator[str]:
     yield _calibration(found["calibration"], _model_file(metrics))
     if found["answered"]:
         yield ""
-        yield "Where only images are answered of whose class it is this sure (validation images):"
+        yield "If it answers only images with at least this confidence (validation images):"
         yield from ("", "| confidence | answered | right of these | lower 95 % bound |", "|---|---|---|---|")
         for row in found["answered"]:
             yield f"| {row['min_confidence']:g} | {' | '.join(_answered(row))} |"
@@ -256,9 +256,9 @@ def _sureness(metrics: BundleMetrics) -> Iterator[str]:
     if (strange := found["unlike"]) is not None:
         yield ""
         yield (
-            f"`predict` marks pictures as unlike the training's by their {strange['score'].replace('_', ' ')}: above a "
-            f"score of {strange['threshold']:.4g}, which 5 % of the validation images exceed. It finds some pictures "
-            "of something else, not all."
+            f"`predict` marks images as unlike the training images by their {strange['score'].replace('_', ' ')}: "
+            f"above a score of {strange['threshold']:.4g}, which 5 % of the validation images It finds some images "
+            "exceed. of something else, not all."
         )
 
 

@@ -199,7 +199,7 @@ def free_name(name: str, root: Path) -> str:
 
 def _header(images: ImageFacts, file: str, seconds: float) -> list[str]:
     return [
-        f"A search for a good classifier of {images.name}, in {durations.show(seconds)} with what follows it. "
+        f"A search for a good classifier of {images.name}, in {durations.show(seconds)} with confirming and exporting. "
         "Drafted by imgcls-search init.",
         f"  imgcls-search check {file}          # what is searched; finds every mistake",
         f"  imgcls-search run {file}            # searches; again to resume",

@@ -191,7 +191,7 @@ def _chosen(
     """Return the better of two ways, and why."""
     if tuned is not None and (fresh is None or work.train <= FEW_IMAGES or not _is_good(fresh)):
         few = f"{work.train:,} training images are few" if work.train <= FEW_IMAGES else "pretrained networks fit"
-        how = "fine-tuned after their head" if tuned.tunes else "unchanged below a new head: more takes too long"
+        how = "fine-tuned after their head" if tuned.tunes else "with only a new head trained: more takes too long"
         return tuned, f"{few}, so networks with pretrained weights are used, {how}"
     assert fresh is not None, "something small can always be trained"
     if tuned is not None and shorter(tuned.size) <= 2 * shorter(fresh.size):
@@ -241,7 +241,7 @@ def _notes(fit: Fit, speeds: Mapping[str, Speed], machine: Machine, seconds: flo
         why = (
             f"{durations.show(seconds)} leave no time for it"
             if not speed.time_allowed(seconds)
-            else "it did not end in time"
+            else "measuring it took too long"
         )
         busy = ""
         if machine.slowdown >= BUSY:

@@ -146,7 +146,9 @@ def _image(found: Found, images: ImageFacts, machine: Machine, plan: DraftPlan) 
         found.put("image.size", written(size), why)
     else:
         both = {"choice": [written(plan.fit.first_size), written(size)]}
-        found.put("image.size", both, f"{why}; the small one gives a first score soon, the large one mostly a better")
+        found.put(
+            "image.size", both, f"{why}; the small one gives a first score soon, the large one usually a better score"
+        )
     if max(images.aspects) > SQUARE or min(images.aspects) < 1 / SQUARE:
         fit, why = _fit(images, size)
         found.put("image.fit", fit, why)
@@ -186,7 +188,9 @@ def _fit(images: ImageFacts, size: ImageSize) -> tuple[str, str]:
     low, high = (aspect / (width / height) for aspect in (low, high))
     loss = 1 - min(low, high, 1 / low, 1 / high)
     if loss <= CROP_LOSS:
-        return "crop", f"the middle of an image is taken, which loses at most {loss:.0%} of nearly all"
+        if round(loss, 2) == 0:
+            return "crop", "nearly all images have this shape: almost nothing is cut off"
+        return "crop", f"the middle of an image is taken: nearly all images lose at most {loss:.0%}"
     low, _, high = images.aspects
     return "pad", f"widths are {low:.2g} to {high:.2g} times the heights: with borders nothing is cut off"
 

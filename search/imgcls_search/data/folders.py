@@ -282,8 +282,8 @@ def _check_classes(found: Mapping[Split, Mapping[str, Sequence[Path]]], place: s
     empty = [name for name, paths in trained.items() if not paths]
     if empty:
         raise DataError(
-            f"{place}: no image in class {some(empty)}; put images there (.jpg, .png, .webp and the other raster formats "
-            "of Pillow; not .heic), or delete the folder"
+            f"{place}: no image in class {some(empty)}; put images there (.jpg, .png, .webp and the other raster "
+            "formats of Pillow; not .heic), or delete the folder"
         )
     for split, tree in found.items():
         strange = [name for name in tree if name not in trained]

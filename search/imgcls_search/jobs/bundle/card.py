@@ -257,8 +257,8 @@ def _sureness(metrics: BundleMetrics) -> Iterator[str]:
         yield ""
         yield (
             f"`predict` marks images as unlike the training images by their {strange['score'].replace('_', ' ')}: "
-            f"above a score of {strange['threshold']:.4g}, which 5 % of the validation images It finds some images "
-            "exceed. of something else, not all."
+            f"above a score of {strange['threshold']:.4g}, which 5 % of the validation images "
+            "exceed. It finds some images of something else, not all."
         )
 
 

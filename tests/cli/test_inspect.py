@@ -105,7 +105,7 @@ BAD: dict[str, tuple[tuple[str, ...], str]] = {
     "empty label": (("nolabel.csv",), "the cell is empty"),
     "twice": (("twice.csv",), "allowed: one row for each image"),
     "not UTF-8": (("latin.csv",), "UTF-8"),
-    "windows path": (("windows.csv",), "is not inside of"),
+    "windows path": (("windows.csv",), "is not inside "),
 }
 
 

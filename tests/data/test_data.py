@@ -250,7 +250,10 @@ BAD_TREES = {
     "missing": ({}, ["does not exist", "one subfolder of images per class"]),
     "nothing in it": ({".": 0}, ["no class folders"]),
     "images but no class folders": ({".": 3}, ["no class folders"]),
-    "a class without images": ({"a": 5, "b": 0, "c": 5}, ["no image in class 'b'", ".jpg"]),
+    "a class without images": (
+        {"a": 5, "b": 0, "c": 5},
+        ["no image in class 'b'", ".jpg", "not .heic", "or delete the folder"],
+    ),
     "one class": ({"a": 5}, ["only one class, 'a'", "at least 2"]),
     "a class only in test": ({"train/a": 5, "train/b": 5, "test/c": 2}, ["class 'c' is in test but not in train"]),
     "a class only in val": ({"train/a": 5, "train/b": 5, "val/c": 2}, ["class 'c' is in val but not in train"]),

@@ -147,7 +147,7 @@ def test_root_is_the_table_s_folder_or_another_and_absolute_paths_may_stay_insid
     absolute = moved.with_name("absolute.csv")
     absolute.write_text(moved.read_text().replace("img/", f"{tmp_path}/link/img/"))
     assert source(absolute, root=str(tmp_path / "link")).prints == first.prints
-    assert f"'{tmp_path}/link/img/000.png' is not inside of {elsewhere}" in refused(absolute)
+    assert f"'{tmp_path}/link/img/000.png' is not inside {elsewhere}" in refused(absolute)
     assert "data.table.root: " in refused(moved, root=str(tmp_path / "nowhere"))
 
 
@@ -166,7 +166,7 @@ def test_backslashes_are_slashes_unless_a_file_is_named_so(made: Path) -> None:
 )
 def test_paths_stay_inside_of_the_root(made: Path, outside: str) -> None:
     made.write_text(made.read_text().replace("img/002.png", outside))
-    assert f"{made}:3: column 'path': {outside!r} is not inside of {made.parent}; " in refused(made)
+    assert f"{made}:3: column 'path': {outside!r} is not inside {made.parent}; " in refused(made)
 
 
 def test_images_that_no_row_names_are_counted(made: Path) -> None:

@@ -12,7 +12,7 @@ Comments in the page, which readers do not see, say what else a test needs:
     <!-- test: skip, REASON -->                   the next block is not run; its options are checked all the same
     <!-- test: run -->                            the next block is Python and is run, in an empty folder
     <!-- test: fails 2 -->                        the commands of the next block end with this exit code
-    <!-- test: add "run spaces/vit.yaml" --set study.trials=2 -->
+    <!-- test: add "run vit" --set study.trials=2 -->
                                                   options for the commands of the page that begin so, to make them quick
     <!-- test: prepare                            lines of shell before everything else; imgcls-search may be among them
     ...

@@ -78,6 +78,21 @@ def test_every_command_but_help_is_on_a_page() -> None:
     assert [name for name in known_commands() if not any(line.startswith(f"{name} ") for line in shown)] == []
 
 
+PATTERN = re.compile(r"(?<!\\)[][*?]")
+"""What a shell takes for the pattern of a file name; zsh refuses a command whose pattern fits no file."""
+
+
+def test_every_block_can_be_pasted_into_a_shell() -> None:
+    blocks = [(page.name, block.text) for page in PAGES.values() for block in page.blocks if block.language == "bash"]
+    assert len(blocks) > 80
+    for name, text in blocks:
+        checked = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, timeout=PATIENCE)
+        assert (checked.returncode, checked.stderr) == (0, ""), name
+        for line in text.splitlines():
+            bare = re.sub(r"'[^']*'|\"[^\"]*\"|(^| )#.*", "", line)
+            assert not PATTERN.search(bare), f"{name}: needs quotes: {line}"
+
+
 @pytest.mark.parametrize(("page", "block"), SNIPPETS)
 def test_snippets_are_right(page: Page, block: Block, tmp_path: Path) -> None:
     match block.language:

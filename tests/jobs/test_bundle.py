@@ -187,7 +187,7 @@ def test_predict_with_nothing_readable_exits_1(here: Run) -> None:
     answer = here("predict", "model", "missing.jpg", "--json")
     assert answer.code == 1
     assert json.loads(answer.out)["skipped"] == [{"image": "missing.jpg", "reason": "No such file or directory"}]
-    assert answer.err.splitlines()[-1] == "error: model: none of 1 image could be read"
+    assert answer.err.splitlines()[-1] == "error: model: no image could be read (1 file tried)"
 
 
 def test_printed_lines_hold_no_control_characters(here: Run, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory, warm: Warm | None) -> Ite
     process = begin_command(("run", "s.yaml", "--workers", "1"), folder, os.environ, warm)
     out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
-    assert "3 folds of 30, each scored by a network of the others" in err + out
+    assert "3 folds of 30, each scored by a network that was trained on the others" in err + out
     assert "by cross-validation in 3 folds" in out
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
@@ -93,11 +93,14 @@ def test_train_fits_once_on_all_images_and_exports(
     assert here("export", study, "-o", "best.yaml").code == 0
     answer = imgcls("train", "best.yaml")
     assert answer.code == 0, answer.err
-    assert "trains one network on all images outside the test split, for as many epochs as a fold's had (2)" in (
+    assert "trains one network on all images outside the test split, for as many epochs as each fold had (2)" in (
         answer.out + answer.err
     )
     report = json.loads((tmp_path / "trained/best/metrics.json").read_text())
     assert report["trained_on"] == "train+val"
+    answer = here("evaluate", "trained/best/seed-1.pt")
+    assert "trained/best/seed-1.pt: scores on val are too high: the model trained on these images" in answer.out
+    assert "too high" not in here("evaluate", "trained/best/seed-1.pt", "--split", "test").out
     answer = here("evaluate", "trained/best/seed-1.pt", "--split", "folds")
     assert is_one_line(answer)
     assert "needed: a finished trial with folds" in answer.err
@@ -132,7 +135,9 @@ def test_report_and_bundle_tell_of_folds(study: str, imgcls: Callable[..., Answe
     assert imgcls("report", study, "-o", "report.html").code == 0
     page = (tmp_path / "report.html").read_text()
     assert "search score, cross-validation in 3 folds" in page
-    assert imgcls("export", study, "--bundle", "model").code == 0
+    answer = imgcls("export", study, "--bundle", "model")
+    assert answer.code == 0, answer.err
+    assert "it is the network of the last of 3 folds; to train one on all images: " in answer.out
     notes = json.loads((tmp_path / "model/metrics.json").read_text())["notes"]
     assert any("the network of the last of 3 folds" in note for note in notes)
 

@@ -149,7 +149,7 @@ def test_shares_in_words() -> None:
     )
     assert usage_lines(found, "a GPU") == [
         "devices in use: cuda:0 1 h, cuda:1 1 min (a GPU)",
-        "workers waited 20% of their time: no draw ready 15%, start of a trial 5%",
+        "workers waited 20% of their time: no configuration ready 15%, start of a trial 5%",
     ]
     assert summarise_usage(None) is None
     assert summarise_usage({"devices": {}, "workers": {}}) is None

@@ -398,7 +398,7 @@ def test_several_objectives_say_how_they_are_pruned_and_few_curves_stop_nothing(
     answer = imgcls("run", tiny, *objectives)
     assert answer.code == 0, answer.err
     assert "Warning" not in answer.err
-    assert "several objectives: at the rungs of halving a trial is stopped where even an optimistic" in answer.out
+    assert "several objectives: at the rungs of halving, a trial is stopped if another one would beat it" in answer.out
     known = open_study(tiny.parent / "studies")
     assert all(trial.state.name == "COMPLETE" for trial in known.trials)
     front = json.loads(imgcls("best", "tiny-digits", "--json").out)["best"]

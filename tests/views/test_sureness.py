@@ -39,9 +39,9 @@ def evaluation(*, several: bool, count: int = 600) -> Evaluation:
     )
 
 
-def shown(case: Evaluation) -> Section:
-    """The section of the report; it looks at the evaluation alone."""
-    looked: Any = SimpleNamespace(evaluation=case)
+def shown(case: Evaluation, folds: tuple[int, ...] = ()) -> Section:
+    """The section of the report; it looks at the evaluation and the folds alone."""
+    looked: Any = SimpleNamespace(evaluation=case, data=SimpleNamespace(folds=folds))
     return sureness(looked, Sketchbook())
 
 
@@ -56,6 +56,13 @@ def test_the_report_says_how_sure_a_network_is(several: bool) -> None:
         assert tuple(found.table[1][:2]) == ("0", "100.0%")
         answered = [float(row[1].rstrip("%")) for row in found.table[1:]]
         assert answered == sorted(answered, reverse=True)
+
+
+def test_the_report_of_folds_promises_no_temperature_to_a_bundle() -> None:
+    # An export calibrates the network of the last fold on the images of that fold.
+    text = shown(evaluation(several=False), folds=(200, 200, 200)).text
+    assert "A bundle has a temperature" not in text
+    assert "A bundle has the network of the last of 3 folds" in text
 
 
 def test_one_image_is_drawn_too() -> None:

@@ -176,7 +176,9 @@ class Model:
             labels.append(one.ranked[0][0] if one.labels is None else one.labels)
         if len(skipped) == len(found):
             image, why = next(iter(skipped.items()))
-            raise NoResultError(f"{self.folder}: none of {counted('image', len(found))} could be read: {image}: {why}")
+            raise NoResultError(
+                f"{self.folder}: no image could be read ({counted('file', len(found))} tried): {image}: {why}"
+            )
         return Predictions(
             images=tuple(one.image for one in found),
             labels=tuple(labels),

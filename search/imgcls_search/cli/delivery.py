@@ -143,7 +143,11 @@ def _export_bundle(
     )
     name = main_measure(score)
     reached = measured(name, cast(Any, score)[name], score["images"])
-    echo(f"the exported file on {score['images']} validation images: {name} {reached}")
+    doubt = "" if trained.is_held_out else " (probably too high: they may have been trained on)"
+    echo(f"the exported file on {score['images']} validation images: {name} {reached}{doubt}")
+    if not is_weights and (folds := len(trained.data.folds)):
+        train = "imgcls-search export STUDY -o best.yaml && imgcls-search train best.yaml"
+        echo(f"it is the network of the last of {folds} folds; to train one on all images: {train}")
     same, what = same_decisions(parity)
     echo(
         f"against torch{' before quantization' if parity['is_quantized'] else ''}: {what} on "
@@ -259,7 +263,7 @@ def predict(
     if views != "none":
         echo(cost_of_views(served, views), error=True)
     if not summary.images:
-        raise NoResultError(f"{bundle}: none of {counted('image', summary.skipped)} could be read")
+        raise NoResultError(f"{bundle}: no image could be read ({counted('file', summary.skipped)} tried)")
 
 
 def _counted(found: Iterable[Prediction | Skipped], summary: Summary) -> Iterator[Prediction | Skipped]:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from imgcls_search.rounding import measured, pairs
+from imgcls_search.rounding import measured, pairs, share
 from imgcls_search.terminal import shown
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def print_classes(classes: Mapping[str, Mapping[str, float]]) -> None:
     if any("threshold" in seen[name] for name in names):
         # Of several labels: the figures hold at the thresholds.
         more = [
-            (measured("average_precision", seen[name]["average_precision"]), f"{seen[name]['threshold']:.3f}")
+            (share(seen[name]["average_precision"], int(seen[name]["support"])), f"{seen[name]['threshold']:.3f}")
             for name in names
         ]
         rows = [(*row[:-1], *cells, row[-1]) for row, cells in zip(rows, more, strict=True)]

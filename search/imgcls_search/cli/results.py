@@ -141,8 +141,8 @@ def front(
         for trial in found["front"]
     ]
     print_table(("trial", *((name, f"({how})") for name, how in found["objectives"].items()), "parameters"), rows)
-    over = len(found["over_limits"])
-    echo(f"{len(rows)} of {found['complete']} complete trials are on the front; over a limit: {over}")
+    over = f"; over a limit: {len(found['over_limits'])}" if found["over_limits"] else ""
+    echo(f"on the front: {len(rows)} of {counted('complete trial', found['complete'])}{over}")
     echo(f"details: imgcls-search best {study}")
     if output is not None:
         echo(f"wrote {output}")

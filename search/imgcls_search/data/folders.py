@@ -278,7 +278,10 @@ def _check_classes(found: Mapping[Split, Mapping[str, Sequence[Path]]], place: s
     trained = found.get("train", {})
     empty = [name for name, paths in trained.items() if not paths]
     if empty:
-        raise DataError(f"{place}: no image in class {some(empty)}; allowed: files ending in {' '.join(EXTENSIONS)}")
+        raise DataError(
+            f"{place}: no image in class {some(empty)}; put images there (.jpg, .png, .webp and the other raster "
+            "formats of Pillow; not .heic), or delete the folder"
+        )
     for split, tree in found.items():
         strange = [name for name in tree if name not in trained]
         if trained and strange:

@@ -132,7 +132,10 @@ class Summary:
             return ""
         few, many = min(self.folds), max(self.folds)
         each = f"{few:,}" if few == many else f"{few:,} to {many:,}"
-        return f"; train and val are {len(self.folds)} folds of {each}, each scored by a network of the others"
+        return (
+            f"; train and val are {len(self.folds)} folds of {each}, each scored by a network that was trained on the "
+            "others"
+        )
 
     def _sized(self, sizes: Sizes) -> str:
         if sizes.smallest == sizes.largest:

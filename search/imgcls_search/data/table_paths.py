@@ -54,7 +54,7 @@ def names_of(rows: Rows, column: str, top: Path, root: str | None) -> list[str]:
         name = _below(cell, tops)
         if name is None:
             raise DataError(
-                f"{rows.where(row, column)}: {cell!r} is not inside of {top}; allowed: paths below it, relative or "
+                f"{rows.where(row, column)}: {cell!r} is not inside {top}; allowed: paths below it, relative or "
                 "absolute; data.table.root names another folder"
             )
         names.append(name)

@@ -17,6 +17,7 @@ from imgcls_search.data import Prepared, comes_with, describe_whole, label_sets,
 from imgcls_search.deploy.artifact import Artifact
 from imgcls_search.deploy.views import ViewsName
 from imgcls_search.errors import DataError, UserError, writing
+from imgcls_search.jobs.bundle.weights import trained_portion
 from imgcls_search.jobs.evaluation import Evaluation, SplitName, decided_classes, images_of, measure
 from imgcls_search.jobs.export import now
 from imgcls_search.measures import CORRUPTION
@@ -93,6 +94,8 @@ def evaluate_weights(
     parts = [
         replace(part, labels=label_sets.renumbered(part.labels, numbers, len(trained_on.classes))) for part in parts
     ]
+    if split == "val" and data is None and say is not None and trained_portion(weights) == "train+val":
+        say(f"{weights}: scores on val are too high: the model trained on these images")
     if split != "val":
         record_opening(weights.parent / "test-openings.jsonl", opening)
     named = (CORRUPTION,) if corruptions else ()

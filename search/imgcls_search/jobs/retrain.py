@@ -94,7 +94,7 @@ def train(training: Training, watcher: TrainingWatcher) -> TrainingReport:
         training = replace(training, portion="train+val")
         watcher.say(
             f"folds: {folds}: each seed trains one network on all images outside the test split, for as many epochs as "
-            f"a fold's had ({training.config.epochs // folds})"
+            f"each fold had ({training.config.epochs // folds})"
         )
     must_exist(training.config.component("data"))
     with _claimed(training.out), Trainer(training.studies, watcher) as trainer:

@@ -96,8 +96,8 @@ def choose_pruner(space: Space, sign: int, say: Callable[[str], None]) -> tuple[
     if name == "none" or len(objectives) == 1:
         return pruner, f"pruned by {name}"
     say(
-        f"several objectives: at the rungs of {name} a trial is stopped where even an optimistic continuation "
-        "of it is beaten at its own cost"
+        f"several objectives: at the rungs of {name}, a trial is stopped if another one would beat it at its own cost "
+        "even after an optimistic continuation"
     )
     return Dominance(rungs=pruner, objectives=objectives), "even an optimistic continuation is beaten at its cost"
 

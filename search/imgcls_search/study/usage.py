@@ -31,7 +31,7 @@ IN_WORDS: Mapping[str, str] = {
     "timing": "a latency being timed",
     "pictures": "pictures",
     "images": "images and weights",
-    "draw": "no draw ready",
+    "draw": "no configuration ready",
     "network": "a pretrained network",
     "decision": "a decision",
     "idle": "no trial left to start",

@@ -142,8 +142,8 @@ def remark(history: Sequence[Mapping[str, float]]) -> str | None:
     if random is None or probe is None or probe > random or random == 1:
         return None
     return (
-        f"{PROBE} {probe:.3f} is no better than a random network's, {random:.3f}: the pretraining has brought nothing; "
-        "more epochs, more images or other views may"
+        f"{PROBE} {probe:.3f} is no better than a random network's, {random:.3f}: the pretraining did not help; "
+        "try more epochs, more images or other views"
     )
 
 

@@ -31,6 +31,7 @@ from imgcls_search.views.searching import how_it_went, what_mattered
 from imgcls_search.views.sections import Section, Sketchbook
 from imgcls_search.views.sureness import sureness, worse_pictures
 from imgcls_search.views.verdict import cost, hours, interval_of_choice, verdict
+from imgcls_search.words import counted
 from imgcls_search.worker import figures
 
 TOP_ROWS = 20
@@ -88,6 +89,7 @@ def _render(values: Mapping[str, Any]) -> str:
     environment.globals.update(
         measured=measured,
         share=share,
+        counted=counted,
         spread=spread,
         optimism_of_each=optimism_of_each,
         duration=durations.show,
@@ -158,6 +160,9 @@ class _Closer:
     sampled: tuple[int, int]
     """Of the training images, how many were looked at for the nearest ones, and how many there are."""
 
+    of_last_fold: bool
+    """Whether only the images of one fold could be looked at."""
+
 
 def _look_closer(record: Record, winner: Trial, looked: EvaluatedTrial, worst: Sequence[WrongImage]) -> _Closer:
     noted = {"root": record.facts.get("data_root"), "file": record.facts.get("data_file")}
@@ -169,6 +174,7 @@ def _look_closer(record: Record, winner: Trial, looked: EvaluatedTrial, worst: S
         worst=list(zip(worst, close, strict=True)),
         has_maps=any(each.map for each in close),
         sampled=(len(among.items), among.count),
+        of_last_fold=bool(looked.data.folds),
     )
 
 

@@ -70,7 +70,7 @@ def what_mattered(record: Record, book: Sketchbook) -> list[Section]:
             book.picture(figures.slices({name: column}, metric, across=1), f"{metric} by {name}")
             for name, column in slices.items()
         ]
-        left_out = f" {len(columns) - len(names)} more settings varied." if len(columns) > len(names) else ""
+        left_out = f" {counted('more setting', len(columns) - len(names))} varied." if len(columns) > len(names) else ""
         text = f"A point is a complete trial.{left_out}"
         sections.append(Section(title="Score by setting", text=text, pictures=drawn, is_dense=True))
     return sections

@@ -29,18 +29,18 @@ def sureness(looked: EvaluatedTrial, book: Sketchbook) -> Section:
     """Say how sure a network is and how right that is, in words, two pictures and a table."""
     found = looked.evaluation
     made = calibration.calibrate(_logits(found), found.labels)
-    caption = "How right it is against how sure it is, in 15 bins of equally many images"
+    caption = "Accuracy against confidence, in 15 bins of equally many images"
     pictures = [book.picture(reliability(found, made), caption)]
     table: list[tuple[str, ...]] = []
     if found.labels.ndim == 1:
         confidence, right = _decisions(found, made)
-        caption = "What share of its answers is wrong where it answers only what it is surest of"
+        caption = "Share of wrong answers if only the images with the highest confidence are answered"
         pictures.append(book.picture(risk_coverage(confidence, right), caption))
-        table = [("answered from a confidence of", "share answered", "right of these")]
+        table = [("lowest confidence", "share answered", "right of these")]
         for row in refusing.table(confidence, right):
             hits = share(row.right / row.answered, row.answered) if row.answered else "none answered"
             table.append((f"{row.threshold:g}", f"{row.share:.1%}", hits))
-    return Section(title="How sure it is", text=_in_words(made), pictures=pictures, table=table)
+    return Section(title="How sure it is", text=_in_words(made, len(looked.data.folds)), pictures=pictures, table=table)
 
 
 def reliability(found: Evaluation, made: calibration.Calibration) -> Figure:
@@ -72,7 +72,7 @@ def worse_pictures(looked: EvaluatedTrial, book: Sketchbook) -> Section | None:
         for name in dict.fromkeys(name for name, _ in table)
     ]
     return Section(
-        title="On worse pictures",
+        title="On corrupted images",
         text=f"Accuracy on {count} validation images with corruptions after Hendrycks and Dietterich (2019); the mean, "
         f"corruption_accuracy, is {share(sum(table.values()) / len(table), count)}.",
         table=[("corruption", *(f"severity {severity}" for severity in severities)), *rows],
@@ -106,7 +106,7 @@ def _logits(found: Evaluation) -> np.ndarray[Any, Any]:
     return logits if found.labels.ndim == 1 else logits - np.log(np.clip(1 - found.probabilities, 1e-16, None))
 
 
-def _in_words(made: calibration.Calibration) -> str:
+def _in_words(made: calibration.Calibration, folds: int) -> str:
     def figures_of(quality: calibration.Quality) -> str:
         return f"expected calibration error {quality.error:.4f}, log loss {quality.loss:.4f}"
 
@@ -117,7 +117,13 @@ def _in_words(made: calibration.Calibration) -> str:
         True: f"a temperature of {made.temperatures[0]:.3g}",
         False: "one temperature a label",
     }
-    return (
-        f"As trained: {figures_of(made.before)}. A bundle has {temperatures[len(made.temperatures) == 1]}, which makes "
-        f"that {figures_of(made.after)} on held-out validation images."
-    )
+    by, after = temperatures[len(made.temperatures) == 1], f"{figures_of(made.after)} on held-out validation images"
+    if folds:
+        # A bundle has one network, and fits its temperature on the images that this one was not trained on.
+        calibrated = (
+            f"With {by}, over all folds: {after}. A bundle has the network of the last of {folds} folds, calibrated on "
+            "the images of that fold if they are enough."
+        )
+    else:
+        calibrated = f"A bundle has {by}, which makes that {after}."
+    return f"As trained: {figures_of(made.before)}. {calibrated}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from imgcls_search.confidence import share_interval
 from imgcls_search.measures import main_measure
 from imgcls_search.rounding import measured, share, spread
+from imgcls_search.study.activity import shown_state
 from imgcls_search.study.record import Record
 from imgcls_search.study.usage import summarise_usage, usage_lines
 from imgcls_search.terminal import shown
@@ -185,7 +186,7 @@ def _baselines(record: Record, winner: Trial, looked: EvaluatedTrial | None) -> 
     if first.number != winner.number and first.last_shown:
         number = measured(first.metric, first.value_at(first.last_shown), record.val_images)
         what = "the first start configuration" if record.fact("space").get("start") else "the first trial"
-        when = "" if first.state == "complete" else f" at epoch {first.last_shown}, where it was {first.state}"
+        when = "" if first.state == "complete" else f" at epoch {first.last_shown} ({shown_state(first, record)})"
         detail = f"{first.metric} of trial {first.number}, {what}{when}"
         yield Card(name="first configuration", value=number, detail=detail, id="verdict-first")
 
@@ -275,7 +276,7 @@ def cost(record: Record, states: Iterable[str]) -> Cost:
     """Return what the search took, in device hours, by what came of the trials."""
     rows = []
     for state in states:
-        trials = [trial for trial in record.trials if trial.state == state]
+        trials = [trial for trial in record.trials if shown_state(trial, record) == state]
         if trials:
             seconds = sum(epoch.get("seconds", 0.0) for trial in trials for epoch in trial.epochs)
             epochs = sum(trial.epoch for trial in trials)

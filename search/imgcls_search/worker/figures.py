@@ -278,7 +278,7 @@ def reliability(groups: Mapping[str, Sequence[tuple[int, float, float]]]) -> Fig
     """Draw the share right against the confidence of bins (number of images, mean confidence, share right)."""
     figure, axes = new_figure(4.6, 3.6)
     lowest = min([0.0, *(mean for rows in groups.values() for _, mean, _ in rows)])
-    axes.plot([lowest, 1], [lowest, 1], color="#888888", lw=1, ls="--", label="as sure as right")
+    axes.plot([lowest, 1], [lowest, 1], color="#888888", lw=1, ls="--", label="perfectly calibrated")
     for name, rows in groups.items():
         axes.plot([mean for _, mean, _ in rows], [right for _, _, right in rows], marker="o", ms=4, label=name)
     axes.set_xlabel("confidence, mean of a bin")

@@ -238,7 +238,7 @@ def _sureness(metrics: BundleMetrics) -> Iterator[str]:
     yield _calibration(found["calibration"], _model_file(metrics))
     if found["answered"]:
         yield ""
-        yield "Where only images are answered of whose class it is this sure (validation images):"
+        yield "If it answers only images with at least this confidence (validation images):"
         yield from ("", "| confidence | answered | right of these | lower 95 % bound |", "|---|---|---|---|")
         for row in found["answered"]:
             yield f"| {row['min_confidence']:g} | {' | '.join(_answered(row))} |"

@@ -147,7 +147,7 @@ def from_weights(weights: Path, moved_to: Component | None = None) -> Trained:
     named = _SEED.fullmatch(weights.stem)
     seed = named[1] if named else None
     origin = report.get("origin")
-    on = report.get("trained_on", "unknown")
+    on = trained_portion(weights)
     seen = "were" if on == "train+val" else "may have been"
     notes: list[str] = []
     if on != "train":
@@ -215,6 +215,15 @@ def _of_ensemble(
         ),
         members=members,
     )
+
+
+def trained_portion(weights: Path) -> str:
+    """Return `train` or `train+val`, which weights that `train` saved were trained on; `unknown` of other weights.
+
+    Raises:
+        CheckpointError: what `train` wrote beside them is damaged.
+    """
+    return str(_report(weights).get("trained_on", "unknown"))
 
 
 def _report(weights: Path) -> dict[str, Any]:

@@ -190,6 +190,8 @@ def _fit(images: ImageFacts, size: ImageSize) -> tuple[str, str]:
     low, high = (aspect / (width / height) for aspect in (low, high))
     loss = 1 - min(low, high, 1 / low, 1 / high)
     if loss <= CROP_LOSS:
+        if round(loss, 2) == 0:
+            return "crop", "nearly all images have this shape: almost nothing is cut off"
         return "crop", f"cropping to the middle loses at most {loss:.0%} of nearly all images"
     low, _, high = images.aspects
     return "pad", f"widths are {low:.2g} to {high:.2g} times the heights: borders keep the whole image"

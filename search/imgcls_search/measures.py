@@ -23,7 +23,7 @@ NAMED: Mapping[str, str] = {
     "average_precision": "average precision of each class against the others, averaged with equal weights, 0 to 1",
     "mcc": "Matthews correlation coefficient, -1 to 1; 0 is chance",
     "kappa": "Cohen's kappa with quadratic weights, -1 to 1; for ordered classes, in the order of their names",
-    "ece": "expected calibration error: mean difference of confidence and accuracy in 15 bins of confidence, 0 to 1",
+    "ece": "expected calibration error: mean difference of confidence and accuracy in 15 bins of equal width, 0 to 1",
 }
 """What an epoch is measured by where an objective or a limit names it, and what a finished network is measured by."""
 

@@ -62,6 +62,7 @@ class _Baseline(TypedDict):
 
     metric: str
     score: float
+    images: int | None
 
 
 # `class` is no name for a field.
@@ -116,7 +117,7 @@ def describe(made: Delivered, options: str) -> AutoFinding:
     """Return what was found; `options` are those that every command about the study needs."""
     record, trial = made.record, made.trial
     metric, direction = record.objectives[0]
-    study = shlex.quote(made.files.name)
+    study, test = shlex.quote(made.files.name), _test(made)
     return {
         "study": made.files.name,
         "chosen": {
@@ -129,9 +130,9 @@ def describe(made: Delivered, options: str) -> AutoFinding:
         "metric": metric,
         "direction": direction,
         "validation": _validation(made),
-        "test": _test(made),
+        "test": test,
         "test_openings": len(record.facts.get("test_openings", [])),
-        "baselines": _baselines(made),
+        "baselines": _baselines(made, is_tested=test is not None),
         "decisions": [one.to_dict() for one in made.decisions],
         "time": {"given": made.account["given"], "spent": dict(made.account["spent"])},
         "files": _files(made),
@@ -208,21 +209,27 @@ def _test(made: Delivered) -> AutoScore | None:
     }
 
 
-def _baselines(made: Delivered) -> list[Baseline]:
+def _baselines(made: Delivered, *, is_tested: bool) -> list[Baseline]:
     """Return what the chosen configuration is to be compared with."""
     record = made.record
     found: list[Baseline] = []
     component = made.trial.candidate.config.component("data")
     metric = record.objectives[0][0]
     try:
-        parts: Mapping[str, Split] = {"validation": "val", "test": "test"}
+        parts: Mapping[str, Split] = {"validation": "val", **({"test": "test"} if is_tested else {})}
         for name, split in parts.items():
-            if record.fact("data")["images"].get(split):
-                label, scores = testing.largest_class(component, image_cache(made.files.root), metric, split)
-                found += [
-                    {"name": "always the largest class", "class": label, "on": name, "metric": key, "score": score}
-                    for key, score in scores.items()
-                ]
+            largest = testing.largest_class(component, image_cache(made.files.root), metric, split)
+            found += [
+                {
+                    "name": "always the largest class",
+                    "class": largest.name,
+                    "on": name,
+                    "metric": key,
+                    "score": score,
+                    "images": largest.images,
+                }
+                for key, score in largest.scores.items()
+            ]
     except DataError:
         # The images have gone since; the model is there.
         found = []
@@ -238,6 +245,7 @@ def _early(trial: Trial, seconds: float, record: Record) -> Baseline:
         "on": "validation",
         "metric": record.objectives[0][0],
         "score": trial.first_value,
+        "images": record.val_images,
         "after": seconds,
     }
 

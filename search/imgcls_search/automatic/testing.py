@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,10 +67,22 @@ def _score(found: Any, metric: str) -> SingleScore:
     return {"score": found.metrics[metric], "low": low, "high": high, "images": len(found.labels)}
 
 
-def largest_class(component: Component, cache: Path, metric: str, split: Split) -> tuple[str, dict[str, float]]:
-    """Return the class with most training images, and what always naming it scores on a split.
+@dataclass(frozen=True, kw_only=True)
+class LargestClass:
+    """What always naming the class with most images scores."""
 
-    Labels alone are looked at, no image.
+    name: str
+    scores: dict[str, float]
+    """By metric."""
+
+    images: int
+    """That the scores are from."""
+
+
+def largest_class(component: Component, cache: Path, metric: str, split: Split) -> LargestClass:
+    """Return the class with most images outside the test split, and what always naming it scores on a split.
+
+    Labels alone are looked at, no image; with folds those of all of them.
 
     Raises:
         DataError: the images are gone.
@@ -79,6 +91,8 @@ def largest_class(component: Component, cache: Path, metric: str, split: Split) 
     from imgcls_search.jobs.chance import constant_scores
 
     source = describe(component, cache)
-    counts = label_sets.count(source.labels["train"], len(source.classes))
-    known = constant_scores(counts, len(source.labels["train"]), source.labels[split], source.classes, metric)
-    return source.classes[int(np.argmax(counts))], known
+    scored = np.concatenate(source.fold_labels()) if split == "val" else source.labels[split]
+    known = np.concatenate(source.fold_labels()) if source.folds else source.labels["train"]
+    counts = label_sets.count(known, len(source.classes))
+    scores = constant_scores(counts, len(known), scored, source.classes, metric)
+    return LargestClass(name=source.classes[int(np.argmax(counts))], scores=scores, images=len(scored))

@@ -161,7 +161,7 @@ def _score(metric: str, found: AutoScore) -> str:
 
 
 def _baseline(entry: Baseline) -> str:
-    score = f"{entry['metric']} {measured(entry['metric'], entry['score'])} ({entry['on']})"
+    score = f"{entry['metric']} {measured(entry['metric'], entry['score'], entry['images'])} ({entry['on']})"
     if "class" in entry:
         return f"{entry['name']}, {entry['class']}: {score}"
     return f"the baseline, trial {entry['trial']} after {durations.show(entry['after'])}: {score}"

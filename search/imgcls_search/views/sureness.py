@@ -108,7 +108,8 @@ def _logits(found: Evaluation) -> np.ndarray[Any, Any]:
 
 def _in_words(made: calibration.Calibration, folds: int) -> str:
     def figures_of(quality: calibration.Quality) -> str:
-        return f"expected calibration error {quality.error:.4f}, log loss {quality.loss:.4f}"
+        bins = f"({calibration.BINS} bins of equally many images)"
+        return f"expected calibration error {quality.error:.4f} {bins}, log loss {quality.loss:.4f}"
 
     if not made.is_kept or made.before is None or made.after is None:
         shown = f" ({figures_of(made.before)})" if made.before is not None else ""

@@ -209,7 +209,8 @@ def test_trials_as_table_json_and_csv(study: str, imgcls: Callable[..., Answer])
 
 def test_compare_two_trials_and_two_studies(study: str, imgcls: Callable[..., Answer]) -> None:
     found = json.loads(imgcls("compare", f"{study}:0", f"{study}:1", "--json").out)
-    assert any(line.startswith("optimizer.adamw.lr: was ") for line in found["config"])
+    rates = [row["params"]["optimizer.adamw.lr"] for row in json.loads(imgcls("trials", study, "--json").out)]
+    assert f"optimizer.adamw.lr: {rates[0]} / {rates[1]}" in found["config"]
     entry = found["measured"]["accuracy"]
     assert entry["change"] == pytest.approx(entry["second"] - entry["first"])
     same = imgcls("compare", study, study)

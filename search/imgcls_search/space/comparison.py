@@ -34,6 +34,11 @@ class Difference:
     def __str__(self) -> str:
         return f"{self.path}: was {_show(self.old)}, is now {_show(self.new)}"
 
+    def side_by_side(self) -> str:
+        """Return it in words for two documents of which neither is the later one."""
+        first, second = ("absent" if value is MISSING else json.dumps(value) for value in (self.old, self.new))
+        return f"{self.path}: {first} / {second}"
+
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Difference]:
     """Return what changed, in the order of the old document, what is new last."""

@@ -229,8 +229,8 @@ def compare_opened(names: tuple[str, str], one: Opened, other: Opened) -> Compar
     return {
         "kind": "studies",
         "names": [first, second],
-        "space": _changes(a.fact("space"), b.fact("space")),
-        "facts": _changes(*map(_compared_facts, (a, b))),
+        "space": _differing(a.fact("space"), b.fact("space")),
+        "facts": _differing(*map(_compared_facts, (a, b))),
         "trials": [summarise(record)["trials"] for record in (a, b)],
         "epochs": [sum(trial.epoch for trial in record.trials) for record in (a, b)],
         "chosen": {"by": [list(objective) for objective in by], "of": [len(front) for front in fronts]},
@@ -274,7 +274,7 @@ def _compare_trials(a: Record, first: Trial, b: Record, second: Trial) -> TrialC
         "trials": [row["trial"] for row in shown],
         "states": [row["state"] for row in shown],
         "epochs": [row["epochs"] for row in shown],
-        "config": _changes(first.candidate.config.to_dict(), second.candidate.config.to_dict()),
+        "config": _differing(first.candidate.config.to_dict(), second.candidate.config.to_dict()),
         "measured": {
             name: {"first": measured[0][name], "second": measured[1][name], "change": measured[1][name] - value}
             for name, value in measured[0].items()
@@ -296,8 +296,8 @@ def _noise(a: Record, b: Record, measured: Sequence[Mapping[str, float]]) -> flo
     return 1.96 * math.sqrt(sum(share * (1 - share) / count for share, count in zip(shares, counts, strict=True)))
 
 
-def _changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    return [str(change) for change in differences(old, new)]
+def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    return [difference.side_by_side() for difference in differences(first, second)]
 
 
 def _best_first(record: Record) -> list[Trial]:

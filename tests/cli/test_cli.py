@@ -131,7 +131,7 @@ def test_all_problems_of_a_file_are_reported_together(tmp_path: Path, here: Call
         (("run", "tiny.yaml", "--workers", "two"), "error: Invalid value for '--workers'"),
         (("run", "tiny.yaml", "--timeout", "10001d"), "--timeout 10001d: is too long; allowed: at most 10000d"),
         (("auto", "digits", "--time", f"{10**30}d"), "is too long; allowed: at most 10000d"),
-        (("run", ""), "error: an argument: is empty; allowed: a text (is a variable unset?)"),
+        (("run", ""), "error: an argument: is empty; allowed: a value (is a shell variable unset?)"),
         (("run", "tiny.yaml", "--studies", ""), "error: --studies: is empty"),
         (("list", "--studies="), "error: --studies: is empty"),
         (("predict", "model", "a.png", ""), "error: an argument: is empty"),

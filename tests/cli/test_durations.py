@@ -85,7 +85,7 @@ def test_wrong_durations_are_refused_with_what_is_allowed(name: str, text: str) 
     assert len(str(wrong.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize("text", ["", "0", "90x", "-1", "1h30", "nan", "9" * 400])
+@pytest.mark.parametrize("text", ["0", "90x", "-1", "1h30", "nan", "9" * 400])
 @pytest.mark.parametrize("command", ["run", "plan"])
 def test_wrong_timeout_option_is_one_line(command: str, text: str, tiny: Path, here: Callable[..., Answer]) -> None:
     answer = here(command, tiny, "--timeout", text)

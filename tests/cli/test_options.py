@@ -179,7 +179,7 @@ def test_training_of_other_settings_and_data_is_noted_in_its_study(
     ("command", "shown"),
     [
         (("plan", "tiny.yaml", "--epochs", "1", "--studies", "elsewhere"), "study.trials: 4 take about"),
-        (("reproduce", STUDY, "--trial", "0", "--studies", "elsewhere"), "trial 0, 1 epochs"),
+        (("reproduce", STUDY, "--trial", "0", "--studies", "elsewhere"), "trial 0, 1 epoch,"),
     ],
 )
 def test_what_is_trained_is_trained_elsewhere(

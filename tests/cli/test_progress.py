@@ -113,7 +113,7 @@ def test_commands_that_train_measure_and_draw_say_how_far_they_are(
     # Two seeds are two values, wherever they are shown.
     assert "±" not in answer.out
     assert re.search(r"is confirmed: validation accuracy 0\.\d{3} and 0\.\d{3} \(2 seeds not used", answer.out)
-    assert re.search(r"the search score was too high by [+-]\d\.\d{3} and [+-]\d\.\d{3}", answer.out)
+    assert re.search(r"optimism of the search score: [+-]\d\.\d{3} and [+-]\d\.\d{3} ", answer.out)
     interval = r"95 % interval \d\.\d{3} to \d\.\d{3} from sampling \d+ images, test split opened once"
     assert re.search(rf"test accuracy: \d\.\d{{3}} and \d\.\d{{3}} over seeds; {interval}", answer.out)
     assert "±" not in imgcls("best", "tiny-digits").out

@@ -399,7 +399,7 @@ def test_report_of_several_objectives_is_whole_and_without_needless_digits(
     # Two seeds are two values.
     assert "±" not in body
     assert "reached accuracy 0.31 and 0.42 on 2 new seeds" in body
-    assert "was too high by +0.06 and -0.06" in body
+    assert "Optimism of its search score: +0.06 and -0.06" in body
     assert page.inner_text("#confirmed-test") == "0.31 and 0.42"
     assert page.inner_text("#best-accuracy") == "0.36"
     assert "lr: was 0.001, is now 0.006605" in body

@@ -131,7 +131,9 @@ class _Command(TyperCommand):
         for given in args:
             name, equals, value = given.partition("=") if given.startswith("-") else (before, "", given)
             if not value and (equals or not given):
-                raise USAGE_ERROR(f"{name or 'an argument'}: is empty; allowed: a value (is a shell variable unset?)", ctx=ctx)
+                raise USAGE_ERROR(
+                    f"{name or 'an argument'}: is empty; allowed: a value (is a shell variable unset?)", ctx=ctx
+                )
             before = given if given.startswith("-") else ""
         return super().parse_args(ctx, args)
 

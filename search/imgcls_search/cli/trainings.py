@@ -313,7 +313,7 @@ def confirm(
         f"({interval}{count} seeds not used to pick it)"
     )
     lucks = spread(metric, optimism_of_each(found), luck["mean"], luck["ci95"], images, signed=True)
-    echo(f"the search score was too high by {lucks}")
+    echo(f"optimism of the search score: {lucks} (above 0: it looked better than it is)")
     tested = spread(metric, test["scores"], test["mean"], test["ci95"], test["images"])
     chance = f", {test['images']} images"
     if ends := test.get("images_interval"):

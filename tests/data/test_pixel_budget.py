@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -59,3 +62,23 @@ def test_decoding_takes_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
     upright_rgb(Image.new("L", (20, 10)))
     assert watched.asked == [1200, 200]
     assert watched.free == MAX_PIXELS
+
+
+FORKING = """
+import os, signal, sys
+from imgcls_search.data.pixel_budget import PixelBudget
+
+budget = PixelBudget(100)
+with budget.of(100):
+    child = os.fork()
+    if not child:
+        signal.alarm(60)
+        with budget.of(100):
+            os._exit(7)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_forked_process_waits_for_no_thread_that_it_does_not_have() -> None:
+    assert subprocess.run([sys.executable, "-c", FORKING]).returncode == 7

@@ -238,7 +238,9 @@ async def _form_files(request: Request, folder: Path) -> list[tuple[str, Path]]:
 
     found = []
     try:
-        async with Request(request.scope, counted).form(max_files=MOST_IMAGES, max_fields=MOST_IMAGES) as form:
+        async with Request(_in_small_letters(request.scope), counted).form(
+            max_files=MOST_IMAGES, max_fields=MOST_IMAGES
+        ) as form:
             for number, (_, value) in enumerate(form.multi_items()):
                 if isinstance(value, UploadFile):
                     file = folder / str(number)
@@ -249,6 +251,15 @@ async def _form_files(request: Request, folder: Path) -> list[tuple[str, Path]]:
     if not found:
         raise Refused(400, "no image: the form has no file")
     return found
+
+
+def _in_small_letters(scope: Any) -> dict[str, Any]:
+    """Return a request's scope with the kind of its content in small letters: starlette reads no others before 1.10."""
+    headers = []
+    for name, value in scope["headers"]:
+        kind, semicolon, rest = value.partition(b";")
+        headers.append((name, kind.lower() + semicolon + rest if name == b"content-type" else value))
+    return {**scope, "headers": headers}
 
 
 def _too_large() -> Refused:

@@ -254,7 +254,7 @@ async def _form_files(request: Request, folder: Path) -> list[tuple[str, Path]]:
 
 
 def _in_small_letters(scope: Any) -> dict[str, Any]:
-    """Return a request's scope with the kind of its content in small letters: starlette reads no others before 1.10."""
+    """Return a request's scope with its kind of content in small letters: older versions of starlette need them."""
     headers = []
     for name, value in scope["headers"]:
         kind, semicolon, rest = value.partition(b";")

@@ -319,6 +319,7 @@ BAD_FILES = {
     "header": (b"path,species\n", "has no rows"),
     "blank": (b"path,species\n\n , \n", "has no rows"),
     "latin": ("path,species\nimg/000.png,b\u00e4r\n".encode("latin-1"), ":2: column 'species': byte 0xe4 is not UTF-8"),
+    "key": ("PK,path,species\n1,a.png,b\u00e4r\n".encode("latin-1"), ":2: column 'species': byte 0xe4 is not UTF-8"),
     "utf16": ("path,species\na,b\n".encode("utf-16"), ":1: is UTF-16; allowed: UTF-8"),
     "short": (b"path,species\nimg/000.png\n", ":2: has 1 cells where the first line has 2 columns"),
     "long": (b'path,species\n"img/000.png",a\nb.png,a,b\n', ":3: has 3 cells where the first line has 2 columns"),

@@ -91,8 +91,9 @@ def largest_class(component: Component, cache: Path, metric: str, split: Split) 
     from imgcls_search.jobs.chance import constant_scores
 
     source = describe(component, cache)
-    scored = np.concatenate(source.fold_labels()) if split == "val" else source.labels[split]
-    known = np.concatenate(source.fold_labels()) if source.folds else source.labels["train"]
+    validation = np.concatenate(source.fold_labels())
+    scored = validation if split == "val" else source.labels[split]
+    known = validation if source.folds else source.labels["train"]
     counts = label_sets.count(known, len(source.classes))
     scores = constant_scores(counts, len(known), scored, source.classes, metric)
     return LargestClass(name=source.classes[int(np.argmax(counts))], scores=scores, images=len(scored))

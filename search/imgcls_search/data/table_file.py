@@ -194,13 +194,13 @@ def _collect(
 
 OTHER_KINDS: Mapping[bytes, str] = {
     b"\x1f\x8b": "a gzip archive; unpack it",
-    b"PK": "a zip archive or an Excel workbook; save it as CSV",
+    b"PK\x03\x04": "a zip archive or an Excel workbook; save it as CSV",
     b"\xd0\xcf\x11\xe0": "an Excel workbook; save it as CSV",
-    b"PAR1": "a Parquet file; name it .parquet",
+    b"PAR1\x15": "a Parquet file; name it .parquet",
     b"BZh": "a bzip2 archive; unpack it",
     b"\xfd7zXZ": "an xz archive; unpack it",
     b"\x28\xb5\x2f\xfd": "a zstd archive; unpack it",
-    b"SQLite format 3": "a SQLite database; export its table as CSV",
+    b"SQLite format 3\0": "a SQLite database; export its table as CSV",
 }
 """How files begin that people give a text's name, and what to do with them."""
 

@@ -191,7 +191,7 @@ def _seeds(metrics: BundleMetrics) -> Iterator[str]:
         values, measure = seeds["values"], seeds.get("measure", "accuracy")
         shown = spread(measure, values, seeds["mean"], seeds["ci95"], metrics["data"]["counts"]["test"])
         interval = " (95 % interval of the mean, Student's t)" if len(values) > 2 else ""
-        yield (f"Over {seeds['count']} trainings that differ only in the seed, test {measure} is {shown}{interval}.")
+        yield f"Over {seeds['count']} trainings that differ only in the seed, test {measure} is {shown}{interval}."
 
 
 def _more_scores(score: Score) -> Iterator[str]:

@@ -145,7 +145,7 @@ def steps(first: TrialConfig, last: TrialConfig, can_be_built: Callable[[TrialCo
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Yield the paths at which two trees of the same sections differ; subtrees with different keys count as one path."""
+    """Yield the paths at which two trees of the same sections differ; a subtree with other keys counts as one path."""
     for key, value in old.items():
         below = (*above, key)
         both = isinstance(value, Mapping) and isinstance(new[key], Mapping)

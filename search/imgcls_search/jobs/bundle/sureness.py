@@ -48,7 +48,7 @@ def check_target(trained: Trained, target: float | None) -> None:
     """Refuse a precision that cannot be reached, before anything is exported.
 
     Raises:
-        UserError: the number is not a precision, or the images to measure it on are too few or may have been trained on.
+        UserError: it is not a precision, or the images to measure it on are too few or may have been trained on.
     """
     if target is None:
         return

@@ -75,7 +75,7 @@ def from_trial(files: StudyFiles, number: int | None, moved_to: Component | None
     """Load the weights of a finished trial, by default the best; `moved_to` says where its images are now.
 
     Raises:
-        UserError: they are of another kind there.
+        UserError: the images there are of another kind.
         DataError: there is no such folder.
         StudyError: there is no such study or trial, or the trial is not finished.
         CheckpointError: its weights are missing or damaged.
@@ -134,7 +134,7 @@ def from_weights(weights: Path, moved_to: Component | None = None) -> Trained:
     """Load weights that `train` saved, with its metrics.json; `moved_to` says where their images are now.
 
     Raises:
-        UserError: they are of another kind there.
+        UserError: the images there are of another kind.
         DataError: there is no such folder.
         CheckpointError: the file is not a trained model of this program, or its exported network is missing.
     """

@@ -54,7 +54,7 @@ def find_trial(record: Record, number: int) -> Trial:
 
 
 def read_origin(text: str) -> tuple[Origin | None, str | None]:
-    """Return the study and trial in an exported file's origin comment, None if there is none, and what is wrong with it.
+    """Return the study and trial in an exported file's origin comment, None if there is none; and what is wrong there.
 
     Users may edit the comment, so an invalid one does not stop a training.
     """

@@ -61,7 +61,7 @@ def expected_best(values: Sequence[float], count: int, sign: int = 1) -> float:
 
 
 def gains(searches: Sequence[PoolSearch], budget: int, sign: int = 1) -> Array:
-    """Return [searches, budget + 1]: how far the best so far is above random search's end; NaN before the first best."""
+    """Return [searches, budget + 1]: how far the best so far is above random search's end; NaN before the first one."""
     import numpy as np
 
     found = np.full((len(searches), budget + 1), np.nan)

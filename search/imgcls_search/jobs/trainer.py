@@ -91,8 +91,8 @@ class Trainer:
     ) -> list[list[dict[str, float]]]:
         """Train every job to its last epoch and return the metrics of each epoch, by job.
 
-        The number of each job is its index in the list. `names` are shown to the user; `pace` counts epochs if more jobs
-        follow.
+        The number of each job is its index in the list. `names` are shown to the user; `pace` counts epochs if more
+        jobs follow.
 
         Raises:
             UserError: the disk is full, or a file that the training needs is wrong.

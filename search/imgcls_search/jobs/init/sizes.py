@@ -189,7 +189,7 @@ def native_size(images: ImageFacts) -> ImageSize:
 
 
 def _of_aspect(side: int, like: ImageSize) -> ImageSize:
-    """Return a size with this shorter side and about the aspect ratio of `like`; the longer side is a multiple of 16."""
+    """Return a size with this shorter side and about the aspect ratio of `like`; its longer side is divisible by 16."""
     height, width = sides(like)
     ratio = max(height, width) / min(height, width)
     longer = side if ratio <= SQUARE else max(side, round(side * min(ratio, MOST_OBLONG) / 16) * 16)

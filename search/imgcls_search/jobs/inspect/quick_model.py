@@ -127,7 +127,7 @@ def predict_out_of_fold(
     seed: int,
     progress: Progress,
 ) -> Floats:
-    """Return the probabilities [N, classes] of images uint8 [N, side, side, 3], by models trained on the other folds."""
+    """Return the probabilities [N, classes] of images uint8 [N, side, side, 3], by models trained on other folds."""
     task = Task(pixels=pixels, labels=labels, folds=folds, classes=classes, epochs=epochs, seed=seed)
     # The models err on different images: each contradicts wrong labels that the other has learned.
     return np.asarray(np.mean([MODELS[name](task, progress) for name in models], axis=0))

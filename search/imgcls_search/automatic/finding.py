@@ -82,7 +82,7 @@ class Times(TypedDict):
 
     given: float
     spent: dict[str, float]
-    """By step."""
+    """Seconds spent, by step."""
 
 
 class AutoFinding(TypedDict):

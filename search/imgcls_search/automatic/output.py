@@ -61,7 +61,7 @@ def find(component: Component, out: Path | None, studies: Path) -> OutputFolder:
 
     Raises:
         UserError: it contains other files, or it or the studies would be among the images.
-        DataError: there are no images.
+        DataError: the images do not exist.
     """
     must_exist(component)
     chosen = out if out is not None else Path(f"auto-{name_of(component)}")

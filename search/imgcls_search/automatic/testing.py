@@ -73,7 +73,7 @@ class LargestClass:
 
     name: str
     scores: dict[str, float]
-    """By metric."""
+    """Scores by metric."""
 
     images: int
     """Number of images that were scored."""

@@ -42,7 +42,7 @@ def class_maps(model: nn.Module, images: Tensor, targets: Sequence[int]) -> np.n
         return None
 
 
-class _watching:  # noqa: N801 - used as a context
+class _watching:  # noqa: N801 - used as a context manager
     """Record the outputs of all layers that have places, in the order of the forward pass."""
 
     def __init__(self, model: nn.Module, shape: Sequence[int]) -> None:

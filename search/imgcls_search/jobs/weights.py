@@ -26,7 +26,7 @@ class AtHand:
     """The folder, package or cache that contains it."""
     bytes: int
     model: Mapping[str, Mapping[str, Any]] | None
-    """What to write under `model` to start from it; None if the file does not say its family."""
+    """The section `model` that starts from it; None if the file does not name its family."""
     about: str
 
     def to_dict(self) -> dict[str, Any]:

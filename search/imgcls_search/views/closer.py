@@ -34,7 +34,7 @@ LONGEST = 448
 """Most pixels of an original's longer side; without a limit, a page of photographs would have hundreds of MB."""
 
 SMALL = 96
-"""Smaller images are enlarged to about this many pixels without smoothing."""
+"""Small images are enlarged to about this many pixels without smoothing, maps to twice as many."""
 
 BATCH = 64
 

@@ -101,7 +101,7 @@ class _Pictures(FileSystemArtifactStore):
     """Serves the plain files of one folder; a missing file is answered with 404, while Optuna's own store raises."""
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
-        """Open an artifact, which must be a file in the folder and not a link: a study may come from untrusted people."""
+        """Open an artifact, which must be a file in the folder and not a link: a study may come from anyone."""
         path = self._inside(artifact_id)
         try:
             # Do not wait for the writer of a pipe. Not every system has these flags.

@@ -31,7 +31,7 @@ KINDS = {"file": "equal files", "pixels": "equal pixels", "near": "near-copies"}
 
 
 def default_page(images: Inventory) -> Path | None:
-    """Return the default page: in the working folder, None if that contains the images."""
+    """Return the default page: in the working folder, None if it would be among the images there."""
     page = Path(f"inspect-{slug(images.name) or 'images'}.html")
     return None if _is_among(images, page) else page
 

@@ -50,7 +50,7 @@ class NotebookLive:
         self.handle = library.display(library.HTML(""), display_id=True)
 
     def stop(self) -> None:
-        """Clear the room again."""
+        """Clear the output."""
         if self.handle is not None:
             self.handle.update(_library().HTML(""))
 
@@ -90,7 +90,7 @@ class NotebookProgress(Progress):
             self.notebook.start()
 
     def stop(self) -> None:
-        """Clear the room again."""
+        """Clear the output."""
         self.notebook.stop()
 
     def update(self, task_id: TaskID, **changes: Any) -> None:

@@ -167,7 +167,7 @@ def _num_settled(search: Search) -> int:
 
 
 def _leader(search: Search) -> Trial | None:
-    """Return the trial that would be best if all ended now: within limits, with the most epochs, then the best value."""
+    """Return the trial that would be best if all ended now: within limits, with most epochs, then the best value."""
     shown = [trial for trial in search.record.trials if trial.last_shown and _is_within_limits(trial, search)]
 
     def standing(trial: Trial) -> tuple[int, float, int]:

@@ -31,7 +31,7 @@ LEAST_EXPLAINED = 0.1
 """Least R² on held-out trials to show importances: fANOVA would also attribute chance to settings."""
 
 MOST_FITTED = 400
-"""Most trials for importances; with more, use about this many at equal distances: fANOVA takes minutes for thousands."""
+"""Most trials for importances; of more, use about this many at equal distances: thousands take fANOVA minutes."""
 
 _UNITS = (("days", 86_400), ("hours", 3_600), ("minutes", 60), ("seconds", 1))
 

@@ -31,7 +31,7 @@ LATENCY_IMAGES = 64
 
 class _ScoredFile(TypedDict):
     of: str
-    """What was measured."""
+    """The file or weights that were scored."""
 
     split: str
     images: int

@@ -35,7 +35,7 @@ class Sureness:
     """The requested precision."""
 
     refusal: Answered | None = None
-    """The threshold that reaches it."""
+    """The threshold that reaches the target."""
 
     unlike: float | None = None
     """Score above which an image is marked as unlike the training images."""

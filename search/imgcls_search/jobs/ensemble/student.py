@@ -66,7 +66,7 @@ def distil(made: Made, number: int | None, out: Path, watcher: TrainingWatcher) 
     The ensemble is copied into the folder. Call it again to resume an interrupted training.
 
     Raises:
-        StudyError: there is no such trial, or the folder holds another training.
+        StudyError: there is no such trial, or the folder contains another training.
         BuildError: the trial's network sees other images than the ensemble.
         NoResultError: the training failed.
     """

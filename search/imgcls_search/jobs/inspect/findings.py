@@ -135,7 +135,7 @@ class Judgement:
     """Share of wrong labels by the estimated joint distribution; far too large if the model is weak."""
 
     left_out: tuple[str, ...]
-    """Classes with too few images to be judged."""
+    """Classes with too few images to judge."""
 
     with_test: bool
 

@@ -1,6 +1,6 @@
-"""The steps of `auto` in their order: draft, search with an early score and bundle, confirm, bundle beside report.
+"""Run the steps of `auto`: draft, search with an early score and bundle, confirm, bundle and report in parallel.
 
-Each step is also a command; a call resumes at the step that an earlier one did not finish.
+Each step is also a command. A call resumes at the first step that earlier calls did not finish.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ from imgcls_search.study.record import Record, load
 from imgcls_search.study.result_facts import AutoFact, Confirmation
 from imgcls_search.trial import Trial
 
-# What takes seconds to import is imported when its step comes, so that a short time is not spent on it.
+# Import slow modules only in the step that needs them, to save time.
 if TYPE_CHECKING:
     from imgcls_search.jobs.init.draft import Decision, Draft, Flips
     from imgcls_search.orchestrator.begin import Outcome
     from imgcls_search.views.screens import Screens
 
 USUAL_SECONDS = 3600.0
-"""In all, where no call said."""
+"""Total time if no call gave one."""
 
 WORTH_SECONDS = 10.0
-"""More trials are tried when all are done and at least so much of the search's time is left."""
+"""Add trials when all are done and more than this is left of the search's time."""
 
 
 class Auto:
-    """One call."""
+    """One call of `auto`."""
 
     def __init__(self, request: Request, screens: Screens) -> None:
-        """Find out how far earlier calls came, and refuse what does not fit.
+        """Load the progress of earlier calls, and check the request.
 
         Raises:
-            UserError: the folders or the images are not fit for it.
+            UserError: the folders or the images cannot be used.
         """
         self.request, self.screens = request, screens
         self.output = output.find(request.component, request.out, request.studies)
@@ -70,12 +70,12 @@ class Auto:
             )
 
     def run(self) -> Delivered:
-        """Do what is missing.
+        """Run the steps that are not done yet.
 
         Raises:
-            UserError: something is not fit for it.
+            UserError: a file, folder or setting cannot be used.
             NoResultError: the time ended before there was a trial to use.
-            Interrupted, KeyboardInterrupt: somebody stopped it.
+            Interrupted, KeyboardInterrupt: the user stopped it.
         """
         output.make(self.output)
         self._say_time()
@@ -102,7 +102,7 @@ class Auto:
         )
 
     def _known(self) -> AutoFact:
-        """Return how far earlier calls came."""
+        """Return the account of earlier calls."""
         if self.output.space_file.is_file():
             space = self._space()
             _, files = output.study_of(space, self.request.studies, self._address(space))
@@ -115,7 +115,7 @@ class Auto:
         return read_file(self.output.account) or {}
 
     def _space(self) -> Space:
-        # Its time is this call's to keep.
+        # This call keeps the time, so the search needs no timeout.
         changes = [*self.request.changes, ("study.timeout", "null")]
         return output.read(self.output, self.request.component, changes)
 
@@ -208,7 +208,7 @@ class Auto:
             space = replace(space, study={**space.study, "trials": trials})
 
     def _run_once(self, space: Space, address: Address | None, watcher: AutoWatcher) -> Outcome | None:
-        """Search until the deadline; None where it had to be left in the middle."""
+        """Search until the deadline; return None if the time ended before the search had saved."""
         from imgcls_search.orchestrator.begin import run
 
         try:
@@ -226,7 +226,7 @@ class Auto:
             return None
 
     def _load(self) -> None:
-        """Read the study as it stands."""
+        """Read the current state of the study."""
         assert self.files is not None
         if self.files.store.exists():
             self.record = study_data.load_with_images(self.files)
@@ -239,7 +239,7 @@ class Auto:
     # Confirm.
 
     def _choose(self) -> tuple[Record, Trial, Confirmation | None]:
-        """Return the trial to deliver, and what its confirmation showed, if there was time for one."""
+        """Return the trial to deliver and the result of its confirmation, if there was time for one."""
         self._load()
         assert self.record is not None
         self.ledger.begin("confirm")
@@ -296,7 +296,7 @@ class Auto:
         return None
 
     def _test(self, record: Record, trial: Trial) -> None:
-        """Open the test split for a network that was not confirmed, once."""
+        """Score an unconfirmed network on the test split, once."""
         fact = self.ledger.fact
         if "test" in fact and fact["test"]["trial"] == trial.number:
             return
@@ -317,7 +317,7 @@ class Auto:
     # Deliver.
 
     def _deliver(self, record: Record, trial: Trial, confirmed: Confirmation | None) -> bool:
-        """Write the model beside the test and the page; return whether the page is there."""
+        """Write the model while testing it and writing the report; return whether there is a report."""
         from imgcls_search.training.device import one_thread
 
         bundling = self._begin_bundle(trial)
@@ -344,7 +344,7 @@ class Auto:
         return BundleProcess(self.files, trial.number, self.output.bundle)
 
     def _finish_bundle(self, bundling: BundleProcess) -> None:
-        """Wait for the model.
+        """Wait until the model is written.
 
         Raises:
             DeployError: it cannot be written.
@@ -352,7 +352,7 @@ class Auto:
         assert self.files is not None
         fact = self.ledger.fact
         self.ledger.begin("bundle")
-        # The first model is worth being late; a better one in its place is not.
+        # Exceed the time to write a first model, but not to replace it with a better one.
         end = self.ledger.end if self.output.bundle.is_dir() else math.inf
         try:
             with self.screens.steps() as step, ending_at(end):
@@ -370,7 +370,7 @@ class Auto:
         self.ledger.save()
 
     def _report(self, trial: Trial) -> bool:
-        """Write the page, as far as there is time; return whether it is there."""
+        """Write the report if there is time; return whether there is one."""
         assert self.files is not None
         fact = self.ledger.fact
         self.ledger.begin("report")
@@ -396,5 +396,5 @@ class Auto:
 
 
 def _is_of(trials: list[int], ranking: list[int]) -> bool:
-    """Tell whether trials are the best ones now."""
+    """Tell whether these trials are still the best ones."""
     return trials == sorted(ranking[: len(trials)])

@@ -1,4 +1,4 @@
-"""How the rest of the time is divided: what confirming costs, what must stay for bundle and report, and if none is."""
+"""Divide the remaining time between search, confirmation, bundle and report."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from imgcls_search.trial import Trial
 from imgcls_search.words import counted
 
 CHOICES = ((3, 3), (3, 2), (2, 2), (1, 2))
-"""Trials and seeds of a confirmation, the best affordable one first."""
+"""Trials and seeds of a confirmation; the first affordable pair is used."""
 
 CONFIRM_SHARE = 0.25
-"""The largest part of all time that is kept for confirming."""
+"""Largest share of the total time to reserve for confirming."""
 
 JOB_SECONDS = 1.5
-"""What a training takes beside its epochs: images, weights, a checkpoint."""
+"""Overhead of a training besides its epochs: loading images and weights, writing a checkpoint."""
 
 START_SECONDS = 6.0
-"""What confirming takes beside trainings and tests: processes, images, libraries."""
+"""Overhead of confirming besides trainings and tests: starting processes, loading images and libraries."""
 
 LEAST_SECONDS, SHARE_OF_DRAFT, MOST_SHARE = 8.0, 0.6, 1 / 6
-"""Of bundle and page before one was measured: at least so long, or a share of what the draft took, which tells how
-busy the machine is; at most a share of all time."""
+"""Time to assume for bundle or report until one was measured: at least these seconds or this share of the draft's
+time, which shows how busy the machine is; at most this share of the total time."""
 
 END_SECONDS = 3.0
-"""For what is printed at the end, and the end of the process."""
+"""Time to print the result and end the process."""
 
 SAFETY = 1.3
-"""Steps get this many times what they took before."""
+"""Reserve this many times the expected time of a step."""
 
 
 def closing_seconds(fact: AutoFact, record: Record | None = None, testing: float = 0.0) -> float:
-    """Return the seconds that bundle, page and so many seconds of testing need.
+    """Return the seconds to reserve for bundle, report and `testing` seconds of testing.
 
-    Where there are two cores the bundle is written beside the others.
+    With two or more cores, the bundle is written in parallel with the others.
     """
     others = fact.get("measured", {}).get("report", _assumed(fact)) + testing
     bundle = _bundle_seconds(fact, record)
@@ -53,14 +53,14 @@ def end_seconds(fact: AutoFact) -> float:
 
 
 def note_speeds(fact: AutoFact, speeds: Mapping[str, Mapping[str, float]]) -> None:
-    """Keep how long the slowest network of a draft takes for a multiply-accumulate of a prediction."""
+    """Store the seconds per multiply-accumulate of a prediction by a draft's slowest network."""
     fact["measured"] = {**fact.get("measured", {}), "mac": max(speed["predict"] for speed in speeds.values())}
 
 
 def _bundle_seconds(fact: AutoFact, record: Record | None) -> float:
-    """Return how long the bundle of one of the best trials takes: as the one that was measured, and for its size more.
+    """Estimate the seconds to bundle one of the best trials: the measured bundle's, plus more for a larger network.
 
-    A bundle runs about twice as many images as there are for validation, through its file and through torch.
+    A bundle predicts the validation images about twice: with its file and with torch.
     """
     measured = fact.get("measured", {}).get("bundle", _assumed(fact))
     if record is None or "baseline" not in fact or fact.get("bundled") != fact["baseline"]["trial"]:
@@ -71,12 +71,12 @@ def _bundle_seconds(fact: AutoFact, record: Record | None) -> float:
 
 
 def _macs(record: Record) -> float:
-    """Return the multiply-accumulates of the costliest of the best trials."""
+    """Return the multiply-accumulates of the most expensive of the best three trials."""
     return max((trial.sizes.get("macs", 0) for trial in best.ranked(record)[:3]), default=0)
 
 
 def _mac_seconds(record: Record, fact: AutoFact) -> float:
-    """Return the seconds of a multiply-accumulate; where no draft was measured, by half of what a bundle took."""
+    """Return the seconds per multiply-accumulate; without a measured draft, from half of a bundle's time."""
     measured = fact.get("measured", {})
     if "mac" in measured:
         return measured["mac"]
@@ -85,19 +85,19 @@ def _mac_seconds(record: Record, fact: AutoFact) -> float:
 
 
 def _assumed(fact: AutoFact) -> float:
-    """Return the seconds of a step that was not measured yet."""
+    """Return the seconds to assume for a step that was not measured yet."""
     draft = fact.get("spent", {}).get("init", 0.0)
     return min(MOST_SHARE * fact["given"], max(LEAST_SECONDS, SHARE_OF_DRAFT * draft))
 
 
 def testing_seconds(record: Record, fact: AutoFact) -> float:
-    """Return the seconds that a network needs for the validation and the test images."""
+    """Return the seconds to score a network on the validation and test images."""
     images = record.fact("data")["images"]
     return 1.0 + (images.get("val", 0) + images.get("test", 0)) * _macs(record) * _mac_seconds(record, fact)
 
 
 def confirm_seconds(trials: Sequence[Trial], seeds: int, workers: int, test: float) -> float:
-    """Return what it takes to confirm the best of some trials."""
+    """Return the seconds to confirm the best of these trials."""
     each = [sum(epoch["seconds"] for epoch in trial.epochs) + JOB_SECONDS for trial in trials]
     choosing = max(sum(each) * seeds / workers, math.ceil(len(each) * seeds / workers) * min(each))
     measuring = math.ceil(seeds / workers) * max(each)
@@ -116,18 +116,18 @@ def affordable(record: Record, fact: AutoFact, seconds: float) -> ConfirmPlan | 
 
 
 def kept_seconds(record: Record, fact: AutoFact) -> float:
-    """Return the seconds at the end that are not the search's: for confirming as far as that fits, bundle, report."""
+    """Return the seconds to reserve after the search: for confirming if it is affordable, bundle and report."""
     plan = affordable(record, fact, CONFIRM_SHARE * fact["given"])
     if plan is None:
         return closing_seconds(fact, record, testing_seconds(record, fact))
     trials = [record.by_number[number] for number in plan["trials"]]
     test = testing_seconds(record, fact)
-    # Confirming opens the test split itself, in its own time.
+    # Confirming includes the test.
     return closing_seconds(fact, record) + confirm_seconds(trials, plan["seeds"], fact.get("workers", 1), test)
 
 
 def too_short(fact: AutoFact, how_far: str) -> NoResultError:
-    """Return the error of a time in which no score was reached."""
+    """Return the error for a time that was too short for a first score."""
     given = durations.show(fact["given"], exact=True)
     longer = durations.show(max(120.0, 3 * fact["given"]), exact=True).replace(" ", "")
     return NoResultError(

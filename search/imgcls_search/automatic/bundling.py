@@ -1,4 +1,4 @@
-"""The bundle of `auto`: a first one beside the search, and the last one, in its place, beside the report."""
+"""Write the bundles of `auto`: a first one during the search, and the final one in its place during the report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from imgcls_search.study.files import StudyFiles
 Step = Callable[[str, int, int], None]
 
 POLL_SECONDS = 0.2
-"""How long one look at a bundle that is being written waits for news."""
+"""How long a poll waits for progress of the bundle."""
 
 
 def put_bundle(
@@ -25,10 +25,10 @@ def put_bundle(
     target: Path,
     step: Step = lambda what, number, of: None,
 ) -> None:
-    """Write the network of a trial as a bundle; an earlier one of `auto` stays until this one is whole.
+    """Write the network of a trial as a bundle; replace an earlier bundle of `auto` once this one is complete.
 
     Raises:
-        SearchError: the trial's weights, its images or the disk are not fit for it.
+        SearchError: the trial's weights, its images or the disk cannot be used.
     """
     from imgcls_search.jobs.bundle.deliver import deliver
     from imgcls_search.jobs.bundle.weights import from_trial
@@ -56,7 +56,7 @@ def _drafts(target: Path) -> Path:
 
 
 def clear_drafts(target: Path) -> None:
-    """Delete what a killed process left of a bundle; the former one takes its place again where there is no new one."""
+    """Delete a killed process's unfinished bundle; restore the former one if there is no new one."""
     former = _drafts(target) / "former"
     if former.is_dir() and not target.exists():
         former.rename(target)
@@ -64,17 +64,17 @@ def clear_drafts(target: Path) -> None:
 
 
 class BundleProcess:
-    """A bundle that is written in its own process while something else continues."""
+    """A bundle that is written in a separate process while other work continues."""
 
     def __init__(self, files: StudyFiles, trial: int, target: Path) -> None:
         self.trial, self.target = trial, target
         self.step: tuple[str, int, int] | None = None
-        """What it does at present: the work, its number, and how many steps there are."""
+        """The current step: its description, its number and the number of steps."""
 
         self.process, self.connection = processes.start(_write, "bundle", files, trial, target)
 
     def poll(self, seconds: float = 0.0) -> str | float | None:
-        """Return the seconds that it takes alone, or why there is none; None while it is being written."""
+        """Return the CPU seconds of a finished bundle, or why it failed; None while it is being written."""
         end = time.monotonic() + seconds
         while self.connection.poll(max(0.0, end - time.monotonic())):
             try:
@@ -87,7 +87,7 @@ class BundleProcess:
         return None
 
     def wait(self, show: Step) -> str | float:
-        """Show its steps until it is done; return what `poll` does."""
+        """Show the steps until the bundle is done; return the result of `poll`."""
         shown = None
         while (told := self.poll(POLL_SECONDS)) is None:
             if self.step is not None and self.step != shown:
@@ -96,7 +96,7 @@ class BundleProcess:
         return told
 
     def close(self) -> None:
-        """End it now."""
+        """Kill the process and delete an unfinished bundle."""
         self.process.kill()
         self.process.join()
         self.connection.close()
@@ -109,7 +109,7 @@ def _write(connection: Connection, files: StudyFiles, trial: int, target: Path) 
     settle_in("cpu")
     try:
         put_bundle(files, trial, target, lambda *step: connection.send(step))
-        # Others compute beside it. The next bundle has a core for itself, and then takes as long as this one computed.
+        # CPU time, because other processes slow this one down. The next bundle has a core to itself.
         told: str | float = time.process_time()
     except SearchError as error:
         told = str(error)

@@ -1,4 +1,4 @@
-"""What `auto` found, as plain values for a screen or a script."""
+"""Describe the result of `auto` as plain values for a screen or a script."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Chosen(TypedDict):
 
     trial: int
     trials: int
-    """How many it was chosen among."""
+    """Number of trials in the study."""
 
     model: dict[str, Any]
     params: dict[str, Any]
@@ -32,7 +32,7 @@ class Chosen(TypedDict):
 
 class _Score(TypedDict):
     how: Literal["seeds", "images", "searched"]
-    """From new seeds, from one network with an interval from sampling the images, or from the search."""
+    """Source: new seeds, one network with an interval from sampling the images, or the search."""
 
     score: float
     images: int | None
@@ -42,13 +42,13 @@ class AutoScore(_Score, total=False):
     """A score of the chosen configuration, on the validation or on the test images."""
 
     searched: float
-    """Of the trial itself, on the validation images."""
+    """The trial's score in the search, on the validation images."""
 
     metric: str
-    """Of the test images: not always the objective."""
+    """Metric of the test score, which may differ from the objective."""
 
     scores: list[float]
-    """Of each seed; `score` is their mean."""
+    """Score of each seed; `score` is their mean."""
 
     ci95: float
     low: float
@@ -65,28 +65,28 @@ class _Baseline(TypedDict):
     images: int | None
 
 
-# `class` is no name for a field.
+# `class` is a keyword, so the class syntax cannot declare this field.
 _LargestClass = TypedDict("_LargestClass", {"class": str}, total=False)
 
 
 class Baseline(_Baseline, _LargestClass, total=False):
-    """What the score is to be compared with: always saying the largest class, or an early trial."""
+    """A score to compare with: of always predicting the largest class, or of an early trial."""
 
     trial: int
     after: float
-    """Seconds until that trial was there."""
+    """Seconds until that trial was complete."""
 
 
 class Times(TypedDict):
-    """Seconds."""
+    """Given and spent time in seconds."""
 
     given: float
     spent: dict[str, float]
-    """By step."""
+    """Seconds spent, by step."""
 
 
 class AutoFinding(TypedDict):
-    """What `auto` found."""
+    """The result of `auto`."""
 
     study: str
     chosen: Chosen
@@ -97,24 +97,24 @@ class AutoFinding(TypedDict):
     test_openings: int
     baselines: list[Baseline]
     decisions: list[dict[str, Any]]
-    """Of the draft, see `jobs.init.draft.Decision`."""
+    """Decisions of the draft, see `jobs.init.draft.Decision`."""
 
     time: Times
     files: dict[str, str]
-    """Paths, by what is there."""
+    """Paths by kind of result."""
 
     bundled: int | None
     """The trial in the bundle."""
 
     next: dict[str, str]
-    """Commands, by what they are for."""
+    """Commands by purpose."""
 
     by_hand: list[str]
     """Commands that do the same, step by step."""
 
 
 def describe(made: Delivered, options: str) -> AutoFinding:
-    """Return what was found; `options` are those that every command about the study needs."""
+    """Describe the result; `options` are those that every command about the study needs."""
     record, trial = made.record, made.trial
     metric, direction = record.objectives[0]
     study, test = shlex.quote(made.files.name), _test(made)
@@ -152,7 +152,7 @@ def _quoted(path: Path) -> str:
 
 
 def _validation(made: Delivered) -> AutoScore:
-    """Return the score of the chosen configuration on the images by which trials were compared."""
+    """Return the score of the chosen configuration on the validation images."""
     record, trial = made.record, made.trial
     metric = record.objectives[0][0]
     searched, images = trial.first_value, record.val_images
@@ -184,7 +184,7 @@ def _validation(made: Delivered) -> AutoScore:
 
 
 def _test(made: Delivered) -> AutoScore | None:
-    """Return the score on the sealed images, None where there are none."""
+    """Return the score on the test images, None if they were not scored."""
     if made.confirmed is not None:
         test = made.confirmed["test"]
         return {
@@ -210,7 +210,7 @@ def _test(made: Delivered) -> AutoScore | None:
 
 
 def _baselines(made: Delivered, *, is_tested: bool) -> list[Baseline]:
-    """Return what the chosen configuration is to be compared with."""
+    """Return the scores to compare the chosen configuration with."""
     record = made.record
     found: list[Baseline] = []
     component = made.trial.candidate.config.component("data")
@@ -231,7 +231,7 @@ def _baselines(made: Delivered, *, is_tested: bool) -> list[Baseline]:
                 for key, score in largest.scores.items()
             ]
     except DataError:
-        # The images have gone since; the model is there.
+        # The images were deleted meanwhile; report the model without these baselines.
         found = []
     if (early := made.account.get("baseline")) is not None:
         found.append(_early(record.by_number[early["trial"]], early["seconds"], record))

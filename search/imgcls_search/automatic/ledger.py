@@ -1,7 +1,7 @@
-"""The time of `auto`: how much was given, what each step took over all calls, and what is left of it.
+"""The account of `auto`'s time: how much was given, what each step took over all calls, and how much is left.
 
-It is a fact of the study. Until there is a study it is a file in the folder that `auto` writes into, which also tells
-that the folder is its own.
+The account is a fact of the study. Until there is a study, it is a file in `auto`'s output folder, where it also marks
+the folder as `auto`'s.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from imgcls_search.study.record import Record
 from imgcls_search.study.result_facts import AutoFact
 
 Step = Literal["init", "baseline", "search", "confirm", "bundle", "report"]
-"""In their order; `baseline` is the part of the search until the first score."""
+"""In order; `baseline` is the part of the search until the first score."""
 
 SAVE_SECONDS = 2.0
 """A killed call loses at most these seconds of the account while its step reports progress."""
 
 RING_AGAIN_SECONDS = 3.0
-"""The end of the time is said again after so long, where a library swallowed it."""
+"""Raise the timeout again after these seconds, in case a library swallowed it."""
 
 MOST_START_SECONDS = 60.0
-"""No program takes longer to begin; a clock that says so is wrong."""
+"""No program takes longer to start; a longer time means a wrong clock."""
 
 MOST_SECONDS = 1e10
-"""No account has more."""
+"""Larger times in a file mean that it is damaged."""
 
 FILE = "time.json"
 
@@ -45,7 +45,7 @@ class Ledger:
     """Counts the seconds of one call on top of those of earlier ones."""
 
     def __init__(self, fact: AutoFact, file: Path, started: float) -> None:
-        """Go on with an account; `started` is when this call began, by `time.monotonic`."""
+        """Continue an account; `started` is when this call began, by `time.monotonic`."""
         self.fact: AutoFact = {**fact, "spent": dict(fact.get("spent", {}))}
         self.file = file
         self.step: Step = "init"
@@ -56,21 +56,21 @@ class Ledger:
 
     @property
     def spent(self) -> float:
-        """Seconds of all calls until now."""
+        """Seconds that all calls have taken so far."""
         return sum(self.fact["spent"].values()) + time.monotonic() - self.since
 
     @property
     def left(self) -> float:
-        """Seconds that are left; negative where the time is over."""
+        """Seconds that are left; negative when the time is over."""
         return self.fact["given"] - self.spent
 
     @property
     def end(self) -> float:
-        """The moment at which the time is over, by `time.monotonic`."""
+        """When the time is over, by `time.monotonic`."""
         return time.monotonic() + self.left
 
     def begin(self, step: Step) -> None:
-        """Count what follows for a step."""
+        """Begin a step; the time from now on counts for it."""
         self._book()
         self.step = step
         self.save()
@@ -82,12 +82,12 @@ class Ledger:
         self.file.unlink(missing_ok=True)
 
     def save_sometimes(self) -> None:
-        """Save the account now and then."""
+        """Save the account if the last save is at least `SAVE_SECONDS` old."""
         if time.monotonic() - self.saved_at >= SAVE_SECONDS:
             self.save()
 
     def save(self) -> None:
-        """Write the account as it stands.
+        """Write the current account.
 
         Raises:
             UserError, StudyError: it cannot be written.
@@ -107,10 +107,10 @@ class Ledger:
 
 
 def process_began() -> float:
-    """Return when this process began, by `time.monotonic`; now, where the system does not tell."""
+    """Return when this process started, by `time.monotonic`; the current time if the system does not say."""
     now = time.monotonic()
     with contextlib.suppress(OSError, ValueError, IndexError, AttributeError):
-        # After the program's name, which may hold anything: the 20th field is the start in ticks since the boot.
+        # Split after the program's name, which may contain anything; the 20th field is the start in ticks since boot.
         fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
         age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf("SC_CLK_TCK")
         return now - min(max(0.0, age), MOST_START_SECONDS)
@@ -118,10 +118,10 @@ def process_began() -> float:
 
 
 def read_file(file: Path) -> AutoFact | None:
-    """Return the account that an earlier call kept in a file, None where there is none.
+    """Return the account in an earlier call's file, None if there is no file.
 
     Raises:
-        UserError: it is damaged.
+        UserError: the file is damaged.
     """
     try:
         found = json.loads(file.read_bytes())
@@ -135,7 +135,7 @@ def read_file(file: Path) -> AutoFact | None:
 
 
 def _is_account(found: Any) -> bool:
-    """Tell whether a value is as `Ledger` writes it before there is a study."""
+    """Tell whether a value is an account as `Ledger` writes it before there is a study."""
     if not isinstance(found, dict) or not isinstance(found.get("spent"), dict):
         return False
     numbers = [found.get("given"), *found["spent"].values()]
@@ -144,7 +144,7 @@ def _is_account(found: Any) -> bool:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Let Ctrl-C raise KeyboardInterrupt in this block, where the program would end at once without a word."""
+    """Let Ctrl-C raise KeyboardInterrupt in this block; otherwise it ends the program without a message."""
     before = signal.getsignal(signal.SIGINT)
     if before is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
         yield
@@ -158,9 +158,9 @@ def interruptible() -> Iterator[None]:
 
 @contextlib.contextmanager
 def ending_at(moment: float) -> Iterator[None]:
-    """Raise OutOfTimeError in this block at a moment of `time.monotonic`, whatever it is doing then.
+    """Raise OutOfTimeError in this block at a moment of `time.monotonic`, whatever code is running.
 
-    Only in the main thread of a system that has alarms; elsewhere a step ends late.
+    This works only in the main thread and on systems with alarms; elsewhere a step ends late.
     """
     if (
         math.isinf(moment)
@@ -178,7 +178,7 @@ def ending_at(moment: float) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # SQLAlchemy wraps what is raised while it makes a statement.
+        # SQLAlchemy wraps exceptions that are raised while it builds a statement.
         if isinstance(error.__cause__, OutOfTimeError):
             raise error.__cause__ from None
         raise

@@ -1,4 +1,4 @@
-"""Where `auto` reads and writes: its folder, the space file in it, the study; and what it refuses before it begins."""
+"""The paths of `auto` (output folder, space file, study), and the checks on them before it starts."""
 
 from __future__ import annotations
 
@@ -46,22 +46,22 @@ class OutputFolder:
 
     @property
     def report(self) -> Path:
-        """The page."""
+        """The HTML report."""
         return self.out / "report.html"
 
 
 def name_of(component: Component) -> str:
-    """Return what images are called: their folder, their table, or a data set's own name."""
+    """Return a name for some images: of their folder, their table or the data set."""
     place = component.args.get("root") if component.name == "folder" else component.args.get("file")
     return slug(str(Path(place).with_suffix(""))) if place else component.name
 
 
 def find(component: Component, out: Path | None, studies: Path) -> OutputFolder:
-    """Return the folder for some images; it may be there from an earlier call.
+    """Return the output folder for some images; it may exist from an earlier call.
 
     Raises:
-        UserError: it is somebody else's, or it or the studies would be among the images.
-        DataError: there are no images.
+        UserError: it contains other files, or it or the studies would be among the images.
+        DataError: the images do not exist.
     """
     must_exist(component)
     chosen = out if out is not None else Path(f"auto-{name_of(component)}")
@@ -80,7 +80,7 @@ def find(component: Component, out: Path | None, studies: Path) -> OutputFolder:
 
 
 def clear_drafts(output: OutputFolder) -> None:
-    """Delete what a killed call left half-written, and nothing else."""
+    """Delete the half-written files of a killed call, and nothing else."""
     clear_bundle_drafts(output.bundle)
     for target in (output.account, output.space_file, output.config, output.report):
         for draft in output.out.glob(f".{glob.escape(target.name[:40])}.*{atomic.SUFFIX}"):
@@ -98,7 +98,7 @@ def make(output: OutputFolder) -> None:
 
 
 def _refuse_among_images(component: Component, out: Path, studies: Path) -> None:
-    """Refuse to write below the folder of the images, where a new folder would be a new class."""
+    """Refuse to write inside the folder of the images, where a new folder would count as a class."""
     root = component.args.get("root")
     if component.name != "folder" or root is None:
         return
@@ -112,7 +112,7 @@ def _refuse_among_images(component: Component, out: Path, studies: Path) -> None
 
 
 def _refuse_study(component: Component) -> None:
-    """Refuse to take the folder of a study for one of images."""
+    """Refuse the folder of a study as a folder of images."""
     root = component.args.get("root")
     if component.name != "folder" or root is None:
         return
@@ -122,10 +122,10 @@ def _refuse_study(component: Component) -> None:
 
 
 def read(output: OutputFolder, component: Component, changes: list[tuple[str, str]]) -> Space:
-    """Return the space in the folder, with its images where they are now.
+    """Read the space in the folder, with the current paths of its images.
 
     Raises:
-        SpaceError, UserError: it says something that is not allowed, or belongs to other images.
+        SpaceError, UserError: it is invalid or belongs to other images.
     """
     space = read_space(output.space_file, catalog(), overrides=changes)
     written = space.first().component("data")
@@ -144,7 +144,7 @@ def read(output: OutputFolder, component: Component, changes: list[tuple[str, st
 
 
 def _moved(written: Component, now: Component) -> list[tuple[str, str]]:
-    """Return the paths of a data section that are others now than a space file says."""
+    """Return the paths of a data section that differ from those in a space file."""
     found = []
     for key in ("root", "file"):
         then, there = written.args.get(key), now.args.get(key)
@@ -156,6 +156,6 @@ def _moved(written: Component, now: Component) -> list[tuple[str, str]]:
 
 
 def study_of(space: Space, studies: Path, address: Address | None) -> tuple[Space, StudyFiles]:
-    """Return a space under its study's name, and where that study is, there already or not."""
+    """Return a space with its study's name, and the files of that study, which may not exist yet."""
     space = with_known_name(space, studies, address)
     return space, find_study(studies, space.name, address)

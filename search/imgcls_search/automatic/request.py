@@ -1,4 +1,4 @@
-"""What a call of `auto` gets, who shows its progress, and what it delivers."""
+"""The request and the result of a call of `auto`."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a call of `auto` asks for."""
+    """The arguments of a call of `auto`."""
 
     component: Component
     seconds: float | None
-    """In all, over all calls; None: as said before, or an hour."""
+    """Total over all calls; None: as in an earlier call, else one hour."""
 
     out: Path | None
     flips: Flips | None
     ask_flips: Callable[[], Flips]
-    """Asks a person, where the draft is made and the call does not say."""
+    """Asks the user when a draft is made and `flips` is None."""
 
     studies: Path
     storage: str | None
     cluster: str | None
     changes: list[tuple[str, str]]
-    """Paths of the space, with other values for this call."""
+    """Paths in the space and their values for this call."""
 
     started: float
     """When the call began, by `time.monotonic`."""
@@ -43,24 +43,24 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class Delivered:
-    """What `auto` made."""
+    """The result of a call of `auto`."""
 
     output: OutputFolder
     files: StudyFiles
     record: Record
     trial: Trial
-    """The chosen one."""
+    """The chosen trial."""
 
     confirmed: Confirmation | None
     account: AutoFact
     decisions: tuple[Decision, ...]
-    """Of the draft, where this call made it."""
+    """Decisions of the draft, if this call made it."""
 
     has_report: bool
 
 
-class Interrupted(Exception):  # noqa: N818 - no error
-    """A person stopped the search, which saved what it had."""
+class Interrupted(Exception):  # noqa: N818 - not an error
+    """The user stopped the search, which saved its state."""
 
     def __init__(self, ending: str) -> None:
         super().__init__(ending)

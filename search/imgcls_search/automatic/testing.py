@@ -1,4 +1,4 @@
-"""What one network shows on the validation and the test images, where there was no time to train it again."""
+"""Score one network on the validation and test images when there is no time to retrain it."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from imgcls_search.trial import MEASURED, SIZES, Trial
 
 
 def open_test(record: Record, files: StudyFiles, trial: Trial, say: Callable[[str], None]) -> SingleTest:
-    """Return what the network of a finished trial makes of the validation and test images; the opening is noted first.
+    """Score a finished trial's network on the validation and test images; record the test opening first.
 
     Raises:
-        CheckpointError: its weights are gone or damaged.
-        DataError: the images are.
+        CheckpointError: its weights are missing or damaged.
+        DataError: the images are missing or damaged.
     """
     from imgcls_search.jobs.evaluate import read_network
     from imgcls_search.jobs.evaluation import measure_on
@@ -60,7 +60,7 @@ def open_test(record: Record, files: StudyFiles, trial: Trial, say: Callable[[st
 
 
 def _score(found: Any, metric: str) -> SingleScore:
-    """Return a metric of an evaluation, with the interval that comes of the choice of its images."""
+    """Return a metric of an evaluation with its interval from sampling the images."""
     from imgcls_search.jobs.chance import interval_of
 
     low, high = interval_of(found, metric)
@@ -69,23 +69,23 @@ def _score(found: Any, metric: str) -> SingleScore:
 
 @dataclass(frozen=True, kw_only=True)
 class LargestClass:
-    """What always naming the class with most images scores."""
+    """The scores of always predicting the class with the most images."""
 
     name: str
     scores: dict[str, float]
-    """By metric."""
+    """Scores by metric."""
 
     images: int
-    """That the scores are from."""
+    """Number of images that were scored."""
 
 
 def largest_class(component: Component, cache: Path, metric: str, split: Split) -> LargestClass:
-    """Return the class with most images outside the test split, and what always naming it scores on a split.
+    """Return the class with the most training images, and the scores of always predicting it on a split.
 
-    Labels alone are looked at, no image; with folds those of all of them.
+    Reads only labels, no images; with folds, counts the images of all folds.
 
     Raises:
-        DataError: the images are gone.
+        DataError: the images are missing.
     """
     from imgcls_search.data import label_sets
     from imgcls_search.jobs.chance import constant_scores

@@ -1,4 +1,4 @@
-"""What watches the search of `auto`: keeps the account, says the first score, has a first bundle written."""
+"""Watch the search of `auto`: keep the account, print the first score, start a first bundle."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from imgcls_search.trial import Trial
 
 
 class AutoWatcher:
-    """Passes on what happens in a search; use as a context."""
+    """Forwards the events of a search to a screen; use it as a context manager."""
 
     def __init__(self, screen: Watcher, ledger: Ledger, bundle: Path) -> None:
         """`bundle` is the folder of the first model."""
@@ -26,7 +26,7 @@ class AutoWatcher:
         self.early: BundleProcess | None = None
         self.search: Search | None = None
         self.kept: tuple[object, float] = (None, 0.0)
-        """What the last time to keep was worked out from, and that time."""
+        """Inputs of the last call of `kept_seconds` or `end_seconds`, and its result."""
 
     def __enter__(self) -> AutoWatcher:
         return self
@@ -46,7 +46,7 @@ class AutoWatcher:
         self.ledger.save_sometimes()
 
     def changed(self, search: Search) -> None:
-        """Take note of what has changed in the search."""
+        """Handle a change in the search."""
         if self.search is not search:
             self.search = search
             self.ledger.keep_in(search.record)
@@ -56,8 +56,8 @@ class AutoWatcher:
         self.screen.changed(search)
 
     def deadline(self, record: Record) -> float:
-        """Return when the search must end so that the rest can be done."""
-        # Asked for in each turn of the search's loop.
+        """Return when the search must end to leave time for the remaining steps."""
+        # The search calls this in each iteration of its loop.
         self._look_for_bundle()
         self.ledger.save_sometimes()
         fact = self.ledger.fact
@@ -65,12 +65,12 @@ class AutoWatcher:
         basis = (done, dict(fact.get("measured", {})), fact["given"])
         if self.kept[0] != basis:
             has_score = done and best.ranked(record)
-            # A first score is worth more than all that says something about it.
+            # Reserve no time for confirming and reporting before there is a score.
             self.kept = basis, budget.kept_seconds(record, fact) if has_score else budget.end_seconds(fact)
         return self.ledger.end - self.kept[1]
 
     def finish_bundle(self, seconds: float) -> None:
-        """Let the first bundle finish, if that is soon and its trial is still the best."""
+        """Wait at most `seconds` for the first bundle if its trial is still the best."""
         if self.early is None or self.search is None:
             return
         ranking = best.ranked(self.search.record)
@@ -111,7 +111,7 @@ class AutoWatcher:
 
 
 def _baseline(record: Record) -> Trial | None:
-    """Return the trial by which others are judged: the first one, or where it failed the first that is complete."""
+    """Return the trial to compare others with: the first one, or the first complete one if that failed."""
     if not record.trials:
         return None
     first = record.trials[0]
@@ -122,7 +122,7 @@ def _baseline(record: Record) -> Trial | None:
 
 
 class TrainingWatch:
-    """Shows trainings, and saves the account of the time meanwhile."""
+    """Shows trainings and saves the account of the time meanwhile."""
 
     def __init__(self, screen: TrainingWatcher, ledger: Ledger) -> None:
         self.screen, self.ledger = screen, ledger
@@ -144,7 +144,7 @@ class TrainingWatch:
 
 
 def watch_steps(step: Step, ledger: Ledger) -> Step:
-    """Return what shows steps, and saves the account of the time meanwhile."""
+    """Return a callback that shows steps and saves the account of the time meanwhile."""
 
     def show(what: str, number: int, of: int) -> None:
         step(what, number, of)

@@ -1,4 +1,4 @@
-"""The command line: which commands there are, and how their errors end. The only place that catches SearchError."""
+"""The command line: its commands, and the exit codes and messages of their errors."""
 
 from __future__ import annotations
 
@@ -30,11 +30,10 @@ from imgcls_search.cli import (
 from imgcls_search.cli.output import echo
 from imgcls_search.errors import SearchError, UserError, disk_trouble, path_trouble
 
-# Nothing heavy is imported here and in what is imported here: `--help` answers at once, and each command imports what
-# it needs.
+# Import nothing slow here, directly or indirectly, so that `--help` is fast; each command imports what it needs.
 
 USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
-"""What Typer raises for a command line that it cannot read; its place depends on its version."""
+"""Typer's error for an invalid command line; its module depends on Typer's version."""
 
 ONLY_PRINT = frozenset(
     {
@@ -56,7 +55,7 @@ ONLY_PRINT = frozenset(
         "weights",
     }
 )
-"""Commands that end when nobody reads what they print; all others continue without output."""
+"""Commands that end when the reader of their output is gone; all others continue without output."""
 
 COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
     "From photos to a model": {
@@ -109,7 +108,7 @@ COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "clean": housekeeping.clean,
     },
 }
-"""Every command by the section of `--help` that shows it, in its order."""
+"""All commands by their section in `--help`, in order."""
 
 
 class _Sections(TyperGroup):
@@ -123,7 +122,7 @@ class _Sections(TyperGroup):
 
 
 class _Command(TyperCommand):
-    """Refuses empty texts: a path of nothing is the working folder, and most often a shell variable without a value."""
+    """Refuses empty arguments: an empty path is the working folder, and mostly comes from an unset shell variable."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Read the arguments of a command."""
@@ -185,7 +184,7 @@ def main() -> None:
         sys.exit(code)
     except USAGE_ERROR as error:
         if error.ctx is not None and not sys.argv[1:]:
-            print(error.ctx.get_help())  # noqa: T201 - of several lines, and of nobody else
+            print(error.ctx.get_help())  # noqa: T201 - has several lines, `echo` prints one
         else:
             name = "imgcls-search" if error.ctx is None else error.ctx.command_path
             _fail(f"{error.format_message().rstrip('.')} (see {name} --help)")
@@ -194,7 +193,7 @@ def main() -> None:
         _fail(*error.lines())
         sys.exit(error.exit_code)
     except (BrokenPipeError, terminal.ReaderLeftError):
-        # Somebody closed the pipe, as `| head` does.
+        # The reader closed the pipe, as `| head` does.
         sys.exit(0)
     except OSError as error:
         trouble = disk_trouble(error) or path_trouble(error)
@@ -208,14 +207,14 @@ def main() -> None:
 
 
 class _Notes(logging.Handler):
-    """Prints what the floors below note, each line once."""
+    """Prints log messages of the other packages, each line once."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self.said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a note that was not printed yet; a dashboard loads its study again and again."""
+        """Print a message unless it was printed before; a dashboard loads its study repeatedly."""
         if (text := record.getMessage()) not in self.said:
             self.said.add(text)
             echo(text, error=True)
@@ -239,13 +238,13 @@ def _must_be_somewhere() -> None:
 
 
 def _hide_password() -> None:
-    """Restart with the password of an address in the environment; all users can read the arguments of a process."""
+    """Restart with an address's password in the environment, because all users can read a process's arguments."""
     if not any("postgres" in argument for argument in sys.argv[1:]):
         return
     from imgcls_search.study.address import without_passwords
 
     arguments, variables = without_passwords(sys.argv[1:])
     count = len(arguments)
-    # In a process that was started otherwise, the list does not show these arguments.
+    # The process list does not show these arguments if the process was started in another way.
     if variables and os.name == "posix" and sys.orig_argv[-count:] == sys.argv[1:]:
         os.execve(sys.executable, [*sys.orig_argv[:-count], *arguments], {**os.environ, **variables})  # noqa: S606

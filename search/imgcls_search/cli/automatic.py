@@ -1,4 +1,4 @@
-"""The command that does all steps from images to a model: auto."""
+"""The command that runs all steps from images to a model: auto."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def auto(
 
 
 def _say_how_to_go_on(work: Auto, options: str) -> None:
-    """Say what to type after a stop: to resume, and to use the results so far."""
+    """Print the commands that resume after a stop and that use the results so far."""
     echo(f"stopped in {work.ledger.step}; to resume: {shlex.join(['imgcls-search', *sys.argv[1:]])}", error=True)
     account, bundle = work.ledger.fact, work.output.bundle
     if bundle.is_dir() and "bundled" in account:

@@ -105,7 +105,7 @@ def export(
 
     assert output is not None
     exported = write_configuration(study_files(source, studies, storage), output, trial)
-    # What was pretrained alone says nothing of a training on labels.
+    # A configuration without a training section only pretrains.
     metric = "accuracy" if "\ntraining:" in exported else PROBE
     echo(f"wrote {output}; retrain it with: {command_for(metric, str(output))}")
 
@@ -159,7 +159,7 @@ def _export_bundle(
 
 
 def _trust(found: SurenessMetrics, tta: ViewsMetrics | None, median_ms: float) -> Iterator[str]:
-    """Yield what to know of a bundle's probabilities, a line each."""
+    """Yield lines about a bundle's calibration, confidence threshold and test-time augmentation."""
     made = found["calibration"]
     before, after = made["before"], made["held_out"]
     if made["is_calibrated"]:
@@ -267,7 +267,7 @@ def predict(
 
 
 def _counted(found: Iterable[Prediction | Skipped], summary: Summary) -> Iterator[Prediction | Skipped]:
-    """Yield what was found, having counted it and said what is skipped."""
+    """Yield the results, counting them and printing why images are skipped."""
     from imgcls_search.deploy.predict import Skipped
 
     for one in found:
@@ -340,7 +340,7 @@ def _said(found: Prediction) -> str:
 
 
 def _answer(found: Prediction) -> str:
-    """Return the likeliest classes of an image; of several labels those that it has, then others that are likely."""
+    """Return an image's most likely classes as text; with several labels, those it has, then other likely ones."""
     from imgcls_search.deploy.predict import ranking
 
     ranked = [(entry["label"], _in_words(entry)) for entry in ranking(found)]

@@ -98,7 +98,7 @@ def init(
 
 
 def ask_flips(*, yes: bool) -> Flips:
-    """Return which flips are safe: asked once on a terminal, none anywhere else."""
+    """Ask which flips are safe; with `yes` or without a terminal, return none."""
     if yes or not sys.stdin.isatty() or not sys.stdout.isatty():
         return Flips.none
     echo("Does a mirrored picture keep its class? Letters, digits and left or right hands do not; most photographs do.")

@@ -1,4 +1,4 @@
-"""The command that makes several networks one: ensemble."""
+"""The command that combines several networks: ensemble."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commands that keep order among studies: copy, merge, clean."""
+"""Commands that manage studies: copy, merge, clean."""
 
 from __future__ import annotations
 

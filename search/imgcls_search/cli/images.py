@@ -1,4 +1,4 @@
-"""Commands about a data set itself, before there is a space: inspect, backbones."""
+"""Commands for a data set without a space: inspect, backbones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Suspects(str, Enum):
-    """What the table of --write does with images whose labels are suspicious."""
+    """How --write treats images with suspicious labels."""
 
     mark = "mark"
     relabel = "relabel"
@@ -239,7 +239,7 @@ def _refuse_idle(labels: bool, write: Path | None, suspects: Suspects, force: bo
     """Refuse options of --write that would change nothing.
 
     Raises:
-        UserError: the option, and what it goes with.
+        UserError: an option needs another one.
     """
     if write is None:
         if suspects is not Suspects.mark:
@@ -251,17 +251,17 @@ def _refuse_idle(labels: bool, write: Path | None, suspects: Suspects, force: bo
 
 
 def component_of(data: str, group: str | None, overrides: Sequence[str] | None, skip_unreadable: bool) -> Any:
-    """Return the data component that the words of a command name.
+    """Return the data component for a command's arguments.
 
     Raises:
-        UserError: they say something that is not allowed.
+        UserError: an argument is invalid.
     """
     note_ambiguous(data)
     return images_of(data, group, [override(entry) for entry in overrides or []], skip_unreadable=skip_unreadable)
 
 
 def note_ambiguous(data: str) -> None:
-    """Say which of two things a word is taken for: the data set of that name, or the folder."""
+    """Print a note if a name is both a data set and a folder: the data set is used."""
     from imgcls_search.data import DATASETS
 
     if data in DATASETS and Path(data).is_dir():

@@ -1,4 +1,4 @@
-"""How `inspect` prints what it found."""
+"""Print the findings of `inspect`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from imgcls_search.jobs.inspect.findings import Copies, Inspection
 
 SHOWN = 10
-"""Suspects, sets of copies and unreadable images that are printed; --json and the page have more."""
+"""Suspects, sets of copies and unreadable images to print; --json and the page have more."""
 
 WEAK = 0.9
-"""A model that agrees with a smaller share of the labels than this is not to be trusted far down the list."""
+"""If a model agrees with a smaller share of the labels, only its first suspects are reliable."""
 
 KINDS = {
     "file": "equal files",
@@ -27,7 +27,7 @@ KINDS = {
 
 
 def show_inspection(found: Inspection) -> None:
-    """Print what an inspection found."""
+    """Print the findings of an inspection."""
     _show_counts(found)
     _show_files(found)
     _show_copies(found)
@@ -153,7 +153,7 @@ def _more(count: int) -> None:
 
 
 def show_table(table: CleanTable, path: Path) -> None:
-    """Print what was written into a clean table, and what was left out."""
+    """Print the number of images in a clean table, and those left out."""
     left = "; ".join(f"{count:,} x {reason} ({table.examples[reason]})" for reason, count in table.left_out.items())
     suspects = f", {table.marked:,} of them marked as suspicious" if table.marked else ""
     suspects += f", {table.relabelled:,} with the likely label" if table.relabelled else ""

@@ -1,4 +1,4 @@
-"""Options and arguments that several commands take, and what they stand for."""
+"""Options and arguments that several commands share, and functions that apply them."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def _use_weights(folder: Path | None) -> Path | None:
 
 
 class Views(str, Enum):
-    """What `--tta` looks at beside each image itself; `mirror` is for classes that a mirrored image keeps."""
+    """Views that `--tta` adds to each image; `mirror` is for images that keep their class when mirrored."""
 
     mirror = "mirror"
     shift = "shift"
@@ -113,7 +113,7 @@ class Views(str, Enum):
 
 
 class ModelFormat(str, Enum):
-    """In which format `export --bundle` writes the model."""
+    """Format in which `export --bundle` writes the model."""
 
     onnx = "onnx"
     openvino = "openvino"
@@ -129,7 +129,7 @@ WeightsDir = Annotated[
         help="Look for pretrained weights in this folder first; default: $IMGCLS_WEIGHTS.",
     ),
 ]
-"""Takes effect at once, for this process and those that it starts."""
+"""Takes effect immediately, for this process and its child processes."""
 
 
 def read(
@@ -141,10 +141,10 @@ def read(
     skip_unreadable: bool = False,
     unlabeled: str | None = None,
 ) -> Space:
-    """Return the space of a file, with what the options of a command change.
+    """Read a space file and apply a command's options.
 
     Raises:
-        SpaceError, UserError: the file, or an option, says something that is not allowed.
+        SpaceError, UserError: the file or an option is invalid.
     """
     from imgcls_search.api.options import read_space_of
 
@@ -153,7 +153,7 @@ def read(
 
 
 def with_options(overrides: list[str] | None, workers: int | None, timeout: str | None) -> list[str]:
-    """Return what `--set` changes, with what `--workers` and `--timeout` stand for."""
+    """Return the changes of `--set`, plus those of `--workers` and `--timeout`."""
     return [
         *(overrides or []),
         *(f"{path}={value}" for path, value in with_settings([], workers=workers, timeout=timeout)),
@@ -161,7 +161,7 @@ def with_options(overrides: list[str] | None, workers: int | None, timeout: str 
 
 
 def override(text: str) -> tuple[str, str]:
-    """Return the path and the value that one `--set` names."""
+    """Return the path and the value in the argument of one `--set`."""
     path, equals, value = text.partition("=")
     if not equals:
         raise UserError(f"--set {text}: needs PATH=VALUE, for example --set study.trials=10")
@@ -169,5 +169,5 @@ def override(text: str) -> tuple[str, str]:
 
 
 def study_files(study: str, studies: Path, storage: str | None) -> StudyFiles:
-    """Return where a study is that a command names."""
+    """Return the files of a study by the name given to a command."""
     return study_files_of(study, studies, storage)

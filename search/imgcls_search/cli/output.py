@@ -1,4 +1,4 @@
-"""How the commands print: lines, tables, JSON, and sentences that several of them say."""
+"""Print lines, tables and JSON, and write sentences that several commands share."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
     from imgcls_search.views.screens import ConsoleScreens
 
 Cell = str | tuple[str, ...]
-"""A cell of a table: a line, or several."""
+"""A cell of a table: one or several lines."""
 
 MOST_CLASSES = 20
-"""Classes whose scores are printed."""
+"""Print the scores of at most this many classes."""
 
 CLASS_SCORES = ("precision", "recall", "f1")
 
 WIDE = 100_000
-"""Columns of what is no terminal: a program that reads a table needs whole numbers in whole lines."""
+"""Columns outside a terminal, so that programs can read tables without line breaks in rows."""
 
 
 def echo(text: str, *, error: bool = False) -> None:
-    """Print one line, whatever characters the names in it have; the commands print nothing in another way."""
+    """Print one line with control characters escaped; commands use this instead of `print`."""
     print(shown(text), file=sys.stderr if error else sys.stdout, flush=True)
 
 
 def print_table(headings: tuple[Cell, ...], rows: Iterable[tuple[Cell, ...]]) -> None:
-    """Print a table without lines, as wide as its cells where it is not for a terminal."""
+    """Print a table without borders; outside a terminal, it is as wide as its cells."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -46,13 +46,13 @@ def print_table(headings: tuple[Cell, ...], rows: Iterable[tuple[Cell, ...]]) ->
     for heading in headings:
         table.add_column(_cell(heading), overflow="fold")
     for row in rows:
-        # As text, since rich takes [2, 4] for markup.
+        # As Text, because rich parses [2, 4] as markup.
         table.add_row(*(Text(_cell(cell)) for cell in row))
     console.print(table)
 
 
 def print_classes(classes: Mapping[str, Mapping[str, float]]) -> None:
-    """Print the scores of each class; of many classes those with the lowest F1 score."""
+    """Print the scores of each class; if there are many, of those with the lowest F1 score."""
     seen = {name: scores for name, scores in classes.items() if "f1" in scores}
     if not seen:
         return
@@ -69,7 +69,7 @@ def print_classes(classes: Mapping[str, Mapping[str, float]]) -> None:
         for name in names
     ]
     if any("threshold" in seen[name] for name in names):
-        # Of several labels: the figures hold at the thresholds.
+        # With several labels: the scores are those at the thresholds.
         more = [
             (share(seen[name]["average_precision"], int(seen[name]["support"])), f"{seen[name]['threshold']:.3f}")
             for name in names
@@ -85,8 +85,8 @@ def _cell(cell: Cell) -> str:
 
 
 def print_json(value: Any) -> None:
-    """Print a value for scripts."""
-    # As ASCII: an escape sequence or half a pair in a name can do no harm there, and comes back as it was.
+    """Print a value as JSON for scripts."""
+    # As ASCII: an escape sequence or a lone surrogate in a name does no harm and is read back unchanged.
     print(json.dumps(value, indent=2))
 
 
@@ -96,21 +96,21 @@ def warn(text: str) -> None:
 
 
 def make_console(*, error: bool = False) -> Console:
-    """Return what a screen draws on; with `error` beside the JSON of a command, on standard error."""
+    """Return a console for a screen; with `error`, on standard error, so that it does not mix with JSON."""
     from rich.console import Console
 
     return Console(soft_wrap=True, highlight=False, stderr=error)
 
 
 def make_screens(*, error: bool = False) -> ConsoleScreens:
-    """Return what shows the work of a command; with `error` all of it beside JSON, on standard error."""
+    """Return the screens of a command; with `error`, all on standard error, so that they do not mix with JSON."""
     from imgcls_search.views.screens import ConsoleScreens
 
     return ConsoleScreens(lambda: make_console(error=error), lambda: make_console(error=True))
 
 
 def as_yaml(value: Any) -> str:
-    """Return a value on one line as a space file has it; nothing is an empty text."""
+    """Return a value as one line of YAML, as in a space file; None becomes an empty string."""
     import yaml
 
     return (
@@ -121,18 +121,18 @@ def as_yaml(value: Any) -> str:
 
 
 def plain(number: float) -> str:
-    """Return a limit as people write it: no decimals where there are none."""
+    """Format a limit; whole numbers get no decimals."""
     return f"{number:,.0f}" if number == int(number) else f"{number:,}"
 
 
 def best_lines(best: list[TrialSummary], images: int | None) -> Iterable[str]:
-    """Return a line for the best trial, or for each of the first trials of a front, on `images` images."""
+    """Return a line for the best trial, or for each of a front's first 5 trials, scored on `images` images."""
     what = "on the front" if len(best) > 1 else "best"
     return (f"{what}: trial {trial['trial']}, {pairs(trial['values'], images)}" for trial in best[:5])
 
 
 def going_on(outlook: Expected) -> str:
-    """Return what more trials are likely to bring."""
+    """Return a line with the likely gain of more trials."""
     return (
         f"outlook: doubling the {outlook['trials']} trials is likely to gain at most {outlook['gain']:.2g} "
         f"{outlook['metric']}"

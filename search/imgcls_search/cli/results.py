@@ -1,4 +1,4 @@
-"""Commands that look at what was found: status, best, front, list, trials, compare."""
+"""Commands that show results: status, best, front, list, trials, compare."""
 
 from __future__ import annotations
 
@@ -238,7 +238,7 @@ def compare(
 
 
 def _trust(record: Record, numbers: list[int], study: str) -> str:
-    """Return whether a winner was confirmed, and what that showed."""
+    """Return a line that says whether a winner is confirmed, and with what scores."""
     confirmed, images = record.facts.get("confirmed"), record.val_images
     if confirmed is None:
         which = " --trial N" if len(numbers) > 1 else ""
@@ -257,7 +257,7 @@ def _trust(record: Record, numbers: list[int], study: str) -> str:
 
 
 def _as_deployed(score: dict[str, float]) -> Iterable[str]:
-    """Return what is to be said of an exported network besides its values."""
+    """Yield lines on the file, latency and sparsity of an exported network."""
     if "size_kb" in score:
         yield f"file: {score['size_kb']:,.1f} KB, in a compressed archive {score['archive_kb']:,.1f} KB"
     if "latency_ms" in score:

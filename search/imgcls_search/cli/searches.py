@@ -86,7 +86,7 @@ def run(
     from imgcls_search.api.searching import Search
     from imgcls_search.executors import processes
 
-    # Torch is imported in another process while this one reads the space and imports Optuna.
+    # Import torch in another process while this one reads the space and imports Optuna.
     processes.warm_up()
     overrides = with_options(overrides, workers, timeout)
     space = read(space_file, overrides, data, name, skip_unreadable=skip_unreadable, unlabeled=unlabeled)

@@ -1,4 +1,4 @@
-"""The command about the spaces that come with the package: list them, write one out."""
+"""The command that lists the shipped spaces and copies them: spaces."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from imgcls_search.errors import UserError
 
 
 class Action(str, Enum):
-    """What `spaces` does besides listing."""
+    """Actions of `spaces` besides listing."""
 
     copy = "copy"
 
@@ -63,7 +63,7 @@ def spaces(
 
 
 def _copy(source: Path, output: Path | None, *, force: bool) -> Path:
-    """Copy a shipped space and return the file; one that exists is only replaced by force."""
+    """Copy a shipped space and return the file; replace an existing one only with `force`."""
     from imgcls_search import atomic
     from imgcls_search.errors import writing
 

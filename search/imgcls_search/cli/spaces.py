@@ -1,4 +1,4 @@
-"""Commands about a space before anything is trained: check, families, options, schema, augment-preview."""
+"""Commands for writing a space, before training: check, augment-preview, families, options, weights, schema."""
 
 from __future__ import annotations
 
@@ -259,7 +259,7 @@ def _shown(size: Range, unit: str = "") -> tuple[str, ...]:
 
 
 def _short(number: float) -> str:
-    """Return three digits and a letter: 1.23 M."""
+    """Format a number with three digits and a letter: 1.23 M."""
     letters = ["", "k", "M", "G", "T", "P"]
     while number >= 999.5 and len(letters) > 1:
         number /= 1000
@@ -268,7 +268,7 @@ def _short(number: float) -> str:
 
 
 def _described(argument: Argument) -> tuple[str, str]:
-    """Return what an argument of a family means, and below it what it may be."""
+    """Return the meaning of a family's argument, and its allowed values, default and search range."""
     default = "required" if argument["required"] else f"default: {json.dumps(argument['default'])}"
     search = f"; worth searching: {argument['search']}" if argument["search"] else ""
     return argument["doc"], f"{argument['allowed']}; {default}{search}"

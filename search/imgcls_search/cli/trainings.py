@@ -34,14 +34,14 @@ from imgcls_search.words import counted
 
 
 class Portion(str, Enum):
-    """Which images `train` trains on."""
+    """Images that `train` trains on."""
 
     train = "train"
     train_val = "train+val"
 
 
 class Split(str, Enum):
-    """Which images `evaluate` looks at."""
+    """Images that `evaluate` scores."""
 
     val = "val"
     test = "test"

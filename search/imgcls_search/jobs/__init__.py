@@ -1,1 +1,1 @@
-"""What commands do besides a search: retrain, confirm, reproduce, evaluate, export and so on."""
+"""The work of commands other than searching: retrain, confirm, reproduce, evaluate, export and so on."""

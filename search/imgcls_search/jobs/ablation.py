@@ -1,4 +1,4 @@
-"""What each change from the first known-good configuration to the winner brought, made one by one and retrained."""
+"""Retrain the changes from the first configuration to the winner one by one, to measure the gain of each."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from imgcls_search.words import counted
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """A configuration on the way, and the changes that lead to it from the one before."""
+    """A configuration between the first and the winner, and its changes from the previous one."""
 
     changes: tuple[str, ...]
     config: TrialConfig
@@ -41,15 +41,15 @@ def ablate(
     trial: int | None = None,
     data: Component | None = None,
 ) -> Ablation:
-    """Train the first configuration, each step from it to the winner, and the winner, on new seeds; the study keeps it.
+    """Train the first configuration, each step from it to the winner, and the winner, on new seeds; store the scores.
 
-    `trial` is the winner's number; by default that of the best. `data` says where the study's images are now.
+    `trial` is the winner's number, by default that of the best trial. `data` says where the study's images are now.
 
-    The test split stays sealed. An interrupted one resumes from its checkpoints; one that is there already, of
-    the same winner and as many seeds, is returned.
+    The test split stays sealed. An interrupted ablation resumes from its checkpoints; a stored one with the same
+    winner and number of seeds is returned.
 
     Raises:
-        StudyError: there is no such study, or other images lie where its own did.
+        StudyError: there is no such study, or its folder contains other images now.
         NoResultError: no trial is complete and feasible, or a training failed.
         UserError: the winner is the first configuration, or no seed changes the first objective.
     """
@@ -123,10 +123,10 @@ def ablate(
 
 
 def steps(first: TrialConfig, last: TrialConfig, can_be_built: Callable[[TrialConfig], bool]) -> Iterator[Step]:
-    """Yield the first configuration, then others with one more change each, in the order of the sections, to the last.
+    """Yield the configurations from the first to the last, with one more change each, in the order of the sections.
 
-    Another branch (another family, optimizer, policy) is one change, with all its settings. What cannot be built by
-    itself, as a width without the number of heads that divides it, is made together with the next change.
+    Another branch (family, optimizer, policy) is one change, with all its settings. A change that cannot be built
+    alone, such as a width that the number of heads does not divide, is combined with the next change.
     """
     yield Step(changes=(), config=first)
     tree, wanted = first.to_dict(), last.to_dict()
@@ -145,7 +145,7 @@ def steps(first: TrialConfig, last: TrialConfig, can_be_built: Callable[[TrialCo
 
 
 def _changed(old: Mapping[str, Any], new: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Yield the paths at which two trees of the same sections differ, down to where their keys do."""
+    """Yield the paths at which two trees of the same sections differ; a subtree with other keys counts as one path."""
     for key, value in old.items():
         below = (*above, key)
         both = isinstance(value, Mapping) and isinstance(new[key], Mapping)
@@ -167,9 +167,9 @@ def _parts(scores: Sequence[float], size: int) -> Iterator[list[float]]:
 
 
 def _weights_path(files: StudyFiles, config: TrialConfig, seed: int, written: str | None) -> Path:
-    """Return where the weights of a step are kept; `written` is the folder of the images as the study began with it."""
+    """Return the weights file of a step; `written` is the folder of the images when the study began."""
     folder = files.folder / "ablation"
-    # Earlier versions named them by the folder of the images too.
+    # Earlier versions included the folder of the images in the name.
     earlier = config if written is None else config.moved({"root": written})
     former = folder / f"{earlier.digest()}-seed-{seed}.pt"
     if former.exists() or former.with_suffix(PARTIAL).exists():

@@ -1,4 +1,4 @@
-"""A request to try a configuration: what is not named is filled in, and the study's run makes a trial of it."""
+"""Request a trial of a configuration: fill in missing values, and let the study's run train it."""
 
 from __future__ import annotations
 
@@ -20,35 +20,35 @@ from imgcls_search.study.record import Record, load
 from imgcls_search.trial import Trial
 
 MIDDLE = 0.5
-"""Where in its range a number stands that no trial has."""
+"""Position in its range of a number that no trial has."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RequestedConfiguration:
-    """What a study was asked to try."""
+    """A configuration requested from a study."""
 
     study: str
     request: str
-    """Its id."""
+    """The id of the request."""
 
     named: dict[str, Scalar]
-    """What was named, with the branches that it implies."""
+    """The named values and the branches that they imply."""
 
     params: dict[str, Scalar]
-    """All of it."""
+    """All values of the configuration."""
 
     sources: dict[str, int | None]
-    """The trial that each value was taken from that was not named; None is the middle of its range."""
+    """The trial that each unnamed value comes from; None: no trial has it."""
 
     same_as: int | None
     """A trial with the same configuration."""
 
     taken_by: str | None
-    """The run that is under way; None where the next one takes it."""
+    """The current run that takes the request; None: the next run takes it."""
 
 
 def ask(files: StudyFiles, changes: Sequence[tuple[str, str]]) -> RequestedConfiguration:
-    """Leave a request in a study.
+    """Add a request to a study.
 
     Raises:
         StudyError: there is no such study, it cannot be written, or it is an earlier state of one.
@@ -66,7 +66,7 @@ def ask(files: StudyFiles, changes: Sequence[tuple[str, str]]) -> RequestedConfi
     same = next((trial.number for trial in record.trials if dict(trial.candidate.params) == params), None)
     request = requests.make_request(params, "try")
     record.append_fact("requests", request)
-    # Only now: a run says that it takes no more before it looks for requests a last time.
+    # Read this after writing: a run sets the fact to False before it looks for requests for the last time.
     takes = record.rows.read_fact("takes_requests") is not False
     holder = files.holder() if takes else None
     return RequestedConfiguration(
@@ -81,7 +81,7 @@ def ask(files: StudyFiles, changes: Sequence[tuple[str, str]]) -> RequestedConfi
 
 
 def _named(changes: Sequence[tuple[str, str]], space: Space) -> dict[str, Scalar]:
-    """Return what `--set` names as parameters.
+    """Return the values of `--set` as parameters.
 
     Raises:
         SpaceError: the space has no such setting.
@@ -96,10 +96,10 @@ def _named(changes: Sequence[tuple[str, str]], space: Space) -> dict[str, Scalar
 def complete(
     named: Mapping[str, Scalar], record: Record, space: Space
 ) -> tuple[dict[str, Scalar], dict[str, int | None]]:
-    """Return a whole configuration, and where each value is from that was not named.
+    """Return a complete configuration, and the source of each value that was not named.
 
-    That is the best trial; below a branch that the best did not take, the best of those that took it; and where no
-    trial did, the middle of a range and the first of several choices.
+    The source is the best trial that has the setting. If no trial has it, the value is the middle of its range or the
+    first choice.
     """
     order = _by_merit(record)
     params: dict[str, Scalar] = {}
@@ -117,7 +117,7 @@ def complete(
 
 
 def _by_merit(record: Record) -> list[Trial]:
-    """Return the best trials, then those that came far and showed much; what showed nothing is not among them."""
+    """Return the ranked trials, then the others by last reported epoch and score; leave out trials without a score."""
     first = best.ranked(record)
     known = {trial.number for trial in first}
     sign = 1 if record.objectives[0][1] == "maximize" else -1

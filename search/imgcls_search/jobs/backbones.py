@@ -1,4 +1,4 @@
-"""How well each pretrained network at hand separates the classes of some images, without training it."""
+"""Measure how well pretrained networks separate the classes of some images, without training them."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from imgcls_search.training.probe import fit_linear, predict_by_neighbours
 from imgcls_search.worker import features, measuring, pipeline
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is done, and how much of how much."""
+"""Called with a description of the work, the number done, and the total."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Probed:
-    """What the features of one network are worth on the validation images."""
+    """Scores of one network's features on the validation images."""
 
     model: Mapping[str, Mapping[str, Any]]
     features: int
-    """Numbers for each image."""
+    """Features per image."""
 
     params: int
     macs: int
@@ -37,15 +37,15 @@ class Probed:
     linear_accuracy: float
     linear_macro_f1: float
     images: int
-    """Validation images that the scores are of."""
+    """Number of validation images scored."""
 
     feature_seconds: float
-    """What the features took; next to nothing where they were kept."""
+    """Time to compute the features; almost nothing if they were cached."""
 
     fit_seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the fields as a dict for JSON."""
         return {**vars(self)}
 
 
@@ -65,9 +65,9 @@ def compare_backbones(
     *,
     seed: int = 0,
 ) -> tuple[list[Probed], list[Failed]]:
-    """Score configurations of pretrained networks, the best first; features are kept below `root` for later calls.
+    """Score configurations of pretrained networks, best first; cache features below `root` for later calls.
 
-    The head of a configuration is not used: a linear layer and nearest neighbours are fitted to what it would read.
+    The head of a configuration is not used: a linear layer and nearest neighbours are fitted to its input features.
 
     Raises:
         DataError: the images are missing, damaged or unusable.

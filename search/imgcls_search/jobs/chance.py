@@ -1,4 +1,4 @@
-"""How much of a score is the choice of its images, and what a model that looks at no image would score."""
+"""Intervals of scores from sampling the images, and the scores of a model that ignores the images."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from imgcls_search.jobs.evaluation import Evaluation
 from imgcls_search.training.metrics import Wanted, score
 
 RESAMPLES = 200
-"""Of the images, for an interval of any metric."""
+"""Number of resamples of the images for an interval of any metric."""
 
 Score = Callable[[Any], float]
-"""Measures the images of some places."""
+"""Scores the images at some indices."""
 
 
 def interval_of(found: Evaluation, metric: str) -> tuple[float, float]:
-    """Return the 95 % interval of a metric of an evaluation that comes of the choice of its images."""
+    """Return the 95 % interval of an evaluation's metric from sampling its images."""
     return interval(lambda chosen: _measured(found, metric, chosen), len(found.labels))
 
 
 def interval_of_mean(trainings: Sequence[Evaluation], metric: str) -> tuple[float, float]:
-    """Return the 95 % interval of the mean of several trainings that comes of the choice of their images."""
+    """Return the 95 % interval of the mean over several trainings from sampling their images."""
 
     def mean(chosen: Any) -> float:
         return float(np.mean([_measured(found, metric, chosen) for found in trainings]))
@@ -33,7 +33,7 @@ def interval_of_mean(trainings: Sequence[Evaluation], metric: str) -> tuple[floa
 
 
 def interval(measure: Score, count: int) -> tuple[float, float]:
-    """Return the middle 95 % of a score over images that are drawn again and again."""
+    """Return the bootstrap interval of a score: the middle 95 % over `RESAMPLES` resamples of the images."""
     stream = np.random.default_rng(0)
     values = [measure(stream.integers(0, count, count)) for _ in range(RESAMPLES)]
     values = [value for value in values if np.isfinite(value)]
@@ -46,9 +46,9 @@ def interval(measure: Score, count: int) -> tuple[float, float]:
 def interval_of_difference(
     first: Evaluation, second: Evaluation, metric: str, stated: Costs | None = None
 ) -> tuple[float, float]:
-    """Return the 95 % interval of how much higher a metric of the first is, both on the same drawn images.
+    """Return the 95 % interval of the first's metric minus the second's, both on the same resampled images.
 
-    `stated` are the costs of decisions, for metrics of these.
+    `stated` are the costs of decisions, for metrics that need them.
     """
     assert first.names == second.names, "the same images"
 
@@ -59,7 +59,7 @@ def interval_of_difference(
 
 
 def _measured(found: Evaluation, metric: str, chosen: Any, stated: Costs | None = None) -> float:
-    # Of probabilities: softmax and sigmoid give them back.
+    # Logits whose softmax or sigmoid is these probabilities.
     p = np.clip(found.probabilities[chosen].astype(np.float64), 1e-9, 1 - 1e-9)
     logits = np.log(p) if found.thresholds is None else np.log(p / (1 - p))
     wanted = Wanted(classes=found.classes, named=(metric,), costs=stated, thresholds=found.thresholds)
@@ -68,9 +68,9 @@ def _measured(found: Evaluation, metric: str, chosen: Any, stated: Costs | None 
 
 
 def constant_scores(counts: Any, total: int, labels: Any, classes: Sequence[str], metric: str) -> dict[str, float]:
-    """Return a metric, and the accuracy, of always saying how frequent each class is.
+    """Return a metric, and the accuracy, of always predicting the frequencies of the classes.
 
-    `counts` are the images of each class among `total`; `labels` those of the images that are scored, [N] or [N, C].
+    `counts` are the images of each class among `total`; `labels` [N] or [N, C] are those of the scored images.
     """
     share = np.clip(np.asarray(counts) / max(1, total), 1e-6, 1 - 1e-6)
     several = labels.ndim == 2

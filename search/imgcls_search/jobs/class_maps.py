@@ -1,8 +1,8 @@
-"""Where a network looked: by the slopes of a class's score, for networks of any family.
+"""Class activation maps: where a network looked, from the gradients of a class's score, for any family.
 
-Of feature maps Grad-CAM (Selvaraju et al. 2017). Tokens of a transformer mix early, so that the last ones say little of
-their places: there slope times activation, added up over all layers. `captum` and `grad-cam` need the layer,
-and how tokens are placed on an image, for each family; here they are found by the shapes of what a pass makes.
+For feature maps, this is Grad-CAM (Selvaraju et al. 2017). Tokens of a transformer mix early, so the last ones say
+little about their places; for tokens, this is gradient times activation, summed over all layers. `captum` and
+`grad-cam` need the layer and the layout of tokens for each family; here both come from the shapes of layer outputs.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import torch
 from torch import Tensor, nn
 
 LEAST_CELLS = 16
-"""Fewest places that a layer must tell apart; the last such layer is used, or the one with the most."""
+"""Use the last layer with at least this many places, else the one with the most."""
 
 MOST_EXTRA_TOKENS = 5
-"""Tokens in front of those of the patches: for the class, registers."""
+"""Most tokens before those of the patches: class token, registers."""
 
 Map = Callable[[Tensor], Tensor]
 """Returns a layer's output as [N, places down, places across, features]."""
 
 
 def class_maps(model: nn.Module, images: Tensor, targets: Sequence[int]) -> np.ndarray[Any, Any] | None:
-    """Return how much each place of some images speaks for a class each, [N, h, w] of 0 to 1.
+    """Return how much each place of each image supports its target class, [N, h, w] from 0 to 1.
 
-    `images` are normalised, [N, C, H, W], on the model's device. It costs a forward and a backward pass at most.
-    None if no layer of the network has places, or there are no gradients.
+    `images` are normalised, [N, C, H, W], on the model's device. Takes one forward and usually one backward pass.
+    Returns None if no layer of the network has places, or there are no gradients.
     """
     model.eval()
     try:
@@ -37,13 +37,13 @@ def class_maps(model: nn.Module, images: Tensor, targets: Sequence[int]) -> np.n
             logits = model(images.detach().clone().requires_grad_())
             score = logits[torch.arange(len(images)), torch.as_tensor(targets, device=logits.device)].sum()
             return _map_of(score, layers)
-    # Somebody's family may do what cannot be differentiated.
+    # A custom family may contain operations without gradients.
     except RuntimeError:
         return None
 
 
-class _watching:  # noqa: N801 - used as a context
-    """Note the outputs of all layers that have places, in the order in which they are made."""
+class _watching:  # noqa: N801 - used as a context manager
+    """Record the outputs of all layers that have places, in the order of the forward pass."""
 
     def __init__(self, model: nn.Module, shape: Sequence[int]) -> None:
         self.model, self.sides = model, (shape[2], shape[3])
@@ -66,7 +66,7 @@ class _watching:  # noqa: N801 - used as a context
 
 
 def _places(made: Tensor, sides: tuple[int, int]) -> tuple[Map, int] | None:
-    """Return where an output is on the image, and how many places it has; None if it has no place there."""
+    """Return how to lay out an output on the image, and its number of places; None if it has no places."""
     if made.dim() == 4:
         if _fits(made.shape[2], made.shape[3], sides):
             return (lambda tensor: tensor.permute(0, 2, 3, 1)), made.shape[2] * made.shape[3]
@@ -82,21 +82,21 @@ def _places(made: Tensor, sides: tuple[int, int]) -> tuple[Map, int] | None:
 
 
 def _as_grid(extra: int, down: int) -> Map:
-    """Return what lays tokens [N, extra + down * across, D] on a grid."""
+    """Return a function that lays out tokens [N, extra + down * across, D] as a grid."""
     return lambda tensor: tensor[:, extra:].reshape(len(tensor), down, -1, tensor.shape[2])
 
 
 def _fits(down: int, across: int, sides: tuple[int, int]) -> bool:
-    """Tell whether a grid may cover an image: at least two places a side, each as large in both directions."""
+    """Tell whether a grid can cover an image: at least two places per side, each about square."""
     if not (1 < down <= sides[0] and 1 < across <= sides[1]):
         return False
     steps = sides[0] / down, sides[1] / across
-    # Sides that the steps of a network do not divide are rounded, up or down.
+    # A network rounds sides that its strides do not divide, up or down.
     return max(steps) / min(steps) <= 1.0 + 1.0 / min(down, across)
 
 
 def _map_of(score: Tensor, layers: Sequence[tuple[Tensor, Map, int]]) -> np.ndarray[Any, Any] | None:
-    """Return the map of the layers that a pass made, the brightest place of each image 1."""
+    """Return the maps from the outputs of a forward pass, scaled to a maximum of 1 per image."""
     if not layers:
         return None
     has_tokens = layers[-1][0].dim() == 3
@@ -107,10 +107,10 @@ def _map_of(score: Tensor, layers: Sequence[tuple[Tensor, Map, int]]) -> np.ndar
 
 
 def _of_tokens(score: Tensor, layers: Sequence[tuple[Tensor, Map, int]]) -> Tensor | None:
-    """Return slope times activation over all layers of as many tokens as the last one has, less its mean over places.
+    """Return gradient times activation, summed over the layers with as many tokens as the last, minus its mean.
 
-    It is added with its sign: a token also carries what it has got from other places, in one layer for and in another
-    against the class, and that cancels out.
+    The sum is signed: a token also carries information from other places, which supports the class in one layer and
+    opposes it in another, and so cancels out.
     """
     tokens = [layer for layer in layers if layer[0].dim() == 3 and layer[2] == layers[-1][2]]
     slopes = torch.autograd.grad(score, [made for made, _, _ in tokens], allow_unused=True)
@@ -132,7 +132,7 @@ def _of_feature_maps(score: Tensor, layers: Sequence[tuple[Tensor, Map, int]]) -
             continue
         values, slopes = lay(made.detach()), lay(found[0])
         maps = torch.relu((values * slopes.mean(dim=(1, 2), keepdim=True)).sum(dim=-1))
-        # Where nothing speaks for the class on average, each place is weighed by its own slope.
+        # If no feature supports the class on average, weight each place by its own gradient.
         each = (values * slopes).sum(dim=-1)
         for other in (torch.relu(each), each.abs()):
             empty = maps.flatten(1).amax(dim=1) <= 0
@@ -143,7 +143,7 @@ def _of_feature_maps(score: Tensor, layers: Sequence[tuple[Tensor, Map, int]]) -
 
 
 def _in_question(layers: Sequence[tuple[Tensor, Map, int]]) -> Iterator[tuple[Tensor, Map, int]]:
-    """Yield the layers to look at, the best first: late ones with enough places, then those with the most."""
+    """Yield the layers to try, best first: late ones with enough places, then those with the most."""
     yield from (layer for layer in reversed(layers) if layer[2] >= LEAST_CELLS)
     few = [layer for layer in reversed(layers) if layer[2] < LEAST_CELLS]
     yield from sorted(few, key=lambda layer: -layer[2])

@@ -1,4 +1,4 @@
-"""A winner one can trust: the best few trained again on new seeds, then the sealed test split, opened once."""
+"""Confirm a winner: retrain the best trials with new seeds, then score the winner on the test split once."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 
 
 def refuse_untrained(metric: str, what: str) -> None:
-    """Refuse a first objective that another seed does not change.
+    """Refuse a first objective that retraining on labels with another seed does not change.
 
     Raises:
-        UserError: it is a size or a cost.
+        UserError: it is a size, a cost, or a measure of pretrained features.
     """
     if metric in OF_FEATURES:
         raise UserError(
@@ -55,7 +55,7 @@ def refuse_untrained(metric: str, what: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Retraining:
-    """Trains trials of a study again, for a confirmation."""
+    """Retrains trials of a study for a confirmation."""
 
     files: StudyFiles
     record: Record
@@ -64,7 +64,7 @@ class _Retraining:
     pace: Pace
     pretrained: PretrainedNetworks
     pretrains: bool
-    """Whether each seed has a pretrained network of its own."""
+    """Whether each seed pretrains its own network."""
 
     def train(self, trials: Sequence[Trial], seeds: Sequence[int]) -> dict[int, list[float]]:
         """Train every trial's configuration with every seed; return the metric of the last epochs by trial."""
@@ -79,13 +79,13 @@ class _Retraining:
         return scores
 
     def fit_once(self, trial: Trial, seeds: Sequence[int]) -> None:
-        """Train a trial with folds on all images outside the test split, as `train` does: one network for each seed."""
+        """Train a trial with folds on all images outside the test split, as `train` does: one network per seed."""
         self.pretrained.make(each for seed in seeds for each in self._needed(trial, seed, "train+val"))
         jobs = [self._job(number, trial, seed, "train+val") for number, seed in enumerate(seeds)]
         self.trainer.train(jobs, numbered("all images, seed", len(seeds)), self.pace)
 
     def compare_weights(self, trials: Sequence[Trial]) -> None:
-        """Say which pretrained weights are others than those that the trials started from."""
+        """Report pretrained weights that differ from those that the trials started from."""
         known = self.record.facts.get("weights", {})
         for trial in trials if known else ():
             used = weights_used.of_config(trial.candidate.config, self.data(trial).shape, self.trainer.helper)
@@ -93,7 +93,7 @@ class _Retraining:
                 self.trainer.watcher.say(f"trial {trial.number}: {line}")
 
     def data(self, trial: Trial) -> Prepared:
-        """Return the images, as long as they are those of the study."""
+        """Return the trial's images, which must be those of the study."""
         return searched_images(self.record, trial.candidate.config, self.trainer)
 
     def _needed(self, trial: Trial, seed: int, portion: Portion = "train") -> tuple[Backbone, ...]:
@@ -126,17 +126,17 @@ def confirm(
     data: Component | None = None,
     pretrains: bool = False,
 ) -> Confirmation:
-    """Train the best few on new seeds, choose by their mean, train the chosen one on seeds that had no part in the
-    choice, and only then open the test split, once, for it; the study remembers what came out.
+    """Retrain the best trials with new seeds, score the winner with seeds not used to pick it, then on the test split.
 
-    `trial` takes the place of the best few; with several objectives it is needed to choose from the front. `data` says
-    where the study's images are now. With `pretrains` each seed pretrains a network of its own where the trial does,
-    else all start from the study's one.
+    The winner has the best mean over the first seeds. The test split is opened once, for the winner; the study stores
+    the result. `trial` replaces the best trials; with several objectives it is required, to choose from the front.
+    `data` says where the study's images are now. With `pretrains`, each seed pretrains its own network if the trial
+    pretrains; otherwise all start from the study's.
 
-    An interrupted confirmation resumes from its checkpoints; one that is there already is returned.
+    An interrupted confirmation resumes from its checkpoints; an existing one is returned unless `again` is set.
 
     Raises:
-        StudyError: there is no such study, another process works on it, or it was confirmed otherwise before.
+        StudyError: there is no such study, another process works on it, or it was confirmed with other settings.
         NoResultError: no trial is complete and feasible, or a training failed.
     """
     record = study_data.load_with_images(files, data)
@@ -183,10 +183,10 @@ def confirm(
 
 
 def _refuse_other_test(component: Component, metric: str, cache: Path) -> None:
-    """Refuse a test split that a metric has no value on, before anything is trained for it and its opening is noted.
+    """Refuse a test split on which a metric is undefined, before anything is trained or the opening is recorded.
 
     Raises:
-        DataError: there is no such folder, or the split has no image that the metric needs.
+        DataError: there is no such folder, or the split lacks images that the metric needs.
     """
     study_data.must_be_there(component)
     source = describe(component, cache)
@@ -196,9 +196,9 @@ def _refuse_other_test(component: Component, metric: str, cache: Path) -> None:
 
 
 def _num_epochs(trials: Sequence[Trial], seeds: int) -> int:
-    """Return the epochs of all trainings; which trial is chosen to be measured is not known yet."""
+    """Return the most epochs that all trainings take together; the winner is not known yet."""
     epochs = [trial.candidate.config.epochs for trial in trials]
-    # With folds, each seed that measures trains once more, on all images.
+    # With folds, each seed that scores the winner also trains once on all images.
     once = [trial.candidate.config.epochs // trial.candidate.config.folds for trial in trials if _has_folds(trial)]
     return seeds * (sum(epochs) + max(epochs) + max(once, default=0))
 
@@ -208,7 +208,7 @@ def _has_folds(trial: Trial) -> bool:
 
 
 def _candidates(record: Record, top: int, number: int | None) -> list[Trial]:
-    """Return the trials that may be chosen: the named one, or the best few by the one objective there is."""
+    """Return the trials to choose from: the named one, or the best few of a study with one objective."""
     if number is None:
         best.the_best(record)
         return best.ranked(record)[:top]
@@ -220,10 +220,10 @@ def _candidates(record: Record, top: int, number: int | None) -> list[Trial]:
 
 
 def searched_images(record: Record, config: TrialConfig, trainer: Trainer) -> Prepared:
-    """Return the images of a configuration, as long as they are those of the study, which remembers their place.
+    """Return the images of a configuration, and store their place in the study.
 
     Raises:
-        StudyError: they are not.
+        StudyError: they are not the images of the study.
     """
     found = trainer.images(config)
     study_data.refuse_other(record, config, found, trainer.helper)
@@ -234,13 +234,13 @@ def searched_images(record: Record, config: TrialConfig, trainer: Trainer) -> Pr
 def weights_path(
     files: StudyFiles, trial: int, seed: int, portion: Portion = "train", *, pretrains: bool = False
 ) -> Path:
-    """Return where the weights of a confirming training are kept."""
+    """Return the weights file of a confirmation's training."""
     which = ("-pretrained" if pretrains else "") + ("-all" if portion == "train+val" else "")
     return files.folder / "confirm" / f"trial-{trial:05d}-seed-{seed}{which}.pt"
 
 
 def fresh_seeds(record: Record, count: int) -> list[int]:
-    """Return seeds that no trial of a study was trained with, the same at each call."""
+    """Return seeds that no trial of a study was trained with; they are the same on each call."""
     import numpy as np
 
     used = {trial.seed for trial in record.trials}
@@ -250,9 +250,9 @@ def fresh_seeds(record: Record, count: int) -> list[int]:
 
 
 def optimism_of_each(found: Confirmation) -> list[float]:
-    """Return how much better the searched score of a confirmed trial was than each of its fresh trainings."""
+    """Return how much better the search score of a confirmed trial was than each of its new scores."""
     searched, mean = found["searched"], found["confirmed"]["mean"]
-    # Better may mean larger or smaller; the optimism of the mean has the right sign already.
+    # Better may mean larger or smaller; the stored mean has the right sign.
     sign = math.copysign(1, found["optimism"]["mean"] * (searched - mean))
     return [sign * (searched - score) for score in found["scores"]]
 
@@ -308,7 +308,7 @@ def _rank(trial: Trial, scores: Mapping[int, Sequence[float]], chosen: Trial) ->
         "searched": trial.first_value,
         "scores": list(scores[trial.number]),
         **_spread(scores[trial.number]),
-        # By these seeds alone it may be as good as the chosen one.
+        # By these seeds alone, it may be as good as the chosen trial.
         "is_tied": trial is not chosen and abs(gap.mean) <= gap.half,
     }
 
@@ -316,14 +316,14 @@ def _rank(trial: Trial, scores: Mapping[int, Sequence[float]], chosen: Trial) ->
 def _open_test(
     record: Record, files: StudyFiles, found: Choice, data: Prepared, watcher: TrainingWatcher, *, pretrains: bool
 ) -> TestScores:
-    """Return what the chosen configuration's fresh trainings make of the test split; that is written down first."""
+    """Score the winner's new trainings on the test split; record the opening first."""
     from dataclasses import replace
 
     from imgcls_search.jobs.evaluate import read_network
     from imgcls_search.jobs.evaluation import measure_on
 
     seeds = found["seeds"]["fresh"]
-    # With folds it is measured on what `train` would deliver: one network of all images outside the test split.
+    # With folds, score what `train` would deliver: one network trained on all images outside the test split.
     portion: Portion = "train+val" if data.folds else "train"
     opening = Opening(by="confirm", at=now(), seeds=seeds, portion=portion, trial=found["chosen"])
     component = record.by_number[found["chosen"]].candidate.config.component("data")
@@ -337,7 +337,7 @@ def _open_test(
     found_by: list[Evaluation] = []
     for seed in seeds:
         network, config, known = read_network(weights_path(files, found["chosen"], seed, portion, pretrains=pretrains))
-        # Its images may have moved since it was trained.
+        # The images may have moved since the training.
         config = config.moved(component.args)
         seen = replace(data, mean=known.mean, std=known.std, thresholds=known.thresholds)
         found_by.append(measure_on(network, config, seen, "test", (found["metric"],)))
@@ -345,7 +345,7 @@ def _open_test(
 
 
 def _test_scores(metric: str, trainings: Sequence[Evaluation]) -> TestScores:
-    """Return what several trainings make of the test split, with what the choice of its images adds to the spread."""
+    """Return the test scores of several trainings, with the interval from sampling the images."""
     from imgcls_search.jobs.chance import interval_of_mean
 
     scores = [training.metrics[metric] for training in trainings]
@@ -360,7 +360,7 @@ def _test_scores(metric: str, trainings: Sequence[Evaluation]) -> TestScores:
     if metric in ("accuracy", "top5_accuracy", "subset_accuracy"):
         test["images_interval"] = list(share_interval(test["mean"], test["images"]))
     elif all(map(math.isfinite, ends := interval_of_mean(trainings, metric))):
-        # Some metrics need more than probabilities and labels, as that of worse pictures does.
+        # NaN for metrics that need more than probabilities and labels, such as corruption_accuracy.
         test["images_interval"] = list(ends)
     return test
 

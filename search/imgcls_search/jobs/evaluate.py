@@ -1,4 +1,4 @@
-"""Trained weights measured on images: the validation split, or the sealed test split when asked."""
+"""Score trained weights on images: the validation split or, if requested, the test split."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from imgcls_search.training.metrics import Wanted, score
 from imgcls_search.worker import cross_validation, finish, networks, pipeline
 
 CUTS = ("val", "test", "split_seed", "max_train", "folds", "image", "label", "separator", "labels", "split", "group")
-"""The arguments of a data set that decide which images are in which split, and which columns of a table say so."""
+"""Arguments of a data set that decide which images are in which split, including the columns of a table."""
 
 
 def evaluate_weights(
@@ -42,16 +42,16 @@ def evaluate_weights(
     tta: ViewsName = "none",
     say: Callable[[str], None] | None = None,
 ) -> Evaluation:
-    """Measure a weights file on a split of its own data set, or of another that has some of its classes.
+    """Score a weights file on a split of its own data set, or of another one with some of its classes.
 
-    Classes are matched by name. `all` takes every image, and cuts nothing; neither does a split that a folder comes
-    with. Other splits are cut as those of the training were: in a folder that was moved they hold the same images.
+    Classes are matched by name. `all` uses every image, without splits; a split that comes with the data is used as it
+    is. Other splits are made as in the training: a moved folder gives the same splits.
 
-    `corruptions` says whether worse versions of the images are measured too, each 15 times. `tta` are the views of an
-    image whose mean logits are measured. `say` gets the notes for the user.
+    With `corruptions`, 15 corrupted versions of each image are scored too. `tta` names the views of an image whose
+    logits are averaged. `say` gets notes for the user.
 
     Raises:
-        CheckpointError: the file is not a trained model of this program, or its exported network has gone.
+        CheckpointError: the file is not a trained model of this program, or its exported network is missing.
         DataError: the images are missing or damaged, or some are of a class that was not trained.
     """
     if split == "folds":
@@ -64,7 +64,7 @@ def evaluate_weights(
     network, config, trained_on = read_network(weights)
     if corruptions and trained_on.has_several_labels:
         raise UserError("--corruptions: is for images with one label each; corruption_accuracy is a top-1 accuracy")
-    # Of the size and with the normalisation that the weights were trained with, whatever the images are.
+    # Bring the images to the size and channels that the weights were trained with.
     image = {**config.section("image"), "size": trained_on.image_size, "channels": trained_on.channels}
     component = config.component("data") if data is None else _cut_alike(data, config.component("data"))
     if skip_unreadable:
@@ -103,7 +103,7 @@ def evaluate_weights(
 
 
 def out_of_fold(weights: Path) -> Evaluation:
-    """Return what the networks of a finished trial with folds said of the images that they were not trained on.
+    """Score the stored predictions of a trial with folds: each image by the network that was not trained on it.
 
     Raises:
         CheckpointError: the file is not of such a trial.
@@ -137,7 +137,7 @@ def _look_for_other_test(component: Component, cache: Path, trained_on: Prepared
 
 
 def _cut_alike(data: Component, trained: Component) -> Component:
-    """Return a data set that is cut into splits as the one of the training, where both are of one kind."""
+    """Return a data set with the same split settings as in the training, if both are of the same kind."""
     if data.name != trained.name:
         return data
     cuts = {name: trained.args[name] for name in CUTS if name in data.args and name in trained.args}
@@ -145,7 +145,7 @@ def _cut_alike(data: Component, trained: Component) -> Component:
 
 
 def _instead(component: Component) -> str:
-    """Return what can be measured where a split cannot be cut."""
+    """Return what to evaluate instead if a split cannot be made."""
     given = [split for split in ("val", "test") if comes_with(component, split)]
     of = "the rows that say {}" if component.name == "table" else "{}/"
     shown = "".join(f"--split {split} measures {of.format(split)}; " for split in given)
@@ -153,10 +153,10 @@ def _instead(component: Component) -> str:
 
 
 def _class_numbers(found: Sequence[str], trained: Sequence[str], place: str) -> np.ndarray[Any, Any]:
-    """Return the number that each class of some images has among the trained ones.
+    """Return the number of each class among the trained classes.
 
     Raises:
-        DataError: one is not among them.
+        DataError: a class is not among them.
     """
     numbers = {name: number for number, name in enumerate(trained)}
     strange = [name for name in found if name not in numbers]
@@ -166,12 +166,12 @@ def _class_numbers(found: Sequence[str], trained: Sequence[str], place: str) -> 
 
 
 def read_network(weights: Path) -> tuple[nn.Module | Artifact, TrialConfig, Prepared]:
-    """Return what saved weights were scored by, their configuration and the data set they were trained on.
+    """Return the network that saved weights were scored with, its configuration and the data set of the training.
 
-    That is the model, or, where it was compressed or measured as a file, the exported network beside it.
+    The network is the model or, if that was compressed or measured as a file, the exported network beside it.
 
     Raises:
-        CheckpointError: the file is not a trained model of this program, or its exported network has gone.
+        CheckpointError: the file is not a trained model of this program, or its exported network is missing.
         DeployError: the exported network is damaged.
     """
     model, artifact, config, data = read_both(weights)
@@ -179,10 +179,10 @@ def read_network(weights: Path) -> tuple[nn.Module | Artifact, TrialConfig, Prep
 
 
 def read_both(weights: Path) -> tuple[nn.Module, Artifact | None, TrialConfig, Prepared]:
-    """Return what `read_network` does, with the model as it was trained beside the exported network, if there is one.
+    """Like `read_network`, but return both the trained model and the exported network, if there is one.
 
     Raises:
-        CheckpointError: the file is not a trained model of this program, or its exported network has gone.
+        CheckpointError: the file is not a trained model of this program, or its exported network is missing.
         DeployError: the exported network is damaged.
     """
     state = checkpoint.load(weights)
@@ -191,7 +191,7 @@ def read_both(weights: Path) -> tuple[nn.Module, Artifact | None, TrialConfig, P
 
 
 def record_opening(path: Path, about: dict[str, Any]) -> None:
-    """Add a line to the list of times that the test split was looked at."""
+    """Append a line to the log of test split openings."""
     with writing(path):
         atomic.append_line(path, json.dumps({"at": now(), **about}))
 

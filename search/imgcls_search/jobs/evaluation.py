@@ -1,4 +1,4 @@
-"""What a trained network says of images, and how good that is."""
+"""Predict images with a trained network, and score the predictions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SplitName = Literal["val", "test", "all", "folds"]
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What a model says of every image of a split."""
+    """Predictions of a model for the images of a split, and their scores."""
 
     split: SplitName
     metrics: dict[str, float]
@@ -45,23 +45,23 @@ class Evaluation:
     """[N, classes]."""
 
     decided: np.ndarray[Any, Any]
-    """What is decided on, in the form of the labels: the likeliest class or that of least expected cost, or each of
-    several labels that reaches its threshold."""
+    """Predictions in the form of the labels: the most likely class, the class of lowest expected cost, or all labels
+    that reach their threshold."""
 
     classes: tuple[str, ...]
     thresholds: tuple[float, ...] | None = None
-    """From which probability on an image has each of several labels; None where it has one class."""
+    """Lowest probability at which an image has each label; None with one class per image."""
 
     corruptions: corrupted.Table | None = None
-    """Accuracy by corruption and severity; None where worse pictures were not looked at."""
+    """Accuracy by corruption and severity; None if not measured."""
 
     tta: Augmented | None = None
-    """What test-time augmentation changes; None without."""
+    """Effect of test-time augmentation; None without it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmented:
-    """Test-time augmentation beside the same images without: scores, and the time of an image as it was taken here."""
+    """Test-time augmentation compared with the plain images: scores without it, and the measured times per image."""
 
     views: ViewsName
     count: int
@@ -74,7 +74,7 @@ class _EvaluationFacts(TypedDict):
     split: SplitName
     images: int
     classes: dict[str, int]
-    """How many images are of each."""
+    """Number of images per class."""
 
     metrics: dict[str, float]
     by_class: dict[str, dict[str, float]]
@@ -84,7 +84,7 @@ class EvaluationFacts(_EvaluationFacts, total=False):
     """An evaluation as plain values."""
 
     thresholds: dict[str, float]
-    """Of several labels of an image."""
+    """Threshold of each label, with several labels per image."""
 
     corruptions: dict[str, dict[str, float]]
     """Accuracy by corruption, then by severity."""
@@ -96,7 +96,7 @@ class EvaluationFacts(_EvaluationFacts, total=False):
 def decided_classes(
     probabilities: np.ndarray[Any, Any], data: Prepared, stated: costs.Costs | None
 ) -> np.ndarray[Any, Any]:
-    """Return the class of each image, or which labels it has, 0 or 1 [N, labels]."""
+    """Return the predicted class of each image, or which labels it has, 0 or 1 [N, labels]."""
     if data.cuts is not None:
         return (probabilities >= np.array(data.cuts)).astype(np.uint8)
     return costs.decided(probabilities, costs.matrix(stated, data.classes) if stated is not None else None)
@@ -105,7 +105,7 @@ def decided_classes(
 def measure_on(
     network: nn.Module | Artifact, config: TrialConfig, data: Prepared, split: SplitName, named: tuple[str, ...] = ()
 ) -> Evaluation:
-    """Measure a network on a split, also by the metrics `named`; asking for `test` or `all` opens the sealed split."""
+    """Score a network on a split, also with the metrics `named`; `test` and `all` open the test split."""
     return measure(network, config, data, images_of(config, data, split), split, named)
 
 
@@ -118,7 +118,7 @@ def measure(
     named: tuple[str, ...] = (),
     tta: ViewsName = "none",
 ) -> Evaluation:
-    """Measure a network on images with the class numbers and the normalisation of the data it was trained on."""
+    """Score a network on images, with the class numbers and the normalisation of its training data."""
     labels = np.concatenate([part.labels for part in parts])
     if not len(labels):
         raise DataError(f"{config.component('data').path}: the {split} split is empty")
@@ -160,7 +160,7 @@ def measure(
 def _logits_of_views(
     network: nn.Module | Artifact, config: TrialConfig, data: Prepared, parts: Sequence[Images], tta: ViewsName
 ) -> tuple[list[np.ndarray[Any, Any]], list[float]]:
-    """Return the logits [N, classes] of each view of the images, the images as they are first, and their seconds."""
+    """Return the logits [N, classes] of each view of the images, the unchanged images first, and their seconds."""
     each, seconds = [], []
     for view in VIEWS[tta]:
         seen = list(parts) if tta == "none" else [_seen(part, view) for part in parts]
@@ -178,7 +178,7 @@ def _seen(images: Images, view: View) -> Images:
 def corruption_table(
     network: nn.Module | Artifact, config: TrialConfig, data: Prepared, parts: Sequence[Images]
 ) -> corrupted.Table:
-    """Return the accuracy on worse versions of all images."""
+    """Return the accuracy on corrupted versions of all images."""
     if isinstance(network, Artifact):
         tables = [finish.corruptions(network, part) for part in parts]
     else:
@@ -200,9 +200,9 @@ def _logits(
 
 
 def predictions_csv(evaluation: Evaluation) -> str:
-    """Return one line an image: its name, its class, the predicted class and the probability of each class.
+    """Return one line per image: its name, its class, the predicted class and the probability of each class.
 
-    Several labels of an image, and the predicted ones, stand in one cell with a separator that is in no label.
+    Several labels of an image share one cell, with a separator that occurs in no label.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -215,14 +215,14 @@ def predictions_csv(evaluation: Evaluation) -> str:
 
 
 def _joined(given: Any, classes: Sequence[str]) -> str:
-    """Return the class of an image, or its labels, as a cell."""
+    """Return the class of an image, or its labels, as one cell."""
     if np.ndim(given) == 0:
         return as_text(classes[given])
     return as_text(separator(classes).join(classes[number] for number in np.flatnonzero(given).tolist()))
 
 
 def images_of(config: TrialConfig, data: Prepared, split: SplitName) -> list[Images]:
-    """Return the images of a split; `test` and `all` open the sealed one."""
+    """Return the images of a split; `test` and `all` open the test split."""
     if split == "val":
         return [load(data, "val")]
     test = open_test(describe(config.component("data"), Path(data.folder).parent), data)

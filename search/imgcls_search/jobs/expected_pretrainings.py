@@ -1,4 +1,4 @@
-"""How many pretrained networks the trials of a search will need."""
+"""Estimate how many pretrained networks the trials of a search will need."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from imgcls_search.strategy.draws import draw_random
 from imgcls_search.strategy.view import View
 
 MOST_DRAWS = 200
-"""Random configurations that are looked at, where a study has more trials."""
+"""Draw at most this many random configurations."""
 
 TIMED_EPOCHS = 2
 """Epochs of the pretrainings that are only timed."""
@@ -24,26 +24,26 @@ TIMED_EPOCHS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class ExpectedPretrainings:
-    """What random trials of a space need."""
+    """Pretrained networks that random trials of a space need."""
 
     trials: int
-    """Random trials that were looked at: those of the study, or a part of them."""
+    """Number of random trials drawn: as many as the study has, at most `MOST_DRAWS`."""
 
     pretraining: int
     """How many of them start from a pretrained network."""
 
     networks: int
-    """Distinct ones, each fold's for itself: equal ones are made once."""
+    """Number of distinct networks, one per fold; equal ones are trained once."""
 
     epochs: int
-    """Of all these together."""
+    """Epochs of all these networks together."""
 
     images: int | None
-    """In the folder that they pretrain on; None where it is the training images."""
+    """Images in the folder to pretrain on; None if they are the training images."""
 
     @property
     def sentence(self) -> str:
-        """What a person should know."""
+        """Summary for the user."""
         of = "" if self.images is None else f" over {self.images:,} images"
         return (
             f"{self.pretraining} of {self.trials} random trials start from a pretrained network: {self.networks} "
@@ -52,10 +52,10 @@ class ExpectedPretrainings:
 
 
 def expected(space: Space) -> ExpectedPretrainings | None:
-    """Return how many pretrained networks the trials of a space will need, None where none pretrains.
+    """Estimate how many pretrained networks the trials of a space will need; None if none pretrains.
 
     Raises:
-        DataError: the folder to pretrain on is not there, or has too few images.
+        DataError: the folder to pretrain on is missing or has too few images.
     """
     if not _ways(space):
         return None
@@ -75,7 +75,7 @@ def expected(space: Space) -> ExpectedPretrainings | None:
 
 
 def timed_as(space: Space) -> dict[str, str]:
-    """Return what the pretrainings of a space are timed with: each trial has one, of a few epochs."""
+    """Return the changes to a space for timing its pretrainings: every trial pretrains, for few epochs."""
     ways = _ways(space)
     return (
         {"pretrain": json.dumps({name: {**args, "epochs": TIMED_EPOCHS} for name, args in ways.items()})}
@@ -95,5 +95,5 @@ def _draws(space: Space) -> Iterator[TrialConfig]:
 
 
 def _copies(config: TrialConfig) -> int:
-    """Return how many networks a configuration needs: one for each fold, whose images take no part in it."""
+    """Return how many networks a configuration needs: one per fold, since it must not see the fold's images."""
     return config.folds if config.component("unlabeled").name == "train" else 1

@@ -1,4 +1,4 @@
-"""A trial leaves its study as a file that trains alone."""
+"""Export a trial as a configuration file that can be trained on its own."""
 
 from __future__ import annotations
 
@@ -54,9 +54,9 @@ def find_trial(record: Record, number: int) -> Trial:
 
 
 def read_origin(text: str) -> tuple[Origin | None, str | None]:
-    """Return the study and trial that an exported file came from, None where it does not say; and what is wrong there.
+    """Return the study and trial in an exported file's origin comment, None if there is none; and what is wrong there.
 
-    It is a comment, which people may change: one that makes no sense stops no training.
+    Users may edit the comment, so an invalid one does not stop a training.
     """
     found = _ORIGIN.search(text)
     if found is None:
@@ -81,7 +81,7 @@ def is_origin(value: Any) -> TypeGuard[Origin]:
 
 
 def now() -> str:
-    """Return the time in UTC, as ISO 8601."""
+    """Return the current time in UTC, as ISO 8601."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 

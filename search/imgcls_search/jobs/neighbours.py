@@ -1,4 +1,4 @@
-"""The training images that a network finds most like another one: nearest by what its last layer reads."""
+"""Find the training images that a network considers most similar to another one, by the input of its last layer."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from imgcls_search.models.anatomy import Anatomy
 from imgcls_search.models.cost import images_within
 
 MOST_MACS = 5e11
-"""Multiply-accumulates that may be spent on training images; of more images some are drawn."""
+"""Most multiply-accumulates to spend on training images; use a random sample if all would need more."""
 
 LEAST_IMAGES = 200
 
 
 def affordable(count: int, macs: float) -> np.ndarray[Any, Any]:
-    """Return the numbers of the training images to look at, all of them or, where that would take long, some."""
+    """Return the indices of the training images to use: all, or a random sample if all would take too long."""
     most = images_within(MOST_MACS, macs, least=LEAST_IMAGES)
     if count <= most:
         return np.arange(count)
@@ -27,7 +27,7 @@ def affordable(count: int, macs: float) -> np.ndarray[Any, Any]:
 
 
 def features(model: nn.Module, batches: Iterator[Tensor]) -> np.ndarray[Any, Any]:
-    """Return what the last layer of a model reads of images, [N, D], of length 1; its logits where nobody tells which.
+    """Return the inputs of a model's last layer, [N, D], with length 1; its logits if that layer is not known.
 
     `batches` are normalised and on the model's device.
     """
@@ -51,10 +51,10 @@ def features(model: nn.Module, batches: Iterator[Tensor]) -> np.ndarray[Any, Any
 
 
 def unit(rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return rows with length 1."""
+    """Scale rows to length 1."""
     return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12))
 
 
 def nearest(of: np.ndarray[Any, Any], among: np.ndarray[Any, Any], count: int) -> np.ndarray[Any, Any]:
-    """Return the numbers of the nearest rows by cosine, the nearest first, [N, count]."""
+    """Return the indices of the nearest rows by cosine, nearest first, [N, count]."""
     return np.argsort(-(of @ among.T), axis=1, kind="stable")[:, :count]

@@ -1,4 +1,4 @@
-"""How far several trainings are that belong to one command, and how long the rest of them takes."""
+"""Track the progress of a command's trainings, and estimate the time left."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from imgcls_search.protocol import Job
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch:
-    """An epoch that ended, and how far all trainings of the command are with it."""
+    """A finished epoch, and the progress of all trainings of the command."""
 
     training: str
-    """Which training it is of, in words: `seed 2/3`."""
+    """Name of its training, for example `seed 2/3`."""
 
     number: int
     of: int
     metrics: Mapping[str, float]
     val_images: int | None
-    """How many images its scores are from."""
+    """Number of images that its scores are from."""
 
     done: int
-    """Epochs of all trainings."""
+    """Finished epochs of all trainings."""
 
     total: int
     seconds_left: float
 
 
 class Pace:
-    """Counts the epochs of several trainings, and measures how fast they come."""
+    """Counts the epochs of several trainings, and measures their speed."""
 
     def __init__(self, epochs: int) -> None:
-        """Nothing is trained yet; `epochs` are to come."""
+        """Start before the first epoch; `epochs` is the total of all trainings."""
         self.total = epochs
         self.reached: dict[str, int] = {}
         """The last epoch of each training, by its checkpoint."""
@@ -46,7 +46,7 @@ class Pace:
         self.reached[job.checkpoint] = epoch
 
     def ended(self, job: Job, training: str, metrics: Mapping[str, float]) -> Epoch:
-        """Return an epoch that was trained now, with the time left."""
+        """Record a finished epoch, and return it with the time left."""
         self.trained += 1
         self.begins(job, int(metrics["epoch"]))
         done = sum(self.reached.values())

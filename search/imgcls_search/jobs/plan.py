@@ -1,4 +1,4 @@
-"""How far a budget will go, from a few epochs of a few random trials."""
+"""Estimate the time of a search from a few epochs of a few random trials."""
 
 from __future__ import annotations
 
@@ -33,44 +33,44 @@ CALIBRATION = {
     "study.pictures": "false",
     "start": "[]",
 }
-"""What the trials that are only timed are searched with."""
+"""Settings for trials that are only timed."""
 
 DRAWS = 20
-"""Random configurations that are looked at for epochs of heads alone."""
+"""Number of random configurations that are checked for epochs of the head alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExpectedTime:
-    """What a search will take."""
+    """The expected time of a search."""
 
     workers: int
     measured_trials: int
     measured_epochs: int
     epoch_seconds: float
-    """Mean over the measured trials of an epoch after the first, or of the first where there was one only."""
+    """Mean over the measured trials of an epoch after the first, or of the first if there was only one."""
 
     fastest_seconds: float
     slowest_seconds: float
     epochs_of_full_trial: int
     epochs_of_trial: float
-    """Expected with the space's pruner; those of a full trial where that cannot be told before."""
+    """Expected with the space's pruner; those of a full trial if that cannot be predicted."""
 
     trials: int
     seconds: float
-    """Of all `study.trials`."""
+    """Seconds of all `study.trials`."""
 
     timeout: float | None
     trials_in_timeout: int | None
     pretrained_networks: int = 0
-    """Distinct ones that the trials start from."""
+    """Number of distinct networks that the trials start from."""
 
     pretraining_epochs: int = 0
     pretraining_seconds: float = 0.0
-    """Of all these networks; they are part of `seconds`."""
+    """Seconds to pretrain all these networks, which are included in `seconds`."""
 
 
 def timed_as(space: Space) -> dict[str, str]:
-    """Return what the trials that are only timed are searched with: they pass the epochs of their heads alone."""
+    """Return the settings for trials that are only timed: they train beyond the epochs of the head alone."""
     heads = max((_head_epochs(config) for config in _some(space)), default=0)
     settings = {**CALIBRATION, **expected_pretrainings.timed_as(space)}
     if space.is_of_pretraining:
@@ -85,13 +85,13 @@ def _some(space: Space) -> Iterator[TrialConfig]:
 
 
 def _head_epochs(config: TrialConfig) -> int:
-    """Return how many epochs of a training, the first, read kept features, which takes a fraction of the time."""
+    """Return how many first epochs of a training use stored features, which takes a fraction of the time."""
     found = head_plan.plan(config)
     return found.epochs if found is not None and not config.is_fitted else 0
 
 
 def plan(space: Space, calibration: Space, root: Path, watcher: Watcher) -> ExpectedTime:
-    """Train a few random trials for a few epochs, keep nothing but the decoded images, and work out the rest.
+    """Train a few random trials for a few epochs, and estimate the rest; only the decoded images are kept.
 
     Raises:
         NoResultError: no epoch was completed.
@@ -106,10 +106,10 @@ def plan(space: Space, calibration: Space, root: Path, watcher: Watcher) -> Expe
 
 
 def work_out(space: Space, record: Record, workers: int) -> ExpectedTime:
-    """Return the plan that the epochs of a record allow.
+    """Estimate the time of a search from the epochs of a record.
 
     Raises:
-        NoResultError: it has none.
+        NoResultError: the record has no epoch.
     """
     begun = [trial for trial in record.trials if trial.epoch]
     if not begun:
@@ -146,14 +146,14 @@ def work_out(space: Space, record: Record, workers: int) -> ExpectedTime:
 
 
 def _seconds_of_pretraining(record: Record) -> float:
-    """Return how long an epoch of a pretraining takes, by those that were timed."""
+    """Return the mean seconds of the timed pretraining epochs."""
     timed = [known for known in record.facts.get("backbones", {}).values() if known.get("epoch")]
     epochs = sum(known["epoch"] for known in timed)
     return sum(known["seconds"] for known in timed) / epochs if epochs else 0.0
 
 
 def _epochs_of(trial: Trial) -> Sequence[Mapping[str, float]]:
-    """Return the epochs of a trial; of one whose images grow, each as long as its epochs are in the mean."""
+    """Return the epochs of a trial; if its images grow, scale the seconds of each epoch to the mean image size."""
     config = trial.candidate.config
     resolution = resolution_of(config)
     if not resolution.until:
@@ -170,9 +170,9 @@ def _seconds(epochs: Sequence[Mapping[str, float]]) -> float:
 
 
 def _seconds_of_trial(begun: Sequence[Trial], pruner: Pruner, epochs: float, *, is_cut: bool) -> float:
-    """Return how long a trial of `epochs` expected epochs takes; `is_cut` says whether the pruner ends some early.
+    """Return the seconds of a trial of `epochs` expected epochs; `is_cut` says whether the pruner stops some early.
 
-    Fits are as frequent as among those that were begun; epochs of heads alone take their own time.
+    Assumes the share of fitted heads of the begun trials; epochs of the head alone are timed separately.
     """
     fits = [sum(epoch["seconds"] for epoch in trial.epochs) for trial in begun if trial.candidate.is_fitted]
     trained = [trial for trial in begun if not trial.candidate.is_fitted]
@@ -193,12 +193,12 @@ def _seconds_of_trial(begun: Sequence[Trial], pruner: Pruner, epochs: float, *, 
 
 
 def _is_whole(config: TrialConfig) -> bool:
-    """Tell whether a configuration trains without folds, which begin with their heads again and again."""
+    """Tell whether a configuration fine-tunes without folds: each fold would start with its head again."""
     return "training" in config.tree and config.folds == 1 and "finetune" in config.tree
 
 
 class _Counting:
-    """Passes on what happens, and notes how many trials run side by side."""
+    """Forwards events, and records how many trials run in parallel."""
 
     def __init__(self, watcher: Watcher) -> None:
         self.watcher = watcher

@@ -1,4 +1,4 @@
-"""Many replays on parts of the same recorded trainings: how sure it is that one strategy is better than another."""
+"""Compare strategies by many replays on parts of the same recorded trainings, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ Bests = Sequence[tuple[int, float]]
 
 RESAMPLES = 2000
 COVERED = 0.9
-"""Of an interval."""
+"""Coverage of an interval."""
 
 SEED = 0
-"""Of the resamples: the same searches always give the same intervals."""
+"""Seed of the resamples: the same searches always give the same intervals."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A figure with the interval that covers it in nine of ten cases."""
+    """A value with its 90 % interval."""
 
     value: float
     low: float
@@ -37,31 +37,31 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class PoolSearch:
-    """One search on one pool, with what random search can expect of the same pool."""
+    """One search on one pool, with the expected result of random search on the same pool."""
 
     bests: Bests
     expected: float
-    """Of the best of as many random full trainings as the budget is for."""
+    """Expected best of as many random full trainings as the budget allows."""
 
 
 def expected_best(values: Sequence[float], count: int, sign: int = 1) -> float:
     """Return the exact expectation of the best of `count` values drawn without replacement; NaN counts as the worst.
 
     Raises:
-        ValueError: there are fewer values than are to be drawn, or none that is a number.
+        ValueError: `count` is not between 1 and the number of values, or all values are NaN.
     """
     known = sorted(sign * value for value in values if not math.isnan(value))
     if not 1 <= count <= len(values) or not known:
         raise ValueError(f"the best of {count} of {counted('value', len(values))}, {len(known)} of them known")
     ordered = [known[0]] * (len(values) - len(known)) + known
     whole = math.comb(len(ordered), count)
-    # The best is the one at a place if all others are drawn from those below it.
+    # A place has the best if all others are drawn from the places below it.
     shares = (math.comb(place, count - 1) / whole for place in range(len(ordered)))
     return sign * sum(share * value for share, value in zip(shares, ordered, strict=True))
 
 
 def gains(searches: Sequence[PoolSearch], budget: int, sign: int = 1) -> Array:
-    """Return [searches, budget + 1]: how far the best so far is above random search's end; NaN before the first."""
+    """Return [searches, budget + 1]: how far the best so far is above random search's end; NaN before the first one."""
     import numpy as np
 
     found = np.full((len(searches), budget + 1), np.nan)
@@ -72,9 +72,9 @@ def gains(searches: Sequence[PoolSearch], budget: int, sign: int = 1) -> Array:
 
 
 def speed(mean_gain: Array) -> float:
-    """Return how many times fewer epochs than random search's it takes to come to its end; 0 where that is not reached.
+    """Return how many times fewer epochs than random search it takes to reach its end; 0 if that is not reached.
 
-    Before every search has a complete trial there is no mean, and nothing is reached.
+    Until every search has a complete trial, the mean is NaN and nothing is reached.
     """
     import numpy as np
 
@@ -83,7 +83,7 @@ def speed(mean_gain: Array) -> float:
 
 
 def estimate(samples: Array, figure: Callable[[Array], float]) -> Estimate:
-    """Return a figure of samples [searches, ...] and its interval: searches are drawn again with replacement."""
+    """Return a figure of samples [searches, ...] and its interval, by bootstrap over the searches."""
     import numpy as np
 
     rng = np.random.default_rng(SEED)
@@ -98,7 +98,7 @@ def speed_of(searches: Sequence[PoolSearch], budget: int, sign: int = 1) -> Esti
 
 
 def end_of(searches: Sequence[PoolSearch], budget: int, sign: int = 1) -> Estimate:
-    """Return how far a strategy ends above random search, in the metric's own unit."""
+    """Return how far a strategy ends above random search, in the metric's unit."""
     return estimate(gains(searches, budget, sign)[:, -1], _mean)
 
 

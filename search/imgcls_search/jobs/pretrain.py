@@ -1,4 +1,4 @@
-"""One network pretrained without labels, as a weights file that `weights` takes."""
+"""Pretrain one network without labels, and write a weights file for the setting `weights`."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from imgcls_search.worker.pretrained_file import AboutBackbone, PretrainingNote
 
 @dataclass(frozen=True, kw_only=True)
 class Pretraining:
-    """What to pretrain, and where the weights go."""
+    """What to pretrain, and where to write the weights."""
 
     config: TrialConfig
-    """The whole configuration; what trains on labels plays no part."""
+    """The whole configuration; settings for training on labels are ignored."""
 
     out: Path
     seed: int
     studies: Path
-    """Where studies and decoded images are."""
+    """Folder of studies and decoded images."""
 
     origin: Origin | None = None
-    """The study and trial that the configuration was exported from, where that is known."""
+    """The study and trial that the configuration was exported from, if known."""
 
     at: Address | None = None
-    """The database of studies on a server, if that is where they are."""
+    """The database server of the studies, if they are on one."""
 
 
 class PretrainedWeights(PretrainingNote):
-    """What was made."""
+    """The written weights file and its description."""
 
     weights: str
     """The path of the file."""
@@ -51,10 +51,10 @@ class PretrainedWeights(PretrainingNote):
 
 
 def pretrain(pretraining: Pretraining, watcher: TrainingWatcher) -> PretrainedWeights:
-    """Pretrain a network, or resume it, write its weights and return what they are.
+    """Pretrain a network or resume it, write its weights and return their description.
 
     Raises:
-        UserError: the configuration, the images or the file is not fit for it.
+        UserError: the configuration, the images or the file cannot be used.
         NoResultError: the training diverged, collapsed or failed.
     """
     config, out = pretraining.config.pretraining(), pretraining.out
@@ -65,7 +65,7 @@ def pretrain(pretraining: Pretraining, watcher: TrainingWatcher) -> PretrainedWe
             stack.enter_context(atomic.making(out.parent))
             atomic.check_writable(out)
         trainer = stack.enter_context(Trainer(pretraining.studies, watcher))
-        # The worker imports torch while the images are looked at.
+        # The worker imports torch while the images are read.
         devices = trainer.hire(pretraining.config, 1)
         helper = trainer.helper
         data = trainer.images(config)
@@ -97,10 +97,10 @@ def pretrain(pretraining: Pretraining, watcher: TrainingWatcher) -> PretrainedWe
 
 
 def _known(out: Path, helper: Helper) -> AboutBackbone | None:
-    """Return what a file of an earlier call says of itself, None where there is none.
+    """Return the description in an earlier call's file, None if there is no file.
 
     Raises:
-        CheckpointError: a file is there that no pretraining wrote.
+        CheckpointError: the file was not written by a pretraining.
     """
     if not out.exists():
         return None

@@ -1,4 +1,4 @@
-"""Pretrained networks of trainings outside a search: taken from the folder that keeps them, or made first."""
+"""Pretrained networks for trainings outside a search: taken from the cache, or trained first."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from imgcls_search.study.settings import StudySettings
 from imgcls_search.trial import Origin
 
 POLL_SECONDS = 0.5
-"""How often to look for a network that another process makes."""
+"""How often to look for a network that another process trains."""
 
 
 class PretrainedNetworks:
-    """Has the networks made that trainings of one command start from."""
+    """Provides the networks that trainings of one command start from."""
 
     def __init__(
         self,
@@ -35,9 +35,9 @@ class PretrainedNetworks:
         teacher_of: Callable[[TrialConfig], str | None],
         most_gb: float = StudySettings.disk_gb,
     ) -> None:
-        """`seed` is that of the pretrainings; `teacher_of` returns the weights file that one imitates.
+        """`seed` is the seed of the pretrainings; `teacher_of` returns the weights file that one imitates.
 
-        Networks that were not used for longest are deleted where all together are larger than `most_gb`.
+        If all networks together are larger than `most_gb`, the least recently used ones are deleted.
         """
         self.trainer, self.most_bytes = trainer, most_gb * 1e9
         self.store = Store(trainer.helper.root)
@@ -45,7 +45,7 @@ class PretrainedNetworks:
 
     @classmethod
     def of_study(cls, trainer: Trainer, files: StudyFiles, record: Record) -> PretrainedNetworks:
-        """Return those of a study's trials."""
+        """Return the networks of a study's trials."""
         known = record.facts.get("teachers", {})
         most_gb = _study_section(record).get("disk_gb", StudySettings.disk_gb)
         return cls(trainer, seed_of(record), lambda alone: teachers.path_of(alone, files, known), most_gb)
@@ -53,7 +53,7 @@ class PretrainedNetworks:
     def needed_by(
         self, config: TrialConfig, data: Prepared, *, portion: Portion = "train", seed: int | None = None
     ) -> tuple[Backbone, ...]:
-        """Return the networks that a training starts from; with a `seed`, made by that one.
+        """Return the networks that a training starts from; with `seed`, those pretrained with it.
 
         Raises:
             DataError: the images to pretrain on are missing, damaged or too few.
@@ -69,11 +69,11 @@ class PretrainedNetworks:
         return tuple(str(self.store.path(each.key)) for each in needed)
 
     def make(self, needed: Iterable[Backbone]) -> None:
-        """Make the networks that are not there; those that another process makes are waited for.
+        """Train the missing networks; wait for those that another process trains.
 
         Raises:
-            NoResultError: one cannot be made.
-            StudyError: the folder that keeps them cannot be written.
+            NoResultError: a pretraining failed.
+            StudyError: the folder of the networks cannot be written.
         """
         missing = {each.key: each for each in needed if not self.store.has(each.key)}
         is_told = False
@@ -90,7 +90,7 @@ class PretrainedNetworks:
                 time.sleep(POLL_SECONDS)
 
     def differing(self, record: Record, needed: Iterable[Backbone]) -> list[str]:
-        """Return a line for each network that is another one than a study's trials started from."""
+        """Return a line for each network that differs from the one that a study's trials started from."""
         known, found = record.facts.get("backbones", {}), []
         for each in needed:
             then, now = known.get(each.key, {}).get("sha256"), digests.of_file(self.store.path(each.key))
@@ -105,7 +105,7 @@ class PretrainedNetworks:
         if lock is None:
             return False
         stack.callback(lock.release)
-        # Another process may have made it meanwhile.
+        # Another process may have trained it meanwhile.
         return not self.store.has(backbone.key)
 
     def _make(self, backbones: Sequence[Backbone]) -> None:
@@ -131,11 +131,11 @@ def _study_section(record: Record) -> Mapping[str, Any]:
 
 
 def of_configuration(trainer: Trainer, data: Prepared, origin: Origin | None, at: Address | None) -> PretrainedNetworks:
-    """Return those of one configuration: with the seed of the study that it was exported from, 0 where it is not known.
+    """Return the networks of one configuration, with the seed of the study it was exported from, 0 if unknown.
 
     Raises:
-        CheckpointError, StudyError, NoResultError: the network that it imitates is not to be found.
-        BuildError: that one takes other images.
+        CheckpointError, StudyError, NoResultError: the network that it imitates cannot be found.
+        BuildError: that network takes other images.
     """
     seed, root = 0, trainer.helper.root
     if origin is not None:

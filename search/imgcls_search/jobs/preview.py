@@ -1,4 +1,4 @@
-"""A contact sheet: images of the training split as they are, and beside them as a training would see them."""
+"""Draw a contact sheet: images of the training split beside their augmented versions."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from imgcls_search.terminal import shown
 from imgcls_search.worker import pipeline
 
 EPOCHS = 9
-"""Columns beside the first one; each shows the images in another epoch."""
+"""Number of columns after the first; each shows the images in another epoch."""
 
 TILE = 96
-"""Pixels that an image takes at least, enlarged by a whole factor."""
+"""Smallest width of an image in pixels; smaller ones are enlarged by an integer factor."""
 
 GAP, LINE, LETTERS = 6, 18, 14
-"""Pixels between tiles, of a line of text, of its letters."""
+"""Pixels between tiles, height of a line of text, and size of its letters."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """What a contact sheet shows."""
+    """The contents of a contact sheet."""
 
     settings: tuple[str, ...]
-    """The augmentation that was drawn, one setting a line; what is off is left out."""
+    """The augmentation that was drawn, one setting per line, without those that are off."""
 
     rows: int
 
 
 def draw_config(space: Space, seed: int) -> TrialConfig:
-    """Draw one configuration of a space; the same seed draws the same."""
+    """Draw one configuration of a space; the same seed gives the same configuration."""
     return draw_random(View(space, [], [], seed), 0, 0).config
 
 
@@ -58,7 +58,7 @@ def write_preview(
     """Write a contact sheet of a configuration's augmentation as a PNG file.
 
     Raises:
-        UserError: the file cannot be written, or is no PNG file by its name.
+        UserError: the file cannot be written, or its name does not end in .png.
         DataError: the images are missing, damaged or unusable.
     """
     if output.suffix.lower() != ".png":
@@ -76,7 +76,7 @@ def write_preview(
     for epoch in range(EPOCHS):
         torch.manual_seed(seed * 1_000_003 + epoch)
         after = augment(whole, Moment(index=torch.from_numpy(index), epoch=epoch, seed=seed))
-        # Mixing weighs by shares, so that it shows the same before normalisation as it does after.
+        # Mixing is a weighted mean, so it gives the same image before normalisation as after.
         mixed, targets = mix(after.float(), labels)
         columns.append(
             (mixed.round().to(torch.uint8), _captions(targets, data) if targets.is_floating_point() else None)
@@ -100,9 +100,9 @@ def _settings(section: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _several_classes(labels: np.ndarray[Any, Any], rows: int) -> np.ndarray[Any, Any]:
-    """Return the numbers of images, the first of each class in turn, then the second ones.
+    """Return the indices of images: the first of each class, then the second ones, and so on.
 
-    Images with several labels each, 0 or 1 [N, labels], are taken by the whole of them.
+    With several labels per image, 0 or 1 [N, labels], each combination of labels counts as a class.
     """
     if labels.ndim == 2:
         labels = np.unique(labels, axis=0, return_inverse=True)[1].ravel()
@@ -113,13 +113,13 @@ def _several_classes(labels: np.ndarray[Any, Any], rows: int) -> np.ndarray[Any,
 
 
 def _written(label: np.ndarray[Any, Any], data: Prepared) -> str:
-    """Return the class of an image, or its labels, 0 or 1 [labels], in words."""
+    """Return the class of an image, or its labels, 0 or 1 [labels], as text."""
     numbers = [int(label)] if np.ndim(label) == 0 else np.flatnonzero(label).tolist()
     return shown(", ".join(data.classes[number] for number in numbers) or "no label")
 
 
 def _captions(targets: torch.Tensor, data: Prepared) -> list[str]:
-    """Return of what classes each image is, in per cent, the greatest share first."""
+    """Return the shares of up to two classes in each image, in percent, largest first."""
     captions = []
     for shares in targets:
         greatest = shares.topk(min(2, len(shares)))

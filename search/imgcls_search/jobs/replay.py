@@ -1,7 +1,7 @@
-"""Searches on recorded curves: the same loop, strategy and record, in milliseconds a trial.
+"""Run searches on recorded curves: the same loop, strategy and record, in milliseconds per trial.
 
-`replay` runs any space on any `Curves`; `replay_study` asks what another strategy would have cost and found on the
-curves of a study that is there.
+`replay` runs any space on any `Curves`; `replay_study` shows what another strategy would have cost and found on the
+curves of an existing study.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ OPEN_VALUE = Leaf(arg=Arg("anything that the curves know"), types=(bool, int, fl
 
 
 def table_catalog(metrics: Mapping[str, str] | None = None) -> Catalog:
-    """Return the catalog of spaces for curves that are no trainings: any parameters under `config`, and the epochs.
+    """Return the catalog of spaces for curves other than trainings: any parameters under `config`, and the epochs.
 
     study: {objectives: {accuracy: maximize}}
     config: {lr: {float: [1e-4, 1e-1], log: true}, layers: {int: [1, 5]}}
@@ -65,12 +65,12 @@ def replay(
     sizes: Mapping[TrialConfig, Mapping[str, float]] | None = None,
     earlier: Sequence[EarlierStudy] = (),
 ) -> tuple[Outcome, Steps]:
-    """Run a search on curves, without any file that stays, and return its outcome and its steps.
+    """Run a search on curves without leaving files behind, and return its outcome and its steps.
 
-    It learns from `earlier` studies, and from none that are anywhere on the disk.
+    It learns only from the `earlier` studies, not from those on disk.
     """
     steps = Steps()
-    # The clock of a replay makes leaps, and nothing in it hangs.
+    # No timeouts: the clock of a replay jumps, and nothing in it hangs.
     space = replace(space, study={**space.study, "epoch_timeout": None, "trial_timeout": None})
     with tempfile.TemporaryDirectory() as folder:
         search = Search(
@@ -93,29 +93,29 @@ def replay(
 
 @dataclass
 class Steps:
-    """Watches a replay: the best complete trial's value by the epochs of all trials together."""
+    """Watches a replay, and records the best complete trial's value by the epochs of all trials."""
 
     bests: list[tuple[int, float]] = field(default_factory=list)
     """Epochs trained, and the first objective's best value from then on."""
 
     moments: list[float] = field(default_factory=list)
-    """When each of them was there, on the clock of the trainings."""
+    """When each of them was reached, on the clock of the trainings."""
 
     seconds: float = 0.0
-    """What the trainings would have taken."""
+    """Time that the trainings would have taken."""
 
     said: list[str] = field(default_factory=list)
     completed: set[int] = field(default_factory=set)
 
     def say(self, text: str) -> None:
-        """Keep a line."""
+        """Store a line."""
         self.said.append(text)
 
     def decoding(self, done: int, total: int) -> None:
         """Do nothing: there are no images."""
 
     def changed(self, search: Search) -> None:
-        """Note a new best."""
+        """Record a new best."""
         for trial in search.record.trials:
             if trial.state == "complete" and trial.number not in self.completed:
                 self.completed.add(trial.number)
@@ -123,14 +123,14 @@ class Steps:
 
     def _note(self, search: Search, trial: Trial) -> None:
         (value, *_) = trial.values or ()
-        # One that diverged has a value without order, above which nothing would ever be.
+        # Skip the NaN of a diverged trial: no later value would ever exceed it.
         if not math.isnan(value) and (not self.bests or search.sign * value > search.sign * self.bests[-1][1]):
             self.bests.append((sum(each.epoch for each in search.record.trials), value))
             self.moments.append(search.executor.clock())
 
 
 class Idle:
-    """Stands in for the helper process: there are no images, and nothing to build."""
+    """Replaces the helper process: there are no images, and nothing to build."""
 
     is_measuring = False
 
@@ -146,11 +146,11 @@ class Idle:
         return dict.fromkeys(SIZES, 0.0)
 
     def wait(self, seconds: float | None) -> None:
-        """Return at once."""
+        """Return immediately."""
 
 
 class _Known:
-    """Answers with sizes that are known; a configuration without any has none."""
+    """Returns known sizes, or zeros for other configurations."""
 
     def __init__(self, sizes: Mapping[TrialConfig, Mapping[str, float]]) -> None:
         self.sizes = sizes
@@ -162,7 +162,7 @@ class _Known:
 
 @dataclass(frozen=True, kw_only=True)
 class Replayed:
-    """What a strategy cost and found on a study's curves."""
+    """Cost and result of a strategy on a study's curves."""
 
     strategy: str
     trials: int
@@ -177,10 +177,10 @@ class Replayed:
 
 
 def replay_study(record: Record, space: Space, *, workers: int = 1) -> Replayed:
-    """Run a strategy on the curves of a study: its configurations are all that can be drawn.
+    """Run a strategy on the curves of a study; only the study's configurations can be drawn.
 
     Raises:
-        StudyError: the study has too few curves, or networks that were compressed.
+        StudyError: the study has too few curves of uncompressed networks, or an objective that no curve contains.
     """
     refuse_measured(record)
     pool = [trial for trial in record.trials if trial.epoch and not trial.compresses]
@@ -208,10 +208,10 @@ def replay_study(record: Record, space: Space, *, workers: int = 1) -> Replayed:
 
 
 def refuse_measured(record: Record) -> None:
-    """Refuse a study of what no curve holds.
+    """Refuse a study with objectives that no curve contains.
 
     Raises:
-        StudyError: an objective is one that only exported networks show.
+        StudyError: an objective is measured only on exported networks.
     """
     measured = [metric for metric, _ in record.objectives if metric in MEASURED]
     if measured:
@@ -222,7 +222,7 @@ def refuse_measured(record: Record) -> None:
 
 
 def as_it_was(record: Record) -> Replayed:
-    """Return what the study itself cost and found, in the order of its trials."""
+    """Return the cost and result of the study itself, in the order of its trials."""
     sign = 1 if record.objectives[0][1] == "maximize" else -1
     bests: list[tuple[int, float]] = []
     spent = 0
@@ -245,15 +245,15 @@ def as_it_was(record: Record) -> Replayed:
 
 
 class Recorded:
-    """The curves of a study; a stopped one continues like the complete trial that was nearest to it there."""
+    """The curves of a study; a stopped one continues like the complete trial with the nearest value at that epoch."""
 
     def __init__(self, trials: Sequence[Trial]) -> None:
-        """Read the epochs of trials that have at least one; one or more must be complete, and not in a single fit."""
+        """Use trials with at least one epoch; at least one must be complete, and not a fitted head."""
         self.trials = {trial.candidate.config: trial for trial in trials}
         self.complete = [trial for trial in trials if trial.state == "complete" and not trial.candidate.is_fitted]
 
     def at(self, config: TrialConfig, epoch: int) -> Mapping[str, float]:
-        """Return what the trial of a configuration showed, or would have shown as far as is known."""
+        """Return the metrics of a configuration's trial at an epoch, recorded or estimated."""
         trial = self.trials[config]
         if epoch <= trial.epoch:
             return trial.epochs[epoch - 1]
@@ -261,7 +261,7 @@ class Recorded:
         model = min(self.complete, key=lambda other: abs(other.value_at(trial.epoch) - last[trial.metric]))
         here, there = model.epochs[trial.epoch - 1], model.epochs[epoch - 1]
         gained = {name: last[name] + there[name] - here[name] for name in last if name in here and name in there}
-        # An accuracy that would rise beyond 1 stays there.
+        # Keep metrics within bounds, for example an accuracy at 1.
         bounded = {name: _within(bounds(name), value) for name, value in gained.items()}
         return {**last, **bounded, "epoch": float(epoch), "seconds": last["seconds"]}
 
@@ -271,26 +271,26 @@ class Recorded:
 
 
 def _within(found: tuple[float, float] | None, value: float) -> float:
-    """Return a value, or the bound of its measure that it is beyond."""
+    """Clip a value to the bounds of its measure."""
     low, high = found or (-math.inf, math.inf)
     return value if math.isnan(value) else min(max(value, low), high)
 
 
 class FromPool:
-    """Draws what a sampler would draw, moved to the nearest configuration of a pool that was not drawn yet."""
+    """Draws the configuration of a pool that is nearest to a sampler's draw and was not drawn yet."""
 
     def __init__(self, sampler: Sampler, pool: Sequence[Candidate], space: Space) -> None:
-        """`pool` is all that can be drawn."""
+        """`pool` are the configurations that can be drawn."""
         self.sampler = sampler
         self.pool = list({candidate.config: candidate for candidate in pool}.values())
         self.encoding = Encoding(space)
         self.rows = self.encoding.rows([candidate.params for candidate in self.pool])
         self.places = {candidate.config: place for place, candidate in enumerate(self.pool)}
         self.drawn: dict[int, int] = {}
-        """The place of each trial seen so far, by number."""
+        """Pool index of each trial seen so far, by trial number."""
 
     def draw(self, view: View, number: int, attempt: int) -> Candidate | None:
-        """Return the nearest one left, None when none is."""
+        """Return the nearest configuration left, None if there is none."""
         import numpy as np
 
         for trial in view.trials:
@@ -309,10 +309,10 @@ _DRAWN = ("params", "distributions", "config")
 
 
 def space_of(record: Record, catalog: Catalog, overrides: Sequence[tuple[str, str]]) -> Space:
-    """Return the space of a study with changes as `--set` takes them, without its start configurations and limits.
+    """Return the space of a study with the changes of `--set`, without its start configurations and limits.
 
     Raises:
-        SpaceError: a change is no part of the space language.
+        SpaceError: a change is not valid in a space.
     """
     sections: Mapping[str, object] = record.fact("space")
     document = {name: section for name, section in sections.items() if name not in ("start", "limits")}

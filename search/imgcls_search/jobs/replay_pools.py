@@ -1,4 +1,4 @@
-"""Replays of several strategies on the same parts of a study, so that their difference has an interval."""
+"""Replay several strategies on the same parts of a study, to get intervals of their differences."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from imgcls_search.trial import Trial
 from imgcls_search.words import counted
 
 FEWEST = 4
-"""Curves in a part: of fewer, all strategies find the same."""
+"""Fewest curves in a part: with fewer, all strategies find the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """What a strategy found over all parts; the figures are None where a search came to no complete trial."""
+    """Results of a strategy over all parts; figures are None if a search has no complete trial."""
 
     strategy: str
     over_random: Estimate | None
-    """How far it ends above random search of as many epochs, whose expectation is exact."""
+    """How far it ends above the exact expectation of random search with as many epochs."""
 
     times_as_fast: Estimate | None
-    """Epochs of random search over those to the same value; 0 where that is not reached."""
+    """Epochs of random search divided by its own to the same value; 0 if it does not reach that value."""
 
     over_first: Estimate | None
-    """How far it ends above the first strategy, part by part; None for that one itself."""
+    """How far it ends above the first strategy, part by part; None for the first itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +40,13 @@ class Comparison:
 
     seeds: int
     configurations: int
-    """In each part."""
+    """Configurations in each part."""
 
     max_epochs: int
-    """That each search trains."""
+    """Epochs that each search trains."""
 
     trainings: int
-    """Full ones that random search affords with that."""
+    """Full trainings that random search can afford with these epochs."""
 
     strategies: tuple[Compared, ...]
 
@@ -54,9 +54,9 @@ class Comparison:
 def compare(
     record: Record, spaces: Sequence[Space], *, seeds: int, share: float, max_epochs: int | None, workers: int = 1
 ) -> Comparison:
-    """Run each strategy once a seed, on a part of the study's configurations that the seed draws.
+    """Run each strategy once per seed, on a random part of the study's configurations drawn with the seed.
 
-    Without `max_epochs` a search has a third of what it takes to train all configurations of a part to their ends.
+    By default, `max_epochs` is a third of the epochs that complete trainings of a whole part take.
 
     Raises:
         StudyError: the study has too few curves, or a budget is too small for one training.
@@ -92,7 +92,7 @@ def _search(
 ) -> PoolSearch:
     import numpy as np
 
-    # From the seed alone, so that all strategies search the same part.
+    # Depends only on the seed, so that all strategies search the same part.
     part = [trials[place] for place in np.random.default_rng(seed).permutation(len(trials))[:count]]
     changes: Mapping[str, object] = {"seed": seed, "trials": count, "max_epochs": budget, "timeout": None}
     space = replace(space, study={**space.study, **changes}, start=())

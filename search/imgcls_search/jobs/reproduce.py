@@ -1,4 +1,4 @@
-"""A trial trained again from what its study holds, and compared epoch by epoch."""
+"""Retrain a trial from its study's record, and compare the two epoch by epoch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Verdict = Literal["identical", "within noise", "different"]
 
 
 class Reproduction(TypedDict):
-    """How a trial that was trained again compares with its record."""
+    """Comparison of a retrained trial with its record."""
 
     study: str
     trial: int
@@ -40,24 +40,24 @@ class Reproduction(TypedDict):
     metric: str
     then: float
     now: float
-    """Of the last epoch."""
+    """Metric of the last epoch, like `then`."""
 
     margin: float
-    """How much seeds alone change it."""
+    """How much seeds alone change the metric."""
 
     noise: list[float]
     val_images: int | None
     first_different_epoch: int | None
     differs: list[str]
-    """What is not as it was then, in words."""
+    """Changes since the original training, as text."""
 
 
 def reproduce(
     files: StudyFiles, trial_number: int, *, seeds: int, watcher: TrainingWatcher, moved_to: Component | None = None
 ) -> Reproduction:
-    """Train a trial again with its seed to its last epoch, and tell how that compares with what is recorded.
+    """Retrain a trial with its seed to its last epoch, and compare it with the record.
 
-    If it is not identical, this many other seeds are trained as well: what differs by no more than they do is noise.
+    If it is not identical, this many other seeds are trained too: a difference within their spread is noise.
     `moved_to` says where the study's images are now.
 
     Raises:
@@ -137,24 +137,24 @@ def reproduce(
 
 
 def _metric(trial: Trial) -> str:
-    # Sizes and latencies are no matter of training.
+    # Epochs have no sizes and latencies.
     return trial.metric if trial.metric in trial.epochs[-1] else main_measure(trial.epochs[-1])
 
 
 def _first_difference(then: Sequence[Mapping[str, float]], now: Sequence[Mapping[str, float]]) -> int | None:
     for epoch, (old, new) in enumerate(zip(then, now, strict=True), start=1):
-        # Earlier versions measured less after the last epoch.
+        # Compare only old metrics: earlier versions measured fewer after the last epoch.
         if any(new.get(name) != value for name, value in old.items() if name != "seconds"):
             return epoch
     return None
 
 
 def _changes(record: Record, trial: Trial, fingerprint: str, versions: Mapping[str, str], hardware: str) -> list[str]:
-    """Return what is not as it was: the configuration as this version reads it, the images, versions, the hardware."""
+    """Return what has changed: the configuration as this version reads it, images, versions, code, hardware."""
     found = []
     try:
         read = parse(dump(trial.candidate.config, comments=[]), catalog(), source=f"trial-{trial.number}.yaml").config()
-        # Settings that a later version added, at values that change nothing, are no difference.
+        # Settings of later versions do not count if their values change nothing.
         is_same = trial.candidate.config.digest() == read.digest()
         changed = [] if is_same else differences(trial.candidate.config.to_dict(), read.to_dict())
         found += [f"config: {change}" for change in changed]

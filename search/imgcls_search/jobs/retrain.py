@@ -1,4 +1,4 @@
-"""A final model: one configuration trained with several seeds, then scored on the sealed test split."""
+"""Train a final model: one configuration with several seeds, then scored on the test split."""
 
 from __future__ import annotations
 
@@ -31,30 +31,30 @@ from imgcls_search.trial import Origin
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What to train, how often and where the results go."""
+    """What to train, how often, and where to write the results."""
 
     config: TrialConfig
     seeds: Sequence[int]
     portion: Portion
     out: Path
     studies: Path
-    """Where studies and decoded images lie."""
+    """Folder of studies and decoded images."""
 
     origin: Origin | None
-    """The study and trial that the configuration was exported from, where that is known."""
+    """The study and trial that the configuration was exported from, if known."""
 
     locate: Callable[[str], str] = lambda path: "the configuration"
-    """Returns where a path of the configuration was written."""
+    """Returns the place in a file at which a path of the configuration was set."""
 
     at: Address | None = None
-    """The database of studies on a server, if that is where they are."""
+    """The database server of the studies, if they are on one."""
 
 
 class NotedOpening(Opening):
-    """How the test split was opened."""
+    """An opening of the test split."""
 
     noted_in_study: bool
-    """Whether the study that the configuration is from could be told."""
+    """Whether the study of the configuration has recorded it."""
 
 
 class _TrainingReport(TypedDict):
@@ -65,19 +65,19 @@ class _TrainingReport(TypedDict):
     images: dict[str, int]
     fingerprint: str
     validation: dict[str, dict[str, float]]
-    """By seed; the last epoch."""
+    """Metrics of the last epoch, by seed."""
 
     test: dict[str, dict[str, float]]
-    """By seed."""
+    """Metrics by seed."""
 
     summary: dict[str, Interval]
-    """Of the test split, by metric."""
+    """Test scores by metric."""
 
     versions: dict[str, str]
 
 
 class TrainingReport(_TrainingReport, total=False):
-    """What is written beside trained weights, as `metrics.json`."""
+    """The contents of `metrics.json` beside trained weights."""
 
     teacher: KnownTeacher
     test_openings: list[NotedOpening]
@@ -87,7 +87,7 @@ def train(training: Training, watcher: TrainingWatcher) -> TrainingReport:
     """Train with every seed, save the weights, open the test split once and write `metrics.json`.
 
     Raises:
-        UserError: the configuration, the data or the folder is not fit for it.
+        UserError: the configuration, the data or the folder cannot be used.
         NoResultError: a training diverged or failed.
     """
     if (folds := training.config.folds) > 1:
@@ -127,7 +127,7 @@ def train(training: Training, watcher: TrainingWatcher) -> TrainingReport:
         watcher.say("scoring the test split")
         versions = helper.versions()
     record = _study_of(training, watcher)
-    # From here on the test split is open; that is written down where the search can be asked about it.
+    # From here on, the test split is open; record that in the study too.
     opening = Opening(by="train", at=now(), seeds=list(training.seeds), portion=training.portion)
     if (changed := _look_for_other_test(training, record, data)) is not None:
         opening["test_changed"] = changed[0]
@@ -144,13 +144,13 @@ def train(training: Training, watcher: TrainingWatcher) -> TrainingReport:
 
 
 def weights_path(out: Path, seed: int) -> Path:
-    """Return where the weights of a seed are saved."""
+    """Return the weights file of a seed."""
     return out / f"seed-{seed}.pt"
 
 
 @contextlib.contextmanager
 def _claimed(out: Path) -> Iterator[None]:
-    """Create the folder of the results; a training that is refused leaves none behind."""
+    """Create the folder of the results; a refused training leaves no folder behind."""
     if (out / "metrics.json").exists():
         raise StudyError(f"{out}: holds the results of a training already; choose another folder with --out")
     with contextlib.ExitStack() as stack:
@@ -161,17 +161,17 @@ def _claimed(out: Path) -> Iterator[None]:
 
 
 def _refuse_other_images(training: Training, helper: Helper) -> None:
-    """Refuse to resume what an earlier call trained on other images.
+    """Refuse to resume trainings of an earlier call on other images.
 
     Raises:
-        StudyError: there is such a training.
+        StudyError: an earlier training used other images.
     """
     for seed in training.seeds:
         path = weights_path(training.out, seed)
         try:
             known = helper.describe_weights(path)
         except CheckpointError:
-            # Not there, or damaged: the training begins from the start.
+            # Missing or damaged: train from the start.
             continue
         if not helper.has_prints(training.config, known.prints):
             raise StudyError(
@@ -187,7 +187,7 @@ def _report(
     histories: Mapping[int, Sequence[Mapping[str, float]]],
     versions: Mapping[str, str],
 ) -> TrainingReport:
-    # Imported when the workers are done: until then this process needs no torch.
+    # Imported late: until the workers are done, this process needs no torch.
     from imgcls_search.jobs.evaluate import read_network
     from imgcls_search.jobs.evaluation import measure_on
 
@@ -195,9 +195,9 @@ def _report(
     for seed in training.seeds:
         path = weights_path(training.out, seed)
         network, config, known = read_network(path)
-        # Its images may have moved since it was trained.
+        # The images may have moved since the training.
         config = config.moved(training.config.component("data").args)
-        # What starts from pretrained weights is normalised as they are.
+        # Networks with pretrained weights use the normalisation of these weights.
         seen = replace(data, mean=known.mean, std=known.std, thresholds=known.thresholds)
         test[seed] = measure_on(network, config, seen, "test").metrics
     names = list(test[training.seeds[0]])
@@ -216,9 +216,9 @@ def _report(
 
 
 def _with_thresholds(training: Training, data: Prepared, watcher: TrainingWatcher) -> Prepared:
-    """Return the data with the thresholds of its labels where no image is left to choose them on.
+    """Return the data with thresholds of its labels, if no image is left to choose them on.
 
-    They are those that the trial which was exported chose on its validation images, or else 0.5; either is said.
+    They are those that the exported trial chose on its validation images, else 0.5; a message says which.
     """
     if not data.has_several_labels or training.portion == "train":
         return data
@@ -239,7 +239,7 @@ def _with_thresholds(training: Training, data: Prepared, watcher: TrainingWatche
 
 
 def _study_of(training: Training, watcher: TrainingWatcher) -> Record | None:
-    """Return the study that a configuration was exported from, None where it is not from one that can be found."""
+    """Return the study that a configuration was exported from, None if there is none or it cannot be found."""
     if training.origin is None:
         return None
     try:
@@ -250,7 +250,7 @@ def _study_of(training: Training, watcher: TrainingWatcher) -> Record | None:
 
 
 def _look_for_other_test(training: Training, record: Record | None, data: Prepared) -> tuple[ChangedTest, str] | None:
-    """Return what is to be noted and said of a test split that is another than when the study or the training began."""
+    """Return the fact and the message about a test split that has changed since the study or the training began."""
     from imgcls_search.jobs.evaluate import read_network
 
     known: list[tuple[DataFact, str]] = []
@@ -265,7 +265,7 @@ def _look_for_other_test(training: Training, record: Record | None, data: Prepar
 
 
 def _note_opening(training: Training, record: Record | None, opening: Opening, watcher: TrainingWatcher) -> bool:
-    """Record in the study that its test split was opened; False where there is none, or it cannot be written."""
+    """Record in the study that its test split was opened; return False if there is none or it cannot be written."""
     if record is None or training.origin is None:
         return False
     try:

@@ -1,4 +1,4 @@
-"""What a space is made of, found by building samples of it: sizes by family, impossible combinations, limits."""
+"""Survey a space by building samples of it: sizes by family, impossible combinations, limits."""
 
 from __future__ import annotations
 
@@ -22,40 +22,40 @@ from imgcls_search.strategy.draws import draw_random, draw_start
 from imgcls_search.strategy.view import View
 
 ASSUMED_CLASSES = 10
-"""Where the images are not there to be counted."""
+"""Number of classes to assume if the images are missing."""
 
 Progress = Callable[[int, int], None]
-"""Called with configurations built and configurations in all."""
+"""Called with the number of configurations built, and the total."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One configuration and what became of it."""
+    """One configuration and the result of building it."""
 
     family: str
     image_size: ImageSize
     sizes: Mapping[str, float] | None
-    """None where nothing can be built."""
+    """None if it cannot be built."""
 
     problem: BuildError | None
     over: tuple[str, ...]
     """The limits that it breaks."""
 
     start: int | None
-    """Which of the `start` configurations it is, counted from 0; None where it was drawn."""
+    """Its index among the `start` configurations; None if it was drawn."""
 
     @property
     def is_fit(self) -> bool:
-        """Whether it may become a trial."""
+        """Whether it can become a trial."""
         return self.problem is None and not self.over
 
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """Samples of a space, and what was assumed to build them."""
+    """Samples of a space, and the assumptions for building them."""
 
     samples: Sequence[Sample]
-    """Drawn at random, or every combination of a space that has no more than requested."""
+    """Random draws, or every combination of a space that has no more than requested."""
 
     starts: Sequence[Sample]
     is_complete: bool
@@ -63,11 +63,11 @@ class Survey:
 
     shape: InputShape
     is_assumed: bool
-    """Whether the images are not there, so that channels or classes are assumed."""
+    """Whether the images are missing, so that channels or classes are assumed."""
 
 
 class Range(TypedDict):
-    """A size of all networks that were built."""
+    """Range of a size over all networks that were built."""
 
     min: float
     median: float
@@ -82,7 +82,7 @@ class _FamilyCounts(TypedDict):
 
 
 class FamilySummary(_FamilyCounts, total=False):
-    """What became of a family's samples, and their sizes where any was built."""
+    """Counts of a family's samples, and their sizes if any was built."""
 
     params: Range
     macs: Range
@@ -103,7 +103,7 @@ class Refusal(TypedDict):
 
 
 class UnfitStart(TypedDict):
-    """A start configuration that can be no trial."""
+    """A start configuration that cannot become a trial."""
 
     number: int | None
     problem: str | None
@@ -122,7 +122,7 @@ class SurveySummary(TypedDict):
     assumed: bool
     families: dict[str, FamilySummary]
     impossible: list[Refusal]
-    """The most frequent first."""
+    """Most frequent first."""
 
     over_limits: dict[str, int]
     start: list[UnfitStart]
@@ -183,7 +183,7 @@ def _settle_shape(space: Space, cache: Path) -> tuple[Space, InputShape, bool]:
     size, channels, classes = known_shape(component, cache)
     is_there = classes is not None
     if is_there and None in (image["size"] or size, image["channels"] or channels):
-        # Reads the heads of the image files.
+        # Reads the headers of the image files.
         size, channels = native_shape(describe(component, cache))
     size, channels = image["size"] or size, image["channels"] or channels
     if size is None:

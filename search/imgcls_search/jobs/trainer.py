@@ -1,4 +1,4 @@
-"""What every command that trains outside a search shares: a helper, workers, and one loop with one rule for retries."""
+"""Train outside a search: a helper, workers, and one loop with one retry rule, shared by all such commands."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from imgcls_search.protocol import (
 from imgcls_search.trial import compresses
 
 MOST_DEATHS = 2
-"""Workers that may die under one seed before the training is given up."""
+"""Most deaths of workers that a training survives."""
 
 
 PARTIAL = ".partial.pt"
-"""Ends the name of weights that are still being trained."""
+"""Suffix of the weights of an unfinished training."""
 
 
 class TrainingWatcher(Protocol):
-    """Somebody who looks on."""
+    """Shows the progress of trainings."""
 
     def say(self, text: str) -> None:
-        """Take a line that a person should see."""
+        """Show a line."""
 
     def decoding(self, done: int, total: int) -> None:
         """Show images being decoded."""
@@ -55,7 +55,7 @@ class Trainer:
     """Trains jobs to their last epochs in workers on this machine; use it in a `with` statement."""
 
     def __init__(self, studies: Path, watcher: TrainingWatcher) -> None:
-        """Decoded images are kept below `studies`; workers come with `hire`."""
+        """Decoded images are stored below `studies`; call `hire` for workers."""
         self.watcher = watcher
         self.helper = Helper(studies)
         self.executor: LocalExecutor | None = None
@@ -79,7 +79,7 @@ class Trainer:
         return devices
 
     def images(self, config: TrialConfig) -> Prepared:
-        """Return the data set of a configuration, its images decoded.
+        """Return the data set of a configuration, with decoded images.
 
         Raises:
             DataError: the images are missing, damaged or unusable.
@@ -89,13 +89,13 @@ class Trainer:
     def train(
         self, jobs: Sequence[Job], names: Sequence[str], pace: Pace | None = None
     ) -> list[list[dict[str, float]]]:
-        """Train every job to its last epoch and return what each epoch measured, by job.
+        """Train every job to its last epoch and return the metrics of each epoch, by job.
 
-        Each job has its place in the list as its number. `names` are what a person calls them; `pace` counts epochs
-        where more jobs follow on these.
+        The number of each job is its index in the list. `names` are shown to the user; `pace` counts epochs if more
+        jobs follow.
 
         Raises:
-            UserError: the disk is full, or a file that the training needs is not what it should be.
+            UserError: the disk is full, or a file that the training needs is wrong.
             NoResultError: a training diverged or failed, or its workers keep dying.
         """
         assert self.executor is not None, "workers are hired before jobs are trained"
@@ -115,8 +115,8 @@ class Trainer:
         """Handle an event; return whether the training must be started again.
 
         Raises:
-            UserError: the user can mend what ended it.
-            NoResultError: the training is lost.
+            UserError: the training ended for a reason that the user can fix.
+            NoResultError: the training failed.
         """
         match event:
             case Started(history=history, dropped=dropped):
@@ -130,7 +130,7 @@ class Trainer:
                 training.history.append(dict(metrics))
                 self.watcher.epoch_ended(training.pace.ended(training.job, training.name, metrics))
             case Scored(metrics=metrics):
-                # As it is deployed, and so what it is worth.
+                # The scores of the deployed network replace those of the last epoch.
                 training.history.append({**training.history[-1], **metrics})
             case MilestoneReached():
                 _name_finished(Path(training.job.checkpoint))
@@ -145,7 +145,7 @@ class Trainer:
 
 @dataclasses.dataclass
 class _Training:
-    """How far a job has come."""
+    """The progress of a job."""
 
     job: Job
     name: str
@@ -156,15 +156,15 @@ class _Training:
 
     @property
     def what(self) -> str:
-        """What a person calls it in a sentence."""
+        """Its name in messages."""
         return self.name if self.job.config.is_pretraining else f"seed {self.job.seed}"
 
     def retry(self, trouble: Failed | WorkerDied) -> str:
-        """Prepare for another start, and return what is said of it.
+        """Prepare to restart, and return the message about it.
 
         Raises:
-            UserError: there is to be none until the user has mended something.
-            NoResultError: there is to be none.
+            UserError: the user must fix something first.
+            NoResultError: a restart cannot help.
         """
         is_out_of_memory = (
             trouble.is_out_of_memory if isinstance(trouble, WorkerDied) else trouble.kind == "out_of_memory"
@@ -199,9 +199,9 @@ def training_job(
     portion: Portion = "train",
     metrics: tuple[str, ...] = (),
 ) -> Job:
-    """Return a training from the start to its last epoch, or from the checkpoint that an interrupted one left.
+    """Return a job that trains to the last epoch, from the start or from an interrupted training's checkpoint.
 
-    Until it is finished its weights have another name, so that nobody takes them for finished ones.
+    Unfinished weights have another file name, so that they are not mistaken for finished ones.
     """
     exports = compresses(config)
     return Job(
@@ -223,6 +223,6 @@ def training_job(
 
 
 def _name_finished(checkpoint: Path) -> None:
-    """Give the weights of a finished training the name that they are looked for by."""
+    """Rename the weights of a finished training to their final name."""
     if checkpoint.name.endswith(PARTIAL):
         atomic.publish(checkpoint, checkpoint.with_name(f"{checkpoint.name.removesuffix(PARTIAL)}.pt"))

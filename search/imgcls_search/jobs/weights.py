@@ -1,4 +1,4 @@
-"""Which pretrained weights are on this machine, and what each is for."""
+"""Find the pretrained weights on this machine, and the model of each."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ class AtHand:
 
     file: str
     place: str
-    """The folder, package or cache that holds it."""
+    """The folder, package or cache that contains it."""
     bytes: int
     model: Mapping[str, Mapping[str, Any]] | None
-    """What to write under `model` to start from it; None if the file does not say its family."""
+    """The section `model` that starts from it; None if the file does not name its family."""
     about: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the fields for JSON."""
         return {**vars(self)}
 
 
 def at_hand() -> list[AtHand]:
-    """Return the pretrained weights on this machine, in the order in which they are searched.
+    """Return the pretrained weights on this machine, in search order.
 
     Raises:
-        UserError: a folder that the person names is not there.
+        UserError: a folder that the user names does not exist.
     """
     found = []
     for folder in weights_files.own_folders():
@@ -79,7 +79,7 @@ def _timm(name: str) -> Mapping[str, Mapping[str, Any]]:
 
 
 def _published(name: str) -> Mapping[str, Mapping[str, Any]] | None:
-    """Return the model whose weights are published under the name of a file."""
+    """Return the model whose weights are published under this file name."""
     twin = _torchvision_names().get(name)
     if twin is not None:
         return _twins()[twin]
@@ -96,7 +96,7 @@ def _named_as_model(stem: str) -> Mapping[str, Mapping[str, Any]] | None:
 
 @cache
 def _twins() -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
-    """Return what to write under `model` for each of torchvision's models that a family can be."""
+    """Return the section `model` for each model of torchvision that a family can build."""
     found = {}
     for family, builder in MODELS.items():
         twins = getattr(import_module(builder.__module__), "TWINS", {})
@@ -107,7 +107,7 @@ def _twins() -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
 
 def _unusual(builder: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
     usual = {name: parameter.default for name, parameter in inspect.signature(builder).parameters.items()}
-    # A stem that is not named is the one of the weights.
+    # By default, the stem is that of the weights.
     return {name: plain(value) for name, value in arguments.items() if value != usual[name] and name != "stem"}
 
 
@@ -129,7 +129,7 @@ def _timm_names() -> Mapping[str, str]:
     found: dict[str, str] = {}
     for model in timm.list_pretrained():
         for name in timm_hub.file_names(timm.get_pretrained_cfg(model)):
-            # Some files serve several models; the first is the plainest.
+            # Some files are for several models; the first is the simplest.
             found.setdefault(name, model)
     return found
 

@@ -1,1 +1,1 @@
-"""What people look at: reports, the dashboard, fronts, tables of trials."""
+"""Present results to users: reports, the dashboard, fronts, tables of trials."""

@@ -1,4 +1,4 @@
-"""Which requests a server on this machine answers: those under its own address, from its own pages or from none."""
+"""Decide which requests a server on this machine answers: to its own address, from its own pages or no page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine reaches an address."""
+    """Tell whether only this machine can reach an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -18,31 +18,31 @@ def is_loopback(host: str) -> bool:
 
 
 def is_ours(headers: Mapping[str, str], method: str, host: str) -> bool:
-    """Tell whether a request is for a server that listens on `host`, and not from a page of another server's.
+    """Tell whether a request is for a server that listens on `host`, and not from another server's page.
 
-    Another website could otherwise use a server through the browser of a person who visits it: by a name that comes to
-    mean this machine (DNS rebinding), by sending forms here, or from another port of this machine. `headers` have
-    names in lower case.
+    Otherwise, another website could use the server through a visitor's browser: by a name that resolves to this
+    machine later (DNS rebinding), by sending forms here, or from another port of this machine. `headers` have names in
+    lower case.
     """
     return _is_our_name(headers.get("host", ""), host) and _is_from_itself(headers, method)
 
 
 def _is_from_itself(headers: Mapping[str, str], method: str) -> bool:
-    """Tell whether a request is from this server's own page, or from no page at all.
+    """Tell whether a request is from this server's own page, or from no page.
 
-    A page is of the server that the browser has in its address bar, by name and port: the one that it sends as Host.
+    A page belongs to the server in the browser's address bar, by name and port, which the browser sends as Host.
     """
     origin = headers.get("origin")
     if origin is not None:
         return _address(origin) == _address(f"http://{headers.get('host', '')}")
-    # Browsers send no Origin with a GET for a picture or a script, but most tell this; a link to here may be followed.
+    # Browsers send no Origin with a GET for a picture or a script, but most send these headers. Links to here are fine.
     is_foreign = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
     is_link = headers.get("sec-fetch-mode") == "navigate" and method in ("GET", "HEAD")
     return is_link or not is_foreign
 
 
 def _address(url: str) -> tuple[str, str, int] | None:
-    """Return scheme, name and port, None where it is not the origin of a page."""
+    """Return scheme, name and port, None if the URL is not the origin of a page."""
     try:
         parts = urlsplit(url)
         port = parts.port or {"http": 80, "https": 443}[parts.scheme]
@@ -58,6 +58,6 @@ def _is_our_name(name: str, host: str) -> bool:
         return True
     if is_loopback(host):
         return False
-    # Nobody can make a number mean another machine.
+    # An attacker cannot make an IP address resolve to another machine.
     with_numbers = re.fullmatch(r"[\d.]+|[0-9a-f:]+:[0-9a-f:.]*", bare) is not None
     return with_numbers or bare in (socket.gethostname().lower(), socket.getfqdn().lower())

@@ -1,4 +1,4 @@
-"""The attributes of a study and its trials: a line each for a dashboard, and all of them as JSON at an address."""
+"""The attributes of a study and its trials: one line each for a dashboard, and all as JSON under a path."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from imgcls_search.study.record import Record
 from imgcls_search.trial import Trial
 
 MOST = 160
-"""Characters of an attribute."""
+"""Most characters of a shown attribute."""
 
 _ADDRESS = re.compile(r"/attributes/(study|\d{1,9})\.json")
 
 
 def shorten(page: MutableMapping[str, Any], record: Record) -> None:
-    """Give the attributes of a study's page a length that can be read, and say where all of them are."""
+    """Shorten the attributes on a study's page, and add the path of the full ones."""
     page["user_attrs"] = _entries({**record.facts}, "study")
     for key in ("trials", "best_trials"):
         shorten_trials(page[key], record)
 
 
 def shorten_trials(entries: Sequence[MutableMapping[str, Any]], record: Record) -> None:
-    """Do the same to trials as a page has them."""
+    """Shorten the attributes of trials on a page in the same way."""
     for entry in entries:
-        # The record may be the older of the two, and trials of others have what others gave them.
+        # The record may be older than the page, and trials of other programs have other attributes.
         trial = record.by_number.get(entry["number"])
         known = {each["key"]: _read(each["value"]) for each in entry["user_attrs"]}
         if "all" not in known:
@@ -41,7 +41,7 @@ def _entries(attributes: Mapping[str, Any], name: str) -> list[dict[str, str]]:
 
 
 def _long_ones(trial: Trial) -> dict[str, Any]:
-    """Return the attributes of a trial that are too long for a page, as what is worth knowing of them."""
+    """Return summaries of the attributes of a trial that are too long for a page."""
     config = trial.candidate.config.to_dict()
     chosen = [f"{section} {next(iter(value))}" for section, value in config.items() if len(value) == 1]
     last = trial.epochs[-1] if trial.epochs else {}
@@ -54,7 +54,7 @@ def _long_ones(trial: Trial) -> dict[str, Any]:
 
 
 def _read(text: str) -> Any:
-    """Return an attribute as the page has it: JSON, unless it is a text or too long to be whole."""
+    """Parse an attribute of the page: JSON, unless it is a text or was cut off."""
     try:
         return json.loads(text)
     except ValueError:
@@ -82,7 +82,7 @@ def _words(value: Any) -> str:
 
 
 def is_address(path: str) -> bool:
-    """Tell whether a path is one of attributes."""
+    """Tell whether a path is that of attributes."""
     return _ADDRESS.fullmatch(path) is not None
 
 

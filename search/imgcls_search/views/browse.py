@@ -1,4 +1,4 @@
-"""Studies and trials looked through: lists, tables, and what differs between two of them."""
+"""Browse studies and trials: lists, tables, and the differences between two of them."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from imgcls_search.trial import Trial
 
 
 class TrialRow(TrialSummary):
-    """What a table shows of a trial; its values are the last ones before its end."""
+    """A row of a table of trials; values of an unfinished trial are its last ones."""
 
     family: str
 
 
 @final
 class ListedStudy(Summary):
-    """A study of a list."""
+    """A study in a list."""
 
     confirmed: int | None
-    """The trial that was confirmed, None where none was."""
+    """The confirmed trial, None if there is none."""
 
 
 @final
@@ -55,20 +55,20 @@ class Change(TypedDict):
 
 
 class TrialComparison(TypedDict):
-    """What differs between two trials; lists have the first trial's value and the second's."""
+    """Differences between two trials; lists contain the value of the first and of the second."""
 
     trials: list[int]
     states: list[ShownState]
     epochs: list[int]
     config: list[str]
-    """What differs, in words."""
+    """Differences between the configurations, as text."""
 
     measured: dict[str, Change]
     val_images: int | None
-    """The smaller number of the two."""
+    """The smaller of the two numbers."""
 
     noise: float | None
-    """By how much their shares of right images may differ from sampling the images alone (95 %)."""
+    """How much their shares of right images may differ just from sampling the images (95 %)."""
 
 
 class _Named(TypedDict):
@@ -76,30 +76,30 @@ class _Named(TypedDict):
 
 
 class ComparedTrials(_Named, TrialComparison):
-    """Two trials under the names that they were given by."""
+    """Two trials and the names that the user gave."""
 
     kind: Literal["trials"]
 
 
 class ChosenTrials(TypedDict):
-    """By what objective each study's trial was chosen, and from how many on its front."""
+    """The objective by which each study's trial was chosen, and the number of trials on its front."""
 
     by: list[list[str]]
     of: list[int]
 
 
 class ComparedStudies(_Named):
-    """Two studies; lists have the first study's value and the second's."""
+    """Two studies; lists contain the value of the first and of the second."""
 
     kind: Literal["studies"]
     space: list[str]
-    """What differs between their spaces, in words."""
+    """Differences between their spaces, as text."""
 
     facts: list[str]
-    """What differs between their images and versions, in words."""
+    """Differences between their images and versions, as text."""
 
     trials: list[dict[str, int]]
-    """How many, in all and by state."""
+    """Number of trials, in total and by state."""
 
     epochs: list[int]
     chosen: ChosenTrials
@@ -107,7 +107,7 @@ class ComparedStudies(_Named):
 
 
 def list_studies(root: Path, at: Address | None = None) -> list[ListedStudy | UnreadableStudy]:
-    """Return how each study of a folder, or of a database, stands; one that cannot be read is listed with the reason.
+    """Summarise each study of a folder or a database; list unreadable ones with the reason.
 
     Raises:
         StudyError: the database cannot be reached.
@@ -125,10 +125,10 @@ def list_studies(root: Path, at: Address | None = None) -> list[ListedStudy | Un
 
 
 def trial_rows(record: Record, *, top: int | None, family: str | None) -> list[TrialRow]:
-    """Return the trials of a study: in their order, or the best few, those that finished first.
+    """Return the trials of a study in their order, or with `top` the best ones, finished trials first.
 
     Raises:
-        UserError: no trial is of such a family.
+        UserError: no trial is of this family.
     """
     trials = record.trials if top is None else _best_first(record)
     if family is not None:
@@ -142,11 +142,11 @@ def trial_rows(record: Record, *, top: int | None, family: str | None) -> list[T
 
 
 COLUMNS = ("trial", "state", "epochs", "value", "parameters", "settings")
-"""Of a table of trials, on a terminal and in a notebook."""
+"""Columns of a table of trials, on a terminal and in a notebook."""
 
 
 def cells_of(row: TrialRow, images: int | None) -> tuple[str, ...]:
-    """Return what a table shows of a trial, a text for each of `COLUMNS`; scores are rounded as `images` allow."""
+    """Return a trial's cells of a table, one for each of `COLUMNS`; `images` determines the rounding of scores."""
     settings = ", ".join(
         f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}"
         for name, value in row["params"].items()
@@ -163,12 +163,12 @@ def cells_of(row: TrialRow, images: int | None) -> tuple[str, ...]:
 
 
 def family_of(trial: Trial) -> str:
-    """Return the family of networks that a trial's belongs to."""
+    """Return the family of a trial's network."""
     return trial.candidate.config.component("model").name
 
 
 def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows as CSV, a column for every key and every key of their mappings."""
+    """Return rows as CSV, with a column for every key and every key of their mappings."""
     flat = [
         {
             **{key: value for key, value in row.items() if not isinstance(value, Mapping)},
@@ -189,17 +189,17 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     text = io.StringIO()
     names = list(dict.fromkeys(name for row in flat for name in row))
     writer = csv.DictWriter(text, names, lineterminator="\n")
-    # Scores of a class have its name in theirs.
+    # Names of class scores contain the name of the class.
     writer.writerow({name: shown(name) for name in names})
     writer.writerows({name: shown(v) if isinstance(v, str) else v for name, v in row.items()} for row in flat)
     return text.getvalue()
 
 
 def compare(root: Path, first: str, second: str, at: Address | None = None) -> ComparedTrials | ComparedStudies:
-    """Tell what differs between two trials (`study:7`) or two studies, and what it did to the score.
+    """Compare two trials (`study:7`) or two studies: their differences and their scores.
 
-    Of each study it takes the best trial; from several on a front, the best by the first objective that both studies
-    have, or by the first of its own.
+    From each study, take the best trial; if several are on the front, the best by the first objective that both studies
+    have, or by its own first objective.
 
     Raises:
         UserError: one names a trial and the other a study, or there is no such trial or study.
@@ -208,11 +208,11 @@ def compare(root: Path, first: str, second: str, at: Address | None = None) -> C
 
 
 Opened = tuple[Record, Trial | None]
-"""A study, and one of its trials, or None for the study itself."""
+"""A study, and one of its trials or None for the study itself."""
 
 
 def compare_opened(names: tuple[str, str], one: Opened, other: Opened) -> ComparedTrials | ComparedStudies:
-    """Tell what differs between two trials or two studies that are open; `names` is what they are called.
+    """Compare two opened trials or studies; `names` are the names to show.
 
     Raises:
         UserError: one is a trial and the other a study.
@@ -240,20 +240,20 @@ def compare_opened(names: tuple[str, str], one: Opened, other: Opened) -> Compar
 
 def _compared_facts(record: Record) -> dict[str, Any]:
     data = record.facts.get("data")
-    # Earlier versions did not note it, which is no difference between images.
+    # Earlier versions did not record this, so it is not a difference between images.
     known = data and {name: value for name, value in data.items() if name != "seen_fingerprint"}
     return {"data": known, "versions": record.facts.get("versions")}
 
 
 def _first_by(objective: tuple[str, str], front: Sequence[Trial], record: Record) -> Trial:
-    """Return the best trial of a front by one objective; among equal ones that which is first on it."""
+    """Return the best trial of a front by one objective; among equal ones, the first."""
     index = list(record.objectives).index(objective)
     sign = 1 if objective[1] == "minimize" else -1
     return min(front, key=lambda trial: sign * trial.values[index] if trial.values else 0)
 
 
 def open_named(root: Path, name: str, at: Address | None) -> Opened:
-    """Return a study and perhaps a trial by a name such as `vit-digits` or `vit-digits:7`.
+    """Open a study, or one of its trials, by a name such as `vit-digits` or `vit-digits:7`.
 
     Raises:
         UserError: there is no such study or trial.
@@ -281,13 +281,13 @@ def _compare_trials(a: Record, first: Trial, b: Record, second: Trial) -> TrialC
             if name in measured[1] and name not in ("epoch",)
         },
         "val_images": min(counts) if all(counts := [record.val_images or 0 for record in (a, b)]) else None,
-        # Curves of another length say nothing about the configurations.
+        # After different numbers of epochs, scores do not compare the configurations.
         "noise": _noise(a, b, measured) if first.epoch == second.epoch else None,
     }
 
 
 def _noise(a: Record, b: Record, measured: Sequence[Mapping[str, float]]) -> float | None:
-    """Return by how much two shares of right images may differ from sampling the validation images alone (95 %)."""
+    """Return how much two shares of right images may differ just from sampling the validation images (95 %)."""
     counts = [record.val_images or 0 for record in (a, b)]
     name = share_of_images(measured[0])
     if not all(counts) or not all(name in values for values in measured):
@@ -301,7 +301,7 @@ def _differing(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]
 
 
 def _best_first(record: Record) -> list[Trial]:
-    """Return finished trials that keep the limits, then the others by what they last showed."""
+    """Return finished trials within the limits, then the others by last scored epoch and score."""
     done = best.ranked(record)
     numbers = {trial.number for trial in done}
     rest = [trial for trial in record.trials if trial.number not in numbers]
@@ -313,7 +313,7 @@ def _best_first(record: Record) -> list[Trial]:
 
 
 def row_of(trial: Trial, record: Record) -> TrialRow:
-    """Return what a table shows of a trial."""
+    """Return a trial's row of a table."""
     row = describe(trial, record)
     last = trial.last_shown
     shown = {trial.metric: trial.value_at(last)} if last else {}

@@ -1,4 +1,4 @@
-"""Mistakes looked at closely: the image as it is, where the network looked, what it learned from that is like it."""
+"""Explain mistakes: the original image, where the network looked, and the most similar training images."""
 
 from __future__ import annotations
 
@@ -28,49 +28,49 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 NEIGHBOURS = 3
-"""Training images that are shown beside a mistake."""
+"""Training images to show with a mistake."""
 
 LONGEST = 448
-"""Pixels of the longer side from which an original is shrunk: a page of photographs would have hundreds of MB."""
+"""Most pixels of an original's longer side; without a limit, a page of photographs would have hundreds of MB."""
 
 SMALL = 96
-"""Pixels below which an image is enlarged, pixel by pixel."""
+"""Small images are enlarged to about this many pixels without smoothing, maps to twice as many."""
 
 BATCH = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mistake:
-    """An image and the class, or label, that is to be explained."""
+    """An image and the class or label to explain."""
 
     place: int
-    """Among the images of the evaluation."""
+    """Its index among the images of the evaluation."""
 
     target: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Close:
-    """What is shown of a mistake."""
+    """The pictures that explain a mistake."""
 
     original: str
-    """A data URI, as the others are."""
+    """A data URI, like the others."""
 
     size: str
-    """In pixels, and whether it is shown smaller, or that the file could not be read."""
+    """The size in pixels and whether it is shown smaller, or a note that the file could not be read."""
 
     map: str
-    """Empty where there is none."""
+    """Empty if there is none."""
 
     near: Sequence[tuple[str, str]]
     """The nearest training images with their labels."""
 
 
 class TrainingImages:
-    """The training images among which those most like a mistake are looked for.
+    """The training images to search for those most similar to a mistake.
 
-    Where the search has kept their features they are read, and all images are looked at; else as many as are affordable
-    with so many multiply-accumulates an image.
+    If the search has cached their features, all images are used; otherwise as many as are affordable with `macs`
+    multiply-accumulates per image.
     """
 
     def __init__(self, looked: EvaluatedTrial, macs: float) -> None:
@@ -78,11 +78,11 @@ class TrainingImages:
         self.count = looked.data.counts["train"]
         self.kept = kept_features.kept_of(looked.model, looked.config, looked.data, "train", _device(looked))
         self.items = affordable(self.count, macs) if self.kept is None else np.arange(self.count)
-        """Their numbers, [K]."""
+        """Indices of the images to use, [K]."""
 
     @cached_property
     def features(self) -> np.ndarray[Any, Any]:
-        """What the last layer reads of each, [K, D], of length 1."""
+        """Input of the last layer for each image, [K, D], with length 1."""
         if self.kept is not None:
             return unit(self.kept)
         every = _set(self.looked, load_images(self.looked.data, "train"))
@@ -93,11 +93,11 @@ class TrainingImages:
 def look_closer(
     looked: EvaluatedTrial, mistakes: Sequence[Mistake], place: Mapping[str, str], among: TrainingImages
 ) -> list[Close]:
-    """Return a closer look at each of some mistakes; `place` says where the images are now."""
+    """Return the pictures that explain each mistake; `place` says where the images are now."""
     if not mistakes:
         return []
     pixels = looked.pixels[np.array([each.place for each in mistakes])]
-    # Of the networks of folds the last one is kept, and it was trained on the images of the others.
+    # With folds, only the last fold's network is kept, which was trained on the images of the other folds.
     explained = [n for n, each in enumerate(mistakes) if each.place >= _first_unseen(looked)]
     maps, near = {}, {}
     if explained:
@@ -135,7 +135,7 @@ def _normalised(looked: EvaluatedTrial, pixels: np.ndarray[Any, Any]) -> torch.T
 
 
 def _near(looked: EvaluatedTrial, pixels: np.ndarray[Any, Any], among: TrainingImages) -> list[list[tuple[str, str]]]:
-    """Return for each of some images the training images that the network finds most like it."""
+    """Return for each image the training images that the network considers most similar."""
     train = load_images(looked.data, "train")
     found = nearest(features(looked.model, iter([_normalised(looked, pixels)])), among.features, NEIGHBOURS)
     return [
@@ -157,12 +157,12 @@ def _label(label: Any, data: Prepared) -> str:
 
 
 def _originals(looked: EvaluatedTrial, place: Mapping[str, str]) -> Callable[[str], Image | None]:
-    """Return what opens an image by its name, None where its file is not there any more."""
+    """Return a function that opens an image by its name, or returns None if its file is missing."""
     config = looked.config.moved(place)
     source: Source | None
     try:
         source = describe(config.component("data"), Path(looked.data.folder).parent)
-    # Whatever is wrong with the folder now, the pixels that the network saw are there.
+    # If anything is wrong with the folder now, the page shows the pixels that the network saw.
     except Exception:
         source = None
     splits: tuple[Split, ...] = ("train", "val")
@@ -175,7 +175,7 @@ def _originals(looked: EvaluatedTrial, place: Mapping[str, str]) -> Callable[[st
         try:
             with source.read(*where[name]) as image:
                 return upright_rgb(image)
-        # It was read before: it has changed or gone meanwhile.
+        # It was readable before, so it has changed or was deleted meanwhile.
         except Exception:
             return None
 
@@ -198,7 +198,7 @@ def _picture(pixels: np.ndarray[Any, Any]) -> Image:
 
 
 def _overlaid(pixels: np.ndarray[Any, Any], heat: np.ndarray[Any, Any]) -> str:
-    """Return an image as the network saw it, in grey, below the colours of a map."""
+    """Return an image as the network saw it, in grey, overlaid with the colours of a map."""
     import matplotlib as mpl
     from PIL import Image
 
@@ -214,7 +214,7 @@ def _overlaid(pixels: np.ndarray[Any, Any], heat: np.ndarray[Any, Any]) -> str:
 
 
 def _uri(image: Image, longest: int) -> str:
-    """Return an image as a data URI, with sides of at most `longest` pixels: small ones as they are, others as JPEG."""
+    """Return an image as a data URI, with sides of at most `longest` pixels: small ones as PNG, others as JPEG."""
     from PIL import Image
 
     if max(image.size) > longest:

@@ -1,4 +1,4 @@
-"""optuna-dashboard on one study, for this machine alone unless told otherwise."""
+"""Serve optuna-dashboard for one study, by default only to this machine."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 class DashboardServer(socketserver.ThreadingMixIn, WSGIServer):
-    """Answers several requests at a time; optuna-dashboard's own server answers one."""
+    """Answers several requests at a time, unlike optuna-dashboard's own server."""
 
     daemon_threads = True
 
     address = ""
-    """The page of the study."""
+    """URL of the study's page."""
 
 
 class _Quiet(WSGIRequestHandler):
-    """Logs no requests; the page polls."""
+    """Logs no requests, because the page polls."""
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class names it so
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in the base class
         pass
 
 
 def make_dashboard(files: StudyFiles, host: str, port: int, say: Callable[[str], None]) -> DashboardServer:
-    """Return a server, bound and not yet serving; say what it cannot show.
+    """Return a server that is bound but does not serve yet; report what it cannot show.
 
     Raises:
         StudyError: there is no such study, or it is damaged or not ours.
@@ -74,14 +74,14 @@ def make_dashboard(files: StudyFiles, host: str, port: int, say: Callable[[str],
 
 
 def address_of(record: Record, host: str, port: int) -> str:
-    """Return the address of a study's own page in the dashboard."""
-    # An IPv6 address has colons of its own.
+    """Return the URL of a study's page in the dashboard."""
+    # An IPv6 address contains colons.
     name = f"[{host}]" if ":" in host else host
     return f"http://{name}:{port}/dashboard/studies/{record.study._study_id}"
 
 
 def serving_attributes(application: Application, latest: Latest) -> Application:
-    """Serve all attributes of the study, or of a trial, as JSON, of which its page shows a line each."""
+    """Serve the full attributes of the study or a trial as JSON; its page shows only one line of each."""
 
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "")
@@ -98,13 +98,13 @@ def serving_attributes(application: Application, latest: Latest) -> Application:
 
 
 class _Pictures(FileSystemArtifactStore):
-    """Serves the plain files of one folder; what is not there gets an answer, where Optuna's own would raise."""
+    """Serves the plain files of one folder; a missing file is answered with 404, while Optuna's own store raises."""
 
     def open_reader(self, artifact_id: str) -> BinaryIO:
-        """Open an artifact, which is a file in the folder itself and no link: a study may come from anybody."""
+        """Open an artifact, which must be a file in the folder and not a link: a study may come from anyone."""
         path = self._inside(artifact_id)
         try:
-            # Not waiting for the writer of a pipe. Not every system has these flags.
+            # Do not wait for the writer of a pipe. Not every system has these flags.
             flags = (
                 os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
             )
@@ -117,7 +117,7 @@ class _Pictures(FileSystemArtifactStore):
         return file
 
     def write(self, artifact_id: str, content_body: BinaryIO) -> None:
-        """Write an artifact that somebody adds to a trial, whole or not at all."""
+        """Write an artifact that a user adds to a trial, completely or not at all."""
         self._base_path.mkdir(parents=True, exist_ok=True)
         path = self._inside(artifact_id)
         if os.path.lexists(path):
@@ -133,8 +133,8 @@ class _Pictures(FileSystemArtifactStore):
             raise ArtifactNotFound("not found") from error
 
     def _inside(self, artifact_id: str) -> Path:
-        """Return the path of an artifact, having seen that the folder of artifacts is no link to another one."""
-        # The study's folder may be a link of the user's own, to a larger disk.
+        """Return the path of an artifact; refuse a folder of artifacts that is a link."""
+        # The study's folder may be the user's link to a larger disk.
         base = self._base_path.parent.resolve() / self._base_path.name
         if base.is_symlink() or not _ARTIFACT.fullmatch(artifact_id):
             raise _missing()
@@ -159,8 +159,8 @@ def _tell_lost_pictures(files: StudyFiles, record: Record, say: Callable[[str], 
 
 
 def _write_note(record: Record, files: StudyFiles) -> None:
-    """Say in the note how a study stands, where nobody is there to write it: a run that was killed wrote nothing."""
-    # A study that cannot be written can be looked at all the same.
+    """Write the study's state into its note if no process works on it: a killed run has not written it."""
+    # A read-only study can still be shown.
     with contextlib.suppress(StudyError):
         if files.holder() is None:
             name_metrics(record)
@@ -172,7 +172,7 @@ def _is_plain(path: Path) -> bool:
 
 
 class Latest:
-    """A study as it stands, read again when its database has changed."""
+    """The current state of a study, read again when its database has changed."""
 
     def __init__(self, files: StudyFiles, say: Callable[[str], None]) -> None:
         self.files = files
@@ -181,23 +181,23 @@ class Latest:
         self.record = load(files)
 
     def read(self) -> Record:
-        """Return the record; it is not to be changed."""
-        # What is written while it is read is read again the next time.
+        """Return the record, which must not be changed."""
+        # Take the stamp first: changes during the read are read next time.
         stamp = self.files.store.stamp()
         if stamp != self.stamp:
             try:
                 self.record = load_again(self.files, self.record)
             except StudyError as error:
-                # The page continues with what was read before; what other people wrote must not end it.
+                # The page continues with the last readable state: data from other people must not end it.
                 self.say(str(error))
             self.stamp = stamp
         return self.record
 
 
 def agreeing_on_best(application: Application, latest: Latest) -> Application:
-    """Let optuna-dashboard show the best trials that `best` and `front` tell, and what is over a limit as infeasible.
+    """Let optuna-dashboard show the same best trials as `best` and `front`, and trials over a limit as infeasible.
 
-    It knows nothing of limits that have names: what breaks one would be the best, and hide what keeps them.
+    It ignores named limits, so a trial that breaks one could be shown as the best instead of a feasible one.
     """
     seen: dict[int, Any] = {}
 
@@ -221,14 +221,14 @@ def agreeing_on_best(application: Application, latest: Latest) -> Application:
             numbers = _best_of(page["trials"], after, record)
             seen.update((entry["number"], entry) for entry in page["trials"] if entry["number"] in numbers)
             if missing := set(numbers) - set(seen):
-                # The page asks for new trials only, and the best ones may be older.
+                # The page requests only new trials, but the best ones may be older.
                 older = json.loads(ask(environ, min(missing))[2])["trials"]
                 _tell_limits(older, record)
                 seen.update((entry["number"], entry) for entry in older if entry["number"] in missing)
             page["best_trials"] = [seen[number] for number in numbers]
             _tell_standing(page, record)
             attributes.shorten(page, record)
-            # Studies of earlier versions named none, where there was one objective.
+            # Earlier versions named no objective in studies with only one.
             page.setdefault("objective_names", [metric for metric, _ in record.objectives])
             body = json.dumps(page).encode()
         kept = [(name, value) for name, value in headers if name.lower() != "content-length"]
@@ -239,7 +239,7 @@ def agreeing_on_best(application: Application, latest: Latest) -> Application:
 
 
 def _tell_standing(page: dict[str, Any], record: Record) -> None:
-    """Let the note say how the study stands now: a run may have been killed since it was written."""
+    """Update the note to the study's current state: a run may have been killed since it was written."""
     with contextlib.suppress(StudyError):
         if record.files is not None and is_ours(page["note"]["body"], record):
             page["note"]["body"] = note_text(record, record.files.holder())
@@ -247,13 +247,13 @@ def _tell_standing(page: dict[str, Any], record: Record) -> None:
 
 def _tell_limits(entries: Sequence[dict[str, Any]], record: Record) -> None:
     for entry in entries:
-        # The record may be the older of the two.
+        # The record may be older than the page.
         if (trial := record.by_number.get(entry["number"])) is not None:
             entry["constraints"] = list(trial.constraints.values())
 
 
 def _best_of(entries: Sequence[dict[str, Any]], after: int, record: Record) -> list[int]:
-    """Return the numbers of the best trials among those that the page, which is some seconds old, knows as complete."""
+    """Return the numbers of the best trials among those that the page, which is some seconds old, shows as complete."""
     new = {entry["number"] for entry in entries if entry["state"] == "Complete"}
     as_shown = copy.copy(record)
     as_shown.trials = [
@@ -266,9 +266,9 @@ def _best_of(entries: Sequence[dict[str, Any]], after: int, record: Record) -> l
 
 
 def refusing_strangers(application: Application, host: str) -> Application:
-    """Refuse requests under a name that is not this server's, or from a page of another server's.
+    """Refuse requests to a name that is not this server's, or from another server's page.
 
-    The page of a stranger could otherwise read and delete studies through the browser of a person who looks at it.
+    Otherwise, another website could read and delete studies through a visitor's browser.
     """
 
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:

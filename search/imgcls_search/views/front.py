@@ -1,4 +1,4 @@
-"""The Pareto front of a study: what it holds, and a picture of it."""
+"""The Pareto front of a study: its trials, and a picture of it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 KINDS = (".png", ".svg", ".pdf")
-"""What a picture may be written as."""
+"""File formats of pictures."""
 
 LOG_FROM = 4.0
-"""Values that differ by this factor have a logarithmic axis, unless they are bounded as shares are."""
+"""Values that differ by this factor get a logarithmic axis, unless they are bounded like shares."""
 
 MOST_NAMES = 40
-"""Trials of a front whose numbers are written beside them, where there is room."""
+"""Most trials of a front that are labelled with their numbers, if there is room."""
 
 
 class OverLimits(TypedDict):
@@ -40,7 +40,7 @@ class OverLimits(TypedDict):
 
 
 class FrontSummary(TypedDict):
-    """The front of a study, and what it was chosen from."""
+    """The front of a study, and the trials that it was chosen from."""
 
     study: str
     objectives: dict[str, str]
@@ -50,7 +50,7 @@ class FrontSummary(TypedDict):
 
 
 def describe_front(record: Record) -> FrontSummary:
-    """Return the front, best first objective first, and how many complete trials it was chosen from, as plain values.
+    """Return the front, sorted by the first objective, and the number of complete trials, as plain values.
 
     Raises:
         NoResultError: no trial is complete and within the limits.
@@ -68,11 +68,11 @@ def describe_front(record: Record) -> FrontSummary:
 
 
 def draw_front(record: Record, path: Path) -> None:
-    """Draw all complete trials by every pair of objectives, the front and what is over a limit marked.
+    """Draw all complete trials by every pair of objectives; mark the front and trials over a limit.
 
     Raises:
         NoResultError: no trial is complete and within the limits.
-        UserError: the file is of no kind that can be drawn, cannot be written, or there is one objective only.
+        UserError: the format is not supported, the file cannot be written, or there is only one objective.
     """
     if path.suffix.lower() not in KINDS:
         raise UserError(f"{path}: cannot be drawn; allowed: a name that ends in {', '.join(KINDS)}")
@@ -85,7 +85,7 @@ def draw_front(record: Record, path: Path) -> None:
     figure, panels = drawing.row_of_axes(len(pairs))
     for panel, pair in zip(panels, pairs, strict=True):
         draw_pair(panel, record, members, pair)
-    # Not on the axes, where a place for it would have to be searched for, and may hide trials.
+    # Outside the axes: finding a place inside takes time, and the legend might hide trials.
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize="small")
     figure.suptitle(f"{record.study.study_name}: {counted('trial', len(members))} on the front")
     with writing(path):
@@ -94,7 +94,7 @@ def draw_front(record: Record, path: Path) -> None:
 
 @dataclass(frozen=True)
 class _Look:
-    """How trials are drawn that are alike."""
+    """How trials of one kind are drawn."""
 
     marker: str
     colour: str
@@ -112,7 +112,7 @@ _LOOKS: Mapping[str, _Look] = {
 def draw_pair(
     panel: Axes, record: Record, members: Sequence[Trial], pair: tuple[int, int], about: Trial | None = None
 ) -> None:
-    """Draw trials by two objectives, the first upwards, and as a line the trade-off between them.
+    """Draw trials by two objectives, the first on the vertical axis, and the trade-off between them as a line.
 
     `about` is a trial to mark.
     """
@@ -165,14 +165,14 @@ def _set_axes(panel: Axes, record: Record, done: Sequence[Trial], pair: tuple[in
 
 
 def is_log(metric: str, values: Sequence[float]) -> bool:
-    """Tell whether values of a metric are drawn on a logarithmic axis: costs that differ by several times are."""
+    """Tell whether to draw a metric on a logarithmic axis: costs that differ by at least `LOG_FROM` times."""
     low, high = bounds(metric) or (0.0, math.inf)
     known = [value for value in values if math.isfinite(value)]
     return math.isinf(high) and low >= 0 and bool(known) and min(known) > 0 and max(known) >= LOG_FROM * min(known)
 
 
 def _name(panel: Axes, members: Sequence[Trial], pair: tuple[int, int]) -> None:
-    """Write the numbers of trials beside them; those without room are left out as the picture is finished."""
+    """Label trials with their numbers; labels without room are removed when the picture is finished."""
     from imgcls_search.worker.legible import NAME
 
     y, x = pair

@@ -1,4 +1,4 @@
-"""An inspection as one page with pictures, which needs neither a network nor a script."""
+"""Write an inspection as one page with pictures that needs neither a network nor scripts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from imgcls_search.space.study_section import slug
 from imgcls_search.terminal import shown
 
 MOST_SUSPECTS, MOST_SETS, MOST_IN_SET, MOST_ROWS = 120, 60, 4, 200
-"""What a page shows at most of suspects, of sets of copies, of the images in one, and of classes and other lists."""
+"""Most suspects, sets of copies, images in a set, and rows of classes and other lists on a page."""
 
 SIDE = 112
 """Pixels of the longer side of a picture."""
@@ -31,7 +31,7 @@ KINDS = {"file": "equal files", "pixels": "equal pixels", "near": "near-copies"}
 
 
 def default_page(images: Inventory) -> Path | None:
-    """Return where the page goes by default: into the working folder, unless that is one of the images."""
+    """Return the default page: in the working folder, None if it would be among the images there."""
     page = Path(f"inspect-{slug(images.name) or 'images'}.html")
     return None if _is_among(images, page) else page
 
@@ -40,7 +40,7 @@ def check_page(images: Inventory, page: Path) -> None:
     """Refuse a page that cannot be written, or that would be among the images.
 
     Raises:
-        UserError: where it would be, and what is allowed.
+        UserError: the path is not allowed or cannot be written.
     """
     if _is_among(images, page):
         raise UserError(f"-o {page}: is in a folder of the images; allowed: a file anywhere else")
@@ -51,7 +51,7 @@ def check_page(images: Inventory, page: Path) -> None:
 
 
 def write_page(found: Inspection, page: Path) -> int:
-    """Write the page, whole or not at all, and return its size in bytes.
+    """Write the page, completely or not at all, and return its size in bytes.
 
     Raises:
         UserError: it cannot be written.
@@ -72,7 +72,7 @@ def _is_among(images: Inventory, page: Path) -> bool:
         return False
     here = page.absolute().parent.resolve()
     if images.place.startswith("data.table"):
-        # Its folder often is the working folder, with the images in folders below it.
+        # A table's folder is often the working folder, with the images in folders below it.
         return any(here == (images.root / name).parent for name in images.names)
     return here.is_relative_to(images.root)
 
@@ -123,7 +123,7 @@ def _properties(found: Inspection) -> Sequence[tuple[str, str]]:
 
 
 def _bars(found: Inspection) -> list[tuple[float, float, str]]:
-    """Return the place, height (both in per cent) and title of each bar of the histogram of sizes."""
+    """Return position and height (both in percent) and title of each bar of the histogram of sizes."""
     if found.sizes is None:
         return []
     bins = found.sizes.histogram
@@ -136,17 +136,17 @@ def _bars(found: Inspection) -> list[tuple[float, float, str]]:
 
 @dataclass(frozen=True, kw_only=True)
 class _ShownCopies:
-    """A set of copies as the page shows it."""
+    """A set of copies for the page."""
 
     kind: str
     across_classes: bool
     across_splits: bool
     touches_test: bool
     images: list[tuple[ImageRef, str]]
-    """With their pictures."""
+    """Images with their pictures."""
 
     more: int
-    """Images that are not shown."""
+    """Number of images that are not shown."""
 
 
 def _shown_copies(images: Inventory, copies: Copies) -> _ShownCopies:
@@ -161,7 +161,7 @@ def _shown_copies(images: Inventory, copies: Copies) -> _ShownCopies:
 
 
 def _picture(images: Inventory, image: ImageRef) -> str:
-    """Return an image as a data URI of a small JPEG file, an empty text where it cannot be read any more."""
+    """Return an image as a data URI of a small JPEG file, an empty string if it can no longer be read."""
     from PIL import Image
 
     try:
@@ -174,7 +174,7 @@ def _picture(images: Inventory, image: ImageRef) -> str:
             else:
                 small = small.copy()
                 small.thumbnail((SIDE, SIDE))
-    # It was looked at before: it has changed or gone meanwhile, and its name is shown all the same.
+    # It was readable before, so it has changed or was deleted meanwhile; its name is still shown.
     except Exception:
         return ""
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""The part of a report about images that the kept weights of a trial take for something else."""
+"""The part of a report about images that a trial's kept weights misclassify."""
 
 from __future__ import annotations
 
@@ -27,36 +27,36 @@ from imgcls_search.worker import figures
 from imgcls_search.worker.pictures import confusions, label_mistakes, mistakes
 
 WORST = 24
-"""Images that are shown."""
+"""Number of images to show."""
 
 MOST_PAIRS = 8
-"""Pairs of classes that are described in words."""
+"""Most pairs of classes to describe in words."""
 
 MOST_ROWS = 40
-"""Classes whose scores are shown; of more, those with the lowest F1."""
+"""Show the scores of at most this many classes: those with the lowest F1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluatedTrial:
-    """The kept weights of a trial and what they say of the images that it was scored on."""
+    """The kept weights of a trial and their predictions on the images that it was scored on."""
 
     evaluation: Evaluation
     model: nn.Module
-    """As it was trained; `artifact` is what is deployed, where that is another one."""
+    """The trained network; `artifact` is the deployed one if it differs."""
 
     artifact: Artifact | None
     config: TrialConfig
     data: Prepared
     pixels: Any
-    """Of the images of the evaluation, uint8 [C, H, W] by number."""
+    """Pixels of the images of the evaluation, uint8 [C, H, W] by index."""
 
 
 def look(trial: Trial, files: StudyFiles) -> EvaluatedTrial:
-    """Measure the kept weights of a trial on the validation split, or take what was kept of its folds.
+    """Score the kept weights of a trial on the validation split, or take the stored predictions of its folds.
 
     Raises:
-        CheckpointError, DeployError: the weights are gone or damaged.
-        DataError: the images are.
+        CheckpointError, DeployError: the weights are missing or damaged.
+        DataError: the images are missing or damaged.
     """
     from imgcls_search.data import load as load_images
 
@@ -72,56 +72,56 @@ def look(trial: Trial, files: StudyFiles) -> EvaluatedTrial:
 
 @dataclass(frozen=True, kw_only=True)
 class WrongImage:
-    """An image that is taken for something else, or a label of it that is wrong."""
+    """A misclassified image, or a wrong label of an image."""
 
     place: int
-    """Among the images of the evaluation."""
+    """Its index among the images of the evaluation."""
 
     target: int
-    """The class, or label, that it is wrongly taken for."""
+    """The wrongly predicted class, or the wrong label."""
 
     name: str
     label: str
-    """Its class; of several labels the one that is wrong."""
+    """Its class; with several labels, the one that is wrong."""
 
     predicted: str = ""
-    """The class that it is taken for; empty where it has several labels."""
+    """The predicted class; empty with several labels."""
 
     has: bool = False
-    """Whether it has the label, where it has several."""
+    """Whether the image has the label, with several labels."""
 
     confidence: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mistakes:
-    """What the kept weights of a trial get wrong on the validation images."""
+    """Mistakes of a trial's kept weights on the validation images."""
 
     of_labels: bool
     """Whether images have several labels."""
 
     pictures: list[Picture]
     confused: list[str]
-    """In words, the most frequent first."""
+    """The most frequent confusions in words, most frequent first."""
 
     scores: Sequence[tuple[Any, ...]]
-    """Rows of a table, one a class: its name, precision, recall, F1, images; or its name and its scores by name."""
+    """Rows of a table, one per class: name, precision, recall, F1 and images; or name and scores by name."""
 
     more_scores: int
-    """Classes that are left out of it."""
+    """Number of classes left out of the table."""
 
     measures: str
     decision: str
-    """How classes are decided on, where it is not by the largest probability."""
+    """How classes are chosen, if not by the largest probability."""
 
     wrong: int
     images: int
     worst: list[WrongImage]
-    """The most confident first."""
+    """Most confident first."""
 
 
 def mistakes_of(looked: EvaluatedTrial, book: Sketchbook) -> Mistakes:
-    """Return what the kept weights of a trial get wrong."""
+    """Return the mistakes of a trial's kept weights."""
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
     found = looked.evaluation
@@ -174,7 +174,7 @@ def _captions(count: int) -> tuple[str, ...]:
 
 
 def _worst_rows(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """Return the rows of classes, of many those with the lowest F1, which is their fourth cell."""
+    """Return the rows of classes; if there are many, those with the lowest F1, which is the fourth cell."""
     if len(rows) <= MOST_ROWS:
         return list(rows)
     worst = sorted(range(len(rows)), key=lambda number: rows[number][3])[:MOST_ROWS]
@@ -182,7 +182,7 @@ def _worst_rows(rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
 
 
 def confused_pairs(matrix: Any, classes: Sequence[str], most: int = MOST_PAIRS) -> list[str]:
-    """Return in words which classes are taken for which, the most frequent first: 'glass taken for tin: 14 of 75'."""
+    """Return the most frequent confusions in words, most frequent first: 'glass taken for tin: 14 of 75'."""
     errors = matrix - np.diag(np.diag(matrix))
     totals = matrix.sum(axis=1)
     true, said = np.nonzero(errors)
@@ -194,7 +194,7 @@ def confused_pairs(matrix: Any, classes: Sequence[str], most: int = MOST_PAIRS) 
 
 
 def _confused_labels(found: Evaluation, classes: Sequence[str]) -> list[str]:
-    """Return in words which labels are missed or given wrongly, the most frequent first."""
+    """Return in words which labels are missed or predicted wrongly, most frequent first."""
     missed = ((found.labels == 1) & (found.decided == 0)).sum(axis=0)
     given = ((found.labels == 0) & (found.decided == 1)).sum(axis=0)
     totals = found.labels.sum(axis=0)
@@ -207,7 +207,7 @@ def _confused_labels(found: Evaluation, classes: Sequence[str]) -> list[str]:
 
 
 def _label_mistakes(looked: EvaluatedTrial, book: Sketchbook) -> Mistakes:
-    """Return what weights say of several labels of each validation image, at the thresholds chosen on these images."""
+    """Return the mistakes in labels of images with several, at the thresholds chosen on these images."""
     found = looked.evaluation
     classes = list(map(shown, found.classes))
     single = by_class(found.metrics)[1]

@@ -1,4 +1,4 @@
-"""Progress in a notebook: one output below the cell that is drawn again and again, without widgets or scripts."""
+"""Show progress in a notebook: one output below the cell that is redrawn, without widgets or scripts."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from rich.console import Console, RenderableType
 from rich.progress import Progress, ProgressColumn, TaskID
 
 REDRAW_SECONDS = 0.5
-"""A notebook is drawn no more often: each time is a message to the browser."""
+"""Least time between redraws: each is a message to the browser."""
 
 COLUMNS = 110
 
 
 def is_notebook() -> bool:
-    """Tell whether this is a notebook's kernel, where what is displayed goes to a browser."""
+    """Tell whether this process is the kernel of a notebook, which displays output in a browser."""
     library: Any = sys.modules.get("IPython")
     shell = None if library is None else library.get_ipython()
     return shell is not None and getattr(shell, "kernel", None) is not None
@@ -29,14 +29,14 @@ class NotebookConsole(Console):
     """Prints lines below the cell as text."""
 
     def __init__(self) -> None:
-        """Write to the cell's own output."""
+        """Write to the output of the cell."""
         super().__init__(
             file=sys.stdout, force_jupyter=False, force_terminal=False, soft_wrap=True, highlight=False, width=COLUMNS
         )
 
 
 class NotebookLive:
-    """Stands in a notebook for rich's live display; what it showed is gone at the end."""
+    """Replaces rich's live display in a notebook; its output is cleared at the end."""
 
     def __init__(self) -> None:
         """Draw nothing yet."""
@@ -45,17 +45,17 @@ class NotebookLive:
         self.drawn_at = -REDRAW_SECONDS
 
     def start(self) -> None:
-        """Make room below the cell."""
+        """Create an output below the cell."""
         library = _library()
         self.handle = library.display(library.HTML(""), display_id=True)
 
     def stop(self) -> None:
-        """Clear the room again."""
+        """Clear the output."""
         if self.handle is not None:
             self.handle.update(_library().HTML(""))
 
     def update(self, renderable: RenderableType, *, refresh: bool = False) -> None:
-        """Draw something else, now or soon."""
+        """Draw new content, now or soon."""
         self.latest = renderable
         now = time.monotonic()
         if self.handle is None or (now - self.drawn_at < REDRAW_SECONDS and not refresh):
@@ -65,32 +65,32 @@ class NotebookLive:
 
 
 def _library() -> Any:
-    # A notebook's kernel has it; nothing else needs it.
+    # The kernel of a notebook has this package; nothing else needs it.
     return importlib.import_module("IPython.display")
 
 
 def as_text(renderable: RenderableType) -> str:
-    """Return as plain text what rich would draw."""
+    """Render with rich as plain text."""
     text = io.StringIO()
     Console(file=text, force_terminal=False, force_jupyter=False, width=COLUMNS).print(renderable)
     return text.getvalue().rstrip()
 
 
 class NotebookProgress(Progress):
-    """Stands in a notebook for rich's progress bars."""
+    """Replaces rich's progress bars in a notebook."""
 
     def __init__(self, *columns: str | ProgressColumn) -> None:
-        """Draw nothing yet; `columns` are those of rich."""
+        """Draw nothing yet; `columns` are rich's columns."""
         super().__init__(*columns, auto_refresh=False, console=Console(file=io.StringIO(), width=COLUMNS))
         self.notebook = NotebookLive()
 
     def start(self) -> None:
-        """Make room below the cell, once."""
+        """Create an output below the cell, once."""
         if self.notebook.handle is None:
             self.notebook.start()
 
     def stop(self) -> None:
-        """Clear the room again."""
+        """Clear the output."""
         self.notebook.stop()
 
     def update(self, task_id: TaskID, **changes: Any) -> None:

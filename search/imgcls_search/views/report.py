@@ -1,4 +1,4 @@
-"""A study as one page that opens anywhere, without a network or a script."""
+"""Write a report of a study as one page that needs neither a network nor scripts."""
 
 from __future__ import annotations
 
@@ -38,21 +38,21 @@ TOP_ROWS = 20
 
 
 Step = Callable[[str, int, int], None]
-"""Takes the work that begins, its number, and how many steps there are."""
+"""Called with a description of the step that begins, its number, and the number of steps."""
 
 STEPS = 6
 
 REASONS_TO_BELIEVE: tuple[Callable[[EvaluatedTrial, Sketchbook], Section | None], ...] = (sureness, worse_pictures)
-"""Sections below 'Why to believe it', each from what the winner says of the validation images; None leaves one out."""
+"""Sections below 'Why to believe it', from the winner's predictions on the validation images; None is left out."""
 
 
 def write_report(
     files: StudyFiles, output: Path, trial: int | None = None, step: Step = lambda what, number, of: None
 ) -> int:
-    """Write the page and return its size in bytes.
+    """Write the report and return its size in bytes.
 
-    It is about the trial of that number; by default about the best, with several objectives about the trial of the
-    front that is best in the first one.
+    It is about the trial with this number, by default the best; with several objectives, by default the trial on the
+    front that is best in the first objective.
 
     Raises:
         StudyError: there is no such study.
@@ -130,7 +130,7 @@ def _overview(record: Record, winner: Trial, front: Sequence[Trial]) -> dict[str
 
 
 def _winner(record: Record, winner: Trial, files: StudyFiles, book: Sketchbook) -> dict[str, Any]:
-    """Return what is known of the winner: the verdict, why to believe it, what it gets wrong."""
+    """Return the parts about the winner: the verdict, why to believe it, its mistakes."""
     try:
         if winner.candidate.config.is_pretraining:
             raise NoResultError("it was pretrained, and classifies nothing yet")
@@ -158,10 +158,10 @@ class _Closer:
     worst: list[tuple[WrongImage, Close]]
     has_maps: bool
     sampled: tuple[int, int]
-    """Of the training images, how many were looked at for the nearest ones, and how many there are."""
+    """Number of training images searched for similar ones, and number of all training images."""
 
     of_last_fold: bool
-    """Whether only the images of one fold could be looked at."""
+    """Whether only the images of the last fold could be explained."""
 
 
 def _look_closer(record: Record, winner: Trial, looked: EvaluatedTrial, worst: Sequence[WrongImage]) -> _Closer:
@@ -179,7 +179,7 @@ def _look_closer(record: Record, winner: Trial, looked: EvaluatedTrial, worst: S
 
 
 def _changes(record: Record, winner: Trial, book: Sketchbook) -> dict[str, Any]:
-    """Return what the winner changed of the first trial, and what each change brought where that was measured."""
+    """Return the winner's changes from the first trial, and the gain of each if it was measured."""
     first = record.trials[0]
     has_start = bool(record.fact("space").get("start"))
     what = "the first start configuration" if has_start else "the first trial, as the space has no start configuration"
@@ -198,7 +198,7 @@ def _changes(record: Record, winner: Trial, book: Sketchbook) -> dict[str, Any]:
 
 
 def _ablation(record: Record, winner: Trial, book: Sketchbook) -> dict[str, Any] | None:
-    """Return what each step to the winner brought, None where that was not measured for this winner."""
+    """Return the gain of each step to the winner, None if it was not measured for this winner."""
     found = record.facts.get("ablation")
     if found is None or found["winner"] != winner.number:
         return None

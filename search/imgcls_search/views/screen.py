@@ -1,4 +1,4 @@
-"""What a person sees while a plan, a survey, a training or another work runs: bars on a terminal, else plain lines."""
+"""Show the progress of plans, surveys, trainings and other work: bars on a terminal, else plain lines."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
 
 
 PLAIN_SECONDS = 10.0
-"""At most one line this often where the output is no terminal, apart from trials that end."""
+"""Print at most one line in this time outside a terminal, except for trials that end."""
 
 
 def can_draw(console: Console) -> bool:
-    """Tell whether there is something to draw on, and not only lines to print."""
+    """Tell whether a console can draw bars, or only print lines."""
     return console.is_terminal or isinstance(console, NotebookConsole)
 
 
 def new_bars(console: Console, *columns: ProgressColumn, auto_refresh: bool = True) -> Progress:
-    """Return bars that are drawn on a terminal or in a notebook."""
+    """Return progress bars for a terminal or a notebook."""
     if isinstance(console, NotebookConsole):
         return NotebookProgress(*columns)
     return Progress(*columns, console=console, transient=True, auto_refresh=auto_refresh)
 
 
 class PlanScreen:
-    """Shows the epochs that a plan is made from; use as a context."""
+    """Shows the epochs that are timed for a plan; use it as a context manager."""
 
     def __init__(self, console: Console, epochs: int) -> None:
-        """Draw on a console; one that is no terminal gets what is said only."""
+        """Draw on a console; outside a terminal, print only lines of `say`."""
         self.console = console
         self.progress = new_bars(console, TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         self.epochs = epochs
@@ -73,10 +73,10 @@ class PlanScreen:
 
 
 class SurveyScreen:
-    """Shows configurations being built; use as a context."""
+    """Shows configurations being built; use it as a context manager."""
 
     def __init__(self, console: Console) -> None:
-        """Draw on a console that is a terminal; say nothing on any other."""
+        """Draw on a console; outside a terminal, show nothing."""
         self.progress = new_bars(console, TextColumn("building"), BarColumn(), MofNCompleteColumn())
         self.task = self.progress.add_task("building", total=None)
         self.is_shown = can_draw(console)
@@ -93,12 +93,12 @@ class SurveyScreen:
             self.progress.stop()
 
     def built(self, done: int, total: int) -> None:
-        """Show how far it is."""
+        """Show the progress."""
         self.progress.update(self.task, completed=done, total=total)
 
 
 class TrainingScreen:
-    """Shows several trainings: a bar on a terminal, lines anywhere else; use as a context."""
+    """Shows several trainings: a bar on a terminal, else lines; use it as a context manager."""
 
     def __init__(self, console: Console) -> None:
         """Draw on a console."""
@@ -121,13 +121,13 @@ class TrainingScreen:
         self.console.print(Text(shown(text)))
 
     def decoding(self, done: int, total: int) -> None:
-        """Print how many images are decoded, now and then."""
+        """Print how many images are decoded, at most once in `PLAIN_SECONDS`."""
         if time.monotonic() - self.told_at.get("", 0.0) > PLAIN_SECONDS:
             self.told_at[""] = time.monotonic()
             self.say(f"decoding images: {done:,} of {total:,}")
 
     def epoch_ended(self, epoch: Epoch) -> None:
-        """Show an epoch; as lines not more often than a person reads."""
+        """Show an epoch; as lines, at most one in 2 seconds per training, and the last epoch."""
         shown_of_it = dict.fromkeys(("train_loss", main_measure(epoch.metrics), "knn_accuracy", "spread"))
         scores = {name: epoch.metrics[name] for name in shown_of_it if name in epoch.metrics}
         what = f"epoch {epoch.number}/{epoch.of} of {epoch.training}, {pairs(scores, epoch.val_images)}"
@@ -143,12 +143,12 @@ class TrainingScreen:
 
 
 class StepScreen:
-    """Shows the steps of a work: a bar on a terminal, lines anywhere else; use as a context."""
+    """Shows the steps of a task: a bar on a terminal, else lines; use it as a context manager."""
 
     def __init__(self, console: Console) -> None:
         """Draw on a console."""
         self.console = console
-        # Drawn by this thread alone: another thread would disturb what is measured.
+        # Drawn only by this thread: another thread would disturb measurements.
         self.progress = new_bars(console, BarColumn(), TextColumn("{task.description}"), auto_refresh=False)
         self.task: TaskID | None = None
         self.started = time.monotonic()
@@ -163,7 +163,7 @@ class StepScreen:
             self.progress.stop()
 
     def step(self, what: str, number: int, of: int) -> None:
-        """Show a step that begins, counted from one."""
+        """Show a step that begins, counted from 1."""
         line = f"step {number}/{of}: {what}"
         if number > 1:
             seconds = (time.monotonic() - self.started) / (number - 1) * (of - number + 1)
@@ -177,10 +177,10 @@ class StepScreen:
 
 
 class WorkScreen:
-    """Shows how far each part of a work is, with the time it has left: a bar on a terminal, lines anywhere else."""
+    """Shows the progress and the time left of each part of a task: a bar on a terminal, else lines."""
 
     def __init__(self, console: Console) -> None:
-        """Draw on a console; use as a context."""
+        """Draw on a console; use it as a context manager."""
         self.console = console
         self.progress = new_bars(console, BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
         self.task: TaskID | None = None
@@ -198,7 +198,7 @@ class WorkScreen:
             self.progress.stop()
 
     def show(self, what: str, done: int, total: int) -> None:
-        """Show that so much of a part is done; as lines not more often than a person reads."""
+        """Show the progress of a part; as lines, at most one in `PLAIN_SECONDS`."""
         now = time.monotonic()
         if what != self.what:
             self.what, self.started, self.first = what, now, done
@@ -215,5 +215,5 @@ class WorkScreen:
 
 
 def left_in_words(seconds: float) -> str:
-    """Return a time left as people read it."""
+    """Format the time left."""
     return f"about {durations.show(round(seconds) if seconds > 1 else math.ceil(seconds))} left"

@@ -1,4 +1,4 @@
-"""What shows each kind of work to a person: on a terminal, in a notebook, as lines anywhere else, or nowhere."""
+"""Show each kind of work to the user: on a terminal, in a notebook, as lines, or not at all."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ if TYPE_CHECKING:
     from imgcls_search.orchestrator.search import Search, Watcher
 
 Show = Callable[[str, int, int], None]
-"""Takes what is being done, how much of it is done, and how much there is."""
+"""Called with a description of the work, the number done, and the total."""
 
 _LOG = logging.getLogger("imgcls_search")
 
 
 class Screens(Protocol):
-    """Shows works of every kind."""
+    """Shows every kind of work."""
 
     def say(self, text: str) -> None:
         """Show a line."""
 
     def drafting(self) -> AbstractContextManager[Show]:
-        """Return what shows how far a work is."""
+        """Return a context that shows the progress of any work."""
 
     def search(self) -> AbstractContextManager[Watcher]:
-        """Return what shows a search."""
+        """Return a context that shows a search."""
 
     def training(self) -> AbstractContextManager[TrainingWatcher]:
-        """Return what shows trainings."""
+        """Return a context that shows trainings."""
 
     def planning(self, epochs: int) -> AbstractContextManager[Watcher]:
-        """Return what shows the epochs that are timed for a plan."""
+        """Return a context that shows the epochs that are timed for a plan."""
 
     def steps(self) -> AbstractContextManager[Show]:
-        """Return what shows the steps of a work."""
+        """Return a context that shows the steps of a task."""
 
     def building(self) -> AbstractContextManager[Callable[[int, int], None]]:
-        """Return what shows configurations being built."""
+        """Return a context that shows configurations being built."""
 
 
 class ConsoleScreens:
-    """Shows progress on a terminal or in a notebook, and lines anywhere else."""
+    """Shows progress on a terminal or in a notebook, else prints lines."""
 
     def __init__(self, main: Callable[[], Console], aside: Callable[[], Console] | None = None) -> None:
-        """`main` makes what searches and lines are drawn on, `aside` what the progress of other works is drawn on."""
+        """`main` makes the console for searches and lines, `aside` the console for the progress of other work."""
         self.main = main
         self.aside = aside or main
 
@@ -65,7 +65,7 @@ class ConsoleScreens:
 
     @contextlib.contextmanager
     def drafting(self) -> Iterator[Show]:
-        """Show how far a work is."""
+        """Show the progress of any work."""
         from imgcls_search.views.screen import WorkScreen
 
         with WorkScreen(self.aside()) as screen:
@@ -91,7 +91,7 @@ class ConsoleScreens:
 
     @contextlib.contextmanager
     def steps(self) -> Iterator[Show]:
-        """Show the steps of a work."""
+        """Show the steps of a task."""
         from imgcls_search.views.screen import StepScreen
 
         with StepScreen(self.main()) as screen:
@@ -107,7 +107,7 @@ class ConsoleScreens:
 
 
 class SilentScreens:
-    """Shows nothing; lines go to the log of the package, where a program can have them."""
+    """Shows nothing; lines go to the log of the package, where a program can read them."""
 
     def say(self, text: str) -> None:
         """Log a line."""

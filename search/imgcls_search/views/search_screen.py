@@ -1,4 +1,4 @@
-"""A search as it runs, for people: a table on a terminal or in a notebook, lines anywhere else."""
+"""Show a running search: a table on a terminal or in a notebook, else lines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from imgcls_search.orchestrator.search import Search
 
 LIVE_SECONDS = 0.25
-"""A search is looked at no more often, since it takes time that workers may be waiting for."""
+"""Least time between updates, since they take time that workers may be waiting for."""
 
 
 def _live(console: Console) -> Live | NotebookLive | None:
@@ -35,16 +35,16 @@ def _live(console: Console) -> Live | NotebookLive | None:
 
 
 class SearchScreen:
-    """Shows a search; use as a context."""
+    """Shows a search; use it as a context manager."""
 
     def __init__(self, console: Console) -> None:
-        """Draw on a console; a console that is no terminal gets plain lines."""
+        """Draw on a console; outside a terminal, print plain lines."""
         self.console = console
         self.live = _live(console)
         self.started = time.monotonic()
         self.told_at = self.looked_at = 0.0
         self.latest: Search | None = None
-        """What has changed since it was looked at."""
+        """A search that has changed since the last update."""
 
         self.done_before: int | None = None
         self.told: set[int] = set()
@@ -74,7 +74,7 @@ class SearchScreen:
             self.say(f"decoding images: {done:,} of {total:,}")
 
     def changed(self, search: Search) -> None:
-        """Show the search as it stands, now or soon."""
+        """Show the current state of the search, now or soon."""
         self.latest = search
         if time.monotonic() - self.looked_at >= LIVE_SECONDS:
             self._look(search)
@@ -135,7 +135,7 @@ class SearchScreen:
         progress.add_task("", total=search.num_wanted, completed=_num_ended(search))
         table = Table(box=None, padding=(0, 2, 0, 0), expand=True)
         for heading in ("trial", "state", "epoch", search.space.objectives[0][0]):
-            # A terminal that is too narrow cuts the configuration, never these.
+            # A narrow terminal cuts off the configuration, never these columns.
             table.add_column(heading, no_wrap=True, min_width=max(8, len(heading)))
         table.add_column("configuration", no_wrap=True, ratio=1)
         for making in search.pretraining.making.values():
@@ -148,10 +148,10 @@ class SearchScreen:
         return Group(progress.get_renderable(), Text(self._state(search)), table)
 
     def _shown(self, search: Search) -> list[Trial]:
-        """Return the best three, then what runs, then the latest that ended or rest."""
+        """Return the best three trials, then the running ones, then the latest others."""
         top = best.ranked(search.record)[:3]
         running = list(search.working.values())
-        # By number: to compare trials whole takes long where there are thousands.
+        # By number: comparing whole trials is slow with thousands of them.
         known = {trial.number for trial in (*top, *running)}
         others = [trial for trial in search.record.trials if trial.number not in known][-5:]
         return [*top, *running, *others]
@@ -167,11 +167,11 @@ def _num_settled(search: Search) -> int:
 
 
 def _leader(search: Search) -> Trial | None:
-    """Return the trial that would be best if all ended now: within limits, after most epochs, with the best value."""
+    """Return the trial that would be best if all ended now: within limits, with most epochs, then the best value."""
     shown = [trial for trial in search.record.trials if trial.last_shown and _is_within_limits(trial, search)]
 
     def standing(trial: Trial) -> tuple[int, float, int]:
-        # What is fitted is complete after its only epoch.
+        # A fitted head is complete after its only epoch.
         reached = search.epochs if trial.candidate.is_fitted else trial.last_shown
         return reached, search.sign * trial.value_at(trial.last_shown), -trial.number
 

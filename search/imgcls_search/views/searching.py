@@ -1,4 +1,4 @@
-"""The part of a report about the search: how it went, what it traded, what mattered."""
+"""The part of a report about the search: its progress, trade-offs, and important settings."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from imgcls_search.worker import drawing, figures
 TOP_CURVES, MOST_COLUMNS, MOST_BARS = 5, 9, 12
 
 LEAST_TRIALS, TRIALS_PER_SETTING = 20, 5
-"""Fewest complete trials for importances: in all, and for each setting that varies."""
+"""Fewest complete trials for importances: in total, and per setting that varies."""
 
 LEAST_EXPLAINED = 0.1
-"""R² on trials left out from which importances are shown: fANOVA divides chance among the settings as well."""
+"""Least R² on held-out trials to show importances: fANOVA would also attribute chance to settings."""
 
 MOST_FITTED = 400
-"""Most trials for importances; of more, about this many at equal distances: thousands take fANOVA minutes."""
+"""Most trials for importances; of more, use about this many at equal distances: thousands take fANOVA minutes."""
 
 _UNITS = (("days", 86_400), ("hours", 3_600), ("minutes", 60), ("seconds", 1))
 
 
 def how_it_went(record: Record, winner: Trial, book: Sketchbook) -> list[Section]:
-    """Return the best so far, learning curves, and what a score costs: the front, or one cost against the score."""
+    """Return sections with the best so far, learning curves, and the front, or one cost against the score."""
     done = _done(record)
     curves = book.picture(_curves(record), "Learning curves: the best trials, and faintly all others, pruned ones too")
     pictures = [book.picture(*_progress(record, done)), curves]
@@ -53,7 +53,7 @@ def how_it_went(record: Record, winner: Trial, book: Sketchbook) -> list[Section
 
 
 def what_mattered(record: Record, book: Sketchbook) -> list[Section]:
-    """Return importances, where the number of trials bears them, and the score by each setting."""
+    """Return importances, if there are enough trials, and the score by each setting."""
     done = _done(record)
     columns = _columns(done)
     metric = record.objectives[0][0]
@@ -81,7 +81,7 @@ def _done(record: Record) -> list[Trial]:
 
 
 def _progress(record: Record, done: Sequence[Trial]) -> tuple[Any, str]:
-    """Return the best so far against the time of training, or epochs where nobody took the time."""
+    """Return the best so far against the training time, or against epochs if no time was recorded."""
     metric, direction = record.objectives[0]
     better = max if direction == "maximize" else min
     numbers = {trial.number for trial in done}
@@ -109,9 +109,9 @@ def _curves(record: Record) -> Any:
 
 
 def _cost(done: Sequence[Trial], record: Record) -> tuple[Any, str] | None:
-    """Return one cost against the score by family: the latency where it was measured, else the computation.
+    """Return one cost against the score by family: the latency if it was measured, else the computation.
 
-    Parameters and computation go together, so that a picture of each would say the same twice.
+    Parameters and computation are correlated, so one picture is enough.
     """
     metric = record.objectives[0][0]
     for name, label in (("latency_ms", "latency, ms"), ("macs", "MACs of one image"), ("params", "parameters")):
@@ -136,7 +136,7 @@ def _front(record: Record, winner: Trial) -> tuple[Any, str]:
 
 
 def _importances(record: Record, varied: int) -> tuple[dict[str, float], str]:
-    """Return the share that each parameter has in the spread of the first objective (fANOVA), and what to say of it."""
+    """Return each parameter's share of the variation of the first objective (fANOVA), and a text about it."""
     complete = [trial for trial in record.trials if trial.state == "complete"]
     least = max(LEAST_TRIALS, TRIALS_PER_SETTING * varied)
     if len(complete) < least:
@@ -152,7 +152,7 @@ def _importances(record: Record, varied: int) -> tuple[dict[str, float], str]:
             "No importances: the settings explain too little of the score. A random forest fitted on "
             f"{len(fitted):,} complete trials explains {max(0.0, explained):.0%} of the variation of unseen ones."
         )
-    # Of what was loaded and looked at: trials of others tell nothing about this search.
+    # Only from the loaded trials: those of other programs say nothing about this search.
     study = optuna.create_study(directions=[StudyDirection[way.upper()] for _, way in record.objectives])
     try:
         study.add_trials([_frozen(trial) for trial in fitted])
@@ -174,7 +174,7 @@ def _importances(record: Record, varied: int) -> tuple[dict[str, float], str]:
 
 
 def _explained(trials: Sequence[Trial]) -> float:
-    """Return the share of the variation of scores that settings explain, on trials that a forest was not fitted on."""
+    """Return the share of the variation of scores that settings explain, on trials that trees were not fitted on."""
     from sklearn.ensemble import RandomForestRegressor
 
     names = dict.fromkeys(name for trial in trials for name in trial.candidate.params)
@@ -187,7 +187,7 @@ def _explained(trials: Sequence[Trial]) -> float:
 
 
 def _as_numbers(values: Sequence[Any]) -> Any:
-    """Return settings as numbers that a tree can cut: options by their order, -1 where a trial has none."""
+    """Return settings as numbers that a tree can split: options by their order, -1 if a trial has none."""
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values if value is not None):
         return [-1.0 if value is None else float(value) for value in values]
     options = {option: place for place, option in enumerate(sorted({str(value) for value in values}))}
@@ -204,7 +204,7 @@ def _first_value(trial: optuna.trial.FrozenTrial) -> float:
 
 
 def _columns(done: Sequence[Trial]) -> dict[str, list[Any]]:
-    """Return the settings that vary among trials, one value a trial, None where a trial has none."""
+    """Return the settings that vary among trials, one value per trial, None if a trial has none."""
     names = dict.fromkeys(name for trial in done for name in trial.candidate.params)
     columns = {name: [trial.candidate.params.get(name) for trial in done] for name in names}
     return {name: values for name, values in columns.items() if len({str(v) for v in values if v is not None}) > 1}

@@ -1,4 +1,4 @@
-"""What a report is made of: sections with a text and pictures, drawn when they are needed."""
+"""The elements of a report: sections with text, pictures and tables."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A picture of a page, as an element of it."""
+    """A picture as an element of a page."""
 
     svg: str
     caption: str
@@ -18,21 +18,21 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A heading with what stands below it."""
+    """A heading with the content below it."""
 
     title: str
     text: str = ""
     pictures: Sequence[Picture] = ()
     table: Sequence[Sequence[str]] = ()
-    """Rows of cells, the headings first."""
+    """Rows of cells, headings first."""
 
     is_dense: bool = False
-    """Many small pictures, side by side where there is room."""
+    """Whether it has many small pictures, shown side by side if there is room."""
 
 
 @dataclass
 class Sketchbook:
-    """Draws the pictures of one page, whose elements all need names of their own."""
+    """Draws the pictures of one page, whose elements need unique names."""
 
     drawn: Any = field(default_factory=itertools.count)
 

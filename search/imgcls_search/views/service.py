@@ -1,4 +1,4 @@
-"""A bundle as a small HTTP service: a page to drop images on, and JSON for programs. Never torch."""
+"""Serve a bundle over HTTP: a page to drop images on, and JSON for programs. Does not import torch."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 MOST_BYTES = 32 * 2**20
-"""Of one request."""
+"""Largest size of a request."""
 
 MOST_IMAGES = 32
-"""In one request."""
+"""Most images in a request."""
 
 MOST_WAITING = 64
-"""Requests that wait for their turn; others are refused and may try again."""
+"""Most requests that wait; more are refused and may try again."""
 
 TOP = 5
-"""Classes that a request gets of each image where it does not say."""
+"""Default number of classes per image in an answer."""
 
 Found = list[Prediction | Skipped]
 
 
-class Refused(Exception):  # noqa: N818 - an answer, not a fault
+class Refused(Exception):  # noqa: N818 - an answer, not an error
     """A request that is answered with one line."""
 
     def __init__(self, status: int, reason: str) -> None:
@@ -48,7 +48,7 @@ class Refused(Exception):  # noqa: N818 - an answer, not a fault
 
 @dataclass(frozen=True, kw_only=True)
 class WaitingImages:
-    """Images of a request that wait for their turn."""
+    """Images of a waiting request."""
 
     files: Sequence[Path]
     top: int
@@ -56,14 +56,14 @@ class WaitingImages:
 
 
 class Queue:
-    """Classifies what several requests bring, all that wait at a time, on one thread."""
+    """Classifies the images of all waiting requests together, on one thread."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
         self.waiting: asyncio.Queue[WaitingImages] = asyncio.Queue(MOST_WAITING)
 
     async def ask(self, files: Sequence[Path], top: int) -> Found:
-        """Return what the model says of images, in order.
+        """Return the predictions for images, in order.
 
         Raises:
             Refused: too many requests wait.
@@ -83,7 +83,7 @@ class Queue:
                 asked.append(self.waiting.get_nowait())
             try:
                 found = await asyncio.to_thread(self._classify, asked)
-            # Whatever it is, these requests get it and the next ones are answered.
+            # Pass any error to these requests, and continue with the next ones.
             except Exception as error:
                 for one in asked:
                     if not one.answer.done():
@@ -135,7 +135,7 @@ def make_service(bundle: Bundle, host: str, *, name: str) -> Starlette:
             try:
                 uploads = await _uploads(request, Path(folder))
             except ClientDisconnect:
-                # Nobody reads it; otherwise the server would print a traceback.
+                # The client is gone; without this, the server would print a traceback.
                 raise Refused(400, "the request ended early") from None
             found = await queue.ask([file for _, file in uploads], _top(request, bundle))
         predictions, skipped = [], []
@@ -152,7 +152,7 @@ def make_service(bundle: Bundle, host: str, *, name: str) -> Starlette:
 
     async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, Refused)
-        # What was not read of a body would be taken for the next request.
+        # Otherwise, the unread rest of the body would be read as the next request.
         return JSONResponse({"error": error.reason}, error.status, headers={"Connection": "close"})
 
     @contextlib.asynccontextmanager
@@ -171,7 +171,7 @@ def make_service(bundle: Bundle, host: str, *, name: str) -> Starlette:
 
 
 class _OwnPagesOnly:
-    """Refuses requests under a name that is not this server's, or from a page of another server's."""
+    """Refuses requests to a name that is not this server's, or from another server's page."""
 
     def __init__(self, app: Callable[..., Awaitable[None]], host: str) -> None:
         self.app, self.host = app, host
@@ -197,12 +197,12 @@ def _top(request: Request, bundle: Bundle) -> int:
 
 
 async def _uploads(request: Request, folder: Path) -> list[tuple[str, Path]]:
-    """Write the images of a request into a folder; return the name that the client gave each, and its file.
+    """Write the images of a request into a folder; return the client's name and the file of each.
 
     The body is the bytes of one image, or a form with files.
 
     Raises:
-        Refused: there are none, or too many, or too large ones.
+        Refused: there are no images, too many, or too large ones.
     """
     length = request.headers.get("content-length", "0")
     if length.isdigit() and int(length) > MOST_BYTES:
@@ -254,7 +254,7 @@ async def _form_files(request: Request, folder: Path) -> list[tuple[str, Path]]:
 
 
 def _in_small_letters(scope: Any) -> dict[str, Any]:
-    """Return a request's scope with its kind of content in small letters: older versions of starlette need them."""
+    """Return a request's scope with the content type in lower case, as older versions of starlette need it."""
     headers = []
     for name, value in scope["headers"]:
         kind, semicolon, rest = value.partition(b";")
@@ -288,7 +288,7 @@ def _page(name: str, bundle: Bundle, nonce: str) -> str:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens on an address; port 0 takes a free one.
+    """Return a socket that listens on an address; port 0 picks a free one.
 
     Raises:
         UserError: it is taken or not allowed.
@@ -298,7 +298,7 @@ def listen(host: str, port: int) -> socket.socket:
         found = socket.create_server((host, port), family=family)
     except OSError as error:
         raise UserError(f"--port {port}: cannot be used on {host} ({error.strerror}); try another") from error
-    # Connections inherit it. Otherwise the second part of an answer waits 40 ms for the first to be acknowledged.
+    # Connections inherit this. Otherwise, the second part of an answer waits 40 ms until the first is acknowledged.
     found.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return found
 
@@ -307,6 +307,6 @@ def serve(application: Starlette, at: socket.socket) -> None:
     """Answer requests until Ctrl-C."""
     import uvicorn
 
-    # Seconds without a request after which a connection is closed.
+    # Connections are closed after this many seconds without a request.
     settings = uvicorn.Config(application, log_level="warning", access_log=False, timeout_keep_alive=5)
     uvicorn.Server(settings).run(sockets=[at])

@@ -1,4 +1,4 @@
-"""The part of a report about how far a network's probabilities can be trusted, and how it does on worse pictures."""
+"""The part of a report about the reliability of a network's probabilities, and its scores on corrupted images."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from imgcls_search.views.sections import Section, Sketchbook
 from imgcls_search.worker import figures, measuring
 
 MOST_CORRUPTED, LEAST_CORRUPTED = 200, 30
-"""Images that the report corrupts: each is looked at 15 times."""
+"""Most and fewest images that the report corrupts; each gets 15 versions."""
 
 MOST_MACS = 3e11
-"""Multiply-accumulates that may be spent on them, some half a minute of a core, while there are at least so few."""
+"""Multiply-accumulates to spend on them beyond the fewest images: about half a minute of one core."""
 
 
 def sureness(looked: EvaluatedTrial, book: Sketchbook) -> Section:
-    """Say how sure a network is and how right that is, in words, two pictures and a table."""
+    """Describe a network's confidence and how often it is right, with text, pictures and a table."""
     found = looked.evaluation
     made = calibration.calibrate(_logits(found), found.labels)
     caption = "Accuracy against confidence, in 15 bins of equally many images"
@@ -44,7 +44,7 @@ def sureness(looked: EvaluatedTrial, book: Sketchbook) -> Section:
 
 
 def reliability(found: Evaluation, made: calibration.Calibration) -> Figure:
-    """Draw how right a network is against how sure it is, before and after its temperature."""
+    """Draw accuracy against confidence, before and after calibration."""
     curves = {"as trained": calibration.bins(*calibration.confidences(found.probabilities, found.labels))}
     if made.is_kept:
         after = calibration.probabilities(made.applied(_logits(found)), found.labels)
@@ -53,12 +53,12 @@ def reliability(found: Evaluation, made: calibration.Calibration) -> Figure:
 
 
 def risk_coverage(confidence: np.ndarray[Any, Any], right: np.ndarray[Any, Any]) -> Figure:
-    """Draw what share of answers is wrong against what share of images is answered, the surest first."""
+    """Draw the share of wrong answers against the share of answered images, most confident first."""
     return figures.risk_coverage(*refusing.risk_coverage(confidence, right))
 
 
 def worse_pictures(looked: EvaluatedTrial, book: Sketchbook) -> Section | None:
-    """Say how right a network is on worse versions of some validation images; None where images have several labels."""
+    """Score a network on corrupted versions of some validation images; None if images have several labels."""
     if looked.data.has_several_labels:
         return None
     macs = measuring.count(looked.config.component("model"), looked.data.shape).macs
@@ -93,14 +93,14 @@ def _some(images: Images, most: int) -> Images:
 
 
 def _decisions(found: Evaluation, made: calibration.Calibration) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Return how likely the class is that is decided on, by calibrated probabilities, and whether it is right."""
+    """Return the calibrated probability of the chosen class, and whether it is right."""
     probabilities = calibration.probabilities(made.applied(_logits(found)), found.labels)
     confidence = np.take_along_axis(probabilities, found.decided[:, None], axis=1)[:, 0]
     return confidence, found.decided == found.labels
 
 
 def _logits(found: Evaluation) -> np.ndarray[Any, Any]:
-    """Return logits that give the probabilities."""
+    """Return logits that result in these probabilities."""
     shares = np.clip(found.probabilities, 1e-300, None)
     logits: np.ndarray[Any, Any] = np.log(shares)
     return logits if found.labels.ndim == 1 else logits - np.log(np.clip(1 - found.probabilities, 1e-16, None))
@@ -120,7 +120,7 @@ def _in_words(made: calibration.Calibration, folds: int) -> str:
     }
     by, after = temperatures[len(made.temperatures) == 1], f"{figures_of(made.after)} on held-out validation images"
     if folds:
-        # A bundle has one network, and fits its temperature on the images that this one was not trained on.
+        # A bundle has one network, calibrated on the images that this network was not trained on.
         calibrated = (
             f"With {by}, over all folds: {after}. A bundle has the network of the last of {folds} folds, calibrated on "
             "the images of that fold if they are enough."

@@ -1,4 +1,4 @@
-"""The top of a report: what the model is, how good it is, what it costs, what it confuses."""
+"""The top of a report: the model, its scores, its cost and its confusions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from imgcls_search.views.mistakes import EvaluatedTrial
 BYTES_OF_A_WEIGHT = 4
 
 LATENCY_RUNS, LATENCY_SECONDS = 30, 2.0
-"""Most runs of a network that is timed for the page, and most seconds for them."""
+"""Most runs, and most seconds for them, to time a network for the page."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,7 @@ class Card:
 
 
 Choice = tuple[str, float, float]
-"""A metric with the ends of its interval."""
+"""A metric and the ends of its interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class CostOfState:
-    """What the trials that ended in one way took."""
+    """Cost of the trials in one state."""
 
     state: str
     trials: int
@@ -58,15 +58,15 @@ class CostOfState:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a search took."""
+    """Cost of a search."""
 
     rows: list[CostOfState]
     hardware: str
     runs: int
-    """Calls of `run`."""
+    """Number of calls of `run`."""
 
     elapsed: float
-    """Seconds of theirs by the clock."""
+    """Wall-clock seconds of these calls."""
 
     usage: list[str]
 
@@ -101,7 +101,7 @@ def _sentence(record: Record, winner: Trial, tested: Card | None) -> str:
 
 
 def _network(winner: Trial) -> str:
-    """Return what a network is called: its family, and the name of the model where the family has many."""
+    """Return the family of a network, with the name of the model if the family has several."""
     name = winner.candidate.config.component("model").args.get("name")
     return f"{family_of(winner)} {name}" if isinstance(name, str) else family_of(winner)
 
@@ -118,7 +118,7 @@ def _objectives(record: Record, winner: Trial, choice: Choice | None) -> Iterato
 
 
 def _tested(record: Record, winner: Trial) -> Card | None:
-    """Return what the test split showed of a trial: of fresh trainings, or of its one network."""
+    """Return the test score of a trial, from new trainings or from its one network."""
     confirmed = record.facts.get("confirmed")
     if confirmed is not None and confirmed["chosen"] == winner.number:
         test, metric = confirmed["test"], confirmed["metric"]
@@ -154,7 +154,7 @@ def _between(low: float, high: float, images: int) -> str:
 def interval_of_choice(record: Record, looked: EvaluatedTrial | None) -> Choice | None:
     """Return a metric of the winner with its 95 % interval from sampling the images that it was scored on.
 
-    It is the first objective where that is a score, and where the images can be looked at.
+    It is the first objective; return None if that is not a score, or the images cannot be read.
     """
     metric = record.objectives[0][0]
     if looked is not None and metric in looked.evaluation.metrics:
@@ -168,7 +168,7 @@ def interval_of_choice(record: Record, looked: EvaluatedTrial | None) -> Choice 
 
 
 def _baselines(record: Record, winner: Trial, looked: EvaluatedTrial | None) -> Iterator[Card]:
-    """Yield what the winner is to be compared with: no look at the images, and the first configuration."""
+    """Yield the scores to compare the winner with: a constant prediction, and the first configuration."""
     metric = record.objectives[0][0]
     if looked is not None:
         found = looked.evaluation
@@ -192,7 +192,7 @@ def _baselines(record: Record, winner: Trial, looked: EvaluatedTrial | None) -> 
 
 
 def _always_largest(looked: EvaluatedTrial, metric: str) -> tuple[str, float | None]:
-    """Return in words what says the same of every image, and what it scores on the validation images."""
+    """Return a description of a constant prediction, and its score on the validation images."""
     from imgcls_search.data import label_sets
     from imgcls_search.jobs.chance import constant_scores
 
@@ -260,7 +260,7 @@ def _confuses(confused: list[str], looked: EvaluatedTrial) -> Card:
 
 
 def how_known(metric: str, folds: int) -> str:
-    """Return where the value of an objective is from, in a few words."""
+    """Describe in a few words where the value of an objective comes from."""
     if metric in SIZES:
         return "known before training"
     how = f"cross-validation in {folds} folds" if folds else "validation split"
@@ -268,12 +268,12 @@ def how_known(metric: str, folds: int) -> str:
 
 
 def hours(seconds: float) -> str:
-    """Return device hours as people write them."""
+    """Format seconds as device hours."""
     return f"{seconds / 3600:,.2f}" if seconds < 36_000 else f"{seconds / 3600:,.0f}"
 
 
 def cost(record: Record, states: Iterable[str]) -> Cost:
-    """Return what the search took, in device hours, by what came of the trials."""
+    """Return the cost of the search in device hours, by the state of the trials."""
     rows = []
     for state in states:
         trials = [trial for trial in record.trials if shown_state(trial, record) == state]

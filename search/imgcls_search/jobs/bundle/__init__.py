@@ -1,1 +1,1 @@
-"""A trained model leaves as a bundle: exported, compared with torch, measured, described."""
+"""Write a trained model as a bundle: export it, compare it with torch, measure it, describe it."""

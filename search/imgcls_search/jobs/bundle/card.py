@@ -1,4 +1,4 @@
-"""The model card of a bundle: what somebody must know who did not train the model."""
+"""The model card of a bundle, for users who did not train the model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from imgcls_search.measures import COSTED, NAMED
 from imgcls_search.rounding import measured, share, spread
 
 MOST_CLASSES = 50
-"""More are counted, not listed: `labels.json` has them all."""
+"""List at most this many classes; `labels.json` has all of them."""
 
 MOST_COSTS = 100
 
@@ -84,7 +84,7 @@ def _model_file(metrics: BundleMetrics) -> str:
 
 
 def _decision(costs: Mapping[str, Mapping[str, float]]) -> str:
-    """Return how a class is decided on, with the costs as a table."""
+    """Explain how a class is chosen, with the costs as a table."""
     rows = [(true, predicted, cost) for true, row in costs.items() for predicted, cost in row.items()]
     shown = [f"| {_cell(true)} | {_cell(predicted)} | {cost:g} |" for true, predicted, cost in rows[:MOST_COSTS]]
     more = f"\n\nand {len(rows) - MOST_COSTS} more, see `bundle.json`" if len(rows) > MOST_COSTS else ""
@@ -161,7 +161,7 @@ def _scores(metrics: BundleMetrics) -> Iterator[str]:
 
 
 def _label_scores(metrics: BundleMetrics) -> Iterator[str]:
-    """Say how good a file is at several labels of an image, at its thresholds."""
+    """Yield a table of a multi-label model's scores at its thresholds."""
     headings = ("mean average precision", "macro F1", "micro F1", "subset accuracy", "its 95 % interval")
     yield f"| measured on | split | images | {' | '.join(headings)} |"
     yield "|---|---|---|---|---|---|---|---|"
@@ -195,8 +195,8 @@ def _seeds(metrics: BundleMetrics) -> Iterator[str]:
 
 
 def _more_scores(score: Score) -> Iterator[str]:
-    """Say what else the file was measured by, and how each class fares."""
-    # Of several labels the mean average precision stands in the table.
+    """Yield the additional metrics and the scores of each class."""
+    # With several labels, the mean average precision is already in the table.
     without = {"average_precision"} if "micro_f1" in score else set()
     known = [name for name in (*NAMED, *COSTED) if name in score and name not in without]
     if known:
@@ -233,7 +233,7 @@ def _parity(parity: Parity) -> str:
 
 
 def _sureness(metrics: BundleMetrics) -> Iterator[str]:
-    """Say what its probabilities mean, what it refuses, and how pictures of something else are noticed."""
+    """Yield the calibration, the confidence threshold, and how images unlike the training images are detected."""
     found = metrics["sureness"]
     yield _calibration(found["calibration"], _model_file(metrics))
     if found["answered"]:
@@ -323,5 +323,5 @@ def _provenance(metrics: BundleMetrics) -> Iterator[str]:
 
 
 def _code(text: str) -> str:
-    """Return a name as code: whatever stands in it, no markup and no line break."""
+    """Format a name as inline code, without markup or line breaks from the name."""
     return f"`{terminal.shown(text).replace('`', chr(39)) or ' '}`"

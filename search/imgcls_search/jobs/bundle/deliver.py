@@ -1,4 +1,4 @@
-"""From trained weights to a bundle, written whole or not at all."""
+"""Write trained weights as a complete bundle, or nothing if a step fails."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ from imgcls_search.worker.features import kept_of
 
 PARITY_IMAGES, LEAST_PARITY_IMAGES = 1000, 100
 MOST_PARITY_MACS = 5e10
-"""Multiply-accumulates that may be spent on comparing with torch: a graph that is wrong is wrong on most images."""
+"""Multiply-accumulates to spend on comparing with torch: a wrong graph is wrong on most images."""
 
 TOLERANCE = 1e-3
-"""Largest difference from torch's logits, as a share of the largest logit: sums are rounded in another order."""
+"""Largest difference from torch's logits, as a share of the largest logit: sums are computed in another order."""
 
 
 Format = Literal["onnx", "openvino", "executorch"]
-"""In which a bundle's model is written, and by whose runtime it is served."""
+"""Format of a bundle's model, and the runtime that serves it."""
 
 STEPS = 6
 
 BLOCK = 512
-"""Training images that are read together."""
+"""Number of training images to process at a time."""
 
 
 def deliver(
@@ -65,17 +65,17 @@ def deliver(
     tta: ViewsName = "none",
     to: Format = "onnx",
 ) -> BundleMetrics:
-    """Write a bundle, whole or not at all, and return the contents of its `metrics.json`.
+    """Write a complete bundle, or nothing on an error; return the contents of its `metrics.json`.
 
-    `say` takes what a person should read, `step` the work that begins, its number, and how many steps there are. With
-    `must_be_same` other images than those of the training are refused, not noted. With `target_precision` the bundle
-    refuses images that it is less sure of than that takes; `tta` are the views of an image that the file looks at;
-    `to` is the format of the model.
+    `say` gets messages for the user; `step` gets a description of each step, its number and the number of steps. With
+    `must_be_same`, images other than those of the training raise an error instead of adding a note. With
+    `target_precision`, the bundle answers 'unsure' below the confidence that reaches this precision. `tta` names the
+    views of an image that the file averages; `to` is the format of the model.
 
     Raises:
-        UserError: the folder is taken or cannot be written, the precision cannot be promised, or the format needs a
-            package that is not installed.
-        DataError: the training's images, by which the file is checked, are not there any more.
+        UserError: the folder is not empty or cannot be written, the precision cannot be reached, or the format needs
+        a package that is not installed.
+        DataError: the images of the training, which are needed to check the file, are missing.
         DeployError: the model cannot be exported, or the exported file does not agree with torch.
     """
     check_target(trained, target_precision)
@@ -110,7 +110,7 @@ def deliver(
         parity = _compare(trained, artifact, images, found, tta)
         step(f"measuring on {len(images.labels)} validation images", 5, STEPS)
         if to == "onnx" and artifact.quantized == "none":
-            # What it gave before they were divided: compared with torch, it now gives the same, divided.
+            # The comparison with torch has shown that the file divides its logits correctly, so reuse the first ones.
             given = found.calibration.applied(logits).astype(np.float32)
         else:
             given = artifact.logits(images.pixels)
@@ -119,7 +119,7 @@ def deliver(
             described["tta"] = {"views": tta, "count": len(VIEWS[tta]), "median_ms_without": plain["median_ms"]}
         step(f"writing {out}", 6, STEPS)
         _write_rest(trained, folder, described, found)
-        # As its user will.
+        # Check that the bundle can be read.
         bundle.read(folder)
     return described
 
@@ -143,9 +143,9 @@ def _as_served(
     spread: Spread | None = None,
     sureness: Sureness | None = None,
 ) -> Artifact:
-    """Return a file in the format in which it will be served, beside it, loaded by that runtime.
+    """Convert a file to the format of the bundle, in the same folder, and load it with that format's runtime.
 
-    OpenVINO takes the file with all that was added to it; ExecuTorch takes the network, and has it added again.
+    OpenVINO converts the file with everything added to it; ExecuTorch exports the network and adds it again.
     """
     if to == "onnx":
         return artifact
@@ -170,7 +170,7 @@ def _as_served(
 
 
 def refuse_taken(out: Path) -> None:
-    """Refuse a folder that a bundle would be written over.
+    """Refuse a folder that a bundle would overwrite.
 
     Raises:
         UserError: it exists and is not empty.
@@ -181,7 +181,7 @@ def refuse_taken(out: Path) -> None:
 
 @contextmanager
 def _folder(out: Path) -> Iterator[Path]:
-    """Give a folder beside the wanted one, which takes its place when all went well."""
+    """Yield a draft folder beside `out` that becomes `out` if the block raises nothing."""
     refuse_taken(out)
     with writing(out), atomic.replacing(out) as draft:
         draft.mkdir(parents=True)
@@ -189,7 +189,7 @@ def _folder(out: Path) -> Iterator[Path]:
 
 
 def _images(trained: Trained, cache: Path, say: Callable[[str], None]) -> tuple[Images, Images, bool]:
-    """Return the training and the validation images, and whether they are those that the training had."""
+    """Return the training and validation images, and whether they are the same as in the training."""
     study_data.must_be_there(trained.found.component("data"))
     found = pipeline.prepare_data(trained.found, cache, say=say)
     if found.has_several_labels != trained.data.has_several_labels or found.classes != trained.data.classes:
@@ -198,7 +198,7 @@ def _images(trained: Trained, cache: Path, say: Callable[[str], None]) -> tuple[
 
 
 def _spread_of_features(trained: Trained, path: Path, training: Images) -> Spread | None:
-    """Return the spread of the features of training images, None where the last layer of the file takes none."""
+    """Return the spread of the training images' features, None if the input of the file's last layer has none."""
     kept = _kept_features(trained)
     affordable = images_within(unlike.MOST_MACS, macs_of(trained), least=unlike.LEAST_LOOKED_AT)
     most = len(training.labels) if kept is not None else affordable
@@ -214,26 +214,26 @@ def _spread_of_features(trained: Trained, path: Path, training: Images) -> Sprea
         blocks = np.array_split(chosen, max(1, count // BLOCK))
         return unlike.fit(np.concatenate([artifact.features(training.pixels[block]) for block in blocks]))
     except DeployError:
-        # The last layer takes something else than one row of floats an image.
+        # The input of the last layer is not one row of floats per image.
         return None
     finally:
         copy.unlink(missing_ok=True)
 
 
 def _kept_features(trained: Trained) -> np.ndarray[Any, Any] | None:
-    """Return what the file's last layer takes of the training images, None where the search has not kept that."""
+    """Return the cached features of the training images that the last layer gets, None if the search cached none."""
     if trained.scored is not None or trained.members:
         return None
     try:
         heads.linear_layer(trained.model)
     except BuildError:
-        # Hidden layers stand before the last one.
+        # The head has hidden layers, so the last layer does not get the cached features.
         return None
     return kept_of(trained.model, trained.config, trained.data, "train", "cpu")
 
 
 def _place_model(trained: Trained, path: Path) -> None:
-    """Take the very file that the training was scored by, or export the weights where it was scored without one."""
+    """Copy the file that the training was scored with, or export the weights if there is none."""
     if trained.scored is not None:
         shutil.copyfile(trained.scored.path, path)
         return

@@ -1,4 +1,4 @@
-"""What is measured and known of an exported model: the contents of a bundle's `metrics.json`."""
+"""Measure and describe an exported model: the contents of a bundle's `metrics.json`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LATENCY_IMAGES = 64
 
 class _ScoredFile(TypedDict):
     of: str
-    """What was measured."""
+    """The file or weights that were scored."""
 
     split: str
     images: int
@@ -39,12 +39,12 @@ class _ScoredFile(TypedDict):
 
 
 class Score(_ScoredFile, total=False):
-    """What a file or its weights reach on a split."""
+    """Scores of a file or its weights on a split."""
 
     accuracy: float
     accuracy_interval_95: list[float]
     subset_accuracy: float
-    """Of several labels of each image, as `micro_f1`."""
+    """With several labels per image, like `micro_f1`."""
 
     subset_accuracy_interval_95: list[float]
     micro_f1: float
@@ -65,21 +65,21 @@ class Score(_ScoredFile, total=False):
 class _Compared(TypedDict):
     images: int
     max_difference: float
-    """Of their logits."""
+    """Largest difference of the logits."""
 
     is_quantized: bool
 
 
 class Parity(_Compared, total=False):
-    """How an exported file compares with torch on real images."""
+    """Agreement of an exported file with torch on real images."""
 
     equal_top1: int
     equal_labels: int
-    """Images of which each of several labels is the same."""
+    """Images with exactly the same labels, if there are several per image."""
 
 
 def same_decisions(parity: Parity) -> tuple[int, str]:
-    """Return for how many images a file says the same as torch, and what that is."""
+    """Return on how many images a file agrees with torch, and on what."""
     if "equal_labels" in parity:
         return parity["equal_labels"], "the same labels"
     return parity["equal_top1"], "the same class"
@@ -100,7 +100,7 @@ class _ModelMetrics(TypedDict):
     params: int
     macs: int | None
     compression: dict[str, str]
-    """What each section of compression says, in a line."""
+    """Each compression section as one line."""
 
     quantized: str
 
@@ -109,11 +109,11 @@ class ModelMetrics(_ModelMetrics, total=False):
     """The network."""
 
     members: list[MemberMetrics]
-    """Of an ensemble, those with most picks first."""
+    """Networks of an ensemble, those with the most picks first."""
 
 
 class InputMetrics(TypedDict):
-    """The images that the file takes."""
+    """The input images of the file."""
 
     size: ImageSize
     fit: str
@@ -121,7 +121,7 @@ class InputMetrics(TypedDict):
 
 
 class DataMetrics(TypedDict):
-    """The images that it was trained on."""
+    """The images that the network was trained on."""
 
     name: str
     classes: int
@@ -129,14 +129,14 @@ class DataMetrics(TypedDict):
 
 
 class Size(TypedDict):
-    """The file, and the same in a compressed archive, KB of 1,024 bytes."""
+    """Size of the file, and of a compressed archive of it, in KB of 1,024 bytes."""
 
     file_kb: float
     archive_kb: float
 
 
 class LatencyMetrics(TypedDict):
-    """How long one image takes, see `deploy.artifact.Latency`."""
+    """Latency of one image, see `deploy.artifact.Latency`."""
 
     median_ms: float
     low_ms: float
@@ -146,7 +146,7 @@ class LatencyMetrics(TypedDict):
 
 
 class ViewsMetrics(TypedDict):
-    """Test-time augmentation in the file; `latency` is the one with it."""
+    """Test-time augmentation in the file; `latency` includes it."""
 
     views: str
     count: int
@@ -158,13 +158,13 @@ class BundleMetrics(TypedDict):
 
     title: str
     format: str
-    """Of the model: `onnx`, `openvino` or `executorch`."""
+    """Format of the model: `onnx`, `openvino` or `executorch`."""
 
     model: ModelMetrics
     input: InputMetrics
     data: DataMetrics
     scores: list[Score]
-    """The first is that of the exported file on the validation images."""
+    """The first is the score of the exported file on the validation images."""
 
     seeds: Mapping[str, Any] | None
     """The mean test accuracy over several seeds, and its interval."""
@@ -173,18 +173,18 @@ class BundleMetrics(TypedDict):
     size: Size
     latency: LatencyMetrics
     thresholds: list[float] | None
-    """From which probability on an image has each of several labels; None where it has one class."""
+    """Lowest probability at which an image has each label; None with one class per image."""
 
     notes: list[str]
     costs: dict[str, dict[str, float]] | None
-    """What decisions cost, by true and by predicted class."""
+    """Costs of decisions by true class, then by predicted class."""
 
     sureness: SurenessMetrics
-    """Calibration, refusal and pictures unlike those of the training."""
+    """Calibration, refusal, and detection of images unlike the training images."""
 
     tta: ViewsMetrics | None
     provenance: dict[str, Any]
-    """What it was made of, by names that people read."""
+    """Origin of the model, by human-readable names."""
 
 
 def describe(
@@ -197,7 +197,7 @@ def describe(
     are_same: bool,
     sureness: Sureness,
 ) -> BundleMetrics:
-    """Score a loaded file by its logits for the validation images, and tell what else is known of it."""
+    """Score a loaded file from its logits of the validation images, and describe it."""
     stated = costs.of(trained.config.tree)
     wanted = Wanted(
         classes=trained.data.classes,
@@ -259,7 +259,7 @@ def _score(of: str, split: str, metrics: Mapping[str, float], images: int) -> Sc
         **({"classes": classes} if classes else {}),
         f"{name}_interval_95": [float(interval.low), float(interval.high)],
     }
-    # Which metrics there are depends on the number of classes, and on whether an image has several.
+    # The metrics depend on the number of classes, and on whether images have several labels.
     return cast(Score, found)
 
 
@@ -285,7 +285,7 @@ def _model(trained: Trained, artifact: Artifact) -> ModelMetrics:
 
 
 def macs_of(trained: Trained) -> int:
-    """Return the multiply-accumulates for one image, without what pruning has taken out."""
+    """Return the multiply-accumulates for one image, before pruning."""
     configs = [member.config for member in trained.members] or [trained.config]
     return sum(measuring.count(config.component("model"), trained.data.shape).macs for config in configs)
 
@@ -301,8 +301,8 @@ def _member(member: Member) -> MemberMetrics:
 
 
 def _choice(config: TrialConfig, section: str) -> str:
-    """Return a section in a line: `structured, amount 0.5`."""
-    # Configurations that are older than these sections say nothing of them.
+    """Return a section as one line: `structured, amount 0.5`."""
+    # Older configurations do not have these sections.
     if section not in config.tree:
         return "none"
     component = config.component(section)
@@ -311,14 +311,14 @@ def _choice(config: TrialConfig, section: str) -> str:
 
 def _data(trained: Trained) -> DataMetrics:
     component = trained.config.component("data")
-    # Of a folder or a table the name alone: the rest of its path is nobody's business.
+    # For a folder or a table, only the name: the rest of its path is private.
     place = component.args.get("name") or Path(str(component.args.get("file") or component.args.get("root", ""))).name
     name = component.name if component.name in ("digits", "cifar10") else f"{component.name}: {place}"
     return {"name": name, "classes": len(trained.data.classes), "counts": dict(trained.data.counts)}
 
 
 def measure(artifact: Artifact, images: Images) -> LatencyMetrics:
-    """Return how long a file takes for one image."""
+    """Measure the latency of a file for one image."""
     pixels = images.pixels[np.arange(min(LATENCY_IMAGES, len(images.labels)))]
     found = measure_latency(artifact, pixels)
     return {

@@ -1,4 +1,4 @@
-"""How far a bundle's probabilities can be trusted, settled on the validation images before the file is finished."""
+"""Calibrate a bundle's probabilities and choose its thresholds on the validation images."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Sureness:
-    """Temperatures, thresholds, and what they were found to bring."""
+    """Temperatures and thresholds, with their measured effect."""
 
     calibration: Calibration
     cuts: tuple[float, ...] | None
-    """From which calibrated probability on an image has each of several labels; None where it has one class."""
+    """Lowest calibrated probability at which an image has each label; None with one class per image."""
 
     answered: tuple[Answered, ...] = ()
-    """What is answered from some confidences on, and how right that is; nothing with several labels."""
+    """Images answered at several confidence thresholds, and how many are right; empty with several labels."""
 
     target: float | None = None
     """The requested precision."""
 
     refusal: Answered | None = None
-    """The threshold that reaches it."""
+    """The threshold that reaches the target."""
 
     unlike: float | None = None
-    """The score above which a picture is called unlike those of the training."""
+    """Score above which an image is marked as unlike the training images."""
 
     score: Score = "feature_distance"
-    """What that is."""
+    """The kind of score that `unlike` is a threshold of."""
 
 
 def check_target(trained: Trained, target: float | None) -> None:
-    """Refuse a precision that cannot be promised, before anything is exported.
+    """Refuse a precision that cannot be reached, before anything is exported.
 
     Raises:
-        UserError: it is none, or the images that it would be measured on are too few or were trained on.
+        UserError: it is not a precision, or the images to measure it on are too few or may have been trained on.
     """
     if target is None:
         return
@@ -73,7 +73,7 @@ def settle(
     are_same: bool,
     target: float | None,
 ) -> Sureness:
-    """Return what can be said by what the file gives for the validation images: logits [N, classes], distances [N].
+    """Calibrate and choose thresholds from the file's outputs for the validation images.
 
     Raises:
         UserError: no threshold reaches the requested precision.
@@ -93,7 +93,7 @@ def settle(
     limit = unlike.threshold(distances) if distances is not None and is_held_out else None
     if several:
         return Sureness(calibration=found, cuts=cuts, unlike=limit)
-    # As the file will give them.
+    # As the calibrated file will return them.
     shares = calibration.probabilities(found.applied(logits), labels)
     if distances is None and is_held_out:
         limit = unlike.threshold(unlike.doubt(shares))
@@ -112,7 +112,7 @@ def settle(
 
 
 def decisions(trained: Trained, logits: Array, labels: Array) -> tuple[Array, Array]:
-    """Return how likely the class is that is decided on for each image, and whether it is right."""
+    """Return the probability of the class chosen for each image, and whether it is right."""
     probabilities = calibration.probabilities(logits, labels)
     stated = costs.of(trained.config.tree)
     decided = costs.decided(probabilities, costs.matrix(stated, trained.data.classes) if stated is not None else None)
@@ -133,22 +133,22 @@ def _reached(confidence: Array, right: Array, target: float) -> Answered:
 
 
 class QualityMetrics(TypedDict):
-    """How well probabilities fit what is true, see `training.calibration.Quality`."""
+    """How well probabilities match the labels, see `training.calibration.Quality`."""
 
     loss: float
     error: float
 
 
 class CalibrationMetrics(TypedDict):
-    """What divides the logits, and what that brings."""
+    """Temperatures that divide the logits, and their effect."""
 
     is_calibrated: bool
     temperature: float | dict[str, float]
-    """One, or one a label by its name."""
+    """One for all classes, or one per label, by name."""
 
     before: QualityMetrics | None
     held_out: QualityMetrics | None
-    """With temperatures that were fitted on other images; None where none is kept."""
+    """With temperatures that were fitted on other images; None if no temperature is kept."""
 
     images: int
     reason: str
@@ -156,15 +156,15 @@ class CalibrationMetrics(TypedDict):
 
 
 class AnsweredMetrics(TypedDict):
-    """What is answered from a confidence on, and how right that is."""
+    """Images answered above a confidence threshold, and how many are right."""
 
     min_confidence: float
     answered: int
     images: int
-    """In all."""
+    """All images, answered or not."""
 
     right: int
-    """Of the answered ones."""
+    """Right answers among the answered images."""
 
     lower_bound_95: float
 
@@ -176,14 +176,14 @@ class RefusalMetrics(AnsweredMetrics):
 
 
 class UnlikeMetrics(TypedDict):
-    """From which score on a picture is called unlike those of the training."""
+    """Score above which an image is marked as unlike the training images."""
 
     score: Score
     threshold: float
 
 
 class SurenessMetrics(TypedDict):
-    """What `metrics.json` says of how far the probabilities can be trusted."""
+    """The section of `metrics.json` on how reliable the probabilities are."""
 
     calibration: CalibrationMetrics
     answered: list[AnsweredMetrics]
@@ -192,7 +192,7 @@ class SurenessMetrics(TypedDict):
 
 
 def as_numbers(found: Sureness, classes: Sequence[str]) -> SurenessMetrics:
-    """Return what `metrics.json` says of it."""
+    """Return the calibration and thresholds as in `metrics.json`."""
     made = found.calibration
     several = len(made.temperatures) > 1
     temperatures = dict(zip(classes, made.temperatures, strict=True)) if several else made.temperatures[0]

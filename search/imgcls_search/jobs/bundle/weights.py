@@ -1,4 +1,4 @@
-"""Trained weights with what is known of them: from a study's trial, or from a file that `train` saved."""
+"""Load trained weights and their description, from a study's trial or from a file that `train` saved."""
 
 from __future__ import annotations
 
@@ -34,51 +34,51 @@ _SEED = re.compile(r"seed-(\d+)")
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """Weights with what is known of them."""
+    """Trained weights and their description."""
 
     weights: Path
     model: nn.Module
     scored: Artifact | None
-    """The exported network that the training was scored by, where that is what it was scored by."""
+    """The exported network, if the training was scored with one."""
 
     config: TrialConfig
-    """As it was trained."""
+    """The configuration as it was trained."""
 
     found: TrialConfig
-    """The same, with the place where its images are now."""
+    """The same configuration, with the current path of its images."""
 
     data: Prepared
     """The images that it was trained on."""
 
     title: str
     origin: Origin | None
-    """The study and trial that its configuration is from, where that is known."""
+    """The study and trial that its configuration comes from, if known."""
 
     provenance: Mapping[str, Any]
     notes: tuple[str, ...] = ()
-    """What a reader of the scores must know."""
+    """Notes for readers of the scores."""
 
     tested: Mapping[str, float] | None = None
-    """What `train` measured on the test split."""
+    """Scores that `train` measured on the test split."""
 
     seeds: Mapping[str, Any] | None = None
     """The mean test accuracy over several seeds, and its interval."""
 
     is_held_out: bool = True
-    """Whether the validation images are known to have no part in the training."""
+    """Whether it is known that no validation image was trained on."""
 
     members: tuple[Member, ...] = ()
-    """The networks of an ensemble; none where it is a single network."""
+    """The networks of an ensemble; empty for a single network."""
 
 
 def from_trial(files: StudyFiles, number: int | None, moved_to: Component | None = None) -> Trained:
-    """Return the weights of a finished trial, by default of the best; `moved_to` says where its images are now.
+    """Load the weights of a finished trial, by default the best; `moved_to` says where its images are now.
 
     Raises:
-        UserError: they are of another kind there.
+        UserError: the images there are of another kind.
         DataError: there is no such folder.
         StudyError: there is no such study or trial, or the trial is not finished.
-        CheckpointError: its weights are gone or damaged.
+        CheckpointError: its weights are missing or damaged.
         NoResultError: no trial is finished.
     """
     record = study_data.load_with_images(files, moved_to)
@@ -120,7 +120,7 @@ def from_trial(files: StudyFiles, number: int | None, moved_to: Component | None
 
 
 def _of_a_fold(data: Prepared) -> tuple[str, ...]:
-    """Return what is to be said of a network that is one of several."""
+    """Return the note about a network that was trained on one of several folds."""
     if not data.folds:
         return ()
     return (
@@ -131,10 +131,10 @@ def _of_a_fold(data: Prepared) -> tuple[str, ...]:
 
 
 def from_weights(weights: Path, moved_to: Component | None = None) -> Trained:
-    """Return weights that `train` saved, with what it noted beside them; `moved_to` says where its images are now.
+    """Load weights that `train` saved, with its metrics.json; `moved_to` says where their images are now.
 
     Raises:
-        UserError: they are of another kind there.
+        UserError: the images there are of another kind.
         DataError: there is no such folder.
         CheckpointError: the file is not a trained model of this program, or its exported network is missing.
     """
@@ -184,10 +184,10 @@ def _of_ensemble(
     about: Mapping[str, Any],
     moved_to: Component | None,
 ) -> Trained:
-    """Return an ensemble that `ensemble` saved; what `train` noted beside a file is not of it.
+    """Return an ensemble that `ensemble` saved; a metrics.json of `train` in its folder is ignored.
 
     Raises:
-        UserError: its images are of another kind where `moved_to` says that they are.
+        UserError: the images at `moved_to` are of another kind.
         DataError: there is no such folder.
         CheckpointError: the file is damaged.
     """
@@ -218,16 +218,16 @@ def _of_ensemble(
 
 
 def trained_portion(weights: Path) -> str:
-    """Return `train` or `train+val`, which weights that `train` saved were trained on; `unknown` of other weights.
+    """Return what weights from `train` were trained on: `train` or `train+val`; `unknown` for other weights.
 
     Raises:
-        CheckpointError: what `train` wrote beside them is damaged.
+        CheckpointError: the metrics.json beside the weights is damaged.
     """
     return str(_report(weights).get("trained_on", "unknown"))
 
 
 def _report(weights: Path) -> dict[str, Any]:
-    """Return what `train` wrote beside the weights; nothing where they were moved away from it.
+    """Return the contents of metrics.json beside the weights; empty if there is no such file.
 
     Raises:
         CheckpointError: it is damaged.
@@ -246,7 +246,7 @@ def _report(weights: Path) -> dict[str, Any]:
 
 
 def _problem(report: Any) -> str | None:
-    """Return what of a report is not as `train` writes it, None where all that is read of it is."""
+    """Return what is wrong in a report of `train`; None if all parts that are read are valid."""
     if not isinstance(report, dict):
         return f"it holds a {type(report).__name__}"
     seeds, test, summary = report.get("seeds", []), report.get("test", {}), report.get("summary", {})

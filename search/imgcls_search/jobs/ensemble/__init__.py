@@ -1,1 +1,1 @@
-"""Several kept networks of a study as one: picked, saved, tested, and taught to a single one."""
+"""Combine kept networks of a study: pick and save an ensemble, test it, and distill it into one network."""

@@ -1,4 +1,4 @@
-"""The networks of a study that an ensemble can be made of, with what each says of the validation images."""
+"""The networks of a study that an ensemble can use, with their predictions on the validation images."""
 
 from __future__ import annotations
 
@@ -38,63 +38,63 @@ from imgcls_search.worker import cross_validation, finish, image_sets, networks,
 Array = np.ndarray[Any, Any]
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is done, how much of it, and how much there is in all."""
+"""Called with a description of the work, the number done, and the total."""
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class KeptNetwork:
-    """A trial whose weights are there, and what its network says of the validation images."""
+    """A trial with kept weights, and its network's predictions on the validation images."""
 
     trial: Trial
     weights: Path
     config: TrialConfig
-    """As it was trained."""
+    """The configuration as it was trained."""
 
     data: Prepared
-    """As its network sees it."""
+    """The images as the network sees them."""
 
     shapes: Shapes | None
-    """What structured pruning has changed."""
+    """Shapes of layers that structured pruning has changed."""
 
     logits: Array
-    """[N, classes]; of a trial with folds each image by the network that was trained without it."""
+    """[N, classes]; with folds, those of each image come from the network that was trained without it."""
 
     calibration: Calibration
 
     @cached_property
     def probabilities(self) -> Array:
-        """[N, classes], calibrated where that helps."""
+        """[N, classes], calibrated if that helps."""
         several = self.data.has_several_labels
         return probabilities_of(self.calibration.applied(self.logits), several=several)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Library:
-    """What an ensemble of a study can be made of."""
+    """The networks of a study that an ensemble can use."""
 
     files: StudyFiles
     record: Record
     winner: Trial
     kept: tuple[KeptNetwork, ...]
-    """The winner is among them."""
+    """Includes the winner."""
 
     deployed: Array
-    """What the winner says of the validation images as it would be deployed: of the quantized file where it is one."""
+    """Logits of the winner as deployed on the validation images: from the quantized file, if there is one."""
 
     labels: Array
-    """Of the validation images."""
+    """Labels of the validation images."""
 
     found: Prepared
-    """The images, at the size of the winner's."""
+    """The images, at the winner's image size."""
 
     left_out: Mapping[int, str] = field(default_factory=dict)
-    """Trials that take no part though their weights are there, each with the reason."""
+    """Trials with kept weights that cannot be used, with the reason."""
 
     @property
     def first(self) -> int:
-        """The place of the winner among the kept ones."""
+        """The index of the winner in `kept`."""
         return next(place for place, kept in enumerate(self.kept) if kept.trial is self.winner)
 
     @property
@@ -104,16 +104,16 @@ class Library:
 
     @property
     def sign(self) -> int:
-        """1 where a larger value is better, else -1."""
+        """1 if larger values are better, else -1."""
         return 1 if self.record.objectives[0][1] == "maximize" else -1
 
     @property
     def winner_config(self) -> TrialConfig:
-        """The winner's configuration, with the place where its images are now."""
+        """The winner's configuration, with the current path of its images."""
         return self.winner.candidate.config
 
     def measure(self, logits: Array) -> dict[str, float]:
-        """Return the scores on the validation images; thresholds of several labels are chosen on them."""
+        """Return the scores on the validation images; with several labels, thresholds are chosen on them."""
         wanted = Wanted(
             classes=self.found.classes, named=(self.metric,), costs=costs.of(self.winner_config.tree), is_full=False
         )
@@ -121,21 +121,21 @@ class Library:
 
 
 def logits_of(probabilities: Array, *, several: bool) -> Array:
-    """Return logits whose softmax, or sigmoids, are probabilities [N, classes]."""
+    """Return logits whose softmax, or sigmoids with several labels, are the probabilities [N, classes]."""
     shares = np.log(np.clip(probabilities, 1e-12, 1.0))
     found: Array = shares - np.log(np.clip(1 - probabilities, 1e-12, 1.0)) if several else shares
     return found
 
 
 def collect(files: StudyFiles, record: Record, number: int | None, *, say: Say, progress: Progress) -> Library:
-    """Return the networks of a study that an ensemble with its best trial can be made of.
+    """Collect the networks of a study that can form an ensemble with its best trial.
 
-    `number` takes the place of the best trial, as it must where several are on the front.
+    `number` names a trial to use instead of the best; it is required if several are on the front.
 
     Raises:
-        StudyError: fewer than two of its networks are there and see the same images.
-        CheckpointError: weights are damaged, or those of the best trial are gone.
-        DataError: the images are missing, or others than those of the study.
+        StudyError: fewer than two networks are kept and see the same images.
+        CheckpointError: weights are damaged, or those of the best trial are missing.
+        DataError: the images are missing, or are not those of the study.
         NoResultError: no trial is finished.
     """
     metric, _ = record.objectives[0]
@@ -192,13 +192,13 @@ def collect(files: StudyFiles, record: Record, number: int | None, *, say: Say, 
 
 
 def network_of(kept: KeptNetwork) -> Any:
-    """Return the network of a trial, before it is quantized."""
+    """Return the network of a trial, before quantization."""
     return networks.load_finished(checkpoint.load(kept.weights), str(kept.weights))[0]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Saved:
-    """What the file of a trial says of its network, without the weights."""
+    """Description of a network in the file of a trial, without the weights."""
 
     config: TrialConfig
     data: Prepared
@@ -219,10 +219,10 @@ def _winner(files: StudyFiles, record: Record, number: int | None) -> Trial:
 
 
 def _with_weights(files: StudyFiles, record: Record, winner: Trial) -> list[Trial]:
-    """Return the complete trials whose weights are there, best first."""
+    """Return the complete trials with kept weights, best first."""
     ranked = best.ranked(record)
     if winner not in ranked:
-        # It was named, and is over a limit.
+        # The caller named it, but it is over a limit.
         ranked = [winner, *ranked]
     return [trial for trial in ranked if files.checkpoint(trial.number).is_file()]
 
@@ -235,7 +235,7 @@ def _read(files: StudyFiles, trial: Trial) -> _Saved:
 
 
 def _other_images(data: Prepared, reference: Prepared, winner: int) -> str | None:
-    """Return in what a network sees other images than the winner's, None where it sees the same."""
+    """Return how a network's images differ from the winner's, None if they do not."""
     if data.classes != reference.classes or data.has_several_labels != reference.has_several_labels:
         return f"it knows other classes than trial {winner}"
     ours, theirs = data.frame, reference.frame
@@ -268,9 +268,9 @@ def _refuse_too_few(
 
 
 def _answers(files: StudyFiles, trial: Trial, saved: _Saved, validation: Images) -> tuple[Array, Array]:
-    """Return what a trial's network says of the validation images, [N, classes], and their labels.
+    """Return the logits [N, classes] of a trial's network on the validation images, and their labels.
 
-    Of a trial with folds it is what was kept: all images outside the test split, each by the network of its fold.
+    With folds, these are the stored logits of all images outside the test split, each from the network of its fold.
     """
     path = files.checkpoint(trial.number)
     state = checkpoint.load(path)
@@ -298,7 +298,7 @@ def _kept(files: StudyFiles, trial: Trial, saved: _Saved, logits: Array, labels:
 
 
 def _deployed(kept: KeptNetwork, validation: Images) -> Array:
-    """Return what the winner says as it would be deployed, which differs from its network where it is quantized."""
+    """Return the logits of the winner as deployed, which differ from its network's if it is quantized."""
     state = checkpoint.load(kept.weights)
     if quantization(kept.config) is None or cross_validation.KEY in state:
         return kept.logits

@@ -1,4 +1,4 @@
-"""An ensemble of a study's kept networks: picked on the validation images, measured, and saved as one weights file."""
+"""Pick an ensemble of a study's networks on the validation images, measure it, and save it as one weights file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from imgcls_search.worker.networks import Member
 
 
 class Sizes(TypedDict):
-    """What a network, or several together, take."""
+    """Sizes and latency of one network, or of several together."""
 
     params: float
     macs: float
@@ -50,13 +50,13 @@ class MemberSummary(Sizes):
     trial: int
     count: int
     score: float
-    """Of its network alone."""
+    """Score of this network alone."""
 
     is_calibrated: bool
 
 
 class EnsembleSummary(TypedDict):
-    """What `ensemble` prints."""
+    """The result of `ensemble`."""
 
     study: str
     metric: str
@@ -69,7 +69,7 @@ class EnsembleSummary(TypedDict):
     """The first objective of `ensemble` and of `winner`, and the number of `images`."""
 
     sizes: dict[str, Sizes]
-    """Of `ensemble`, the sum of its networks, and of `winner`."""
+    """Sizes of `ensemble`, the sum over its networks, and of `winner`."""
 
     left_out: dict[str, str]
     weights: str
@@ -77,7 +77,7 @@ class EnsembleSummary(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class Made:
-    """An ensemble that was saved."""
+    """A saved ensemble."""
 
     library: Library
     weights: Path
@@ -85,7 +85,7 @@ class Made:
 
 
 def default_weights(files: StudyFiles) -> Path:
-    """Return where an ensemble is saved where nobody says another place."""
+    """Return the default weights file of an ensemble."""
     return files.folder / "ensemble.pt"
 
 
@@ -99,22 +99,22 @@ def make(
     say: Say,
     progress: Progress,
 ) -> Made:
-    """Pick an ensemble among the kept networks of a study, measure it beside the best trial, and save it.
+    """Pick an ensemble from the kept networks of a study, compare it with the best trial, and save it.
 
-    `winner` is the trial that it begins with and is compared with, by default the best; `data` says where the study's
-    images are now.
+    `winner` is the trial to start from and to compare with, by default the best; `data` says where the study's images
+    are now.
 
     Raises:
         StudyError: there is no such study, a run works on it, or it keeps too few networks.
-        CheckpointError: weights are damaged or gone.
-        DataError: the images are missing, or others than those of the study.
+        CheckpointError: weights are damaged or missing.
+        DataError: the images are missing, or are not those of the study.
         NoResultError: no trial is finished.
     """
-    # Of no study nothing is created.
+    # Fails if there is no such study, before anything is created.
     study_data.load_with_images(files, data)
     path = weights or default_weights(files)
     with files.taken(task="ensemble"):
-        # As it stands now that nobody else writes it.
+        # Load again: from now on, no other process changes the study.
         record = study_data.load_with_images(files, data)
         library = collect(files, record, winner, say=say, progress=progress)
         picked = _pick(library, picks, progress)
@@ -129,7 +129,7 @@ def make(
 
 
 def _tell_of_folds(library: Library, picked: Picked, say: Say) -> None:
-    """Say which members are not the networks that were measured."""
+    """Report members whose network is not the one that was scored."""
     members = [library.kept[place] for place in picked.counts]
     numbers = [str(kept.trial.number) for kept in members if kept.config.folds > 1]
     if numbers:
@@ -144,7 +144,7 @@ def _pick(library: Library, picks: int, progress: Progress) -> Picked:
 
     def worth(probabilities: Array) -> tuple[float, ...]:
         found = library.measure(logits_of(probabilities, several=several))
-        # Many ensembles of few images share a score; log loss tells them apart.
+        # On few images, many ensembles have the same score; log loss breaks the ties.
         return library.sign * found[library.metric], -found["loss"]
 
     each = [kept.probabilities for kept in library.kept]
@@ -178,9 +178,9 @@ def _members(library: Library, picked: Picked) -> list[Member]:
 
 
 def _sizes(library: Library, picked: Picked, progress: Progress) -> dict[int, Sizes]:
-    """Return the sizes of each member, and of the winner, by its place; each is exported for a moment to be timed."""
+    """Return the sizes of each member by its index, and of the winner at -1; export each temporarily to time it."""
     images = load(library.found, "val")
-    # The winner as it would be deployed comes apart: it may be quantized.
+    # The deployed winner has a separate entry, because it may be quantized.
     found: dict[int, Sizes] = {}
     places = list(picked.counts)
     with tempfile.TemporaryDirectory(prefix="imgcls-search-") as folder:
@@ -190,7 +190,7 @@ def _sizes(library: Library, picked: Picked, progress: Progress) -> dict[int, Si
         progress("timing the members", len(places), len(places) + 1)
         kept = library.kept[library.first]
         artifact = find_artifact(checkpoint.load(kept.weights), kept.weights)
-        # It is the first pick, and so among them.
+        # The winner is the first pick, so it was measured above.
         found[-1] = found[library.first] if artifact is None else _timed(kept, artifact, images)
     return found
 
@@ -258,7 +258,7 @@ def _save(
     summary: EnsembleSummary,
     path: Path,
 ) -> None:
-    """Write the ensemble as a weights file, which stands for a trained network wherever one is read."""
+    """Write the ensemble as a weights file that can be used like that of a single network."""
     first = library.kept[library.first]
     data = replace(first.data, thresholds=_thresholds(library, picked))
     model = networks.join(members, [network_of(library.kept[place]) for place in picked.counts], data)
@@ -272,7 +272,7 @@ def _save(
 
 
 def _thresholds(library: Library, picked: Picked) -> tuple[float, ...] | None:
-    """Return from which probability on an image has each of several labels, None where it has one class."""
+    """Return the lowest probability at which an image has each label, None with one class per image."""
     if not library.found.has_several_labels:
         return None
     shares = sigmoid(_logits(library, picked.counts))

@@ -11,22 +11,22 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 Worth = Callable[[Array], tuple[float, ...]]
-"""Returns what probabilities [N, classes] are worth: the larger, the better; later numbers decide between equals."""
+"""Returns the value of probabilities [N, classes]: larger is better, later numbers break ties."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picked:
-    """What was picked."""
+    """The picked ensemble."""
 
     order: tuple[int, ...]
-    """The place of each pick among the candidates, the first pick first; one may come several times."""
+    """Index of each pick among the candidates, in order; a candidate may occur several times."""
 
     worth: tuple[float, ...]
-    """Of the ensemble of these picks."""
+    """Value of the ensemble of these picks."""
 
     @property
     def counts(self) -> dict[int, int]:
-        """How often each was picked, the most frequent first, then the earliest."""
+        """How often each candidate was picked, most frequent first, then earliest first."""
         counts = {place: self.order.count(place) for place in dict.fromkeys(self.order)}
         return dict(sorted(counts.items(), key=lambda item: -item[1]))
 
@@ -39,12 +39,12 @@ def pick(
     worth: Worth,
     on_pick: Callable[[int], None] = lambda count: None,
 ) -> Picked:
-    """Return the best ensemble among those of 1 to `picks` picks, the smallest of equals.
+    """Return the best ensemble of 1 to `picks` picks; of equally good ones, the smallest.
 
-    The first pick is given, as an ensemble that begins with the best single network fits the validation images less
-    closely than one that is free from the start. Each later pick is the candidate with which the mean of the
-    probabilities is worth most; the earliest of equals, but one that is picked already comes after all others.
-    `on_pick` takes how many picks are made.
+    The first pick is given: an ensemble that starts with the best single network overfits the validation images less
+    than one with a free first pick. Each later pick is the candidate that gives the mean probabilities the highest
+    value. Ties go to candidates that were not picked before, then to the earliest. `on_pick` gets the number of picks
+    so far.
     """
     order, total = [first], probabilities[first].astype(np.float64)
     steps = [worth(total)]

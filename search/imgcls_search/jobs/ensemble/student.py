@@ -1,4 +1,4 @@
-"""One small network that learns from an ensemble, by the distillation that a search has too."""
+"""Train one small network from an ensemble, with the same distillation as in a search."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class StudentSummary(TypedDict):
     """A network that learned from an ensemble."""
 
     trial: int
-    """Whose configuration it has."""
+    """The trial whose configuration it has."""
 
     seed: int
     validation: float
-    """The study's first objective."""
+    """Its score in the study's first objective."""
 
     params: float
     macs: float
@@ -34,10 +34,10 @@ class StudentSummary(TypedDict):
 
 
 def check_student(out: Path) -> None:
-    """Refuse a folder that holds the results of another training.
+    """Refuse a folder that contains the results of another training.
 
     Raises:
-        StudyError: it does.
+        StudyError: it contains such results.
         UserError: it cannot be written.
     """
     if (out / "metrics.json").exists():
@@ -48,7 +48,7 @@ def check_student(out: Path) -> None:
 
 
 def student_config(trial: Trial, teacher: Path) -> TrialConfig:
-    """Return the configuration of a trial that learns from a weights file too."""
+    """Return a trial's configuration with a weights file as teacher."""
     tree = trial.candidate.config.to_dict()
     known = tree.get("distill", {"none": {}})
     settings = next(iter(known.values()))
@@ -57,16 +57,16 @@ def student_config(trial: Trial, teacher: Path) -> TrialConfig:
 
 
 _SETTINGS = {"temperature": 4.0, "alpha": 0.5}
-"""Of the distillation where the configuration has none: the defaults of a space."""
+"""Settings of the distillation if the configuration has none: the defaults of a space."""
 
 
 def distil(made: Made, number: int | None, out: Path, watcher: TrainingWatcher) -> StudentSummary:
-    """Train the configuration of a trial, by default of the best, with an ensemble as its teacher; write its weights.
+    """Train a trial's configuration, by default the best, with an ensemble as teacher; write the weights.
 
     The ensemble is copied into the folder. Call it again to resume an interrupted training.
 
     Raises:
-        StudyError: there is no such trial, or the folder holds another training.
+        StudyError: there is no such trial, or the folder contains another training.
         BuildError: the trial's network sees other images than the ensemble.
         NoResultError: the training failed.
     """
@@ -83,7 +83,7 @@ def distil(made: Made, number: int | None, out: Path, watcher: TrainingWatcher) 
         trainer = stack.enter_context(Trainer(library.files.root, watcher))
         with writing(out):
             stack.enter_context(atomic.making(out))
-        # Another ensemble is another teacher, whose student does not go on from this one's checkpoint.
+        # Named by its digest, so that a student of another ensemble does not resume from this one's checkpoint.
         teacher = out / f"ensemble-{digests.of_file(made.weights)[:16]}.pt"
         atomic.copy(made.weights, teacher)
         config = student_config(trial, teacher)

@@ -1,4 +1,4 @@
-"""An ensemble, the best trial and a student of the ensemble on the sealed test split."""
+"""Score an ensemble, the best trial and a student of the ensemble on the test split."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ class _TestFacts(TypedDict):
     winner: float
     ensemble: float
     ensemble_minus_winner_95: list[float]
-    """Interval of the difference that comes of the choice of the images, which both see."""
+    """Interval of the difference from sampling the images, which are the same for both."""
 
 
 class TestSummary(_TestFacts, total=False):
-    """What the test split showed."""
+    """Scores on the test split."""
 
     student: float
     student_minus_winner_95: list[float]
 
 
 def test(made: Made, student: Path | None, say: Say) -> TestSummary:
-    """Open the test split for an ensemble, the best trial and perhaps a student; the study notes that first.
+    """Score an ensemble, the best trial and optionally a student on the test split; record the opening first.
 
     Raises:
         StudyError: another process works on the study.

@@ -1,1 +1,1 @@
-"""Drafts a search space from a data set, the machine and the time there is."""
+"""Draft a search space from a data set, the machine and the given time."""

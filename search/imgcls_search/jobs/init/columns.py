@@ -1,4 +1,4 @@
-"""Finds out what the columns of a table of labels are, where the person does not say it."""
+"""Guess the columns of a table of labels that the user does not name."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from imgcls_search.data.table_file import read_header, read_rows
 from imgcls_search.jobs.init.images import OWNERS
 
 IMAGE_SHARE = 0.9
-"""Of the cells of a column of images, those that end as image files do."""
+"""Least share of the cells in a column of images that end like image files."""
 
 SEPARATORS = (";", "|", ",")
 SEPARATED_SHARE = 0.02
-"""Of the cells of a column of several labels, those that hold more than one."""
+"""Least share of the cells in a column of several labels that contain more than one."""
 
 KNOWN_SHARE = 0.8
-"""Of the texts between separators, those that are there more than once: labels repeat, sentences do not."""
+"""Least share of the texts between separators that occur more than once: labels repeat, sentences do not."""
 
 LABELS = ("label", "class", "labels", "classes", "species", "category", "target", "tags", "class_name", "label_name")
 SPLITS = ("split", "subset", "partition", "set")
@@ -29,17 +29,17 @@ SPLIT_CELLS = {"train", "val", "test", ""}
 YES_NO = {"0", "1", "true", "false", "yes", "no"}
 
 Guess = tuple[str, Any, str]
-"""An argument of the table, its value, and why."""
+"""An argument of the table, its value, and the reason."""
 
 
 def guess_columns(component: Component) -> tuple[Component, list[Guess], list[str]]:
-    """Return a data section with the columns that are plain to see, what was guessed, and hints.
+    """Return a data section with the columns that are obvious, the guesses, and hints.
 
-    What the person says stays; a data set that is no table, or whose columns tell nothing, stays as it is.
+    The user's arguments stay unchanged, and so does a data set that is no table or whose columns give no clue.
 
     Raises:
         DataError: the table is missing, damaged or of another kind.
-        UserError: its path names a variable that is not set.
+        UserError: its path contains a variable that is not set.
     """
     if component.name != "table":
         return component, [], []
@@ -113,7 +113,7 @@ def _is_mark(column: Sequence[str]) -> bool:
 
 
 def _are_separated(column: Sequence[str], separator: str) -> bool:
-    """Tell whether cells hold several labels: those between separators are mostly labels of other cells too."""
+    """Tell whether cells contain several labels: most texts between separators occur in other cells too."""
     several = [cell.split(separator) for cell in column if separator in cell]
     if len(several) < max(2, SEPARATED_SHARE * len(column)):
         return False

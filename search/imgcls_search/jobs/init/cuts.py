@@ -1,4 +1,4 @@
-"""How a draft cuts the images into splits or folds."""
+"""Choose how a draft cuts the images into splits or folds."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from imgcls_search.errors import CutError
 from imgcls_search.jobs.init.images import ImageFacts
 
 FEW_FOR_ONE_SPLIT = 500
-"""Images outside the test split below which one validation split says too little."""
+"""Up to this many images outside the test split, one validation split is too small for a reliable score."""
 
 FOLDS = (5, 3, 2)
 ENOUGH_HELD_OUT = 10_000
-"""Validation or test images of which more make a score hardly more certain."""
+"""More validation or test images hardly make a score more certain."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,18 +26,18 @@ class Cut:
     component: Component
     source: Source
     key: str
-    """The argument of the data set that says it."""
+    """The argument of the data set that sets it."""
 
     why: str
 
     @property
     def folds(self) -> int:
-        """Networks that a trial trains."""
+        """Number of networks that a trial trains."""
         return self.component.args.get("folds") or 1
 
 
 def possible_cuts(component: Component, source: Source, images: ImageFacts) -> list[Cut]:
-    """Return the ways to cut the images, the best first; the later ones cost less time."""
+    """Return the ways to cut the images, best first; later ones take less time."""
     given = images.given_splits
     if is_said(component, "folds"):
         return [Cut(component=component, source=source, key="folds", why="as you said")]
@@ -59,7 +59,7 @@ def possible_cuts(component: Component, source: Source, images: ImageFacts) -> l
 
 
 def _folded(component: Component) -> Component | None:
-    """Return the data section with as many folds as the images allow, None where they allow none."""
+    """Return the data section with as many folds as the images allow, None if they allow none."""
     for folds in FOLDS:
         try:
             describe(folded := _with(component, folds=folds))
@@ -98,12 +98,12 @@ def _with(component: Component, **args: Any) -> Component:
 
 
 def defaults(component: Component) -> dict[str, Any]:
-    """Return the arguments of a data set that have defaults, with these."""
+    """Return the default values of a data set's arguments."""
     parameters = inspect.signature(DATASETS[component.name]).parameters.values()
     return {one.name: one.default for one in parameters if one.default is not inspect.Parameter.empty}
 
 
 def is_said(component: Component, name: str) -> bool:
-    """Tell whether a data section has another value than the usual one."""
+    """Tell whether an argument of a data section differs from its default."""
     usual = defaults(component)
     return name in usual and component.args.get(name) != usual[name]

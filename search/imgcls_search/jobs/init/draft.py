@@ -1,4 +1,4 @@
-"""Drafts a search space for a data set: decides what can be read off the images, the machine and the time."""
+"""Draft a search space for a data set from its images, the machine and the time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from imgcls_search.space.writer import inline
 Flips = Literal["none", "horizontal", "both"]
 
 LOOK_SHARE, MOST_LOOK_SECONDS = 0.03, 20.0
-"""The share of the time, and the seconds, that pixels may be read for; sizes are read from headers afterwards."""
+"""Most time to read pixels, as a share and in seconds; after that, only sizes are read, from headers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,43 +36,43 @@ class Decision:
     """One choice of a draft."""
 
     path: str
-    """The key of the space that it is about."""
+    """Its key in the space."""
 
     value: Any
     because: str
 
     def __str__(self) -> str:
-        """Return it as a line: what is written into the space, and why."""
+        """Return one line: the entry in the space, and the reason."""
         return f"{self.path}: {inline(self.value)}  # {self.because}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the decision for JSON."""
         return {**vars(self)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """A space for a data set, with the reasons of all that was decided."""
+    """A space for a data set, with the reasons for all decisions."""
 
     name: str
-    """Of the study."""
+    """Name of the study."""
 
     decisions: tuple[Decision, ...]
     notes: tuple[str, ...]
-    """What a person should know that no key stands for."""
+    """Notes for the user that belong to no key."""
 
     space: str
     """The text of the file."""
 
     facts: Mapping[str, Any]
-    """Of the images, the machine, the weights, the speeds and the time, ready for JSON."""
+    """Facts about the images, the machine, the weights and the speeds, ready for JSON."""
 
     seconds: float
     search_seconds: float
     confirm_seconds: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON, without the text."""
+        """Return the draft for JSON, without the text."""
         return {
             "study": self.name,
             "decisions": [one.to_dict() for one in self.decisions],
@@ -97,16 +97,16 @@ def draft(
     seed: int = 0,
     progress: Progress = _nothing,
 ) -> Draft:
-    """Return a space for the images of a data section, to be searched and confirmed within these seconds.
+    """Draft a space for the images of a data section, to search and confirm within these seconds.
 
-    Studies are to be kept under `root`; `changes` are dotted paths with values, as YAML, that a person decided on;
-    `file` is what the text is to be called. Nothing is written.
+    `root` is the folder of the studies; `changes` are dotted paths and YAML values that the user has set; `file` is the
+    name that the space file will have. Nothing is written.
 
     Raises:
-        BuildError: the data section has no use for an argument's value.
+        BuildError: an argument of the data section has a value that cannot be used.
         DataError: the images are missing, or cannot be cut into splits.
         SpaceError: a change is not allowed.
-        UserError: a folder of weights is not there.
+        UserError: a folder of weights does not exist.
     """
     component = located(component)
     refuse_study(component, root)
@@ -149,10 +149,10 @@ def draft(
 
 
 def located(component: Component) -> Component:
-    """Return a data section whose paths hold wherever a command is started; `~` and variables stay as they are.
+    """Return a data section with absolute paths; those that start with `~` or a variable stay unchanged.
 
     Raises:
-        UserError: the working folder's own name would be taken for a variable.
+        UserError: the path of the working folder contains `${`, which would be read as a variable.
     """
     args = dict(component.args)
     for name in ("root", "file"):
@@ -168,11 +168,11 @@ def located(component: Component) -> Component:
 
 
 def refuse_study(component: Component, root: Path) -> None:
-    """Refuse the folder of a study, or of several, as images, and a folder of studies that is among the images.
+    """Refuse a folder of studies or of one study as images, and a folder of studies inside that of the images.
 
     Raises:
-        DataError: it is one.
-        UserError: it is there.
+        DataError: the images are a study or a folder of studies.
+        UserError: the folder of studies is inside that of the images.
     """
     if component.name != "folder":
         return
@@ -189,7 +189,7 @@ def refuse_study(component: Component, root: Path) -> None:
 
 
 def free_name(name: str, root: Path) -> str:
-    """Return a name that no study under a folder has: that of the images, or with a number."""
+    """Return a name that no study in a folder has: the given one, with a number if needed."""
     number, found = 1, name
     while (root / found).exists() or (root / f"{found}.db").exists():
         number += 1
@@ -209,7 +209,7 @@ def _header(images: ImageFacts, file: str, seconds: float) -> list[str]:
 
 
 def default_target(component: Component) -> Path:
-    """Return the file that a draft goes into where none is named: after the images, in the working folder."""
+    """Return the default file of a draft: in the working folder, named after the images."""
     place = component.args.get("root") if component.name == "folder" else component.args.get("file")
     return Path(f"{slug(str(Path(place).with_suffix(''))) if place else component.name}.yaml")
 
@@ -218,7 +218,7 @@ def check_target(target: Path, *, force: bool) -> None:
     """Refuse a file that cannot be written, before anything slow.
 
     Raises:
-        UserError: it is there and may not be replaced, or its folder is not there.
+        UserError: it exists and must not be replaced, or its folder does not exist.
     """
     if target.is_dir():
         raise UserError(f"{target}: is a folder; allowed: the name of a file")
@@ -229,10 +229,10 @@ def check_target(target: Path, *, force: bool) -> None:
 
 
 def write_draft(found: Draft, target: Path, *, force: bool) -> None:
-    """Write a draft whole or not at all.
+    """Write a draft to a file, completely or not at all.
 
     Raises:
-        UserError: the file cannot be written, or came to be there meanwhile.
+        UserError: the file cannot be written, or was created meanwhile.
     """
     check_target(target, force=force)
     with writing(target):

@@ -1,4 +1,4 @@
-"""What a draft needs to know of a data set: counts, sizes, channels, files that cannot be read, copies."""
+"""Facts about a data set for a draft: counts, sizes, channels, unreadable files, copies."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ from imgcls_search.data.pixel_budget import PixelBudget
 from imgcls_search.data.source import Source, Split
 
 MOST_HEADERS = 5_000
-"""Images whose sizes are read; of more a sample speaks for all."""
+"""Read the sizes of at most this many images; a sample represents a larger data set."""
 
 MOST_COMPARED = 20_000
-"""Files that are compared for being equal; of more none, as reading them could take longer than the search."""
+"""Look for copies only among at most this many files: reading more could take longer than the search."""
 
 LOOK_SIDE = 32
-"""Pixels of the small copies by which images are found damaged or grey."""
+"""Side in pixels of the thumbnails that show whether images are damaged or grey."""
 
 GREY_LEVELS = 6
-"""Levels of 256 that the channels of a grey image may differ by: JPEG rounds."""
+"""Largest difference between the channels of a grey image, in levels of 256: JPEG rounds."""
 
 QUARTER_TURNS = (2, 4, 5, 6)
-"""Values of Pillow's `Transpose` that exchange width and height."""
+"""Values of Pillow's `Transpose` that swap width and height."""
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 BATCH = 64
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is done, and how much of how much."""
+"""Called with a description of the work, the number done, and the total."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFacts:
-    """What is known of the images of a data set."""
+    """Facts about the images of a data set."""
 
     name: str
     place: str
@@ -54,65 +54,65 @@ class ImageFacts:
     images_by_class: tuple[int, ...]
     images_by_split: Mapping[str, int]
     given_splits: tuple[str, ...]
-    """Those that the data comes with; the others are cut."""
+    """Splits that come with the data; the others are cut."""
 
     several_labels: bool
     groups: int | None
-    """None where nothing says which images belong together."""
+    """Number of groups; None if nothing defines which images belong together."""
 
     sampled: int
-    """Images whose sizes were read."""
+    """Number of images whose sizes were read."""
 
     decoded: int
-    """Images whose pixels were read."""
+    """Number of images whose pixels were read."""
 
     widths: tuple[int, int, int]
-    """Smallest, median and largest, as in `heights`; of upright images."""
+    """Smallest, median and largest, as in `heights`; measured after rotating images upright."""
 
     heights: tuple[int, int, int]
     aspects: tuple[float, float, float]
-    """Width / height: the value that 5 % of the images are below, the median, and the one that 5 % are above."""
+    """Width / height: 5 % quantile, median and 95 % quantile."""
 
     sizes: int
-    """Different sizes among the sampled images."""
+    """Number of different sizes among the sampled images."""
 
     is_grey: bool
     unreadable: tuple[str, ...]
-    """Images that cannot be read, each with the reason; of the sampled ones."""
+    """Sampled images that cannot be read, each with the reason."""
 
     copies: int | None
-    """Images with the very file of an image before them; None where files were not compared."""
+    """Number of files equal to an earlier one; None if files were not compared."""
 
     copies_across: int
-    """Those of them whose twin is in another of the given splits."""
+    """Number of these copies whose original is in another of the given splits."""
 
     copy_example: str | None
     group_hint: str | None
-    """A regular expression for groups that the names suggest, with an example; None where they suggest none."""
+    """Hint at groups that the names suggest, with a regular expression; None if they suggest none."""
 
     notes: tuple[str, ...]
 
     @property
     def images(self) -> int:
-        """All images."""
+        """Number of all images."""
         return sum(self.images_by_split.values())
 
     @property
     def imbalance(self) -> float:
-        """Images of the largest class for each of the smallest."""
+        """Number of images in the largest class divided by that in the smallest."""
         return max(self.images_by_class) / max(1, min(self.images_by_class))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the facts for JSON."""
         return {**asdict(self), "images": self.images, "imbalance": self.imbalance}
 
 
 def look_at_images(
     source: Source, component: Component, *, seconds: float, seed: int, progress: Progress
 ) -> ImageFacts:
-    """Return what is known of a source, after reading pixels for at most so long and a bounded number of headers.
+    """Collect facts about a source; read pixels for at most `seconds`, and a limited number of headers.
 
-    Nothing of the test split is looked at but whether its files can be read and are copies.
+    Of the test images, only counts, readability and copies are used.
     """
     items = _sample(source, seed)
     looks = _look(source, items, time.monotonic() + seconds, progress)
@@ -170,14 +170,14 @@ _Item = tuple[Split, int]
 
 
 def _sample(source: Source, seed: int) -> list[_Item]:
-    """Return the numbers of images to look at, in an order that lets any beginning of it stand for all."""
+    """Return the images to look at in random order, so that every prefix is a representative sample."""
     items = [(split, index) for split in SPLITS for index in range(len(source.names[split]))]
     order = np.random.default_rng(seed).permutation(len(items))[:MOST_HEADERS]
     return [items[place] for place in order.tolist()]
 
 
 def _look(source: Source, items: Sequence[_Item], deadline: float, progress: Progress) -> dict[_Item, _Look | str]:
-    """Return what each image is, or why it cannot be read; after the deadline by its header alone."""
+    """Look at each image, or return why it cannot be read; after the deadline, read only headers."""
     budget = PixelBudget(MOST_PIXELS)
 
     def one(item: _Item) -> _Look | str:
@@ -213,7 +213,7 @@ def _spread(values: np.ndarray[Any, Any]) -> tuple[int, int, int]:
 
 
 def _copies(source: Source, component: Component) -> tuple[int | None, int, str | None]:
-    """Return how many files are copies, how many of them across given splits, and an example of the worst."""
+    """Return the number of copies, the number across given splits, and an example, across splits if possible."""
     root = file_root(component) if is_of_files(component) else None
     names = [(split, name) for split in SPLITS for name in source.names[split]]
     if root is None or len(names) > MOST_COMPARED:
@@ -221,7 +221,7 @@ def _copies(source: Source, component: Component) -> tuple[int | None, int, str 
     try:
         firsts = first_of_equals([root / name for _, name in names], None).tolist()
     except OSError:
-        # A file that cannot be read is counted as that.
+        # Unreadable files are reported elsewhere.
         return None, 0, None
     twins = [(names[first], names[place]) for place, first in enumerate(firsts) if first != place]
     given = given_splits(component)
@@ -242,11 +242,11 @@ def _all_names(source: Source) -> list[str]:
 OWNERS = r"(?:patient|subject|person|case|animal|video|clip|scene|specimen|plant|tree|wafer)s?"
 _NAMED = re.compile(rf"(?:^|[/_\-. ])({OWNERS}[_\-. ]?[0-9]+)(?=[_\-. /])", re.IGNORECASE)
 _FEWEST_EACH = 1.5
-"""Images of a group, on average, from which names plainly speak of groups."""
+"""Least average number of images per group for a hint."""
 
 
 def hint_at_groups(names: Sequence[str], component: Component) -> str | None:
-    """Return a hint where nearly all names hold a word such as `patient12` that several of them share."""
+    """Return a hint if nearly all names contain a word like `patient12` that several of them share."""
     if component.name != "folder":
         return None
     found = [(match[1].lower(), name) for name in names if (match := _NAMED.search(name))]

@@ -1,4 +1,4 @@
-"""What a draft needs to know of the machine: cores, GPU, memory, room on the disk."""
+"""Facts about the machine for a draft: cores, GPU, memory, disk space."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limi
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What trials have to run on."""
+    """The hardware that trials run on."""
 
     device: str
     """`cpu`, `cuda` or `mps`."""
@@ -33,34 +33,34 @@ class Machine:
     """The processor's or the GPU's name."""
 
     workers: int
-    """Trials that train at a time unless a space says otherwise."""
+    """Number of trials that train in parallel, unless a space sets another."""
 
     memory_bytes: float
-    """Free memory: a GPU's own, or that of the machine."""
+    """Free memory of the GPU, or of the machine without one."""
 
     disk_bytes: float
-    """Free where studies and decoded images are kept."""
+    """Free disk space where studies and decoded images are stored."""
 
     rates: tuple[float, float] | None = None
-    """Multiply-accumulates a second of one core that predicts: of plain and of depthwise convolutions; None where that
-    was not looked at."""
+    """Multiply-accumulates per second of one core in prediction, for plain and for depthwise convolutions; None if not
+    measured."""
 
     slowdown: float = 1.0
-    """How many times as long a training takes on it as on an idle machine, because other processes compute too."""
+    """A training takes this many times as long as on an idle machine, because of other processes."""
 
     @property
     def memory_each(self) -> float:
-        """Memory of each worker, bytes."""
+        """Memory per worker in bytes."""
         return self.memory_bytes / self.workers
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it for JSON."""
+        """Return the facts for JSON."""
         return asdict(self)
 
 
 def look_at_machine(root: Path) -> Machine:
-    """Return what this machine has; studies are kept under `root`, which need not be there yet."""
-    # In its own process: a process that uses a GPU holds some of its memory until it ends.
+    """Collect facts about this machine; studies are stored under `root`, which need not exist yet."""
+    # In a separate process, because a process that uses a GPU holds some of its memory until it ends.
     process, connection = processes.start(_look, "machine")
     try:
         devices, hardware, gpu_bytes, pace = connection.recv()
@@ -101,21 +101,21 @@ class Pace:
     """How fast a core computes."""
 
     rates: tuple[float, float]
-    """Multiply-accumulates a second of processor time, of plain and of depthwise convolutions."""
+    """Multiply-accumulates per second of processor time, for plain and for depthwise convolutions."""
 
     waits: float
-    """Seconds by the clock for each second of processor time, at least 1."""
+    """Wall-clock seconds per second of processor time, at least 1."""
 
 
 PACE_SECONDS = 0.3
-"""For each kind of convolution, in processor time."""
+"""Processor time to measure each kind of convolution."""
 
 PACE_IMAGES, PACE_SIDE, PACE_WIDTH, PACE_GROWTH = 8, 28, 24, 6
-"""A block in the middle of a small network for photographs."""
+"""The measured blocks are like those in the middle of a small network for photographs."""
 
 
 def pace_of_core() -> Pace:
-    """Return how fast this process computes the blocks of a ResNet and of an EfficientNet, and how long it waits."""
+    """Measure how fast this process computes blocks of a ResNet and of an EfficientNet, and how long it waits."""
     import torch
     from torch import nn
 
@@ -137,33 +137,33 @@ def pace_of_core() -> Pace:
 
 
 def _seconds_of(block: Callable[[Tensor], Tensor], pixels: Tensor) -> float:
-    """Return the processor seconds of a block, the fastest of several after the first."""
+    """Return the processor seconds of a block: the fastest of several runs after a warm-up."""
     block(pixels)
     found: list[float] = []
     while sum(found) < PACE_SECONDS:
         began = time.thread_time()
         block(pixels)
-        # A clock may stand still for a moment.
+        # The resolution of the clock may be coarse.
         found.append(max(1e-6, time.thread_time() - began))
     return min(found)
 
 
 def _slowdown(workers: int, waits: float) -> float:
-    """Return how much longer workers take beside the processes that computed in the last minute.
+    """Return how many times as long workers take because of other processes in the last minute.
 
-    The system shares its cores among all: evenly as far as `load` tells, in which this process was one, or unevenly,
-    where a process that computes `waits` less than that.
+    The number of other processes is the load average without this process. If the system does not share its cores
+    evenly, a process waits less than that number suggests, so `waits` limits it.
     """
     cores = os.cpu_count() or 1
     with contextlib.suppress(OSError, AttributeError):
         others = min(max(0.0, os.getloadavg()[0] - 1), (waits - 1) * cores)
         return max(1.0, (others + workers) / max(workers, cores))
-    # Not every system counts them.
+    # Not every system has a load average.
     return 1.0
 
 
 def free_memory() -> float:
-    """Return the bytes that this process and its children may still take."""
+    """Return the bytes that this process and its children can still allocate."""
     found = [_of_system()]
     for limit in CGROUP_LIMITS:
         with contextlib.suppress(OSError, ValueError):
@@ -180,6 +180,6 @@ def _of_system() -> float:
 
 
 def _existing(path: Path) -> Path:
-    """Return the nearest folder above a path that is there."""
+    """Return the path or its nearest parent that is an existing folder."""
     path = path.absolute()
     return next(folder for folder in (path, *path.parents) if folder.is_dir())

@@ -1,4 +1,4 @@
-"""The networks that a draft may choose from: pretrained ones at hand, and small ones to train from scratch."""
+"""The networks that a draft chooses from: pretrained ones on this machine, and small ones to train from scratch."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from imgcls_search.space import parse
 from imgcls_search.worker import measuring, start_weights
 
 Model = Mapping[str, Mapping[str, Any]]
-"""What stands under `model` in a space; values may be domains."""
+"""The section `model` of a space; values may be domains."""
 
 MOST_PRETRAINED = 8
-"""Networks at hand that are looked at, in the order in which weights are looked for."""
+"""Use at most this many pretrained networks, in the search order of weights."""
 
 TRIED_SIZE = 64
-"""Pixels of square images for which a network must be buildable to be a candidate."""
+"""A candidate must be buildable for square images of this many pixels."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,27 +33,27 @@ class Network:
     """One architecture, or a few of one family."""
 
     model: Model
-    """As a space says it, with its choices."""
+    """As in a space, with its choices."""
 
     largest: Model
-    """With the choices that cost most, from which its time is estimated."""
+    """With the most expensive choices, which are used to estimate its time."""
 
     is_pretrained: bool
     about: str
 
     @property
     def name(self) -> str:
-        """A short name for people."""
+        """A short name to display."""
         ((family, arguments),) = self.model.items()
         return str(arguments.get("name", family))
 
     @property
     def key(self) -> str:
-        """What tells it from others, those of its family too."""
+        """A unique key, also within its family."""
         return json.dumps(self.largest, sort_keys=True)
 
     def config(self, size: ImageSize, channels: int, *, batch: int, several: bool = False) -> TrialConfig:
-        """Return a configuration that trains it, with nothing said of any images but their shape."""
+        """Return a configuration that trains it on images of a shape; the other data settings are placeholders."""
         text = json.dumps(
             {
                 "study": {"name": "unnamed"},
@@ -68,7 +68,7 @@ class Network:
         return parse(text, catalog(), source=self.name).config()
 
     def memory(self, size: ImageSize, channels: int, classes: int, *, batch: int) -> float:
-        """Return the estimated peak of its memory in training, bytes.
+        """Return its estimated peak memory in training, in bytes.
 
         Raises:
             BuildError: it cannot be built for such images.
@@ -97,16 +97,16 @@ class Network:
 
 
 def component_of(model: Model) -> Component:
-    """Return the component that a configuration would have."""
+    """Return the model component of a configuration."""
     ((family, arguments),) = model.items()
     return Component(path=f"model.{family}", name=family, args=dict(arguments))
 
 
 def pretrained_at_hand(classes: int) -> tuple[list[Network], list[str]]:
-    """Return the networks whose weights are on this machine and fit, and why others do not.
+    """Return the networks with usable weights on this machine, and why other weights cannot be used.
 
     Raises:
-        UserError: a folder that the person names is not there.
+        UserError: a folder that the user names does not exist.
     """
     found: dict[str, Network] = {}
     troubles: list[str] = []
@@ -118,7 +118,7 @@ def pretrained_at_hand(classes: int) -> tuple[list[Network], list[str]]:
         key = json.dumps(one.model, sort_keys=True)
         if key in found or len(found) == MOST_PRETRAINED:
             continue
-        # A run that is not told of a person's folder finds its files by their paths alone.
+        # A run without the user's --weights-dir finds files in that folder only by their paths.
         models = list(_by_path(one.model, one.file)) if one.place in own else [one.model]
         problems = [_trouble(model, classes) for model in models]
         if None in problems:
@@ -131,7 +131,7 @@ def pretrained_at_hand(classes: int) -> tuple[list[Network], list[str]]:
 
 
 def _by_path(model: Model, file: str) -> Iterator[Model]:
-    """Yield what may be written to start from a file by its path; a stem is known for published weights only."""
+    """Yield models that start from a file by its path; the stem is known only for published weights."""
     ((family, arguments),) = model.items()
     path = str(Path(file).absolute())
     yield {family: {**arguments, "weights": path}}
@@ -140,7 +140,7 @@ def _by_path(model: Model, file: str) -> Iterator[Model]:
 
 
 def _trouble(model: Model, classes: int) -> str | None:
-    """Return why the weights that a model names cannot be used, None where they can."""
+    """Return why the weights that a model names cannot be used, None if they can."""
     shape = InputShape(image_size=TRIED_SIZE, channels=3, classes=classes)
     try:
         start_weights.check_weights(component_of(model), shape)
@@ -150,7 +150,7 @@ def _trouble(model: Model, classes: int) -> str | None:
 
 
 def from_scratch(size: ImageSize, channels: int, classes: int) -> list[Network]:
-    """Return small families for images of a size, those that can be built, the cheapest of each first."""
+    """Return small networks that can be built for images of a size, the cheapest of each family first."""
     return [one for one in _ladder(shorter(size)) if _can_build(one, size, channels, classes)]
 
 
@@ -184,9 +184,9 @@ def _can_build(network: Network, size: ImageSize, channels: int, classes: int) -
 
 
 def merged(networks: Sequence[Network]) -> tuple[dict[str, Any], list[Network]]:
-    """Return what stands under `model` for several networks, and those of them that it holds.
+    """Return the section `model` for several networks, and the networks that it includes.
 
-    A family stands there once, so that networks of one family may differ in one plain argument.
+    A family can occur only once, so networks of one family can differ in only one plain argument.
     """
     tree: dict[str, Any] = {}
     kept = []

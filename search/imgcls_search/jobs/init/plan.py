@@ -1,4 +1,4 @@
-"""What a search can do in its time: networks, image size, epochs and trials, by speeds that are measured first."""
+"""Plan what a search can do in its time: networks, image size, epochs and trials, from measured speeds."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ from imgcls_search.jobs.init.sizes import (
 from imgcls_search.jobs.init.speed import Speed
 
 MEMORY_SHARE = 0.8
-"""Of the free memory that trials may take."""
+"""Share of the free memory that trials may use."""
 
 MOST_TIMED = 4
 
 MOST_HEADS = 2_000
-"""Trials to allow for where a trial is a head on kept features, which takes a worker a second or two."""
+"""Most trials to plan if each trains a head on stored features, which takes a worker a second or two."""
 
 BUSY = 1.5
-"""Slowdown of the machine that is worth a note."""
+"""Smallest slowdown of the machine that gets a note."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DraftPlan:
-    """What fits the images, the machine and the time."""
+    """Settings that fit the images, the machine and the time."""
 
     budget: Budget
     fit: Fit
@@ -49,14 +49,14 @@ class DraftPlan:
     batch_sizes: tuple[int, ...]
     workers: int
     memory_each: float
-    """Bytes of a worker, what its process takes included."""
+    """Bytes per worker, including its process."""
 
     work: Work
     speeds: Mapping[str, Speed]
-    """Of the networks of the fit, by their keys."""
+    """Speeds of the networks in `fit`, by key."""
 
     why: str
-    """Why these networks."""
+    """Reason for these networks."""
 
     notes: tuple[str, ...]
 
@@ -72,7 +72,7 @@ class DraftPlan:
 
     @property
     def trials(self) -> int:
-        """Trials to allow for: more than the time will hold, so that the time ends the search."""
+        """Number of trials to plan: more than fit into the time, so that the time ends the search."""
         if not self.fit.tunes:
             return int(min(MOST_HEADS, max(100, round(self.budget.search * self.workers, -2))))
         # With the default pruner a trial trains a fraction of its epochs on average.
@@ -89,9 +89,9 @@ def make_plan(
     seconds: float,
     progress: Progress,
 ) -> tuple[int, DraftPlan]:
-    """Return the first of several cuts that there is time for, by its number, and what fits it.
+    """Return the number of the first cut that there is time for, and its plan.
 
-    The speed of the networks that come into question is measured first.
+    Measures the speed of the candidate networks first.
     """
     source = sources[0]
     classes = len(source.classes)
@@ -168,7 +168,7 @@ def _speeds(
     seconds: float,
     progress: Progress,
 ) -> dict[str, Speed]:
-    """Return a speed of each network; what is not measured is estimated from others of its family."""
+    """Return the speed of each network; use that of its family, or an assumed one, if it is not measured."""
     middle = sized[len(sized) // 2]
     timed = [(one, middle) for one in pretrained[:MOST_TIMED]]
     if scratch:
@@ -177,7 +177,6 @@ def _speeds(
     allowed = speed.time_allowed(seconds)
     known: dict[str, Speed] = {}
     if allowed:
-        # Each kind of network wants its own channels.
         networks, sizes = [one for one, _ in timed], [size for _, size in timed]
         known = speed.measure(networks, sizes, source, machine, channels=channels, seconds=allowed, progress=progress)
     everything = [*pretrained, *_all(scratch)]
@@ -188,7 +187,7 @@ def _speeds(
 def _chosen(
     tuned: Fit | None, fresh: Fit | None, work: Work, usable: Sequence[Network], known: Sequence[Network]
 ) -> tuple[Fit, str]:
-    """Return the better of two ways, and why."""
+    """Return the better of pretrained networks and networks from scratch, or both combined, and the reason."""
     if tuned is not None and (fresh is None or work.train <= FEW_IMAGES or not _is_good(fresh)):
         few = f"{work.train:,} training images are few" if work.train <= FEW_IMAGES else "pretrained networks fit"
         how = (

@@ -1,4 +1,4 @@
-"""The rules of a draft: what is written into the space, and why."""
+"""The rules of a draft: the entries of the space, and the reasons for them."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from imgcls_search.jobs.init.starts import start_configurations
 from imgcls_search.space.problems import plain
 
 UNEVEN, VERY_UNEVEN = 1.5, 3.0
-"""Images of the largest class for each of the smallest."""
+"""Limits of imbalance: number of images in the largest class divided by that in the smallest."""
 
 CROP_LOSS = 0.26
-"""Share of an image that a crop to the middle may lose: a little more than that of a 4:3 photograph."""
+"""Largest share of an image that a center crop may lose: slightly more than that of a 4:3 photograph."""
 
 DISK_SHARE = 0.5
 
@@ -38,12 +38,12 @@ class Found:
     decisions: list[tuple[str, Any, str]] = field(default_factory=list)
 
     def put(self, path: str, value: Any, because: str | None = None) -> None:
-        """Write a value at a dotted path; with a reason it is a decision."""
+        """Write a value at a dotted path; with a reason, also record it as a decision."""
         *above, key = path.split(".")
         node = self.tree
         for name in above:
             if not isinstance(node.get(name), dict):
-                # A choice by its name alone, or nothing yet.
+                # Only the name of a choice, or nothing yet.
                 node[name] = {}
             node = node[name]
         node[key] = value
@@ -53,10 +53,10 @@ class Found:
 
 
 def refuse_unreadable(images: ImageFacts) -> None:
-    """Refuse a data set of which nothing can be read.
+    """Refuse a data set without readable images.
 
     Raises:
-        DataError: no image that was looked at can be read.
+        DataError: none of the sampled images can be read.
     """
     if len(images.unreadable) == images.sampled:
         raise DataError(f"{images.place}: none of its images can be read, for example {images.unreadable[0]}")
@@ -111,7 +111,7 @@ def _objective(images: ImageFacts) -> tuple[str, str]:
 
 
 def _duration(seconds: float) -> str:
-    """Return a duration as the comment beside it shows it, in the form of a space file, for example `3m30s`."""
+    """Format a duration for a space file, rounded as in its comment, for example `3m30s`."""
     return durations.show(seconds).replace(" min", "m").replace(" ", "")
 
 
@@ -339,7 +339,7 @@ def _limits(found: Found, plan: DraftPlan) -> None:
 
 
 def notes(images: ImageFacts) -> list[str]:
-    """Return what a person should know of the images that no key stands for."""
+    """Return notes for the user on the images that belong to no key."""
     found = list(images.notes)
     if images.sampled < images.images:
         found.append(f"{images.images:,} images: sizes are from a sample of {images.sampled:,}")

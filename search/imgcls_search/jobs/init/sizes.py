@@ -1,4 +1,4 @@
-"""Which image size, networks and epochs fit the time, by how fast networks are."""
+"""Choose the image size, networks and epochs that fit the time, from the speeds of networks."""
 
 from __future__ import annotations
 
@@ -11,63 +11,63 @@ from imgcls_search.jobs.init.networks import Network
 from imgcls_search.jobs.init.speed import Speed, time_allowed
 
 PROCESS_BYTES = 0.6e9
-"""What a worker takes before its first image: torch and its libraries; an estimate."""
+"""Estimated memory of a worker before its first image: torch and its libraries."""
 
 SEARCH_SHARE = 0.7
-"""Of the whole time; the rest retrains the best ones, scores the test split once and writes the bundle."""
+"""Share of the total time for the search; the rest is for confirming (retraining, one test) and the bundle."""
 
 FULL_TRIALS = 6
-"""Trainings to their end that the search should have time for; with the pruner many more are begun."""
+"""Complete trainings that the search should have time for; with the pruner, it begins many more."""
 
 SHORTER_SIDES = (224, 192, 160, 128, 96, 64, 48, 32)
 MOST_SCRATCH_SIDE = 128
-"""Larger images teach a network from scratch little that a search has the time for."""
+"""Networks from scratch learn little more from larger images in the time of a search."""
 
 SMALL_SIDE = 24
-"""Pixels of the shorter side below which pretrained networks see too little."""
+"""Images with fewer pixels on the shorter side are too small for pretrained networks."""
 
 FEWEST_PRETRAINED_SIDE = 64
 FEW_IMAGES = 5_000
-"""Training images up to which networks from scratch stay behind pretrained ones."""
+"""Up to this many training images, networks from scratch score lower than pretrained ones."""
 
 MOST_NETWORKS = 3
-"""Of each kind that a space compares."""
+"""Most networks of each kind in a space."""
 
 TUNED_SIDE = 0.4
-"""Fine-tuning is worth images smaller by this factor than those whose features can be computed."""
+"""Fine-tuning is worth reducing the side to this share of the one at which features can be computed."""
 
 TUNED_TRIALS = 4
-"""Trials that are fine-tuned to their end: heads, which cost nothing beside them, are compared before."""
+"""Trials to fine-tune completely; heads cost almost nothing in comparison and are compared first."""
 
 BEST_TUNE_EPOCHS, FEWEST_TUNE_EPOCHS = 12, 10
-"""EfficientNet-Lite0 on TrashNet, right test images: heads at 224x304 pixels 0.87; fine-tuned for 10 epochs at 96x128
-0.87, for 8 at 96x128 0.83, for 3 at 160x208 0.77: a few epochs unsettle what is pretrained, and end too soon."""
+"""Test accuracy of EfficientNet-Lite0 on TrashNet: heads at 224x304 pixels 0.87; fine-tuned for 10 epochs at 96x128
+0.87, for 8 at 96x128 0.83, for 3 at 160x208 0.77: a few epochs disturb the pretrained weights and end too soon."""
 
 HEAD_EPOCHS, HEAD_ONLY_EPOCHS = 2, 20
 HEAD_SECONDS = 5e-6
-"""Seconds that an epoch of a head takes for each image."""
+"""Seconds per image in an epoch of a head."""
 
 FIRST_SECONDS, FIRST_SHARE = 60.0, 0.05
-"""When the first score is to stand: after the larger of the two, a share of the whole time."""
+"""When the first score should be ready: after these seconds or this share of the total time, if that is longer."""
 
 MARGIN = 0.5
-"""Of that time which is planned with: other trials begin beside the first."""
+"""Share of that time to plan with, because other trials start in parallel with the first."""
 
 BEGINNING_SECONDS = 15.0
-"""Of that for starting and decoding; an estimate."""
+"""Estimated seconds of that time for starting and decoding."""
 
 TUNED_VIEWS, MOST_VIEWS = 2, 4
 FEATURES_SHARE, VIEWS_SHARE = 0.25, 0.5
-"""Of the search's time that the features of all images may take, and those of all their views."""
+"""Largest shares of the search's time for the features of all images, and for those of all their views."""
 
 MOST_SCRATCH_EPOCHS, FEWEST_SCRATCH_EPOCHS = 60, 8
 FEWEST_IMAGES, FEWEST_OF_CLASS = 50, 10
-"""Training images, and those of a class on average, that are used however short the time is."""
+"""Fewest training images to use, in total and on average per class, however short the time is."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """The time, divided."""
+    """The time for search and confirmation."""
 
     seconds: float
     search: float
@@ -76,48 +76,48 @@ class Budget:
 
     @classmethod
     def of(cls, seconds: float, workers: int) -> Budget:
-        """Divide the seconds between the search and what follows it."""
+        """Divide the seconds between search and confirmation."""
         search = SEARCH_SHARE * seconds
         return cls(seconds=seconds, search=search, confirm=seconds - search, workers=workers)
 
     @property
     def first(self) -> float:
-        """Seconds that the features of the first trial may take: its score stands early, and drafting took a part."""
+        """Seconds for the features of the first trial, so that its score is ready early; less the time of drafting."""
         spent = BEGINNING_SECONDS + time_allowed(self.seconds)
         return MARGIN * max(0.0, max(FIRST_SECONDS, FIRST_SHARE * self.seconds) - spent)
 
     @property
     def trial(self) -> float:
-        """Seconds that a training to its end may take."""
+        """Seconds that a complete training may take."""
         return self.search * self.workers / FULL_TRIALS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """What fits the time."""
+    """Networks, image size and epochs that fit the time."""
 
     size: ImageSize
     networks: tuple[Network, ...]
     head_epochs: int
-    """With a frozen backbone; 0 where networks are trained from scratch."""
+    """Epochs with a frozen backbone; 0 if networks are trained from scratch."""
 
     epochs: int
-    """All of a training, those with a frozen backbone included."""
+    """All epochs of a training, including those with a frozen backbone."""
 
     tunes: bool
     """Whether there is time to train more than a head."""
 
     epoch_seconds: float
-    """Of the costliest network of these, by one worker."""
+    """Seconds per epoch of the most expensive network, with one worker."""
 
     max_train: int | None
     """Training images that an epoch has time for; None: all of them."""
 
     first_size: ImageSize | None = None
-    """A smaller size of which there is a first score in time; None where the size itself is small enough."""
+    """A smaller size that gives an early first score; None if `size` is small enough."""
 
     views: int | None = None
-    """Augmented versions of each image whose features are kept; None: the images as they are."""
+    """Augmented versions of each image whose features are stored; None: only the unchanged images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,20 +130,20 @@ class Work:
 
     @property
     def images(self) -> int:
-        """All images that trials are trained on or compared by."""
+        """Number of training and validation images."""
         return self.train + self.val
 
     def seconds(self, macs: int, speed: Speed) -> float:
-        """Return how long an epoch takes one worker."""
+        """Return the seconds of an epoch with one worker."""
         return macs * (self.train * speed.train + self.val * speed.predict)
 
     def feature_seconds(self, macs: int, speed: Speed) -> float:
-        """Return how long the features of all images take one worker."""
+        """Return the seconds for the features of all images with one worker."""
         return self.images * macs * speed.predict
 
 
 def pretrained_sizes(images: ImageFacts) -> list[ImageSize]:
-    """Return sizes for pretrained networks, the largest first; they gain from images larger than they are."""
+    """Return sizes for pretrained networks, largest first; enlarged images improve their scores."""
     native = native_size(images)
     tall = [_of_aspect(side, native) for side in SHORTER_SIDES if side >= FEWEST_PRETRAINED_SIDE]
     if FEWEST_PRETRAINED_SIDE <= shorter(native) <= SHORTER_SIDES[0]:
@@ -152,7 +152,7 @@ def pretrained_sizes(images: ImageFacts) -> list[ImageSize]:
 
 
 def scratch_sizes(images: ImageFacts) -> list[ImageSize]:
-    """Return sizes for networks from scratch, the largest first; none is larger than the images are."""
+    """Return sizes for networks from scratch, largest first; none is larger than the images."""
     native = native_size(images)
     if shorter(native) < SMALL_SIDE * 2:
         return [native]
@@ -164,20 +164,20 @@ def scratch_sizes(images: ImageFacts) -> list[ImageSize]:
 
 LARGEST_SIDE, SMALLEST_SIDE = 224, 8
 SQUARE, MOST_OBLONG = 1.1, 4.0
-"""Aspects up to the first are taken for a square; longer images than the second are not taken as they are."""
+"""Aspect ratios up to the first count as square; images with one above the second do not keep it."""
 
 SAME_ASPECT = 1.12
-"""Aspects are the same where those of nine images in ten differ by less than this factor."""
+"""Images have the same aspect ratio if those of nine in ten differ by at most this factor."""
 
 
 def has_one_aspect(images: ImageFacts) -> bool:
-    """Tell whether nearly all images have the same aspect."""
+    """Tell whether nearly all images have the same aspect ratio."""
     low, _, high = images.aspects
     return high / low <= SAME_ASPECT
 
 
 def native_size(images: ImageFacts) -> ImageSize:
-    """Return the size of most images: a square unless nearly all have the same oblong aspect."""
+    """Return the typical size of the images: square unless nearly all have the same oblong aspect ratio."""
     width, height = images.widths[1], images.heights[1]
     side = min(max(min(width, height), SMALLEST_SIDE), LARGEST_SIDE)
     aspect = images.aspects[1]
@@ -189,7 +189,7 @@ def native_size(images: ImageFacts) -> ImageSize:
 
 
 def _of_aspect(side: int, like: ImageSize) -> ImageSize:
-    """Return a size with a shorter side and about the aspect of another one, its longer side a multiple of 16."""
+    """Return a size with this shorter side and about the aspect ratio of `like`; its longer side is divisible by 16."""
     height, width = sides(like)
     ratio = max(height, width) / min(height, width)
     longer = side if ratio <= SQUARE else max(side, round(side * min(ratio, MOST_OBLONG) / 16) * 16)
@@ -204,10 +204,10 @@ def fit_pretrained(
     budget: Budget,
     classes: int,
 ) -> Fit | None:
-    """Return the size, the networks and the epochs for which there is time; None where there is none for any.
+    """Return the size, networks and epochs that fit the time; None if nothing fits.
 
-    Features at a larger size are worth as much as a short fine-tuning at a smaller one: fine-tuning is chosen where
-    there is time for enough epochs at a size that is not too small.
+    Features at a larger size are as good as short fine-tuning at a smaller one, so fine-tuning is chosen only if there
+    is time for enough epochs at a size that is not too small.
     """
     headed = next((fit for size in sizes if (fit := _head_fit(networks, size, speeds, work, budget, classes))), None)
     if headed is None:
@@ -228,7 +228,7 @@ def _head_fit(
     budget: Budget,
     classes: int,
 ) -> Fit | None:
-    """Return the networks whose features of all images can be computed in a part of the search's time."""
+    """Return the networks whose features of all images can be computed in `FEATURES_SHARE` of the search's time."""
     left = FEATURES_SHARE * budget.search
     kept: list[Network] = []
     spent = 0.0
@@ -250,7 +250,7 @@ def _head_fit(
         head_epochs=HEAD_ONLY_EPOCHS,
         epochs=HEAD_ONLY_EPOCHS,
         tunes=False,
-        # A head takes next to nothing beside its features.
+        # A head takes almost no time compared with its features.
         epoch_seconds=HEAD_SECONDS * work.images,
         max_train=None,
         first_size=first,
@@ -266,9 +266,9 @@ def _few_images_fit(
     budget: Budget,
     classes: int,
 ) -> Fit | None:
-    """Return the fastest network with as many training images as its features can be computed of; None where too few.
+    """Return the fastest network, with as many training images as there is time for; None if these are too few.
 
-    A head on features of few images is worth more than a network that sees few images from scratch.
+    On few images, a head on features scores higher than a network from scratch.
     """
     costs = [
         (network.macs(size, 3, classes) * speeds[network.key].predict, size, network)
@@ -294,7 +294,7 @@ def _few_images_fit(
 def _first_size(
     network: Network, size: ImageSize, speeds: Mapping[str, Speed], work: Work, budget: Budget, classes: int
 ) -> ImageSize | None:
-    """Return a size of which the features of all images are there early; None where those of the size are."""
+    """Return a smaller size whose features are ready early; None if those of `size` are, or there is no smaller one."""
 
     def seconds(other: ImageSize) -> float:
         return work.feature_seconds(network.macs(other, 3, classes), speeds[network.key])
@@ -313,11 +313,11 @@ def _tuned_fit(
     budget: Budget,
     classes: int,
 ) -> Fit | None:
-    """Return the networks that a few trials can fine-tune for long enough, their features included."""
+    """Return the networks that `TUNED_TRIALS` trials can fine-tune for enough epochs, including their features."""
     found = []
     for network in networks:
         macs, speed = network.macs(size, 3, classes), speeds[network.key]
-        # With one view the first score is there earlier.
+        # With one view, the first score is ready earlier.
         once = work.feature_seconds(macs, speed)
         views = TUNED_VIEWS if TUNED_VIEWS * once <= budget.first else 1
         features = views * once
@@ -327,7 +327,7 @@ def _tuned_fit(
             found.append((work.seconds(macs, speed), epochs, network, views))
     if not found:
         return None
-    # The larger ones learn more.
+    # Larger networks learn more.
     kept = sorted(found, key=lambda one: -one[0])[:MOST_NETWORKS]
     epochs = min([BEST_TUNE_EPOCHS, *(epochs for _, epochs, _, _ in kept)])
     return Fit(
@@ -350,7 +350,7 @@ def fit_scratch(
     channels: int,
     classes: int,
 ) -> Fit | None:
-    """Return the largest size, the networks and the epochs for which there is time, or the least that there is."""
+    """Return the largest size with networks and epochs that fit the time, or the cheapest fit if there is none."""
     wanted = min(MOST_SCRATCH_EPOCHS, max(FEWEST_SCRATCH_EPOCHS, round(30 * (5_000 / work.train) ** 0.5)))
     least: Fit | None = None
     for size, networks in candidates.items():
@@ -387,5 +387,5 @@ def fit_scratch(
 def _fewer(affordable: int, known: int, classes: int) -> int | None:
     """Return how many training images to use, None for all."""
     found = max(affordable, FEWEST_IMAGES, FEWEST_OF_CLASS * classes)
-    # Rounded as people write it.
+    # Rounded to two digits.
     return None if found >= known else int(float(f"{found:.2g}"))

@@ -1,4 +1,4 @@
-"""How fast networks train on this machine, from a few epochs on a few of the images, within a time that is kept."""
+"""Measure how fast networks train on this machine: a few epochs on a few images, within a fixed time."""
 
 from __future__ import annotations
 
@@ -20,42 +20,42 @@ from imgcls_search.jobs.init.networks import Network
 
 MOST_SECONDS = 30.0
 MOST_SHARE = 0.03
-"""Of the whole time that measuring may take."""
+"""Share of the total time that measuring may take."""
 
 FEWEST_SECONDS = 6.0
-"""Starting processes takes a part of this: with less time nothing is measured."""
+"""With less time, nothing is measured: starting processes takes a part of it."""
 
 MOST_PROCESSES = 4
-"""Trainings that are timed side by side, as trials are."""
+"""Most trainings to time in parallel, like trials."""
 
 TRAIN_IMAGES, EVALUATED_IMAGES = 48, 16
 
 ASSUMED = {"cpu": (8e9, 4e9), "cuda": (1e12, 2e11), "mps": (2e11, 4e10)}
-"""Multiply-accumulates a second of a worker where nothing is measured: of plain and of depthwise convolutions."""
+"""Multiply-accumulates per second of a worker if nothing is measured, for plain and for depthwise convolutions."""
 
 MEASURED_SHARE = 0.6
-"""Of the rates of a core that networks are expected to reach. On a Xeon EfficientNets and MobileNetV3 reach 0.8 to 1.0
-of it, ResNet-18 and ViT-tiny more; reading and augmenting images takes its share."""
+"""Share of a core's rates that networks are expected to reach. On a Xeon, EfficientNets and MobileNetV3 reach 0.8 to
+1.0 of the rates, ResNet-18 and ViT-tiny more; reading and augmenting images also takes time."""
 
 STEP = 4.0
-"""How many times as long a training step takes as a prediction, if nothing is measured."""
+"""A training step takes this many times as long as a prediction, if nothing is measured."""
 
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """Seconds for each multiply-accumulate of one worker."""
+    """Seconds per multiply-accumulate of one worker."""
 
     train: float
     predict: float
     is_measured: bool
     epochs: int = 0
-    """Epochs that it was measured by."""
+    """Number of measured epochs."""
 
 
 def assumed(network: Network, machine: Machine) -> Speed:
-    """Return the speed that is expected of a network where it cannot be measured."""
+    """Return the expected speed of a network that was not measured."""
     ((family, _),) = network.model.items()
     dense, light = ASSUMED[machine.device]
     if machine.rates is not None:
@@ -65,7 +65,7 @@ def assumed(network: Network, machine: Machine) -> Speed:
 
 
 def time_allowed(seconds: float) -> float:
-    """Return how long measuring may take, of `seconds` in all; 0: too little to measure anything."""
+    """Return how many of the total `seconds` measuring may take; 0 if these are too few to measure anything."""
     found = min(MOST_SECONDS, MOST_SHARE * seconds)
     return found if found >= FEWEST_SECONDS else 0.0
 
@@ -80,9 +80,9 @@ def measure(
     seconds: float,
     progress: Progress,
 ) -> dict[str, Speed]:
-    """Return the speeds of networks, each with images of its size; without those that the time did not suffice for.
+    """Measure the speeds of networks, each with images of its size; leave out those that did not finish in time.
 
-    Trainings run side by side as trials do, since they share memory and cores. Nothing is kept.
+    Trainings run in parallel like trials, which share memory and cores. Nothing is stored.
     """
     ends = time.monotonic() + seconds
     found: dict[str, list[Speed]] = {}
@@ -138,7 +138,7 @@ def _jobs(
             data = prepare(few, image_size=size, channels=channels, cache=folder, fit="squash")
             macs = network.macs(size, channels, len(source.classes))
         except SearchError:
-            # Damaged images and the like are found, and said, elsewhere.
+            # Damaged images and similar problems are reported elsewhere.
             continue
         jobs.append(
             _Job(
@@ -152,7 +152,7 @@ def _jobs(
 
 
 def _few(source: Source) -> Source:
-    """Return a source of a few images that skips damaged ones, and is recognised without reading all files."""
+    """Return a source of a few images that skips damaged ones and does not read all files for a fingerprint."""
     names: dict[Split, tuple[str, ...]] = {"train": source.names["train"], "val": source.names["val"], "test": ()}
     counts = {"train": TRAIN_IMAGES, "val": EVALUATED_IMAGES, "test": 0}
     kept: dict[Split, list[int]] = {
@@ -174,7 +174,7 @@ def _few(source: Source) -> Source:
 
 
 def _time_all(connection: Connection, jobs: Sequence[_Job], device: str, ends: float) -> None:
-    """Time trainings one after the other, and say each result at once; what has not ended is nobody's to hear."""
+    """Time trainings one after the other, and send each result immediately."""
     from imgcls_search.training.device import settle_in
 
     settle_in(device)
@@ -190,7 +190,7 @@ def _time(job: _Job, device: str, ends: float) -> Speed:
 
     session = pipeline.new_session(job.config, job.data, seed=0, device=device, from_pretrained=False)
     train = image_sets.on_device(load(job.data, "train", whole=True), job.data, device)
-    # The first pass of each kind warms up, and is all there is where time is short.
+    # The first pass of each kind is a warm-up, and the only one if time is short.
     trained = [_seconds(lambda: train_epoch(session, train, lambda: False))]
     predicted = [_seconds(lambda: predict(session.model, train))]
     while time.monotonic() + trained[-1] < ends and len(trained) < 4:

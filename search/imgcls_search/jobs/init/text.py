@@ -1,4 +1,4 @@
-"""The text of a drafted space: YAML in which a comment above each key says why it has its value."""
+"""Write a drafted space as YAML, in which a comment above each key gives the reason for its value."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ DOMAINS = ({"choice"}, {"int"}, {"float"}, {"int", "step"}, {"int", "log"}, {"fl
 
 
 def write(tree: Mapping[str, Any], comments: Mapping[str, str], header: Sequence[str]) -> str:
-    """Return a nested mapping as YAML; `comments` are for dotted paths, `header` is for the top.
+    """Return a nested mapping as YAML; `comments` are by dotted path, `header` is the comment at the top.
 
-    A list of mappings is written entry by entry; domains and plain values stand on one line.
+    A list of mappings takes one line per entry; domains and plain values take one line.
     """
     lines = [f"# {shown(line)}".rstrip() for line in header]
     for key, value in tree.items():
@@ -43,7 +43,7 @@ def _entry(key: str, value: Any, path: str, comments: Mapping[str, str], depth: 
 
 
 def _is_line(value: Mapping[str, Any], path: str, comments: Mapping[str, str]) -> bool:
-    """Tell whether a mapping fits on a line: a domain, or plain values of which no comment speaks."""
+    """Tell whether a mapping fits on a line: a domain, or plain values without comments."""
     if set(value) in DOMAINS:
         return True
     return (

@@ -1,4 +1,4 @@
-"""Labels judged by a linear layer on what a pretrained network makes of the images, fitted on folds."""
+"""Judge labels by a linear layer on features of a pretrained network, fitted on folds."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from imgcls_search.training.probe import fit_linear
 from imgcls_search.worker import features
 
 FEWEST_PIXELS, MOST_PIXELS = 64, 128
-"""Of the shorter side of the images that the network sees."""
+"""Limits of the shorter side of the images that the network sees."""
 
 STEP = 32
-"""Both sides are multiples of it, as patches of transformers need."""
+"""Both sides are multiples of this, as the patches of transformers require."""
 
 SAMPLE = 200
-"""Images whose headers say what size that is."""
+"""Number of images whose headers determine this size."""
 
 
 def judging_by_backbone(
     model: Mapping[str, Any], *, seed: int
 ) -> Callable[[Inventory, Numbers, Numbers, Progress], tuple[Floats, str]]:
-    """Return what makes out-of-fold predictions by a pretrained network, given as under `model` in a space.
+    """Return a function that predicts out of fold with a pretrained network, given as under `model` in a space.
 
-    All of each image is seen, stretched to the median shape: what is wrong may be at its edge.
+    The network sees whole images, stretched to the median shape: an error may be visible only at the edge.
     """
 
     def judge(images: Inventory, numbers: Numbers, folds: Numbers, progress: Progress) -> tuple[Floats, str]:
@@ -87,7 +87,7 @@ def _size(images: Inventory, numbers: Numbers) -> tuple[int, int]:
                 sizes.append(image.size)
     width, height = np.median(np.array(sizes), axis=0)
     scale = float(np.clip(min(width, height), FEWEST_PIXELS, MOST_PIXELS)) / min(width, height)
-    # A strip that is twenty times as long as high would take twenty times as long.
+    # Limited, because a strip 20 times as wide as high would take 20 times as long.
     sides = [min(STEP * max(1, round(scale * side / STEP)), 4 * MOST_PIXELS) for side in (height, width)]
     return sides[0], sides[1]
 
@@ -100,7 +100,7 @@ def _data(images: Inventory, frame: Frame, labels: Numbers) -> Prepared:
         channels=3,
         counts={"train": len(labels), "val": 0, "test": 0},
         class_counts=tuple(np.bincount(labels, minlength=len(images.classes)).tolist()),
-        # Those of the weights take their place.
+        # Placeholders: the normalisation of the weights is used.
         mean=(0.5,) * 3,
         std=(0.25,) * 3,
         folder="",
@@ -109,15 +109,15 @@ def _data(images: Inventory, frame: Frame, labels: Numbers) -> Prepared:
 
 
 class Decoded:
-    """Stands for an array uint8 [N, 3, height, width] that is decoded where it is indexed."""
+    """Acts as an array uint8 [N, 3, height, width] that decodes images when it is indexed."""
 
     def __init__(self, images: Inventory, numbers: Numbers, frame: Frame) -> None:
-        """`numbers` are those of the images in the inventory."""
+        """`numbers` are the numbers of the images in the inventory."""
         self.images, self.numbers, self.frame = images, numbers, frame
         self.shape = (len(numbers), *frame.kept_shape)
 
     def __getitem__(self, index: Numbers) -> npt.NDArray[np.uint8]:
-        """Return the images of some places, decoded by several threads."""
+        """Decode the images at some indices, in several threads."""
         with unlimited_pillow():
             return np.stack(list(self._pool.map(self._decode, self.numbers[index].tolist())))
 

@@ -1,4 +1,4 @@
-"""Labels judged with the configuration of a study's best trial, trained again on folds."""
+"""Judge labels with the configuration of a study's best trial, retrained on folds."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from imgcls_search.training.device import available_devices
 from imgcls_search.worker import pipeline, start_weights
 
 AFTER = ("distill", "prune", "quantize")
-"""Sections that change a network after it is trained, or train it by another: they have no part in judging."""
+"""Sections that change a network after training, or train it with a teacher: judging does not use them."""
 
 
 def best_settings(files: StudyFiles) -> tuple[TrialConfig, int]:
-    """Return the configuration and the number of a study's best trial; its images are where they were last found.
+    """Return the configuration of a study's best trial, with the last known path of its images, and its number.
 
     Raises:
         StudyError: there is no such study, or several trials are on its front.
@@ -38,7 +38,7 @@ def best_settings(files: StudyFiles) -> tuple[TrialConfig, int]:
 def judging_by(
     config: TrialConfig, data: Component, name: str, cache: Path, *, seed: int
 ) -> Callable[[Inventory, Numbers, Numbers, Progress], tuple[Floats, str]]:
-    """Return what makes out-of-fold predictions by the settings of a configuration on the images of a data section."""
+    """Return a function that predicts out of fold with a configuration on the images of a data section."""
 
     def judge(images: Inventory, numbers: Numbers, folds: Numbers, progress: Progress) -> tuple[Floats, str]:
         tree = config.to_dict()
@@ -74,10 +74,10 @@ def _joined(data: Prepared, whole: bool) -> list[Any]:
 
 
 def _places(data: Prepared, images: Inventory, numbers: Numbers) -> Numbers:
-    """Return where each of some images is among the prepared ones, training images first.
+    """Return the index of each image among the prepared ones, training images first.
 
     Raises:
-        DataError: one is not there.
+        DataError: an image is not among them.
     """
     names = (*load(data, "train").names, *load(data, "val").names)
     place = {name: number for number, name in enumerate(names)}

@@ -1,4 +1,4 @@
-"""Writes a table of the images that are worth training on: without what cannot be read and what is there twice."""
+"""Write a table of the images worth training on: without unreadable images and exact copies."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from imgcls_search.jobs.inspect.findings import Copies, ImageRef, Inspection, Su
 SuspectRule = Literal["mark", "relabel", "drop"]
 
 CONFIDENCE = 0.8
-"""Least probability of a likely label for which an image is dropped or relabelled: a weak model suspects too many."""
+"""Drop or relabel an image only if its likely label has this probability: a weak model suspects too many."""
 
 HELD_OUT_FIRST = {"test": 0, "val": 1, "train": 2, "": 3}
-"""Of exact copies the one that stays is of the split that is most held out: the sealed test stays whole, and what is
-trained on is not tested on."""
+"""Of exact copies, the one in the most held-out split stays: the test split stays complete, and no copy of a test
+image is trained on."""
 
 COPY, CONFLICT, UNREAD, DROPPED, NAME = (
     "exact copy of an image that stays",
@@ -35,15 +35,15 @@ COPY, CONFLICT, UNREAD, DROPPED, NAME = (
 
 @dataclass(frozen=True, kw_only=True)
 class CleanTable:
-    """What was written, and what was not."""
+    """Counts of the images that were written and left out."""
 
     rows: int
     marked: int
-    """Suspects that are in the table with their given label."""
+    """Suspects in the table with their given label."""
 
     relabelled: int
     left_out: Mapping[str, int]
-    """Images by reason."""
+    """Number of images by reason."""
 
     examples: Mapping[str, str]
     """An image for each reason."""
@@ -52,17 +52,17 @@ class CleanTable:
     """Classes with no image in the table."""
 
     data: str
-    """What to give to `--data`."""
+    """Value for `--data`."""
 
     settings: tuple[str, ...]
-    """What to give to `--set`, so that splits and groups stay as they were."""
+    """Values for `--set` that keep splits and groups unchanged."""
 
 
 def check_target(found_in: Path | None, target: Path, *, force: bool) -> None:
     """Refuse a table that cannot be written, before any work is done for it.
 
     Raises:
-        UserError: it is there already, is no .csv file, or cannot be written; or the images are in no files.
+        UserError: it exists, is not a .csv file, or cannot be written; or the images are not files.
     """
     if found_in is None:
         raise UserError(f"--write {target}: needs images that are files; these are parts of larger files")
@@ -75,12 +75,12 @@ def check_target(found_in: Path | None, target: Path, *, force: bool) -> None:
 
 
 def write_clean(found: Inspection, target: Path, suspects: SuspectRule, confidence: float = CONFIDENCE) -> CleanTable:
-    """Write the table, whole or not at all.
+    """Write the table, completely or not at all.
 
-    Suspects whose likely label has a probability of less than `confidence` are marked, whatever the rule.
+    Suspects whose likely label has a probability below `confidence` are only marked, whatever the rule.
 
     Raises:
-        UserError: it cannot be written, or nothing is left to be written.
+        UserError: it cannot be written, or no image is left to write.
     """
     images = found.inventory
     assert images.root is not None, "who writes a table has checked that there are files"
@@ -146,7 +146,7 @@ def _left_out(found: Inspection, suspects: SuspectRule, confidence: float) -> di
     for copies in _exact(found):
         free = [image for image in copies if image.split != "test"]
         sealed = [image for image in copies if image.split == "test"]
-        # Labels of the sealed split decide nothing: its first copy stays whatever they say.
+        # Labels of the test split decide nothing: its first copy always stays.
         if not sealed and len({image.label for image in free}) > 1:
             why |= {image.number: CONFLICT for image in free}
             continue
@@ -156,7 +156,7 @@ def _left_out(found: Inspection, suspects: SuspectRule, confidence: float) -> di
 
 
 def _exact(found: Inspection) -> list[list[ImageRef]]:
-    """Return the images that are exact copies; sets of equal files within one of equal pixels are not told twice."""
+    """Return the sets of exact copies; sets of equal files are merged with those of equal pixels."""
     groups: dict[int, dict[int, ImageRef]] = {}
     for copies in found.copies:
         if copies.kind == "near":
@@ -175,7 +175,7 @@ def _near(found: Inspection) -> list[Copies]:
 
 
 def _prefix(root: Path, target: Path) -> tuple[str, Path | None]:
-    """Return what comes before each name, and the root that the table needs to be read with, None for its folder."""
+    """Return the prefix of each name, and the root to read the table with, None for its folder."""
     here = target.absolute().parent.resolve()
     if root == here:
         return "", None
@@ -185,7 +185,7 @@ def _prefix(root: Path, target: Path) -> tuple[str, Path | None]:
 
 
 def _fits(cell: str) -> bool:
-    """Tell whether a table gives a cell back as it is: it is UTF-8, and has no space at its ends."""
+    """Tell whether a table returns a cell unchanged: it is UTF-8 without NUL, and has no space at its ends."""
     try:
         cell.encode()
     except UnicodeEncodeError:

@@ -1,4 +1,4 @@
-"""Confident learning (Northcutt, Jiang and Chuang 2021): labels that out-of-fold predictions speak against."""
+"""Confident learning (Northcutt, Jiang and Chuang 2021): find labels that out-of-fold predictions contradict."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ Floats = npt.NDArray[np.float64]
 
 
 def thresholds(probabilities: Floats, labels: Numbers) -> Floats:
-    """Return of each class the mean probability that its own images get (equation 2); 1 for a class without any."""
+    """Return each class's mean probability over its own images (equation 2); 1 for a class without images."""
     classes = range(probabilities.shape[1])
     return np.array([probabilities[labels == k, k].mean() if (labels == k).any() else 1.0 for k in classes])
 
 
 def confident_classes(probabilities: Floats, labels: Numbers) -> Numbers:
-    """Return of each image the class that it is confidently of (equation 1); -1 where it is of none.
+    """Return the class that each image confidently belongs to (equation 1); -1 if there is none.
 
-    Those are the classes with a probability of at least the threshold; of several it is the most probable.
+    It is the most probable of the classes whose probability is at least the threshold.
     """
     is_confident = probabilities >= thresholds(probabilities, labels)
     best = np.where(is_confident, probabilities, -1.0).argmax(axis=1)
@@ -26,7 +26,7 @@ def confident_classes(probabilities: Floats, labels: Numbers) -> Numbers:
 
 
 def confident_joint(probabilities: Floats, labels: Numbers) -> Numbers:
-    """Return how many images of each given label [row] are confidently of each class [column] (equation 1)."""
+    """Count the images of each given label [row] that confidently belong to each class [column] (equation 1)."""
     classes = probabilities.shape[1]
     found = confident_classes(probabilities, labels)
     counted = found >= 0
@@ -36,23 +36,23 @@ def confident_joint(probabilities: Floats, labels: Numbers) -> Numbers:
 
 
 def joint_distribution(joint: Numbers, counts: Numbers) -> Floats:
-    """Return the share of all images that has each given label and each true one (equation 3).
+    """Return the share of all images with each pair of given and true label (equation 3).
 
     `counts` are the images of each given label; rows of the confident joint are scaled to them.
     """
     sums = joint.sum(axis=1)
-    # A label that no image is confidently anything of is taken as right.
+    # If no image of a label confidently belongs to a class, the label counts as right.
     rows = np.where(sums[:, None] > 0, joint / np.maximum(sums, 1)[:, None], np.eye(len(joint)))
     scaled = rows * counts[:, None]
     return np.asarray(scaled / max(float(scaled.sum()), 1.0))
 
 
 def suspects(probabilities: Floats, labels: Numbers) -> tuple[Numbers, Numbers]:
-    """Return the images whose labels are likely wrong, the likeliest first, and the class that each likely is of.
+    """Return the images whose labels are likely wrong, most suspicious first, and the likely class of each.
 
-    As many as the joint distribution expects of each given label i and true one j are taken: those of label i for
-    which p(j) - p(i) is largest (prune by noise rate, section 3.2). Images whose given label is the most probable one
-    are none. They are ordered by p(given) / p(likely).
+    For each given label i and true label j, take as many images as the joint distribution expects: those of label i
+    with the largest p(j) - p(i) (prune by noise rate, section 3.2). Leave out images whose given label is the most
+    probable one. Order the rest by p(given) / p(likely).
     """
     counts = np.bincount(labels, minlength=probabilities.shape[1])
     expected = np.rint(joint_distribution(confident_joint(probabilities, labels), counts) * len(labels)).astype(int)

@@ -1,4 +1,4 @@
-"""Colours, edges and textures of small images as numbers, which a few hundred trees learn from in seconds."""
+"""Compute features of small images (colours, edges, textures) that a few hundred trees learn from in seconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BATCH = 512
 
 
 def features(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float16]:
-    """Return the features [N, F] of square images, uint8 [N, side, side, 3], whose side 8 divides."""
+    """Return the features [N, F] of square images, uint8 [N, side, side, 3]; the side must be a multiple of 8."""
     parts = [_features(np.asarray(pixels[start : start + BATCH])) for start in range(0, len(pixels), BATCH)]
     return np.concatenate(parts)
 
@@ -25,7 +25,7 @@ def _features(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float16]:
 
 
 def _colours(pixels: npt.NDArray[np.uint8], shades: Floats) -> list[Floats]:
-    """Return histograms of colours, of each channel and of saturation, then means and deviations by place."""
+    """Return histograms of colours, of each channel and of saturation, then means and deviations by cell."""
     coarse = (pixels // 64).astype(np.int64)
     high, low = shades.max(axis=-1), shades.min(axis=-1)
     saturation = ((high - low) / (high + 1e-3) * 15.99).astype(np.int64)
@@ -39,7 +39,7 @@ def _colours(pixels: npt.NDArray[np.uint8], shades: Floats) -> list[Floats]:
 
 
 def _edges(gray: Floats) -> list[Floats]:
-    """Return histograms of the directions of edges, over all of the image and in 4x4 and 8x8 cells of it."""
+    """Return histograms of edge directions, over the whole image and in 4x4 and 8x8 cells."""
     down, right = np.zeros_like(gray), np.zeros_like(gray)
     down[:, 1:-1] = gray[:, 2:] - gray[:, :-2]
     right[:, :, 1:-1] = gray[:, :, 2:] - gray[:, :, :-2]
@@ -67,14 +67,14 @@ def _textures(gray: Floats) -> Floats:
 
 
 def _cells(values: Floats, count: int) -> Floats:
-    """Return values [N, side, side(, C)] in cells: [N, count, size, count, size(, C)]; grey ones get one channel."""
+    """Return values [N, side, side(, C)] in cells: [N, count, size, count, size(, C)]."""
     size = values.shape[1] // count
     shaped = values.reshape(len(values), count, size, count, size, *values.shape[3:])
     return np.asarray(shaped, dtype=np.float32)
 
 
 def _histogram(codes: npt.NDArray[np.int64], count: int) -> Floats:
-    """Return how often each of `count` codes is in each image, as shares [N, count]."""
+    """Return the share of each of `count` codes in each image, [N, count]."""
     number = len(codes)
     flat = codes.reshape(number, -1) + np.arange(number)[:, None] * count
     counts = np.bincount(flat.ravel(), minlength=number * count).reshape(number, count)

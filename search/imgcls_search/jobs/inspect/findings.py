@@ -1,4 +1,4 @@
-"""What an inspection finds, as one frozen value that views print and other jobs ask."""
+"""The findings of an inspection, as one frozen value for views and other jobs."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ class ImageRef:
     """One image of a data set."""
 
     number: int
-    """Its place in the inventory."""
+    """Its index in the inventory."""
 
     name: str
     label: str
     split: str
-    """Empty where the images cannot be cut into splits."""
+    """Empty if the images cannot be cut into splits."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassCount:
-    """How many images a class has."""
+    """Number of images in a class."""
 
     name: str
     total: int
@@ -40,7 +40,7 @@ class Sizes:
     """Width and height in pixels of the images as shown, upright."""
 
     smallest: tuple[int, int]
-    """Of the image with the fewest pixels."""
+    """Size of the image with the fewest pixels."""
 
     median: tuple[int, int]
     """The median of the widths and of the heights."""
@@ -52,7 +52,7 @@ class Sizes:
     """Width / height: smallest, median, largest."""
 
     histogram: tuple[tuple[float, float, int], ...]
-    """Bounds of the shorter side, and the images between them."""
+    """Lower and upper bound of the shorter side, and the number of images between them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +84,13 @@ class Copies:
 
     @property
     def touches_test(self) -> bool:
-        """Whether they join the test split with another one."""
+        """Whether they are in the test split and in another one."""
         return self.across_splits and any(image.split == "test" for image in self.images)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CopyCount:
-    """How many sets of copies of one kind there are; a set across classes may be across splits too."""
+    """Number of sets of copies of one kind; a set across classes may be across splits too."""
 
     sets: int
     images: int
@@ -100,7 +100,7 @@ class CopyCount:
     across_classes: int
     across_splits: int
     across_test: int
-    """Sets that join the test split with another one."""
+    """Sets in the test split and in another one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,50 +113,50 @@ class Suspect:
     """The probability of the likely label, by models that have not seen the image."""
 
     given: float
-    """That of the given label."""
+    """The probability of the given label."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judgement:
-    """What out-of-fold predictions say of the labels."""
+    """The labels as judged by out-of-fold predictions."""
 
     by: str
-    """What made the predictions."""
+    """The model that made the predictions."""
 
     folds: int
     images: int
     agreement: float
-    """The share of images of which the given label is the most probable one."""
+    """Share of images whose given label is the most probable one."""
 
     suspects: tuple[Suspect, ...]
-    """The most suspicious first."""
+    """Most suspicious first."""
 
     estimated_wrong: float
-    """The share of wrong labels by the estimated joint distribution; far too large where the model is weak."""
+    """Share of wrong labels by the estimated joint distribution; far too large if the model is weak."""
 
     left_out: tuple[str, ...]
-    """Classes with too few images to be judged."""
+    """Classes with too few images to judge."""
 
     with_test: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """What is in a data set."""
+    """The contents of a data set, and problems found in it."""
 
     name: str
     place: str
     classes: tuple[ClassCount, ...]
     images: int
     imbalance: float
-    """Images of the largest class for each one of the smallest."""
+    """Number of images in the largest class divided by that in the smallest."""
 
     groups: int | None
     uncut: str | None
-    """Why the images cannot be cut into splits, None where they can."""
+    """Why the images cannot be cut into splits, None if they can."""
 
     sizes: Sizes | None
-    """None where no image can be read."""
+    """None if no image can be read."""
 
     formats: Mapping[str, int]
     kinds: Mapping[str, int]
@@ -164,10 +164,10 @@ class Inspection:
 
     transparent: int
     turned: int
-    """Images that an EXIF tag turns or mirrors."""
+    """Images that an EXIF tag rotates or mirrors."""
 
     flat: tuple[ImageRef, ...]
-    """Images of almost one colour, which are no copies of each other unless their files are equal."""
+    """Images of almost one colour, which count as copies of each other only if their files are equal."""
 
     unreadable: tuple[Unread, ...]
     left_out: tuple[LeftOut, ...]
@@ -175,7 +175,7 @@ class Inspection:
     copies: tuple[Copies, ...]
     copy_counts: Mapping[CopyKind, CopyCount]
     copies_cut: bool
-    """Whether too many images look alike for all pairs of them to be compared."""
+    """Whether not all pairs were compared, because too many images look alike."""
 
     judgement: Judgement | None
     not_judged: str | None
@@ -195,7 +195,7 @@ class Inspection:
 
 
 def count_copies(copies: tuple[Copies, ...]) -> dict[CopyKind, CopyCount]:
-    """Return the sets of each kind, counted."""
+    """Count the sets of each kind."""
     kinds: tuple[CopyKind, ...] = ("file", "pixels", "near")
     found: dict[CopyKind, CopyCount] = {}
     for kind in kinds:

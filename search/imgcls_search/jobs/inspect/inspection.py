@@ -1,4 +1,4 @@
-"""Inspects a data set: looks at every image once, finds copies, and judges labels by out-of-fold predictions."""
+"""Inspect a data set: look at every image once, find copies, and judge labels by out-of-fold predictions."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ from imgcls_search.jobs.inspect.out_of_fold import FOLDS, Floats, Numbers, Progr
 BINS = 24
 
 Judge = Callable[[Inventory, Numbers, Numbers, Progress], tuple[Floats, str]]
-"""Returns out-of-fold probabilities of numbered images with given folds, and what they were made by."""
+"""Returns out-of-fold probabilities for images, given by their numbers and folds, and the name of the model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wanted:
-    """What an inspection does beyond looking."""
+    """Options of an inspection."""
 
     labels: bool = True
     """Whether labels are judged."""
 
     with_test: bool = False
-    """Whether those of the test split are judged too."""
+    """Whether labels of the test split are judged too."""
 
     epochs: int | None = None
-    """Of the quick model's network; None: as many as take minutes."""
+    """Epochs of the quick model's network; None: as many as take minutes."""
 
     models: tuple[str, ...] = tuple(quick_model.MODELS)
     """Parts of the quick model, whose predictions are averaged."""
@@ -59,13 +59,13 @@ def take_inventory(component: Component) -> Inventory:
     """Return all images that a data section names, cut into splits if they can be.
 
     Raises:
-        BuildError: there is no such data set, or it has no use for an argument's value.
+        BuildError: there is no such data set, or an argument has a value that cannot be used.
         DataError: the images are missing, a table has mistakes, or groups cannot be kept together.
     """
     try:
         return inventory(describe(component), file_root(component))
     except CutError as error:
-        # What belongs together is known only of images that are cut.
+        # Groups are known only for images that are cut.
         if not is_of_files(component) or component.args.get("group") is not None:
             raise
         why = error
@@ -79,7 +79,7 @@ def take_inventory(component: Component) -> Inventory:
 
 
 def inspect_images(images: Inventory, wanted: Wanted, progress: Progress, judge: Judge | None = None) -> Inspection:
-    """Return what is in a data set; the same images and seed give the same findings.
+    """Inspect a data set; the same images and seed give the same findings.
 
     Raises:
         DataError: a study's configuration does not fit the images.
@@ -180,7 +180,7 @@ def _sizes(images: Inventory, good: Sequence[int], known: Sequence[Known]) -> Si
 def _find_copies(images: Inventory, table: Table, progress: Progress) -> tuple[tuple[Copies, ...], bool]:
     refs = _refs(images)
     known = [seen if isinstance(seen, Known) else None for seen in table]
-    # Flat images are equal without being the same picture, unless the very file was copied.
+    # Flat images may have equal pixels without being copies, unless their files are equal.
     shown = [seen if seen is not None and not seen.is_flat else None for seen in known]
     files = sets_of([None if seen is None else seen.file for seen in known])
     pixels = sets_of([None if seen is None else seen.pixels for seen in shown])
@@ -280,7 +280,7 @@ def _judge(
 
 
 def _units(images: Inventory, copies: Sequence[Copies]) -> Numbers:
-    """Return of each image what it is kept together with in one fold: its group and its exact copies."""
+    """Return a number for each image, equal for images that stay in one fold: those of a group, and exact copies."""
     joined = UnionFind(len(images))
     if images.groups is not None:
         first: dict[str, int] = {}
@@ -294,7 +294,7 @@ def _units(images: Inventory, copies: Sequence[Copies]) -> Numbers:
 
 
 def _enough(images: Inventory, judged: Numbers, places: Numbers, units: Numbers) -> tuple[Numbers, tuple[str, ...]]:
-    """Return the places among the judged whose class is in enough units to be in each fold, and the other classes."""
+    """Return the places of judged images whose class has enough units for all folds, and the other classes."""
     labels = images.labels[judged[places]]
     pairs = np.unique(np.stack([labels, units[judged[places]]]), axis=1)[0] if len(places) else labels
     counts = np.bincount(pairs, minlength=len(images.classes))

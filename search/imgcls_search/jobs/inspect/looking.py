@@ -1,4 +1,4 @@
-"""Each image of a folder or a table looked at once: what it is like, and a small copy to judge its label by."""
+"""Look at each image of a data set once: its properties, and a thumbnail for judging its label."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from imgcls_search.jobs.inspect import quick_model
 from imgcls_search.jobs.inspect.out_of_fold import Numbers, Progress
 
 SAMPLE = 200
-"""Images whose headers say how large the small copies of all are made."""
+"""Number of images whose headers determine the size of the thumbnails."""
 
 SMALL = 40
-"""Pixels of the shorter side up to which images are small."""
+"""Images with a shorter side of up to this many pixels are small."""
 
 MOST_BYTES = 1 << 30
-"""Of the small copies that the quick model judges by."""
+"""Most bytes of the thumbnails for the quick model."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Known:
-    """What is kept of an image that was looked at."""
+    """Properties of an image that was read."""
 
     size: tuple[int, int]
     format: str
@@ -40,13 +40,13 @@ class Known:
 
 
 Table = list[Known | str]
-"""Of each image what was seen, or why it cannot be read."""
+"""The properties of each image, or why it cannot be read."""
 
 
 def look(
     images: Inventory, judged: Numbers, progress: Progress
 ) -> tuple[Table, npt.NDArray[np.uint8] | None, str | None]:
-    """Return what each image is, and small copies [judged, side, side, 3], or why there are none."""
+    """Return the properties of each image, and thumbnails [judged, side, side, 3] or why there are none."""
     side, trouble, pixels = _side(images), None, None
     if len(judged) * side * side * 3 > MOST_BYTES:
         side = quick_model.SMALL_SIDE
@@ -84,7 +84,7 @@ def look(
 
 
 def are_small(images: Inventory) -> bool:
-    """Tell whether the images have few pixels, or none that can be read."""
+    """Tell whether the images have few pixels, or none of them can be read."""
     with unlimited_pillow():
         sizes = [_shorter_side(images, number) for number in range(0, len(images), max(1, len(images) // SAMPLE))]
     known = [size for size in sizes if size is not None]
@@ -99,6 +99,6 @@ def _shorter_side(images: Inventory, number: int) -> int | None:
     try:
         with images.read(number) as image:
             return int(min(image.size))
-    # Whatever is wrong with it is found when it is looked at.
+    # `look` reports what is wrong with it.
     except Exception:
         return None

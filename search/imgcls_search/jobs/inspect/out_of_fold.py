@@ -1,4 +1,4 @@
-"""Predictions for images that a model was not trained on: by folds, groups kept together."""
+"""Predict images with models that were not trained on them, by folds that keep groups together."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ Floats = npt.NDArray[np.float64]
 
 FOLDS = 5
 Progress = Callable[[str, int, int], None]
-"""Takes what is being done, how far it is, and how far it goes."""
+"""Called with a description of the work, the number done, and the total."""
 
 
 def plan_folds(labels: Numbers, groups: Numbers, seed: int) -> Numbers:
-    """Return the fold of each image, as even over the classes as the groups allow."""
+    """Return the fold of each image; classes are spread as evenly as the groups allow."""
     from sklearn.model_selection import StratifiedGroupKFold
 
     folds = np.zeros(len(labels), dtype=np.int64)
     cutter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        # It counts images where groups are what is divided; who calls has seen to the groups.
+        # The warning counts images, but folds divide groups; the caller has checked the groups.
         warnings.filterwarnings("ignore", message="The least populated class")
         for fold, (_, held) in enumerate(cutter.split(np.zeros(len(labels)), labels, groups)):
             folds[held] = fold
@@ -53,9 +53,9 @@ def by_network(
     seed: int,
     progress: Progress,
 ) -> Floats:
-    """Return the probabilities [N, classes] that networks of a configuration give images they have not seen.
+    """Return the probabilities [N, classes] of images, by networks that were not trained on them.
 
-    `pixels` are the images to train on and those to measure by, uint8 [N, C, H, W]: they differ by the margin.
+    `pixels` are the images for training and for prediction, uint8 [N, C, H, W]: they differ by the margin.
 
     Raises:
         DivergedError: a training's loss became NaN or infinite.

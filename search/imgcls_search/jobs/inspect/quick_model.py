@@ -1,4 +1,4 @@
-"""The model that judges labels where no study does: a small network and trees, both trained in minutes on a CPU."""
+"""Judge labels without a study, by a small network and trees, both trained in minutes on a CPU."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from imgcls_search.training.device import available_devices
 
 NAME = "a quick model (a small network and trees)"
 LARGE_SIDE, SMALL_SIDE = 64, 32
-"""Pixels of the squares that images are made for it."""
+"""Side in pixels of the square thumbnails that it uses."""
 
 PASSES = 40_000
-"""Images that one training sees by default, each as often as it comes by."""
+"""Images that one training sees by default, counting repetitions."""
 
 FEWEST_EPOCHS, MOST_EPOCHS = 3, 20
 TREE_ROWS = 500_000
-"""Images times trees of one training, within the bounds below: what takes seconds."""
+"""Number of images times trees for one training of a few seconds; the bounds of trees are below."""
 
 FEWEST_TREES, MOST_TREES = 60, 300
 
@@ -39,22 +39,22 @@ training: {{epochs: {epochs}, batch_size: {batch}}}
 
 
 def default_epochs(images: int) -> int:
-    """Return how many epochs the network is trained for unless a person says otherwise."""
+    """Return the default number of epochs of the network."""
     return int(np.clip(round(PASSES / max(images, 1)), FEWEST_EPOCHS, MOST_EPOCHS))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Task:
-    """What a part of the quick model learns from."""
+    """Data and settings for a part of the quick model."""
 
     pixels: npt.NDArray[np.uint8]
-    """Squares [N, side, side, 3]."""
+    """Square images [N, side, side, 3]."""
 
     labels: Numbers
     folds: Numbers
     classes: int
     epochs: int
-    """Of the network."""
+    """Epochs of the network."""
 
     seed: int
 
@@ -73,7 +73,7 @@ def _by_network(task: Task, progress: Progress) -> Floats:
         counts={"train": len(labels), "val": 0, "test": 0},
         class_counts=tuple(np.bincount(labels, minlength=classes).tolist()),
         mean=tuple(sample.mean(axis=0).tolist()),
-        # One level, where all images are of one colour.
+        # At least one level, in case all images have one colour.
         std=tuple(np.maximum(sample.std(axis=0), 1 / 255).tolist()),
         folder="",
     )
@@ -127,7 +127,7 @@ def predict_out_of_fold(
     seed: int,
     progress: Progress,
 ) -> Floats:
-    """Return the probabilities [N, classes] of square images, uint8 [N, side, side, 3], by models of other folds."""
+    """Return the probabilities [N, classes] of images uint8 [N, side, side, 3], by models trained on other folds."""
     task = Task(pixels=pixels, labels=labels, folds=folds, classes=classes, epochs=epochs, seed=seed)
-    # They err on different images: each speaks against labels that the other has taken in.
+    # The models err on different images: each contradicts wrong labels that the other has learned.
     return np.asarray(np.mean([MODELS[name](task, progress) for name in models], axis=0))

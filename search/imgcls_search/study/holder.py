@@ -64,7 +64,7 @@ def _open_locked(path: Path) -> TextIO | None:
     with contextlib.suppress(OSError):
         file = path.open("w", encoding="utf-8")
         if sys.platform != "win32":
-            # A POSIX lock, unlike that of flock, can be queried without taking it.
+            # A POSIX lock, unlike flock's, can be queried without being taken.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return file
     return None

@@ -247,7 +247,7 @@ class StudyFacts(TypedDict, total=False):
     """The studies that were merged into it."""
 
     weights: dict[str, WeightsFact]
-    """The weight files that trials started from, by model description, such as `timm tf_efficientnet_lite0`."""
+    """The weight files that trials started from, by path or model, such as `timm name=tf_efficientnet_lite0`."""
 
     code: dict[str, CodeFact]
     """User functions that its space names, by `module:name`."""

@@ -53,7 +53,7 @@ class MeteredExecutor:
         devices_of: Callable[[str], Sequence[str]],
         since: float,
     ) -> None:
-        """`devices_of` returns the devices of a worker by its name; the workers have waited for images since `since`."""
+        """`devices_of` returns the devices of a worker by its name; workers have waited for images since `since`."""
         self.executor, self.record, self.workers, self.devices_of = executor, record, workers, devices_of
         known = record.facts.get("usage") or UsageFact(devices={}, workers={})
         self.devices, self.spent = dict(known["devices"]), dict(known["workers"])

@@ -36,8 +36,8 @@ class Ladder:
     def promote(self, trials: Sequence[Trial], among: Sequence[int] | None = None) -> Trial | None:
         """Return the best paused trial of the highest rung that has one among its best 1/eta.
 
-        Each rung is an epoch at which trials pause. With `among`, a trial paused between two of these rungs counts at the
-        lower one, with its value there: it has passed no higher one.
+        Each rung is an epoch at which trials pause. With `among`, a trial paused between two of these rungs counts at
+        the lower one, with its value there: it has passed no higher one.
         """
         if among != self.among:
             self.among = among

@@ -21,7 +21,7 @@ def replacing(target: Path, *, draft: Path | None = None) -> Iterator[Path]:
     """Yield a path to write a file or a folder at; it replaces the target when the block ends.
 
     If the block fails, or the process dies, the target stays unchanged. A target that is a device or a pipe is written
-    to. Pass a `draft` only if a single process uses it: what a killed one left there is deleted first.
+    to. Pass a `draft` only if a single process uses it: what a killed process left there is deleted first.
 
     Raises:
         OSError: it cannot be written; or the target is a folder that is not empty.
@@ -78,7 +78,7 @@ def _name_file(error: BaseException, target: Path) -> None:
 
 
 def publish(draft: Path, target: Path) -> None:
-    """Replace the target with what was written, in the same file system; both steps survive a power cut.
+    """Replace the target with a draft in the same file system; both survive a power cut.
 
     Raises:
         OSError: it cannot be replaced; it stays unchanged.

@@ -1,8 +1,7 @@
 """How certain a score is: intervals over seeds and images, and how much of a searched score was luck.
 
 A search picks the best of many noisy scores, which was mostly lucky too (the winner's curse). Scores of fresh seeds
-have no such luck, unless the best of them is picked again. So a winner is scored on seeds that were not used to pick
-it.
+have no such luck, unless the best of them is picked again; so a winner is scored on seeds that did not pick it.
 """
 
 from __future__ import annotations

@@ -221,7 +221,7 @@ class TrialConfig:
         if "training" in chosen and "batch_norm" not in chosen["training"]:
             # The number of devices that share a batch has no effect, unless each has its own statistics.
             chosen["training"].pop("devices", None)
-        # Earlier versions did not have a section of which nothing is left.
+        # A section that is now empty did not exist in earlier versions.
         known = {key: kept for key, kept in chosen.items() if kept != {} or self.tree[key] == {}}
         text = json.dumps(_thaw(known), sort_keys=True)
         return digests.of_text(text)[:16]

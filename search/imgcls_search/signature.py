@@ -35,7 +35,7 @@ REQUIRED = _Required()
 
 @dataclass(frozen=True)
 class Arg:
-    """What a type cannot say about an argument: its meaning, its bounds, a range worth searching."""
+    """The meaning of an argument, its bounds, and a range worth searching, which its type cannot say."""
 
     doc: str
     ge: float | None = None

@@ -62,7 +62,7 @@ def warm_up() -> None:
 
 
 def abandon() -> None:
-    """Kill the fork server, if there is one, whatever it does."""
+    """Kill the fork server, if there is one."""
     server = sys.modules.get("multiprocessing.forkserver")
     if server is not None and (pid := server._forkserver._forkserver_pid) is not None:
         with contextlib.suppress(ProcessLookupError):
@@ -174,7 +174,7 @@ def short_folder() -> str:
 
 @contextlib.contextmanager
 def deaf_to_terminal() -> Iterator[None]:
-    """Start a process that ignores Ctrl-C and the end of the terminal, which reach all processes; the run decides."""
+    """Make a process started in the block ignore Ctrl-C and the terminal's end, which reach all: the run decides."""
     if hasattr(signal, "pthread_sigmask"):
         # Signals that arrive meanwhile are handled afterwards; the new process never unblocks them.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGHUP])

@@ -1,4 +1,4 @@
-"""What all parts of one search share, and the interface of its helper."""
+"""State that all parts of one search share, and the interface of its helper."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from imgcls_search.trial import MEASURED, Trial
 
 
 class Assistant(Protocol):
-    """Answers what needs torch or the images: a helper process, or in a replay nobody."""
+    """Answers questions that need torch or the images: a helper process, or in a replay nobody."""
 
     @property
     def is_measuring(self) -> bool:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 FIRST_NUMBER = -2
-"""Jobs of pretrainings have negative numbers, downwards from here; -1 means nobody."""
+"""Jobs of pretrainings have negative numbers, downwards from here; -1 means no trial."""
 
 RESTING_EACH = 2
 """Most new trials per worker that may wait for a network."""

@@ -220,7 +220,7 @@ class Search:
         return trial
 
     def _note_why_free(self) -> None:
-        """Record what workers without a job wait for."""
+        """Record why workers without a job are free."""
         if self.meter is None:
             return
         if self.stopping is None and (self.upcoming.can_look_ahead() or self.helper.is_measuring):

@@ -18,7 +18,7 @@ from imgcls_search.trial import Trial
 
 
 class Stage(Enum):
-    """What a trial needs next."""
+    """The next step that a trial needs."""
 
     TRAIN = "train"
     """Train up to its milestone."""

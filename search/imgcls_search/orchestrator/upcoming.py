@@ -69,7 +69,7 @@ class Upcoming:
         """When to check again for requests if no other trial is to be drawn."""
 
     def take_requests(self, takes: bool) -> None:
-        """Let people know whether this run takes requests from now on."""
+        """Announce whether this run takes requests from now on."""
         if takes != self.takes_requests:
             self.record.set_fact("takes_requests", takes)
             self.takes_requests = takes

@@ -32,7 +32,7 @@ def name_of(config: TrialConfig) -> str:
 
 
 def note(record: Record, found: Mapping[str, WeightsFact]) -> Iterator[str]:
-    """Add files to those that a study knows; yield a line for each that differs from the known one."""
+    """Store new files in a study; yield a line for each that differs from the stored one."""
     known = record.facts.get("weights", {})
     yield from differing(known, found)
     if new := {name: fact for name, fact in found.items() if name not in known}:

@@ -1,4 +1,4 @@
-"""What draws avoid: open trials without results, and configurations that were drawn before."""
+"""Points that draws avoid: open trials without results, and configurations that were drawn before."""
 
 from __future__ import annotations
 

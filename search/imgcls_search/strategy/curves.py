@@ -70,10 +70,10 @@ class CurveSampler:
         """All standings, the best first; in a large study, sorting them for each draw would take long."""
 
         self.crowd = Crowd(space, self.encoding)
-        """What the current draw avoids."""
+        """Points that the current draw avoids."""
 
         self.knowledge: Knowledge | None = None
-        """What earlier studies predict for the space."""
+        """Predictions of earlier studies for the space."""
 
     def draw(self, view: View, number: int, attempt: int) -> Candidate | None:
         """Return a candidate."""

@@ -77,7 +77,7 @@ class EarlierStudy:
 
 
 class Expectation:
-    """What one earlier study predicts for configurations: values above 0 are better than most."""
+    """Predictions of one earlier study for configurations: above 0 means better than most."""
 
     def __init__(self, encoding: Encoding, study: EarlierStudy) -> None:
         """Fit to its trials; settings of the space that it never varied are ignored."""
@@ -129,7 +129,7 @@ class Expectation:
 
 
 class Knowledge:
-    """What all earlier studies together predict for a space."""
+    """Combined predictions of all earlier studies for a space."""
 
     def __init__(self, space: Space, studies: Sequence[EarlierStudy], seed: int) -> None:
         """`seed` decides which random configurations are considered."""
@@ -138,7 +138,7 @@ class Knowledge:
         self.expectations = [each for each in found if each.says_anything]
         self.seed = seed
         self.known: dict[int, Array] = {}
-        """What each study predicts for the search's own trials, by number."""
+        """Predictions of each study for the search's own trials, by number."""
 
     @cached_property
     def pool(self) -> Array:
@@ -151,7 +151,7 @@ class Knowledge:
 
     @cached_property
     def expected(self) -> Array:
-        """What each study predicts for the pool, [points, studies], in standard deviations from its mean."""
+        """Predictions of each study for the pool, [points, studies], in standard deviations from its mean."""
         import numpy as np
 
         raw, (centre, spread) = self._raw(self.pool), self._scale
@@ -209,7 +209,7 @@ class Knowledge:
         return np.unique(np.concatenate([together, alone.ravel()]))
 
     def predict(self, points: Array) -> Array:
-        """Return what each study predicts for points, [points, studies], in standard deviations over the pool."""
+        """Return each study's predictions for points, [points, studies], in standard deviations over the pool."""
         import numpy as np
 
         centre, spread = self._scale

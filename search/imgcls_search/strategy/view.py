@@ -1,4 +1,4 @@
-"""What samplers see of a search: an in-memory view, never the record.
+"""The view that samplers have of a search: in memory, never the record.
 
 Every trial has the value of its highest rung. A paused or running trial appears as pruned at its last rung, since
 samplers treat a row that stays RUNNING as a bad one (TPE then falls back to random search).

@@ -107,7 +107,7 @@ class Extension(TypedDict):
 
     at: str
     added: list[str]
-    """What was added, in words."""
+    """The additions, in words."""
 
     novel: list[list[Any]]
     """Paths and new values of choices, including families."""
@@ -129,7 +129,7 @@ class _Request(TypedDict):
 
 
 class Request(_Request, total=False):
-    """A configuration that somebody asks the run to try."""
+    """A configuration that the run is asked to try."""
 
     refused: str
     """Why it cannot be tried."""

@@ -88,7 +88,7 @@ def read_mark(path: Path) -> Holder:
 
 def _is_locked(path: Path) -> bool:
     if sys.platform == "win32":
-        # Nothing can be written there while it is open for writing elsewhere, and nothing asks about locks.
+        # Windows has no call that asks about a lock without taking it.
         return False
     # Ask whether the whole file could be locked: the answer is the conflicting lock, or F_UNLCK.
     layout, question, place = _FLOCK

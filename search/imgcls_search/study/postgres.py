@@ -2,8 +2,8 @@
 
 The writer of a study holds an advisory lock, which ends with the connection that took it. It writes everything through
 that connection: while it works, nobody else writes. If it breaks, a new connection takes the lock again and checks
-whether another run has held the study in between (`SIGNATURE`). Then the transaction runs again and is told so, since
-its commit may have succeeded (`Step`). A server that has not noticed the break still holds the lock for the old
+whether another run has held the study in between (`SIGNATURE`). Then the transaction runs again, knowing that its first
+commit may have succeeded (`Step`). A server that has not noticed the break still holds the lock for the old
 connection; that one is terminated, so that no late statement of it takes effect.
 """
 

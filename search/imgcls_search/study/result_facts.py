@@ -108,11 +108,11 @@ class EarlyScore(TypedDict):
 
     trial: Whole
     seconds: Finite
-    """Of the time of `auto`, until the score was known."""
+    """Time of `auto` until the score was known."""
 
 
 class ConfirmPlan(TypedDict):
-    """What to confirm in the remaining time."""
+    """The trials and seeds to confirm in the remaining time."""
 
     trials: list[Whole]
     seeds: Whole

@@ -158,7 +158,7 @@ class Rows:
         """Write attributes of a running trial, and its value at an epoch if there is one.
 
         Raises:
-            EndedError: somebody ended the trial.
+            EndedError: another process has ended the trial.
             StudyError: the database cannot be written.
         """
 
@@ -187,7 +187,7 @@ class Rows:
         """Write the end of a running trial with its values and attributes; it is on disk on return.
 
         Raises:
-            EndedError: somebody ended the trial.
+            EndedError: another process has ended the trial.
             StudyError: the database cannot be written.
         """
         ended = {"state": state, "datetime_complete": _now()}

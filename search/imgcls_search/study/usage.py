@@ -21,7 +21,7 @@ Spent = Literal[
     "decision",
     "idle",
 ]
-"""What workers spend time on."""
+"""Activities of workers."""
 
 WORK = ("training", "pretraining")
 

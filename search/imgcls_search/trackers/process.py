@@ -34,7 +34,7 @@ SAVE_SECONDS = 5.0
 
 @dataclass
 class Logged:
-    """What a tracker already has of a study, by trial."""
+    """The parts of a study that a tracker already has, by trial."""
 
     runs: dict[str, str] = field(default_factory=dict)
     epochs: dict[str, int] = field(default_factory=dict)

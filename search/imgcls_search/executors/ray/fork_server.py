@@ -103,7 +103,7 @@ class Forked:
         self.exitcode: int | None = None
 
     def is_alive(self) -> bool:
-        """Tell whether the process has not ended, as far as is known."""
+        """Tell whether the process is running, as far as is known."""
         try:
             self.line.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:

@@ -100,7 +100,7 @@ class Station:
 
     def __init__(self, name: str, devices: Sequence[str], location: StudyLocation) -> None:
         """Start the worker process."""
-        # Ray keeps an actor's output in files of its own, which people read too.
+        # Ray keeps an actor's output in log files, which people read too.
         terminal.show_plain_warnings()
         with contextlib.suppress(OSError):
             os.chdir(location.folder)

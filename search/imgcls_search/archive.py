@@ -1,4 +1,4 @@
-"""Weights files are zip archives whose checks torch skips: ours end in a digest, other people's have checksums."""
+"""Check weights files, zip archives that torch does not check: ours end in a digest, others have checksums."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import BinaryIO
 
 _MARK = b"imgcls-search sha256:"
 _LENGTH = len(_MARK) + 64
-"""Of the archive's comment that holds the digest of all that comes before it."""
+"""Length of the archive's comment, which holds the digest of everything before it."""
 
 _BLOCK = 2**20
 
 
 class DamagedError(Exception):
-    """A file that is not what was written."""
+    """A file that differs from what was written."""
 
 
 def seal(file: BinaryIO) -> None:
     """Add the digest of a zip archive to it, as its comment; the file is open for reading and writing."""
-    # The comment's length is the last number of an archive that has none.
+    # An archive without a comment ends with the comment's length.
     file.seek(-2, 2)
     file.write(_LENGTH.to_bytes(2, "little"))
     file.seek(0)
@@ -30,10 +30,10 @@ def seal(file: BinaryIO) -> None:
 
 
 def verify(path: Path) -> None:
-    """Compare a weights file with its digest, or, if it has none, a zip archive with the checksums in it.
+    """Check a weights file against its digest or, if it has none, a zip archive against its checksums.
 
     Raises:
-        DamagedError: it is not what was written.
+        DamagedError: it differs from what was written.
         OSError: it cannot be read.
     """
     with path.open("rb") as file:
@@ -61,7 +61,7 @@ def _digest(file: BinaryIO, size: int | None = None) -> bytes:
 def _verify_entries(file: BinaryIO) -> None:
     is_archive = file.read(2) == b"PK"
     file.seek(0)
-    # Weights of torch before 1.6 are no archive and hold no checksum.
+    # Weights of torch before 1.6 are not an archive and have no checksum.
     if not is_archive and not zipfile.is_zipfile(file):
         return
     try:

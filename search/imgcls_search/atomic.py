@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all: as a draft beside the target, which then takes its place."""
+"""Write files and folders as a whole or not at all: as a draft beside the target, which then replaces it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SUFFIX = ".tmp"
-"""Of every draft that has no name of its own; a killed process leaves it behind."""
+"""Suffix of every draft that the caller does not name; a killed process leaves it behind."""
 
 
 @contextlib.contextmanager
 def replacing(target: Path, *, draft: Path | None = None) -> Iterator[Path]:
-    """Yield a path to write a file or a folder at; when the block ends it takes the place of the target.
+    """Yield a path to write a file or a folder at; it replaces the target when the block ends.
 
-    If the block fails, or the process dies, the target is what it was before. A target that is a device or a pipe is
-    written to. Give a `draft` where only one process can be at it: what a killed one left there is deleted first.
+    If the block fails, or the process dies, the target stays unchanged. A target that is a device or a pipe is written
+    to. Pass a `draft` only if a single process uses it: what a killed process left there is deleted first.
 
     Raises:
         OSError: it cannot be written; or the target is a folder that is not empty.
@@ -43,14 +43,14 @@ def replacing(target: Path, *, draft: Path | None = None) -> Iterator[Path]:
         _name_file(error, target)
         raise
     finally:
-        # Where the folder of the target is a file, this fails as the writing did.
+        # If the folder of the target is a file, this fails as the write did.
         with contextlib.suppress(OSError):
             remove(beside)
 
 
 @contextlib.contextmanager
 def making(folder: Path) -> Iterator[None]:
-    """Create a folder for what the block writes; where that is nothing, it goes again, with those made above it.
+    """Create a folder for what the block writes; if that is nothing, delete it again, with the parents created for it.
 
     Raises:
         OSError: it cannot be created.
@@ -69,7 +69,7 @@ _OF_CONTENT = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
 def _name_file(error: BaseException, target: Path) -> None:
-    """Let an error of a full or broken disk say which file it came from: the system's does where a file is opened."""
+    """Add the file to an error of a full or broken disk: the system adds it only when a file is opened."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in _OF_CONTENT and cause.filename is None:
@@ -78,10 +78,10 @@ def _name_file(error: BaseException, target: Path) -> None:
 
 
 def publish(draft: Path, target: Path) -> None:
-    """Let what was written take the place of the target, in the same file system; both survive a power cut.
+    """Replace the target with a draft in the same file system; both survive a power cut.
 
     Raises:
-        OSError: it cannot; the target is what it was before.
+        OSError: it cannot be replaced; it stays unchanged.
     """
     for path in (*draft.rglob("*"), draft):
         if path.is_dir():
@@ -89,7 +89,7 @@ def publish(draft: Path, target: Path) -> None:
         else:
             _sync_file(path)
     if draft.is_file() and target.is_file():
-        # As if it had been opened for writing.
+        # Keep the permissions, as opening the target for writing would.
         shutil.copymode(target, draft)
     draft.replace(target)
     sync_folder(target.parent)
@@ -102,7 +102,7 @@ def write_bytes(target: Path, content: bytes) -> None:
 
 
 def write_text(target: Path, text: str) -> None:
-    """Write a file as UTF-8, see `replacing`; a name in it that is not UTF-8 is written with a backslash."""
+    """Write a file as UTF-8, see `replacing`; characters that are not valid UTF-8 become backslash escapes."""
     write_bytes(target, text.encode(errors="backslashreplace"))
 
 
@@ -113,18 +113,18 @@ def copy(source: Path, target: Path) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add a line to a file, whole or not at all; nothing of what is there is read, and others may add at once.
+    """Append a line to a file, as a whole or not at all, without reading the file; others may append at the same time.
 
     Raises:
-        OSError: it cannot be written; the file is what it was before.
+        OSError: it cannot be written; the file stays unchanged.
     """
     from filelock import FileLock
 
-    # Without a buffer, which would write what did not fit once more as the file is closed.
+    # Unbuffered: a buffer would write what did not fit a second time when the file is closed.
     with FileLock(path.with_name(f".{path.name}.lock")), path.open("a+b", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 1))
-        # Half a line, which somebody left, keeps to itself.
+        # Start a new line after an incomplete one that another process left.
         begin = b"" if file.read(1) in (b"", b"\n") else b"\n"
         content = begin + line.encode() + b"\n"
         try:
@@ -137,7 +137,7 @@ def append_line(path: Path, line: str) -> None:
 
 
 def check_writable(target: Path) -> None:
-    """Try whether a file could be written, and leave everything as it is.
+    """Check whether a file could be written, without changing anything.
 
     Raises:
         OSError: it cannot.
@@ -152,7 +152,7 @@ def check_writable(target: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut, where the system lets folders be opened."""
+    """Make the names in a folder survive a power cut, if the system can open folders."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -164,7 +164,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a file or a folder, if it is there."""
+    """Delete a file or a folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -172,19 +172,19 @@ def remove(path: Path) -> None:
 
 
 def _draft(target: Path) -> Path:
-    # Other threads and other machines may write the same file; a long name has no room for more.
+    # Other threads and machines may write the same file; a long name leaves no room for more.
     absolute = target.absolute()
     return absolute.with_name(f".{absolute.name[:40]}.{os.getpid()}-{secrets.token_hex(4)}{SUFFIX}")
 
 
 def _is_stream(target: Path) -> bool:
-    """Tell whether a target is nothing that another file can take the place of, as `/dev/stdout`."""
+    """Tell whether a target cannot be replaced by another file, such as `/dev/stdout`."""
     try:
         mode = target.stat().st_mode
     except OSError:
         return False
     if stat.S_ISREG(mode):
-        # Where the standard output goes to a file.
+        # Standard output may go to a file.
         return str(target.absolute().parent) in ("/dev", "/dev/fd")
     return not stat.S_ISDIR(mode)
 

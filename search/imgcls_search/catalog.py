@@ -1,4 +1,4 @@
-"""Everything a space file may say, gathered from the builders' signatures."""
+"""Everything that a space file may contain, collected from the builders' signatures."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _of_data(known: Catalog, name: str, arguments: Mapping[str, Any]) -> Catalog
     loss = known.config.fields["loss"]
     assert isinstance(loss, OneOf)
     fields = {**known.config.fields, "loss": dataclasses.replace(loss, default=SEVERAL[0])}
-    # The mean average precision needs no threshold, and no label weighs less for being rare.
+    # Mean average precision needs no threshold, and gives rare labels the same weight.
     return dataclasses.replace(
         known, config=dataclasses.replace(known.config, fields=fields), default_metric="average_precision"
     )
@@ -103,7 +103,7 @@ def refuse_other_labels(space: Space) -> None:
     """Refuse losses and measures that have no meaning for the labels of a space's data: one class, or several labels.
 
     Raises:
-        UserError: the loss or the measure, and what is allowed.
+        UserError: it names the loss or the measure, and what is allowed.
     """
     several = has_several_labels(space.first().component("data"))
     kind = "an image that may have several labels" if several else "an image of one class"
@@ -125,7 +125,7 @@ def refuse_other_labels(space: Space) -> None:
 
 
 def strategy() -> dict[str, OneOf]:
-    """Return what a study section may say of the strategy, with the defaults."""
+    """Return the settings of the strategy in a study section, with the defaults."""
     return {
         "sampler": OneOf(options=signature.options(SAMPLERS), default="auto", fixed=True, doc="draws configurations"),
         "pruner": OneOf(options=signature.options(PRUNERS), default="asha", fixed=True, doc="stops or pauses trials"),
@@ -133,7 +133,7 @@ def strategy() -> dict[str, OneOf]:
 
 
 def _trackers() -> Fields:
-    """Return what a study section may say of trackers; each is off unless the space says where to write."""
+    """Return the settings of the trackers in a study section; each is off unless the space says where to write."""
     return Fields(
         fields={name: signature.read(settings) for name, settings in SETTINGS.items()},
         doc="trackers that the trials are shown in besides",
@@ -141,10 +141,10 @@ def _trackers() -> Fields:
 
 
 def refuse_idle_sections(space: Space) -> None:
-    """Refuse a space that says how to train pretrained weights on while no model starts from any.
+    """Refuse sections without effect, such as `finetune` if no model starts from pretrained weights.
 
     Raises:
-        UserError: the section to take out.
+        UserError: it names the section to remove.
     """
     if space.is_config:
         # It may be a trial without pretrained weights, exported from a space whose other trials have some.
@@ -174,7 +174,7 @@ def refuse_contradictions(space: Space) -> None:
     """Refuse a space whose settings contradict each other in every trial, or would change nothing.
 
     Raises:
-        UserError: the settings, and what is allowed.
+        UserError: it names the settings, and what is allowed.
     """
     refuse_two_starts(space)
     refuse_two_averages(space)
@@ -184,14 +184,14 @@ def refuse_contradictions(space: Space) -> None:
 
 
 def refuse_two_averages(space: Space) -> None:
-    """Refuse a space whose every trial has two averages of its weights, or one of more epochs than there are.
+    """Refuse a space in which every trial has two averages of its weights, or one over more epochs than it trains.
 
     Raises:
-        UserError: the two settings.
+        UserError: it names the two settings.
     """
     section = space.document["training"]
     if any(isinstance(section[name], Mapping) for name in ("ema", "swa", "epochs")):
-        # Of a search only the trials that have both are refused.
+        # In a search, only the trials that have both are refused.
         return
     problem = Training(**{name: section[name] for name in ("ema", "swa", "epochs")}).problem_of_average()
     if problem is not None:
@@ -199,10 +199,10 @@ def refuse_two_averages(space: Space) -> None:
 
 
 def refuse_two_starts(space: Space) -> None:
-    """Refuse a space whose every network starts from weights and is pretrained as well.
+    """Refuse a space in which every network starts from weights and is pretrained as well.
 
     Raises:
-        UserError: the two settings.
+        UserError: it names the two settings.
     """
     models, starts = space.document["model"], space.document["pretrain"]
     given = [name for name, args in models.items() if isinstance(args.get("weights"), str)]
@@ -215,10 +215,10 @@ def refuse_two_starts(space: Space) -> None:
 
 
 def refuse_of_pretraining(space: Space) -> None:
-    """Refuse a search over the pretraining that asks for what is no part of it.
+    """Refuse settings that do not belong to a search over the pretraining.
 
     Raises:
-        UserError: the setting, and what is allowed.
+        UserError: it names the setting, and what is allowed.
     """
     if not space.is_of_pretraining:
         return
@@ -246,10 +246,10 @@ def refuse_of_pretraining(space: Space) -> None:
 
 
 def refuse_with_folds(space: Space) -> None:
-    """Refuse to search with folds what is scored after its training, or learns from a network that saw the folds.
+    """Refuse folds with networks that are pruned or quantized after training, or a teacher that has seen the folds.
 
     Raises:
-        UserError: the section to take out.
+        UserError: it names the section to remove.
     """
     folds = space.first().folds
     if folds == 1:
@@ -268,10 +268,10 @@ def refuse_with_folds(space: Space) -> None:
 
 
 def refuse_with_devices(space: Space) -> None:
-    """Refuse what several devices cannot do together, where a space leaves no other choice.
+    """Refuse settings that several devices cannot share, if the space leaves no other choice.
 
     Raises:
-        UserError: the setting, and what is allowed.
+        UserError: it names the setting, and what is allowed.
     """
     if "training" not in space.first().tree:
         return

@@ -1,8 +1,7 @@
-"""How sure a score is: intervals over seeds and images, and how much of a searched score was luck.
+"""How certain a score is: intervals over seeds and images, and how much of a searched score was luck.
 
-A search names the best of many noisy scores, which is mostly one that was lucky too (the winner's curse). Scores of
-fresh seeds have no such luck, unless the best of them is chosen again; so what is said of a chosen one comes from seeds
-that had no part in the choice.
+A search picks the best of many noisy scores, which was mostly lucky too (the winner's curse). Scores of fresh seeds
+have no such luck, unless the best of them is picked again; so a winner is scored on seeds that did not pick it.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from typing import TypedDict
 
 LEVEL = 0.95
-"""How often an interval holds the true value."""
+"""How often an interval contains the true value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +27,7 @@ class Estimate:
 
 
 class Interval(TypedDict):
-    """The mean of some values, their standard deviation and the half-width of its interval; one value has neither."""
+    """The mean of some values, their standard deviation and the half-width of its interval; None for a single value."""
 
     mean: float
     std: float | None
@@ -51,10 +50,10 @@ def t_quantile(freedom: float) -> float:
 
 
 def estimate(fresh: Sequence[float], choosing: Sequence[float]) -> Estimate:
-    """Return the mean of fresh scores of a chosen one, where `choosing` are the scores by which it was chosen.
+    """Estimate the mean score of a winner from fresh scores; `choosing` are the scores that it was picked by.
 
-    The mean is that of the fresh scores alone, so that the choice cannot raise it. For the deviation the choosing ones
-    count too: for normal noise the deviation of scores is independent of their mean, by which they were chosen.
+    The mean uses only the fresh scores, so that the choice cannot raise it. The deviation also uses the choosing ones:
+    for normal noise the deviation of scores is independent of their mean, which decided the choice.
     """
     freedom = len(fresh) + len(choosing) - 2
     squares = sum((len(part) - 1) * statistics.variance(part) for part in (fresh, choosing))
@@ -74,7 +73,7 @@ def difference(first: Sequence[float], second: Sequence[float]) -> Estimate:
 
 
 def optimism(searched: float, fresh: Estimate, sign: int) -> Estimate:
-    """Return by how much a searched score was better than fresh trainings of the same configuration on average."""
+    """Return how much better a searched score was than fresh trainings of the same configuration on average."""
     return Estimate(mean=sign * (searched - fresh.mean), half=fresh.half, std=fresh.std)
 
 
@@ -83,5 +82,5 @@ def share_interval(share: float, count: int) -> tuple[float, float]:
     z = statistics.NormalDist().inv_cdf((1 + LEVEL) / 2)
     middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
-    # Rounding may put an end beside a share of exactly 0 or 1.
+    # Rounding may put an end of the interval beyond a share of exactly 0 or 1.
     return max(0.0, min(share, middle - half)), min(1.0, max(share, middle + half))

@@ -1,4 +1,4 @@
-"""The narrow waist: one frozen configuration, the same object sampled, replayed, exported and retrained."""
+"""The narrow waist: one frozen configuration, the same object when sampled, replayed, exported and retrained."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from imgcls_search import digests
 from imgcls_search.errors import UserError
 
 PLACE = ("root", "file", "download")
-"""The arguments of a data set that say where its images are, and nothing of what they show."""
+"""Arguments of a data set that only say where its images are, not what they show."""
 
 PRETRAINING = ("data", "image", "model", "unlabeled", "pretrain")
-"""The sections that decide on a pretrained network."""
+"""The sections that determine a pretrained network."""
 
 LATER: Mapping[str, Any] = {
     "distill": {"none": {}},
@@ -53,14 +53,14 @@ LATER: Mapping[str, Any] = {
     "data.table.separator": None,
     **{f"data.{name}.folds": None for name in ("digits", "cifar10", "folder", "table", "torchvision")},
 }
-"""Settings that earlier versions did not know, at the values that do what these versions did.
+"""Settings that earlier versions did not have, with the values that keep the behaviour of these versions.
 
-A study that does not know them continues as if it had these values. A configuration with these values has the same
+A study without them continues as if it had these values. A configuration with these values has the same
 digest as one without them, so trials and checkpoints of earlier versions can be resumed.
 """
 
 IN_DIGESTS = ("distill", "prune", "quantize", "data.folder.skip_unreadable", "data.folder.group")
-"""The first of them, which are in the digests of checkpoints."""
+"""The oldest of them, which are in the digests of checkpoints."""
 
 Scalar = None | bool | int | float | str
 Value = Scalar | tuple["Value", ...] | Mapping[str, "Value"]
@@ -71,7 +71,7 @@ class Component:
     """One chosen key of a registry, for example `vit` under `model`, with the arguments of its builder."""
 
     path: str
-    """Where it stands in the configuration, for example `model.vit`; errors name it."""
+    """Its place in the configuration, for example `model.vit`; errors name it."""
 
     name: str
     args: Mapping[str, Any]
@@ -79,10 +79,10 @@ class Component:
 
 @dataclass(frozen=True)
 class TrialConfig:
-    """Everything that decides a training but its seed: a space with no choice left, as a frozen nested mapping.
+    """Everything that determines a training except its seed: a space of fixed values, as a frozen nested mapping.
 
     A component is a mapping with one key, its name: `{"model": {"vit": {"depth": 4}}}`; a section is a mapping of
-    values: `{"training": {"epochs": 15}}`. Which components and sections there are is the catalog's business.
+    values: `{"training": {"epochs": 15}}`. The catalog defines which components and sections exist.
     """
 
     tree: Mapping[str, Any]
@@ -98,7 +98,7 @@ class TrialConfig:
         return plain
 
     def __reduce__(self) -> tuple[Callable[[Mapping[str, Any]], TrialConfig], tuple[dict[str, Any]]]:
-        # Frozen mappings cannot be pickled; between processes the configuration travels as plain values.
+        # Frozen mappings cannot be pickled: processes exchange configurations as plain values.
         return TrialConfig.from_dict, (self.to_dict(),)
 
     def section(self, path: str) -> dict[str, Any]:
@@ -115,19 +115,19 @@ class TrialConfig:
 
     @property
     def folds(self) -> int:
-        """Networks that a trial trains one after the other, each scored on a fold of the images; 1 without folds."""
+        """Number of networks that a trial trains one after the other, each scored on a fold; 1 without folds."""
         if "data" not in self.tree or self.is_pretraining:
             return 1
         return self.component("data").args.get("folds") or 1
 
     @property
     def is_pretraining(self) -> bool:
-        """True where a network is pretrained and nothing else: what `pretraining` returns."""
+        """True if the configuration only pretrains a network, as the result of `pretraining` does."""
         return self._pretrains and "training" not in self.tree
 
     @property
     def needs_backbone(self) -> bool:
-        """True where a training starts from a network that is pretrained before, as `pretraining` says."""
+        """True if a training starts from a network that is pretrained first, see `pretraining`."""
         return self._pretrains and "training" in self.tree
 
     @property
@@ -135,7 +135,7 @@ class TrialConfig:
         return "none" not in self.tree.get("pretrain", {"none": {}})
 
     def pretraining(self) -> TrialConfig:
-        """Return what decides on the pretrained network that a training starts from: no labels, no head, no weights."""
+        """Return the configuration of the pretraining that a training starts from: without labels, head or weights."""
         assert self._pretrains, "only for what is pretrained"
         ((family, args),) = self.tree["model"].items()
         model = {family: {name: value for name, value in args.items() if name != "weights"}}
@@ -143,42 +143,42 @@ class TrialConfig:
         return TrialConfig(_freeze({**kept, "model": model}))
 
     def starting_from(self, backbone: str) -> TrialConfig:
-        """Return the configuration with the weights file of its pretrained network, as if a person had named it."""
+        """Return the configuration with the weights file of its pretrained network, as if the user had named it."""
         ((family, args),) = self.tree["model"].items()
         model = {family: {**args, "weights": backbone}}
         return TrialConfig(_freeze({**self.tree, "model": model, "pretrain": {"none": {}}}))
 
     @property
     def device(self) -> str:
-        """The kind of device that it trains on; a pretraining alone says nothing of it."""
+        """The kind of device to train on; `auto` for a pretraining alone."""
         return str(self.tree.get("training", {"device": "auto"})["device"])
 
     @property
     def devices(self) -> int | Literal["auto"]:
-        """How many devices train it together; a pretraining alone says nothing of it."""
+        """Number of devices that train it together; 1 for a pretraining alone."""
         found: int | Literal["auto"] = self.tree.get("training", {}).get("devices", 1)
         return found
 
     @property
     def batch_size(self) -> int:
-        """Images a step."""
+        """Images per step."""
         if self.is_pretraining:
             return int(self.component("pretrain").args["batch_size"])
         return int(self.tree["training"]["batch_size"])
 
     @property
     def needs_whole_batches(self) -> bool:
-        """True where the loss compares the images of a batch, so that a batch cannot be trained in parts."""
+        """True if the loss compares the images of a batch, so that a batch cannot be trained in parts."""
         return self.is_pretraining and "simclr" in self.tree["pretrain"]
 
     @property
     def is_fitted(self) -> bool:
-        """True where the head is fitted in one go and nothing is trained."""
+        """True if the head is fitted in one step and nothing is trained."""
         return "logistic" in self.tree.get("head", {})
 
     @property
     def essence(self) -> TrialConfig:
-        """The configuration without what changes nothing: a fit has no optimizer, and equal fits are one trial."""
+        """The configuration without settings that have no effect: a fit has no optimizer; equal fits are one trial."""
         if not self.is_fitted:
             return self
         views = self.tree["finetune"]["views"]
@@ -191,19 +191,19 @@ class TrialConfig:
 
     @property
     def draws_evenly(self) -> bool:
-        """True where an epoch has equally many images of every class; a pretraining alone says nothing of it."""
+        """True if an epoch has equally many images of every class; false for a pretraining alone."""
         return bool(self.tree.get("training", {}).get("draw") == "balanced")
 
     @property
     def class_weights(self) -> str | Mapping[str, float]:
-        """What a mistake in each class or label costs: `none` where all cost the same, `balanced`, weights by name."""
+        """The cost of a mistake in each class or label: `none` if all cost the same, `balanced`, or weights by name."""
         args = self.component("loss").args
         found: str | Mapping[str, float] = args.get("class_weights", args.get("pos_weight", "none"))
         return found
 
     @property
     def training_epochs(self) -> int:
-        """Epochs of one training, of all folds the same; a fit counts as one."""
+        """Epochs of one training, the same for all folds; a fit counts as one."""
         if self.is_pretraining:
             return int(self.component("pretrain").args["epochs"])
         each: int = self.tree["training"]["epochs"]
@@ -219,9 +219,9 @@ class TrialConfig:
         asked = [key for key in (sections or sorted(self.tree)) if not _is_later(key, self.tree[key])]
         chosen = {key: _as_before(key, self.tree[key]) for key in asked}
         if "training" in chosen and "batch_norm" not in chosen["training"]:
-            # How many devices share a batch changes nothing, unless each has statistics of its own.
+            # The number of devices that share a batch has no effect, unless each has its own statistics.
             chosen["training"].pop("devices", None)
-        # A section of which nothing is left is one that earlier versions did not have.
+        # A section that is now empty did not exist in earlier versions.
         known = {key: kept for key, kept in chosen.items() if kept != {} or self.tree[key] == {}}
         text = json.dumps(_thaw(known), sort_keys=True)
         return digests.of_text(text)[:16]
@@ -229,7 +229,7 @@ class TrialConfig:
     def moved(self, place: Mapping[str, Any]) -> TrialConfig:
         """Return the configuration with its images in another place, such as `{"root": "/photos"}`.
 
-        Only what says where the images are is taken, and only by a data set that knows it.
+        Only the arguments in `PLACE` are used, and only those that the data set has.
         """
         if "data" not in self.tree:
             return self
@@ -267,7 +267,7 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 def expand_path(text: str, key: str) -> Path:
-    """Return the path that a space names, with `~` and every `${VARIABLE}` replaced; `key` is where it stands.
+    """Return the path that a space names, with `~` and every `${VARIABLE}` replaced; errors mention `key`.
 
     Raises:
         UserError: a variable is not set, or there is no such user.
@@ -286,9 +286,9 @@ def expand_path(text: str, key: str) -> Path:
 
 
 def completed(tree: Mapping[str, Any], new: Mapping[str, Any], *, but: Collection[str] = ()) -> dict[str, Any]:
-    """Return a space or a configuration, as plain values, with the later settings that it does not know.
+    """Return a space or a configuration, as plain values, with the settings of `LATER` that it lacks.
 
-    Sections that it lacks are those of a `new` one. Settings of the paths in `but` stay as they are.
+    A missing section is added if `new` has it. Settings of the paths in `but` stay as they are.
     """
     found = dict(tree)
     for path, value in LATER.items():
@@ -303,7 +303,7 @@ def completed(tree: Mapping[str, Any], new: Mapping[str, Any], *, but: Collectio
 
 
 def _with(node: Mapping[str, Any], keys: Sequence[str], value: Any) -> dict[str, Any]:
-    """Return a mapping with a value where there is none; one that lacks a mapping on the way to it stays as it is."""
+    """Return a mapping with a value added if it is missing; if a mapping on the path is missing, change nothing."""
     key, *below = keys
     if not below:
         return {**node, key: node.get(key, value)}
@@ -311,7 +311,7 @@ def _with(node: Mapping[str, Any], keys: Sequence[str], value: Any) -> dict[str,
 
 
 def _as_before(path: str, node: Any) -> Any:
-    """Return what stands at a path without the later settings that change nothing."""
+    """Return the node at a path without the settings of `LATER` that have no effect."""
     if not isinstance(node, Mapping):
         return node
     below = {key: f"{path}.{key}" for key in node}

@@ -1,4 +1,4 @@
-"""What a decision costs, by true and by predicted class, and which decision costs least.
+"""Costs of decisions, by true and by predicted class, and which decision costs least.
 
 Costs that are not stated are 1 for a wrong class; the right class costs nothing.
 """
@@ -23,15 +23,15 @@ UNSTATED = 1.0
 
 
 def of(tree: Mapping[str, Any]) -> Costs | None:
-    """Return the costs that a configuration states, None where it states none or is older than they are."""
+    """Return the costs that a configuration states, or None if it states none or is of an older version."""
     found: Costs | None = tree.get("predict", {}).get("costs")
     return found
 
 
 def problem(costs: Costs, classes: Sequence[str] | None = None) -> tuple[str, str] | None:
-    """Return the path below `costs` and what is wrong there, None where costs can be used.
+    """Return the path below `costs` and the problem there, or None if the costs are valid.
 
-    Names are looked up among the `classes`, where these are known.
+    Names are looked up among the `classes`, if these are known.
     """
     for true, row in costs.items():
         for name, path in ((true, true), *((predicted, f"{true}.{predicted}") for predicted in row)):
@@ -66,17 +66,17 @@ def expected(probabilities: Array, costs: Array) -> Array:
 def ranked(probabilities: Array, costs: Array | None) -> Array:
     """Return class numbers [N, classes], the best decision first: the likeliest, or that of least expected cost.
 
-    Of equal ones the likelier comes first, then the first.
+    Ties go to the likelier class, then to the first.
     """
     import numpy as np
 
     if costs is None:
         return np.argsort(-probabilities, axis=1, kind="stable")
-    # Sums of many products differ by rounding, and must not decide between equals.
+    # Sums of many products differ by rounding, which must not decide ties.
     return np.lexsort((-probabilities, expected(probabilities, costs).round(12)), axis=1)
 
 
 def decided(probabilities: Array, costs: Array | None) -> Array:
-    """Return the class number [N] that is decided on for each image."""
+    """Return the number of the chosen class [N] for each image."""
     found: Array = probabilities.argmax(axis=1) if costs is None else ranked(probabilities, costs)[:, 0]
     return found

@@ -22,5 +22,5 @@ def of_file(path: Path) -> str:
 
 
 def of_text(text: str) -> str:
-    """Return the digest of a text as UTF-8; what is not UTF-8 in it counts as backslashes."""
+    """Return the digest of a text as UTF-8; characters that are not valid UTF-8 count as backslash escapes."""
     return hashlib.sha256(text.encode(errors="backslashreplace")).hexdigest()

@@ -1,4 +1,4 @@
-"""What can go wrong, as a tree. Only the command line catches these, and prints them without a traceback.
+"""The tree of errors. Only the command line catches them, and prints them without a traceback.
 
 SearchError
 ├── UserError            a mistake of the user's: exit code 2
@@ -7,13 +7,13 @@ SearchError
 │   ├── DataError        images that are missing, damaged or unusable
 │   │   └── CutError     images that are there, but cannot be cut into splits
 │   ├── CheckpointError  a weights file that is missing, damaged or of another model
-│   ├── DeployError      a model that cannot be exported, quantized or served, or a bundle that is not whole
+│   ├── DeployError      a model that cannot be exported, quantized or served, or a bundle that is incomplete
 │   ├── DeviceError      a device or precision this machine does not have
-│   ├── ClusterError     a cluster that cannot be reached or is not fit for the search
+│   ├── ClusterError     a cluster that cannot be reached or is not suitable for the search
 │   └── StudyError       a study that is missing, locked, changed or not writable
 ├── NoResultError        a search that ended with nothing to show: exit code 1
 ├── DivergedError        a training whose loss became NaN or infinite
-├── OutOfTimeError       work that has not ended when its time has
+├── OutOfTimeError       work that has not finished in time
 └── StoppedError         a training that was asked to stop in the middle of an epoch
 """
 
@@ -33,7 +33,7 @@ class SearchError(Exception):
     exit_code = 1
 
     def lines(self) -> list[str]:
-        """Return what is printed, each problem on a line of its own."""
+        """Return the lines to print, one for each problem."""
         return list(map(str, self.args))
 
     def __str__(self) -> str:
@@ -48,10 +48,10 @@ class UserError(SearchError):
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Problem:
-    """One thing wrong in one place of a file."""
+    """One problem in one place of a file."""
 
     line: int = 0
-    """Counted from 1; 0 where the problem has no line, as for `--set`."""
+    """Counted from 1; 0 if the problem has no line, as for `--set`."""
 
     column: int = 0
     path: str = ""
@@ -60,7 +60,7 @@ class Problem:
     message: str
 
     def render(self, source: str) -> str:
-        """Return `source:line:column: path: message`, leaving out what is not known."""
+        """Return `source:line:column: path: message`, without the parts that are not known."""
         place = f"{source}:{self.line}:{self.column}" if self.line else source
         return ": ".join(part for part in (place, self.path, self.message) if part)
 
@@ -78,7 +78,7 @@ class SpaceError(UserError):
         return [problem.render(self.source) for problem in self.problems]
 
     def __reduce__(self) -> tuple[type[SpaceError], tuple[str, tuple[Problem, ...]]]:
-        # Exceptions cross process boundaries; one that cannot be read there leaves a pool of workers waiting for ever.
+        # Exceptions cross process boundaries; one that cannot be unpickled leaves a pool of workers waiting forever.
         return type(self), (self.source, self.problems)
 
 
@@ -132,7 +132,7 @@ class DivergedError(SearchError):
 
 
 class OutOfTimeError(SearchError):
-    """Work that has not ended when its time has."""
+    """Work that has not finished in time."""
 
 
 class StoppedError(SearchError):
@@ -143,11 +143,11 @@ _DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.E
 
 
 def disk_trouble(error: BaseException | None) -> str | None:
-    """Return what the system said if an error comes from a disk that is full, at its quota, read-only or broken."""
+    """Return the system's message if an error comes from a disk that is full, at its quota, read-only or broken."""
     while error is not None:
         if isinstance(error, OSError) and error.errno in _DISK:
             return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
-        # torch.save hides the system's error behind one of its own.
+        # torch.save hides the system's error behind its own.
         error = error.__cause__ or error.__context__
     return None
 
@@ -167,13 +167,13 @@ _PATH = frozenset(
 
 
 def path_trouble(error: OSError) -> str | None:
-    """Return what is wrong with a path if an error comes from one that is missing, closed to the user or of no use."""
+    """Return the system's message if an error comes from a path that is missing, inaccessible or unusable."""
     return f"{error.filename}: {error.strerror}" if error.filename and error.errno in _PATH else None
 
 
 @contextmanager
 def writing(path: Path, kind: type[UserError] = UserError) -> Iterator[None]:
-    """Make an error of the system's, while a file or folder is written, a line that names it."""
+    """Turn a system error while a file or folder is written into a line that names it."""
     try:
         yield
     except OSError as error:
@@ -181,15 +181,15 @@ def writing(path: Path, kind: type[UserError] = UserError) -> Iterator[None]:
 
 
 def first_line(error: BaseException, otherwise: str | None = None) -> str:
-    """Return the first line of what an exception says: libraries add pages of advice.
+    """Return the first line of an exception's message: libraries add pages of advice.
 
-    One that says nothing is answered with `otherwise`, or with its own name.
+    If the message is empty, return `otherwise`, or the name of the exception.
     """
     return (str(error).strip() or otherwise or type(error).__name__).splitlines()[0]
 
 
 def named(names: Sequence[str], most: int = 20) -> str:
-    """Return names as a message lists them, not all of very many."""
+    """Return names as a message lists them, at most `most`."""
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 

@@ -1,4 +1,4 @@
-"""Whether an ONNX file keeps tensors in other files, read from its bytes before any library loads it. Never onnx."""
+"""Check whether an ONNX file keeps tensors in other files, from its bytes, before any library loads it. Never onnx."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from imgcls_search.errors import DeployError
 
-# Numbers of fields in onnx.proto, by message: what holds a tensor, however deep.
+# Field numbers in onnx.proto, by message: the fields that contain a tensor, however deep.
 _CHILDREN: Mapping[str, Mapping[int, str]] = {
     "Model": {7: "Graph", 20: "Training", 25: "Function"},
     "Training": {1: "Graph", 2: "Graph"},
@@ -29,13 +29,13 @@ _LONGEST_VARINT = 10
 _LARGEST_TAG = 2**32
 
 _FLATBUFFER = b"ORTM"
-"""By these bytes ONNX Runtime takes a model for one of another format, which nobody looks through here."""
+"""These bytes make ONNX Runtime load a model in another format, which is not checked here."""
 
 Field = tuple[int, int | memoryview]
 
 
 def must_be_alone(path: Path, content: bytes) -> None:
-    """Refuse an ONNX file any tensor of which is in another file, whatever that file is called.
+    """Refuse an ONNX file if any of its tensors is in another file, whatever that file is called.
 
     ONNX Runtime would read it from the working folder, or from wherever the name leads.
 
@@ -70,7 +70,7 @@ def _external(content: memoryview, kind: str, depth: int) -> Iterator[str]:
 
 
 def _fields(content: memoryview) -> Iterator[Field]:
-    """Yield number and value of each field of a message: bytes, or a whole number; other kinds as 0."""
+    """Yield the number and value of each field of a message: bytes, or a whole number; other kinds as 0."""
     place = 0
     while place < len(content):
         tag, place = _varint(content, place)
@@ -92,7 +92,7 @@ def _fields(content: memoryview) -> Iterator[Field]:
                 raise ValueError("it ends in the middle of a field")
             yield number, 0
         else:
-            # Groups, which ONNX has never had: a way to hide what other readers would find in them.
+            # Groups, which ONNX has never had: they could hide what other readers would find in them.
             raise ValueError("it has a field of an unknown kind")
 
 

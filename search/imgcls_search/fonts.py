@@ -1,4 +1,4 @@
-"""Fonts for names in any script: found among those of the system, by matplotlib, which no file of a user changes."""
+"""Fonts for names in any script: matplotlib finds them among those of the system, whatever a user's settings are."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def _own_settings() -> Iterator[None]:
-    """Hide a user's `matplotlibrc`, which may be damaged, from the import of matplotlib; the working folder's too."""
+    """Hide a user's `matplotlibrc`, which may be damaged, from the import of matplotlib, even in the working folder."""
     spec = importlib.util.find_spec("matplotlib")
     assert spec is not None
     assert spec.origin is not None
@@ -23,7 +23,7 @@ def _own_settings() -> Iterator[None]:
     exists = os.path.exists
 
     def exists_elsewhere(path: Any) -> bool:
-        # It looks for this one before all others, and no variable changes that.
+        # matplotlib looks for this file before all others, and no variable changes that.
         return path != "matplotlibrc" and exists(path)
 
     os.environ.update(ours)
@@ -38,7 +38,7 @@ def _own_settings() -> Iterator[None]:
                 os.environ[name] = value
 
 
-# It tells of the folder that it keeps its list of fonts in, which is nothing to a user.
+# It reports the folder of its list of fonts, which users need not know.
 logging.getLogger("matplotlib").setLevel(logging.ERROR)
 with _own_settings():
     import matplotlib as mpl
@@ -49,7 +49,7 @@ USUAL = str(Path(mpl.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
 
 
 def families(texts: Iterable[str], files: Sequence[str] | None = None) -> list[str]:
-    """Return the families to draw texts with after the usual one, of the given font files or of the system's."""
+    """Return the families to draw texts with, after the usual one, from the given font files or the system's."""
     missing = {ord(character) for text in texts for character in text} - _characters(USUAL) - {ord("\n")}
     found: list[str] = []
     for path, family in _fonts(files) if missing else ():
@@ -76,7 +76,7 @@ def written(text: str, files: Sequence[str] | None = None) -> str:
 
 
 def file_for(text: str, files: Sequence[str] | None = None) -> tuple[str, str]:
-    """Return a text and the one font file to draw all of it with; what that one lacks is in backslash form."""
+    """Return a text and one font file to draw all of it with; characters that the font lacks are in backslash form."""
     needed = {ord(character) for character in text} - {ord("\n")}
     if not needed <= _characters(USUAL):
         for path, _ in _fonts(files):
@@ -86,20 +86,20 @@ def file_for(text: str, files: Sequence[str] | None = None) -> tuple[str, str]:
 
 
 def _fonts(files: Sequence[str] | None) -> tuple[tuple[str, str], ...]:
-    """Return the path and family of each font, an order that does not change."""
+    """Return the path and family of each font, in a stable order."""
     return _system_fonts() if files is None else tuple((path, _family(path)) for path in files)
 
 
 @cache
 def _system_fonts() -> tuple[tuple[str, str], ...]:
     entries = [
-        # Matplotlib draws no coloured fonts, and those of the last resort have a box for each character.
+        # Matplotlib cannot draw coloured fonts, and last-resort fonts have a box for each character.
         (entry.fname, entry.name)
         for entry in font_manager.fontManager.ttflist
         if (entry.style, entry.variant) == ("normal", "normal")
         and not ("Color" in entry.name or "Last Resort" in entry.name)
     ]
-    # Those that `families` leads to, not a bolder one of the same name.
+    # The files that `families` leads to, not bolder ones of the same name.
     chosen = {family: _file_of(family) for _, family in entries}
     return tuple(sorted((path, family) for family, path in chosen.items() if path))
 
@@ -120,7 +120,7 @@ def _family(path: str) -> str:
 
 @cache
 def _characters(path: str) -> frozenset[int]:
-    """Return the characters that a font file has; none where it cannot be read or does not scale."""
+    """Return the characters that a font file has; none if it cannot be read or does not scale."""
     try:
         font = ft2font.FT2Font(path)
         return frozenset(font.get_charmap()) if font.scalable else frozenset()

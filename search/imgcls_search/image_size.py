@@ -17,7 +17,7 @@ def sides(size: int | Sequence[int]) -> tuple[int, int]:
 
 
 def normal(size: int | Sequence[int]) -> ImageSize:
-    """Return a size in its one form: a square is one number, so that `[64, 64]` and `64` are the same."""
+    """Return a size in its normal form: a square is one number, so that `[64, 64]` and `64` are the same."""
     height, width = sides(size)
     return height if height == width else (height, width)
 
@@ -40,7 +40,7 @@ def written(size: int | Sequence[int]) -> int | list[int]:
 
 
 def shown(size: int | Sequence[int]) -> str:
-    """Return a size as a space file says it: `64` or `[64, 96]`."""
+    """Return a size as a space file writes it: `64` or `[64, 96]`."""
     height, width = sides(size)
     return str(height) if height == width else f"[{height}, {width}]"
 

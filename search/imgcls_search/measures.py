@@ -1,4 +1,4 @@
-"""The names of what a model is measured by: `accuracy`, `recall:tumor`, `sensitivity@0.95:tumor`."""
+"""The names of measures: `accuracy`, `recall:tumor`, `sensitivity@0.95:tumor`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ALWAYS: Mapping[str, str] = {
     "macro_f1": "F1 score of each class, averaged with equal weights, 0 to 1",
     "loss": "log loss (cross-entropy), nats; without label smoothing, class weights or focusing, so trials compare",
 }
-"""What every epoch is measured by, each with one sentence."""
+"""Measures of every epoch, each with one sentence."""
 
 NAMED: Mapping[str, str] = {
     "balanced_accuracy": "recall of each class, averaged with equal weights, 0 to 1",
@@ -25,7 +25,7 @@ NAMED: Mapping[str, str] = {
     "kappa": "Cohen's kappa with quadratic weights, -1 to 1; for ordered classes, in the order of their names",
     "ece": "expected calibration error: mean difference of confidence and accuracy in 15 bins of equal width, 0 to 1",
 }
-"""What an epoch is measured by where an objective or a limit names it, and what a finished network is measured by."""
+"""Measures of an epoch if an objective or a limit names them, and of a finished network."""
 
 CORRUPTION = "corruption_accuracy"
 
@@ -33,7 +33,7 @@ CORRUPTED: Mapping[str, str] = {
     CORRUPTION: "mean top-1 over blur, noise, JPEG, brightness and contrast at severities 1, 3 and 5 (Hendrycks and "
     "Dietterich 2019), 0 to 1; scores each image 15 more times"
 }
-"""What is measured of worse pictures, if it is named or requested: it takes the pixels, not only the logits."""
+"""Measures on corrupted images, if named or requested: they need the pixels, not only the logits."""
 
 SEVERAL_ALWAYS: Mapping[str, str] = {
     "average_precision": "mean average precision: that of each label, averaged with equal weights, 0 to 1",
@@ -42,14 +42,14 @@ SEVERAL_ALWAYS: Mapping[str, str] = {
     "subset_accuracy": "share of images all of whose labels are right at their thresholds, 0 to 1; for several labels",
     "loss": "log loss (binary cross-entropy), nats, mean over labels",
 }
-"""What every epoch is measured by where an image may have several labels."""
+"""Measures of every epoch if an image may have several labels."""
 
 SEVERAL_NAMED: Mapping[str, str] = {"roc_auc": NAMED["roc_auc"]}
-"""What is measured besides of several labels where it is named, and at the end."""
+"""Further measures of several labels, if named, and of a finished network."""
 
 
 THRESHOLD = "threshold"
-"""`threshold:LABEL` is the probability from which an image has a label, as it was chosen on validation images."""
+"""`threshold:LABEL` is the probability from which an image has a label, chosen on validation images."""
 
 PROBE, NEIGHBOURS = "probe_accuracy", "knn_accuracy"
 
@@ -63,16 +63,16 @@ OF_FEATURES: Mapping[str, str] = {
         "search over the pretraining"
     ),
 }
-"""What a pretraining is measured by."""
+"""Measures of a pretraining."""
 
 LEAST_SPREAD = 0.1
-"""Of the projections of a pretraining; nearer to each other they have collapsed."""
+"""Smallest spread of the projections of a pretraining; below it they have collapsed."""
 
 COSTED: Mapping[str, str] = {
     "cost": "mean cost of the decisions by predict.costs, 0 or more",
     "decision_accuracy": "share of images whose class of lowest expected cost, by predict.costs, is right, 0 to 1",
 }
-"""The same where a configuration states costs."""
+"""Further measures if a configuration states costs."""
 
 OF_CLASS: Mapping[str, tuple[str, str]] = {
     "recall:CLASS": (r"recall:(.+)", "share of the images of a class that are found (sensitivity), 0 to 1"),
@@ -94,38 +94,38 @@ SUPPORT = "support"
 
 
 KNOWN = frozenset({*ALWAYS, *NAMED, *COSTED, *CORRUPTED, *OF_FEATURES, *SEVERAL_ALWAYS})
-"""All measures of this program that are not of a class."""
+"""All measures of this program that are not of a single class."""
 
 
 def has_meaning(name: str, *, several: bool) -> bool:
-    """Tell whether a measure of this program has a meaning where an image has one class, or `several` labels."""
+    """Tell whether a measure of this program applies if an image has one class, or `several` labels."""
     known = {*SEVERAL_ALWAYS, *SEVERAL_NAMED} if several else {*ALWAYS, *NAMED, *COSTED, *CORRUPTED, *OF_FEATURES}
     return name in known or class_of(name) is not None or name not in KNOWN
 
 
 def command_for(metric: str, file: str) -> str:
-    """Return the command that trains the exported best of a search with a first objective."""
+    """Return the command that trains the exported best configuration of a search with this first objective."""
     if metric in OF_FEATURES:
         return f"imgcls-search pretrain {file} -o backbone.pt"
     return f"imgcls-search train {file} --seeds 3"
 
 
 def share_of_images(known: Mapping[str, T]) -> str:
-    """Return the measure that is a share of whole images, of which intervals for their number are known."""
+    """Return the measure that is a share of whole images, so that an interval follows from their number."""
     return "accuracy" if "accuracy" in known else "subset_accuracy"
 
 
 def main_measure(known: Mapping[str, T]) -> str:
-    """Return the measure that every epoch has, whatever the objective: of one class each, or of several labels.
+    """Return the measure that every epoch has, whatever the objective: for one class each, or several labels.
 
-    Of a pretraining it is the probe where it was measured.
+    For a pretraining it is that of the probe, if measured.
     """
     names = ("accuracy", "average_precision", "probe_accuracy", "spread")
     return next((name for name in names if name in known), "average_precision")
 
 
 def class_of(name: str) -> str | None:
-    """Return the class that a measure is of, None where it is of all classes."""
+    """Return the class of a measure, or None if it is of all classes."""
     found = (re.fullmatch(pattern, name, re.DOTALL) for pattern, _ in OF_CLASS.values())
     return next((match[1] for match in found if match), None)
 
@@ -136,7 +136,7 @@ def specificity(name: str) -> float:
 
 
 def bounds(name: str) -> tuple[float, float] | None:
-    """Return the lowest and the highest value of a measure, None for one of somebody else's."""
+    """Return the lowest and the highest value of a measure, or None for a custom one."""
     if name in ("mcc", "kappa"):
         return -1.0, 1.0
     if name in ("loss", "cost"):

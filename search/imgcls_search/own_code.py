@@ -1,9 +1,9 @@
-"""A person's own functions, named as `module:name`: found, imported and recognised. Never from the working folder.
+"""User functions, named as `module:name`: find, import and identify them. Never from the working folder.
 
-A space, a database or a weights file may come from anybody, and says which function is called with what. So a module
-must be one that the person has named: in a folder of `PYTHONPATH` or of `IMGCLS_CODE`, or an installed one whose name
-is there. Any other installed package would do too much, such as read a pickle. The folder in which a program happens to
-run, or a script or a notebook is, counts for nothing.
+A space, a database or a weights file may come from anyone, and says which function is called with which arguments. So a
+module must be one that the user has named: in a folder of `PYTHONPATH` or of `IMGCLS_CODE`, or an installed one whose
+name is there. Any other installed package could do too much, such as read a pickle. The folder in which a program
+happens to run, or that of a script or a notebook, does not count.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 from imgcls_search.errors import UserError, first_line
 
 VARIABLE = "IMGCLS_CODE"
-"""Names the folders of a person's own modules, and installed modules, separated as the folders of PATH are."""
+"""Environment variable with the folders of user modules and with installed modules, separated as folders in PATH."""
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _REFERENCE = re.compile(rf"{_NAME}(\.{_NAME})*:{_NAME}")
@@ -32,11 +32,11 @@ PATTERN = rf"(?:{_NAME}\.)*{_NAME}:{_NAME}"
 """The same as `is_reference`, as a pattern."""
 
 _digests: dict[str, str] = {}
-"""Of the sources that modules of this process were imported from."""
+"""Digests of the sources that modules of this process were imported from."""
 
 
 def is_reference(text: str) -> bool:
-    """Tell whether a text is as in `module:name`."""
+    """Tell whether a text has the form `module:name`."""
     return _REFERENCE.fullmatch(text) is not None
 
 
@@ -44,7 +44,7 @@ def add(place: Path) -> None:
     """Allow functions of a folder's modules, or of an installed module, in this process and in those that it starts.
 
     Raises:
-        UserError: there is neither.
+        UserError: there is no such folder or module.
     """
     folder = place.expanduser().absolute()
     if folder.is_dir():
@@ -66,10 +66,10 @@ def _named() -> list[str]:
 
 
 def folders() -> list[Path]:
-    """Return the folders that a person names for modules.
+    """Return the folders that the user names for modules.
 
     Raises:
-        UserError: one is not there.
+        UserError: one does not exist.
     """
     found = []
     for text in _named():
@@ -86,7 +86,7 @@ def _is_installed(name: str) -> bool:
 
 
 def _is_named(top: str, spec: ModuleSpec) -> bool:
-    """Tell whether a module that was found is one that the person has named."""
+    """Tell whether a module that was found is one that the user has named."""
     named = [*map(str, folders()), *(path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path)]
     allowed = {os.path.realpath(folder) for folder in named}
     places = [spec.origin] if spec.submodule_search_locations is None else list(spec.submodule_search_locations)
@@ -97,10 +97,10 @@ def _is_named(top: str, spec: ModuleSpec) -> bool:
 
 
 def module_path() -> list[str]:
-    """Return where our processes look for modules: as this one does, but not in the folder of a script or a notebook.
+    """Return the module path of our processes: that of this one, without the folder of a script or a notebook.
 
-    Python puts that folder before its own library by itself. The environment may name it, and so may the installation
-    of a package: then it stays.
+    Python puts that folder before its own library. It stays if the environment or the installation of a package
+    names it.
     """
     implied = {os.path.realpath(folder) for folder in (_working_folder(), _script_folder()) if folder is not None}
     named = {os.path.realpath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path}
@@ -117,7 +117,7 @@ def module_path() -> list[str]:
 
 
 def load(reference: str) -> Any:
-    """Import what `module:name` names; a module that has changed since is read again.
+    """Import the object that `module:name` names; a module that has changed since is loaded again.
 
     Raises:
         UserError: there is no such module or name, or it cannot be imported.
@@ -132,7 +132,7 @@ def load(reference: str) -> Any:
                 module = importlib.import_module(name)
             elif _digests.get(name, source) != source:
                 module = _read_again(module, attribute)
-        # Whatever somebody's module raises when it is imported; a script may end itself.
+        # A user's module may raise anything when it is imported; a script may exit.
         except (Exception, SystemExit) as error:
             raise UserError(
                 f"{reference}: cannot be imported ({type(error).__name__}: {first_line(error, 'no message')})"
@@ -150,7 +150,7 @@ def digest(reference: str) -> str:
     """Return the SHA-256 of the source that `module:name` is in: a module's file, or all Python files of a package.
 
     Raises:
-        UserError: there is no such module, or it is none that the person has named.
+        UserError: there is no such module, or the user has not named it.
     """
     if not is_reference(reference):
         raise UserError(f"{reference!r}: is not allowed; allowed: a function in a module, as in 'module:name'")
@@ -191,7 +191,7 @@ def _absent(top: str) -> str:
 
 
 def _spec(top: str) -> ModuleSpec | None:
-    """Return where a module is, without importing it."""
+    """Find a module without importing it."""
     return _find(top, [*module_path(), *map(str, folders())])
 
 
@@ -200,7 +200,7 @@ def _find(top: str, path: list[str]) -> ModuleSpec | None:
         if finder in (BuiltinImporter, FrozenImporter):
             continue
         importlib.invalidate_caches()
-        # Packages that are installed for editing have finders of their own.
+        # Packages in editable installs have their own finders.
         found = PathFinder.find_spec(top, path) if finder is PathFinder else finder.find_spec(top, None)
         if found is not None and (finder is PathFinder or not _is_implied(found, path)):
             return found
@@ -214,7 +214,7 @@ def _is_implied(spec: ModuleSpec, path: list[str]) -> bool:
 
 
 def _is_from(module: Any, spec: ModuleSpec | None) -> bool:
-    """Tell whether a module that is imported already is of the place where it would be found."""
+    """Tell whether an imported module comes from the place where it would be found now."""
     file = getattr(module, "__file__", None)
     if spec is None or file is None:
         return False
@@ -223,13 +223,13 @@ def _is_from(module: Any, spec: ModuleSpec | None) -> bool:
 
 
 def _read_again(module: ModuleType, attribute: str) -> ModuleType:
-    """Import a module that has changed, and return it."""
+    """Load a module that has changed again, and return it."""
     name = module.__name__
     if "." in name or hasattr(module, "__path__"):
         # The change may be in another module of its package.
         _forget(name)
         return importlib.import_module(name)
-    # What the source has no more would stay.
+    # Otherwise names that the source no longer defines would stay.
     vars(module).pop(attribute, None)
     return importlib.reload(module)
 
@@ -242,7 +242,7 @@ def _forget(name: str) -> None:
 
 @contextlib.contextmanager
 def _looking_where_allowed() -> Iterator[None]:
-    """Search for modules where a person's own may be; afterwards their folders stay last, for imports in functions."""
+    """Search for modules only in allowed folders; afterwards the user's folders stay last, for imports in functions."""
     before = list(sys.path)
     own = [str(folder) for folder in folders()]
     allowed = module_path()
@@ -260,6 +260,6 @@ def _working_folder() -> str | None:
 
 
 def _script_folder() -> str | None:
-    """Return the folder of the script that runs, None where there is none."""
+    """Return the folder of the running script, or None if there is none."""
     file = getattr(sys.modules.get("__main__"), "__file__", None)
     return os.path.dirname(file) if file else None  # noqa: PTH120

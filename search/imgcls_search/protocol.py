@@ -1,4 +1,4 @@
-"""What the run and its workers say to each other."""
+"""The messages between the run and its workers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 from imgcls_search.config import TrialConfig
 
 FEWEST_IMAGES = 2
-"""Images that a micro-batch holds at least, as batch normalisation needs."""
+"""Fewest images in a micro-batch, as batch normalisation needs."""
 
 Portion = Literal["train", "train+val"]
 """Which images a training sees: `train` leaves the validation split for its metrics, `train+val` measures nothing."""
@@ -17,7 +17,7 @@ Portion = Literal["train", "train+val"]
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Train one configuration up to a milestone, or time or draw the network that came out of it."""
+    """Train one configuration up to a milestone, or time the resulting network, or draw pictures of it."""
 
     trial: int
     config: TrialConfig
@@ -33,19 +33,19 @@ class Job:
     checkpoint: str
     log: str
     micro_batches: int = 1
-    """Parts that a batch is trained in, after more images at a time needed too much memory."""
+    """Parts that a batch is trained in, after larger parts needed too much memory."""
 
     kind: Literal["train", "time", "draw"] = "train"
-    """`time` is to run while nothing else does: executors hold the other jobs between two steps."""
+    """`time` must run alone: executors hold the other jobs between two steps."""
 
     pictures: str = ""
     """The folder that `draw` writes to."""
 
     is_scored: bool = False
-    """Whether the network is to be measured at the milestone as it would be deployed."""
+    """Whether to measure the network at the milestone as it would be deployed."""
 
     artifact: str = ""
-    """Where the exported network goes, or is found; empty where the milestone asks for no file."""
+    """Path of the exported network, to write or to read; empty if the milestone needs no file."""
 
     teacher: str | None = None
     """The weights file of the network to learn from."""
@@ -54,22 +54,22 @@ class Job:
     """The weights files of the pretrained networks that the training starts from: one, or one for each fold."""
 
     fold: int | None = None
-    """The fold whose images a pretraining leaves out; None where it takes all that may take part."""
+    """The fold whose images a pretraining leaves out; None if it uses all images that it may."""
 
     metrics: tuple[str, ...] = ()
-    """What to measure after each epoch beside what is always measured: what objectives and limits name."""
+    """Metrics to measure after each epoch in addition to the usual ones: those that objectives and limits name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupMember:
-    """Where a process stands among those that train one network together, each on a device of its own."""
+    """The place of a process among those that train one network together, each on its own device."""
 
     rank: int
     """The first, 0, speaks for all."""
 
     size: int
     file: str
-    """By which they find each other; it is not there before."""
+    """File by which they find each other; it must not exist before."""
 
 
 GROUP_LOST = 70
@@ -83,12 +83,12 @@ class Stop:
 
 @dataclass(frozen=True)
 class Hold:
-    """Rest between two steps until `GoOn`, another job or `Stop`."""
+    """Pause between two steps until `GoOn`, another job or `Stop`."""
 
 
 @dataclass(frozen=True)
 class GoOn:
-    """Go on after `Hold`."""
+    """Continue after `Hold`."""
 
 
 Message = Job | Stop | Hold | GoOn
@@ -109,12 +109,12 @@ class Started(Event):
 
     history: Sequence[Mapping[str, float]]
     dropped: str = ""
-    """Why a checkpoint that is there cannot be used, so that the training begins from the start."""
+    """Why an existing checkpoint cannot be used, so that the training starts over."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Notice(Event):
-    """Something that a person should see is happening to the trial."""
+    """A line about the trial that the user should see."""
 
     text: str
 
@@ -147,7 +147,7 @@ class Drawn(Event):
     """Pictures of the trial are in the folder."""
 
     pictures: Mapping[str, str]
-    """What each shows, by the name of its file."""
+    """What each picture shows, by file name."""
 
     reason: str = ""
     """Why there are none."""
@@ -155,7 +155,7 @@ class Drawn(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Held(Event):
-    """The worker rests between two steps, as it was asked to; only its executor hears of it."""
+    """The worker pauses between two steps, as requested; only its executor gets this event."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,22 +173,22 @@ FailureKind = Literal["diverged", "out_of_memory", "setup", "disk", "error"]
 
 @dataclass(frozen=True, kw_only=True)
 class Failed(Event):
-    """The training itself came to a bad end."""
+    """The training itself failed."""
 
     kind: FailureKind
-    """`setup` is a user's mistake that every trial would meet; `disk` one that cannot be written, so that the trial can
-    go on once it can; `error` anything unforeseen."""
+    """`setup` is a user's mistake that every trial would meet; `disk` a disk that cannot be written, so that the trial
+    can resume once it can; `error` anything unforeseen."""
 
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerDied(Event):
-    """The worker's process ended under the trial."""
+    """The worker's process died during the trial."""
 
     reason: str
     is_out_of_memory: bool = False
-    """True where the system killed it because memory ran out."""
+    """True if the system killed it because memory ran out."""
 
 
 class Executor(Protocol):

@@ -1,4 +1,4 @@
-"""Measured numbers as people write them, without digits that mean nothing; `--json` has the full numbers."""
+"""Format measured numbers without digits that mean nothing; `--json` has the full numbers."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ MOST_DECIMALS = 4
 
 
 def share(value: float, images: int | None) -> str:
-    """Return a share of some images, as exact as their number makes it."""
+    """Return a share of some images, with the digits that their number justifies."""
     return f"{value:.{_share_decimals(images)}f}"
 
 
 def size(count: float) -> str:
-    """Return a number of bytes in the largest unit of which there is one."""
+    """Return a number of bytes in the largest unit that it reaches."""
     for unit, of in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= of:
             return f"{count / of:,.1f} {unit}"
@@ -25,7 +25,7 @@ def size(count: float) -> str:
 
 
 def measured(metric: str, value: float, images: int | None = None, *, signed: bool = False) -> str:
-    """Return a metric's value; those that count images as exact as the number of images makes them."""
+    """Return a metric's value; one that counts images has the digits that their number justifies."""
     sign = "+" if signed else ""
     if not math.isfinite(value):
         return f"{value:g}"
@@ -41,17 +41,17 @@ def pairs(values: Mapping[str, float], images: int | None = None) -> str:
 
 
 def without_long_numbers(text: str) -> str:
-    """Return a text with its floats in four digits, as settings that were drawn have many more."""
+    """Return a text with its floats shortened to four digits: drawn settings have many more."""
     return re.sub(r"(?<![\w.])-?\d+\.\d{4,}(?:e[+-]?\d+)?(?![\w.])", lambda found: f"{float(found[0]):.4g}", text)
 
 
 def rounded(error: float) -> str:
-    """Return the half-width of an interval, or a deviation, in two digits that mean something."""
+    """Return the half-width of an interval, or a deviation, with two significant digits."""
     return f"{error:,.{_error_decimals(error)}f}" if math.isfinite(error) else f"{error:g}"
 
 
 def estimated(mean: float, half: float, *, signed: bool = False) -> str:
-    """Return a mean with the half-width of its interval, both to the same place."""
+    """Return a mean with the half-width of its interval, both with the same decimals."""
     decimals = _error_decimals(half) if math.isfinite(half) else MOST_DECIMALS
     return f"{_plain_zero(mean, decimals):{'+' if signed else ''},.{decimals}f} ± {rounded(half)}"
 
@@ -65,7 +65,7 @@ def spread(
     *,
     signed: bool = False,
 ) -> str:
-    """Return a mean over trainings with its interval; of one or two trainings their values, which tell no interval."""
+    """Return a mean over trainings with its interval; for one or two, their values, which allow no interval."""
     values = list(values)
     if half is None or len(values) in (1, 2):
         return " and ".join(measured(metric, value, images, signed=signed) for value in values or [mean])
@@ -75,7 +75,7 @@ def spread(
 
 
 def gained(metric: str, value: float, half: float | None, images: int | None = None) -> str:
-    """Return a difference of two means with its sign, as exact as the interval of one of them, if it has one."""
+    """Return a difference of two means with its sign, to the decimals of the interval of one of them, if it has one."""
     if not half:
         return measured(metric, value, images, signed=True)
     decimals = _error_decimals(half)
@@ -83,7 +83,7 @@ def gained(metric: str, value: float, half: float | None, images: int | None = N
 
 
 def _plain_zero(value: float, decimals: int) -> float:
-    """Return a value without the sign that a rounded zero would show."""
+    """Return a value, but 0 if it rounds to zero, so that no sign is shown."""
     return 0.0 if round(value, decimals) == 0 else value
 
 

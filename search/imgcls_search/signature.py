@@ -35,7 +35,7 @@ REQUIRED = _Required()
 
 @dataclass(frozen=True)
 class Arg:
-    """What a type cannot say about an argument: its meaning, its bounds, a range worth searching."""
+    """The meaning of an argument, its bounds, and a range worth searching, which its type cannot say."""
 
     doc: str
     ge: float | None = None
@@ -73,19 +73,19 @@ class Leaf:
 
     arg: Arg
     types: tuple[type, ...] = ()
-    """Of `bool`, `int`, `float` and `str`; an `int` is welcome where a `float` is."""
+    """Of `bool`, `int`, `float` and `str`; an `int` is allowed wherever a `float` is."""
 
     items: tuple[type, ...] = ()
-    """The types of the items where the value may be a list; empty where it may not."""
+    """The types of the items if the value may be a list; empty if it may not."""
 
     num_items: int | None = None
-    """How many items a list must have; None: any number but none."""
+    """How many items a list must have; None: any number except 0."""
 
     names: int = 0
-    """How many names lead to a number where the value may be numbers by name: 1 in `{cat: 2}`; 0 where it may not."""
+    """How many names lead to a number if the value may be numbers by name: 1 in `{cat: 2}`; 0 if it may not."""
 
     literals: tuple[Value, ...] = ()
-    """Single values that are allowed besides; `None` stands here when it is allowed."""
+    """Single values that are allowed too, including `None` if it is."""
 
     default: Value | _Required = REQUIRED
 
@@ -103,7 +103,7 @@ class Leaf:
         return " or ".join(part for part in (self._typed(self.types), many, words, self._named()) if part)
 
     def _named(self) -> str:
-        """Return in words what numbers by name are; empty where there are none."""
+        """Describe numbers by name in words; empty if they are not allowed."""
         example = {0: "", 1: "{cat: 2, dog: 1}", 2: "{cat: {dog: 5, bird: 2}}"}[self.names]
         return f"numbers {self.arg.bounds()} by class, as in {example}" if self.names else ""
 
@@ -141,7 +141,7 @@ class Leaf:
 
 @dataclass(frozen=True, kw_only=True)
 class OneOf:
-    """A component: exactly one of several builders, each with arguments of its own."""
+    """A component: exactly one of several builders, each with its own arguments."""
 
     options: Mapping[str, Fields]
     default: str | None = None
@@ -160,12 +160,12 @@ class Fields:
     fields: Mapping[str, Leaf | OneOf | Fields] = field(default_factory=dict)
     doc: str = ""
     others: Leaf | None = None
-    """What further arguments of any name may be; None where there are none."""
+    """The kind of further arguments with any name; None if there are none."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Catalog:
-    """Everything that a space file may say; the parser knows no name that does not stand here."""
+    """Everything that a space file may contain; the parser knows no other names."""
 
     config: Fields
     """The sections of a `TrialConfig`: data, image, augment, model, optimizer and so on."""
@@ -180,13 +180,13 @@ class Catalog:
     """Metrics that may be objectives, with one sentence about each."""
 
     scores: Mapping[str, str] = field(default_factory=dict)
-    """Those of them that images are scored by, which `limits` may bound on either side."""
+    """Those of them that score images, which `limits` may bound on either side."""
 
     class_scores: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     """Scores of one class, such as `recall:CLASS`, each with its pattern and one sentence."""
 
     default_metric: str = "accuracy"
-    """The objective where a file names none."""
+    """The objective if a file names none."""
 
     of_data: Callable[[Catalog, str, Mapping[str, Any]], Catalog] | None = None
     """Returns the catalog for a data set, by its name and arguments, as defaults may depend on its kind of labels."""
@@ -216,7 +216,7 @@ def first_sentence(builder: Callable[..., Any]) -> str:
 
 
 def _resolve(hint: Any, builder: Callable[..., Any]) -> Any:
-    """Return an annotation as an object; None where it names a class that only type checkers import, as torch's."""
+    """Return an annotation as an object; None if it names a class that only type checkers import, such as torch's."""
     if not isinstance(hint, str):
         return hint
     try:

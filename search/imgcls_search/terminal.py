@@ -1,4 +1,4 @@
-"""What a person is shown: text without control characters, on streams that cannot end a training."""
+"""Output for people: text without control characters, on streams that cannot end a training."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _JOINERS = "\u200c\u200d"
 """Parts of words in some languages, and of many emoji."""
 
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-"""Unicode's control and format characters, halves of pairs (what is left of a name that is not UTF-8), line ends."""
+"""Unicode's control and format characters, lone surrogates (from a name that is not UTF-8), and line ends."""
 
 
 def shown(text: object) -> str:
-    """Return a text as one line that can do nothing to a terminal; what it may not hold is written as `\\x1b`."""
+    """Return a text as one line that is harmless to a terminal; unsafe characters are written as in `\\x1b`."""
     line = str(text)
     if line.isascii() and line.isprintable():
         return line
@@ -40,7 +40,7 @@ _ESCAPES = {chr(code): repr(chr(code))[1:-1] for code in (*range(32), 127)}
 
 
 class ReaderLeftError(Exception):
-    """Nobody reads what a command prints that does nothing else."""
+    """Nobody reads the output of a command that does nothing but print."""
 
 
 class _Display(io.FileIO):
@@ -64,7 +64,7 @@ class _Display(io.FileIO):
         return written
 
     def _lose(self, error: OSError) -> None:
-        # Libraries and processes started later write to the same number.
+        # Libraries and processes started later write to the same descriptor.
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, self.fileno())
         os.close(null)
@@ -78,7 +78,7 @@ class _Display(io.FileIO):
 
 
 def settle_streams() -> None:
-    """Open what was closed, show what an encoding lacks as backslashes, and let no display end the program."""
+    """Open closed streams, show characters that an encoding lacks as backslashes, and survive the loss of a display."""
     for number in (0, 1, 2):
         _open(number)
     if sys.stdin is None:
@@ -91,7 +91,7 @@ def _open(number: int) -> None:
     try:
         os.fstat(number)
     except OSError:
-        # A file opened later would get this number, and be written to as the terminal.
+        # Otherwise a file opened later would get this descriptor, and with it the output for the terminal.
         null = os.open(os.devnull, os.O_RDWR)
         if null != number:
             os.dup2(null, number)
@@ -115,25 +115,25 @@ def _display(stream: io.TextIOWrapper | object | None, number: int, name: str) -
 
 
 def show_all_characters() -> None:
-    """Show what the encoding of the streams lacks as backslashes, and leave them as they are otherwise."""
+    """Show characters that the encoding of the streams lacks as backslashes, and change nothing else about them."""
     sys.stdout, sys.stderr = (_plain(stream, number) for number, stream in ((1, sys.stdout), (2, sys.stderr)))
 
 
 def _plain(stream: object, number: int) -> io.TextIOWrapper:
-    # Not `reconfigure`, which fails where the number has come to stand for another kind of file.
+    # Not `reconfigure`, which fails if the descriptor now belongs to another kind of file.
     writer = io.BufferedWriter(io.FileIO(number, "w", closefd=False))
     encoding = getattr(stream, "encoding", None) or "utf-8"
     return io.TextIOWrapper(writer, encoding=encoding, errors="backslashreplace", line_buffering=number == 2)
 
 
 def end_with_reader() -> None:
-    """Let the end of a pipe's reader end the program, which has nothing to do but print."""
+    """End the program when the reader of its pipe ends, since it does nothing but print."""
     if (raw := _raw(sys.stdout)) is not None:
         raw.outlives_reader = False
 
 
 def output_trouble() -> str | None:
-    """Return why standard output was lost, None where it was not, or where its reader has left."""
+    """Return why standard output was lost; None if it was not, or if its reader has left."""
     raw = _raw(sys.stdout)
     if raw is None or raw.trouble is None or raw.trouble.errno in (errno.EPIPE, errno.EIO):
         return None
@@ -146,14 +146,14 @@ def _raw(stream: object) -> _Display | None:
 
 
 _INSTALLED = re.compile(r"(?:[A-Za-z]:)?[^\s\'\"<>()]*?(?:site|dist)-packages[/\\]+")
-"""The folder of installed packages, as it begins a path."""
+"""The folder of installed packages at the start of a path."""
 
 _warned: set[str] = set()
 
 
 def show_plain_warnings() -> None:
-    """Show what libraries warn of as one plain line each, once, here and in processes forked from this one."""
-    # Filters, and with them PYTHONWARNINGS, still say which of them are shown and which are errors.
+    """Show each warning of a library once, as one plain line, here and in processes forked from this one."""
+    # Filters, including PYTHONWARNINGS, still decide which are shown and which are errors.
     warnings.showwarning = _show_warning
     logging.lastResort = _PlainLines(logging.WARNING)
 
@@ -161,7 +161,7 @@ def show_plain_warnings() -> None:
 def lock_bars_by_thread() -> None:
     """Keep libraries' progress bars, which are off, from making a lock that all processes share.
 
-    A process that is killed leaves such a lock behind, and Python warns of it on the user's terminal.
+    A killed process leaves such a lock behind, and Python warns about it on the user's terminal.
     """
     with contextlib.suppress(ImportError):
         from tqdm import tqdm

@@ -1,4 +1,4 @@
-"""One trial as the run sees it: what was sampled, how far it came, how it ended."""
+"""One trial as the run sees it: what was sampled, how far it trained, how it ended."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from imgcls_search.config import Scalar, TrialConfig
 State = Literal["running", "paused", "complete", "pruned", "fail"]
 
 OPEN: tuple[State, ...] = ("running", "paused")
-"""States in which a trial may train on."""
+"""States in which a trial may continue to train."""
 
 ENDED = -1
-"""What `Trial.decided_at` says of a trial that trains no more."""
+"""`Trial.decided_at` of a trial that has ended."""
 
 NOT_PROMOTED = "the search ended before it was promoted"
 """Why a paused trial is pruned at the end of a search."""
@@ -32,7 +32,7 @@ MEASURED: Mapping[str, str] = {
     "latency_ms": "time for one image of the exported network, milliseconds: the median of many, on one thread, alone",
     "size_kb": "size of the exported network's file, kilobytes of 1,024 bytes",
 }
-"""What is measured on the exported network of a trial that trained to its end."""
+"""Measures of the exported network of a trial that trained to its end."""
 
 LATENCY_CONDITIONS = (
     "ONNX Runtime on one thread of the CPU, one image at a time, the median after a warm-up, while no other trial works"
@@ -42,13 +42,13 @@ LATENCY_CONDITIONS = (
 
 def compresses(config: TrialConfig) -> bool:
     """Tell whether a configuration changes its network after the training, by pruning or quantization."""
-    # Configurations that are older than these sections say nothing of them.
+    # Older configurations do not have these sections.
     return any(section in config.tree and "none" not in config.tree[section] for section in ("prune", "quantize"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A configuration that was sampled but is no trial yet."""
+    """A configuration that was sampled but is not a trial yet."""
 
     params: Mapping[str, Scalar]
     distributions: Mapping[str, Any]
@@ -56,16 +56,16 @@ class Candidate:
 
     config: TrialConfig
     sampler_state: Mapping[str, Any] = field(default_factory=dict)
-    """What the sampler wants to find on this trial later (CMA-ES and NSGA-II keep their population so)."""
+    """State that the sampler stores with this trial for later (as CMA-ES and NSGA-II do with their population)."""
 
     @cached_property
     def compresses(self) -> bool:
-        """True where what is deployed is not what was trained; strategies ask it of each trial, again and again."""
+        """True if the deployed network differs from the trained one; cached, since strategies ask it very often."""
         return compresses(self.config)
 
     @cached_property
     def is_fitted(self) -> bool:
-        """True where the head is fitted and nothing trained: its one epoch is its end, and no early one."""
+        """True if the head is fitted and nothing is trained: its one epoch is its last, not an early one."""
         return self.config.is_fitted
 
 
@@ -76,7 +76,7 @@ class Rejection:
     params: Mapping[str, Scalar]
     distributions: Mapping[str, Any]
     reason: str
-    """In few words, the same for the same cause, since rejections are counted by it."""
+    """Short, and the same for the same cause, since rejections are counted by it."""
 
 
 class Origin(TypedDict):
@@ -94,54 +94,54 @@ class Trial:
     candidate: Candidate
     seed: int
     sizes: Mapping[str, float]
-    """What is known before training, see `SIZES`."""
+    """Sizes known before training, see `SIZES`."""
 
     metric: str
     """The first objective, by which rungs compare trials."""
 
     state: State = "running"
     epochs: list[dict[str, float]] = field(default_factory=list)
-    """What each recorded epoch measured; the epoch before number k is at k - 1."""
+    """Metrics of each recorded epoch; those of epoch k are at index k - 1."""
 
     judged: int = 0
-    """The last epoch at which the pruner let it go on or rest; 0 before the first."""
+    """The last epoch at which the pruner let it continue or paused it; 0 before the first."""
 
     until: int = 0
-    """The milestone: the epoch that it may train up to before the pruner is asked again."""
+    """The milestone: the epoch that it may train up to before the pruner decides again."""
 
     scores: dict[int, dict[str, float]] = field(default_factory=dict)
-    """What the network as it would be deployed showed after an epoch: compressed, or exported, and loaded again."""
+    """Metrics by epoch of the network as it would be deployed: compressed, or exported, and loaded again."""
 
     constraints: Mapping[str, float] = field(default_factory=dict)
-    """By how much a complete trial is over each measured limit; it keeps those that are not above 0."""
+    """Excess of a complete trial over each measured limit; limits with an excess of at most 0 are kept."""
 
     values: tuple[float, ...] | None = None
-    """One value an objective, once the trial is complete."""
+    """One value per objective, once the trial is complete."""
 
     reason: str | None = None
     deaths: int = 0
-    """Workers that died under it since its last new checkpoint."""
+    """Workers that died during it since its last new checkpoint."""
 
     micro_batches: int = 1
-    """Parts that a batch is trained in, after more images at a time needed too much memory."""
+    """Parts that a batch is trained in, after larger parts needed too much memory."""
 
     pictures: Mapping[str, str] | None = None
-    """Names of its pictures, and of what people added, by their artifacts' ids; None until they are read."""
+    """Names of its pictures, and of files that people added, by artifact id; None until they are read."""
 
     troubles: list[str] = field(default_factory=list)
-    """What went wrong on the way and was mended, or was learned from."""
+    """Troubles that it recovered from, or that the sampler learned from."""
 
     rejected_before: tuple[Rejection, ...] = ()
-    """What was sampled and rejected on the way to this trial."""
+    """Candidates that were rejected before this trial was found."""
 
     strategy: Mapping[str, Any] = field(default_factory=dict)
-    """The sampler and the pruner that it was drawn under; earlier versions noted neither."""
+    """The sampler and the pruner that it was drawn with; missing in older versions."""
 
     request: str | None = None
     """The id of the request that it answers, if there was one."""
 
     origin: Mapping[str, Any] = field(default_factory=dict)
-    """The study and the number that it has there, where it was merged into this one."""
+    """Its original study and number, if it was merged into this study."""
 
     @property
     def epoch(self) -> int:
@@ -150,20 +150,20 @@ class Trial:
 
     @property
     def is_open(self) -> bool:
-        """True while the trial may train on."""
+        """True while the trial may continue to train."""
         return self.state in OPEN
 
     @property
     def decided_at(self) -> int:
-        """The last epoch at which it was judged, and `ENDED` at its end: in between strategies learn nothing new."""
+        """The last epoch at which it was judged, or `ENDED` at its end: in between, strategies learn nothing new."""
         return self.judged if self.state in OPEN else ENDED
 
     def was_judged_at(self, epoch: int) -> bool:
-        """Tell whether it counts among those that a rung compares."""
-        # The end of a fit says nothing of where a training should stand by then.
+        """Tell whether it is among the trials that a rung at this epoch compares."""
+        # The end of a fit does not compare with an early epoch of a training.
         if self.candidate.is_fitted:
             return False
-        # One that was ended from outside may have come there without a score.
+        # A trial that was ended from outside may have reached the epoch without a score.
         return self.epoch >= epoch and (self.judged >= epoch or not self.is_open) and self.has_value_at(epoch)
 
     def last_epoch(self, epochs: int) -> int:
@@ -177,12 +177,12 @@ class Trial:
 
     @property
     def is_feasible(self) -> bool:
-        """True where no measured limit is broken."""
+        """True if no measured limit is exceeded."""
         return all(excess <= 0 for excess in self.constraints.values())
 
     @property
     def compresses(self) -> bool:
-        """True where what is deployed is not what was trained, so that only scores compare with other trials."""
+        """True if the deployed network differs from the trained one, so that only scores compare with other trials."""
         return self.candidate.compresses
 
     @property
@@ -192,18 +192,18 @@ class Trial:
         return self.values[0]
 
     def has_value_at(self, epoch: int) -> bool:
-        """Tell whether the trial showed a value at an epoch that compares with other trials'."""
+        """Tell whether the trial has a value at an epoch that compares with other trials'."""
         return self.metric in self.shown_at(epoch)
 
     def value_at(self, epoch: int) -> float:
-        """Return the first objective's metric at an epoch, counted from 1: the compressed copy's where there is one."""
-        # Strategies ask this of every trial of a large study: it is worth not to go through `shown_at`.
+        """Return the first objective's metric at an epoch, counted from 1: the compressed copy's if there is one."""
+        # Strategies call this for every trial of a large study, so it avoids `shown_at`.
         shown = self.scores[epoch] if self.candidate.compresses else self.epochs[epoch - 1]
         return shown[self.metric]
 
     @property
     def fold_scores(self) -> list[float]:
-        """The first objective on each fold that is finished; nothing without folds."""
+        """The first objective on each finished fold; empty without folds."""
         if self.candidate.config.folds == 1:
             return []
         each = self.candidate.config.epochs // self.candidate.config.folds
@@ -212,11 +212,11 @@ class Trial:
 
     @property
     def last_shown(self) -> int:
-        """The last epoch with such a value; 0 where there is none."""
+        """The last epoch with a value, see `has_value_at`; 0 if there is none."""
         return next((epoch for epoch in range(self.epoch, 0, -1) if self.has_value_at(epoch)), 0)
 
     def shown_at(self, epoch: int) -> Mapping[str, float]:
-        """Return all metrics of an epoch that compare with other trials': the compressed copy's where there is one."""
+        """Return all metrics of an epoch that compare with other trials': the compressed copy's if there is one."""
         if self.compresses:
             return self.scores.get(epoch, {})
         return self.epochs[epoch - 1] if 0 < epoch <= self.epoch else {}

@@ -1,4 +1,4 @@
-"""What models cost, remembered by architecture in one small file that all studies under a folder share."""
+"""Cache the sizes of models, by architecture, in one small file that all studies under a folder share."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ COUNTED_BY = (
     "imgcls_search.training.resolution",
     "imgcls_search.worker.measuring",
 )
-"""Modules, and packages with all their modules, whose code decides on an answer; a test follows one to them."""
+"""Modules, and packages with all their modules, whose code determines an answer; a test traces an answer to them."""
 
 
 class Counts:
-    """A memory of answers; where its file cannot be written it forgets them with the process."""
+    """A cache of answers; if its file cannot be written, it lasts as long as the process."""
 
     def __init__(self, path: Path) -> None:
         """Answers are kept in the SQLite file `path`, which need not exist."""
@@ -39,17 +39,17 @@ class Counts:
         self.file: sqlite3.Connection | None = None
         with contextlib.suppress(OSError, sqlite3.Error):
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Several helpers and several runs write it; each answer is one statement.
+            # Several helpers and runs write to it; each answer is one statement.
             self.file = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
             self.file.execute("PRAGMA journal_mode=WAL")
             self.file.execute("PRAGMA synchronous=OFF")
             self.file.execute("CREATE TABLE IF NOT EXISTS counts (key TEXT PRIMARY KEY, answer TEXT NOT NULL)")
 
     def get(self, question: Mapping[str, Any]) -> Any:
-        """Return the remembered answer to a question, or None.
+        """Return the cached answer to a question, or None.
 
         Raises:
-            BuildError: that was the answer.
+            BuildError: the cached answer is this error.
         """
         key = _key(question)
         if key not in self.known:
@@ -57,10 +57,10 @@ class Counts:
         return _thaw(self.known[key])
 
     def ask(self, question: Mapping[str, Any], answer: Callable[[], Any]) -> Any:
-        """Return the remembered answer, or a new one (plain JSON), which is remembered.
+        """Return the cached answer, or a new one (plain JSON), which is then cached.
 
         Raises:
-            BuildError: that is the answer.
+            BuildError: the answer is this error.
         """
         known = self.get(question)
         if known is not None:
@@ -89,7 +89,7 @@ class Counts:
 
 
 def _is_whole(found: Any) -> bool:
-    """Tell whether what was remembered is an answer or an error; anything else is asked again."""
+    """Tell whether a cached entry is an answer or an error; anything else is computed again."""
     if not isinstance(found, dict):
         return False
     error = found.get("error", ["", ""])
@@ -112,7 +112,7 @@ def _key(question: Mapping[str, Any]) -> str:
 
 @cache
 def _versions() -> dict[str, str]:
-    """Return what may change the answers: libraries that build models, and the text of our own code that answers."""
+    """Return what may change the answers: versions of libraries that build models, and a digest of our own code."""
     found = {}
     for name in ("torch", "torchvision", "timm", "torch-pruning"):
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -122,7 +122,7 @@ def _versions() -> dict[str, str]:
 
 
 def counted_files() -> list[Path]:
-    """Return the files of `COUNTED_BY`, and those of families that other packages bring."""
+    """Return the files of `COUNTED_BY`, and those of model families from other packages."""
     paths: list[Path] = []
     for name in COUNTED_BY:
         spec = find_spec(name)

@@ -1,4 +1,4 @@
-"""A process that answers what needs torch or the images, so that the run process needs neither."""
+"""A process that answers questions about torch or the images, so that the run process needs neither."""
 
 from __future__ import annotations
 
@@ -43,49 +43,49 @@ from imgcls_search.worker import head_plan
 from imgcls_search.worker.pretrained_file import AboutBackbone
 
 Progress = Callable[[int, int], None]
-"""Called with images decoded and images in all."""
+"""Called with the number of decoded images and of all images."""
 
 T = TypeVar("T")
 
 MOST_DEATHS = 3
-"""Processes that may die of one question."""
+"""Helper processes that may die of one question."""
 
 
 class HelperDiedError(SearchError):
-    """The process that should answer died of the question, each time it was asked."""
+    """The helper process died each time it was asked this question."""
 
 
 def image_cache(root: Path) -> Path:
-    """Return where decoded images lie, shared by all studies under a root."""
+    """Return the folder of decoded images, shared by all studies under a root."""
     return root / ".images"
 
 
 def feature_cache(root: Path) -> Path:
-    """Return where features of frozen networks lie, shared by all studies under a root."""
+    """Return the folder of features of frozen networks, shared by all studies under a root."""
     return root / ".features"
 
 
 def backbone_cache(root: Path) -> Path:
-    """Return where pretrained networks are kept, shared by all studies under a root."""
+    """Return the folder of pretrained networks, shared by all studies under a root."""
     return root / ".backbones"
 
 
 def teacher_cache(root: Path) -> Path:
-    """Return where networks of timm are kept that trainings learn from, shared by all studies under a root."""
+    """Return the folder of timm networks that trainings learn from, shared by all studies under a root."""
     return root / ".teachers"
 
 
 def counts_file(root: Path) -> Path:
-    """Return where counts are remembered, shared by all studies under a root."""
+    """Return the file of cached counts, shared by all studies under a root."""
     return root / ".counts.sqlite"
 
 
 _NOT_COUNTED = ("data", "image", "augment", "distill", "quantize")
-"""Sections that no size depends on; the image's shape is asked about apart."""
+"""Sections that no size depends on; the shape of the images is a separate part of the question."""
 
 
 def _what_counts(config: TrialConfig) -> dict[str, Any]:
-    """Return the part of a configuration that its sizes depend on, and what file of weights it must fit."""
+    """Return the part of a configuration that its sizes depend on, including the state of its weights file."""
     sections = config.to_dict()
     model = config.component("model")
     file = expand_path(model.args.get("weights") or "", f"{model.path}.weights")
@@ -99,7 +99,7 @@ def _what_counts(config: TrialConfig) -> dict[str, Any]:
 
 
 class Helper:
-    """Answers questions one at a time; what it learned of a data set or an architecture it remembers."""
+    """Answers questions one at a time, and caches answers about data sets and architectures."""
 
     def __init__(self, root: Path) -> None:
         """Decoded images and counts are kept under `root`; the process starts with the first question."""
@@ -108,9 +108,9 @@ class Helper:
         self.prepared: dict[str, Prepared] = {}
         self.process: BaseProcess | None = None
         self.fatal_models: dict[str, str] = {}
-        """Models that no process survives, by digest, and what to say of them."""
+        """Models that no helper process survives, by digest, with the reason to report."""
         self.later: _Later | None = None
-        """An answer that somebody waits for while doing other things."""
+        """An answer that the caller waits for while doing other things."""
 
     def devices(self, wanted: str) -> list[str]:
         """Return the devices that trials may use.
@@ -129,7 +129,7 @@ class Helper:
     ) -> Prepared:
         """Return the data set of a configuration, its images decoded at the configured size.
 
-        The first time, `say` gets what there is to read, and what was found in it.
+        On the first call, `say` gets lines about what is read and what was found in it.
 
         Raises:
             DataError: the images are missing, damaged or unusable.
@@ -143,7 +143,7 @@ class Helper:
     def open_unlabeled(
         self, config: TrialConfig, data: Prepared, fold: int | None = None, progress: Progress | None = None
     ) -> tuple[str, list[str]]:
-        """Decode the images that a configuration pretrains on; return what they are recognised by and what to say.
+        """Decode the images that a configuration pretrains on; return their fingerprint and lines for the user.
 
         Raises:
             DataError: they are missing, damaged or too few.
@@ -153,7 +153,7 @@ class Helper:
     def has_prints(self, config: TrialConfig, known: Prints) -> bool:
         """Tell whether the data set of a configuration is the recorded one, see `Source.has_prints`.
 
-        No image is decoded for it.
+        This decodes no image.
 
         Raises:
             DataError: the images are missing or unusable.
@@ -161,7 +161,7 @@ class Helper:
         return self._ask(ComparePrints(config=config, cache=image_cache(self.root), known=known))
 
     def measure(self, config: TrialConfig, shape: InputShape) -> dict[str, float]:
-        """Return the sizes that are known before training, see `imgcls_search.trial.SIZES`, without training.
+        """Return the sizes of a configuration that are known before training, see `imgcls_search.trial.SIZES`.
 
         Raises:
             BuildError: nothing can be built from the configuration.
@@ -175,9 +175,9 @@ class Helper:
             self.wait(None)
 
     def measuring(self, config: TrialConfig, shape: InputShape) -> Generator[None, None, dict[str, float]]:
-        """Do what `measure` does, but yield as long as the answer is not there."""
+        """Do what `measure` does, but yield until the answer is available."""
         has_weights = config.component("model").args.get("weights") is not None
-        # Not remembered with the sizes, which do not depend on it.
+        # Not cached with the sizes, which do not depend on it.
         check_normalisation(config.section("image"), shape.channels, has_weights=has_weights)
         head_plan.check(config)
         question = {"config": _what_counts(config), "shape": dataclasses.asdict(shape)}
@@ -200,11 +200,11 @@ class Helper:
 
     @property
     def is_measuring(self) -> bool:
-        """True while somebody waits for an answer."""
+        """True while the caller waits for an answer."""
         return self.later is not None
 
     def wait(self, seconds: float | None) -> None:
-        """Return when a wanted answer is there, or after these seconds."""
+        """Return when that answer is available, or after these seconds."""
         if self.later is not None:
             self.connection.poll(seconds)
 
@@ -219,10 +219,10 @@ class Helper:
     def fetch_weights(
         self, config: TrialConfig, shape: InputShape, say: Callable[[str], None] | None = None
     ) -> dict[str, str] | None:
-        """Fetch or read the pretrained weights that a configuration starts from, if any, and see that they fit.
+        """Fetch or read the pretrained weights that a configuration starts from, if any, and check that they fit.
 
-        `say` gets a note if they were trained on images of another size. Return the name and digest of their file; None
-        where there is none, or a library keeps it to itself.
+        `say` gets a note if they were trained on images of another size. Return the name and digest of their file, or
+        None if there is none or a library manages it.
 
         Raises:
             CheckpointError: they cannot be fetched or read.
@@ -233,7 +233,7 @@ class Helper:
         return self._ask(FetchWeights(config=config, shape=shape), say=say)
 
     def describe_weights(self, path: Path) -> Prepared:
-        """Return the data set that saved weights were trained on; the weights themselves are read and built too.
+        """Return the data set that saved weights were trained on; this also loads the weights into their network.
 
         Raises:
             CheckpointError: the file is missing, damaged, or not a trained model of this program.
@@ -243,9 +243,9 @@ class Helper:
     def keep_teacher(
         self, component: Component, data: Prepared, *, image_size: ImageSize, answers: bool
     ) -> tuple[str, Path]:
-        """Return the digest and the file of a network of timm whose weights a component names, to learn from it.
+        """Return the digest and the file of the timm network that a component names, to learn from it.
 
-        Where it `answers`, its head is wanted too, which must be of the images' classes.
+        With `answers`, its head is kept too and must have the images' classes.
 
         Raises:
             CheckpointError: the weights cannot be fetched or read.
@@ -256,7 +256,7 @@ class Helper:
         return self._ask(question)
 
     def describe_backbone(self, path: Path) -> AboutBackbone:
-        """Return what a file that a pretraining wrote says of itself.
+        """Return the description in a file that a pretraining wrote.
 
         Raises:
             CheckpointError: the file is missing, damaged, or was written by something else.
@@ -289,12 +289,12 @@ class Helper:
     def _deliver(self) -> None:
         if self.process is None:
             self.process, self.connection = processes.start(_answer_all, "helper")
-        # A process that died just now is noticed when its answer is waited for.
+        # If the process has just died, `_receive` notices it.
         with contextlib.suppress(OSError):
             self.connection.send(self.asked)
 
     def _settle(self) -> None:
-        """Take the answer that somebody waits for off the connection."""
+        """Receive the answer that the caller waits for."""
         later, self.later = self.later, None
         if later is not None:
             try:
@@ -320,7 +320,7 @@ class Helper:
                     return reply
 
     def _ask_another(self) -> None:
-        """Put the question to a new process in place of one that died."""
+        """Send the question to a new process in place of one that died."""
         assert self.process is not None
         self.process.join()
         code, self.process = self.process.exitcode, None
@@ -333,7 +333,7 @@ class Helper:
 
 @dataclasses.dataclass
 class _Later:
-    """A place for an answer that is not there yet."""
+    """An answer that is still pending."""
 
     found: Answer | Refusal | None = None
     death: str | None = None
@@ -356,5 +356,5 @@ def _answer_all(connection: Connection) -> None:
             except SearchError as error:
                 reply = Refusal(error)
             connection.send(reply)
-    # The run is gone; taking torch apart in good order would outlive it by seconds.
+    # The run is gone; an orderly shutdown of torch would outlive it by seconds.
     os._exit(0)

@@ -20,7 +20,7 @@ def num_cores() -> int:
 
 
 def usable_slots(devices: Sequence[str], workers: int | None, most: int) -> list[str]:
-    """Return the device of each worker: one a core on a CPU, one a device elsewhere, but no more than `most`."""
+    """Return the device of each worker: one per core on a CPU, one per device otherwise, but no more than `most`."""
     count = workers or (num_cores() if list(devices) == ["cpu"] else len(devices))
     return [devices[index % len(devices)] for index in range(max(1, min(count, most)))]
 
@@ -30,10 +30,10 @@ def usable_groups(
 ) -> list[tuple[str, ...]]:
     """Return the devices of each worker, `wanted` of them, at most `most` workers.
 
-    A device of a CPU is a core: a process with one thread. `auto` are all devices over the number of workers.
+    A device of a CPU is a core: a process with one thread. `auto` divides all devices by the number of workers.
 
     Raises:
-        DeviceError: there are fewer devices than wanted, or they cannot talk to each other.
+        DeviceError: there are fewer devices than wanted, or they cannot communicate.
     """
     if wanted == 1:
         return [(device,) for device in usable_slots(devices, workers, most)]
@@ -50,7 +50,7 @@ def devices_each(wanted: int | Literal["auto"], there: int, workers: int | None,
     """Return how many devices train a trial.
 
     Raises:
-        DeviceError: there are fewer, as `told`.
+        DeviceError: there are fewer; `told` says how many.
     """
     if wanted == "auto":
         return max(1, there // (workers or 1))
@@ -91,6 +91,6 @@ class LocalExecutor(SlotsExecutor[WorkerProcess]):
         by_connection = {connection: worker for worker in self.workers for connection in worker.connections}
         for connection in wait(list(by_connection), timeout):
             worker = by_connection[connection]  # type: ignore[index]
-            # What was said by one process of a group may have ended the others.
+            # A message from one process of a group may have ended the others.
             if connection in worker.connections:
                 self._take_in(worker.receive(connection))

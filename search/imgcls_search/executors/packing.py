@@ -1,4 +1,4 @@
-"""Whether several workers fit on one GPU: its free memory beside what trials are estimated to need."""
+"""Check whether several workers fit on one GPU: compare its free memory with the estimated needs of trials."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from imgcls_search.errors import DeviceError
 from imgcls_search.executors import processes
 
 PROCESS_BYTES = 0.6e9
-"""What a process takes on a GPU before its first tensor: CUDA's context and the kernels of torch; an estimate."""
+"""Estimated memory of a process on a GPU before its first tensor: CUDA's context and the kernels of torch."""
 
 
 def free_memory(slots: Sequence[str]) -> dict[str, float]:
-    """Return the free memory, bytes, of each GPU that several workers are to share."""
+    """Return the free memory, bytes, of each GPU that several workers share."""
     shared = [device for device, count in Counter(slots).items() if count > 1 and device.startswith("cuda")]
     if not shared:
         return {}
@@ -37,7 +37,7 @@ def _free_memory(connection: Connection, devices: Sequence[str]) -> None:
 
 
 def advise(slots: Sequence[str], free: Mapping[str, float], needs: Sequence[float]) -> list[str]:
-    """Return a line on each shared GPU: what a worker has, what trials need, and how many workers would hold them all.
+    """Return a line on each shared GPU: memory per worker, needs of trials, and how many workers would fit them all.
 
     `needs` are estimated peaks of training, bytes, of configurations drawn from the space.
 

@@ -1,4 +1,4 @@
-"""How the run starts processes that need torch."""
+"""Start processes that need torch."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ from imgcls_search.errors import UserError
 from imgcls_search.own_code import module_path
 
 MOST_FOLDER_BYTES = 60
-"""A socket's path has 107 bytes at most, 103 on a Mac, of which multiprocessing takes 33 and Ray's fork server 43."""
+"""A socket's path has at most 107 bytes, 103 on a Mac; multiprocessing takes 33 of them, our fork server on Ray 43."""
 
 
 def start(target: Callable[..., None], name: str, *arguments: Any) -> tuple[BaseProcess, Connection]:
-    """Start `target(connection, *arguments)` in a process of its own; return it and our end of the connection."""
+    """Start `target(connection, *arguments)` in a new process; return it and our end of the connection."""
     context = _context()
     ours, theirs = context.Pipe()
     given = (target, dict(os.environ), theirs, *arguments)
     process = context.Process(target=_begin, args=given, name=name, daemon=True)  # type: ignore[attr-defined]
     warm_up()
-    # A fork server answers when it has imported torch: a Ctrl-C need not wait for that, and the process that it forks
-    # is as deaf as it is.
+    # With a fork server, do not block Ctrl-C: the server answers only after it has imported torch, and processes that
+    # it forks ignore Ctrl-C as it does.
     with _as_ours(), contextlib.nullcontext() if _has_fork_server() else deaf_to_terminal():
         process.start()
-    # Only the process may hold its end: that is how each side sees the other's death.
+    # Only the process may hold its end, so that each side notices when the other dies.
     theirs.close()
     return process, ours
 
 
 def _begin(target: Callable[..., None], environment: Mapping[str, str], *arguments: Any) -> None:
     """Run the target in a process that shows warnings as the program does, however it was started."""
-    # The process that it was forked from may be older than what an option set, such as folders of weights.
+    # The fork server may be older than a variable that an option has set, such as folders of weights.
     os.environ.clear()
     os.environ.update(environment)
     terminal.show_plain_warnings()
@@ -53,7 +53,7 @@ def _begin(target: Callable[..., None], environment: Mapping[str, str], *argumen
 
 
 def warm_up() -> None:
-    """Begin what the first `start` would wait for, and return at once."""
+    """Start the fork server that the first `start` would wait for, and return at once."""
     if _has_fork_server():
         from multiprocessing import forkserver
 
@@ -62,7 +62,7 @@ def warm_up() -> None:
 
 
 def abandon() -> None:
-    """End the fork server, if there is one, in the middle of whatever it does."""
+    """Kill the fork server, if there is one."""
     server = sys.modules.get("multiprocessing.forkserver")
     if server is not None and (pid := server._forkserver._forkserver_pid) is not None:
         with contextlib.suppress(ProcessLookupError):
@@ -74,7 +74,7 @@ def _has_fork_server() -> bool:
 
 
 _OURS = threading.local()
-"""Whether the thread starts one of our processes just now, and not one of the program that this package is used in."""
+"""Whether the thread is starting one of our processes, rather than one of the program that uses this package."""
 
 
 @contextlib.contextmanager
@@ -95,7 +95,7 @@ def _context() -> BaseContext:
     _keep_folder_out()
     _keep_script_out()
     # Importing torch and what a training needs takes seconds. On Linux one process does it once and forks the others,
-    # a replacement for a dead worker too. It never touches a GPU, whose state would not outlive a fork.
+    # including replacements of dead workers. It never touches a GPU, whose state would not survive a fork.
     if not sys.platform.startswith("linux"):
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
@@ -105,10 +105,10 @@ def _context() -> BaseContext:
 
 
 def _keep_folder_out() -> None:
-    """Keep the working folder, where a user may have a file of any name, from being searched for modules.
+    """Keep the working folder, where a user may have a file of any name, off the module path.
 
-    `python -c`, which multiprocessing starts its processes with, puts it before all others. Python 3.10 has no setting
-    against that, and up to 3.12 the fork server is not told where this process finds its modules.
+    multiprocessing starts its processes with `python -c`, which puts that folder first. Python 3.10 has no setting
+    against that, and up to 3.12 the fork server does not get the module path of this process.
     """
     spawn = util.spawnv_passfds
 
@@ -122,10 +122,10 @@ def _keep_folder_out() -> None:
 
 
 def _keep_script_out() -> None:
-    """Keep our processes from running the script again that this package is used in, and from importing beside it.
+    """Keep our processes from running the user's script again, and from importing modules from its folder.
 
-    multiprocessing runs the main module in each new process, for functions that are defined there. Ours never are, and
-    a script without `if __name__ == "__main__"` would start its search again in each of them.
+    multiprocessing runs the main module in each new process, for functions that are defined there. Ours are not, and a
+    script without `if __name__ == "__main__"` would start its search again in each process.
     """
     prepare = spawn.get_preparation_data
 
@@ -141,10 +141,10 @@ def _keep_script_out() -> None:
 
 
 def _find_short_folder() -> None:
-    """Choose where multiprocessing's sockets are: a path of some 100 characters is all that the system takes.
+    """Choose the folder of multiprocessing's sockets, whose paths may have only about 100 characters.
 
     Raises:
-        UserError: the folder of temporary files is too long, and there is no other one.
+        UserError: the path of the temporary folder is too long, and there is no other folder.
     """
     usual = tempfile.gettempdir()
     if len(os.fsencode(usual)) <= MOST_FOLDER_BYTES:
@@ -157,7 +157,7 @@ def _find_short_folder() -> None:
 
 
 def short_folder() -> str:
-    """Return a folder of temporary files with a path that leaves room for a socket's name.
+    """Return a temporary folder whose path leaves room for a socket's name.
 
     Raises:
         UserError: there is none.
@@ -174,9 +174,9 @@ def short_folder() -> str:
 
 @contextlib.contextmanager
 def deaf_to_terminal() -> Iterator[None]:
-    """Let a process be born that ignores Ctrl-C and the terminal's end, which reach all processes; the run decides."""
+    """Make a process started in the block ignore Ctrl-C and the terminal's end, which reach all: the run decides."""
     if hasattr(signal, "pthread_sigmask"):
-        # What comes meanwhile is heard afterwards; the new process never unblocks them.
+        # Signals that arrive meanwhile are handled afterwards; the new process never unblocks them.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGHUP])
         try:
             yield

@@ -1,4 +1,4 @@
-"""What the run asks its helper process, and what that answers: one class a question, with the code that answers it."""
+"""Questions that the run asks its helper process: one class per question, with the code that answers it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 @dataclass(frozen=True)
 class Decoding:
-    """So many images of all are decoded."""
+    """How many of all images are decoded."""
 
     done: int
     total: int
@@ -31,21 +31,21 @@ class Decoding:
 
 @dataclass(frozen=True)
 class Notice:
-    """A line that a person should see."""
+    """A line for the user."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Answer:
-    """The last thing that is heard of a question."""
+    """The answer: the last reply to a question."""
 
     value: Any
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """Instead of an answer: it is raised where the question was asked."""
+    """An error instead of an answer; it is raised where the question was asked."""
 
     error: SearchError
 
@@ -53,17 +53,17 @@ class Refusal:
 Reply = Decoding | Notice | Answer | Refusal
 
 Tell = Callable[[Decoding | Notice], None]
-"""Takes what is to be heard before the answer."""
+"""Sends a reply before the answer."""
 
 
 class Question(Generic[T_co]):
-    """Something that needs torch or the images to be answered."""
+    """A question whose answer needs torch or the images."""
 
     def answer(self, tell: Tell) -> T_co:
         """Return the answer; called in the helper process.
 
         Raises:
-            SearchError: there is none.
+            SearchError: there is no answer.
         """
         raise NotImplementedError
 
@@ -126,7 +126,7 @@ class OpenUnlabeled(Question[tuple[str, list[str]]]):
     fold: int | None
 
     def answer(self, tell: Tell) -> tuple[str, list[str]]:
-        """Decode them, also as a teacher sees them; return their prints, and the lines that a person should see."""
+        """Decode them, also as a teacher sees them; return their fingerprint and lines for the user."""
         from imgcls_search.worker.pretraining import open_all
 
         progress = lambda done, total: tell(Decoding(done, total))  # noqa: E731 - as short as it is
@@ -151,15 +151,15 @@ class ComparePrints(Question[bool]):
 
 @dataclass(frozen=True, kw_only=True)
 class Measure(Question[dict[str, float]]):
-    """What is known of a configuration before it is trained, see `imgcls_search.trial.SIZES`?"""
+    """Which sizes of a configuration are known before training, see `imgcls_search.trial.SIZES`?"""
 
     config: TrialConfig
     shape: InputShape
     counts: Path
-    """Where counts are remembered."""
+    """The file of cached counts."""
 
     def answer(self, tell: Tell) -> dict[str, float]:
-        """Count, or remember, and return the sizes."""
+        """Count the sizes, or read them from the cache, and return them."""
         from imgcls_search.models import pretrained
         from imgcls_search.models.cost import Cost
         from imgcls_search.worker import measuring, start_weights
@@ -177,7 +177,7 @@ class Measure(Question[dict[str, float]]):
         return measuring.measure(self.config, self.shape, Cost(**found), deployed=self._deployed(known))
 
     def _deployed(self, known: Counts) -> Cost | None:
-        """Return the cost of the network that structured pruning leaves, None where there is none."""
+        """Return the cost of the network that structured pruning leaves, or None without such pruning."""
         from imgcls_search.models.cost import Cost
         from imgcls_search.worker import measuring
 
@@ -194,11 +194,11 @@ class Measure(Question[dict[str, float]]):
         )
 
     def _asked(self) -> dict[str, Any]:
-        """Return what the cost of the network depends on."""
+        """Return the settings that the cost of the network depends on."""
         from imgcls_search.worker import measuring
 
         head = measuring.head_to_count(self.config)
-        # Answers of earlier versions, which knew no heads, go on to serve.
+        # Without a head, use the key of earlier versions, so that their cached answers stay valid.
         named = {} if head is None else {"head": {head.name: dict(head.args)}}
         return {"model": self.config.to_dict()["model"], "shape": dataclasses.asdict(self.shape), **named}
 
@@ -211,7 +211,7 @@ class TryMetrics(Question[None]):
     data: Prepared
 
     def answer(self, tell: Tell) -> None:
-        """Call them."""
+        """Call the metrics."""
         import numpy as np
 
         from imgcls_search.data import load
@@ -228,7 +228,7 @@ class FetchWeights(Question[dict[str, str] | None]):
     shape: InputShape
 
     def answer(self, tell: Tell) -> dict[str, str] | None:
-        """Fetch or read them, and return the file's name and digest, None where a library keeps it to itself."""
+        """Fetch or read them, and return the file's name and digest, or None if a library manages it."""
         from imgcls_search import digests
         from imgcls_search.models import pretrained
         from imgcls_search.worker.start_weights import check_weights
@@ -242,18 +242,18 @@ class FetchWeights(Question[dict[str, str] | None]):
 
 @dataclass(frozen=True, kw_only=True)
 class KeepTeacher(Question[tuple[str, Path]]):
-    """Which file of this program's has the weights of a network of timm?"""
+    """Which file of this program has the weights of a timm network?"""
 
     component: Component
     data: Prepared
     image_size: ImageSize
     answers: bool
-    """Whether its head is wanted too, which must be of the images' classes."""
+    """Whether its head is kept too, which must have the images' classes."""
 
     folder: Path
 
     def answer(self, tell: Tell) -> tuple[str, Path]:
-        """Write the file unless it is there, and return the digest of its weights and its path."""
+        """Write the file unless it exists, and return the digest of its weights and its path."""
         from imgcls_search.worker import timm_teacher
 
         return timm_teacher.keep(
@@ -268,7 +268,7 @@ class DescribeWeights(Question[Prepared]):
     path: Path
 
     def answer(self, tell: Tell) -> Prepared:
-        """Read and build them, and return the data set."""
+        """Load them into their network, and return the data set."""
         from imgcls_search.training import checkpoint
         from imgcls_search.worker.networks import load_finished
 
@@ -278,12 +278,12 @@ class DescribeWeights(Question[Prepared]):
 
 @dataclass(frozen=True, kw_only=True)
 class DescribeBackbone(Question[AboutBackbone]):
-    """What does a file say of itself that a pretraining wrote?"""
+    """How does a file that a pretraining wrote describe itself?"""
 
     path: Path
 
     def answer(self, tell: Tell) -> AboutBackbone:
-        """Read it."""
+        """Read the description."""
         from imgcls_search.worker.pretraining import read_backbone
 
         return read_backbone(self.path)
@@ -301,4 +301,4 @@ class NameVersions(Question[dict[str, str]]):
 
 
 _COUNTS: dict[Path, Counts] = {}
-"""In the helper's process: what it counted, by file."""
+"""In the helper process: caches of counts, by file."""

@@ -1,4 +1,4 @@
-"""Recorded curves in place of trainings, on a clock of their own."""
+"""Replay recorded curves instead of trainings, on a simulated clock."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from imgcls_search.protocol import EpochEnded, Event, Failed, Job, MilestoneReac
 
 
 class Curves(Protocol):
-    """What every configuration shows in every epoch: a table, a surrogate, a formula, or an ended study.
+    """The metrics of every configuration in every epoch: a table, a surrogate, a formula, or a finished study.
 
-    An accuracy that rises by a formula is a whole example:
+    A complete example, an accuracy that rises by a formula:
 
         class Saturating:
             def at(self, config, epoch):
@@ -23,14 +23,14 @@ class Curves(Protocol):
     """
 
     def at(self, config: TrialConfig, epoch: int) -> Mapping[str, float]:
-        """Return the metrics of an epoch, counted from 1; `seconds` is how long it takes, 1 where it is left out."""
+        """Return the metrics of an epoch, counted from 1; `seconds` is how long it takes, 1 if it is left out."""
 
 
 class ReplayExecutor:
-    """Answers jobs from curves at once; its clock shows what they would have taken on `workers` workers."""
+    """Answers jobs from curves at once; its clock shows how long they would take on `workers` workers."""
 
     def __init__(self, curves: Curves, workers: int = 1) -> None:
-        """Answer from `curves` as if `workers` trials ran side by side."""
+        """Answer from `curves` as if `workers` trials ran in parallel."""
         self.curves = curves
         self.workers = workers
         self.now = 0.0
@@ -44,14 +44,14 @@ class ReplayExecutor:
         return self.workers - len(self.jobs)
 
     def start(self, job: Job) -> None:
-        """Take a job; its first epoch ends when the clock has gone on by what that takes."""
+        """Take a job; its first epoch ends when its duration has passed on the clock."""
         self.jobs[job.trial] = job
         history = [self._metrics(job, epoch) for epoch in range(1, job.from_epoch + 1)]
         self._later(0.0, Started(trial=job.trial, worker="replay", history=history))
         self._train(job, job.from_epoch + 1)
 
     def next_event(self, timeout: float) -> Event | None:
-        """Return the next event and set the clock to it; None at once if no job is under way."""
+        """Return the next event and set the clock to it; return None at once if no job is running."""
         if not self.queue:
             return None
         self.now, _, event = heapq.heappop(self.queue)
@@ -81,7 +81,7 @@ class ReplayExecutor:
     def _after_epoch(self, event: EpochEnded, job: Job) -> Event:
         epoch = int(event.metrics["epoch"])
         if event.trial in self.stopped:
-            # The epoch under way is lost, as it is where a worker is stopped.
+            # The current epoch is lost, as when a worker is stopped.
             self.stopped.discard(event.trial)
             del self.jobs[event.trial]
             return Stopped(trial=event.trial, worker="replay")

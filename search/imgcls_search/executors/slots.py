@@ -1,4 +1,4 @@
-"""What executors with real workers share: who is free, whose trial is whose, and jobs that must run alone."""
+"""The common part of executors with real workers: which are free, who has which trial, and jobs that must run alone."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from imgcls_search.protocol import (
 )
 
 _ENDS = (MilestoneReached, Stopped, Failed, WorkerDied)
-"""What is said last of a job."""
+"""The last events of a job."""
 
 
 class Slot:
     """An executor's end of one worker."""
 
     is_ready = True
-    """False while there is nobody yet who could take a job."""
+    """False until there is a worker that can take a job."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -44,12 +44,12 @@ class Slot:
         self.tell(job)
 
     def hold(self) -> None:
-        """Ask the worker to rest between two steps; it answers, or its job ends before."""
+        """Ask the worker to pause between two steps; it replies, unless its job ends first."""
         self.is_held = True
         self.tell(Hold())
 
     def go_on(self) -> None:
-        """Let a worker that was held go on."""
+        """Let a worker that was held continue."""
         if self.is_held:
             self.is_held = self.is_resting = False
             self.tell(GoOn())
@@ -57,13 +57,13 @@ class Slot:
     def note(self, event: Event) -> None:
         """Update the slot's state from a worker event."""
         if isinstance(event, Held):
-            # Unless it was told to go on in the meantime.
+            # Unless it was told to continue in the meantime.
             self.is_resting = self.is_held
         elif isinstance(event, _ENDS):
             self.job = None
 
     def tell(self, message: Message) -> None:
-        """Send a message to the worker; where it is dead, that is noticed by listening."""
+        """Send a message to the worker; if it is dead, listening to it notices that."""
         raise NotImplementedError
 
     def kill(self) -> None:
@@ -75,13 +75,13 @@ AnySlot = TypeVar("AnySlot", bound=Slot)
 
 
 class SlotsExecutor(Generic[AnySlot]):
-    """Hands jobs to slots; what a slot is and how it is listened to is for the executors to say."""
+    """Hands jobs to slots; subclasses define what a slot is and how to listen to it."""
 
     def __init__(self, slots: Sequence[AnySlot]) -> None:
         self.workers = slots
         self.events: deque[Event] = deque()
         self.alone: Job | None = None
-        """A job that must run alone: it waits until all others rest, or runs."""
+        """A job that must run alone: it runs, or waits until all others pause."""
         self.alone_worker: AnySlot | None = None
 
     def free_slots(self) -> int:
@@ -89,7 +89,7 @@ class SlotsExecutor(Generic[AnySlot]):
         return len(self._free()) if self.alone is None else 0
 
     def start(self, job: Job) -> None:
-        """Hand a job to a free worker; to the one that had the trial last, if that is free."""
+        """Hand a job to a free worker, preferably to the one that had the trial last."""
         if job.kind == "time":
             self.alone = job
             for busy in (slot for slot in self.workers if slot.job is not None):
@@ -131,17 +131,17 @@ class SlotsExecutor(Generic[AnySlot]):
         return [slot for slot in self.workers if slot.job is not None and slot.job.trial == trial]
 
     def _listen(self, timeout: float) -> None:
-        """Wait at most these seconds for something to happen, and `_take_in` what the workers say."""
+        """Wait at most these seconds for events, and pass those of the workers to `_take_in`."""
         raise NotImplementedError
 
     def _take_in(self, event: Event | None) -> None:
-        """Take what a worker said; None where it died without a job."""
+        """Handle an event of a worker; None if it died without a job."""
         if event is not None and not isinstance(event, Held):
             self.events.append(event)
         self._attend_alone()
 
     def _attend_alone(self) -> None:
-        """Start the job that must run alone once all others rest; when it ended, let them go on."""
+        """Start the job that must run alone once all others pause; let them continue when it has ended."""
         if self.alone is None:
             return
         if self.alone_worker is not None:

@@ -1,4 +1,4 @@
-"""One worker process on this machine, from outside."""
+"""The executor's side of one worker process on this machine."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from imgcls_search.protocol import GROUP_LOST, Event, Failed, GroupMember, Job, 
 class WorkerProcess(Slot):
     """A process that lives for many trials; one that died is replaced when the next job comes.
 
-    With several devices it is a group: a process for each of them. One speaks for all, and none outlives another.
+    With several devices it is a group with a process for each. One speaks for all, and none outlives another.
     """
 
     def __init__(
         self, name: str, devices: str | Sequence[str], start: Callable[..., tuple[Any, Connection]] = processes.start
     ) -> None:
-        """Start the process, in the way of `processes.start`; it trains on a device such as `cpu` or `cuda:0`."""
+        """Start the process by `start`, as `processes.start` does; it trains on a device such as `cpu` or `cuda:0`."""
         super().__init__(name)
         self.devices = [devices] if isinstance(devices, str) else list(devices)
         self.start = start
         self.connection: Connection | None = None
         self.others: list[tuple[Any, Connection]] = []
-        """Processes of the group that do not speak for it."""
+        """The processes of the group that do not speak for it."""
         self.folder: Path | None = None
-        """Where the processes of the group find each other."""
+        """The folder through which the processes of the group find each other."""
         self._spawn()
 
     @property
     def connections(self) -> list[Connection]:
-        """Those that something may come from; none where the process is dead."""
+        """The connections to listen to; none if the process is dead."""
         return [] if self.connection is None else [self.connection, *(connection for _, connection in self.others)]
 
     def take(self, job: Job) -> None:
@@ -49,16 +49,16 @@ class WorkerProcess(Slot):
         super().take(job)
 
     def tell(self, message: Message) -> None:
-        """Send a message to the process; one that died this instant is noticed by the next `receive`."""
+        """Send a message to the process; if it has just died, the next `receive` notices that."""
         assert self.connection is not None
-        # Only training is shared, and the one that speaks for all tells the others when to stop.
+        # Only training uses the group, and the process that speaks for all tells the others when to stop.
         is_for_all = isinstance(message, Job) and message.kind == "train"
         for connection in self.connections if is_for_all else [self.connection]:
             with contextlib.suppress(OSError):
                 connection.send(message)
 
     def receive(self, connection: Connection | None = None) -> Event | None:
-        """Return what a process says; if it died, what becomes of its job, or None where it had none."""
+        """Return the event of a process; if the process died, that of its job's end, or None if it had no job."""
         assert self.connection is not None
         try:
             event: Event = (connection or self.connection).recv()
@@ -95,7 +95,7 @@ class WorkerProcess(Slot):
                 member = GroupMember(rank=rank, size=len(self.devices), file=str(self.folder / "meeting"))
                 found.append(self.start(_work, f"{self.name}.{rank}", self.name, device, member))
         finally:
-            # Where one cannot be started, those before it would wait for it.
+            # If one cannot be started, those before it would wait for it.
             if found:
                 (self.process, self.connection), *self.others = found
             if len(found) < len(self.devices):
@@ -105,7 +105,7 @@ class WorkerProcess(Slot):
     def _died(self, connection: Connection) -> Event | None:
         job, self.job = self.job, None
         code, who = self._first_end(connection)
-        # Those that are left wait for the one that is gone.
+        # The remaining processes wait for the dead one.
         self.kill()
         if job is None:
             return None
@@ -114,7 +114,7 @@ class WorkerProcess(Slot):
         return WorkerDied(trial=job.trial, worker=self.name, reason=f"{who} died ({how})", is_out_of_memory=was_memory)
 
     def _first_end(self, connection: Connection) -> tuple[int | None, str]:
-        """Return the exit code of the process that died first, and what a person calls it."""
+        """Return the exit code of the process that died first, and its name for messages."""
         ended = self._processes()[self.connections.index(connection)]
         ended.join()
         if ended.exitcode != GROUP_LOST or not self.others:
@@ -147,8 +147,8 @@ def _work(connection: Connection, name: str, device: str, member: GroupMember | 
 
 
 def _oom_kills() -> int:
-    """Return how many processes the system has killed for want of memory; 0 where it does not tell."""
-    # Of this container where there is one, otherwise of the machine.
+    """Return how many processes the system has killed for lack of memory; 0 if it does not say."""
+    # The count of this container if there is one, otherwise of the machine.
     for path in (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat")):
         with contextlib.suppress(OSError, ValueError):
             found = dict(line.split(maxsplit=1) for line in path.read_text().splitlines())

@@ -1,7 +1,7 @@
 """Pretrained networks that trainings start from: which one a configuration needs, and the folder that keeps them.
 
-Equal networks, images, pretraining, seed and versions give one file below the studies' folder, made once for all trials
-and studies. Deleted ones are made again when they are needed.
+Equal networks, images, pretraining, seed and versions share one file below the studies' folder, made once for all
+trials and studies. A deleted file is made again when it is needed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ VERSION = 1
 """Part of every key: raise it when a pretraining gives other weights."""
 
 IN_USE_SECONDS = 3600.0
-"""What was used less than this ago is not deleted: another process may be about to read it."""
+"""Files used more recently than this are not deleted: another process may be about to read them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,15 +40,15 @@ class Backbone:
     """A pretrained network that trainings start from."""
 
     config: TrialConfig
-    """Of the pretraining alone."""
+    """Configuration of the pretraining alone."""
 
     data: Prepared
     seed: int
     has_own_seed: bool
-    """Whether the seed is another one than the study's."""
+    """Whether the seed differs from the study's."""
 
     fold: int | None
-    """The fold whose images take no part; None where none is held out."""
+    """The held-out fold, None if there is none."""
 
     teacher: str | None
     """The weights file of the network that it imitates."""
@@ -66,7 +66,7 @@ class Backbone:
         return f"{name} ({way}, {self.config.epochs} epochs{held}{seeded})"
 
     def fact(self, **more: Any) -> KnownBackbone:
-        """Return what a study notes of it."""
+        """Return the fact that a study stores about it."""
         model, way = self.config.component("model").name, self.config.component("pretrain").name
         known = KnownBackbone(model=model, pretrain=way, epochs=self.config.epochs, seed=self.seed)
         if self.fold is not None:
@@ -78,25 +78,25 @@ class Store:
     """The folder of pretrained networks."""
 
     def __init__(self, root: Path) -> None:
-        """It is below `root`, the folder of the studies."""
+        """The folder is below `root`, the folder of the studies."""
         self.folder = backbone_cache(root)
         self.sound: set[str] = set()
-        """Keys of files that were compared with their digests."""
+        """Keys of files whose digests were checked."""
 
     def path(self, key: str) -> Path:
-        """The finished weights."""
+        """Return the path of the finished weights."""
         return self.folder / f"{key}.pt"
 
     def checkpoint(self, key: str) -> Path:
-        """The state of a pretraining under way."""
+        """Return the path of the state of an unfinished pretraining."""
         return self.folder / f"{key}.state.pt"
 
     def log(self, key: str) -> Path:
-        """What the pretraining printed."""
+        """Return the path of the pretraining's log."""
         return self.folder / f"{key}.log"
 
     def has(self, key: str) -> bool:
-        """Tell whether a network is there, whole; one that is damaged is deleted. It counts as used."""
+        """Tell whether an intact network exists, and mark it as used; delete a damaged one."""
         path = self.path(key)
         try:
             if key not in self.sound:
@@ -110,13 +110,13 @@ class Store:
             path.unlink(missing_ok=True)
             return False
         except OSError as error:
-            # It can be read, on a disk that takes no times.
+            # A file on a disk that stores no times can still be read.
             if not path.is_file():
                 raise StudyError(f"{path}: cannot be read ({error.strerror})") from error
         return True
 
     def taken(self, key: str) -> FileLock | None:
-        """Return the lock of a network that is to be made, None where another process makes it.
+        """Return the lock of a network to be made, or None if another process is making it.
 
         Raises:
             StudyError: the folder cannot be written.
@@ -133,16 +133,16 @@ class Store:
         return lock
 
     def finish(self, key: str) -> str:
-        """Delete what only the pretraining needed, and return the digest of the file."""
+        """Delete the state of the pretraining, and return the digest of the weights file."""
         self.checkpoint(key).unlink(missing_ok=True)
         return digests.of_file(self.path(key))
 
     def tidy(self, most_bytes: float, needed: Collection[str] = ()) -> list[str]:
-        """Delete networks that were not used for longest until all are within a budget; return their keys."""
+        """Delete the least recently used networks until the rest fit into a budget; return their keys."""
         kept = []
         with contextlib.suppress(OSError):
             for path in self.folder.glob("*.pt"):
-                # Another process may delete the same.
+                # Another process may delete the same file.
                 with contextlib.suppress(OSError):
                     state = path.stat()
                     kept.append((state.st_mtime, state.st_size, path))
@@ -161,18 +161,18 @@ class Store:
         return gone
 
     def clear_leftovers(self, key: str) -> None:
-        """Delete what a killed worker was in the middle of writing; the caller holds the lock."""
+        """Delete files that a killed worker left half-written; the caller holds the lock."""
         for path in self.folder.glob(f"{key}*{atomic.SUFFIX}"):
             path.unlink(missing_ok=True)
 
 
 @dataclass(kw_only=True)
 class Needs:
-    """Tells which pretrained networks configurations need."""
+    """Finds the pretrained networks that configurations need."""
 
     helper: Helper
     seed: int
-    """Of the pretrainings: that of the study."""
+    """Seed of the pretrainings: that of the study."""
 
     teacher_of: Callable[[TrialConfig], str | None]
     """Returns the weights file that a pretraining imitates."""
@@ -181,10 +181,10 @@ class Needs:
     known: dict[tuple[str, int | None, int], Backbone] = field(default_factory=dict)
     prints: dict[tuple[str, int, int | None], str] = field(default_factory=dict)
     images: dict[str, str] = field(default_factory=dict)
-    """What the images are recognised by, by their shape and the fold that is held out."""
+    """Fingerprints of the images, by a digest of image format and held-out fold."""
 
     lines: list[str] = field(default_factory=list)
-    """What is to be said of the images, each line once."""
+    """Lines to report about the images, each once."""
 
     def of(
         self, config: TrialConfig, data: Prepared, *, portion: Portion = "train", seed: int | None = None
@@ -241,12 +241,12 @@ class Needs:
 
 
 def look_early(configs: Iterable[TrialConfig]) -> None:
-    """See that the folders which configurations pretrain on are there, and have images, before anything slow.
+    """Check that the folders to pretrain on exist and have images, before anything slow.
 
     Raises:
-        DataError: there is no such folder, it has too few images, or they are those of a split that scores are from.
+        DataError: a folder is missing, has too few images, or has images of a split that is scored.
     """
-    # A large folder is listed once.
+    # List a large folder only once.
     asked = {}
     for config in configs:
         if config.needs_backbone or config.is_pretraining:
@@ -257,10 +257,10 @@ def look_early(configs: Iterable[TrialConfig]) -> None:
 
 
 def note_images(record: Record, images: Mapping[str, str]) -> None:
-    """Note the images that a study pretrains on, or refuse others than it began with.
+    """Store which images a study pretrains on, or refuse other images than it began with.
 
     Raises:
-        StudyError: they are others.
+        StudyError: they differ.
     """
     known = record.facts.get("unlabeled", {})
     if any(known.get(name, prints) != prints for name, prints in images.items()):
@@ -273,7 +273,7 @@ def note_images(record: Record, images: Mapping[str, str]) -> None:
 
 
 def _without_source(pretrain: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a pretraining without where its teacher comes from, whose weights count."""
+    """Return a pretraining without the source of its teacher: only the teacher's weights count."""
     ((name, args),) = pretrain.items()
     return {name: {key: value for key, value in args.items() if key != "teacher"}}
 

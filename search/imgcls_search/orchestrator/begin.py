@@ -1,4 +1,4 @@
-"""The beginning of one search: open the study or make it, refuse what does not fit, settle the data, find workers."""
+"""Start one search: open or create the study, refuse what does not fit, prepare the data, find workers."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from imgcls_search.trackers.settings import wanted
 from imgcls_search.words import counted
 
 WEIGHTS_DRAWS = 50
-"""Random configurations that are looked at for the pretrained weights they start from."""
+"""Random configurations to check for pretrained weights that they start from."""
 
 PACKING_DRAWS = 20
 """Random configurations whose memory is estimated before several workers share a GPU."""
@@ -75,16 +75,16 @@ def run(
     deadline: Deadline | None = None,
     extends: bool = False,
 ) -> Outcome:
-    """Run a search, or resume it, until it ends or is asked to stop; the study is at the address, if one is given.
+    """Run or resume a search until it ends or is asked to stop; `address` is that of the study's database, if any.
 
-    `extends` lets a space that adds to the study's take its place.
+    With `extends`, a space that adds to the study's space replaces it.
 
     Trials run on this machine, or on the Ray cluster at the address `cluster`, see `executors.ray.cluster.join`.
-    `deadline` bounds the search beside the settings of its space; its moments are those of `time.monotonic`.
+    `deadline` limits the search in addition to the settings of its space; it returns a time of `time.monotonic`.
 
     Raises:
-        UserError: the space, the data, the device or the study is not fit for it.
-        NoResultError: no configuration can be tried, or trials keep failing alike.
+        UserError: the space, the data, the device or the study does not fit the search.
+        NoResultError: no configuration can be tried, or trials keep failing in the same way.
         KeyboardInterrupt: Ctrl-C came twice, or before the first trial.
     """
     settings = study_settings(space)
@@ -92,7 +92,7 @@ def run(
         raise UserError(f"{space.locate('study')}: study.min_gain: needs one objective, got {len(space.objectives)}")
     refuse_with_folds(space)
     refuse_with_devices(space)
-    # A sampler that the space is not fit for is refused before a study is made, or grows by it.
+    # Refuse a sampler that does not fit the space before the study is created or extended.
     build(SAMPLERS, space.sampler, space=space)
     wanted(space.study["log"])
     must_exist(space.first().component("data"))
@@ -111,7 +111,7 @@ def run(
         stack.callback(helper.close)
         ended = sum(not trial.is_open for trial in record.trials) if record is not None else 0
         most = settings.trials - ended + _num_asked_for(record)
-        # The workers import torch while the images are looked at.
+        # The workers import torch while the images are prepared.
         if cluster is None:
             engine = local_engine(space, helper, most)
         else:
@@ -166,7 +166,7 @@ def run(
 
 
 def _search(search: Search, executor: MeteredExecutor, record: Record, files: StudyFiles, watcher: Watcher) -> Outcome:
-    """Run a search, and write what the dashboard shows of it before and after."""
+    """Run a search, and write the dashboard's note on it before and after."""
     name_metrics(record)
     write_note(record, files.holder())
     try:
@@ -177,7 +177,7 @@ def _search(search: Search, executor: MeteredExecutor, record: Record, files: St
     executor.passed("idle")
     executor.save()
     _tell_pending(record, watcher)
-    # As it stands from now on.
+    # From now on nobody works on the study.
     write_note(record)
     return Outcome(ending=ending, record=record)
 
@@ -191,7 +191,7 @@ def _tell_pending(record: Record, watcher: Watcher) -> None:
 
 
 def _look_at_done(record: Record, space: Space, images: Path, watcher: Watcher) -> None:
-    """Look at what a study that has all its trials is still asked: its images, and trials that wait."""
+    """Check the images of a study that has all its trials, and mention trials that wait."""
     study_data.refuse_other_unopened(record, space.first().component("data"), images)
     study_data.note_place(record, space.first())
     waiting = sum(other.state == "waiting" for other in record.foreign_trials.values())
@@ -213,7 +213,7 @@ def _is_done(record: Record, settings: StudySettings) -> bool:
 
 
 def _settle_data(space: Space, helper: Helper, watcher: Watcher) -> tuple[Space, Prepared]:
-    """Decode the images and write their own shape into the space where it asks for that."""
+    """Decode the images, and fill their size and channels into the space where it leaves them open."""
     named_metrics.refuse_early(space, image_cache(helper.root))
     data = helper.prepare(space.first(), watcher.decoding, watcher.say)
     if data.streamed_from is not None:
@@ -241,7 +241,7 @@ def _settle_data(space: Space, helper: Helper, watcher: Watcher) -> tuple[Space,
 
 
 def _shown_in_all(data: Prepared) -> set[int]:
-    """Return the classes that the images of each score show: the validation images, or those of each fold."""
+    """Return the classes that occur in the images of every score: the validation images, or those of each fold."""
     import numpy as np
 
     train, validation = load(data, "train").labels, load(data, "val").labels
@@ -252,7 +252,7 @@ def _shown_in_all(data: Prepared) -> set[int]:
 
 
 def _look_at_unlabeled(space: Space, needs: Needs, watcher: Watcher) -> None:
-    """Decode the images that trials pretrain on, as far as random draws show which, and say what there is to know.
+    """Decode the images that random draws pretrain on, and report notes about them.
 
     Raises:
         DataError: they are missing, damaged or too few.
@@ -264,7 +264,7 @@ def _look_at_unlabeled(space: Space, needs: Needs, watcher: Watcher) -> None:
 
 
 def _facts(space: Space, data: Prepared, helper: Helper, hardware: str) -> StudyFacts:
-    """Return what a study remembers of its beginning."""
+    """Return the facts that a study stores at its start."""
     return {
         "imgcls_search": __version__,
         "space": records.to_json(space.document),
@@ -293,16 +293,16 @@ def _draws(space: Space, count: int) -> Iterator[TrialConfig]:
 
 
 def _pretraining_draws(space: Space) -> Iterator[TrialConfig]:
-    """Yield random configurations, where any pretrains."""
+    """Yield random configurations if the space has any pretraining."""
     return _draws(space, WEIGHTS_DRAWS if set(space.document.get("pretrain", {})) - {"none"} else 0)
 
 
 def fetch_weights(
     space: Space, helper: Helper, num_classes: int, say: Callable[[str], None] | None = None
 ) -> dict[str, WeightsFact]:
-    """Fetch the pretrained weights that the trials of a space start from, as far as random draws show which.
+    """Fetch the pretrained weights that random draws of a space start from.
 
-    Return the files that they are from; `say` gets a note on each that was trained on images of another size.
+    Return their files; `say` gets a note on each that was trained on images of another size.
 
     Raises:
         CheckpointError: they cannot be fetched or read.

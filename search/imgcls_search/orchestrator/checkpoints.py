@@ -1,4 +1,4 @@
-"""Which weights of a study are kept: those of the best trials and of trials that may go on, within a budget of disk."""
+"""Keep the weights of the best trials and of open trials, within a disk budget."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class Checkpoints:
         self.folder = self.files.checkpoint(0).parent
 
     def clear_leftovers(self) -> None:
-        """Delete what a killed worker was in the middle of writing."""
+        """Delete files that a killed worker left half-written."""
         for folder in (self.folder, self.files.pictures):
             for path in folder.glob(f"*{atomic.SUFFIX}"):
                 path.unlink(missing_ok=True)
 
     def tidy(self) -> None:
-        """Keep the weights of the best trials and of those that may go on; delete the others."""
+        """Keep the weights of the best trials and of open trials; delete the others."""
         kept = {trial.number for trial in best.ranked(self.record)[: self.settings.keep]}
         kept |= {trial.number for trial in self.record.trials if trial.is_open}
         for path in self.folder.glob("trial-*.*"):
@@ -31,7 +31,7 @@ class Checkpoints:
         self._keep_within_budget()
 
     def _keep_within_budget(self) -> None:
-        """Prune paused trials, from the worst up, until the checkpoints fit into `study.disk_gb`."""
+        """Prune paused trials, the worst first, until the checkpoints fit into `study.disk_gb`."""
         sizes = {path: path.stat().st_size for path in self.folder.glob("trial-*.pt")}
         paused = [trial for trial in self.record.trials if trial.state == "paused"]
         paused.sort(key=lambda trial: (trial.epoch, self.sign * trial.value_at(trial.epoch)))

@@ -1,4 +1,4 @@
-"""How long one call of `run` has taken, on the executor's clock, and what is left of its time and its budget."""
+"""The time that one call of `run` has taken, on the executor's clock, and its remaining time and budget."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class RunClock:
     """How long the run process waited for events."""
 
     def __post_init__(self) -> None:
-        """Start it."""
+        """Start the clock."""
         self.started_at = self.stopped_at = self.now()
 
     def now(self) -> float:
@@ -41,7 +41,7 @@ class RunClock:
         self.stopped_at = self.now()
 
     def listen(self, patience: float) -> Event | None:
-        """Wait for an event, at most so many seconds."""
+        """Wait for an event, at most `patience` seconds."""
         before = self.now()
         event = self.executor.next_event(patience)
         self.idle_seconds += self.now() - before
@@ -52,7 +52,7 @@ class RunClock:
         return self.now() - self.started_at
 
     def seconds_left(self) -> float:
-        """Return how much time this call has left, infinite where nothing bounds it."""
+        """Return how much time this call has left; infinite without a limit."""
         timeout = self.settings.timeout
         left = math.inf if timeout is None else timeout - self.seconds()
         return left if self.deadline is None else min(left, self.deadline(self.record) - self.now())
@@ -63,7 +63,7 @@ class RunClock:
         return self.deadline is not None and stopping == "timeout" and is_late
 
     def remaining_budget(self, working: Iterable[Trial]) -> RemainingBudget | None:
-        """Return what is left of the budget beside what running trials will use, None where there is no budget."""
+        """Return the budget that is left after running trials have used their part, or None without a budget."""
         most, seconds = self.settings.max_epochs, self.seconds_left()
         if most is None and math.isinf(seconds):
             return None

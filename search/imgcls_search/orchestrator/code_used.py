@@ -1,4 +1,4 @@
-"""A person's own functions that a space names: noted in the study with the digests of their sources, and compared."""
+"""User functions that a space names: store the digests of their sources in the study, and report changes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from imgcls_search.study.record import Record
 from imgcls_search.training.custom_metrics import is_own_function
 
 SHOWN_DIGITS = 12
-"""Of a digest, in a sentence."""
+"""Digits of a digest that a message shows."""
 
 
 def references(document: Mapping[str, Any], metrics: Iterable[str]) -> dict[str, str]:
-    """Return the functions that a document and its metrics name, each with the path where it stands."""
+    """Return the functions that a document and its metrics name, each with the path of the setting."""
     found: dict[str, str] = {}
     for section in ("model", "data"):
         for function in _words(document.get(section, {}).get("custom", {}).get("function")):
@@ -30,10 +30,10 @@ def references(document: Mapping[str, Any], metrics: Iterable[str]) -> dict[str,
 
 
 def refuse_unfit(space: Space) -> None:
-    """Refuse functions that cannot be found, and arguments that a function of a network does not take.
+    """Refuse functions that cannot be found, and arguments that a network's function does not accept.
 
     Raises:
-        UserError: the function or the argument, and where it stands.
+        UserError: it names the function or argument, and its place in the space file.
     """
     named = references(space.document, space.named_metrics)
     for function, path in named.items():
@@ -41,13 +41,13 @@ def refuse_unfit(space: Space) -> None:
             own_code.digest(function)
             builder = own_code.load(function) if path.startswith("model.") else None
         except UserError as error:
-            # A metric is named by its own place.
+            # A metric has its own place in the space file.
             place = f"{path}.{function}" if path == "study.objectives" else path
             raise UserError(f"{space.locate(place)}: {path}: {error}") from error
         if builder is None:
             continue
         given = {name: value for name, value in space.document["model"]["custom"].items() if name != "function"}
-        # What is searched is looked at value by value, when it is drawn.
+        # Searched arguments are checked value by value when they are drawn.
         fixed = {name: value for name, value in given.items() if not isinstance(value, Mapping)}
         problem = problem_of(builder, fixed) if fixed == given else _unknown(builder, given)
         if problem is not None:
@@ -56,7 +56,7 @@ def refuse_unfit(space: Space) -> None:
 
 
 def _unknown(builder: Any, given: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return what is wrong with the names of arguments of which some are searched."""
+    """Return the first problem with the name of an argument; some arguments are searched."""
     for name in given:
         problem = problem_of(builder, {name: given[name]})
         if problem is not None and problem[1].startswith("unknown key"):
@@ -75,7 +75,7 @@ def sources(space: Space) -> dict[str, str]:
 
 
 def note(record: Record, found: Mapping[str, str]) -> Iterator[str]:
-    """Note sources in a study; yield a line for each that has changed since they were noted last."""
+    """Store the digests of sources in a study; yield a line for each that has changed since it was last stored."""
     known = record.facts.get("code", {})
     yield from differing(known, found)
     new = {function: _with(known.get(function), digest) for function, digest in found.items()}
@@ -84,7 +84,7 @@ def note(record: Record, found: Mapping[str, str]) -> Iterator[str]:
 
 
 def differing(known: Mapping[str, CodeFact], found: Mapping[str, str]) -> Iterator[str]:
-    """Yield a line for each source that is not what it was when a study last used it."""
+    """Yield a line for each source that has changed since a study last used it."""
     for function, digest in found.items():
         fact = known.get(function)
         if fact is not None and _latest(fact) != digest:
@@ -95,7 +95,7 @@ def differing(known: Mapping[str, CodeFact], found: Mapping[str, str]) -> Iterat
 
 
 def of_record(record: Record) -> list[str]:
-    """Return a line for each function of a study whose source has changed, or is not to be found."""
+    """Return a line for each function of a study whose source has changed or cannot be found."""
     known = record.facts.get("code", {})
     return [line for function in known for line in _now(function, known)]
 
@@ -118,7 +118,7 @@ def _with(fact: CodeFact | None, digest: str) -> CodeFact:
 
 
 def _words(value: Any) -> list[str]:
-    """Return the texts that a value, or a choice among values, may be."""
+    """Return all strings that a value, or a choice among values, may be."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""What all parts of one search share, and the role of the helper beside it."""
+"""State that all parts of one search share, and the interface of its helper."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from imgcls_search.trial import MEASURED, Trial
 
 
 class Assistant(Protocol):
-    """Who answers what needs torch or the images: a process, or in a replay nobody."""
+    """Answers questions that need torch or the images: a helper process, or in a replay nobody."""
 
     @property
     def is_measuring(self) -> bool:
-        """True while somebody waits for an answer."""
+        """True while a caller waits for an answer."""
 
     def prepare(self, config: TrialConfig) -> Prepared:
         """Return the data set of a configuration."""
 
     def measuring(self, config: TrialConfig, shape: InputShape) -> Generator[None, None, dict[str, float]]:
-        """Return the sizes of a configuration; yield as long as they are not there."""
+        """Return the sizes of a configuration; yield until they are known."""
 
     def wait(self, seconds: float | None) -> None:
-        """Return when an answer is there, or after these seconds."""
+        """Return when an answer is available, or after these seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class SearchContext:
     record: Record
     settings: StudySettings
     say: Callable[[str], None]
-    """Takes a line that a person should see."""
+    """Shows a line to the user."""
 
     @cached_property
     def epochs(self) -> int:
@@ -51,11 +51,11 @@ class SearchContext:
 
     @cached_property
     def sign(self) -> int:
-        """1 where the first objective is maximized, -1 where it is minimized."""
+        """1 if the first objective is maximized, -1 if it is minimized."""
         return 1 if self.space.objectives[0][1] == "maximize" else -1
 
     def outcome(self, trial: Trial) -> tuple[list[float], dict[str, float]]:
-        """Return the values of a trial at its last epoch, and by how much it is over each measured limit."""
+        """Return the values of a trial at its last epoch, and its excess over each measured limit."""
         last = {**trial.sizes, **trial.epochs[-1], **trial.scores.get(trial.epoch, {})}
         limits = {name: limit for name, limit in self.space.limits.items() if name in MEASURED}
         over = {f"limits.{name}": last[name] - limit for name, limit in limits.items()}

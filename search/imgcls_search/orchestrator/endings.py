@@ -1,4 +1,4 @@
-"""Why a call of `run` ends: a budget is spent, a target is reached, or somebody says stop."""
+"""Why a call of `run` ends: a budget is spent, a target is reached, or someone stops it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from imgcls_search.study.facts import Run
 from imgcls_search.study.record import Record
 
 Deadline = Callable[[Record], float]
-"""Returns the moment at which a search must end, on the executor's clock, as its study stands."""
+"""Returns the time at which a search must end, on the executor's clock, given its record."""
 
 SAVING_SECONDS = 5.0
-"""How long workers may take to save at a deadline; what they then still do is lost up to the last checkpoint."""
+"""How long workers may take to save at a deadline; after that, work since the last checkpoint is lost."""
 
 
 def reached_end(context: SearchContext, seconds: float) -> Ending | None:
@@ -49,10 +49,10 @@ def _has_reached(context: SearchContext, target: float) -> bool:
 
 @contextmanager
 def stopping_on_signals(stop: Callable[[Ending], bool]) -> Iterator[None]:
-    """Turn the first Ctrl-C, SIGTERM or SIGHUP into a request.
+    """Turn the first Ctrl-C, SIGTERM or SIGHUP into a request to stop.
 
-    `stop` returns False to a second one, which ends the run now. Signals reach the main thread only: elsewhere they
-    keep their meaning.
+    On a second signal, `stop` returns False, which ends the run at once. Only the main thread can handle signals: in
+    other threads, change nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -64,7 +64,7 @@ def stopping_on_signals(stop: Callable[[Ending], bool]) -> Iterator[None]:
 
     numbers = [signal.SIGINT, signal.SIGTERM]
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        # The terminal was closed, or the connection to it; `nohup` makes a program ignore that.
+        # SIGHUP: the terminal or the connection to it was closed; `nohup` makes a program ignore it.
         numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, ask) for number in numbers}
     try:
@@ -75,7 +75,7 @@ def stopping_on_signals(stop: Callable[[Ending], bool]) -> Iterator[None]:
 
 
 def note_run(record: Record, ending: Ending, seconds: float, idle: float) -> None:
-    """Record how a call ended, how long it took, and how much of that the run process itself was not `idle`."""
+    """Record how a call ended, how long it took, and how much of that time the run process was not idle."""
     progress = progress_of(record)
     run = Run(
         seconds=round(seconds, 3),

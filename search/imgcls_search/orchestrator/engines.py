@@ -28,20 +28,20 @@ class Engine:
     """Returns the devices of a worker by its name."""
 
     devices: Sequence[str]
-    """Of the workers on this machine."""
+    """Devices of the workers on this machine."""
 
     free_memory: Mapping[str, float]
-    """Of the GPUs that several of them share, bytes, before they took their part of it."""
+    """Free memory in bytes of GPUs that several workers share, before the workers use any."""
 
     devices_each: int
     """Devices that train a trial together."""
 
     hardware: str | None = None
-    """In words, where it is not this machine's."""
+    """Description of the hardware, if it is not this machine's."""
 
 
 def local_engine(space: Space, helper: Helper, most: int) -> Engine:
-    """Return workers on the devices of this machine, as many as there are trials to run (`most`) at most."""
+    """Return workers on the devices of this machine, at most one per trial to run (`most`)."""
     training = space.document["training"]
     devices = helper.devices(training["device"])
     groups = usable_groups(devices, training["devices"], study_settings(space).workers, most)
@@ -65,7 +65,7 @@ def cluster_engine(
     most: int,
     stack: ExitStack,
 ) -> Engine:
-    """Return workers on the Ray cluster at an address, which `stack` leaves at the end."""
+    """Return workers on the Ray cluster at an address; `stack` leaves the cluster at the end."""
     from imgcls_search.executors.ray import cluster
 
     cluster.join(address)
@@ -77,7 +77,7 @@ def cluster_engine(
     metrics = space.named_metrics
     node = cluster.only_node(layout) if "latency_ms" in metrics else None
     watcher.say(f"{layout.hardware}; {counted('worker', layout.count)}")
-    # It imports Ray, which is there only now.
+    # It imports Ray, which is available only now.
     from imgcls_search.executors.ray.executor import RayExecutor
 
     executor = RayExecutor(layout, files.folder, watcher.say, node=node, code=code_used.sources(space))

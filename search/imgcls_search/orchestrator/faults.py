@@ -1,8 +1,8 @@
-"""What happens to a trial whose training or worker failed: it is tried again a few times, or has failed.
+"""Handle a trial whose training or worker failed: retry it a few times, or let it fail.
 
 A training that ran out of memory continues with smaller micro-batches, a worker that died is replaced, and a loss that
-is not a number prunes its trial, so that the sampler learns from it. Everything else fails the trial. Each is noted on
-the trial with its reason.
+is not a number prunes its trial, so that the sampler learns from it. Everything else fails the trial. The trial records
+each trouble with its reason.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from imgcls_search.study.settings import StudySettings
 from imgcls_search.trial import Trial
 
 SAME_FAILURES = 3
-"""Trials in a row that may fail with the same words, and none reach a milestone, before the search is called broken."""
+"""Trials that may fail in a row for the same reason, without a milestone in between, before the search stops."""
 
 
 def more_parts(batch_size: int, parts: int) -> int | None:
-    """Return twice as many micro-batches a batch, or None where they would hold too few images."""
+    """Return twice as many micro-batches per batch, or None if they would hold too few images."""
     return 2 * parts if batch_size // (2 * parts) >= FEWEST_IMAGES else None
 
 
 def parts_after(config: TrialConfig, parts: int) -> int | None:
-    """Return in how many micro-batches a training that ran out of memory may go on, None where it cannot."""
+    """Return how many micro-batches a training that ran out of memory may continue with, or None if it cannot."""
     return None if config.needs_whole_batches else more_parts(config.batch_size, parts)
 
 
 def without_memory(config: TrialConfig, reason: str, parts: int) -> str:
-    """Return why a training that ran out of memory cannot go on, and what helps."""
+    """Return why a training that ran out of memory cannot continue, and what helps."""
     if config.needs_whole_batches:
         path = f"{config.component('pretrain').path}.batch_size"
         return (
@@ -47,10 +47,10 @@ def without_memory(config: TrialConfig, reason: str, parts: int) -> str:
 
 
 class Faults:
-    """Decides about trials in trouble, and stops a search that only fails."""
+    """Decides about trials in trouble, and stops a search whose trials keep failing."""
 
     def __init__(self, record: Record, files: StudyFiles, settings: StudySettings, say: Callable[[str], None]) -> None:
-        """`say` takes a line that a person should see."""
+        """`say` shows a line to the user."""
         self.record = record
         self.files = files
         self.settings = settings
@@ -62,26 +62,26 @@ class Faults:
         self.failures.clear()
 
     def over_trial_time(self, trial: Trial, seconds: float) -> str | None:
-        """Return why a trial that was silent for these seconds is over its time; a second try does not help."""
+        """Return why a trial that was silent for these seconds is over its time, or None; a retry does not help."""
         limit = self.settings.trial_timeout
         if limit is None or seconds + sum(epoch["seconds"] for epoch in trial.epochs) <= limit:
             return None
         return f"trained longer than study.trial_timeout: {durations.show(limit, exact=True)}"
 
     def over_epoch_time(self, seconds: float) -> str | None:
-        """Return why a silence of these seconds is too long for an epoch."""
+        """Return why a silence of these seconds is too long for an epoch, or None."""
         limit = self.settings.epoch_timeout
         if limit is None or seconds <= limit:
             return None
         return f"an epoch took longer than study.epoch_timeout: {durations.show(limit, exact=True)}"
 
     def take_failure(self, trial: Trial, event: Failed) -> bool:
-        """Decide about a trial whose training failed; True if it is to be tried again.
+        """Decide about a trial whose training failed; return True to retry it.
 
         Raises:
-            UserError: every trial would meet the same.
-            StudyError: the disk is full; the trial stays as it is recorded, to go on from its last checkpoint.
-            NoResultError: several trials in a row failed alike.
+            UserError: every trial would fail in the same way.
+            StudyError: the disk is full; the trial stays open, to resume from its last checkpoint.
+            NoResultError: several trials in a row failed in the same way.
         """
         if event.kind == "disk":
             raise StudyError(f"trial {trial.number}: {event.reason}; {SAFE}")
@@ -95,12 +95,12 @@ class Faults:
         return False
 
     def take_death(self, trial: Trial, event: WorkerDied) -> bool:
-        """Decide about a trial whose worker died; True if it is to go on from its last checkpoint.
+        """Decide about a trial whose worker died; return True to resume it from its last checkpoint.
 
         Raises:
-            NoResultError: several trials in a row failed alike.
+            NoResultError: several trials in a row failed in the same way.
         """
-        # The reason is on the trial too; a full disk shall not end the search here.
+        # The trial has the reason too, so a full disk must not end the search here.
         with contextlib.suppress(OSError), self.files.log(trial.number).open("a") as log:
             log.write(f"{event.reason}\n")
         if event.is_out_of_memory:
@@ -115,16 +115,16 @@ class Faults:
         return trial.is_open
 
     def note_dropped(self, trial: Trial, reason: str) -> None:
-        """Note and say that a trial begins again, since its checkpoint cannot be used."""
+        """Record and report that a trial starts again because its checkpoint cannot be used."""
         self._note_trouble(trial, reason)
         self.say(f"trial {trial.number}: {reason}; it trains from the start again")
 
     def fail(self, trial: Trial, reason: str, *, is_everybodys: bool = False) -> None:
-        """End a trial that came to nothing.
+        """End a trial as failed.
 
         Raises:
-            UserError: every trial would meet the same.
-            NoResultError: several trials in a row failed alike.
+            UserError: every trial would fail in the same way.
+            NoResultError: several trials in a row failed in the same way.
         """
         self.record.fail(trial, reason)
         self.say(f"trial {trial.number} failed: {reason} (traceback: {self.files.log(trial.number)})")

@@ -1,7 +1,7 @@
-"""What a new search learns from earlier studies: found, checked, and copied into the study before its first trial.
+"""Learn from earlier studies: find them, check them, and copy their results into a study before its first trial.
 
-Only the copy is read afterwards, so that whatever becomes of the earlier studies changes nothing. Configurations and
-validation scores are copied, and nothing else.
+Afterwards only the copy is read, so later changes to the earlier studies have no effect. Only configurations and
+validation scores are copied.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ from imgcls_search.words import counted
 KEY = "study.learn_from"
 
 MOST_STUDIES = 16
-"""As many are learned from: those that share most settings, then those with most trials."""
+"""Most studies to learn from: first those that share most settings, then those with most trials."""
 
 MOST_TRIALS = 3000
-"""A study of more is left out, as reading it takes seconds."""
+"""A study with more is left out, since reading it takes seconds."""
 
 MOST_ROWS = 200
-"""Trials of a study that are copied, evenly over their order."""
+"""Most trials to copy from a study, spread evenly over their ranking."""
 
 FEWEST_TRIALS = 2
-"""With a score; fewer tell nothing."""
+"""Fewest trials with a score to learn from."""
 
 SHOWN = 5
-"""Studies that a line names."""
+"""Studies that a message names."""
 
 
 def learn(space: Space, files: StudyFiles, say: Callable[[str], None]) -> list[LearnedFact]:
-    """Return what a study that is about to begin learns, and say from which studies, and which are left out.
+    """Return what a new study learns; report the studies that it learns from, and those left out.
 
     Raises:
-        UserError: the space names a study that is not there.
+        UserError: the space names a study that does not exist.
     """
     asked: Literal["auto", "none"] | Sequence[str] = space.study["learn_from"]
     if asked == "none":
@@ -84,7 +84,7 @@ def earlier_studies(record: Record) -> list[EarlierStudy]:
 
 
 def note_of_change(record: Record, space: Space) -> str | None:
-    """Return a line where a space asks for other studies than those that its study began with, None where not."""
+    """Return a line if a space asks for other studies than its study began with, else None."""
     rules: Mapping[str, Any] = record.facts.get("space", {}).get("study", {})
     then, now = rules.get("learn_from"), space.study["learn_from"]
     if then is None or _plain(then) == _plain(now):
@@ -105,7 +105,7 @@ class _Candidate:
 
 
 class _Reader:
-    """Reads earlier studies, and keeps why some are left out."""
+    """Reads earlier studies, and records why some are left out."""
 
     def __init__(self, space: Space, files: StudyFiles) -> None:
         self.space = space
@@ -114,7 +114,7 @@ class _Reader:
         self.left_out: dict[str, str] = {}
 
     def read_all(self) -> list[LearnedFact]:
-        """Read the studies beside the one that begins whose spaces search what it does."""
+        """Read the studies in the same folder or database that search some of the same settings."""
         names = study_names(self.files.root, self.files.address)
         return self._read(self._candidates(name for name in names if name != self.files.name))
 
@@ -122,7 +122,7 @@ class _Reader:
         """Read the studies of these names.
 
         Raises:
-            UserError: there is none of such a name, or it is the study that begins.
+            UserError: there is no study of this name, or it is the new study itself.
         """
         where = f"{self.space.locate(KEY)}: {KEY}"
         for name in names:
@@ -199,7 +199,7 @@ class _Reader:
         )
 
     def _rows(self, record: Record) -> list[list[Any]]:
-        """Return for each trial its settings, how far it came and its value there, the best first."""
+        """Return for each trial its settings, how far it trained, and its value there, the best first."""
         sign = 1 if record.objectives[0][1] == "maximize" else -1
         rows: list[list[Any]] = [
             [*(_setting(trial.candidate.config, each) for each in self.parameters), *standing]
@@ -214,19 +214,19 @@ class _Reader:
 
 @contextmanager
 def _explaining(name: str, left_out: dict[str, str]) -> Iterator[None]:
-    """Keep in one line why a study cannot be read, and go on."""
+    """Record in one line why a study cannot be read, and continue."""
     try:
         yield
-    # The shape of what is looked at is nobody's promise: another program may have written it.
+    # The data may have any shape: another program may have written it.
     except (StudyError, OSError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         said = " ".join(str(error).split()).split("; ")[0]
         left_out[name] = f"cannot be read ({said[:160]})"
 
 
 def _standing(trial: Trial, sign: int) -> tuple[float, float] | None:
-    """Return the share of its training at which a trial last showed a value, and that value, larger being better.
+    """Return the share of its training at which a trial last had a value, and that value; larger is better.
 
-    A training that diverged stands last; what failed or showed nothing yet stands nowhere.
+    A diverged training ranks last; return None for a trial that failed or has no value yet.
     """
     last = trial.last_shown
     value = trial.value_at(last) if last else math.nan
@@ -236,7 +236,7 @@ def _standing(trial: Trial, sign: int) -> tuple[float, float] | None:
 
 
 def _setting(config: TrialConfig, parameter: Parameter) -> Scalar:
-    """Return what a configuration has at a parameter's path, searched there or given; None where it has nothing."""
+    """Return a configuration's value at a parameter's path, searched or fixed; None if it has none."""
     node: Any = config.tree
     for key in parameter.path.split("."):
         if not isinstance(node, Mapping) or key not in node:
@@ -250,7 +250,7 @@ def _setting(config: TrialConfig, parameter: Parameter) -> Scalar:
 
 
 def _is_searched(space: Any, parameter: Parameter) -> bool:
-    """Tell whether a space, as its study keeps it, searches what is at a parameter's path."""
+    """Tell whether a space, as its study stores it, searches the setting at a parameter's path."""
     node = space
     for key in parameter.path.split("."):
         if not isinstance(node, Mapping) or key not in node:

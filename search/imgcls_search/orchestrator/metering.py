@@ -1,4 +1,4 @@
-"""What a search costs: how long each device was in use, and what workers spent their time on, trained or waited for."""
+"""Measure the cost of a search: how long each device was in use, and how workers spent their time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from imgcls_search.study.record import Record
 from imgcls_search.study.usage import Spent
 
 SAVE_SECONDS = 10.0
-"""What is measured is written with the study at least this often, and whenever a job ends."""
+"""Measurements are written to the study at least this often, and whenever a job ends."""
 
 ENDS = (MilestoneReached, Stopped, Failed, WorkerDied)
 
@@ -33,16 +33,16 @@ class _Job:
 
     job: Job
     spent: Spent
-    """What its time goes to now."""
+    """Its current activity."""
 
     epoch: int = 0
     worker: str = ""
     unnamed: float = 0.0
-    """Seconds before it was known which worker has it."""
+    """Seconds before its worker was known."""
 
 
 class MeteredExecutor:
-    """An executor that takes the time of what it does; it changes nothing else."""
+    """An executor that measures the time of another one; it changes nothing else."""
 
     def __init__(
         self,
@@ -53,23 +53,23 @@ class MeteredExecutor:
         devices_of: Callable[[str], Sequence[str]],
         since: float,
     ) -> None:
-        """`devices_of` tells the devices of a worker by its name; `workers` have waited for images `since` a moment."""
+        """`devices_of` returns the devices of a worker by its name; workers have waited for images since `since`."""
         self.executor, self.record, self.workers, self.devices_of = executor, record, workers, devices_of
         known = record.facts.get("usage") or UsageFact(devices={}, workers={})
         self.devices, self.spent = dict(known["devices"]), dict(known["workers"])
         self.jobs: dict[int, _Job] = {}
         self.why_free: Spent = "idle"
-        """Why workers are free while the run listens."""
+        """Why workers are free while the run waits for events."""
         self.at, self.saved_at = since, self.clock()
         self.passed("images")
 
     def passed(self, why_free: Spent) -> None:
-        """Count the time since the last call; workers without a job were free for a reason."""
+        """Count the time since the last call; `why_free` says why workers had no job."""
         now = self.clock()
         seconds, self.at = now - self.at, now
         timed = any(each.spent == "timing" for each in self.jobs.values())
         for each in self.jobs.values():
-            # While a latency is taken all others rest.
+            # While a latency is measured, all other jobs pause.
             self._add("timing" if timed else each.spent, seconds)
             each.unnamed += seconds
             self._name(each)
@@ -87,7 +87,7 @@ class MeteredExecutor:
             each.unnamed = 0.0
 
     def save(self) -> None:
-        """Write what was measured with the study."""
+        """Write the measurements to the study."""
         self.saved_at = self.clock()
         devices, workers = ({name: round(seconds, 3) for name, seconds in found.items()} for found in self._found())
         self.record.set_fact("usage", UsageFact(devices=devices, workers=workers))
@@ -117,7 +117,7 @@ class MeteredExecutor:
         return event
 
     def _take(self, event: Event) -> bool:
-        """Learn from an event what its job is at; return whether it ended."""
+        """Update a job by an event; return whether the job ended."""
         each = self.jobs.get(event.trial)
         if each is None:
             return False

@@ -1,4 +1,4 @@
-"""What becomes of a trial at a milestone: it is complete, or the pruner lets it go on, pauses it or prunes it."""
+"""Decide on a trial at a milestone: it is complete, or the pruner continues, pauses or prunes it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from imgcls_search.trial import Trial
 
 @dataclass(frozen=True, kw_only=True)
 class Milestones:
-    """Decides by what is recorded, and records what it decided."""
+    """Decides by the record, and records the decisions."""
 
     context: SearchContext
     pruner: Pruner
     why_pruned: str
-    """The reason that a pruned trial gets, before the epoch."""
+    """The reason for a pruned trial, without the epoch."""
 
     def decide(self, trial: Trial) -> bool:
-        """Decide on a trial that was trained and measured up to its milestone; tell whether it trains on at once."""
+        """Decide on a trial that is trained and measured up to its milestone; return whether it continues at once."""
         record = self.context.record
         if trial.epoch == trial.last_epoch(self.context.epochs):
             record.complete(trial, *self.context.outcome(trial))
@@ -34,7 +34,7 @@ class Milestones:
         return not paused
 
     def close_paused(self, reason: str) -> None:
-        """End all paused trials, as no further one is promoted."""
+        """End all paused trials: none is promoted any more."""
         for trial in self.context.record.trials:
             if trial.state == "paused":
                 self.context.record.prune(trial, reason)

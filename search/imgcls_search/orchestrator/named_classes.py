@@ -1,4 +1,4 @@
-"""Classes that a space names in class weights and costs, held against the images before anything is trained."""
+"""Check classes that a space names in class weights and costs against the images, before any training."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from imgcls_search.measures import COSTED
 from imgcls_search.space import Space
 
 Locate = Callable[[str], str]
-"""Returns where a path stands: `spaces/vit.yaml:14:5`."""
+"""Returns the location of a setting, such as `spaces/vit.yaml:14:5`."""
 
 
 def refuse_costs(space: Space) -> None:
-    """Refuse what needs no images to be seen: a measure of costs without costs, and a cost of the right class.
+    """Refuse mistakes that show without the images: a measure of costs without costs, and a cost of the right class.
 
     Raises:
-        UserError: there is such a thing.
+        UserError: there is one.
     """
     stated = costs.of(space.document)
     if stated is not None:
@@ -39,10 +39,10 @@ def are_in(document: Mapping[str, Any]) -> bool:
 
 
 def refuse_unknown(document: Mapping[str, Any], classes: Sequence[str], locate: Locate) -> list[str]:
-    """Refuse classes that there are not; return a line about each mapping of weights that leaves classes out.
+    """Refuse unknown classes; return a line about each mapping of weights that leaves classes out.
 
     Raises:
-        UserError: a class is not there.
+        UserError: a class does not exist.
     """
     notes = []
     for path, weights in _weights(document):

@@ -1,4 +1,4 @@
-"""Metrics that objectives and limits name, held against the images before anything is trained."""
+"""Check metrics that objectives and limits name against the images, before any training."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from imgcls_search.training.custom_metrics import is_custom
 
 
 def refuse_early(space: Space, cache: Path, source: Source | None = None) -> None:
-    """Refuse metrics, weights and costs that do not go with images that are there, before an image is decoded.
+    """Refuse metrics, weights and costs that do not fit the images, if those are available, before decoding any.
 
-    `source` are these images, where they have been looked for.
+    `source` describes the images, if they were looked for already.
 
     Raises:
-        UserError: a metric has no value, or a class that the space names is not there.
+        UserError: a metric has no value, or the space names a class that does not exist.
         DataError: the images cannot be split.
     """
     named_classes.refuse_costs(space)
@@ -40,12 +40,12 @@ def refuse_early(space: Space, cache: Path, source: Source | None = None) -> Non
 
 
 def refuse_undefined(space: Space, classes: Sequence[str], seen: Collection[int], labels: Labels) -> None:
-    """Refuse metrics that have no value on images of some classes, of which the validation images show those `seen`.
+    """Refuse metrics that have no value on the validation images, which show the classes `seen`.
 
     `labels` are those of the validation images.
 
     Raises:
-        UserError: a metric has none.
+        UserError: a metric has no value.
     """
     if label_sets.are_several(labels) and not seen:
         raise UserError(f"{space.first().component('data').path}: no validation image has a label to score with")
@@ -64,7 +64,7 @@ def refuse_undefined(space: Space, classes: Sequence[str], seen: Collection[int]
 
 
 def undefined(metric: str, classes: Sequence[str], seen: Collection[int], split: str) -> str | None:
-    """Return why a metric has no value on a split that shows the classes `seen`, None where it has one."""
+    """Return why a metric has no value on a split that shows the classes `seen`, or None if it has one."""
     name = class_of(metric)
     if name is not None and name not in classes:
         return f"there is no class {name!r}; classes: {named(classes)}{closest(name, classes)}"
@@ -83,12 +83,12 @@ def custom(space: Space) -> tuple[str, ...]:
 
 
 def _needs(metric: str) -> bool:
-    """Tell whether a metric has a value on some images only."""
+    """Tell whether a metric may have no value on some images."""
     return metric in ("top5_accuracy", "roc_auc", "kappa") or class_of(metric) is not None
 
 
 def _has_others(number: int, labels: Labels) -> bool:
-    """Tell whether some images with several labels lack one of them; of one class each, fewer than two are refused."""
+    """Tell whether some images with several labels lack this one; for one class each, `undefined` checks that."""
     return not label_sets.are_several(labels) or not labels[:, number].all()
 
 

@@ -1,4 +1,4 @@
-"""Pretrained networks in a search: made once by jobs of their own, while the trials that start from them rest."""
+"""Make the pretrained networks of a search, once and by separate jobs, while the trials that start from them wait."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 FIRST_NUMBER = -2
-"""Pretrainings have negative numbers among the jobs, downwards from here; -1 stands for nobody."""
+"""Jobs of pretrainings have negative numbers, downwards from here; -1 means no trial."""
 
 RESTING_EACH = 2
-"""New trials that may rest for each worker, and"""
+"""Most new trials per worker that may wait for a network."""
 
 RESTING_AT_LEAST = 4
-"""so many in any case; the next ones are drawn when there is more to draw them by."""
+"""Trials that may wait in any case. Later ones are drawn when more results are known."""
 
 NOTED_SECONDS = 5.0
-"""The study notes no more often how far a pretraining is."""
+"""The progress of a pretraining is stored at most this often."""
 
 
 @dataclass(kw_only=True)
 class _Making:
-    """A pretraining under way."""
+    """A pretraining in progress."""
 
     backbone: Backbone
     lock: FileLock
@@ -62,26 +62,26 @@ class _Making:
 
 @dataclass(kw_only=True)
 class PretrainingJobs:
-    """Has the pretrained networks made that trials wait for."""
+    """Makes the pretrained networks that trials wait for."""
 
     context: SearchContext
     executor: Executor
     needs: Needs | None
-    """Tells which networks trials start from; None where nothing is trained."""
+    """Finds the networks that trials start from; None if nothing is trained."""
 
     faults: Faults
 
     resting: list[Trial] = field(default_factory=list)
-    """Trials whose networks are not there yet."""
+    """Trials that wait for their networks."""
 
     wanted: dict[str, Backbone] = field(default_factory=dict)
-    """Networks that this process does not make yet, in the order of the requests."""
+    """Networks that this process has not started to make, in order of request."""
 
     making: dict[int, _Making] = field(default_factory=dict)
-    """By number."""
+    """Pretrainings in progress, by number."""
 
     failed: dict[str, str] = field(default_factory=dict)
-    """Why networks cannot be made."""
+    """Why networks cannot be made, by key."""
 
     used: dict[str, Backbone] = field(default_factory=dict)
     """Networks that trials of this call started from."""
@@ -94,14 +94,14 @@ class PretrainingJobs:
         self.store = Store(self.context.files.root)
         self.told |= set(self.needs.lines if self.needs is not None else ())
 
-    # What the search asks.
+    # Called by the search.
 
     def is_busy(self, *, stopping: bool) -> bool:
-        """Tell whether workers are at pretrainings, or trials rest until a network is there."""
+        """Tell whether workers run pretrainings, or trials wait for a network."""
         return any(each.is_running for each in self.making.values()) or (bool(self.resting) and not stopping)
 
     def may_draw(self, workers: int) -> bool:
-        """Tell whether another new trial may be drawn that might rest too."""
+        """Tell whether another new trial may be drawn, which might wait too."""
         return len(self.resting) < max(RESTING_AT_LEAST, RESTING_EACH * workers)
 
     def files_of(self, trial: Trial) -> tuple[str, ...]:
@@ -109,11 +109,11 @@ class PretrainingJobs:
         return tuple(str(self.store.path(each.key)) for each in self._needed_by(trial))
 
     def holds(self, trial: Trial) -> bool:
-        """Tell whether a trial cannot be trained now: it rests until its networks are there, or has failed.
+        """Tell whether a trial cannot be trained now: it waits for its networks, or has failed.
 
         Raises:
-            UserError: every trial would meet the same.
-            NoResultError: several trials in a row failed alike.
+            UserError: every trial would fail in the same way.
+            NoResultError: several trials in a row failed in the same way.
         """
         try:
             needed = self._needed_by(trial)
@@ -130,15 +130,15 @@ class PretrainingJobs:
         return False
 
     def released(self) -> list[Trial]:
-        """Return the trials that need rest no more: all their networks are there, or one failed."""
-        # Somebody may have ended one from outside.
+        """Return the trials that no longer have to wait: all their networks are ready, or one failed."""
+        # A trial may have been ended from outside.
         waiting = [trial for trial in self.resting if trial.is_open]
         ready = [trial for trial in waiting if self._is_over(trial)]
         self.resting = [trial for trial in waiting if trial not in ready]
         return ready
 
     def start_one(self) -> bool:
-        """Start the next pretraining on a free worker; False where there is none, or others make them all.
+        """Start the next pretraining on a free worker; return False if there is none, or other processes make them all.
 
         Raises:
             StudyError: the folder of the networks cannot be written.
@@ -165,21 +165,21 @@ class PretrainingJobs:
         return False
 
     def takes(self, event: Event) -> bool:
-        """Take an event of a pretraining; False for one of a trial.
+        """Handle an event of a pretraining; return False for an event of a trial.
 
         Raises:
             StudyError: the disk is full.
         """
         if event.trial > FIRST_NUMBER:
             return False
-        # One that was given up may have something to say still.
+        # A pretraining that was given up may still send events.
         if (making := self.making.get(event.trial)) is not None:
             making.heard_at = self.executor.clock()
             self._take(event, event.trial, making)
         return True
 
     def enforce_time_limit(self) -> None:
-        """End the worker of a pretraining that hangs; it resumes elsewhere from its last checkpoint."""
+        """Kill the worker of a pretraining that hangs; it resumes on another from its last checkpoint."""
         for number, each in list(self.making.items()):
             if each.is_running:
                 reason = self.faults.over_epoch_time(self.executor.clock() - each.heard_at)
@@ -193,7 +193,7 @@ class PretrainingJobs:
                 self.executor.stop(number)
 
     def close(self) -> None:
-        """Let other processes finish what is not finished."""
+        """Leave unfinished pretrainings to other processes."""
         for each in self.making.values():
             each.lock.release()
         self.making.clear()
@@ -257,7 +257,7 @@ class PretrainingJobs:
             self._give_up(self._without_memory(event.reason, making), number, making)
 
     def _take_death(self, reason: str, is_out_of_memory: bool, number: int, making: _Making) -> None:
-        # A full disk shall not end the search here.
+        # A full disk must not end the search here.
         with contextlib.suppress(OSError), self.store.log(making.backbone.key).open("a") as log:
             log.write(f"{reason}\n")
         making.deaths += 1
@@ -293,7 +293,7 @@ class PretrainingJobs:
     def _let_go(self, number: int) -> None:
         self.making.pop(number).lock.release()
 
-    # What is known.
+    # The state of the networks.
 
     def _needed_by(self, trial: Trial) -> tuple[Backbone, ...]:
         config = trial.candidate.config
@@ -310,12 +310,12 @@ class PretrainingJobs:
         return ()
 
     def _is_over(self, trial: Trial) -> bool:
-        # One that was there may have been deleted while another was made.
+        # A network that was ready may have been deleted while another was made.
         needed = self._needed_by(trial)
         return any(each.key in self.failed for each in needed) or not self._want(needed)
 
     def _want(self, needed: Iterable[Backbone]) -> bool:
-        """See that networks which are not there will be made; True if there are such."""
+        """Request the networks that are missing; return True if there are any."""
         missing = [each for each in needed if not self.store.has(each.key)]
         for each in missing:
             if each.key not in self.wanted and not self._is_made_here(each.key):
@@ -326,7 +326,7 @@ class PretrainingJobs:
         return any(each.backbone.key == key for each in self.making.values())
 
     def _use(self, needed: Iterable[Backbone]) -> None:
-        """Note the networks that a trial starts from, where the study does not know them."""
+        """Record the networks that a trial starts from, unless the study has them already."""
         for each in needed:
             if each.key not in self.used:
                 self.used[each.key] = each

@@ -1,4 +1,4 @@
-"""A study that is run again: how its space may differ from the one it was started with, and how it grows."""
+"""Run a study again: check how its space differs from the one it was started with, and extend it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from imgcls_search.words import counted
 
 
 def reopen(files: StudyFiles, space: Space, say: Callable[[str], None], *, extends: bool) -> Record | None:
-    """Return the study if it exists; refuse one that was made from another space, unless that may be extended.
+    """Return the study if it exists; refuse one that was made from another space, unless it may be extended.
 
-    One without a trial holds nothing that another space would not fit: it is made again.
+    A study without trials fits any space: it is deleted and created again.
     """
     if not files.store.exists():
         return None
@@ -57,13 +57,13 @@ def reopen(files: StudyFiles, space: Space, say: Callable[[str], None], *, exten
         record = extend(files, record, space, widening, old)
         say(f"the study is extended: {added}; its earlier state: {record.facts['extended'][-1]['kept']}")
         _tell_stranded(record, space, say)
-    # Trials go on, and draws that repeat them are recognised, wherever the images are now.
+    # Trials can then resume, and repeated draws are recognised, wherever the images are now.
     study_data.move(record, space.first())
     return record
 
 
 def _tell_stranded(record: Record, space: Space, say: Callable[[str], None]) -> None:
-    """Say how many paused trials stand where the pruner of now takes none further."""
+    """Report how many paused trials the current pruner cannot continue."""
     pruner = make_pruner(space.pruner, space.first(), 1)
     rungs = {*pruner.rungs} if isinstance(pruner, Promoting) else set()
     rungs |= {*pruner.early} if isinstance(pruner, Revising) else set()
@@ -73,17 +73,17 @@ def _tell_stranded(record: Record, space: Space, say: Callable[[str], None]) -> 
 
 
 def with_placed_start(space: Space, record: Record | None) -> Space:
-    """Return the space with those start configurations alone that are known by their place among the trials."""
+    """Return the space with only those start configurations that are matched to trials by position."""
     placed = None if record is None else record.facts.get("placed_start")
     return space if placed is None else replace(space, start=tuple(placed))
 
 
 def _with_later_settings(record: Record, new: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the space that a study was started with, and give its trials the settings that it did not know."""
+    """Return the original space of a study, completed by settings of later versions; complete its trials too."""
     old = record.fact("space")
     written = completed(old, new)
     if written != old:
-        # Checkpoints are known by the data section as it was.
+        # Checkpoints are identified by the original data section.
         kept = [path for path in IN_DIGESTS if path.startswith("data.")]
         for trial in record.trials:
             tree = completed(trial.candidate.config.to_dict(), new, but=kept)
@@ -93,6 +93,6 @@ def _with_later_settings(record: Record, new: Mapping[str, Any]) -> dict[str, An
 
 def _may_change(path: str, new: Mapping[str, Any]) -> bool:
     if path == "training.devices" and new["training"]["batch_norm"] == "local":
-        # Each device's own statistics are those of a smaller part of a batch, the more there are.
+        # The more devices, the smaller the part of a batch from which each computes its statistics.
         return False
     return is_free(path)

@@ -1,4 +1,4 @@
-"""The search loop: hand trials to workers, listen, record, then continue, pause, prune or end. The single writer."""
+"""The search loop: hand trials to workers, listen, record, then continue, pause, prune or end. The only writer."""
 
 from __future__ import annotations
 
@@ -51,21 +51,21 @@ GLANCE_SECONDS = 0.01
 
 
 class Watcher(Protocol):
-    """Somebody who looks on: a terminal, a log, a test."""
+    """Observes a search: a terminal, a log, a test."""
 
     def say(self, text: str) -> None:
-        """Show a line to a person."""
+        """Show a line to the user."""
 
     def decoding(self, done: int, total: int) -> None:
         """Show how many images are decoded."""
 
     def changed(self, search: Search) -> None:
-        """Show what has changed; the search is only to be read."""
+        """Show what has changed; the search must not be modified."""
 
 
 @dataclass(kw_only=True)
 class Search:
-    """A search under way."""
+    """A running search."""
 
     space: Space
     files: StudyFiles
@@ -75,19 +75,19 @@ class Search:
     watcher: Watcher
     num_classes: int
     sampler: Sampler | None = None
-    """What draws in place of the space's own sampler."""
+    """Replaces the sampler of the space."""
 
     measure_sizes: MeasureSizes | None = None
-    """What answers for sizes and limits in place of the helper."""
+    """Replaces the helper for sizes and limits."""
 
     draws: bool = False
-    """Whether trials that end among the best are drawn."""
+    """Whether to draw pictures of trials that end among the best."""
 
     earlier: Sequence[EarlierStudy] = ()
-    """Studies that it learns from, as they stood when it began."""
+    """Studies that it learns from, as they were when the study began."""
 
     backbones: Needs | None = None
-    """Tells which pretrained networks trials start from; None where nothing is trained."""
+    """Finds the pretrained networks that trials start from; None if nothing is trained."""
 
     deadline: Deadline | None = None
     """When the search must end, whatever its settings allow."""
@@ -150,7 +150,7 @@ class Search:
     # The loop.
 
     def run(self) -> Ending:
-        """Work until nothing is left to do or somebody says stop."""
+        """Run until nothing is left to do or someone stops the search."""
         self.checkpoints.clear_leftovers()
         if self.waiting:
             self.watcher.say(f"resuming {counted('trial', len(self.waiting))} that an earlier run left unfinished")
@@ -178,7 +178,7 @@ class Search:
             self.milestones.close_paused(NOT_PROMOTED)
             self.watcher.changed(self)
             self.checkpoints.tidy()
-        # Workers that were killed meanwhile wrote theirs, and none writes any more.
+        # Workers that were killed meanwhile may have left some, and none writes any more.
         self.checkpoints.clear_leftovers()
         ending = self.stopping or ("exhausted" if self.upcoming.is_exhausted else "finished")
         note_run(self.record, ending, self.clock.seconds(), self.clock.idle_seconds)
@@ -199,7 +199,7 @@ class Search:
                 return
             stage = self.stages.move(trial)
             if stage is Stage.DECIDE:
-                # It stood there when the run before this one died.
+                # The previous run died at this stage.
                 self._decide(trial)
             elif stage is not Stage.TRAIN or not self.pretraining.holds(trial):
                 self._start(trial)
@@ -215,12 +215,12 @@ class Search:
         if self.meter is not None:
             self.meter.passed("draw")
         if trial is None and not self._is_busy():
-            # A search never ends with paused trials alone.
+            # A search must not end with only paused trials.
             trial = self.upcoming.best_paused()
         return trial
 
     def _note_why_free(self) -> None:
-        """Say what workers without a job wait for."""
+        """Record why workers without a job are free."""
         if self.meter is None:
             return
         if self.stopping is None and (self.upcoming.can_look_ahead() or self.helper.is_measuring):
@@ -231,7 +231,7 @@ class Search:
             self.meter.why_free = "idle"
 
     def _has_late_request(self) -> bool:
-        """Take no more requests where nothing is left to do; True where one came just before."""
+        """Stop taking requests, since nothing is left to do; return True if one arrived just before."""
         self.upcoming.take_requests(False)
         if self.stopping is None and self.upcoming.is_asked():
             self.upcoming.take_requests(True)
@@ -242,7 +242,7 @@ class Search:
         return bool(self.working) or self.pretraining.is_busy(stopping=self.stopping is not None)
 
     def _patience(self) -> float:
-        """Return how long to listen for an event when there is something else to do, and when there is not."""
+        """Return how long to listen for an event: not long if there is something else to do."""
         if not self.upcoming.can_look_ahead():
             return POLL_SECONDS
         return GLANCE_SECONDS if self.helper.is_measuring else 0
@@ -252,10 +252,10 @@ class Search:
     def _start(self, trial: Trial) -> None:
         stage = self.stages.move(trial)
         if stage is Stage.TIME:
-            # The helper would compute beside it.
+            # The helper's computation would disturb the timing.
             self.helper.wait(None)
         if stage is Stage.DRAW:
-            # Asked for once: whatever becomes of it, the trial then ends.
+            # Requested only once: with or without pictures, the trial then ends.
             trial.pictures = {}
         self.working[trial.number] = trial
         self.heard_at[trial.number] = self.clock.now()
@@ -278,7 +278,7 @@ class Search:
     def _apply(self, event: Event, trial: Trial) -> None:
         match event:
             case Started(history=history, dropped=dropped):
-                # What a trial finds at its very beginning is of a study that was deleted.
+                # A leftover that a trial finds before its first epoch belongs to a deleted study.
                 if dropped and trial.epoch:
                     self.faults.note_dropped(trial, dropped)
                 self._fill_in(trial, history, event.worker)
@@ -292,11 +292,11 @@ class Search:
                     self.record.note(trial, deaths=0)
             case Scored(epoch=epoch, metrics=metrics, notes=notes):
                 if trial.is_open:
-                    # The job that trains a trial to its milestone scores it there too.
+                    # The job that trains a trial to its milestone also scores it there.
                     self.stages.move(trial)
                 self.record.add_score(trial, epoch, metrics, notes)
                 if "latency_ms" in metrics:
-                    # While it was taken the others rested, which is no fault of theirs.
+                    # The others had to pause during the measurement: do not count that time.
                     self.heard_at |= dict.fromkeys(self.working, self.clock.now())
                 if trial.is_open:
                     self.stages.move(trial)
@@ -308,7 +308,7 @@ class Search:
                 if self.stages.move(trial) is Stage.DECIDE:
                     self._decide(trial)
                 else:
-                    # First in the queue: the worker that holds its state is the one that is free.
+                    # First in the queue: the worker that is free holds its state.
                     self.waiting.insert(0, trial)
             case Failed():
                 self._try_again(trial, self.faults.take_failure(trial, event))
@@ -326,7 +326,7 @@ class Search:
             self._add_epoch(trial, metrics)
 
     def _add_epoch(self, trial: Trial, metrics: Mapping[str, float]) -> None:
-        # An epoch that was trained a second time, after a death, is the same; the first record stays.
+        # An epoch that was trained again after a worker died is the same; the first record stays.
         if metrics["epoch"] == trial.epoch + 1:
             self.record.add_epoch(trial, metrics)
             if not trial.is_open:
@@ -336,12 +336,12 @@ class Search:
     def _decide(self, trial: Trial) -> None:
         self.faults.note_progress()
         if self.milestones.decide(trial):
-            # First in the queue: the worker that holds its state is the one that is free.
+            # First in the queue: the worker that is free holds its state.
             self.waiting.insert(0, trial)
 
     def _deserves_pictures(self, trial: Trial) -> bool:
         """Tell whether a trained and measured trial is about to end among the best."""
-        # A search that stops takes no more jobs: what is trained to its end then ends without pictures.
+        # A stopping search starts no more jobs: a trained trial then ends without pictures.
         if not self.draws or self.stopping:
             return False
         values, over = self.context.outcome(trial)
@@ -363,7 +363,7 @@ class Search:
                 self._stop(why)
 
     def _stop(self, why: Ending) -> bool:
-        """Ask all workers to save and stop; return False where that was asked before."""
+        """Ask all workers to save and stop; return False if that was done before."""
         if self.stopping is not None:
             return False
         self.stopping = why
@@ -376,7 +376,7 @@ class Search:
         return True
 
     def _enforce_time_limits(self) -> None:
-        """End what takes too long: the trial, or the worker on which it hangs; it then resumes elsewhere."""
+        """End a trial that takes too long, or kill a worker that hangs; its trial resumes on another."""
         for trial in list(self.working.values()):
             seconds = self.clock.now() - self.heard_at[trial.number]
             final = self.faults.over_trial_time(trial, seconds)
@@ -386,7 +386,7 @@ class Search:
                 if final is not None:
                     self.faults.fail(trial, final)
 
-    # What the search for the next trial asks.
+    # Called while the next trial is drawn.
 
     def _is_timing(self) -> bool:
         return any(self.stages.now(trial) is Stage.TIME for trial in self.working.values())

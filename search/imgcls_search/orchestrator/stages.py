@@ -1,11 +1,11 @@
-"""What a trial needs next: to train to its milestone, to be scored, timed and drawn there, and then a decision.
+"""The stages of a trial: it trains to its milestone, is scored, timed and drawn there, and then decided on.
 
 ```
 TRAIN ──> SCORE ──> TIME ──> DRAW ──> DECIDE ──> TRAIN (it continues, or is promoted later), or its end
 ```
 
-A trial passes the stages that its study asks for and skips the others. Its stage follows from what is recorded of it,
-so that a restart finds every trial where it was; `Stages.move` checks each step against the table.
+A trial passes the stages that its study needs and skips the others. Its stage follows from its record, so that a
+restart finds every trial where it was; `Stages.move` checks each step against the table.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from imgcls_search.trial import Trial
 
 
 class Stage(Enum):
-    """What a trial needs next."""
+    """The next step that a trial needs."""
 
     TRAIN = "train"
-    """Epochs up to its milestone."""
+    """Train up to its milestone."""
 
     SCORE = "score"
-    """To be compressed, exported and measured as it would be deployed."""
+    """Compress, export and measure it as it would be deployed."""
 
     TIME = "time"
-    """Its latency, while no other trial computes."""
+    """Measure its latency while no other trial computes."""
 
     DRAW = "draw"
-    """Pictures, since it is about to end among the best."""
+    """Draw pictures, since it is about to end among the best."""
 
     DECIDE = "decide"
-    """A decision of the pruner, or its end: all that this needs is known."""
+    """Let the pruner decide, or end it: everything needed is known."""
 
 
 TRANSITIONS: Mapping[Stage, frozenset[Stage]] = {
@@ -53,11 +53,11 @@ WORK: Mapping[Stage, Literal["train", "time", "draw"]] = {
     Stage.TIME: "time",
     Stage.DRAW: "draw",
 }
-"""The kind of job that does what a stage needs."""
+"""The kind of job for each stage."""
 
 
 class Stages:
-    """Tells the stage of each trial of one study."""
+    """Tracks the stage of each trial of one study."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Stages:
         """`epochs` are those of a full training; a fit has fewer.
 
         `is_measured` says whether the study asks for numbers of the exported network, `is_timed` whether latency is
-        one of them. `deserves_pictures` is asked once a trial is trained and measured.
+        one of them. `deserves_pictures` is called once a trial is trained and measured.
         """
         self.epochs = epochs
         self.is_measured = is_measured
@@ -80,7 +80,7 @@ class Stages:
         """The stage of each trial that has moved, by number."""
 
     def of(self, trial: Trial) -> Stage:
-        """Return the stage that follows from what is recorded of an open trial."""
+        """Return the stage that follows from the record of an open trial."""
         if trial.epoch < trial.until:
             return Stage.TRAIN
         if self.is_scored_at(trial, trial.epoch) and trial.epoch not in trial.scores:
@@ -93,18 +93,18 @@ class Stages:
         return Stage.DECIDE
 
     def move(self, trial: Trial) -> Stage:
-        """Move an open trial to the stage where its record says that it is, and return that."""
+        """Move an open trial to the stage that follows from its record, and return it."""
         before, now = self.stages.get(trial.number), self.of(trial)
         assert before in (None, now) or now in TRANSITIONS[before], f"trial {trial.number}: {before} to {now}"
         self.stages[trial.number] = now
         return now
 
     def now(self, trial: Trial) -> Stage | None:
-        """Return the stage that a trial was last moved to, None before that."""
+        """Return the stage that a trial was last moved to, or None before that."""
         return self.stages.get(trial.number)
 
     def exports(self, trial: Trial) -> bool:
-        """Tell whether what a trial is worth at its end is read from its exported network."""
+        """Tell whether the final values of a trial come from its exported network."""
         return trial.compresses or self.is_measured
 
     def is_scored_at(self, trial: Trial, epoch: int) -> bool:

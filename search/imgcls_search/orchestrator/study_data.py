@@ -1,7 +1,7 @@
-"""Which images a study belongs to: found under its name, compared with what is there, found again after a move.
+"""The images of a study: compare them with those it began with, and find them again after a move.
 
-A study's configurations name the folder that its images were in when it began. A run that finds them elsewhere notes
-that place in the study, and every job that reads images takes its configurations from `load_with_images`.
+A study's configurations name the folder that its images were in when it began. A run that finds them elsewhere stores
+that place in the study, and every job that reads images gets its configurations from `load_with_images`.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ UNLABELED = "unlabeled.folder.root"
 
 
 def load_with_images(files: StudyFiles, data: Component | None = None) -> Record:
-    """Open a study for a job that reads its images; its configurations name the folder in which they are now.
+    """Open a study for a job that reads its images; its configurations then name the current folder of the images.
 
-    That is the folder of `data`, or else the one in which they were last found, or else the one that was written.
+    That is the folder of `data`, else the one in which they were last found, else the original one.
 
     Raises:
         StudyError: there is no such study, or it is damaged.
@@ -52,9 +52,9 @@ def load_with_images(files: StudyFiles, data: Component | None = None) -> Record
 
 
 def move(record: Record, config: TrialConfig, *, unlabeled: str | None = None) -> None:
-    """Let the configurations of all trials name the place of a configuration's images; the database stays as it is.
+    """Set the place of the images in all trials to that of a configuration; the database stays unchanged.
 
-    Images to pretrain on are in the folder `unlabeled`, or else where the configuration says.
+    Images to pretrain on are in the folder `unlabeled`, else where the configuration says.
     """
     if "data" not in config.tree:
         return
@@ -69,7 +69,7 @@ def move(record: Record, config: TrialConfig, *, unlabeled: str | None = None) -
 
 
 def moved(config: TrialConfig, data: Component | None, owner: str) -> TrialConfig:
-    """Return a configuration whose images are read from the place that `data` names; `owner` is what it belongs to.
+    """Return a configuration that reads its images from the place that `data` names; errors mention `owner`.
 
     Raises:
         UserError: `data` is another kind of data set.
@@ -79,7 +79,7 @@ def moved(config: TrialConfig, data: Component | None, owner: str) -> TrialConfi
 
 
 def note_place(record: Record, config: TrialConfig) -> None:
-    """Remember in a study where its images were found, for the jobs that come after."""
+    """Store in a study where its images were found, for later jobs."""
     for name, place in _located(config.component("data")).items():
         if record.facts.get(FACTS[name]) != place:
             record.set_fact(FACTS[name], place)
@@ -95,7 +95,7 @@ def _unlabeled_root(config: TrialConfig) -> str | None:
 
 
 def _unlabeled_place(record: Record) -> str | None:
-    """Return where the images to pretrain on were last found, where that is another place than was written."""
+    """Return where the images to pretrain on were last found, or None to use the original place."""
     latest = record.facts.get("unlabeled_root")
     written = next(filter(None, (_unlabeled_root(trial.candidate.config) for trial in record.trials)), None)
     if latest is None or written is None:
@@ -103,13 +103,13 @@ def _unlabeled_place(record: Record) -> str | None:
     try:
         is_there = Path(_absolute(written, UNLABELED)).is_dir() and not Path(latest).is_dir()
     except UserError:
-        # It names a variable that is not set any more.
+        # The original path has an environment variable that is no longer set.
         return latest
     return None if is_there else latest
 
 
 def written_root(record: Record) -> str | None:
-    """Return the folder of the images as the study began with it, None where its data needs none."""
+    """Return the original folder of a study's images, or None if its data needs none."""
     if not record.trials:
         return None
     name = record.trials[0].candidate.config.component("data").name
@@ -118,7 +118,7 @@ def written_root(record: Record) -> str | None:
 
 
 def must_be_there(component: Component) -> None:
-    """Refuse to look for images in a folder that is not there, with what to do where they have moved.
+    """Raise an error if the folder of the images does not exist, with a hint in case they have moved.
 
     Raises:
         DataError: there is no such folder.
@@ -130,7 +130,7 @@ def must_be_there(component: Component) -> None:
 
 
 def _place(config: TrialConfig, latest: Mapping[str, str], data: Component | None, owner: str) -> Mapping[str, str]:
-    """Return where the images of a configuration are, as far as that is another place than it says."""
+    """Return where the images of a configuration are; empty if they are where it says."""
     if "data" not in config.tree:
         return {}
     known = config.component("data")
@@ -139,7 +139,7 @@ def _place(config: TrialConfig, latest: Mapping[str, str], data: Component | Non
             shown = _shown_place(known)
             raise UserError(f"--data {_shown_kind(data)}: {owner} has images of another kind; allowed: {shown}")
         if "file" in data.args and data.args["root"] is None and known.args.get("root") is not None:
-            # As in `run --data table:FILE`, a root that the study was given stays.
+            # As in `run --data table:FILE`, keep the root that the study was given.
             root = latest.get("root", known.args["root"])
             data = replace(data, args={**data.args, "root": root})
         must_exist(data)
@@ -149,15 +149,15 @@ def _place(config: TrialConfig, latest: Mapping[str, str], data: Component | Non
     try:
         written = _located(known)
     except UserError:
-        # It names a variable that is not set any more.
+        # The original path has an environment variable that is no longer set.
         return latest
-    # Where the study is on another machine, what was written may hold there, as `~` and `${PHOTOS}` do.
+    # On another machine, the original place may be valid there, as with `~` and `${PHOTOS}`.
     is_there = _are_there(written) and not _are_there(latest)
     return {} if written == latest or is_there else latest
 
 
 def _located(component: Component) -> dict[str, str]:
-    """Return the absolute paths of a data set's folder and table, links and all; nothing where it needs none."""
+    """Return the absolute paths of a data set's folder and table, with links unresolved; empty if it needs none."""
     found = {
         name: _absolute(component.args[name], f"{component.path}.{name}")
         for name in FACTS
@@ -178,7 +178,7 @@ def _are_there(places: Mapping[str, str]) -> bool:
 
 
 def _shown_place(component: Component) -> str:
-    """Return what `--data` takes for a data set of this kind."""
+    """Return the form of `--data` for a data set of this kind."""
     kind = _shown_kind(component)
     return f"{kind}:FILE" if "file" in component.args else f"{kind}:FOLDER" if "root" in component.args else kind
 
@@ -189,9 +189,9 @@ def _shown_kind(component: Component) -> str:
 
 
 def with_known_name(space: Space, root: Path, address: Address | None) -> Space:
-    """Return a space under the name of its study: earlier versions named every study of a folder `<space>-folder`.
+    """Return a space with the name of its study: earlier versions named every study of a folder `<space>-folder`.
 
-    Such a study is the space's own where it would have the space's name today, and none has that name yet.
+    Such a study belongs to the space if it would get the space's name today, and no study has that name yet.
 
     Raises:
         StudyError: a study of either name is damaged.
@@ -205,13 +205,13 @@ def with_known_name(space: Space, root: Path, address: Address | None) -> Space:
 
 
 def prints_of(record: Record) -> Prints:
-    """Return what a study recognises its images by."""
+    """Return the fingerprints of a study's images."""
     known = record.fact("data")
     return Prints(whole=known["fingerprint"], seen=known.get("seen_fingerprint", ""))
 
 
 def as_fact(data: Prepared) -> DataFact:
-    """Return what is remembered of images."""
+    """Return the fact to store about images."""
     found: DataFact = {
         "fingerprint": data.fingerprint,
         "seen_fingerprint": data.seen_fingerprint,
@@ -226,12 +226,12 @@ def as_fact(data: Prepared) -> DataFact:
 def look_for_other_test(
     component: Component, cache: Path, known: DataFact, since: str
 ) -> tuple[ChangedTest, str] | None:
-    """Return how many test images there were and are, with a line about it, where nothing but they have changed since.
+    """Return the old and new number of test images, with a line about it, if nothing else has changed since.
 
-    `known` is what a study, or a training, knows of its images; `since` says when that was.
+    `known` is the fact that a study, or a training, stored about its images; `since` says when that was.
     """
     if not is_of_files(component):
-        # What comes with a library is checked by it.
+        # A library checks its own data.
         return None
     prints = Prints(whole=known["fingerprint"], seen=known.get("seen_fingerprint", ""))
     try:
@@ -239,7 +239,7 @@ def look_for_other_test(
         if not source.prints.differ_in_test(prints):
             return None
     except DataError:
-        # Images that cannot be cut into splits are others.
+        # Images that cannot be split differ in more than the test split.
         return None
     then, now = known["images"]["test"], len(source.names["test"])
     line = f"the test split has changed since {since}: then {then} images, now {now}; it is scored as it is now"
@@ -247,10 +247,10 @@ def look_for_other_test(
 
 
 def refuse_other(record: Record, config: TrialConfig, data: Prepared, helper: Helper) -> None:
-    """Refuse images that are not those of a study, compared as the version of its fingerprint did.
+    """Refuse images that are not those of a study, compared by the version of its fingerprint.
 
     Raises:
-        StudyError: they are others; it says how many there were and are.
+        StudyError: they differ; the message gives the old and new counts.
     """
     known = prints_of(record)
     if not data.prints.are_of(known) and not helper.has_prints(config, known):
@@ -258,12 +258,12 @@ def refuse_other(record: Record, config: TrialConfig, data: Prepared, helper: He
 
 
 def refuse_other_unopened(record: Record, component: Component, cache: Path) -> None:
-    """Do the same for a study that has nothing left to do, where no image is worth decoding.
+    """Do the same for a study that has nothing left to do, without decoding images.
 
-    Only a user's own files change: what comes with a library is checked by it.
+    Only a user's own files can change: a library checks its own data.
 
     Raises:
-        StudyError: they are others.
+        StudyError: they differ.
         DataError: they are missing.
     """
     if not is_of_files(component):

@@ -1,4 +1,4 @@
-"""Who teaches: the network that a configuration learns from, found, checked against the images, and kept."""
+"""Teachers: find the network that a configuration learns from, check it against the images, and keep a copy."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from imgcls_search.trial import Origin
 from imgcls_search.words import counted
 
 Teachers = dict[str, KnownTeacher]
-"""What a study remembers of its teachers, by name."""
+"""The facts that a study stores about its teachers, by name."""
 
 SETTINGS = {"timm": "name", "file": "path", "study": "name"}
 """The argument that names the teacher, by the kind of teacher."""
@@ -38,7 +38,7 @@ class Teacher:
     """A network to learn from, as a space names it."""
 
     section: str
-    """Where it is named: `distill`."""
+    """The section that names it, such as `distill`."""
 
     kind: Literal["timm", "file", "study"]
     source: str
@@ -48,11 +48,11 @@ class Teacher:
     """The weights of a network of timm: `imagenet`, or the path of a file."""
 
     size: ImageSize | None = None
-    """The size at which it sees images; None: as the student sees them, and its answers count, not its features."""
+    """The image size that it sees. None: that of the student; its answers are imitated then, not its features."""
 
     @property
     def key(self) -> str:
-        """Its name in what a study remembers."""
+        """Its name in the facts of a study."""
         if self.kind != "timm":
             return f"{self.kind}:{self.source}"
         return (
@@ -70,13 +70,13 @@ class Teacher:
 def settle(
     space: Space, files: StudyFiles, data: Prepared, helper: Helper, known: Mapping[str, KnownTeacher]
 ) -> Teachers:
-    """Return every teacher that the trials of a space may have, its weights copied into the study.
+    """Return every teacher that the trials of a space may have, with its weights copied into the study.
 
-    `known` are the teachers that the study remembers; it keeps them, whatever has become of where they came from.
+    `known` are the teachers that the study has stored; it keeps them, even if their sources change.
 
     Raises:
         BuildError: a teacher whose answers count has other classes, or takes images of another size.
-        CheckpointError: its weights are missing, damaged, or others than when the study began.
+        CheckpointError: its weights are missing, damaged, or differ from those that the study began with.
         StudyError: there is no such study, or the copy cannot be written.
         NoResultError: that study has no best trial yet.
     """
@@ -99,9 +99,9 @@ def settle(
 
 
 def refuse_missing(space: Space, root: Path, at: Address | None) -> None:
-    """Refuse a space that names a file or a study as a teacher which is not there; no network is looked at.
+    """Refuse a space that names a missing file or study as a teacher; load no network.
 
-    What the space's study has a copy of need not be there.
+    A teacher that the space's study has a copy of may be missing.
 
     Raises:
         CheckpointError, StudyError, NoResultError: as `settle`.
@@ -112,15 +112,15 @@ def refuse_missing(space: Space, root: Path, at: Address | None) -> None:
 
 
 def path_of(config: TrialConfig, files: StudyFiles, teachers: Mapping[str, KnownTeacher]) -> str | None:
-    """Return the study's copy of the weights that a configuration learns from, None where it learns from labels."""
+    """Return the study's copy of the weights that a configuration learns from, or None if it learns from labels."""
     teacher = of_config(config)
     return None if teacher is None else str(files.teacher(teachers[teacher.key]["sha256"]))
 
 
 def of_config(config: TrialConfig) -> Teacher | None:
-    """Return the network that a configuration learns from, None where it has none.
+    """Return the network that a configuration learns from, or None if there is none.
 
-    That of a pretraining is imitated; a training that starts from one has a teacher of its own, or none.
+    A pretraining imitates its teacher; a training that starts from one has a teacher of its own, or none.
     """
     if config.is_pretraining:
         imitated, plan_of = pretraining.teacher_of(config), pretraining.plan(config)
@@ -140,13 +140,13 @@ def settle_one(
     data: Prepared,
     helper: Helper,
 ) -> tuple[str, KnownTeacher] | None:
-    """Return the weights that one configuration learns from, and what is known of them; None where there are none.
+    """Return the weights that one configuration learns from and the fact about them, or None without a teacher.
 
-    A configuration that was exported learns from the teacher that its study kept, where that can be found.
+    An exported configuration learns from the copy of the teacher in its study, if that can be found.
 
     Raises:
         BuildError: a teacher whose answers count has other classes, or takes images of another size.
-        CheckpointError, StudyError, NoResultError: there is no teacher to be found.
+        CheckpointError, StudyError, NoResultError: the teacher cannot be found.
     """
     teacher = of_config(config)
     if teacher is None:
@@ -175,7 +175,7 @@ def _copy(path: Path, kept: Path) -> None:
 
 
 def _named_in(space: Space) -> Iterator[Teacher]:
-    """Yield the teachers that a space names; what else is searched about them does not matter here."""
+    """Yield the teachers that a space names; other searched settings of theirs do not matter here."""
     if (imitation := space.document.get("pretrain", {}).get("imitate")) is not None:
         for name, arguments in imitation["teacher"].items():
             for component in _components("pretrain.imitate.teacher", name, arguments):
@@ -209,7 +209,7 @@ def _of_distillation(plan: Distillation) -> Teacher:
 
 
 def _frames(space: Space, data: Prepared) -> list[Frame]:
-    """Return how the images of trials may be brought to their shape, each end of a range for the range."""
+    """Return every way in which trials may bring images to their shape; a range counts with both its ends."""
     section = space.document["image"]
     names = ("size", "fit", "fill", "margin")
     return [
@@ -263,7 +263,7 @@ def _find_file(teacher: Teacher, root: Path, at: Address | None) -> tuple[KnownT
 def _find_in_timm(
     teacher: Teacher, data: Prepared, frames: Sequence[Frame], helper: Helper
 ) -> tuple[KnownTeacher, Path]:
-    """Return the network of timm as a file of this program, for images of each size that it will see."""
+    """Return the network of timm as a file of this program, for each size of images that it will see."""
     sizes = [teacher.size] if teacher.size is not None else list(dict.fromkeys(frame.size for frame in frames))
     args = {"name": teacher.source, "weights": teacher.weights}
     component = Component(path=f"{teacher.section}.timm", name="timm", args=args)
@@ -278,10 +278,10 @@ def _find_in_timm(
 
 
 def _must_fit(teacher: Teacher, path: Path, data: Prepared, frames: Sequence[Frame], helper: Helper) -> None:
-    """Refuse a teacher that would not see images as it was trained on them, or that knows other classes.
+    """Refuse a teacher that would see other images than it was trained on, or that knows other classes.
 
-    Of another mean and deviation it may be: `compress.distill` gives it the images normalised by its own. Where its
-    features count and not its answers, its classes do not matter, and a network of timm was built for these images.
+    Mean and deviation may differ: `compress.distill` normalises the images for the teacher. If its features count and
+    not its answers, its classes do not matter. A network of timm was built for these images.
     """
     if teacher.kind == "timm":
         return
@@ -322,7 +322,7 @@ def _must_fit(teacher: Teacher, path: Path, data: Prepared, frames: Sequence[Fra
 
 
 def _must_see(teacher: Teacher, taught: Prepared, data: Prepared) -> None:
-    """Refuse a teacher whose features count where it would see images of another size or other channels."""
+    """Refuse a teacher of features that would see images of another size or with other channels."""
     if (taught.image_size, taught.channels) != (teacher.size, data.channels):
         raise BuildError(
             teacher.path,

@@ -1,4 +1,4 @@
-"""The trackers of a search, `study.log`: what changes is handed to their processes, for which nothing ever waits."""
+"""The trackers of a search, `study.log`: hand changes to their processes, which the search never waits for."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from imgcls_search.trial import Trial
 from imgcls_search.words import counted
 
 CLOSING_SECONDS = 15.0
-"""What trackers get to take the rest at the end of a search."""
+"""Time for trackers to accept the rest at the end of a search."""
 
 
 @contextmanager
 def tracked(space: Space, files: StudyFiles, record: Record, watcher: Watcher) -> Iterator[Watcher]:
-    """Yield a watcher that also tells the trackers of a space.
+    """Yield a watcher that also reports to the trackers of a space.
 
     Raises:
         UserError: the package of a tracker is not installed, or its settings are wrong.
@@ -53,16 +53,16 @@ def tracked(space: Space, files: StudyFiles, record: Record, watcher: Watcher) -
 
 
 class TrackerProcess:
-    """One tracker, seen from the run."""
+    """The run's side of one tracker."""
 
     def __init__(self, place: str, process: BaseProcess | None, connection: Connection) -> None:
-        """Begin to hand on and to listen; `place` is the tracker's section, `process` the one at the other end."""
+        """Start to send and to listen; `place` is the tracker's section, `process` the one at the other end."""
         self.place, self.process, self.connection = place, process, connection
         self.lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.outbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self.unsaid: int | None = None
         self.has_ended = threading.Event()
-        # A pipe that is full would hold up the search.
+        # In threads: a full pipe would block the search.
         threading.Thread(target=self._send, daemon=True).start()
         threading.Thread(target=self._listen, daemon=True).start()
 
@@ -75,13 +75,13 @@ class TrackerProcess:
         return cls(f"study.log.{name}", *processes.start(_work, f"log {name}", name, settings, study, noted))
 
     def tell(self, message: Message) -> None:
-        """Hand a message on, at once."""
+        """Queue a message without blocking."""
         self.outbox.put(message)
 
     def _send(self) -> None:
         while True:
             message = self.outbox.get()
-            # Nobody is there any more; `_listen` says so.
+            # The process is gone; `_listen` reports that.
             with contextlib.suppress(OSError):
                 self.connection.send(message)
             if isinstance(message, End):
@@ -104,7 +104,7 @@ class TrackerProcess:
         self.has_ended.set()
 
     def close(self, seconds: float) -> Iterator[str]:
-        """Give it so long to take the rest; yield what a person should know."""
+        """Give it `seconds` to accept the rest; yield lines for the user."""
         self.tell(End())
         self.has_ended.wait(seconds)
         while not self.lines.empty():
@@ -119,23 +119,23 @@ class TrackerProcess:
 
 
 def close(trackers: list[TrackerProcess]) -> Iterator[str]:
-    """End all, within the time for one; yield what a person should know."""
+    """End all trackers, within the time for one; yield lines for the user."""
     ending = time.monotonic() + CLOSING_SECONDS
     for tracker in trackers:
         yield from tracker.close(max(0.0, ending - time.monotonic()))
 
 
 class Telling:
-    """A watcher that passes on what it sees, and tells trackers what has changed in the study."""
+    """A watcher that forwards to another one, and tells trackers what has changed in the study."""
 
     def __init__(self, watcher: Watcher, trackers: list[TrackerProcess], named: tuple[str, ...]) -> None:
-        """`named` are the metrics of objectives and limits, which are logged also if they are of one class."""
+        """`named` are the metrics of objectives and limits, which are logged even if they are of one class."""
         self.watcher, self.trackers, self.named = watcher, trackers, named
         self.begun: set[int] = set()
-        """Trials that the trackers were told of."""
+        """Trials that the trackers were told about."""
 
         self.open: dict[int, int] = {}
-        """Epochs that they know of each trial that is not at its end."""
+        """How many epochs they know of each trial that has not ended."""
 
     def say(self, text: str) -> None:
         """Show a line."""
@@ -146,7 +146,7 @@ class Telling:
         self.watcher.decoding(done, total)
 
     def changed(self, search: Search) -> None:
-        """Tell what has changed, and say what became of what was told."""
+        """Tell the trackers what has changed, and show their replies."""
         self.tell(search.record)
         for tracker in self.trackers:
             while not tracker.lines.empty():
@@ -154,7 +154,7 @@ class Telling:
         self.watcher.changed(search)
 
     def tell(self, record: Record) -> None:
-        """Hand on what the trackers do not know yet; they know what they had before this run."""
+        """Tell the trackers what is new to them in this run; they recognise what they had before."""
         new = [] if len(self.begun) == len(record.trials) else record.trials
         for trial in new:
             if trial.number not in self.begun:
@@ -171,7 +171,7 @@ class Telling:
                 del self.open[number]
 
     def _chosen(self, metrics: Mapping[str, float]) -> dict[str, float]:
-        # One of a class each would be thousands of curves.
+        # Metrics of each class would be thousands of curves.
         return {name: value for name, value in metrics.items() if name in self.named or ":" not in name}
 
     def _send(self, message: Message) -> None:
@@ -197,7 +197,7 @@ def _ended(trial: Trial, record: Record) -> TrialEnded:
 
 
 def _identity(record: Record) -> str:
-    """Return what a study is known by to trackers, also after its folder has moved or another took its name."""
+    """Return the id of a study for trackers, which stays when its folder moves or another study takes its name."""
     if "known_as" not in record.facts:
         record.set_fact("known_as", uuid.uuid4().hex[:12])
     return record.facts["known_as"]

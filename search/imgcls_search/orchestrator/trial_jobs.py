@@ -1,4 +1,4 @@
-"""The job that does what a trial needs next."""
+"""The job for the next stage of a trial."""
 
 from __future__ import annotations
 

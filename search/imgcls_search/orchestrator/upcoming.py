@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from imgcls_search.strategy.rungs import Pruner
 
 LOOK_SECONDS = 1.0
-"""How long a request may go unnoticed where no other trial is to be drawn."""
+"""How long a request may go unnoticed when no other trial is to be drawn."""
 
 POLL_SECONDS = 0.2
 """How long a Ctrl-C may go unnoticed."""
@@ -46,7 +46,7 @@ class Upcoming:
         must_rest: Callable[[], bool],
         race: Race | None = None,
     ) -> None:
-        """`remaining` tells what is left of a budget, `must_rest` whether nothing may compute beside a measurement."""
+        """`remaining` returns what is left of a budget, `must_rest` whether a measurement forbids other computation."""
         self.context = context
         self.record = context.record
         self.proposer = proposer
@@ -59,30 +59,30 @@ class Upcoming:
         self.drawn: Trial | None = None
         """The next new trial, drawn and measured but not yet recorded."""
         self.claimed: ForeignTrial | None = None
-        """The waiting trial that the next one is made of, if it is."""
+        """The waiting trial that becomes the next one, if any."""
         self.drawing: Iterator[None] | None = None
-        """The search for it, if under way."""
+        """The drawing in progress, if any."""
         self.is_exhausted = False
         self.takes_requests = False
-        """Whether a request that is left now is for this run."""
+        """Whether this run takes a request that is added now."""
         self.look_for_requests_at = 0.0
-        """When to see again whether somebody left a request, where no other trial is to be drawn."""
+        """When to check again for requests if no other trial is to be drawn."""
 
     def take_requests(self, takes: bool) -> None:
-        """Let those who leave a request from now on know whether this run takes it."""
+        """Announce whether this run takes requests from now on."""
         if takes != self.takes_requests:
             self.record.set_fact("takes_requests", takes)
             self.takes_requests = takes
 
     def is_asked(self) -> bool:
-        """Tell whether a request that somebody left by now is still to be tried."""
+        """Tell whether there is a request that is still to be tried."""
         self.record.read_requests()
         return bool(requests.pending(self.record))
 
     def next(self) -> Trial | None:
-        """Return the trial that a free worker should take, recorded as such; None where there is none now."""
+        """Record and return the trial that a free worker should take, or None if there is none now."""
         while self.drawing is not None:
-            # A promotion now would change what the next trial is drawn by.
+            # A promotion now would change the basis on which the next trial is drawn.
             self.look_ahead()
             self.helper.wait(POLL_SECONDS)
         remaining = self.remaining()
@@ -104,7 +104,7 @@ class Upcoming:
                 return trial
 
     def _promote(self) -> Trial | None:
-        """Return a paused trial that has earned to go on, racers first."""
+        """Return a paused trial that is promoted, racers first."""
         trials = self.record.trials
         if self.race is not None:
             is_last_drawn = self.is_exhausted or self.record.num_drawn >= self.context.settings.trials
@@ -119,7 +119,7 @@ class Upcoming:
         return promoted
 
     def best_paused(self) -> Trial | None:
-        """Return the best paused trial, to train to its end, where no trial is complete."""
+        """Return the best paused trial, to train to its end, if no trial is complete."""
         paused = [trial for trial in self.record.trials if trial.state == "paused"]
         if not paused or any(trial.state == "complete" for trial in self.record.trials):
             return None
@@ -139,7 +139,7 @@ class Upcoming:
         return not self.is_exhausted and self.record.num_drawn < self.context.settings.trials
 
     def _is_asked_for(self) -> bool:
-        """Tell whether somebody left a request, which is tried beyond `study.trials`."""
+        """Tell whether there is a request, which is tried in addition to `study.trials`."""
         if self._is_wanted() or time.monotonic() < self.look_for_requests_at:
             return bool(requests.pending(self.record))
         self.look_for_requests_at = time.monotonic() + LOOK_SECONDS
@@ -155,7 +155,7 @@ class Upcoming:
             self.drawing = None
 
     def _draw(self) -> Iterator[None]:
-        """Draw and measure candidates, one a step, until one is fit to be the next trial."""
+        """Draw and measure candidates, one per step, until one can be the next trial."""
         try:
             if (yield from self._draw_asked()) or not self._is_wanted():
                 return
@@ -171,8 +171,8 @@ class Upcoming:
         self.is_exhausted = True
 
     def _draw_asked(self) -> Generator[None, None, bool]:
-        """Make the next trial from a request; False if there is none, or it cannot be tried."""
-        # The space's own start configurations are known by their place among the trials.
+        """Make the next trial from a request or a waiting trial; return False if none can be tried."""
+        # The space's own start configurations come first: they are matched to trials by position.
         if self._is_wanted() and len(self.record.trials) < len(self.context.space.start):
             return False
         self.record.look_again()
@@ -186,7 +186,7 @@ class Upcoming:
         return (yield from self._draw_waiting()) if self._is_wanted() else False
 
     def _draw_waiting(self) -> Generator[None, None, bool]:
-        """Make the next trial of one that others put into the study to be tried; False where none can be."""
+        """Make the next trial from one that others have enqueued; return False if none can be tried."""
         for foreign in [other for other in self.record.foreign_trials.values() if other.state == "waiting"]:
             answer = yield from self._proposal_of(foreign.params)
             if not isinstance(answer, str):
@@ -197,7 +197,7 @@ class Upcoming:
         return False
 
     def _proposal_of(self, given: Mapping[str, Any]) -> Generator[None, None, Proposal | str]:
-        """Return what somebody asks for, or why it cannot be tried."""
+        """Return the proposal for a request, or why it cannot be tried."""
         space = self.context.space
         try:
             params = start_of(given, space.root)
@@ -220,7 +220,7 @@ class Upcoming:
         )
 
     def _new_trial(self) -> Trial | None:
-        """Record the next new trial; None where it waited in the study and somebody else has taken it."""
+        """Record the next new trial; return None if it waited in the study and someone else has taken it."""
         trial, self.drawn = self.drawn, None
         claimed, self.claimed = self.claimed, None
         assert trial is not None
@@ -234,7 +234,7 @@ class Upcoming:
             return None
         else:
             self.context.say(f"trial {trial.number}: starts; it was waiting in the study")
-        # A leftover of a study of the same name that was deleted.
+        # A deleted study of the same name may have left a log.
         self.context.files.log(trial.number).unlink(missing_ok=True)
         return trial
 
@@ -242,7 +242,7 @@ class Upcoming:
         last = trial.last_epoch(self.context.epochs)
         if self.race is not None and races(trial):
             return min(self.race.rungs[0], last)
-        # What is known to be good trains to its end, whatever its early epochs say: all else must beat it.
+        # A configuration known to be good trains to its end, whatever its early epochs show: all others must beat it.
         is_start = is_asked_for or len(self.record.trials) < len(self.context.space.start)
         return last if is_start else min(self.pruner.milestone(trial, self.record.trials), last)
 
@@ -250,7 +250,7 @@ class Upcoming:
 def sizes_within_limits(
     context: SearchContext, helper: Assistant, config: TrialConfig, num_classes: int
 ) -> Generator[None, None, Mapping[str, float] | str]:
-    """Return the sizes of a configuration, or why it can be no trial; yield while they are being measured."""
+    """Return the sizes of a configuration, or why it cannot be a trial; yield while they are being measured."""
     try:
         shape = InputShape.of(config.section("image"), num_classes)
         sizes = yield from helper.measuring(config, shape)
@@ -263,7 +263,7 @@ def sizes_within_limits(
 
 
 def _training_seed(study_seed: int, number: int) -> int:
-    """Return the seed of a trial's training: another for each trial, the same after a restart."""
+    """Return the seed of a trial's training: different for each trial, the same after a restart."""
     import numpy as np
 
     return int(np.random.SeedSequence([study_seed, number, 1]).generate_state(1)[0] // 2)

@@ -1,4 +1,4 @@
-"""Which files of pretrained weights the trials of a study started from, noted in it and compared later."""
+"""Store which files of pretrained weights the trials of a study started from, and compare them later."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from imgcls_search.study.facts import WeightsFact
 from imgcls_search.study.record import Record
 
 BY_LIBRARY = "imagenet"
-"""Stands for the weights that a library publishes for a model."""
+"""Means the weights that a library publishes for a model."""
 
 SHOWN_DIGITS = 12
-"""Of a digest, in a sentence."""
+"""Digits of a digest that a message shows."""
 
 
 def name_of(config: TrialConfig) -> str:
-    """Return what the weights of a configuration are called in a study: a file's path, or the model that names them.
+    """Return the name of a configuration's weights in a study: the path of a file, or the model with its arguments.
 
-    Shares, as of dropout, decide on no weights, and there are many of them.
+    Arguments that are floats, such as dropout, do not select weights, and take many values.
     """
     model = config.component("model")
     said = {name: value for name, value in model.args.items() if value is not None and not isinstance(value, float)}
@@ -32,7 +32,7 @@ def name_of(config: TrialConfig) -> str:
 
 
 def note(record: Record, found: Mapping[str, WeightsFact]) -> Iterator[str]:
-    """Add files to those that a study knows; yield a line for each that is another one than it knows."""
+    """Store new files in a study; yield a line for each that differs from the stored one."""
     known = record.facts.get("weights", {})
     yield from differing(known, found)
     if new := {name: fact for name, fact in found.items() if name not in known}:
@@ -40,7 +40,7 @@ def note(record: Record, found: Mapping[str, WeightsFact]) -> Iterator[str]:
 
 
 def differing(known: Mapping[str, WeightsFact], found: Mapping[str, WeightsFact]) -> Iterator[str]:
-    """Yield a line for each file that is not the one that a study's trials started from."""
+    """Yield a line for each file that differs from the one that a study's trials started from."""
     for name, fact in found.items():
         then = known.get(name)
         if then is not None and then["sha256"] != fact["sha256"]:
@@ -50,7 +50,7 @@ def differing(known: Mapping[str, WeightsFact], found: Mapping[str, WeightsFact]
 def of_config(
     config: TrialConfig, shape: InputShape, helper: Helper, say: Callable[[str], None] | None = None
 ) -> dict[str, WeightsFact]:
-    """Return the file that a configuration would start from now; nothing where there is none.
+    """Return the file that a configuration would start from now; empty if there is none.
 
     `say` gets a note if it was trained on images of another size.
 

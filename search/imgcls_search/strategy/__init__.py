@@ -1,1 +1,1 @@
-"""What to do next: which configuration to try, and which trials to stop, rest or take further."""
+"""Decide what to do next: which configuration to try, and which trials to stop, pause or promote."""

@@ -1,4 +1,4 @@
-"""What has changed since a strategy last looked: in a large study one trial at a time does, of thousands."""
+"""Find the trials that have changed since the last look: in a large study, one of thousands at a time."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from imgcls_search.trial import Trial
 
 
 class Changes:
-    """Finds the trials that show strategies something new."""
+    """Finds trials with new results for a strategy."""
 
     def __init__(self) -> None:
-        """Know no trial yet."""
+        """Start without any known trial."""
         self.decided_at: dict[int, int] = {}
 
     def take(self, trials: Sequence[Trial]) -> list[tuple[Trial, int]]:
-        """Return the trials that were decided about since the last call, each with the epoch of its decision before."""
+        """Return the trials decided about since the last call, each with the epoch of its previous decision."""
         known = self.decided_at
         changed = [
             (trial, known.get(trial.number, 0)) for trial in trials if known.get(trial.number) != trial.decided_at

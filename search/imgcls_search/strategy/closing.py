@@ -1,4 +1,4 @@
-"""The end of a budget: what can no longer be trained to its end is not begun; the best that rests is finished."""
+"""The end of a budget: start no trial that cannot finish in it, and finish the best paused trial instead."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from imgcls_search.trial import Trial
 
 @dataclass(frozen=True, kw_only=True)
 class RemainingBudget:
-    """What is left of a budget; infinite where there is none."""
+    """The remaining budget; infinite without a limit."""
 
     epochs: float
-    """Of all trials together, without those that trials under way are about to train."""
+    """For all trials together, without the epochs that running trials will still train."""
 
     seconds: float
 
@@ -22,8 +22,8 @@ class RemainingBudget:
 def to_finish_now(trials: Sequence[Trial], epochs: int, sign: int, remaining: RemainingBudget) -> Trial | None:
     """Return the best paused trial that can still be trained to its end once a new one no longer can.
 
-    A paused trial is worth nothing as it stands: the best of the highest rung goes first, as far as its own epochs fit
-    in. None: a new trial may begin, or nothing that rests can end in time.
+    An unfinished trial is worth nothing: the best one of the highest rung goes first, if its remaining epochs fit into
+    the budget. None: a new trial may begin, or no paused trial can finish in time.
     """
     seen = [trial.epochs[-1]["seconds"] for trial in trials if trial.epochs]
     if not seen or (remaining.epochs >= epochs and remaining.seconds >= epochs * median(seen)):
@@ -33,9 +33,9 @@ def to_finish_now(trials: Sequence[Trial], epochs: int, sign: int, remaining: Re
 
 
 def is_kept_for_running(trials: Sequence[Trial], epochs: int, remaining: RemainingBudget) -> bool:
-    """Tell whether the epochs that are left are kept for trials under way, once no new trial can reach its end.
+    """Tell whether the remaining epochs are kept for running trials, since no new trial can reach its end.
 
-    A new trial, or a promotion to a rung below the end, would take them from the one that may still get there.
+    A new trial, or a promotion to a rung below the end, would take them from a trial that may still reach it.
     """
     return remaining.epochs < epochs and any(trial.state == "running" for trial in trials)
 

@@ -1,4 +1,4 @@
-"""What a draw keeps away from: trials under way that have shown nothing yet, and configurations drawn before."""
+"""Points that draws avoid: open trials without results, and configurations that were drawn before."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
 
 class Crowd:
-    """What is there already, as points of a space."""
+    """Configurations to avoid, as points of a space."""
 
     def __init__(self, space: Space, encoding: Encoding) -> None:
-        """Know nothing yet."""
+        """Start empty."""
         import numpy as np
 
         self.encoding = encoding
         self.is_finite = space.num_combinations() is not None
         self.waiting: Array = np.empty((0, len(encoding.parameters)))
-        """Points of trials under way that have shown nothing; none where there is only one, as with one worker."""
+        """Points of open trials without results; none if there is only one, as with one worker."""
         self.drawn: dict[int, bytes] = {}
         """The rows of trials of a finite space, by number."""
         self.rejected: frozenset[bytes] = frozenset()
 
     def look(self, view: View, shown: Collection[int], place: Callable[[Trial], list[float]]) -> None:
-        """Take note of the trials of a view; `shown` are the numbers of those that have shown something."""
+        """Update from the trials of a view; `shown` are the numbers of those with results."""
         import numpy as np
 
         waiting = [place(trial) for trial in view.trials if trial.is_open and trial.number not in shown]
@@ -49,7 +49,7 @@ class Crowd:
         self.rejected = frozenset(self._keys(np.array(refused))) if refused else frozenset()
 
     def are_taken(self, rows: Array) -> NDArray[np.bool_]:
-        """Tell which rows are those of configurations that were drawn before; none are where numbers are continuous."""
+        """Tell which rows are configurations that were drawn before; none are if the space is continuous."""
         import numpy as np
 
         if not self.is_finite:
@@ -62,5 +62,5 @@ class Crowd:
 
 
 def _keys_of(rows: Array) -> list[bytes]:
-    # Rounded: a value that stands on a step may come from either side of it.
+    # Rounded: a value on a step may come from either side of it.
     return [row.tobytes() for row in rows.round(9) + 0.0]

@@ -1,4 +1,4 @@
-"""A sampler that learns from partial curves: it draws what a surrogate expects to end above all that is known."""
+"""A sampler that learns from partial curves: it draws what a surrogate expects to end above the best known."""
 
 from __future__ import annotations
 
@@ -26,36 +26,36 @@ CANDIDATES = 300
 """Random configurations that a draw chooses from."""
 
 NEIGHBOURS = 150
-"""And this many beside the best trials."""
+"""Configurations near the best trials that it chooses from too."""
 
 MOST_TRIALS = 400
-"""As many are learned from, the best half of them and others by chance: the time grows with the cube."""
+"""Most trials to learn from, half of them the best and the others random: the time grows with the cube."""
 
 BEST_TRIALS = 6
 FEWEST_TRIALS = 8
-"""As many must have come to an epoch before a draw may learn from that and later ones alone."""
+"""Trials that must have reached an epoch before a draw may learn only from it and later ones."""
 
 STEP = 0.1
 """How far neighbours are moved: a share of a number's range, and the probability that a choice is drawn again."""
 
 EXPECTED_SHARE = 0.5
-"""Share of the random configurations that are those of which earlier studies expect most."""
+"""Share of the random configurations that are taken from those that earlier studies expect most of."""
 
 EVEN_ONE_IN = 4
-"""One racer of this many is spread evenly."""
+"""One of this many racers is drawn evenly."""
 
 BELOW_ONE = 1 - 1e-9
 """The largest coordinate of a point."""
 
 Standing = tuple[int, float, int]
-"""The epoch that counts and the value there, both less where they are better, and the trial's number."""
+"""The last epoch that counts and the value there, both negated so that less is better, and the trial's number."""
 
 
 class CurveSampler:
-    """Spreads trials evenly at first and now and then later, else draws by expected improvement at the last epoch."""
+    """Draws evenly at first and occasionally later, otherwise by expected improvement at the last epoch."""
 
     def __init__(self, space: Space, *, epochs: int, n_startup_trials: int, random_share: float) -> None:
-        """`epochs` is what a curve is expected at."""
+        """`epochs` is the epoch at which the end of a curve is predicted."""
         self.epochs = epochs
         self.n_startup_trials = n_startup_trials
         self.random_share = random_share
@@ -67,13 +67,13 @@ class CurveSampler:
         self.changes = Changes()
         self.standings: dict[int, Standing] = {}
         self.ordered: list[Standing] = []
-        """The same, the best first; a large study's would take long to collect and to sort for each draw."""
+        """All standings, the best first; in a large study, sorting them for each draw would take long."""
 
         self.crowd = Crowd(space, self.encoding)
-        """What draws of now keep away from."""
+        """Points that the current draw avoids."""
 
         self.knowledge: Knowledge | None = None
-        """What earlier studies say of the space."""
+        """Predictions of earlier studies for the space."""
 
     def draw(self, view: View, number: int, attempt: int) -> Candidate | None:
         """Return a candidate."""
@@ -90,7 +90,7 @@ class CurveSampler:
         if len(self.ordered) < 3:
             return draw_evenly(view, number, attempt)
         standings = _few(self.ordered, rng)
-        # By number: trials of others, which are none of the search's, take numbers in between.
+        # By number: trials that no search made may have numbers in between.
         by_number = {trial.number: trial for trial in view.trials}
         shown = [by_number[number] for *_, number in standings]
         known = np.array([self._place(trial) for trial in shown])
@@ -106,9 +106,9 @@ class CurveSampler:
         return fixed_candidate(view, self.encoding.params_at(chosen))
 
     def _racer(self, view: View, number: int, attempt: int) -> Candidate | None:
-        """Return the next configuration of the portfolio, or now and then an even one, while the race is not full.
+        """Return the next configuration of the portfolio, or at times an even draw, until the race is full.
 
-        The even ones are there for earlier studies that mislead.
+        Even draws help if earlier studies mislead.
         """
         place = number - len(view.space.start)
         if self.knowledge is None or place >= self.num_racers:
@@ -121,9 +121,9 @@ class CurveSampler:
         return replace(fixed_candidate(view, self.encoding.params_at(point)), sampler_state=RACES)
 
     def _begun(self, view: View, number: int, attempt: int, *, has_say: bool) -> Candidate:
-        """Return what follows the race, before the surrogate is asked: what remains of the portfolio, and even ones.
+        """Draw after the race, before the surrogate decides: from the rest of the portfolio, and evenly.
 
-        A surrogate that has seen little but a few promising configurations stays beside them.
+        A surrogate that has seen little but a few promising configurations would stay close to them.
         """
         assert self.knowledge is not None
         index = number + attempt + sum(len(trial.rejected_before) for trial in view.trials)
@@ -132,7 +132,7 @@ class CurveSampler:
         return draw_evenly(view, number, attempt)
 
     def _say(self, shown: Sequence[Trial], known: Array, sign: int) -> tuple[Array, Array] | None:
-        """Return the say of each earlier study, and what each expects of the trials; None where no study has a say."""
+        """Return the weight of each earlier study, and its predictions for the trials; None if all weights are 0."""
         import numpy as np
 
         knowledge = self.knowledge
@@ -151,7 +151,7 @@ class CurveSampler:
     def _choose_knowing(
         self, shown: Sequence[Trial], known: Array, several: Array, sign: int, rng: Any, say: tuple[Array, Array]
     ) -> Array:
-        """Return the point that is expected to improve most, where earlier studies have a say."""
+        """Return the point with the largest expected improvement, using the predictions of earlier studies."""
         import numpy as np
 
         assert self.knowledge is not None
@@ -192,9 +192,9 @@ class CurveSampler:
         rng: Any,
         columns: tuple[Array, Array, Array] | None = None,
     ) -> int:
-        """Return the index of the point that is expected to improve most on what is known.
+        """Return the index of the point with the largest expected improvement over the known trials.
 
-        `columns` are a further column of the rows of what is known, of the points to choose from, and of what waits.
+        `columns` are an extra column for the rows of known trials, of points to choose from, and of waiting trials.
         """
         import numpy as np
 
@@ -228,8 +228,8 @@ class CurveSampler:
             ]
             for rung in rungs
         }
-        # Early epochs say most where they rank as the last one does, and lead astray where late bloomers win; which of
-        # the two it is nobody knows, so that draws take turns by chance in what they leave out.
+        # Early epochs help if they rank trials as the last one does, and mislead if late bloomers win. Nobody knows
+        # which of the two holds, so each draw leaves out a random number of early rungs.
         known_well = [rung for rung in rungs if len(shows[rung]) >= FEWEST_TRIALS]
         first = known_well[int(rng.integers(len(known_well)))] if known_well else 0
         places = sorted((index, rung) for rung in rungs if rung >= first for index in shows[rung])
@@ -243,7 +243,7 @@ class CurveSampler:
         )
 
     def _candidates(self, standings: Sequence[Standing], known: Array, rng: Any) -> Array:
-        """Return points anywhere, and points beside the best trials."""
+        """Return random points, and points near the best trials."""
         import numpy as np
 
         parameters = self.encoding.parameters
@@ -254,14 +254,14 @@ class CurveSampler:
         is_choice = np.array([bool(parameter.choices) for parameter in parameters], dtype=bool)
         stays = ~np.isnan(centres) & (~is_choice | (rng.random(centres.shape) >= STEP))
         beside = np.where(is_choice, centres, np.clip(moved, 0, BELOW_ONE))
-        # What a centre's branch does not have is drawn from all, like a choice that is not kept.
+        # A coordinate that a centre's branch does not have stays random, like a choice that is drawn again.
         points[CANDIDATES:] = np.where(stays, beside, points[CANDIDATES:])
         self.encoding.reach(points)
         return np.asarray(points)
 
 
 def _few(ordered: Sequence[Standing], rng: Any) -> Sequence[Standing]:
-    """Return those that are learned from, by number."""
+    """Return the standings to learn from, ordered by number."""
     few = ordered
     if len(ordered) > MOST_TRIALS:
         best, others = ordered[: MOST_TRIALS // 2], ordered[MOST_TRIALS // 2 :]
@@ -271,16 +271,16 @@ def _few(ordered: Sequence[Standing], rng: Any) -> Sequence[Standing]:
 
 
 def _standing(trial: Trial, sign: int, epochs: int) -> Standing | None:
-    """Return what trials are ordered by, the best first; None for one that has shown nothing yet."""
+    """Return the sort key of a trial, the best first; None for a trial without results."""
     rung = _rung(trial, epochs)
     value = _value(trial, rung, epochs) if rung else math.nan
     return (-rung, -sign * value, trial.number) if math.isfinite(value) else None
 
 
 def _rung(trial: Trial, epochs: int) -> int:
-    """Return the last epoch that counts: of a trial under way the one that was judged, whatever came after it.
+    """Return the last epoch that counts: for an open trial the last one that was judged, whatever came after it.
 
-    A head that is fitted stands at the end of its training, in a single epoch.
+    A fitted head counts as fully trained after its single epoch.
     """
     if trial.candidate.is_fitted:
         return epochs if trial.state == "complete" else 0
@@ -290,7 +290,7 @@ def _rung(trial: Trial, epochs: int) -> int:
 
 
 def _value(trial: Trial, rung: int, epochs: int) -> float:
-    """Return what a trial shows at a rung, NaN where it shows nothing."""
+    """Return the value of a trial at a rung, NaN if it has none."""
     if trial.candidate.is_fitted:
         return trial.value_at(trial.last_shown) if rung == epochs and trial.last_shown else math.nan
     return trial.value_at(rung) if trial.has_value_at(rung) else math.nan

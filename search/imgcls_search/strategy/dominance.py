@@ -1,4 +1,4 @@
-"""Stopping with several objectives: a trial ends when even an optimistic continuation of it would be beaten."""
+"""Stop trials with several objectives: a trial ends when even an optimistic continuation of it would be beaten."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from imgcls_search.strategy.rungs import Decision, Pruner
 from imgcls_search.trial import MEASURED, SIZES, Trial
 
 LEAST_CURVES = 10
-"""Complete trials that a rung must know before anything is stopped there."""
+"""Complete trials that a rung needs before any trial is stopped there."""
 
 CONFIDENCE = 0.99
-"""Probability that one more curve, were all alike, ends below the optimistic continuation."""
+"""Probability that one more curve like the others ends below the optimistic continuation."""
 
 NEAREST = 1e-4
-"""Distance to the ideal that counts as none."""
+"""Distance to the ideal that counts as zero."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dominance:
-    """Stops a trial at a rung when a complete, feasible one beats its costs and the best that it can hope for.
+    """Stops a trial at a rung when a complete, feasible one beats its costs and its optimistic continuation.
 
-    Costs that are known before training stand as they are. What is learned is continued by what complete trials gained
-    between this rung and the end, in two ways of which the more hopeful counts: as a part of the distance to the ideal
-    (1 for a share, 0 for a loss; a metric without one stops no trial), and as a difference. Of each, the largest gain
-    that any trial had counts, or the upper bound of the prediction interval for one more trial (Student's t), whichever
-    is more; with few curves that interval is wide.
+    Costs that are known before training are used as they are. A learned metric is continued by what complete trials
+    gained between this rung and the end, in two ways of which the more optimistic counts: as a part of the distance to
+    the ideal (1 for a share, 0 for a loss; a metric without an ideal stops no trial), and as a difference. Each way
+    uses the largest gain of any trial or, if that is larger, the upper bound of the prediction interval for one more
+    trial (Student's t); with few curves that interval is wide.
     """
 
     rungs: Pruner
-    """Says at which epochs trials are looked at."""
+    """Decides at which epochs trials are judged."""
 
     objectives: tuple[tuple[str, str], ...]
-    """Metrics and directions, at least one that epochs show; the others known before training."""
+    """Metrics and directions: at least one is measured every epoch, the others are known before training."""
 
     def milestone(self, trial: Trial, others: Sequence[Trial] = ()) -> int:
         """Return the next rung."""
         return self.rungs.milestone(trial)
 
     def judge(self, trial: Trial, others: Sequence[Trial]) -> Decision:
-        """Prune it if it would be no part of the front even then."""
+        """Prune a trial whose optimistic continuation would not be on the front."""
         done = [other for other in others if other.state == "complete"]
         hoped = [self._hoped(trial, done, index) for index in range(len(self.objectives))]
         ends = [[self._goodness(index, value) for index, value in enumerate(other.values or ())] for other in done]
@@ -52,14 +52,14 @@ class Dominance:
         return "prune" if beaten else "continue"
 
     def promote(self, trials: Sequence[Trial]) -> Trial | None:
-        """Return None: nothing is ever paused."""
+        """Return None: no trial is ever paused."""
         return None
 
     def _goodness(self, index: int, value: float) -> float:
         return value if self.objectives[index][1] == "maximize" else -value
 
     def _hoped(self, trial: Trial, done: Sequence[Trial], index: int) -> float:
-        """Return the best that an objective may come to, larger is better; infinity where too little is known."""
+        """Return the optimistic final value of an objective, larger is better; infinity if too little is known."""
         metric, direction = self.objectives[index]
         if metric in SIZES:
             return self._goodness(index, trial.sizes[metric])
@@ -86,7 +86,7 @@ class Dominance:
 
 
 def choose_pruner(space: Space, sign: int, say: Callable[[str], None]) -> tuple[Pruner, str]:
-    """Return a search's pruner, and what it stops a trial for; say where the objectives leave no choice of it."""
+    """Return a search's pruner, and why it stops a trial; report if several objectives change how it works."""
     name, objectives, config = space.pruner.name, space.objectives, space.first()
     pruner = make_pruner(space.pruner, config, sign)
     why_not = why_all_train_on(objectives) if name != "none" else None
@@ -103,7 +103,7 @@ def choose_pruner(space: Space, sign: int, say: Callable[[str], None]) -> tuple[
 
 
 def why_all_train_on(objectives: Sequence[tuple[str, str]]) -> str | None:
-    """Return in few words why no trial can be stopped early for such objectives, None where some can."""
+    """Return briefly why no trial can be stopped early for these objectives, or None if some can."""
     metrics = [metric for metric, _ in objectives]
     if all(metric in SIZES or metric in MEASURED for metric in metrics):
         return f"{', '.join(metrics)}: not learned from epoch to epoch"
@@ -112,7 +112,7 @@ def why_all_train_on(objectives: Sequence[tuple[str, str]]) -> str | None:
 
 
 def _most(changes: Sequence[float]) -> float:
-    """Return the furthest below zero that one more change should lie."""
+    """Return the most negative value that one more change is likely to have."""
     import numpy as np
     from scipy.special import stdtrit
 

@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 
 def draw_start(view: View, params: Mapping[str, Scalar], number: int) -> Candidate:
-    """Return a known-good configuration as a candidate; what it leaves out is drawn at random."""
+    """Return a known-good configuration as a candidate; settings that it leaves out are drawn at random."""
     study = _blank_study(view.derive(number, 0))
     study.enqueue_trial(dict(params))
     return ask(study, view.space)
 
 
 def draw_random(view: View, number: int, attempt: int) -> Candidate:
-    """Return a random candidate, whatever the sampler; the way out when that repeats itself."""
+    """Return a random candidate, whatever the sampler; used when the sampler repeats itself."""
     return ask(_blank_study(view.derive(number, attempt)), view.space)
 
 
 def draw_evenly(view: View, number: int, attempt: int, given: Mapping[str, Scalar] | None = None) -> Candidate:
     """Return a point of a scrambled Sobol sequence (Sobol 1967); each parameter of each branch is a dimension.
 
-    What is `given` takes the place of the point's own values.
+    Values in `given` replace the point's own.
     """
     from scipy.stats import qmc
 
@@ -45,7 +45,7 @@ def draw_evenly(view: View, number: int, attempt: int, given: Mapping[str, Scala
 
 
 def draw_unseen(view: View, number: int) -> Candidate | None:
-    """Return a random combination of a finite space that was neither tried nor rejected; None when there is none."""
+    """Return a random combination of a finite space that was neither tried nor rejected; None if none is left."""
     import numpy as np
 
     seen = {_key(trial.candidate.params) for trial in view.trials}
@@ -57,16 +57,16 @@ def draw_unseen(view: View, number: int) -> Candidate | None:
 
 
 def _blank_study(seed: int) -> optuna.Study:
-    """Return a study that draws at random; such draws need no view, which takes time to build."""
+    """Return a study that draws at random; this needs no view, which takes time to build."""
     import optuna
 
-    # Optuna otherwise announces every study it makes.
+    # Optuna otherwise announces every study it creates.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
 
 
 def ask(study: optuna.Study, space: Space, *, keeps_state: bool = False) -> Candidate:
-    """Return the candidate that a study's sampler draws next, with the sampler's notes where it keeps some."""
+    """Return the candidate that a study's sampler draws next, with the sampler's state if `keeps_state`."""
     trial = study.ask()
     config = space.sample(trial)
     frozen = study.get_trials(deepcopy=False)[-1]
@@ -75,10 +75,10 @@ def ask(study: optuna.Study, space: Space, *, keeps_state: bool = False) -> Cand
 
 
 def fixed_candidate(view: View, params: Mapping[str, Scalar]) -> Candidate:
-    """Return parameters as a candidate; those that no branch reaches are left out."""
+    """Return parameters as a candidate, without those that no branch reaches."""
     import optuna
 
-    # Unlike an enqueued trial, this needs no study and warns of nothing; reachable parameters only are looked at.
+    # Unlike an enqueued trial, this needs no study, gives no warnings, and reads only reachable parameters.
     trial = optuna.trial.FixedTrial(dict(params))
     config = view.space.sample(trial)
     return Candidate(params=trial.params, distributions=trial.distributions, config=config)

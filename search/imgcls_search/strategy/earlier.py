@@ -1,9 +1,9 @@
-"""What earlier studies say about a space: which configurations they expect to be good, and whether that holds here.
+"""Use earlier studies: predict which configurations of a space are good, and check whether that holds here.
 
-Each earlier study orders its trials by how far they came and by their value there. A Gaussian process over the settings
-that the two spaces share predicts that order for any configuration. The best predicted ones of all studies begin a
-search (a greedy portfolio); from then on a study has a say by how well its prediction ranks what the search itself has
-shown, and none where it does not (compare Feurer et al. 2018, Ranking-Weighted Gaussian Process Ensemble).
+Each earlier study ranks its trials by how far they trained and by their value there. A Gaussian process over the
+settings that the two spaces share predicts that rank for any configuration. A search begins with the best predicted
+configurations of all studies (a greedy portfolio). Later, each study is weighted by how well its predictions rank the
+search's own results, with 0 if they do not (compare Feurer et al. 2018, Ranking-Weighted Gaussian Process Ensemble).
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ RACERS = 8
 """Configurations of the portfolio that a search begins with."""
 
 SPARE = 35
-"""More of them, for those that cannot be built or break a limit."""
+"""Spare configurations, for those that cannot be built or exceed a limit."""
 
 POOL = 2000
 """Random configurations that are predicted once, and that the portfolio is chosen from."""
 
 PROMISING = 400
-"""Of them, about as many are looked at for the portfolio."""
+"""About this many of them are considered for the portfolio."""
 
 DRAWS = 128
-"""Of what they may be worth, over all studies."""
+"""Random draws of their possible scores, over all studies."""
 
 OTHERNESS = 0.2
-"""Variance by which another task differs from a study, beside a variance of 1 in all."""
+"""Variance of the difference between another task and a study, where the total variance is 1."""
 
 MOST_TRIALS = 100
-"""As many of each study are learned from, the best half of them and others evenly over the order."""
+"""Most trials to learn from in each study: half of them the best, the others spread evenly over the ranking."""
 
 NOISE = 0.3
-"""Variance of a trial's place in the order, beside a variance of 1 in all."""
+"""Variance of the noise in a trial's rank, where the total variance is 1."""
 
 FEWEST = 8
-"""Trials of this search from which on the studies are judged by it."""
+"""Trials of this search that are needed before the studies are judged by them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +59,13 @@ class EarlierTrial:
     """A trial of an earlier study."""
 
     settings: Mapping[str, Scalar]
-    """By path, those that the space searches now, whatever ranges the earlier one had."""
+    """Settings that the space searches now, by path, whatever ranges they had in the earlier study."""
 
     reached: float
     """Share of a full training."""
 
     value: float
-    """What it showed there; larger is better."""
+    """Its value there; larger is better."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,10 +77,10 @@ class EarlierStudy:
 
 
 class Expectation:
-    """What one earlier study expects of configurations: above 0 what is better than most."""
+    """Predictions of one earlier study for configurations: above 0 means better than most."""
 
     def __init__(self, encoding: Encoding, study: EarlierStudy) -> None:
-        """Fit to its trials; settings of the space that it never varied have no say."""
+        """Fit to its trials; settings of the space that it never varied are ignored."""
         import numpy as np
         from scipy.linalg import cho_factor, cho_solve
 
@@ -101,11 +101,11 @@ class Expectation:
 
     @property
     def says_anything(self) -> bool:
-        """True where it varied something that the space searches."""
+        """True if it varied a setting that the space searches."""
         return len(self.columns) > 0
 
     def predict(self, points: Array, rows: Array) -> Array:
-        """Return the expected normal scores of points, which also stand as rows of their encoding."""
+        """Return the expected normal scores of points; `rows` are their encoded rows."""
         import numpy as np
 
         expected = (1 - NOISE) * self._likeness(rows[:, self.columns]) @ self.weights + self.mean
@@ -116,7 +116,7 @@ class Expectation:
         return np.asarray(expected)
 
     def covariance(self, rows: Array) -> Array:
-        """Return how uncertain it is of rows, together."""
+        """Return the joint posterior covariance of rows."""
         import numpy as np
         from scipy.linalg import solve_triangular
 
@@ -129,20 +129,20 @@ class Expectation:
 
 
 class Knowledge:
-    """What all earlier studies together say about a space."""
+    """Combined predictions of all earlier studies for a space."""
 
     def __init__(self, space: Space, studies: Sequence[EarlierStudy], seed: int) -> None:
-        """`seed` decides the configurations that are looked at first."""
+        """`seed` decides which random configurations are considered."""
         self.encoding = Encoding(space)
         found = [Expectation(self.encoding, study) for study in studies if len(study.trials) > 1]
         self.expectations = [each for each in found if each.says_anything]
         self.seed = seed
         self.known: dict[int, Array] = {}
-        """What each study expects of the search's own trials, by number."""
+        """Predictions of each study for the search's own trials, by number."""
 
     @cached_property
     def pool(self) -> Array:
-        """Random points."""
+        """Random points of the space."""
         import numpy as np
 
         points = np.random.default_rng([self.seed, 11]).random((POOL, len(self.encoding.parameters)))
@@ -151,7 +151,7 @@ class Knowledge:
 
     @cached_property
     def expected(self) -> Array:
-        """What each study expects of the pool, [points, studies], in deviations from its mean."""
+        """Predictions of each study for the pool, [points, studies], in standard deviations from its mean."""
         import numpy as np
 
         raw, (centre, spread) = self._raw(self.pool), self._scale
@@ -164,9 +164,9 @@ class Knowledge:
 
     @cached_property
     def portfolio(self) -> Array:
-        """Points that begin a search: each next one adds most to the best that can be expected of those before it.
+        """Points that begin a search: each one adds most to the expected best of those before it.
 
-        What to expect is drawn at random: a study's own uncertainty, and that another task differs from it.
+        Random draws model a study's own uncertainty, and that another task differs from it.
         """
         import numpy as np
 
@@ -181,7 +181,7 @@ class Knowledge:
         return np.asarray(self.pool[promising[chosen]])
 
     def _chances(self) -> tuple[Array, NDArray[np.intp]]:
-        """Return draws of what the promising points of the pool may be worth, [points, draws], and their places."""
+        """Return draws of the scores that promising points of the pool may have, [points, draws], and their indices."""
         import numpy as np
 
         promising = self._promising()
@@ -200,7 +200,7 @@ class Knowledge:
         return np.hstack(found), promising
 
     def _promising(self) -> NDArray[np.intp]:
-        """Return the places of points in the pool that all studies together, or one of them, expect much of."""
+        """Return the indices of points in the pool that all studies together, or one of them, rate highly."""
         import numpy as np
 
         together = np.argsort(-self.expected.mean(axis=1), kind="stable")[: PROMISING // 4]
@@ -209,14 +209,14 @@ class Knowledge:
         return np.unique(np.concatenate([together, alone.ravel()]))
 
     def predict(self, points: Array) -> Array:
-        """Return what each study expects of points, [points, studies], in deviations over the pool."""
+        """Return each study's predictions for points, [points, studies], in standard deviations over the pool."""
         import numpy as np
 
         centre, spread = self._scale
         return np.asarray((self._raw(points) - centre) / spread)
 
     def weights(self, expected: Array, scores: Array) -> Array:
-        """Return the say of each study: how well it ranks trials that showed these scores, 0 where it does not."""
+        """Return the weight of each study: how well its predictions rank trials with these scores, 0 if they do not."""
         import numpy as np
 
         count = len(scores)
@@ -237,20 +237,20 @@ class Knowledge:
 
 
 def _root(covariance: Array) -> Array:
-    """Return a lower triangular root of a covariance, which rounding may have made none: equal points are enough."""
+    """Return a lower triangular root of a covariance, even if rounding left it indefinite, as equal points can."""
     import numpy as np
 
-    # Relative to its size: a study that expects about the same everywhere has a large one, in its own deviations.
+    # Relative to its size: a study with nearly constant predictions has a large one, in its own deviations.
     little = 1e-6 * max(1.0, float(np.abs(np.diag(covariance)).max()))
     for more in range(8):
         with contextlib.suppress(np.linalg.LinAlgError):
             return np.asarray(np.linalg.cholesky(covariance + little * 10**more * np.eye(len(covariance))))
-    # By then the diagonal is all that counts.
+    # By now only the diagonal matters.
     return np.asarray(np.diag(np.sqrt(np.abs(np.diag(covariance)) + little)))
 
 
 def normal_scores(standings: Sequence[tuple[float, float]]) -> Array:
-    """Return the normal scores of standings in their order, larger ones being better; equal ones share theirs."""
+    """Return the normal scores of standings by rank; larger ones are better, equal ones share a score."""
     import numpy as np
     from scipy.special import ndtri
     from scipy.stats import rankdata
@@ -268,7 +268,7 @@ def _squares(a: Array, b: Array) -> Array:
 
 
 def _few(scores: Array) -> NDArray[np.intp]:
-    """Return the places of the trials that are learned from."""
+    """Return the indices of the trials to learn from."""
     import numpy as np
 
     order = np.argsort(-scores, kind="stable")
@@ -280,7 +280,7 @@ def _few(scores: Array) -> NDArray[np.intp]:
 
 
 def _row(parameters: Sequence[Parameter], settings: Mapping[str, Scalar]) -> list[float]:
-    """Return settings as `Encoding.rows_at` would, beyond its range where a value is beyond the space's."""
+    """Return settings as a row of `Encoding.rows_at`; values outside the space's range stay out of range."""
     row: list[float] = []
     for parameter in parameters:
         if parameter.num_values == 1:
@@ -295,7 +295,7 @@ def _row(parameters: Sequence[Parameter], settings: Mapping[str, Scalar]) -> lis
 
 
 def _unknown_branches(encoding: Encoding, trials: Sequence[EarlierTrial]) -> list[tuple[int, list[int]]]:
-    """Return the branches that a study never took: of what is below them it says nothing."""
+    """Return the branches that a study never took: it predicts nothing about settings below them."""
     parents = {parent for conditions in encoding.conditions for parent, _ in conditions}
     found = []
     for place in sorted(parents):

@@ -1,4 +1,4 @@
-"""Configurations as points of the unit cube, one coordinate a parameter, and as rows of what tells them apart."""
+"""Encode configurations as points of the unit cube, one coordinate per parameter, and as rows of features."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 MISSING = 0.5
-"""Where a number stands that a branch does not have: in the middle; the branch itself tells configurations apart."""
+"""The value of a number that a branch does not have: the middle; the branch itself tells configurations apart."""
 
 CHOICE_SCALE = math.sqrt(0.5)
-"""Two values of a choice are as far apart as the two ends of a number."""
+"""Makes two values of a choice as far apart as the two ends of a number."""
 
 
 class Encoding:
     """Turns the parameters of one space into points, and points into rows."""
 
     def __init__(self, space: Space) -> None:
-        """Coordinates stand in the order of the space's parameters, those that a branch depends on before it."""
+        """Coordinates are in the order of the space's parameters, those that a branch depends on before it."""
         self.parameters = space.parameters()
         index = {parameter.path: place for place, parameter in enumerate(self.parameters)}
         self.conditions = [
@@ -35,14 +35,14 @@ class Encoding:
         ]
 
     def rows(self, several: Sequence[Mapping[str, Scalar]]) -> Array:
-        """Return an array [configurations, columns]: a column a number, and one a value of each choice."""
+        """Return an array [configurations, columns]: one column per number, and one per value of each choice."""
         import numpy as np
 
         points = np.array([self.point(params) for params in several], dtype=float)
         return self.rows_at(points.reshape(len(several), len(self.parameters)))
 
     def point(self, params: Mapping[str, Scalar]) -> list[float]:
-        """Return a configuration's coordinates from 0 to 1, NaN where its branches do not have the parameter."""
+        """Return a configuration's coordinates from 0 to 1, NaN for parameters that its branches do not have."""
         return [place_of(p, params[p.path]) if p.path in params else math.nan for p in self.parameters]
 
     def params_at(self, point: Sequence[float] | Array) -> dict[str, Scalar]:
@@ -51,7 +51,7 @@ class Encoding:
         return {parameter.path: value_at(parameter, float(u)) for parameter, u in places if u == u}
 
     def reach(self, points: Array) -> None:
-        """Write NaN over the coordinates that the branches of points [configurations, parameters] do not have."""
+        """Set the coordinates that the branches of points [configurations, parameters] do not have to NaN."""
         import numpy as np
 
         for place, conditions in enumerate(self.conditions):
@@ -82,14 +82,14 @@ def _columns(parameter: Parameter, us: Array) -> list[Array]:
 
 
 def _stretches(us: Array, count: int) -> Array:
-    """Return in which of `count` equal parts of the range each coordinate is; NaN stays."""
+    """Return which of `count` equal parts of the range each coordinate is in; NaN stays."""
     import numpy as np
 
     return np.minimum(np.floor(us * count), count - 1)
 
 
 def _settled(parameter: Parameter, us: Array) -> Array:
-    """Return where the values stand that `value_at` gives: whole numbers and steps stand apart."""
+    """Return the coordinates of the values that `value_at` gives, which are discrete for whole numbers and steps."""
     import numpy as np
 
     low, high = parameter.low, parameter.high
@@ -104,12 +104,12 @@ def _settled(parameter: Parameter, us: Array) -> Array:
 
 
 def place_of(parameter: Parameter, value: Scalar) -> float:
-    """Return a coordinate at which a value stands, over the logarithm where the range says so; NaN if there is none.
+    """Return a coordinate of a value, on a logarithmic scale if the range has one; NaN if there is none.
 
-    A number beyond the range, as another study may have it, stands beyond 0 to 1.
+    A number outside the range, as another study may have it, is outside 0 to 1.
     """
     if parameter.choices:
-        # In a replay with other choices some of what was recorded is none of them.
+        # In a replay with other choices, a recorded value may be none of them.
         index = next((index for index, choice in enumerate(parameter.choices) if _is(value, choice)), math.nan)
         return (index + 0.5) / len(parameter.choices)
     low, high = parameter.low, parameter.high
@@ -134,9 +134,9 @@ def value_at(parameter: Parameter, u: float) -> Scalar:
     assert low is not None
     assert high is not None
     if parameter.log:
-        # A whole number k stands for the stretch from k to k + 1.
+        # A whole number k covers the range from k to k + 1.
         top = high + 1 if parameter.kind == "int" else high
-        # exp(log(low)) may fall short of low by a hair.
+        # Rounding may make exp(log(low)) slightly less than low.
         value = max(low, min(high, math.exp(math.log(low) + u * (math.log(top) - math.log(low)))))
     elif parameter.num_values is not None:
         value = min(high, low + (parameter.step or 1) * int(u * parameter.num_values))

@@ -1,4 +1,4 @@
-"""Who stands where at each rung of a search whose trials rest and go on."""
+"""The ranking of trials at each rung of a search that pauses and promotes them."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from imgcls_search.strategy.changes import Changes
 from imgcls_search.trial import Trial
 
 Rank = tuple[float, int]
-"""Less is better: the value at a rung, turned where larger ones are better, and the trial's number."""
+"""The value at a rung, signed so that less is better, and the trial's number."""
 
 
 @dataclass
 class _Rung:
     judged: list[Rank] = field(default_factory=list)
-    """Of all trials that were judged there, the best first."""
+    """Ranks of all trials that were judged there, the best first."""
 
     resting: list[tuple[Rank, Trial]] = field(default_factory=list)
-    """A heap of those that came to rest there; some may have gone on since, or ended."""
+    """A heap of trials that paused there; some may have continued since, or ended."""
 
 
 class Ladder:
-    """Keeps the order of each rung from one look at the trials to the next."""
+    """Keeps the ranking of each rung between calls."""
 
     def __init__(self, eta: int, sign: int) -> None:
-        """One of `eta` trials passes; `sign` is 1 where larger values are better, -1 where smaller ones are."""
+        """One of `eta` trials passes; `sign` is 1 if larger values are better, -1 if smaller ones are."""
         self.eta, self.sign = eta, sign
         self.among: Sequence[int] | None = None
         self._begin((), ())
 
     def promote(self, trials: Sequence[Trial], among: Sequence[int] | None = None) -> Trial | None:
-        """Return the best resting trial of the highest rung at which it is among the best 1/eta.
+        """Return the best paused trial of the highest rung that has one among its best 1/eta.
 
-        Each rung is an epoch at which trials rest. With `among`, a trial that rests between two of these rungs counts
-        at the lower one, by what it showed there: it has passed nothing more.
+        Each rung is an epoch at which trials pause. With `among`, a trial paused between two of these rungs counts at
+        the lower one, with its value there: it has passed no higher one.
         """
         if among != self.among:
             self.among = among
@@ -56,7 +56,7 @@ class Ladder:
         self.trials = trials
         self.changes = Changes()
         self.rungs = {epoch: _Rung() for epoch in sorted(rungs, reverse=True)}
-        """The highest first."""
+        """By epoch, the highest first."""
 
     def _look(self, trials: Sequence[Trial]) -> None:
         if trials is not self.trials:
@@ -75,7 +75,7 @@ class Ladder:
                 heappush(self.rungs[epoch].resting, (self._rank(trial, epoch), trial))
 
     def _rung_of(self, trial: Trial) -> int:
-        """Return the rung that a resting trial counts at: where it rests, if no other is given or all are later."""
+        """Return the rung at which a paused trial counts: where it paused, if no other is given or all are later."""
         passed = (rung for rung in self.among or () if rung <= trial.epoch and trial.has_value_at(rung))
         return max(passed, default=trial.epoch)
 
@@ -84,5 +84,5 @@ class Ladder:
 
     def _rank(self, trial: Trial, epoch: int) -> Rank:
         value = -self.sign * trial.value_at(epoch)
-        # What has no order stands behind all that has one.
+        # NaN ranks last.
         return (math.inf if math.isnan(value) else value), trial.number

@@ -1,4 +1,4 @@
-"""From draws to trials: the next configuration that is new, can be built and keeps the limits."""
+"""From draws to trials: find the next configuration that is new, can be built and keeps the limits."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from imgcls_search.strategy.view import Ended, View
 from imgcls_search.trial import Candidate, Rejection, Trial
 
 MeasureSizes = Callable[[TrialConfig], "Generator[None, None, Mapping[str, float] | str]"]
-"""Yields while it waits, then returns the sizes of a configuration, or in few words why it can be no trial."""
+"""Yields while it waits, then returns the sizes of a configuration, or briefly why it cannot be a trial."""
 
 PATIENCE = 20
-"""Draws from the sampler before others help out: by then it repeats itself."""
+"""Draws from the sampler before other methods take over: by then it repeats itself."""
 
 MOST_DRAWS = 200
-"""Draws for one trial before the search is given up."""
+"""Draws for one trial before the search gives up."""
 
 LEAST_FIT = 0.02
-"""The share of all draws that must be fit, looked at after `MOST_DRAWS`: a search is no way to find the few others."""
+"""The share of all draws that must be valid, checked after `MOST_DRAWS`: a search is no way to find rarer ones."""
 
 NOVEL_TRIALS = 3
 """Every second trial of a study that grew takes a new value of a choice until this many have tried it: samplers that
@@ -37,12 +37,12 @@ have seen hundreds of trials without it give it next to no chance."""
 REPEATED_FIT = "the same fit as an earlier trial"
 
 MOST_COMBINATIONS = 20_000
-"""Combinations that are counted through one by one to find a new one."""
+"""Most combinations of a space to list when looking for a new one."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """A candidate that may become a trial, what is known of it, and what was rejected on the way."""
+    """A candidate that may become a trial, its sizes, and the candidates that were rejected before it."""
 
     candidate: Candidate
     sizes: Mapping[str, float]
@@ -50,7 +50,7 @@ class Proposal:
 
 
 class Proposer:
-    """Asks the sampler until a configuration is fit to be trained."""
+    """Draws from the sampler until a configuration can be trained."""
 
     def __init__(
         self,
@@ -62,9 +62,9 @@ class Proposer:
         starts_race: bool = False,
         novel: Sequence[tuple[str, Scalar]] = (),
     ) -> None:
-        """`measure_sizes` answers for limits and impossible combinations without training.
+        """`measure_sizes` checks limits and impossible combinations without training.
 
-        `novel` are the values of choices that were added when the study grew, by their paths.
+        `novel` are the values of choices that were added when the study was extended, by their paths.
         `starts_race` says whether start configurations are in the race that earlier studies begin, see `race`.
         """
         self.space = space
@@ -76,19 +76,19 @@ class Proposer:
         self.novel = [{**when[path], path: value} for path, value in novel if path in when]
         self.ended: Ended = {}
         self.seen: set[TrialConfig] = set()
-        """What the trials are in essence; in a large study it takes long to build this set again."""
+        """The essence of each trial's configuration; in a large study this set takes long to build."""
         self.num_seen = 0
         combinations = space.num_combinations()
         self.is_countable = combinations is not None and combinations <= MOST_COMBINATIONS
 
     def proposals(self, trials: Sequence[Trial]) -> Iterator[Proposal | None]:
-        """Draw for the next trial, step by step: yield None while nothing fit is found, and at last the fit candidate.
+        """Draw for the next trial, step by step: yield None until a candidate is valid, then yield that candidate.
 
         It ends without a proposal when every combination of the space was tried or rejected. The last trial counts as
-        if it had just begun: the draw may then be made while it runs, and made again after a restart, with one result.
+        if it had just begun, so that a draw gives the same result while that trial runs and after a restart.
 
         Raises:
-            NoResultError: nothing that was drawn keeps the limits or can be built.
+            NoResultError: too few draws keep the limits and can be built.
         """
         number = len(trials)
         trials = [*trials[:-1], *(trial.as_begun() for trial in trials[-1:])]
@@ -103,7 +103,7 @@ class Proposer:
                 break
             essence = candidate.config.essence
             if essence in self.seen and attempt >= PATIENCE and candidate.config.is_fitted:
-                # Else it would be found again: only its settings that change nothing are new.
+                # Otherwise it would be drawn again: only settings that change nothing are new.
                 rejections.append(
                     Rejection(params=candidate.params, distributions=candidate.distributions, reason=REPEATED_FIT)
                 )
@@ -136,7 +136,7 @@ class Proposer:
         return draw_random(view, number, attempt)
 
     def _untried(self, view: View) -> Mapping[str, Scalar] | None:
-        """Return a value that few trials have tried since it was added, with the branches that it stands under."""
+        """Return a value that few trials have tried since it was added, with the branches that it belongs to."""
         for given in self.novel:
             drawn = [trial.candidate for trial in view.trials if given.items() <= trial.candidate.params.items()]
             refused = [each for each in view.all_rejections() if given.items() <= each.params.items()]
@@ -166,9 +166,9 @@ def make_proposer(
     earlier: Sequence[EarlierStudy] = (),
     novel: Sequence[tuple[str, Scalar]] = (),
 ) -> tuple[Proposer, Race | None]:
-    """Return what proposes the configurations of a search, and the race that begins it where it knows earlier studies.
+    """Return the proposer of a search, and the race that begins it if it knows earlier studies.
 
-    `sampler` takes the place of the space's own; `sign` is 1 where the first objective is maximized, -1 otherwise.
+    `sampler` replaces the space's own; `sign` is 1 if the first objective is maximized, -1 otherwise.
     """
     sampler = sampler or build(SAMPLERS, space.sampler, space=space)
     race = make_race(pruner, teach(sampler, space, earlier), sign)

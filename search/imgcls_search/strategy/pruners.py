@@ -1,4 +1,4 @@
-"""Which trials go on: pruners are asked at milestones, and decide by recorded epochs only."""
+"""Decide which trials continue: pruners are asked at milestones, and decide by recorded epochs only."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ RevisedEpochs = Annotated[
 ]
 
 LATEST_SHARE = 0.75
-"""No rung of short trainings stands beyond this share of them: it would save little, and few pass it."""
+"""Short trainings have no rung beyond this share of their epochs: it would save little, and few trials pass it."""
 
 
 MOST_EPOCHS_A_SHARE = 1.2
-"""Where the epochs over eta^3 are more than this, the second epoch is early enough."""
+"""If the epochs over eta^3 are more than this, the second epoch is early enough."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Percentile(RunToEnd):
         return min(next_one, self.epochs)
 
     def judge(self, trial: Trial, others: Sequence[Trial]) -> Decision:
-        """Prune it below the percentile, as Optuna's PercentilePruner and MedianPruner do."""
+        """Prune a trial below the percentile, as Optuna's PercentilePruner and MedianPruner do."""
         done = [other for other in others if other.state == "complete" and not other.candidate.is_fitted]
         there = [self.sign * other.value_at(trial.epoch) for other in done if other.has_value_at(trial.epoch)]
         there = [value for value in there if not math.isnan(value)]
@@ -156,7 +156,7 @@ PRUNERS: Mapping[str, Callable[..., Pruner]] = {
 
 
 def make_pruner(component: Component, config: TrialConfig, sign: int) -> Pruner:
-    """Build the pruner of a search whose trials train for as long as a configuration says; `sign` as in `PRUNERS`."""
+    """Build the pruner of a search whose trials train for the epochs of `config`; `sign` as in `PRUNERS`."""
     if config.is_pretraining and component.args.get("min_epochs", 1) is None:
         component = replace(component, args={**component.args, "min_epochs": late_rung(config.epochs)})
     pruner: Pruner = build(PRUNERS, component, epochs=config.epochs, sign=sign)
@@ -166,15 +166,15 @@ def make_pruner(component: Component, config: TrialConfig, sign: int) -> Pruner:
 def late_rung(epochs: int) -> int:
     """Return the first rung of a search over the pretraining, a third of the epochs.
 
-    Before it the order misleads: a view that shows more of an image is ahead early, and behind at the end.
+    Before it, the ranking misleads: a view that shows more of an image is ahead early, and behind at the end.
     """
     return max(1, round(epochs / 3))
 
 
 def at_fold_ends(pruner: Pruner, each: int) -> Pruner:
-    """Return a pruner whose rungs beyond the first fold are at the end of one; each fold takes so many epochs.
+    """Return a pruner whose rungs beyond the first fold are at the end of one; each fold takes `each` epochs.
 
-    There a trial's value is a plain mean of finished networks, and none rests in the middle of its training.
+    There a trial's value is a plain mean of finished networks, and none pauses in the middle of its training.
     """
     if isinstance(pruner, Brackets):
         brackets = [at_fold_ends(bracket, each) for bracket in pruner.brackets]
@@ -200,7 +200,7 @@ def _rungs(first: int, epochs: int, eta: int) -> tuple[int, ...]:
 
 
 def _early_rungs(min_epochs: int | None, epochs: int, eta: int) -> tuple[int, ...]:
-    # Where a trial rests, an early rung costs less than where it ends: what was misjudged there may still go on.
+    # If trials pause instead of ending, an early rung costs less: a misjudged trial may still continue.
     return _rungs(min_epochs if min_epochs is not None else max(2, round(epochs / eta**3)), epochs, eta)
 
 

@@ -1,4 +1,4 @@
-"""The race that begins a search which knows earlier studies: a handful trains a little, the best of it to its end."""
+"""The race that begins a search with earlier studies: a few trials train a little, and the best one to its end."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from imgcls_search.strategy.rungs import Promoting, Pruner
 from imgcls_search.trial import Trial
 
 RACES: Mapping[str, Any] = {"races": True}
-"""What a racer's row says, so that a restart knows it."""
+"""Marks a racer in its row, so that a restart recognises it."""
 
 
 MOST_RUNGS = 8
-"""At which racers are compared."""
+"""Most rungs at which racers are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Race:
     """Racers train to the first rung, the better half of them to the second and so on, and the best to its end.
 
-    What does not go on waits like any paused trial, and may be promoted later.
+    The others wait like any paused trial, and may be promoted later.
     """
 
     rungs: tuple[int, ...]
-    """Of the search; at least one."""
+    """Rungs of the search; at least one."""
 
     size: int
     """How many trials a search begins with before the race can be decided."""
@@ -36,7 +36,7 @@ class Race:
     epochs: int
 
     def is_on(self, trials: Sequence[Trial], *, is_last_drawn: bool) -> bool:
-        """Tell whether racers are still to be drawn or to arrive; `is_last_drawn` says that no more can be drawn."""
+        """Tell whether racers are still to be drawn or training; `is_last_drawn` says that no more can be drawn."""
         if len(trials) < self.size and not is_last_drawn:
             return True
         return self._look(trials)[1]
@@ -60,7 +60,7 @@ class Race:
         return None, False
 
     def _racers(self, trials: Sequence[Trial]) -> list[Trial]:
-        # In a large study the others need not be looked at.
+        # In a large study, this avoids a look at all other trials.
         return list(islice(filter(races, trials), self.size))
 
     def _ranked(self, trials: Sequence[Trial], rung: int) -> list[Trial]:

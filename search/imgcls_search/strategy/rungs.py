@@ -17,13 +17,13 @@ class Pruner(Protocol):
     """Decides how far each trial may train."""
 
     def milestone(self, trial: Trial, others: Sequence[Trial] = ()) -> int:
-        """Return the epoch that a trial which stands at `trial.epoch` may train up to next, by what others showed."""
+        """Return the epoch that a trial at `trial.epoch` may train up to next, given the results of others."""
 
     def judge(self, trial: Trial, others: Sequence[Trial]) -> Decision:
-        """Say what becomes of a trial that reached a milestone before its last epoch."""
+        """Decide on a trial that reached a milestone before its last epoch."""
 
     def promote(self, trials: Sequence[Trial]) -> Trial | None:
-        """Return a paused trial that has earned to go on, if there is one."""
+        """Return a paused trial to promote, if there is one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,24 +37,24 @@ class RunToEnd:
         return self.epochs
 
     def judge(self, trial: Trial, others: Sequence[Trial]) -> Decision:
-        """Let it go on."""
+        """Let the trial continue."""
         return "continue"
 
     def promote(self, trials: Sequence[Trial]) -> Trial | None:
-        """Return None: nothing is ever paused."""
+        """Return None: no trial is ever paused."""
         return None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rungs(RunToEnd):
-    """Epochs, each some eta times the one before, at which one in eta trials passes."""
+    """Epochs, each about eta times the one before, at which one in eta trials passes."""
 
     rungs: tuple[int, ...]
-    """They rise and are below `epochs`."""
+    """In ascending order, all below `epochs`."""
 
     eta: int
     sign: int
-    """1 where larger values are better, -1 where smaller ones are."""
+    """1 if larger values are better, -1 if smaller ones are."""
 
     def milestone(self, trial: Trial, others: Sequence[Trial] = ()) -> int:
         """Return the next rung, or the last epoch when no rung is left."""
@@ -66,7 +66,7 @@ class Stopping(Rungs):
     """Successive halving that stops: at a rung, a trial outside the best 1/eta seen there so far ends."""
 
     def judge(self, trial: Trial, others: Sequence[Trial]) -> Decision:
-        """Prune it unless it is among the best 1/eta, of which there is always at least one."""
+        """Prune a trial unless it is among the best 1/eta, which always include at least one."""
         there = [other for other in others if other.number != trial.number and other.was_judged_at(trial.epoch)]
         value = self.sign * trial.value_at(trial.epoch)
         better = sum(self.sign * other.value_at(trial.epoch) > value for other in there)
@@ -75,27 +75,27 @@ class Stopping(Rungs):
 
 @dataclass(frozen=True, kw_only=True)
 class Promoting(Rungs):
-    """Asynchronous successive halving that resumes: a trial rests at each rung until it is among its best 1/eta."""
+    """Asynchronous successive halving that resumes: a trial pauses at each rung until among its best 1/eta."""
 
     ladder: Ladder = field(init=False, repr=False, compare=False)
-    """What is remembered from one promotion to the next; nothing that the trials do not tell."""
+    """A cache between promotions; everything in it follows from the trials."""
 
     def __post_init__(self) -> None:
-        """Begin with no trial."""
+        """Start without trials."""
         object.__setattr__(self, "ladder", Ladder(self.eta, self.sign))
 
     def judge(self, trial: Trial, others: Sequence[Trial]) -> Decision:
-        """Pause it; `promote` takes it further as soon as it has earned that."""
+        """Pause the trial; `promote` resumes it as soon as it is good enough."""
         return "pause"
 
     def promote(self, trials: Sequence[Trial]) -> Trial | None:
-        """Return the best paused trial of the highest rung that lets one pass: one among its best 1/eta."""
+        """Return the best paused trial of the highest rung that has one among its best 1/eta."""
         return self.ladder.promote(trials)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Staggered(Promoting):
-    """Promotion with a second bracket: every so many-th trial passes over the first rung, whose order may mislead."""
+    """Promotion with a second bracket: one in `every` trials skips the first rung, whose ranking may mislead."""
 
     every: int
 
@@ -117,12 +117,12 @@ class Brackets:
         return self._of(trial).milestone(trial, others)
 
     def judge(self, trial: Trial, others: Sequence[Trial]) -> Decision:
-        """Judge it among the trials of its bracket."""
+        """Judge a trial among the trials of its bracket."""
         mine = self._of(trial)
         return mine.judge(trial, [other for other in others if self._of(other) is mine])
 
     def promote(self, trials: Sequence[Trial]) -> Trial | None:
-        """Return None: nothing is ever paused."""
+        """Return None: no trial is ever paused."""
         return None
 
     def _of(self, trial: Trial) -> Stopping:
@@ -131,7 +131,7 @@ class Brackets:
 
     @property
     def turns(self) -> list[Stopping]:
-        """The brackets of trials in turn."""
+        """The brackets that trials take in turn."""
         # A bracket that starts at eta times more epochs gets fewer trials, so that all get about the same epochs.
         starts = [next(iter(bracket.rungs), bracket.epochs) for bracket in self.brackets]
         each = zip(self.brackets, starts, strict=True)
@@ -139,9 +139,9 @@ class Brackets:
 
 
 def expected_epochs(pruner: Pruner, epochs: int) -> float:
-    """Return how many of so many first epochs a trial gets on average if one in eta passes each rung.
+    """Return how many of the first `epochs` epochs a trial trains on average if one in eta passes each rung.
 
-    All where nobody can tell.
+    All of them for other pruners.
     """
     match pruner:
         case Brackets(turns=turns):

@@ -26,25 +26,25 @@ class Sampler(Protocol):
     """Draws candidates."""
 
     def draw(self, view: View, number: int, attempt: int) -> Candidate | None:
-        """Return the candidate for a trial number; a later attempt gives another. None: the space is used up."""
+        """Return the candidate for a trial number; a later attempt gives another. None: the space is exhausted."""
 
 
 class OptunaSampler:
-    """Draws through one of Optuna's samplers, made again for each draw with its own seed."""
+    """Draws with one of Optuna's samplers, created for each draw with its own seed."""
 
     def __init__(self, make: Callable[[int], optuna.samplers.BaseSampler], *, keeps_state: bool = False) -> None:
-        """`make` takes a seed; `keeps_state` is for samplers that leave notes on trials for later draws."""
+        """`make` takes a seed; `keeps_state` is for samplers that store state with trials for later draws."""
         self.make = make
         self.keeps_state = keeps_state
 
     def draw(self, view: View, number: int, attempt: int) -> Candidate | None:
-        """Ask the sampler, with the view before its eyes."""
+        """Ask the sampler, which sees the view as a study."""
         study = view.study(self.make(view.derive(number, attempt)))
         return ask(study, view.space, keeps_state=self.keeps_state)
 
 
 class Random:
-    """Draws every parameter independently of all trials, and so needs no study that shows them."""
+    """Draws every parameter independently of all trials, and so needs no study."""
 
     def draw(self, view: View, number: int, attempt: int) -> Candidate | None:
         """Return a random candidate."""
@@ -68,10 +68,10 @@ class Sobol:
 
 
 def _same_names() -> optuna.search_space.IntersectionSearchSpace:
-    """Return what finds the parameters that all trials share, by name alone.
+    """Return an object that finds the parameters that all trials share, by name only.
 
-    Optuna compares the ranges too, which takes two fifths of a draw among 1,000 trials; in a study of ours a name has
-    one range. A test holds the draws to those of Optuna as it is.
+    Optuna also compares the ranges, which takes two fifths of a draw with 1,000 trials; in our studies a name has one
+    range. A test compares the draws with those of unmodified Optuna.
     """
     from optuna.search_space import IntersectionSearchSpace
     from optuna.trial import TrialState
@@ -213,7 +213,7 @@ def curves(
 
 
 def _affordable(space: Space, epochs: int) -> int:
-    """Return how many trials a study allows, or its epochs are likely to be enough for."""
+    """Return how many trials a study allows, or how many its epochs are likely to be enough for."""
     trials: int = space.study["trials"]
     most: int | None = space.study["max_epochs"]
     if most is None:
@@ -242,9 +242,9 @@ def learns_from_others(space: Space) -> bool:
 
 
 def teach(sampler: Sampler, space: Space, studies: Sequence[EarlierStudy]) -> int:
-    """Tell a sampler what earlier studies know; return how many trials begin with their best and the space's own.
+    """Teach a sampler what earlier studies know; return the size of the race, including start configurations.
 
-    That is 0 where they know nothing of the space, or where the sampler does not learn from others.
+    That is 0 if they know nothing about the space, or the sampler does not learn from others.
     """
     if not isinstance(sampler, CurveSampler) or not studies:
         return 0

@@ -1,9 +1,9 @@
 """A Gaussian process over (configuration, epoch) that predicts where curves end.
 
-The covariance of two points is a product of a Matern 5/2 kernel over the configuration, each column with a length scale
-of its own, and a sum of a part that all epochs share and one that fades over the logarithm of the epoch (Swersky et al.
-2014 for the idea; the posterior is exact, as there are few points). Length scales and amplitudes maximise the posterior
-density on at most `FIT_POINTS` points.
+The covariance of two points is the product of a Matern 5/2 kernel over the configuration, with a length scale for each
+column, and the sum of a part that all epochs share and a part that fades over the logarithm of the epoch (Swersky et
+al. 2014 for the idea; the posterior is exact, as there are few points). Length scales and amplitudes maximise the
+posterior density on at most `FIT_POINTS` points.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
 
 FIT_POINTS = 90
-"""Points that the length scales are fitted on: the time grows with the cube."""
+"""Most points to fit the length scales on: the time grows with the cube."""
 
 FIT_STEPS = 8
-"""Steps of that fit, which starts from the priors' centres each time: what is drawn depends on the record only."""
+"""Steps of that fit. It always starts from the priors' centres, so that draws depend only on the record."""
 
 MOST_WAITING = 200
-"""Trials under way that have shown nothing yet, which a draw keeps away from."""
+"""Most open trials without results that a draw avoids."""
 
 PRIOR_LOGS = (("fade", 0.6, 0.3), ("shared", 0.3, 0.7), ("fading", 0.5, 0.7), ("own", 0.15, 0.7), ("noise", 0.02, 0.7))
-"""Centre and deviation in logarithms: of epochs' length scale, of the variances, of the noise."""
+"""Name, centre, and deviation of the logarithm: of the epochs' length scale, the variances, and the noise."""
 
 MEAN_CURVE = ("mean", 0.5, 0.7)
 ROOT5 = math.sqrt(5.0)
@@ -37,7 +37,7 @@ ROOT5 = math.sqrt(5.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Points:
-    """What curves showed."""
+    """Values on the curves of trials."""
 
     rows: Array
     """Encoded configurations, [trials, columns]."""
@@ -52,11 +52,11 @@ class Points:
     """Logarithms of the points' epochs over that of the last, times 2."""
 
     values: Array
-    """Of the points; larger is better; see `squash`."""
+    """Values of the points, larger is better; see `squash`."""
 
 
 def squash(values: Array) -> Array:
-    """Return values with mean 0 and deviation 1 in which differences near the best are wide and bad ones alike."""
+    """Scale values to mean 0 and deviation 1; differences near the best grow, and bad values become alike."""
     import numpy as np
 
     top = values.max()
@@ -66,14 +66,14 @@ def squash(values: Array) -> Array:
 
 
 def times_of(epochs: Sequence[int] | Array, last: int) -> Array:
-    """Return where epochs stand on the scale of the surrogate."""
+    """Convert epochs to the time scale of the surrogate."""
     import numpy as np
 
     return np.asarray(2 * np.log(np.asarray(epochs, dtype=float)) / math.log(max(last, 2)))
 
 
 class Surrogate:
-    """Predicts the last epoch of configurations, with what their own curves showed where they have one."""
+    """Predicts the last epoch of configurations, also from their own curves if they have one."""
 
     def __init__(self, points: Points, rng: np.random.Generator) -> None:
         """Fit to points; `rng` chooses those that the length scales are fitted on."""
@@ -84,7 +84,7 @@ class Surrogate:
         theta, width = _fit(_subset(points, rng)), points.rows.shape[1]
         self.scales = np.exp(theta[:width])
         self.fade, self.shared, self.fading, self.own, self.noise, self.mean = np.exp(theta[width:])
-        # Trials and epochs are fewer than points, each of which is one of either.
+        # Trials and epochs are fewer than points, each of which belongs to one trial and one epoch.
         epochs, at = np.unique(points.times, return_inverse=True)
         near = self._near(epochs, epochs)[np.ix_(at, at)]
         steady, fading = self._likeness(points.rows, points.owners)
@@ -95,7 +95,7 @@ class Surrogate:
         self.weights = cho_solve((self.factor, True), points.values, check_finite=False)
 
     def means(self, rows: Array, owners: Array, time: float) -> Array:
-        """Return the means alone, in half the time."""
+        """Return only the means, in half the time."""
         import numpy as np
 
         return np.asarray(self._across(rows, owners, time) @ self.weights)
@@ -111,10 +111,10 @@ class Surrogate:
         return cross @ self.weights, np.sqrt(np.maximum(variance, 1e-9))
 
     def predict_beside(self, rows: Array, waiting: Array, time: float) -> tuple[Array, Array, float]:
-        """Return means and deviations of configurations never tried, and the largest mean of those `waiting`.
+        """Return means and deviations of untried configurations, and the largest mean of those `waiting`.
 
-        Each that waits, having shown nothing yet, counts as if it had shown the mean: near it little is left to learn.
-        Of many those count that are expected to be best, as the time grows with the cube.
+        A waiting one, without results yet, counts as if it had shown the mean: near it little is left to learn. Of
+        many, only those expected to be best count, as the time grows with the cube.
         """
         import numpy as np
         from scipy.linalg import cholesky, solve_triangular
@@ -142,7 +142,7 @@ class Surrogate:
         return matern(np.maximum((a * a).sum(1)[:, None] + (b * b).sum(1)[None] - 2 * a @ b.T, 0))
 
     def _across(self, rows: Array, owners: Array, time: float) -> Array:
-        """Return the covariance of configurations at one time with the points known, [rows, points]."""
+        """Return the covariance of configurations at one time with the known points, [rows, points]."""
         import numpy as np
 
         steady, fading = self._likeness(rows, owners)
@@ -150,7 +150,7 @@ class Surrogate:
         return np.asarray(steady[:, self.points.which] + fading[:, self.points.which] * near)
 
     def _likeness(self, rows: Array, owners: Array) -> tuple[Array, Array]:
-        """Return two parts of the covariance with the configurations known: as it is, and what fades over epochs."""
+        """Return two parts of the covariance with known configurations: one constant, one fading over epochs."""
         like = self._alike(rows, self.points.rows)
         same = owners[:, None] == self.points.owners[None]
         return self.shared * like, self.fading * like + self.own * same + self.mean
@@ -162,7 +162,7 @@ class Surrogate:
 
 
 def expected_improvement(means: Array, deviations: Array, best: float) -> Array:
-    """Return how much above `best` normal variables are expected to be, counting nothing where they are below."""
+    """Return how much above `best` normal variables are expected to be, counting 0 for values below it."""
     import numpy as np
     from scipy.special import ndtr
 
@@ -188,7 +188,7 @@ def _subset(points: Points, rng: np.random.Generator) -> Points:
 
 
 def _fit(points: Points) -> Array:
-    """Return logarithms: a length scale a column, then those of `PRIOR_LOGS` and `MEAN_CURVE`."""
+    """Return logarithms: one length scale per column, then those of `PRIOR_LOGS` and `MEAN_CURVE`."""
     import numpy as np
     from scipy.optimize import minimize
 
@@ -203,7 +203,7 @@ def _fit(points: Points) -> Array:
 
 
 class _Loss:
-    """The negative logarithm of the posterior density of the logarithms, with its gradient."""
+    """The negative log posterior density of the logarithms, with its gradient."""
 
     def __init__(self, points: Points, centre: Array, deviation: Array) -> None:
         import numpy as np

@@ -1,7 +1,7 @@
-"""What samplers see of a search: an in-memory view, never the record.
+"""The view that samplers have of a search: in memory, never the record.
 
-Every trial stands with the value of its highest rung. A paused or running trial stands as pruned at its last rung,
-since samplers take a row that stays RUNNING for a bad one (TPE then falls back to random search).
+Every trial has the value of its highest rung. A paused or running trial appears as pruned at its last rung, since
+samplers treat a row that stays RUNNING as a bad one (TPE then falls back to random search).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     import optuna
 
 Ended = dict[tuple[Any, ...], "optuna.trial.FrozenTrial"]
-"""Trials that change no more as Optuna sees them, by number, state, epochs and values."""
+"""Optuna's form of trials that no longer change, by number, state, epochs and values."""
 
 
 class View:
-    """What a sampler may know: the space, the objectives, and what every trial so far has shown."""
+    """What a sampler may know: the space, the objectives, and the results of every trial so far."""
 
     def __init__(
         self,
@@ -32,9 +32,9 @@ class View:
         seed: int,
         ended: Ended | None = None,
     ) -> None:
-        """Rejections are those since the last trial; earlier ones stand with the trials.
+        """`rejections` are those since the last trial; the trials hold earlier ones.
 
-        `ended` keeps, from view to view, what samplers see of trials that change no more.
+        `ended` caches, across views, what samplers see of trials that no longer change.
         """
         self.space = space
         self.trials = trials
@@ -43,7 +43,7 @@ class View:
         self.ended: Ended = {} if ended is None else ended
 
     def derive(self, *parts: int) -> int:
-        """Return a seed for a moment of the search: the same question is asked again after a restart."""
+        """Return a seed for a step of the search; the same step gets the same seed after a restart."""
         import numpy as np
 
         return int(np.random.SeedSequence([self.seed, *parts]).generate_state(1)[0])
@@ -60,7 +60,7 @@ class View:
 
         directions = [optuna.study.StudyDirection[direction.upper()] for _, direction in self.space.objectives]
         study = optuna.create_study(directions=directions, sampler=sampler)
-        # Past the study, which would check every trial again: `_past_trial` did that once.
+        # Bypass the study, which would check every trial again: `_past_trial` has done that.
         for rejection in self.all_rejections():
             study._storage.create_new_trial(study._study_id, template_trial=_frozen_rejection(rejection))
         for trial in self.trials:
@@ -83,7 +83,7 @@ def _frozen_trial(trial: Trial, num_objectives: int) -> optuna.trial.FrozenTrial
     if trial.state == "complete" and not any(map(math.isnan, trial.values or ())):
         state, values = TrialState.COMPLETE, list(trial.values or ())
     elif trial.state == "complete":
-        # Optuna takes no such value; pruned without one it ranks last.
+        # Optuna does not accept NaN; pruned without a value, the trial ranks last.
         pass
     elif trial.state == "running" and trial.judged == 0:
         state = TrialState.RUNNING
@@ -102,17 +102,17 @@ def _frozen_trial(trial: Trial, num_objectives: int) -> optuna.trial.FrozenTrial
 def _frozen_rejection(rejection: Rejection) -> optuna.trial.FrozenTrial:
     from optuna.trial import TrialState
 
-    # Pruned without a value ranks last; as FAIL the sampler would learn nothing from it.
+    # Pruned without a value, it ranks last; as FAIL, the sampler would learn nothing from it.
     return _past_trial(rejection, state=TrialState.PRUNED)
 
 
 def _past_trial(drawn: Candidate | Rejection, **shown: Any) -> optuna.trial.FrozenTrial:
-    """Return what samplers see of something that was drawn."""
+    """Return what samplers see of a candidate or rejection."""
     from optuna.trial import create_trial
 
     frozen = create_trial(params=dict(drawn.params), distributions=dict(drawn.distributions), **shown)
-    # Optuna copies a trial with all that it holds whenever it takes or shows one. No sampler changes a trial of the
-    # past, so that a copy may share, which halves the time of a draw that sees 1,000 trials.
+    # Optuna deep-copies a trial whenever it takes or returns one. No sampler changes a past trial, so a copy may
+    # share its contents, which halves the time of a draw with 1,000 trials.
     frozen.__class__ = _sharing_class()
     return frozen
 

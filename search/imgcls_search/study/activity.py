@@ -1,4 +1,4 @@
-"""Whether a study is being searched now, and how it stands where nobody works on it: the one answer of all views."""
+"""Tell whether a search is running on a study, and its state otherwise. All views use this answer."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ Standing = Literal["running", "interrupted", "stopped", "finished"]
 """`stopped`: a budget of the study ended the run; `interrupted`: a person or a fault did."""
 
 ShownState = Literal["complete", "running", "interrupted", "paused", "pruned", "fail"]
-"""The state of a trial as people see it: Optuna calls one that nobody trains any more running, too."""
+"""The state of a trial as shown to people. Optuna also says "running" for a trial that no process trains any more."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Activity:
-    """How a study stands."""
+    """The state of a study."""
 
     state: Standing
     holder: Holder | None
-    """Who works on it, which may be another command than `run`."""
+    """The process that works on it, possibly with another command than `run`."""
 
     to_resume: int
-    """Trials that the next run trains on first."""
+    """Trials that the next run resumes first."""
 
     paused: int
-    """Trials that it may train on."""
+    """Trials that it may resume."""
 
     ended_by: str = ""
     """The setting of the study, or of `auto`, that ended its last run."""
 
     def __str__(self) -> str:
-        """Return it as part of a sentence."""
+        """Return the state as part of a sentence."""
         if self.state == "running":
             return f"running, {_worked_on(self.holder)}"
         what = f"{self.state} by {self.ended_by}" if self.ended_by else self.state
@@ -54,7 +54,7 @@ def _worked_on(holder: Holder | None) -> str:
 
 
 def activity(record: Record) -> Activity:
-    """Return how a study stands now.
+    """Return the current state of a study.
 
     Raises:
         StudyError: its database cannot be reached.
@@ -63,7 +63,7 @@ def activity(record: Record) -> Activity:
 
 
 def standing(record: Record, holder: Holder | None) -> Activity:
-    """Return how a study stands while a process works on it, or nobody."""
+    """Return the state of a study that `holder` works on; None means that nobody does."""
     to_resume, paused = (sum(trial.state == state for trial in record.trials) for state in ("running", "paused"))
     ending = _last_ending(record)
     is_known_end = ending in ("finished", "exhausted", "unknown") or _has_all(record)
@@ -86,7 +86,7 @@ def _ended_by(ending: str, record: Record) -> str:
 
 
 def shown_state(trial: Trial, record: Record) -> ShownState:
-    """Return the state of a trial as people see it.
+    """Return the state of a trial as shown to people.
 
     Raises:
         StudyError: the database of its study cannot be reached.
@@ -97,12 +97,12 @@ def shown_state(trial: Trial, record: Record) -> ShownState:
 
 
 def progress_of(record: Record) -> dict[str, int]:
-    """Return what a run notes with its end, by which one that came after it is seen."""
+    """Return the counts that a run stores at its end; a mismatch later shows that another run was killed since."""
     return {"trials": len(record.trials), "epochs": sum(trial.epoch for trial in record.trials)}
 
 
 def _last_ending(record: Record) -> str:
-    """Return how the last run ended; empty where it was killed, and `unknown` where an earlier version noted none."""
+    """Return how the last run ended: empty if it was killed, `unknown` if an older version did not store it."""
     runs = record.facts.get("runs", [])
     if not runs:
         return ""

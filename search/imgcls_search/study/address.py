@@ -1,4 +1,4 @@
-"""Where a study's database is, if it is no file: on a server, under an address that never shows its password."""
+"""The address of a study's database on a server; it never shows its password."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     import sqlalchemy
 
 VARIABLE = "IMGCLS_STORAGE"
-"""The environment variable that says where studies are, unless an option does."""
+"""Environment variable with the address of the studies' database; `--storage` takes precedence."""
 
 KEPT = "@"
-"""Stands between a study's name and the number of an earlier state of it; no name of a study holds it."""
+"""Separates a study's name from the number of an earlier state; study names cannot contain it."""
 
 EXAMPLE = "postgresql://USER@HOST/DATABASE"
 
@@ -28,7 +28,7 @@ class Address:
     """The address of a PostgreSQL database."""
 
     text: str
-    """With a user's name and without a password."""
+    """Includes the user name, never the password."""
 
     password: str | None = field(default=None, repr=False, compare=False)
 
@@ -36,7 +36,7 @@ class Address:
         return self.text
 
     def url(self) -> sqlalchemy.URL:
-        """Return what connections are made with, the password in it."""
+        """Return the URL to connect with, including the password."""
         import sqlalchemy
 
         url = sqlalchemy.make_url(self.text)
@@ -44,15 +44,15 @@ class Address:
 
 
 def is_address(text: str) -> bool:
-    """Tell whether a text is meant as the address of a database, and not as a path."""
+    """Tell whether a text is the address of a database rather than a path."""
     return "://" in text
 
 
 def parse(text: str, where: str) -> Address:
-    """Return an address; nothing of one that is wrong is shown, as a password may be anywhere in it.
+    """Parse an address. Errors never quote an invalid one: any part of it may be a password.
 
     Raises:
-        UserError: it is no address of a PostgreSQL database.
+        UserError: it is not the address of a PostgreSQL database.
     """
     import sqlalchemy
 
@@ -79,10 +79,10 @@ def parse(text: str, where: str) -> Address:
 
 
 def settle(option: str | None, in_space: str | None = None) -> Address | None:
-    """Return where studies are: what `--storage` says, else the environment, else the space; None is SQLite files.
+    """Return the studies' address from `--storage`, else the environment, else the space; None means SQLite files.
 
     Raises:
-        UserError: it is no address, or a space file holds a password.
+        UserError: it is not the address of a PostgreSQL database.
     """
     if option is not None:
         return parse(option, "--storage")
@@ -92,10 +92,10 @@ def settle(option: str | None, in_space: str | None = None) -> Address | None:
 
 
 def refuse_password(text: str | None, where: str) -> None:
-    """Refuse an address with a password where others will read it: a study remembers its space.
+    """Refuse an address with a password: the study stores its space, which others can read.
 
     Raises:
-        UserError: there is one, or it is no address.
+        UserError: it has a password, or is not an address.
     """
     if text is not None and parse(text, f"{where}: study.storage").password is not None:
         raise UserError(
@@ -105,10 +105,10 @@ def refuse_password(text: str | None, where: str) -> None:
 
 
 def without_passwords(arguments: Sequence[str]) -> tuple[list[str], Mapping[str, str]]:
-    """Return arguments without the password of an address, and the variables of the environment that hold it.
+    """Return arguments without passwords in addresses, and the environment variable that holds the password.
 
     Raises:
-        UserError: there are two different ones, or an address is none.
+        UserError: two addresses have different passwords, or one is invalid.
     """
     bare, found = [], set()
     for number, argument in enumerate(arguments):

@@ -1,4 +1,4 @@
-"""Which trials are best: among complete ones that keep the measured limits, by the objectives."""
+"""Rank the complete trials within the measured limits by the objectives."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from imgcls_search.study.record import Record
 from imgcls_search.trial import Trial
 
 LISTED = 5
-"""Trials of a front that a message names."""
+"""Most trials of a front that a message lists."""
 
 BLOCK = 256
-"""Trials that are compared with the others at a time; bounds the memory."""
+"""Trials to compare with the others at a time; bounds the memory."""
 
 
 def ranked(record: Record) -> list[Trial]:
-    """Return the complete, feasible trials, best first; with several objectives, those that nothing beats come first.
+    """Return the complete, feasible trials, best first; with several objectives, sort by how many others dominate each.
 
     Ties go to the smaller model, then to the earlier trial.
     """
@@ -30,7 +30,7 @@ def ranked(record: Record) -> list[Trial]:
 
 
 def is_among(trial: Trial, values: Sequence[float], record: Record, count: int) -> bool:
-    """Tell whether a trial would be among the best few if it were complete with such values."""
+    """Tell whether a trial would rank among the best `count` if it completed with these values."""
     done = [other for other in record.trials if other.state == "complete" and other.is_feasible]
     candidate = replace(trial, values=tuple(values))
     return any(other is candidate for other in _in_order([*done, candidate], record)[:count])
@@ -38,7 +38,7 @@ def is_among(trial: Trial, values: Sequence[float], record: Record, count: int) 
 
 def _in_order(done: Sequence[Trial], record: Record) -> list[Trial]:
     scores = _scores(done, record)
-    # With one objective the order of the scores says it.
+    # With one objective, sorting by score is enough.
     beaten_by = num_dominating(np.array(scores)) if len(record.objectives) > 1 and done else [0] * len(done)
     keys = [
         (beaten, [-number for number in score], trial.sizes["params"], trial.number)
@@ -48,7 +48,7 @@ def _in_order(done: Sequence[Trial], record: Record) -> list[Trial]:
 
 
 def front(record: Record) -> list[Trial]:
-    """Return the complete and feasible trials that no other beats in every objective; one trial for one objective.
+    """Return the Pareto front of the complete, feasible trials; with one objective, only the best trial.
 
     Raises:
         NoResultError: no trial is complete and feasible.
@@ -63,7 +63,7 @@ def front(record: Record) -> list[Trial]:
 
 
 def the_best(record: Record) -> Trial:
-    """Return the best trial, where there is one: with several objectives, the only one on the front.
+    """Return the best trial; with several objectives, the only one on the front.
 
     Raises:
         NoResultError: no trial is complete and feasible.
@@ -92,7 +92,7 @@ def values_in_words(trial: Trial, record: Record) -> str:
 
 
 def num_dominating(scores: Any) -> Any:
-    """Return for each row how many rows are as good in every column and better in one; larger is better.
+    """Count for each row the rows that are as good in every column and better in one; larger is better.
 
     Shapes: (rows, columns) to (rows,). Rows are sorted first, so that each is compared with later ones only.
     """
@@ -105,13 +105,13 @@ def num_dominating(scores: Any) -> Any:
         as_good = np.ones((len(block), len(later)), dtype=bool)
         for column in range(different.shape[1]):
             as_good &= later[None, :, column] >= block[:, None, column]
-        # Each is as good as itself and its equals.
+        # Do not count the row itself and its duplicates.
         counts[start : start + BLOCK] = np.count_nonzero(as_good, axis=1) - repeats[start : start + BLOCK]
     return counts[which.ravel()]
 
 
 def _scores(trials: Sequence[Trial], record: Record) -> list[list[float]]:
-    """Return the values of trials, turned so that larger is better."""
+    """Return the values of trials, with signs flipped so that larger is better."""
     signs = [1 if direction == "maximize" else -1 for _, direction in record.objectives]
     return [[sign * value for sign, value in zip(signs, trial.values or (), strict=True)] for trial in trials]
 

@@ -1,4 +1,4 @@
-"""A study copied while a search may be writing it, or moved to another database."""
+"""Copy a study, even while a search writes it, or move it to another database."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from imgcls_search.study.files import StudyFiles
 from imgcls_search.study.sqlite import SqliteFile
 
 LEFT_OUT = re.compile(r"lock|lock\.pid|storage|new\.db.*|.*\.tmp")
-"""What of a study's folder belongs to the run that is under way, or to the database that it is in."""
+"""Files in a study's folder that are not copied: they belong to the current run or to the database."""
 
 
 def copy_study(files: StudyFiles, to: Path, *, with_folder: bool = False) -> Path:
-    """Copy the database as it stands at one moment to a file or into a folder, and return where it is now.
+    """Copy a snapshot of the database to a file or into a folder, and return the path of the copy.
 
-    The pictures go along, or the whole folder; it follows: each checkpoint is whole, and what it holds beyond the
-    database a search fills in. Where the copy takes the study's own place, the folder is there already.
+    Also copy the pictures, or the whole folder. Files are copied after the database: each checkpoint is complete, and a
+    search fills in what the database lacks. A copy to the study's own path uses the folder that is there.
 
     Raises:
         StudyError: there is no such study, it is damaged, a link leads out of its folder, or the copy cannot be written
@@ -60,10 +60,10 @@ def copy_study(files: StudyFiles, to: Path, *, with_folder: bool = False) -> Pat
 
 
 def move_study(files: StudyFiles, to: Address) -> None:
-    """Copy the database to one on a server, to which the folder belongs from then on; the old one stays as it is.
+    """Copy the database to a server, and assign the folder to that copy; the old database stays unchanged.
 
     Raises:
-        StudyError: there is no such study, a run works on it, or there is one of its name in that database.
+        StudyError: there is no such study, a run works on it, or that database has a study of this name.
     """
     files.must_exist()
     if files.kept is not None:
@@ -90,7 +90,7 @@ def _copy_database(files: StudyFiles, target: Path) -> None:
                 for each in earlier_states(files):
                     copy_into(each, storage.engine, each.recorded_as)
             return
-        # A place where nothing can be made is no trouble of the study's.
+        # Fail here if the target is not writable: that is no fault of the study.
         partial.touch()
         with (
             database.explaining(files.database, "copied"),
@@ -99,7 +99,7 @@ def _copy_database(files: StudyFiles, target: Path) -> None:
             ) as ours,
             closing(sqlite3.connect(partial)) as theirs,
         ):
-            # All pages in one step: one moment of the study, and no writer is held up.
+            # Copy all pages in one step: this is a consistent snapshot and blocks no writer.
             ours.backup(theirs)
         atomic.publish(partial, target)
 
@@ -114,12 +114,12 @@ def _without_leftovers(partial: Path) -> Iterator[None]:
 
 
 def refuse_links(files: StudyFiles, source: Path) -> None:
-    """Refuse a folder of a study in which a link leads out of it.
+    """Refuse a study's folder if a link leads out of it.
 
     Raises:
         StudyError: one does.
     """
-    # A study may come from anybody: a link in it would put files of this machine's into what is given away.
+    # A study may come from anyone: a link in it could leak files of this machine into the copy.
     home = files.folder.resolve()
     for path in (source, *sorted(source.rglob("*"))):
         if path.is_symlink() and path != files.folder and not path.resolve().is_relative_to(home):
@@ -131,6 +131,6 @@ def _copy_folder(source: Path, target: Path) -> None:
         if path.is_file() and not LEFT_OUT.fullmatch(path.name):
             copied = target / path.relative_to(source)
             copied.parent.mkdir(parents=True, exist_ok=True)
-            # A search deletes checkpoints that it needs no more.
+            # A search deletes checkpoints that it no longer needs.
             with suppress(FileNotFoundError):
                 shutil.copy2(path, copied)

@@ -1,4 +1,4 @@
-"""A study poured from one database into another of any kind, row by row of Optuna's tables."""
+"""Copy a study between databases of any kind, row by row in Optuna's tables."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _OF_STUDY: tuple[Any, ...] = (models.StudyDirectionModel.__table__, FACTS, NOTES
 _OF_TRIALS: tuple[Any, ...] = (PARAMS, VALUES, STEPS, USER, SYSTEM)
 
 BLOCK = 2000
-"""Rows that are held and written at a time."""
+"""Rows to hold and write at a time."""
 
 _OF_TRIAL = re.compile(r"dashboard:(\d+):")
-"""How optuna-dashboard names what is noted beside a trial, by the trial's id."""
+"""Prefix of optuna-dashboard's keys for notes on a trial, with the trial's id."""
 
 
 def copy_into(files: StudyFiles, target: sqlalchemy.Engine, name: str, *, first: int | None = None) -> None:
-    """Write a study, as it stands at one moment, under a name into a database with Optuna's tables, in one transaction.
+    """Copy a snapshot of a study as `name` into a database with Optuna's tables, in one transaction.
 
-    With `first` there is such a study already, and trials are added behind those that it has, from that number on.
+    With `first`, the study `name` exists already: append the trials to it, numbered from `first`.
 
     Raises:
         StudyError: it cannot be read.
@@ -62,7 +62,7 @@ def copy_into(files: StudyFiles, target: sqlalchemy.Engine, name: str, *, first:
 
 
 def earlier_states(files: StudyFiles) -> list[StudyFiles]:
-    """Return what a study was each time before its space grew, in this order.
+    """Return the states of a study from before each extension of its space, oldest first.
 
     Raises:
         StudyError: it cannot be read.
@@ -89,7 +89,7 @@ def _adding(name: str) -> Any:
 
 
 def copy_study_rows(connection: sqlalchemy.Connection, old: int, name: str) -> None:
-    """Copy a study within its database, in the transaction of a connection, to one of another name."""
+    """Copy a study to another name within its database, in the transaction of the connection."""
     new = connection.execute(_adding(name)).scalar_one()
     bare = [column for column in TRIALS.c if column.name not in ("trial_id", "study_id")]
     trials = sqlalchemy.select(sqlalchemy.literal(new), *bare).where(TRIALS.c.study_id == old)
@@ -131,7 +131,7 @@ def _carry(
     *,
     keeps_key: bool = False,
 ) -> None:
-    """Hand on rows in the order in which they were written, blocks at a time, some of their columns changed."""
+    """Pass rows to `write` in their original order, in blocks, with some columns changed."""
     (key,) = table.primary_key.columns
     columns = [column for column in table.c if keeps_key or column is not key]
     found = source.execute(sqlalchemy.select(*columns).where(which).order_by(key))

@@ -1,4 +1,4 @@
-"""SQLite files: opened when sound, written under a lock that is waited for; and what any database says in one line."""
+"""Check SQLite files before opening them, write them under a lock, and explain database errors in one line."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ LOCK_SECONDS = 60.0
 """How long to wait while another process holds the lock on a database."""
 
 STEP_SECONDS = 0.25
-"""How long SQLite waits at a time, with pauses that grow; in between Ctrl-C is heard."""
+"""How long SQLite waits for the lock per attempt, with growing pauses; Ctrl-C works between attempts."""
 
 T = TypeVar("T")
 Step = Callable[[sqlalchemy.Connection, bool], T]
-"""What is done in one transaction; told whether an earlier try of it may have been committed."""
+"""The work of one transaction; the flag says whether an earlier attempt may have been committed."""
 
 SAFE = "what is recorded is safe; run the same command again to resume"
 
@@ -47,25 +47,25 @@ _REMEDIES: Remedies = (
     ("UTF-8", _RESCUE),
     ("no such", _RESCUE),
 )
-"""What to do, by a word in what SQLite says."""
+"""What to do, by a word in SQLite's message."""
 
 
 class Access(Protocol):
-    """How a kind of database is read and written."""
+    """Reads and writes one kind of database."""
 
     def reading(self, engine: sqlalchemy.Engine) -> AbstractContextManager[sqlalchemy.Connection]:
-        """Yield a connection that sees one moment of the database."""
+        """Yield a connection that sees a snapshot of the database."""
 
     def transact(self, engine: sqlalchemy.Engine, study_id: int, step: Step[T], *, durable: bool = False) -> T:
-        """Do a step in one transaction; what is durable is on the disk when this returns."""
+        """Do a step in one transaction; with `durable`, the commit is on disk on return."""
 
 
 class FileAccess:
-    """How SQLite files are read and written."""
+    """Reads and writes SQLite files."""
 
     @contextmanager
     def reading(self, engine: sqlalchemy.Engine) -> Iterator[sqlalchemy.Connection]:
-        """Yield a connection that sees one moment of the database.
+        """Yield a connection that sees a snapshot of the database.
 
         Raises:
             StudyError: the database cannot be read.
@@ -76,7 +76,7 @@ class FileAccess:
             connection.rollback()
 
     def transact(self, engine: sqlalchemy.Engine, study_id: int, step: Step[T], *, durable: bool = False) -> T:
-        """Do a step once; a commit to a file is never in doubt.
+        """Do a step once; the outcome of a commit to a file is always known.
 
         Raises:
             StudyError: the database cannot be written.
@@ -86,10 +86,10 @@ class FileAccess:
 
 
 def make(database: Path) -> RDBStorage:
-    """Make a database with Optuna's tables, or open one that nobody else knows yet.
+    """Create a database with Optuna's tables, or open one that no other process uses yet.
 
     Raises:
-        StudyError: it cannot be made.
+        StudyError: it cannot be created.
     """
     with explaining(database, "made"):
         _use_write_ahead_log(database)
@@ -97,7 +97,7 @@ def make(database: Path) -> RDBStorage:
 
 
 def open_storage(database: Path) -> RDBStorage:
-    """Open a database that exists; one in a place that cannot be written is opened for reading.
+    """Open an existing database, read-only if it or its folder cannot be written.
 
     Raises:
         StudyError: it is damaged, not Optuna's, of another version of Optuna, or cannot be opened.
@@ -111,7 +111,7 @@ def open_storage(database: Path) -> RDBStorage:
 
 
 def sound_url(database: Path) -> str:
-    """Return by what URI SQLite opens a database, after a look at all of it.
+    """Return the URI that SQLite opens a database with, after an integrity check of the whole file.
 
     Raises:
         StudyError: it is damaged, not Optuna's, or of another version of Optuna.
@@ -119,7 +119,7 @@ def sound_url(database: Path) -> str:
     url = f"{database.resolve().as_uri()}?mode=rw"
     if not (place.is_writable(database) and place.is_writable(database.parent)):
         _refuse_unread_log(database)
-        # Without `immutable` SQLite would make files beside it.
+        # Without `immutable`, SQLite would create files beside it.
         url = f"{database.resolve().as_uri()}?mode=ro&immutable=1"
     with explaining_damage(str(database)):
         _refuse_unsound(database, url)
@@ -128,7 +128,7 @@ def sound_url(database: Path) -> str:
 
 @contextmanager
 def writing(engine: sqlalchemy.Engine, *, durable: bool = False) -> Iterator[sqlalchemy.Connection]:
-    """Yield a connection in a transaction that holds the lock; what is durable is on the disk when this returns.
+    """Yield a connection in a transaction that holds the lock; with `durable`, the commit is on disk on return.
 
     Raises:
         StudyError: the database cannot be written.
@@ -148,7 +148,7 @@ def writing(engine: sqlalchemy.Engine, *, durable: bool = False) -> Iterator[sql
 
 @contextmanager
 def explaining(database: Path | str, what: str, remedies: Remedies = _REMEDIES) -> Iterator[None]:
-    """Turn what a database answers into one line that says what to do, by a word in it."""
+    """Turn database errors into one line that says what to do, chosen by a word in the message."""
     try:
         yield
     except (sqlalchemy.exc.DBAPIError, StorageInternalError, sqlite3.Error) as error:
@@ -158,12 +158,12 @@ def explaining(database: Path | str, what: str, remedies: Remedies = _REMEDIES) 
 
 
 _NOBODY_WROTE = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
-"""What values raise that are of another type or shape than any program would have written."""
+"""Errors that values raise if no program would write their type or shape."""
 
 
 @contextmanager
 def explaining_damage(database: str) -> Iterator[None]:
-    """Turn what Python answers to values that nobody wrote into one line: SQLite's own check sees pages, not values."""
+    """Turn errors from corrupt values into one line: SQLite's own check covers pages, not values."""
     try:
         yield
     except (*_NOBODY_WROTE, RecursionError) as error:
@@ -184,12 +184,12 @@ def _said(error: Exception) -> str:
 
 
 def public_name(url: sqlalchemy.URL) -> str:
-    """Return what a person may see of where a database is: never its password."""
+    """Return the location of a database for display, without its password."""
     return str(url.database) if url.get_backend_name() == "sqlite" else url.render_as_string(hide_password=True)
 
 
 def innermost(error: BaseException) -> str:
-    """Return what the database itself said: SQLAlchemy adds the statement to it, with all its values."""
+    """Return the database's own message: SQLAlchemy adds the statement with all its values."""
     while True:
         inner = getattr(error, "orig", None) or (error.__cause__ if isinstance(error, StorageInternalError) else None)
         if inner is None:
@@ -198,12 +198,12 @@ def innermost(error: BaseException) -> str:
 
 
 def _storage(url: str) -> RDBStorage:
-    # Optuna otherwise announces every study it makes, in-memory views included.
+    # Optuna otherwise announces every study it creates, including in-memory views.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # Tables that are there have been looked at, see `refuse_other_version`; Optuna's own look takes 0.1 s.
+    # Existing tables are already checked, see `refuse_other_version`; Optuna's own check takes 0.1 s.
     storage = RDBStorage(url, {"connect_args": {"timeout": LOCK_SECONDS}}, skip_compatibility_check=True)
     sqlalchemy.event.listen(storage.engine, "connect", _relax)
-    # Connections made before the listener are dropped.
+    # Drop connections made before the listener.
     storage.engine.dispose()
     return storage
 
@@ -236,7 +236,7 @@ def refuse_other_version(database: Path | str, url: str, version: str, library: 
     """Refuse tables of another version of Optuna.
 
     Raises:
-        StudyError: they are.
+        StudyError: the version differs.
     """
     known = _known_versions()
     if version == known[0]:
@@ -255,8 +255,8 @@ def refuse_other_version(database: Path | str, url: str, version: str, library: 
 
 @cache
 def _known_versions() -> tuple[str, ...]:
-    """Return the versions of tables that the installed Optuna knows, its own first."""
-    # Imported here: it is slow and only Optuna's own way to know what its tables should be.
+    """Return the table versions that the installed Optuna knows, its current one first."""
+    # Imported here because it is slow. Optuna itself has no other way to find its table version.
     from alembic.script import ScriptDirectory
     from optuna.storages import _rdb
 
@@ -266,7 +266,7 @@ def _known_versions() -> tuple[str, ...]:
 
 
 def _use_write_ahead_log(database: Path) -> None:
-    # Readers such as a polling dashboard then never block the writer, nor it them. The mode stays with the file.
+    # Readers such as a polling dashboard and the writer then never block each other. The file keeps this mode.
     with closing(sqlite3.connect(database, timeout=LOCK_SECONDS)) as connection:
         (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
     if mode != "wal":
@@ -284,7 +284,7 @@ def _sync(connection: sqlalchemy.Connection, mode: str) -> None:
 
 
 def _take_lock(connection: sqlalchemy.Connection) -> None:
-    """Begin a transaction that nobody can come between; wait for the holder of the lock."""
+    """Begin a transaction with the write lock; wait while another process holds it."""
     deadline = time.monotonic() + LOCK_SECONDS
     connection.exec_driver_sql(f"PRAGMA busy_timeout={1000 * STEP_SECONDS:.0f}")
     try:

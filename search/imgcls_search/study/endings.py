@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Literal
 
 Ending = Literal["finished", "exhausted", "timeout", "epochs", "target", "gain", "interrupted", "terminated"]
-"""`finished`: all trials are done; `exhausted`: no configuration is left to try; `interrupted`, `terminated`: somebody
-said stop. All others are in `SPENT` or `REACHED`."""
+"""`finished`: all trials are done; `exhausted`: no configuration is left to try; `interrupted`, `terminated`: someone
+stopped it. All others are in `SPENT` or `REACHED`."""
 
 SPENT: Mapping[str, str] = {"timeout": "study.timeout", "epochs": "study.max_epochs"}
 """Endings that stop a study until a setting, the value here, is raised."""

@@ -1,8 +1,8 @@
-"""A study whose space grows: in one transaction it is kept under another name, and its trials get the wider space.
+"""Widen a study's space: in one transaction, keep a copy under another name and move the trials to the wider space.
 
-Optuna takes no other choices or scales in one study, and ranges stand beside each value. So all values are written
-again as the wider space has them. The study keeps its own row and the ids of its trials, so that a dashboard or a
-notebook that has it open continues with it; what it was before is a copy in the same database.
+Optuna allows no different choices or scales within a study, and stores the range with each value. So all values are
+rewritten for the wider space. The study keeps its row and its trial ids, so a dashboard or notebook that has it open
+continues to work; the copy in the same database keeps the earlier state.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from imgcls_search.trial import Rejection, Trial
 
 
 def extend(files: StudyFiles, record: Record, space: Space, widening: Widening, old: Mapping[str, Any]) -> Record:
-    """Give a study, which this process holds, a wider space than its `old` one, and return it as it stands then.
+    """Widen the space of a study that this process holds from `old` to `space`, and return its new record.
 
     Raises:
         StudyError: the database cannot be written.
@@ -52,7 +52,7 @@ def extend(files: StudyFiles, record: Record, space: Space, widening: Widening, 
         copy_study_rows(connection, study_id, files.kept_as(number))
         wider.write(connection, study_id)
         upsert = record.rows.upserts[FACTS]
-        # Others may have asked since the study was read.
+        # Others may have added requests since the study was read.
         if known := record.rows.read_list(connection, KEY):
             facts["requests"] = [_in_wider(request, old, space) for request in known]
         if asked:
@@ -67,7 +67,7 @@ def extend(files: StudyFiles, record: Record, space: Space, widening: Widening, 
 
 
 def _in_wider(request: Request, old: Mapping[str, Any], space: Space) -> Request:
-    """Return a request that asks for the same configuration in a wider space."""
+    """Return a request for the same configuration in a wider space."""
     return request if "refused" in request else {**request, "params": in_wider(request["params"], old, space)}
 
 
@@ -80,7 +80,7 @@ def _is_done(connection: sqlalchemy.Connection, study_id: int, number: int) -> b
 def _facts(
     kept: str, record: Record, space: Space, widening: Widening, old: Mapping[str, Any]
 ) -> tuple[StudyFacts, list[Request]]:
-    """Return what the study says of itself from then on, and what it is asked to try."""
+    """Return the study's new facts, and the requests to add."""
     known = record.facts
     done = Extension(
         at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -95,14 +95,14 @@ def _facts(
     }
     placed = known.get("placed_start", old.get("start", []))
     if widening.start and len(record.trials) > len(placed):
-        # Only the first are known by their place among the trials: the new ones are requests.
+        # Only the first ones are matched to trials by position: the new ones become requests.
         facts["placed_start"] = [dict(in_wider(entry, old, space)) for entry in placed]
         return facts, asked_by_start(widening.start)
     return facts, []
 
 
 class _Wider:
-    """What changes in the rows of the trials."""
+    """Changes to the rows of the trials."""
 
     def __init__(self, record: Record, space: Space, widening: Widening, old: Mapping[str, Any]) -> None:
         self.record = record
@@ -113,12 +113,12 @@ class _Wider:
         rules = old["study"]
         self.strategy = strategy_of(rules["sampler"], rules["pruner"])
         sampler = next(iter(rules["sampler"]))
-        # A change of the pruner alone leaves a population as it is.
+        # A change of only the pruner keeps a population valid.
         is_same = all(words.startswith("study.pruner") for words in widening.added)
         self.forgets_state = sampler in OF_POPULATION and not is_same
 
     def write(self, connection: sqlalchemy.Connection, study_id: int) -> None:
-        """Write all of it."""
+        """Write all changes."""
         ours = sqlalchemy.select(TRIALS.c.trial_id).where(TRIALS.c.study_id == study_id)
         for path in self.distributions:
             self._rewrite(connection, ours, path)
@@ -134,7 +134,7 @@ class _Wider:
             connection.execute(self.record.rows.upserts[USER], attributes)
 
     def _rewrite(self, connection: sqlalchemy.Connection, ours: Any, path: str) -> None:
-        """Give the values at a path, those of other people's trials too, the wider distribution."""
+        """Give the values at a path the wider distribution, including those of trials that no search made."""
         here = (PARAMS.c.param_name == path) & PARAMS.c.trial_id.in_(ours)
         known = sqlalchemy.select(PARAMS.c.distribution_json).where(here).distinct()
         now, text = self.distributions[path], self.texts[path]
@@ -153,7 +153,7 @@ class _Wider:
                     connection.execute(PARAMS.update().where(one).values(distribution_json=text, param_value=moved))
 
     def _new_params(self, trial: Trial) -> list[dict[str, Any]]:
-        """Return rows of what was given to a trial and is searched now."""
+        """Return rows for values of a trial that were fixed and are searched now."""
         before = trial.candidate.params
         return [
             {
@@ -183,7 +183,7 @@ class _Wider:
 
 
 def _moved(then: BaseDistribution, now: BaseDistribution, value: float) -> float | None:
-    """Return how a distribution keeps what another one kept as a value; None where it does not have that."""
+    """Convert a stored value between distributions; return None if the new one does not contain it."""
     shown: Scalar = then.to_external_repr(value)
     try:
         kept = float(now.to_internal_repr(shown))
@@ -193,7 +193,7 @@ def _moved(then: BaseDistribution, now: BaseDistribution, value: float) -> float
 
 
 def distribution_of(parameter: Parameter) -> BaseDistribution:
-    """Return Optuna's distribution of a parameter, as a trial that suggests it would have."""
+    """Return Optuna's distribution of a parameter, the same that a trial's `suggest` methods create."""
     if parameter.choices:
         return CategoricalDistribution(parameter.choices)
     low, high = parameter.low, parameter.high

@@ -1,4 +1,4 @@
-"""What a number among a study's facts may be."""
+"""Kinds of numbers in a study's facts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 
 class Kind(Enum):
-    """What a number may be."""
+    """The values that a number may have."""
 
     FINITE = "a finite number"
     MEASURED = "what a training measured, which may be infinite, or no number where nothing could be measured"

@@ -1,6 +1,6 @@
-"""What a study says of itself as a whole: the values in its database, by name, each with the shape that it has there.
+"""The facts of a study: attributes that its database stores for the whole study, by name, each with its type.
 
-`shape` compares what is loaded with these declarations, so that a reader of a fact need not check it again.
+`shape` checks loaded values against these declarations, so code that reads a fact need not check it again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class _Rules(TypedDict):
 
 
 class Rules(_Rules, total=False):
-    """How a study searches, as its space says."""
+    """How a study searches: the `study` section of its space."""
 
     name: str
     seed: int
@@ -25,7 +25,7 @@ class Rules(_Rules, total=False):
 
 
 class SpaceFact(TypedDict, total=False):
-    """What of a space file is read without parsing it; its other sections are there too."""
+    """The parts of a space file that are read without parsing it; its other sections are stored too."""
 
     study: Rules
     limits: dict[str, Any]
@@ -35,10 +35,10 @@ class SpaceFact(TypedDict, total=False):
 
 class _DataFact(TypedDict, total=False):
     seen_fingerprint: str
-    """Without a test split that the data comes with; earlier versions noted none."""
+    """Excludes a test split that comes with the data; missing in older versions."""
 
     folds: list[Whole]
-    """How many images are in each fold, where there are folds; the last is `val` among the images."""
+    """Images per fold, if there are folds; the last one is `val` in `images`."""
 
 
 class DataFact(_DataFact):
@@ -47,7 +47,7 @@ class DataFact(_DataFact):
     fingerprint: str
     classes: list[str]
     images: dict[str, Whole]
-    """How many, by split."""
+    """Number of images per split."""
 
 
 class TeacherFact(TypedDict, total=False):
@@ -64,7 +64,7 @@ class TeacherFact(TypedDict, total=False):
 
 
 class KnownTeacher(TeacherFact):
-    """The same, with the digest under which the study keeps them."""
+    """A teacher with the digest under which the study keeps its weights."""
 
     sha256: str
 
@@ -79,44 +79,44 @@ class WeightsFact(TypedDict):
 
 
 class CodeFact(TypedDict):
-    """A person's own function."""
+    """A user's own function."""
 
     sha256: str
-    """Of its source, as the study began with it."""
+    """Digest of its source when the study began."""
 
     changed: list[str]
-    """The digests of later sources, in their order."""
+    """Digests of later sources, in order."""
 
 
 class LearnedFact(TypedDict):
-    """What was copied of an earlier study before the first trial."""
+    """Rows copied from an earlier study before the first trial."""
 
     study: str
     sha256: str
-    """Of the rows."""
+    """Digest of the rows."""
 
     settings: list[str]
-    """The paths whose values a row begins with."""
+    """Paths of the settings whose values come first in each row."""
 
     rows: list[list[Any]]
-    """Of a trial each: its settings, null where it had none; the share of its training that it came to; the value."""
+    """One per trial: its settings, null if unset; the share of its training that it reached; its value."""
 
 
 class Extension(TypedDict):
-    """One time that the space of a study grew."""
+    """One extension of a study's space."""
 
     at: str
     added: list[str]
-    """In words."""
+    """The additions, in words."""
 
     novel: list[list[Any]]
-    """Paths and new values of choices, families among them."""
+    """Paths and new values of choices, including families."""
 
     kept: str
-    """The name of the study as it was before."""
+    """The name of the study's earlier state."""
 
     trials: Whole
-    """How many it had by then."""
+    """Number of trials at that time."""
 
 
 class _Request(TypedDict):
@@ -129,14 +129,14 @@ class _Request(TypedDict):
 
 
 class Request(_Request, total=False):
-    """A configuration that somebody asks the run to try."""
+    """A configuration that the run is asked to try."""
 
     refused: str
     """Why it cannot be tried."""
 
 
 class MergedFrom(TypedDict, total=False):
-    """A study whose trials are in this one."""
+    """A study whose trials were merged into this one."""
 
     study: str
     trials: Whole
@@ -156,29 +156,29 @@ class KnownBackbone(TypedDict, total=False):
     seed: Whole
     epochs: Whole
     epoch: Whole
-    """How far it is."""
+    """Epochs done."""
 
     state: str
     """`making`, `made` or `failed`."""
 
     seconds: Finite
-    """That its epochs took."""
+    """Time that its epochs took."""
 
     reason: str
     """Why it failed."""
 
     sha256: str
-    """Of its file."""
+    """Digest of its file."""
 
 
 class UsageFact(TypedDict):
-    """What all calls of `run` together have cost."""
+    """The cost of all calls of `run` together."""
 
     devices: dict[str, Finite]
     """Seconds in use, by device."""
 
     workers: dict[str, Finite]
-    """Seconds of all workers, by what they went to."""
+    """Seconds of all workers, by activity."""
 
 
 class Run(TypedDict, total=False):
@@ -186,23 +186,23 @@ class Run(TypedDict, total=False):
 
     seconds: Finite
     writer_seconds: Finite
-    """What the run process itself computed."""
+    """Time in which the run process itself was not idle."""
 
     ending: str
     trials: Whole
     epochs: Whole
-    """Of all trials together, as they stood at its end."""
+    """Of all trials together, at its end."""
 
 
 class ChangedTest(TypedDict):
-    """How many images a test split had, and has."""
+    """Number of images in a test split, before and now."""
 
     then: Whole
     now: Whole
 
 
 class Opening(TypedDict, total=False):
-    """Somebody looked at the test split."""
+    """One opening of the test split."""
 
     by: str
     at: str
@@ -210,15 +210,15 @@ class Opening(TypedDict, total=False):
     portion: str
     trial: Whole
     test_changed: ChangedTest
-    """Where the test split is not the one of the beginning."""
+    """Set if the test split is not the one that the study began with."""
 
 
 class StudyFacts(TypedDict, total=False):
-    """All of them; older studies lack some."""
+    """All facts; older studies lack some."""
 
     imgcls_search: str
     known_as: str
-    """The name of the study to trackers, where it has any."""
+    """The study's name in trackers, if it uses any."""
 
     objectives: list[list[str]]
     space: SpaceFact
@@ -226,49 +226,49 @@ class StudyFacts(TypedDict, total=False):
     versions: dict[str, str]
     hardware: str
     teachers: dict[str, KnownTeacher]
-    """By the setting that names them."""
+    """By the setting that names the teacher."""
 
     learned: list[LearnedFact]
-    """From earlier studies, before the first trial; earlier versions noted none."""
+    """Copied from earlier studies before the first trial; missing in older versions."""
 
     extended: list[Extension]
-    """Each time that its space grew; earlier versions noted none."""
+    """Each extension of its space; missing in older versions."""
 
     placed_start: list[dict[str, Any]]
-    """The start configurations that are its first trials, where more were added after them."""
+    """The start configurations of its first trials, if more were added later."""
 
     requests: list[Request]
-    """Configurations that people requested, to which other processes may add."""
+    """Configurations that people requested; other processes may add to them."""
 
     takes_requests: bool
-    """Whether the last run to begin still takes them: it says so before it looks for them a last time."""
+    """Whether the latest run still takes requests; it sets this to false before its last check for them."""
 
     merged: list[MergedFrom]
-    """The studies that it was made of."""
+    """The studies that were merged into it."""
 
     weights: dict[str, WeightsFact]
-    """The files that trials started from, by what their model says of itself, as in `timm tf_efficientnet_lite0`."""
+    """The weight files that trials started from, by path or model, such as `timm name=tf_efficientnet_lite0`."""
 
     code: dict[str, CodeFact]
-    """A person's own functions that its space names, by `module:name`."""
+    """User functions that its space names, by `module:name`."""
 
     backbones: dict[str, KnownBackbone]
-    """The pretrained networks that trials start from, by the name of the file."""
+    """The pretrained networks that trials start from, by file name."""
 
     unlabeled: dict[str, str]
-    """What the images to pretrain on are recognised by, by their shape and the fold that is held out."""
+    """Fingerprints of the images to pretrain on, by a digest of image format and held-out fold."""
 
     data_root: str
-    """The folder in which its images were last found; earlier versions noted none."""
+    """The folder in which its images were last found; missing in older versions."""
 
     data_file: str
     """The table in which they were last found."""
 
     unlabeled_root: str
-    """The folder in which the images to pretrain on were last found; earlier versions noted none."""
+    """The folder in which the images to pretrain on were last found; missing in older versions."""
 
     usage: UsageFact
-    """Earlier versions measured none."""
+    """Missing in older versions."""
 
     runs: list[Run]
     test_openings: list[Opening]

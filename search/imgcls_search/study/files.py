@@ -1,4 +1,4 @@
-"""Where a study keeps what: a record in a database, and all else in a folder."""
+"""Where a study stores its data: the record in a database, everything else in a folder."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ class StudyFiles:
     root: Path
     name: str
     address: Address | None = None
-    """Of the server's database, where it is one."""
+    """The address of the database, if it is on a server."""
 
     kept: int | None = None
-    """Which of its earlier states is meant, where its space grew; it shares the folder with the study of today."""
+    """Number of an earlier state, from before its space grew; it shares the folder with the current study."""
 
     def __reduce__(self) -> tuple[type[StudyFiles], tuple[Path, str, Address | None, int | None]]:
-        # Another process opens a database of its own: connections cannot be sent.
+        # Connections cannot be pickled: another process opens the database itself.
         return StudyFiles, (self.root, self.name, self.address, self.kept)
 
     def __post_init__(self) -> None:
@@ -56,12 +56,12 @@ class StudyFiles:
 
     @cached_property
     def store(self) -> SqliteFile | PostgresStudy:
-        """The database; it is opened when it is asked something.
+        """The database; it is opened on first use.
 
         Raises:
-            UserError: what connects to it is not installed.
+            UserError: the database driver is not installed.
         """
-        # Imported when needed: each takes a second with all that is beneath it.
+        # Import when needed: each takes a second with its dependencies.
         if self.address is not None:
             from imgcls_search.study.postgres import PostgresStudy
 
@@ -76,50 +76,50 @@ class StudyFiles:
         return self.name if self.kept is None else self.kept_as(self.kept)
 
     def kept_as(self, number: int) -> str:
-        """Return the name under which the database keeps what the study was before its space grew."""
+        """Return the name in the database of an earlier state, from before the space grew."""
         return f"{self.name}{KEPT}{number}"
 
     @property
     def database(self) -> Path:
-        """The SQLite file, where that is the record."""
+        """The SQLite file, if that is the record."""
         return self.root / f"{self.name}.db"
 
     @property
     def owner(self) -> Path:
-        """Says in which database on a server the study of the folder is; without it, that is the SQLite file."""
+        """File with the address of the study's database on a server; without it, the record is the SQLite file."""
         return self.folder / "storage"
 
     @property
     def folder(self) -> Path:
-        """What is not in the database."""
+        """Folder of everything that is not in the database."""
         return self.root / self.name
 
     def checkpoint(self, trial: int) -> Path:
-        """The state of a trial's training."""
+        """Return the path of a trial's training state."""
         return self.folder / "checkpoints" / f"trial-{trial:05d}.pt"
 
     def artifact(self, trial: int) -> Path:
-        """The exported network of a trial, where it has one."""
+        """Return the path of a trial's exported network, which may not exist."""
         return self.checkpoint(trial).with_suffix(".onnx")
 
     @property
     def pictures(self) -> Path:
-        """Optuna's artifacts: pictures of trials, under their artifacts' ids."""
+        """Folder of Optuna's artifacts: pictures of trials, named by artifact id."""
         return self.folder / "artifacts"
 
     def teacher(self, digest: str) -> Path:
-        """The copy of a teacher's weights, named by what they are."""
+        """Return the path of the copy of a teacher's weights, named by their digest."""
         return self.folder / "teachers" / f"{digest[:16]}.pt"
 
     def log(self, trial: int) -> Path:
-        """What a trial printed, with the traceback of its failure."""
+        """Return the path of a trial's log: its output, and the traceback of a failure."""
         return self.folder / "logs" / f"trial-{trial:05d}.log"
 
     def make(self) -> None:
         """Create the folders.
 
         Raises:
-            StudyError: they cannot be created, are where a study is not safe, or hold one without its database.
+            StudyError: they cannot be created, are unsafe for a study, or hold checkpoints without their database.
         """
         for folder in (self.root, self.folder):
             try:
@@ -132,9 +132,9 @@ class StudyFiles:
 
     @contextlib.contextmanager
     def taken(self, say: Callable[[str], None] | None = None, *, task: str = RUN) -> Iterator[None]:
-        """Create the folders, and hold the study and them for this process alone, see `make` and `locked`.
+        """Create the folders and lock the study and its folder for this process, see `make` and `locked`.
 
-        Where no study came of it, the folder that was made for it goes again.
+        If no study was created, delete a new folder again.
 
         Raises:
             StudyError: they cannot be created, or another process holds them.
@@ -143,7 +143,7 @@ class StudyFiles:
         self.make()
         with self.locked(say, task=task):
             if self.address is not None:
-                # Only now: an address where nobody answers was mistyped, and is not to be remembered.
+                # Only now that the server has answered: a mistyped address must not be stored.
                 self.take_over()
             try:
                 yield
@@ -152,13 +152,13 @@ class StudyFiles:
                     self._leave_nothing_without_study()
 
     def _leave_nothing_without_study(self) -> None:
-        # What cannot be seen or deleted now is in nobody's way.
+        # A folder that cannot be checked or deleted now does no harm.
         with contextlib.suppress(StudyError, OSError):
             if not self.store.exists():
                 shutil.rmtree(self.folder)
 
     def take_over(self) -> None:
-        """Note in which database the study of the folder is.
+        """Store in the folder which database the study is in.
 
         Raises:
             StudyError: the folder cannot be written.
@@ -187,7 +187,7 @@ class StudyFiles:
             )
 
     def _refuse_lost_database(self) -> None:
-        # A checkpoint is never written before the database is there.
+        # The database always exists before the first checkpoint.
         saved = len(list(self.checkpoint(0).parent.glob("trial-*.pt")))
         if saved and not self.store.exists():
             raise StudyError(
@@ -197,18 +197,18 @@ class StudyFiles:
             )
 
     def must_exist(self) -> None:
-        """Refuse a study that is not there.
+        """Raise an error if the study does not exist.
 
         Raises:
-            StudyError: there is no such study; names near ones.
+            StudyError: there is no such study; the message suggests similar names.
         """
         self.store.must_exist()
 
     @contextlib.contextmanager
     def locked(self, say: Callable[[str], None] | None = None, *, task: str = RUN) -> Iterator[None]:
-        """Hold the study and its folder for this process alone; released if the process dies.
+        """Lock the study and its folder for this process; released if the process dies.
 
-        A server that goes away meanwhile is waited for, and that is said.
+        If the server becomes unreachable, wait for it and say so.
 
         Raises:
             StudyError: another process holds it.
@@ -217,7 +217,7 @@ class StudyFiles:
             yield
 
     def holder(self) -> Holder | None:
-        """Return who works on the study now; looking takes no lock, and so is in nobody's way.
+        """Return who works on the study now, without taking a lock.
 
         Raises:
             StudyError: the database cannot be reached.
@@ -226,12 +226,12 @@ class StudyFiles:
 
     @property
     def _mark(self) -> Path:
-        """Says who holds the folder."""
+        """File that names the holder of the folder."""
         return self.folder / "lock.pid"
 
     @contextlib.contextmanager
     def folder_locked(self, *, task: str = RUN) -> Iterator[None]:
-        """Hold the study's folder for this process alone.
+        """Lock the study's folder for this process.
 
         Raises:
             StudyError: another process holds it.
@@ -253,10 +253,10 @@ class StudyFiles:
 
 
 def refuse_if_any_runs(root: Path) -> None:
-    """Refuse while a run works on any study of a folder.
+    """Raise an error if a run works on any study in a folder.
 
     Raises:
-        StudyError: one does; it is named.
+        StudyError: one does; the message names it.
     """
     for name in study_names(root):
         files = find_study(root, name, None)
@@ -266,7 +266,7 @@ def refuse_if_any_runs(root: Path) -> None:
 
 
 def study_names(root: Path, at: Address | None = None) -> list[str]:
-    """Return the studies of a database on a server, or of a folder, those included that are on a server.
+    """Return the studies of a database on a server, or of a folder, including those with a record on a server.
 
     Raises:
         StudyError: the database cannot be reached, or is not ours.
@@ -280,10 +280,10 @@ def study_names(root: Path, at: Address | None = None) -> list[str]:
 
 
 def find_study(root: Path, name: str, at: Address | None) -> StudyFiles:
-    """Return a study where it is: at an address, where its folder says, or in a file.
+    """Locate a study: at the address, else where its folder says, else in an SQLite file.
 
     Raises:
-        StudyError: there can be no study of such a name.
+        StudyError: the name is not allowed, or the address in its folder cannot be read.
     """
     base, is_kept, number = name.partition(KEPT)
     kept = int(number) if is_kept and _NUMBER.fullmatch(number) else None

@@ -1,4 +1,4 @@
-"""Trials that something else than a search added to a study."""
+"""Trials that were not added to a study by a search."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from optuna.trial import FrozenTrial, TrialState
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignTrial:
-    """A trial that something else than a search added to the study: plain Optuna, a dashboard."""
+    """A trial that was not added by a search but, for example, by plain Optuna or a dashboard."""
 
     number: int
     id: int
     state: str
-    """Optuna's, in small letters."""
+    """Optuna's state in lower case."""
 
     params: Mapping[str, Any]
-    """What it was given, where it waits to be tried."""
+    """Its parameters; for a waiting trial, those it was enqueued with."""
 
 
 def is_ours(frozen: FrozenTrial) -> bool:
-    """Tell whether a search wrote a trial; other people's may have attributes of the same names, but not all."""
+    """Tell whether a search wrote a trial; others may have some attributes of the same names, but not all."""
     return frozen.state != TrialState.WAITING and {"config", "seed", "plan"} <= frozen.user_attrs.keys()
 
 
 def foreign_trial_of(frozen: FrozenTrial) -> ForeignTrial:
-    """Return what is known of a trial that no search made."""
-    # As `enqueue_trial` keeps them.
+    """Return a trial that no search made."""
+    # `enqueue_trial` stores the parameters there.
     params = frozen.system_attrs.get("fixed_params", frozen.params)
     return ForeignTrial(
         number=frozen.number,

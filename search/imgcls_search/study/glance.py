@@ -1,4 +1,4 @@
-"""A short look at a study: what it searches and how many trials it has, without reading one of them."""
+"""A quick look at a study: what it searches and how many trials it has, without reading the trials."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from imgcls_search.study.files import StudyFiles
 
 @dataclass(frozen=True, kw_only=True)
 class Glance:
-    """What a study says of itself; nothing of it has been checked."""
+    """A study's description of itself, unchecked."""
 
     objectives: Any
     version: Any
@@ -30,7 +30,7 @@ class Glance:
 
 
 def glance(files: StudyFiles) -> Glance:
-    """Look at a study.
+    """Take a quick look at a study.
 
     Raises:
         StudyError: it is not there, cannot be read, or was made by something else.
@@ -76,6 +76,6 @@ def _engine(files: StudyFiles) -> sqlalchemy.Engine:
 
 def _opening(path: Path) -> Callable[[], sqlite3.Connection]:
     is_writable = place.is_writable(path) and place.is_writable(path.parent)
-    # Without `immutable` SQLite would make files beside a database that can only be read.
+    # Without `immutable`, SQLite would create files beside a read-only database.
     url = f"{path.resolve().as_uri()}?{'mode=rw' if is_writable else 'mode=ro&immutable=1'}"
     return lambda: sqlite3.connect(url, uri=True, timeout=database.LOCK_SECONDS)

@@ -1,4 +1,4 @@
-"""Who works on a study, told without taking its lock: a look must never make a starting run fail."""
+"""Find out who works on a study without taking its lock, which could make a starting run fail."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if sys.platform != "win32":
     import fcntl
 
 RUN = "run"
-"""The task of a search; other commands that hold a study have names of their own."""
+"""The task of a search; other commands that hold a study use their own names."""
 
 if sys.platform == "darwin":
     _FLOCK = "qqihh", (0, 0, 0, fcntl.F_WRLCK, os.SEEK_SET), 3
 elif sys.platform != "win32":
     _FLOCK = "hhqqi", (fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0), 0
-"""The system's `struct flock`: its layout, one that asks for a whole file, and the place of the lock's kind."""
+"""The system's `struct flock`: its format, a query for the whole file, and the index of the lock type."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +36,16 @@ class Holder:
 
 
 _ours: dict[Path, Holder] = {}
-"""What this process holds; a system says nothing to a process about its own locks."""
+"""Marks that this process holds; the system does not report a process's own locks to it."""
 
 
 @contextlib.contextmanager
 def marking(path: Path, task: str) -> Iterator[None]:
-    """Write this process and its task into a file, and keep that locked; only for who has the study's own lock."""
+    """Write this process and its task into a file and keep it locked; the caller must hold the study's lock."""
     file = _open_locked(path)
     ours = path.absolute()
     _ours[ours] = Holder(process=f"process {os.getpid()}", task=task)
-    # A full disk shall not end a search over what only others read.
+    # A full disk must not end a search: only other processes read this file.
     with contextlib.suppress(OSError):
         if file is not None:
             file.write(f"{os.getpid()}\n{task}\n")
@@ -60,25 +60,25 @@ def marking(path: Path, task: str) -> Iterator[None]:
 
 
 def _open_locked(path: Path) -> TextIO | None:
-    # It stays open: a POSIX lock ends when its process closes the file.
+    # Keep the file open: closing it ends the POSIX lock.
     with contextlib.suppress(OSError):
         file = path.open("w", encoding="utf-8")
         if sys.platform != "win32":
-            # Of this kind, and not flock's: it can be asked about without being taken.
+            # A POSIX lock, unlike flock's, can be queried without being taken.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return file
     return None
 
 
 def holder_of(path: Path) -> Holder | None:
-    """Return who keeps a file marked, None where nobody does, also after a process was killed."""
+    """Return who holds a mark, or None if nobody does, even after its process was killed."""
     if (ours := _ours.get(path.absolute())) is not None:
         return ours
     return read_mark(path) if _is_locked(path) else None
 
 
 def read_mark(path: Path) -> Holder:
-    """Return who marked a file last."""
+    """Return who wrote a mark last."""
     try:
         process, *rest = path.read_text(encoding="utf-8").split()
         return Holder(process=f"process {int(process)}", task=rest[0] if rest else RUN)
@@ -88,9 +88,9 @@ def read_mark(path: Path) -> Holder:
 
 def _is_locked(path: Path) -> bool:
     if sys.platform == "win32":
-        # Nothing can be written there while it is open for writing elsewhere, and nothing asks about locks.
+        # Windows has no call that asks about a lock without taking it.
         return False
-    # May the whole file be locked for writing? The answer is the lock that forbids it, or that nothing does.
+    # Ask whether the whole file could be locked: the answer is the conflicting lock, or F_UNLCK.
     layout, question, place = _FLOCK
     try:
         with path.open("rb") as file:

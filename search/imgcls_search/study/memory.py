@@ -1,4 +1,4 @@
-"""A record that is written nowhere, for replays."""
+"""A record that is kept in memory only, for replays."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from imgcls_search.study.record import Record
 
 
 class Unwritten:
-    """Takes what `Rows` takes and forgets it; the record's own trials are all that is left."""
+    """Accepts the calls of `Rows` but stores nothing; only the record's own trials remain."""
 
     engine = None
     upserts: Mapping[Any, Any] = {}
@@ -27,18 +27,18 @@ class Unwritten:
         return number
 
     def claim(self, trial_id: int, params: Any, distributions: Any, attributes: Mapping[str, Any]) -> None:
-        """Never asked: nothing waits in a replay."""
+        """Not called: no trial waits in a replay."""
         raise NotImplementedError
 
     def refuse(self, trial_id: int, reason: str) -> None:
-        """Never asked: nothing waits in a replay."""
+        """Not called: no trial waits in a replay."""
         raise NotImplementedError
 
     def update(self, trial_id: int, attributes: Mapping[str, Any], *, value: tuple[int, float] | None = None) -> None:
         """Do nothing."""
 
     def read_end(self, trial_id: int) -> Any:
-        """Never asked: nobody else ends a trial of a replay."""
+        """Not called: nobody else ends a trial of a replay."""
         raise NotImplementedError
 
     def set_fact(self, name: str, value: Any) -> None:
@@ -49,18 +49,18 @@ class Unwritten:
         return [entry]
 
     def mark_entry(self, name: str, which: str, marks: Mapping[str, Any]) -> list[Any]:
-        """Never asked: nobody asks anything of a replay."""
+        """Not called: a replay gets no requests."""
         raise NotImplementedError
 
     def read_fact(self, name: str) -> Any:
         """Return None: nobody else writes."""
 
     def read_list(self, connection: Any, name: str) -> list[Any]:
-        """Never asked: there is no database."""
+        """Not called: there is no database."""
         raise NotImplementedError
 
     def transact(self, step: Any) -> Any:
-        """Never asked: there is no database."""
+        """Not called: there is no database."""
         raise NotImplementedError
 
     def end(

@@ -1,4 +1,4 @@
-"""Several studies of one space on the same images made into one, with the trials of each numbered on."""
+"""Merge studies of one space on the same images into one study, with consecutive trial numbers."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from imgcls_search.study.tables import FACTS, STUDIES, TRIALS, USER
 from imgcls_search.study.trial_attributes import TrialAttributes, strategy_of
 
 MAY_DIFFER = ("study.seed", "study.sampler", "study.pruner", "start")
-"""What decides how a space is searched, and not what it is."""
+"""Settings of how a space is searched; they may differ between the studies."""
 
 MARK = "merging"
-"""The file in a study's folder that says that the merge which made the folder has not ended."""
+"""The file in a study's folder that marks a merge as unfinished."""
 
 _OF_TRIAL = re.compile(r"trial-(\d{5,})(\..+)")
 
 
 def merge(sources: Sequence[StudyFiles], target: StudyFiles) -> list[MergedFrom]:
-    """Make a study of the trials of several, and return what it is made of; they stay as they are.
+    """Merge the trials of several studies into a new study, and return its parts; the sources stay unchanged.
 
     Raises:
         StudyError: one is missing, damaged, worked on, or of another space, objective or data set; or the target exists
@@ -61,7 +61,7 @@ def merge(sources: Sequence[StudyFiles], target: StudyFiles) -> list[MergedFrom]
             for place, (files, part) in enumerate(zip(sources, parts, strict=True)):
                 copy_into(files, storage.engine, draft, first=part["first"] if place else None)
             for files in sources:
-                # The sources are read without a lock: a run that began meanwhile may have written to one.
+                # The sources are read without a lock: a run that started meanwhile may have written to one.
                 _refuse_at_work(files)
             with storage.engine.begin() as connection:
                 _adapt(connection, storage.engine, draft, records, parts, target)
@@ -71,7 +71,7 @@ def merge(sources: Sequence[StudyFiles], target: StudyFiles) -> list[MergedFrom]
 
 def _refuse_repeats(sources: Sequence[StudyFiles], target: StudyFiles) -> None:
     names = [files.recorded_as for files in sources]
-    # An earlier state of a study has the trials of that study.
+    # An earlier state of a study has trials in common with it.
     if len(names) < 2 or len({files.name for files in sources}) < len(names):
         raise StudyError(f"got {', '.join(names)}; needs two studies or more, each once")
     if target.recorded_as in names:
@@ -95,14 +95,14 @@ def _refuse_at_work(files: StudyFiles) -> None:
 
 
 def _refuse_common(files: StudyFiles, record: Record, others: Sequence[StudyFiles]) -> None:
-    """Refuse a study that has the trials of another one already."""
+    """Refuse a study that already contains the trials of another one."""
     merged = {part["study"] for part in record.facts.get("merged", [])}
     if found := [other.recorded_as for other in others if other.recorded_as in merged]:
         raise StudyError(f"{files.recorded_as}: has the trials of {found[0]} already; leave that one out")
 
 
 def _refuse_other(files: StudyFiles, record: Record, first: Record, name: str) -> None:
-    """Refuse a study whose trials do not compare with those of the first."""
+    """Refuse a study whose trials are not comparable with those of the first."""
     if record.objectives != first.objectives:
         theirs, ours = (", ".join(f"{to} {metric}" for metric, to in each.objectives) for each in (record, first))
         raise StudyError(f"{files.recorded_as}: its objective is to {theirs}, that of {name} to {ours}")
@@ -134,7 +134,7 @@ def _part(files: StudyFiles, record: Record, first: int) -> MergedFrom:
 
 @contextmanager
 def _making(target: StudyFiles) -> Iterator[None]:
-    """Hold a study that is yet to be made, and its folder, in which a merge that was killed may have left something."""
+    """Lock a study to be created and its folder, and clear what a killed merge left there."""
     is_new = not target.folder.exists()
     try:
         target.folder.mkdir(parents=True, exist_ok=True)
@@ -162,7 +162,7 @@ def _clear(target: StudyFiles, *, is_new: bool) -> None:
 
 
 def _is_draft(path: Path) -> bool:
-    """Tell whether a file is the mark as a killed merge was writing it."""
+    """Tell whether a file is a partly written mark of a killed merge."""
     return path.name.startswith(f".{MARK}.") and path.name.endswith(atomic.SUFFIX)
 
 
@@ -177,7 +177,7 @@ def _remove(folder: Path) -> None:
 
 
 def _copy_files(source: Path, target: Path, first: int) -> None:
-    """Copy what belongs to trials, under their new numbers, and what trials share."""
+    """Copy the files of trials, under their new numbers, and those that trials share."""
     for folder in ("checkpoints", "logs", "artifacts", "teachers"):
         for path in sorted((source / folder).glob("*")):
             name = path.name
@@ -200,7 +200,7 @@ def _adapt(
     parts: Sequence[MergedFrom],
     target: StudyFiles,
 ) -> None:
-    """Write where each trial is from, and what the study says of itself."""
+    """Write the origin of each trial, and the facts of the merged study."""
     which = sqlalchemy.select(STUDIES.c.study_id).where(STUDIES.c.study_name == draft)
     study_id = connection.execute(which).scalar_one()
     upserts = Rows(engine, study_id).upserts
@@ -238,15 +238,15 @@ def _attributes(record: Record, number: int, part: MergedFrom, target: StudyFile
     if number in record.placed:
         found[PLACE] = record.placed[number] + before
     if part["first"] and next(iter(rules["sampler"])) in OF_POPULATION and trial.candidate.sampler_state:
-        # Two populations are no population.
+        # The states of two populations do not combine.
         found["sampler_state"] = {}
     return found
 
 
 def _facts(records: Sequence[Record], parts: Sequence[MergedFrom], target: StudyFiles) -> StudyFacts:
-    """Return what the merged study says of itself: what holds for all, and what was noted of each."""
+    """Return the facts of the merged study: those shared by all parts, and those collected from each."""
     first = records[0].facts
-    # What was found out about one of them alone is not carried over: its winner may not be the best of all.
+    # Leave out results of one study alone: its winner may not be the best of all.
     left_out = ("confirmed", "ablation", "auto", "known_as", "extended")
     facts = cast(StudyFacts, {key: value for key, value in first.items() if key not in left_out})
     space = cast(dict[str, Any], first["space"])
@@ -281,7 +281,7 @@ class _Sums(TypedDict):
 
 
 def _sums(records: Sequence[Record]) -> _Sums:
-    """Return what the studies cost together, and all sources of a person's functions that they had."""
+    """Return the total cost of the studies, and all sources of their user functions."""
     usage: dict[str, dict[str, float]] = {}
     code: dict[str, CodeFact] = {}
     for record in records:

@@ -1,4 +1,4 @@
-"""The note that optuna-dashboard shows beside a study: what was searched, on what images, and what is best."""
+"""The note that optuna-dashboard shows beside a study: what was searched, on which images, and the best trials."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from imgcls_search.study.summary import summarise
 from imgcls_search.study.usage import usage_lines
 
 PART = 2045
-"""Characters of an attribute in which optuna-dashboard keeps a part of a note."""
+"""Characters per attribute: optuna-dashboard splits a note into parts of this size."""
 
 VERSION, PREFIX = "dashboard:note_ver", "dashboard:note_str:"
 DIGEST = "imgcls_search:note_digest"
-"""Of the text that we wrote last, by which one that a person changed is known."""
+"""Key of the digest of the text that we wrote last; it reveals changes by a person."""
 
 MOST_SHOWN = 20
 
 _ASK = " (`imgcls-search status` tells whether it still is)"
-"""A process that is killed writes nothing more."""
+"""Needed because a killed process cannot update the note."""
 
 
 _METRIC_NAMES = "study:metric_names"
-"""Where `optuna.Study.set_metric_names` keeps them."""
+"""The key that `optuna.Study.set_metric_names` uses."""
 
 
 def name_metrics(record: Record) -> None:
-    """Name the objectives where nobody did: studies of earlier versions had names for several objectives only."""
+    """Name the objectives if they have no names: older versions named them only if there were several."""
     rows = record.rows
     assert isinstance(rows, Rows)
     if _METRIC_NAMES not in rows.read_system_facts():
@@ -41,23 +41,23 @@ def name_metrics(record: Record) -> None:
 
 
 def write_note(record: Record, holder: Holder | None = None) -> None:
-    """Write the note again in one transaction; one that a person has written or changed is left alone.
+    """Update the note in one transaction, unless a person has written or changed it.
 
-    `holder` is who works on the study from now on, None where nobody does.
+    `holder` is the process that works on the study from now on, None if there is none.
 
-    The attributes are those of `optuna_dashboard.save_note`, which would import scikit-learn for this.
+    The attributes are those of `optuna_dashboard.save_note`, which would import scikit-learn.
     """
     rows = record.rows
     assert isinstance(rows, Rows)
     known = rows.read_system_facts()
     num_parts = sum(key.startswith(PREFIX) for key in known)
-    # A part that is missing, or is no text, was changed by somebody.
+    # A part that is missing or not a string was changed by someone else.
     old = "".join(str(known.get(f"{PREFIX}{number}", "")) for number in range(num_parts))
     text = note_text(record, holder)
     if text == old or (old and _digest(old) != known.get(DIGEST)):
         return
     parts = [text[start : start + PART] for start in range(0, len(text), PART)]
-    # A part that is no longer needed is emptied, as the dashboard does it.
+    # Empty the parts that are no longer needed, as the dashboard does.
     parts += [""] * (num_parts - len(parts))
     written = {f"{PREFIX}{number}": part for number, part in enumerate(parts)}
     version = known.get(VERSION)
@@ -65,12 +65,12 @@ def write_note(record: Record, holder: Holder | None = None) -> None:
 
 
 def note_text(record: Record, holder: Holder | None) -> str:
-    """Return the note as it is to be while a process works on the study, or nobody."""
+    """Return the text of the note while `holder`, or nobody, works on the study."""
     return "\n".join(_lines(record, standing(record, holder))) + "\n"
 
 
 def is_ours(text: str, record: Record) -> bool:
-    """Tell whether a note is what we wrote last, and nothing that a person did to it.
+    """Tell whether a note is unchanged since we wrote it.
 
     Raises:
         StudyError: the database cannot be read.

@@ -1,4 +1,4 @@
-"""What going on with a search is likely to gain, told from the values that it has found."""
+"""Estimate what continuing a search is likely to gain, from the values found so far."""
 
 from __future__ import annotations
 
@@ -10,30 +10,29 @@ from imgcls_search.study.record import Record
 from imgcls_search.trial import Trial
 
 LEAST_TRIALS = 10
-"""Ended trials with a value before anything is said."""
+"""Ended trials that an estimate needs at least."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outlook:
-    """What as many trials again may bring."""
+    """The likely gain from doubling the number of trials."""
 
     metric: str
     trials: int
-    """Ended trials that this is computed from."""
+    """Ended trials that the estimate is based on."""
 
     gain: float
-    """The most that as many again are likely to add to the best value, in the metric's own unit."""
+    """The most that doubling the trials is likely to add to the best value, in the metric's own unit."""
 
 
 def outlook(record: Record) -> Outlook | None:
-    """Return what as many trials again are likely to gain; None for several objectives, or before there is a basis.
+    """Estimate the gain from doubling the number of trials; None for several objectives or too few trials.
 
-    The last doubling of the trials was worth the best of all values less what the best of half of them, chosen at
-    random, is expected to be (the unbiased estimate of Tang et al. 2020, "Showing Your Work Doesn't Always Work"). The
-    best of independent draws of bounded values, such as accuracies, gains no more by the next doubling than by the
-    last. A sampler that learns does better in later trials: where the best of all is further above that of the first
-    half than above a random half, that difference counts. A trial that was pruned or rests stands with its last value,
-    or with the best where it showed more than that.
+    The last doubling gained the best of all values minus the expected best of a random half (the unbiased estimate of
+    Tang et al. 2020, "Showing Your Work Doesn't Always Work"). For independent draws of bounded values, such as
+    accuracies, the next doubling gains no more than the last. A sampler that learns does better in later trials: if the
+    gain over the first half is larger than over a random half, it counts instead. Pruned and paused trials count with
+    their last value, but at most with the best value of a complete trial.
     """
     ended = [trial for trial in record.trials if trial.state not in ("running", "fail")]
     complete = [trial for trial in ended if trial.state == "complete" and trial.is_feasible]
@@ -51,9 +50,9 @@ def outlook(record: Record) -> Outlook | None:
 
 
 def expected_best(values: Sequence[float], count: int) -> float:
-    """Return the mean of the largest of `count` of the values, over all ways to choose them."""
+    """Return the mean of the maximum over all subsets of `count` values."""
     ordered, expected = sorted(values), 0.0
-    # The probability that the largest of the chosen stands at a place: C(place, count - 1) / C(n, count), from above.
+    # Probability that the maximum is at index `place`: C(place, count - 1) / C(n, count), from the last index down.
     share = count / len(values)
     for place in range(len(values) - 1, count - 2, -1):
         expected += share * ordered[place]

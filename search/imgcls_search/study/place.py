@@ -1,4 +1,4 @@
-"""Where a study may lie: on which kind of file system, and whether it can be written there."""
+"""Check where a study may be stored: the kind of file system, and write access."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ NETWORK = frozenset(
         *("fuse.rclone", "fuse.gcsfuse"),
     }
 )
-"""File systems of which several machines see one copy. SQLite's log needs memory that all its processes share."""
+"""File systems that several machines share. SQLite's log needs memory that all its processes share."""
 
 
 def refuse_unfit(folder: Path, mounts: Path = MOUNTS, *, holds_database: bool = True) -> None:
     """Refuse a folder that a search cannot safely write a study to.
 
     Raises:
-        StudyError: it is read-only, or on a network file system while it is to hold an SQLite file.
+        StudyError: it is read-only, or on a network file system although it is to hold an SQLite file.
     """
     kind = file_system(folder, mounts)
     if holds_database and kind in NETWORK:
@@ -37,12 +37,12 @@ def refuse_unfit(folder: Path, mounts: Path = MOUNTS, *, holds_database: bool = 
 
 
 def is_writable(path: Path) -> bool:
-    """Tell whether a file can be changed, or files be made in a folder; false on a read-only file system."""
+    """Tell whether a file can be changed, or files can be created in a folder; false on a read-only file system."""
     return os.access(path, os.W_OK | os.X_OK if path.is_dir() else os.W_OK)
 
 
 def file_system(folder: Path, mounts: Path = MOUNTS) -> str | None:
-    """Return the kind of file system that a folder is on, or None where the system does not tell."""
+    """Return the kind of file system that a folder is on, or None if the system does not say."""
     try:
         lines = mounts.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -58,5 +58,5 @@ def file_system(folder: Path, mounts: Path = MOUNTS) -> str | None:
 
 
 def _unescaped(text: str) -> str:
-    """Return a path as it is where the table writes blanks in octal digits."""
+    """Decode the octal escapes for blanks in a path of the mount table."""
     return re.sub(r"\\([0-7]{3})", lambda digits: chr(int(digits[1], 8)), text)

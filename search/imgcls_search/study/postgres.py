@@ -1,10 +1,10 @@
-"""A study in a PostgreSQL database, which others may share, and whose server may go away and come back.
+"""A study in a PostgreSQL database, which may be shared, and whose server may become unreachable and come back.
 
-Who writes a study holds an advisory lock of the server's, which ends with the connection that took it. So all is
-written through that one connection: as long as it works, nobody else writes. When it breaks, another is made, takes the
-lock again, and looks whether another run has had the study in between (`SIGNATURE`); then the transaction is tried
-again and told so, since nobody knows whether its commit was heard (`Step`). A server that has not noticed the break
-still holds the lock for the old connection; that one is ended, so that what it may yet hear is never done.
+The writer of a study holds an advisory lock, which ends with the connection that took it. It writes everything through
+that connection: while it works, nobody else writes. If it breaks, a new connection takes the lock again and checks
+whether another run has held the study in between (`SIGNATURE`). Then the transaction runs again, knowing that its first
+commit may have succeeded (`Step`). A server that has not noticed the break still holds the lock for the old
+connection; that one is terminated, so that no late statement of it takes effect.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class PostgresStudy:
     """One study in a database on a server."""
 
     def __init__(self, address: Address, name: str) -> None:
-        """Nothing is connected yet.
+        """Do not connect yet.
 
         Raises:
             UserError: psycopg is not installed.
@@ -59,7 +59,7 @@ class PostgresStudy:
         return self.name in self.names()
 
     def names(self) -> list[str]:
-        """Return the studies of the database; one that is being made is none yet.
+        """Return the studies of the database, without those that are still being created.
 
         Raises:
             StudyError: the database cannot be reached, or is not ours.
@@ -68,14 +68,14 @@ class PostgresStudy:
             if not self._has_tables(connection):
                 return []
             names = connection.execute(sqlalchemy.select(STUDIES.c.study_name)).scalars().all()
-        # What a study was before its space grew is found by its own name only.
+        # An earlier state of a study is found only by its own name.
         return sorted(name for name in names if not name.endswith(_DRAFT) and (KEPT not in name or name == self.name))
 
     def must_exist(self) -> None:
-        """Refuse a study that is not there.
+        """Raise an error if the study does not exist.
 
         Raises:
-            StudyError: there is none of this name; names near ones.
+            StudyError: there is none of this name; the message suggests similar names.
         """
         known = self.names()
         if self.name not in known:
@@ -83,7 +83,7 @@ class PostgresStudy:
             raise StudyError(f"{self}: no such study as {self.name!r}{closest(self.name, known)}{shown}")
 
     def open(self) -> RDBStorage:
-        """Open a database that has Optuna's tables, and make none.
+        """Open a database that has Optuna's tables; create none.
 
         Raises:
             StudyError: it cannot be reached.
@@ -93,15 +93,15 @@ class PostgresStudy:
 
     @contextmanager
     def making(self) -> Iterator[tuple[RDBStorage, str]]:
-        """Yield the database and a name that the study has until it is whole.
+        """Yield the database and the draft name that the study has until it is complete.
 
         Raises:
-            StudyError: it cannot be made.
+            StudyError: it cannot be created.
         """
         draft = self.name + _DRAFT
         with explaining(str(self), "written", REMEDIES):
             with self.engine.begin() as connection:
-                # Two that begin at once would both make Optuna's tables. The lock ends with the transaction.
+                # Otherwise two processes could create Optuna's tables at once. The lock ends with the transaction.
                 connection.execute(sqlalchemy.select(sqlalchemy.func.pg_advisory_xact_lock(key_of("tables"))))
                 storage = make_storage(self.address, skip_table_creation=self._has_tables(connection))
             try:
@@ -129,7 +129,7 @@ class PostgresStudy:
 
     @contextmanager
     def held(self, say: Say | None = None, *, task: str = RUN) -> Iterator[None]:
-        """Hold the study for this process alone; released by the server when the connection ends.
+        """Lock the study for this process; the server releases it when the connection ends.
 
         Raises:
             StudyError: another process holds it.
@@ -141,7 +141,7 @@ class PostgresStudy:
             self.access.release()
 
     def holder(self, mark: Path) -> Holder | None:
-        """Return who works on the study, on whichever machine; the server knows, whatever stands in the folder here.
+        """Return who works on the study, on any machine: the server knows, so the mark in the folder is ignored.
 
         Raises:
             StudyError: the server cannot be reached.
@@ -152,7 +152,7 @@ class PostgresStudy:
         return None if found is None else read_name(found[0] or "")
 
     def stamp(self) -> Any:
-        """Return what changes when a trial begins or ends."""
+        """Return a value that changes when a trial begins or ends."""
         ours = sqlalchemy.select(STUDIES.c.study_id).where(STUDIES.c.study_name == self.name).scalar_subquery()
         query = (
             sqlalchemy.select(TRIALS.c.state, sqlalchemy.func.count(), sqlalchemy.func.max(TRIALS.c.datetime_complete))
@@ -189,4 +189,4 @@ def studies_of(address: Address) -> list[str]:
 
 
 _DRAFT = "~new"
-"""No name of a study holds such a sign."""
+"""Suffix of a draft name; no name of a study contains `~`."""

@@ -1,4 +1,4 @@
-"""Connections to a PostgreSQL server: how they are made, watched, cut when nobody answers, and what an error means."""
+"""Connections to a PostgreSQL server: create them, time them out if nobody answers, and classify errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from imgcls_search.study.address import Address
 from imgcls_search.study.database import SAFE, Remedies
 
 ANSWER_SECONDS = 30.0
-"""How long an answer is waited for before the connection counts as lost, whatever is between here and the server."""
+"""Time without an answer after which a connection counts as lost, whatever is between here and the server."""
 
 REMEDIES: Remedies = (
     ("password", "give the right one in PGPASSWORD, ~/.pgpass or the address"),
@@ -35,26 +35,26 @@ REMEDIES: Remedies = (
 
 _PATIENT = {
     "connect_timeout": 10,
-    # A server that vanished without a word is noticed within `ANSWER_SECONDS`.
+    # Notice within `ANSWER_SECONDS` that a server has vanished.
     "keepalives_idle": 15,
     "keepalives_interval": 5,
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,
 }
-"""How a connection is watched, unless the address says otherwise."""
+"""Keepalive and timeouts of a connection; parameters in the address take precedence."""
 
 _SESSION = (
-    # A lock of somebody else's is no lost connection: its end comes before `ANSWER_SECONDS`.
+    # Waiting for another process's lock is not a lost connection: it ends before `ANSWER_SECONDS`.
     "lock_timeout = '20s'",
     "tcp_keepalives_idle = 15",
     "tcp_keepalives_interval = 5",
     "tcp_keepalives_count = 3",
     "tcp_user_timeout = 30000",
 )
-"""The same for the server's side, which holds the lock of a machine that vanished."""
+"""The same on the server's side, which holds the lock of a machine that vanished."""
 
 NAME = "imgcls-search: "
-"""How the server's list of connections begins the names of ours."""
+"""Prefix of the names of our connections in the server's list."""
 
 
 LOOKING = "look"
@@ -69,8 +69,8 @@ def _options(address: Address, task: str) -> dict[str, Any]:
 
 
 def make_engine(address: Address, task: str = LOOKING, **settings: Any) -> sqlalchemy.Engine:
-    """Return what connects to a database; the server shows the task to a process that asks who holds a study."""
-    # The pool looks whether a connection that lay idle still works before it gives it out.
+    """Return an engine for a database; the server shows `task` to a process that asks who holds a study."""
+    # With `pool_pre_ping`, the pool tests whether an idle connection still works before it hands it out.
     engine = sqlalchemy.create_engine(
         address.url(), pool_pre_ping=True, connect_args=_options(address, task), hide_parameters=True, **settings
     )
@@ -79,14 +79,14 @@ def make_engine(address: Address, task: str = LOOKING, **settings: Any) -> sqlal
 
 
 def make_storage(address: Address, *, skip_table_creation: bool) -> RDBStorage:
-    """Return Optuna's view of a database, which connects when it is asked something."""
-    # Optuna otherwise announces every study it makes.
+    """Return Optuna's storage for a database; it connects when needed."""
+    # Optuna otherwise announces every study it creates.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = RDBStorage(
-        # Optuna fills in what stands in braces.
+        # Optuna substitutes text in braces.
         address.url().render_as_string(hide_password=False).replace("{", "{{").replace("}", "}}"),
         {"pool_pre_ping": True, "connect_args": _options(address, LOOKING), "hide_parameters": True},
-        # Tables that are there have been looked at, see `refuse_other_version`.
+        # Existing tables are already checked, see `refuse_other_version`.
         skip_compatibility_check=True,
         skip_table_creation=skip_table_creation,
     )
@@ -104,10 +104,10 @@ def _settle_in(connection: Any, _: Any) -> None:
 
 @contextmanager
 def answering(connection: Any) -> Iterator[None]:
-    """Break a connection that gives no answer in time; a proxy on the way may keep it open for ever."""
+    """Cut a connection that does not answer in time; a proxy on the way may keep it open forever."""
     if isinstance(connection, sqlalchemy.Connection):
         connection = connection.connection.driver_connection
-    # A copy of its number: nobody else's socket can come to have it.
+    # Duplicate the descriptor, so that no other socket can reuse its number.
     with socket.socket(fileno=os.dup(connection.fileno())) as wire:
         is_cut = threading.Event()
 
@@ -130,7 +130,7 @@ def answering(connection: Any) -> Iterator[None]:
 
 
 def passes(error: sqlalchemy.exc.DBAPIError) -> bool:
-    """Tell whether an error says that the server went away or is held up, and not that it refuses something."""
+    """Tell whether an error means that the server is away or held up, rather than that it refuses something."""
     state = getattr(error.orig, "sqlstate", None)
     # No state: there was no connection. 57P01 to 57P03: the server is going down, or is not up yet. 55P03: a lock.
     is_absence = isinstance(error, sqlalchemy.exc.OperationalError) and state is None

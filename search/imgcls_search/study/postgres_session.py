@@ -1,4 +1,4 @@
-"""The connection of the one process that writes a study in PostgreSQL: it is taken, kept, and brought back."""
+"""The connection of the one process that writes a study in PostgreSQL: take it, keep it, restore it."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ PATIENCE_SECONDS = 90.0
 """How long a search waits for a server that went away."""
 
 LONGEST_PAUSE = 2.0
-"""Seconds between two tries to connect, at most; the first are sooner."""
+"""Longest pause between two attempts to connect, in seconds; the first pauses are shorter."""
 
 BUSY_SECONDS = 2.0
-"""How long a lock is waited for: a server needs a moment to notice that a process was killed."""
+"""How long to wait for a lock: a server needs a moment to notice that a process was killed."""
 
 SIGNATURE = "imgcls_search:writer"
 """The attribute of a study that says which process held it last."""
 
 
 Say = Callable[[str], None]
-"""Takes a line that a person should see."""
+"""Shows a line to the user."""
 
 
 class WritingSession:
-    """How one study on a server is read and written."""
+    """Reads and writes one study on a server."""
 
     def __init__(self, address: Address, name: str) -> None:
         self.address = address
         self.key = key_of(f"study {name}")
         self.engine: sqlalchemy.Engine | None = None
-        """What makes the connection that holds the lock; None while it is not to be held."""
+        """Creates the connection that holds the lock; None while this process does not hold it."""
         self.connection: sqlalchemy.Connection | None = None
         self.backend: int | None = None
         """The server's process behind the latest connection that held the lock."""
@@ -54,7 +54,7 @@ class WritingSession:
 
     @contextmanager
     def reading(self, engine: sqlalchemy.Engine) -> Iterator[sqlalchemy.Connection]:
-        """Yield a connection that sees one moment of the database.
+        """Yield a connection that sees a snapshot of the database.
 
         Raises:
             StudyError: the database cannot be read.
@@ -72,7 +72,7 @@ class WritingSession:
 
         def attempt(again: bool) -> T:
             if self.engine is None:
-                # Something that is said about a study from outside, as that the test split was opened.
+                # A write by a process that does not hold the study, such as the note that the test split was opened.
                 with engine.begin() as connection:
                     return step(connection, again)
             connection = self._connected(study_id)
@@ -82,7 +82,7 @@ class WritingSession:
         return self._until_it_is_back(attempt)
 
     def take(self, say: Say | None, task: str) -> None:
-        """Take the lock; from then on a lost connection is waited for and said.
+        """Take the lock; from then on, report a lost connection and wait for it.
 
         Raises:
             StudyError: another process holds it, or the server cannot be reached.
@@ -102,7 +102,7 @@ class WritingSession:
             raise
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         self._drop()
         self.engine = None
 
@@ -179,7 +179,7 @@ class WritingSession:
                 time.sleep(0.1)
 
     def _end_former(self, connection: sqlalchemy.Connection) -> None:
-        """End the connection that this process held the lock by, where the server still takes it for alive."""
+        """End this process's former connection if the server still holds the lock for it."""
         is_former = "pid = :former AND application_name = current_setting('application_name')"
         ending = sqlalchemy.text(f"SELECT pg_terminate_backend(pid) {HOLDER} AND {is_former}")
         connection.execute(ending, {"key": self.key, "former": self.backend})
@@ -191,7 +191,7 @@ class WritingSession:
             self.connection = None
 
     def _holder(self) -> str:
-        """Return who holds the lock, as far as the server tells."""
+        """Return who holds the lock, as far as the server knows."""
         query = sqlalchemy.text(f"SELECT application_name {HOLDER}")
         assert self.connection is not None
         with self.connection.begin():
@@ -210,17 +210,17 @@ HOLDER = (
     "FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory' AND granted AND datname = "
     "current_database() AND ((classid::bigint << 32) | objid::bigint) = :key"
 )
-"""Whose connection holds a lock."""
+"""Selects the connection that holds a lock."""
 
 
 def key_of(what: str) -> int:
-    """Return a number of 64 bits for what is locked; locks of one database are nothing to another."""
+    """Return a 64-bit key for a lock; each database has its own locks."""
     digest = hashlib.sha256(f"imgcls-search: {what}".encode()).digest()
     return int.from_bytes(digest[:8], "big", signed=True)
 
 
 def read_name(name: str) -> Holder:
-    """Return who a connection belongs to, by its name."""
+    """Return the owner of a connection from its name."""
     task, colon, process = name.removeprefix(NAME).partition(": ")
-    # Without a task it is of an earlier version, or has a name that the address gives it.
+    # Without a task, the connection is from an older version, or the address sets its name.
     return Holder(process=process, task=task) if colon else Holder(process=task or "process unknown")

@@ -1,7 +1,7 @@
 """The record: every trial in an Optuna study that people, optuna-dashboard and plain Optuna can read.
 
-Only the run process writes it. What is in the database and what is in `Record.trials` are the same at all times; the
-run decides by the latter and never reads the former back.
+Only the run process writes it. The database and `Record.trials` agree at all times; the run decides by `Record.trials`
+and never reads the database back.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from imgcls_search.words import counted
 _LOG = logging.getLogger(__name__)
 
 PLACE: Final = "place"
-"""Attribute of a trial that had waited: how many had begun before it, which its number does not tell."""
+"""Attribute of a trial that was enqueued: how many trials began before it, which its number does not show."""
 
 
 class Record(StoredFacts):
@@ -52,18 +52,18 @@ class Record(StoredFacts):
         """Read everything once."""
         super().__init__(study, rows)
         self.files: StudyFiles | None = None
-        """Where the study is, if it has a place of its own."""
+        """Where the study is stored, if it is."""
         self.ids: dict[int, int] = {}
         self.trials: list[Trial] = []
-        """The trials of searches, in the order in which they began; others may have numbers in between."""
+        """Trials of searches, in the order in which they began; foreign trials may have numbers in between."""
         self.by_number: dict[int, Trial] = {}
         self.foreign_trials: dict[int, ForeignTrial] = {}
         """Trials that no search made, by number."""
         self.last_id = -1
         self.num_requested = 0
-        """Trials that people requested, beyond those that the search draws."""
+        """Number of trials that people requested, in addition to those that the search draws."""
         self.placed: dict[int, int] = {}
-        """How many had begun before trials that had waited, by number."""
+        """How many trials began before each trial that was enqueued, by number."""
         for frozen in rows.read():
             self.last_id = max(self.last_id, frozen._trial_id)
             if not is_ours(frozen):
@@ -90,7 +90,7 @@ class Record(StoredFacts):
         return len(self.trials) - self.num_requested
 
     def look_again(self) -> None:
-        """Take note of trials and requests that others have added since."""
+        """Read the trials and requests that others have added since."""
         self.read_requests()
         for frozen in self.rows.read(self.last_id):
             self.last_id = frozen._trial_id
@@ -98,7 +98,7 @@ class Record(StoredFacts):
                 self.foreign_trials[frozen.number] = foreign_trial_of(frozen)
 
     def note_about_foreign_trials(self) -> str | None:
-        """Return a line about trials that no search made, None where there are none."""
+        """Return a line about trials that no search made, or None if there are none."""
         if not self.foreign_trials:
             return None
         shown = ", ".join(f"{other.number} ({other.state})" for other in list(self.foreign_trials.values())[:5])
@@ -110,7 +110,7 @@ class Record(StoredFacts):
         )
 
     def claim(self, foreign: ForeignTrial, trial: Trial) -> bool:
-        """Record a waiting trial as one of ours that has begun; False where it waits no more."""
+        """Record a waiting trial as one of ours that has begun; return False if it no longer waits."""
         attributes = {**attributes_of(trial), PLACE: len(self.trials)}
         try:
             self.rows.claim(foreign.id, trial.candidate.params, trial.candidate.distributions, attributes)
@@ -123,13 +123,13 @@ class Record(StoredFacts):
         return True
 
     def refuse(self, foreign: ForeignTrial, reason: str) -> None:
-        """End a waiting trial that cannot be tried as failed."""
+        """End a waiting trial that cannot be tried; it counts as failed."""
         with suppress(EndedError):
             self.rows.refuse(foreign.id, reason)
         self.foreign_trials[foreign.number] = replace(foreign, state="fail")
 
     def add(self, trial: Trial) -> None:
-        """Record a new trial, whole, in one write; where others took its number meanwhile, it gets the next one."""
+        """Record a new trial in one write; if others have taken its number meanwhile, use the next one."""
         while True:
             try:
                 self.ids[trial.number] = self.rows.add(
@@ -150,8 +150,8 @@ class Record(StoredFacts):
     def add_epoch(self, trial: Trial, metrics: Mapping[str, float]) -> None:
         """Record an epoch in one write: its metrics, and the value that dashboards draw."""
         trial.epochs.append(dict(metrics))
-        # Optuna refuses intermediate values in a study with several objectives. What a network shows before it is
-        # compressed is no value to compare by.
+        # Optuna refuses intermediate values in a study with several objectives. Metrics of a network before its
+        # compression are not comparable.
         is_drawn = len(self.objectives) == 1 and trial.metric in metrics and not trial.compresses
         value = (len(trial.epochs), metrics[trial.metric]) if is_drawn else None
         with self._accepting_an_end(trial):
@@ -160,7 +160,7 @@ class Record(StoredFacts):
     def add_score(
         self, trial: Trial, epoch: int, metrics: Mapping[str, float], notes: Mapping[str, str] | None = None
     ) -> None:
-        """Record in one write what the network as it would be deployed showed after an epoch."""
+        """Record in one write the metrics of the network as it would be deployed after an epoch."""
         is_first = epoch not in trial.scores
         trial.scores[epoch] = {**trial.scores.get(epoch, {}), **metrics}
         is_drawn = len(self.objectives) == 1 and trial.compresses and is_first and trial.metric in metrics
@@ -175,26 +175,26 @@ class Record(StoredFacts):
             self.rows.update(self.ids[trial.number], attributes)
 
     def set_plan(self, trial: Trial, *, until: int, paused: bool) -> None:
-        """Record in one write what was decided about a trial at its last epoch: how far it may go, or that it rests."""
+        """Record in one write the decision about a trial at its last epoch: how far it may train, or that it pauses."""
         if trial.is_open:
             trial.judged, trial.until = trial.epoch, until
             trial.state = "paused" if paused else "running"
             self.note(trial, plan=plan_of(trial))
 
     def complete(self, trial: Trial, values: Sequence[float], constraints: Mapping[str, float] | None = None) -> None:
-        """End a trial with its values, and by how much it is over each measured limit."""
+        """End a trial with its values and its excess over each measured limit."""
         trial.values = tuple(values)
         trial.constraints = dict(constraints or {})
         self._end(trial, "complete", TrialState.COMPLETE, values)
 
     def prune(self, trial: Trial, reason: str) -> None:
-        """End a trial early; the last value that it showed stays its value for the sampler."""
-        # Optuna gives a pruned trial the last value that it showed.
+        """End a trial early; its last value remains its value for the sampler."""
+        # Optuna gives a pruned trial its last intermediate value.
         shown = [trial.value_at(trial.last_shown)] if len(self.objectives) == 1 and trial.last_shown else []
         self._end(trial, "pruned", TrialState.PRUNED, [v for v in shown if not math.isnan(v)], reason)
 
     def fail(self, trial: Trial, reason: str) -> None:
-        """End a trial that came to nothing."""
+        """End a trial as failed."""
         self._end(trial, "fail", TrialState.FAIL, [], reason)
 
     def _end(
@@ -206,14 +206,14 @@ class Record(StoredFacts):
             said["reason"] = reason
         with self._accepting_an_end(trial):
             told_by_name: dict[str, Any] = {f"constraints:{name}": over for name, over in trial.constraints.items()}
-            # In one transaction with the end of the trial.
+            # In the same transaction as the end of the trial.
             told_by_name |= artifact_attributes(trial)
             self.rows.end(self.ids[trial.number], told, values, said, told_by_name)
             trial.state = state
 
     @contextmanager
     def _accepting_an_end(self, trial: Trial) -> Iterator[None]:
-        """Let a trial be written to; if somebody ended it from outside, as the dashboard can, take that as its end."""
+        """Let a trial be written to; if someone ended it from outside, as the dashboard can, accept that as its end."""
         try:
             yield
         except EndedError:
@@ -225,8 +225,8 @@ class Record(StoredFacts):
 def create(files: StudyFiles, objectives: Sequence[tuple[str, str]], facts: StudyFacts) -> Record:
     """Create a study with its facts.
 
-    It is made in a file or under a name of its own and moved into place when whole: a process that finds a study finds
-    all of it, and one that looks too early makes no tables in it.
+    Build it in a draft file, or under a draft name, and move it into place when it is complete. So no process sees a
+    part of a study, and one that looks too early creates no tables in it.
 
     Raises:
         StudyError: the database cannot be created.
@@ -238,7 +238,7 @@ def create(files: StudyFiles, objectives: Sequence[tuple[str, str]], facts: Stud
             directions=[StudyDirection[direction.upper()] for _, direction in objectives],
         )
         with warnings.catch_warnings():
-            # Optuna may yet change it; what a study loses without it is the objectives' names in the dashboard.
+            # Experimental in Optuna: without it, a study only loses the objectives' names in the dashboard.
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             study.set_metric_names([metric for metric, _ in objectives])
         for name, value in {**facts, "objectives": [list(objective) for objective in objectives]}.items():
@@ -247,7 +247,7 @@ def create(files: StudyFiles, objectives: Sequence[tuple[str, str]], facts: Stud
 
 
 def load(files: StudyFiles) -> Record:
-    """Open a study that exists.
+    """Open an existing study.
 
     Raises:
         StudyError: there is no such study, or its database is damaged or not ours.
@@ -273,12 +273,12 @@ def load(files: StudyFiles) -> Record:
         return record
     finally:
         if files.address is not None:
-            # A search writes through a connection of its own; this one would lie idle until somebody drops it.
+            # A search writes through its own connection; this one would stay idle until something drops it.
             storage.engine.dispose()
 
 
 def load_again(files: StudyFiles, record: Record) -> Record:
-    """Return a record as it stands now, read through the connection of an earlier one.
+    """Read the current state of a record through the connection of an earlier one.
 
     Raises:
         StudyError: its database cannot be read, or was damaged since.
@@ -297,5 +297,5 @@ def _read(study: optuna.Study, rows: Writes) -> Record:
 
 
 def to_json(value: Any) -> Any:
-    """Return a value as it comes back from the database, for comparisons with one that was there."""
+    """Return a value as the database returns it, to compare it with a stored one."""
     return json.loads(json.dumps(value))

@@ -1,4 +1,4 @@
-"""Configurations that people ask a study to try: left by other commands, written as trials by the run alone."""
+"""Configurations that people ask a study to try: other commands add them, and only the run turns them into trials."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ KEY = "requests"
 
 
 def make_request(params: Mapping[str, Any], by: str) -> Request:
-    """Return a request of now."""
+    """Return a new request with the current time."""
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return Request(id=uuid.uuid4().hex[:12], at=now, by=by, params=dict(params))
 
 
 def asked_by_start(start: Sequence[Mapping[str, Any]]) -> list[Request]:
-    """Return what start configurations ask for that were added to a study after its first trials."""
+    """Return requests for start configurations that were added to a study after its first trials."""
     return [make_request(params, "start") for params in start]
 
 
 def pending(record: Record) -> list[Request]:
-    """Return the requests that are neither a trial yet nor refused, in the order in which they were left."""
+    """Return the requests that are neither a trial yet nor refused, oldest first."""
     requests = record.facts.get("requests", [])
     if not requests:
         return []

@@ -1,4 +1,4 @@
-"""What confirm, ablation and auto note in a study."""
+"""Facts that confirm, ablation and auto store in a study."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ class Spread(TypedDict):
 
 
 class SpreadOfSeeds(Spread):
-    """The same, with the standard deviation of a single training."""
+    """A spread with the standard deviation of a single training."""
 
     std: Finite
 
 
 class SeedsOfConfirmation(TypedDict):
-    """Those by which a trial was chosen, and those that had no part in it."""
+    """Seeds that chose a trial, and new seeds that scored it."""
 
     choosing: list[Whole]
     fresh: list[Whole]
 
 
 class RankedTrial(SpreadOfSeeds):
-    """A trial that could be chosen, with what the choosing seeds made of it."""
+    """A trial that could be chosen, with its results on the choosing seeds."""
 
     trial: Whole
     searched: Finite
@@ -42,13 +42,13 @@ class _TestScores(SpreadOfSeeds):
 
 
 class TestScores(_TestScores, total=False):
-    """What the test split showed, by seed."""
+    """Scores on the test split, by seed."""
 
     images_interval: list[Finite]
 
 
 class Choice(TypedDict):
-    """The trial that new seeds chose, before the test split is opened."""
+    """The trial that the choosing seeds selected, before the test split is opened."""
 
     at: str
     metric: str
@@ -56,7 +56,7 @@ class Choice(TypedDict):
     ranking: list[RankedTrial]
     chosen: Whole
     scores: list[Finite]
-    """Of the new seeds."""
+    """Of the fresh seeds."""
 
     confirmed: SpreadOfSeeds
     searched: Finite
@@ -68,14 +68,14 @@ class _Confirmation(Choice):
 
 
 class Confirmation(_Confirmation, total=False):
-    """What `confirm` found."""
+    """The result of `confirm`."""
 
     pretrains: bool
-    """Whether each seed had a pretrained network of its own."""
+    """Whether each seed had its own pretrained network."""
 
 
 class ConfirmedStudy(Confirmation):
-    """The same under the name of its study."""
+    """A confirmation with the name of its study."""
 
     study: str
 
@@ -88,11 +88,11 @@ class AblationStep(TypedDict):
     mean: Finite
     std: Finite | None
     ci95: Finite | None
-    """None where there was one seed."""
+    """None for a single seed."""
 
 
 class Ablation(TypedDict):
-    """What each change from the first configuration to the winner brought."""
+    """The effect of each change from the first configuration to the winner."""
 
     at: str
     metric: str
@@ -104,22 +104,22 @@ class Ablation(TypedDict):
 
 
 class EarlyScore(TypedDict):
-    """The first trial that `auto` says a score of."""
+    """The first trial whose score `auto` reports."""
 
     trial: Whole
     seconds: Finite
-    """Of its time, until the score was there."""
+    """Time of `auto` until the score was known."""
 
 
 class ConfirmPlan(TypedDict):
-    """What of a search is confirmed in the time that is left."""
+    """The trials and seeds to confirm in the remaining time."""
 
     trials: list[Whole]
     seeds: Whole
 
 
 class SingleScore(TypedDict):
-    """A score of one network, with the interval that comes of the choice of images."""
+    """A score of one network, with the interval due to the choice of images."""
 
     score: Finite
     low: Finite
@@ -128,7 +128,7 @@ class SingleScore(TypedDict):
 
 
 class SingleTest(TypedDict):
-    """What the network of one trial showed, where there was no time to confirm it."""
+    """Scores of one trial's network, if there was no time to confirm it."""
 
     trial: Whole
     metric: str
@@ -137,10 +137,10 @@ class SingleTest(TypedDict):
 
 
 class AutoFact(TypedDict, total=False):
-    """How far `auto` is with a study, over all its calls."""
+    """The progress of `auto` on a study, over all its calls."""
 
     given: Finite
-    """Seconds in all."""
+    """Total time, in seconds."""
 
     spent: dict[str, Finite]
     """Seconds, by step."""
@@ -152,7 +152,7 @@ class AutoFact(TypedDict, total=False):
     workers: Whole
     baseline: EarlyScore
     searched: Finite
-    """The time in all for which its search is done."""
+    """The total time for which its search is done."""
 
     confirming: ConfirmPlan
     test: SingleTest
@@ -160,7 +160,7 @@ class AutoFact(TypedDict, total=False):
     """The trial whose network is in the folder."""
 
     reported: Finite
-    """The time in all for which the page is written."""
+    """The total time for which the page is written."""
 
     measured: dict[str, Finite]
-    """Seconds that a step took, by which its time is planned, and `mac`: of a multiply-accumulate of a prediction."""
+    """Seconds that a step took, used to plan its time, and `mac`: seconds per multiply-accumulate of a prediction."""

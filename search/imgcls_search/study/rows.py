@@ -1,8 +1,8 @@
-"""What a search writes down, each step in one transaction, in Optuna's own tables.
+"""Write a study's trials to Optuna's tables, one transaction per step.
 
-Optuna's storage takes a transaction for every attribute, value and state, and looks a trial up again for each; together
-they cost more than the decisions that they record. What is written here reads the same to Optuna; the tests hold it to
-what Optuna itself writes.
+Optuna's storage uses a transaction for every attribute, value and state, and looks a trial up again for each; together
+they cost more than the decisions that they record. Optuna reads these rows like its own; tests compare them with rows
+that Optuna writes.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ from imgcls_search.study.tables import (
 
 
 class EndedError(Exception):
-    """The trial was ended by somebody else, and takes no more."""
+    """Another process has ended the trial; it accepts no more writes."""
 
 
 class NumberTakenError(Exception):
-    """Somebody else has added a trial, and with it taken the number that another was to have."""
+    """Another process has added a trial with this number."""
 
 
 class Rows:
     """The trials of one study in the database."""
 
     def __init__(self, engine: sqlalchemy.Engine, study_id: int, access: Access | None = None) -> None:
-        """The engine is that of an Optuna storage which holds the study."""
+        """Take the engine of an Optuna storage that holds the study."""
         self.engine = engine
         self.study_id = study_id
         self.access = access or FileAccess()
@@ -58,11 +58,11 @@ class Rows:
         self.upserts = {table: upsert(self.insert, table) for table in (USER, SYSTEM, FACTS, NOTES)}
 
     def read(self, after: int = -1) -> list[FrozenTrial]:
-        """Return all trials by their numbers, as they stand at one moment, without the values that dashboards draw.
+        """Return a snapshot of all trials, ordered by number, without the values that dashboards draw.
 
-        With `after` only trials of a higher id are read: those that were added since.
+        With `after`, read only trials with a higher id: those that were added since.
 
-        Optuna's own reading parses every distribution of every trial again and takes several times as long.
+        Optuna's own reader parses every distribution of every trial again and takes several times as long.
 
         Raises:
             StudyError: the database cannot be read.
@@ -87,10 +87,10 @@ class Rows:
         distributions: Mapping[str, BaseDistribution],
         attributes: Mapping[str, Any],
     ) -> int:
-        """Write a running trial whole, and return its id.
+        """Write a running trial with all its rows, and return its id.
 
         Raises:
-            NumberTakenError: somebody else has added trials since they were read; nothing was written.
+            NumberTakenError: another process has added trials since they were read; nothing was written.
             StudyError: the database cannot be written.
         """
         trial = {"number": number, "study_id": self.study_id, "state": TrialState.RUNNING, "datetime_start": _now()}
@@ -98,7 +98,7 @@ class Rows:
 
         def step(connection: sqlalchemy.Connection, again: bool) -> int:
             if again and (known := connection.execute(sqlalchemy.select(TRIALS.c.trial_id).where(its_number)).scalar()):
-                # The earlier try was committed: who holds the study is alone to add trials.
+                # The earlier attempt was committed: only the holder of the study adds running trials.
                 return int(known)
             trial_id = int(connection.execute(TRIALS.insert().returning(TRIALS.c.trial_id), trial).scalar_one())
             count = sqlalchemy.select(sqlalchemy.func.count()).where(TRIALS.c.study_id == self.study_id)
@@ -117,10 +117,10 @@ class Rows:
         distributions: Mapping[str, BaseDistribution],
         attributes: Mapping[str, Any],
     ) -> None:
-        """Make a waiting trial, which somebody else added, a running one of ours.
+        """Turn a waiting trial that someone else added into a running one of ours.
 
         Raises:
-            EndedError: it waits no more.
+            EndedError: it no longer waits.
             StudyError: the database cannot be written.
         """
         begun = {"state": TrialState.RUNNING, "datetime_start": _now()}
@@ -137,10 +137,10 @@ class Rows:
         self.transact(step)
 
     def refuse(self, trial_id: int, reason: str) -> None:
-        """End a waiting trial, which somebody else added, as failed.
+        """End a waiting trial that someone else added as failed.
 
         Raises:
-            EndedError: it waits no more.
+            EndedError: it no longer waits.
             StudyError: the database cannot be written.
         """
         ended = {"state": TrialState.FAIL, "datetime_complete": _now()}
@@ -155,10 +155,10 @@ class Rows:
         self.transact(step, durable=True)
 
     def update(self, trial_id: int, attributes: Mapping[str, Any], *, value: tuple[int, float] | None = None) -> None:
-        """Write attributes of a running trial, and with them the value that it showed at an epoch.
+        """Write attributes of a running trial, and its value at an epoch if there is one.
 
         Raises:
-            EndedError: somebody ended the trial.
+            EndedError: another process has ended the trial.
             StudyError: the database cannot be written.
         """
 
@@ -168,7 +168,7 @@ class Rows:
             if value is not None:
                 shown, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(value[1])
                 if again:
-                    # Attributes replace each other; a step that an earlier try wrote would be refused.
+                    # Attributes are replaced, but a step that an earlier attempt wrote would be refused.
                     is_there = (STEPS.c.trial_id == trial_id) & (STEPS.c.step == value[0])
                     connection.execute(STEPS.delete().where(is_there))
                 entry = {"trial_id": trial_id, "step": value[0], "intermediate_value": shown}
@@ -184,10 +184,10 @@ class Rows:
         attributes: Mapping[str, Any],
         system_attributes: Mapping[str, Any],
     ) -> None:
-        """Write the end of a running trial and all that is to be said with it; it is on the disk when this returns.
+        """Write the end of a running trial with its values and attributes; it is on disk on return.
 
         Raises:
-            EndedError: somebody ended the trial.
+            EndedError: another process has ended the trial.
             StudyError: the database cannot be written.
         """
         ended = {"state": state, "datetime_complete": _now()}
@@ -216,26 +216,26 @@ class Rows:
         self._replace(FACTS, [row])
 
     def append_fact(self, name: str, entry: Mapping[str, Any]) -> list[Any]:
-        """Add an entry to a list that is an attribute of the study, also while others add to it, and return the list.
+        """Append to a list that is an attribute of the study, safely while others do so, and return the list.
 
         Raises:
-            StudyError: the database cannot be written, or the attribute is no list.
+            StudyError: the database cannot be written, or the attribute is not a list.
         """
         mark = {"id": uuid.uuid4().hex[:12], **entry}
         return self._change_list(name, lambda known: known if mark in known else [*known, mark])
 
     def mark_entry(self, name: str, which: str, marks: Mapping[str, Any]) -> list[Any]:
-        """Add to the entry of an id in a list that is an attribute of the study, and return the list.
+        """Update the entry with an id in a list that is an attribute of the study, and return the list.
 
         Raises:
-            StudyError: the database cannot be written, or the attribute is no list.
+            StudyError: the database cannot be written, or the attribute is not a list.
         """
         return self._change_list(
             name, lambda known: [{**entry, **marks} if entry.get("id") == which else entry for entry in known]
         )
 
     def read_fact(self, name: str) -> Any:
-        """Return an attribute of the study as a whole as it is now, None where there is none.
+        """Return the current value of an attribute of the study, or None if it is not set.
 
         Raises:
             StudyError: the database cannot be read.
@@ -246,13 +246,13 @@ class Rows:
             return None if text is None else json.loads(text)
 
     def read_list(self, connection: sqlalchemy.Connection, name: str) -> list[Any]:
-        """Return a list that is an attribute of the study; nobody else changes one until the transaction ends.
+        """Return a list that is an attribute of the study; it cannot change until the transaction ends.
 
         Raises:
-            StudyError: the attribute is no list.
+            StudyError: the attribute is not a list.
         """
         study = STUDIES.update().where(STUDIES.c.study_id == self.study_id)
-        # A write that changes nothing: others wait here until this list is theirs to read.
+        # Write without a change, to take the lock: others wait here for their turn to read the list.
         connection.execute(study.values(study_name=STUDIES.c.study_name))
         mine = (FACTS.c.study_id == self.study_id) & (FACTS.c.key == name)
         text = connection.execute(sqlalchemy.select(FACTS.c.value_json).where(mine)).scalar()
@@ -271,18 +271,18 @@ class Rows:
         return self.transact(step)
 
     def read_system_facts(self) -> dict[str, Any]:
-        """Return what Optuna and its dashboard keep about the study.
+        """Return the attributes that Optuna and its dashboard store for the study.
 
         Raises:
             StudyError: the database cannot be read.
         """
         query = sqlalchemy.select(NOTES.c["key", "value_json"]).where(NOTES.c.study_id == self.study_id)
         with explaining_damage(public_name(self.engine.url)), self.access.reading(self.engine) as connection:
-            # Keys that are no text are what damage left; nobody can ask for them.
+            # Keys that are not text come from damage; nothing looks them up.
             return {key: json.loads(text) for key, text in connection.execute(query) if isinstance(key, str)}
 
     def set_system_facts(self, facts: Mapping[str, Any]) -> None:
-        """Write several of what Optuna and its dashboard keep about the study, in one transaction.
+        """Write several of the attributes that Optuna and its dashboard store for the study, in one transaction.
 
         Raises:
             StudyError: the database cannot be written.
@@ -293,7 +293,7 @@ class Rows:
         self._replace(NOTES, rows)
 
     def read_end(self, trial_id: int) -> tuple[TrialState, tuple[float, ...] | None]:
-        """Return the state of a trial, and its values where it has some.
+        """Return the state of a trial, and its values if it has any.
 
         Raises:
             StudyError: the database cannot be read.
@@ -325,7 +325,7 @@ class Rows:
     def _is_ended_so(
         self, connection: sqlalchemy.Connection, trial_id: int, state: TrialState, attributes: Mapping[str, Any]
     ) -> bool:
-        """Tell whether an earlier try of an end was committed: the trial then has its attributes too."""
+        """Tell whether an earlier attempt was committed: the trial then has this state and these attributes."""
         ended = sqlalchemy.select(TRIALS.c.state).where(TRIALS.c.trial_id == trial_id)
         known = sqlalchemy.select(USER.c.key, USER.c.value_json).where(USER.c.trial_id == trial_id)
         written: dict[str, str] = dict(map(tuple, connection.execute(known)))
@@ -337,7 +337,7 @@ class Rows:
     def _by_trial(connection: sqlalchemy.Connection, which: Any, table: Any, *names: str) -> dict[int, list[Any]]:
         found: dict[int, list[Any]] = defaultdict(list)
         ours = sqlalchemy.select(TRIALS.c.trial_id).where(which)
-        # In the order in which they were written.
+        # In the order in which the rows were written.
         order = next(iter(table.primary_key.columns))
         query = sqlalchemy.select(table.c.trial_id, *table.c[names]).where(table.c.trial_id.in_(ours)).order_by(order)
         for trial_id, *rest in connection.execute(query):
@@ -345,7 +345,7 @@ class Rows:
         return found
 
     def _hold(self, connection: sqlalchemy.Connection, trial_id: int, state: TrialState = TrialState.RUNNING) -> None:
-        """Take the lock on a trial by a write that changes nothing, and see that it runs, or waits."""
+        """Lock a trial by a write that changes nothing, and check that it is in the given state."""
         is_so = (TRIALS.c.trial_id == trial_id) & (TRIALS.c.state == state)
         held = connection.execute(TRIALS.update().where(is_so).values(number=TRIALS.c.number))
         if held.rowcount == 0:
@@ -381,5 +381,5 @@ class Rows:
 
 
 def _now() -> datetime:
-    # Optuna keeps times in UTC without saying so.
+    # UTC without a time zone, since the columns of Optuna hold none.
     return datetime.now(timezone.utc).replace(tzinfo=None)

@@ -1,4 +1,4 @@
-"""What the `study` and `limits` sections may say."""
+"""The settings of the `study` and `limits` sections."""
 
 from __future__ import annotations
 
@@ -104,14 +104,14 @@ FREE_TO_CHANGE = (
     "training.devices",
     "image.cache_gb",
 )
-"""What may differ from one run of a study to the next; anything else would mix two searches in one table."""
+"""Settings that may differ between runs of a study; a change of any other would mix two searches in one table."""
 
 OF_POPULATION = ("cmaes", "nsga2")
 """Samplers that keep their state with the trials; it fits neither another space nor another sampler."""
 
 
 def is_free(path: str) -> bool:
-    """Tell whether a setting may differ from one run of a study to the next."""
+    """Tell whether a setting may differ between runs of a study."""
     # A folder of images may move; their fingerprint shows whether the images are the same.
     is_place = path.startswith("data.") and path.endswith((".root", ".file", ".download"))
     return path in (*FREE_TO_CHANGE, "unlabeled.folder.root") or is_place

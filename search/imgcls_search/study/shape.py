@@ -1,4 +1,4 @@
-"""What the values in a database must look like: JSON that nobody's hand has changed passes, and all else is named."""
+"""Check the values in a database: JSON as a search writes it passes; anything else is named in an error."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from imgcls_search.trial import Trial
 
 
 class _Epoch(TypedDict):
-    """What every epoch has beside its metrics."""
+    """Values of every epoch besides its metrics."""
 
     seconds: Finite
     epoch: Finite
 
 
 class _Config(TypedDict, total=False):
-    """What is read of a trial's configuration without building it."""
+    """The parts of a trial's configuration that are read without building it."""
 
     model: Mapping[str, Mapping[str, Any]]
 
 
 class _Origin(TypedDict, total=False):
-    """Where a trial of a merged study is from."""
+    """Where a trial of a merged study comes from."""
 
     study: str
     trial: Whole
@@ -49,7 +49,7 @@ class _Table(TypedDict):
 
 
 class Readable(Protocol):
-    """What is looked at of a record."""
+    """The parts of a record that are checked."""
 
     objectives: tuple[tuple[str, str], ...]
     facts: StudyFacts
@@ -57,11 +57,11 @@ class Readable(Protocol):
 
     @property
     def foreign_trials(self) -> Mapping[int, Any]:
-        """Trials of others, by number."""
+        """Trials that no search made, by number."""
 
 
 def refuse_misshapen(record: Readable) -> None:
-    """See that a record holds what commands read without a further look.
+    """Check the parts of a record that commands read without further checks.
 
     Raises:
         TypeError, ValueError, KeyError: something is not as a search writes it.
@@ -132,7 +132,7 @@ def _look_into(trial: Trial, num_objectives: int) -> None:
 
 
 def _must_be(value: Any, shape: Any, what: str) -> None:
-    """Compare a value with a type as it is declared: a class, a `TypedDict`, a list or mapping of types, a kind."""
+    """Check a value against a declared type: a class, a `TypedDict`, a list or mapping of types, a kind."""
     if (test := _test(shape)) is not None:
         if not test(value):
             raise TypeError(f"{what} is {_shown(value)}")
@@ -153,7 +153,7 @@ def _must_be(value: Any, shape: Any, what: str) -> None:
         _, inner = get_args(shape)
         test = _test(inner)
         for key, part in _mapping(value, what).items():
-            # Of a large study there are a million of them.
+            # A large study has a million of them.
             if test is None or not test(part):
                 _must_be(part, inner, f"{what}.{key}")
 
@@ -165,7 +165,7 @@ def _keys(shape: Any) -> dict[str, Any]:
 
 @cache
 def _test(shape: Any) -> Callable[[Any], bool] | None:
-    """Return what tells whether a value is of a type, None for types that have parts to look at."""
+    """Return a check of whether a value is of a type, or None for types with parts to check."""
     origin = get_origin(shape)
     if shape is Any:
         return lambda value: True

@@ -1,4 +1,4 @@
-"""A study in an SQLite file of its own."""
+"""A study in its own SQLite file."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class SqliteFile:
     """The file `<root>/<name>.db`."""
 
     def __init__(self, path: Path, draft: Path, name: str) -> None:
-        """The file is made under the name of the draft, in a folder that is there by then."""
+        """Create the file under the name `draft`, in a folder that exists by then."""
         self.path = path
         self.draft = draft
         self.name = name
@@ -30,14 +30,14 @@ class SqliteFile:
         return str(self.path)
 
     def exists(self) -> bool:
-        """Tell whether the study is there."""
+        """Tell whether the study exists."""
         return self.path.is_file()
 
     def must_exist(self) -> None:
-        """Refuse a study that is not there.
+        """Raise an error if the study does not exist.
 
         Raises:
-            StudyError: there is no such database; names near ones.
+            StudyError: there is no such database; the message suggests similar names.
         """
         if not self.exists():
             known = sorted(path.stem for path in self.path.parent.glob("*.db"))
@@ -45,7 +45,7 @@ class SqliteFile:
             raise StudyError(f"{self}: no such study{closest(self.path.stem, known)}{shown}")
 
     def open(self) -> RDBStorage:
-        """Open the database of a study that exists.
+        """Open the database of an existing study.
 
         Raises:
             StudyError: it is damaged, or not ours.
@@ -54,10 +54,10 @@ class SqliteFile:
 
     @contextmanager
     def making(self) -> Iterator[tuple[RDBStorage, str]]:
-        """Yield a new database and the name of the study to make in it; it is moved into place when whole.
+        """Yield a new database and the name of the study to create in it; move it into place when it is complete.
 
         Raises:
-            StudyError: it cannot be made.
+            StudyError: it cannot be created.
         """
         for leftover in self.draft.parent.glob(f"{self.draft.name}*"):
             leftover.unlink()
@@ -77,7 +77,7 @@ class SqliteFile:
             StudyError: it cannot be deleted.
         """
         try:
-            # The log first: beside another file of this name it would damage that one.
+            # Delete the log first: it would damage a later database of this name.
             for suffix in ("-wal", "-shm", ""):
                 self.path.with_name(f"{self.path.name}{suffix}").unlink(missing_ok=True)
         except OSError as error:
@@ -89,10 +89,10 @@ class SqliteFile:
         yield
 
     def holder(self, mark: Path) -> Holder | None:
-        """Return who works on the study: who keeps the mark in its folder."""
+        """Return who works on the study: the holder of the mark in its folder."""
         return holder_of(mark)
 
     def stamp(self) -> Any:
-        """Return what changes when the database does."""
+        """Return a value that changes when the database does."""
         paths = [path for path in (self.path, self.path.with_name(f"{self.path.name}-wal")) if path.exists()]
         return [(found.st_mtime_ns, found.st_size) for found in (path.stat() for path in paths)]

@@ -1,4 +1,4 @@
-"""The facts of a study as a whole: read once, and written to its database as they change."""
+"""The facts of a study: read once, and written to its database when they change."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from imgcls_search.study.writes import Writes
 
 
 class StoredFacts:
-    """What a study says of itself."""
+    """The facts of a study."""
 
     def __init__(self, study: optuna.Study, rows: Writes) -> None:
         """Read everything once."""
@@ -46,7 +46,7 @@ class StoredFacts:
 
     @property
     def val_images(self) -> int | None:
-        """How many images a score is from, by which its digits are counted; None where nobody noted it.
+        """Number of images behind a score, which decides how many digits to show; None if unknown.
 
         Those are the validation images, or those of all folds.
         """
@@ -67,10 +67,10 @@ class StoredFacts:
     def fact(self, name: Literal["data"]) -> DataFact: ...
 
     def fact(self, name: Literal["space", "data"]) -> SpaceFact | DataFact:
-        """Return a fact that every search notes when it makes its study.
+        """Return a fact that every search stores when it creates its study.
 
         Raises:
-            StudyError: it is gone.
+            StudyError: it is missing.
         """
         if name not in self.facts:
             engine = self.rows.engine
@@ -79,12 +79,12 @@ class StoredFacts:
         return self.facts[name]
 
     def read_requests(self) -> None:
-        """Take note of requests that others have left since."""
+        """Read the requests that others have added since."""
         if (requests := self.rows.read_fact("requests")) is not None:
             self.facts["requests"] = requests
 
     def refuse_request(self, which: str, reason: str) -> None:
-        """Note why a request cannot be tried."""
+        """Store why a request cannot be tried."""
         self.facts["requests"] = self.rows.mark_entry("requests", which, {"refused": reason})
 
     @overload
@@ -135,7 +135,7 @@ class StoredFacts:
         ],
         value: Any,
     ) -> None:
-        """Record a fact about the study as a whole."""
+        """Store a fact about the study as a whole."""
         self.rows.set_fact(name, value)
         self.facts[name] = value
 
@@ -149,7 +149,7 @@ class StoredFacts:
     def append_fact(self, name: Literal["requests"], entry: Request) -> None: ...
 
     def append_fact(self, name: Literal["runs", "test_openings", "requests"], entry: Any) -> None:
-        """Add an entry to a list of facts about the study as a whole, to which other processes may add at once."""
+        """Append to a list of facts about the study as a whole; other processes may append at the same time."""
         self.facts[name] = self.rows.append_fact(name, entry)
 
 

@@ -1,4 +1,4 @@
-"""How a study stands, as plain values that a screen or a script can show."""
+"""The state of a study as plain values, for a screen or a script."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class TrialSummary(TypedDict):
     trial: int
     state: ShownState
     values: dict[str, float]
-    """By objective; empty before its end."""
+    """By objective; empty until it ends."""
 
     sizes: dict[str, float]
     params: dict[str, Any]
@@ -34,10 +34,10 @@ class TrialSummary(TypedDict):
     """Of the last epoch, over all classes."""
 
     classes: dict[str, dict[str, float]]
-    """Precision, recall, F1 and support of each class at the end of a full training; with no images support alone."""
+    """Precision, recall, F1 and support of each class after a full training; without images, only support."""
 
     deployed: dict[str, float]
-    """What its network showed as it would be deployed."""
+    """Scores of its network as it would be deployed."""
 
     limited: dict[str, float]
     """The scores that limits name, once it is complete."""
@@ -46,14 +46,14 @@ class TrialSummary(TypedDict):
     seed: int
     reason: str | None
     sampler: str | None
-    """What it was drawn by; None where an earlier version did not note it."""
+    """The sampler that drew it; None if an older version did not store it."""
 
     pruner: str | None
     request: str | None
-    """Of the request that it answers."""
+    """Id of the request that it answers."""
 
     origin: str | None
-    """The study and the number that it had before studies were merged, as in `vit-monday:3`."""
+    """The study and number that it had before a merge, such as `vit-monday:3`."""
 
 
 class Failure(TypedDict):
@@ -79,7 +79,7 @@ class WorkedOnBy(TypedDict):
 
 
 class Expected(TypedDict):
-    """What as many trials again may bring, see `study.outlook.Outlook`."""
+    """The likely gain from doubling the number of trials, see `study.outlook.Outlook`."""
 
     metric: str
     trials: int
@@ -87,19 +87,19 @@ class Expected(TypedDict):
 
 
 class Summary(TypedDict):
-    """How a study stands."""
+    """The state of a study."""
 
     study: str
     state: Standing
     stands: str
-    """The same in words."""
+    """The state in words."""
 
     to_resume: int
     worked_on_by: WorkedOnBy | None
     objectives: dict[str, str]
     val_images: int | None
     trials: dict[str, int]
-    """How many in all, and in each state."""
+    """In total, and in each state."""
 
     rejected: dict[str, int]
     troubles: dict[str, int]
@@ -116,17 +116,17 @@ class Summary(TypedDict):
 
     runs: list[Run]
     usage: UsageSummary | None
-    """What the calls of `run` have cost; None where that was not measured."""
+    """The cost of all calls of `run`; None if it was not measured."""
 
     hardware: str
     backbones: dict[str, KnownBackbone]
-    """The pretrained networks that trials start from, also those that are being made."""
+    """The pretrained networks that trials start from, including those that are being made."""
 
 
 def summarise(record: Record, now: Activity | None = None) -> Summary:
-    """Return how a study stands, counts by state, rejections and troubles by reason, failures, the best trials.
+    """Return the state of a study: counts by state, rejections and troubles by reason, failures, the best trials.
 
-    `now` is whether somebody works on it, where that is known already.
+    `now` is its current activity, if known already.
 
     Raises:
         StudyError: its database cannot be reached.
@@ -172,7 +172,7 @@ def summarise(record: Record, now: Activity | None = None) -> Summary:
 
 
 def pretraining_lines(backbones: Mapping[str, KnownBackbone], state: Standing) -> list[str]:
-    """Return how the pretrained networks of a study stand, a line for each that is being made and one for the rest."""
+    """Return the state of a study's pretrained networks: a line for each that is being made, one for the rest."""
     counts = Counter(known.get("state", "made") for known in backbones.values())
     done = ", ".join(f"{counts[name]} {name}" for name in ("made", "failed") if counts[name])
     reasons = list(dict.fromkeys(known["reason"] for known in backbones.values() if "reason" in known))
@@ -180,7 +180,7 @@ def pretraining_lines(backbones: Mapping[str, KnownBackbone], state: Standing) -
 
 
 def stands_with_pretraining(found: Summary) -> str:
-    """Return how a study stands, in words, with the pretrained networks that are being made."""
+    """Return the state of a study in words, with the pretrained networks that are being made."""
     return "; ".join([found["stands"], *_made_now(found["backbones"], found["state"])])
 
 
@@ -196,7 +196,7 @@ def _made_now(backbones: Mapping[str, KnownBackbone], state: Standing) -> list[s
 
 
 def describe(trial: Trial, record: Record) -> TrialSummary:
-    """Return one trial with its values, sizes, parameters, last epoch, and what its network showed as deployed."""
+    """Return one trial with its values, sizes, parameters, last epoch, and the scores of its network as deployed."""
     values = trial.values or ()
     metrics, classes = by_class(trial.epochs[-1] if trial.epochs else {})
     deployed, classes_deployed = by_class(trial.scores.get(trial.epoch, {}))

@@ -1,4 +1,4 @@
-"""Optuna's own tables, and a trial as it is read from their rows."""
+"""Optuna's tables, and how to read a trial from their rows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ INSERTS: Mapping[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.
 
 
 def freeze(row: Any, params: Any, values: Any, user: Any, system: Any) -> FrozenTrial:
-    """Return a trial from its row and the rows that go with it, without the values that dashboards draw."""
+    """Return a trial from its row and the rows that belong to it, without the values that dashboards draw."""
     distributions = {name: read_distribution(text) for name, _, text in params}
     read = models.TrialValueModel.stored_repr_to_value
     return FrozenTrial(
@@ -47,14 +47,14 @@ def freeze(row: Any, params: Any, values: Any, user: Any, system: Any) -> Frozen
 
 @lru_cache(maxsize=4096)
 def read_distribution(text: str) -> BaseDistribution:
-    """Return a distribution as it was written; values of choices that Optuna warns of are no matter of who reads."""
+    """Parse a stored distribution; a reader cannot do anything about Optuna's warnings of choices."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Choices for a categorical distribution", category=UserWarning)
         return json_to_distribution(text)
 
 
 def upsert(insert: Any, table: Any) -> Any:
-    """Return the statement that writes an attribute, or replaces the one of its name."""
+    """Return the statement that writes an attribute or replaces an existing one."""
     statement = insert(table)
     owner = table.c.study_id if table in (FACTS, NOTES) else table.c.trial_id
     return statement.on_conflict_do_update(

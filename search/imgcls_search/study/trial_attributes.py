@@ -1,4 +1,4 @@
-"""How a trial is written into the attributes of its row, and read back."""
+"""Write a trial to the attributes of its row, and read it back."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ STATES: Mapping[TrialState, State] = {
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "fail",
 }
-"""Ours by Optuna's."""
+"""Our states by Optuna's."""
 
 _ARTIFACT = "artifacts:"
-"""How Optuna begins the names of attributes that tell of artifacts."""
+"""Prefix of Optuna's attributes for artifacts."""
 
 
 class PlanAttribute(TypedDict):
-    """What is decided about an open trial."""
+    """The decision about an open trial."""
 
     judged: int
     until: int
@@ -34,7 +34,7 @@ class PlanAttribute(TypedDict):
 
 
 class ScoreAttribute(TypedDict):
-    """What the network of a trial showed after an epoch, as it would be deployed."""
+    """Scores of a trial's network, as it would be deployed, after an epoch."""
 
     epoch: int
     metrics: dict[str, float]
@@ -45,20 +45,20 @@ class RejectionAttribute(TypedDict):
 
     params: dict[str, Any]
     distributions: dict[str, str]
-    """As Optuna writes them."""
+    """In Optuna's own format."""
 
     reason: str
 
 
 class StrategyAttribute(TypedDict):
-    """By what a trial was drawn."""
+    """The sampler and pruner of a trial."""
 
     sampler: dict[str, Any]
     pruner: dict[str, Any]
 
 
 class TrialAttributes(TypedDict, total=False):
-    """The attributes of a trial's row, beside its sizes (see `imgcls_search.trial.SIZES`) and what its network noted.
+    """The attributes of a trial's row, besides its sizes (see `imgcls_search.trial.SIZES`) and its network's notes.
 
     Those without a comment are the fields of `imgcls_search.trial.Trial`.
     """
@@ -74,7 +74,7 @@ class TrialAttributes(TypedDict, total=False):
     epochs: list[dict[str, float]]
     scores: list[ScoreAttribute]
     seconds: float
-    """Of its epochs together, once it has ended."""
+    """Total of its epochs, once it has ended."""
 
     reason: str
     deaths: int
@@ -82,14 +82,14 @@ class TrialAttributes(TypedDict, total=False):
     troubles: list[str]
     worker: str
     log: str
-    """The file, from the folder of the studies on."""
+    """The path of the file, relative to the folder of the studies."""
 
     place: int
-    """How many trials the study had before it, where trials of others are among them."""
+    """How many trials began before it; only for a trial that was enqueued."""
 
 
 def attributes_of(trial: Trial) -> TrialAttributes:
-    """Return what is written of a trial that begins."""
+    """Return the attributes to write for a trial that begins."""
     attributes = {
         "config": trial.candidate.config.to_dict(),
         "seed": trial.seed,
@@ -104,7 +104,7 @@ def attributes_of(trial: Trial) -> TrialAttributes:
 
 
 def strategy_of(sampler: Mapping[str, Any], pruner: Mapping[str, Any]) -> StrategyAttribute:
-    """Return what is written of the strategy that a trial was drawn by, the arguments of both included."""
+    """Return the attribute for the sampler and pruner of a trial, including their arguments."""
     return {"sampler": TrialConfig.from_dict(sampler).to_dict(), "pruner": TrialConfig.from_dict(pruner).to_dict()}
 
 
@@ -144,7 +144,7 @@ def read_trial(frozen: FrozenTrial, metric: str) -> Trial:
 
 
 def artifact_attributes(trial: Trial) -> dict[str, str]:
-    """Return what `optuna.artifacts.upload_artifact` would note of a trial's pictures."""
+    """Return the attributes that `optuna.artifacts.upload_artifact` would write for a trial's pictures."""
     notes = {}
     for key, name in (trial.pictures or {}).items():
         meta = {"artifact_id": key, "filename": name, "mimetype": "image/png", "encoding": None}
@@ -153,7 +153,7 @@ def artifact_attributes(trial: Trial) -> dict[str, str]:
 
 
 def plan_of(trial: Trial) -> PlanAttribute:
-    """Return what is decided about an open trial."""
+    """Return the decision about an open trial."""
     return {"judged": trial.judged, "until": trial.until, "paused": trial.state == "paused"}
 
 

@@ -1,4 +1,4 @@
-"""What a study has cost, in words: seconds by device, and the share of their time that workers waited."""
+"""The cost of a study, in words: seconds by device, and the share of time that workers waited."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Spent = Literal[
     "decision",
     "idle",
 ]
-"""What a worker's time goes to."""
+"""Activities of workers."""
 
 WORK = ("training", "pretraining")
 
@@ -36,30 +36,30 @@ IN_WORDS: Mapping[str, str] = {
     "decision": "a decision",
     "idle": "no trial left to start",
 }
-"""What workers wait for."""
+"""Reasons for which workers wait."""
 
 LEAST_SHARE = 0.005
-"""Of a reason that is named."""
+"""The smallest share that is shown."""
 
 
 class UsageSummary(TypedDict):
-    """What a study has cost."""
+    """The cost of a study."""
 
     devices: dict[str, float]
     """Seconds in use, by device; on a CPU those of all its processes."""
 
     workers: dict[str, float]
-    """Seconds of all workers, by what they went to."""
+    """Seconds of all workers, by activity."""
 
     waiting: float
-    """Share of that time in which nothing was trained."""
+    """Share of that time without training."""
 
     waiting_for: dict[str, float]
-    """The same by reason, the largest first."""
+    """That share by reason, the largest first."""
 
 
 def summarise_usage(usage: UsageFact | None) -> UsageSummary | None:
-    """Return what a study has cost; None where nobody has measured it."""
+    """Return the cost of a study, or None if it was not measured."""
     total = sum(usage["workers"].values()) if usage is not None else 0.0
     if usage is None or total <= 0:
         return None
@@ -73,7 +73,7 @@ def summarise_usage(usage: UsageFact | None) -> UsageSummary | None:
 
 
 def usage_lines(found: UsageSummary | None, hardware: str = "") -> list[str]:
-    """Return what a study has cost in lines for a person."""
+    """Return the cost of a study as lines for a person."""
     if found is None:
         return []
     devices = ", ".join(f"{name} {durations.show(seconds)}" for name, seconds in sorted(found["devices"].items()))

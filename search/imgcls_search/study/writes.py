@@ -1,4 +1,4 @@
-"""The steps in which a record is written."""
+"""The interface for writing a record."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from imgcls_search.study.database import Step, T
 
 
 class Writes(Protocol):
-    """Where a record's steps go: `Rows`, or nowhere in a replay."""
+    """Where a record writes to: `Rows`, or nowhere in a replay."""
 
     engine: Any
-    """What holds the connection, None where there is none."""
+    """The engine of the database, None if there is none."""
 
     def read(self, after: int = -1, /) -> list[FrozenTrial]:
-        """Return all trials by their numbers, or those of a higher id than `after`."""
+        """Return all trials ordered by number, or only those with a higher id than `after`."""
 
     def claim(
         self,
@@ -43,7 +43,7 @@ class Writes(Protocol):
         attributes: Mapping[str, Any],
         /,
     ) -> int:
-        """Write a running trial whole, and return its id."""
+        """Write a running trial with all its rows, and return its id."""
 
     def update(
         self, trial_id: int, attributes: Mapping[str, Any], /, *, value: tuple[int, float] | None = None
@@ -54,16 +54,16 @@ class Writes(Protocol):
         """Write a fact about the study as a whole."""
 
     def append_fact(self, name: str, entry: Mapping[str, Any], /) -> list[Any]:
-        """Add an entry to a list that is a fact about the study as a whole, and return the list."""
+        """Append to a list that is a fact about the study as a whole, and return the list."""
 
     def mark_entry(self, name: str, which: str, marks: Mapping[str, Any], /) -> list[Any]:
-        """Add to the entry of an id in a list that is a fact about the study as a whole, and return the list."""
+        """Update the entry with an id in a list that is a fact about the study as a whole, and return the list."""
 
     def read_fact(self, name: str, /) -> Any:
-        """Return a fact about the study as it is now, None where there is none."""
+        """Return the current value of a fact about the study, or None if it is not set."""
 
     def read_list(self, connection: sqlalchemy.Connection, name: str, /) -> list[Any]:
-        """Return a list of facts, which nobody else changes until the transaction of a connection ends."""
+        """Return a list of facts, which cannot change until the transaction of the connection ends."""
 
     @property
     def upserts(self) -> Mapping[Any, Any]:
@@ -73,7 +73,7 @@ class Writes(Protocol):
         """Do a step in one transaction."""
 
     def read_end(self, trial_id: int, /) -> tuple[TrialState, tuple[float, ...] | None]:
-        """Return the state of a trial, and its values where it has some."""
+        """Return the state of a trial, and its values if it has any."""
 
     def end(
         self,

@@ -1,1 +1,1 @@
-"""Where a study is shown besides its own database: one client for each tracker, each in a process of its own."""
+"""Show a study outside its own database: one client per tracker, each in its own process."""

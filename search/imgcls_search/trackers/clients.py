@@ -1,4 +1,4 @@
-"""One client for each tracker, through the tracker's own package; each keeps several trials open at a time."""
+"""One client per tracker, using the tracker's own package; each keeps several trials open at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Settings = Mapping[str, Any]
 
 
 class Client(Protocol):
-    """One tracker. A run is what the tracker calls a trial; the tracker knows it by its name in later calls."""
+    """One tracker. Trackers call a trial a run; later calls identify it by its name."""
 
     def begin(self, trial: TrialBegan, known: str | None) -> str:
         """Open the run of a trial, a new one unless its name is `known`; return its name."""
@@ -26,7 +26,7 @@ class Client(Protocol):
         """Add how the trial ended, and close its run."""
 
     def close(self) -> None:
-        """Write what is not yet written."""
+        """Write everything that is not written yet."""
 
 
 class TensorBoardClient:
@@ -76,10 +76,10 @@ class TensorBoardClient:
 
 
 class MLflowClient:
-    """Runs below the study's, as MLflow's own page nests them."""
+    """Runs nested below the run of the study, as MLflow's page shows them."""
 
     def __init__(self, settings: Settings, study: StudyFacts) -> None:
-        # A client waits here for a server that is away; a failed call is made again later.
+        # Do not wait long for a server that is away; a failed call is repeated later.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
         from mlflow import MlflowClient
@@ -120,7 +120,7 @@ class MLflowClient:
         self.client.set_terminated(run, {"complete": "FINISHED", "fail": "FAILED"}.get(trial.state, "KILLED"))
 
     def close(self) -> None:
-        """Say that the study rests."""
+        """Mark the run of the study as finished."""
         self.client.set_terminated(self.parent, "FINISHED")
 
     def _study_run(self) -> str:
@@ -136,7 +136,7 @@ class MLflowClient:
         from mlflow.entities import Metric, Param
 
         now = int(1000 * time.time())
-        # A call takes at most this many of each.
+        # A call takes at most 100 of each.
         given = [Param(_plain(name), str(value)[:6_000]) for name, value in (params or {}).items()]
         measured = [Metric(_plain(name), float(value), now, step) for name, value in (metrics or {}).items()]
         for start in range(0, max(len(given), len(measured)), 100):
@@ -144,7 +144,7 @@ class MLflowClient:
 
 
 class WandbClient:
-    """Runs in a group of the study's name."""
+    """Runs in a group with the study's name."""
 
     def __init__(self, settings: Settings, study: StudyFacts) -> None:
         self.settings, self.study = settings, study
@@ -173,7 +173,7 @@ class WandbClient:
         opened.finish(exit_code=1 if trial.state == "fail" else 0)
 
     def close(self) -> None:
-        """Close all runs; those of trials that go on are opened again then."""
+        """Close all runs; those of trials that resume later are opened again."""
         for opened in self.runs.values():
             opened.finish()
 
@@ -205,7 +205,7 @@ CLIENTS: Mapping[str, Callable[[Settings, StudyFacts], Client]] = {
 
 
 def _plain(name: str) -> str:
-    """Return a name of letters, digits and `_-./` only, which every tracker takes."""
+    """Return a name with only letters, digits and `_-./`, which every tracker accepts."""
     return "".join(letter if letter.isascii() and (letter.isalnum() or letter in "_-./") else "_" for letter in name)
 
 

@@ -1,4 +1,4 @@
-"""What a run tells a tracker."""
+"""Messages from a run to a tracker."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ class StudyFacts:
 
     name: str
     identity: str
-    """Of the study, whatever it is called, so that another of the same name is not taken for it."""
+    """An id that distinguishes the study from another one of the same name."""
 
     notes: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialBegan:
-    """A trial with what was sampled for it."""
+    """A trial with its sampled parameters."""
 
     trial: int
     params: Mapping[str, str | int | float | bool | None]
@@ -30,7 +30,7 @@ class TrialBegan:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochMeasured:
-    """What an epoch measured."""
+    """The metrics of an epoch."""
 
     trial: int
     epoch: int
@@ -50,7 +50,7 @@ class TrialEnded:
 
     reason: str = ""
     pictures: Mapping[str, Path] = field(default_factory=dict)
-    """Files by the names that people know them by."""
+    """Files by the names that people see."""
 
 
 @dataclass(frozen=True)

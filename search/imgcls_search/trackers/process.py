@@ -1,4 +1,4 @@
-"""The process of one tracker: it takes messages, hands them on, and tries again later what did not go through."""
+"""The process of one tracker: it receives messages, forwards them, and retries later what failed."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from imgcls_search.trackers.clients import CLIENTS, Client
 from imgcls_search.trackers.messages import End, EpochMeasured, Message, StudyFacts, TrialBegan, TrialEnded
 
 AGAIN_SECONDS = 30.0
-"""How long to wait before a tracker that did not answer is tried again."""
+"""How long to wait before retrying a tracker that did not answer."""
 
 MOST_WAITING = 200_000
-"""Messages that are kept for it meanwhile."""
+"""Most messages that are kept for it meanwhile."""
 
 MOST_LETTERS = 300
-"""Of what a tracker says is wrong."""
+"""Most characters of a tracker's error to report."""
 
 SAVE_SECONDS = 5.0
-"""A run that is killed has at most so much handed on twice."""
+"""How often progress is saved: if a run is killed, at most this much is sent twice."""
 
 
 @dataclass
 class Logged:
-    """What a tracker has of a study already, by trial."""
+    """The parts of a study that a tracker already has, by trial."""
 
     runs: dict[str, str] = field(default_factory=dict)
     epochs: dict[str, int] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class Logged:
 
     @classmethod
     def read(cls, file: Path, target: Mapping[str, Any]) -> Logged:
-        """Return what a file says, as far as it is of the same target."""
+        """Read a file; if it is for another target, it counts as empty."""
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             known = json.loads(file.read_text(encoding="utf-8"))
             if known["target"] == dict(target):
@@ -50,14 +50,14 @@ class Logged:
         return cls()
 
     def write(self, file: Path, target: Mapping[str, Any]) -> None:
-        """Write it, whole or not at all."""
-        # What cannot be written is logged twice at worst.
+        """Write the file, as a whole or not at all."""
+        # If this fails, messages are logged twice at worst.
         with contextlib.suppress(OSError):
             ended = {"runs": self.runs, "epochs": self.epochs, "ended": sorted(self.ended)}
             atomic.write_text(file, json.dumps({"target": dict(target), **ended}))
 
     def has(self, message: Message) -> bool:
-        """Tell whether the tracker has what a message says."""
+        """Tell whether the tracker already has what a message says."""
         match message:
             case TrialBegan(trial=trial):
                 return trial in self.ended
@@ -69,8 +69,8 @@ class Logged:
 
 
 def main(connection: Connection, name: str, settings: Mapping[str, Any], study: StudyFacts, file: Path) -> None:
-    """Hand on messages until the run ends or dies."""
-    # Trackers like to talk; what is wrong goes to the run.
+    """Forward messages until the run ends or dies."""
+    # Silence the tracker's own output; errors go to the run.
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):
         os.dup2(nowhere, stream)
@@ -79,7 +79,7 @@ def main(connection: Connection, name: str, settings: Mapping[str, Any], study: 
 
 
 class TrackerQueue:
-    """Keeps what is to be said until the tracker has taken it."""
+    """Keeps messages until the tracker has accepted them."""
 
     def __init__(
         self,
@@ -105,12 +105,12 @@ class TrackerQueue:
         return {**self.settings, "study": self.study.identity}
 
     def work(self) -> None:
-        """Go on until all is said, or the run is gone."""
+        """Work until everything is sent, or the run is gone."""
         while not (self.is_ending and not self.waiting):
             try:
                 self._listen()
             except (EOFError, OSError):
-                # The run is gone: what is known is handed on, if the tracker takes it now.
+                # The run is gone: send what is left, if the tracker accepts it now.
                 self.is_ending = True
             if self.waiting and time.monotonic() >= self.not_before:
                 self._hand_on()
@@ -123,7 +123,7 @@ class TrackerQueue:
         self._tell(("end", len(self.waiting)))
 
     def _listen(self) -> None:
-        """Take what the run has sent; wait for it where there is nothing else to do."""
+        """Take messages from the run; wait for them if there is nothing else to do."""
         patience = None if not self.waiting else max(0.0, min(self.not_before - time.monotonic(), AGAIN_SECONDS))
         while not self.is_ending and self.connection.poll(patience):
             message: Message = self.connection.recv()

@@ -1,4 +1,4 @@
-"""What `study.log` may say, and which clients there are."""
+"""The settings of `study.log`, and the trackers that it may name."""
 
 from __future__ import annotations
 

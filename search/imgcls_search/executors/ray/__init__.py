@@ -1,1 +1,1 @@
-"""Trials on a Ray cluster. Nothing here imports Ray before `cluster.join` was called."""
+"""Trials on a Ray cluster. Nothing here imports Ray before `cluster.join` is called."""

@@ -1,4 +1,4 @@
-"""Which Ray cluster a search runs on, whether it is fit for it, and how many workers it holds."""
+"""Connect to the Ray cluster of a search, check that it fits, and lay out its workers."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ ANSWER_SECONDS = 5.0
 """How long an address may take to answer."""
 
 LOOK_SECONDS = 60.0
-"""How long the nodes may take to tell what they are: each starts a process for it."""
+"""How long the nodes may take to report their version: each starts a process for it."""
 
 OBJECT_STORE_BYTES = 128 * 2**20
-"""For a cluster on this machine alone, whose workers write their files themselves."""
+"""Of a cluster on this machine only, whose workers write their files themselves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,28 +36,28 @@ class Layout:
 
     count: int
     devices: Sequence[str]
-    """What each trains on, as it sees it."""
+    """The devices of each worker, as it names them."""
 
     resources: Mapping[str, float]
-    """What Ray is to set aside for each."""
+    """The resources that Ray reserves for each worker."""
 
     hardware: str
     """The cluster in words."""
 
 
 def join(address: str) -> None:
-    """Connect to the cluster at an address or to the one that this machine is of (`auto`), or start one here (`local`).
+    """Connect to the cluster at an address or to that of this machine (`auto`), or start one here (`local`).
 
     Raises:
-        ClusterError: Ray is not installed, nobody answers, or the cluster does not take this process.
+        ClusterError: Ray is not installed, nobody answers, or the cluster refuses this process.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    # What Ray has to say of workers and nodes that died, pages of it, is said by the run in a line.
+    # Skip Ray's pages of messages about dead workers and nodes: the run reports each in one line.
     os.environ["RAY_DEDUP_LOGS_SKIP_REGEX"] = "."
     if address == "local":
-        # The way of Ray's desktop installations: all its ports are then open to this machine only.
+        # As in Ray's desktop installations: all its ports are then open to this machine only.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        # Trials are what this cluster is for; by Ray's own setting they would give way to anything else.
+        # This cluster is only for trials; with Ray's own niceness they would give way to all other processes.
         os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray spells it so
     try:
         import ray
@@ -80,15 +80,15 @@ def join(address: str) -> None:
         with processes.deaf_to_terminal(), _working_beside_package():
             ray.init(address=address, log_to_driver=False, configure_logging=False, **own)
     except Exception as error:
-        # Ray has no class of its own for what can go wrong here.
+        # Ray has no exception class for the errors that can happen here.
         raise ClusterError(f"--cluster {address}: {first_line(error)}") from error
 
 
 @contextlib.contextmanager
 def _working_beside_package() -> Iterator[None]:
-    """Have Ray's processes look for modules where this package is, and not in the user's working folder.
+    """Make Ray's processes look for modules where this package is, and not in the user's working folder.
 
-    Ray puts the folder in which `ray.init` is called first on the path of every worker, and that of the script.
+    Ray prepends the folder in which `ray.init` is called, and that of the script, to the path of every worker.
     """
     before, path = Path.cwd(), list(sys.path)
     sys.path[:] = own_code.module_path()
@@ -101,20 +101,20 @@ def _working_beside_package() -> Iterator[None]:
 
 
 def leave() -> None:
-    """Disconnect; a cluster that `join` started ends."""
+    """Disconnect; this ends a cluster that `join` started."""
     import ray
 
     ray.shutdown()
 
 
 def lay_out(wanted: str, workers: int | None, most: int, devices: int | Literal["auto"] = 1) -> Layout:
-    """Return what workers the cluster holds, at most `most`: one a GPU or a CPU, or more `workers` that share them.
+    """Return the workers that fit on the cluster, at most `most`: one per GPU or CPU, or more `workers` that share.
 
-    With several `devices` to a worker, each has as many of one node for itself: Ray places an actor, with all that it
-    asks for, on one node.
+    With several `devices` per worker, each has that many of one node for itself: Ray places an actor, with all its
+    resources, on one node.
 
     Raises:
-        ClusterError: the cluster does not have the device that `training.device` asks for, or not as many.
+        ClusterError: the cluster does not have the device of `training.device`, or too few of it.
     """
     nodes = _nodes()
     gpus, cpus = (int(sum(node["Resources"].get(kind, 0) for node in nodes)) for kind in ("GPU", "CPU"))
@@ -128,7 +128,7 @@ def lay_out(wanted: str, workers: int | None, most: int, devices: int | Literal[
     each = _devices_each(devices, by_node, workers, kind)
     held = sum(count // each for count in by_node)
     count = workers or held
-    # Ray counts in ten-thousandths, and more than one of anything in whole numbers.
+    # Ray counts in ten-thousandths, and in whole numbers above one.
     share = each if each > 1 else 10_000 // math.ceil(count / held) / 10_000
     if each > 1 and count > held:
         raise ClusterError(
@@ -143,13 +143,13 @@ def lay_out(wanted: str, workers: int | None, most: int, devices: int | Literal[
 
 
 def _devices_each(wanted: int | Literal["auto"], by_node: Sequence[int], workers: int | None, kind: str) -> int:
-    """Return how many devices a worker has, all of one node; `by_node` says how many each has."""
+    """Return how many devices a worker has, all on one node; `by_node` has the number of devices on each node."""
     most = max(by_node)
     if wanted != "auto":
         if wanted > most:
             raise ClusterError(f"training.devices: {wanted}: no node of the cluster has more than {most} {kind}(s)")
         return wanted
-    # The largest number of which there are enough.
+    # The largest number that still gives enough workers.
     fitting = [each for each in range(1, most + 1) if sum(count // each for count in by_node) >= (workers or 1)]
     return max(fitting, default=1)
 
@@ -171,16 +171,16 @@ def only_node(layout: Layout) -> str:
 
 
 def refuse_strangers(nodes: Sequence[str] | None = None) -> None:
-    """Refuse nodes, all unless they are named, that have another version of this package.
+    """Refuse nodes that have another version of this package; check all nodes unless some are named.
 
     Raises:
-        ClusterError: one does; or one does not answer.
+        ClusterError: one has, or does not answer.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     def told() -> tuple[str, str] | None:
-        # Pickled whole, as the package may not be there.
+        # Pickled by value, since the package may be missing there.
         import hashlib
         import pathlib
 

@@ -1,4 +1,4 @@
-"""Trials on the nodes of a Ray cluster: one actor a slot, which lives for many trials."""
+"""Trials on the nodes of a Ray cluster: one actor per slot, which lives for many trials."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ from imgcls_search.models import weights_files
 from imgcls_search.protocol import Event, Failed, Job, Message, Stopped, WorkerDied
 
 PATIENCE_SECONDS = 15.0
-"""A worker that says nothing for so long, not even that there is nothing to say, is taken for lost."""
+"""A worker that sends nothing for this long, not even an empty report, counts as lost."""
 
 LISTENING_SECONDS = 1.0
 """The run listens at least this often while it works."""
 
 RETRY_SECONDS = 0.5
-"""After so long a station that could not be reached is asked again."""
+"""How long to wait before asking a station again that could not be reached."""
 
 MOST_FAILED_STARTS = 3
-"""Actors of one slot in a row that may die before they say a word."""
+"""Actors of one slot that may die in a row before they report anything."""
 
 END_SECONDS = 2.0
 """How long an actor may take to end its worker process before it is killed."""
 
 WAITING_SECONDS = 5.0
-"""How often it is said of a job that it waits for a worker, which is no fault of its trial's."""
+"""How often to report that a job waits for a worker, so that this does not count as silence of its trial."""
 
 
 class RayExecutor(SlotsExecutor["_RaySlot"]):
@@ -60,8 +60,8 @@ class RayExecutor(SlotsExecutor["_RaySlot"]):
     ) -> None:
         """Ask Ray for the workers of a layout, all on one `node` if it is named.
 
-        `code` are the digests of a person's own functions, which must be the same there. `folder` is the study's;
-        nodes that see it work there, to and from others the files travel.
+        `code` holds the digests of user functions, which must be the same there. `folder` is the study's; nodes that
+        see it work in it, and files are sent to and from the others.
         """
         self.root = folder.parent.resolve()
         self.say = say
@@ -69,7 +69,7 @@ class RayExecutor(SlotsExecutor["_RaySlot"]):
         """Decoded images that were put into the object store, by their folder."""
         self.known_nodes = {entry["NodeID"] for entry in ray.nodes()}
         self.waiting: Job | None = None
-        """A job that came while no worker was there."""
+        """A job that came while no worker could take it."""
         self.told_at = self.listened_at = self.clock()
         self.marker = folder.resolve() / "meeting"
         token = secrets.token_hex(16)
@@ -96,7 +96,7 @@ class RayExecutor(SlotsExecutor["_RaySlot"]):
         super().__init__([_RaySlot(f"worker-{index}", hire, self._parcel) for index in range(layout.count)])
 
     def free_slots(self) -> int:
-        """Return how many workers have nothing to do; one job is taken too while no worker is there at all."""
+        """Return how many workers are free; while there is no worker at all, one job is accepted too."""
         if self.waiting is not None:
             return 0
         nobody = self.alone is None and not any(slot.is_ready for slot in self.workers)
@@ -119,7 +119,7 @@ class RayExecutor(SlotsExecutor["_RaySlot"]):
             super().start(job)
 
     def _keep(self, job: Job) -> None:
-        """Keep a job until a worker is free that can do it, or say that there is none such."""
+        """Keep a job until a worker that can do it is free, or fail it if there is no such worker."""
         if job.config.is_pretraining and all(slot.is_ready and not slot.is_shared for slot in self.workers):
             reason = f"no node of the cluster sees {self.root}, where the images to pretrain on are"
             self.events.append(Failed(trial=job.trial, kind="error", reason=reason))
@@ -127,7 +127,7 @@ class RayExecutor(SlotsExecutor["_RaySlot"]):
             self.waiting = job
 
     def _fit_for(self, job: Job) -> list[_RaySlot]:
-        """Return the free workers that can do a job: images to pretrain on do not travel."""
+        """Return the free workers that can do a job: images to pretrain on are not sent to nodes."""
         return [slot for slot in self._free() if slot.is_shared or not job.config.is_pretraining]
 
     def _choose(self, job: Job, free: Sequence[_RaySlot]) -> _RaySlot:
@@ -180,7 +180,7 @@ class RayExecutor(SlotsExecutor["_RaySlot"]):
         try:
             report: Report = ray.get(reply)
         except (ActorUnavailableError, ObjectLostError):
-            # A network that may heal; nothing is lost, as all is said again until it is answered.
+            # The network may recover; nothing is lost, since messages are repeated until they are answered.
             slot.ask_later(self.clock())
         except RayActorError as error:
             self._lose(slot, _why(error))
@@ -203,8 +203,8 @@ class RayExecutor(SlotsExecutor["_RaySlot"]):
         self._attend_alone()
 
     def _look_after(self, heard: Sequence[_RaySlot]) -> None:
-        """Record those that did not answer."""
-        # A run that was stopped itself, or waited for a lock, has not listened meanwhile.
+        """Replace workers that have been silent for too long."""
+        # A run that was suspended, or waited for a lock, has not listened meanwhile.
         seconds = min(self.clock() - self.listened_at, LISTENING_SECONDS)
         self.listened_at = self.clock()
         for slot in self.workers:
@@ -216,7 +216,7 @@ class RayExecutor(SlotsExecutor["_RaySlot"]):
             self.events.append(Event(trial=self.waiting.trial))
 
     def _lose(self, slot: _RaySlot, why: str) -> None:
-        """Take note of an actor's death, and ask for another."""
+        """Report an actor's death, and ask for another one."""
         if not slot.is_ready:
             slot.failed_starts += 1
             if slot.failed_starts == MOST_FAILED_STARTS:
@@ -245,7 +245,7 @@ class RayExecutor(SlotsExecutor["_RaySlot"]):
 
 
 class _RaySlot(Slot):
-    """The run's end of one actor. What is said is numbered and said again until the actor has it."""
+    """The run's end of one actor. Messages are numbered and repeated until the actor has them."""
 
     def __init__(self, name: str, hire: Callable[[str], Any], parcel: Callable[..., JobParcel]) -> None:
         super().__init__(name)
@@ -264,7 +264,7 @@ class _RaySlot(Slot):
         self.unheard: list[tuple[int, Any]] = []
         self.retry_at: float | None = None
         self.actor = self.hire(self.name)
-        # Answered as soon as the actor lives.
+        # Answered as soon as the actor is alive.
         self.reply: Any = self.actor.listen.remote(-1)
 
     def tell(self, message: Message) -> None:
@@ -278,7 +278,7 @@ class _RaySlot(Slot):
         self.actor.hear.remote(self.unheard[-1:])
 
     def read(self, report: Report, root: Path) -> list[Event]:
-        """Take a report; return the events in it that are new, after writing the files that came with them."""
+        """Write the files that came with the new events of a report, and return these events."""
         self.is_ready, self.is_shared, self.label = True, report.is_shared, f"{self.name}@{report.ip}"
         self.silence, self.failed_starts = 0.0, 0
         self.unheard = [entry for entry in self.unheard if entry[0] > report.heard]
@@ -291,11 +291,11 @@ class _RaySlot(Slot):
         return [news.event for news in fresh]
 
     def ask_later(self, now: float) -> None:
-        """Take note that the actor could not be reached."""
+        """Schedule a retry, since the actor could not be reached."""
         self.reply, self.retry_at = None, now + RETRY_SECONDS
 
     def ask_again(self, now: float) -> None:
-        """Say again what may be lost, if it is time for it."""
+        """Repeat messages that may be lost, if it is time for it."""
         if self.retry_at is not None and now >= self.retry_at:
             self.retry_at = None
             if self.unheard:
@@ -309,12 +309,12 @@ class _RaySlot(Slot):
 
     def end(self) -> None:
         """End the actor and its worker now."""
-        # A process of its own outlives an actor that is killed by the moment in which it notices.
+        # Otherwise the worker process would outlive a killed actor until it notices.
         ray.wait([self.actor.end.remote()], timeout=END_SECONDS if self.is_ready else 0)
         ray.kill(self.actor)
 
     def replace(self) -> None:
-        """Ask for another actor in place of one that is dead or out of reach."""
+        """Ask for another actor in place of one that is dead or cannot be reached."""
         with contextlib.suppress(ValueError):
             ray.kill(self.actor)
         self.job = None
@@ -327,7 +327,7 @@ def _absolute(path: str) -> str:
 
 
 def _why(error: RayActorError) -> str:
-    """Return in few words why an actor is dead."""
+    """Return briefly why an actor is dead."""
     text = str(error)
     if "node has died" in text:
         return "its node was lost"

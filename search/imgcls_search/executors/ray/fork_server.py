@@ -1,7 +1,7 @@
-"""What a run's worker processes on a node are forked from; Linux only.
+"""The fork server of a run's worker processes on a node; Linux only.
 
 It outlives the actors, so that the worker of a new one does not wait until torch is imported. On the run's own node it
-is forked from what the run's other processes are forked from.
+is itself forked from the fork server of the run's other processes.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from imgcls_search import digests
 from imgcls_search.executors import processes
 
 LINGER_SECONDS = 60.0
-"""How long it waits for the next actor while none has a process."""
+"""How long it waits for the next actor while no actor has a process."""
 
 
 def fork_key(token: str, node: str) -> str:
-    """Return what the actors of a run, known by its token, share on a node."""
+    """Return the key that the actors of a run, identified by its token, share on a node."""
     return f"{token} {node}"
 
 
 class ForkServer:
-    """An actor's way to it."""
+    """An actor's client of the fork server."""
 
     def __init__(self, folder: Path, key: str) -> None:
-        """Take the one of a key, which all actors of a run on a node share; only the user may enter `folder`."""
+        """Use the server of a key, which all actors of a run on a node share; only the user may enter `folder`."""
         self.lock = FileLock(folder / "fork-server.lock")
         self.address = folder / f"{digests.of_text(key)[:16]}.socket"
 
     def start(self, target: Callable[..., None], _name: str, *arguments: Any) -> tuple[Forked, Connection]:
-        """Start `target(connection, *arguments)` in a process of its own, without waiting for it; see `processes`."""
+        """Start `target(connection, *arguments)` in a new process, without waiting for it; see `processes`."""
         ours, theirs = multiprocessing.Pipe()
         line = self._call()
         socket.send_fds(line, [b"fork"], [theirs.fileno()])
@@ -54,7 +54,7 @@ class ForkServer:
         return Forked(line), ours
 
     def lend(self) -> Callable[[], None]:
-        """Begin it before the actors do, with the torch of this process's own; return what ends it."""
+        """Start the server before the actors do, forked with torch already imported; return a function that ends it."""
         with self.lock, self._listen() as listener:
             process, connection = processes.start(_serve, "fork server", listener, os.getpid())
 
@@ -72,7 +72,7 @@ class ForkServer:
             try:
                 line.connect(str(self.address))
             except OSError:
-                # It was not started yet, or was killed.
+                # The server was not started yet, or was killed.
                 self._begin()
                 line.connect(str(self.address))
         return line
@@ -87,7 +87,7 @@ class ForkServer:
     def _begin(self) -> None:
         with self._listen() as listener:
             number = listener.fileno()
-            # Ray has told this process where the run finds its modules.
+            # Ray has given this process the module path of the run.
             code = (
                 f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main({os.getppid()}, {number})"
             )
@@ -96,14 +96,14 @@ class ForkServer:
 
 
 class Forked:
-    """A forked process, with what is used of `multiprocessing`'s. Where this object ends, the process is killed."""
+    """A forked process with the part of `multiprocessing`'s interface in use. It is killed when this object ends."""
 
     def __init__(self, line: socket.socket) -> None:
         self.line = line
         self.exitcode: int | None = None
 
     def is_alive(self) -> bool:
-        """Tell whether nothing was heard of its end."""
+        """Tell whether the process is running, as far as is known."""
         try:
             self.line.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
@@ -113,12 +113,12 @@ class Forked:
         return False
 
     def kill(self) -> None:
-        """Have it ended now."""
+        """Kill the process now."""
         with contextlib.suppress(OSError):
             self.line.shutdown(socket.SHUT_WR)
 
     def join(self) -> None:
-        """Wait until it has ended; nobody knows its exit code if the server has ended before."""
+        """Wait until the process has ended; its exit code is unknown if the server ended first."""
         with self.line, contextlib.suppress(OSError):
             answer = self.line.recv(100)
             self.exitcode = int(answer) if answer else None
@@ -128,7 +128,7 @@ class Forked:
 class _Child:
     pid: int
     end: int
-    """A file descriptor that can be read from once the process has ended."""
+    """A file descriptor that becomes readable when the process has ended."""
 
     line: socket.socket
 
@@ -144,7 +144,7 @@ class _Server:
         self.living = 0
 
     def serve(self) -> None:
-        """Fork for each request until nobody has a process for long."""
+        """Fork for each request, until no process has been left for `LINGER_SECONDS`."""
         while ready := self.selector.select(None if self.living else LINGER_SECONDS):
             key = ready[0][0]
             child: _Child | None = key.data
@@ -155,7 +155,7 @@ class _Server:
             elif key.fd == child.end:
                 self._bury(child)
             else:
-                # Its actor has no more use for it, or is dead.
+                # Its actor no longer needs it, or is dead.
                 signal.pidfd_send_signal(child.end, signal.SIGKILL)
                 self.selector.unregister(child.line)
 
@@ -202,21 +202,21 @@ def _be_worker(connection: Connection) -> int:
 
 
 def _serve(connection: Connection, listener: socket.socket, parent: int) -> None:
-    # A worker would hold it open.
+    # Otherwise a worker would hold it open.
     connection.close()
     _Server(listener, os.pidfd_open(parent)).serve()
     Path(listener.getsockname()).unlink(missing_ok=True)
 
 
 def main(parent: int, number: int) -> None:
-    """Serve the listening socket of a number for no longer than a process lives."""
+    """Serve the listening socket of a file descriptor, at most as long as the process `parent` lives."""
     listener, end = socket.socket(fileno=number), os.pidfd_open(parent)
     # When Ray ends an actor, it ends the actor's children too.
     if os.fork():
         os._exit(0)
-    # Ctrl-C is for the run to decide about.
+    # The run decides about Ctrl-C.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Here and not above: an actor, which imports this module too, needs no torch.
+    # Imported here: an actor imports this module too, but needs no torch.
     importlib.import_module("imgcls_search.executors.warm")
     _Server(listener, end).serve()
     Path(listener.getsockname()).unlink(missing_ok=True)

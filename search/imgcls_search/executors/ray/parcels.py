@@ -1,4 +1,4 @@
-"""Files on their way between the run and nodes that do not see the study's folder."""
+"""Send files between the run and nodes that do not see the study's folder."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from imgcls_search.executors import processes
 from imgcls_search.protocol import CheckpointSaved, Drawn, Event, Job, Scored
 
 CHUNK_BYTES = 64 * 2**20
-"""How much of an image array travels at a time."""
+"""How many bytes of an image array to send at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """A file, or what was added to it."""
+    """A file, or what was appended to it."""
 
     path: str
-    """Below the studies' folder."""
+    """Its path below the studies' folder."""
 
     content: bytes
     is_added: bool = False
@@ -32,7 +32,7 @@ class Piece:
 
 @dataclass(frozen=True, kw_only=True)
 class JobParcel:
-    """A job with the files that its node needs and cannot read from their place."""
+    """A job with the files that its node needs and cannot read in place."""
 
     job: Job
     files: Sequence[Piece] = ()
@@ -41,12 +41,12 @@ class JobParcel:
 
 
 def below(root: Path, path: Path) -> Piece:
-    """Return a file as it is."""
+    """Return a whole file."""
     return Piece(path=str(path.relative_to(root)), content=path.read_bytes())
 
 
 def write(root: Path, pieces: Sequence[Piece]) -> None:
-    """Write what came below a folder; a crash leaves each file as it was or as it is sent.
+    """Write received pieces below a folder; a crash leaves a whole file as it was or as it was sent.
 
     Raises:
         ClusterError: a path leads out of the folder.
@@ -64,7 +64,7 @@ def write(root: Path, pieces: Sequence[Piece]) -> None:
 
 
 def chunks(path: Path) -> Iterator[bytes]:
-    """Read a file bit by bit."""
+    """Read a file in chunks."""
     with path.open("rb") as file:
         while content := file.read(CHUNK_BYTES):
             yield content
@@ -74,7 +74,7 @@ def own_folder() -> Path:
     """Return a folder on this node that only this user may enter.
 
     Raises:
-        ClusterError: it belongs to somebody else.
+        ClusterError: it belongs to another user.
     """
     folder = Path(processes.short_folder()) / f"imgcls-search-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -84,10 +84,10 @@ def own_folder() -> Path:
 
 
 class RemoteFolder:
-    """The folder of one worker on a node that does not see the run's: the same files under another root."""
+    """The folder of one worker on a node that does not see the run's folder: the same files under another root."""
 
     def __init__(self, root: Path, name: str) -> None:
-        """Stand in for `root` on the run's machine, for the worker of a name."""
+        """Replace `root` on the run's machine, for the worker of a name."""
         self.root = root
         base = own_folder()
         self.images = base / "images"
@@ -97,7 +97,7 @@ class RemoteFolder:
         self.log_sent = 0
 
     def take(self, parcel: JobParcel) -> Job:
-        """Make room for a job, lay out what came with it, and return it with this node's paths."""
+        """Make room for a job, write the files that came with it, and return it with this node's paths."""
         job = parcel.job
         if job.trial != self.trial:
             self.clear()
@@ -123,7 +123,7 @@ class RemoteFolder:
         shutil.rmtree(self.here, ignore_errors=True)
 
     def pack(self, event: Event) -> list[Piece]:
-        """Return what a worker has written by the time of an event and the run has not seen."""
+        """Return the files that a worker has written by the time of an event, and that the run does not have."""
         pieces = []
         with contextlib.suppress(FileNotFoundError), self.log.open("rb") as file:
             file.seek(self.log_sent)

@@ -1,4 +1,4 @@
-"""What holds a worker process on a node of the cluster, and passes on what the run and the worker say."""
+"""The actor that holds a worker process on a node of the cluster, and forwards messages between it and the run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from imgcls_search.models import weights_files
 from imgcls_search.protocol import Event, Failed, Message
 
 SILENCE_SECONDS = 5.0
-"""After so long without news a station says that there are none."""
+"""How long a station waits for news before it sends an empty report."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class News:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a station has to say."""
+    """A station's report to the run."""
 
     heard: int
     """The number of the last message that it has taken."""
@@ -56,25 +56,25 @@ class StudyLocation:
     """How a station finds the run's files."""
 
     folder: str
-    """Where the run was started: relative paths in a configuration are meant from there."""
+    """Where the run was started; relative paths in a configuration start there."""
 
     root: str
-    """The studies' folder,"""
+    """The studies' folder."""
 
     marker: str
-    """a file in it,"""
+    """A file in that folder."""
 
     token: str
-    """and what that holds, which no other does."""
+    """The unique content of that file."""
 
     weights: str = ""
-    """The folders of pretrained weights that the run looks into."""
+    """The folders in which the run looks for pretrained weights."""
 
     code_folders: str = ""
-    """The folders of a person's own modules,"""
+    """The folders of the user's own modules."""
 
     code: Mapping[str, str] = field(default_factory=dict)
-    """and the digests that the sources of their functions have where the run is."""
+    """The digests of the sources of user functions on the run's machine."""
 
     def is_here(self) -> bool:
         """Tell whether this machine sees the studies' folder."""
@@ -85,10 +85,10 @@ class StudyLocation:
 
 
 def _refuse_other_code(location: StudyLocation) -> None:
-    """Refuse to work with functions that are others here than where the run is.
+    """Refuse user functions whose source here differs from that on the run's machine.
 
     Raises:
-        UserError: one is, or is not to be found here.
+        UserError: one does, or cannot be found here.
     """
     for function, digest in location.code.items():
         if own_code.digest(function) != digest:
@@ -96,16 +96,16 @@ def _refuse_other_code(location: StudyLocation) -> None:
 
 
 class Station:
-    """A Ray actor. Each message and each event has a number, so that what a network lost or doubled counts once."""
+    """A Ray actor. Messages and events are numbered, so that each counts once, even if lost or doubled on the way."""
 
     def __init__(self, name: str, devices: Sequence[str], location: StudyLocation) -> None:
         """Start the worker process."""
-        # Ray keeps what an actor prints in files of its own, which people read too.
+        # Ray keeps an actor's output in log files, which people read too.
         terminal.show_plain_warnings()
         with contextlib.suppress(OSError):
             os.chdir(location.folder)
         if location.weights:
-            # For the worker process, which inherits it; a cluster that was there before knows nothing of the run's.
+            # For the worker process, which inherits it; an existing cluster does not have the run's variables.
             os.environ[weights_files.VARIABLE] = location.weights
         if location.code_folders:
             os.environ[own_code.VARIABLE] = location.code_folders
@@ -126,7 +126,7 @@ class Station:
         self.one_at_a_time = asyncio.Lock()
 
     async def listen(self, known: int) -> Report:
-        """Return the news after the event of a number; at once where there are some, or for -1."""
+        """Return the news after the event of a number; at once if there are any, or for -1."""
         self._watch()
         while self.news and self.news[0].number <= known:
             self.news.popleft()
@@ -145,7 +145,7 @@ class Station:
                     await self._take(message)
 
     async def end(self) -> None:
-        """End the worker process, and leave nothing behind but the images."""
+        """End the worker process, and delete everything but the images."""
         self.worker.kill()
         if self.folder is not None:
             self.folder.clear()
@@ -163,13 +163,13 @@ class Station:
             self._add(Failed(trial=job.trial, kind="disk" if trouble else "error", reason=trouble or str(error)))
             return
 
-        # It may be a new process, whose connection can have the number of the old one's.
+        # It may be a new process, whose connection may have the old one's number.
         self._unwatch()
         self.worker.take(job)
         self._watch()
 
     def _watch(self) -> None:
-        """See to it that the event loop calls when the worker says something."""
+        """Make the event loop call `_receive` when the worker sends something."""
         if not self.watched:
             for connection in self.worker.connections:
                 self.watched.append(connection.fileno())

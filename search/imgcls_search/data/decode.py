@@ -151,8 +151,8 @@ def _decode(image: Image.Image, size: ImageSize, channels: int, fit: Fit, fill: 
 
     height, width = sides(size)
     _check_size(image)
-    # A JPEG of 12 megapixels decodes about ten times faster at an eighth of its size. Keep twice the wanted size, so
-    # that the filter below still averages, on both sides, because the EXIF tag may swap them.
+    # A JPEG of 12 megapixels decodes about ten times faster at an eighth of its size. Keep twice the longer wanted
+    # side, so that the filter below still averages; the EXIF tag may swap the sides.
     image.draft(None, (2 * max(height, width),) * 2)
     with _ROOM.of(image.width * image.height):
         upright = _upright(image)

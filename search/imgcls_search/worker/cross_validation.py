@@ -181,7 +181,7 @@ class OutOfFold:
     """Class numbers [N], or labels [N, classes]."""
 
     images: npt.NDArray[np.int64]
-    """The index of each image [N] in the training split followed by the validation split, as `data.load` returns them."""
+    """Indices of the images [N] in the training split followed by the validation split, as in `data.load`."""
 
     names: tuple[str, ...]
     logits: npt.NDArray[np.float32]

@@ -98,7 +98,7 @@ class Checked:
         make_pruner(space.pruner, space.first(), 1)
         refuse_with_devices(space)
         if not space.is_config:
-            # `train` fits a configuration once, without folds.
+            # Without folds, `train` supports all of these sections.
             refuse_with_folds(space)
         teachers.refuse_missing(space, studies, settle(None, space.study["storage"]))
         source = _source_there(space, studies)

@@ -18,7 +18,7 @@ class DropPathBasicBlock(BasicBlock):  # type: ignore[misc]
         self.drop_path = StochasticDepth(drop_path, "row")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return feature maps for feature maps."""
+        """Return the output feature maps."""
         identity = x if self.downsample is None else self.downsample(x)
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
@@ -33,7 +33,7 @@ class DropPathBottleneck(Bottleneck):  # type: ignore[misc]
         self.drop_path = StochasticDepth(drop_path, "row")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return feature maps for feature maps."""
+        """Return the output feature maps."""
         identity = x if self.downsample is None else self.downsample(x)
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
